@@ -1,0 +1,71 @@
+"""Every exception that flowrt raises on purpose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowrt.records import BatchResult
+
+__all__ = ["FlowrtError", "ItemFailedError", "MissingExtraError", "error_text", "error_type_of"]
+
+
+class FlowrtError(Exception):
+    """Base of the exceptions that flowrt itself raises."""
+
+
+class ItemFailedError(FlowrtError):
+    """An item failed and the batch was told to stop at the first failure.
+
+    Raised where there is no exception of the node's own to raise: the node returned a `NodeResult` whose
+    `success` is false, or the item's attempt ran out of time.
+
+    Args:
+        result: The failed item; its `error` is the message.
+    """
+
+    def __init__(self, result: BatchResult) -> None:
+        super().__init__(f"item {result.index} {result.status}: {result.error}")
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[ItemFailedError], tuple[BatchResult]]:
+        return type(self), (self.result,)
+
+
+class MissingExtraError(FlowrtError, ImportError):
+    """A feature needs a package that comes with one of flowrt's extras.
+
+    Args:
+        feature: What was asked for, as the subject of a sentence.
+        package: The package that is missing.
+        extra: The extra that installs it.
+    """
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the package {package!r}: pip install 'flowrt[{extra}]'")
+
+
+def error_text(error: object) -> str:
+    """The message of an error, never empty, whatever its `__str__` does.
+
+    Args:
+        error: An exception, or what a node gave as its `error`.
+    """
+    try:
+        text = str(error) if error is not None else ""
+    except Exception as broken:  # a message that cannot be made must not take the item's outcome with it
+        return f"{type(error).__name__} (its message could not be read: __str__ raised {type(broken).__name__})"
+    if text.strip():
+        return text
+    if isinstance(error, BaseException):
+        return type(error).__name__
+    return "the node reported a failure without an error message"
+
+
+def error_type_of(error: object) -> str:
+    """The low-cardinality name of an error, the same on spans, metrics, logs and results.
+
+    Args:
+        error: An exception, or anything else that a node gave as its `error`.
+    """
+    return type(error).__name__ if isinstance(error, BaseException) else ItemFailedError.__name__

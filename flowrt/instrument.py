@@ -1,0 +1,122 @@
+"""The one seam between the engine and everything that watches it.
+
+An instrument overrides the hooks it needs; hooks that nobody overrides are never called. Hooks run synchronously on
+the loop's thread with the record itself, so they must be quick. An instrument that raises is disabled, logged once
+and counted; the items go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from flowrt.records import BatchRecord, ItemRecord
+
+__all__ = ["HOOKS", "Dispatch", "Instrument", "instrument_errors"]
+
+_log = logging.getLogger("flowrt.instrument")
+
+HOOKS: Final = ("batch_started", "item_started", "attempt_ended", "item_finished", "batch_ended")
+
+instrument_errors: Final[dict[str, int]] = {}
+"""How often an instrument was disabled because it raised, by the instrument's class name."""
+
+
+class Instrument:
+    """Watches batches. Subclass it, override the hooks you need, and pass an instance as `instruments=[...]`.
+
+    Example:
+        >>> class Count(Instrument):
+        ...     finished = 0
+        ...     def item_finished(self, item):
+        ...         self.finished += 1
+    """
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """The batch is about to pull its first item. Runs in the context that the workers inherit."""
+
+    def item_started(self, item: ItemRecord) -> None:
+        """The item was pulled and got a slot. Runs in the context in which the node will run."""
+
+    def attempt_ended(self, item: ItemRecord) -> None:
+        """An attempt has ended; the item's state and outcome are set, its `finished_ns` is the attempt's end."""
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """The item has reached a terminal status. Runs where `item_started` ran, unless `item.uncancellable`."""
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Every item that was pulled has finished."""
+
+
+Hook = Callable[[Any], None]
+
+
+class Dispatch:
+    """The overridden hooks of a batch's instruments, compiled once when the batch starts.
+
+    Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
+
+    Args:
+        instruments: In the order in which their hooks are called; the hooks that end something
+            (`attempt_ended`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
+    """
+
+    __slots__ = HOOKS
+
+    batch_started: tuple[Hook, ...]
+    item_started: tuple[Hook, ...]
+    attempt_ended: tuple[Hook, ...]
+    item_finished: tuple[Hook, ...]
+    batch_ended: tuple[Hook, ...]
+
+    def __init__(self, instruments: Iterable[Instrument]) -> None:
+        active = list(instruments)
+        for name in HOOKS:
+            order = active if name.endswith("_started") else reversed(active)
+            setattr(self, name, tuple(getattr(i, name) for i in order if _overrides(i, name)))
+
+    def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
+        """Call every hook of that name with the record."""
+        for hook in getattr(self, hook_name):
+            try:
+                hook(record)
+            except Exception:  # telemetry must not change a result
+                self._disable(hook)
+
+    def item_starts(self, item: ItemRecord) -> None:
+        """`notify("item_started", item)`, spelled out: it is called for every item."""
+        for hook in self.item_started:
+            try:
+                hook(item)
+            except Exception:  # telemetry must not change a result
+                self._disable(hook)
+
+    def item_finishes(self, item: ItemRecord) -> None:
+        """`notify("item_finished", item)`, spelled out: it is called for every item."""
+        for hook in self.item_finished:
+            try:
+                hook(item)
+            except Exception:  # telemetry must not change a result
+                self._disable(hook)
+
+    def _disable(self, broken: Hook) -> None:
+        instrument = getattr(broken, "__self__", None)
+        name = type(instrument).__name__
+        instrument_errors[name] = instrument_errors.get(name, 0) + 1
+        for hook_name in HOOKS:
+            left = tuple(h for h in getattr(self, hook_name) if getattr(h, "__self__", None) is not instrument)
+            setattr(self, hook_name, left)
+        _log.exception(
+            "instrument %s raised in %s and is disabled for the rest of this batch; the items go on",
+            name,
+            getattr(broken, "__name__", "a hook"),
+        )
+
+
+def _overrides(instrument: Instrument, name: str) -> bool:
+    method = getattr(instrument, name, None)
+    if method is None:
+        raise TypeError(f"{instrument!r} is not an instrument: subclass flowrt.Instrument and pass an instance")
+    return getattr(method, "__func__", method) is not getattr(Instrument, name)

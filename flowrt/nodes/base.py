@@ -1,0 +1,260 @@
+"""What users write: nodes, what a node is given, and what it gives back."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from flowrt.errors import error_text
+
+__all__ = ["BaseNode", "FunctionNode", "NodeContext", "NodeResult", "WorkflowContext", "as_node", "is_async"]
+
+_MISSING: Final = object()
+
+
+class NodeResult:
+    """What a node gives back.
+
+    Args:
+        success: Whether the item succeeded.
+        output: Any value; falsy ones (`{}`, `0`, `[]`) are outputs like any other.
+        error: Why it failed: a message, or an exception to keep.
+        metadata: Anything to pass on to `BatchResult.metadata`.
+    """
+
+    __slots__ = ("error", "metadata", "output", "success")
+
+    def __init__(
+        self,
+        success: bool,
+        output: Any = None,
+        error: str | BaseException | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.success = success
+        self.output = output
+        self.error = error
+        self.metadata: dict[str, Any] = {} if metadata is None else metadata
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NodeResult):
+            return NotImplemented
+        return (self.success, self.output, self.error, self.metadata) == (
+            other.success,
+            other.output,
+            other.error,
+            other.metadata,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        what = f"output={self.output!r}" if self.success else f"error={self.error!r}"
+        return f"NodeResult(success={self.success!r}, {what})"
+
+
+class NodeContext:
+    """What a node is given for one attempt at one item.
+
+    Args:
+        node_id: The node that is run.
+        node_type: Its type.
+        input_data: The item: the node's own copy, so that changing it changes nothing elsewhere.
+        index: The item's place in its batch, or None outside a batch.
+        attempt: 1 for the first attempt.
+        batch_id: The id of the batch's run, or None outside a batch.
+    """
+
+    __slots__ = ("attempt", "batch_id", "index", "input_data", "node_id", "node_type")
+
+    def __init__(
+        self,
+        node_id: str,
+        node_type: str,
+        input_data: Any = _MISSING,
+        index: int | None = None,
+        attempt: int = 1,
+        batch_id: str | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.node_type = node_type
+        self.input_data = {} if input_data is _MISSING else input_data
+        self.index = index
+        self.attempt = attempt
+        self.batch_id = batch_id
+
+    def get_input(self, key: Any, default: Any = None) -> Any:
+        """The input's value under `key`, or `default` where there is none or the input is not a mapping."""
+        data = self.input_data
+        return data.get(key, default) if isinstance(data, Mapping) else default
+
+    def __repr__(self) -> str:
+        return f"NodeContext({self.node_id!r}, {self.node_type!r}, {self.input_data!r}, index={self.index})"
+
+
+class WorkflowContext:
+    """What the nodes of one workflow share; one object for all items of a batch.
+
+    Args:
+        workflow_id: An id for the workflow; a random one by default.
+        global_variables: Values that every node can read and set.
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "global_variables", "workflow_id")
+
+    def __init__(self, workflow_id: str | None = None, global_variables: dict[str, Any] | None = None) -> None:
+        self.workflow_id = str(uuid.uuid4()) if workflow_id is None else workflow_id
+        self.global_variables: dict[str, Any] = {} if global_variables is None else global_variables
+
+    def get_global_variable(self, key: str, default: Any = None) -> Any:
+        """The variable's value, or `default`."""
+        return self.global_variables.get(key, default)
+
+    def set_global_variable(self, key: str, value: Any) -> None:
+        """Set a variable for every node of the workflow."""
+        self.global_variables[key] = value
+
+    def __repr__(self) -> str:
+        return f"WorkflowContext({self.workflow_id!r}, {self.global_variables!r})"
+
+
+class BaseNode(ABC):
+    """A unit of work. Subclass it and implement `execute`, as an `async def` or, for work that blocks, a `def`.
+
+    A `def execute` is run in a worker thread, so it never blocks the loop.
+
+    Args:
+        node_id: Names the node on spans, metrics and logs; of low cardinality.
+        node_type: What kind of node it is.
+        name: For people; the node_id by default.
+        config: Settings of the node's own.
+
+    Raises:
+        ValueError: `node_id` is not a non-empty string.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        node_type: str = "node",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(node_id, str) or not node_id:
+            raise ValueError(f"node_id must be a non-empty string, not {node_id!r}")
+        self.node_id = node_id
+        self.node_type = node_type
+        self.name = node_id if name is None else name
+        self.config: dict[str, Any] = {} if config is None else config
+
+    @abstractmethod
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        """Do the work for one item.
+
+        Args:
+            node_context: The item and where it stands.
+            workflow_context: What the workflow's nodes share.
+
+        Returns:
+            A NodeResult. Anything else fails the item; raising fails it too.
+        """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {getattr(self, 'node_id', '(not initialised)')!r}>"
+
+
+class FunctionNode(BaseNode):
+    """A node made of a function of one argument, the item.
+
+    The return value is the output (or a NodeResult, taken as it is); raising is failing. A plain `def` is run in a
+    worker thread.
+
+    Args:
+        fn: `async def fn(item)` or `def fn(item)`, a partial, or an object with such a `__call__`.
+        node_id: The function's name by default.
+        node_type: What kind of node it is.
+        name: For people; the node_id by default.
+        config: Settings of the node's own.
+
+    Raises:
+        TypeError: `fn` is not callable.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Any], Any],
+        node_id: str | None = None,
+        node_type: str = "function",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"FunctionNode needs a function of one argument, not {fn!r}")
+        super().__init__(_name_of(fn) if node_id is None else node_id, node_type, name, config)
+        self.fn = fn
+        self.is_async = is_async(fn)
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
+        """Call the function with the item."""
+        if self.is_async:
+            value = await self.fn(node_context.input_data)
+        else:
+            value = await asyncio.to_thread(self.fn, node_context.input_data)
+            if inspect.isawaitable(value):
+                value = await value
+        return value if isinstance(value, NodeResult) else NodeResult(True, value)
+
+    def call(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:  # noqa: ARG002
+        """Call a plain `def` where the caller stands; the executors use it from their own threads."""
+        value = self.fn(node_context.input_data)
+        if isinstance(value, NodeResult) or inspect.isawaitable(value):
+            return value
+        return NodeResult(True, value)
+
+
+def as_node(node: Any) -> BaseNode:
+    """A node for whatever may stand in a node's place: a BaseNode, or a function of one argument.
+
+    Raises:
+        TypeError: It is neither; a class is named as the usual slip.
+    """
+    if isinstance(node, BaseNode):
+        if not hasattr(node, "node_id"):
+            raise TypeError(
+                f"{type(node).__name__} has no node_id: call super().__init__(node_id=...) in its __init__"
+            )
+        return node
+    if isinstance(node, type):
+        if issubclass(node, BaseNode):
+            raise TypeError(f"{node.__name__} is a class: pass an instance, {node.__name__}()")
+        raise TypeError(f"{node.__name__} is a class, not a node: pass a BaseNode or a function of one argument")
+    if callable(node):
+        return FunctionNode(node)
+    raise TypeError(f"a node is a BaseNode or a function of one argument, not {node!r}")
+
+
+def is_async(fn: Any) -> bool:
+    """Whether calling `fn` gives a coroutine: through partials, methods and objects with an async `__call__`."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if inspect.iscoroutinefunction(fn):
+        return True
+    call = getattr(type(fn), "__call__", None)  # noqa: B004  # the method itself is wanted, not callability
+    return not inspect.isroutine(fn) and inspect.iscoroutinefunction(call)
+
+
+def _name_of(fn: Any) -> str:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:
+    """A failed NodeResult whose error is a message, never empty."""
+    return NodeResult(False, output, error_text(error), metadata)

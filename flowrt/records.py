@@ -1,0 +1,261 @@
+"""What is known about a batch and each of its items.
+
+One `ItemRecord` per item carries its state and its times, written by the engine alone. Results, spans, metrics
+and logs all read that record; nobody keeps a second clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["STATUSES", "BatchRecord", "BatchResult", "ItemRecord", "Rejected", "Slot", "Status"]
+
+Status = Literal["ok", "failed", "timed_out", "cancelled", "resumed"]
+"""How an item ended."""
+
+STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timed_out", "cancelled", "resumed")
+
+State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
+BatchStatus = Literal["running", "ok", "failed", "cancelled"]
+
+
+class Rejected:
+    """An input that could not be read: it takes its place in the batch as a failed item and reaches no node.
+
+    Args:
+        error: What is wrong and where, for the item's `error`.
+        error_type: The error's low-cardinality name.
+        input_data: As much of the input as there is to show.
+    """
+
+    __slots__ = ("error", "error_type", "input_data")
+
+    def __init__(self, error: str, error_type: str = "RejectedInput", input_data: Any = None) -> None:
+        self.error = error
+        self.error_type = error_type
+        self.input_data = input_data
+
+    def __repr__(self) -> str:
+        return f"Rejected({self.error!r})"
+
+
+class ItemRecord:
+    """One item's way through a batch; times are nanoseconds of the batch's monotonic clock, 0 for not yet.
+
+    Attributes:
+        batch: The batch it belongs to.
+        index: Its place in the input.
+        input_data: The input itself, the very object that the source gave.
+        state: `running`, then one of the terminal statuses.
+        attempts: How many attempts were started.
+        pulled_ns: When it was pulled from the source.
+        started_ns: When its first attempt started.
+        finished_ns: When it ended.
+        span: The tracing instrument's own handle.
+        trace_id: Its trace as an integer, 0 when not traced.
+        span_id: Its span as an integer, 0 when not traced.
+        uncancellable: It did not end within the grace period after it was cancelled.
+    """
+
+    __slots__ = (
+        "attempts",
+        "batch",
+        "error",
+        "error_type",
+        "exception",
+        "finished_ns",
+        "index",
+        "input_data",
+        "metadata",
+        "output",
+        "pulled_ns",
+        "span",
+        "span_id",
+        "started_ns",
+        "state",
+        "trace_id",
+        "uncancellable",
+    )
+
+    def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
+        self.batch = batch
+        self.index = index
+        self.input_data = input_data
+        self.pulled_ns = pulled_ns
+        self.started_ns = 0
+        self.finished_ns = 0
+        self.state: State = "running"
+        self.attempts = 0
+        self.output: Any = None
+        self.error: str | None = None
+        self.error_type: str | None = None
+        self.exception: BaseException | None = None
+        self.metadata: dict[str, Any] | None = None
+        self.span: Any = None
+        self.trace_id = 0
+        self.span_id = 0
+        self.uncancellable = False
+
+    def __repr__(self) -> str:
+        return f"<ItemRecord {self.index} of {self.batch.name!r}: {self.state}, attempts={self.attempts}>"
+
+
+class Slot:
+    """One place for an item to run in; there are `max_concurrency` of them.
+
+    Attributes:
+        item: The item that is running here, or None.
+        task: The worker that serves the slot.
+        cancelled_ns: When the item was told to stop because its time was over, else 0.
+        abandoned: The item did not stop when told to; the slot has been given to another worker.
+    """
+
+    __slots__ = ("abandoned", "cancelled_ns", "item", "task")
+
+    def __init__(self) -> None:
+        self.item: ItemRecord | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.cancelled_ns = 0
+        self.abandoned = False
+
+
+class BatchRecord:
+    """One run of a node over many items.
+
+    Attributes:
+        name: The processor's name, the `batch` label.
+        node_id: The node's id, the `node` label.
+        node_type: The node's type.
+        batch_id: A random id of this run, 32 hexadecimal digits.
+        expected: How many items the input holds, or None when that is not known beforehand.
+        limit: The concurrency limit in force.
+        slots: The slots now served by a worker.
+        counts: Items that ended, by status.
+        pulled: Items pulled from the source.
+        status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
+        started_ns: When it started, by the monotonic clock.
+        finished_ns: When it ended.
+        epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
+        span: The tracing instrument's own handle.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "batch_id",
+        "counts",
+        "epoch_offset_ns",
+        "expected",
+        "finished_ns",
+        "limit",
+        "name",
+        "node_id",
+        "node_type",
+        "pulled",
+        "slots",
+        "span",
+        "started_ns",
+        "status",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        node_id: str,
+        node_type: str,
+        batch_id: str,
+        limit: int,
+        expected: int | None = None,
+        started_ns: int = 0,
+        epoch_offset_ns: int = 0,
+    ) -> None:
+        self.name = name
+        self.node_id = node_id
+        self.node_type = node_type
+        self.batch_id = batch_id
+        self.expected = expected
+        self.limit = limit
+        self.slots: list[Slot] = []
+        self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        self.pulled = 0
+        self.status: BatchStatus = "running"
+        self.started_ns = started_ns
+        self.finished_ns = 0
+        self.epoch_offset_ns = epoch_offset_ns
+        self.span: Any = None
+
+    @property
+    def completed(self) -> int:
+        """Items that reached a terminal status."""
+        return sum(self.counts.values())
+
+    @property
+    def inflight(self) -> int:
+        """Items in a slot now."""
+        return sum(slot.item is not None for slot in self.slots.copy())
+
+    def __repr__(self) -> str:
+        of = "?" if self.expected is None else self.expected
+        return f"<BatchRecord {self.name!r}: {self.status}, {self.completed} of {of} done, {self.inflight} in flight>"
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """What became of one item.
+
+    Attributes:
+        index: Its place in the input.
+        input_data: The input itself, unchanged by the node.
+        success: Whether it ended `ok`.
+        output: What the node gave; falsy outputs are outputs.
+        error: Why it failed; never empty when `success` is false.
+        execution_time: Service time of the last attempt, in seconds.
+        status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`.
+        error_type: The error's low-cardinality name, the same as on the metric and the span.
+        exception: The exception itself, when there was one.
+        attempts: How many attempts were started; 0 for an item that never ran.
+        queue_time: From pulled to first start, in seconds.
+        metadata: The metadata of the node's `NodeResult`.
+        trace_id: 32 hexadecimal digits, or None when the item was not traced.
+        span_id: 16 hexadecimal digits, or None when the item was not traced.
+    """
+
+    index: int
+    input_data: Any
+    success: bool
+    output: Any = None
+    error: str | None = None
+    execution_time: float = 0.0
+    status: Status = "ok"
+    error_type: str | None = None
+    exception: BaseException | None = None
+    attempts: int = 0
+    queue_time: float = 0.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    trace_id: str | None = None
+    span_id: str | None = None
+
+    @classmethod
+    def of(cls, item: ItemRecord) -> BatchResult:
+        """The public face of a finished record."""
+        started_ns, trace_id = item.started_ns, item.trace_id
+        return cls(
+            item.index,
+            item.input_data,
+            item.state == "ok" or item.state == "resumed",
+            item.output,
+            item.error,
+            (item.finished_ns - started_ns) * 1e-9 if started_ns else 0.0,
+            item.state,  # type: ignore[arg-type]  # terminal by now
+            item.error_type,
+            item.exception,
+            item.attempts,
+            (started_ns - item.pulled_ns) * 1e-9 if started_ns else 0.0,
+            {} if item.metadata is None else item.metadata,
+            f"{trace_id:032x}" if trace_id else None,
+            f"{item.span_id:016x}" if trace_id else None,
+        )
