@@ -12,7 +12,16 @@ from typing import Any, Final
 
 from flowrt.errors import error_text
 
-__all__ = ["BaseNode", "FunctionNode", "NodeContext", "NodeResult", "WorkflowContext", "as_node", "is_async"]
+__all__ = [
+    "BaseNode",
+    "FunctionNode",
+    "NodeContext",
+    "NodeResult",
+    "WorkflowContext",
+    "as_node",
+    "failed",
+    "is_async",
+]
 
 _MISSING: Final = object()
 

@@ -1,0 +1,64 @@
+"""Admission: the one place where a worker waits before it may pull an item."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Places for items, from the pull until somebody has taken the result.
+
+    A finished result keeps its place until it is taken, so a slow consumer holds the batch back. A worker with a place
+    at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`.
+
+    Args:
+        limit: How many items may be between the source and the consumer at once.
+
+    Attributes:
+        free: Places left now; 0 once closed.
+        closed: No item is admitted any more.
+    """
+
+    __slots__ = ("_waiters", "closed", "free")
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self.closed = False
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> bool:
+        """Wait for a place; True means that one is free for the caller to take before it awaits anything else."""
+        while not self.free:
+            if self.closed:
+                return False
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        return True
+
+    def release(self) -> None:
+        """Give a place back, in the order of asking to whoever waits."""
+        if self.closed:
+            return
+        self.free += 1
+        waiters = self._waiters
+        while waiters:
+            waiter = waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    def close(self) -> None:
+        """Admit nothing more; whoever waits is told so."""
+        self.closed = True
+        self.free = 0
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Admission: {'closed' if self.closed else f'{self.free} free'}, {len(self._waiters)} waiting>"

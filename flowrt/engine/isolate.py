@@ -1,0 +1,52 @@
+"""A node's own copy of its input, so that changing it changes nothing elsewhere."""
+
+from __future__ import annotations
+
+import copy
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import NoneType
+from typing import Any, Final
+from uuid import UUID
+
+__all__ = ["isolate"]
+
+_ATOMS: Final = frozenset(
+    {NoneType, bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
+)
+
+
+def isolate(value: Any) -> Any:
+    """Copy plain containers (dict, list, set, tuple) all the way down; share everything else.
+
+    Objects of other classes may be connections or models that must not be copied, so a node that changes one of those
+    changes the caller's own.
+
+    Args:
+        value: An input of any type.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is dict and _ATOMS.issuperset(map(type, value.values())):
+        return value.copy()
+    try:
+        return _copied(value)
+    except RecursionError:  # cyclic, or nested beyond the stack
+        try:
+            return copy.deepcopy(value)
+        except RecursionError:
+            return value
+
+
+def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    if kind is list:
+        return [_copied(item) for item in value]
+    if kind is tuple:
+        return tuple([_copied(item) for item in value])
+    if kind is set:
+        return value.copy()  # its members are hashable, so not containers that could be changed
+    return value

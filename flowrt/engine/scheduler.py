@@ -1,0 +1,431 @@
+"""The scheduler: how an item travels through a batch.
+
+Read `Scheduler._work` first: it is the whole way, from the source to the result. A fixed set of workers runs it, one
+per slot, so the concurrency bound is structural and nothing is kept per item that outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, Final
+
+from flowrt.engine.admission import Admission
+from flowrt.engine.attempts import Attempt, settle_exception
+from flowrt.engine.clock import Clock
+from flowrt.engine.deadlines import GRACE_S, Deadlines
+from flowrt.engine.source import END, Source
+from flowrt.errors import ItemFailedError
+from flowrt.instrument import Dispatch
+from flowrt.records import BatchRecord, BatchResult, ItemRecord, Slot
+
+__all__ = ["Deliver", "Scheduler", "active_schedulers"]
+
+Deliver = Callable[[BatchResult], None]
+"""Takes a finished result; whoever consumes it calls `admission.release()` once."""
+
+_TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loop this often
+
+_active: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+def active_schedulers(loop: asyncio.AbstractEventLoop) -> list[Scheduler]:
+    """The schedulers with a batch under way on a loop."""
+    return [scheduler for scheduler in _active if scheduler.loop is loop and not scheduler.over]
+
+
+class Scheduler:
+    """Runs one batch, once.
+
+    Args:
+        batch: The batch's record.
+        source: Where inputs come from.
+        attempt: Runs one attempt.
+        admission: Holds workers back.
+        deliver: Takes the results.
+        dispatch: The instruments' hooks.
+        clock: Monotonic nanoseconds.
+        fail_fast: Stop at the first item that does not end ok.
+        item_timeout_s: Time limit of one attempt.
+        batch_timeout_s: Time limit of the whole batch.
+        lose_one: Told when an item did not end in time and its slot was given away.
+        close: Called once, when the last worker has ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: BatchRecord,
+        source: Source,
+        attempt: Attempt,
+        admission: Admission,
+        deliver: Deliver,
+        dispatch: Dispatch,
+        clock: Clock,
+        fail_fast: bool = False,
+        item_timeout_s: float | None = None,
+        batch_timeout_s: float | None = None,
+        lose_one: Callable[[], None] = lambda: None,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.batch = batch
+        self.admission = admission
+        self.loop = asyncio.get_running_loop()
+        self.failure: BaseException | None = None
+        self.interrupted_by: asyncio.CancelledError | None = None
+        self.over = False
+        self._source = source
+        self._attempt = attempt
+        self._deliver = deliver
+        self._dispatch = dispatch
+        self._clock = clock
+        self._fail_fast = fail_fast
+        self._item_timeout_s = item_timeout_s
+        self._batch_timeout_s = batch_timeout_s
+        self._lose_one = lose_one
+        self._close = close
+
+        self._workers: dict[asyncio.Task[None], Slot] = {}
+        self._vacant = batch.limit
+        self._starting = 0  # workers that were hired and have not come to work yet
+        self._stopped: str | None = None  # why, once the batch has been told to stop
+        self._drained: str | None = None  # why, once it has been told to admit nothing more
+        self._skip_rest = False
+        self._deadlines: Deadlines | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._context: Context = copy_context()
+        self._latest: ItemRecord | None = None
+        self._turn_ns = 0
+        self._turn_ending = False
+
+    # -- the way of an item ------------------------------------------------------------------------------------
+
+    async def _work(self, slot: Slot) -> None:
+        """Source → admission → attempt → record finished → instruments → result, until the source is dry."""
+        batch, source, admission, dispatch = self.batch, self._source, self.admission, self._dispatch
+        attempt, clock = self._attempt, self._clock
+        clean = copy_context()
+        self._starting -= 1
+        while admission.free or await admission.wait():
+            admission.free -= 1
+            try:
+                data = await source.apull() if source.awaits else source.pull()
+            except BaseException as exc:  # noqa: BLE001  # raised again by join()
+                self._source_failed(exc)
+                return
+            if data is END:
+                admission.close()
+                return
+            item = ItemRecord(batch, batch.pulled, data, clock())
+            batch.pulled += 1
+            if self._vacant and not self._starting:
+                self._hire()
+
+            self._latest = item
+            if dispatch.item_started:
+                dispatch.item_starts(item)
+            item.started_ns = item.pulled_ns
+            slot.item = item
+            try:
+                await attempt(item)
+            except asyncio.CancelledError:
+                self._interrupted(item, slot)
+            except BaseException as exc:  # noqa: BLE001  # KeyboardInterrupt, SystemExit: raised again by join()
+                settle_exception(item, exc)
+                self._fail(exc, f"the node raised {type(exc).__name__}")
+            if slot.abandoned:  # given up long ago: the item has been finished without us
+                return
+            slot.item = None
+            if slot.cancelled_ns:
+                self._timed_out(item, slot)
+
+            item.finished_ns = now = clock()
+            self._finish(item)
+
+            if _changed(clean):  # the node set a context variable, which the next item must not see
+                self._staff(slot)
+                return
+            if now - self._turn_ns > _TURN_NS and self._latest is item:
+                await self._yield_turn()
+
+    def _finish(self, item: ItemRecord) -> None:
+        """The item is at its end: tell the instruments, then hand over the result."""
+        state = item.state
+        self.batch.counts[state] += 1
+        dispatch = self._dispatch
+        if dispatch.attempt_ended and item.attempts:
+            dispatch.notify("attempt_ended", item)
+        if dispatch.item_finished:
+            dispatch.item_finishes(item)
+        result = BatchResult.of(item)
+        self._deliver(result)
+        if self._fail_fast and state != "ok" and self._stopped is None:
+            self._fail(item.exception or ItemFailedError(result), f"item {item.index} failed")
+
+    async def _yield_turn(self) -> None:
+        """Let the loop's other work run: no item has waited for anything for a while."""
+        if not self._turn_ending:
+            self._turn_ending = True
+            self.loop.call_soon(self._next_turn)
+        await asyncio.sleep(0)
+
+    def _next_turn(self) -> None:
+        self._turn_ending = False
+        self._turn_ns = self._clock()
+
+    # -- ways an attempt ends other than by itself -----------------------------------------------------------------
+
+    def _interrupted(self, item: ItemRecord, slot: Slot) -> None:
+        """CancelledError came out of an attempt: find out whose it is."""
+        task = asyncio.current_task()
+        if slot.cancelled_ns:
+            return  # its time was over: `_timed_out` settles it
+        if self._stopped is not None:
+            _cancel(item, self._stopped)
+        elif task is not None and task.cancelling():
+            self.stop("its task was cancelled from outside, as a closing event loop does")
+            _cancel(item, "its task was cancelled from outside")
+        else:
+            settle_exception(item, asyncio.CancelledError("the node raised CancelledError itself"))
+
+    def _timed_out(self, item: ItemRecord, slot: Slot) -> None:
+        """The item ran out of time and has ended since, in whatever way."""
+        slot.cancelled_ns = 0
+        if slot.task is not None:
+            slot.task.uncancel()
+        self._set_timed_out(item)
+
+    def _set_timed_out(self, item: ItemRecord) -> None:
+        item.state = "timed_out"
+        item.output = None
+        item.error = f"the attempt took longer than item_timeout={self._item_timeout_s:g} s"
+        item.error_type = "TimeoutError"
+        item.exception = TimeoutError(item.error)
+
+    def _expire(self, slot: Slot) -> None:
+        """The item in the slot is over its time limit."""
+        slot.cancelled_ns = self._clock()
+        if slot.task is not None:
+            slot.task.cancel()
+
+    def _abandon(self, slot: Slot) -> None:
+        """The item did not end when it was told to: finish it here and give its slot to a new worker."""
+        slot.abandoned = True
+        item, task = slot.item, slot.task
+        self.batch.slots.remove(slot)
+        if task is not None:
+            del self._workers[task]
+            task.remove_done_callback(self._worker_ended)
+            task.add_done_callback(_look_at)
+        self._lose_one()
+        if item is not None:
+            item.uncancellable = True
+            if slot.cancelled_ns:
+                self._set_timed_out(item)
+            else:
+                _cancel(item, self._stopped or "the batch was stopped")
+            item.error = f"{item.error}; it did not stop within {GRACE_S:g} s of being cancelled and was left running"
+            item.finished_ns = self._clock()
+            self._finish(item)
+        if self._stopped is None:
+            self._vacant += 1
+            self._hire()
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Set the batch going: its first worker pulls the first item, and workers are hired as items come."""
+        batch = self.batch
+        batch.started_ns = self._turn_ns = self._clock()
+        _active.add(self)
+        self._context.run(self._dispatch.notify, "batch_started", batch)
+        if self._item_timeout_s is not None:
+            self._deadlines = Deadlines(
+                self.loop, self._clock, batch.slots, self._item_timeout_s, self._expire, self._abandon
+            )
+        if self._batch_timeout_s is not None:
+            self._timers.append(self.loop.call_later(self._batch_timeout_s, self._batch_timed_out))
+        self._hire()
+
+    def _hire(self) -> None:
+        """Double the staff, as far as there are slots: a short batch at a high limit makes few workers."""
+        if self.admission.closed:
+            return
+        for _ in range(min(self._vacant, max(1, len(self._workers)))):
+            self._vacant -= 1
+            slot = Slot()
+            self.batch.slots.append(slot)
+            self._staff(slot)
+
+    def _staff(self, slot: Slot) -> None:
+        """Give the slot a worker with a clean context."""
+        work = self._work(slot)
+        task = slot.task = self.loop.create_task(work, name=self.batch.name, context=self._context.copy())
+        self._workers[task] = slot
+        self._starting += 1
+        task.add_done_callback(self._worker_ended)
+        if self._stopped is not None:
+            task.cancel()
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        slot = self._workers.pop(task)
+        if slot.task is task:
+            self.batch.slots.remove(slot)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error, "the engine failed")
+        if not self._workers:
+            self._wind_up()
+
+    # -- the ends of a batch -----------------------------------------------------------------------------------------
+
+    def _source_failed(self, exc: BaseException) -> None:
+        """No more inputs: what was admitted finishes, then join() raises the source's own error."""
+        task = asyncio.current_task()
+        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise exc
+        if self.failure is None:
+            self.failure = exc
+        self.admission.close()
+        if not isinstance(exc, (Exception, asyncio.CancelledError)):
+            self.stop(f"the source raised {type(exc).__name__}")
+
+    def _fail(self, exc: BaseException, reason: str) -> None:
+        if self.failure is None:
+            self.failure = exc
+        self.stop(f"the batch was stopped because {reason}")
+
+    def _batch_timed_out(self) -> None:
+        self._skip_rest = True
+        self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
+
+    def drain(self, reason: str) -> None:
+        """Admit nothing more; items in flight go on to their end, the rest of a known number is cancelled."""
+        if self._stopped is None and not self.admission.closed:
+            self._skip_rest = True
+            self._drained = reason
+            self.admission.close()
+            for task, slot in list(self._workers.items()):
+                if slot.item is None and task is not asyncio.current_task(self.loop):
+                    task.cancel()  # it waits for the source
+
+    def stop(self, reason: str) -> None:
+        """Admit nothing more and cancel what is in flight; whoever joins the batch sees it end.
+
+        Args:
+            reason: For the error of the items that are cut short.
+        """
+        if self._stopped is not None or self.over:
+            return
+        self._stopped = reason
+        self.admission.close()
+        current = asyncio.current_task(self.loop)
+        for task in self._workers:
+            if task is not current:
+                task.cancel()
+        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
+
+    def _abandon_all(self) -> None:
+        for slot in list(self._workers.values()):
+            self._abandon(slot)
+        if not self.over:
+            self._wind_up()
+
+    def _wind_up(self) -> None:
+        """The last worker has ended."""
+        if self._source.dry or not self._source.awaits:
+            self._conclude()
+            return
+        closing = self.loop.create_task(asyncio.wait_for(self._source.aclose(), GRACE_S))
+        closing.add_done_callback(lambda task: (_look_at(task), self._conclude()))
+
+    def _conclude(self) -> None:
+        if self.over:
+            return
+        if self._skip_rest and self.batch.expected is not None:
+            self._context.copy().run(self._cancel_rest)
+        self.over = True
+        _active.discard(self)
+        if self._deadlines is not None:
+            self._deadlines.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._close()
+        batch = self.batch
+        batch.finished_ns = self._clock()
+        ok = batch.counts["ok"] + batch.counts["resumed"]
+        if self.interrupted_by is not None or self._drained is not None:
+            batch.status = "cancelled"
+        else:
+            batch.status = "ok" if self.failure is None and ok == batch.completed else "failed"
+        self._context.run(self._dispatch.notify, "batch_ended", batch)
+        self._source = Source(())
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _cancel_rest(self) -> None:
+        """Inputs that were never started end as cancelled."""
+        reason = self._stopped or self._drained or "the batch was stopped"
+        try:
+            while (data := self._source.pull()) is not END:
+                item = ItemRecord(self.batch, self.batch.pulled, data, self._clock())
+                self.batch.pulled += 1
+                self._dispatch.item_starts(item)
+                _cancel(item, f"not started: {reason}")
+                item.finished_ns = item.pulled_ns
+                self._finish(item)
+        except Exception as exc:  # the source failed
+            self._source_failed(exc)
+
+    async def join(self) -> None:
+        """Wait until the batch is over.
+
+        Raises:
+            BaseException: What ended the batch early: the failed item's own exception, the source's, or the
+                CancelledError of the caller, after everything in flight was cancelled and awaited.
+        """
+        while not self.over:
+            await self.changed()
+        if self.interrupted_by is not None:
+            raise self.interrupted_by
+        if self.failure is not None:
+            raise self.failure
+
+    async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
+        """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""
+        if waiter is None:
+            waiter = self.loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError as exc:
+            if self.interrupted_by is None:
+                self.interrupted_by = exc
+            self.stop("the batch was cancelled")
+        finally:
+            self._waiters.remove(waiter)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler of {self.batch!r}, {len(self._workers)} workers, {self.admission!r}>"
+
+
+def _cancel(item: ItemRecord, reason: str) -> None:
+    item.state = "cancelled"
+    item.error = reason
+    item.error_type = "CancelledError"
+
+
+def _changed(clean: Context) -> bool:
+    try:
+        return copy_context() != clean
+    except Exception:  # values that cannot be compared are values that changed
+        return True
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Take a task's exception, so that it is not reported as never retrieved."""
+    if not task.cancelled():
+        task.exception()

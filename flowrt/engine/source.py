@@ -1,0 +1,95 @@
+"""The source: one lazy stream of inputs that all workers of a batch pull from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
+from typing import Any, Final
+
+__all__ = ["END", "Source", "check_inputs", "make_source"]
+
+END: Final[Any] = object()
+"""What a source gives once it is dry."""
+
+
+class Source:
+    """A sync iterable, pulled without awaiting.
+
+    Args:
+        inputs: Iterated once.
+
+    Attributes:
+        awaits: Whether to pull with `await source.apull()`, not `source.pull()`.
+        expected: How many inputs there are, or None when that is not known beforehand.
+        dry: Nothing is left.
+    """
+
+    awaits = False
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        self.expected = len(inputs) if isinstance(inputs, Sized) else None
+        self.dry = False
+        self._iterator: Iterator[Any] = iter(inputs)
+
+    def pull(self) -> Any:
+        """The next input, or END."""
+        for item in self._iterator:
+            return item
+        self.dry = True
+        return END
+
+    async def apull(self) -> Any:
+        """The next input, or END."""
+        return self.pull()
+
+    async def aclose(self) -> None:
+        """Release what the iterator holds, when the batch ends before the source does."""
+
+
+class _AsyncSource(Source):
+    """An async iterable, pulled by one worker at a time in the order of asking."""
+
+    awaits = True
+
+    def __init__(self, inputs: AsyncIterable[Any]) -> None:
+        self.expected = len(inputs) if isinstance(inputs, Sized) else None
+        self.dry = False
+        self._aiterator: AsyncIterator[Any] = aiter(inputs)
+        self._turn = asyncio.Lock()
+
+    def pull(self) -> Any:
+        raise TypeError("an async source is pulled with apull()")
+
+    async def apull(self) -> Any:
+        async with self._turn:
+            if self.dry:
+                return END
+            try:
+                return await anext(self._aiterator)
+            except StopAsyncIteration:
+                self.dry = True
+                return END
+
+    async def aclose(self) -> None:
+        close = getattr(self._aiterator, "aclose", None)
+        if close is not None and not self.dry:
+            self.dry = True
+            await close()
+
+
+def check_inputs(inputs: Any) -> None:
+    """Refuse what is iterable by accident.
+
+    Raises:
+        TypeError: Not an iterable or async iterable of items, or a str, bytes or mapping.
+    """
+    if isinstance(inputs, (str, bytes, bytearray, Mapping)):
+        hint = "its .items()" if isinstance(inputs, Mapping) else "a list with it inside"
+        raise TypeError(f"inputs must be an iterable of items; a {type(inputs).__name__} is one item: pass {hint}")
+    if not isinstance(inputs, (Iterable, AsyncIterable)) and not hasattr(inputs, "__getitem__"):
+        raise TypeError(f"inputs must be an iterable or async iterable of items, not {inputs!r}")
+
+
+def make_source(inputs: Any) -> Source:
+    """The source for any iterable or async iterable."""
+    return _AsyncSource(inputs) if isinstance(inputs, AsyncIterable) else Source(inputs)

@@ -1,0 +1,105 @@
+"""Results as they finish, handed to one consumer who sets the pace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Self
+
+from flowrt.engine.scheduler import Deliver, Scheduler
+from flowrt.records import BatchResult
+
+__all__ = ["ResultStream"]
+
+
+class ResultStream(AsyncIterator[BatchResult]):
+    """An async iterator over a batch's results in the order in which they finish.
+
+    The batch starts at the first `anext` and admits no more than its consumer takes. Leaving an `async for` early lets
+    go of the stream, which cancels what is in flight; `async with` or `aclose()` also waits until it has ended.
+
+    Args:
+        start: Makes a scheduler that delivers to the given function.
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_outlet", "_scheduler", "_start")
+
+    def __init__(self, start: Callable[[Deliver], Scheduler]) -> None:
+        self._start = start
+        self._outlet = _Outlet()
+        self._scheduler: Scheduler | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> BatchResult:
+        outlet, scheduler = self._outlet, self._scheduler
+        if scheduler is None:
+            if self._closed:
+                raise StopAsyncIteration
+            scheduler = self._scheduler = self._start(outlet.put)
+            scheduler.start()
+        while not outlet.finished:
+            if scheduler.over:
+                if not self._closed:
+                    self._closed = True
+                    await scheduler.join()
+                raise StopAsyncIteration
+            if outlet.waiter is not None:
+                raise RuntimeError("a result stream has one consumer: two tasks are waiting for its next result")
+            outlet.waiter = scheduler.loop.create_future()
+            await scheduler.changed(outlet.waiter)
+            outlet.waiter = None
+            if scheduler.interrupted_by is not None:
+                self._closed = True
+                outlet.finished.clear()
+                await scheduler.join()
+        scheduler.admission.release()
+        return outlet.finished.popleft()
+
+    async def aclose(self) -> None:
+        """Cancel what is in flight and wait until it has ended; later calls do nothing."""
+        self._closed = True
+        scheduler = self._scheduler
+        self._outlet.finished.clear()
+        if scheduler is None:
+            return
+        scheduler.stop(_LEFT)
+        while not scheduler.over:
+            await scheduler.changed()
+        if scheduler.interrupted_by is not None:
+            raise scheduler.interrupted_by
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        scheduler = self._scheduler
+        if scheduler is not None and not scheduler.over and not scheduler.loop.is_closed():
+            scheduler.loop.call_soon_threadsafe(scheduler.stop, _LEFT)
+
+    def __repr__(self) -> str:
+        return f"<ResultStream of {self._scheduler or 'a batch not started'}>"
+
+
+_LEFT = "the consumer left"
+
+
+class _Outlet:
+    """What the scheduler fills and the stream empties; the scheduler holds no reference to the stream itself."""
+
+    __slots__ = ("finished", "waiter")
+
+    def __init__(self) -> None:
+        self.finished: deque[BatchResult] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+
+    def put(self, result: BatchResult) -> None:
+        self.finished.append(result)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)

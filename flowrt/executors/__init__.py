@@ -1,0 +1,27 @@
+"""Executors: where attempts run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowrt.executors.base import Executor, Session
+from flowrt.executors.loop import LoopExecutor
+from flowrt.executors.threads import ThreadsExecutor
+
+__all__ = ["Executor", "LoopExecutor", "Session", "ThreadsExecutor", "executor_of"]
+
+
+def executor_of(choice: Any) -> Executor:
+    """The executor for what a caller passed: None or "loop", "threads", or an executor.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if choice is None or choice == "loop":
+        return LoopExecutor()
+    if choice == "threads":
+        return ThreadsExecutor()
+    if hasattr(choice, "open"):
+        executor: Executor = choice
+        return executor
+    raise ValueError(f"executor must be 'loop', 'threads' or an executor, not {choice!r}")

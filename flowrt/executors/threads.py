@@ -1,0 +1,139 @@
+"""Attempts in worker threads: for functions that block, and for async nodes that must be kept off the caller's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, WorkflowContext, is_async
+
+__all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
+
+Call = Callable[[NodeContext, WorkflowContext], Any]
+
+
+def blocking_call(node: BaseNode) -> Call | None:
+    """The plain function behind a node, or None when its `execute` is a coroutine function."""
+    if type(node).execute is FunctionNode.execute and isinstance(node, FunctionNode):
+        return None if node.is_async else node.call
+    return None if is_async(node.execute) else node.execute
+
+
+class ThreadsSession:
+    """A pool of threads of one batch's own, so that nobody else's blocking calls take its places.
+
+    An attempt that is cancelled keeps its slot until its thread has really ended: a thread cannot be interrupted, and
+    the bound on what runs at once is a promise.
+
+    Args:
+        call: The blocking function to run in a thread.
+        slots: How many may run at once.
+        name: Names the threads.
+    """
+
+    def __init__(self, call: Call, slots: int, name: str) -> None:
+        self._call = call
+        self._slots = slots
+        self._name = f"flowrt-{name}"
+        self._lost = False
+        self._pool = self._new_pool()
+
+    async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
+        """Run one attempt in a thread, in the caller's context; an awaitable result is awaited on the loop."""
+        value = await self._in_thread(self._call, node_context, workflow_context)
+        return await value if inspect.isawaitable(value) else value
+
+    async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
+        run = contextvars.copy_context().run
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run, call, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if interrupt is not None:
+                interrupt()
+            while not future.done():
+                await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # looked at, so that it is not reported as never retrieved
+            raise
+
+    def lose_one(self) -> None:
+        """Leave the pool to the attempt that does not end, and go on with a fresh one."""
+        self._lost = True
+        self._pool.shutdown(wait=False)
+        self._pool = self._new_pool()
+
+    def close(self) -> None:
+        """End the threads; all are idle, so this takes no time worth speaking of."""
+        self._pool.shutdown(wait=not self._lost)
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._slots, thread_name_prefix=self._name)
+
+
+class _OwnLoopSession(ThreadsSession):
+    """Coroutine functions, each attempt on an event loop of its own in a worker thread."""
+
+    def __init__(self, node: BaseNode, slots: int) -> None:
+        self._node = node
+        super().__init__(node.execute, slots, node.node_id)
+
+    async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
+        """Run one attempt in a thread; cancelling it cancels the coroutine there."""
+        own = _OwnLoop(self._node)
+        return await self._in_thread(own.run, node_context, workflow_context, interrupt=own.cancel)
+
+
+class _OwnLoop:
+    """One coroutine on a loop of its own, cancellable from another thread."""
+
+    def __init__(self, node: BaseNode) -> None:
+        self._node = node
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    def run(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
+        """Run the node to its end in this thread."""
+
+        async def main() -> Any:
+            with self._lock:
+                if self._cancelled:
+                    raise asyncio.CancelledError
+                self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+            try:
+                return await self._node.execute(node_context, workflow_context)
+            finally:
+                with self._lock:
+                    self._loop = self._task = None
+
+        with asyncio.Runner() as runner:
+            return runner.run(main(), context=contextvars.copy_context())
+
+    def cancel(self) -> None:
+        """Cancel the node's coroutine, if it has not ended."""
+        with self._lock:
+            self._cancelled = True
+            if self._loop is not None and self._task is not None:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+class ThreadsExecutor:
+    """Runs every attempt in a worker thread: `executor="threads"`.
+
+    A coroutine function runs there on an event loop of its attempt's own.
+    """
+
+    def open(self, node: BaseNode, slots: int) -> ThreadsSession:
+        """A pool of at most `slots` threads, started as they are needed."""
+        call = blocking_call(node)
+        return _OwnLoopSession(node, slots) if call is None else ThreadsSession(call, slots, node.node_id)
+
+    def __repr__(self) -> str:
+        return "ThreadsExecutor()"

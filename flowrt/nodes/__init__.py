@@ -1,0 +1,1 @@
+"""Nodes: what users write and what the library brings ready-made."""
