@@ -31,7 +31,7 @@ class Quantiles:
 
     def add(self, value: float) -> None:
         """Count one value, in seconds."""
-        bucket = int(math.log(value) / _GROWTH) if value > 1e-9 else -1100
+        bucket = math.floor(math.log(value) / _GROWTH) if value > 1e-9 else -1100
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self.count += 1
         self.total += value
@@ -49,6 +49,6 @@ class Quantiles:
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]
             if seen > rank:
-                middle = math.exp((bucket + (0.5 if bucket >= 0 else -0.5)) * _GROWTH)
+                middle = math.exp((bucket + 0.5) * _GROWTH)
                 return min(max(middle, self.lowest), self.highest)
         return self.highest

@@ -6,7 +6,7 @@ and logs all read that record; nobody keeps a second clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
@@ -239,23 +239,47 @@ class BatchResult:
     trace_id: str | None = None
     span_id: str | None = None
 
-    @classmethod
-    def of(cls, item: ItemRecord) -> BatchResult:
-        """The public face of a finished record."""
-        started_ns, trace_id = item.started_ns, item.trace_id
-        return cls(
-            item.index,
-            item.input_data,
-            item.state == "ok" or item.state == "resumed",
-            item.output,
-            item.error,
-            (item.finished_ns - started_ns) * 1e-9 if started_ns else 0.0,
-            item.state,  # type: ignore[arg-type]  # terminal by now
-            item.error_type,
-            item.exception,
-            item.attempts,
-            (started_ns - item.pulled_ns) * 1e-9 if started_ns else 0.0,
-            {} if item.metadata is None else item.metadata,
-            f"{trace_id:032x}" if trace_id else None,
-            f"{item.span_id:016x}" if trace_id else None,
-        )
+    @staticmethod
+    def of(item: ItemRecord) -> BatchResult:
+        """The public face of a finished record.
+
+        Made for every item, and kept for every item of a batch: what a success leaves at its default is not even
+        stored, `__getattr__` gives it when it is asked for.
+        """
+        result: BatchResult = _new_result(BatchResult)
+        result.index = item.index
+        result.input_data = item.input_data
+        result.output = item.output
+        result.attempts = item.attempts
+        started_ns = item.started_ns
+        result.execution_time = (item.finished_ns - started_ns) * 1e-9 if started_ns else 0.0
+        if started_ns != item.pulled_ns and started_ns:
+            result.queue_time = (started_ns - item.pulled_ns) * 1e-9
+        if item.metadata:
+            result.metadata = item.metadata
+        if item.trace_id:
+            result.trace_id = f"{item.trace_id:032x}"
+            result.span_id = f"{item.span_id:016x}"
+        if item.state == "ok":
+            result.success = True
+            return result
+        result.status = item.state  # type: ignore[assignment]  # terminal by now
+        result.success = item.state == "resumed"
+        result.error = item.error
+        result.error_type = item.error_type
+        result.exception = item.exception
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        """The default of a field that `of` left out."""
+        if name == "metadata":
+            self.metadata = value = {}
+            return value
+        try:
+            return _DEFAULTS[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+
+_new_result = object.__new__
+_DEFAULTS: Final = {f.name: f.default for f in fields(BatchResult) if f.default is not MISSING}

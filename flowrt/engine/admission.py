@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 
 __all__ = ["Admission"]
@@ -15,7 +16,8 @@ class Admission:
     at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`.
 
     Args:
-        limit: How many items may be between the source and the consumer at once.
+        limit: How many items may be between the source and the consumer at once; by default the workers, one item
+            each, are the only bound.
 
     Attributes:
         free: Places left now; 0 once closed.
@@ -24,7 +26,7 @@ class Admission:
 
     __slots__ = ("_waiters", "closed", "free")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = sys.maxsize) -> None:
         self.free = limit
         self.closed = False
         self._waiters: deque[asyncio.Future[None]] = deque()

@@ -10,17 +10,21 @@ from flowrt.errors import error_text, error_type_of
 from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.records import BatchRecord, ItemRecord, Rejected
 
-__all__ = ["Attempt", "Invoke", "make_attempt", "settle_exception"]
+__all__ = ["Begin", "Invoke", "make_begin", "settle", "settle_exception"]
 
 Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
 """Runs a node's `execute` where the executor wants it."""
 
-Attempt = Callable[[ItemRecord], Awaitable[None]]
-"""Runs one attempt and leaves its outcome on the record. Cancellation and SystemExit pass through."""
+Begin = Callable[[ItemRecord], Awaitable[Any]]
+"""Begins one attempt; awaiting it gives what the node gave, for `settle`, or raises, for `settle_exception`."""
 
 
-def make_attempt(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch: BatchRecord) -> Attempt:
-    """The attempt function of a batch.
+class _RejectedInputError(Exception):
+    """The item is a `Rejected` and reaches no node."""
+
+
+def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch: BatchRecord) -> Begin:
+    """The function that begins a batch's attempts.
 
     Args:
         node: The node to run.
@@ -30,40 +34,46 @@ def make_attempt(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batc
     """
     node_id, node_type, batch_id = node.node_id, node.node_type, batch.batch_id
 
-    async def attempt(item: ItemRecord) -> None:
+    def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         if data.__class__ is Rejected:
-            _settle_rejected(item, data)
-            return
+            raise _RejectedInputError
         item.attempts = number = item.attempts + 1
-        try:
-            result = await invoke(NodeContext(node_id, node_type, isolate(data), item.index, number, batch_id), workflow)
-            if result.__class__ is NodeResult and result.success:
-                item.state = "ok"
-                item.output = result.output
-                item.metadata = result.metadata
-            else:
-                _settle_failure(item, node, result)
-        except Exception as exc:
-            settle_exception(item, exc)
+        return invoke(NodeContext(node_id, node_type, isolate(data), item.index, number, batch_id), workflow)
 
-    return attempt
+    return begin
+
+
+def settle(item: ItemRecord, result: Any) -> None:
+    """The node returned: write down what."""
+    if result.__class__ is NodeResult and result.success:
+        item.state = "ok"
+        item.output = result.output
+        item.metadata = result._metadata  # noqa: SLF001  # the property would make a dict for every item
+    else:
+        _settle_other(item, result)
 
 
 def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     """The node raised: keep the exception, without the engine's own frames."""
     item.state = "failed"
+    if isinstance(exc, _RejectedInputError):
+        rejected = item.input_data
+        item.input_data = rejected.input_data
+        item.error = rejected.error
+        item.error_type = rejected.error_type
+        return
     item.error = error_text(exc)
     item.error_type = error_type_of(exc)
     traceback = exc.__traceback__
     item.exception = exc.with_traceback(traceback.tb_next) if traceback is not None and traceback.tb_next else exc
 
 
-def _settle_failure(item: ItemRecord, node: BaseNode, result: Any) -> None:
+def _settle_other(item: ItemRecord, result: Any) -> None:
     if not isinstance(result, NodeResult):
         item.state = "failed"
         item.error = (
-            f"{type(node).__name__} {node.node_id!r} returned {type(result).__name__}, not a NodeResult: "
+            f"node {item.batch.node_id!r} returned {type(result).__name__}, not a NodeResult: "
             "return NodeResult(success=True, output=...)"
         )
         item.error_type = "TypeError"
@@ -79,10 +89,3 @@ def _settle_failure(item: ItemRecord, node: BaseNode, result: Any) -> None:
     item.error_type = error_type_of(result.error)
     if isinstance(result.error, BaseException):
         item.exception = result.error
-
-
-def _settle_rejected(item: ItemRecord, rejected: Rejected) -> None:
-    item.input_data = rejected.input_data
-    item.state = "failed"
-    item.error = rejected.error
-    item.error_type = rejected.error_type

@@ -13,7 +13,7 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 
 from flowrt.engine.admission import Admission
-from flowrt.engine.attempts import Attempt, settle_exception
+from flowrt.engine.attempts import Begin, settle, settle_exception
 from flowrt.engine.clock import Clock
 from flowrt.engine.deadlines import GRACE_S, Deadlines
 from flowrt.engine.source import END, Source
@@ -24,7 +24,7 @@ from flowrt.records import BatchRecord, BatchResult, ItemRecord, Slot
 __all__ = ["Deliver", "Scheduler", "active_schedulers"]
 
 Deliver = Callable[[BatchResult], None]
-"""Takes a finished result; whoever consumes it calls `admission.release()` once."""
+"""Takes a finished result; where admission has a limit, whoever consumes it calls `admission.release()` once."""
 
 _TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loop this often
 
@@ -42,7 +42,7 @@ class Scheduler:
     Args:
         batch: The batch's record.
         source: Where inputs come from.
-        attempt: Runs one attempt.
+        begin: Begins one attempt.
         admission: Holds workers back.
         deliver: Takes the results.
         dispatch: The instruments' hooks.
@@ -59,7 +59,7 @@ class Scheduler:
         *,
         batch: BatchRecord,
         source: Source,
-        attempt: Attempt,
+        begin: Begin,
         admission: Admission,
         deliver: Deliver,
         dispatch: Dispatch,
@@ -77,7 +77,7 @@ class Scheduler:
         self.interrupted_by: asyncio.CancelledError | None = None
         self.over = False
         self._source = source
-        self._attempt = attempt
+        self._begin = begin
         self._deliver = deliver
         self._dispatch = dispatch
         self._clock = clock
@@ -106,7 +106,7 @@ class Scheduler:
     async def _work(self, slot: Slot) -> None:
         """Source → admission → attempt → record finished → instruments → result, until the source is dry."""
         batch, source, admission, dispatch = self.batch, self._source, self.admission, self._dispatch
-        attempt, clock = self._attempt, self._clock
+        begin, clock = self._begin, self._clock
         clean = copy_context()
         self._starting -= 1
         while admission.free or await admission.wait():
@@ -130,10 +130,12 @@ class Scheduler:
             item.started_ns = item.pulled_ns
             slot.item = item
             try:
-                await attempt(item)
+                settle(item, await begin(item))
+            except Exception as exc:
+                settle_exception(item, exc)
             except asyncio.CancelledError:
                 self._interrupted(item, slot)
-            except BaseException as exc:  # noqa: BLE001  # KeyboardInterrupt, SystemExit: raised again by join()
+            except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
                 settle_exception(item, exc)
                 self._fail(exc, f"the node raised {type(exc).__name__}")
             if slot.abandoned:  # given up long ago: the item has been finished without us
@@ -145,7 +147,11 @@ class Scheduler:
             item.finished_ns = now = clock()
             self._finish(item)
 
-            if _changed(clean):  # the node set a context variable, which the next item must not see
+            try:
+                changed = copy_context() != clean
+            except Exception:  # values that cannot be compared are values that changed
+                changed = True
+            if changed:  # the node set a context variable, which the next item must not see
                 self._staff(slot)
                 return
             if now - self._turn_ns > _TURN_NS and self._latest is item:
@@ -153,9 +159,8 @@ class Scheduler:
 
     def _finish(self, item: ItemRecord) -> None:
         """The item is at its end: tell the instruments, then hand over the result."""
-        state = item.state
+        dispatch, state = self._dispatch, item.state
         self.batch.counts[state] += 1
-        dispatch = self._dispatch
         if dispatch.attempt_ended and item.attempts:
             dispatch.notify("attempt_ended", item)
         if dispatch.item_finished:
@@ -416,13 +421,6 @@ def _cancel(item: ItemRecord, reason: str) -> None:
     item.state = "cancelled"
     item.error = reason
     item.error_type = "CancelledError"
-
-
-def _changed(clean: Context) -> bool:
-    try:
-        return copy_context() != clean
-    except Exception:  # values that cannot be compared are values that changed
-        return True
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

@@ -36,7 +36,7 @@ class NodeResult:
         metadata: Anything to pass on to `BatchResult.metadata`.
     """
 
-    __slots__ = ("error", "metadata", "output", "success")
+    __slots__ = ("_metadata", "error", "output", "success")
 
     def __init__(
         self,
@@ -48,7 +48,18 @@ class NodeResult:
         self.success = success
         self.output = output
         self.error = error
-        self.metadata: dict[str, Any] = {} if metadata is None else metadata
+        self._metadata = metadata
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Anything to pass on to `BatchResult.metadata`; made when it is first asked for."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, Any] | None) -> None:
+        self._metadata = metadata
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NodeResult):

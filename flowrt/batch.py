@@ -1,0 +1,262 @@
+"""BatchProcessor: run one node over many items at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterable, Iterable
+from operator import attrgetter
+from typing import Any
+
+from flowrt.engine.admission import Admission
+from flowrt.engine.attempts import make_begin
+from flowrt.engine.clock import clock_of
+from flowrt.engine.scheduler import Deliver, Scheduler
+from flowrt.engine.source import check_inputs, make_source
+from flowrt.engine.stream import ResultStream
+from flowrt.executors import Executor, executor_of
+from flowrt.instrument import Dispatch, Instrument
+from flowrt.nodes.base import WorkflowContext, as_node
+from flowrt.policy import Telemetry, check_concurrency, check_duration
+from flowrt.progress import ProgressBar
+from flowrt.records import BatchRecord, BatchResult
+from flowrt.report import BatchReport
+from flowrt.telemetry import instruments_for
+
+__all__ = ["BatchProcessor", "BatchResults"]
+
+Inputs = Iterable[Any] | AsyncIterable[Any]
+
+
+class BatchResults(list[BatchResult]):
+    """The results of a batch, in input order.
+
+    Attributes:
+        wall_time: How long the batch took, in seconds.
+        name: The processor's name.
+    """
+
+    def __init__(self, results: Iterable[BatchResult] = (), *, name: str = "batch", wall_time: float = 0.0) -> None:
+        super().__init__(results)
+        self.name = name
+        self.wall_time = wall_time
+
+    @property
+    def succeeded(self) -> list[BatchResult]:
+        """The results that are successes."""
+        return [result for result in self if result.success]
+
+    @property
+    def failed(self) -> list[BatchResult]:
+        """The results that are not: failed, timed out or cancelled."""
+        return [result for result in self if not result.success]
+
+    @property
+    def success_rate(self) -> float:
+        """Share of successes, 0 to 1; 1 for a batch of nothing."""
+        return sum(result.success for result in self) / len(self) if self else 1.0
+
+    @property
+    def report(self) -> BatchReport:
+        """Totals, failures by type, percentiles, throughput and the claimed speedup."""
+        return BatchReport.of(self, self.name, self.wall_time)
+
+
+class BatchProcessor:
+    """Runs a node over many items at once, with every item observed.
+
+    Args:
+        node: A BaseNode, or a function of one argument (async, or sync and then run in a worker thread).
+        max_concurrency: How many items may run at once; an int of at least 1.
+        continue_on_error: Whether a failed item leaves the others running.
+        item_timeout: Time limit of one attempt, in seconds; the item ends `timed_out`, its siblings go on.
+        batch_timeout: Time limit of the whole batch, in seconds; finished results are returned, the rest is
+            `cancelled`.
+        executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
+        name: The `batch` label of metrics, spans and logs; the node's id by default.
+        telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
+        instruments: Further instruments of your own.
+
+    Raises:
+        ValueError: A setting is out of its range.
+        TypeError: The node is neither a BaseNode nor a function.
+
+    Example:
+        >>> import asyncio, flowrt
+        >>> async def double(x):
+        ...     return 2 * x
+        >>> results = asyncio.run(flowrt.BatchProcessor(double, max_concurrency=3).batch([1, 2, 3]))
+        >>> [result.output for result in results]
+        [2, 4, 6]
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        max_concurrency: int = 10,
+        continue_on_error: bool = True,
+        *,
+        item_timeout: float | None = None,
+        batch_timeout: float | None = None,
+        executor: str | Executor | None = None,
+        name: str | None = None,
+        telemetry: bool | Telemetry = True,
+        instruments: Iterable[Instrument] = (),
+    ) -> None:
+        self.node = as_node(node)
+        self.max_concurrency = check_concurrency(max_concurrency)
+        self.continue_on_error = continue_on_error
+        self.item_timeout = check_duration("item_timeout", item_timeout)
+        self.batch_timeout = check_duration("batch_timeout", batch_timeout)
+        self.name = self.node.node_id if name is None else name
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name must be a non-empty string, not {name!r}")
+        self.telemetry = Telemetry.of(telemetry)
+        self._executor = executor_of(executor)
+        self._instruments = (*instruments_for(self.telemetry, self.name, self.node.node_id), *instruments)
+        Dispatch(self._instruments)  # a wrong instrument is told here, before any work
+
+    async def batch(
+        self,
+        inputs: Inputs,
+        workflow_context: WorkflowContext | None = None,
+        *,
+        continue_on_error: bool | None = None,
+        progress: bool = False,
+    ) -> BatchResults:
+        """Run the node over all inputs and wait for every one.
+
+        Args:
+            inputs: Any iterable or async iterable of items, pulled as slots become free.
+            workflow_context: Shared by all items; a new one by default.
+            continue_on_error: Overrides the processor's own setting for this call.
+            progress: Show a progress bar on a terminal; needs the extra `cli`.
+
+        Returns:
+            One result per input, in input order.
+
+        Raises:
+            TypeError: `inputs` is not an iterable of items.
+            ItemFailedError: With `continue_on_error=False`, the first failed item, where it has no exception of its
+                own; where it has one, that is raised. Everything in flight has been cancelled and has ended by then.
+        """
+        check_inputs(inputs)
+        results: list[BatchResult] = []
+        scheduler = self._scheduler(
+            inputs, workflow_context, continue_on_error, results.append, Admission(), progress=progress
+        )
+        scheduler.start()
+        await scheduler.join()
+        results.sort(key=_index)
+        record = scheduler.batch
+        return BatchResults(results, name=self.name, wall_time=(record.finished_ns - record.started_ns) * 1e-9)
+
+    def batch_as_completed(
+        self,
+        inputs: Inputs,
+        workflow_context: WorkflowContext | None = None,
+        *,
+        continue_on_error: bool | None = None,
+        progress: bool = False,
+    ) -> ResultStream:
+        """Run the node over all inputs and give the results as they finish.
+
+        Args:
+            inputs: Any iterable or async iterable of items, pulled no faster than results are taken.
+            workflow_context: Shared by all items; a new one by default.
+            continue_on_error: Overrides the processor's own setting for this call.
+            progress: Show a progress bar on a terminal; needs the extra `cli`.
+
+        Returns:
+            An async iterator of results. Leaving it early cancels what is in flight.
+
+        Raises:
+            TypeError: `inputs` is not an iterable of items.
+        """
+        check_inputs(inputs)
+        return ResultStream(
+            lambda deliver: self._scheduler(
+                inputs, workflow_context, continue_on_error, deliver, Admission(self.max_concurrency), progress=progress
+            )
+        )
+
+    async def retry_failed(
+        self,
+        results: Iterable[BatchResult],
+        workflow_context: WorkflowContext | None = None,
+        *,
+        continue_on_error: bool | None = None,
+        progress: bool = False,
+    ) -> BatchResults:
+        """Run the failed ones of earlier results again.
+
+        Args:
+            results: What `batch` or `batch_as_completed` gave; left unchanged.
+            workflow_context: Shared by all items; a new one by default.
+            continue_on_error: Overrides the processor's own setting for this call.
+            progress: Show a progress bar on a terminal; needs the extra `cli`.
+
+        Returns:
+            All results in the order of their indices: new ones for those that had failed, the others as they were.
+        """
+        started = time.perf_counter()
+        merged = list(results)
+        places = [place for place, result in enumerate(merged) if not result.success]
+        again = await self.batch(
+            [merged[place].input_data for place in places],
+            workflow_context,
+            continue_on_error=continue_on_error,
+            progress=progress,
+        )
+        for place, result in zip(places, again, strict=True):
+            result.index = merged[place].index
+            merged[place] = result
+        merged.sort(key=_index)
+        return BatchResults(merged, name=self.name, wall_time=time.perf_counter() - started)
+
+    def _scheduler(
+        self,
+        inputs: Inputs,
+        workflow_context: WorkflowContext | None,
+        continue_on_error: bool | None,
+        deliver: Deliver,
+        admission: Admission,
+        *,
+        progress: bool,
+    ) -> Scheduler:
+        clock = clock_of(asyncio.get_running_loop())
+        source = make_source(inputs)
+        batch = BatchRecord(
+            name=self.name,
+            node_id=self.node.node_id,
+            node_type=self.node.node_type,
+            batch_id=uuid.uuid4().hex,
+            limit=self.max_concurrency,
+            expected=source.expected,
+            epoch_offset_ns=time.time_ns() - clock(),
+        )
+        instruments = (*self._instruments, ProgressBar()) if progress else self._instruments
+        session = self._executor.open(self.node, self.max_concurrency)
+        workflow = WorkflowContext() if workflow_context is None else workflow_context
+        keep_going = self.continue_on_error if continue_on_error is None else continue_on_error
+        return Scheduler(
+            batch=batch,
+            source=source,
+            begin=make_begin(self.node, session.invoke, workflow, batch),
+            admission=admission,
+            deliver=deliver,
+            dispatch=Dispatch(instruments),
+            clock=clock,
+            fail_fast=not keep_going,
+            item_timeout_s=self.item_timeout,
+            batch_timeout_s=self.batch_timeout,
+            lose_one=session.lose_one,
+            close=session.close,
+        )
+
+    def __repr__(self) -> str:
+        return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"
+
+
+_index = attrgetter("index")
