@@ -177,7 +177,12 @@ class BatchProcessor:
         check_inputs(inputs)
         return ResultStream(
             lambda deliver: self._scheduler(
-                inputs, workflow_context, continue_on_error, deliver, Admission(self.max_concurrency), progress=progress
+                inputs,
+                workflow_context,
+                continue_on_error,
+                deliver,
+                Admission(self.max_concurrency),
+                progress=progress,
             )
         )
 

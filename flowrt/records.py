@@ -273,8 +273,8 @@ class BatchResult:
     def __getattr__(self, name: str) -> Any:
         """The default of a field that `of` left out."""
         if name == "metadata":
-            self.metadata = value = {}
-            return value
+            self.metadata = {}
+            return self.metadata
         try:
             return _DEFAULTS[name]
         except KeyError:

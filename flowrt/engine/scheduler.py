@@ -113,7 +113,7 @@ class Scheduler:
             admission.free -= 1
             try:
                 data = await source.apull() if source.awaits else source.pull()
-            except BaseException as exc:  # noqa: BLE001  # raised again by join()
+            except BaseException as exc:  # raised again by join()
                 self._source_failed(exc)
                 return
             if data is END:
@@ -344,7 +344,8 @@ class Scheduler:
             self._conclude()
             return
         closing = self.loop.create_task(asyncio.wait_for(self._source.aclose(), GRACE_S))
-        closing.add_done_callback(lambda task: (_look_at(task), self._conclude()))
+        closing.add_done_callback(_look_at)
+        closing.add_done_callback(lambda _: self._conclude())
 
     def _conclude(self) -> None:
         if self.over:

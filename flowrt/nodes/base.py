@@ -245,9 +245,7 @@ def as_node(node: Any) -> BaseNode:
     """
     if isinstance(node, BaseNode):
         if not hasattr(node, "node_id"):
-            raise TypeError(
-                f"{type(node).__name__} has no node_id: call super().__init__(node_id=...) in its __init__"
-            )
+            raise TypeError(f"{type(node).__name__} has no node_id: call super().__init__(node_id=...) in its __init__")
         return node
     if isinstance(node, type):
         if issubclass(node, BaseNode):

@@ -1,0 +1,61 @@
+"""How the tests run coroutines: on every kind of loop, and in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import looptime
+import pytest
+import uvloop
+
+
+class VirtualTimeLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):
+    """An event loop on which a day of sleeping takes milliseconds."""
+
+
+def virtual_loop() -> asyncio.AbstractEventLoop:
+    """A fresh virtual-time loop whose time starts at 0."""
+    loop = VirtualTimeLoop()
+    loop.setup_looptime(start=0, idle_step=None)
+    return loop
+
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.SelectorEventLoop,
+    "uvloop": uvloop.new_event_loop,
+    "virtual": virtual_loop,
+}
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def run_on(factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end and check that it leaves no task behind."""
+
+    async def guarded() -> Any:
+        before = asyncio.all_tasks()
+        try:
+            return await main
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            left = asyncio.all_tasks() - before
+            assert not left, f"tasks left behind: {left}"
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(guarded())
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a coroutine on a real loop, once on asyncio's and once on uvloop's."""
+    factory = LOOPS[request.param]
+    return lambda main: run_on(factory, main)
+
+
+@pytest.fixture
+def run_virtual() -> Run:
+    """Runs a coroutine in virtual time: sleeping takes no time."""
+    return lambda main: run_on(virtual_loop, main)
