@@ -24,5 +24,5 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
     """
     time = type(loop).time
     if isinstance(time, FunctionType) and time is not asyncio.BaseEventLoop.time:
-        return lambda: round(loop.time() * 1e9)
+        return lambda: round(loop.time() * 1e9) + 1  # a virtual time may start at 0, which records keep for "not yet"
     return perf_counter_ns
