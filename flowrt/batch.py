@@ -150,7 +150,7 @@ class BatchProcessor:
         await scheduler.join()
         results.sort(key=_index)
         record = scheduler.batch
-        return BatchResults(results, name=self.name, wall_time=(record.finished_ns - record.started_ns) * 1e-9)
+        return BatchResults(results, name=self.name, wall_time=(record.finished_ns - record.started_ns) / 1e9)
 
     def batch_as_completed(
         self,

@@ -252,9 +252,9 @@ class BatchResult:
         result.output = item.output
         result.attempts = item.attempts
         started_ns = item.started_ns
-        result.execution_time = (item.finished_ns - started_ns) * 1e-9 if started_ns else 0.0
+        result.execution_time = (item.finished_ns - started_ns) / 1e9 if started_ns else 0.0
         if started_ns != item.pulled_ns and started_ns:
-            result.queue_time = (started_ns - item.pulled_ns) * 1e-9
+            result.queue_time = (started_ns - item.pulled_ns) / 1e9
         if item.metadata:
             result.metadata = item.metadata
         if item.trace_id:
