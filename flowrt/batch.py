@@ -22,7 +22,7 @@ from flowrt.policy import Telemetry, check_concurrency, check_duration
 from flowrt.progress import ProgressBar
 from flowrt.records import BatchRecord, BatchResult
 from flowrt.report import BatchReport
-from flowrt.telemetry import instruments_for
+from flowrt.telemetry import Observer
 
 __all__ = ["BatchProcessor", "BatchResults"]
 
@@ -114,7 +114,8 @@ class BatchProcessor:
             raise ValueError(f"name must be a non-empty string, not {name!r}")
         self.telemetry = Telemetry.of(telemetry)
         self._executor = executor_of(executor)
-        self._instruments = (*instruments_for(self.telemetry, self.name, self.node.node_id), *instruments)
+        self._instruments = tuple(instruments)
+        self._observer = Observer(self.telemetry, self.name, self.node.node_id, self.max_concurrency)
         Dispatch(self._instruments)  # a wrong instrument is told here, before any work
 
     async def batch(
@@ -241,7 +242,7 @@ class BatchProcessor:
             expected=source.expected,
             epoch_offset_ns=time.time_ns() - clock(),
         )
-        instruments = (*self._instruments, ProgressBar()) if progress else self._instruments
+        instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
         session = self._executor.open(self.node, self.max_concurrency)
         workflow = WorkflowContext() if workflow_context is None else workflow_context
         keep_going = self.continue_on_error if continue_on_error is None else continue_on_error

@@ -21,19 +21,23 @@ class Telemetry:
         logs: Structured events through structlog, or the standard logger `flowrt` where structlog is not set up.
         trace_shape: `nested` makes items children of the batch span, `linked` gives each item a trace of its own
             that links to the batch span; `auto` nests batches of at most 1,000 items and links larger ones.
+        latency_slo: Your objective for an item's duration, in seconds: it becomes a bucket of the histograms, so
+            that the share of items within it can be read exactly.
 
     Raises:
-        ValueError: `trace_shape` is none of the three.
+        ValueError: `trace_shape` is none of the three, or `latency_slo` is not a positive number.
     """
 
     metrics: bool = True
     tracing: bool = True
     logs: bool = True
     trace_shape: TraceShape = "auto"
+    latency_slo: float | None = None
 
     def __post_init__(self) -> None:
         if self.trace_shape not in ("auto", "nested", "linked"):
             raise ValueError(f"trace_shape must be 'auto', 'nested' or 'linked', not {self.trace_shape!r}")
+        check_duration("latency_slo", self.latency_slo)
 
     @classmethod
     def of(cls, choice: bool | Telemetry) -> Telemetry:

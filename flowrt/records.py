@@ -140,6 +140,8 @@ class BatchRecord:
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
         epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
+        service_ns: Sum of the items' execution times, counted by the metrics instrument.
+        shard: The metrics instrument's own handle.
         span: The tracing instrument's own handle.
     """
 
@@ -155,6 +157,8 @@ class BatchRecord:
         "node_id",
         "node_type",
         "pulled",
+        "service_ns",
+        "shard",
         "slots",
         "span",
         "started_ns",
@@ -186,6 +190,8 @@ class BatchRecord:
         self.started_ns = started_ns
         self.finished_ns = 0
         self.epoch_offset_ns = epoch_offset_ns
+        self.service_ns = 0
+        self.shard: Any = None
         self.span: Any = None
 
     @property

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flowrt.instrument import Instrument
+from flowrt.policy import Telemetry
+from flowrt.telemetry.collector import register
+from flowrt.telemetry.logs import LogInstrument, is_listened_to
+from flowrt.telemetry.metrics import METRICS, MetricsInstrument
+from flowrt.telemetry.tracing import TracingInstrument, tracing_is_set_up
 
-if TYPE_CHECKING:
-    from flowrt.policy import Telemetry
-
-__all__ = ["instruments_for"]
+__all__ = ["Observer"]
 
 
-def instruments_for(choice: Telemetry, batch: str, node: str) -> tuple[Instrument, ...]:
-    """The built-in instruments that a processor wants.
+class Observer:
+    """The built-in instruments of one processor.
+
+    Its series exist, at 0, from here on.
 
     Args:
-        choice: Which.
+        choice: Which instruments are wanted.
         batch: The processor's name.
         node: The node's id.
+        limit: The concurrency limit.
     """
-    return ()
+
+    def __init__(self, choice: Telemetry, batch: str, node: str, limit: int) -> None:
+        self._choice = choice
+        self._metrics: tuple[Instrument, ...] = ()
+        if choice.metrics:
+            register()
+            self._metrics = (MetricsInstrument(METRICS.declare(batch, node, limit), choice.latency_slo),)
+
+    def instruments(self) -> tuple[Instrument, ...]:
+        """What is to watch a batch that starts now, given what the process has set up by now."""
+        choice = self._choice
+        instruments = self._metrics
+        if choice.logs and is_listened_to("warning"):
+            instruments = (*instruments, LogInstrument(per_item=is_listened_to("debug")))
+        if choice.tracing and tracing_is_set_up():
+            instruments = (*instruments, TracingInstrument(choice.trace_shape))
+        return instruments

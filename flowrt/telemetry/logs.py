@@ -1,0 +1,197 @@
+"""Log events: through structlog where the process has set it up, else through the standard logger `flowrt`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any, Final
+
+import structlog
+from opentelemetry import trace
+
+from flowrt.instrument import Instrument
+from flowrt.records import BatchRecord, ItemRecord
+
+__all__ = ["LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
+
+_logger = logging.getLogger("flowrt")
+_logger.addHandler(logging.NullHandler())  # a library prints nothing unless somebody listens
+
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_PROGRESS_S: Final = 10.0
+_STALLED_S: Final = 60.0
+_BURST: Final = 20  # warnings of one kind that a batch may give at once; then one a second
+_REFILL_NS: Final = 1_000_000_000
+
+
+def log_event(level: str, event: str, **fields: Any) -> None:
+    """Log one event.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        event: The event's name, for instance `batch.started`.
+        fields: What is known about it; values may hold anything.
+    """
+    if structlog.is_configured():
+        getattr(structlog.get_logger("flowrt"), level)(event, **fields)
+        return
+    number = _LEVELS[level]
+    if _logger.isEnabledFor(number):
+        text = " ".join(f"{key}={_one_line(value)}" for key, value in fields.items())
+        _logger.log(number, "%s %s", event, text)
+
+
+def is_listened_to(level: str) -> bool:
+    """Whether an event of this level would reach anybody."""
+    if structlog.is_configured():
+        bound = structlog.get_logger("flowrt").bind()
+        probe = getattr(bound, "is_enabled_for", None) or getattr(bound, "isEnabledFor", None)
+        return probe is None or bool(probe(_LEVELS[level]))
+    return _logger.isEnabledFor(_LEVELS[level]) and _has_real_handler(_logger)
+
+
+def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A structlog processor: the ids of the current span, unless the event brings its own."""
+    span_context = trace.get_current_span().get_span_context()
+    if span_context.is_valid and "trace_id" not in event:
+        event["trace_id"] = f"{span_context.trace_id:032x}"
+        event["span_id"] = f"{span_context.span_id:016x}"
+    return event
+
+
+class LogInstrument(Instrument):
+    """Logs one batch: made anew for each.
+
+    Args:
+        per_item: Whether events of DEBUG are heard, so that every completed item is one.
+    """
+
+    def __init__(self, *, per_item: bool) -> None:
+        self._per_item = per_item
+        self._timer: asyncio.TimerHandle | None = None
+        self._warnings: dict[str, _Allowance] = {}
+        self._progress: tuple[int, float] = (0, 0.0)
+        self._stalled = False
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Log `batch.started`."""
+        log_event("info", "batch.started", **_about(batch), expected=batch.expected, limit=batch.limit)
+        loop = asyncio.get_running_loop()
+        self._progress = (0, loop.time())
+        self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Log a failure, within bounds; and everything, where it is asked for."""
+        state = item.state
+        if state == "ok" or state == "resumed":
+            if self._per_item:
+                log_event("debug", "item.completed", **_about_item(item))
+            return
+        event = "item.timed_out" if state == "timed_out" else "item.failed"
+        allowance = self._warnings.get(event)
+        if allowance is None:
+            allowance = self._warnings[event] = _Allowance(item.finished_ns)
+        if allowance.take(item.finished_ns):
+            fields = _about_item(item)
+            if allowance.suppressed:
+                fields["suppressed"] = allowance.suppressed
+                allowance.suppressed = 0
+            if item.uncancellable:
+                fields["uncancellable"] = True
+            log_event("warning", event, **fields)
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Log `batch.completed` with the totals."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wall_s = (batch.finished_ns - batch.started_ns) / 1e9
+        fields: dict[str, Any] = {"status": batch.status, "duration_s": round(wall_s, 6), **_counts(batch)}
+        if batch.service_ns and wall_s > 0:
+            fields["speedup_claimed"] = round(batch.service_ns / 1e9 / wall_s, 2)
+        suppressed = sum(allowance.suppressed for allowance in self._warnings.values())
+        if suppressed:
+            fields["suppressed"] = suppressed
+        log_event("info", "batch.completed", **_about(batch), **fields)
+
+    def _report(self, batch: BatchRecord, loop: asyncio.AbstractEventLoop) -> None:
+        now, done = loop.time(), batch.completed
+        if done != self._progress[0]:
+            self._progress = (done, now)
+            self._stalled = False
+            log_event("info", "batch.progress", **_about(batch), **_counts(batch), expected=batch.expected)
+        elif not self._stalled and batch.inflight and now - self._progress[1] >= _STALLED_S:
+            self._stalled = True
+            log_event(
+                "warning",
+                "batch.stalled",
+                **_about(batch),
+                idle_s=round(now - self._progress[1], 3),
+                inflight=batch.inflight,
+                completed=done,
+            )
+        self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
+
+
+class _Allowance:
+    """How many warnings of one kind may still be given: a burst, then one a second."""
+
+    __slots__ = ("_left", "_refilled_ns", "suppressed")
+
+    def __init__(self, now_ns: int) -> None:
+        self._left = _BURST
+        self._refilled_ns = now_ns
+        self.suppressed = 0
+
+    def take(self, now_ns: int) -> bool:
+        refill = (now_ns - self._refilled_ns) // _REFILL_NS
+        if refill > 0:
+            self._left = min(_BURST, self._left + refill)
+            self._refilled_ns += refill * _REFILL_NS
+        if self._left <= 0:
+            self.suppressed += 1
+            return False
+        self._left -= 1
+        return True
+
+
+def _about(batch: BatchRecord) -> dict[str, Any]:
+    return {"batch": batch.name, "batch_id": batch.batch_id, "node": batch.node_id}
+
+
+def _counts(batch: BatchRecord) -> dict[str, Any]:
+    return {"completed": batch.completed, **{status: count for status, count in batch.counts.items() if count}}
+
+
+def _about_item(item: ItemRecord) -> dict[str, Any]:
+    started_ns = item.started_ns
+    fields: dict[str, Any] = {
+        **_about(item.batch),
+        "item_index": item.index,
+        "attempt": item.attempts,
+        "status": item.state,
+        "duration_s": round((item.finished_ns - started_ns) / 1e9, 6) if started_ns else 0.0,
+    }
+    if item.error_type is not None:
+        fields["error_type"] = item.error_type
+        fields["error"] = item.error
+    if item.trace_id:
+        fields["trace_id"] = f"{item.trace_id:032x}"
+        fields["span_id"] = f"{item.span_id:016x}"
+    return fields
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    return json.dumps(value, default=repr)
+
+
+def _has_real_handler(logger: logging.Logger) -> bool:
+    at: logging.Logger | None = logger
+    while at is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False

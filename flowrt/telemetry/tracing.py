@@ -1,0 +1,118 @@
+"""Spans: one for the batch, one for each item, through the process's own tracer provider."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from flowrt._version import __version__
+from flowrt.instrument import Instrument
+from flowrt.policy import TraceShape
+from flowrt.records import BatchRecord, ItemRecord
+from flowrt.telemetry.text import clean
+
+__all__ = ["TracingInstrument", "tracing_is_set_up"]
+
+_NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
+_PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+
+
+def tracing_is_set_up() -> bool:
+    """Whether the process has a tracer provider that could do something with a span."""
+    return not isinstance(trace.get_tracer_provider(), _PASSIVE)
+
+
+class TracingInstrument(Instrument):
+    """Traces one batch: made anew for each, when the process has a tracer provider.
+
+    Args:
+        shape: How items hang together with the batch span.
+    """
+
+    def __init__(self, shape: TraceShape = "auto") -> None:
+        self._shape = shape
+        self._tracer = trace.get_tracer("flowrt", __version__)
+        self._item_name = ""
+        self._common: dict[str, Any] = {}
+        self._links: list[Link] | None = None
+        self._offset_ns = 0
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Start the batch span and make it current for the workers to inherit."""
+        self._item_name = clean(f"process {batch.node_id}")
+        self._common = {
+            "flowrt.batch.name": clean(batch.name),
+            "flowrt.batch.id": batch.batch_id,
+            "flowrt.node.id": clean(batch.node_id),
+        }
+        self._offset_ns = batch.epoch_offset_ns
+        attributes = {**self._common, "flowrt.concurrency.limit": batch.limit}
+        if batch.expected is not None:
+            attributes["flowrt.batch.items.expected"] = batch.expected
+        batch.span = span = self._tracer.start_span(
+            clean(f"batch {batch.name}"),
+            kind=SpanKind.INTERNAL,
+            attributes=attributes,
+            start_time=batch.started_ns + self._offset_ns,
+        )
+        otel_context.attach(trace.set_span_in_context(span))  # this context ends with the batch
+        small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
+        if self._shape == "linked" or (self._shape == "auto" and not small):
+            self._links = [Link(span.get_span_context())]
+
+    def item_started(self, item: ItemRecord) -> None:
+        """Start the item's span and make it the current one for the node."""
+        current = otel_context.get_current()
+        if self._links is not None:
+            current = trace.set_span_in_context(trace.INVALID_SPAN, current)  # a root, with the baggage kept
+        span = self._tracer.start_span(
+            self._item_name,
+            current,
+            SpanKind.INTERNAL,
+            {**self._common, "flowrt.item.index": item.index},
+            self._links,
+            item.pulled_ns + self._offset_ns,
+        )
+        span_context = span.get_span_context()
+        item.trace_id = span_context.trace_id
+        item.span_id = span_context.span_id
+        item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Say on the span what became of the item, and end it."""
+        span, token = item.span
+        item.span = None
+        if not item.uncancellable:  # else its context is still in use, in a task that nobody waits for
+            otel_context.detach(token)
+        if span.is_recording():
+            if item.attempts > 1:
+                span.set_attribute("flowrt.item.attempts", item.attempts)
+            if item.started_ns:
+                span.set_attribute("flowrt.item.queue_wait", (item.started_ns - item.pulled_ns) / 1e9)
+            if item.state != "ok" and item.state != "resumed":
+                _set_failed(span, item)
+        span.end(item.finished_ns + self._offset_ns)
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Put the totals on the batch span, and end it."""
+        span = batch.span
+        ok = batch.counts["ok"] + batch.counts["resumed"]
+        span.set_attribute("flowrt.batch.items.ok", ok)
+        span.set_attribute("flowrt.batch.items.failed", batch.completed - ok)
+        if batch.status != "ok":
+            text = f"{batch.status}: {batch.completed - ok} of {batch.completed} items did not succeed"
+            span.set_status(Status(StatusCode.ERROR, text))
+        span.end(batch.finished_ns + self._offset_ns)
+
+
+def _set_failed(span: trace.Span, item: ItemRecord) -> None:
+    span.set_attribute("error.type", clean(item.error_type or "unknown"))
+    span.set_status(Status(StatusCode.ERROR, clean(item.error or "")))
+    if item.exception is not None:
+        try:
+            span.record_exception(item.exception)
+        except Exception:  # an exception whose own methods raise: its type and message are on the span already
+            span.add_event("exception", {"exception.type": clean(item.error_type or "unknown")})
