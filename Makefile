@@ -1,0 +1,71 @@
+# The two commands that a newcomer needs are `make demo` and `make test`; each sets up its own environment.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Another interpreter to run the tests on, where there is one: a command on the PATH that works, or pyenv's.
+PYTHON_NEXT ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13.*/bin/python3.13; do \
+	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+VENV_NEXT := .venv-next
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-main test-next lint format bench prometheus clean
+
+help:  ## Show the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## Run the main job on real data: 2,000 airports through a local HTTP service
+	$(BIN)/flowrt demo $(DEMO_ARGS)
+
+test: test-main test-next  ## Run the tests, on Python 3.13 too where it is present
+
+test-main: $(VENV)/.test prometheus
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test prometheus)
+	$(if $(PYTHON_NEXT),$(VENV_NEXT)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
+
+lint: $(VENV)/.lint  ## Check form, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint  ## Put the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## Measure the overhead per item beside its peers
+	$(BIN)/python -m bench run overhead
+
+prometheus:  # a real one, for the tests that scrape
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/install-prometheus
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test
+	touch $@
+
+$(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group lint --group bench
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable . --group bench
+	touch $@
+
+$(VENV_NEXT)/.test: pyproject.toml
+	$(PYTHON_NEXT) -m venv $(VENV_NEXT)
+	$(VENV_NEXT)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_NEXT)/bin/python -m pip install --quiet --editable '.[all]' --group test
+	touch $@
+
+clean:  ## Remove the environments and caches
+	rm -rf $(VENV) $(VENV_NEXT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
