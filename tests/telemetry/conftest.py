@@ -1,0 +1,56 @@
+"""Real telemetry back ends for the tests: a tracer provider in memory, a scrape of the default registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+Sample = Callable[..., float]
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[ReadableSpan]]]:
+    """A tracer provider for the length of a test; calling the fixture gives the spans that have ended."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    yield lambda: list(exporter.get_finished_spans())
+    provider.shutdown()
+
+
+@pytest.fixture
+def sample() -> Sample:
+    """Scrapes, parses what came, and gives one sample's value; a missing one fails the test."""
+
+    def look(name: str, **labels: str) -> float:
+        text = generate_latest(REGISTRY).decode()
+        for family in text_string_to_metric_families(text):
+            for found in family.samples:
+                if found.name == name and found.labels == labels:
+                    return float(found.value)
+        raise AssertionError(f"{name}{labels} was not scraped")
+
+    return look
+
+
+@pytest.fixture
+def events() -> Iterator[list[dict[str, object]]]:
+    """Captures structlog's events, as a process that has set structlog up would see them."""
+    captured: list[dict[str, object]] = []
+
+    def keep(_logger: object, method: str, event: dict[str, object]) -> dict[str, object]:
+        captured.append({**event, "level": method})
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep])
+    yield captured
+    structlog.reset_defaults()

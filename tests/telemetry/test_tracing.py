@@ -1,0 +1,195 @@
+"""Spans through the process's own tracer provider."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+
+from flowrt import BatchProcessor, Telemetry
+
+Run = Callable[[Any], Any]
+Spans = Callable[[], list[ReadableSpan]]
+
+
+async def fails_on_three(x: int) -> int:
+    trace.get_current_span().set_attribute("mine", x)
+    await asyncio.sleep(0)
+    if x == 3:
+        raise ValueError("three")
+    return x
+
+
+def split(spans: list[ReadableSpan]) -> tuple[ReadableSpan, dict[int, ReadableSpan]]:
+    (batch,) = [span for span in spans if span.name.startswith("batch ")]
+    items = {
+        s.attributes["flowrt.item.index"]: s for s in spans if s.attributes and "flowrt.item.index" in s.attributes
+    }
+    return batch, items
+
+
+def test_every_item_has_a_span_under_the_batchs(run: Run, spans: Spans) -> None:
+    results = run(BatchProcessor(fails_on_three, 2, name="things").batch(range(6)))
+    batch, items = split(spans())
+    assert len(items) == 6
+    assert batch.name == "batch things"
+    assert batch.attributes["flowrt.batch.items.expected"] == 6
+    assert batch.attributes["flowrt.batch.items.ok"] == 5
+    assert batch.attributes["flowrt.batch.items.failed"] == 1
+    assert batch.attributes["flowrt.concurrency.limit"] == 2
+    for index, span in items.items():
+        assert span.name == "process fails_on_three"
+        assert span.kind is SpanKind.INTERNAL
+        assert span.parent.span_id == batch.context.span_id
+        assert span.attributes["mine"] == index, "the item's span is the current one inside the node"
+        assert span.attributes["flowrt.batch.name"] == "things"
+        assert results[index].trace_id == f"{span.context.trace_id:032x}"
+        assert results[index].span_id == f"{span.context.span_id:016x}"
+        assert batch.start_time <= span.start_time <= span.end_time <= batch.end_time
+        assert (span.end_time - span.start_time) / 1e9 == pytest.approx(results[index].execution_time)
+
+
+def test_a_failure_is_on_its_span_and_success_leaves_it_unset(run: Run, spans: Spans) -> None:
+    run(BatchProcessor(fails_on_three).batch(range(6)))
+    _, items = split(spans())
+    assert items[3].status.status_code is StatusCode.ERROR
+    assert items[3].status.description == "three"
+    assert items[3].attributes["error.type"] == "ValueError"
+    assert [event.name for event in items[3].events] == ["exception"]
+    assert items[2].status.status_code is StatusCode.UNSET
+    assert "error.type" not in items[2].attributes
+
+
+def test_spans_opened_by_the_node_nest_under_the_items(run: Run, spans: Spans) -> None:
+    async def calls(x: int) -> None:
+        with trace.get_tracer("client").start_as_current_span(f"GET {x}"):
+            await asyncio.sleep(0.001)
+
+    run(BatchProcessor(calls, 3).batch(range(5)))
+    _, items = split(spans())
+    children = {span.name: span for span in spans() if span.name.startswith("GET")}
+    assert {name: span.parent.span_id for name, span in children.items()} == {
+        f"GET {index}": span.context.span_id for index, span in items.items()
+    }
+
+
+def test_a_node_in_a_thread_sees_its_span_too(run: Run, spans: Spans) -> None:
+    def blocking(x: int) -> None:
+        trace.get_current_span().set_attribute("thread", x)
+
+    run(BatchProcessor(blocking, 3).batch(range(5)))
+    _, items = split(spans())
+    assert {index: span.attributes["thread"] for index, span in items.items()} == {i: i for i in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "nested"),
+    [
+        ("auto", [0] * 1_000, True),
+        ("auto", [0] * 1_001, False),
+        ("auto", iter([0] * 3), False),
+        ("nested", [0] * 1_001, True),
+        ("linked", [0] * 2, False),
+    ],
+)
+def test_large_and_open_ended_batches_are_linked(
+    shape: Any, inputs: Any, nested: bool, run_virtual: Run, spans: Spans
+) -> None:
+    run_virtual(BatchProcessor(asyncio.sleep, 50, telemetry=Telemetry(trace_shape=shape)).batch(inputs))
+    batch, items = split(spans())
+    for span in items.values():
+        if nested:
+            assert span.context.trace_id == batch.context.trace_id
+        else:
+            assert span.parent is None
+            assert [link.context.span_id for link in span.links] == [batch.context.span_id]
+    if not nested:
+        assert len({span.context.trace_id for span in items.values()}) == len(items)
+
+
+def test_the_batch_joins_the_callers_trace_and_its_baggage_reaches_the_node(run: Run, spans: Spans) -> None:
+    seen: list[object] = []
+
+    async def node(_: int) -> None:
+        seen.append(baggage.get_baggage("tenant"))
+
+    async def main() -> None:
+        token = context.attach(baggage.set_baggage("tenant", "acme"))
+        with trace.get_tracer("app").start_as_current_span("request"):
+            await BatchProcessor(node, telemetry=Telemetry(trace_shape="linked")).batch([1, 2])
+        context.detach(token)
+
+    run(main())
+    batch, _ = split(spans())
+    (request,) = [span for span in spans() if span.name == "request"]
+    assert batch.parent.span_id == request.context.span_id
+    assert seen == ["acme", "acme"]
+
+
+def test_the_callers_current_span_is_untouched(run: Run, spans: Spans) -> None:
+    async def main() -> None:
+        with trace.get_tracer("app").start_as_current_span("request") as request:
+            async for _ in BatchProcessor(fails_on_three).batch_as_completed(range(10)):
+                assert trace.get_current_span() is request
+                break
+            assert trace.get_current_span() is request
+
+    run(main())
+
+
+def test_leaving_early_ends_every_span_and_detaches_cleanly(
+    run: Run, spans: Spans, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async for _ in BatchProcessor(asyncio.sleep, 5).batch_as_completed([0.001] + [30] * 20):
+            break
+        await asyncio.sleep(0.01)
+
+    run(main())
+    batch, items = split(spans())
+    assert batch.end_time
+    assert 5 <= len(items) <= 6
+    assert "detach" not in caplog.text
+
+
+def test_timed_out_and_cancelled_items_say_so(run_virtual: Run, spans: Spans) -> None:
+    run_virtual(BatchProcessor(asyncio.sleep, 2, item_timeout=1, batch_timeout=3).batch([2, 0.5] + [0.9] * 9))
+    _, items = split(spans())
+    assert len(items) == 11
+    assert items[0].attributes["error.type"] == "TimeoutError"
+    assert items[10].attributes["error.type"] == "CancelledError"
+    assert "not started" in items[10].status.description
+
+
+def test_odd_text_reaches_the_exporter_as_valid_utf8(run: Run, spans: Spans) -> None:
+    async def fails(_: int) -> None:
+        raise ValueError("lone \udc80 surrogate\nand a line")
+
+    run(BatchProcessor(fails, name="na\udc80me").batch([1]))
+    batch, items = split(spans())
+    items[0].status.description.encode("utf-8")
+    batch.name.encode("utf-8")
+
+
+def test_an_exception_whose_message_raises_is_still_one_failed_span(run: Run, spans: Spans) -> None:
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no message")
+
+    async def fails(_: int) -> None:
+        raise OddError
+
+    results = run(BatchProcessor(fails).batch([1, 2]))
+    _, items = split(spans())
+    assert [span.attributes["error.type"] for span in items.values()] == ["OddError", "OddError"]
+    assert results[0].error
+
+
+def test_without_a_provider_nothing_is_traced(run: Run) -> None:
+    (result,) = run(BatchProcessor(fails_on_three).batch([1]))
+    assert result.trace_id is None
