@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format bench prometheus clean
+.PHONY: help demo test test-main test-next lint format docs bench prometheus clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 format: $(VENV)/.lint  ## Put the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.test  ## Fill the generated tables of the documentation
+	$(BIN)/python -m tools.fill_docs
 
 bench: $(VENV)/.bench  ## Measure the overhead per item beside its peers
 	$(BIN)/python -m bench run overhead

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["CATALOGUE", "DURATION_BOUNDS_S", "LAG_BOUNDS_S", "QUEUE_WAIT_BOUNDS_S", "RUN_BOUNDS_S", "Metric"]
+__all__ = [
+    "CATALOGUE",
+    "DURATION_BOUNDS_S",
+    "LAG_BOUNDS_S",
+    "QUEUE_WAIT_BOUNDS_S",
+    "RUN_BOUNDS_S",
+    "Metric",
+    "as_markdown",
+]
 
 DURATION_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 QUEUE_WAIT_BOUNDS_S: Final = (*DURATION_BOUNDS_S, 1800)
@@ -83,3 +91,12 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric("flowrt_build_info", "gauge", "1, with versions as labels.", ("version", "python", "loop")),
     )
 }
+
+
+def as_markdown() -> str:
+    """The catalogue as a table for the documentation."""
+    lines = ["| name | type | labels | what |", "|---|---|---|---|"]
+    for metric in CATALOGUE.values():
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "none"
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines)
