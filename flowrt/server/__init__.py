@@ -1,0 +1,8 @@
+"""What the process tells over HTTP: `/metrics`, `/healthz` and `/readyz`."""
+
+from __future__ import annotations
+
+from flowrt.server.app import READINESS, asgi_app
+from flowrt.server.thread import TelemetryServer
+
+__all__ = ["READINESS", "TelemetryServer", "asgi_app"]
