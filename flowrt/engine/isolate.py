@@ -26,10 +26,14 @@ def isolate(value: Any) -> Any:
         value: An input of any type.
     """
     kind = type(value)
-    if kind in _ATOMS:
+    if kind is dict:
+        for item in value.values():
+            if type(item) not in _ATOMS:
+                break
+        else:
+            return value.copy()
+    elif kind in _ATOMS:
         return value
-    if kind is dict and _ATOMS.issuperset(map(type, value.values())):
-        return value.copy()
     try:
         return _copied(value)
     except RecursionError:  # cyclic, or nested beyond the stack
