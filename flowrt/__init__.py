@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from flowrt._version import __version__
 from flowrt.batch import BatchProcessor, BatchResults
 from flowrt.errors import FlowrtError, ItemFailedError, MissingExtraError
@@ -10,6 +13,10 @@ from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, W
 from flowrt.policy import Telemetry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.report import BatchReport
+
+if TYPE_CHECKING:
+    from flowrt.runtime import Runtime, run
+    from flowrt.server import asgi_app
 
 __all__ = [
     "BaseNode",
@@ -27,7 +34,19 @@ __all__ = [
     "NodeContext",
     "NodeResult",
     "Rejected",
+    "Runtime",
     "Telemetry",
     "WorkflowContext",
     "__version__",
+    "asgi_app",
+    "run",
 ]
+
+_LATER = {"Runtime": "flowrt.runtime", "run": "flowrt.runtime", "asgi_app": "flowrt.server"}
+"""Names whose modules import a server and the OpenTelemetry SDK: only for those who ask."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'flowrt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

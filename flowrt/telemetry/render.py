@@ -1,0 +1,79 @@
+"""Events as text: one line each, whatever their values hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final
+
+import structlog
+
+__all__ = ["console_renderer", "first_class", "json_line", "one_line_values"]
+
+_FIRST: Final = ("timestamp", "level", "event")
+_TRACEBACKS: Final = ("exception", "stack")
+_DEEPEST: Final = 8
+_WIDEST_BITS: Final = 1_024  # Python refuses to write out integers of more than 4,300 digits
+
+
+def first_class(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: time, level and event come first."""
+    head = {key: event[key] for key in _FIRST if key in event}
+    return {**head, **event}
+
+
+def json_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
+    """A structlog renderer: the event as one line of plain ASCII JSON that every parser takes."""
+    try:
+        return json.dumps(event, allow_nan=False, default=_text)
+    except (TypeError, ValueError, RecursionError):  # a key, a NaN or a cycle that JSON has no form for
+        return json.dumps(_plain(event), allow_nan=False)
+
+
+def one_line_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: what would break a terminal's line is written out, but for a traceback."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = value if key in _TRACEBACKS else _visible(value)
+        elif value is not None and not isinstance(value, (bool, int, float)):
+            event[key] = _visible(_text(value))
+    return event
+
+
+def _visible(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _text(value: Any) -> str:
+    """The value's repr, or its type's name where that raises."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """The value as JSON can hold it."""
+    if isinstance(value, int) and value.bit_length() > _WIDEST_BITS:
+        return hex(value)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if depth >= _DEEPEST:
+        return f"<{type(value).__name__}>"
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else _text(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    return _text(value)
+
+
+def console_renderer(*, colors: bool) -> structlog.dev.ConsoleRenderer:
+    """A structlog renderer for people.
+
+    Args:
+        colors: Whether the stream is a terminal.
+    """
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)

@@ -1,0 +1,281 @@
+"""Sets up logging and tracing for a process that has none; what is there already stays as it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, get_args
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
+
+from flowrt.errors import MissingExtraError
+from flowrt.telemetry.logs import add_trace_ids, log_event
+from flowrt.telemetry.otlp import SpanQueue
+from flowrt.telemetry.render import console_renderer, first_class, json_line, one_line_values
+from flowrt.telemetry.sink import LineSink
+
+__all__ = ["LogFormat", "LogLevel", "LogSetup", "TraceSetup"]
+
+LogFormat = Literal["json", "console"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+_log = logging.getLogger("flowrt.setup")
+
+
+class LogSetup:
+    """Structured lines on stderr, from structlog and from the standard library's logging alike.
+
+    A structlog that is configured stays as it is. So does a logging whose root logger has handlers, where no format
+    is asked for; where one is, it holds for flowrt's own loggers and for structlog.
+
+    Args:
+        format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
+        level: The least that is logged.
+
+    Attributes:
+        active: Whether there was anything to set up.
+
+    Raises:
+        ValueError: The format or the level is not one of those.
+    """
+
+    def __init__(self, format: LogFormat | None = None, level: str = "INFO") -> None:  # noqa: A002  # the API's word
+        if format is not None and format not in get_args(LogFormat):
+            raise ValueError(f"log_format must be 'json', 'console' or None, not {format!r}")
+        if not isinstance(level, str) or level.upper() not in get_args(LogLevel):
+            raise ValueError(f"log_level must be one of {', '.join(get_args(LogLevel))}, not {level!r}")
+        self.active = not structlog.is_configured() and (format is not None or not logging.getLogger().handlers)
+        self._undo: list[Callable[[], None]] = []
+        self._sink: LineSink | None = None
+        if self.active:
+            self._set_up(format or ("console" if sys.stderr.isatty() else "json"), level.upper())
+
+    def _set_up(self, format: LogFormat, level: str) -> None:  # noqa: A002
+        sink = self._sink = LineSink(sys.stderr)
+        # What an event goes through, whichever of the two ways it came.
+        shared: list[Any] = [
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            add_trace_ids,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ]
+        render: list[Any] = [structlog.processors.format_exc_info, first_class, json_line]
+        if format == "console":
+            render = [one_line_values, console_renderer(colors=sys.stderr.isatty())]
+        structlog.configure(
+            processors=[*shared, *render],
+            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
+            logger_factory=lambda *_: _SinkLogger(sink),
+            cache_logger_on_first_use=False,  # loggers that are kept must not outlive this
+        )
+        self._undo.append(structlog.reset_defaults)
+
+        handler = _SinkHandler(sink)
+        formatter = structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+        handler.setFormatter(formatter)
+        root, ours = logging.getLogger(), logging.getLogger("flowrt")
+        shy = bool(root.handlers)
+        target = ours if shy else root
+        propagate, before = ours.propagate, ours.level
+        target.addHandler(handler)
+        ours.setLevel(level)
+        ours.propagate = not shy
+
+        def undo() -> None:
+            target.removeHandler(handler)
+            ours.propagate = propagate
+            ours.setLevel(before)
+
+        self._undo.append(undo)
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Write out what was logged and put everything back. Later calls do nothing.
+
+        Args:
+            timeout_s: How long to wait for stderr at most, in seconds.
+        """
+        while self._undo:
+            self._undo.pop()()
+        if self._sink is not None:
+            self._sink.close(timeout_s)
+            self._sink = None
+
+
+class _SinkLogger:
+    """What structlog ends in: every level is one line."""
+
+    def __init__(self, sink: LineSink) -> None:
+        self.msg = self.debug = self.info = self.warning = self.error = self.critical = sink.write
+        self.log = self.warn = self.fatal = self.exception = self.failure = self.err = sink.write
+
+
+class _SinkHandler(logging.Handler):
+    """What logging ends in."""
+
+    def __init__(self, sink: LineSink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception as exc:  # arguments that do not fit the message: the message alone says more than nothing
+            line = json_line(None, "", {"level": record.levelname.lower(), "event": str(record.msg), "broken": exc})
+        self._sink.write(line)
+
+
+class TraceSetup:
+    """A tracer provider for a process that has none, with export where an endpoint is named.
+
+    The standard variables hold (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`,
+    `OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_*`, `OTEL_BSP_*`, `OTEL_SDK_DISABLED`); arguments win over them.
+
+    Args:
+        service_name: The resource's `service.name`.
+        otlp_endpoint: The collector's base URL; `/v1/traces` is added.
+
+    Attributes:
+        queue: Where finished spans wait for export, or None where nothing is exported.
+
+    Raises:
+        MissingExtraError: There is an endpoint, and the exporter for it is not installed.
+        ValueError: The endpoint is not an http or https URL.
+    """
+
+    def __init__(self, service_name: str | None = None, otlp_endpoint: str | None = None) -> None:
+        self.queue: SpanQueue | None = None
+        if _env("OTEL_SDK_DISABLED").lower() == "true":
+            return
+        if _ours and _ours[0].target is not None:
+            return  # another runtime of this process exports already
+        if not _ours and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            if otlp_endpoint is not None:
+                _log.warning(
+                    "otlp_endpoint=%r is not used: this process has a tracer provider of its own; add an exporter to "
+                    "that one, or leave it to flowrt to make one",
+                    otlp_endpoint,
+                )
+            return
+        exporter = _exporter(otlp_endpoint)
+        switch = _install(service_name)
+        if exporter is not None:
+            self.queue = switch.target = SpanQueue(exporter, **_queue_settings())
+
+    def close(self, timeout_s: float) -> None:
+        """Export what waits, as far as there is time, and stop exporting. Later calls do nothing.
+
+        Args:
+            timeout_s: How long to wait for the collector at most, in seconds.
+        """
+        queue = self.queue
+        if queue is not None:
+            queue.close(timeout_s)
+            if _ours and _ours[0].target is queue:
+                _ours[0].target = None
+
+    def report(self) -> None:
+        """Log what was lost, if anything was."""
+        lost = {} if self.queue is None else {reason: n for reason, n in self.queue.dropped.items() if n}
+        if lost and self.queue is not None:
+            log_event("warning", "telemetry.dropped", signal="spans", exported=self.queue.exported, **lost)
+
+
+class _Switch(SpanProcessor):
+    """The one processor of our provider. A provider is for the life of a process; what it exports to is not."""
+
+    def __init__(self) -> None:
+        self.target: SpanQueue | None = None
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing: spans are exported when they end."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self.target is not None:
+            self.target.on_end(span)
+
+    def shutdown(self) -> None:
+        if self.target is not None:
+            self.target.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self.target is None or self.target.force_flush(timeout_millis)
+
+
+_ours: Final[list[_Switch]] = []  # at most one
+
+
+def _install(service_name: str | None) -> _Switch:
+    if _ours:
+        provider = trace.get_tracer_provider()
+        running = provider.resource.attributes.get("service.name") if isinstance(provider, TracerProvider) else None
+        if service_name is not None and service_name != running:
+            _log.warning("service_name=%r is not used: this process traces as %r already", service_name, running)
+        return _ours[0]
+    switch = _Switch()
+    attributes = {} if service_name is None else {"service.name": service_name}
+    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
+    provider.add_span_processor(switch)
+    trace.set_tracer_provider(provider)
+    _ours.append(switch)
+    return switch
+
+
+def _exporter(otlp_endpoint: str | None) -> SpanExporter | None:
+    """The exporter that the argument or the environment asks for."""
+    wanted = _env("OTEL_TRACES_EXPORTER").lower()
+    if otlp_endpoint is None:
+        if wanted == "console":
+            return ConsoleSpanExporter()
+        named = _env("OTEL_EXPORTER_OTLP_ENDPOINT") or _env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        if wanted == "none" or not (named or wanted == "otlp"):
+            return None
+        if wanted not in ("", "otlp"):
+            _log.warning("OTEL_TRACES_EXPORTER=%s is not supported: use otlp, console or none; spans stay here", wanted)
+            return None
+        protocol = _env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _env("OTEL_EXPORTER_OTLP_PROTOCOL")
+        if protocol not in ("", "http/protobuf"):
+            _log.warning("OTLP over %s is not supported: spans are sent over http/protobuf", protocol)
+    elif not isinstance(otlp_endpoint, str) or not otlp_endpoint.startswith(("http://", "https://")):
+        raise ValueError(
+            f"otlp_endpoint must be the collector's http or https URL, for instance http://127.0.0.1:4318, "
+            f"not {otlp_endpoint!r}"
+        )
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # an extra
+    except ImportError:
+        package = "opentelemetry-exporter-otlp-proto-http"
+        raise MissingExtraError("export over OTLP", package, "otlp") from None
+    if otlp_endpoint is None:
+        return OTLPSpanExporter()
+    url = otlp_endpoint.rstrip("/")
+    return OTLPSpanExporter(endpoint=url if url.endswith("/v1/traces") else f"{url}/v1/traces")
+
+
+def _queue_settings() -> Mapping[str, Any]:
+    settings: dict[str, Any] = {}
+    for variable, setting, unit in (
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "most_spans", 1),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "batch_spans", 1),
+        ("OTEL_BSP_SCHEDULE_DELAY", "delay_s", 1_000),
+    ):
+        text = _env(variable)
+        if text.isdecimal() and int(text) > 0:
+            settings[setting] = int(text) if unit == 1 else int(text) / unit
+        elif text:
+            _log.warning("%s=%r is not a positive integer: the default is used", variable, text)
+    return settings
+
+
+def _env(name: str) -> str:
+    return os.environ.get(name, "").strip()
