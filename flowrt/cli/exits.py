@@ -1,0 +1,59 @@
+"""How the command ends: its exit codes, and the one line that says why."""
+
+from __future__ import annotations
+
+from typing import IO, Any, Final
+
+import click
+
+__all__ = [
+    "ALL_OK",
+    "BAD_USAGE",
+    "DISK_FAILED",
+    "INTERRUPTED",
+    "SOME_FAILED",
+    "UNREADABLE_INPUT",
+    "CommandError",
+    "one_line",
+    "say",
+]
+
+ALL_OK: Final = 0
+SOME_FAILED: Final = 1
+BAD_USAGE: Final = 2
+DISK_FAILED: Final = 5
+UNREADABLE_INPUT: Final = 65
+INTERRUPTED: Final = 130
+
+
+class CommandError(click.ClickException):
+    """The command cannot go on: one line on stderr and an exit code, no traceback.
+
+    Args:
+        message: What is wrong, with the value and the fix.
+        exit_code: The process's exit code.
+    """
+
+    def __init__(self, message: str, exit_code: int = BAD_USAGE) -> None:
+        super().__init__(one_line(message))
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it on the class
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the one line."""
+        if file is None:
+            say(self.message)
+        else:
+            click.echo(f"flowrt: {self.message}", file=file)
+
+
+def say(message: str) -> None:
+    """One line on stderr; a stderr that is closed or broken changes nothing."""
+    try:
+        click.echo(f"flowrt: {one_line(message)}", err=True)
+    except (OSError, ValueError):
+        return
+
+
+def one_line(text: object) -> str:
+    """The text without line breaks and control characters, whatever it holds."""
+    return "".join(c if c.isprintable() else " " for c in str(text).replace("\n", "; ")).strip()

@@ -1,0 +1,128 @@
+"""The work of `flowrt run`: items in, results counted and written, and what became of it all."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from flowrt.batch import BatchProcessor
+from flowrt.cli.encode import encode_result
+from flowrt.cli.exits import ALL_OK, SOME_FAILED, CommandError, say
+from flowrt.cli.feed import CountedFeed
+from flowrt.cli.readers import Input
+from flowrt.cli.writer import OutputWriter, Target
+from flowrt.records import BatchResult, Rejected
+from flowrt.report import BatchReport
+
+__all__ = ["Job"]
+
+_NOT_STARTED: Final = "CancelledError"
+
+
+class Job:
+    """Runs a processor over an input into an output, once.
+
+    Args:
+        processor: What runs the items.
+        source: Where they come from; closed at the end.
+        target: Where results go; closed at the end.
+        progress: Whether to draw a progress bar.
+
+    Attributes:
+        report: The totals so far.
+        started: `run` has begun.
+        over: `run` has ended in order; `report` is whole.
+        complete: Every item of the input has its line in the output.
+    """
+
+    def __init__(self, processor: BatchProcessor, source: Input, target: Target, *, progress: bool) -> None:
+        self.report = BatchReport(processor.name)
+        self.started = False
+        self.over = False
+        self.complete = False
+        self._processor = processor
+        self._source = source
+        self._target = target
+        self._progress = progress
+
+    @property
+    def exit_code(self) -> int:
+        """0 where every item of the input ended ok."""
+        return ALL_OK if self.complete and not self.report.failed else SOME_FAILED
+
+    async def run(self) -> None:
+        """Read, run, write.
+
+        Raises:
+            CommandError: The input turned out to be unreadable, or the disk failed.
+            OutputClosedError: Nobody reads standard output any more.
+        """
+        self.started = True
+        began = time.perf_counter()
+        writer = OutputWriter(self._target)
+        try:
+            await self._stream(writer)
+            if self._timed_out(time.perf_counter() - began):
+                await self._cancel_rest(writer)
+            self.complete = self._is_complete()
+            self.over = True
+        finally:
+            self.report.wall_time = time.perf_counter() - began
+            await self._source.feed.close()
+            if self._source.feed.ended:
+                self._source.close()
+            await writer.close(complete=self.complete)
+
+    async def _stream(self, writer: OutputWriter) -> None:
+        """Write every result as its item is done."""
+        async with self._processor.batch_as_completed(self._source.feed, progress=self._progress) as results:
+            while True:
+                try:
+                    result = await anext(results)
+                except StopAsyncIteration:
+                    return
+                except CommandError:  # the input's own
+                    raise
+                except Exception:
+                    if self._processor.continue_on_error or not self.report.failed:
+                        raise
+                    say(f"stopped at the first failure, as --fail-fast asks: {self._first_failure}")
+                    return
+                await self._put(result, writer)
+
+    async def _put(self, result: BatchResult, writer: OutputWriter) -> None:
+        if not result.success and not self.report.failed:
+            self._first_failure = f"item {result.index}: {result.error}"
+        self.report.add(result)
+        await writer.write(encode_result(result))
+
+    def _timed_out(self, elapsed_s: float) -> bool:
+        limit_s = self._processor.batch_timeout
+        return limit_s is not None and elapsed_s >= limit_s and not self._is_complete()
+
+    def _is_complete(self) -> bool:
+        feed = self._source.feed
+        return feed.exhausted or (isinstance(feed, CountedFeed) and len(feed) == self.report.total)
+
+    async def _cancel_rest(self, writer: OutputWriter) -> None:
+        """The time is over: what a file still holds ends as cancelled; a pipe might go on for ever."""
+        left = f"batch_timeout={self._processor.batch_timeout:g} s was over"
+        if not self._source.rereadable:
+            say(f"{left}: what was not read by then is not in the output")
+            return
+        index = self.report.total
+        async for data in self._source.feed:
+            shown = data.input_data if isinstance(data, Rejected) else data
+            error = f"not started: {left}"
+            await self._put(
+                BatchResult(index, shown, success=False, status="cancelled", error=error, error_type=_NOT_STARTED),
+                writer,
+            )
+            index += 1
+
+    def withdraw(self) -> None:
+        """Undo what was opened: `run` will never begin."""
+        self._source.close()
+        self._target.leave()
+        os.close(self._target.fd)

@@ -1,0 +1,68 @@
+"""The console entry: a group whose commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+import click
+
+from flowrt._version import __version__
+from flowrt.cli.exits import INTERRUPTED, CommandError
+from flowrt.errors import FlowrtError
+
+__all__ = ["LazyGroup", "main"]
+
+_COMMANDS: Final = {
+    "run": ("flowrt.cli.run", "Run a node over every item of a file."),
+    "demo": ("flowrt.demo.command", "The main job on real data against a local HTTP service."),
+}
+
+_EXAMPLES: Final = """\b
+Examples:
+  flowrt run enrich:node airports.jsonl -o enriched.jsonl --max-concurrency 50
+  cat urls.jsonl | flowrt run crawl:fetch - -o - --item-timeout 10 | jq .output
+  flowrt demo
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports one only when it is asked for.
+
+    Each is a click command in a module's attribute of the same name.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The names, in the order in which they are shown."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command itself, or None where there is none of that name."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what flowrt itself raises is one line, Ctrl-C is 130."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except FlowrtError as exc:
+            raise CommandError(str(exc)) from exc
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXAMPLES,
+)
+@click.version_option(__version__, prog_name="flowrt", message="%(prog)s %(version)s")
+def main() -> None:
+    """Run a node over many items at once, with every item traced, measured and accounted for."""

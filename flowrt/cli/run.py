@@ -1,0 +1,153 @@
+"""`flowrt run`: a node over every item of a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from flowrt.cli.exits import SOME_FAILED, CommandError
+from flowrt.cli.readers import FORMATS, Format, open_input
+
+if TYPE_CHECKING:
+    from flowrt.cli.job import Job
+
+__all__ = ["run"]
+
+LogFormat = Literal["json", "console"]
+
+_EXAMPLES = """\b
+Examples:
+  flowrt run enrich:node airports.jsonl -o enriched.jsonl --max-concurrency 50
+  flowrt run crawl:Fetch urls.csv -o pages.jsonl --item-timeout 10 --metrics-port 9464
+  cat urls.jsonl | flowrt run crawl:fetch - -o - | jq .output
+
+\b
+Each line of OUTPUT is an object with index, success, status, output, error, error_type, attempts and
+execution_time (seconds), written when its item is done. A line of INPUT that cannot be read is a failed
+item whose error names the line. OUTPUT is OUTPUT.partial until it is complete.
+
+\b
+Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 unreadable input,
+130 and 143 interrupted.
+"""
+_SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.argument("node", metavar="MODULE:NODE")
+@click.argument("source", metavar="INPUT")
+@click.option("-o", "--output", required=True, metavar="OUTPUT", help="A JSONL file, or - for standard output.")
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many items may run at once.",
+)
+@click.option("--item-timeout", type=_SECONDS, metavar="S", help="Time limit of one item, in seconds.")
+@click.option("--batch-timeout", type=_SECONDS, metavar="S", help="Time limit of the whole run, in seconds.")
+@click.option(
+    "--executor",
+    type=click.Choice(["loop", "threads"]),
+    default="loop",
+    show_default=True,
+    help="Where items run; functions that are not async run in threads in any case.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="P",
+    help="Serve /metrics, /healthz and /readyz on 127.0.0.1; 0 for any free port.",
+)
+@click.option("--otlp-endpoint", metavar="URL", help="Send spans there by OTLP over HTTP.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
+@click.option("--log-format", type=click.Choice(["json", "console"]), help="Log events to stderr in this form.")
+@click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
+@click.option(
+    "--input-format", type=click.Choice(FORMATS), help="By default what INPUT's extension says, and jsonl for -."
+)
+def run(
+    node: str,
+    source: str,
+    output: str,
+    max_concurrency: int,
+    item_timeout: float | None,
+    batch_timeout: float | None,
+    executor: str,
+    metrics_port: int | None,
+    otlp_endpoint: str | None,
+    fail_fast: bool,
+    log_format: LogFormat | None,
+    quiet: bool,
+    overwrite: bool,
+    input_format: Format | None,
+) -> None:
+    """Run MODULE:NODE over every item of INPUT.
+
+    INPUT is JSON lines, CSV or Parquet, by its extension, or - for standard input. MODULE:NODE names a node or a
+    function of one argument, in an installed module or one in the working directory.
+    """
+    # what is heavy is imported here, so that `flowrt --help` is quick
+    from flowrt.batch import BatchProcessor  # noqa: PLC0415
+    from flowrt.cli.job import Job  # noqa: PLC0415
+    from flowrt.cli.loading import load_node  # noqa: PLC0415
+    from flowrt.cli.summary import print_summary  # noqa: PLC0415
+    from flowrt.cli.writer import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
+
+    stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
+    loaded = load_node(node)
+    try:
+        processor = BatchProcessor(
+            loaded,
+            max_concurrency,
+            continue_on_error=not fail_fast,
+            item_timeout=item_timeout,
+            batch_timeout=batch_timeout,
+            executor=executor,
+        )
+    except (TypeError, ValueError) as exc:
+        raise CommandError(str(exc)) from exc
+    opened = open_input(source, input_format)
+    target = open_target(output, stdout=stdout, overwrite=overwrite, not_this=opened.file)
+    job = Job(processor, opened, target, progress=not quiet and _can_draw())
+    try:
+        _launch(job, metrics_port=metrics_port, otlp_endpoint=otlp_endpoint, log_format=log_format)
+    except OutputClosedError:  # as `| head` does: nothing to complain about
+        raise SystemExit(SOME_FAILED) from None
+    finally:
+        # where events are read by a program, the totals are in `batch.completed`
+        if job.over and not quiet and (log_format != "json" or sys.stderr.isatty()):
+            print_summary(job.report)
+    raise SystemExit(job.exit_code)
+
+
+def _launch(job: Job, *, metrics_port: int | None, otlp_endpoint: str | None, log_format: LogFormat | None) -> None:
+    """Run the job with signals, metrics and logs around it; events are logged where a format is asked for."""
+    from flowrt import runtime  # noqa: PLC0415  # heavy
+
+    try:
+        runtime.run(
+            job.run(),
+            service_name="flowrt",
+            metrics_port=metrics_port,
+            otlp_endpoint=otlp_endpoint,
+            log_format=log_format,
+            log_level="INFO" if log_format else "ERROR",
+        )
+    except (OSError, ValueError) as exc:
+        if job.started:
+            raise
+        raise CommandError(str(exc)) from exc
+    finally:
+        if not job.started:
+            job.withdraw()
+
+
+def _can_draw() -> bool:
+    """Whether there is a terminal to show progress on and what draws it."""
+    return sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
