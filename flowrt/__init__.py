@@ -10,6 +10,8 @@ from flowrt.batch import BatchProcessor, BatchResults
 from flowrt.errors import FlowrtError, ItemFailedError, MissingExtraError
 from flowrt.instrument import Instrument
 from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.nodes.collection import FilterNode, MapNode, ReduceNode
+from flowrt.nodes.race import RaceNode, race
 from flowrt.policy import Telemetry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.report import BatchReport
@@ -25,20 +27,25 @@ __all__ = [
     "BatchReport",
     "BatchResult",
     "BatchResults",
+    "FilterNode",
     "FlowrtError",
     "FunctionNode",
     "Instrument",
     "ItemFailedError",
     "ItemRecord",
+    "MapNode",
     "MissingExtraError",
     "NodeContext",
     "NodeResult",
+    "RaceNode",
+    "ReduceNode",
     "Rejected",
     "Runtime",
     "Telemetry",
     "WorkflowContext",
     "__version__",
     "asgi_app",
+    "race",
     "run",
 ]
 

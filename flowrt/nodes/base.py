@@ -21,6 +21,7 @@ __all__ = [
     "as_node",
     "failed",
     "is_async",
+    "run_node",
 ]
 
 _MISSING: Final = object()
@@ -276,3 +277,15 @@ def _name_of(fn: Any) -> str:
 def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:
     """A failed NodeResult whose error is a message, never empty."""
     return NodeResult(False, output, error_text(error), metadata)
+
+
+async def run_node(node: BaseNode, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
+    """Run a node once, outside a batch: a `def execute` in a worker thread.
+
+    Returns:
+        What its `execute` gave, unchecked.
+    """
+    if is_async(node.execute):
+        return await node.execute(node_context, workflow_context)
+    value = await asyncio.to_thread(node.execute, node_context, workflow_context)
+    return await value if inspect.isawaitable(value) else value

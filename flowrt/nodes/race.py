@@ -1,0 +1,133 @@
+"""Racing nodes: the first success wins, the others are cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from flowrt.engine.deadlines import GRACE_S
+from flowrt.engine.isolate import isolate
+from flowrt.errors import error_text
+from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext, as_node, failed, run_node
+
+__all__ = ["RaceNode", "race"]
+
+
+async def race(nodes: Iterable[Any], input_data: Any, workflow_context: WorkflowContext | None = None) -> NodeResult:
+    """Run several nodes on the same input and take the first success.
+
+    Every loser has been cancelled and has ended when this returns, whichever way it returns; one that will not end
+    within 5 s is left behind.
+
+    Args:
+        nodes: BaseNodes or functions of one argument; each gets its own copy of the input.
+        input_data: The input, or a NodeContext that holds it.
+        workflow_context: Shared by all nodes; a new one by default.
+
+    Returns:
+        The first successful NodeResult, or, if all fail, one failed NodeResult that names each error;
+        `metadata["errors"]` lists them as `{node_id, error}`.
+
+    Raises:
+        ValueError: There is no node.
+        TypeError: A node is neither a BaseNode nor a function.
+    """
+    runners = [as_node(node) for node in nodes]
+    if not runners:
+        raise ValueError("race needs at least one node, not an empty list")
+    data = input_data.input_data if isinstance(input_data, NodeContext) else input_data
+    workflow = WorkflowContext() if workflow_context is None else workflow_context
+    tasks: dict[asyncio.Task[NodeResult], BaseNode] = {
+        asyncio.create_task(_attempt(node, isolate(data), workflow), name=f"race {node.node_id}"): node
+        for node in runners
+    }
+    errors: dict[BaseNode, str] = {}
+    try:
+        running = set(tasks)
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in (task for task in tasks if task in done):  # in the order of the nodes, where several are done
+                result = _outcome(task)
+                if result.success:
+                    return result
+                errors[tasks[task]] = error_text(result.error)
+    finally:
+        await _end(tasks)
+    listed = [{"node_id": node.node_id, "error": errors[node]} for node in runners]
+    text = "; ".join(f"{entry['node_id']}: {entry['error']}" for entry in listed)
+    return failed(f"all {len(listed)} nodes failed: {text}", {"errors": listed})
+
+
+class RaceNode(BaseNode):
+    """`race` as a node: its input goes to each of the nodes, the first success is its result.
+
+    Args:
+        node_id: Names the node.
+        nodes: BaseNodes or functions of one argument.
+        name: For people; the node_id by default.
+        config: Settings of the node's own.
+
+    Raises:
+        ValueError: There is no node.
+        TypeError: A node is neither a BaseNode nor a function.
+    """
+
+    def __init__(
+        self, node_id: str, nodes: Iterable[Any], name: str | None = None, config: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(node_id, "race", name, config)
+        self.nodes = [as_node(node) for node in nodes]
+        if not self.nodes:
+            raise ValueError(f"RaceNode {node_id!r} needs at least one node, not an empty list")
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        """Race the nodes on the context's input."""
+        return await race(self.nodes, node_context.input_data, workflow_context)
+
+
+async def _attempt(node: BaseNode, data: Any, workflow: WorkflowContext) -> NodeResult:
+    result = await run_node(node, NodeContext(node.node_id, node.node_type, data), workflow)
+    if not isinstance(result, NodeResult):
+        return failed(f"returned {type(result).__name__}, not a NodeResult")
+    return result
+
+
+def _outcome(task: asyncio.Task[NodeResult]) -> NodeResult:
+    if task.cancelled():
+        return failed("the node raised CancelledError itself")
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if not isinstance(error, Exception):  # KeyboardInterrupt, SystemExit
+        raise error
+    return failed(error)
+
+
+async def _end(tasks: Iterable[asyncio.Task[NodeResult]]) -> None:
+    """Cancel what still runs and wait for it, also when the waiting itself is cancelled."""
+    running = {task for task in tasks if not task.done()}
+    for task in running:
+        task.cancel()
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + GRACE_S
+    interrupted: asyncio.CancelledError | None = None
+    while running and (left := deadline - loop.time()) > 0:
+        try:
+            _, running = await asyncio.wait(running, timeout=left)
+        except asyncio.CancelledError as exc:
+            interrupted = exc
+            running = {task for task in running if not task.done()}
+    for task in tasks:
+        if task.done():
+            _look_at(task)
+        else:
+            task.add_done_callback(_look_at)
+    if interrupted is not None:
+        raise interrupted
+
+
+def _look_at(task: asyncio.Task[NodeResult]) -> None:
+    """Take a loser's exception, so that it is not reported as never retrieved."""
+    if not task.cancelled():
+        task.exception()
