@@ -1,0 +1,140 @@
+"""Racing nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowrt import BaseNode, BatchProcessor, FunctionNode, NodeContext, NodeResult, RaceNode, WorkflowContext, race
+
+Run = Callable[[Any], Any]
+
+
+class Search(BaseNode):
+    def __init__(self, node_id: str, seconds: float, error: str | None = None) -> None:
+        super().__init__(node_id, "search", config={})
+        self.seconds = seconds
+        self.fails_with = error
+        self.ended = ""
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)  # cleaning up takes a while, and is waited for
+            self.ended = "cancelled"
+            raise
+        self.ended = "done"
+        if self.fails_with:
+            return NodeResult(False, error=self.fails_with)
+        node_context.input_data["touched"] = self.node_id
+        return NodeResult(True, {"from": self.node_id})
+
+
+def test_the_first_success_wins_and_the_others_have_ended(run_virtual: Run) -> None:
+    nodes = [Search("google", 3), Search("bing", 1), Search("ddg", 2)]
+    context = NodeContext("google", "search", {})
+    result = run_virtual(race(nodes, context))
+    assert result == NodeResult(True, {"from": "bing"})
+    assert [node.ended for node in nodes] == ["cancelled", "done", "cancelled"]
+    assert context.input_data == {}, "each node worked on a copy of its own"
+
+
+def test_a_failure_does_not_win(run_virtual: Run) -> None:
+    async def raises(_: Any) -> None:
+        raise ValueError("broken")
+
+    result = run_virtual(race([raises, Search("bing", 1, "no luck"), Search("ddg", 2)], {}))
+    assert result.output == {"from": "ddg"}
+
+
+def test_when_all_fail_each_error_is_named(run_virtual: Run) -> None:
+    class Odd(Search):
+        async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
+            return {"not": "a NodeResult"}
+
+    async def raises(_: Any) -> None:
+        raise ValueError("broken")
+
+    async def cancels(_: Any) -> None:
+        raise asyncio.CancelledError
+
+    nodes = [raises, Search("bing", 1, "no luck"), Odd("odd", 0), cancels]
+    result = run_virtual(race(nodes, {}))
+    assert not result.success
+    assert [entry["node_id"] for entry in result.metadata["errors"]] == ["raises", "bing", "odd", "cancels"]
+    for text in ("raises: broken", "bing: no luck", "odd: returned dict", "cancels: the node raised CancelledError"):
+        assert text in result.error
+
+
+def test_cancelling_the_race_cancels_and_awaits_its_nodes(run_virtual: Run) -> None:
+    nodes = [Search("google", 30), Search("bing", 40)]
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(race(nodes, {}), 1)
+        assert [node.ended for node in nodes] == ["cancelled", "cancelled"]
+
+    run_virtual(main())
+
+
+def test_a_loser_that_will_not_end_is_left_after_the_grace_period(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        async def stubborn(_: Any) -> None:
+            while not stop.is_set():
+                try:
+                    await stop.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        async def quick(_: Any) -> str:
+            await asyncio.sleep(1)
+            return "quick"
+
+        result = await race([stubborn, quick], {})
+        assert result.output == "quick"
+        assert loop.time() == pytest.approx(6)
+        stop.set()
+        await asyncio.sleep(0.01)
+
+    run_virtual(main())
+
+
+def test_functions_race_too_also_those_that_block(run: Run) -> None:
+    def blocking(data: dict[str, int]) -> int:
+        time.sleep(0.01)
+        return data["x"]
+
+    async def slow(_: Any) -> None:
+        await asyncio.sleep(30)
+
+    assert run(race([slow, blocking], {"x": 5})).output == 5
+
+
+def test_a_race_of_nobody_is_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match="at least one node"):
+        run(race([], {}))
+    with pytest.raises(ValueError, match="at least one node"):
+        RaceNode("r", [])
+
+
+def test_as_a_node_it_runs_in_a_batch(run_virtual: Run) -> None:
+    async def slow(x: int) -> str:
+        await asyncio.sleep(5)
+        return f"slow {x}"
+
+    async def odd_only(x: int) -> str:
+        await asyncio.sleep(1)
+        if x % 2 == 0:
+            raise ValueError("even")
+        return f"quick {x}"
+
+    node = RaceNode("either", [FunctionNode(slow), odd_only], name="Either", config={"a": 1})
+    results = run_virtual(BatchProcessor(node, 4).batch(range(4)))
+    assert [result.output for result in results] == ["slow 0", "quick 1", "slow 2", "quick 3"]
