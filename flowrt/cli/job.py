@@ -11,7 +11,8 @@ from flowrt.cli.encode import encode_result
 from flowrt.cli.exits import ALL_OK, SOME_FAILED, CommandError, say
 from flowrt.cli.feed import CountedFeed
 from flowrt.cli.readers import Input
-from flowrt.cli.writer import OutputWriter, Target
+from flowrt.cli.targets import Target
+from flowrt.cli.writer import OutputWriter
 from flowrt.records import BatchResult, Rejected
 from flowrt.report import BatchReport
 
@@ -66,13 +67,13 @@ class Job:
             if self._timed_out(time.perf_counter() - began):
                 await self._cancel_rest(writer)
             self.complete = self._is_complete()
-            self.over = True
         finally:
             self.report.wall_time = time.perf_counter() - began
             await self._source.feed.close()
             if self._source.feed.ended:
                 self._source.close()
             await writer.close(complete=self.complete)
+        self.over = True
 
     async def _stream(self, writer: OutputWriter) -> None:
         """Write every result as its item is done."""

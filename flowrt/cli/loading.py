@@ -33,8 +33,9 @@ def load_node(spec: str) -> BaseNode:
         raise CommandError(f"a node is named as module:node, for instance enrich:node, not {spec!r}")
     for part in (*module_name.split("."), *path.split(".")):
         if not part.isidentifier():
-            hint = " (a module is named as in an import: jobs/enrich.py is jobs.enrich)" if part in module_name else ""
-            raise CommandError(f"a node is named as module:node, and {part!r} in {spec!r} is not a name{hint}")
+            raise CommandError(
+                f"a node is named as module:node, and {part!r} in {spec!r} is not a name{_as_path(spec)}"
+            )
     if _is_pythons_own(module_name):
         raise CommandError(f"{spec}: {module_name!r} is a module of Python itself, and only your own code is run")
     found: Any = _import(module_name)
@@ -57,12 +58,16 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
-            raise CommandError(
-                f"no module {exc.name!r}: it is neither installed nor in the working directory {cwd}"
-            ) from exc
+            where = f"it is neither installed nor in the working directory {cwd}{_as_path(name)}"
+            raise CommandError(f"no module {exc.name!r}: {where}") from exc
         raise CommandError(f"module {name!r} was found, but it cannot be imported: {_told(exc)}") from exc
     except (Exception, SystemExit) as exc:
         raise CommandError(f"module {name!r} was found, but it cannot be imported: {_told(exc)}") from exc
+
+
+def _as_path(text: str) -> str:
+    is_path = "/" in text or text.partition(":")[0].endswith(".py")
+    return "; a module is named as in an import: jobs/enrich.py is jobs.enrich" if is_path else ""
 
 
 def _told(exc: BaseException) -> str:

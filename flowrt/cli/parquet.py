@@ -49,7 +49,8 @@ def parquet_chunks(fd: int, name: str) -> tuple[Iterator[list[Any]], int, Callab
 
     def close() -> None:
         opened.close()
-        os.close(fd)
+        if fd != 0:  # standard input is not ours to close
+            os.close(fd)
 
     return _rows(table, name), expected, close
 

@@ -74,13 +74,13 @@ def open_input(path: str, chosen: Format | None = None) -> Input:
     Raises:
         CommandError: It does not exist, is a folder, cannot be read, or its format is not known.
     """
-    form = chosen or _format_of(path)
     fd = _open(path)
     name = "standard input" if path == "-" else path
     try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise CommandError(f"{name} is a folder: name a file in it")
+        form = chosen or _format_of(path)
         regular = stat.S_ISREG(status.st_mode)
         if form == "parquet":
             from flowrt.cli.parquet import parquet_chunks  # noqa: PLC0415  # an extra, and slow to import

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -33,7 +34,19 @@ item whose error names the line. OUTPUT is OUTPUT.partial until it is complete.
 Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 unreadable input,
 130 and 143 interrupted.
 """
-_SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+class _Seconds(click.FloatRange):
+    """A positive, finite number: a range lets nan and inf through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a finite number of seconds.", param, ctx)
+        return seconds
+
+
+_SECONDS = _Seconds(min=0, min_open=True)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
@@ -97,7 +110,7 @@ def run(
     from flowrt.cli.job import Job  # noqa: PLC0415
     from flowrt.cli.loading import load_node  # noqa: PLC0415
     from flowrt.cli.summary import print_summary  # noqa: PLC0415
-    from flowrt.cli.writer import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
+    from flowrt.cli.targets import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
 
     stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
     loaded = load_node(node)
