@@ -1,0 +1,266 @@
+"""The endpoints as an ASGI application: alone, and mounted in FastAPI and Starlette."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import fastapi
+import httpx
+import pytest
+import starlette.applications
+import starlette.routing
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+import flowrt
+from flowrt.server import READINESS
+from flowrt.server.app import asgi_app, guarded
+
+
+def ask(app: Any, path: str, method: str = "GET", *, root_path: str = "", **headers: str) -> httpx.Response:
+    async def main() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            request = client.build_request(method, path, headers={"accept-encoding": "identity", **headers})
+            return await client.send(request)
+
+    return asyncio.run(main())
+
+
+def samples(families: Any) -> set[str]:
+    return {sample.name for family in families for sample in family.samples}
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    Gauge("one", "First.", registry=registry).set(1)
+    Gauge("two", "Second.", ["by"], registry=registry).labels("x").set(2)
+    return registry
+
+
+@pytest.fixture
+def _draining() -> Iterator[None]:
+    READINESS.draining = "shutting down"
+    yield
+    READINESS.draining = None
+
+
+def test_metrics_are_the_default_registry_s_with_flowrt_in_it() -> None:
+    answer = ask(flowrt.asgi_app(), "/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(parse_text(answer.text))
+    assert {"flowrt_build_info", "python_info"} <= found
+
+
+def test_metrics_are_openmetrics_for_who_asks(registry: CollectorRegistry) -> None:
+    answer = ask(asgi_app(registry), "/metrics", accept="application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert samples(parse_openmetrics(answer.text)) == {"one", "two"}
+
+
+def test_metrics_are_compressed_for_who_asks(registry: CollectorRegistry) -> None:
+    async def main() -> tuple[dict[bytes, bytes], bytes]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"accept-encoding", b"br, gzip;q=0.5")]
+        scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers, "query_string": b""}
+        await asgi_app(registry)(scope, send, send)  # type: ignore[arg-type]
+        return dict(sent[0]["headers"]), sent[1]["body"]
+
+    headers, body = asyncio.run(main())
+    assert headers[b"content-encoding"] == b"gzip"
+    assert int(headers[b"content-length"]) == len(body)
+    assert samples(parse_text(gzip.decompress(body).decode())) == {"one", "two"}
+
+
+def test_metrics_can_be_narrowed_to_names(registry: CollectorRegistry) -> None:
+    answer = ask(asgi_app(registry), "/metrics?name[]=two")
+    assert samples(parse_text(answer.text)) == {"two"}
+
+
+def test_head_tells_the_headers_without_the_body(registry: CollectorRegistry) -> None:
+    app = asgi_app(registry)
+    get, head = ask(app, "/metrics"), ask(app, "/metrics", "HEAD")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers == get.headers
+
+
+def test_healthz_is_ok_and_readyz_too() -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = ask(asgi_app(), path)
+        assert (answer.status_code, answer.text) == (200, "ok\n")
+
+
+@pytest.mark.usefixtures("_draining")
+def test_readyz_is_503_while_the_process_drains_and_healthz_still_200() -> None:
+    answer = ask(asgi_app(), "/readyz")
+    assert (answer.status_code, answer.text) == (503, "shutting down\n")
+    assert ask(asgi_app(), "/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics/x", "/..%2fmetrics", "/x/%2e%2e/metrics", "/METRICS"])
+def test_any_other_path_is_404(path: str) -> None:
+    assert ask(asgi_app(), path).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+def test_any_other_method_is_405_and_names_those_there_are(path: str, method: str) -> None:
+    answer = ask(asgi_app(), path, method)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_a_collector_that_raises_is_a_500_that_names_only_the_type() -> None:
+    class Broken:
+        def collect(self) -> Iterator[Any]:
+            raise KeyError("a secret")
+
+    registry = CollectorRegistry()
+    registry.register(Broken())  # type: ignore[arg-type]
+    answer = ask(asgi_app(registry), "/metrics")
+    assert answer.status_code == 500
+    assert "KeyError" in answer.text
+    assert "secret" not in answer.text
+
+
+def test_a_slow_collector_does_not_hold_up_the_loop_it_is_mounted_on() -> None:
+    asked, release = threading.Event(), threading.Event()
+
+    class Slow:
+        def collect(self) -> Iterator[Any]:
+            asked.set()
+            release.wait(30)
+            yield GaugeMetricFamily("slow", "Slow.", value=1)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Slow())  # type: ignore[arg-type]
+
+    async def main() -> tuple[bool, int]:
+        transport = httpx.ASGITransport(app=asgi_app(registry))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            scrape = asyncio.create_task(client.get("/metrics"))
+            while not asked.is_set():
+                await asyncio.sleep(0.005)
+            health = await client.get("/healthz")
+            pending = not scrape.done()
+            release.set()
+            return pending and health.status_code == 200, (await scrape).status_code
+
+    began = time.monotonic()
+    assert asyncio.run(main()) == (True, 200)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("root_path", "before"),
+    [("", ""), ("/proxy", ""), ("/proxy", "/proxy")],
+    ids=["no proxy", "a proxy that strips its prefix", "a proxy's prefix in the path"],
+)
+def test_it_works_mounted_in_fastapi(root_path: str, before: str) -> None:
+    app = fastapi.FastAPI()
+    app.mount("/telemetry", flowrt.asgi_app())
+
+    @app.get("/own")
+    async def own() -> str:
+        return "own"
+
+    def get(path: str) -> httpx.Response:
+        return ask(app, before + path, root_path=root_path)
+
+    assert "flowrt_build_info" in get("/telemetry/metrics").text
+    assert get("/telemetry/healthz").text == "ok\n"
+    assert get("/telemetry/nope").status_code == 404
+    assert get("/own").json() == "own"
+
+
+def test_it_works_mounted_in_starlette_at_two_levels() -> None:
+    inner = starlette.routing.Mount("/inner", app=flowrt.asgi_app())
+    app = starlette.applications.Starlette(routes=[starlette.routing.Mount("/outer", routes=[inner])])
+    assert "flowrt_build_info" in ask(app, "/outer/inner/metrics").text
+    assert ask(app, "/outer/inner/metricsx").status_code == 404
+
+
+def test_a_mounted_app_answers_to_any_host() -> None:
+    assert ask(asgi_app(), "/healthz", host="example.org").status_code == 200
+
+
+def test_lifespan_messages_are_answered() -> None:
+    async def main() -> list[str]:
+        messages = iter(["lifespan.startup", "lifespan.shutdown"])
+        sent: list[str] = []
+
+        async def receive() -> Any:
+            return {"type": next(messages)}
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        await asgi_app()({"type": "lifespan"}, receive, send)
+        return sent
+
+    assert asyncio.run(main()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_a_websocket_is_closed() -> None:
+    async def main() -> list[Any]:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await asgi_app()({"type": "websocket", "path": "/metrics"}, send, send)  # type: ignore[arg-type]
+        return sent
+
+    assert asyncio.run(main()) == [{"type": "websocket.close", "code": 1000}]
+
+
+ROUTES = [(path, method) for path in ("/metrics", "/healthz", "/readyz", "/nope") for method in ("GET", "POST", "HEAD")]
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_a_foreign_host_is_421_on_every_route_and_method(path: str, method: str) -> None:
+    app = guarded(asgi_app())
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil", "[::2]:80", "", "localhost@evil"):
+        assert ask(app, path, method, host=host).status_code == 421, host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9464", "localhost", "LocalHost:1", "[::1]", "[::1]:9464"])
+def test_this_machine_s_own_names_are_answered(host: str) -> None:
+    assert ask(guarded(asgi_app()), "/healthz", host=host).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_a_foreign_origin_is_403_on_every_route_and_method(path: str, method: str) -> None:
+    app = guarded(asgi_app())
+    for origin in ("http://evil.example", "http://localhost:3000", "null", "http://localhost.evil"):
+        assert ask(app, path, method, host="localhost:9464", origin=origin).status_code == 403, origin
+
+
+def test_the_server_s_own_origin_is_let_in() -> None:
+    answer = ask(guarded(asgi_app()), "/healthz", host="localhost:9464", origin="http://localhost:9464")
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_a_wrong_token_is_401_on_every_route_and_method(path: str, method: str) -> None:
+    app = guarded(asgi_app(), "correct horse")
+    for wrong in ({}, {"authorization": "Bearer wrong"}, {"authorization": "correct horse"}):
+        answer = ask(app, path, method, host="any.example", **wrong)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+
+
+def test_the_right_token_lets_in_under_any_host() -> None:
+    answer = ask(guarded(asgi_app(), "horse"), "/healthz", host="any.example", authorization="Bearer horse")
+    assert answer.status_code == 200

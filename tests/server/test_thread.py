@@ -1,0 +1,193 @@
+"""The server in its thread: real sockets, a blocked main thread, hostile clients."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import flowrt.server.thread
+from flowrt.server import TelemetryServer
+
+HANG_S = 20.0
+
+
+@pytest.fixture
+def server() -> Iterator[TelemetryServer]:
+    server = TelemetryServer(0)
+    server.start()
+    yield server
+    server.stop()
+
+
+def get(url: str, **headers: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=HANG_S) as answer:  # noqa: S310
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def exchange(server: TelemetryServer, data: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+        with contextlib.suppress(OSError):  # it may answer before it has read everything
+            client.sendall(data)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := client.recv(65_536):
+                answer += chunk
+        return answer
+
+
+def test_it_answers_on_the_loopback_address_only(server: TelemetryServer) -> None:
+    assert server.url == f"http://127.0.0.1:{server.port}"
+    assert get(f"{server.url}/healthz") == (200, b"ok\n")
+    assert b"flowrt_build_info" in get(f"{server.url}/metrics")[1]
+    assert server._socket.getsockname()[0] == "127.0.0.1"
+
+
+def test_the_port_is_bound_before_the_server_starts() -> None:
+    server = TelemetryServer(0)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S):
+            assert "not serving" in repr(server)
+    finally:
+        server.stop()
+
+
+def test_a_port_in_use_is_told_with_port_and_fix(server: TelemetryServer) -> None:
+    with pytest.raises(OSError, match=f"port {server.port}: the port is in use; choose another port, or 0") as caught:
+        TelemetryServer(server.port)
+    assert caught.value.errno is not None
+
+
+def test_an_address_of_another_machine_is_told() -> None:
+    with pytest.raises(OSError, match=r"192\.0\.2\.1, port 0: .*; choose an address of this machine"):
+        TelemetryServer(0, "192.0.2.1", token="t")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104  # refused
+def test_an_address_that_others_can_reach_needs_a_token(host: str) -> None:
+    with pytest.raises(ValueError, match="give a token"):
+        TelemetryServer(0, host)
+    with pytest.raises(ValueError, match="give a token"):
+        TelemetryServer(0, host, token="")
+
+
+def test_with_a_token_it_binds_wider_and_asks_for_the_token() -> None:
+    server = TelemetryServer(0, "0.0.0.0", token="horse")  # noqa: S104  # what is tested
+    server.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        assert get(url)[0] == 401
+        assert get(url, Authorization="Bearer horse")[0] == 200
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, "9464", True, 9464.0])
+def test_a_port_that_is_none_is_a_value_error(port: Any) -> None:
+    with pytest.raises(ValueError, match="metrics port must be an integer"):
+        TelemetryServer(port)
+
+
+def test_it_answers_while_the_main_thread_is_busy(server: TelemetryServer) -> None:
+    answers: list[tuple[int, bytes]] = []
+    thread = threading.Thread(target=lambda: answers.append(get(f"{server.url}/healthz")))
+    thread.start()
+    deadline = time.monotonic() + HANG_S
+    while not answers and time.monotonic() < deadline:
+        sum(range(10_000))
+    thread.join()
+    assert answers == [(200, b"ok\n")]
+
+
+def test_stopping_ends_its_thread_and_frees_the_port(server: TelemetryServer) -> None:
+    idle = socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S)
+    with idle:
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # and keep it alive
+        answer = b""
+        while not answer.endswith(b"ok\n"):
+            answer += idle.recv(1000)
+        server.stop()
+        assert idle.recv(1000) == b""
+    assert not server._thread.is_alive()
+    server.stop()  # again does nothing
+    again = TelemetryServer(server.port)
+    again.stop()
+
+
+def test_a_user_s_uvicorn_keeps_its_loggers() -> None:
+    logger = logging.getLogger("uvicorn.access")
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    before = [(name, logging.getLogger(name).level) for name in ("uvicorn", "uvicorn.error", "uvicorn.access")]
+    try:
+        server = TelemetryServer(0)
+        server.start()
+        get(f"{server.url}/healthz")
+        server.stop()
+        assert logger.handlers == [handler]
+        assert logger.propagate
+        assert [(name, logging.getLogger(name).level) for name, _ in before] == before
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_request_is_not_logged(server: TelemetryServer, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
+    with caplog.at_level(logging.DEBUG):
+        get(f"{server.url}/healthz")
+        exchange(server, b"nonsense\r\n\r\n")
+    assert [record for record in caplog.records if record.name.startswith(("uvicorn", "flowrt"))] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_head_of_100_kilobytes_is_431(server: TelemetryServer) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"
+    assert exchange(server, request).startswith(b"HTTP/1.1 431")
+
+
+def test_what_is_not_http_is_400(server: TelemetryServer) -> None:
+    assert exchange(server, b"\x16\x03\x01 nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
+
+
+def test_requests_in_one_packet_are_answered_in_turn(server: TelemetryServer) -> None:
+    one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    answer = exchange(server, one + b"\r\n" + one + b"Connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200") == 2
+
+
+def test_an_exchange_that_takes_too_long_is_cut(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowrt.server.thread, "_EXCHANGE_S", 0.2)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as slow:
+        ended = False
+        deadline = time.monotonic() + HANG_S
+        while not ended and time.monotonic() < deadline:  # a byte now and then keeps no connection open
+            try:
+                slow.sendall(b"G")
+                slow.settimeout(0.02)
+                ended = slow.recv(100) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
+
+
+def test_five_hundred_idle_connections_keep_nobody_out(server: TelemetryServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(500):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+        began = time.monotonic()
+        assert get(f"{server.url}/healthz") == (200, b"ok\n")
+        assert time.monotonic() - began < HANG_S / 2

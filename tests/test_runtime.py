@@ -1,0 +1,598 @@
+"""What `run` and `Runtime` set up, and how they end: signals, flushing, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+import flowrt
+from flowrt import BatchProcessor, Runtime, run
+
+ROOT = Path(__file__).parent.parent
+HANG_S = 30.0
+
+PRELUDE = """
+import asyncio, contextlib, sys, time
+from collections import Counter
+import flowrt
+from flowrt import BatchProcessor, Runtime, run
+
+def tally(results):
+    print("tally", dict(Counter(r.status for r in results)), flush=True)
+"""
+
+WAYS = {
+    "run": "run(main(), **settings)",
+    "asyncio": """
+async def outer():
+    async with Runtime(**settings):
+        await main()
+asyncio.run(outer())
+""",
+    "uvloop": """
+import uvloop
+async def outer():
+    async with Runtime(**settings):
+        await main()
+uvloop.run(outer())
+""",
+}
+
+
+class Script:
+    """A process of its own that runs a script: signals end processes."""
+
+    def __init__(self, body: str, way: str = "run", *, settings: str = "dict(grace=5.0)", **env: str) -> None:
+        code = f"{PRELUDE}\nsettings = {settings}\n{textwrap.dedent(body)}\n{WAYS[way]}"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", code],
+            cwd=ROOT,
+            env={**environment, "PYTHONPATH": str(ROOT), "PYTHONASYNCIODEBUG": "0", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.out = ""
+
+    def wait_for(self, word: str) -> str:
+        """Read its standard output until a line holds the word."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.out += line
+            if word in line:
+                return line
+        raise AssertionError(f"{word!r} never came: {self.out!r}, {self.process.communicate()[1]}")
+
+    def end(self) -> tuple[int, str, list[dict[str, Any]]]:
+        """Its exit code, what it printed, and its log events."""
+        try:
+            out, err = self.process.communicate(timeout=HANG_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        for trouble in ("never retrieved", "was destroyed but", "unclosed", "never awaited", "Traceback"):
+            assert trouble not in err, err
+        return self.process.returncode, self.out + out, [json.loads(line) for line in err.splitlines()]
+
+
+def names(events: list[dict[str, Any]]) -> list[str]:
+    return [event["event"] for event in events if event["event"].startswith(("runtime", "shutdown"))]
+
+
+# -- run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_run_returns_what_the_coroutine_returns_on_uvloop() -> None:
+    async def main() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert run(main()) == "uvloop"
+
+
+def test_run_leaves_no_thread_and_no_handler_behind() -> None:
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    seen: list[Any] = []
+
+    async def main() -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        seen.append(threading.active_count())
+
+    before = threading.active_count()
+    run(main(), metrics_port=0, log_format="json")
+    assert seen[0] not in handlers
+    assert seen[1] > before
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+    assert threading.active_count() == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize("wrong", [None, 3, BatchProcessor, BatchProcessor(abs).batch])
+def test_run_takes_a_coroutine_and_says_so(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"run\(main\(\)\)"):
+        run(wrong)
+
+
+def test_run_inside_a_loop_names_the_way_out() -> None:
+    async def inner() -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"async with flowrt\.Runtime"):
+            run(inner())
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grace": -1.0}, "grace must be a number of seconds, 0 or more, not -1.0"),
+        ({"flush_timeout": float("nan")}, "flush_timeout must be .* not nan"),
+        ({"stall_after": 0}, "stall_after must be a positive number of seconds"),
+        ({"log_format": "xml"}, "log_format must be 'json', 'console' or None, not 'xml'"),
+        ({"log_level": "LOUD"}, "log_level must be one of DEBUG, .* not 'LOUD'"),
+        ({"metrics_port": 70_000}, "metrics port must be an integer from 0"),
+        ({"metrics_port": 0, "metrics_host": "192.0.2.1"}, "give a token, or bind 127.0.0.1"),
+        ({"otlp_endpoint": "127.0.0.1:4318"}, "otlp_endpoint must be .* for instance http://127.0.0.1:4318"),
+    ],
+)
+def test_a_wrong_setting_is_told_before_any_work(settings: dict[str, Any], message: str) -> None:
+    worked = []
+
+    async def main() -> None:
+        worked.append(1)
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=message):
+        run(main(), **settings)
+    assert not worked
+    assert threading.active_count() == before
+    assert not structlog.is_configured()
+
+
+def test_a_port_in_use_is_told_with_the_fix() -> None:
+    async def main() -> None: ...
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port}: the port is in use; choose another port"):
+            run(main(), metrics_port=port)
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, KeyError, asyncio.CancelledError])
+def test_what_the_coroutine_raises_comes_out(exception: type[BaseException]) -> None:
+    async def main() -> None:
+        raise exception("mine")
+
+    before = threading.active_count()
+    with pytest.raises(exception, match="mine"):
+        run(main(), metrics_port=0)
+    assert threading.active_count() == before
+
+
+def test_keyboard_interrupt_inside_a_node_comes_out() -> None:
+    async def node(item: int) -> int:
+        if item == 3:
+            raise KeyboardInterrupt("in a node")
+        await asyncio.sleep(0)
+        return item
+
+    async def main() -> None:
+        await BatchProcessor(node).batch(range(10))
+
+    with pytest.raises(KeyboardInterrupt, match="in a node"):
+        run(main())
+
+
+def test_importing_flowrt_imports_no_loop_no_server_and_no_sdk() -> None:
+    code = "import sys, flowrt; print([m for m in ('uvloop', 'uvicorn', 'opentelemetry.sdk') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert {"run", "Runtime", "asgi_app"} <= set(flowrt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = flowrt.nothing  # type: ignore[attr-defined]
+
+
+# -- Runtime -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_runtime_serves_metrics_of_its_batches_while_they_run(run: Any) -> None:
+    async def node(item: int) -> int:
+        return item
+
+    async def main() -> str:
+        async with Runtime(metrics_port=0) as runtime:
+            await BatchProcessor(node, name=f"served on {type(asyncio.get_running_loop()).__module__}").batch(range(7))
+            assert runtime.metrics_url is not None
+            with await asyncio.to_thread(urllib.request.urlopen, runtime.metrics_url) as page:
+                return str(page.read().decode())
+
+    assert re.search(r'flowrt_items_total\{batch="served on [^"]*",node="node",status="ok"\} 7.0', run(main()))
+
+
+def test_a_port_is_free_again_when_its_runtime_has_ended(run: Any) -> None:
+    async def main() -> None:
+        async with Runtime(metrics_port=0) as runtime:
+            assert runtime.metrics_url is not None
+            port = int(runtime.metrics_url.split(":")[2].split("/")[0])
+        for _ in range(2):
+            async with Runtime(metrics_port=port):
+                pass
+
+    run(main())
+
+
+def test_two_runtimes_at_once_serve_two_ports_and_share_the_rest(run: Any) -> None:
+    async def main() -> None:
+        async with Runtime(metrics_port=0) as one, Runtime(metrics_port=0) as other:
+            assert one.metrics_url != other.metrics_url
+            for url in (one.metrics_url, other.metrics_url):
+                assert url is not None
+                with await asyncio.to_thread(urllib.request.urlopen, url) as page:
+                    assert b"flowrt_build_info" in page.read()
+            watchdogs = [thread for thread in threading.enumerate() if thread.name == "flowrt-watchdog"]
+            assert len(watchdogs) == 1
+
+    run(main())
+
+
+def test_a_runtime_is_entered_once() -> None:
+    async def main() -> None:
+        runtime = Runtime()
+        async with runtime:
+            assert "active" in repr(runtime)
+        assert "over" in repr(runtime)
+        with pytest.raises(RuntimeError, match="make another one"):
+            await runtime.__aenter__()
+
+    asyncio.run(main())
+
+
+def test_a_handler_that_the_host_installed_stays() -> None:
+    def mine(*_: object) -> None: ...
+
+    async def main() -> Any:
+        async with Runtime():
+            return signal.getsignal(signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, mine)
+    try:
+        assert asyncio.run(main()) is mine
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_asyncio_s_own_handler_of_ctrl_c_is_back_after_the_block() -> None:
+    async def main() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        async with Runtime():
+            assert signal.getsignal(signal.SIGINT) != before
+        assert signal.getsignal(signal.SIGINT) is before
+
+    asyncio.run(main())
+
+
+def test_a_runtime_in_another_thread_leaves_the_signals_alone() -> None:
+    codes: list[Any] = []
+
+    async def main() -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        async with Runtime(metrics_port=0) as runtime:
+            assert signal.getsignal(signal.SIGTERM) is before
+            codes.append(runtime.exit_code)
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    thread.join(HANG_S)
+    assert codes == [None]
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+DRAINS = """
+async def node(item):
+    if item == 3:
+        print("started", flush=True)
+    await asyncio.sleep(0.3)
+async def main():
+    tally(await BatchProcessor(node, max_concurrency=4).batch(range(10_000)))
+    tally(await BatchProcessor(node, max_concurrency=4).batch(range(100)))
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_and_the_partial_results_are_kept(way: str, signum: signal.Signals, code: int) -> None:
+    script = Script(DRAINS, way)
+    script.wait_for("started")
+    script.process.send_signal(signum)
+    returncode, out, events = script.end()
+    assert returncode == code
+    first, second = (line for line in out.splitlines() if line.startswith("tally"))
+    assert first == "tally {'ok': 4, 'cancelled': 9996}"
+    # a batch that starts while draining is drained at once, with what its workers had pulled by then
+    assert int(re.findall(r"'cancelled': (\d+)", second)[0]) >= 96
+    assert names(events) == ["runtime.started", "shutdown.started", "shutdown.drained"]
+    assert events[0]["level"] == "info"
+    started = next(event for event in events if event["event"] == "shutdown.started")
+    assert (started["signal"], started["batches"]) == (signum.name, 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_signal_with_no_batch_under_way_cancels_the_main_task_at_once(way: str) -> None:
+    script = Script(
+        """
+        async def main():
+            try:
+                print("started", flush=True)
+                await asyncio.sleep(3600)
+            finally:
+                print("cleaned up", flush=True)
+        """,
+        way,
+        settings="dict(grace=3600.0)",
+    )
+    script.wait_for("started")
+    script.process.send_signal(signal.SIGTERM)
+    returncode, out, events = script.end()
+    assert returncode == 143
+    assert "cleaned up" in out
+    assert names(events) == ["runtime.started", "shutdown.started", "shutdown.drained"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_items_that_outlast_the_grace_are_cancelled_and_awaited(way: str) -> None:
+    script = Script(
+        """
+        async def node(item):
+            try:
+                if item == 3:
+                    print("started", flush=True)
+                await asyncio.sleep(3600)
+            finally:
+                await asyncio.sleep(0.05)
+                print("ended", item, flush=True)
+        async def main():
+            await BatchProcessor(node, max_concurrency=4).batch(range(100))
+        """,
+        way,
+        settings="dict(grace=0.2)",
+    )
+    script.wait_for("started")
+    script.process.send_signal(signal.SIGINT)
+    returncode, out, events = script.end()
+    assert returncode == 130
+    assert sorted(line for line in out.splitlines() if "ended" in line) == [f"ended {item}" for item in range(4)]
+    ended = next(event for event in events if event["event"] == "batch.completed")
+    assert (ended["status"], ended["cancelled"]) == ("cancelled", 100)
+
+
+def test_an_exception_of_main_s_own_is_not_hidden_by_the_signal() -> None:
+    script = Script(
+        """
+        async def node(item):
+            print("started", flush=True)
+            await asyncio.sleep(0.2)
+        async def main():
+            await BatchProcessor(node, max_concurrency=1).batch(range(10))
+            sys.exit(7)
+        """
+    )
+    script.wait_for("started")
+    script.process.send_signal(signal.SIGINT)
+    assert script.end()[0] == 7
+
+
+BLOCKS = {
+    "a sleep": "time.sleep(3600)",
+    "a loop": "while True: pass",
+    "a long call into C": "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000_000)",
+    "a node that will not be cancelled": """
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "how"),
+    [*(("run", how) for how in BLOCKS), *((way, "a long call into C") for way in ("asyncio", "uvloop"))],
+)
+def test_a_second_signal_ends_the_process_within_a_second_whatever_a_node_does(way: str, how: str) -> None:
+    body = textwrap.indent(textwrap.dedent(BLOCKS[how]).strip(), "    ")
+    script = Script(
+        f"async def node(item):\n    print('started', flush=True)\n{body}\n"
+        "async def main():\n    await BatchProcessor(node).batch(range(3))\n",
+        way,
+        settings="dict(grace=3600.0)",
+    )
+    script.wait_for("started")
+    script.process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        script.process.wait(0.3)
+    script.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    returncode = script.end()[0]
+    assert returncode == 143
+    assert time.monotonic() - began < 5.0  # 0.8 s and what the machine takes
+
+
+def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None:
+    script = Script(
+        """
+        async def node(item):
+            time.sleep(3600)
+        async def main():
+            await BatchProcessor(node).batch(range(3))
+        async def outer():
+            async with Runtime(metrics_port=0) as runtime:
+                print("url", runtime.metrics_url, flush=True)
+                await main()
+        main_, main = main, outer
+        """.replace("await main()", "await main_()"),
+    )
+    base = script.wait_for("url").split()[1].removesuffix("/metrics")
+
+    def status(path: str) -> int:
+        try:
+            with urllib.request.urlopen(base + path, timeout=HANG_S) as answer:  # noqa: S310  # our own http URL
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    assert status("/readyz") == 200
+    script.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + HANG_S
+    while status("/readyz") != 503 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert status("/readyz") == 503
+    assert status("/healthz") == 200
+    script.process.send_signal(signal.SIGTERM)
+    assert script.end()[0] == 143
+
+
+# -- what the process has already --------------------------------------------------------------------------------------
+
+
+def test_logs_go_to_a_configured_structlog_and_it_stays_configured() -> None:
+    seen: list[Any] = []
+
+    def keep(_logger: Any, _method: str, event: Any) -> str:
+        seen.append(event["event"])
+        raise structlog.DropEvent
+
+    async def main() -> None: ...
+
+    structlog.configure(processors=[keep])
+    try:
+        run(main(), log_format="json")
+        assert structlog.get_config()["processors"] == [keep]
+    finally:
+        structlog.reset_defaults()
+    assert seen == ["runtime.started"]
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+class Collector:
+    """A collector that takes everything, or answers 500, or never answers."""
+
+    def __init__(self, behaviour: str) -> None:
+        self.requests: list[tuple[str, bytes]] = []
+        collector = self
+        self.release = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                collector.requests.append((self.path, body))
+                if behaviour == "hung":
+                    collector.release.wait(HANG_S)
+                with contextlib.suppress(OSError):
+                    self.send_response(500 if behaviour == "failing" else 200)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.release.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def collector(request: pytest.FixtureRequest) -> Iterator[Collector]:
+    collector = Collector(getattr(request, "param", "healthy"))
+    yield collector
+    collector.close()
+
+
+EXPORTS = """
+async def node(item):
+    return item
+async def main():
+    tally(await BatchProcessor(node, name="b").batch(range(50)))
+    print("main ended", time.time(), flush=True)
+"""
+
+
+def spans_in(requests: list[tuple[str, bytes]]) -> int:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    total = 0
+    for _, body in requests:
+        message = ExportTraceServiceRequest.FromString(body)
+        total += sum(len(scope.spans) for resource in message.resource_spans for scope in resource.scope_spans)
+    return total
+
+
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_spans_reach_the_collector_before_the_end(collector: Collector, how: str) -> None:
+    if how == "argument":
+        settings, env = f"dict(otlp_endpoint={collector.url!r}, service_name='mine')", {"OTEL_SERVICE_NAME": "not mine"}
+    else:
+        settings, env = "dict()", {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_SERVICE_NAME": "mine"}
+    returncode, _, events = Script(EXPORTS, settings=settings, **env).end()
+    assert returncode == 0
+    assert {path for path, _ in collector.requests} == {"/v1/traces"}
+    assert spans_in(collector.requests) == 51  # the items and the batch
+    assert b"mine" in collector.requests[0][1]
+    assert b"not mine" not in collector.requests[0][1]
+    assert all(event["event"] != "telemetry.dropped" for event in events)
+
+
+@pytest.mark.parametrize("env", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
+def test_export_can_be_switched_off_by_the_environment(collector: Collector, env: dict[str, str]) -> None:
+    script = Script(EXPORTS, settings="dict()", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **env)
+    assert script.end()[0] == 0
+    assert collector.requests == []
+
+
+@pytest.mark.parametrize("collector", ["hung", "failing", "refused"], indirect=True)
+def test_a_broken_collector_changes_no_result_and_delays_the_end_by_no_more_than_its_timeout(
+    collector: Collector, request: pytest.FixtureRequest
+) -> None:
+    url = collector.url
+    if "refused" in request.node.name:
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    timeout_s = 5.0 if "hung" in request.node.name else 1.0
+    script = Script(EXPORTS, settings=f"dict(otlp_endpoint={url!r}, flush_timeout={timeout_s})")
+    ended = float(script.wait_for("main ended").split()[2])
+    returncode, out, events = script.end()
+    assert time.time() - ended < timeout_s + 3.0  # the flush timeout, and what a busy machine takes to end a process
+    assert returncode == 0
+    assert "tally {'ok': 50}" in out
+    dropped = next(event for event in events if event["event"] == "telemetry.dropped")
+    lost = sum(value for key, value in dropped.items() if key in ("queue_full", "export_error", "shutdown"))
+    assert dropped["exported"] + lost == 51
+    assert dropped["exported"] == 0
