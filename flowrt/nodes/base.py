@@ -7,7 +7,7 @@ import functools
 import inspect
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from flowrt.errors import error_text
@@ -220,22 +220,29 @@ class FunctionNode(BaseNode):
         self.fn = fn
         self.is_async = is_async(fn)
 
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         """Call the function with the item."""
         if self.is_async:
             value = await self.fn(node_context.input_data)
-        else:
-            value = await asyncio.to_thread(self.fn, node_context.input_data)
-            if inspect.isawaitable(value):
-                value = await value
-        return value if isinstance(value, NodeResult) else NodeResult(True, value)
+            return value if isinstance(value, NodeResult) else NodeResult(True, value)
+        result = await asyncio.to_thread(self.call, node_context, workflow_context)
+        return result if isinstance(result, NodeResult) else await result
 
-    def call(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:  # noqa: ARG002
+    def call(
+        self,
+        node_context: NodeContext,
+        workflow_context: WorkflowContext,  # noqa: ARG002  # the signature is execute's
+    ) -> NodeResult | Awaitable[NodeResult]:
         """Call a plain `def` where the caller stands; the executors use it from their own threads."""
         value = self.fn(node_context.input_data)
-        if isinstance(value, NodeResult) or inspect.isawaitable(value):
+        if isinstance(value, NodeResult):
             return value
-        return NodeResult(True, value)
+        return _awaited(value) if inspect.isawaitable(value) else NodeResult(True, value)
+
+
+async def _awaited(value: Awaitable[Any]) -> NodeResult:
+    result = await value
+    return result if isinstance(result, NodeResult) else NodeResult(True, result)
 
 
 def as_node(node: Any) -> BaseNode:

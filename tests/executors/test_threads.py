@@ -1,0 +1,180 @@
+"""Attempts in worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, WorkflowContext
+
+Run = Callable[[Any], Any]
+
+var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
+
+
+def processor(node: Any, c: int = 4, **settings: Any) -> BatchProcessor:
+    return BatchProcessor(node, c, telemetry=False, **settings)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Any:
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        if not thread.name.startswith("asyncio_"):
+            thread.join(10)
+            assert not thread.is_alive(), f"left behind: {thread}"
+
+
+class Counted:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.lock = threading.Lock()
+        self.running = self.most = 0
+        self.threads: set[int] = set()
+
+    def __call__(self, x: int) -> int:
+        with self.lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+            self.threads.add(threading.get_ident())
+        time.sleep(self.seconds)
+        with self.lock:
+            self.running -= 1
+        return x * 2
+
+
+def test_a_plain_function_runs_in_as_many_threads_as_there_are_slots(run: Run) -> None:
+    counted = Counted(0.005)
+    results = run(processor(counted, 12).batch(range(60)))
+    assert [r.output for r in results] == [x * 2 for x in range(60)]
+    assert counted.most == 12
+    assert threading.get_ident() not in counted.threads
+
+
+def test_a_plain_execute_of_a_class_runs_in_a_thread_too(run: Run) -> None:
+    class Blocking(BaseNode):
+        def __init__(self) -> None:
+            super().__init__("blocking")
+
+        def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # type: ignore[override]
+            assert threading.current_thread() is not threading.main_thread()
+            return NodeResult(True, node_context.input_data + 1)
+
+    assert [r.output for r in run(processor(Blocking()).batch(range(5)))] == [1, 2, 3, 4, 5]
+
+
+def test_a_plain_function_that_gives_an_awaitable_has_it_awaited_on_the_loop(run: Run) -> None:
+    async def later(x: int) -> int:
+        assert threading.current_thread() is threading.main_thread()
+        return x
+
+    def node(x: int) -> Any:
+        return later(x)
+
+    assert [r.output for r in run(processor(node).batch(range(3)))] == [0, 1, 2]
+
+
+def test_the_callers_context_is_seen_and_not_changed(run: Run) -> None:
+    def node(_: int) -> str:
+        seen = var.get()
+        var.set("changed in a thread")
+        return seen
+
+    async def main() -> None:
+        var.set("callers own")
+        assert {r.output for r in await processor(node).batch(range(9))} == {"callers own"}
+
+    run(main())
+
+
+def test_a_timed_out_thread_keeps_its_slot_until_it_has_ended(run: Run) -> None:
+    counted = Counted(0.08)
+    results = run(processor(counted, 2, item_timeout=0.02).batch(range(6)))
+    assert {r.status for r in results} == {"timed_out"}
+    assert counted.most == 2
+
+
+def test_the_loop_is_free_while_threads_work(run: Run) -> None:
+    async def main() -> int:
+        turns = 0
+        batch = asyncio.create_task(processor(Counted(0.02)).batch(range(8)))
+        while not batch.done():
+            turns += 1
+            await asyncio.sleep(0.001)
+        return turns
+
+    assert run(main()) > 5
+
+
+def test_async_nodes_get_loops_of_their_own_in_threads(run: Run) -> None:
+    async def node(x: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        await asyncio.sleep(0.001)
+        return x
+
+    results = run(processor(node, executor="threads").batch(range(10)))
+    assert [r.output for r in results] == list(range(10))
+
+
+def test_an_async_node_in_a_thread_is_cancelled_on_timeout(run: Run) -> None:
+    cleaned = []
+
+    async def node(x: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaned.append(x)
+
+    results = run(processor(node, 2, executor="threads", item_timeout=0.02).batch(range(4)))
+    assert {r.status for r in results} == {"timed_out"}
+    assert sorted(cleaned) == [0, 1, 2, 3]
+
+
+def test_fail_fast_waits_for_the_threads_that_run(run: Run) -> None:
+    counted = Counted(0.03)
+
+    def node(x: int) -> int:
+        if x == 1:
+            raise ValueError("one")
+        return counted(x)
+
+    with pytest.raises(ValueError, match="one"):
+        run(processor(node, 3, continue_on_error=False).batch(range(50)))
+    assert counted.running == 0
+
+
+def test_a_thread_that_does_not_end_is_left_and_others_take_its_place(run_virtual: Run) -> None:
+    release = threading.Event()
+
+    def node(x: int) -> int:
+        if x == 0:
+            release.wait(30)
+        return x
+
+    async def main() -> Any:
+        stuck = asyncio.create_task(processor(node, 1, item_timeout=1).batch(range(3)))
+        while not stuck.done():
+            await asyncio.sleep(0.5)
+            time.sleep(0.002)  # virtual time must not outrun the threads
+        release.set()
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.5)
+            time.sleep(0.002)
+        return stuck.result()
+
+    results = run_virtual(main())
+    assert [r.status for r in results] == ["timed_out", "ok", "ok"]
+    assert "did not stop within 5 s" in results[0].error
+
+
+@pytest.mark.parametrize("executor", ["process", 5, "Threads"])
+def test_a_wrong_executor_is_refused_by_name(executor: Any) -> None:
+    with pytest.raises(ValueError, match="executor must be 'loop', 'threads'"):
+        processor(asyncio.sleep, executor=executor)
