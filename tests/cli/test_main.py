@@ -1,0 +1,87 @@
+"""The console entry: names its commands, imports them when called, says in one line what went wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from flowrt import MissingExtraError, __version__
+from flowrt.cli.main import main
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(main, ["--version"]).output == f"flowrt {__version__}\n"
+
+
+def test_help_names_the_commands_with_examples() -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    assert "run" in text
+    assert "demo" in text
+    assert "flowrt run enrich:node airports.jsonl" in text
+
+
+def test_the_commands_help_has_examples_and_exit_codes() -> None:
+    text = CliRunner().invoke(main, ["run", "--help"]).output
+    assert "-o - | jq" in text
+    assert "65 unreadable input" in text
+
+
+def test_help_imports_no_command_and_no_user_code(folder: Path, command: Any) -> None:
+    words, environment = command
+    code = (
+        "import sys\n"
+        "from flowrt.cli.main import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "left = {'flowrt.cli.run', 'flowrt.cli.job', 'flowrt.demo.command', 'flowrt.runtime', 'nodes', 'pyarrow'}\n"
+        "print(sorted(left & set(sys.modules)) or 'none')\n"
+    )
+    done = subprocess.run([words[0], "-P", "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "none"
+
+
+def test_a_command_in_another_module_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("flowrt.demo.command")
+
+    @click.command()
+    @click.option("--count", type=int)
+    def demo(count: int) -> None:
+        click.echo(f"demo {count}")
+
+    module.demo = demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flowrt.demo.command", module)
+    assert CliRunner().invoke(main, ["demo", "--count", "3"]).output == "demo 3\n"
+
+
+def test_an_unknown_command_is_bad_usage() -> None:
+    result = CliRunner().invoke(main, ["nosuch"])
+    assert result.exit_code == 2
+    assert "nosuch" in result.output
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [(KeyboardInterrupt(), 130, ""), (MissingExtraError("a demo", "aiohttp", "demo"), 2, "flowrt[demo]")],
+)
+def test_an_interrupt_is_130_and_a_missing_extra_one_line(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, told: str
+) -> None:
+    module = types.ModuleType("flowrt.demo.command")
+
+    @click.command()
+    def demo() -> None:
+        raise raised
+
+    module.demo = demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flowrt.demo.command", module)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == code
+    assert told in result.output
+    assert "Traceback" not in result.output
