@@ -142,7 +142,7 @@ def _item(row: list[str], header: list[str], place: str) -> Any:
 
 def _checked(header: list[str], number: int, name: str) -> list[str]:
     if not any(column.strip() for column in header):
-        raise CommandError(f"{name} has an empty header: line {number} must name the columns", UNREADABLE_INPUT)
+        raise CommandError(f"{name} has a header that is empty: line {number} must name the columns", UNREADABLE_INPUT)
     if len(set(header)) < len(header):
         twice = next(column for column in header if header.count(column) > 1)
         raise CommandError(f"{name} names the column {twice!r} twice in its header", UNREADABLE_INPUT)

@@ -111,7 +111,8 @@ class FileTarget:
     def leave(self) -> None:
         """It is not complete: it keeps its temporary name, and goes where nothing was written."""
         if not self.written:
-            self.partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.partial.unlink()
         elif self.partial.exists():
             say(f"not complete: what finished is in {self.partial}")
 
@@ -152,6 +153,8 @@ class StreamTarget:
                 return len(data)
         try:
             return os.write(self.fd, data[: select.PIPE_BUF])  # so much goes in at once where poll says so
+        except BlockingIOError:
+            return 0
         except BrokenPipeError:
             raise OutputClosedError from None
 

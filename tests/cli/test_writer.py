@@ -188,7 +188,7 @@ def test_the_file_and_its_folder_are_synced(run: Run, source: Path, monkeypatch:
     real = os.fsync
 
     def noted(fd: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         real(fd)
 
     target = opened(source.with_name("out"), source)
