@@ -36,16 +36,15 @@ class ResultStream(AsyncIterator[BatchResult]):
 
     async def __anext__(self) -> BatchResult:
         outlet, scheduler = self._outlet, self._scheduler
+        if self._closed:
+            raise StopAsyncIteration
         if scheduler is None:
-            if self._closed:
-                raise StopAsyncIteration
             scheduler = self._scheduler = self._start(outlet.put)
             scheduler.start()
         while not outlet.finished:
             if scheduler.over:
-                if not self._closed:
-                    self._closed = True
-                    await scheduler.join()
+                self._closed = True
+                await scheduler.join()
                 raise StopAsyncIteration
             if outlet.waiter is not None:
                 raise RuntimeError("a result stream has one consumer: two tasks are waiting for its next result")
@@ -54,7 +53,6 @@ class ResultStream(AsyncIterator[BatchResult]):
             outlet.waiter = None
             if scheduler.interrupted_by is not None:
                 self._closed = True
-                outlet.finished.clear()
                 await scheduler.join()
         scheduler.admission.release()
         return outlet.finished.popleft()
@@ -63,12 +61,12 @@ class ResultStream(AsyncIterator[BatchResult]):
         """Cancel what is in flight and wait until it has ended; later calls do nothing."""
         self._closed = True
         scheduler = self._scheduler
-        self._outlet.finished.clear()
         if scheduler is None:
             return
         scheduler.stop(_LEFT)
         while not scheduler.over:
             await scheduler.changed()
+        self._outlet.finished.clear()
         if scheduler.interrupted_by is not None:
             raise scheduler.interrupted_by
 
