@@ -50,7 +50,7 @@ class Shutdown:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._began_s = 0.0
+        self._began_s: float | None = None
         self._drained = False
         self._previous: dict[int, Any] = {}
         self._ours: socket.socket | None = None
@@ -139,6 +139,8 @@ class Shutdown:
 
     def unbind(self) -> None:
         """A signal no longer touches the loop; it is still remembered, and a second one still ends the process."""
+        if self._loop is not None:
+            self._tell_if_drained(self._loop, len(active_schedulers(self._loop)))
         self._loop = self._task = None
         for timer in self._timers.values():
             timer.cancel()
@@ -169,10 +171,13 @@ class Shutdown:
         active = active_schedulers(loop)
         for scheduler in active:
             scheduler.drain(REASON)
-        if not active and not self._drained:
+        self._tell_if_drained(loop, len(active))
+        self._timers["poll"] = loop.call_later(_POLL_S, self._drain, loop)
+
+    def _tell_if_drained(self, loop: asyncio.AbstractEventLoop, active: int) -> None:
+        if self._began_s is not None and not active and not self._drained:
             self._drained = True
             log_event("info", "shutdown.drained", duration_s=round(loop.time() - self._began_s, 3))
-        self._timers["poll"] = loop.call_later(_POLL_S, self._drain, loop)
 
     def _cancel(self) -> None:
         if self._task is not None:

@@ -36,7 +36,7 @@ def one_line_values(_logger: Any, _method: str, event: MutableMapping[str, Any])
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = value if key in _TRACEBACKS else _visible(value)
-        elif value is not None and not isinstance(value, (bool, int, float)):
+        elif value is not None and not isinstance(value, (bool, float)):
             event[key] = _visible(_text(value))
     return event
 

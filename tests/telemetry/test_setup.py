@@ -1,0 +1,518 @@
+"""Logging and tracing for a process that has none: what is set up, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from flowrt.errors import MissingExtraError
+from flowrt.telemetry import setup
+from flowrt.telemetry.logs import log_event
+from flowrt.telemetry.metrics import METRICS
+from flowrt.telemetry.otlp import SpanQueue
+from flowrt.telemetry.setup import LogSetup, TraceSetup
+from flowrt.telemetry.sink import LineSink
+
+ROOT = Path(__file__).parent.parent.parent
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[..., list[str]]]:
+    """Sets logging up on a stream, runs something, and gives the lines that came out."""
+    stream = io.StringIO()
+
+    def lines(act: Callable[[], object], form: str = "json", level: str = "INFO") -> list[str]:
+        with contextlib.redirect_stderr(stream):
+            logs = LogSetup(form, level)  # type: ignore[arg-type]
+        try:
+            act()
+        finally:
+            logs.close()
+        assert stream.getvalue().endswith("\n") or not stream.getvalue()
+        return stream.getvalue().split("\n")[:-1]
+
+    yield lines
+    assert not structlog.is_configured()
+
+
+class Hostile:
+    """A value that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+circle: list[Any] = []
+circle.append(circle)
+
+NASTY: dict[str, Any] = {
+    "newlines": "a\nb\r\nc\u2028d\x85e",
+    "a lone surrogate": "\udc80",
+    "quotes": "\"'\\",
+    "a megabyte": "x" * 1_000_000,
+    "control characters": "\x00\x1b[31m\x7f",
+    "bytes": b"\xff\n",
+    "not a number": float("nan"),
+    "a wide integer": 10**6_000,
+    "a circle": circle,
+    "no repr": Hostile(),
+    "odd keys": {1: 2, (3, 4): "\n", None: Hostile()},
+    "deep": json.loads("[" * 200 + "]" * 200),
+}
+
+
+@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_one_event_is_one_line_whatever_its_values_hold(logged: Callable[..., list[str]], name: str, form: str) -> None:
+    (line,) = logged(lambda: log_event("info", "item.failed", value=NASTY[name], after=1), form)
+    assert len(line.splitlines()) == 1
+    assert line.encode("utf-8")
+    assert "item.failed" in line
+    if form == "json":
+        event = json.loads(line, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
+        assert event["after"] == 1
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_an_event_s_own_name_may_hold_anything(logged: Callable[..., list[str]], form: str) -> None:
+    (line,) = logged(lambda: log_event("warning", "two\nlines\udc80"), form)
+    assert len(line.splitlines()) == 1
+    assert line.encode("utf-8")
+
+
+def test_time_level_and_event_come_first(logged: Callable[..., list[str]]) -> None:
+    (line,) = logged(lambda: log_event("warning", "batch.stalled", aaa=1, batch="b"))
+    event = json.loads(line)
+    assert list(event)[:3] == ["timestamp", "level", "event"]
+    assert (event["level"], event["event"], event["batch"]) == ("warning", "batch.stalled", "b")
+    stamp = time.strptime(event["timestamp"].split(".")[0], "%Y-%m-%dT%H:%M:%S")
+    assert event["timestamp"].endswith("Z")
+    assert abs(time.mktime(stamp) - time.mktime(time.gmtime())) < 60
+
+
+def test_the_standard_library_s_logging_comes_out_the_same(logged: Callable[..., list[str]]) -> None:
+    def act() -> None:
+        try:
+            raise ValueError("two\nlines")
+        except ValueError:
+            logging.getLogger("flowrt.something").exception("it %s", "broke\n", extra={"batch": "b"})
+
+    (line,) = logged(act)
+    event = json.loads(line)
+    assert list(event)[:3] == ["timestamp", "level", "event"]
+    assert (event["level"], event["event"], event["logger"]) == ("error", "it broke\n", "flowrt.something")
+    assert event["batch"] == "b"
+    assert "ValueError: two\nlines" in event["exception"]
+
+
+def test_a_message_that_does_not_fit_its_arguments_is_still_a_line(logged: Callable[..., list[str]]) -> None:
+    (line,) = logged(lambda: logging.getLogger("flowrt.something").warning("%d items", "no number"))
+    assert json.loads(line)["event"] == "%d items"
+
+
+def test_events_below_the_level_are_not_logged(logged: Callable[..., list[str]]) -> None:
+    def act() -> None:
+        log_event("info", "too.quiet")
+        logging.getLogger("flowrt").info("too quiet")
+        log_event("error", "loud")
+
+    assert [json.loads(line)["event"] for line in logged(act, "json", "warning")] == ["loud"]
+
+
+def test_events_carry_the_ids_of_the_span_they_happen_in(logged: Callable[..., list[str]]) -> None:
+    def act() -> None:
+        with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("s") as span:
+            ids.append(f"{span.get_span_context().trace_id:032x}")
+            structlog.get_logger().info("mine")
+            logging.getLogger("flowrt.mine").info("mine too")
+
+    ids: list[str] = []
+    assert [json.loads(line)["trace_id"] for line in logged(act)] == ids * 2
+
+
+def test_everything_is_as_before_when_it_is_over() -> None:
+    root, ours = logging.getLogger(), logging.getLogger("flowrt")
+    before = (root.handlers[:], ours.handlers[:], ours.level, ours.propagate, threading.active_count())
+    logs = LogSetup("json", "DEBUG")
+    assert logs.active
+    assert structlog.is_configured()
+    logs.close()
+    logs.close()
+    assert (root.handlers, ours.handlers, ours.level, ours.propagate, threading.active_count()) == before
+    assert not structlog.is_configured()
+
+
+def test_a_configured_structlog_stays_as_it_is() -> None:
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
+    try:
+        before = structlog.get_config()
+        logs = LogSetup("json")
+        assert not logs.active
+        logs.close()
+        assert structlog.get_config() == before
+    finally:
+        structlog.reset_defaults()
+
+
+def test_handlers_of_the_root_logger_stay_the_only_ones() -> None:
+    assert logging.getLogger().handlers  # pytest's own
+    before = logging.getLogger().handlers[:]
+    logs = LogSetup()
+    assert not logs.active
+    assert logging.getLogger().handlers == before
+    asked_for = LogSetup("json")
+    assert logging.getLogger().handlers == before
+    asked_for.close()
+
+
+def test_a_process_without_logging_gets_json_lines_from_every_logger() -> None:
+    code = """
+    import logging
+    from flowrt.telemetry.setup import LogSetup
+    from flowrt.telemetry.logs import log_event
+    logs = LogSetup()
+    log_event("info", "one")
+    logging.getLogger("flowrt.x").info("two")
+    logging.getLogger("asyncio").warning("three")
+    logging.getLogger("other").info("hidden")
+    logs.close()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["one", "two", "three"]
+
+
+class Stuck(io.StringIO):
+    """A stream that takes nothing until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.release.wait(30)
+        return super().write(text)
+
+
+def test_a_stream_that_hangs_holds_up_neither_the_writer_nor_the_end() -> None:
+    stream = Stuck()
+    sink = LineSink(stream)
+    before = METRICS.drops["logs", "queue_full"]
+    began = time.monotonic()
+    for number in range(10_500):
+        sink.write(str(number))
+    sink.close(0.05)
+    assert time.monotonic() - began < 10.0
+    dropped = METRICS.drops["logs", "queue_full"] - before
+    assert 498 <= dropped <= 500  # all but the queue's 10,000 and what the thread holds
+    stream.release.set()
+    sink._thread.join(10)
+
+
+def test_a_stream_that_is_closed_costs_lines_that_are_counted_and_nothing_else() -> None:
+    stream = io.StringIO()
+    stream.close()
+    before = METRICS.drops["logs", "export_error"]
+    sink = LineSink(stream)
+    for _ in range(3):
+        sink.write("lost")
+    sink.close()
+    assert METRICS.drops["logs", "export_error"] == before + 3
+
+
+def test_lines_come_out_in_order_and_all_of_them_by_the_end() -> None:
+    stream = io.StringIO()
+    sink = LineSink(stream)
+    for number in range(2_000):
+        sink.write(str(number))
+    sink.close(10.0)
+    sink.write("after")
+    assert stream.getvalue().split() == [*map(str, range(2_000)), "after"]
+
+
+# -- spans -------------------------------------------------------------------------------------------------------------
+
+
+class Exporter(SpanExporter):
+    """Takes spans as it is told to."""
+
+    def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS, *, hang: bool = False) -> None:
+        self.result = result
+        self.names: list[str] = []
+        self.batches: list[int] = []
+        self.go = threading.Event()
+        self.stopped = threading.Event()
+        if not hang:
+            self.go.set()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.go.wait(30)
+        self.batches.append(len(spans))
+        self.names += [span.name for span in spans]
+        return self.result
+
+    def shutdown(self) -> None:
+        self.stopped.set()
+
+
+def end_spans(queue: SpanQueue, count: int) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    tracer = provider.get_tracer("test")
+    for number in range(count):
+        tracer.start_span(f"s{number}").end()
+
+
+def balance(queue: SpanQueue) -> int:
+    return queue.ended - queue.exported - sum(queue.dropped.values())
+
+
+def test_spans_are_exported_in_batches_and_all_by_the_end() -> None:
+    exporter = Exporter()
+    queue = SpanQueue(exporter, batch_spans=100)
+    end_spans(queue, 1_050)
+    queue.close(10.0)
+    assert sorted(exporter.names) == sorted(f"s{number}" for number in range(1_050))
+    assert max(exporter.batches) <= 100
+    assert (queue.exported, balance(queue)) == (1_050, 0)
+    assert exporter.stopped.wait(10)
+
+
+def test_a_span_does_not_wait_longer_than_the_delay() -> None:
+    exporter = Exporter()
+    queue = SpanQueue(exporter, delay_s=0.02)
+    end_spans(queue, 1)
+    deadline = time.monotonic() + 10
+    while not exporter.names and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert exporter.names == ["s0"]
+    queue.close(10.0)
+
+
+def test_what_a_full_queue_drops_is_counted_exactly() -> None:
+    before = METRICS.drops["spans", "queue_full"]
+    exporter = Exporter(hang=True)
+    queue = SpanQueue(exporter, most_spans=20, batch_spans=10, delay_s=0.01)
+    end_spans(queue, 100)
+    exporter.go.set()
+    queue.close(10.0)
+    assert queue.dropped["queue_full"] >= 70
+    assert METRICS.drops["spans", "queue_full"] == before + queue.dropped["queue_full"]
+    assert (queue.ended, balance(queue)) == (100, 0)
+    assert queue.exported == len(exporter.names)
+
+
+def test_what_the_exporter_refuses_is_counted_exactly() -> None:
+    queue = SpanQueue(Exporter(SpanExportResult.FAILURE))
+    end_spans(queue, 30)
+    queue.close(10.0)
+    assert (queue.dropped["export_error"], balance(queue)) == (30, 0)
+
+
+def test_an_exporter_that_raises_has_not_exported() -> None:
+    class Raises(Exporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            raise RuntimeError("broken")
+
+    queue = SpanQueue(Raises())
+    end_spans(queue, 30)
+    queue.close(10.0)
+    assert (queue.dropped["export_error"], balance(queue)) == (30, 0)
+
+
+def test_an_exporter_that_hangs_holds_the_end_up_by_the_timeout_and_its_spans_count_as_dropped_once() -> None:
+    exporter = Exporter(hang=True)
+    queue = SpanQueue(exporter, batch_spans=10, delay_s=0.01)
+    end_spans(queue, 35)
+    began = time.monotonic()
+    queue.close(0.2)
+    assert time.monotonic() - began < 10.0
+    assert (queue.dropped["shutdown"], queue.exported, balance(queue)) == (35, 0, 0)
+    end_spans(queue, 2)
+    assert (queue.dropped["shutdown"], balance(queue)) == (37, 0)
+    exporter.go.set()
+    queue._thread.join(10)
+    assert (queue.exported, balance(queue)) == (0, 0)  # too late to count
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_exports_its_own_spans_and_not_the_parent_s() -> None:
+    code = """
+    import os
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+    from flowrt.telemetry.otlp import SpanQueue
+    class Tell(SpanExporter):
+        def export(self, spans):
+            who = "parent" if os.getpid() == parent else "child"
+            os.write(1, "".join(f"{who} {span.name}\\n" for span in spans).encode())
+            return SpanExportResult.SUCCESS
+    parent = os.getpid()
+    queue = SpanQueue(Tell(), delay_s=30)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(queue)
+    provider.get_tracer("t").start_span("before").end()
+    if (child := os.fork()) == 0:
+        provider.get_tracer("t").start_span("in the child").end()
+        queue.close(10)
+        os._exit(0)
+    os.waitpid(child, 0)
+    queue.close(10)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert sorted(done.stdout.splitlines()) == ["child in the child", "parent before"]
+
+
+# -- the provider ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a provider, for the length of a test."""
+    from opentelemetry.util._once import Once
+
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(setup, "_ours", [])
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+
+
+ENDPOINT = "http://127.0.0.1:9"
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_process_without_a_provider_gets_one_that_exports_nothing_unless_told() -> None:
+    traces = TraceSetup("mine")
+    assert traces.queue is None
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    assert provider.resource.attributes["service.name"] == "mine"
+    traces.close(1.0)
+
+
+@pytest.mark.usefixtures("_fresh")
+@pytest.mark.parametrize(
+    ("argument", "env", "url"),
+    [
+        (ENDPOINT, {}, f"{ENDPOINT}/v1/traces"),
+        (f"{ENDPOINT}/", {}, f"{ENDPOINT}/v1/traces"),
+        (f"{ENDPOINT}/v1/traces", {}, f"{ENDPOINT}/v1/traces"),
+        (f"{ENDPOINT}/base", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://other:1"}, f"{ENDPOINT}/base/v1/traces"),
+        (ENDPOINT, {"OTEL_TRACES_EXPORTER": "none"}, f"{ENDPOINT}/v1/traces"),
+        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}, f"{ENDPOINT}/v1/traces"),
+        (None, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{ENDPOINT}/exact"}, f"{ENDPOINT}/exact"),
+        (None, {"OTEL_TRACES_EXPORTER": "otlp"}, "http://localhost:4318/v1/traces"),
+        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, "OTEL_TRACES_EXPORTER": "none"}, None),
+        (None, {"OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT, "OTEL_SDK_DISABLED": "true"}, None),
+        (None, {}, None),
+    ],
+)
+def test_arguments_win_over_the_environment_and_that_over_nothing(
+    monkeypatch: pytest.MonkeyPatch, argument: str | None, env: dict[str, str], url: str | None
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    traces = TraceSetup(None, argument)
+    exporter: Any = traces.queue._exporter if traces.queue is not None else None
+    assert (exporter._endpoint if exporter is not None else None) == url
+    traces.close(1.0)
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_the_queue_s_settings_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "250")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "many")
+    traces = TraceSetup(None, ENDPOINT)
+    assert traces.queue is not None
+    assert (traces.queue._most_spans, traces.queue._delay_s, traces.queue._batch_spans) == (100, 0.25, 100)
+    assert "OTEL_BSP_MAX_EXPORT_BATCH_SIZE='many' is not a positive integer" in caplog.text
+    traces.close(1.0)
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mine = TracerProvider(shutdown_on_exit=False)
+    trace.set_tracer_provider(mine)
+    traces = TraceSetup("other", ENDPOINT)
+    assert trace.get_tracer_provider() is mine
+    assert traces.queue is None
+    assert "otlp_endpoint='http://127.0.0.1:9' is not used" in caplog.text
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    exporters = [Exporter(), Exporter()]
+    left = iter(exporters)
+    monkeypatch.setattr(setup, "_exporter", lambda _: next(left))
+    for number, service in enumerate(("one", "two")):
+        traces = TraceSetup(service, ENDPOINT)
+        trace.get_tracer("t").start_span(f"s{number}").end()
+        traces.close(10.0)
+        trace.get_tracer("t").start_span("between").end()
+    assert [exporter.names for exporter in exporters] == [["s0"], ["s1"]]
+    assert "service_name='two' is not used: this process traces as 'one' already" in caplog.text
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'flowrt\[otlp\]'"):
+        TraceSetup(None, ENDPOINT)
+    assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+@pytest.mark.usefixtures("_fresh")
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}, "zipkin is not supported"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}, "OTLP over grpc is not"),
+    ],
+)
+def test_what_the_environment_asks_for_in_vain_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, env: dict[str, str], message: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    TraceSetup().close(1.0)
+    assert message in caplog.text

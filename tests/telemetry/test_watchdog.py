@@ -1,0 +1,215 @@
+"""The watchdog against loops that really block."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrt import BatchProcessor, Runtime
+from flowrt.engine.scheduler import active_schedulers
+from flowrt.telemetry.watchdog import Watchdog
+
+Run = Callable[[Any], Any]
+Sample = Callable[..., float]
+Events = list[dict[str, Any]]
+ROOT = Path(__file__).parent.parent.parent
+
+
+def blocked(events: Events) -> Events:
+    return [event for event in events if event["event"] == "loop.blocked"]
+
+
+def watching(loop: asyncio.AbstractEventLoop, stall_after_s: float = 0.1) -> Watchdog:
+    watchdog = Watchdog(loop, lambda: [s.batch for s in active_schedulers(loop)], stall_after_s)
+    watchdog.start()
+    return watchdog
+
+
+def test_a_node_that_blocks_for_two_seconds_is_named_with_its_item_and_stack_while_healthz_answers(
+    run: Run, events: Events, sample: Sample
+) -> None:
+    blocking = threading.Event()
+
+    def deep_inside() -> None:
+        blocking.set()
+        time.sleep(2.0)  # the culprit
+
+    async def culprit(item: int) -> int:
+        await asyncio.sleep(0.01)
+        if item == 5:
+            deep_inside()
+        return item
+
+    answered: list[float] = []
+
+    def ask(url: str) -> None:
+        blocking.wait(30.0)
+        time.sleep(0.1)
+        began = time.monotonic()
+        with urllib.request.urlopen(f"{url}/healthz", timeout=30.0) as answer:  # noqa: S310  # our own http URL
+            assert answer.read() == b"ok\n"
+        answered.append(time.monotonic() - began)
+
+    async def main() -> None:
+        async with Runtime(metrics_port=0) as runtime:
+            assert runtime.metrics_url is not None
+            thread = threading.Thread(target=ask, args=(runtime.metrics_url.removesuffix("/metrics"),))
+            thread.start()
+            results = await BatchProcessor(culprit, max_concurrency=2, name="stalls").batch(range(8))
+            assert results.success_rate == 1.0
+            await asyncio.to_thread(thread.join)
+            await asyncio.sleep(0.2)  # a beat, so that the stall is seen to be over
+
+    BatchProcessor(culprit)  # its series exist from here on
+    before = sample("flowrt_loop_stalls_total", node="culprit")
+    run(main())
+    assert answered[0] < 1.0
+    assert sample("flowrt_loop_stalls_total", node="culprit") == before + 1
+    (event,) = blocked(events)
+    assert event["level"] == "warning"
+    assert (event["batch"], event["node"], event["item_index"]) == ("stalls", "culprit", 5)
+    assert 1.5 < event["duration_s"] < 10.0
+    lines = event["stack"].splitlines()
+    assert "in " in lines[-1]
+    assert lines[-1].endswith("deep_inside: time.sleep(2.0)  # the culprit")
+    assert lines[-2].endswith("culprit: deep_inside()")
+    assert not any("/flowrt/" in line for line in lines)
+
+
+def test_what_blocks_outside_any_batch_is_counted_for_no_node(run: Run, events: Events, sample: Sample) -> None:
+    async def main() -> None:
+        watchdog = watching(asyncio.get_running_loop())
+        await asyncio.sleep(0.06)
+        time.sleep(0.5)  # what is tested
+        await asyncio.sleep(0.2)
+        watchdog.stop()
+
+    run(main())
+    (event,) = blocked(events)
+    assert "node" not in event
+    assert event["task"]
+    assert "time.sleep(0.5)" in event["stack"]
+    assert sample("flowrt_loop_stalls_total", node="none") >= 1
+
+
+def test_a_loop_that_turns_is_left_in_peace(run: Run, events: Events) -> None:
+    async def node(item: int) -> int:
+        time.sleep(0.02)  # busy, in pieces
+        await asyncio.sleep(0)
+        return item
+
+    async def main() -> None:
+        watchdog = watching(asyncio.get_running_loop(), 2.0)
+        await BatchProcessor(node).batch(range(20))
+        watchdog.stop()
+
+    run(main())
+    assert blocked(events) == []
+
+
+def test_a_node_that_blocks_again_and_again_is_logged_once_and_counted_every_time(
+    run: Run, events: Events, sample: Sample
+) -> None:
+    async def again(item: int) -> int:
+        time.sleep(0.35)  # what is tested
+        await asyncio.sleep(0.12)  # a beat comes through
+        return item
+
+    async def main() -> None:
+        watchdog = watching(asyncio.get_running_loop())
+        await BatchProcessor(again, max_concurrency=1).batch(range(3))
+        watchdog.stop()
+
+    run(main())
+    assert len(blocked(events)) == 1
+    assert sample("flowrt_loop_stalls_total", node="again") >= 3
+
+
+def test_a_call_into_c_that_keeps_the_interpreter_to_itself_is_found_afterwards(events: Events) -> None:
+    hog = (1 << 6_000_000) - 1  # its square takes long, and lets no other thread run
+
+    async def main() -> None:
+        watchdog = watching(asyncio.get_running_loop())
+        await asyncio.sleep(0.06)
+        square = hog * hog
+        assert square.bit_length() == 12_000_000
+        await asyncio.sleep(0.2)
+        watchdog.stop()
+
+    asyncio.run(main())
+    (event,) = blocked(events)
+    assert "square" in event["stack"]
+
+
+def test_a_loop_that_never_comes_back_is_reported_all_the_same(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowrt.telemetry.watchdog._LONG_S", 0.3)
+    seen: list[Any] = []
+
+    async def main() -> None:
+        watchdog = watching(asyncio.get_running_loop())
+        await asyncio.sleep(0.06)
+        deadline = time.monotonic() + 30.0
+        while not blocked(events) and time.monotonic() < deadline:
+            time.sleep(0.05)  # it never gives the loop its turn
+        seen.extend(blocked(events))
+        await asyncio.sleep(0.2)
+        watchdog.stop()
+
+    asyncio.run(main())
+    assert [event["still_blocked"] for event in seen] == [True]
+    assert len(blocked(events)) == 1  # not once more when it ends
+
+
+def test_a_process_that_was_suspended_blames_nobody() -> None:
+    code = """
+    import asyncio, time
+    from flowrt import Runtime
+    async def main():
+        async with Runtime(log_format="json"):
+            print("ready", flush=True)
+            while time.time() < end:
+                await asyncio.sleep(0.01)
+    end = time.time() + 3
+    asyncio.run(main())
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1.2)
+    process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=30)
+    assert "runtime.started" in err
+    assert "loop.blocked" not in err
+
+
+def test_stopping_leaves_no_thread_and_no_timer(run: Run) -> None:
+    async def main() -> None:
+        before = threading.active_count()
+        watchdog = watching(asyncio.get_running_loop())
+        assert threading.active_count() == before + 1
+        watchdog.stop()
+        assert threading.active_count() == before
+        beaten = watchdog._beaten
+        await asyncio.sleep(0.12)
+        assert watchdog._beaten == beaten
+
+    run(main())
