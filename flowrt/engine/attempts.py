@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
 
+import flowrt.errors
 from flowrt.engine.isolate import isolate
 from flowrt.errors import error_text, error_type_of
 from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.records import BatchRecord, ItemRecord, Rejected
 
 __all__ = ["Begin", "Invoke", "make_begin", "settle", "settle_exception"]
+
+_MACHINERY: Final = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (asyncio.__file__, concurrent.futures.__file__, flowrt.errors.__file__)
+)
 
 Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
 """Runs a node's `execute` where the executor wants it."""
@@ -65,8 +75,7 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
         return
     item.error = error_text(exc)
     item.error_type = error_type_of(exc)
-    traceback = exc.__traceback__
-    item.exception = exc.with_traceback(traceback.tb_next) if traceback is not None and traceback.tb_next else exc
+    item.exception = exc.with_traceback(_users_part(exc.__traceback__))
 
 
 def _settle_other(item: ItemRecord, result: Any) -> None:
@@ -89,3 +98,11 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
     item.error_type = error_type_of(result.error)
     if isinstance(result.error, BaseException):
         item.exception = result.error
+
+
+def _users_part(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's own code on, or all of it where there is none in it."""
+    at = traceback
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(_MACHINERY):
+        at = at.tb_next
+    return traceback if at is None else at
