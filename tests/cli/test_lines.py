@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -66,6 +67,9 @@ def test_reading_a_pipe_that_says_nothing_can_be_stopped() -> None:
     thread = threading.Thread(target=lambda: seen.extend(blocks))
     thread.start()
     os.write(writer, b"abc")
+    while not seen:
+        time.sleep(0.001)
+    time.sleep(0.05)  # by now it waits for more
     blocks.stop()
     thread.join(10)
     assert not thread.is_alive()

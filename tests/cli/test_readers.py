@@ -47,6 +47,11 @@ def read(path: Path | str, form: Any = None) -> list[Any]:
     return items
 
 
+def _short(value: object) -> str:
+    """A parameter's part of a test's name."""
+    return repr(value)[:24]
+
+
 def unreadable(path: Path | str, form: Any = None) -> str:
     with pytest.raises(CommandError) as caught:
         read(path, form)
@@ -83,6 +88,7 @@ def write(path: Path, data: bytes) -> Path:
         (b"1e999", float("inf")),
         (b"9" * 4300, None),
     ],
+    ids=_short,
 )
 def test_a_good_line_is_what_json_makes_of_it(line: bytes, item: Any) -> None:
     assert jsonl(line) == [int(line) if item is None and line[:1] == b"9" else item]
@@ -104,6 +110,7 @@ def test_a_good_line_is_what_json_makes_of_it(line: bytes, item: Any) -> None:
         (b'"caf\xe9"', "UnicodeDecodeError", "byte 0xe9 at column 5"),
         (b'"\xed\xa0\x80"', "UnicodeDecodeError", "not UTF-8"),
     ],
+    ids=_short,
 )
 def test_a_bad_line_is_one_failed_item_that_names_it_and_later_lines_run(
     line: bytes, error_type: str, told: str
@@ -193,9 +200,10 @@ def test_the_format_can_be_told(tmp_path: Path) -> None:
     ("data", "told"),
     [
         ('{"a": 1}\n'.encode("utf-16"), "UTF-16"),
-        (gzip.compress(b"1\n"), "gzip"),
+        (gzip.compress(b"1\n", mtime=0), "gzip"),
         (b"PAR1....", "--input-format parquet"),
     ],
+    ids=_short,
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_a_file_that_is_no_text_at_all_is_unreadable_input(tmp_path: Path, data: bytes, told: str, name: str) -> None:
@@ -220,6 +228,7 @@ def test_a_row_is_a_dict_by_the_header() -> None:
         (b'1,"' + b"x" * 131_073 + b'"', "FieldTooLong", "line 3: a field has more than 131,072"),
         (b'1,"x"y', "CSVError", "line 3: not CSV"),
     ],
+    ids=_short,
 )
 def test_a_bad_row_is_one_failed_item_that_names_its_line_and_later_rows_run(
     row: bytes, error_type: str, told: str
