@@ -64,7 +64,7 @@ def test_reading_a_pipe_that_says_nothing_can_be_stopped() -> None:
     reader, writer = os.pipe()
     blocks = Blocks(reader, "a pipe")
     seen: list[bytes] = []
-    thread = threading.Thread(target=lambda: seen.extend(blocks))
+    thread = threading.Thread(target=lambda: seen.extend(blocks), daemon=True)
     thread.start()
     os.write(writer, b"abc")
     while not seen:
