@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowrt.records import BatchResult
 
-__all__ = ["FlowrtError", "ItemFailedError", "MissingExtraError", "error_text", "error_type_of"]
+__all__ = ["FlowrtError", "ItemFailedError", "MissingExtraError", "error_text", "error_type_of", "one_line"]
 
 
 class FlowrtError(Exception):
@@ -69,3 +69,8 @@ def error_type_of(error: object) -> str:
         error: An exception, or anything else that a node gave as its `error`.
     """
     return type(error).__name__ if isinstance(error, BaseException) else ItemFailedError.__name__
+
+
+def one_line(text: object) -> str:
+    """The text without line breaks and control characters, whatever it holds."""
+    return "".join(c if c.isprintable() else " " for c in str(text).replace("\n", "; ")).strip()

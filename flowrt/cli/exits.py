@@ -6,6 +6,8 @@ from typing import IO, Any, Final
 
 import click
 
+from flowrt.errors import one_line
+
 __all__ = [
     "ALL_OK",
     "BAD_USAGE",
@@ -14,7 +16,6 @@ __all__ = [
     "SOME_FAILED",
     "UNREADABLE_INPUT",
     "CommandError",
-    "one_line",
     "say",
 ]
 
@@ -52,8 +53,3 @@ def say(message: str) -> None:
         click.echo(f"flowrt: {one_line(message)}", err=True)
     except (OSError, ValueError):
         return
-
-
-def one_line(text: object) -> str:
-    """The text without line breaks and control characters, whatever it holds."""
-    return "".join(c if c.isprintable() else " " for c in str(text).replace("\n", "; ")).strip()

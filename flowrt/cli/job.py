@@ -7,12 +7,12 @@ import time
 from typing import Final
 
 from flowrt.batch import BatchProcessor
-from flowrt.cli.encode import encode_result
 from flowrt.cli.exits import ALL_OK, SOME_FAILED, CommandError, say
 from flowrt.cli.feed import CountedFeed
 from flowrt.cli.readers import Input
 from flowrt.cli.targets import Target
 from flowrt.cli.writer import OutputWriter
+from flowrt.encode import encode_result
 from flowrt.records import BatchResult, Rejected
 from flowrt.report import BatchReport
 

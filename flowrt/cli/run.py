@@ -109,8 +109,8 @@ def run(
     from flowrt.batch import BatchProcessor  # noqa: PLC0415
     from flowrt.cli.job import Job  # noqa: PLC0415
     from flowrt.cli.loading import load_node  # noqa: PLC0415
-    from flowrt.cli.summary import print_summary  # noqa: PLC0415
     from flowrt.cli.targets import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
+    from flowrt.summary import print_summary  # noqa: PLC0415
 
     stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
     loaded = load_node(node)

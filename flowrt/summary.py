@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from flowrt.cli.exits import one_line
+from flowrt.errors import one_line
 from flowrt.report import BatchReport
 
 __all__ = ["print_summary", "summary_rows"]
