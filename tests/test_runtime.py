@@ -349,9 +349,10 @@ def test_a_signal_with_no_batch_under_way_cancels_the_main_task_at_once(way: str
                 print("cleaned up", flush=True)
         """,
         way,
-        settings="dict(grace=3600.0)",
+        settings="dict(grace=3600.0, stall_after=None)",  # no heartbeat: the signal itself must wake the loop
     )
     script.wait_for("started")
+    time.sleep(0.2)  # until the loop waits
     script.process.send_signal(signal.SIGTERM)
     returncode, out, events = script.end()
     assert returncode == 143
