@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from flowrt.errors import one_line
 from flowrt.report import BatchReport
 
-__all__ = ["print_summary", "summary_rows"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["duration", "make_table", "print_rows", "print_summary", "summary_rows"]
 
 
 def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
@@ -25,8 +29,8 @@ def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
         rows.append(("  other", f"{rest:,}"))
     times = report.service_times
     if times.count:
-        rows += [(name, _duration(times.at(q))) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))]
-    rows.append(("wall time", _duration(report.wall_time)))
+        rows += [(name, duration(times.at(q))) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))]
+    rows.append(("wall time", duration(report.wall_time)))
     rows.append(("throughput", f"{report.throughput:,.1f} items/s"))
     if times.count:
         rows.append(("speedup", f"{report.claimed_speedup:,.1f}x claimed (sum of execution times / wall time)"))
@@ -39,30 +43,55 @@ def print_summary(report: BatchReport) -> None:
     Args:
         report: Fed with every result; its `wall_time` is set.
     """
-    rows = summary_rows(report)
-    if _is_terminal() and _print_table(report.name, rows):
+    print_rows(report.name, summary_rows(report))
+
+
+def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
+    """Show pairs of a label and a text on stderr.
+
+    Args:
+        title: Stands above the table on a terminal.
+        rows: The pairs.
+    """
+    if _is_terminal() and _print_table(title, rows):
         return
     width = max(len(label) for label, _ in rows)
     click.echo("\n".join(f"{label:<{width}}  {text}" for label, text in rows), err=True)
 
 
+def make_table(title: str, rows: list[tuple[str, str]]) -> Table:
+    """The pairs as a table to print on a rich console; needs the extra `cli`.
+
+    Args:
+        title: Stands above it.
+        rows: The pairs.
+    """
+    from rich.table import Table  # noqa: PLC0415  # an extra
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=Text(one_line(title)), show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for label, text in rows:
+        table.add_row(Text(label), Text(text))  # Text, so that brackets in an error's name are no markup
+    return table
+
+
 def _print_table(title: str, rows: list[tuple[str, str]]) -> bool:
     try:
         from rich.console import Console  # noqa: PLC0415  # an extra
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
     except ImportError:
         return False
-    table = Table(title=Text(one_line(title)), show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    for label, text in rows:
-        table.add_row(Text(label), Text(text))  # Text, so that brackets in an error's name are no markup
-    Console(stderr=True).print(table)
+    Console(stderr=True).print(make_table(title, rows))
     return True
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people read them.
+
+    Args:
+        seconds: How many.
+    """
     return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.2f} ms"
 
 

@@ -1,0 +1,133 @@
+"""The demo's work: a sample one item after another, then the batch with its telemetry served and its results kept."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Any, Final
+
+from flowrt.batch import BatchProcessor
+from flowrt.demo.airports import Airport
+from flowrt.demo.enrich import EnrichAirport
+from flowrt.demo.output import OutputFile
+from flowrt.demo.sample import SequentialEstimate, estimate, places_to_sample, run_sequentially
+from flowrt.encode import encode_result
+from flowrt.errors import FlowrtError
+from flowrt.instrument import Instrument
+from flowrt.report import BatchReport
+from flowrt.runtime import Runtime
+
+__all__ = ["ITEM_TIMEOUT_S", "LOG_LEVEL", "SAMPLE_SIZE", "Demo"]
+
+ITEM_TIMEOUT_S: Final = 2.0
+SAMPLE_SIZE: Final = 40
+LOG_LEVEL: Final = "ERROR"  # failures by the dozen are meant: the summary counts them
+
+_NAME: Final = "airports"
+
+Tell = Callable[["Demo"], None]
+
+
+class Demo:
+    """Enriches airports, once.
+
+    Args:
+        airports: The items.
+        service_url: Where the service is.
+        output: Where results go; closed at the end.
+        concurrency: How many items may run at once.
+        metrics_port: Where to serve `/metrics`; a free port is taken where it is in use.
+        progress: Whether to draw a progress bar.
+        instruments: Further instruments for the batch.
+
+    Attributes:
+        items: What the node gets, in order.
+        report: The totals so far.
+        estimate: The sequential time, once the batch is complete.
+        metrics_url: Where `/metrics` is, while it runs.
+        complete: Every item has its line in the output.
+        serving: The batch is complete, and the endpoints are kept up.
+    """
+
+    def __init__(
+        self,
+        airports: list[Airport],
+        service_url: str,
+        output: OutputFile,
+        *,
+        concurrency: int,
+        metrics_port: int,
+        progress: bool = False,
+        instruments: tuple[Instrument, ...] = (),
+    ) -> None:
+        self.items: list[dict[str, Any]] = [
+            {key: value for key, value in asdict(airport).items() if key in ("iata", "name", "city", "country")}
+            for airport in airports
+        ]
+        self.report = BatchReport(_NAME)
+        self.estimate: SequentialEstimate | None = None
+        self.metrics_url: str | None = None
+        self.complete = False
+        self.serving = False
+        self.service_url = service_url
+        self.output = output
+        self.concurrency = concurrency
+        self.metrics_port = metrics_port
+        self._progress = progress
+        self._instruments = instruments
+
+    async def run(self, started: Tell, ended: Tell, *, serve: bool) -> None:
+        """Measure the sample, run the batch, and serve the telemetry meanwhile.
+
+        Args:
+            started: Called when the endpoints are up, before the first item.
+            ended: Called when the last item is done, while they are still up.
+            serve: Keep them up until the task is cancelled.
+
+        Raises:
+            FlowrtError: The metrics cannot be served.
+            OSError: The disk failed.
+        """
+        async with AsyncExitStack() as stack:
+            self.metrics_url = (await self._open_runtime(stack)).metrics_url
+            node = await stack.enter_async_context(EnrichAirport(self.service_url))
+            started(self)
+            places = places_to_sample(len(self.items), SAMPLE_SIZE)
+            times = await run_sequentially(node, [self.items[place] for place in places], ITEM_TIMEOUT_S)
+            in_batch = await self._run_batch(node)
+            self.complete = len(in_batch) == len(self.items) and not self.report.counts["cancelled"]
+            self.output.close(complete=self.complete)
+            if self.complete:
+                self.estimate = estimate(dict(zip(places, times, strict=True)), in_batch)
+            ended(self)
+            if serve and self.complete:
+                self.serving = True
+                await asyncio.Event().wait()
+
+    async def _open_runtime(self, stack: AsyncExitStack) -> Runtime:
+        """A runtime of its own, which knows its URL, within the one that brings the loop and the signals."""
+        try:
+            return await stack.enter_async_context(Runtime(metrics_port=self.metrics_port, log_level=LOG_LEVEL))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise FlowrtError(exc.strerror or str(exc)) from exc
+            return await stack.enter_async_context(Runtime(metrics_port=0, log_level=LOG_LEVEL))
+
+    async def _run_batch(self, node: EnrichAirport) -> list[float]:
+        """Run all items, write each one's line when it is done, and give what each took, in input order."""
+        processor = BatchProcessor(
+            node, self.concurrency, item_timeout=ITEM_TIMEOUT_S, name=_NAME, instruments=self._instruments
+        )
+        took: dict[int, float] = {}
+        began = time.perf_counter()
+        async with processor.batch_as_completed(self.items, progress=self._progress) as results:
+            async for result in results:
+                took[result.index] = result.execution_time
+                self.report.add(result)
+                self.output.write(encode_result(result))
+        self.report.wall_time = time.perf_counter() - began
+        return [took[index] for index in sorted(took)]

@@ -1,0 +1,67 @@
+"""The demo's output file: it takes its final name when it is complete."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flowrt.errors import FlowrtError
+
+__all__ = ["OutputFile"]
+
+
+class OutputFile:
+    """A file that is written as `<output>.partial` beside its final name.
+
+    Args:
+        path: The final name; its folder is made.
+        replace: Whether a file of that name may be replaced.
+
+    Attributes:
+        path: The final name.
+        partial: The name until it is complete.
+
+    Raises:
+        FlowrtError: The output exists, is a folder, or cannot be made.
+    """
+
+    def __init__(self, path: Path, *, replace: bool) -> None:
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
+        if path.is_dir():
+            raise FlowrtError(f"output {path} is a folder: name a file")
+        if path.exists() and not replace:
+            raise FlowrtError(f"output {path} exists: name another file, or remove it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.partial.open("wb")
+        except OSError as exc:
+            raise FlowrtError(f"output {path} cannot be written: {exc.strerror}") from exc
+
+    def write(self, line: bytes) -> None:
+        """Take one line; it is buffered.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        self._file.write(line)
+
+    def close(self, *, complete: bool) -> None:
+        """Write out what is buffered. Later calls do nothing.
+
+        Args:
+            complete: Whether it is all there, so that the file takes its final name.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        if self._file.closed:
+            return
+        with self._file:
+            self._file.flush()
+            if complete:
+                os.fsync(self._file.fileno())
+        if complete:
+            self.partial.replace(self.path)
+        elif not self.partial.stat().st_size:
+            self.partial.unlink()
