@@ -9,6 +9,10 @@ from typing import Any
 import looptime
 import pytest
 import uvloop
+from opentelemetry import trace
+from opentelemetry.util._once import Once
+
+from flowrt.telemetry import setup
 
 
 class VirtualTimeLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):
@@ -59,3 +63,11 @@ def run(request: pytest.FixtureRequest) -> Run:
 def run_virtual() -> Run:
     """Runs a coroutine in virtual time: sleeping takes no time."""
     return lambda main: run_on(virtual_loop, main)
+
+
+@pytest.fixture(autouse=True)
+def _a_process_without_a_tracer_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracer provider is for the life of a process; a test that sets one up leaves none to the next."""
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
+    monkeypatch.setattr(setup, "_ours", [])

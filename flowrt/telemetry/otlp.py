@@ -24,6 +24,7 @@ from flowrt.telemetry.metrics import METRICS, DropReason
 __all__ = ["SpanQueue"]
 
 _NEVER_EXPORT_ITSELF: Final = otel_context._SUPPRESS_INSTRUMENTATION_KEY  # noqa: SLF001  # the API has no public name
+_LAST_WORDS_S: Final = 0.2
 
 
 class SpanQueue(SpanProcessor):
@@ -129,8 +130,10 @@ class SpanQueue(SpanProcessor):
             self._waiting.clear()
             self._under_way = 0
         self._wake.set()
-        # An exporter that retries is told to give up; its thread is a daemon, so a hung one holds nobody.
+        # An exporter that retries is told to give up, and has a moment to log it while logging is still set up; the
+        # threads are daemons, so one that hangs holds nobody.
         threading.Thread(target=self._exporter.shutdown, name="flowrt-spans-stop", daemon=True).start()
+        self._thread.join(_LAST_WORDS_S)
 
     def shutdown(self) -> None:
         """Export what waits and stop, within the SDK's own 30 seconds."""

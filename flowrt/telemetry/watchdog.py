@@ -93,7 +93,7 @@ class Watchdog:
         stood_still = 0.0  # when the whole process was last found to have been stopped, and no node is to blame
         while not self._stop.wait(_BEAT_S):
             now, cpu = time.monotonic(), time.process_time()
-            slept, idle = now - woke, (cpu - worked) < (now - woke) / 2
+            slept, idle = now - woke, (cpu - worked) < (now - woke) / 10
             woke, worked = now, cpu
             beaten = self._beaten
             if stall is not None and beaten != stall.since:

@@ -398,13 +398,7 @@ def test_a_forked_child_exports_its_own_spans_and_not_the_parent_s() -> None:
 
 
 @pytest.fixture
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without a provider, for the length of a test."""
-    from opentelemetry.util._once import Once
-
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
-    monkeypatch.setattr(setup, "_ours", [])
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OTEL_"):
             monkeypatch.delenv(name)
@@ -413,7 +407,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 ENDPOINT = "http://127.0.0.1:9"
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 def test_a_process_without_a_provider_gets_one_that_exports_nothing_unless_told() -> None:
     traces = TraceSetup("mine")
     assert traces.queue is None
@@ -423,7 +417,7 @@ def test_a_process_without_a_provider_gets_one_that_exports_nothing_unless_told(
     traces.close(1.0)
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 @pytest.mark.parametrize(
     ("argument", "env", "url"),
     [
@@ -451,7 +445,7 @@ def test_arguments_win_over_the_environment_and_that_over_nothing(
     traces.close(1.0)
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 def test_the_queue_s_settings_come_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -465,7 +459,7 @@ def test_the_queue_s_settings_come_from_the_environment(
     traces.close(1.0)
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -477,7 +471,7 @@ def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unu
     assert "otlp_endpoint='http://127.0.0.1:9' is not used" in caplog.text
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -493,7 +487,7 @@ def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
     assert "service_name='two' is not used: this process traces as 'one' already" in caplog.text
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'flowrt\[otlp\]'"):
@@ -501,7 +495,7 @@ def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
-@pytest.mark.usefixtures("_fresh")
+@pytest.mark.usefixtures("_no_variables")
 @pytest.mark.parametrize(
     ("env", "message"),
     [
