@@ -83,7 +83,7 @@ def demo(items: int, concurrency: int, metrics_port: int, output: str, serve: bo
     from flowrt import runtime  # noqa: PLC0415
     from flowrt.demo.airports import choose, load_airports  # noqa: PLC0415
     from flowrt.demo.job import LOG_LEVEL, Demo  # noqa: PLC0415
-    from flowrt.demo.output import OutputFile  # noqa: PLC0415
+    from flowrt.demo.output import DiskFailedError, OutputFile  # noqa: PLC0415
     from flowrt.demo.process import ServiceProcess  # noqa: PLC0415
 
     airports = choose(load_airports(), items)
@@ -104,8 +104,8 @@ def demo(items: int, concurrency: int, metrics_port: int, output: str, serve: bo
             except SystemExit:
                 if not job.serving:
                     raise
-    except OSError as exc:
-        _say(f"{file.partial} cannot be written: {exc.strerror or exc}")
+    except DiskFailedError as exc:
+        _say(str(exc))
         raise SystemExit(_DISK_FAILED) from exc
     finally:
         file.close(complete=False)
@@ -150,7 +150,7 @@ def opening_lines(job: Demo) -> list[str]:
     """
     url = urlsplit(job.metrics_url or "")
     lines = [
-        f"flowrt demo: {len(job.items):,} airports, {job.concurrency} at once, through a service of another process",
+        f"flowrt demo: {len(job.items):,} airports, a sample of them one by one, then all, {job.concurrency} at once",
         f"service  {job.service_url}/airports/{job.items[0]['iata']}",
         f"metrics  {url.geturl()}",
         f"health   {url._replace(path='/healthz').geturl()}",

@@ -90,7 +90,7 @@ class Demo:
 
         Raises:
             FlowrtError: The metrics cannot be served.
-            OSError: The disk failed.
+            DiskFailedError: The output cannot be written.
         """
         async with AsyncExitStack() as stack:
             self.metrics_url = (await self._open_runtime(stack)).metrics_url

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from flowrt.errors import FlowrtError
 
-__all__ = ["OutputFile"]
+__all__ = ["DiskFailedError", "OutputFile"]
+
+
+class DiskFailedError(Exception):
+    """What was written is not all on the disk; the rest stays under the temporary name."""
 
 
 class OutputFile:
@@ -26,10 +30,10 @@ class OutputFile:
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
-        self.path = path
-        self.partial = path.with_name(f"{path.name}.partial")
         if path.is_dir():
             raise FlowrtError(f"output {path} is a folder: name a file")
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
         if path.exists() and not replace:
             raise FlowrtError(f"output {path} exists: name another file, or remove it")
         try:
@@ -37,14 +41,18 @@ class OutputFile:
             self._file = self.partial.open("wb")
         except OSError as exc:
             raise FlowrtError(f"output {path} cannot be written: {exc.strerror}") from exc
+        self._failed = False
 
     def write(self, line: bytes) -> None:
         """Take one line; it is buffered.
 
         Raises:
-            OSError: The disk failed.
+            DiskFailedError: It cannot be written.
         """
-        self._file.write(line)
+        try:
+            self._file.write(line)
+        except OSError as exc:
+            raise self._disk_failed(exc) from exc
 
     def close(self, *, complete: bool) -> None:
         """Write out what is buffered. Later calls do nothing.
@@ -53,15 +61,22 @@ class OutputFile:
             complete: Whether it is all there, so that the file takes its final name.
 
         Raises:
-            OSError: The disk failed.
+            DiskFailedError: It cannot be written.
         """
         if self._file.closed:
             return
-        with self._file:
-            self._file.flush()
-            if complete:
+        try:
+            with self._file:
+                self._file.flush()
                 os.fsync(self._file.fileno())
-        if complete:
-            self.partial.replace(self.path)
-        elif not self.partial.stat().st_size:
-            self.partial.unlink()
+            if complete:
+                self.partial.replace(self.path)
+            elif not self.partial.stat().st_size:
+                self.partial.unlink()
+        except OSError as exc:
+            if not self._failed:
+                raise self._disk_failed(exc) from exc
+
+    def _disk_failed(self, exc: OSError) -> DiskFailedError:
+        self._failed = True
+        return DiskFailedError(f"{self.partial} cannot be written: {exc.strerror or exc}")

@@ -1,0 +1,144 @@
+"""How the tests run the demo: as its own process in a folder of its own; and the real Prometheus."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HANG_GUARD_S = 60
+
+
+class RunningDemo:
+    """A `flowrt demo` that has been started; what it says on stderr is read line by line.
+
+    Args:
+        folder: Its working directory.
+        args: The command's arguments.
+        preexec: Called in the child before it becomes the demo.
+    """
+
+    def __init__(self, folder: Path, *args: str, preexec: Callable[[], None] | None = None) -> None:
+        self.folder = folder
+        self.said: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "flowrt", "demo", *args],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=preexec,  # noqa: PLW1509  # the tests' own process runs no other thread that matters
+        )
+
+    def until(self, start: str) -> str:
+        """What follows `start` on the line that begins so; earlier lines are kept in `said`."""
+        while True:
+            line = self._line()
+            if line.startswith(start):
+                return line.removeprefix(start).strip()
+
+    def _line(self) -> str:
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        assert line, f"it ended ({self.process.wait(HANG_GUARD_S)}) and said only: {''.join(self.said)}"
+        self.said.append(line)
+        return line
+
+    def stop(self, signum: int) -> int:
+        """Send a signal and wait for the exit code."""
+        self.process.send_signal(signum)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for the exit code."""
+        self.said.append(self.process.communicate(timeout=HANG_GUARD_S)[1])
+        return self.process.returncode
+
+    @property
+    def text(self) -> str:
+        """All that it has said."""
+        return "".join(self.said)
+
+    def row(self, label: str) -> str:
+        """The text of a row of the summary."""
+        found = re.search(rf"^{re.escape(label)}  +(.*)$", self.text, re.MULTILINE)
+        assert found, f"no row {label!r} in {self.text}"
+        return found[1]
+
+
+Start = Callable[..., RunningDemo]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts demos in a folder of the test's own."""
+    started: list[RunningDemo] = []
+
+    def start(*args: str, preexec: Callable[[], None] | None = None) -> RunningDemo:
+        started.append(RunningDemo(tmp_path, *args, preexec=preexec))
+        return started[-1]
+
+    yield start
+    for each in started:
+        end(each)
+
+
+def end(demo: RunningDemo) -> None:
+    """End a demo, whatever it is at."""
+    if demo.process.poll() is None:
+        demo.process.send_signal(signal.SIGKILL)
+    demo.process.communicate(timeout=HANG_GUARD_S)
+
+
+def get(url: str) -> tuple[int, str]:
+    """What a loopback URL answers: status and text."""
+    with urllib.request.urlopen(url, timeout=HANG_GUARD_S) as response:  # noqa: S310
+        return response.status, response.read().decode()
+
+
+def answers(url: str) -> bool:
+    """Whether anybody serves there."""
+    try:
+        get(url)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(true: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:
+    """Ask again and again.
+
+    Args:
+        true: Whether it is so.
+        what: For the message when it never is.
+        patience_s: A hang guard, in seconds.
+    """
+    deadline = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def prometheus_tools() -> tuple[str, str]:
+    """The paths of `prometheus` and `promtool`."""
+    found = [shutil.which(name) for name in ("prometheus", "promtool")]
+    if None in found:
+        pytest.fail(
+            "prometheus and promtool are not on the PATH: `make test` installs them, or apt-get install prometheus"
+        )
+    return str(found[0]), str(found[1])

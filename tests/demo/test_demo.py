@@ -1,0 +1,231 @@
+"""`flowrt demo` as its users run it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from flowrt.cli.main import main
+from flowrt.demo import command
+from flowrt.demo.airports import choose, load_airports
+from flowrt.demo.process import ServiceProcess
+from flowrt.demo.service import plan_of
+from flowrt.errors import FlowrtError
+from tests.demo.conftest import Start, answers, get, wait_until
+
+ITEMS = 150
+OUTPUT = Path("demo-output") / "airports.jsonl"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_airport_has_its_line_and_fails_only_as_the_service_plans(start: Start, tmp_path: Path) -> None:
+    demo = start("--items", str(ITEMS), "--metrics-port", "0")
+    service = demo.until("service ")
+    assert demo.end() == 0
+
+    airports = choose(load_airports(), ITEMS)
+    lines = {line["index"]: line for line in read(tmp_path / OUTPUT)}
+    assert sorted(lines) == list(range(ITEMS))
+    expected = {}
+    for index, airport in enumerate(airports):
+        plan = plan_of(airport.iata)
+        late = plan.latency_s > 2  # the item_timeout
+        expected[index] = "timed_out" if late else "failed" if plan.status == 503 else "ok"
+    assert {index: line["status"] for index, line in lines.items()} == expected
+    assert set(expected.values()) == {"ok", "failed", "timed_out"}
+    for index, line in lines.items():
+        assert list(line) == [
+            "index",
+            "success",
+            "status",
+            "output",
+            "error",
+            "error_type",
+            "attempts",
+            "execution_time",
+        ]
+        error_type = {"ok": None, "failed": "ServiceError", "timed_out": "TimeoutError"}[expected[index]]
+        assert (line["success"], line["error_type"], line["attempts"]) == (error_type is None, error_type, 1)
+        if line["success"]:
+            airport = airports[index]
+            assert line["output"]["iata"] == airport.iata
+            assert line["output"]["elevation_m"] == airport.elevation_m
+            assert line["output"]["nearest"]["iata"] != airport.iata
+    assert list((tmp_path / OUTPUT).parent.iterdir()) == [tmp_path / OUTPUT]  # nothing partial is left
+    assert not answers(service)
+
+    statuses = list(expected.values())
+    assert demo.row("items") == str(ITEMS)
+    assert demo.row("ok") == str(statuses.count("ok"))
+    assert demo.row("  ServiceError") == str(statuses.count("failed"))
+    assert demo.row("  TimeoutError") == str(statuses.count("timed_out"))
+    for label in ("p50", "p95", "p99", "throughput"):
+        assert demo.row(label)
+    assert demo.row("output") == str(OUTPUT)
+
+
+def test_the_speedup_is_measured_on_the_same_items_with_its_interval(start: Start) -> None:
+    demo = start("--items", "60", "--concurrency", "5", "--metrics-port", "0")
+    assert demo.end() == 0
+    measured, low, high = (
+        float(part.strip("(x)")) for part in demo.row("speedup, measured").split() if part.endswith(("x", "x)"))
+    )
+    claimed = float(demo.row("speedup, claimed").split("x")[0])
+    assert 1 < low <= measured <= high
+    assert 1 < claimed <= 5
+    # items do not hold each other up here, so the two figures tell the same; slow machines are slow in both
+    assert measured == pytest.approx(claimed, rel=0.5)
+    assert "60 x " in demo.row("  one by one")
+    assert demo.row("  one by one").endswith("from 40 of the items")
+
+
+def test_metrics_and_health_are_served_while_it_runs_and_until_ctrl_c(start: Start, tmp_path: Path) -> None:
+    demo = start("--items", "120", "--concurrency", "4", "--metrics-port", "0", "--serve")
+    service, metrics, health = demo.until("service "), demo.until("metrics "), demo.until("health ")
+    assert answers(service)
+
+    def value(series: str) -> float:
+        lines = get(metrics)[1].splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))
+
+    wait_until(lambda: value('flowrt_items_inflight{batch="airports"') > 1, "several items are in flight")
+    assert value('flowrt_items_total{batch="airports"') < 120
+    assert demo.until("metrics are served until Ctrl-C:") == metrics
+    assert value('flowrt_items_total{batch="airports"') == 120
+    assert get(health) == (200, "ok\n")
+    assert len(read(tmp_path / OUTPUT)) == 120
+
+    assert demo.stop(signal.SIGINT) == 0
+    assert not answers(metrics)
+    assert not answers(service)
+
+
+def test_a_port_in_use_is_told_and_a_free_one_taken(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        demo = start("--items", "5", "--metrics-port", str(port))
+        assert demo.until(f"port {port} is in use: metrics are on port ").split()[0] in demo.until("metrics ")
+        assert demo.end() == 0
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_what_finished_and_leaves_no_service(
+    start: Start, tmp_path: Path, signum: int, code: int
+) -> None:
+    demo = start("--items", "400", "--concurrency", "4", "--metrics-port", "0")
+    service = demo.until("service ")
+    partial = tmp_path / f"{OUTPUT}.partial"
+    metrics = demo.until("metrics ")
+
+    def running() -> bool:
+        return 'flowrt_items_total{batch="airports",node="enrich",status="ok"} 1' in get(metrics)[1]
+
+    wait_until(running, "items have ended")
+    assert demo.stop(signum) == code
+    assert not answers(service)
+    assert not (tmp_path / OUTPUT).exists()
+    assert {"ok", "cancelled"} <= {line["status"] for line in read(partial)}
+    assert f"flowrt: not complete: what finished is in {OUTPUT}.partial" in demo.text
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_killed_while_it_samples_leaves_no_service(start: Start, signum: int) -> None:
+    demo = start("--metrics-port", "0")
+    service = demo.until("service ")
+    assert answers(service)
+    assert demo.stop(signum) in (143, -signal.SIGKILL)
+    wait_until(lambda: not answers(service), "the service has ended")
+
+
+def test_an_exception_leaves_no_service() -> None:
+    with pytest.raises(ZeroDivisionError), ServiceProcess() as service:  # noqa: PT012
+        assert answers(service.url)
+        _ = 1 / 0
+    assert not answers(service.url)
+
+
+def test_a_service_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with (
+        pytest.raises(FlowrtError, match="the demo's service did not start: it ended with exit code 1"),
+        ServiceProcess(),
+    ):
+        pass
+
+
+def test_a_disk_that_fails_is_5_and_one_line(start: Start, tmp_path: Path) -> None:
+    demo = start(
+        "--items",
+        "60",
+        "--metrics-port",
+        "0",
+        preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
+    )
+    assert demo.end() == 5
+    assert f"flowrt: {OUTPUT}.partial cannot be written: File too large\n" in demo.text
+    assert "Traceback" not in demo.text
+    assert not (tmp_path / OUTPUT).exists()
+
+
+def test_quiet_says_nothing_and_writes_all_the_same(start: Start, tmp_path: Path) -> None:
+    demo = start("--items", "7", "--metrics-port", "0", "--quiet", "-o", "deep/down.jsonl")
+    assert demo.end() == 0
+    assert demo.text == ""
+    assert len(read(tmp_path / "deep" / "down.jsonl")) == 7
+
+
+def test_its_own_output_is_replaced_and_another_file_is_not(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "demo-output").mkdir()
+    (tmp_path / OUTPUT).write_text("an earlier run's")
+    (tmp_path / "mine.jsonl").write_text("mine")
+    assert start("--items", "3", "--metrics-port", "0").end() == 0
+    assert len(read(tmp_path / OUTPUT)) == 3
+
+    refused = start("--items", "3", "--metrics-port", "0", "-o", "mine.jsonl")
+    assert refused.end() == 2
+    assert refused.text == "flowrt: output mine.jsonl exists: name another file, or remove it\n"
+    assert (tmp_path / "mine.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--items", "0"], "Invalid value for '--items': 0 is not in the range x>=1"),
+        (["--items", "10000"], "flowrt: there are 7,"),
+        (["--concurrency", "-1"], "Invalid value for '--concurrency'"),
+        (["--metrics-port", "65536"], "Invalid value for '--metrics-port'"),
+        (["-o", "."], "flowrt: output . is a folder: name a file"),
+    ],
+)
+def test_bad_usage_is_2_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["demo", *args])
+    assert result.exit_code == 2
+    assert told in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 2
+    assert result.output == "flowrt: flowrt demo needs the package 'aiohttp': pip install 'flowrt[demo]'\n"
+
+
+def test_help_says_that_failures_are_meant() -> None:
+    result = CliRunner().invoke(main, ["demo", "--help"])
+    assert result.exit_code == 0
+    assert "0 the batch is complete, though items failed, which they do by design" in result.output
