@@ -15,7 +15,7 @@ from flowrt.errors import MissingExtraError, one_line
 if TYPE_CHECKING:
     from flowrt.demo.job import Demo
 
-__all__ = ["demo", "opening_lines", "rows_of"]
+__all__ = ["demo", "opening_lines", "rows_of", "title_of"]
 
 _OUTPUT: Final = "demo-output/airports.jsonl"
 _DISK_FAILED: Final = 5
@@ -135,7 +135,7 @@ class _Show(_Nothing):
         """Show the summary."""
         from flowrt.summary import print_rows  # noqa: PLC0415  # beside the rest that is heavy
 
-        print_rows(f"{job.report.name}, {job.concurrency} at once", rows_of(job))
+        print_rows(title_of(job), rows_of(job))
         if not job.complete:
             _say(f"not complete: what finished is in {job.output.partial}")
         elif self._serve:
@@ -158,6 +158,15 @@ def opening_lines(job: Demo) -> list[str]:
     if job.metrics_port not in (0, url.port):
         lines.insert(1, f"port {job.metrics_port} is in use: metrics are on port {url.port} this time")
     return lines
+
+
+def title_of(job: Demo) -> str:
+    """What stands above the summary.
+
+    Args:
+        job: Its batch is over.
+    """
+    return f"{job.report.name}, {job.concurrency} at once"
 
 
 def rows_of(job: Demo) -> list[tuple[str, str]]:

@@ -1,0 +1,86 @@
+"""Draws docs/demo.svg, the terminal of a real run of `flowrt demo`: `python -m tools.picture`."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.text import Text
+
+from flowrt import runtime
+from flowrt.demo.airports import choose, load_airports
+from flowrt.demo.command import opening_lines, rows_of, title_of
+from flowrt.demo.job import LOG_LEVEL, Demo
+from flowrt.demo.output import OutputFile
+from flowrt.demo.process import ServiceProcess
+from flowrt.progress import ProgressBar
+from flowrt.records import BatchRecord
+from flowrt.summary import make_table
+
+PICTURE = Path(__file__).parents[1] / "docs" / "demo.svg"
+WIDTH = 100
+# The usual form loads a font from the network; the letters' places are in the file, any monospaced font will do.
+FORM = re.sub(r"\s*(@font-face \{\{.*?\}\}|<!--.*?-->)", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
+    "Fira Code, ", ""
+)
+
+
+class Snapshot(ProgressBar):
+    """A progress bar that nobody sees; one of its states is kept.
+
+    Args:
+        kept: Where that state is printed.
+        share: How much of the batch is done by then, 0 to 1.
+    """
+
+    def __init__(self, kept: Console, share: float = 0.6) -> None:
+        super().__init__(Console(file=io.StringIO(), force_terminal=True, width=WIDTH))
+        self._kept: Console | None = kept
+        self._share = share
+
+    def _update(self, batch: BatchRecord, task: Any) -> None:
+        super()._update(batch, task)
+        if self._kept is not None and batch.expected and batch.completed >= self._share * batch.expected:
+            self._kept.print(self._bar.get_renderable())
+            self._kept = None
+
+
+def draw(airports: int = 2000, concurrency: int = 50) -> str:
+    """Run the demo and give its terminal as SVG.
+
+    Args:
+        airports: How many items.
+        concurrency: How many may run at once.
+    """
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(Text("$ flowrt demo", style="bold"))
+    with tempfile.TemporaryDirectory() as folder, ServiceProcess() as service:
+        demo = Demo(
+            choose(load_airports(), airports),
+            service.url,
+            OutputFile(Path(folder) / "airports.jsonl", replace=True),
+            concurrency=concurrency,
+            metrics_port=9464,
+            instruments=(Snapshot(console),),
+        )
+
+        def started(job: Demo) -> None:
+            console.print(Text("\n".join(opening_lines(job))))
+
+        def ended(job: Demo) -> None:
+            rows = [
+                (label, "demo-output/airports.jsonl" if label == "output" else text) for label, text in rows_of(job)
+            ]
+            console.print(make_table(title_of(job), rows))
+
+        runtime.run(demo.run(started, ended, serve=False), log_level=LOG_LEVEL)
+    return console.export_svg(title="flowrt demo", code_format=FORM, unique_id="demo")
+
+
+if __name__ == "__main__":
+    PICTURE.write_text(draw())
