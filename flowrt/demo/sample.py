@@ -24,19 +24,23 @@ class SequentialEstimate:
 
     Args:
         size: How many were measured.
-        item_s: Mean time of an item, in seconds.
-        margin_s: Half the width of the mean's 95 % interval, in seconds; infinite for a sample of fewer than two.
+        sample_s: What was measured: the mean time of a sampled item, in seconds.
+        sample_margin_s: Half the width of the 95 % interval around it, in seconds; infinite for a sample of one.
+        item_s: The estimate for the mean time of any item, in seconds.
+        margin_s: As above, for the estimate.
         items: How many there are in all.
     """
 
     size: int
+    sample_s: float
+    sample_margin_s: float
     item_s: float
     margin_s: float
     items: int
 
     @property
     def total_s(self) -> float:
-        """The mean times the number of items, in seconds."""
+        """The estimated mean times the number of items, in seconds."""
         return self.item_s * self.items
 
     def speedup(self, wall_s: float) -> tuple[float, float, float]:
@@ -86,8 +90,10 @@ def estimate(sampled: Mapping[int, float], in_batch: Sequence[float]) -> Sequent
     """Estimate the sequential time of all items from a sample of them and from what each took in the batch.
 
     One item in a hundred takes forty times as long as the others, so the plain mean of a small sample says more about
-    how many of those it caught than about the work. This is the survey's ratio estimate: it scales the sample's mean
-    by how the batch's time of all items compares with that of the sampled ones.
+    how many of those it caught than about the work. This is the survey's difference estimate: what every item took in
+    the batch, less what being in the batch added to the sampled ones. It is no plain measurement, so the sample's own
+    mean is given beside it. The interval is of that addition; where a batch slows down only its rare stragglers, which
+    a sample may miss, it is too narrow.
 
     Args:
         sampled: What sampled items took one after another, in seconds, by their place in the input.
@@ -101,14 +107,25 @@ def estimate(sampled: Mapping[int, float], in_batch: Sequence[float]) -> Sequent
     size, items = len(sampled), len(in_batch)
     alone = list(sampled.values())
     together = [in_batch[place] for place in sampled]
-    ratio = sum(alone) / sum(together)
-    scale = fmean(in_batch) / fmean(together)
-    margin_s = math.inf
-    if size > 1:
-        rest = sum((a - ratio * t) ** 2 for a, t in zip(alone, together, strict=True)) / (size - 1)
-        error_s = scale * math.sqrt(rest / size * (1 - size / items))
-        margin_s = _students_t(size - 1) * error_s
-    return SequentialEstimate(size, ratio * fmean(in_batch), margin_s, items)
+    added = [t - a for a, t in zip(alone, together, strict=True)]
+    mean_s, added_s = fmean(alone), fmean(added)
+    return SequentialEstimate(
+        size,
+        mean_s,
+        _margin([a - mean_s for a in alone], items),
+        fmean(in_batch) - added_s,
+        _margin([more - added_s for more in added], items),
+        items,
+    )
+
+
+def _margin(residuals: Sequence[float], items: int) -> float:
+    """Half the width of a mean's 95 % interval; a sample of everything leaves no doubt."""
+    size = len(residuals)
+    if size < 2:
+        return math.inf
+    variance = sum(residual**2 for residual in residuals) / (size - 1)
+    return _students_t(size - 1) * math.sqrt(variance / size * (1 - size / items))
 
 
 def _students_t(freedom: int) -> float:

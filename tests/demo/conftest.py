@@ -136,9 +136,10 @@ def wait_until(true: Callable[[], bool], what: str, patience_s: float = 30.0) ->
 @pytest.fixture(scope="session")
 def prometheus_tools() -> tuple[str, str]:
     """The paths of `prometheus` and `promtool`."""
-    found = [shutil.which(name) for name in ("prometheus", "promtool")]
+    found = [shutil.which(name) or shutil.which(name, path="/usr/bin") for name in ("prometheus", "promtool")]
     if None in found:
         pytest.fail(
-            "prometheus and promtool are not on the PATH: `make test` installs them, or apt-get install prometheus"
+            "prometheus and promtool are neither on the PATH nor in /usr/bin: "
+            "`make test` installs them, or apt-get install prometheus"
         )
     return str(found[0]), str(found[1])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import socket
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from flowrt.cli.main import main
 from flowrt.demo import command
 from flowrt.demo.airports import choose, load_airports
 from flowrt.demo.process import ServiceProcess
+from flowrt.demo.sample import places_to_sample
 from flowrt.demo.service import plan_of
 from flowrt.errors import FlowrtError
 from tests.demo.conftest import Start, answers, get, wait_until
@@ -86,8 +90,43 @@ def test_the_speedup_is_measured_on_the_same_items_with_its_interval(start: Star
     assert 1 < claimed <= 5
     # items do not hold each other up here, so the two figures tell the same; slow machines are slow in both
     assert measured == pytest.approx(claimed, rel=0.5)
-    assert "60 x " in demo.row("  one by one")
-    assert demo.row("  one by one").endswith("from 40 of the items")
+    assert "60 x " in demo.row("  estimate")
+    assert demo.row("  estimate").endswith("less what it added to the sample")
+
+
+def test_the_sample_that_is_shown_is_what_the_sampled_items_took(start: Start) -> None:
+    demo = start("--items", "60", "--metrics-port", "0")
+    assert demo.end() == 0
+    said = re.match(r"40 of the items one by one, mean ([\d.]+) ms \+/- [\d.]+ ms$", demo.row("  sample"))
+    assert said, demo.row("  sample")
+    airports = choose(load_airports(), 60)
+    planned = [min(2.0, plan_of(airports[place].iata).latency_s) for place in places_to_sample(60, 40)]
+    # never faster than the service is; far below what half as much again would be, however slow the machine
+    assert sum(planned) / 40 - 0.001 <= float(said[1]) / 1e3 <= 3 * sum(planned) / 40
+
+
+def test_its_traces_bear_its_name(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+            demo = start("--items", "5", "--metrics-port", "0")
+            assert demo.end() == 0
+        finally:
+            server.shutdown()
+    assert any(b"flowrt-demo" in body for body in bodies), len(bodies)
 
 
 def test_metrics_and_health_are_served_while_it_runs_and_until_ctrl_c(start: Start, tmp_path: Path) -> None:

@@ -62,12 +62,12 @@ def test_the_places_are_spread_evenly_and_in_the_middle(items: int, size: int) -
     assert places[0] == pytest.approx(items - 1 - places[-1], abs=1)
 
 
-def test_a_batch_that_slows_every_item_down_alike_is_told_exactly() -> None:
+def test_a_batch_that_adds_the_same_to_every_item_is_told_exactly() -> None:
     in_batch = [0.05, 0.06, 0.04, 2.0, 0.05, 0.08]
-    found = estimate({0: 0.04, 2: 0.032, 5: 0.064}, in_batch)  # each 0.8 of what it took in the batch
-    assert found.total_s == pytest.approx(0.8 * sum(in_batch))
+    found = estimate({0: 0.04, 2: 0.03, 5: 0.07}, in_batch)  # each 10 ms less than it took in the batch
+    assert found.total_s == pytest.approx(sum(in_batch) - 0.06)
     assert found.margin_s == pytest.approx(0, abs=1e-9)
-    assert found.speedup(0.5) == pytest.approx((1.6 * sum(in_batch),) * 3)
+    assert found.speedup(0.5) == pytest.approx((2 * (sum(in_batch) - 0.06),) * 3)
     assert (found.size, found.items) == (3, 6)
 
 
@@ -76,12 +76,12 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
     held, truths = 0, []
     for _ in range(400):
         slow = [chance.uniform(1, 2) if chance.random() < 0.01 else chance.uniform(0.02, 0.08) for _ in range(2000)]
-        in_batch = [seconds * chance.uniform(1.0, 1.3) for seconds in slow]
+        in_batch = [seconds + chance.expovariate(1000) for seconds in slow]
         places = chance.sample(range(2000), 40)
         found = estimate({place: slow[place] for place in places}, in_batch)
         held += abs(found.item_s - sum(slow) / 2000) <= found.margin_s
         truths.append(found.total_s / sum(slow))
-    assert 0.85 <= held / 400 <= 0.99
+    assert 0.88 <= held / 400 <= 0.99
     assert sum(truths) / 400 == pytest.approx(1, abs=0.02)
 
 
@@ -91,6 +91,7 @@ def test_a_sample_of_all_items_leaves_no_doubt_and_one_of_one_every_doubt() -> N
     one = estimate({0: 1.0}, [1.0, 2.0])
     assert (one.total_s, one.margin_s) == (pytest.approx(3.0), math.inf)
     assert one.speedup(1.0)[1:] == (0, math.inf)
+    assert (one.sample_s, one.sample_margin_s) == (1.0, math.inf)
 
 
 def test_the_margin_is_students_t_times_the_standard_error() -> None:
@@ -106,4 +107,19 @@ def test_nothing_sampled_is_refused() -> None:
 
 
 def test_the_total_is_the_mean_times_the_number() -> None:
-    assert SequentialEstimate(40, 0.06, 0.001, 2000).total_s == pytest.approx(120)
+    assert SequentialEstimate(40, 0.05, 0.004, 0.06, 0.001, 2000).total_s == pytest.approx(120)
+
+
+def test_the_sample_s_own_mean_is_kept_apart_from_the_estimate() -> None:
+    alone = [0.04, 0.05, 0.06, 0.05, 0.05]  # it caught no straggler
+    found = estimate(dict(enumerate(alone)), [*alone, *[0.05] * 94, 2.0])
+    assert found.sample_s == pytest.approx(0.05)
+    assert found.sample_margin_s == pytest.approx(2.776 * math.sqrt(0.00005 / 5 * 0.95), rel=0.01)
+    assert found.item_s == pytest.approx((0.05 * 99 + 2.0) / 100)
+
+
+def test_where_a_batch_slows_items_in_proportion_the_estimate_is_off_by_the_stragglers_share_alone() -> None:
+    in_batch = [0.05] * 99 + [2.0]
+    alone = [seconds / 1.1 for seconds in in_batch]
+    found = estimate({place: alone[place] for place in range(0, 98, 10)}, in_batch)
+    assert found.total_s == pytest.approx(sum(alone), rel=0.03)
