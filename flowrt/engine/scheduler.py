@@ -307,7 +307,7 @@ class Scheduler:
         self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
 
     def drain(self, reason: str) -> None:
-        """Admit nothing more; items in flight go on to their end, the rest of a known number is cancelled."""
+        """Admit nothing more; items in flight go on to their end, the rest of a list or the like is cancelled."""
         if self._stopped is None and not self.admission.closed:
             self._skip_rest = True
             self._drained = reason
@@ -350,7 +350,7 @@ class Scheduler:
     def _conclude(self) -> None:
         if self.over:
             return
-        if self._skip_rest and self.batch.expected is not None:
+        if self._skip_rest and self.batch.expected is not None and not self._source.awaits:
             self._context.copy().run(self._cancel_rest)
         self.over = True
         _active.discard(self)
@@ -373,7 +373,7 @@ class Scheduler:
                 waiter.set_result(None)
 
     def _cancel_rest(self) -> None:
-        """Inputs that were never started end as cancelled."""
+        """Inputs that are all there and were never started end as cancelled."""
         reason = self._stopped or self._drained or "the batch was stopped"
         try:
             while (data := self._source.pull()) is not END:

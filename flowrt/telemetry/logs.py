@@ -84,7 +84,7 @@ class LogInstrument(Instrument):
     def item_finished(self, item: ItemRecord) -> None:
         """Log a failure, within bounds; and everything, where it is asked for."""
         state = item.state
-        if state == "ok" or state == "resumed":
+        if state == "ok" or state == "resumed" or state == "cancelled":  # who cancelled says so once, not per item
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
             return
