@@ -24,6 +24,7 @@ __all__ = ["Runtime", "Settings", "run"]
 T = TypeVar("T")
 
 _POLL_S: Final = 0.005
+_active: Final[list[Runtime]] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
@@ -112,6 +113,14 @@ class Runtime:
         self._traces: TraceSetup | None = None
         self._watchdog: Watchdog | None = None
 
+    @staticmethod
+    def current() -> Runtime | None:
+        """The runtime that was entered last and is active, in whatever loop, or None.
+
+        Code inside `flowrt.run` finds here what the runtime serves, for instance its `metrics_url`.
+        """
+        return _active[-1] if _active else None
+
     @property
     def exit_code(self) -> int | None:
         """128 and the number of the signal that asked for an end, or None while none has."""
@@ -169,6 +178,7 @@ class Runtime:
             self._shutdown.install()
             if task is not None:
                 self._shutdown.bind(loop, task)
+            _active.append(self)
         except BaseException:
             await self._stop()
             self._shutdown.uninstall()
@@ -177,6 +187,8 @@ class Runtime:
     async def _stop(self) -> None:
         """Take down what was set up, within the flush timeout whatever anybody else does."""
         deadline = time.monotonic() + self._flush_timeout_s
+        if self in _active:
+            _active.remove(self)
         self._shutdown.unbind()
         watchdog, server, traces, logs = self._watchdog, self._server, self._traces, self._logs
         self._watchdog = self._server = self._traces = self._logs = None

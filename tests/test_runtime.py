@@ -597,3 +597,15 @@ def test_a_broken_collector_changes_no_result_and_delays_the_end_by_no_more_than
     lost = sum(value for key, value in dropped.items() if key in ("queue_full", "export_error", "shutdown"))
     assert dropped["exported"] + lost == 51
     assert dropped["exported"] == 0
+
+
+def test_the_current_runtime_is_the_one_entered_last_and_nothing_outside() -> None:
+    async def main() -> None:
+        async with flowrt.Runtime(log_level="ERROR") as outer:
+            assert flowrt.Runtime.current() is outer
+            async with flowrt.Runtime(metrics_port=0) as inner:
+                assert flowrt.Runtime.current() is inner
+            assert flowrt.Runtime.current() is outer
+
+    asyncio.run(main())
+    assert flowrt.Runtime.current() is None

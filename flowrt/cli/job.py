@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 from flowrt.batch import BatchProcessor
@@ -35,6 +36,7 @@ class Job:
         started: `run` has begun.
         over: `run` has ended in order; `report` is whole.
         complete: Every item of the input has its line in the output.
+        on_start: Called when `run` begins.
     """
 
     def __init__(self, processor: BatchProcessor, source: Input, target: Target, *, progress: bool) -> None:
@@ -42,6 +44,7 @@ class Job:
         self.started = False
         self.over = False
         self.complete = False
+        self.on_start: Callable[[], None] = lambda: None
         self._processor = processor
         self._source = source
         self._target = target
@@ -60,6 +63,7 @@ class Job:
             OutputClosedError: Nobody reads standard output any more.
         """
         self.started = True
+        self.on_start()
         began = time.perf_counter()
         writer = OutputWriter(self._target)
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from flowrt.cli.exits import SOME_FAILED, CommandError
+from flowrt.cli.exits import SOME_FAILED, CommandError, say
 from flowrt.cli.readers import FORMATS, Format, open_input
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def run(
     opened = open_input(source, input_format)
     target = open_target(output, stdout=stdout, overwrite=overwrite, not_this=opened.file)
     job = Job(processor, opened, target, progress=not quiet and _can_draw())
+    if metrics_port is not None and not quiet and log_format is None:
+        job.on_start = _tell_where_metrics_are  # with a log format, `runtime.started` has it
     try:
         _launch(job, metrics_port=metrics_port, otlp_endpoint=otlp_endpoint, log_format=log_format)
     except OutputClosedError:  # as `| head` does: nothing to complain about
@@ -159,6 +161,14 @@ def _launch(job: Job, *, metrics_port: int | None, otlp_endpoint: str | None, lo
     finally:
         if not job.started:
             job.withdraw()
+
+
+def _tell_where_metrics_are() -> None:
+    from flowrt.runtime import Runtime  # noqa: PLC0415  # heavy
+
+    runtime = Runtime.current()
+    if runtime is not None:
+        say(f"metrics: {runtime.metrics_url}")
 
 
 def _can_draw() -> bool:

@@ -363,6 +363,16 @@ def test_quiet_says_nothing(folder: Path, flowrt: Flowrt) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
+def test_a_port_that_the_system_chose_is_told(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(5))
+    done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--metrics-port", 0)
+    assert done.returncode == 0, done.stderr
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("flowrt: metrics: http://127.0.0.1:")
+    assert first.endswith("/metrics")
+    assert not first.endswith(":0/metrics")
+
+
 def test_json_logs_are_the_only_thing_on_a_stderr_that_programs_read(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "out", "--log-format", "json")
