@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from flowrt.records import BatchResult
 
-__all__ = ["FlowrtError", "ItemFailedError", "MissingExtraError", "error_text", "error_type_of", "one_line"]
+__all__ = [
+    "FlowrtError",
+    "ItemFailedError",
+    "JournalDamagedError",
+    "JournalDiskError",
+    "JournalError",
+    "JournalInUseError",
+    "JournalMismatchError",
+    "MissingExtraError",
+    "error_text",
+    "error_type_of",
+    "one_line",
+]
 
 
 class FlowrtError(Exception):
@@ -43,6 +55,52 @@ class MissingExtraError(FlowrtError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package {package!r}: pip install 'flowrt[{extra}]'")
+
+
+class JournalError(FlowrtError):
+    """A journal cannot be used; the base of the four ways in which that happens.
+
+    Attributes:
+        exit_code: How a command ends that needs the journal.
+    """
+
+    exit_code: ClassVar[int]
+
+
+class JournalMismatchError(JournalError):
+    """The journal belongs to another run: its input, its node or a setting that matters is another."""
+
+    exit_code = 3
+
+
+class JournalDamagedError(JournalError):
+    """The journal holds bytes that nobody wrote, before its end.
+
+    Args:
+        message: What was found, and what to do.
+        offset: Where the damage begins, in bytes from the start of the file.
+    """
+
+    exit_code = 4
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+    def __reduce__(self) -> tuple[type[JournalDamagedError], tuple[str, int]]:
+        return type(self), (str(self), self.offset)
+
+
+class JournalDiskError(JournalError):
+    """The disk would not take or keep what the journal wrote; nothing more is written to it."""
+
+    exit_code = 5
+
+
+class JournalInUseError(JournalError):
+    """Another run holds the journal."""
+
+    exit_code = 75
 
 
 def error_text(error: object) -> str:
