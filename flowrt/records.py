@@ -23,6 +23,9 @@ State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
 
+_SPAN_ID_MASK: Final = (1 << 64) - 1
+
+
 class Rejected:
     """An input that could not be read: it takes its place in the batch as a failed item and reaches no node.
 
@@ -56,8 +59,7 @@ class ItemRecord:
         started_ns: When its first attempt started.
         finished_ns: When it ended.
         span: The tracing instrument's own handle.
-        trace_id: Its trace as an integer, 0 when not traced.
-        span_id: Its span as an integer, 0 when not traced.
+        ids: Its trace's id in the upper 128 bits and its span's in the lower 64; 0 when not traced.
         uncancellable: It did not end within the grace period after it was cancelled.
     """
 
@@ -68,16 +70,15 @@ class ItemRecord:
         "error_type",
         "exception",
         "finished_ns",
+        "ids",
         "index",
         "input_data",
         "metadata",
         "output",
         "pulled_ns",
         "span",
-        "span_id",
         "started_ns",
         "state",
-        "trace_id",
         "uncancellable",
     )
 
@@ -96,9 +97,18 @@ class ItemRecord:
         self.exception: BaseException | None = None
         self.metadata: dict[str, Any] | None = None
         self.span: Any = None
-        self.trace_id = 0
-        self.span_id = 0
+        self.ids = 0
         self.uncancellable = False
+
+    @property
+    def trace_id(self) -> str | None:
+        """Its trace's id, 32 hexadecimal digits, or None when not traced."""
+        return f"{self.ids >> 64:032x}" if self.ids else None
+
+    @property
+    def span_id(self) -> str | None:
+        """Its span's id, 16 hexadecimal digits, or None when not traced."""
+        return f"{self.ids & _SPAN_ID_MASK:016x}" if self.ids else None
 
     def __repr__(self) -> str:
         return f"<ItemRecord {self.index} of {self.batch.name!r}: {self.state}, attempts={self.attempts}>"
@@ -244,6 +254,7 @@ class BatchResult:
     metadata: dict[str, Any] = field(default_factory=dict)
     trace_id: str | None = None
     span_id: str | None = None
+    _ids: int = field(default=0, init=False, repr=False, compare=False)
 
     @staticmethod
     def of(item: ItemRecord) -> BatchResult:
@@ -263,9 +274,8 @@ class BatchResult:
             result.queue_time = (started_ns - item.pulled_ns) / 1e9
         if item.metadata:
             result.metadata = item.metadata
-        if item.trace_id:
-            result.trace_id = f"{item.trace_id:032x}"
-            result.span_id = f"{item.span_id:016x}"
+        if item.ids:
+            result._ids = item.ids
         if item.state == "ok":
             result.success = True
             return result
@@ -281,6 +291,12 @@ class BatchResult:
         if name == "metadata":
             self.metadata = {}
             return self.metadata
+        if name == "trace_id" and self._ids:  # written out when somebody asks
+            self.trace_id = f"{self._ids >> 64:032x}"
+            return self.trace_id
+        if name == "span_id" and self._ids:
+            self.span_id = f"{self._ids & _SPAN_ID_MASK:016x}"
+            return self.span_id
         try:
             return _DEFAULTS[name]
         except KeyError:

@@ -7,7 +7,7 @@ from flowrt.policy import Telemetry
 from flowrt.telemetry.collector import register
 from flowrt.telemetry.logs import LogInstrument, is_listened_to
 from flowrt.telemetry.metrics import METRICS, MetricsInstrument
-from flowrt.telemetry.tracing import TracingInstrument, tracing_is_set_up
+from flowrt.telemetry.tracing import make_tracing, tracing_is_set_up
 
 __all__ = ["Observer"]
 
@@ -38,5 +38,5 @@ class Observer:
         if choice.logs and is_listened_to("warning"):
             instruments = (*instruments, LogInstrument(per_item=is_listened_to("debug")))
         if choice.tracing and tracing_is_set_up():
-            instruments = (*instruments, TracingInstrument(choice.trace_shape))
+            instruments = (*instruments, make_tracing(choice.trace_shape))
         return instruments

@@ -176,9 +176,9 @@ def _about_item(item: ItemRecord) -> dict[str, Any]:
     if item.error_type is not None:
         fields["error_type"] = item.error_type
         fields["error"] = item.error
-    if item.trace_id:
-        fields["trace_id"] = f"{item.trace_id:032x}"
-        fields["span_id"] = f"{item.span_id:016x}"
+    if item.ids:
+        fields["trace_id"] = item.trace_id
+        fields["span_id"] = item.span_id
     return fields
 
 

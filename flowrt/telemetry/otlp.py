@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from flowrt.telemetry.metrics import METRICS, DropReason
+from flowrt.telemetry.span import ItemSpan
 
 __all__ = ["SpanQueue"]
 
@@ -97,6 +98,10 @@ class SpanQueue(SpanProcessor):
             full = len(self._waiting) >= self._batch_spans
         if full and not self._wake.is_set():
             self._wake.set()
+
+    def put(self, span: ItemSpan | ReadableSpan) -> None:
+        """As `on_end`, for either kind of span."""
+        self.on_end(span.readable() if isinstance(span, ItemSpan) else span)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Export what waits now.

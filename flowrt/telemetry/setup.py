@@ -10,14 +10,13 @@ from typing import Any, Final, Literal, get_args
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
 
 from flowrt.errors import MissingExtraError
 from flowrt.telemetry.logs import add_trace_ids, log_event
 from flowrt.telemetry.otlp import SpanQueue
+from flowrt.telemetry.provider import RuntimeProvider
 from flowrt.telemetry.render import console_renderer, first_class, json_line, one_line_values
 from flowrt.telemetry.sink import LineSink
 
@@ -168,9 +167,9 @@ class TraceSetup:
                 )
             return
         exporter = _exporter(otlp_endpoint)
-        switch = _install(service_name)
+        provider = _install(service_name)
         if exporter is not None:
-            self.queue = switch.target = SpanQueue(exporter, **_queue_settings())
+            self.queue = provider.target = SpanQueue(exporter, **_queue_settings())
 
     def close(self, timeout_s: float) -> None:
         """Export what waits, as far as there is time, and stop exporting. Later calls do nothing.
@@ -191,44 +190,19 @@ class TraceSetup:
             log_event("warning", "telemetry.dropped", signal="spans", exported=self.queue.exported, **lost)
 
 
-class _Switch(SpanProcessor):
-    """The one processor of our provider. A provider is for the life of a process; what it exports to is not."""
-
-    def __init__(self) -> None:
-        self.target: SpanQueue | None = None
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing: spans are exported when they end."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if self.target is not None:
-            self.target.on_end(span)
-
-    def shutdown(self) -> None:
-        if self.target is not None:
-            self.target.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self.target is None or self.target.force_flush(timeout_millis)
+_ours: Final[list[RuntimeProvider]] = []  # at most one
 
 
-_ours: Final[list[_Switch]] = []  # at most one
-
-
-def _install(service_name: str | None) -> _Switch:
+def _install(service_name: str | None) -> RuntimeProvider:
     if _ours:
-        provider = trace.get_tracer_provider()
-        running = provider.resource.attributes.get("service.name") if isinstance(provider, TracerProvider) else None
+        running = _ours[0].resource.attributes.get("service.name")
         if service_name is not None and service_name != running:
             _log.warning("service_name=%r is not used: this process traces as %r already", service_name, running)
         return _ours[0]
-    switch = _Switch()
-    attributes = {} if service_name is None else {"service.name": service_name}
-    provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
-    provider.add_span_processor(switch)
+    provider = RuntimeProvider(Resource.create({} if service_name is None else {"service.name": service_name}))
     trace.set_tracer_provider(provider)
-    _ours.append(switch)
-    return switch
+    _ours.append(provider)
+    return provider
 
 
 def _exporter(otlp_endpoint: str | None) -> SpanExporter | None:

@@ -14,7 +14,7 @@ from flowrt.policy import TraceShape
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.text import clean
 
-__all__ = ["TracingInstrument", "tracing_is_set_up"]
+__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "tracing_is_set_up"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
 _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
@@ -25,7 +25,14 @@ def tracing_is_set_up() -> bool:
     return not isinstance(trace.get_tracer_provider(), _PASSIVE)
 
 
-class TracingInstrument(Instrument):
+def make_tracing(shape: TraceShape) -> BatchTracing:
+    """The instrument that traces one batch: the runtime's own provider has a faster one."""
+    make_fast = getattr(trace.get_tracer_provider(), "make_fast_tracing", None)
+    instrument: BatchTracing | None = None if make_fast is None else make_fast(shape)
+    return TracingInstrument(shape) if instrument is None else instrument
+
+
+class BatchTracing(Instrument):
     """Traces one batch: made anew for each, when the process has a tracer provider.
 
     Args:
@@ -37,7 +44,7 @@ class TracingInstrument(Instrument):
         self._tracer = trace.get_tracer("flowrt", __version__)
         self._item_name = ""
         self._common: dict[str, Any] = {}
-        self._links: list[Link] | None = None
+        self._links: list[Link] | None = None  # None: items are the batch span's children
         self._offset_ns = 0
 
     def batch_started(self, batch: BatchRecord) -> None:
@@ -63,6 +70,21 @@ class TracingInstrument(Instrument):
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
 
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Put the totals on the batch span, and end it."""
+        span = batch.span
+        ok = batch.counts["ok"] + batch.counts["resumed"]
+        span.set_attribute("flowrt.batch.items.ok", ok)
+        span.set_attribute("flowrt.batch.items.failed", batch.completed - ok)
+        if batch.status != "ok":
+            text = f"{batch.status}: {batch.completed - ok} of {batch.completed} items did not succeed"
+            span.set_status(Status(StatusCode.ERROR, text))
+        span.end(batch.finished_ns + self._offset_ns)
+
+
+class TracingInstrument(BatchTracing):
+    """Makes its spans through the API, so that any provider's sampler, processors and exporters see them."""
+
     def item_started(self, item: ItemRecord) -> None:
         """Start the item's span and make it the current one for the node."""
         current = otel_context.get_current()
@@ -77,8 +99,7 @@ class TracingInstrument(Instrument):
             item.pulled_ns + self._offset_ns,
         )
         span_context = span.get_span_context()
-        item.trace_id = span_context.trace_id
-        item.span_id = span_context.span_id
+        item.ids = span_context.trace_id << 64 | span_context.span_id
         item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
 
     def item_finished(self, item: ItemRecord) -> None:
@@ -93,22 +114,12 @@ class TracingInstrument(Instrument):
             if item.started_ns:
                 span.set_attribute("flowrt.item.queue_wait", (item.started_ns - item.pulled_ns) / 1e9)
             if item.state != "ok" and item.state != "resumed":
-                _set_failed(span, item)
+                set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)
 
-    def batch_ended(self, batch: BatchRecord) -> None:
-        """Put the totals on the batch span, and end it."""
-        span = batch.span
-        ok = batch.counts["ok"] + batch.counts["resumed"]
-        span.set_attribute("flowrt.batch.items.ok", ok)
-        span.set_attribute("flowrt.batch.items.failed", batch.completed - ok)
-        if batch.status != "ok":
-            text = f"{batch.status}: {batch.completed - ok} of {batch.completed} items did not succeed"
-            span.set_status(Status(StatusCode.ERROR, text))
-        span.end(batch.finished_ns + self._offset_ns)
 
-
-def _set_failed(span: trace.Span, item: ItemRecord) -> None:
+def set_failed(span: trace.Span, item: ItemRecord) -> None:
+    """Say on a span why its item failed."""
     span.set_attribute("error.type", clean(item.error_type or "unknown"))
     span.set_status(Status(StatusCode.ERROR, clean(item.error or "")))
     if item.exception is not None:

@@ -1,0 +1,182 @@
+"""The item spans of a provider of our own: made once, sampled once where that can be, handed over without a lock."""
+
+from __future__ import annotations
+
+import re
+from random import getrandbits
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ParentBased, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+
+from flowrt._version import __version__
+from flowrt.policy import TraceShape
+from flowrt.records import BatchRecord, ItemRecord
+from flowrt.telemetry.span import ItemSpan, SpanFrame
+from flowrt.telemetry.tracing import BatchTracing, set_failed
+
+if TYPE_CHECKING:
+    from flowrt.telemetry.provider import RuntimeProvider
+
+__all__ = ["FastTracingInstrument"]
+
+_SCOPE: Final = InstrumentationScope("flowrt", __version__)
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())  # the API's name for it, asked of the API
+_ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
+_CHILDREN_ALIKE: Final = re.compile(
+    r",localParentSampled:Always(On|Off)Sampler,localParentNotSampled:Always(On|Off)Sampler\}$"
+)
+
+
+class FastTracingInstrument(BatchTracing):
+    """Makes a batch's item spans itself and hands them to the provider's exporter.
+
+    Args:
+        provider: The runtime's own; it has no span processor but the runtime's.
+        shape: How items hang together with the batch span.
+
+    Attributes:
+        unsampled: How many item spans the sampler did not want.
+    """
+
+    def __init__(self, provider: RuntimeProvider, shape: TraceShape = "auto") -> None:
+        super().__init__(shape)
+        self.unsampled = 0
+        self._provider = provider
+        self._random = type(provider.id_generator) is RandomIdGenerator
+        self._frames: dict[tuple[Any, ...], SpanFrame] = {}
+        self._frame: SpanFrame | None = None  # of every item, where the sampler decides once
+        self._parent: SpanContext | None = None
+        self._trace_id = 0  # of every item, where they are the batch span's children
+        self._seen: Context | None = None  # the worker's context, and
+        self._base = Context()  # what it becomes for an item, but for the span
+        self._nothing_else = False  # whether that is the span alone
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Start the batch span, and ask the sampler about all items at once where it decides for all alike."""
+        super().batch_started(batch)
+        parent: SpanContext | None = batch.span.get_span_context()
+        if self._links is None and parent is not None:
+            self._trace_id = parent.trace_id
+        else:
+            parent = None
+        self._parent = parent
+        self._rebase()
+        if self._decides_once():
+            self._frame = self._ask(self._new_ids() >> 64, 0)
+
+    def item_started(self, item: ItemRecord) -> None:
+        """Make the item's span and make it the current one for the node."""
+        if otel_context.get_current() is not self._seen:
+            self._rebase()
+        if self._random:
+            ids = self._trace_id << 64 | getrandbits(64) if self._trace_id else getrandbits(192)
+        else:
+            ids = self._new_ids()
+        frame = self._frame
+        if frame is None:
+            frame = self._ask(ids >> 64, item.index)
+        item.ids = ids
+        item.span = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
+        span.token = otel_context.attach(
+            Context({_SPAN_KEY: span}) if self._nothing_else else trace.set_span_in_context(span, self._base)
+        )
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """End the item's span and hand it over."""
+        span: ItemSpan = item.span
+        item.span = None
+        if not item.uncancellable:  # else its context is still in use, in a task that nobody waits for
+            otel_context.detach(span.token)  # type: ignore[arg-type]  # set by item_started
+        span.token = None
+        frame = span.frame
+        if span.end_ns:  # ended by the node
+            if not frame.sampled:
+                self.unsampled += 1
+            return
+        started_ns = item.started_ns
+        span.wait_ns = started_ns - item.pulled_ns if started_ns else -1
+        span.attempts = item.attempts
+        state = item.state
+        if state != "ok" and state != "resumed" and frame.recording:
+            span.complete()
+            set_failed(span, item)
+        elif span.additions is not None:
+            span.complete()
+        span.end_ns = item.finished_ns
+        if frame.sampled:
+            frame.hand_over(span)
+        else:
+            self.unsampled += 1
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _rebase(self) -> None:
+        """The worker's context is another one than it was: build on that."""
+        self._seen = otel_context.get_current()
+        self._base = self._seen
+        if self._links is not None:
+            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
+        self._nothing_else = set(self._base) <= {_SPAN_KEY}
+
+    def _new_ids(self) -> int:
+        generator = self._provider.id_generator
+        trace_id = self._trace_id or generator.generate_trace_id()
+        return trace_id << 64 | generator.generate_span_id()
+
+    def _decides_once(self) -> bool:
+        """Whether the sampler says the same of every item: it may look at the trace's id, which roots do not share."""
+        sampler = self._provider.sampler
+        if type(sampler) is ParentBased:
+            alike = _CHILDREN_ALIKE if self._links is None else _ROOTS_ALIKE
+            return alike.search(str(sampler.get_description())) is not None  # type: ignore[no-untyped-call]  # the SDK's own
+        return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and self._links is None)
+
+    def _ask(self, trace_id: int, index: int) -> SpanFrame:
+        """The frame for what the sampler says of one item."""
+        given = {**self._common, "flowrt.item.index": index}
+        result = self._provider.sampler.should_sample(
+            self._base, trace_id, self._item_name, SpanKind.INTERNAL, given, self._links
+        )
+        # a sampler may add attributes of its own, which then come after the index in no order that anybody sees
+        added = {key: value for key, value in (result.attributes or {}).items() if key != "flowrt.item.index"}
+        key = (result.decision, result.trace_state, tuple(added.items()))
+        try:
+            return self._frames[key]
+        except (KeyError, TypeError):  # not seen before, or an attribute that is a list
+            pass
+        frame = self._make_frame(result.decision, result.trace_state, added)
+        try:
+            if len(self._frames) < 64:
+                self._frames[key] = frame
+        except TypeError:
+            pass
+        return frame
+
+    def _make_frame(self, decision: Any, trace_state: Any, attributes: dict[str, Any]) -> SpanFrame:
+        provider, parent = self._provider, self._parent
+        flags = TraceFlags.SAMPLED if decision.is_sampled() else TraceFlags.DEFAULT
+        if parent is not None:
+            random = bool(parent.trace_flags & 0x02)
+        else:
+            is_random = getattr(provider.id_generator, "is_trace_id_random", None)
+            random = is_random is not None and bool(is_random())
+        return SpanFrame(
+            name=self._item_name,
+            resource=provider.resource,
+            scope=_SCOPE,
+            limits=provider.limits,
+            attributes=attributes,
+            links=tuple(self._links or ()),
+            parent=parent,
+            flags=TraceFlags(flags | (0x02 if random else 0)),
+            trace_state=trace_state,
+            recording=decision.is_recording(),
+            offset_ns=self._offset_ns,
+            hand_over=provider.hand_over,
+        )

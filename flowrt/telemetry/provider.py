@@ -1,0 +1,86 @@
+"""The tracer provider that a runtime sets up for a process that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+
+from flowrt.policy import TraceShape
+from flowrt.telemetry.fast_tracing import FastTracingInstrument
+
+__all__ = ["RuntimeProvider", "SpanTarget"]
+
+
+class SpanTarget(Protocol):
+    """Where finished spans go."""
+
+    def put(self, span: Any) -> None:
+        """Take a sampled span that has ended: an `ItemSpan` or one of the SDK's."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Export what waits now, and say whether nothing waits any more."""
+
+
+def _nowhere(span: Any) -> None:
+    """Nothing is exported."""
+
+
+class RuntimeProvider(TracerProvider):
+    """The SDK's provider, with its spans and ours going to one target.
+
+    A provider is for the life of a process, what it exports to is not.
+
+    Args:
+        resource: What it describes.
+
+    Attributes:
+        limits: The span limits of the `OTEL_*` variables.
+        target: Where finished spans go, or None where nobody wants them.
+        plain: No span processor was added to it, so nobody but the target waits for its spans.
+    """
+
+    def __init__(self, resource: Resource) -> None:
+        self.limits = SpanLimits()
+        super().__init__(resource=resource, span_limits=self.limits, shutdown_on_exit=False)
+        self.plain = True
+        self.target: SpanTarget | None = None
+        super().add_span_processor(_Switch(self))
+
+    @property
+    def hand_over(self) -> Callable[[Any], None]:
+        """What takes a sampled span that has ended."""
+        return _nowhere if self.target is None else self.target.put
+
+    def make_fast_tracing(self, shape: TraceShape) -> FastTracingInstrument | None:
+        """An instrument that makes a batch's item spans itself; None where a processor wants to see the SDK's."""
+        return FastTracingInstrument(self, shape) if self.plain else None
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Add a processor, which sees every span from the next batch on."""
+        self.plain = False
+        super().add_span_processor(span_processor)
+
+
+class _Switch(SpanProcessor):
+    """Hands the SDK's own spans to the target."""
+
+    def __init__(self, provider: RuntimeProvider) -> None:
+        self._provider = provider
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing: spans are exported when they end."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._provider.hand_over(span)
+
+    def shutdown(self) -> None:
+        self._provider.target = None
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        target = self._provider.target
+        return target is None or target.force_flush(timeout_millis)
