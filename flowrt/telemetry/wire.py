@@ -58,17 +58,23 @@ def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
         _, encoded = by_scope.setdefault((id(frame.resource), id(frame.scope)), (frame, []))
         encoded += map(_template_of(frame).encode, its_spans)
 
-    parts = [_resource_spans(frame, encoded) for frame, encoded in by_scope.values()]
+    parts: list[bytes] = []
+    for frame, encoded in by_scope.values():
+        _add_resource_spans(parts, frame.template, encoded)
     if others:
         parts.append(encode_others(others))
     return b"".join(parts)
 
 
-def _resource_spans(frame: SpanFrame, spans: list[bytes]) -> bytes:
-    """The request's field `resource_spans`, with one scope."""
-    template: _Template = frame.template
-    scope_spans = b"".join((template.scope_head, *spans, template.scope_tail))
-    return _message(1, b"".join((template.resource_head, _message(2, scope_spans), template.resource_tail)))
+def _add_resource_spans(parts: list[bytes], template: _Template, spans: list[bytes]) -> None:
+    """The request's field `resource_spans`, with one scope, in pieces: joined once, they are copied once."""
+    scope_size = len(template.scope_head) + sum(map(len, spans)) + len(template.scope_tail)
+    before_scope = _key(2, _LENGTH) + _varint(scope_size) + template.scope_head
+    size = len(template.resource_head) + len(before_scope) - len(template.scope_head) + scope_size
+    size += len(template.resource_tail)
+    parts += (_key(1, _LENGTH), _varint(size), template.resource_head, before_scope)
+    parts += spans
+    parts += (template.scope_tail, template.resource_tail)
 
 
 def _template_of(frame: SpanFrame) -> _Template:
