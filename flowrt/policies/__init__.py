@@ -1,0 +1,39 @@
+"""Policies: when to try again, how fast to go, how much at once, when to stop asking.
+
+Each policy is a plain object that a caller makes and hands over; what it decides depends on nothing but what it is
+told, times included. The standard library and flowrt's own records are all that it needs.
+"""
+
+from __future__ import annotations
+
+from flowrt.policies.adaptive import AdaptiveLimit, LimitChange, LimitController
+from flowrt.policies.backoff import Backoff
+from flowrt.policies.breaker import CircuitBreaker, CircuitOpenError, Transition
+from flowrt.policies.gate import RateGate, Ticket
+from flowrt.policies.hedge import Hedge, HedgeTracker
+from flowrt.policies.outcome import kind_of, retry_after_of, status_of
+from flowrt.policies.rate import CostTooHighError, RateLimit, Reservation
+from flowrt.policies.retry import Retries, Retry, RetryPolicy
+
+__all__ = [
+    "AdaptiveLimit",
+    "Backoff",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "CostTooHighError",
+    "Hedge",
+    "HedgeTracker",
+    "LimitChange",
+    "LimitController",
+    "RateGate",
+    "RateLimit",
+    "Reservation",
+    "Retries",
+    "Retry",
+    "RetryPolicy",
+    "Ticket",
+    "Transition",
+    "kind_of",
+    "retry_after_of",
+    "status_of",
+]

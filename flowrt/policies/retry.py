@@ -1,0 +1,301 @@
+"""RetryPolicy: which failed attempts are tried again, and after how long."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Final, NamedTuple
+
+from flowrt.errors import ItemFailedError
+from flowrt.policies.breaker import CircuitOpenError
+from flowrt.policies.checks import check_count, check_number, number_or_none, seconds_to_ns
+from flowrt.policies.outcome import Kind, kind_of, parse_retry_after, retry_after_of, status_of
+from flowrt.policies.rate import CostTooHighError
+
+__all__ = ["TRANSIENT_STATUS_CODES", "Retries", "Retry", "RetryPolicy", "RetryState"]
+
+TRANSIENT_STATUS_CODES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+"""HTTP statuses that another attempt may cure: timeouts, throttling, a service or its proxy in trouble."""
+
+_FINAL: Final = (CircuitOpenError, CostTooHighError)  # flowrt's own refusals, which another attempt would only repeat
+
+On = type[Exception] | Collection[type[Exception]] | Callable[[BaseException], bool]
+
+
+class Retry(NamedTuple):
+    """The decision to try again.
+
+    Attributes:
+        delay_ns: How long to wait before, in nanoseconds.
+        reason: Why the attempt failed: `error`, `timeout` or `rate_limited`.
+    """
+
+    delay_ns: int
+    reason: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Which failed attempts are tried again, how often and after how long.
+
+    The wait grows exponentially and is drawn anew between 0 and its ceiling each time ("full jitter"), so that items
+    that failed together do not come back together. Where the service says how long to wait, that is waited for, with
+    the jitter on top. An exception that carries an HTTP status is tried again only for the statuses that another
+    attempt may cure: a 404 fails at once.
+
+    Args:
+        attempts: How often an item is tried at most, the first attempt included; 1 means never again.
+        base: Ceiling of the first wait, in seconds.
+        cap: No ceiling grows above this, in seconds.
+        factor: How much each ceiling is above the one before.
+        on: The exceptions to try again for: a type, several, or a function of the exception, which then decides
+            alone. A node that returns a failure with a message and no exception counts as an `ItemFailedError`.
+        timeouts: Whether an attempt that ran out of `item_timeout` is tried again.
+        status_codes: The HTTP statuses to try again for; None to pay no regard to them.
+        when: A function of the NodeResult that a node returned, successes too: True tries again, False does not. An
+            item whose result is still unwanted after its last attempt keeps that result.
+        retry_after: Where an exception says how long to wait: the name of its attribute (its headers are looked at
+            too), or a function that gives seconds, a date or None. None to pay no regard to it.
+        retry_after_max: When asked to wait longer than this, in seconds, the item fails at once.
+        budget: Retries that a batch may spend, as a share of its first attempts: when everything fails, trying
+            everything again makes it worse. None for no such limit.
+        budget_minimum: Retries that are free, so that a small batch gets all of its own.
+        waiting: How many items may wait for another attempt before no new ones are begun; by default 10 times the
+            concurrency, at least 1,000.
+        wait: A wait strategy to use in place of the exponential one: a function of a `RetryState` that gives seconds.
+            Those of tenacity fit as they are.
+
+    Raises:
+        ValueError: A setting is out of its range.
+
+    Example:
+        >>> policy = RetryPolicy(attempts=5, base=0.2, on=(ConnectionError, TimeoutError))
+        >>> [policy.ceiling_s(attempt) for attempt in (1, 2, 3)]
+        [0.2, 0.4, 0.8]
+    """
+
+    attempts: int = 3
+    _: KW_ONLY
+    base: float = 0.1
+    cap: float = 30.0
+    factor: float = 2.0
+    on: On = Exception
+    timeouts: bool = True
+    status_codes: Collection[int] | None = TRANSIENT_STATUS_CODES
+    when: Callable[[Any], bool] | None = None
+    retry_after: str | Callable[[BaseException], Any] | None = "retry_after"
+    retry_after_max: float = 3600.0
+    budget: float | None = 0.2
+    budget_minimum: int = 100
+    waiting: int | None = None
+    wait: Callable[[RetryState], float] | None = None
+
+    def __post_init__(self) -> None:
+        check_count("attempts", self.attempts)
+        check_number("base", self.base, unit="of seconds")
+        check_number("cap", self.cap, unit="of seconds")
+        if self.cap < self.base:
+            raise ValueError(f"cap must be at least base={self.base!r}, not {self.cap!r}: it bounds the waits")
+        check_number("factor", self.factor, least=1)
+        check_number("retry_after_max", self.retry_after_max, unit="of seconds")
+        if self.budget is not None:
+            check_number("budget", self.budget, unit="(retries per first attempt; None for no limit)")
+        check_count("budget_minimum", self.budget_minimum, least=0)
+        if self.waiting is not None:
+            check_count("waiting", self.waiting)
+        if not isinstance(self.timeouts, bool):
+            raise ValueError(f"timeouts must be True or False, not {self.timeouts!r}")  # noqa: TRY004  # as the others
+        for name in ("when", "wait"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"{name} must be a function or None, not {value!r}")
+        if self.retry_after is not None and not callable(self.retry_after) and not _is_name(self.retry_after):
+            raise ValueError(f"retry_after must be an attribute's name, a function or None, not {self.retry_after!r}")
+        object.__setattr__(self, "on", _checked_on(self.on))
+        if self.status_codes is not None:
+            object.__setattr__(self, "status_codes", _checked_codes(self.status_codes))
+
+    def ceiling_s(self, attempt: int) -> float:
+        """The most that is waited after the given attempt (1 for the first), in seconds, when nobody asks for more."""
+        try:
+            return min(self.cap, self.base * self.factor ** (attempt - 1))
+        except OverflowError:
+            return self.cap
+
+    def begin(
+        self,
+        max_concurrency: int = 1,
+        *,
+        random: Callable[[], float] = random.random,
+        wall: Callable[[], float] = time.time,
+    ) -> Retries:
+        """What one batch needs to decide by this policy.
+
+        Args:
+            max_concurrency: How many items of it may run at once.
+            random: Gives numbers from 0 to 1.
+            wall: The time since 1970 in seconds; for services that name a date.
+        """
+        return Retries(self, max_concurrency, random=random, wall=wall)
+
+
+class RetryState:
+    """What a wait strategy is told; it has the names that tenacity's strategies ask for.
+
+    Attributes:
+        attempt_number: How many attempts were made.
+        outcome: The last attempt: `outcome.failed`, `outcome.exception()` and `outcome.result()`.
+    """
+
+    __slots__ = ("attempt_number", "outcome")
+
+    def __init__(self, attempt_number: int, outcome: Any) -> None:
+        self.attempt_number = attempt_number
+        self.outcome = _Outcome(outcome)
+
+
+class _Outcome:
+    __slots__ = ("_value", "failed")
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self.failed = isinstance(value, BaseException)
+
+    def exception(self) -> BaseException | None:
+        return self._value if self.failed else None
+
+    def result(self) -> Any:
+        if self.failed:
+            raise self._value
+        return self._value
+
+
+class Retries:
+    """A batch's retries: made by `RetryPolicy.begin`, asked only after an attempt that did not succeed.
+
+    Attributes:
+        policy: The policy.
+        waiting: How many items may wait for another attempt.
+        judges_successes: Whether `decide` wants to see successes too.
+        spent: Retries that were granted.
+        refused: Retries that were not, because the budget was spent.
+    """
+
+    __slots__ = ("_random", "_wall", "judges_successes", "policy", "refused", "spent", "waiting")
+
+    def __init__(
+        self, policy: RetryPolicy, max_concurrency: int, *, random: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        self.policy = policy
+        self.waiting = max(1000, 10 * max_concurrency) if policy.waiting is None else policy.waiting
+        self.judges_successes = policy.when is not None
+        self.spent = 0
+        self.refused = 0
+        self._random = random
+        self._wall = wall
+
+    def decide(self, outcome: Any, attempt: int, first_attempts: int, *, timed_out: bool = False) -> Retry | None:
+        """Whether to try again after an attempt, and when; a granted retry counts against the budget.
+
+        Args:
+            outcome: What the node raised, or the NodeResult that it returned.
+            attempt: How many attempts the item has had, this one included.
+            first_attempts: How many items the batch has begun.
+            timed_out: The attempt was stopped because its time was over.
+
+        Returns:
+            The decision, or None when the outcome stands.
+
+        Raises:
+            Exception: What a function of the policy (`on`, `when`, `retry_after`, `wait`) raised.
+            ValueError: `wait` gave no number of seconds.
+        """
+        policy = self.policy
+        if attempt >= policy.attempts:
+            return None
+        raised = isinstance(outcome, BaseException)
+        error = outcome if raised else getattr(outcome, "error", None)
+        exc = error if isinstance(error, BaseException) else None
+        if timed_out:
+            if not policy.timeouts:
+                return None
+        elif not raised and policy.when is not None:
+            if not policy.when(outcome):
+                return None
+        elif (not raised and getattr(outcome, "success", False)) or not self._wanted(exc):
+            return None
+
+        after = None if exc is None or timed_out else self._asked_to_wait(exc)
+        if after is not None and after > policy.retry_after_max:
+            return None
+        if policy.budget is not None and self.spent >= policy.budget_minimum + policy.budget * first_attempts:
+            self.refused += 1
+            return None
+        delay_s = self._wait_s(outcome, attempt) + (after or 0.0)
+        self.spent += 1
+        reason: Kind = "timeout" if timed_out else "error" if exc is None else kind_of(exc, retry_after=after)
+        return Retry(seconds_to_ns(delay_s), reason)
+
+    def _wanted(self, exc: BaseException | None) -> bool:
+        on, codes = self.policy.on, self.policy.status_codes
+        if exc is None:
+            return isinstance(on, tuple) and issubclass(ItemFailedError, on)
+        if isinstance(exc, _FINAL) or not isinstance(exc, Exception):
+            return False
+        if not isinstance(on, tuple):
+            return bool(on(exc))  # type: ignore[operator]  # a tuple of types or a function, by __post_init__
+        if not isinstance(exc, on):
+            return False
+        status = None if codes is None else status_of(exc)
+        return status is None or codes is None or status in codes
+
+    def _asked_to_wait(self, exc: BaseException) -> float | None:
+        where = self.policy.retry_after
+        if where is None:
+            return None
+        if isinstance(where, str):
+            return retry_after_of(exc, where, self._wall())
+        return parse_retry_after(where(exc), self._wall())
+
+    def _wait_s(self, outcome: Any, attempt: int) -> float:
+        wait = self.policy.wait
+        if wait is None:
+            return self._random() * self.policy.ceiling_s(attempt)
+        seconds = number_or_none(wait(RetryState(attempt, outcome)))
+        if seconds is None:
+            raise ValueError(f"the wait strategy {wait!r} must give a number of seconds of at least 0")
+        return seconds
+
+    def __repr__(self) -> str:
+        return f"<Retries: {self.spent} spent, {self.refused} refused>"
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isidentifier()
+
+
+def _checked_on(on: Any) -> Any:
+    types = (on,) if isinstance(on, type) else tuple(on) if isinstance(on, (tuple, list, set, frozenset)) else None
+    if types is None:
+        if callable(on):
+            return on
+        raise ValueError(f"on must be an exception type, several, or a function of the exception, not {on!r}")
+    for cls in types:
+        if not isinstance(cls, type) or not issubclass(cls, Exception):
+            raise ValueError(  # noqa: TRY004  # as the others
+                f"on must hold types of Exception, not {cls!r}: CancelledError and the like are not errors"
+            )
+    return types
+
+
+def _checked_codes(codes: Any) -> frozenset[int]:
+    if isinstance(codes, (str, bytes)) or not isinstance(codes, Collection):
+        raise ValueError(  # noqa: TRY004  # as the others
+            f"status_codes must be a collection of HTTP statuses, like (429, 503), not {codes!r}"
+        )
+    for code in codes:
+        if isinstance(code, bool) or not isinstance(code, int) or not 100 <= code <= 599:
+            raise ValueError(f"status_codes must be HTTP statuses from 100 to 599, not {code!r}")
+    return frozenset(codes)
