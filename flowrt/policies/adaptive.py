@@ -19,7 +19,8 @@ _CALM: Final = 0.4  # of the tolerated rise in latency: up to here the limit gro
 _HOLDS: Final = 10  # windows without a change before a look at the latency with less going on
 _BELOW: Final = 0.9  # a cut goes this far below the estimated knee, where nothing queues
 _BACKOFF: Final = 0.7  # what throttling and timeouts leave of the limit
-_TIMEOUT_SHARE: Final = 0.1
+_TIMEOUT_SHARE: Final = 0.1  # of attempts, above what is usual
+_LEAST_ATTEMPTS: Final = 10  # as many as a share of timeouts is taken of at least
 _LONGEST_PAUSE_NS: Final = 5_000_000_000
 
 
@@ -114,8 +115,8 @@ class LimitController:
 
     __slots__ = (
         "_baseline", "_bottom", "_ceiling", "_changed_ns", "_count", "_full", "_held", "_max", "_min", "_need",
-        "_opened_ns", "_settling", "_slow_start", "_squares", "_timeouts", "_tolerance", "_total", "_window_ns",
-        "changed", "changes", "limit",
+        "_opened_ns", "_settling", "_slow_start", "_squares", "_timeouts", "_timing_out", "_tolerance", "_total",
+        "_usual_timeouts", "_window_ns", "changed", "changes", "limit",
     )  # fmt: skip
 
     def __init__(self, policy: AdaptiveLimit) -> None:
@@ -130,6 +131,8 @@ class LimitController:
         self._slow_start = True
         self._bottom = False  # the limit was just lowered to where nothing should queue
         self._ceiling = 0  # the limit at which the service throttled last
+        self._timing_out = False  # the limit was just cut because of timeouts
+        self._usual_timeouts = 0.0  # their share when the limit is not to blame
         self._held = 0
         self._changed_ns = 0
         self._settling = self.limit if self.limit > 1 else 0
@@ -154,9 +157,7 @@ class LimitController:
         """
         if outcome == "ok":
             if self._settling:
-                self._settling -= 1
-                if not self._settling:
-                    self._opened_ns = now_ns
+                self._settle(now_ns)
                 return self.limit
             latency = latency_ns * 1e-9
             if not self._opened_ns:
@@ -172,9 +173,13 @@ class LimitController:
             # an attempt that began before the last change says nothing about the limit now in force
             if outcome == "throttled":
                 self._back_off(now_ns, "throttled")
+            elif self._settling:
+                self._settle(now_ns)
             else:
                 self._timeouts += 1
-                if self._timeouts >= max(2, _TIMEOUT_SHARE * self.limit):
+                seen = self._count + self._timeouts
+                if self._timeouts > (self._usual_timeouts + _TIMEOUT_SHARE) * max(seen, self.limit, _LEAST_ATTEMPTS):
+                    self._learn_timeouts(seen)
                     self._back_off(now_ns, "timeouts")
         return self.limit
 
@@ -183,6 +188,20 @@ class LimitController:
         self._slow_start = False
         self._change(now_ns, limit, "set")
         return self.limit
+
+    def _settle(self, now_ns: int) -> None:
+        """One more attempt of those that the last change does not speak of has ended."""
+        self._settling -= 1
+        if not self._settling:
+            self._opened_ns = now_ns
+
+    def _learn_timeouts(self, seen: int) -> None:
+        """Timeouts that a lower limit does not cure are not of its making."""
+        share = self._timeouts / seen
+        if self._timing_out:
+            self._usual_timeouts = (self._usual_timeouts + share) / 2
+        elif share < self._usual_timeouts:
+            self._usual_timeouts += 0.1 * (share - self._usual_timeouts)
 
     def _judge(self, now_ns: int) -> None:
         """A window is over: grow, hold or cut."""
@@ -199,6 +218,8 @@ class LimitController:
             self._baseline += 0.3 * (mean - self._baseline)
         self._bottom = False
         baseline = self._baseline
+        self._learn_timeouts(count + self._timeouts)
+        self._timing_out = False
         self._open(now_ns)
         if surely > self._tolerance * baseline:
             self._lower(now_ns, mean, "latency")
@@ -245,6 +266,7 @@ class LimitController:
         self._slow_start = False
         if reason == "throttled":
             self._ceiling = self.limit
+        self._timing_out = reason == "timeouts"
         self._bottom = False
         self._change(now_ns, math.floor(_BACKOFF * self.limit), reason)
 
