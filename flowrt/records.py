@@ -24,6 +24,7 @@ BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
 
 _SPAN_ID_MASK: Final = (1 << 64) - 1
+_UNSTORED: Final = {"error": None, "error_type": None, "exception": None, "kept": False, "span": None}
 
 
 class Rejected:
@@ -59,6 +60,7 @@ class ItemRecord:
         started_ns: When its first attempt started.
         finished_ns: When it ended.
         span: The tracing instrument's own handle.
+        kept: Its span will be exported, as far as is known.
         ids: Its trace's id in the upper 128 bits and its span's in the lower 64; 0 when not traced.
         uncancellable: It did not end within the grace period after it was cancelled.
     """
@@ -73,6 +75,7 @@ class ItemRecord:
         "ids",
         "index",
         "input_data",
+        "kept",
         "metadata",
         "output",
         "pulled_ns",
@@ -81,6 +84,12 @@ class ItemRecord:
         "state",
         "uncancellable",
     )
+
+    error: str | None
+    error_type: str | None
+    exception: BaseException | None
+    kept: bool
+    span: Any
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
         self.batch = batch
@@ -92,13 +101,18 @@ class ItemRecord:
         self.state: State = "running"
         self.attempts = 0
         self.output: Any = None
-        self.error: str | None = None
-        self.error_type: str | None = None
-        self.exception: BaseException | None = None
         self.metadata: dict[str, Any] | None = None
-        self.span: Any = None
         self.ids = 0
         self.uncancellable = False
+
+    if not TYPE_CHECKING:  # or a slip in a name would pass
+
+        def __getattr__(self, name: str) -> Any:
+            """What a success leaves at its default is not even stored."""
+            try:
+                return _UNSTORED[name]
+            except KeyError:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
     @property
     def trace_id(self) -> str | None:
@@ -150,7 +164,6 @@ class BatchRecord:
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
         epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
-        service_ns: Sum of the items' execution times, counted by the metrics instrument.
         shard: The metrics instrument's own handle.
         span: The tracing instrument's own handle.
     """
@@ -167,7 +180,6 @@ class BatchRecord:
         "node_id",
         "node_type",
         "pulled",
-        "service_ns",
         "shard",
         "slots",
         "span",
@@ -200,7 +212,6 @@ class BatchRecord:
         self.started_ns = started_ns
         self.finished_ns = 0
         self.epoch_offset_ns = epoch_offset_ns
-        self.service_ns = 0
         self.shard: Any = None
         self.span: Any = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flowrt.instrument import Instrument
 from flowrt.policy import Telemetry
+from flowrt.telemetry.audit import Audit
 from flowrt.telemetry.collector import register
 from flowrt.telemetry.logs import LogInstrument, is_listened_to
 from flowrt.telemetry.metrics import METRICS, MetricsInstrument
@@ -26,17 +27,21 @@ class Observer:
 
     def __init__(self, choice: Telemetry, batch: str, node: str, limit: int) -> None:
         self._choice = choice
-        self._metrics: tuple[Instrument, ...] = ()
+        self._metrics: MetricsInstrument | None = None
         if choice.metrics:
             register()
-            self._metrics = (MetricsInstrument(METRICS.declare(batch, node, limit), choice.latency_slo),)
+            self._pair = METRICS.declare(batch, node, limit)
+            self._metrics = MetricsInstrument(self._pair, choice.latency_slo)
 
     def instruments(self) -> tuple[Instrument, ...]:
         """What is to watch a batch that starts now, given what the process has set up by now."""
         choice = self._choice
-        instruments = self._metrics
+        tracing = make_tracing(choice.trace_shape) if choice.tracing and tracing_is_set_up() else None
+        instruments: list[Instrument] = []
+        if self._metrics is not None:
+            instruments += (Audit(self._pair[0], tracing), self._metrics)
         if choice.logs and is_listened_to("warning"):
-            instruments = (*instruments, LogInstrument(per_item=is_listened_to("debug")))
-        if choice.tracing and tracing_is_set_up():
-            instruments = (*instruments, make_tracing(choice.trace_shape))
-        return instruments
+            instruments.append(LogInstrument(per_item=is_listened_to("debug")))
+        if tracing is not None:
+            instruments.append(tracing)
+        return tuple(instruments)

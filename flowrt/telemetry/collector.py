@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar as OpenMetricsExemplar
 
 from flowrt._version import __version__
 from flowrt.instrument import instrument_errors
 from flowrt.records import STATUSES
 from flowrt.telemetry.catalogue import CATALOGUE, DURATION_BOUNDS_S
+from flowrt.telemetry.exemplars import Exemplar, Exemplars
 from flowrt.telemetry.metrics import METRICS, OTHER_PAIR, Histogram, MetricsStore, Shard
 from flowrt.telemetry.text import label
 
@@ -59,7 +63,7 @@ class StoreCollector(Collector):
         yield from self._process()
 
     def _pairs(self) -> list[tuple[tuple[str, str], list[Shard]]]:
-        return [(pair, list(shards.copy().values())) for pair, shards in self._store.shards.copy().items()]
+        return [(pair, shards.copy()) for pair, shards in self._store.shards.copy().items()]
 
     def _items(self) -> Iterator[Family]:
         items, errors = _counter("flowrt_items_total"), _counter("flowrt_item_errors_total")
@@ -81,8 +85,9 @@ class StoreCollector(Collector):
                     by_type[error_type] = by_type.get(error_type, 0) + count
             for error_type, count in by_type.items():
                 errors.add_metric([*pair, error_type], count)
-            _add(duration, [*pair, "ok"], [*swift, *(shard.ok for shard in shards)])
-            _add(duration, [*pair, "failed"], [shard.failed for shard in shards])
+            ok, failed = [shard.ok_exemplars for shard in shards], [shard.failed_exemplars for shard in shards]
+            _add(duration, [*pair, "ok"], [*swift, *(shard.ok for shard in shards)], exemplars=[*ok, *ok])
+            _add(duration, [*pair, "failed"], [shard.failed for shard in shards], exemplars=failed)
             _add(attempt, [*pair], [*swift, *(shard.attempt for shard in shards)])
             _add(queue_wait, [*pair], [shard.queue_wait for shard in shards], at_zero=swift_count)
         yield from (items, errors, attempts, duration, attempt, queue_wait)
@@ -144,8 +149,8 @@ class StoreCollector(Collector):
         stalls, dropped = _counter("flowrt_loop_stalls_total"), _counter("flowrt_telemetry_dropped_total")
         for node, count in store.stalls.copy().items():
             stalls.add_metric([node], count)
-        others = store.shards.get(OTHER_PAIR, {}).copy().values()
-        crowded = sum(sum(shard.swift.counts) + sum(shard.items.values()) for shard in others)
+        others = store.shards.get(OTHER_PAIR, []).copy()
+        crowded = sum(shard.total for shard in others)
         for (signal, reason), count in store.drops.copy().items():
             extra = crowded if (signal, reason) == ("metrics", "cardinality") else 0
             dropped.add_metric([signal, reason], count + extra)
@@ -172,9 +177,18 @@ def _histogram(name: str) -> HistogramMetricFamily:
     return HistogramMetricFamily(name, metric.help, labels=metric.labels)
 
 
-def _add(family: HistogramMetricFamily, labels: list[str], histograms: list[Histogram], at_zero: int = 0) -> None:
-    """Add the sum of some histograms, whose bounds may differ, as one cumulative series."""
-    bounds_ns = sorted({bound for histogram in histograms for bound in histogram.bounds_ns})
+def _add(
+    family: HistogramMetricFamily,
+    labels: list[str],
+    histograms: list[Histogram],
+    at_zero: int = 0,
+    exemplars: Sequence[Exemplars] = (),
+) -> None:
+    """Add the sum of some histograms, whose bounds may differ, as one cumulative series.
+
+    Exemplars, where there are any, are in the order of the histograms that they belong to.
+    """
+    bounds_ns: list[float] = sorted({bound for histogram in histograms for bound in histogram.bounds_ns})
     if not bounds_ns:
         bounds_ns = [round(bound * 1e9) for bound in DURATION_BOUNDS_S]
     cumulated = dict.fromkeys(bounds_ns, at_zero)
@@ -188,5 +202,16 @@ def _add(family: HistogramMetricFamily, labels: list[str], histograms: list[Hist
                 seen += counts[place]
                 place += 1
             cumulated[bound] += seen
-    buckets = [(repr(bound / 1e9), float(count)) for bound, count in cumulated.items()]
-    family.add_metric(labels, [*buckets, ("+Inf", float(total))], sum_ns / 1e9)
+    shown: dict[float, Exemplar] = {}
+    for histogram, its in zip(histograms, exemplars, strict=False):
+        for bound, exemplar in zip((*histogram.bounds_ns, math.inf), its.latest, strict=True):
+            if exemplar is not None and (bound not in shown or shown[bound].at_s < exemplar.at_s):
+                shown[bound] = exemplar
+    buckets = [_bucket(repr(bound / 1e9), float(count), shown.get(bound)) for bound, count in cumulated.items()]
+    family.add_metric(labels, [*buckets, _bucket("+Inf", float(total), shown.get(math.inf))], sum_ns / 1e9)
+
+
+def _bucket(bound: str, count: float, exemplar: Exemplar | None) -> Any:
+    if exemplar is None:
+        return bound, count
+    return bound, count, OpenMetricsExemplar({"trace_id": exemplar.trace_id}, exemplar.value_s, exemplar.at_s)

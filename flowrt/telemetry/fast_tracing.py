@@ -95,9 +95,10 @@ class FastTracingInstrument(BatchTracing):
             otel_context.detach(span.token)  # type: ignore[arg-type]  # set by item_started
         span.token = None
         frame = span.frame
-        if span.end_ns:  # ended by the node
-            if not frame.sampled:
-                self.unsampled += 1
+        if span.end_ns:  # by the node, which handed it over
+            item.kept = frame.sampled
+            self.unsampled += not frame.sampled
+            self.ended += 1
             return
         started_ns = item.started_ns
         span.wait_ns = started_ns - item.pulled_ns if started_ns else -1
@@ -110,9 +111,11 @@ class FastTracingInstrument(BatchTracing):
             span.complete()
         span.end_ns = item.finished_ns
         if frame.sampled:
+            item.kept = True
             frame.hand_over(span)
         else:
             self.unsampled += 1
+        self.ended += 1
 
     # -- within -----------------------------------------------------------------------------------------------------
 

@@ -29,11 +29,11 @@ class Heartbeat:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._listeners = 0
-        self._report: Callable[[int], None] = _ignore
+        self._report: Callable[[int], object] = _ignore
         self._timer: asyncio.TimerHandle | None = None
         self._due_ns = 0
 
-    def acquire(self, report: Callable[[int], None]) -> None:
+    def acquire(self, report: Callable[[int], object]) -> None:
         """Start beating, or go on.
 
         Args:

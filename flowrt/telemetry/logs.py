@@ -12,6 +12,7 @@ from opentelemetry import trace
 
 from flowrt.instrument import Instrument
 from flowrt.records import BatchRecord, ItemRecord
+from flowrt.telemetry.metrics import service_ns_of
 
 __all__ = ["LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
 
@@ -108,8 +109,9 @@ class LogInstrument(Instrument):
             self._timer = None
         wall_s = (batch.finished_ns - batch.started_ns) / 1e9
         fields: dict[str, Any] = {"status": batch.status, "duration_s": round(wall_s, 6), **_counts(batch)}
-        if batch.service_ns and wall_s > 0:
-            fields["speedup_claimed"] = round(batch.service_ns / 1e9 / wall_s, 2)
+        service_ns = service_ns_of(batch)
+        if service_ns and wall_s > 0:
+            fields["speedup_claimed"] = round(service_ns / 1e9 / wall_s, 2)
         suppressed = sum(allowance.suppressed for allowance in self._warnings.values())
         if suppressed:
             fields["suppressed"] = suppressed
@@ -183,7 +185,7 @@ def _about_item(item: ItemRecord) -> dict[str, Any]:
 
 
 def _one_line(value: Any) -> str:
-    if isinstance(value, str) and value.isidentifier():
+    if isinstance(value, str) and value.isascii() and value.replace("_", "a").isalnum():
         return value
     return json.dumps(value, default=repr)
 

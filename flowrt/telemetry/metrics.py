@@ -1,7 +1,8 @@
 """Counting: plain ints on the loop's thread, turned into metric families only when somebody scrapes.
 
-A shard belongs to one (batch, node) pair and one thread, so nothing needs a lock: that thread writes, the scrape
-reads. What can be derived at the scrape (totals, attempts, gauges) is not counted per item.
+A shard belongs to one (batch, node) pair, and one batch at a time counts in it, so nothing needs a lock: that batch's
+loop writes, the scrape reads, and what the shard gained from the batch's start to its end is what the batch counted.
+What can be derived at the scrape (totals, attempts, gauges) is not counted per item.
 """
 
 from __future__ import annotations
@@ -16,10 +17,20 @@ from typing import Final, Literal
 from flowrt.instrument import Instrument
 from flowrt.records import STATUSES, BatchRecord, ItemRecord
 from flowrt.telemetry.catalogue import DURATION_BOUNDS_S, LAG_BOUNDS_S, QUEUE_WAIT_BOUNDS_S, RUN_BOUNDS_S
+from flowrt.telemetry.exemplars import Exemplars
 from flowrt.telemetry.lag import heartbeat_of
 from flowrt.telemetry.text import label
 
-__all__ = ["METRICS", "OTHER_PAIR", "BatchShard", "Histogram", "MetricsInstrument", "MetricsStore", "Shard"]
+__all__ = [
+    "METRICS",
+    "OTHER_PAIR",
+    "BatchShard",
+    "Histogram",
+    "MetricsInstrument",
+    "MetricsStore",
+    "Shard",
+    "service_ns_of",
+]
 
 OTHER_PAIR: Final = ("_other", "_other")
 """Where items are counted once there are more (batch, node) pairs than the store keeps apart."""
@@ -49,20 +60,37 @@ class Histogram:
         self.counts = [0] * (len(bounds_s) + 1)
         self.sum_ns = 0
 
-    def add(self, value_ns: int) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds_ns, value_ns)] += 1
+    def add(self, value_ns: int) -> int:
+        """Count one value, and give its bucket's place."""
+        bucket = bisect_left(self.bounds_ns, value_ns)
+        self.counts[bucket] += 1
         self.sum_ns += value_ns
+        return bucket
 
 
 class Shard:
-    """What one thread counted for one (batch, node) pair.
+    """What was counted for one (batch, node) pair, by one batch after another.
 
     Nearly every item is ok at its first attempt and started the moment it was pulled: such an item is counted in
     `swift` alone, which stands for one item ok, its duration, its one attempt and a queue wait of nothing.
     """
 
-    __slots__ = ("attempt", "attempts", "bounds_s", "errors", "failed", "items", "ok", "pair", "queue_wait", "swift")
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "bounds_s",
+        "errors",
+        "failed",
+        "failed_exemplars",
+        "items",
+        "items_before",
+        "ok",
+        "ok_exemplars",
+        "pair",
+        "queue_wait",
+        "service_ns_before",
+        "swift",
+    )
 
     def __init__(self, pair: tuple[str, str], bounds_s: tuple[float, ...]) -> None:
         self.pair = pair
@@ -75,6 +103,32 @@ class Shard:
         self.failed = Histogram(bounds_s)
         self.attempt = Histogram(bounds_s)
         self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS_S)
+        self.ok_exemplars = Exemplars(len(bounds_s) + 1)
+        self.failed_exemplars = Exemplars(len(bounds_s) + 1)
+        self.items_before = 0
+        self.service_ns_before = 0
+
+    def begin(self) -> None:
+        """A batch starts to count here."""
+        for exemplars in (self.ok_exemplars, self.failed_exemplars):
+            exemplars.due_ns = [0] * len(exemplars.due_ns)  # its clock may be another one
+        self.items_before = self.total
+        self.service_ns_before = self.swift.sum_ns + self.attempt.sum_ns
+
+    @property
+    def total(self) -> int:
+        """Items counted, of all batches."""
+        return sum(self.swift.counts) + sum(self.items.values())
+
+    @property
+    def counted(self) -> int:
+        """Items counted since the batch began."""
+        return self.total - self.items_before
+
+    @property
+    def service_ns(self) -> int:
+        """Sum of the attempts' times since the batch began."""
+        return self.swift.sum_ns + self.attempt.sum_ns - self.service_ns_before
 
     def add(self, item: ItemRecord) -> None:
         """Count an item that is not swift."""
@@ -84,7 +138,10 @@ class Shard:
             self._add_error(item.error_type or "unknown")
         if item.attempts:
             held_ns = item.finished_ns - item.pulled_ns
-            (self.ok if state == "ok" else self.failed).add(held_ns)
+            bucket = (self.ok if state == "ok" else self.failed).add(held_ns)
+            exemplars = self.ok_exemplars if state == "ok" else self.failed_exemplars
+            if item.finished_ns >= exemplars.due_ns[bucket]:
+                exemplars.take(bucket, item)
             self.attempts[_FAILED_ATTEMPTS.get(state, "ok")] += 1
             self.attempt.add(item.finished_ns - item.started_ns)
             self.queue_wait.add(item.started_ns - item.pulled_ns)
@@ -116,7 +173,8 @@ class MetricsStore:
     """Everything counted in this process."""
 
     def __init__(self) -> None:
-        self.shards: dict[tuple[str, str], dict[int, Shard]] = {}
+        self.shards: dict[tuple[str, str], list[Shard]] = {}
+        self._free: dict[tuple[str, str], list[Shard]] = {}
         self.limits: dict[tuple[str, str], int] = {}
         self.batches: dict[str, BatchShard] = {}
         self.active: weakref.WeakSet[BatchRecord] = weakref.WeakSet()
@@ -142,23 +200,35 @@ class MetricsStore:
             if pair not in self.shards:
                 if len(self.shards) >= _MOST_PAIRS:
                     pair = OTHER_PAIR
-                self.shards.setdefault(pair, {})
+                self.shards.setdefault(pair, [])
             self.limits[pair] = limit
             self.batches.setdefault(pair[0], BatchShard())
             self.stalls.setdefault(pair[1], 0)
         return pair
 
-    def shard(self, pair: tuple[str, str], bounds_s: tuple[float, ...]) -> Shard:
-        """The calling thread's shard of a declared pair."""
-        shards = self.shards[pair]
-        thread = threading.get_ident()
-        shard = shards.get(thread)
-        if shard is None or shard.bounds_s != bounds_s:
-            with self._lock:
-                if shard is not None:  # the pair's buckets have changed: what was counted stays, under another key
-                    shards[-len(shards) - 1] = shard
-                shard = shards[thread] = Shard(pair, bounds_s)
+    def take(self, pair: tuple[str, str], bounds_s: tuple[float, ...]) -> Shard:
+        """A shard of a declared pair, for one batch, until it is given back.
+
+        Args:
+            pair: What `declare` gave.
+            bounds_s: The bounds of its histograms of durations, in seconds.
+        """
+        with self._lock:
+            free = self._free.setdefault(pair, [])
+            for shard in free:
+                if shard.bounds_s == bounds_s:
+                    free.remove(shard)
+                    break
+            else:
+                shard = Shard(pair, bounds_s)
+                self.shards[pair].append(shard)
+        shard.begin()
         return shard
+
+    def give_back(self, shard: Shard) -> None:
+        """The batch has ended; what it counted stays."""
+        with self._lock:
+            self._free[shard.pair].append(shard)
 
     def stalled(self, node: str) -> None:
         """Count a time that a node blocked the loop.
@@ -182,6 +252,11 @@ METRICS: Final = MetricsStore()
 """The process's own store; the collector in the default Prometheus registry reads it."""
 
 
+def service_ns_of(batch: BatchRecord) -> int:
+    """Sum of a batch's attempts' times so far; 0 where no metrics are kept."""
+    return batch.shard.service_ns if isinstance(batch.shard, Shard) else 0
+
+
 class MetricsInstrument(Instrument):
     """Counts one processor's batches.
 
@@ -202,7 +277,7 @@ class MetricsInstrument(Instrument):
     def batch_started(self, batch: BatchRecord) -> None:
         """Choose the shard to count in, and watch the loop's lag while the batch runs."""
         store, loop = self._store, asyncio.get_running_loop()
-        batch.shard = store.shard(self._pair, self._bounds_s)
+        batch.shard = store.take(self._pair, self._bounds_s)
         store.limits[self._pair] = batch.limit
         store.loop_name = type(loop).__module__.partition(".")[0]
         store.active.add(batch)
@@ -215,12 +290,13 @@ class MetricsInstrument(Instrument):
         if item.state == "ok" and item.attempts == 1 and started_ns == item.pulled_ns:
             swift = shard.swift
             elapsed_ns = item.finished_ns - started_ns
-            swift.counts[bisect_left(swift.bounds_ns, elapsed_ns)] += 1
+            bucket = bisect_left(swift.bounds_ns, elapsed_ns)
+            swift.counts[bucket] += 1
             swift.sum_ns += elapsed_ns
+            if item.ids and item.finished_ns >= shard.ok_exemplars.due_ns[bucket]:
+                shard.ok_exemplars.take(bucket, item)
         else:
             shard.add(item)
-            elapsed_ns = item.finished_ns - started_ns if started_ns else 0
-        item.batch.service_ns += elapsed_ns
 
     def batch_ended(self, batch: BatchRecord) -> None:
         """Count the batch."""
@@ -235,5 +311,4 @@ class MetricsInstrument(Instrument):
         mine.last_completion_s = time.time()
         if status == "ok":
             mine.last_success_s = mine.last_completion_s
-        mine.speedup = batch.service_ns / wall_ns if wall_ns > 0 else 0.0
-        mine.unaccounted = batch.pulled - batch.completed
+        mine.speedup = batch.shard.service_ns / wall_ns if wall_ns > 0 else 0.0

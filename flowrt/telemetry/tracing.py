@@ -37,9 +37,13 @@ class BatchTracing(Instrument):
 
     Args:
         shape: How items hang together with the batch span.
+
+    Attributes:
+        ended: How many item spans have ended.
     """
 
     def __init__(self, shape: TraceShape = "auto") -> None:
+        self.ended = 0
         self._shape = shape
         self._tracer = trace.get_tracer("flowrt", __version__)
         self._item_name = ""
@@ -100,6 +104,7 @@ class TracingInstrument(BatchTracing):
         )
         span_context = span.get_span_context()
         item.ids = span_context.trace_id << 64 | span_context.span_id
+        item.kept = span_context.trace_flags.sampled
         item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
 
     def item_finished(self, item: ItemRecord) -> None:
@@ -116,6 +121,7 @@ class TracingInstrument(BatchTracing):
             if item.state != "ok" and item.state != "resumed":
                 set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)
+        self.ended += 1
 
 
 def set_failed(span: trace.Span, item: ItemRecord) -> None:

@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import structlog
 from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowrt.telemetry.provider import RuntimeProvider
+from flowrt.telemetry.span import ItemSpan
+
 Sample = Callable[..., float]
 
 
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[ReadableSpan]]]:
+class Kept:
+    """A target of the runtime's own provider that keeps what it is given, as the SDK's exporters would see it."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def put(self, span: Any) -> None:
+        self.spans.append(span.readable() if isinstance(span, ItemSpan) else span)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+@pytest.fixture(params=["the SDK's provider", "the runtime's provider"])
+def spans(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], list[ReadableSpan]]]:
     """A tracer provider for the length of a test; calling the fixture gives the spans that have ended."""
+    if request.param == "the runtime's provider":
+        ours, kept = RuntimeProvider(Resource.create({})), Kept()
+        ours.target = kept
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", ours)
+        yield lambda: list(kept.spans)
+        return
     provider = TracerProvider(shutdown_on_exit=False)
     exporter = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

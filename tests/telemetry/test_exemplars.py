@@ -1,0 +1,66 @@
+"""Exemplars: a bucket's trace, for traces that are kept."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from prometheus_client import REGISTRY
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from flowrt import BatchProcessor
+
+Run = Callable[[Any], Any]
+
+
+def exemplars(batch: str, status: str) -> list[Any]:
+    """The exemplars that a scrape shows of a batch's items."""
+    text = generate_latest(REGISTRY).decode()
+    return [
+        sample.exemplar
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "flowrt_item_duration_seconds_bucket"
+        and (sample.labels["batch"], sample.labels["status"]) == (batch, status)
+        and sample.exemplar is not None
+    ]
+
+
+async def odd_fails(x: int) -> int:
+    if x % 2:
+        raise ValueError("odd")
+    return x
+
+
+@pytest.fixture
+def name() -> str:
+    return f"ex{uuid.uuid4().hex[:8]}"
+
+
+def test_an_exemplar_names_a_trace_of_its_bucket(run: Run, name: str, spans: Callable[[], list[ReadableSpan]]) -> None:
+    results = run(BatchProcessor(odd_fails, 2, name=name).batch(range(20)))
+    assert spans()
+    for status, kind in (("ok", results.succeeded), ("failed", results.failed)):
+        (exemplar, *_) = exemplars(name, status)
+        assert exemplar.labels["trace_id"] in {result.trace_id for result in kind}
+        assert 0 <= exemplar.value < 0.3
+        assert float(exemplar.timestamp) == pytest.approx(spans()[-1].end_time / 1e9, abs=60)
+
+
+def test_without_traces_there_are_none(run: Run, name: str) -> None:
+    run(BatchProcessor(odd_fails, name=name).batch(range(4)))
+    assert exemplars(name, "ok") == []
+
+
+def test_a_trace_that_the_sampler_drops_is_no_exemplar(run: Run, name: str) -> None:
+    with patch.object(trace, "_TRACER_PROVIDER", TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)):
+        results = run(BatchProcessor(odd_fails, name=name).batch(range(4)))
+    assert results[0].trace_id
+    assert exemplars(name, "ok") == exemplars(name, "failed") == []
