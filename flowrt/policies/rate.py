@@ -20,6 +20,7 @@ __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
 
 Clock = Callable[[], int]
 
+_SMALL_BURST: Final = 10  # a handful of items need not be spread over a minute
 _UNITS: Final = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
 _UNITS.update({"h": 3600, "hour": 3600, "d": 86400, "day": 86400})
 _RATE: Final = re.compile(r"(?P<amount>\d[\d_]*(?:\.\d+)?)(?P<times>[kM]?)/(?P<count>\d+)?(?P<unit>[a-z]+)")
@@ -46,8 +47,8 @@ class RateLimit:
     Args:
         rate: The most that starts within the window; a number above 0.
         per: The window's length, in seconds.
-        burst: The most that starts at once; by default one second's share, and for windows of up to a second the
-            whole rate. `burst=rate` admits all of any window at once, `burst=1` makes the flow even (to about 10 ms).
+        burst: The most that starts at once; by default one second's share, at least 10. `burst=rate` admits all of
+            a window at once, `burst=1` makes the flow even (to about 10 ms).
         cost: What an item costs: a number, or a function of the item, such as an estimate of its tokens.
         actual: Where a node reports what an item really cost: a key of its `NodeResult.metadata`, or a function of
             that metadata. Less than estimated is given back, more counts from then on. By default the key `"cost"`
@@ -78,7 +79,7 @@ class RateLimit:
         self.rate = check_number("rate", rate, above=True)
         self.per = check_number("per", per, above=True, unit="of seconds")
         if burst is None:
-            burst = self.rate * min(1.0, 1.0 / self.per)
+            burst = min(self.rate, max(self.rate / self.per, _SMALL_BURST))
         self.burst = check_number("burst", burst, most=self.rate, above=True, unit="(rate at most)")
         if seconds_to_ns(self.per) < 1_000 or _units(self.rate) < 1:
             raise ValueError(f"rate={rate!r} per={per!r} s is too small: a window is at least 1 µs, a rate a millionth")
