@@ -1,0 +1,995 @@
+"""What flowrt survives: the index of its faults, one short scenario each, by their numbers in the catalogue of faults.
+
+Every test that runs a batch here ends with the base oracle: no task, thread or file descriptor is left, nothing was
+complained about, and the records, counters, item spans and terminal log events agree for each status. The tests beside
+each module go deeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from flowrt import (
+    BaseNode,
+    BatchProcessor,
+    BatchResult,
+    FunctionNode,
+    Instrument,
+    ItemFailedError,
+    NodeContext,
+    NodeResult,
+    WorkflowContext,
+)
+from flowrt.records import STATUSES, ItemRecord
+from tests.conftest import run_on, virtual_loop
+
+ROOT = Path(__file__).parents[1]
+HANG_S = 60.0
+BATCH, NODE = "reliability", "node"  # one pair of labels: a process keeps a limited number of them apart
+
+Run = Callable[[Any], Any]
+uvloop.new_event_loop().close()  # what libuv opens once for a process is not a leak of a test
+
+
+class Oracle(Instrument):
+    """Makes processors that are watched in every way, and compares what the ways say."""
+
+    def __init__(self, exporter: InMemorySpanExporter, events: list[dict[str, Any]]) -> None:
+        self.events = events
+        self.finished: list[ItemRecord] = []
+        self.told: Counter[str] = Counter()
+        self._exporter = exporter
+        BatchProcessor(FunctionNode(len, NODE), name=BATCH)  # its series exist from here on
+        self._before = self.counters()
+
+    def item_finished(self, item: ItemRecord) -> None:
+        self.finished.append(item)
+        self.told[item.state] += 1
+
+    def processor(self, node: Any, max_concurrency: int = 10, *args: Any, **settings: Any) -> BatchProcessor:
+        node = node if isinstance(node, BaseNode) else FunctionNode(node, NODE)
+        own = settings.pop("instruments", ())
+        return BatchProcessor(node, max_concurrency, *args, name=BATCH, instruments=[*own, self], **settings)
+
+    def counters(self) -> dict[str, int]:
+        labels = {"batch": BATCH, "node": NODE}
+        return {status: int(sample("flowrt_items_total", **labels, status=status)) for status in STATUSES}
+
+    def spans(self) -> list[ReadableSpan]:
+        return [s for s in self._exporter.get_finished_spans() if s.attributes and "flowrt.item.index" in s.attributes]
+
+    def check(self, **expected: int) -> None:
+        """Everybody tells the same; and this, where the numbers are known."""
+        told = self.told
+        if expected:
+            assert told == expected
+        assert told == Counter(item.state for item in self.finished), "a record that has finished changes no more"
+        now = self.counters()
+        assert {status: now[status] - self._before[status] for status in STATUSES if told[status]} == told
+        assert sum(now.values()) - sum(self._before.values()) == len(self.finished)
+        terminal = ("item.completed", "item.failed", "item.timed_out")
+        assert Counter(event["status"] for event in self.events if event["event"] in terminal) == told
+        spans = self.spans()
+        assert Counter(span.attributes.get("error.type") for span in spans) == Counter(  # type: ignore[union-attr]
+            item.error_type for item in self.finished
+        )
+        started = [event for event in self.events if event["event"] == "batch.started"]
+        ended = [span for span in self._exporter.get_finished_spans() if span.name == f"batch {BATCH}"]
+        assert len(ended) == len(started), "every batch span has ended"
+        parents = {span.context.span_id for span in ended}
+        for span in spans:
+            above = {span.parent.span_id} if span.parent else {link.context.span_id for link in span.links}
+            assert above <= parents
+        assert sample("flowrt_unaccounted_items", batch=BATCH) == 0
+        assert sample("flowrt_items_inflight", batch=BATCH, node=NODE) == 0
+
+
+def sample(name: str, **labels: str) -> float:
+    for family in text_string_to_metric_families(generate_latest(REGISTRY).decode()):
+        for found in family.samples:
+            if found.name == name and found.labels == labels:
+                return float(found.value)
+    raise AssertionError(f"{name}{labels} was not scraped")
+
+
+def descriptors() -> set[str]:
+    links = {path: path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    return {f"{path.name}: {target}" for path, target in links.items()}
+
+
+@pytest.fixture
+def oracle(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Oracle]:
+    provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    events: list[dict[str, Any]] = []
+
+    def keep(_logger: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+        events.append({**event, "level": method})
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep])
+    threads, open_before = set(threading.enumerate()), descriptors()
+    yield Oracle(exporter, events)
+    structlog.reset_defaults()
+    gc.collect()
+    assert set(threading.enumerate()) <= threads, "no thread is left"
+    assert descriptors() <= open_before, "no file descriptor is left"
+    complaints = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [r.getMessage() for r in complaints if r.name.startswith(("asyncio", "opentelemetry"))] == []
+
+
+class Watch:
+    """A node that sleeps as long as its item says, takes a while to clean up, and counts."""
+
+    def __init__(self) -> None:
+        self.running = self.most = self.started = self.done = self.cleaned_up = 0
+
+    async def __call__(self, seconds: float) -> float:
+        self.started += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(seconds)
+            self.done += 1
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.5)
+            self.cleaned_up += 1
+            raise
+        finally:
+            self.running -= 1
+        return seconds
+
+
+# -- concurrency -----------------------------------------------------------------------------------------------------
+
+
+def test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_cancelled_and_awaited(
+    oracle: Oracle, run_virtual: Run
+) -> None:
+    error, watch = ValueError("the original"), Watch()
+
+    async def node(x: int) -> None:
+        if x == 3:
+            await asyncio.sleep(1)
+            raise error
+        await watch(3600)
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="the original") as raised:
+            await oracle.processor(node, 5, continue_on_error=False).batch(range(100))
+        assert raised.value is error
+        assert asyncio.get_running_loop().time() == pytest.approx(1.5), "their cleaning up was waited for"
+        assert (watch.running, watch.started, watch.cleaned_up) == (0, 4, 4)
+
+    run_virtual(main())
+    oracle.check(failed=1, cancelled=4)
+
+
+def test_08_a_timeout_around_a_batch_counts_the_cancelled_and_leaves_the_processor_usable(
+    oracle: Oracle, run_virtual: Run
+) -> None:
+    watch = Watch()
+    processor = oracle.processor(watch, 5)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(processor.batch([1] * 100), 2.5)
+        assert (watch.done, watch.running, watch.cleaned_up) == (10, 0, 5)
+        oracle.check(ok=10, cancelled=5)
+        assert (await processor.batch([1] * 10)).success_rate == 1.0
+
+    run_virtual(main())
+    oracle.check(ok=20, cancelled=5)
+
+
+@pytest.mark.parametrize("ended_by", ["item_timeout", "cancellation"])
+def test_10_a_node_that_swallows_cancellation_is_let_go_after_five_seconds_and_logged_as_uncancellable(
+    ended_by: str, oracle: Oracle, run_virtual: Run
+) -> None:
+    async def main() -> None:
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        async def stubborn(_: int) -> None:
+            while not over.is_set():
+                try:
+                    await over.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        try:
+            if ended_by == "item_timeout":
+                batch = oracle.processor(stubborn, item_timeout=1).batch([0])
+                (result,) = await asyncio.wait_for(batch, 60)
+                assert "did not stop within 5 s" in result.error
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(oracle.processor(stubborn).batch([0]), 1)
+            assert loop.time() == pytest.approx(6, abs=0.1)
+        finally:
+            over.set()
+            await asyncio.sleep(0.1)
+
+    run_virtual(main())
+    (told,) = [event for event in oracle.events if event.get("uncancellable")]
+    assert (told["level"], told["item_index"]) == ("warning", 0)
+    oracle.check(**{"timed_out" if ended_by == "item_timeout" else "cancelled": 1})
+
+
+def test_10_a_node_that_raises_cancelled_error_itself_is_one_failed_item(oracle: Oracle, run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(x / 10)
+        if x == 2:
+            raise asyncio.CancelledError
+        return x
+
+    results = run_virtual(oracle.processor(node, 2).batch(range(5)))
+    assert [r.status for r in results] == ["ok", "ok", "failed", "ok", "ok"]
+    assert results[2].error
+    oracle.check(ok=4, failed=1)
+
+
+def test_11_breaking_out_of_a_stream_leaves_nothing_running_and_detaches_cleanly(oracle: Oracle, run: Run) -> None:
+    watch = Watch()
+
+    async def node(x: int) -> None:
+        trace.get_current_span().add_event("seen")
+        await (asyncio.sleep(0.001) if x == 0 else watch(3600))
+
+    async def main() -> None:
+        with trace.get_tracer("app").start_as_current_span("request") as request:
+            async for _ in oracle.processor(node, 5).batch_as_completed(range(1_000)):
+                break
+            while watch.running:
+                await asyncio.sleep(0.01)
+            assert trace.get_current_span() is request
+
+    run(main())  # which asserts that no task is left; the oracle looks for "Failed to detach context"
+    assert watch.started <= 5
+    oracle.check(ok=1, cancelled=watch.started)
+
+
+def test_12_a_consumer_that_stops_reading_holds_the_batch_back(oracle: Oracle, run_virtual: Run) -> None:
+    async def main() -> None:
+        taken = 0
+        stream = oracle.processor(asyncio.sleep, 4).batch_as_completed(0.01 for _ in range(50))
+        async for _ in stream:
+            taken += 1
+            if taken == 10:
+                await asyncio.sleep(3600)
+            assert len(oracle.finished) - taken <= 4
+        assert taken == 50
+
+    run_virtual(main())
+    oracle.check(ok=50)
+
+
+SCRIPT = """
+import asyncio, json, os, sys, threading, time, urllib.request
+from collections import Counter
+import flowrt
+from flowrt import BatchProcessor, Runtime, run
+"""
+
+
+def script(
+    body: str, *, stderr: int | Any = subprocess.PIPE, cwd: Path | None = None, **env: str
+) -> subprocess.Popen[str]:
+    """A process of its own, in development mode, where a warning is an error."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT + textwrap.dedent(body)],
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONASYNCIODEBUG": "0", **env},
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        encoding="utf-8",
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[dict[str, Any]]]:
+    """Its exit code, its output, and its log events: every line on stderr is one."""
+    try:
+        out, err = process.communicate(timeout=HANG_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, [json.loads(line) for line in (err or "").splitlines()]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_13_a_signal_drains_flushes_and_ends_with_its_code(signum: int, code: int) -> None:
+    process = script(
+        """
+        async def node(x):
+            if x == 3:
+                print("started", flush=True)
+            await asyncio.sleep(0.3)
+        async def main():
+            results = await BatchProcessor(node, max_concurrency=4).batch(range(1_000))
+            print(json.dumps(Counter(r.status for r in results)), flush=True)
+        run(main(), log_format="json", log_level="INFO")
+        """
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signum)
+    returncode, out, events = finish(process)
+    assert returncode == code
+    assert json.loads(out) == {"ok": 4, "cancelled": 996}
+    (completed,) = [event for event in events if event["event"] == "batch.completed"]
+    assert (completed["ok"], completed["cancelled"]) == (4, 996)
+    assert events[-1]["event"] == "shutdown.drained"
+
+
+def test_13_a_second_signal_ends_a_process_whose_loop_is_blocked() -> None:
+    process = script(
+        """
+        async def node(x):
+            print("started", flush=True)
+            time.sleep(3600)
+        run(BatchProcessor(node).batch(range(3)), log_format="json", grace=3600.0)
+        """
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert finish(process)[0] == 143
+    assert time.monotonic() - began < 5  # within a second, and what a busy machine takes
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("call", ["batch", "batch_as_completed"])
+def test_14_an_exit_inside_a_node_comes_out_after_its_siblings_have_ended(
+    kind: type[BaseException], call: str, oracle: Oracle
+) -> None:
+    watch = Watch()
+
+    async def node(x: int) -> None:
+        if x == 3:
+            await asyncio.sleep(1)
+            raise kind(7)
+        await watch(3600)
+
+    async def main() -> None:
+        processor = oracle.processor(node, 5)
+        if call == "batch":
+            await processor.batch(range(10))
+        async for _ in processor.batch_as_completed(range(10)):
+            pass
+
+    async def caught() -> None:
+        with pytest.raises(kind) as raised:
+            await main()
+        assert raised.value.args == (7,)
+        assert (watch.running, watch.cleaned_up) == (0, 4)
+
+    run_on(virtual_loop, caught())
+    oracle.check(failed=1, cancelled=4)
+
+
+def test_14_an_exit_inside_a_node_is_the_exit_of_the_process() -> None:
+    process = script(
+        """
+        async def node(x):
+            raise SystemExit(7)
+        run(BatchProcessor(node).batch(range(3)), log_format="json")
+        """
+    )
+    returncode, _, events = finish(process)
+    assert returncode == 7
+    assert events[-1]["event"] == "batch.completed"
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_15_a_node_may_reenter_its_own_processor_at_concurrency_one(kind: str, oracle: Oracle, run: Run) -> None:
+    async def reenters(x: int) -> int:
+        return 1 + (await processor.batch([x - 1]))[0].output if x else 0
+
+    def reenters_in_a_thread(x: int) -> int:
+        return 1 + asyncio.run(processor.batch([x - 1]))[0].output if x else 0
+
+    processor = oracle.processor(reenters if kind == "async" else reenters_in_a_thread, 1)
+
+    async def main() -> list[int]:
+        return [r.output for r in await asyncio.wait_for(processor.batch([3, 2]), HANG_S)]
+
+    assert run(main()) == [3, 2]
+    oracle.check(ok=4 + 3)
+
+
+def test_16_a_node_that_blocks_the_loop_is_named_while_healthz_answers() -> None:
+    process = script(
+        """
+        def healthz(url, blocked):
+            blocked.wait(60)
+            began = time.monotonic()
+            with urllib.request.urlopen(url.replace("/metrics", "/healthz"), timeout=60) as answer:
+                print(answer.read().decode().strip(), time.monotonic() - began, flush=True)
+        async def main():
+            blocked = threading.Event()
+            async def node(x):
+                await asyncio.sleep(0.01)
+                if x == 2:
+                    blocked.set()
+                    time.sleep(2.0)  # the culprit
+            url = Runtime.current().metrics_url
+            asking = asyncio.create_task(asyncio.to_thread(healthz, url, blocked))
+            results = await BatchProcessor(node, 2).batch(range(5))
+            await asking
+            await asyncio.sleep(0.3)
+            print(results.success_rate)
+        run(main(), metrics_port=0, log_format="json")
+        """
+    )
+    returncode, out, events = finish(process)
+    assert returncode == 0
+    (answer, seconds), (rate,) = (line.split() for line in out.splitlines())
+    assert (answer, rate) == ("ok", "1.0")
+    assert float(seconds) < 1.0, "it answered while the loop was blocked"
+    (told,) = [event for event in events if event["event"] == "loop.blocked"]
+    assert (told["batch"], told["node"], told["item_index"]) == ("node", "node", 2)
+    assert "in main.<locals>.node" in told["stack"].splitlines()[-1]
+    assert told["duration_s"] > 1.5
+
+
+class Odd(BaseNode):
+    """Whatever its item is, it gives or raises."""
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        await asyncio.sleep(0)
+        what = node_context.input_data["what"]()
+        if isinstance(what, BaseException):
+            raise what
+        return what  # type: ignore[no-any-return]
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text either")
+
+
+class UnpicklableError(Exception):
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot be pickled")
+
+
+ODD: dict[str, tuple[Callable[[], Any], str]] = {
+    "returns None": (lambda: None, "returned NoneType, not a NodeResult"),
+    "returns a dict": (lambda: {"a": 1}, "returned dict, not a NodeResult"),
+    "returns the class": (lambda: NodeResult, "returned type, not a NodeResult"),
+    "raises without a message": (ValueError, "ValueError"),
+    "raises what has no text": (MuteError, "MuteError (its message could not be read: __str__ raised RuntimeError)"),
+    "raises the unpicklable": (lambda: UnpicklableError("told"), "told"),
+    "raises StopIteration": (lambda: StopIteration("stop"), "StopIteration"),
+    "raises a group": (lambda: ExceptionGroup("several", [ValueError("a"), OSError("b")]), "several"),
+    "fails without an error": (lambda: NodeResult(False), "without an error message"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_17_odd_returns_and_exceptions_are_one_failed_item_with_a_clear_error(
+    what: str, oracle: Oracle, run: Run
+) -> None:
+    fine = {"what": lambda: NodeResult(True, 1)}
+    make, error = ODD[what]
+    results = run(oracle.processor(Odd(NODE), 2).batch([fine, {"what": make}, fine]))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert error in results[1].error
+    assert results[1].error_type
+    oracle.check(ok=2, failed=1)
+
+
+def test_17_a_sync_function_that_raises_stop_iteration_is_one_failed_item_too(oracle: Oracle, run: Run) -> None:
+    def first_even(numbers: list[int]) -> int:
+        return next(number for number in numbers if number % 2 == 0)
+
+    async def main() -> Any:
+        return await asyncio.wait_for(oracle.processor(first_even, 2).batch([[1, 2], [1, 3], [4]]), HANG_S / 10)
+
+    results = run(main())
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert "StopIteration" in results[1].error
+    oracle.check(ok=2, failed=1)
+
+
+def test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_original(
+    oracle: Oracle, run: Run
+) -> None:
+    seen: list[Any] = []
+
+    async def node(data: dict[str, Any]) -> int:
+        seen.append({"id": data["id"], "tags": list(data["tags"])})
+        data["tags"].append("changed")
+        data["id"] = None
+        if len(seen) <= 2:
+            raise ConnectionError("not yet")
+        return len(data["tags"])
+
+    async def main() -> None:
+        inputs = [{"id": i, "tags": ["a"]} for i in range(2)]
+        processor = oracle.processor(node)
+        first = await processor.batch(inputs)
+        assert [r.input_data for r in first] == inputs == [{"id": 0, "tags": ["a"]}, {"id": 1, "tags": ["a"]}]
+        assert (await processor.retry_failed(first)).success_rate == 1.0
+
+    run(main())
+    assert seen == [{"id": 0, "tags": ["a"]}, {"id": 1, "tags": ["a"]}] * 2
+    oracle.check(ok=2, failed=2)
+
+
+# -- telemetry that fails ----------------------------------------------------------------------------------------------
+
+
+def test_22_a_collector_that_refuses_changes_no_result_and_every_span_is_exported_or_counted_as_dropped() -> None:
+    process = script(
+        """
+        from prometheus_client import REGISTRY
+        async def node(x):
+            if x % 10 == 0:
+                raise ValueError("tenth")
+            return x
+        async def main():
+            results = await BatchProcessor(node).batch(range(100))
+            print(json.dumps([results.success_rate, time.time()]), flush=True)
+        run(main(), log_format="json", log_level="ERROR", otlp_endpoint="http://127.0.0.1:9", flush_timeout=1.0)
+        name, labels = "flowrt_telemetry_dropped_total", {"signal": "spans"}
+        reasons = ("queue_full", "export_error", "cardinality", "shutdown")
+        dropped = sum(REGISTRY.get_sample_value(name, {**labels, "reason": reason}) for reason in reasons)
+        print(json.dumps([dropped, time.time()]), flush=True)
+        """
+    )
+    returncode, out, _ = finish(process)
+    assert returncode == 0
+    (rate, ended), (dropped, flushed) = (json.loads(line) for line in out.splitlines())
+    assert rate == 0.9
+    assert dropped == 100 + 1, "the items' spans and the batch's: nothing was exported"
+    assert flushed - ended < 1.0 + 4.0  # the flush timeout, and what a busy machine takes
+
+
+def test_23_log_lines_that_cannot_be_written_are_counted_and_the_items_succeed() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = script(
+            """
+            from prometheus_client import REGISTRY
+            async def node(x):
+                return x
+            async def main():
+                print((await BatchProcessor(node).batch(range(10))).success_rate)
+            run(main(), log_format="json", log_level="DEBUG")
+            labels = {"signal": "logs", "reason": "export_error"}
+            print(REGISTRY.get_sample_value("flowrt_telemetry_dropped_total", labels), flush=True)
+            os._exit(0)  # Python's own flush of a full stderr is an error of its own
+            """,
+            stderr=full,
+        )
+        returncode, out, _ = finish(process)
+    assert returncode == 0
+    rate, dropped = map(float, out.split())
+    assert rate == 1.0
+    assert dropped >= 10 + 2
+
+
+def test_23_an_instrument_that_raises_is_counted_and_the_items_succeed(
+    oracle: Oracle, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Instrument):
+        def item_started(self, item: ItemRecord) -> None:
+            raise RuntimeError("cannot watch")
+
+    name = f"Broken{uuid.uuid4().hex}"
+    broken = type(name, (Broken,), {})()
+    results = run(oracle.processor(asyncio.sleep, instruments=[broken]).batch([0] * 5))
+    assert results.success_rate == 1.0
+    assert sample("flowrt_instrument_errors_total", instrument=name) == 1
+    assert sum(name in record.getMessage() for record in caplog.records) == 1
+    oracle.check(ok=5)
+
+
+def test_24_no_text_breaks_the_metrics_page_or_the_line_of_a_log_event() -> None:
+    process = script(
+        r"""
+        nasty = 'a "quoted" name\nof two lines\\ \udc80 {x="1"} \u2028 \x00 \x1b[31m'
+        def name(kind):
+            return {"short": nasty, "long": "n" * 1_000_000}[kind]
+        class Node(flowrt.BaseNode):
+            async def execute(self, node_context, workflow_context):
+                raise type(name("long")[:1000], (Exception,), {})(name(node_context.input_data))
+        def page(url):
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        async def main():
+            for kind in ("short", "long"):
+                results = await BatchProcessor(Node(name(kind)), name=name(kind)).batch([kind])
+                assert results[0].error == name(kind), results[0].error[:100]
+            status, text = await asyncio.to_thread(page, Runtime.current().metrics_url)
+            from prometheus_client.parser import text_string_to_metric_families
+            items = [
+                found.value
+                for family in text_string_to_metric_families(text) if family.name == "flowrt_items"
+                for found in family.samples if found.labels["status"] == "failed"
+            ]
+            print(json.dumps([status, items]), flush=True)
+        run(main(), metrics_port=0, log_format="json", log_level="DEBUG")
+        """
+    )
+    out, err = process.communicate(timeout=HANG_S)
+    assert process.returncode == 0, err[-2000:]
+    assert json.loads(out) == [200, [1.0, 1.0]]
+    events = [json.loads(line) for line in err.split("\n") if line]
+    failures = [event for event in events if event["event"] == "item.failed"]
+    assert [len(failure["error"]) > 900_000 for failure in failures] == [False, True]
+    assert [event["event"] for event in events].count("batch.completed") == 2
+
+
+def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series_and_two_runtimes_share_them() -> None:
+    process = script(
+        """
+        from prometheus_client import generate_latest
+        from prometheus_client.parser import text_string_to_metric_families
+        async def node(x):
+            raise type(f"Error{x}", (Exception,), {})(f"about {x}")
+        async def main():
+            async with Runtime(metrics_port=0), Runtime(metrics_port=0):
+                for number in range(200):
+                    await BatchProcessor(flowrt.FunctionNode(node, f"node-{number}"), name=f"b{number}").batch([number])
+                await BatchProcessor(node, 100, name="b0").batch(range(20_000))
+        run(main(), log_format="json", log_level="ERROR")
+        pairs = Counter()
+        for family in text_string_to_metric_families(generate_latest().decode()):
+            for found in family.samples:
+                pairs[found.labels.get("batch"), found.labels.get("node")] += 1
+        print(json.dumps([len(pairs), max(pairs.values())]))
+        """
+    )
+    returncode, out, _ = finish(process)
+    assert returncode == 0
+    pairs, most = json.loads(out)
+    assert pairs <= 3 * (64 + 1) + 1, "64 pairs and _other; their batches; their nodes; the process itself"
+    assert most <= 200
+
+
+# -- secrets and foreign code ------------------------------------------------------------------------------------------
+
+
+def test_29_inputs_outputs_and_the_environment_are_in_no_log_span_or_metric() -> None:
+    canary = "canary-5eed"
+    process = script(
+        """
+        from prometheus_client import generate_latest
+        canary = os.environ["API_KEY"]
+        async def node(item):
+            await asyncio.sleep(0)
+            if item["id"] == 3:
+                raise ValueError("no luck")
+            if item["id"] == 4:
+                await asyncio.sleep(60)
+            return flowrt.NodeResult(True, {"token": item["token"]}, metadata={"url": item["url"]})
+        async def main():
+            items = [{"id": i, "token": canary, "url": f"https://u:{canary}@h/?k={canary}"} for i in range(5)]
+            results = await BatchProcessor(node, item_timeout=0.05).batch(items)
+            assert [r.success for r in results] == [True, True, True, False, False]
+        run(main(), log_format="json", log_level="DEBUG")
+        print(generate_latest().decode(), flush=True)
+        """,
+        API_KEY=canary,
+        OTEL_TRACES_EXPORTER="console",
+    )
+    returncode, out, events = finish(process)
+    assert returncode == 0
+    assert {"item.completed", "item.failed", "item.timed_out"} <= {event["event"] for event in events}
+    assert '"name": "process node"' in out, "the spans are in what was printed"
+    assert "flowrt_items_total" in out, "the metrics too"
+    assert canary not in out
+    assert canary not in json.dumps(events)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A working directory with a module of nodes in it that tells when it is imported and when an item runs."""
+    (tmp_path / "nodes.py").write_text(
+        "from pathlib import Path\n"
+        "async def echo(item):\n    Path('ran').touch()\n    return item\n"
+        "Path('imported').touch()\n"
+    )
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "flowrt").write_text("from flowrt.cli.main import main\nmain(prog_name='flowrt')\n")
+    return tmp_path
+
+
+def flowrt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command as it is installed: a script in a folder of its own."""
+    return subprocess.run(
+        [sys.executable, "bin/flowrt", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
+        check=False,
+    )
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda line: line["index"])
+
+
+def test_29_an_output_is_for_its_owner_alone(folder: Path) -> None:
+    (folder / "in.jsonl").write_text("1\n")
+    assert flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 0
+    assert (folder / "out").stat().st_mode & 0o777 == 0o600
+
+
+def test_31_only_the_users_own_code_is_run_and_only_when_asked_for(folder: Path) -> None:
+    (folder / "json.py").write_text("raise SystemExit('shadowed')\n")
+    (folder / "in.jsonl").write_text('"touch ran"\n')
+    refused = flowrt(folder, "run", "os:system", "in.jsonl", "-o", "out")
+    assert (refused.returncode, "only your own code is run" in refused.stderr) == (2, True)
+    assert flowrt(folder, "--help").returncode == flowrt(folder, "run", "--help").returncode == 0
+    assert not (folder / "imported").exists()
+    assert not (folder / "ran").exists()
+    done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out")
+    assert (done.returncode, (folder / "ran").exists()) == (0, True), done.stderr
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+LINES: list[tuple[bytes, Any]] = [
+    (b"\xef\xbb\xbf1", 1),  # a byte order mark
+    (b"[" * 200_000 + b"]" * 200_000, "RecursionError"),
+    (b"9" * 5_000, "ValueError"),
+    (b"NaN", "ValueError"),
+    (b'{"a": 1, "a": 2}', {"a": 2}),
+    (b'"\xff"', "UnicodeDecodeError"),
+    (b'{"a": ', "JSONDecodeError"),
+    (b"2\r", 2),
+    (b"3", 3),
+]
+
+
+def test_32_every_bad_line_of_json_has_its_outcome_and_later_lines_run(folder: Path) -> None:
+    (folder / "in.jsonl").write_bytes(b"".join(line + b"\n" for line, _ in LINES))
+    assert flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 1
+    lines = lines_of(folder / "out")
+    outcomes = [line["output"] if line["success"] else line["error_type"] for line in lines]
+    assert outcomes == [outcome for _, outcome in LINES]
+    for number, line in enumerate(lines, 1):
+        assert line["success"] or line["error"].startswith(f"line {number}: ")
+
+
+def test_32_a_sparse_line_of_a_gigabyte_is_an_item_error_in_flat_memory(folder: Path) -> None:
+    with (folder / "in.jsonl").open("wb") as file:
+        file.write(b"1\n")
+        file.seek(2**30)
+        file.write(b"\n2\n")
+    peak = "import atexit, resource\natexit.register(lambda: print(resource.getrusage(0).ru_maxrss // 1024))\n"
+    command = folder / "bin" / "flowrt"
+    command.write_text(peak + command.read_text())
+    done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out", "--quiet")
+    assert done.returncode == 1, done.stderr
+    lines = lines_of(folder / "out")
+    assert [line["output"] for line in lines] == [1, None, 2]
+    assert lines[1]["error"].startswith("line 2: 1,073,741,822 bytes are more than the 16,777,216")
+    assert int(done.stdout) < 200  # MiB: the interpreter, and a line of at most 16
+
+
+def test_33_every_bad_row_of_csv_is_an_item_error_that_names_its_line(folder: Path) -> None:
+    rows = ["a,b", "1,2", f"1,{'x' * 131_073}", "1", "1,2,3", "1,\0", "3,4"]
+    (folder / "in.csv").write_text("\n".join(rows) + "\n")
+    assert flowrt(folder, "run", "nodes:echo", "in.csv", "-o", "out").returncode == 1
+    lines = lines_of(folder / "out")
+    assert [line["success"] for line in lines] == [True, False, False, False, False, True]
+    for number, line in enumerate(lines, 2):
+        assert line["success"] or f"line {number}" in line["error"]
+    assert lines[-1]["output"] == {"a": "3", "b": "4"}
+
+
+def test_33_truncated_and_hostile_parquet_is_unreadable_input(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"a": list(range(10_000))}), folder / "whole.parquet")
+    whole = (folder / "whole.parquet").read_bytes()
+    hostile = {
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+        "footer": whole[:-8] + b"\xff\xff\xff\x7fPAR1",
+        "noise": b"PAR1" + bytes(range(256)) * 8 + b"\x40\x00\x00\x00PAR1",
+    }
+    for name, data in hostile.items():
+        (folder / f"{name}.parquet").write_bytes(data)
+        done = flowrt(folder, "run", "nodes:echo", f"{name}.parquet", "-o", "out")
+        assert (done.returncode, "Traceback" in done.stderr) == (65, False), (name, done.stderr)
+        assert not list(folder.glob("out*"))
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("output", ["in.jsonl", "symlink", "hardlink", "dangling", "/proc/out", "missing/out", "old"])
+def test_34_an_output_that_cannot_be_is_bad_usage_before_the_first_item(folder: Path, output: str) -> None:
+    (folder / "in.jsonl").write_text("1\n")
+    (folder / "symlink").symlink_to("in.jsonl")
+    (folder / "hardlink").hardlink_to(folder / "in.jsonl")
+    (folder / "dangling").symlink_to("nothing")
+    (folder / "old").write_text("somebody's")
+    done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", output)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert not (folder / "ran").exists()
+    assert (folder / "in.jsonl").read_text() == "1\n"
+    assert (folder / "old").read_text() == "somebody's"
+    assert not (folder / "nothing").exists()
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_34_a_concurrency_out_of_its_range_is_a_value_error_before_any_work(value: Any) -> None:
+    with pytest.raises(ValueError, match="max_concurrency must be an integer of at least 1, not"):
+        BatchProcessor(asyncio.sleep, value, name=BATCH)
+
+
+def test_34_a_concurrency_out_of_its_range_is_bad_usage_of_the_command(folder: Path) -> None:
+    (folder / "in.jsonl").write_text("1\n")
+    for value in ("0", "-1", "nan"):
+        done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out", "--max-concurrency", value)
+        assert (done.returncode, value in done.stderr) == (2, True), done.stderr
+    assert not (folder / "imported").exists()
+
+
+# -- invariants --------------------------------------------------------------------------------------------------------
+
+
+items = st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["ok", "ok", "raise", "fail", "none"])), max_size=30)
+concurrency = st.integers(1, 8)
+
+
+async def scripted(item: tuple[int, str]) -> Any:
+    seconds, ending = item
+    await asyncio.sleep(seconds)
+    if ending == "raise":
+        raise ValueError(f"after {seconds}")
+    return {"ok": seconds, "fail": NodeResult(False, "partial", "no luck"), "none": None}[ending]
+
+
+def model(inputs: list[tuple[int, str]], item_timeout: float) -> list[tuple[Any, ...]]:
+    """What a plain loop over the inputs would find, one item after another."""
+    found: list[tuple[Any, ...]] = []
+    for seconds, ending in inputs:
+        if seconds > item_timeout:
+            found.append(("timed_out", None, "TimeoutError"))
+        elif ending == "raise":
+            found.append(("failed", None, "ValueError"))
+        elif ending == "fail":
+            found.append(("failed", "partial", "ItemFailedError"))
+        else:
+            found.append(("ok", seconds if ending == "ok" else None, None))
+    return found
+
+
+def seen(results: list[BatchResult]) -> list[tuple[Any, ...]]:
+    return [(r.status, r.output, r.error_type) for r in results]
+
+
+@settings(max_examples=60, deadline=None)
+@given(items, concurrency)
+def test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits(
+    inputs: list[tuple[int, str]], c: int
+) -> None:
+    running = done = 0
+
+    async def node(item: tuple[int, str]) -> Any:
+        nonlocal running, done
+        running += 1
+        assert running <= c
+        try:
+            return await scripted(item)
+        finally:
+            running -= 1
+            done += 1
+
+    async def main() -> None:
+        batch = asyncio.create_task(BatchProcessor(node, c, telemetry=False).batch(inputs))
+        await asyncio.sleep(0.5)  # items end at whole seconds, so at every half one nothing is on its way
+        while not batch.done():
+            assert running == min(c, len(inputs) - done)
+            await asyncio.sleep(1)
+        assert all(r.error_type != "AssertionError" for r in await batch)
+
+    run_on(virtual_loop, main())
+
+
+@settings(max_examples=60, deadline=None)
+@given(items, concurrency, st.sampled_from([1.5, 2.5, 10.0]), st.sampled_from(["batch", "stream", "lazy"]))
+def test_results_equal_a_sequential_model_whatever_the_concurrency_and_the_way(
+    inputs: list[tuple[int, str]], c: int, item_timeout: float, way: str
+) -> None:
+    processor = BatchProcessor(scripted, c, item_timeout=item_timeout, telemetry=False)
+
+    async def lazily() -> AsyncIterator[tuple[int, str]]:
+        for number, item in enumerate(inputs):
+            await asyncio.sleep(number % 3 / 10)
+            yield item
+
+    async def main() -> list[BatchResult]:
+        if way == "stream":
+            streamed = [r async for r in processor.batch_as_completed(inputs)]
+            return sorted(streamed, key=lambda r: r.index)
+        return await processor.batch(lazily() if way == "lazy" else inputs)
+
+    results = run_on(virtual_loop, main())
+    assert [r.index for r in results] == list(range(len(inputs)))
+    assert [r.input_data for r in results] == inputs
+    assert seen(results) == model(inputs, item_timeout)
+    assert all(r.error if not r.success else r.error is None for r in results)
+
+
+@settings(max_examples=40, deadline=None)
+@given(items.flatmap(lambda inputs: st.tuples(st.just(inputs), st.permutations(range(len(inputs))))), concurrency)
+def test_permuting_the_inputs_permutes_the_results(given_: tuple[list[tuple[int, str]], list[int]], c: int) -> None:
+    inputs, order = given_
+    processor = BatchProcessor(scripted, c, item_timeout=2.5, telemetry=False)
+    straight = run_on(virtual_loop, processor.batch(inputs))
+    permuted = run_on(virtual_loop, processor.batch([inputs[place] for place in order]))
+    assert seen(permuted) == [seen(straight)[place] for place in order]
+
+
+@settings(max_examples=30, deadline=None)
+@given(items, concurrency, st.sampled_from([None, 3.5]), st.booleans())
+def test_counters_equal_results_however_the_batch_ends(
+    inputs: list[tuple[int, str]], c: int, batch_timeout: float | None, fail_fast: bool
+) -> None:
+    finished: Counter[str] = Counter()
+
+    class Tally(Instrument):
+        def item_finished(self, item: ItemRecord) -> None:
+            finished[item.state] += 1
+
+    processor = BatchProcessor(
+        FunctionNode(scripted, NODE), c, not fail_fast,
+        name=BATCH, item_timeout=2.5, batch_timeout=batch_timeout, instruments=[Tally()],
+    )  # fmt: skip
+
+    def counters() -> Counter[str]:
+        labels = {"batch": BATCH, "node": NODE}
+        return Counter({status: int(sample("flowrt_items_total", **labels, status=status)) for status in STATUSES})
+
+    before = counters()
+    results: list[BatchResult] | None = None
+    with contextlib.suppress(ValueError, TimeoutError, ItemFailedError) if fail_fast else contextlib.nullcontext():
+        results = run_on(virtual_loop, processor.batch(inputs))
+    assert counters() - before == finished
+    if results is not None:
+        assert Counter(r.status for r in results) == finished
+        assert len(results) == len(inputs)
