@@ -12,7 +12,7 @@ from flowrt.instrument import Instrument
 from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.nodes.collection import FilterNode, MapNode, ReduceNode
 from flowrt.nodes.race import RaceNode, race
-from flowrt.policy import Telemetry
+from flowrt.policy import TailSampling, Telemetry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.report import BatchReport
 
@@ -41,6 +41,7 @@ __all__ = [
     "ReduceNode",
     "Rejected",
     "Runtime",
+    "TailSampling",
     "Telemetry",
     "WorkflowContext",
     "__version__",

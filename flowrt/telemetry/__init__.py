@@ -8,7 +8,7 @@ from flowrt.telemetry.audit import Audit
 from flowrt.telemetry.collector import register
 from flowrt.telemetry.logs import LogInstrument, is_listened_to
 from flowrt.telemetry.metrics import METRICS, MetricsInstrument
-from flowrt.telemetry.tracing import make_tracing, tracing_is_set_up
+from flowrt.telemetry.tracing import BatchTracing, make_tracing, tracing_is_set_up
 
 __all__ = ["Observer"]
 
@@ -36,7 +36,9 @@ class Observer:
     def instruments(self) -> tuple[Instrument, ...]:
         """What is to watch a batch that starts now, given what the process has set up by now."""
         choice = self._choice
-        tracing = make_tracing(choice.trace_shape) if choice.tracing and tracing_is_set_up() else None
+        tracing: BatchTracing | None = None
+        if choice.tracing and tracing_is_set_up():
+            tracing = make_tracing(choice.trace_shape, choice.tail_sampling)
         instruments: list[Instrument] = []
         if self._metrics is not None:
             instruments += (Audit(self._pair[0], tracing), self._metrics)

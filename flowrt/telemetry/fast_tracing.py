@@ -15,9 +15,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt._version import __version__
-from flowrt.policy import TraceShape
+from flowrt.policy import TailSampling, TraceShape
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.span import ItemSpan, SpanFrame
+from flowrt.telemetry.tail import HeldSpans, is_wanted
 from flowrt.telemetry.tracing import BatchTracing, set_failed
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FastTracingInstrument"]
 
+_SPAN_ID_MASK: Final = (1 << 64) - 1
 _SCOPE: Final = InstrumentationScope("flowrt", __version__)
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())  # the API's name for it, asked of the API
 _ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
@@ -39,14 +41,18 @@ class FastTracingInstrument(BatchTracing):
     Args:
         provider: The runtime's own; it has no span processor but the runtime's.
         shape: How items hang together with the batch span.
+        tail: Which of the sampler's choice to keep.
 
     Attributes:
-        unsampled: How many item spans the sampler did not want.
+        unsampled: How many item spans were not wanted, at their start or at their end.
     """
 
-    def __init__(self, provider: RuntimeProvider, shape: TraceShape = "auto") -> None:
+    def __init__(self, provider: RuntimeProvider, shape: TraceShape = "auto", tail: TailSampling | None = None) -> None:
         super().__init__(shape)
         self.unsampled = 0
+        self._tail = tail
+        self._held: HeldSpans | None = None
+        self._outer: HeldSpans | None = None  # where the batch itself stands under an item whose end is waited for
         self._provider = provider
         self._random = type(provider.id_generator) is RandomIdGenerator
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
@@ -60,6 +66,14 @@ class FastTracingInstrument(BatchTracing):
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span, and ask the sampler about all items at once where it decides for all alike."""
         super().batch_started(batch)
+        if self._tail is not None:
+            held = self._provider.held
+            if held is None:
+                held = self._provider.held = HeldSpans(self._tail.most_spans)
+            held.most_spans = max(held.most_spans, self._tail.most_spans)
+            self._held = held
+        elif self._links is None:
+            self._outer = self._provider.held
         parent: SpanContext | None = batch.span.get_span_context()
         if self._links is None and parent is not None:
             self._trace_id = parent.trace_id
@@ -83,6 +97,10 @@ class FastTracingInstrument(BatchTracing):
             frame = self._ask(ids >> 64, item.index)
         item.ids = ids
         item.span = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
+        if self._held is not None:
+            self._held.open(ids & _SPAN_ID_MASK)
+        elif self._outer is not None and self._parent is not None:
+            self._outer.start(ids & _SPAN_ID_MASK, self._parent.span_id)
         span.token = otel_context.attach(
             Context({_SPAN_KEY: span}) if self._nothing_else else trace.set_span_in_context(span, self._base)
         )
@@ -99,6 +117,8 @@ class FastTracingInstrument(BatchTracing):
             item.kept = frame.sampled
             self.unsampled += not frame.sampled
             self.ended += 1
+            if self._held is not None:
+                self._keeps(item, self._held)
             return
         started_ns = item.started_ns
         span.wait_ns = started_ns - item.pulled_ns if started_ns else -1
@@ -110,14 +130,23 @@ class FastTracingInstrument(BatchTracing):
         elif span.additions is not None:
             span.complete()
         span.end_ns = item.finished_ns
-        if frame.sampled:
+        if frame.sampled and (self._held is None or self._keeps(item, self._held)):
             item.kept = True
-            frame.hand_over(span)
+            if self._outer is None or not self._outer.take(item.ids & _SPAN_ID_MASK, span):
+                frame.hand_over(span)
         else:
             self.unsampled += 1
         self.ended += 1
 
     # -- within -----------------------------------------------------------------------------------------------------
+
+    def _keeps(self, item: ItemRecord, held: HeldSpans) -> bool:
+        """Decide, and hand over what stands under the item's span or let go of it."""
+        wanted = item.kept or (self._tail is not None and is_wanted(item, self._tail))
+        for span in held.close(item.ids & _SPAN_ID_MASK):
+            if wanted:
+                self._provider.hand_over(span)
+        return wanted
 
     def _rebase(self) -> None:
         """The worker's context is another one than it was: build on that."""

@@ -9,8 +9,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 
-from flowrt.policy import TraceShape
+from flowrt.policy import TailSampling, TraceShape
 from flowrt.telemetry.fast_tracing import FastTracingInstrument
+from flowrt.telemetry.tail import HeldSpans
 
 __all__ = ["RuntimeProvider", "SpanTarget"]
 
@@ -40,6 +41,7 @@ class RuntimeProvider(TracerProvider):
     Attributes:
         limits: The span limits of the `OTEL_*` variables.
         target: Where finished spans go, or None where nobody wants them.
+        held: Spans that wait for the end of the item under which they stand, where tails are sampled.
         plain: No span processor was added to it, so nobody but the target waits for its spans.
     """
 
@@ -48,6 +50,7 @@ class RuntimeProvider(TracerProvider):
         super().__init__(resource=resource, span_limits=self.limits, shutdown_on_exit=False)
         self.plain = True
         self.target: SpanTarget | None = None
+        self.held: HeldSpans | None = None
         super().add_span_processor(_Switch(self))
 
     @property
@@ -55,9 +58,9 @@ class RuntimeProvider(TracerProvider):
         """What takes a sampled span that has ended."""
         return _nowhere if self.target is None else self.target.put
 
-    def make_fast_tracing(self, shape: TraceShape) -> FastTracingInstrument | None:
+    def make_fast_tracing(self, shape: TraceShape, tail: TailSampling | None) -> FastTracingInstrument | None:
         """An instrument that makes a batch's item spans itself; None where a processor wants to see the SDK's."""
-        return FastTracingInstrument(self, shape) if self.plain else None
+        return FastTracingInstrument(self, shape, tail) if self.plain else None
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Add a processor, which sees every span from the next batch on."""
@@ -71,11 +74,16 @@ class _Switch(SpanProcessor):
     def __init__(self, provider: RuntimeProvider) -> None:
         self._provider = provider
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing: spans are exported when they end."""
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002  # the SDK's
+        held = self._provider.held
+        if held is not None and span.parent is not None and span.context is not None:
+            held.start(span.context.span_id, span.parent.span_id)
 
     def on_end(self, span: ReadableSpan) -> None:
-        if span.context is not None and span.context.trace_flags.sampled:
+        context, held = span.context, self._provider.held
+        if context is None or not context.trace_flags.sampled:
+            return
+        if held is None or not held.take(context.span_id, span):
             self._provider.hand_over(span)
 
     def shutdown(self) -> None:

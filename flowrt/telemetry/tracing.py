@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -10,13 +11,16 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from flowrt._version import __version__
 from flowrt.instrument import Instrument
-from flowrt.policy import TraceShape
+from flowrt.policy import TailSampling, TraceShape
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.text import clean
 
 __all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "tracing_is_set_up"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
+_log = logging.getLogger("flowrt.tracing")
+_told: Final[list[str]] = []  # what was said once and need not be said again
+
 _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
@@ -25,11 +29,19 @@ def tracing_is_set_up() -> bool:
     return not isinstance(trace.get_tracer_provider(), _PASSIVE)
 
 
-def make_tracing(shape: TraceShape) -> BatchTracing:
+def make_tracing(shape: TraceShape, tail: TailSampling | None) -> BatchTracing:
     """The instrument that traces one batch: the runtime's own provider has a faster one."""
     make_fast = getattr(trace.get_tracer_provider(), "make_fast_tracing", None)
-    instrument: BatchTracing | None = None if make_fast is None else make_fast(shape)
-    return TracingInstrument(shape) if instrument is None else instrument
+    instrument: BatchTracing | None = None if make_fast is None else make_fast(shape, tail)
+    if instrument is not None:
+        return instrument
+    if tail is not None and not _told:
+        _told.append("tail_sampling")
+        _log.warning(
+            "tail_sampling is not used: this process has a tracer provider or span processors of its own, which "
+            "decide for themselves; sample there, or in the collector"
+        )
+    return TracingInstrument(shape)
 
 
 class BatchTracing(Instrument):
