@@ -288,7 +288,10 @@ def test_text_that_is_no_rate_is_refused(text: Any) -> None:
         ({"burst": 11}, "burst must be .* at most 10, not 11"),
         ({"cost": -1}, "cost must be a number of at least 0, not -1"),
         ({"cost": "item"}, "cost must be"),
-        ({"cost": 20}, r"cost=20 never fits into rate=10 per=1.0 s: make the window longer, as in RateLimit\(20, per=2\)"),
+        (
+            {"cost": 20},
+            r"cost=20 never fits into rate=10 per=1.0 s: make the window longer, as in RateLimit\(20, per=2\)",
+        ),
         ({"actual": 5}, "actual must be a metadata key, a function"),
     ],
 )

@@ -13,9 +13,7 @@ from flowrt.policies.window import UNIT, Charge, Window
 
 def worst_window(charges: list[tuple[int, int]], per_ns: int) -> int:
     """The largest sum within any half-open interval of length `per_ns`; one that begins at a charge is among them."""
-    return max(
-        (sum(cost for at, cost in charges if begin <= at < begin + per_ns) for begin, _ in charges), default=0
-    )
+    return max((sum(cost for at, cost in charges if begin <= at < begin + per_ns) for begin, _ in charges), default=0)
 
 
 @st.composite
@@ -176,7 +174,9 @@ class Reconciling(RuleBasedStateMachine):
             self.window.fits(0, self.now)  # takes out what has left the window
             used = self.window.used + self.window.held
             # merging keeps a charge for up to a thousandth of the window longer
-            late = sum(cost for at, cost in self.ledger if self.now - self.per_ns * 1.001 <= at <= self.now - self.per_ns)
+            late = sum(
+                cost for at, cost in self.ledger if self.now - self.per_ns * 1.001 <= at <= self.now - self.per_ns
+            )
             assert self.spent() <= used <= self.spent() + late
             assert self.window.held == sum(self.held)
 

@@ -1,0 +1,298 @@
+"""RetryPolicy: what is tried again, after how long, and when a batch has had enough."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowrt.nodes.base import NodeResult
+from flowrt.policies.breaker import CircuitBreaker
+from flowrt.policies.rate import CostTooHighError
+from flowrt.policies.retry import TRANSIENT_STATUS_CODES, Retries, Retry, RetryPolicy, RetryState
+from tests.policies.test_outcome import WALL_S, Failure, httpx_error
+
+MS = 1_000_000
+
+
+def retries(policy: RetryPolicy, draw: float = 1.0) -> Retries:
+    """With the jitter always at this share of its ceiling."""
+    return policy.begin(10, random=lambda: draw, wall=lambda: WALL_S)
+
+
+def decide(policy: RetryPolicy, outcome: Any, attempt: int = 1, **how: Any) -> Retry | None:
+    return retries(policy).decide(outcome, attempt, 1000, **how)
+
+
+def test_waits_double_up_to_the_cap() -> None:
+    policy = RetryPolicy(attempts=10, base=0.1, cap=1.0)
+    waits = [decide(policy, ValueError(), attempt) for attempt in range(1, 10)]
+    assert [wait and wait.delay_ns // MS for wait in waits] == [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000]
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1e6), st.floats(0, 1e6), st.floats(1, 1e3), st.floats(0, 1))
+def test_a_wait_is_between_nothing_and_its_ceiling(
+    attempt: int, base: float, more: float, factor: float, draw: float
+) -> None:
+    policy = RetryPolicy(attempts=attempt + 1, base=base, cap=base + more, factor=factor)
+    retry = retries(policy, draw).decide(ValueError(), attempt, 1)
+    assert retry is not None
+    assert 0 <= retry.delay_ns <= round(policy.ceiling_s(attempt) * 1e9) <= round(policy.cap * 1e9)
+    assert policy.ceiling_s(attempt + 1) >= policy.ceiling_s(attempt)
+
+
+def test_jitter_spreads_over_the_whole_range() -> None:
+    rng = random.Random(1)
+    live = RetryPolicy(base=1.0, budget=None).begin(random=rng.random)
+    waits = sorted(r.delay_ns / 1e9 for _ in range(1000) if (r := live.decide(ValueError(), 1, 1)))
+    assert waits[0] < 0.02
+    assert waits[-1] > 0.98
+    assert waits[500] == pytest.approx(0.5, abs=0.06)
+
+
+def test_the_last_attempt_is_the_last() -> None:
+    policy = RetryPolicy(attempts=3)
+    assert [decide(policy, ValueError(), attempt) is None for attempt in (1, 2, 3, 4)] == [False, False, True, True]
+    assert decide(RetryPolicy(attempts=1), ValueError()) is None
+
+
+class Mine(ConnectionError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("on", "exc", "again"),
+    [
+        (Exception, ValueError(), True),
+        (ConnectionError, Mine(), True),
+        ((KeyError, ConnectionError), Mine(), True),
+        ([KeyError], Mine(), False),
+        ((), ValueError(), False),
+        (lambda exc: "try" in str(exc), ValueError("try again"), True),
+        (lambda exc: "try" in str(exc), ValueError("give up"), False),
+        (Exception, asyncio.CancelledError(), False),
+        (Exception, KeyboardInterrupt(), False),
+        (Exception, CostTooHighError("too much"), False),
+        (Exception, CircuitBreaker().refusal(0), False),
+    ],
+)
+def test_the_type_or_a_function_decides_about_exceptions(on: Any, exc: BaseException, again: bool) -> None:
+    assert (decide(RetryPolicy(on=on), exc) is not None) == again
+
+
+@pytest.mark.parametrize(
+    ("codes", "status", "again"),
+    [
+        (TRANSIENT_STATUS_CODES, 503, True),
+        (TRANSIENT_STATUS_CODES, 404, False),
+        ((404,), 404, True),
+        ((404,), 503, False),
+        (None, 404, True),
+        ((), 503, False),
+    ],
+)
+def test_an_exception_with_a_status_is_judged_by_it(codes: Any, status: int, again: bool) -> None:
+    assert (decide(RetryPolicy(status_codes=codes), httpx_error(status)) is not None) == again
+
+
+def test_a_status_does_not_help_an_exception_of_another_type() -> None:
+    assert decide(RetryPolicy(on=ConnectionError), httpx_error(503)) is None
+
+
+def test_a_function_decides_alone_whatever_the_status() -> None:
+    assert decide(RetryPolicy(on=lambda exc: True), httpx_error(404)) is not None
+
+
+@pytest.mark.parametrize(
+    ("result", "when", "on", "again"),
+    [
+        (NodeResult(False, error="no"), None, Exception, True),
+        (NodeResult(False, error="no"), None, ValueError, False),
+        (NodeResult(False, error="no"), None, lambda exc: True, False),
+        (NodeResult(False, error=ValueError()), None, ValueError, True),
+        (NodeResult(False, error=httpx_error(404)), None, Exception, False),
+        (NodeResult(False, error="no"), lambda result: False, Exception, False),
+        (NodeResult(True, output=""), lambda result: not result.output, Exception, True),
+        (NodeResult(True, output="x"), lambda result: not result.output, Exception, False),
+        (NodeResult(True, output=""), None, Exception, False),
+        ("not a NodeResult", None, Exception, True),
+    ],
+)
+def test_what_a_node_returned_is_judged_too(result: Any, when: Any, on: Any, again: bool) -> None:
+    assert (decide(RetryPolicy(when=when, on=on), result) is not None) == again
+
+
+def test_successes_are_shown_only_to_a_policy_that_judges_them() -> None:
+    assert not retries(RetryPolicy()).judges_successes
+    assert retries(RetryPolicy(when=bool)).judges_successes
+
+
+def test_the_predicate_on_results_is_not_asked_about_exceptions() -> None:
+    assert decide(RetryPolicy(when=lambda result: result.output == ""), ValueError()) is not None
+
+
+def test_an_attempt_out_of_time_is_tried_again_unless_told_not_to() -> None:
+    assert decide(RetryPolicy(on=ValueError), TimeoutError(), timed_out=True) == Retry(100 * MS, "timeout")
+    assert decide(RetryPolicy(timeouts=False), TimeoutError(), timed_out=True) is None
+    assert decide(RetryPolicy(timeouts=False), TimeoutError()) is not None, "the node's own is an error like others"
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason"),
+    [
+        (ValueError(), "error"),
+        (httpx.ReadTimeout("late"), "timeout"),
+        (httpx_error(429), "rate_limited"),
+        (httpx_error(503, {"Retry-After": "1"}), "rate_limited"),
+        (NodeResult(False, error="no"), "error"),
+    ],
+)
+def test_the_reason_is_one_of_the_metrics(exc: Any, reason: str) -> None:
+    retry = decide(RetryPolicy(), exc)
+    assert retry is not None
+    assert retry.reason == reason
+
+
+def test_what_the_service_asks_for_is_waited_with_jitter_on_top() -> None:
+    exc = httpx_error(429, {"Retry-After": "20"})
+    for draw, waited in ((0.0, 20_000), (1.0, 20_100)):
+        retry = retries(RetryPolicy(cap=5), draw).decide(exc, 1, 1)
+        assert retry == Retry(waited * MS, "rate_limited"), "its word is not capped by ours"
+
+
+@pytest.mark.parametrize(
+    ("where", "waited_ms"),
+    [
+        ("retry_after", 2_000),
+        ("wait_for", 3_000),
+        (lambda exc: exc.wait_for + 1, 4_000),
+        (lambda exc: None, 0),
+        (None, 0),
+    ],
+)
+def test_where_it_says_so_can_be_told(where: Any, waited_ms: int) -> None:
+    policy = RetryPolicy(base=0, retry_after=where)
+    retry = decide(policy, Failure(retry_after=2, wait_for=3))
+    assert retry is not None
+    assert retry.delay_ns == waited_ms * MS
+
+
+def test_a_date_is_compared_with_the_wall_clock() -> None:
+    policy = RetryPolicy(base=0)
+    retry = decide(policy, httpx_error(503, {"Retry-After": "Thu, 01 Jan 2026 12:01:30 GMT"}))
+    assert retry == Retry(90_000 * MS, "rate_limited")
+
+
+def test_who_is_asked_to_wait_too_long_fails_at_once() -> None:
+    policy = RetryPolicy(base=0, retry_after_max=60)
+    assert decide(policy, Failure(retry_after=60)) is not None
+    assert decide(policy, Failure(retry_after=61)) is None
+
+
+@given(st.floats(0, 2), st.integers(0, 50), st.lists(st.booleans(), max_size=300))
+def test_retries_never_exceed_the_budget(budget: float, minimum: int, failing: list[bool]) -> None:
+    live = RetryPolicy(budget=budget, budget_minimum=minimum).begin()
+    for first_attempts, fails in enumerate(failing, start=1):
+        before = live.spent
+        allowed = before < minimum + budget * first_attempts
+        if fails:
+            assert (live.decide(ValueError(), 1, first_attempts) is not None) == allowed
+    assert live.spent <= math.ceil(minimum + budget * len(failing))
+    assert live.spent + live.refused == sum(failing)
+
+
+def test_a_retry_storm_stops() -> None:
+    live = RetryPolicy(attempts=100).begin()
+    attempts = 0
+    for first_attempts in range(1, 10_001):
+        attempt = 1
+        while live.decide(ConnectionError(), attempt, first_attempts):
+            attempt += 1
+        attempts += attempt
+    assert attempts <= 10_000 * 1.2 + 100, "and not a hundred times as many"
+    assert repr(live) == f"<Retries: {live.spent} spent, {live.refused} refused>"
+
+
+def test_a_small_batch_gets_all_its_retries() -> None:
+    live = RetryPolicy(attempts=3).begin()
+    assert all(live.decide(ValueError(), attempt, 50) for _ in range(50) for attempt in (1, 2))
+
+
+def test_a_refused_retry_costs_no_budget() -> None:
+    live = retries(RetryPolicy(on=KeyError))
+    assert live.decide(ValueError(), 1, 1) is None
+    assert (live.spent, live.refused) == (0, 0)
+
+
+def test_a_wait_strategy_of_tenacitys_shape_is_asked() -> None:
+    seen: list[RetryState] = []
+
+    def wait(state: RetryState) -> float:
+        seen.append(state)
+        return 0.5 * state.attempt_number
+
+    error = ValueError("x")
+    retry = decide(RetryPolicy(attempts=5, wait=wait), error, 3)
+    assert retry == Retry(1_500 * MS, "error")
+    outcome = seen[0].outcome
+    assert (outcome.failed, outcome.exception()) == (True, error)
+    with pytest.raises(ValueError, match="x"):
+        outcome.result()
+    result = NodeResult(False, error="no")
+    decide(RetryPolicy(wait=wait), result)
+    assert (seen[1].outcome.failed, seen[1].outcome.exception(), seen[1].outcome.result()) == (False, None, result)
+
+
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, None, "1"])
+def test_a_wait_strategy_that_gives_no_seconds_is_told(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must give a number of seconds"):
+        decide(RetryPolicy(wait=lambda state: wrong), ValueError())
+
+
+def test_how_many_may_wait_goes_with_the_concurrency() -> None:
+    assert RetryPolicy().begin(10).waiting == 1000
+    assert RetryPolicy().begin(500).waiting == 5000
+    assert RetryPolicy(waiting=7).begin(500).waiting == 7
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"attempts": 0}, "attempts must be an integer of at least 1, not 0"),
+        ({"attempts": -1}, "attempts must be"),
+        ({"attempts": True}, "attempts must be"),
+        ({"attempts": 2.0}, "attempts must be"),
+        ({"base": -0.1}, "base must be a number of seconds of at least 0, not -0.1"),
+        ({"base": math.nan}, "base must be"),
+        ({"cap": math.inf}, "cap must be"),
+        ({"base": 2, "cap": 1}, "cap must be at least base=2, not 1: it bounds the waits"),
+        ({"factor": 0.5}, "factor must be a number of at least 1, not 0.5"),
+        ({"on": BaseException}, "on must hold types of Exception, not"),
+        ({"on": asyncio.CancelledError}, "CancelledError and the like are not errors"),
+        ({"on": [ValueError()]}, "on must hold types of Exception"),
+        ({"on": 5}, "on must be an exception type, several, or a function"),
+        ({"timeouts": 1}, "timeouts must be True or False, not 1"),
+        ({"status_codes": 503}, "status_codes must be a collection"),
+        ({"status_codes": "503"}, "status_codes must be a collection"),
+        ({"status_codes": [5]}, "status_codes must be HTTP statuses from 100 to 599, not 5"),
+        ({"status_codes": [True]}, "status_codes must be HTTP statuses"),
+        ({"when": 5}, "when must be a function or None, not 5"),
+        ({"wait": 5}, "wait must be a function or None, not 5"),
+        ({"retry_after": "Retry-After"}, "retry_after must be an attribute's name"),
+        ({"retry_after": 5}, "retry_after must be an attribute's name"),
+        ({"retry_after_max": -1}, "retry_after_max must be"),
+        ({"budget": -0.1}, "budget must be a number .*None for no limit.* of at least 0, not -0.1"),
+        ({"budget": math.inf}, "budget must be"),
+        ({"budget_minimum": -1}, "budget_minimum must be an integer of at least 0, not -1"),
+        ({"waiting": 0}, "waiting must be an integer of at least 1, not 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RetryPolicy(**wrong)
