@@ -7,14 +7,15 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError
 from flowrt.journal.disk import Disk
 from flowrt.journal.format import Header, body_of, encode_header, encode_marker
-from flowrt.journal.scan import Line, Scan
+from flowrt.journal.scan import Scan
+from flowrt.journal.table import Table
 
 __all__ = ["JournalFile"]
 
@@ -94,11 +95,11 @@ class JournalFile:
         with contextlib.suppress(PermissionError):  # somebody else's file that we may write
             os.fchmod(self._fd, 0o600)
 
-    def read(self, see: Callable[[Line], None]) -> Header | None:
+    def read(self, table: Table) -> Header | None:
         """Read everything and cut off a torn tail.
 
         Args:
-            see: Called with each item's line.
+            table: Is told of every item's line.
 
         Returns:
             The header, or None for a new journal, whose header is to be written next.
@@ -111,8 +112,8 @@ class JournalFile:
         try:
             with open(self._fd, "rb", buffering=1 << 20, closefd=False) as file:
                 scan = Scan(file, os.fstat(self._fd).st_size, str(self._path))
-                for line in scan:
-                    see(line)
+                for offset, index, code, _ in scan:
+                    table.put(index, offset, code)
             self.end, self.torn_bytes = scan.end, scan.torn_bytes
             if self.torn_bytes:
                 self._disk.truncate(self._fd, self.end)

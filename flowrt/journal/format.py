@@ -35,6 +35,7 @@ __all__ = [
     "encode_header",
     "encode_marker",
     "encode_record",
+    "sealed",
 ]
 
 MAGIC: Final = b"flowrt-journal "
@@ -64,7 +65,7 @@ class Header:
 def encode_header(header: Header) -> bytes:
     """The first line of a journal."""
     text = json.dumps({"created": header.created, "flowrt": header.flowrt, "fingerprint": header.fingerprint})
-    return MAGIC + _sealed(b"%d %s\n" % (FORMAT, text.encode("ascii")))
+    return MAGIC + sealed(b"%d %s\n" % (FORMAT, text.encode("ascii")))
 
 
 def decode_header(line: bytes) -> tuple[int, Header | None] | None:
@@ -90,7 +91,7 @@ def encode_marker(offset: int, size_bytes: int) -> bytes:
         offset: Where it will stand.
         size_bytes: How many bytes of records will follow it.
     """
-    return _sealed(b"@ %d %d\n" % (offset, size_bytes))
+    return sealed(b"@ %d %d\n" % (offset, size_bytes))
 
 
 def encode_record(result: BatchResult, digest: bytes = NO_DIGEST) -> bytes:
@@ -101,7 +102,7 @@ def encode_record(result: BatchResult, digest: bytes = NO_DIGEST) -> bytes:
         digest: The checksum of its input.
     """
     body = b"%d %s %s %s" % (result.index, result.status.encode("ascii"), digest, encode_result(result))
-    return b"%08x %s" % (crc32(body), body)
+    return sealed(body)
 
 
 def decode_record(body: bytes) -> tuple[bytes, bytes]:
@@ -120,5 +121,10 @@ def body_of(line: bytes) -> bytes | None:
     return body if line[:9] == b"%08x " % crc32(body) and body[-1:] == b"\n" else None
 
 
-def _sealed(body: bytes) -> bytes:
+def sealed(body: bytes) -> bytes:
+    """A line with its checksum before it; the opposite of `body_of`.
+
+    Args:
+        body: What the line says, with its line break.
+    """
     return b"%08x %s" % (crc32(body), body)

@@ -18,7 +18,6 @@ from flowrt.journal.disk import Disk
 from flowrt.journal.file import JournalFile
 from flowrt.journal.fingerprint import digest_of_item
 from flowrt.journal.format import NO_DIGEST, STATUS_CODES, Header, decode_record, encode_record
-from flowrt.journal.scan import Line
 from flowrt.journal.table import Table
 from flowrt.journal.writer import CLOSE_S, Call, GroupWriter
 from flowrt.records import BatchResult
@@ -82,7 +81,7 @@ class Journal:
         wanted = _as_json(fingerprint)
         self._file = JournalFile(self.path, Disk() if disk is None else disk)
         try:
-            header = self._file.read(self._see)
+            header = self._file.read(self._table)
             self.resumed = header is not None
             if header is not None:
                 self._compare(header.fingerprint, wanted)
@@ -102,9 +101,6 @@ class Journal:
             )
         _open_journals.add(self)
 
-    def _see(self, line: Line) -> None:
-        self._table.put(line.item, line.offset, line.code)
-
     def _compare(self, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         differ = [
             f"{name} was {json.dumps(held.get(name))} and is {json.dumps(wanted.get(name))}"
@@ -119,7 +115,8 @@ class Journal:
 
     # -- what is done already ------------------------------------------------------------------------------------
 
-    def __len__(self) -> int:
+    @property
+    def held(self) -> int:
         """Items that the journal held when it was opened, whatever became of them."""
         return len(self._table)
 
@@ -280,7 +277,7 @@ class Journal:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._writer is None else f"{self.pending} pending"
-        return f"<Journal {str(self.path)!r}: {state}, {len(self)} items from before>"
+        return f"<Journal {str(self.path)!r}: {state}, {self.held} items from before>"
 
 
 def result_of_line(line: bytes, input_data: Any = None) -> BatchResult:

@@ -70,8 +70,8 @@ def summary(path: str | os.PathLike[str]) -> JournalSummary:
     with _opened(path) as (file, size):
         scan = Scan(file, size, str(path))
         try:
-            for line in scan:
-                table.put(line.item, line.offset, line.code)
+            for offset, index, code, _ in scan:
+                table.put(index, offset, code)
                 seen += 1
         except JournalDamagedError as exc:
             damage = exc
@@ -106,8 +106,8 @@ def records(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iter
         OSError: It cannot be opened.
     """
     with _opened(path) as (file, size):
-        for line in Scan(file, size, str(path), skip_damaged=skip_damaged):
-            yield result_of_line(decode_record(line.body)[1])
+        for _, _, _, body in Scan(file, size, str(path), skip_damaged=skip_damaged):
+            yield result_of_line(decode_record(body)[1])
 
 
 def export(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[bytes]:
@@ -126,17 +126,17 @@ def export(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Itera
     """
     table = Table()
     with _opened(path) as (file, size):
-        for line in Scan(file, size, str(path), skip_damaged=skip_damaged):
-            table.put(line.item, line.offset, line.code)
+        for offset, index, code, _ in Scan(file, size, str(path), skip_damaged=skip_damaged):
+            table.put(index, offset, code)
         for index in table:
             entry = table.get(index)
             if entry is None:
                 continue
             file.seek(entry[0])
-            body = body_of(file.readline())
-            if body is None:
+            again = body_of(file.readline())
+            if again is None:
                 raise JournalDamagedError(f"journal {path} changed at offset {entry[0]} while it was read", entry[0])
-            yield decode_record(body)[1]
+            yield decode_record(again)[1]
 
 
 @contextmanager

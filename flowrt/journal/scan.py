@@ -15,7 +15,7 @@ results in it, as its sync had not returned, so it is cut off and its items run 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
 from flowrt.errors import JournalDamagedError, JournalMismatchError
 from flowrt.journal.format import FORMAT, MAGIC, MARKER_BYTES, STATUS_CODES, Header, body_of, decode_header
@@ -26,20 +26,8 @@ _HOLE: Final = bytes(16)
 _HEADER_BYTES: Final = 1 << 20
 
 
-class Line(NamedTuple):
-    """A finished item's line.
-
-    Attributes:
-        offset: Where it begins.
-        item: The item's index.
-        code: Of its status.
-        body: What stands behind its checksum.
-    """
-
-    offset: int
-    item: int
-    code: int
-    body: bytes
+Line = tuple[int, int, int, bytes]
+"""A finished item's line: where it begins, the item's index, its status' code, what stands behind the checksum."""
 
 
 class Scan:
@@ -121,7 +109,7 @@ class Scan:
                 self.groups += length != b"0"
             else:
                 index, status, _ = body.split(b" ", 2)
-                yield Line(offset, int(index), codes[status], body)
+                yield offset, int(index), codes[status], body
             self.end = offset = after
             if offset >= size:
                 return
@@ -167,6 +155,4 @@ class Scan:
             )
 
 
-_FIX: Final = (
-    "`flowrt journal export --skip-damaged` gives what can still be read of it; name another journal to begin anew"
-)
+_FIX: Final = "`flowrt journal salvage FILE NEW` makes a new journal of what is whole, to resume from"
