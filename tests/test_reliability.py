@@ -993,3 +993,113 @@ def test_counters_equal_results_however_the_batch_ends(
     if results is not None:
         assert Counter(r.status for r in results) == finished
         assert len(results) == len(inputs)
+
+
+class Script:
+    """A node that does what its item says, and the worst that a node can do when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.over = asyncio.Event()
+
+    async def __call__(self, item: tuple[int, str]) -> Any:
+        self.running += 1
+        try:
+            return await self._run(*item)
+        finally:
+            self.running -= 1
+
+    async def _run(self, seconds: int, ending: str) -> Any:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            if ending == "swallows":
+                return "as if nothing had been"
+            if ending == "cleans up":
+                await asyncio.sleep(2)
+            while ending == "stays" and not self.over.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self.over.wait()
+            raise
+        if ending == "raises":
+            raise ValueError(f"after {seconds}")
+        if ending == "cancels":
+            raise asyncio.CancelledError
+        return NodeResult(ending != "fails", seconds, "no luck")
+
+
+ENDINGS = ["ok", "ok", "raises", "fails", "cancels", "swallows", "cleans up", "stays"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    inputs=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(ENDINGS)), max_size=12),
+    c=st.integers(1, 4),
+    item_timeout=st.sampled_from([None, 1.5, 2.5]),
+    batch_timeout=st.sampled_from([None, 3.5, 6.0]),
+    continue_on_error=st.booleans(),
+    source=st.sampled_from(["list", "generator", "async generator"]),
+    cancelled_at=st.sampled_from([None, 0.5, 2.0, 3.5, 7.0]),
+    leave_after=st.sampled_from([None, 0, 1, 3, 99]),
+)
+def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_running(
+    inputs: list[tuple[int, str]],
+    c: int,
+    item_timeout: float | None,
+    batch_timeout: float | None,
+    continue_on_error: bool,
+    source: str,
+    cancelled_at: float | None,
+    leave_after: int | None,
+) -> None:
+    told: list[tuple[ItemRecord, str]] = []
+    started: list[int] = []
+
+    class Tally(Instrument):
+        def item_started(self, item: ItemRecord) -> None:
+            started.append(item.index)
+
+        def item_finished(self, item: ItemRecord) -> None:
+            told.append((item, item.state))
+
+    async def pulled() -> AsyncIterator[tuple[int, str]]:
+        for item in inputs:
+            await asyncio.sleep(0.1)
+            yield item
+
+    async def use(processor: BatchProcessor) -> list[BatchResult] | None:
+        given = {"list": inputs, "generator": iter(inputs), "async generator": pulled()}[source]
+        if leave_after is None:
+            return await processor.batch(given)
+        async with processor.batch_as_completed(given) as stream:
+            taken = 0
+            async for _ in stream:
+                taken += 1
+                if taken > leave_after:
+                    break
+        return None
+
+    async def main() -> None:
+        loop, node = asyncio.get_running_loop(), Script()
+        processor = BatchProcessor(
+            node, c, continue_on_error,
+            item_timeout=item_timeout, batch_timeout=batch_timeout, telemetry=False, instruments=[Tally()],
+        )  # fmt: skip
+        using = asyncio.create_task(use(processor))
+        if cancelled_at is not None:
+            loop.call_later(cancelled_at, using.cancel)
+        done, _ = await asyncio.wait([using], timeout=1_000)
+        node.over.set()
+        assert done, "it hangs"
+        deadline = min(limit for limit in (cancelled_at, batch_timeout, 900.0) if limit is not None)
+        assert loop.time() <= deadline + 5.0 + 0.1, "the deadline, and the grace of those that do not stop"
+        assert sorted(started) == sorted(item.index for item, _ in told) == list(range(len(told)))
+        assert node.running <= sum(item.uncancellable for item, _ in told), "who runs on was let go"
+        if not using.cancelled() and using.exception() is None and (results := using.result()) is not None:
+            assert Counter(r.status for r in results) == Counter(state for _, state in told)
+            assert source != "list" or len(results) == len(inputs)
+        await asyncio.sleep(5)
+        assert node.running == 0
+        assert [item.state for item, _ in told] == [state for _, state in told], "what has finished changes no more"
+
+    run_on(virtual_loop, main())
