@@ -119,6 +119,14 @@ class LimitController:
         "_usual_timeouts", "_window_ns", "changed", "changes", "limit",
     )  # fmt: skip
 
+    _opened_ns: int  # when the window began, 0 for not yet
+    _need: int  # attempts to measure
+    _count: int  # attempts measured that went well
+    _full: int  # of these, with all slots in use
+    _timeouts: int
+    _total: float  # seconds
+    _squares: float
+
     def __init__(self, policy: AdaptiveLimit) -> None:
         self._min = policy.min
         self._max = policy.max
@@ -283,10 +291,11 @@ class LimitController:
         self.changes.append(LimitChange(now_ns, old, new, reason, latency, self._baseline))
 
     def _open(self, now_ns: int = 0) -> None:
+        """Begin to measure anew, from the next result on where no time is given."""
         self._opened_ns = now_ns
+        self._need = max(_LEAST_SAMPLES, self.limit)
         self._count = self._full = self._timeouts = 0
         self._total = self._squares = 0.0
-        self._need = max(_LEAST_SAMPLES, self.limit)
 
     def __repr__(self) -> str:
         return f"<LimitController: {self.limit} of {self._min} to {self._max}, baseline {self._baseline:.3g} s>"

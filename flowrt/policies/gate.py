@@ -52,7 +52,7 @@ class RateGate:
         RuntimeError: A limit is in use on another event loop.
     """
 
-    __slots__ = ("_clock", "_constant", "_turn", "limits", "settles", "waiting")
+    __slots__ = ("_clock", "_constant", "_only", "_turn", "limits", "settles", "waiting")
 
     def __init__(self, limits: RateLimit | Iterable[RateLimit], loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.limits = tuple(sorted(check_limits(limits), key=attrgetter("serial")))
@@ -62,11 +62,12 @@ class RateGate:
         self.waiting = 0
         constant = tuple([limit.constant for limit in self.limits if limit.constant is not None])
         self._constant = constant if len(constant) == len(self.limits) else None
+        self._only = self.limits[0] if len(self.limits) == 1 and not self.settles else None
         self._clock = clock
         self._turn = asyncio.Lock()
 
     def take(self, item: Any) -> Ticket:
-        """Let an attempt start now, if all limits allow; costs about a microsecond.
+        """Let an attempt start now, if all limits allow.
 
         Args:
             item: The item's input, for the cost functions.
@@ -82,6 +83,9 @@ class RateGate:
         if self.waiting:
             return Ticket(False, prices)
         now = self._clock()
+        if self._only is not None:  # one limit and nothing to settle: the common case, on the way of every attempt
+            free = not self._only.line and self._only.window.take(prices[0], now)
+            return _GRANTED if free else Ticket(False, prices)
         for limit, price in zip(self.limits, prices, strict=True):
             if not limit.free(price, now):
                 return Ticket(False, prices)

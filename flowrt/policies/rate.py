@@ -54,6 +54,13 @@ class RateLimit:
             that metadata. Less than estimated is given back, more counts from then on. By default the key `"cost"`
             where `cost` is a function, and no report otherwise.
 
+    Attributes:
+        window: What was admitted, and when more may be.
+        constant: What every item costs, in millionths, or None where a function says so.
+        line: Those who wait, in the order of asking.
+        reports: The actual cost is wanted.
+        serial: Its place in the one order in which limits are taken from.
+
     Raises:
         ValueError: A setting is out of its range.
 
@@ -63,7 +70,7 @@ class RateLimit:
     """
 
     __slots__ = (
-        "_actual", "_clock", "_cost", "_loop", "_queue", "_timer", "burst", "constant", "per", "rate", "reports",
+        "_actual", "_clock", "_cost", "_loop", "_timer", "burst", "constant", "line", "per", "rate", "reports",
         "serial", "window",
     )  # fmt: skip
 
@@ -102,7 +109,7 @@ class RateLimit:
         self.serial = next(_serials)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Clock = perf_counter_ns
-        self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
+        self.line: deque[tuple[asyncio.Future[None], int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -187,7 +194,7 @@ class RateLimit:
                     f"{self!r} is in use on another event loop that is running: give each event loop a RateLimit of "
                     "its own, with its share of the rate"
                 )
-            self._queue.clear()  # whoever waited there waits no more
+            self.line.clear()  # whoever waited there waits no more
             self._timer = None
             self.window.restart(clock())
         self._loop = loop
@@ -195,7 +202,7 @@ class RateLimit:
 
     def free(self, price: int, now_ns: int) -> bool:
         """Whether a cost may start now, with nobody who asked before still waiting."""
-        return not self._queue and self.window.fits(price, now_ns)
+        return not self.line and self.window.fits(price, now_ns)
 
     async def enter(self, price: int) -> None:
         """Wait in line until a cost is admitted; it is held until `start` or `leave`."""
@@ -205,15 +212,15 @@ class RateLimit:
             return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (admitted, price)
-        self._queue.append(place)
+        self.line.append(place)
         self._look()
         try:
             await admitted
         except asyncio.CancelledError:
             if admitted.done() and not admitted.cancelled():  # admitted in the very tick in which it was cancelled
                 self.leave(price)
-            elif place in self._queue:
-                self._queue.remove(place)
+            elif place in self.line:
+                self.line.remove(place)
                 self._look()
             raise
 
@@ -235,7 +242,7 @@ class RateLimit:
 
     def _look(self) -> None:
         """Admit whoever may start now, in the order of asking, and look again when the next one may."""
-        queue, window = self._queue, self.window
+        queue, window = self.line, self.window
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -270,7 +277,7 @@ class RateLimit:
     def __repr__(self) -> str:
         return (
             f"<RateLimit {self.rate:g} per {self.per:g} s: {(self.window.used + self.window.held) / UNIT:g} used, "
-            f"{len(self._queue)} waiting>"
+            f"{len(self.line)} waiting>"
         )
 
 

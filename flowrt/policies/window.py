@@ -58,6 +58,27 @@ class Window:
             return False
         return not self._paced or self._next_ns - self._ahead_ns(cost) <= now_ns
 
+    def take(self, cost: int, now_ns: int) -> Charge | None:
+        """`charge` if it `fits`, in one go: it is called for every attempt."""
+        log = self._log
+        horizon = now_ns - self.per_ns
+        while log and log[0][0] <= horizon:
+            self.used -= log.popleft()[1]
+        used = self.used + cost
+        if used + self.held > self.rate:
+            return None
+        if self._paced:
+            if self._next_ns - self._ahead_ns(cost) > now_ns:
+                return None
+            self._pace(cost, now_ns)
+        self.used = used
+        if log and now_ns - (charge := log[-1])[2] < self._grain_ns:
+            charge[0] = now_ns
+            charge[1] += cost
+        else:
+            log.append(charge := [now_ns, cost, now_ns])
+        return charge
+
     def ready_ns(self, cost: int, now_ns: int) -> int | None:
         """When a cost may start if nothing else does before; None while that depends on when something held starts."""
         if self.fits(cost, now_ns):

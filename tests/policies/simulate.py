@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flowrt.policies.adaptive import LimitController
+
+
+def seeded(seed: int) -> random.Random:
+    """Random numbers that are the same in each run."""
+    return random.Random(seed)  # noqa: S311  # for a simulation
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrt.policies.adaptive import AdaptiveLimit, LimitController
-from tests.policies.simulate import Run, simulate
+from tests.policies.simulate import Run, seeded, simulate
 
 Draw = Callable[[random.Random], float]
 
@@ -25,7 +25,7 @@ SERVICE: dict[str, Draw] = {
 
 
 def batch(policy: AdaptiveLimit, results: int = 10_000, *, seed: int = 1, draw: str = "uniform", **how: Any) -> Run:
-    rng = random.Random(seed)
+    rng = seeded(seed)
     how.setdefault("capacity", lambda at: 50)
     how.setdefault("service_s", lambda at: SERVICE[draw](rng))
     return simulate(policy.begin(), results, **how)
@@ -64,7 +64,7 @@ def test_it_follows_a_service_that_gains_places() -> None:
 
 def test_a_service_that_becomes_slower_by_itself_keeps_its_limit() -> None:
     """Latency that does not fall with the limit is no queue of ours: the baseline rises to it."""
-    rng = random.Random(1)
+    rng = seeded(1)
     run = batch(AdaptiveLimit(1, 500), 20_000, service_s=lambda at: rng.uniform(0.05, 0.15) * (3 if at > 20 else 1))
     assert 45 <= run.mean_limit(0.7) <= 90
 
@@ -80,7 +80,7 @@ def test_it_grows_only_while_the_slots_are_what_binds() -> None:
 
 
 def test_throttling_cuts_and_the_service_is_rarely_pushed_there_again() -> None:
-    rng = random.Random(1)
+    rng = seeded(1)
     controller = AdaptiveLimit(1, 500).begin()
     run = simulate(
         controller, 10_000, capacity=lambda at: 100, service_s=lambda at: rng.uniform(0.05, 0.15), refuse_above=30
@@ -102,7 +102,7 @@ def test_one_burst_of_throttling_is_one_cut() -> None:
 
 
 def test_timeouts_that_come_of_queueing_cut() -> None:
-    rng = random.Random(1)
+    rng = seeded(1)
     controller = AdaptiveLimit(1, 500, tolerance=100).begin()  # latency alone would never cut
     run = simulate(
         controller, 15_000, capacity=lambda at: 50, service_s=lambda at: rng.uniform(0.05, 0.15), timeout_s=0.2
@@ -113,7 +113,7 @@ def test_timeouts_that_come_of_queueing_cut() -> None:
 
 
 def test_timeouts_that_no_lower_limit_cures_do_not_keep_it_low() -> None:
-    rng = random.Random(1)
+    rng = seeded(1)
     run = batch(AdaptiveLimit(1, 500), 20_000, service_s=lambda at: rng.uniform(0.05, 0.15), timeout_s=0.12)
     assert run.timed_out > 5_000
     assert run.mean_limit(0.7) > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from typing import Any
@@ -221,7 +222,7 @@ class Circuit(RuleBasedStateMachine):
             return
         assert self.breaker.closed == (self.breaker.state == "closed")
         assert list(self.breaker.transitions) == self.heard
-        for sooner, later in zip(self.heard, self.heard[1:], strict=False):
+        for sooner, later in itertools.pairwise(self.heard):
             assert sooner.new == later.old
             if later.new == "half_open":
                 assert later.at_ns >= sooner.at_ns + 5 * S, "it cools down for its time"

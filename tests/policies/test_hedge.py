@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrt.policies.hedge import Hedge
+from tests.policies.simulate import seeded
 
 MS = 1_000_000
 
@@ -27,7 +27,7 @@ def test_nobody_is_a_straggler_before_enough_is_known() -> None:
 
 
 def test_a_straggler_is_beyond_the_quantile_of_those_before() -> None:
-    rng = random.Random(1)
+    rng = seeded(1)
     tracker = Hedge("p90").begin()
     for _ in range(1000):
         tracker.record(round(rng.uniform(0, 100) * MS))

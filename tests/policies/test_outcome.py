@@ -19,13 +19,13 @@ from flowrt.policies.outcome import kind_of, parse_retry_after, retry_after_of, 
 WALL_S = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC).timestamp()
 
 
-class Failure(Exception):
+class FailureError(Exception):
     def __init__(self, **attributes: Any) -> None:
         super().__init__("it failed")
         self.__dict__.update(attributes)
 
 
-class Hostile(Exception):
+class HostileError(Exception):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name) if name.startswith("__") else RuntimeError(name)
 
@@ -52,16 +52,16 @@ def urllib_error(status: int, **headers: str) -> urllib.error.HTTPError:
         (httpx_error(503), 503),
         (aiohttp_error(429), 429),
         (urllib_error(404), 404),
-        (Failure(status_code=529), 529),
-        (Failure(status=HTTPStatus.BAD_GATEWAY), 502),
-        (Failure(response=Failure(status=500)), 500),
-        (Failure(code="rate_limit_exceeded", status_code=429), 429),
-        (Failure(code="e3q8"), None),
-        (Failure(code=1), None),
-        (Failure(status=True), None),
-        (Failure(status="503"), None),
-        (Failure(response=None), None),
-        (Hostile(), None),
+        (FailureError(status_code=529), 529),
+        (FailureError(status=HTTPStatus.BAD_GATEWAY), 502),
+        (FailureError(response=FailureError(status=500)), 500),
+        (FailureError(code="rate_limit_exceeded", status_code=429), 429),
+        (FailureError(code="e3q8"), None),
+        (FailureError(code=1), None),
+        (FailureError(status=True), None),
+        (FailureError(status="503"), None),
+        (FailureError(response=None), None),
+        (HostileError(), None),
         (ValueError(503), None),
         (None, None),
     ],
@@ -73,9 +73,9 @@ def test_a_status_is_found_where_clients_keep_it(exc: Any, status: int | None) -
 @pytest.mark.parametrize(
     ("exc", "seconds"),
     [
-        (Failure(retry_after=7), 7),
-        (Failure(retry_after="2.5"), 2.5),
-        (Failure(retry_after=timedelta(minutes=2)), 120),
+        (FailureError(retry_after=7), 7),
+        (FailureError(retry_after="2.5"), 2.5),
+        (FailureError(retry_after=timedelta(minutes=2)), 120),
         (httpx_error(429, {"Retry-After": "12"}), 12),
         (httpx_error(429, {"retry-after-ms": "250", "retry-after": "1"}), 0.25),
         (httpx_error(503, {"Retry-After": "Thu, 01 Jan 2026 12:01:30 GMT"}), 90),
@@ -85,9 +85,9 @@ def test_a_status_is_found_where_clients_keep_it(exc: Any, status: int | None) -
         (urllib_error(429, Retry_After="5"), 5),
         (httpx_error(429, {"Retry-After": "soon"}), None),
         (httpx_error(429), None),
-        (Failure(headers=["Retry-After"]), None),
-        (Failure(retry_after=True), None),
-        (Hostile(), None),
+        (FailureError(headers=["Retry-After"]), None),
+        (FailureError(retry_after=True), None),
+        (HostileError(), None),
         (ValueError(), None),
     ],
 )
@@ -96,7 +96,7 @@ def test_how_long_to_wait_is_found_where_clients_keep_it(exc: Any, seconds: floa
 
 
 def test_another_attribute_may_hold_it() -> None:
-    assert retry_after_of(Failure(wait_for=4), "wait_for") == 4
+    assert retry_after_of(FailureError(wait_for=4), "wait_for") == 4
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from typing import Any
 
 import httpx
@@ -16,7 +15,8 @@ from flowrt.nodes.base import NodeResult
 from flowrt.policies.breaker import CircuitBreaker
 from flowrt.policies.rate import CostTooHighError
 from flowrt.policies.retry import TRANSIENT_STATUS_CODES, Retries, Retry, RetryPolicy, RetryState
-from tests.policies.test_outcome import WALL_S, Failure, httpx_error
+from tests.policies.simulate import seeded
+from tests.policies.test_outcome import WALL_S, FailureError, httpx_error
 
 MS = 1_000_000
 
@@ -48,7 +48,7 @@ def test_a_wait_is_between_nothing_and_its_ceiling(
 
 
 def test_jitter_spreads_over_the_whole_range() -> None:
-    rng = random.Random(1)
+    rng = seeded(1)
     live = RetryPolicy(base=1.0, budget=None).begin(random=rng.random)
     waits = sorted(r.delay_ns / 1e9 for _ in range(1000) if (r := live.decide(ValueError(), 1, 1)))
     assert waits[0] < 0.02
@@ -62,7 +62,7 @@ def test_the_last_attempt_is_the_last() -> None:
     assert decide(RetryPolicy(attempts=1), ValueError()) is None
 
 
-class Mine(ConnectionError):
+class MineError(ConnectionError):
     pass
 
 
@@ -70,9 +70,9 @@ class Mine(ConnectionError):
     ("on", "exc", "again"),
     [
         (Exception, ValueError(), True),
-        (ConnectionError, Mine(), True),
-        ((KeyError, ConnectionError), Mine(), True),
-        ([KeyError], Mine(), False),
+        (ConnectionError, MineError(), True),
+        ((KeyError, ConnectionError), MineError(), True),
+        ([KeyError], MineError(), False),
         ((), ValueError(), False),
         (lambda exc: "try" in str(exc), ValueError("try again"), True),
         (lambda exc: "try" in str(exc), ValueError("give up"), False),
@@ -178,7 +178,7 @@ def test_what_the_service_asks_for_is_waited_with_jitter_on_top() -> None:
 )
 def test_where_it_says_so_can_be_told(where: Any, waited_ms: int) -> None:
     policy = RetryPolicy(base=0, retry_after=where)
-    retry = decide(policy, Failure(retry_after=2, wait_for=3))
+    retry = decide(policy, FailureError(retry_after=2, wait_for=3))
     assert retry is not None
     assert retry.delay_ns == waited_ms * MS
 
@@ -191,8 +191,8 @@ def test_a_date_is_compared_with_the_wall_clock() -> None:
 
 def test_who_is_asked_to_wait_too_long_fails_at_once() -> None:
     policy = RetryPolicy(base=0, retry_after_max=60)
-    assert decide(policy, Failure(retry_after=60)) is not None
-    assert decide(policy, Failure(retry_after=61)) is None
+    assert decide(policy, FailureError(retry_after=60)) is not None
+    assert decide(policy, FailureError(retry_after=61)) is None
 
 
 @given(st.floats(0, 2), st.integers(0, 50), st.lists(st.booleans(), max_size=300))
