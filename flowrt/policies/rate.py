@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from time import perf_counter_ns
 from types import FunctionType
 from typing import Any, Final
 
 from flowrt.errors import FlowrtError
 from flowrt.policies.checks import check_number, number_or_none, seconds_to_ns
+from flowrt.policies.ratetext import parse_rate
 from flowrt.policies.window import UNIT, Charge, Window
 
 __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
@@ -21,11 +20,6 @@ __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
 Clock = Callable[[], int]
 
 _SMALL_BURST: Final = 10  # a handful of items need not be spread over a minute
-_UNITS: Final = {"ms": 0.001, "s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60}
-_UNITS.update({"h": 3600, "hour": 3600, "d": 86400, "day": 86400})
-_RATE: Final = re.compile(r"(?P<amount>\d[\d_]*(?:\.\d+)?)(?P<times>[kM]?)/(?P<count>\d+)?(?P<unit>[a-z]+)")
-
-
 _serials: Final = (
     itertools.count()
 )  # whoever takes from several limits does so in one order, or two could block each other
@@ -123,18 +117,8 @@ class RateLimit:
         Raises:
             ValueError: The text is none of that form.
         """
-        found = _RATE.fullmatch("".join(text.split())) if isinstance(text, str) else None
-        unit = found["unit"] if found else ""
-        scale = _UNITS.get(unit) or _UNITS.get(unit.removesuffix("s"))
-        if found is None or scale is None:
-            raise ValueError(f"a rate is written like 100/s, 600/min, 2.5/s, 90k/min or 5/10s, not {text!r}")
-        amount = Fraction(found["amount"].replace("_", "")) * {"": 1, "k": 1_000, "M": 1_000_000}[found["times"]]
-        per = scale * int(found["count"] or 1)
-        # 2.5 in a second would let 2 pass in each; 5 in two seconds is the same rate
-        whole = amount.limit_denominator(1_000)
-        if whole and whole == amount:
-            return cls(whole.numerator, per * whole.denominator, **settings)
-        return cls(float(amount), per, **settings)
+        rate, per = parse_rate(text)
+        return cls(rate, per, **settings)
 
     def price(self, item: Any) -> int:
         """What an item costs, in millionths.
