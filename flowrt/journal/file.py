@@ -210,6 +210,13 @@ class JournalFile:
 
     def close(self) -> None:
         """Let go of the file and its lock; later calls do nothing."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)  # also for a child that was forked and has not got to disown() yet
+        self.disown()
+
+    def disown(self) -> None:
+        """Let go of the file in a forked child, whose parent keeps the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

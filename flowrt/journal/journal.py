@@ -261,7 +261,7 @@ class Journal:
     def _disown(self) -> None:
         """This process is a forked child: the journal is its parent's."""
         self._closed = True
-        self._file.close()
+        self._file.disown()
         if self._writer is not None:
             self._writer.disown()
 

@@ -1,0 +1,520 @@
+"""A journal as a run uses it: what it takes, tells, keeps, gives back and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import stat
+import sys
+import threading
+import tracemalloc
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flowrt.encode import encode_result
+from flowrt.errors import (
+    FlowrtError,
+    JournalDamagedError,
+    JournalDiskError,
+    JournalInUseError,
+    JournalMismatchError,
+)
+from flowrt.journal import Journal, export
+from flowrt.records import BatchResult
+from tests.conftest import Run
+from tests.journal.harness import FINGERPRINT, FaultyDisk, Teller, failure, held, item, write
+
+
+def test_a_result_is_told_of_only_after_it_was_synced(path: Path) -> None:
+    disk, teller = FaultyDisk(), Teller()
+    synced_when_told: list[int] = []
+    journal = Journal(path, FINGERPRINT, disk=disk)
+    before = disk.calls.count("sync")
+    journal.start(teller.call, lambda _: synced_when_told.append(disk.calls.count("sync") - before), pytest.fail)
+    for index in range(3):
+        journal.append(item(index), index)
+        teller.settle(journal)
+    journal.close()
+    assert synced_when_told == [1, 2, 3]
+    assert disk.calls[-8:] == ["write", "sync"] * 4  # three groups and the last line
+
+
+def test_what_comes_while_the_disk_is_busy_is_one_group(path: Path) -> None:
+    class Slow(FaultyDisk):
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+            if self.calls.count("sync") == 3:  # of the first group
+                in_sync.set()
+                go_on.wait(60)
+
+    in_sync, go_on, teller = threading.Event(), threading.Event(), Teller()
+    journal = teller.start(Journal(path, FINGERPRINT, disk=Slow()))
+    journal.append(item(0), 0)
+    assert in_sync.wait(60)
+    for index in range(1, 100):
+        journal.append(item(index), index)
+    assert journal.pending == 100
+    assert teller.durable == []
+    go_on.set()
+    teller.settle(journal)
+    journal.close()
+    assert teller.groups == [[0], list(range(1, 100))]
+
+
+def test_a_loop_is_told_once_per_group(run: Run, path: Path) -> None:
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        told: list[int] = []
+        journal = Journal(path, FINGERPRINT)
+        done = loop.create_future()
+
+        def durable(tokens: list[int]) -> None:
+            assert asyncio.get_running_loop() is loop
+            told.extend(tokens)
+            if len(told) == 1000:
+                done.set_result(None)
+
+        journal.start(loop.call_soon_threadsafe, durable, lambda error, _: done.set_exception(error))
+        for index in range(1000):
+            journal.append(item(index), index)
+            if index % 50 == 0:
+                await asyncio.sleep(0)
+        await done
+        await asyncio.to_thread(journal.close)
+        return told
+
+    assert run(main()) == list(range(1000))
+
+
+def test_without_a_thread_it_works_in_virtual_time(run_virtual: Run, path: Path) -> None:
+    async def main() -> list[list[int]]:
+        groups: list[list[int]] = []
+        with Journal(path, FINGERPRINT) as journal:
+            journal.start(asyncio.get_running_loop().call_soon, groups.append, pytest.fail, threaded=False)
+            for tick in range(3):
+                await asyncio.sleep(3600)
+                journal.append(item(2 * tick), 2 * tick)
+                journal.append(item(2 * tick + 1), 2 * tick + 1)
+            await asyncio.sleep(1)
+        return groups
+
+    assert run_virtual(main()) == [[0, 1], [2, 3], [4, 5]]
+    assert len(held(path, range(7))) == 6
+
+
+def test_a_later_run_is_given_what_finished_and_runs_the_rest(path: Path) -> None:
+    write(path, [item(0), failure(1, attempts=3), item(3), failure(4, status="timed_out", output={"partly": 1})])
+    with Journal(path, FINGERPRINT) as journal:
+        assert journal.resumed
+        assert (journal.held, journal.last_index) == (4, 4)
+        assert journal.counts() == {"ok": 2, "failed": 1, "timed_out": 1}
+        data = {"x": 0}
+        done = journal.restore(0, data)
+        assert done == BatchResult(
+            0, data, success=True, output={"v": 0}, status="resumed", attempts=1, execution_time=0.25
+        )
+        assert done.input_data is data
+        assert journal.restore(1, {"x": 1}) == failure(1, attempts=3)
+        assert journal.restore(2, {"x": 2}) is None
+        assert journal.restore(4, {"x": 4}) == failure(4, status="timed_out", output={"partly": 1})
+        assert journal.restore(5, {"x": 5}) is None
+
+
+def test_failed_items_run_again_when_asked(path: Path) -> None:
+    write(path, [item(0), failure(1), failure(2, status="timed_out")])
+    assert held(path, range(3), retry_failed=True) == {0: "resumed"}
+
+
+def test_an_item_that_ran_again_counts_by_its_last_record(path: Path) -> None:
+    write(path, [failure(1), item(0)])
+    write(path, [item(1), item(0, output="again")])
+    with Journal(path, FINGERPRINT) as journal:
+        assert journal.counts() == {"ok": 2, "failed": 0, "timed_out": 0}
+        again = journal.restore(0, {"x": 0})
+        assert again is not None
+        assert again.output == "again"
+    assert [json.loads(line)["output"] for line in export(path)] == ["again", {"v": 1}]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"node": "other", "input": "airports"}, 'node was "enrich" and is "other"'),
+        ({"node": "enrich", "input": "airports", "format": "csv"}, 'format was null and is "csv"'),
+        ({"node": "enrich"}, 'input was "airports" and is null'),
+    ],
+)
+def test_another_runs_journal_is_refused_by_what_differs(path: Path, other: dict[str, str], said: str) -> None:
+    write(path, [item(0)])
+    before = path.read_bytes()
+    with pytest.raises(JournalMismatchError, match=said) as caught:
+        Journal(path, other)
+    assert caught.value.exit_code == 3
+    assert path.read_bytes() == before
+    assert held(path, [0]) == {0: "resumed"}  # and its lock was let go of
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_an_item_with_another_input_is_refused_by_its_index(path: Path, retry_failed: bool) -> None:
+    write(path, [item(0), failure(1)])
+    with Journal(path, FINGERPRINT, retry_failed=retry_failed) as journal:
+        for index in (0, 1):
+            with pytest.raises(JournalMismatchError, match=f"item {index} had another input"):
+                journal.restore(index, {"x": 7})
+
+
+def test_inputs_are_not_compared_where_the_fingerprint_has_their_digest(path: Path) -> None:
+    write(path, [item(0)], check_inputs=False)
+    with Journal(path, FINGERPRINT, check_inputs=False) as journal:
+        assert journal.restore(0, {"x": 7}) is not None
+
+
+def test_a_journal_of_a_later_format_is_refused(path: Path) -> None:
+    from flowrt.journal.format import sealed
+
+    path.write_bytes(b"flowrt-journal " + sealed(b"2 {}\n"))
+    with pytest.raises(JournalMismatchError, match="has format 2 and this version of flowrt reads 1"):
+        Journal(path, FINGERPRINT)
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'{"index": 0}\n', b"some text", b"flowrt-journal", b"\n"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    if content == b"flowrt-journal":  # what a journal whose first line was cut begins with
+        Journal(path, FINGERPRINT).close()
+        return
+    with pytest.raises(JournalDamagedError, match="is not a journal of flowrt") as caught:
+        Journal(path, FINGERPRINT)
+    assert caught.value.offset == 0
+    assert path.read_bytes() == content
+
+
+def test_the_file_is_its_users_alone(path: Path) -> None:
+    write(path, [item(0)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    write(path, [item(1)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_second_user_of_the_file_is_refused_at_once(path: Path) -> None:
+    with Journal(path, FINGERPRINT) as first:
+        teller = Teller()
+        teller.start(first)
+        with pytest.raises(JournalInUseError, match="in use by another run") as caught:
+            Journal(path, FINGERPRINT)
+        assert caught.value.exit_code == 75
+        first.append(item(0), 0)
+        teller.settle(first)
+    assert held(path, [0]) == {0: "resumed"}
+
+
+def test_the_file_that_has_the_name_when_the_lock_is_free_is_the_one_that_is_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(path, [item(0)])
+    flock, moved = fcntl.flock, path.with_name("moved")
+
+    def moved_meanwhile(fd: int, operation: int) -> None:
+        flock(fd, operation)
+        if not moved.exists():
+            path.rename(moved)
+
+    monkeypatch.setattr(fcntl, "flock", moved_meanwhile)
+    with Journal(path, FINGERPRINT) as journal:
+        assert not journal.resumed
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("missing/run.journal", "its folder does not exist"),
+        ("", "it is a folder"),
+        ("pipe", "is no regular file"),
+        ("file/run.journal", "its folder is a file"),
+        ("n" * 300, "its name is too long"),
+    ],
+)
+def test_a_place_where_no_journal_can_be_is_refused_with_the_fix(tmp_path: Path, place: str, said: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=said):
+        Journal(tmp_path / place, FINGERPRINT)
+
+
+@pytest.mark.parametrize("fingerprint", [{"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
+def test_a_fingerprint_that_is_not_json_is_refused_before_the_file_is_made(path: Path, fingerprint: Any) -> None:
+    with pytest.raises(ValueError, match="must be of JSON values"):
+        Journal(path, fingerprint)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("status", ["cancelled", "resumed"])
+def test_what_has_not_finished_is_not_taken(path: Path, status: Any) -> None:
+    with Teller().start(Journal(path, FINGERPRINT)) as journal, pytest.raises(ValueError, match=f"item 5 is {status}"):
+        journal.append(item(5, status=status), 5)
+
+
+def test_nothing_is_taken_before_the_start_and_after_the_end(path: Path) -> None:
+    journal = Journal(path, FINGERPRINT)
+    with pytest.raises(RuntimeError, match="takes items after start"):
+        journal.append(item(0), 0)
+    Teller().start(journal)
+    with pytest.raises(RuntimeError, match="was started before"):
+        Teller().start(journal)
+    journal.close()
+    journal.close()
+    with pytest.raises(JournalInUseError, match="was closed"):
+        journal.append(item(0), 0)
+
+
+def test_closing_writes_what_waits_and_ends_the_thread(path: Path) -> None:
+    teller = Teller()
+    journal = teller.start(Journal(path, FINGERPRINT))
+    for index in range(500):
+        journal.append(item(index), index)
+    journal.close()
+    teller.settle(journal)
+    assert teller.durable == list(range(500))
+    assert "flowrt-journal" not in [thread.name for thread in threading.enumerate()]
+    assert len(held(path, range(500))) == 500
+
+
+def test_an_error_in_the_block_still_keeps_what_finished(path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Teller().start(Journal(path, FINGERPRINT)) as journal:
+        journal.append(item(0), 0)
+        raise KeyboardInterrupt
+    assert held(path, [0]) == {0: "resumed"}
+
+
+def test_aborting_leaves_what_waits_unwritten(path: Path) -> None:
+    teller = Teller()
+    journal = teller.start(Journal(path, FINGERPRINT), threaded=False)
+    journal.append(item(0), 0)
+    journal.abort()
+    assert teller.durable == teller.lost == []
+    assert held(path, [0]) == {}
+
+
+def test_a_disk_that_does_not_answer_does_not_hold_up_the_end(path: Path) -> None:
+    class Hung(FaultyDisk):
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+            if self.calls.count("sync") > 2:
+                release.wait(60)
+
+    release = threading.Event()
+    journal = Teller().start(Journal(path, FINGERPRINT, disk=Hung()))
+    journal.append(item(0), 0)
+    with pytest.raises(JournalDiskError, match=r"did not answer within 0\.05 s"):
+        journal.close(timeout_s=0.05)
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "flowrt-journal":
+            thread.join(60)
+    journal._file.close()
+
+
+def test_a_loop_that_was_closed_meanwhile_is_not_told(path: Path) -> None:
+    loop = asyncio.new_event_loop()
+    journal = Journal(path, FINGERPRINT)
+    journal.start(loop.call_soon_threadsafe, pytest.fail, pytest.fail)
+    loop.close()
+    journal.append(item(0), 0)
+    journal.close()
+    assert held(path, [0]) == {0: "resumed"}
+
+
+def test_a_forked_child_writes_nothing_and_holds_no_lock(path: Path) -> None:
+    teller = Teller()
+    journal = teller.start(Journal(path, FINGERPRINT))
+    journal.append(item(0), 0)
+    teller.settle(journal)
+    size = path.stat().st_size
+    read, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = "took it"
+        try:
+            try:
+                journal.append(item(1), 1)
+            except JournalInUseError as exc:
+                said = str(exc)
+            journal.close()
+            os.write(write_end, said.encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with open(read) as told:
+        assert "not by its child" in told.read()
+    assert os.waitpid(child, 0)[1] == 0
+    assert path.stat().st_size == size
+    sleeper = os.fork()
+    if sleeper == 0:
+        threading.Event().wait(60)
+        os._exit(0)
+    try:
+        with pytest.raises(JournalInUseError):
+            Journal(path, FINGERPRINT)  # a child that is forked does not let go of its parent's lock
+        journal.append(item(2), 2)
+        teller.settle(journal)
+        journal.close()
+        assert held(path, range(3)) == {0: "resumed", 2: "resumed"}  # though the child lives
+    finally:
+        os.kill(sleeper, 9)
+        os.waitpid(sleeper, 0)
+
+
+def test_a_child_that_outlives_its_killed_parent_holds_no_lock(path: Path) -> None:
+    write(path, [item(0)])
+    journal = Journal(path, FINGERPRINT)
+    read, write_end = os.pipe()
+    sleeper = os.fork()
+    if sleeper == 0:
+        os.write(write_end, b".")
+        threading.Event().wait(60)
+        os._exit(0)
+    try:
+        assert os.read(read, 1) == b"."
+        os.close(journal._file._fd)  # all that is left of a killed process
+        assert held(path, [0]) == {0: "resumed"}
+    finally:
+        journal._file._fd = -1
+        journal.close()
+        os.kill(sleeper, 9)
+        os.waitpid(sleeper, 0)
+        os.close(read)
+        os.close(write_end)
+
+
+def test_a_restored_output_is_what_json_makes_of_it(path: Path) -> None:
+    output = {"when": datetime(2024, 1, 2, tzinfo=UTC), "at": (1, 2), 3: {"a", "b"}, "nan": float("nan")}
+    write(path, [item(0, output=output)])
+    with Journal(path, FINGERPRINT) as journal:
+        done = journal.restore(0, {"x": 0})
+    assert done is not None
+    assert done.output == {"when": "2024-01-02T00:00:00+00:00", "at": [1, 2], "3": ["a", "b"], "nan": None}
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["\ud800 lone", "line\nbreak\r\u2028\0", "é" * 3, "x" * 20_000_000, list(range(100_000)), "", None, 0, [], {}],
+    ids=["surrogate", "breaks", "accents", "20 MB", "long", "empty", "none", "zero", "list", "dict"],
+)
+def test_any_output_comes_back(path: Path, output: Any) -> None:
+    write(path, [item(0, output=output), item(1), failure(2, error="\udcff\n" * 3)])
+    with Journal(path, FINGERPRINT) as journal:
+        done, after, failed = (journal.restore(index, {"x": index}) for index in range(3))
+    assert done is not None
+    assert done.output == output
+    assert after == item(1, status="resumed")
+    assert failed == failure(2, error="\udcff\n" * 3)
+
+
+def test_nesting_that_could_be_written_can_be_read(path: Path) -> None:
+    deep: Any = []
+    for _ in range(sys.getrecursionlimit() - 150):
+        deep = [deep]
+    assert b'"[[[' not in encode_result(item(0, output=deep))
+    write(path, [item(0, output=deep)])
+
+    def restore(depth: int) -> Any:
+        return restore(depth - 1) if depth else journal.restore(0, {"x": 0})
+
+    with Journal(path, FINGERPRINT) as journal:
+        done = restore(150)
+    found = done.output
+    while found:
+        found, deep = found[0], deep[0]
+    assert deep == []
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+_results = st.builds(
+    lambda index, output, error, attempts, seconds, status: BatchResult(
+        index,
+        {"x": index},
+        success=status == "ok",
+        output=output,
+        error=None if status == "ok" else error,
+        error_type=None if status == "ok" else "ValueError",
+        attempts=attempts,
+        execution_time=seconds,
+        status=status,
+    ),
+    st.integers(0, 30) | st.integers(0, 2**60),
+    _json,
+    st.text(min_size=1),
+    st.integers(0, 10),
+    st.floats(0, 1e6),
+    st.sampled_from(["ok", "failed", "timed_out"]),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_results, max_size=20), st.integers(1, 5))
+def test_what_goes_in_comes_out(tmp_path: Path, results: list[BatchResult], group: int) -> None:
+    path = tmp_path / "any.journal"
+    path.unlink(missing_ok=True)
+    write(path, results, group=group)
+    last = {result.index: result for result in results}
+    with Journal(path, FINGERPRINT) as journal:
+        assert journal.held == len(last)
+        assert journal.last_index == max(last, default=-1)
+        for index, result in last.items():
+            found = journal.restore(index, {"x": index})
+            if result.status == "ok":
+                result.status = "resumed"
+            assert found == result
+
+
+def test_a_large_journal_is_read_back_without_holding_its_outputs(path: Path) -> None:
+    count = 200_000
+    teller = Teller()
+    journal = teller.start(Journal(path, FINGERPRINT, check_inputs=False))
+    for index in range(count):
+        journal.append(item(index, output=f"output {index} " * 8), index)
+        if journal.pending > 5000:
+            teller.settle(journal)
+    journal.close()
+    teller.settle(journal)
+    assert teller.durable == list(range(count))
+    assert path.stat().st_size > 45_000_000
+    tracemalloc.start()
+    try:
+        with Journal(path, FINGERPRINT, check_inputs=False) as again:
+            opened_bytes, peak_bytes = tracemalloc.get_traced_memory()
+            assert opened_bytes < 4_000_000  # eight for each item, and what reading left
+            assert peak_bytes < 8_000_000
+            assert again.held == count
+            for index in range(0, count, 997):
+                found = again.restore(index, None)
+                assert found is not None
+                assert found.output == f"output {index} " * 8
+    finally:
+        tracemalloc.stop()
+
+
+def test_every_error_can_be_caught_and_ends_a_command_in_its_own_way() -> None:
+    codes = {
+        kind.__name__: kind.exit_code
+        for kind in (JournalMismatchError, JournalDamagedError, JournalDiskError, JournalInUseError)
+    }
+    assert codes == {
+        "JournalMismatchError": 3,
+        "JournalDamagedError": 4,
+        "JournalDiskError": 5,
+        "JournalInUseError": 75,
+    }
+    assert issubclass(JournalDamagedError, FlowrtError)
