@@ -20,9 +20,8 @@ __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
 Clock = Callable[[], int]
 
 _SMALL_BURST: Final = 10  # a handful of items need not be spread over a minute
-_serials: Final = (
-    itertools.count()
-)  # whoever takes from several limits does so in one order, or two could block each other
+# whoever takes from several limits does so in one order, or two could block each other
+_serials: Final = itertools.count()
 
 
 class CostTooHighError(FlowrtError):

@@ -101,6 +101,14 @@ def test_one_burst_of_throttling_is_one_cut() -> None:
     )
 
 
+def test_the_next_cut_waits_until_the_last_can_have_shown() -> None:
+    """Refusals come back fast: one a millisecond must not bring the limit to the bottom in an instant."""
+    controller = AdaptiveLimit(1, 100, start=50, window=0.1).begin()
+    for ms in range(1, 251):
+        controller.on_result(ms * 1_000_000, 500_000, 50, "throttled")
+    assert [(change.at_ns // 1_000_000, change.new) for change in controller.changes] == [(1, 35), (101, 24), (201, 16)]
+
+
 def test_timeouts_that_come_of_queueing_cut() -> None:
     rng = seeded(1)
     controller = AdaptiveLimit(1, 500, tolerance=100).begin()  # latency alone would never cut

@@ -88,6 +88,37 @@ def test_nobody_slips_in_between_those_who_wait(run_virtual: Run) -> None:
     run_virtual(main())
 
 
+def test_a_worker_that_is_back_at_once_does_not_overtake_those_who_wait(run_virtual: Run) -> None:
+    async def main() -> None:
+        gate = gate_of(RateLimit(2, per=1.0))
+        order: list[str] = []
+
+        async def worker(name: str) -> None:
+            for _ in range(4):
+                await through(gate, None)
+                order.append(name)
+
+        await asyncio.gather(*(worker(name) for name in "abc"))
+        assert "".join(order) == "aaabcabcbcbc"
+
+    run_virtual(main())
+
+
+def test_what_a_cancelled_item_held_of_one_limit_goes_to_the_next_at_once(run_virtual: Run) -> None:
+    async def main() -> None:
+        calls, tokens = RateLimit(1, per=1.0), RateLimit(1, per=60)
+        both, only_calls = gate_of(calls, tokens), gate_of(calls)
+        await tokens.acquire()
+        holding = asyncio.create_task(through(both, None))
+        waiting = asyncio.create_task(through(only_calls, None))
+        await asyncio.sleep(5)
+        assert not waiting.done(), "the one call is held for an item that waits for tokens"
+        holding.cancel()
+        assert await waiting == 5
+
+    run_virtual(main())
+
+
 def test_limits_named_in_different_orders_do_not_block_each_other(run_virtual: Run) -> None:
     async def main() -> None:
         a, b = (RateLimit(10, per=1.0, cost=lambda item: item) for _ in range(2))

@@ -67,6 +67,11 @@ def test_the_share_of_hedges_is_bounded(share: float, slow: list[bool]) -> None:
         assert granted >= 1, "one is always free"
 
 
+def test_the_share_comes_on_top_of_the_free_one() -> None:
+    tracker = Hedge(after=1.0, share=0.1).begin()
+    assert sum(tracker.due(5000 * MS, 0, 100) for _ in range(100)) == 11
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -76,19 +76,33 @@ def test_a_caller_cancelled_in_line_gives_its_place_to_the_next(run_virtual: Run
 
 def test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back(run_virtual: Run) -> None:
     async def main() -> None:
-        limit = RateLimit(1, per=1.0)
-        await limit.acquire()
-        first = asyncio.create_task(limit.acquire())
-        second = asyncio.create_task(limit.acquire())
-        while not limit.window.held:  # the timer has admitted the first, whose task has not run yet
-            await asyncio.sleep(0.01)
-            if asyncio.get_running_loop().time() > 0.985:
-                asyncio.get_running_loop().call_at(1.0000001, first.cancel)
-                break
-        await asyncio.wait([first, second])
+        limit = RateLimit(10, per=60)
+        estimated = await limit.acquire(10)
+        first = asyncio.create_task(limit.acquire(10))
+        second = asyncio.create_task(limit.acquire(10))
+        await asyncio.sleep(1)
+        estimated.settle(0)
+        assert limit.window.held == 10 * UNIT, "the first is admitted, and its task has not run yet"
+        first.cancel()
         await second
+        assert asyncio.get_running_loop().time() == pytest.approx(1)
+        assert first.cancelled()
         assert limit.window.held == 0
-        assert limit.window.used == UNIT
+        assert limit.window.used == 10 * UNIT
+
+    run_virtual(main())
+
+
+def test_when_the_first_in_line_gives_up_a_smaller_one_starts_at_once(run_virtual: Run) -> None:
+    async def main() -> None:
+        limit = RateLimit(10, per=1.0)
+        await limit.acquire(5)
+        large = asyncio.create_task(limit.acquire(10))
+        small = asyncio.create_task(limit.acquire(5))
+        await asyncio.sleep(0.5)
+        large.cancel()
+        await small
+        assert asyncio.get_running_loop().time() == pytest.approx(0.5)
 
     run_virtual(main())
 
@@ -158,9 +172,9 @@ def test_settling_after_the_window_gives_nothing_back_twice(run_virtual: Run) ->
         limit = RateLimit(10, per=1.0)
         first = await limit.acquire(10)
         await asyncio.sleep(2)
-        first.settle(0)
-        first.settle(0)
         await limit.acquire(10)
+        first.settle(0)
+        first.settle(0)
         assert limit.window.used == 10 * UNIT
         assert not limit.window.fits(UNIT, clock())
 
@@ -219,7 +233,9 @@ def test_a_limit_outlives_its_loop() -> None:
             await asyncio.wait_for(limit.acquire(), 0.01)
 
     run_on(asyncio.SelectorEventLoop, still_full())
-    run_on(virtual_loop, starts_of(limit, [1, 1]))  # its clock begins at 0: what was before is in its future
+    limit.window.hold(UNIT, 1)  # by a loop that was closed on somebody who was about to start
+    starts = run_on(virtual_loop, starts_of(limit, [1, 1]))
+    assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
 
 
 def test_two_running_loops_do_not_share_one_limit() -> None:

@@ -132,10 +132,10 @@ class Reconciling(RuleBasedStateMachine):
 
     @rule(cost=st.integers(0, 30))
     def one_starts_if_it_may(self, cost: int) -> None:
-        if cost <= self.rate and self.window.fits(cost, self.now):
-            take = self.window.take if self.now % 2 else self.window.charge
-            charge = take(cost, self.now)
-            assert charge is not None
+        fits = cost <= self.rate and self.window.fits(cost, self.now)
+        charge = self.window.take(cost, self.now)
+        assert (charge is not None) == fits
+        if charge is not None:
             self.open.append((charge, len(self.ledger), cost))
             self.ledger.append([self.now, cost])
             assert self.spent() <= self.rate, "what starts fits, whatever was settled before"
