@@ -61,6 +61,19 @@ class FaultyDisk(Disk):
         super().sync_folder(folder)
 
 
+class HastyDisk(Disk):
+    """Syncs nothing: for tests that open thousands of files and cut no power."""
+
+    def sync(self, fd: int) -> None:
+        pass
+
+    def sync_folder(self, folder: Path) -> None:
+        pass
+
+    def reserve(self, fd: int, offset: int, size_bytes: int) -> None:
+        pass
+
+
 class Teller:
     """Stands for the loop: what a journal wants called is called by `settle`, in the test's own thread."""
 

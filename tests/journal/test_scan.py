@@ -9,9 +9,10 @@ import pytest
 
 from flowrt.errors import JournalDamagedError
 from flowrt.journal import Journal
-from tests.journal.harness import FINGERPRINT, failure, held, item, write
+from tests.journal.harness import FINGERPRINT, HastyDisk, failure, held, item, write
 
 COUNT = 8
+HASTY = HastyDisk()
 ITEMS = [failure(index) if index == 3 else item(index) for index in range(COUNT)]
 
 
@@ -55,20 +56,20 @@ def test_cut_at_any_byte_it_keeps_every_whole_record(path: Path, content: bytes)
     for size in range(len(content)):
         path.write_bytes(content[:size])
         expected = whole_before(content, size)
-        assert held(path, range(COUNT)).keys() == expected, size
+        assert held(path, range(COUNT), disk=HASTY).keys() == expected, size
         if size % 7 == 0:  # and the next run goes on from there
-            write(path, [result for result in ITEMS if result.index not in expected], close=False)
-            assert len(held(path, range(COUNT))) == COUNT, size
+            write(path, [result for result in ITEMS if result.index not in expected], close=False, disk=HASTY)
+            assert len(held(path, range(COUNT), disk=HASTY)) == COUNT, size
 
 
 def test_cut_again_after_it_was_cut_and_resumed_it_keeps_every_whole_record(path: Path, content: bytes) -> None:
     for first in range(len(content) - 60, len(content), 7):
         path.write_bytes(content[:first])
-        write(path, ITEMS[6:], group=1, close=False)
+        write(path, ITEMS[6:], group=1, close=False, disk=HASTY)
         resumed = path.read_bytes()
         for size in range(first - 5, len(resumed)):
             path.write_bytes(resumed[:size])
-            assert held(path, range(COUNT)).keys() == whole_before(resumed, size), (first, size)
+            assert held(path, range(COUNT), disk=HASTY).keys() == whole_before(resumed, size), (first, size)
 
 
 def test_a_torn_tail_is_told_with_its_length(path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
@@ -93,7 +94,7 @@ def test_a_flipped_bit_is_named_by_the_offset_of_its_line_unless_it_is_in_the_la
             path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
             joined = at == end - 1 and number == len(lines) - 2  # a line break is gone: the last two are one line
             if number == len(lines) - 1 or joined:
-                assert held(path, range(COUNT)).keys() == whole_before(content, start)
+                assert held(path, range(COUNT), disk=HASTY).keys() == whole_before(content, start)
                 continue
             with pytest.raises(JournalDamagedError) as caught:
                 Journal(path, FINGERPRINT)

@@ -1,0 +1,137 @@
+"""What makes a run the run it is reads the same in every process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrt import BaseNode, FunctionNode, NodeResult
+from flowrt.journal import digest_of_file, digest_of_item, name_of_node
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+
+@dataclass
+class Place:
+    name: str
+    tags: frozenset[str]
+
+
+class Thing:
+    pass
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 2),
+        (1, "1"),
+        (None, 0),
+        ({"a": 1}, {"a": 2}),
+        ([1, 2], [2, 1]),
+        (b"a", b"b"),
+        (date(2024, 1, 2), date(2024, 1, 3)),
+        (Path("a"), Path("b")),
+        (Colour.RED, Colour.BLUE),
+        ({"a", "b"}, {"a", "c"}),
+        (Place("Oslo", frozenset("a")), Place("Oslo", frozenset("b"))),
+        (float("nan"), float("inf")),
+        ("\ud800", "\ud801"),
+    ],
+)
+def test_inputs_that_differ_have_other_digests(one: Any, other: Any) -> None:
+    assert digest_of_item(one) == digest_of_item(one)
+    assert digest_of_item(one) != digest_of_item(other)
+    assert len(digest_of_item(one)) == 8
+
+
+@pytest.mark.parametrize("value", [Thing(), [Thing()], CYCLE, {(1, 2): 3}, lambda: None, Thing])
+def test_what_json_has_no_form_for_counts_by_its_type(value: Any) -> None:
+    assert digest_of_item(value) == digest_of_item(value)
+    assert digest_of_item([Thing(), 1]) == digest_of_item([Thing(), 1])
+    assert digest_of_item([Thing(), 1]) != digest_of_item([Thing(), 2])
+
+
+def test_a_digest_is_the_same_in_another_process() -> None:
+    code = (
+        "from flowrt.journal import digest_of_item as d\n"
+        "class Thing: pass\n"
+        "print([d({'b': 1, 'a': {'x', 'y', 'z', 'w'}, 'thing': [Thing()]}), d('é')])\n"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
+
+
+def test_a_files_digest_is_of_its_content_alone(tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    digests = []
+    for name, data in (("a", content), ("b", content), ("c", content[:-1] + b"!"), ("d", b"")):
+        (tmp_path / name).write_bytes(data)
+        fd = os.open(tmp_path / name, os.O_RDONLY)
+        try:
+            os.read(fd, 10)
+            digests.append(digest_of_file(fd))
+            assert os.lseek(fd, 0, os.SEEK_CUR) == min(10, len(data))
+        finally:
+            os.close(fd)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert digests[0].startswith("3000000 bytes, blake2b ")
+
+
+async def fetch(item: Any) -> Any:
+    return item
+
+
+class Crawl(BaseNode):
+    async def execute(self, node_context: Any, workflow_context: Any) -> NodeResult:
+        return NodeResult(True)
+
+
+class Fetcher:
+    async def __call__(self, item: Any) -> Any:
+        return item
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "code"),
+    [
+        (FunctionNode(fetch), "fetch", "fetch"),
+        (FunctionNode(functools.partial(fetch), node_id="other"), "other", "fetch"),
+        (FunctionNode(Fetcher()), "Fetcher", "Fetcher"),
+        (Crawl("crawl", "http"), "crawl", "Crawl"),
+    ],
+)
+def test_a_node_is_named_by_its_id_and_where_its_code_is(node: BaseNode, name: str, code: str) -> None:
+    named = name_of_node(node)
+    assert named["node"] == name
+    assert named["code"].endswith(f":{code}")
+    assert named["node_type"] == node.node_type
