@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterable, Iterable
+import weakref
+from collections.abc import AsyncIterable, Callable, Iterable
 from operator import attrgetter
 from typing import Any
 
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempts import make_begin
-from flowrt.engine.clock import clock_of
+from flowrt.engine.clock import Clock, clock_of
+from flowrt.engine.guard import Guard
 from flowrt.engine.scheduler import Deliver, Scheduler
 from flowrt.engine.source import check_inputs, make_source
 from flowrt.engine.stream import ResultStream
 from flowrt.executors import Executor, executor_of
 from flowrt.instrument import Dispatch, Instrument
 from flowrt.nodes.base import WorkflowContext, as_node
-from flowrt.policy import Telemetry, check_concurrency, check_duration
+from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateGate, RateLimit, RetryPolicy, Transition
+from flowrt.policies.gate import check_limits
+from flowrt.policy import Telemetry, check_concurrency, check_duration, check_policy
 from flowrt.progress import ProgressBar
 from flowrt.records import BatchRecord, BatchResult
 from flowrt.report import BatchReport
@@ -68,11 +72,14 @@ class BatchProcessor:
 
     Args:
         node: A BaseNode, or a function of one argument (async, or sync and then run in a worker thread).
-        max_concurrency: How many items may run at once; an int of at least 1.
+        max_concurrency: How many items may run at once; an int of at least 1, or an `AdaptiveLimit` that finds it.
         continue_on_error: Whether a failed item leaves the others running.
         item_timeout: Time limit of one attempt, in seconds; the item ends `timed_out`, its siblings go on.
         batch_timeout: Time limit of the whole batch, in seconds; finished results are returned, the rest is
             `cancelled`.
+        retry: Which failed attempts are tried again; None for none.
+        rate_limit: How much may start within a time: a `RateLimit`, or several of which all hold.
+        breaker: Leaves a service alone that fails too often.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
         telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
@@ -94,21 +101,31 @@ class BatchProcessor:
     def __init__(
         self,
         node: Any,
-        max_concurrency: int = 10,
+        max_concurrency: int | AdaptiveLimit = 10,
         continue_on_error: bool = True,
         *,
         item_timeout: float | None = None,
         batch_timeout: float | None = None,
+        retry: RetryPolicy | None = None,
+        rate_limit: RateLimit | Iterable[RateLimit] | None = None,
+        breaker: CircuitBreaker | None = None,
         executor: str | Executor | None = None,
         name: str | None = None,
         telemetry: bool | Telemetry = True,
         instruments: Iterable[Instrument] = (),
     ) -> None:
         self.node = as_node(node)
-        self.max_concurrency = check_concurrency(max_concurrency)
+        self._controller = max_concurrency.begin() if isinstance(max_concurrency, AdaptiveLimit) else None
+        self.max_concurrency = check_concurrency(
+            max_concurrency.max if isinstance(max_concurrency, AdaptiveLimit) else max_concurrency
+        )
         self.continue_on_error = continue_on_error
         self.item_timeout = check_duration("item_timeout", item_timeout)
         self.batch_timeout = check_duration("batch_timeout", batch_timeout)
+        self.retry = check_policy("retry", retry, RetryPolicy)
+        self.rate_limits = () if rate_limit is None else check_limits(rate_limit)
+        self.breaker = check_policy("breaker", breaker, CircuitBreaker)
+        self._running: weakref.WeakSet[Scheduler] = weakref.WeakSet()
         self.name = self.node.node_id if name is None else name
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"name must be a non-empty string, not {name!r}")
@@ -231,35 +248,93 @@ class BatchProcessor:
         *,
         progress: bool,
     ) -> Scheduler:
-        clock = clock_of(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        clock = clock_of(loop)
         source = make_source(inputs)
         batch = BatchRecord(
             name=self.name,
             node_id=self.node.node_id,
             node_type=self.node.node_type,
             batch_id=uuid.uuid4().hex,
-            limit=self.max_concurrency,
+            limit=self.max_concurrency if self._controller is None else self._controller.limit,
             expected=source.expected,
             epoch_offset_ns=time.time_ns() - clock(),
         )
         instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
+        dispatch = Dispatch(instruments)
         session = self._executor.open(self.node, self.max_concurrency)
         workflow = WorkflowContext() if workflow_context is None else workflow_context
         keep_going = self.continue_on_error if continue_on_error is None else continue_on_error
-        return Scheduler(
+        guard, close_guard = self._make_guard(batch, loop, clock, dispatch)
+
+        def close() -> None:
+            close_guard()
+            session.close()
+
+        scheduler = Scheduler(
             batch=batch,
             source=source,
             begin=make_begin(self.node, session.invoke, workflow, batch),
             admission=admission,
             deliver=deliver,
-            dispatch=Dispatch(instruments),
+            dispatch=dispatch,
             clock=clock,
+            guard=guard,
             fail_fast=not keep_going,
             item_timeout_s=self.item_timeout,
             batch_timeout_s=self.batch_timeout,
             lose_one=session.lose_one,
-            close=session.close,
+            close=close,
         )
+        self._running.add(scheduler)
+        return scheduler
+
+    def _make_guard(
+        self, batch: BatchRecord, loop: asyncio.AbstractEventLoop, clock: Clock, dispatch: Dispatch
+    ) -> tuple[Guard | None, Callable[[], None]]:
+        """The policies of one batch, and what to call at its end."""
+        breaker = self.breaker
+        if self.retry is None and not self.rate_limits and breaker is None and self._controller is None:
+            return None, lambda: None
+
+        def tell_circuit(transition: Transition) -> None:
+            batch.circuit = transition
+            dispatch.notify("circuit_changed", batch)
+
+        guard = Guard(
+            batch,
+            clock,
+            gate=RateGate(self.rate_limits, loop, clock) if self.rate_limits else None,
+            breaker=breaker,
+            retries=None if self.retry is None else self.retry.begin(self.max_concurrency),
+            controller=self._controller,
+            set_limit=self._set_running_limit,
+        )
+        return guard, (lambda: None) if breaker is None else breaker.subscribe(tell_circuit)
+
+    def _set_running_limit(self, limit: int) -> None:
+        for scheduler in list(self._running):
+            if not scheduler.over:
+                scheduler.set_limit(limit)
+
+    def set_max_concurrency(self, max_concurrency: int) -> None:
+        """Change how many items may run at once, in batches under way and in later ones.
+
+        A lower limit holds as the items in flight end. With an `AdaptiveLimit` this sets where it goes on from,
+        within its bounds. It must be called on the loop's thread.
+
+        Args:
+            max_concurrency: An int of at least 1.
+
+        Raises:
+            ValueError: It is anything else.
+        """
+        limit = check_concurrency(max_concurrency)
+        if self._controller is None:
+            self.max_concurrency = limit
+        else:
+            limit = self._controller.set(time.perf_counter_ns(), limit)
+        self._set_running_limit(limit)
 
     def __repr__(self) -> str:
         return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"

@@ -18,7 +18,19 @@ __all__ = ["HOOKS", "Dispatch", "Instrument", "instrument_errors"]
 
 _log = logging.getLogger("flowrt.instrument")
 
-HOOKS: Final = ("batch_started", "item_started", "attempt_ended", "item_finished", "batch_ended")
+HOOKS: Final = (
+    "batch_started",
+    "item_started",
+    "attempt_started",
+    "attempt_ended",
+    "retry_scheduled",
+    "item_finished",
+    "limit_changed",
+    "circuit_changed",
+    "batch_ended",
+)
+
+_ENDS: Final = ("attempt_ended", "retry_scheduled", "item_finished", "batch_ended")
 
 instrument_errors: Final[dict[str, int]] = {}
 """How often an instrument was disabled because it raised, by the instrument's class name."""
@@ -40,11 +52,23 @@ class Instrument:
     def item_started(self, item: ItemRecord) -> None:
         """The item was pulled and got a slot. Runs in the context in which the node will run."""
 
+    def attempt_started(self, item: ItemRecord) -> None:
+        """An attempt after the first is about to start, in the context in which the node will run."""
+
     def attempt_ended(self, item: ItemRecord) -> None:
         """An attempt has ended; the item's state and outcome are set, its `finished_ns` is the attempt's end."""
 
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """The attempt that has ended is not the last: `item.retry` says when and why. Runs where it ran."""
+
     def item_finished(self, item: ItemRecord) -> None:
         """The item has reached a terminal status. Runs where `item_started` ran, unless `item.uncancellable`."""
+
+    def limit_changed(self, batch: BatchRecord) -> None:
+        """The concurrency limit is another one now; `batch.limit_change` says why, where it adapts by itself."""
+
+    def circuit_changed(self, batch: BatchRecord) -> None:
+        """The node's circuit breaker has changed its state; `batch.circuit` says from what to what, and why."""
 
     def batch_ended(self, batch: BatchRecord) -> None:
         """Every item that was pulled has finished."""
@@ -60,21 +84,26 @@ class Dispatch:
 
     Args:
         instruments: In the order in which their hooks are called; the hooks that end something
-            (`attempt_ended`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
+            (`attempt_ended`, `retry_scheduled`, `item_finished`, `batch_ended`) are called in reverse, as contexts
+            nest.
     """
 
     __slots__ = HOOKS
 
     batch_started: tuple[Hook, ...]
     item_started: tuple[Hook, ...]
+    attempt_started: tuple[Hook, ...]
     attempt_ended: tuple[Hook, ...]
+    retry_scheduled: tuple[Hook, ...]
     item_finished: tuple[Hook, ...]
+    limit_changed: tuple[Hook, ...]
+    circuit_changed: tuple[Hook, ...]
     batch_ended: tuple[Hook, ...]
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         active = list(instruments)
         for name in HOOKS:
-            order = active if name.endswith("_started") else reversed(active)
+            order = reversed(active) if name in _ENDS else active
             setattr(self, name, tuple(getattr(i, name) for i in order if _overrides(i, name)))
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:

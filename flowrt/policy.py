@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-__all__ = ["TailSampling", "Telemetry", "TraceShape", "check_concurrency", "check_duration"]
+__all__ = ["TailSampling", "Telemetry", "TraceShape", "check_concurrency", "check_duration", "check_policy"]
 
 TraceShape = Literal["auto", "nested", "linked"]
 
@@ -106,3 +106,17 @@ def check_duration(name: str, value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, or None for no limit, not {value!r}")
     return float(value)
+
+
+P = TypeVar("P")
+
+
+def check_policy(name: str, value: Any, kind: type[P]) -> P | None:
+    """A policy of its kind, or None.
+
+    Raises:
+        TypeError: It is anything else.
+    """
+    if value is None or isinstance(value, kind):
+        return value
+    raise TypeError(f"{name} must be a {kind.__name__}(...) or None, not {value!r}")

@@ -24,7 +24,18 @@ BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
 
 _SPAN_ID_MASK: Final = (1 << 64) - 1
-_UNSTORED: Final = {"error": None, "error_type": None, "exception": None, "kept": False, "span": None}
+_UNSTORED: Final = {
+    "backoff_ns": 0,
+    "error": None,
+    "error_type": None,
+    "exception": None,
+    "first_started_ns": 0,
+    "kept": False,
+    "rate_wait_ns": 0,
+    "retry": None,
+    "span": None,
+    "ticket": None,
+}
 
 
 class Rejected:
@@ -57,21 +68,28 @@ class ItemRecord:
         state: `running`, then one of the terminal statuses.
         attempts: How many attempts were started.
         pulled_ns: When it was pulled from the source.
-        started_ns: When its first attempt started.
+        started_ns: When its latest attempt started; 0 while it waits for one.
+        first_started_ns: When its first attempt started, where there were several.
+        retry: The decision by which it is tried again, or was last.
+        backoff_ns: How long it was told to wait between attempts, in all.
+        rate_wait_ns: How long it waited for rate limits and an open circuit, in all.
         finished_ns: When it ended.
         span: The tracing instrument's own handle.
         kept: Its span will be exported, as far as is known.
+        ticket: The rate limits' own handle.
         ids: Its trace's id in the upper 128 bits and its span's in the lower 64; 0 when not traced.
         uncancellable: It did not end within the grace period after it was cancelled.
     """
 
     __slots__ = (
         "attempts",
+        "backoff_ns",
         "batch",
         "error",
         "error_type",
         "exception",
         "finished_ns",
+        "first_started_ns",
         "ids",
         "index",
         "input_data",
@@ -79,17 +97,25 @@ class ItemRecord:
         "metadata",
         "output",
         "pulled_ns",
+        "rate_wait_ns",
+        "retry",
         "span",
         "started_ns",
         "state",
+        "ticket",
         "uncancellable",
     )
 
+    backoff_ns: int
     error: str | None
     error_type: str | None
     exception: BaseException | None
+    first_started_ns: int
     kept: bool
+    rate_wait_ns: int
+    retry: Any
     span: Any
+    ticket: Any
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
         self.batch = batch
@@ -113,6 +139,12 @@ class ItemRecord:
                 return _UNSTORED[name]
             except KeyError:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+
+    @property
+    def queue_wait_ns(self) -> int:
+        """From being pulled to its first attempt, or -1 where it never had one."""
+        started_ns = self.started_ns if self.attempts < 2 and self.started_ns else self.first_started_ns
+        return started_ns - self.pulled_ns if started_ns else -1
 
     @property
     def trace_id(self) -> str | None:
@@ -160,10 +192,13 @@ class BatchRecord:
         slots: The slots now served by a worker.
         counts: Items that ended, by status.
         pulled: Items pulled from the source.
+        queued: Items that wait for another attempt, a rate limit or an open circuit.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
         epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
+        limit_change: The latest change of the limit.
+        circuit: The latest change of the circuit breaker's state.
         shard: The metrics instrument's own handle.
         span: The tracing instrument's own handle.
     """
@@ -171,15 +206,18 @@ class BatchRecord:
     __slots__ = (
         "__weakref__",
         "batch_id",
+        "circuit",
         "counts",
         "epoch_offset_ns",
         "expected",
         "finished_ns",
         "limit",
+        "limit_change",
         "name",
         "node_id",
         "node_type",
         "pulled",
+        "queued",
         "shard",
         "slots",
         "span",
@@ -208,10 +246,13 @@ class BatchRecord:
         self.slots: list[Slot] = []
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.pulled = 0
+        self.queued = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
         self.finished_ns = 0
         self.epoch_offset_ns = epoch_offset_ns
+        self.limit_change: Any = None
+        self.circuit: Any = None
         self.shard: Any = None
         self.span: Any = None
 
@@ -281,8 +322,8 @@ class BatchResult:
         result.attempts = item.attempts
         started_ns = item.started_ns
         result.execution_time = (item.finished_ns - started_ns) / 1e9 if started_ns else 0.0
-        if started_ns != item.pulled_ns and started_ns:
-            result.queue_time = (started_ns - item.pulled_ns) / 1e9
+        if started_ns != item.pulled_ns:
+            result.queue_time = max(0, item.queue_wait_ns) / 1e9
         if item.metadata:
             result.metadata = item.metadata
         if item.ids:

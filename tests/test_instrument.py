@@ -11,6 +11,7 @@ import pytest
 
 from flowrt import BatchProcessor, BatchRecord, Instrument, ItemRecord
 from flowrt.instrument import HOOKS, Dispatch
+from flowrt.policies import CircuitBreaker, RetryPolicy
 
 Run = Callable[[Any], Any]
 
@@ -103,13 +104,26 @@ def test_an_instrument_that_raises_is_disabled_and_told_once(
     def broken(self: Instrument, record: Any) -> None:
         raise RuntimeError("broken instrument")
 
+    async def fails_once(x: int) -> int:
+        if x == 6:
+            processor.set_max_concurrency(3)
+        if x == 4 and not failed_before:
+            failed_before.append(x)
+            raise ValueError("once")
+        return x
+
+    failed_before: list[int] = []
     kind = type(f"Broken{hook}", (Recorder,), {hook: broken})
+    processor = BatchProcessor(
+        fails_once,
+        2,
+        retry=RetryPolicy(base=0),
+        breaker=CircuitBreaker(0.1, cooldown=0.001, minimum=1, open="pause"),
+        telemetry=False,
+        instruments=[kind([]), Recorder(log, "healthy ")],
+    )
     with caplog.at_level(logging.ERROR, "flowrt"):
-        results = run(
-            BatchProcessor(odd_fails, 2, telemetry=False, instruments=[kind([]), Recorder(log, "healthy ")]).batch(
-                range(0, 20, 2)
-            )
-        )
+        results = run(processor.batch(range(0, 20, 2)))
     assert results.success_rate == 1
     assert sum(line.startswith("healthy item_finished") for line in log) == 10
     assert caplog.text.count(f"Broken{hook} raised in") == 1

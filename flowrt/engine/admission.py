@@ -24,9 +24,10 @@ class Admission:
         closed: No item is admitted any more.
     """
 
-    __slots__ = ("_waiters", "closed", "free")
+    __slots__ = ("_limit", "_waiters", "closed", "free")
 
     def __init__(self, limit: int = sys.maxsize) -> None:
+        self._limit = limit
         self.free = limit
         self.closed = False
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -52,6 +53,12 @@ class Admission:
             if not waiter.done():
                 waiter.set_result(None)
                 break
+
+    def resize(self, limit: int) -> None:
+        """Make room for a higher limit; places that there are stay, since results may be waiting in them."""
+        while self._limit < limit and not self.closed:
+            self._limit += 1
+            self.release()
 
     def close(self) -> None:
         """Admit nothing more; whoever waits is told so."""

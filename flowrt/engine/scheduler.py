@@ -10,15 +10,19 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from copy import copy
 from typing import Any, Final
 
 from flowrt.engine.admission import Admission
+from flowrt.engine.again import Again
 from flowrt.engine.attempts import Begin, settle, settle_exception
 from flowrt.engine.clock import Clock
 from flowrt.engine.deadlines import GRACE_S, Deadlines
-from flowrt.engine.source import END, Source
+from flowrt.engine.guard import Guard
+from flowrt.engine.source import END, LATER, Source
 from flowrt.errors import ItemFailedError
 from flowrt.instrument import Dispatch
+from flowrt.policies.retry import Retry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Slot
 
 __all__ = ["Deliver", "Scheduler", "active_schedulers"]
@@ -47,6 +51,7 @@ class Scheduler:
         deliver: Takes the results.
         dispatch: The instruments' hooks.
         clock: Monotonic nanoseconds.
+        guard: The policies around attempts, where there are any.
         fail_fast: Stop at the first item that does not end ok.
         item_timeout_s: Time limit of one attempt.
         batch_timeout_s: Time limit of the whole batch.
@@ -64,6 +69,7 @@ class Scheduler:
         deliver: Deliver,
         dispatch: Dispatch,
         clock: Clock,
+        guard: Guard | None = None,
         fail_fast: bool = False,
         item_timeout_s: float | None = None,
         batch_timeout_s: float | None = None,
@@ -77,6 +83,10 @@ class Scheduler:
         self.interrupted_by: asyncio.CancelledError | None = None
         self.over = False
         self._source = source
+        self._again: Again | None = None
+        if guard is not None and guard.retries is not None:
+            self._source = self._again = Again(source, batch, guard.retries.waiting, self.loop, clock)
+        self._guard = guard
         self._begin = begin
         self._deliver = deliver
         self._dispatch = dispatch
@@ -106,32 +116,45 @@ class Scheduler:
     async def _work(self, slot: Slot) -> None:
         """Source → admission → attempt → record finished → instruments → result, until the source is dry."""
         batch, source, admission, dispatch = self.batch, self._source, self.admission, self._dispatch
-        begin, clock = self._begin, self._clock
+        begin, clock, guard = self._begin, self._clock, self._guard
+        outcome: Any = None
         clean = copy_context()
         self._starting -= 1
         while admission.free or await admission.wait():
+            if self._vacant < 0:  # the limit was lowered: one slot fewer
+                self._vacant += 1
+                return
             admission.free -= 1
             try:
-                data = await source.apull() if source.awaits else source.pull()
+                if (data := source.pull()) is LATER:
+                    data = await source.apull()
             except BaseException as exc:  # raised again by join()
                 self._source_failed(exc)
                 return
             if data is END:
                 admission.close()
                 return
-            item = ItemRecord(batch, batch.pulled, data, clock())
-            batch.pulled += 1
-            if self._vacant and not self._starting:
+            if data.__class__ is ItemRecord and data.batch is batch:  # it comes back for another attempt
+                item = data
+                self._start_again(item)
+            else:
+                item = ItemRecord(batch, batch.pulled, data, clock())
+                batch.pulled += 1
+                if dispatch.item_started:
+                    dispatch.item_starts(item)
+            if self._vacant > 0 and not self._starting:
                 self._hire()
 
-            self._latest = item
-            if dispatch.item_started:
-                dispatch.item_starts(item)
-            item.started_ns = item.pulled_ns
-            slot.item = item
+            self._latest = slot.item = item
             try:
-                settle(item, await begin(item))
+                if guard is None:
+                    item.started_ns = item.pulled_ns
+                elif not guard.enter(item):
+                    await guard.wait(item)
+                outcome = await begin(item)
+                settle(item, outcome)
             except Exception as exc:
+                outcome = exc
                 settle_exception(item, exc)
             except asyncio.CancelledError:
                 self._interrupted(item, slot)
@@ -145,7 +168,11 @@ class Scheduler:
                 self._timed_out(item, slot)
 
             item.finished_ns = now = clock()
-            self._finish(item)
+            if guard is None or (again := self._leave(guard, item, outcome)) is None:
+                self._finish(item)
+            else:
+                self._come_back(item, again)
+            outcome = None
 
             try:
                 changed = copy_context() != clean
@@ -161,14 +188,41 @@ class Scheduler:
         """The item is at its end: tell the instruments, then hand over the result."""
         dispatch, state = self._dispatch, item.state
         self.batch.counts[state] += 1
-        if dispatch.attempt_ended and item.attempts:
+        if dispatch.attempt_ended and item.started_ns and item.attempts:
             dispatch.notify("attempt_ended", item)
         if dispatch.item_finished:
             dispatch.item_finishes(item)
         result = BatchResult.of(item)
         self._deliver(result)
+        if self._again is not None:
+            self._again.item_ended()
         if self._fail_fast and state != "ok" and self._stopped is None:
             self._fail(item.exception or ItemFailedError(result), f"item {item.index} failed")
+
+    def _leave(self, guard: Guard, item: ItemRecord, outcome: Any) -> Retry | None:
+        """The attempt is over: what the policies make of it."""
+        may_retry = self._stopped is None and self._drained is None
+        return guard.leave(item, item.exception if item.state == "timed_out" else outcome, may_retry=may_retry)
+
+    def _come_back(self, item: ItemRecord, retry: Retry) -> None:
+        """The item is to be tried again: its slot and its place go to others until then."""
+        again = self._again
+        if again is None:  # never: who decides on retries has it
+            raise RuntimeError("an item is to come back and has nowhere to wait")
+        item.retry = retry
+        item.backoff_ns += retry.delay_ns
+        if item.attempts == 1:
+            item.first_started_ns = item.started_ns
+        self._dispatch.notify("attempt_ended", item)
+        self._dispatch.notify("retry_scheduled", item)
+        item.state = "running"
+        item.started_ns = 0
+        again.push(item, item.finished_ns + retry.delay_ns)
+        self.admission.release()
+
+    def _start_again(self, item: ItemRecord) -> None:
+        item.output = item.metadata = item.error = item.error_type = item.exception = None
+        self._dispatch.notify("attempt_started", item)
 
     async def _yield_turn(self) -> None:
         """Let the loop's other work run: no item has waited for anything for a while."""
@@ -227,6 +281,7 @@ class Scheduler:
             task.add_done_callback(_look_at)
         self._lose_one()
         if item is not None:
+            item = copy(item)  # what its worker writes some day is nobody's business any more
             item.uncancellable = True
             if slot.cancelled_ns:
                 self._set_timed_out(item)
@@ -238,6 +293,8 @@ class Scheduler:
         if self._stopped is None:
             self._vacant += 1
             self._hire()
+            if not self._workers:
+                self._wind_up()
 
     # -- workers ---------------------------------------------------------------------------------------------------
 
@@ -332,6 +389,22 @@ class Scheduler:
                 task.cancel()
         self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
 
+    def set_limit(self, limit: int) -> None:
+        """Change the concurrency limit from now on; a lower one holds as the items in flight end.
+
+        Args:
+            limit: At least 1.
+        """
+        more = limit - self.batch.limit
+        if not more:
+            return
+        self.batch.limit = limit
+        self._vacant += more
+        self.admission.resize(limit)
+        self._context.copy().run(self._dispatch.notify, "limit_changed", self.batch)
+        if self._vacant > 0 and self._workers and not self._starting:
+            self._hire()
+
     def _abandon_all(self) -> None:
         for slot in list(self._workers.values()):
             self._abandon(slot)
@@ -350,6 +423,7 @@ class Scheduler:
     def _conclude(self) -> None:
         if self.over:
             return
+        self._context.copy().run(self._cancel_waiting)
         if self._skip_rest and self.batch.expected is not None and not self._source.awaits:
             self._context.copy().run(self._cancel_rest)
         self.over = True
@@ -372,11 +446,22 @@ class Scheduler:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def _cancel_waiting(self) -> None:
+        """Items that waited for another attempt end as cancelled."""
+        reason = self._stopped or self._drained or "the batch was stopped"
+        for item in self._source.leftover():
+            last = f"{item.error_type}: {item.error}"
+            _cancel(
+                item, f"not tried again after {item.attempts} attempts, the last of which ended in {last}; {reason}"
+            )
+            item.finished_ns = self._clock()
+            self._finish(item)
+
     def _cancel_rest(self) -> None:
         """Inputs that are all there and were never started end as cancelled."""
         reason = self._stopped or self._drained or "the batch was stopped"
         try:
-            while (data := self._source.pull()) is not END:
+            while (data := self._source.pull()) is not END and data is not LATER:
                 item = ItemRecord(self.batch, self.batch.pulled, data, self._clock())
                 self.batch.pulled += 1
                 self._dispatch.item_starts(item)

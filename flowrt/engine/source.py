@@ -6,10 +6,15 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from typing import Any, Final
 
-__all__ = ["END", "Source", "check_inputs", "make_source"]
+from flowrt.records import ItemRecord
+
+__all__ = ["END", "LATER", "Source", "check_inputs", "make_source"]
 
 END: Final[Any] = object()
 """What a source gives once it is dry."""
+
+LATER: Final[Any] = object()
+"""What `pull` gives where the next input has to be waited for: with `apull`."""
 
 
 class Source:
@@ -19,7 +24,7 @@ class Source:
         inputs: Iterated once.
 
     Attributes:
-        awaits: Whether to pull with `await source.apull()`, not `source.pull()`.
+        awaits: Whether inputs have to be waited for.
         expected: How many inputs there are, or None when that is not known beforehand.
         dry: Nothing is left.
     """
@@ -32,7 +37,7 @@ class Source:
         self._iterator: Iterator[Any] = iter(inputs)
 
     def pull(self) -> Any:
-        """The next input, or END."""
+        """The next input, END, or LATER."""
         for item in self._iterator:
             return item
         self.dry = True
@@ -44,6 +49,10 @@ class Source:
 
     async def aclose(self) -> None:
         """Release what the iterator holds, when the batch ends before the source does."""
+
+    def leftover(self) -> Iterable[ItemRecord]:
+        """Items that were pulled and wait here for another attempt, which they will not have."""
+        return ()
 
 
 class _AsyncSource(Source):
@@ -58,7 +67,7 @@ class _AsyncSource(Source):
         self._turn = asyncio.Lock()
 
     def pull(self) -> Any:
-        raise TypeError("an async source is pulled with apull()")
+        return LATER
 
     async def apull(self) -> Any:
         async with self._turn:

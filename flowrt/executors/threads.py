@@ -8,11 +8,13 @@ import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, WorkflowContext, is_async
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
+
+_ROOM: Final = 10_000
 
 Call = Callable[[NodeContext, WorkflowContext], Any]
 
@@ -50,7 +52,7 @@ class ThreadsSession:
 
     async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
         run = contextvars.copy_context().run
-        future = asyncio.get_running_loop().run_in_executor(self._pool, run, call, *arguments)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run, _contained, call, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -73,7 +75,16 @@ class ThreadsSession:
         self._pool.shutdown(wait=not self._lost)
 
     def _new_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._slots, thread_name_prefix=self._name)
+        # a thread is started only when none is idle: the workers are the bound, also when their number is raised
+        return ThreadPoolExecutor(max(self._slots, _ROOM), thread_name_prefix=self._name)
+
+
+def _contained(call: Call, *arguments: Any) -> Any:
+    """Call; a StopIteration becomes what it becomes in a coroutine, since no future can hold it."""
+    try:
+        return call(*arguments)
+    except StopIteration as exc:
+        raise RuntimeError("the node raised StopIteration") from exc
 
 
 class _OwnLoopSession(ThreadsSession):

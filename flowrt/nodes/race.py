@@ -42,7 +42,7 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
         asyncio.create_task(_attempt(node, isolate(data), workflow), name=f"race {node.node_id}"): node
         for node in runners
     }
-    errors: dict[BaseNode, str] = {}
+    errors: dict[asyncio.Task[NodeResult], str] = {}
     try:
         running = set(tasks)
         while running:
@@ -51,10 +51,10 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
                 result = _outcome(task)
                 if result.success:
                     return result
-                errors[tasks[task]] = error_text(result.error)
+                errors[task] = error_text(result.error)
     finally:
         await _end(tasks)
-    listed = [{"node_id": node.node_id, "error": errors[node]} for node in runners]
+    listed = [{"node_id": node.node_id, "error": errors[task]} for task, node in tasks.items()]
     text = "; ".join(f"{entry['node_id']}: {entry['error']}" for entry in listed)
     return failed(f"all {len(listed)} nodes failed: {text}", {"errors": listed})
 

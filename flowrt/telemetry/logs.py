@@ -20,6 +20,7 @@ _logger = logging.getLogger("flowrt")
 _logger.addHandler(logging.NullHandler())  # a library prints nothing unless somebody listens
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_QUIET: Final = ("ok", "resumed", "cancelled")  # who cancels a batch says so once, not per item
 _PROGRESS_S: Final = 10.0
 _STALLED_S: Final = 60.0
 _BURST: Final = 20  # warnings of one kind that a batch may give at once; then one a second
@@ -85,7 +86,7 @@ class LogInstrument(Instrument):
     def item_finished(self, item: ItemRecord) -> None:
         """Log a failure, within bounds; and everything, where it is asked for."""
         state = item.state
-        if state == "ok" or state == "resumed" or state == "cancelled":  # who cancelled says so once, not per item
+        if state in _QUIET and not item.uncancellable:
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
             return

@@ -1,0 +1,191 @@
+"""Items that come back: a source that gives each of them again when its time to be retried has come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from flowrt.engine.clock import Clock
+from flowrt.engine.source import END, LATER, Source
+from flowrt.policies.backoff import Backoff
+from flowrt.records import BatchRecord, ItemRecord
+
+__all__ = ["Again"]
+
+
+class Again(Source):
+    """The inputs of another source, and in between, as they fall due, the items that are to be tried again.
+
+    While as many items wait as may, no new input is pulled. END comes when the inputs are over and no item can come
+    back any more; an error of the inputs' own is raised then, too.
+
+    Args:
+        inputs: The source of new inputs.
+        batch: The batch's record.
+        bound: How many items may wait.
+        loop: The running loop.
+        clock: The batch's clock.
+    """
+
+    def __init__(
+        self, inputs: Source, batch: BatchRecord, bound: int, loop: asyncio.AbstractEventLoop, clock: Clock
+    ) -> None:
+        self.awaits = inputs.awaits
+        self.expected = inputs.expected
+        self.dry = False
+        self._inputs = inputs
+        self._batch = batch
+        self._loop = loop
+        self._clock = clock
+        self._backoff: Backoff[ItemRecord] = Backoff(bound)
+        self._due: deque[ItemRecord] = deque()
+        self._fetched: deque[Any] = deque()
+        self._fetching: asyncio.Task[Any] | bool = False  # whether somebody waits for the next input, as a task or not
+        self._parked: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: Exception | None = None
+
+    def push(self, item: ItemRecord, due_ns: int) -> None:
+        """Let an item wait for its next attempt.
+
+        Args:
+            item: It has just had an attempt.
+            due_ns: When the next one is due, by the batch's clock.
+        """
+        first = self._backoff.due_ns
+        self._backoff.push(due_ns, item)
+        self._batch.queued += 1
+        if first is None or due_ns < first:
+            self._set_timer()
+
+    def item_ended(self) -> None:
+        """An item will not come back: it may have been the last that could."""
+        if self._parked and self._is_over():
+            self._wake_all()
+
+    def pull(self) -> Any:
+        if self._due:
+            self._batch.queued -= 1
+            return self._due.popleft()
+        if self._fetched:
+            return self._fetched.popleft()
+        if not self._inputs.dry and not self._backoff.full:
+            try:
+                data = self._inputs.pull()
+            except Exception as exc:  # raised when what is under way has ended
+                self._end_inputs(exc)
+            else:
+                if data is not END:
+                    return data
+        return self._at_end() if self._is_over() else LATER
+
+    async def apull(self) -> Any:
+        while (data := self.pull()) is LATER:
+            if self._inputs.dry or self._backoff.full or self._fetching:
+                await self._park()
+            elif self._backoff:
+                # items may fall due before the next input comes: whoever is parked takes what is first
+                task = self._fetching = self._loop.create_task(self._inputs.apull())
+                task.add_done_callback(self._take_fetched)
+            else:  # the usual case pays for no task
+                self._fetching = True
+                try:
+                    data = await self._inputs.apull()
+                except Exception as exc:  # as in pull
+                    self._end_inputs(exc)
+                else:
+                    if data is not END:
+                        return data
+                    self._wake_all()
+                finally:
+                    self._fetching = False
+                    self._wake_one()
+        return data
+
+    async def aclose(self) -> None:
+        if isinstance(self._fetching, asyncio.Task):
+            self._fetching.cancel()
+            await asyncio.wait([self._fetching])
+        await self._inputs.aclose()
+
+    def leftover(self) -> Iterable[ItemRecord]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = [*self._due, *self._backoff.drain()]
+        self._due.clear()
+        self._batch.queued -= len(left)
+        return left
+
+    # -- within -----------------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        batch = self._batch
+        return self._inputs.dry and not self._fetched and batch.completed == batch.pulled
+
+    def _at_end(self) -> Any:
+        self.dry = True
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return END
+
+    def _end_inputs(self, exc: Exception) -> None:
+        self._inputs.dry = True
+        self._error = exc
+        self._wake_all()
+
+    def _take_fetched(self, task: asyncio.Task[Any]) -> None:
+        self._fetching = False
+        if not task.cancelled():
+            exc = task.exception()
+            if isinstance(exc, Exception):
+                self._end_inputs(exc)
+            elif exc is not None:
+                raise exc
+            elif task.result() is not END:
+                self._fetched.append(task.result())
+        self._wake_all() if self._inputs.dry else self._wake_one()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_ns = self._backoff.due_ns
+        if due_ns is not None:
+            self._timer = self._loop.call_later(max(0, due_ns - self._clock()) / 1e9, self._fall_due)
+
+    def _fall_due(self) -> None:
+        self._timer = None
+        was_full = self._backoff.full
+        now = self._clock()
+        while (item := self._backoff.pop(now)) is not None:
+            self._due.append(item)
+            self._wake_one()
+        self._set_timer()
+        if was_full and not self._backoff.full:
+            self._wake_one()
+
+    async def _park(self) -> None:
+        waiter = self._loop.create_future()
+        self._parked.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._wake_one()  # it was somebody's turn: another one's now
+            raise
+
+    def _wake_one(self) -> None:
+        parked = self._parked
+        while parked:
+            waiter = parked.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+
+    def _wake_all(self) -> None:
+        while self._parked:
+            self._wake_one()
