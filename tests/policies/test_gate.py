@@ -39,6 +39,16 @@ def test_an_item_waits_for_whichever_limit_is_tighter(run_virtual: Run) -> None:
     run_virtual(main())
 
 
+def test_requests_per_second_and_per_minute_hold_together(run_virtual: Run) -> None:
+    async def main() -> None:
+        gate = gate_of(RateLimit(2, per=1.0), RateLimit(5, per=60))
+        assert not gate.settles
+        starts = await asyncio.gather(*(through(gate, None) for _ in range(7)))
+        assert starts == [0, 0, 1, 1, 2, 60, 60]
+
+    run_virtual(main())
+
+
 def test_who_waits_for_one_limit_does_not_hold_up_those_of_another(run_virtual: Run) -> None:
     async def main() -> None:
         calls, tokens = RateLimit(10, per=1.0), RateLimit(5, per=10.0, burst=5, cost=lambda item: item)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowrt.policies.gate import RateGate
 from flowrt.policies.rate import CostTooHighError, RateLimit
-from flowrt.policies.window import UNIT
+from flowrt.policies.window import UNIT, Charge, Window
 from tests.conftest import run_on, virtual_loop
 from tests.policies.test_window import worst_window
 
@@ -91,6 +91,26 @@ def test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back(run_virtual
         assert limit.window.used == 10 * UNIT
 
     run_virtual(main())
+
+
+def test_on_real_loops_no_window_overflows_and_all_come_through(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    charged: list[tuple[int, int]] = []
+    enter = Window._enter
+
+    def written_down(window: Window, cost: int, now_ns: int) -> Charge:
+        charged.append((now_ns, cost // UNIT))
+        return enter(window, cost, now_ns)
+
+    monkeypatch.setattr(Window, "_enter", written_down)
+
+    async def main() -> None:
+        limit = RateLimit(100, per=0.05)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(limit.acquire(1 + i % 5) for i in range(150)))
+
+    run(main())
+    assert len(charged) == 150
+    assert worst_window(charged, 50_000_000) <= 100
 
 
 def test_when_the_first_in_line_gives_up_a_smaller_one_starts_at_once(run_virtual: Run) -> None:
