@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 
 import flowrt
 from flowrt import (
@@ -924,16 +925,23 @@ def test_run_serves_metrics_while_the_batch_runs() -> None:
 
 
 def test_a_runtime_is_entered_with_the_settings_of_the_contract_in_any_loop(run: Run) -> None:
-    async def main() -> float:
+    async def node(_: int) -> tuple[str, str]:
+        await asyncio.sleep(0)
+        current = trace.get_current_span().get_span_context()
+        return f"{current.trace_id:032x}", f"{current.span_id:016x}"
+
+    async def main() -> None:
         endpoint = "http://127.0.0.1:9"  # nobody is there: telemetry may fail, the work may not
         async with Runtime(
             service_name="svc", metrics_port=0, otlp_endpoint=endpoint, log_level="CRITICAL", flush_timeout=0.2
-        ):
-            results = await BatchProcessor(double).batch(range(5))
-            assert all(result.trace_id and result.span_id for result in results)
-            return float(results.success_rate)
+        ) as runtime:
+            assert runtime.metrics_url is not None
+            results = await BatchProcessor(node, 3).batch(range(5))
+            assert results.success_rate == 1.0
+            assert [r.output for r in results] == [(r.trace_id, r.span_id) for r in results]
+            assert len({r.span_id for r in results}) == 5
 
-    assert run(main()) == 1.0
+    run(main())
 
 
 def test_with_nothing_set_up_a_batch_works_and_prints_nothing(tmp_path: Path) -> None:

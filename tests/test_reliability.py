@@ -268,13 +268,15 @@ def test_11_breaking_out_of_a_stream_leaves_nothing_running_and_detaches_cleanly
         with trace.get_tracer("app").start_as_current_span("request") as request:
             async for _ in oracle.processor(node, 5).batch_as_completed(range(1_000)):
                 break
-            while watch.running:
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(HANG_S / 4):
+                while watch.running:
+                    await asyncio.sleep(0.01)
             assert trace.get_current_span() is request
 
     run(main())  # which asserts that no task is left; the oracle looks for "Failed to detach context"
     assert watch.started <= 5
     oracle.check(ok=1, cancelled=watch.started)
+    assert all(span.events[0].name == "seen" for span in oracle.spans()), "an item's own span is current in its node"
 
 
 def test_12_a_consumer_that_stops_reading_holds_the_batch_back(oracle: Oracle, run_virtual: Run) -> None:
