@@ -1,0 +1,64 @@
+"""Where and with what it was measured."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["about", "last_core"]
+
+_PACKAGES = ("uvloop", "nadoo-flow-core", "opentelemetry-sdk", "prometheus-client", "structlog")
+
+
+def about() -> dict[str, object]:
+    """The machine, the versions, the commit and the garbage collector's state."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": packages,
+        "commit": _commit(),
+        "garbage_collector": f"enabled={gc.isenabled()}, thresholds {gc.get_threshold()}",
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def last_core() -> int | None:
+    """The core to pin to, or None where the platform does not pin: the last one is the least busy."""
+    return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    try:
+        told = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],  # whatever git there is
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
