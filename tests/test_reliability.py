@@ -47,6 +47,7 @@ from flowrt import (
     NodeContext,
     NodeResult,
     WorkflowContext,
+    race,
 )
 from flowrt.records import STATUSES, ItemRecord
 from tests.conftest import run_on, virtual_loop
@@ -517,10 +518,11 @@ def test_17_odd_returns_and_exceptions_are_one_failed_item_with_a_clear_error(
     oracle.check(ok=2, failed=1)
 
 
-def test_17_a_sync_function_that_raises_stop_iteration_is_one_failed_item_too(oracle: Oracle, run: Run) -> None:
-    def first_even(numbers: list[int]) -> int:
-        return next(number for number in numbers if number % 2 == 0)
+def first_even(numbers: list[int]) -> int:
+    return next(number for number in numbers if number % 2 == 0)
 
+
+def test_17_a_sync_function_that_raises_stop_iteration_is_one_failed_item_too(oracle: Oracle, run: Run) -> None:
     async def main() -> Any:
         return await asyncio.wait_for(oracle.processor(first_even, 2).batch([[1, 2], [1, 3], [4]]), HANG_S / 10)
 
@@ -528,6 +530,13 @@ def test_17_a_sync_function_that_raises_stop_iteration_is_one_failed_item_too(or
     assert [r.status for r in results] == ["ok", "failed", "ok"]
     assert "StopIteration" in results[1].error
     oracle.check(ok=2, failed=1)
+
+
+def test_17_outside_a_batch_it_is_one_failed_result(run: Run) -> None:
+    async def main() -> NodeResult:
+        return await asyncio.wait_for(race([first_even], [1, 3]), HANG_S / 10)
+
+    assert "StopIteration" in run(main()).error
 
 
 def test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_original(
