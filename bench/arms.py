@@ -89,11 +89,11 @@ async def _nadoo(work: Workload, inputs: Inputs) -> list[int]:
         async def execute(self, node_context: Any, workflow_context: Any) -> Any:
             if sleep_s is not None:
                 await asyncio.sleep(sleep_s)
-            return nadoo_flow.NodeResult(success=True, output={"x": node_context.input_data["x"]})
+            return nadoo_flow.NodeResult(success=True, output=node_context.input_data["x"])
 
     processor = nadoo_flow.BatchProcessor(Node(), max_concurrency=work.concurrency)
-    results = await processor.batch(inputs, nadoo_flow.WorkflowContext())
-    return [result.output["x"] for result in results]
+    results: Any = await processor.batch(inputs, nadoo_flow.WorkflowContext())
+    return [result.output for result in results]
 
 
 # -- flowrt --------------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def _node(work: Workload) -> Any:
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
             if sleep_s is not None:
                 await asyncio.sleep(sleep_s)
-            return NodeResult(success=True, output={"x": node_context.input_data["x"]})
+            return NodeResult(success=True, output=node_context.input_data["x"])
 
     return Node("bench")
 
@@ -117,7 +117,7 @@ async def _flowrt(work: Workload, inputs: Inputs, telemetry: Any) -> list[int]:
     from flowrt import BatchProcessor
 
     results = await BatchProcessor(_node(work), work.concurrency, telemetry=telemetry).batch(inputs)
-    return [result.output["x"] for result in results]
+    return [result.output for result in results]
 
 
 async def _bare(work: Workload, inputs: Inputs) -> list[int]:

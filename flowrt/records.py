@@ -29,11 +29,16 @@ _UNSTORED: Final = {
     "error": None,
     "error_type": None,
     "exception": None,
+    "finished_ns": 0,
     "first_started_ns": 0,
     "kept": False,
+    "metadata": None,
+    "output": None,
     "rate_wait_ns": 0,
     "retry": None,
     "span": None,
+    "started_ns": 0,
+    "state": "running",
     "ticket": None,
 }
 
@@ -110,11 +115,16 @@ class ItemRecord:
     error: str | None
     error_type: str | None
     exception: BaseException | None
+    finished_ns: int
     first_started_ns: int
     kept: bool
+    metadata: dict[str, Any] | None
+    output: Any
     rate_wait_ns: int
     retry: Any
     span: Any
+    started_ns: int
+    state: State
     ticket: Any
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
@@ -122,19 +132,14 @@ class ItemRecord:
         self.index = index
         self.input_data = input_data
         self.pulled_ns = pulled_ns
-        self.started_ns = 0
-        self.finished_ns = 0
-        self.state: State = "running"
         self.attempts = 0
-        self.output: Any = None
-        self.metadata: dict[str, Any] | None = None
         self.ids = 0
         self.uncancellable = False
 
     if not TYPE_CHECKING:  # or a slip in a name would pass
 
         def __getattr__(self, name: str) -> Any:
-            """What a success leaves at its default is not even stored."""
+            """What has not been stored yet, or never is for a success, is at its default."""
             try:
                 return _UNSTORED[name]
             except KeyError:
@@ -307,6 +312,7 @@ class BatchResult:
     trace_id: str | None = None
     span_id: str | None = None
     _ids: int = field(default=0, init=False, repr=False, compare=False)
+    _service_ns: int = field(default=0, init=False, repr=False, compare=False)
 
     @staticmethod
     def of(item: ItemRecord) -> BatchResult:
@@ -319,23 +325,23 @@ class BatchResult:
         result.index = item.index
         result.input_data = item.input_data
         result.output = item.output
-        result.attempts = item.attempts
         started_ns = item.started_ns
-        result.execution_time = (item.finished_ns - started_ns) / 1e9 if started_ns else 0.0
-        if started_ns != item.pulled_ns:
+        if started_ns:
+            result._service_ns = item.finished_ns - started_ns
+        if started_ns is not item.pulled_ns:
             result.queue_time = max(0, item.queue_wait_ns) / 1e9
-        if item.metadata:
-            result.metadata = item.metadata
         if item.ids:
             result._ids = item.ids
-        if item.state == "ok":
-            result.success = True
-            return result
-        result.status = item.state  # type: ignore[assignment]  # terminal by now
-        result.success = item.state == "resumed"
-        result.error = item.error
-        result.error_type = item.error_type
-        result.exception = item.exception
+        if item.metadata:
+            result.metadata = item.metadata
+        if item.attempts != 1:
+            result.attempts = item.attempts
+        if item.state != "ok":
+            result.status = item.state  # type: ignore[assignment]  # terminal by now
+            result.success = item.state == "resumed"
+            result.error = item.error
+            result.error_type = item.error_type
+            result.exception = item.exception
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -343,6 +349,9 @@ class BatchResult:
         if name == "metadata":
             self.metadata = {}
             return self.metadata
+        if name == "execution_time":
+            self.execution_time = self._service_ns / 1e9
+            return self.execution_time
         if name == "trace_id" and self._ids:  # written out when somebody asks
             self.trace_id = f"{self._ids >> 64:032x}"
             return self.trace_id
@@ -357,3 +366,4 @@ class BatchResult:
 
 _new_result = object.__new__
 _DEFAULTS: Final = {f.name: f.default for f in fields(BatchResult) if f.default is not MISSING}
+_DEFAULTS.update(success=True, attempts=1)  # what is left out by `of`, and never by a constructor

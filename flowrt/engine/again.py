@@ -35,6 +35,7 @@ class Again(Source):
         self.awaits = inputs.awaits
         self.expected = inputs.expected
         self.dry = False
+        self.pull = self._pull
         self._inputs = inputs
         self._batch = batch
         self._loop = loop
@@ -65,7 +66,7 @@ class Again(Source):
         if self._parked and self._is_over():
             self._wake_all()
 
-    def pull(self) -> Any:
+    def _pull(self) -> Any:
         if self._due:
             self._batch.queued -= 1
             return self._due.popleft()
@@ -79,6 +80,7 @@ class Again(Source):
             else:
                 if data is not END:
                     return data
+                self._inputs.dry = True
         return self._at_end() if self._is_over() else LATER
 
     async def apull(self) -> Any:

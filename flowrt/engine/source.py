@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
+from functools import partial
 from typing import Any, Final
 
 from flowrt.records import ItemRecord
@@ -26,22 +27,17 @@ class Source:
     Attributes:
         awaits: Whether inputs have to be waited for.
         expected: How many inputs there are, or None when that is not known beforehand.
-        dry: Nothing is left.
+        dry: Nothing is left, as far as has been found out.
+        pull: Gives the next input, END, or LATER where that has to be waited for.
     """
 
     awaits = False
+    pull: Callable[[], Any]
 
     def __init__(self, inputs: Iterable[Any]) -> None:
         self.expected = len(inputs) if isinstance(inputs, Sized) else None
         self.dry = False
-        self._iterator: Iterator[Any] = iter(inputs)
-
-    def pull(self) -> Any:
-        """The next input, END, or LATER."""
-        for item in self._iterator:
-            return item
-        self.dry = True
-        return END
+        self.pull = partial(next, iter(inputs), END)  # a call into C: it is made for every item
 
     async def apull(self) -> Any:
         """The next input, or END."""
@@ -65,9 +61,7 @@ class _AsyncSource(Source):
         self.dry = False
         self._aiterator: AsyncIterator[Any] = aiter(inputs)
         self._turn = asyncio.Lock()
-
-    def pull(self) -> Any:
-        return LATER
+        self.pull = _later
 
     async def apull(self) -> Any:
         async with self._turn:
@@ -84,6 +78,10 @@ class _AsyncSource(Source):
         if close is not None and not self.dry:
             self.dry = True
             await close()
+
+
+def _later() -> Any:
+    return LATER
 
 
 def check_inputs(inputs: Any) -> None:

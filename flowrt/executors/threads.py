@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, WorkflowContext, is_async
+from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, WorkflowContext, contained, is_async
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
 
@@ -52,7 +52,7 @@ class ThreadsSession:
 
     async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
         run = contextvars.copy_context().run
-        future = asyncio.get_running_loop().run_in_executor(self._pool, run, _contained, call, *arguments)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run, contained, call, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -77,14 +77,6 @@ class ThreadsSession:
     def _new_pool(self) -> ThreadPoolExecutor:
         # a thread is started only when none is idle: the workers are the bound, also when their number is raised
         return ThreadPoolExecutor(max(self._slots, _ROOM), thread_name_prefix=self._name)
-
-
-def _contained(call: Call, *arguments: Any) -> Any:
-    """Call; a StopIteration becomes what it becomes in a coroutine, since no future can hold it."""
-    try:
-        return call(*arguments)
-    except StopIteration as exc:
-        raise RuntimeError("the node raised StopIteration") from exc
 
 
 class _OwnLoopSession(ThreadsSession):

@@ -19,6 +19,7 @@ __all__ = [
     "NodeResult",
     "WorkflowContext",
     "as_node",
+    "contained",
     "failed",
     "is_async",
     "run_node",
@@ -225,7 +226,7 @@ class FunctionNode(BaseNode):
         if self.is_async:
             value = await self.fn(node_context.input_data)
             return value if isinstance(value, NodeResult) else NodeResult(True, value)
-        result = await asyncio.to_thread(self.call, node_context, workflow_context)
+        result = await asyncio.to_thread(contained, self.call, node_context, workflow_context)
         return result if isinstance(result, NodeResult) else await result
 
     def call(
@@ -281,6 +282,14 @@ def _name_of(fn: Any) -> str:
     return "lambda" if name == "<lambda>" else str(name)
 
 
+def contained(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call; a StopIteration becomes what it becomes in a coroutine, since no future can hold it."""
+    try:
+        return call(*arguments)
+    except StopIteration as exc:
+        raise RuntimeError("the node raised StopIteration") from exc
+
+
 def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:
     """A failed NodeResult whose error is a message, never empty."""
     return NodeResult(False, output, error_text(error), metadata)
@@ -294,5 +303,5 @@ async def run_node(node: BaseNode, node_context: NodeContext, workflow_context: 
     """
     if is_async(node.execute):
         return await node.execute(node_context, workflow_context)
-    value = await asyncio.to_thread(node.execute, node_context, workflow_context)
+    value = await asyncio.to_thread(contained, node.execute, node_context, workflow_context)
     return await value if inspect.isawaitable(value) else value

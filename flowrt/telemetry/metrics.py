@@ -287,7 +287,7 @@ class MetricsInstrument(Instrument):
         """Count one item: two additions for nearly every one."""
         shard = item.batch.shard
         started_ns = item.started_ns
-        if item.state == "ok" and item.attempts == 1 and started_ns == item.pulled_ns:
+        if started_ns is item.pulled_ns and item.attempts == 1 and item.state == "ok":
             swift = shard.swift
             elapsed_ns = item.finished_ns - started_ns
             bucket = bisect_left(swift.bounds_ns, elapsed_ns)

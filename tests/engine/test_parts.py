@@ -31,7 +31,6 @@ def test_a_source_gives_each_input_and_then_its_end_for_good() -> None:
     source = make_source([1, None, 0])
     assert source.expected == 3
     assert [source.pull() for _ in range(5)] == [1, None, 0, END, END]
-    assert source.dry
 
 
 def test_an_async_source_serves_its_waiters_in_order(run_virtual: Run) -> None:
