@@ -13,6 +13,7 @@ from opentelemetry import trace
 from opentelemetry.util._once import Once
 
 from flowrt.telemetry import setup
+from flowrt.telemetry.metrics import METRICS
 
 
 class VirtualTimeLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):
@@ -71,3 +72,10 @@ def _a_process_without_a_tracer_provider(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(setup, "_ours", [])
+
+
+@pytest.fixture(autouse=True)
+def _a_process_that_has_counted_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process keeps 64 pairs of batch and node apart, fewer than the tests have."""
+    for name in ("shards", "limits", "batches", "stalls", "_free"):
+        monkeypatch.setattr(METRICS, name, {})

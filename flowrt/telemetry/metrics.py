@@ -221,7 +221,7 @@ class MetricsStore:
                     break
             else:
                 shard = Shard(pair, bounds_s)
-                self.shards[pair].append(shard)
+                self.shards.setdefault(pair, []).append(shard)
         shard.begin()
         return shard
 

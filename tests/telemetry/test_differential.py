@@ -116,8 +116,8 @@ def comparable(request: ExportTraceServiceRequest) -> list[tuple[Any, ...]]:
         under = by_id.get(span.parent_span_id, span.parent_span_id.hex())
         roots = span.trace_id in batch_trace
         for link in span.links:
-            if link.span_id in by_id:
-                link.attributes.add(key="stands for").value.string_value = by_id[link.span_id]
+            if link.span_id != ELSEWHERE.span_id.to_bytes(8, "big"):  # the batch span, which may not be sampled
+                link.attributes.add(key="stands for").value.string_value = by_id.get(link.span_id, "not sampled")
                 link.span_id = link.trace_id = b""
         for event in span.events:
             event.time_unix_nano = 0
