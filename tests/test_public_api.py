@@ -37,22 +37,10 @@ from flowrt import (
     run,
 )
 from flowrt.batch import BatchResults
-from flowrt.telemetry import metrics
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[[Any], Any]
 REQUIRED = inspect.Parameter.empty
-
-
-@pytest.fixture(autouse=True)
-def _names_of_a_test_are_its_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process keeps a limited number of names apart: other tests take nothing from these, nor these from others."""
-    store, known = metrics.METRICS, set(metrics.METRICS.shards)
-    monkeypatch.setattr(metrics, "_MOST_PAIRS", 10_000)
-    yield
-    for pair in set(store.shards) - known:
-        del store.shards[pair]
-        store._free.pop(pair, None)
 
 
 class Fetch(BaseNode):

@@ -50,12 +50,11 @@ from flowrt import (
     race,
 )
 from flowrt.records import STATUSES, ItemRecord
-from flowrt.telemetry import metrics
 from tests.conftest import run_on, virtual_loop
 
 ROOT = Path(__file__).parents[1]
 HANG_S = 60.0
-BATCH, NODE = "reliability", "node"  # one pair of labels: a process keeps a limited number of them apart
+BATCH, NODE = "reliability", "node"
 
 Run = Callable[[Any], Any]
 uvloop.new_event_loop().close()  # what libuv opens once for a process is not a leak of a test
@@ -127,16 +126,8 @@ def descriptors() -> set[str]:
     return {f"{path.name}: {target}" for path, target in links.items()}
 
 
-@pytest.fixture(autouse=True)
-def _room_for_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many names other tests have used up in this process, those of a test here are kept apart."""
-    monkeypatch.setattr(metrics, "_MOST_PAIRS", 10_000)
-
-
 @pytest.fixture
-def oracle(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, _room_for_names: None
-) -> Iterator[Oracle]:
+def oracle(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Oracle]:
     provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
