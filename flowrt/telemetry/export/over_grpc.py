@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +12,9 @@ from flowrt._version import __version__
 from flowrt.errors import MissingExtraError, one_line
 from flowrt.telemetry.export.settings import ExportSettings
 from flowrt.telemetry.export.transport import Outcome, fields, partial_success
+
+if "grpc" not in sys.modules:  # it reads this when it is imported
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 try:
     import grpc
@@ -32,6 +37,12 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 _MOST_SHOWN: Final = 200
+# Without it, a child that touches gRPC hangs or is aborted.
+_SURVIVES_FORKS: Final = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("1", "true", "yes")
+_FORK_ADVICE: Final = (
+    "gRPC cannot be used in a forked child: set GRPC_ENABLE_FORK_SUPPORT=1 before grpc is imported, or export over "
+    "http/protobuf"
+)
 
 
 class GrpcTransport:
@@ -58,6 +69,7 @@ class GrpcTransport:
         self._export: Any = None
         self._call: Any = None
         self._of_parents: list[Any] = []
+        self._usable = True
 
     def pack(self, payload: bytes) -> bytes:
         """Nothing: gRPC compresses by itself."""
@@ -65,6 +77,8 @@ class GrpcTransport:
 
     def send(self, body: bytes) -> Outcome:
         """Make one attempt."""
+        if not self._usable:
+            return Outcome(False, kind="forked", detail=_FORK_ADVICE)
         if self._channel is None:
             self._connect()
         call = self._export.future(body, timeout=self.timeout_s, metadata=self._metadata, compression=self._compression)
@@ -97,6 +111,7 @@ class GrpcTransport:
         """In a forked child: the channel is the parent's, and is not to be touched again."""
         self._of_parents += (self._channel, self._export, self._call)
         self._channel = self._export = self._call = None
+        self._usable = _SURVIVES_FORKS
 
     def _connect(self) -> None:
         if self._credentials is None:
