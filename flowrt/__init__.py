@@ -12,6 +12,7 @@ from flowrt.instrument import Instrument
 from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.nodes.collection import FilterNode, MapNode, ReduceNode
 from flowrt.nodes.race import RaceNode, race
+from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateLimit, RetryPolicy
 from flowrt.policy import TailSampling, Telemetry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.report import BatchReport
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from flowrt.server import asgi_app
 
 __all__ = [
+    "AdaptiveLimit",
     "BaseNode",
     "BatchProcessor",
     "BatchRecord",
     "BatchReport",
     "BatchResult",
     "BatchResults",
+    "CircuitBreaker",
     "FilterNode",
     "FlowrtError",
     "FunctionNode",
@@ -38,8 +41,10 @@ __all__ = [
     "NodeContext",
     "NodeResult",
     "RaceNode",
+    "RateLimit",
     "ReduceNode",
     "Rejected",
+    "RetryPolicy",
     "Runtime",
     "TailSampling",
     "Telemetry",
@@ -54,7 +59,9 @@ _LATER = {"Runtime": "flowrt.runtime", "run": "flowrt.runtime", "asgi_app": "flo
 """Names whose modules import a server and the OpenTelemetry SDK: only for those who ask."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'flowrt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+if not TYPE_CHECKING:  # or a slip in a name would pass
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'flowrt' has no attribute {name!r}")
+        return getattr(importlib.import_module(_LATER[name]), name)

@@ -6,7 +6,6 @@ and logs all read that record; nobody keeps a second clock.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
@@ -21,26 +20,6 @@ STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timed_out", "cancelled",
 
 State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
-
-
-_SPAN_ID_MASK: Final = (1 << 64) - 1
-_UNSTORED: Final = {
-    "backoff_ns": 0,
-    "error": None,
-    "error_type": None,
-    "exception": None,
-    "finished_ns": 0,
-    "first_started_ns": 0,
-    "kept": False,
-    "metadata": None,
-    "output": None,
-    "rate_wait_ns": 0,
-    "retry": None,
-    "span": None,
-    "started_ns": 0,
-    "state": "running",
-    "ticket": None,
-}
 
 
 class Rejected:
@@ -63,22 +42,180 @@ class Rejected:
         return f"Rejected({self.error!r})"
 
 
-class ItemRecord:
-    """One item's way through a batch; times are nanoseconds of the batch's monotonic clock, 0 for not yet.
+class BatchResult:
+    """What became of one item.
 
-    Attributes:
+    Results of a batch are its items' own records, so that nothing is made anew for each; they compare, copy and pickle
+    as plain BatchResults.
+
+    Args:
+        index: Its place in the input.
+        input_data: The input itself, unchanged by the node.
+        success: Whether it ended `ok` or `resumed`.
+        output: What the node gave; falsy outputs are outputs.
+        error: Why it failed; never empty when `success` is false.
+        execution_time: Service time of the last attempt, in seconds.
+        status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`; `ok` or `failed` by default, as `success` says.
+        error_type: The error's low-cardinality name, the same as on the metric and the span.
+        exception: The exception itself, when there was one.
+        attempts: How many attempts were started; 0 for an item that never ran.
+        queue_time: From pulled to first start, in seconds.
+        metadata: The metadata of the node's `NodeResult`.
+        trace_id: 32 hexadecimal digits, or None when the item was not traced.
+        span_id: 16 hexadecimal digits, or None when the item was not traced.
+
+    Raises:
+        ValueError: `status` contradicts `success`.
+    """
+
+    __slots__ = (
+        "_execution_time",
+        "_metadata",
+        "_queue_time",
+        "_span_id",
+        "_trace_id",
+        "attempts",
+        "error",
+        "error_type",
+        "exception",
+        "index",
+        "input_data",
+        "output",
+        "status",
+    )
+
+    index: int
+    input_data: Any
+    output: Any
+    error: str | None
+    status: Status
+    error_type: str | None
+    exception: BaseException | None
+    attempts: int
+    _metadata: dict[str, Any] | None
+
+    def __init__(
+        self,
+        index: int,
+        input_data: Any,
+        success: bool,
+        output: Any = None,
+        error: str | None = None,
+        execution_time: float = 0.0,
+        status: Status | None = None,
+        error_type: str | None = None,
+        exception: BaseException | None = None,
+        attempts: int = 0,
+        queue_time: float = 0.0,
+        metadata: dict[str, Any] | None = None,
+        trace_id: str | None = None,
+        span_id: str | None = None,
+    ) -> None:
+        if status is None:
+            status = "ok" if success else "failed"
+        elif success != (status in _SUCCESSES):
+            raise ValueError(f"status={status!r} contradicts success={success!r}")
+        self.index = index
+        self.input_data = input_data
+        self.output = output
+        self.error = error
+        self.status = status
+        self.error_type = error_type
+        self.exception = exception
+        self.attempts = attempts
+        self._execution_time = execution_time
+        self._queue_time = queue_time
+        self._metadata = metadata
+        self._trace_id = trace_id
+        self._span_id = span_id
+
+    @property
+    def success(self) -> bool:
+        """Whether it ended `ok` or `resumed`."""
+        return self.status in _SUCCESSES
+
+    @property
+    def execution_time(self) -> float:
+        """Service time of the last attempt, in seconds."""
+        return self._execution_time
+
+    @property
+    def queue_time(self) -> float:
+        """From pulled to first start, in seconds."""
+        return self._queue_time
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the node's `NodeResult`; made when it is first asked for."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
+
+    @property
+    def trace_id(self) -> str | None:
+        """32 hexadecimal digits, or None when the item was not traced."""
+        return self._trace_id
+
+    @property
+    def span_id(self) -> str | None:
+        """16 hexadecimal digits, or None when the item was not traced."""
+        return self._span_id
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its values by their names; the exception and the data are the very objects."""
+        return dict(zip(_RESULT_FIELDS, self._values(), strict=True))
+
+    def replace(self, **changes: Any) -> BatchResult:
+        """A plain BatchResult that says the same but for some values.
+
+        Args:
+            changes: As the constructor takes them.
+        """
+        if changes.keys() & {"success", "status"}:
+            changes = {"success": changes.get("status") in _SUCCESSES, "status": None, **changes}
+        return BatchResult(**{**self.as_dict(), **changes})
+
+    __replace__ = replace  # for copy.replace
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple([getattr(self, name) for name in _RESULT_FIELDS])
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, BatchResult) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[BatchResult], tuple[Any, ...]]:
+        return BatchResult, self._values()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={value!r}" for name, value in zip(_RESULT_FIELDS, self._values(), strict=True))
+        return f"BatchResult({', '.join(shown)})"
+
+
+_SUCCESSES: Final = ("ok", "resumed")
+_RESULT_FIELDS: Final = tuple(BatchResult.__init__.__annotations__)[:-1]
+
+
+class ItemRecord(BatchResult):
+    """One item's way through a batch, and in the end its result.
+
+    Times are nanoseconds of the batch's monotonic clock, 0 for not yet.
+
+    Args:
         batch: The batch it belongs to.
         index: Its place in the input.
         input_data: The input itself, the very object that the source gave.
-        state: `running`, then one of the terminal statuses.
-        attempts: How many attempts were started.
         pulled_ns: When it was pulled from the source.
+
+    Attributes:
+        status: `running`, then one of the terminal statuses.
         started_ns: When its latest attempt started; 0 while it waits for one.
         first_started_ns: When its first attempt started, where there were several.
+        finished_ns: When it ended.
         retry: The decision by which it is tried again, or was last.
         backoff_ns: How long it was told to wait between attempts, in all.
         rate_wait_ns: How long it waited for rate limits and an open circuit, in all.
-        finished_ns: When it ended.
         span: The tracing instrument's own handle.
         kept: Its span will be exported, as far as is known.
         ticket: The rate limits' own handle.
@@ -87,44 +224,30 @@ class ItemRecord:
     """
 
     __slots__ = (
-        "attempts",
         "backoff_ns",
         "batch",
-        "error",
-        "error_type",
-        "exception",
         "finished_ns",
         "first_started_ns",
         "ids",
-        "index",
-        "input_data",
         "kept",
-        "metadata",
-        "output",
         "pulled_ns",
         "rate_wait_ns",
         "retry",
         "span",
         "started_ns",
-        "state",
         "ticket",
         "uncancellable",
     )
 
     backoff_ns: int
-    error: str | None
-    error_type: str | None
-    exception: BaseException | None
     finished_ns: int
     first_started_ns: int
     kept: bool
-    metadata: dict[str, Any] | None
-    output: Any
     rate_wait_ns: int
     retry: Any
     span: Any
     started_ns: int
-    state: State
+    status: State  # type: ignore[assignment]  # it is `running` at first
     ticket: Any
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
@@ -146,10 +269,20 @@ class ItemRecord:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
 
     @property
+    def execution_time(self) -> float:
+        """Service time of the last attempt, in seconds."""
+        return (self.finished_ns - self.started_ns) / 1e9 if self.started_ns else 0.0
+
+    @property
     def queue_wait_ns(self) -> int:
         """From being pulled to its first attempt, or -1 where it never had one."""
         started_ns = self.started_ns if self.attempts < 2 and self.started_ns else self.first_started_ns
         return started_ns - self.pulled_ns if started_ns else -1
+
+    @property
+    def queue_time(self) -> float:
+        """From being pulled to its first attempt, in seconds."""
+        return max(0, self.queue_wait_ns) / 1e9
 
     @property
     def trace_id(self) -> str | None:
@@ -161,8 +294,39 @@ class ItemRecord:
         """Its span's id, 16 hexadecimal digits, or None when not traced."""
         return f"{self.ids & _SPAN_ID_MASK:016x}" if self.ids else None
 
-    def __repr__(self) -> str:
-        return f"<ItemRecord {self.index} of {self.batch.name!r}: {self.state}, attempts={self.attempts}>"
+    def forget_outcome(self) -> None:
+        """Begin another attempt with nothing left of the one before."""
+        self.output = self._metadata = self.error = self.error_type = self.exception = None
+
+    def clone(self) -> ItemRecord:
+        """Another record that says the same."""
+        twin = ItemRecord(self.batch, self.index, self.input_data, self.pulled_ns)
+        for name in (*BatchResult.__slots__, *ItemRecord.__slots__):
+            try:
+                setattr(twin, name, getattr(self, name))
+            except AttributeError:  # not of a record
+                continue
+        return twin
+
+
+_SPAN_ID_MASK: Final = (1 << 64) - 1
+_UNSTORED: Final = {
+    "_metadata": None,
+    "backoff_ns": 0,
+    "error": None,
+    "error_type": None,
+    "exception": None,
+    "finished_ns": 0,
+    "first_started_ns": 0,
+    "kept": False,
+    "output": None,
+    "rate_wait_ns": 0,
+    "retry": None,
+    "span": None,
+    "started_ns": 0,
+    "status": "running",
+    "ticket": None,
+}
 
 
 class Slot:
@@ -274,96 +438,3 @@ class BatchRecord:
     def __repr__(self) -> str:
         of = "?" if self.expected is None else self.expected
         return f"<BatchRecord {self.name!r}: {self.status}, {self.completed} of {of} done, {self.inflight} in flight>"
-
-
-@dataclass(slots=True)
-class BatchResult:
-    """What became of one item.
-
-    Attributes:
-        index: Its place in the input.
-        input_data: The input itself, unchanged by the node.
-        success: Whether it ended `ok`.
-        output: What the node gave; falsy outputs are outputs.
-        error: Why it failed; never empty when `success` is false.
-        execution_time: Service time of the last attempt, in seconds.
-        status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`.
-        error_type: The error's low-cardinality name, the same as on the metric and the span.
-        exception: The exception itself, when there was one.
-        attempts: How many attempts were started; 0 for an item that never ran.
-        queue_time: From pulled to first start, in seconds.
-        metadata: The metadata of the node's `NodeResult`.
-        trace_id: 32 hexadecimal digits, or None when the item was not traced.
-        span_id: 16 hexadecimal digits, or None when the item was not traced.
-    """
-
-    index: int
-    input_data: Any
-    success: bool
-    output: Any = None
-    error: str | None = None
-    execution_time: float = 0.0
-    status: Status = "ok"
-    error_type: str | None = None
-    exception: BaseException | None = None
-    attempts: int = 0
-    queue_time: float = 0.0
-    metadata: dict[str, Any] = field(default_factory=dict)
-    trace_id: str | None = None
-    span_id: str | None = None
-    _ids: int = field(default=0, init=False, repr=False, compare=False)
-    _service_ns: int = field(default=0, init=False, repr=False, compare=False)
-
-    @staticmethod
-    def of(item: ItemRecord) -> BatchResult:
-        """The public face of a finished record.
-
-        Made for every item, and kept for every item of a batch: what a success leaves at its default is not even
-        stored, `__getattr__` gives it when it is asked for.
-        """
-        result: BatchResult = _new_result(BatchResult)
-        result.index = item.index
-        result.input_data = item.input_data
-        result.output = item.output
-        started_ns = item.started_ns
-        if started_ns:
-            result._service_ns = item.finished_ns - started_ns
-        if started_ns is not item.pulled_ns:
-            result.queue_time = max(0, item.queue_wait_ns) / 1e9
-        if item.ids:
-            result._ids = item.ids
-        if item.metadata:
-            result.metadata = item.metadata
-        if item.attempts != 1:
-            result.attempts = item.attempts
-        if item.state != "ok":
-            result.status = item.state  # type: ignore[assignment]  # terminal by now
-            result.success = item.state == "resumed"
-            result.error = item.error
-            result.error_type = item.error_type
-            result.exception = item.exception
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        """The default of a field that `of` left out."""
-        if name == "metadata":
-            self.metadata = {}
-            return self.metadata
-        if name == "execution_time":
-            self.execution_time = self._service_ns / 1e9
-            return self.execution_time
-        if name == "trace_id" and self._ids:  # written out when somebody asks
-            self.trace_id = f"{self._ids >> 64:032x}"
-            return self.trace_id
-        if name == "span_id" and self._ids:
-            self.span_id = f"{self._ids & _SPAN_ID_MASK:016x}"
-            return self.span_id
-        try:
-            return _DEFAULTS[name]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
-
-
-_new_result = object.__new__
-_DEFAULTS: Final = {f.name: f.default for f in fields(BatchResult) if f.default is not MISSING}
-_DEFAULTS.update(success=True, attempts=1)  # what is left out by `of`, and never by a constructor

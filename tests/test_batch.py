@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import dataclasses
 import math
 import pickle  # results cross process boundaries
 from collections.abc import AsyncIterator, Callable
@@ -119,9 +118,16 @@ def test_results_know_all_about_their_items(run: Run) -> None:
 def test_results_copy_compare_pickle_and_convert(run: Run) -> None:
     (result,) = run(BatchProcessor(echo).batch([{"x": 1}]))
     assert pickle.loads(pickle.dumps(result)) == result == copy.deepcopy(result)
-    assert dataclasses.asdict(result)["output"] == {"x": 1}
-    assert dataclasses.replace(result, index=7).index == 7
+    assert type(copy.copy(result)) is type(result.replace()) is BatchResult
+    assert result.as_dict()["output"] == {"x": 1}
+    assert result.replace(index=7).index == 7
+    assert result.replace(status="failed").success is False
+    assert result.replace(success=False, error="no").status == "failed"
+    assert result != 5
+    assert repr(result) == repr(result.replace())
     assert "success=True" in repr(result)
+    with pytest.raises(ValueError, match="status='failed' contradicts success=True"):
+        BatchResult(0, None, True, status="failed")
     with pytest.raises(AttributeError, match="no attribute 'outptu'"):
         result.outptu  # noqa: B018
     error = ItemFailedError(BatchResult(3, None, False, error="no", status="failed"))

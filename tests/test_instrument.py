@@ -28,11 +28,11 @@ class Recorder(Instrument):
         self.log.append(f"{self.name}item_started {item.index}")
 
     def attempt_ended(self, item: ItemRecord) -> None:
-        self.log.append(f"{self.name}attempt_ended {item.index} {item.state}")
+        self.log.append(f"{self.name}attempt_ended {item.index} {item.status}")
 
     def item_finished(self, item: ItemRecord) -> None:
         assert item.finished_ns >= item.started_ns >= item.pulled_ns
-        self.log.append(f"{self.name}item_finished {item.index} {item.state}")
+        self.log.append(f"{self.name}item_finished {item.index} {item.status}")
 
     def batch_ended(self, batch: BatchRecord) -> None:
         self.log.append(f"{self.name}batch_ended {batch.status} {batch.completed}")

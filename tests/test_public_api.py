@@ -185,8 +185,11 @@ def test_settings_are_keyword_only_with_the_defaults_of_the_contract(
 
 
 def test_a_result_has_the_fields_of_the_contract_and_no_others_to_see() -> None:
-    public = [field.name for field in dataclasses.fields(BatchResult) if not field.name.startswith("_")]
-    assert public == [
+    result = BatchResult(0, None, success=True)
+    assert [name for name in dir(result) if not name.startswith("_")] == sorted(
+        [*result.as_dict(), "as_dict", "replace"]
+    )
+    assert list(result.as_dict()) == [
         "index", "input_data", "success", "output", "error", "execution_time", "status", "error_type", "exception",
         "attempts", "queue_time", "metadata", "trace_id", "span_id",
     ]  # fmt: skip

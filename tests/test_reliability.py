@@ -73,7 +73,7 @@ class Oracle(Instrument):
 
     def item_finished(self, item: ItemRecord) -> None:
         self.finished.append(item)
-        self.told[item.state] += 1
+        self.told[item.status] += 1
 
     def processor(self, node: Any, max_concurrency: int = 10, *args: Any, **settings: Any) -> BatchProcessor:
         node = node if isinstance(node, BaseNode) else FunctionNode(node, NODE)
@@ -92,7 +92,7 @@ class Oracle(Instrument):
         told = self.told
         if expected:
             assert told == expected
-        assert told == Counter(item.state for item in self.finished), "a record that has finished changes no more"
+        assert told == Counter(item.status for item in self.finished), "a record that has finished changes no more"
         now = self.counters()
         assert {status: now[status] - self._before[status] for status in STATUSES if told[status]} == told
         assert sum(now.values()) - sum(self._before.values()) == len(self.finished)
@@ -988,7 +988,7 @@ def test_counters_equal_results_however_the_batch_ends(
 
     class Tally(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
-            finished[item.state] += 1
+            finished[item.status] += 1
 
     processor = BatchProcessor(
         FunctionNode(scripted, NODE), c, not fail_fast,
@@ -1074,7 +1074,7 @@ def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_runnin
             started.append(item.index)
 
         def item_finished(self, item: ItemRecord) -> None:
-            told.append((item, item.state))
+            told.append((item, item.status))
 
     async def pulled() -> AsyncIterator[tuple[int, str]]:
         for item in inputs:
@@ -1114,6 +1114,6 @@ def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_runnin
             assert source != "list" or len(results) == len(inputs)
         await asyncio.sleep(5)
         assert node.running == 0
-        assert [item.state for item, _ in told] == [state for _, state in told], "what has finished changes no more"
+        assert [item.status for item, _ in told] == [state for _, state in told], "what has finished changes no more"
 
     run_on(virtual_loop, main())

@@ -57,16 +57,16 @@ def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch:
 def settle(item: ItemRecord, result: Any) -> None:
     """The node returned: write down what."""
     if result.__class__ is NodeResult and result.success:
-        item.state = "ok"
+        item.status = "ok"
         item.output = result.output
-        item.metadata = result._metadata  # noqa: SLF001  # the property would make a dict for every item
+        item._metadata = result._metadata  # noqa: SLF001  # the properties would make a dict for every item
     else:
         _settle_other(item, result)
 
 
 def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     """The node raised: keep the exception, without the engine's own frames."""
-    item.state = "failed"
+    item.status = "failed"
     if isinstance(exc, _RejectedInputError):
         rejected = item.input_data
         item.input_data = rejected.input_data
@@ -80,7 +80,7 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
 
 def _settle_other(item: ItemRecord, result: Any) -> None:
     if not isinstance(result, NodeResult):
-        item.state = "failed"
+        item.status = "failed"
         item.error = (
             f"node {item.batch.node_id!r} returned {type(result).__name__}, not a NodeResult: "
             "return NodeResult(success=True, output=...)"
@@ -89,11 +89,11 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
         item.exception = TypeError(item.error)
         return
     item.output = result.output
-    item.metadata = result.metadata
+    item._metadata = result.metadata  # noqa: SLF001  # as above
     if result.success:  # an instance of a subclass
-        item.state = "ok"
+        item.status = "ok"
         return
-    item.state = "failed"
+    item.status = "failed"
     item.error = error_text(result.error)
     item.error_type = error_type_of(result.error)
     if isinstance(result.error, BaseException):

@@ -123,7 +123,7 @@ class Guard:
             may_retry: False where the batch begins nothing any more.
         """
         began = item.started_ns > 0
-        state = item.state
+        state = item.status
         if began and self._breaker is not None:
             ok = (
                 None
@@ -149,9 +149,9 @@ class Guard:
     def _adapt(self, controller: LimitController, item: ItemRecord) -> None:
         batch = self._batch
         outcome: Outcome = "ok"
-        if item.state == "timed_out":
+        if item.status == "timed_out":
             outcome = "timed_out"
-        elif item.state != "ok":
+        elif item.status != "ok":
             outcome = _THROTTLED[kind_of(item.exception)]
         before = controller.limit
         inflight = batch.pulled - batch.completed - batch.queued

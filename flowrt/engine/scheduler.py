@@ -10,7 +10,6 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from copy import copy
 from typing import Any, Final
 
 from flowrt.engine.admission import Admission
@@ -186,23 +185,22 @@ class Scheduler:
 
     def _finish(self, item: ItemRecord) -> None:
         """The item is at its end: tell the instruments, then hand over the result."""
-        dispatch, state = self._dispatch, item.state
+        dispatch, state = self._dispatch, item.status
         self.batch.counts[state] += 1
         if dispatch.attempt_ended and item.started_ns and item.attempts:
             dispatch.notify("attempt_ended", item)
         if dispatch.item_finished:
             dispatch.item_finishes(item)
-        result = BatchResult.of(item)
-        self._deliver(result)
+        self._deliver(item)
         if self._again is not None:
             self._again.item_ended()
         if self._fail_fast and state != "ok" and self._stopped is None:
-            self._fail(item.exception or ItemFailedError(result), f"item {item.index} failed")
+            self._fail(item.exception or ItemFailedError(item), f"item {item.index} failed")
 
     def _leave(self, guard: Guard, item: ItemRecord, outcome: Any) -> Retry | None:
         """The attempt is over: what the policies make of it."""
         may_retry = self._stopped is None and self._drained is None
-        return guard.leave(item, item.exception if item.state == "timed_out" else outcome, may_retry=may_retry)
+        return guard.leave(item, item.exception if item.status == "timed_out" else outcome, may_retry=may_retry)
 
     def _come_back(self, item: ItemRecord, retry: Retry) -> None:
         """The item is to be tried again: its slot and its place go to others until then."""
@@ -215,13 +213,13 @@ class Scheduler:
             item.first_started_ns = item.started_ns
         self._dispatch.notify("attempt_ended", item)
         self._dispatch.notify("retry_scheduled", item)
-        item.state = "running"
+        item.status = "running"
         item.started_ns = 0
         again.push(item, item.finished_ns + retry.delay_ns)
         self.admission.release()
 
     def _start_again(self, item: ItemRecord) -> None:
-        item.output = item.metadata = item.error = item.error_type = item.exception = None
+        item.forget_outcome()
         self._dispatch.notify("attempt_started", item)
 
     async def _yield_turn(self) -> None:
@@ -258,7 +256,7 @@ class Scheduler:
         self._set_timed_out(item)
 
     def _set_timed_out(self, item: ItemRecord) -> None:
-        item.state = "timed_out"
+        item.status = "timed_out"
         item.output = None
         item.error = f"the attempt took longer than item_timeout={self._item_timeout_s:g} s"
         item.error_type = "TimeoutError"
@@ -281,7 +279,7 @@ class Scheduler:
             task.add_done_callback(_look_at)
         self._lose_one()
         if item is not None:
-            item = copy(item)  # what its worker writes some day is nobody's business any more
+            item = item.clone()  # what its worker writes some day is nobody's business any more
             item.uncancellable = True
             if slot.cancelled_ns:
                 self._set_timed_out(item)
@@ -504,7 +502,7 @@ class Scheduler:
 
 
 def _cancel(item: ItemRecord, reason: str) -> None:
-    item.state = "cancelled"
+    item.status = "cancelled"
     item.error = reason
     item.error_type = "CancelledError"
 

@@ -123,7 +123,7 @@ class FastTracingInstrument(BatchTracing):
         started_ns = item.started_ns
         span.wait_ns = started_ns - item.pulled_ns if started_ns else -1
         span.attempts = item.attempts
-        state = item.state
+        state = item.status
         if state != "ok" and state != "resumed" and frame.recording:
             span.complete()
             set_failed(span, item)

@@ -85,7 +85,7 @@ class LogInstrument(Instrument):
 
     def item_finished(self, item: ItemRecord) -> None:
         """Log a failure, within bounds; and everything, where it is asked for."""
-        state = item.state
+        state = item.status
         if state in _QUIET and not item.uncancellable:
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
@@ -173,7 +173,7 @@ def _about_item(item: ItemRecord) -> dict[str, Any]:
         **_about(item.batch),
         "item_index": item.index,
         "attempt": item.attempts,
-        "status": item.state,
+        "status": item.status,
         "duration_s": round((item.finished_ns - started_ns) / 1e9, 6) if started_ns else 0.0,
     }
     if item.error_type is not None:

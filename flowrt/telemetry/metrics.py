@@ -132,7 +132,7 @@ class Shard:
 
     def add(self, item: ItemRecord) -> None:
         """Count an item that is not swift."""
-        state = item.state
+        state = item.status
         self.items[state] += 1
         if state != "ok" and state != "resumed":
             self._add_error(item.error_type or "unknown")
@@ -287,7 +287,7 @@ class MetricsInstrument(Instrument):
         """Count one item: two additions for nearly every one."""
         shard = item.batch.shard
         started_ns = item.started_ns
-        if started_ns is item.pulled_ns and item.attempts == 1 and item.state == "ok":
+        if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
             swift = shard.swift
             elapsed_ns = item.finished_ns - started_ns
             bucket = bisect_left(swift.bounds_ns, elapsed_ns)

@@ -15,7 +15,7 @@ __all__ = ["HeldSpans", "is_wanted"]
 
 def is_wanted(item: ItemRecord, policy: TailSampling) -> bool:
     """Whether an ended item's trace is kept: it went wrong, was retried, was slow, or is of the share kept anyway."""
-    if item.attempts > 1 or item.state not in ("ok", "resumed"):
+    if item.attempts > 1 or item.status not in ("ok", "resumed"):
         return True
     if policy.slow is not None and item.finished_ns - item.pulled_ns >= policy.slow * 1e9:
         return True

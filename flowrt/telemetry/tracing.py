@@ -130,7 +130,7 @@ class TracingInstrument(BatchTracing):
                 span.set_attribute("flowrt.item.attempts", item.attempts)
             if item.started_ns:
                 span.set_attribute("flowrt.item.queue_wait", (item.started_ns - item.pulled_ns) / 1e9)
-            if item.state != "ok" and item.state != "resumed":
+            if item.status != "ok" and item.status != "resumed":
                 set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)
         self.ended += 1

@@ -136,7 +136,7 @@ def test_pairs_are_bounded_and_the_rest_is_counted_as_crowded() -> None:
         instrument = MetricsInstrument(pairs[99], store=store)
         instrument.batch_started(batch)
         item = ItemRecord(batch, 0, None, 5)
-        item.started_ns, item.finished_ns, item.state, item.attempts = 5, 9, "ok", 1
+        item.started_ns, item.finished_ns, item.status, item.attempts = 5, 9, "ok", 1
         instrument.item_finished(item)
         instrument.batch_ended(batch)
 

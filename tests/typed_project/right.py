@@ -44,7 +44,7 @@ class Count(Instrument):
     finished = 0
 
     def item_finished(self, item: ItemRecord) -> None:
-        self.finished += item.state == "ok"
+        self.finished += item.status == "ok"
 
 
 async def double(x: int) -> int:
