@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"] and "flowrt" in sys.orig_argv and not sys.flags.safe_path:
+    # `python -m flowrt` puts the working directory first, where a json.py would hide the standard library's from all
+    # that is imported here; while this is imported, argv[0] is still "-m"
+    del sys.path[0]
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -212,7 +212,7 @@ class BatchProcessor:
         continue_on_error: bool | None = None,
         progress: bool = False,
     ) -> BatchResults:
-        """Run the failed ones of earlier results again.
+        """Run the failed ones of earlier results again; what was `Rejected` has no input to run and stays.
 
         Args:
             results: What `batch` or `batch_as_completed` gave; left unchanged.
@@ -225,7 +225,7 @@ class BatchProcessor:
         """
         started = time.perf_counter()
         merged = list(results)
-        places = [place for place, result in enumerate(merged) if not result.success]
+        places = [place for place, result in enumerate(merged) if not result.success and not _was_rejected(result)]
         again = await self.batch(
             [merged[place].input_data for place in places],
             workflow_context,
@@ -338,6 +338,11 @@ class BatchProcessor:
 
     def __repr__(self) -> str:
         return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"
+
+
+def _was_rejected(result: BatchResult) -> bool:
+    """Whether the input could not even be read, so that there is nothing to try again."""
+    return result.status == "failed" and not result.attempts and result.exception is None
 
 
 _index = attrgetter("index")

@@ -77,5 +77,5 @@ def _a_process_without_a_tracer_provider(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(autouse=True)
 def _a_process_that_has_counted_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process keeps 64 pairs of batch and node apart, fewer than the tests have."""
-    for name in ("shards", "limits", "batches", "stalls", "_free"):
+    for name in ("shards", "limits", "circuits", "batches", "stalls", "_free"):
         monkeypatch.setattr(METRICS, name, {})

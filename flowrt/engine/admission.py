@@ -24,11 +24,12 @@ class Admission:
         closed: No item is admitted any more.
     """
 
-    __slots__ = ("_limit", "_waiters", "closed", "free")
+    __slots__ = ("_limit", "_room", "_waiters", "closed", "free")
 
     def __init__(self, limit: int = sys.maxsize) -> None:
         self._limit = limit
         self.free = limit
+        self._room = 0  # once closed, for results of items that will not run
         self.closed = False
         self._waiters: deque[asyncio.Future[None]] = deque()
 
@@ -45,8 +46,9 @@ class Admission:
     def release(self) -> None:
         """Give a place back, in the order of asking to whoever waits."""
         if self.closed:
-            return
-        self.free += 1
+            self._room += 1
+        else:
+            self.free += 1
         waiters = self._waiters
         while waiters:
             waiter = waiters.popleft()
@@ -60,9 +62,20 @@ class Admission:
             self._limit += 1
             self.release()
 
+    async def take_room(self) -> None:
+        """Once closed: wait for a place for the result of an item that will not run, and take it."""
+        while self._room <= 0:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        self._room -= 1
+
     def close(self) -> None:
         """Admit nothing more; whoever waits is told so."""
+        if self.closed:
+            return
         self.closed = True
+        self._room = self.free
         self.free = 0
         while self._waiters:
             waiter = self._waiters.popleft()

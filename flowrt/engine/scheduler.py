@@ -102,6 +102,7 @@ class Scheduler:
         self._stopped: str | None = None  # why, once the batch has been told to stop
         self._drained: str | None = None  # why, once it has been told to admit nothing more
         self._skip_rest = False
+        self._closing: asyncio.Task[None] | None = None
         self._deadlines: Deadlines | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -195,7 +196,8 @@ class Scheduler:
         if self._again is not None:
             self._again.item_ended()
         if self._fail_fast and state != "ok" and self._stopped is None:
-            self._fail(item.exception or ItemFailedError(item), f"item {item.index} failed")
+            own = item.exception if state == "failed" else None
+            self._fail(own or ItemFailedError(item), f"item {item.index} {state.replace('_', ' ')}")
 
     def _leave(self, guard: Guard, item: ItemRecord, outcome: Any) -> Retry | None:
         """The attempt is over: what the policies make of it."""
@@ -358,7 +360,7 @@ class Scheduler:
         self.stop(f"the batch was stopped because {reason}")
 
     def _batch_timed_out(self) -> None:
-        self._skip_rest = True
+        self._skip_rest = self._stopped is None
         self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
 
     def drain(self, reason: str) -> None:
@@ -377,7 +379,12 @@ class Scheduler:
         Args:
             reason: For the error of the items that are cut short.
         """
-        if self._stopped is not None or self.over:
+        if self.over:
+            return
+        if self._stopped is not None or self._closing is not None:
+            self._skip_rest = False  # whoever wanted the rest is gone
+            if self._closing is not None:
+                self._closing.cancel()
             return
         self._stopped = reason
         self.admission.close()
@@ -411,19 +418,22 @@ class Scheduler:
 
     def _wind_up(self) -> None:
         """The last worker has ended."""
-        if self._source.dry or not self._source.awaits:
+        if self._closing is not None:
+            return
+        source = self._source
+        self._context.copy().run(self._cancel_waiting)
+        rest = self._skip_rest and self.batch.expected is not None and not source.awaits
+        if not rest and (source.dry or not source.awaits):
             self._conclude()
             return
-        closing = self.loop.create_task(asyncio.wait_for(self._source.aclose(), GRACE_S))
-        closing.add_done_callback(_look_at)
-        closing.add_done_callback(lambda _: self._conclude())
+        work = self._cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
+        self._closing = self.loop.create_task(work, context=self._context.copy())
+        self._closing.add_done_callback(_look_at)
+        self._closing.add_done_callback(lambda _: self._conclude())
 
     def _conclude(self) -> None:
         if self.over:
             return
-        self._context.copy().run(self._cancel_waiting)
-        if self._skip_rest and self.batch.expected is not None and not self._source.awaits:
-            self._context.copy().run(self._cancel_rest)
         self.over = True
         _active.discard(self)
         if self._deadlines is not None:
@@ -448,24 +458,30 @@ class Scheduler:
         """Items that waited for another attempt end as cancelled."""
         reason = self._stopped or self._drained or "the batch was stopped"
         for item in self._source.leftover():
-            last = f"{item.error_type}: {item.error}"
-            _cancel(
-                item, f"not tried again after {item.attempts} attempts, the last of which ended in {last}; {reason}"
-            )
+            last = f"attempt {item.attempts} ended in {item.error_type}: {item.error}"
+            _cancel(item, f"not tried again: {reason}; {last}")
             item.finished_ns = self._clock()
             self._finish(item)
 
-    def _cancel_rest(self) -> None:
-        """Inputs that are all there and were never started end as cancelled."""
+    async def _cancel_rest(self) -> None:
+        """Inputs that are all there and were never started end as cancelled, at the pace of whoever takes them."""
         reason = self._stopped or self._drained or "the batch was stopped"
+        batch, source, clock = self.batch, self._source, self._clock
         try:
-            while (data := self._source.pull()) is not END and data is not LATER:
-                item = ItemRecord(self.batch, self.batch.pulled, data, self._clock())
-                self.batch.pulled += 1
+            while True:
+                await self.admission.take_room()
+                data = source.pull()
+                if data is END or data is LATER:
+                    return
+                item = ItemRecord(batch, batch.pulled, data, clock())
+                batch.pulled += 1
                 self._dispatch.item_starts(item)
                 _cancel(item, f"not started: {reason}")
                 item.finished_ns = item.pulled_ns
                 self._finish(item)
+                if item.pulled_ns - self._turn_ns > _TURN_NS:
+                    await asyncio.sleep(0)
+                    self._turn_ns = clock()
         except Exception as exc:  # the source failed
             self._source_failed(exc)
 

@@ -38,6 +38,9 @@ class Metric:
     labels: tuple[str, ...]
 
 
+CIRCUIT_STATES: Final = ("closed", "half_open", "open")
+"""The states of a circuit breaker, each at the place of its number."""
+
 _PAIR = ("batch", "node")
 _BATCH = ("batch",)
 
@@ -47,12 +50,37 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric("flowrt_items_total", "counter", "Items that ended, by how they ended.", (*_PAIR, "status")),
         Metric("flowrt_item_errors_total", "counter", "Items that failed, by type of error.", (*_PAIR, "error_type")),
         Metric("flowrt_item_attempts_total", "counter", "Attempts that ended, retries included.", (*_PAIR, "status")),
+        Metric("flowrt_item_retries_total", "counter", "Further attempts, by why one was needed.", (*_PAIR, "reason")),
         Metric("flowrt_item_duration_seconds", "histogram", "From pulled to ended, in seconds.", (*_PAIR, "status")),
         Metric("flowrt_attempt_duration_seconds", "histogram", "Service time of one attempt, in seconds.", _PAIR),
         Metric("flowrt_item_queue_wait_seconds", "histogram", "From pulled to the first start, in seconds.", _PAIR),
         Metric("flowrt_items_inflight", "gauge", "Items that occupy a slot now.", _PAIR),
+        Metric(
+            "flowrt_items_queued",
+            "gauge",
+            "Items that wait for a retry, a rate limit or an open circuit now.",
+            _PAIR,
+        ),
         Metric("flowrt_concurrency_limit", "gauge", "Slots that there are now.", _PAIR),
         Metric("flowrt_slot_busy_seconds_total", "counter", "Time for which slots were occupied, in seconds.", _PAIR),
+        Metric(
+            "flowrt_rate_limit_wait_seconds_total",
+            "counter",
+            "Time that ended items waited for rate limits and open circuits, in seconds.",
+            _PAIR,
+        ),
+        Metric(
+            "flowrt_retry_backoff_seconds_total",
+            "counter",
+            "Time that ended items were told to wait between attempts, in seconds.",
+            _PAIR,
+        ),
+        Metric(
+            "flowrt_circuit_state",
+            "gauge",
+            "State of the node's circuit breaker: 0 closed, 1 half-open, 2 open; 0 where there is none.",
+            _PAIR,
+        ),
         Metric("flowrt_batches_total", "counter", "Batches that ended, by how they ended.", ("batch", "status")),
         Metric("flowrt_batches_active", "gauge", "Batches under way.", _BATCH),
         Metric("flowrt_batch_items_expected", "gauge", "Items that the batches under way hold, where known.", _BATCH),

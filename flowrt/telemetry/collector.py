@@ -17,9 +17,9 @@ from prometheus_client.samples import Exemplar as OpenMetricsExemplar
 from flowrt._version import __version__
 from flowrt.instrument import instrument_errors
 from flowrt.records import STATUSES
-from flowrt.telemetry.catalogue import CATALOGUE, DURATION_BOUNDS_S
+from flowrt.telemetry.catalogue import CATALOGUE, CIRCUIT_STATES, DURATION_BOUNDS_S
 from flowrt.telemetry.exemplars import Exemplar, Exemplars
-from flowrt.telemetry.metrics import METRICS, OTHER_PAIR, Histogram, MetricsStore, Shard
+from flowrt.telemetry.metrics import METRICS, OTHER_PAIR, RETRY_REASONS, Histogram, MetricsStore, Shard
 from flowrt.telemetry.text import label
 
 __all__ = ["StoreCollector", "register"]
@@ -67,7 +67,9 @@ class StoreCollector(Collector):
 
     def _items(self) -> Iterator[Family]:
         items, errors = _counter("flowrt_items_total"), _counter("flowrt_item_errors_total")
-        attempts = _counter("flowrt_item_attempts_total")
+        attempts, retries = _counter("flowrt_item_attempts_total"), _counter("flowrt_item_retries_total")
+        backoff = _counter("flowrt_retry_backoff_seconds_total")
+        rate_wait = _counter("flowrt_rate_limit_wait_seconds_total")
         duration, attempt = _histogram("flowrt_item_duration_seconds"), _histogram("flowrt_attempt_duration_seconds")
         queue_wait = _histogram("flowrt_item_queue_wait_seconds")
         for pair, shards in self._pairs():
@@ -79,6 +81,10 @@ class StoreCollector(Collector):
             for status in ("ok", "failed", "timed_out"):
                 count = sum(shard.attempts[status] for shard in shards)
                 attempts.add_metric([*pair, status], count + (swift_count if status == "ok" else 0))
+            for reason in RETRY_REASONS:
+                retries.add_metric([*pair, reason], sum(shard.retries[reason] for shard in shards))
+            backoff.add_metric(pair, sum(shard.backoff_ns for shard in shards) / 1e9)
+            rate_wait.add_metric(pair, sum(shard.rate_wait_ns for shard in shards) / 1e9)
             by_type: dict[str, int] = {}
             for shard in shards:
                 for error_type, count in shard.errors.copy().items():
@@ -90,34 +96,39 @@ class StoreCollector(Collector):
             _add(duration, [*pair, "failed"], [shard.failed for shard in shards], exemplars=failed)
             _add(attempt, [*pair], [*swift, *(shard.attempt for shard in shards)])
             _add(queue_wait, [*pair], [shard.queue_wait for shard in shards], at_zero=swift_count)
-        yield from (items, errors, attempts, duration, attempt, queue_wait)
+        yield from (items, errors, attempts, retries, duration, attempt, queue_wait, backoff, rate_wait)
 
     def _gauges(self) -> Iterator[Family]:
         store = self._store
         inflight, limit = _gauge("flowrt_items_inflight"), _gauge("flowrt_concurrency_limit")
+        queued, circuit = _gauge("flowrt_items_queued"), _gauge("flowrt_circuit_state")
+        waiting: dict[tuple[str, str], int] = {}
         busy = _counter("flowrt_slot_busy_seconds_total")
         now_ns = time.time_ns()
         running: dict[tuple[str, str], int] = {}
         limits: dict[tuple[str, str], int] = {}
         held_ns: dict[tuple[str, str], int] = {}
         for pair, shards in self._pairs():  # before the slots: an item that ends in between is counted late, not twice
-            held_ns[pair] = sum(s.swift.sum_ns + s.ok.sum_ns + s.failed.sum_ns for s in shards)
+            held_ns[pair] = sum(s.swift.sum_ns + s.ok.sum_ns + s.failed.sum_ns - s.backoff_ns for s in shards)
         for batch in list(store.active):
             pair = batch.shard.pair
             now = now_ns - batch.epoch_offset_ns
             limits[pair] = limits.get(pair, 0) + batch.limit
+            waiting[pair] = waiting.get(pair, 0) + batch.queued
             for slot in batch.slots.copy():
                 item = slot.item
                 if item is not None:
                     running[pair] = running.get(pair, 0) + 1
-                    held_ns[pair] = held_ns.get(pair, 0) + max(0, now - item.pulled_ns)
+                    held_ns[pair] = held_ns.get(pair, 0) + max(0, now - item.pulled_ns - item.backoff_ns)
         for pair in list(store.shards):
             inflight.add_metric(pair, running.get(pair, 0))
+            queued.add_metric(pair, waiting.get(pair, 0))
+            circuit.add_metric(pair, CIRCUIT_STATES.index(store.circuits.get(pair, "closed")))
             limit.add_metric(pair, limits.get(pair, store.limits.get(pair, 0)))
             seconds = max(self._busy_s.get(pair, 0.0), held_ns.get(pair, 0) / 1e9)
             self._busy_s[pair] = seconds
             busy.add_metric(pair, seconds)
-        yield from (inflight, limit, busy)
+        yield from (inflight, queued, limit, busy, circuit)
 
     def _batches(self) -> Iterator[Family]:
         store = self._store

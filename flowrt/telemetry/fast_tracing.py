@@ -101,16 +101,29 @@ class FastTracingInstrument(BatchTracing):
             self._held.open(ids & _SPAN_ID_MASK)
         elif self._outer is not None and self._parent is not None:
             self._outer.start(ids & _SPAN_ID_MASK, self._parent.span_id)
-        span.token = otel_context.attach(
-            Context({_SPAN_KEY: span}) if self._nothing_else else trace.set_span_in_context(span, self._base)
-        )
+        self._make_current(span)
+
+    def attempt_started(self, item: ItemRecord) -> None:
+        """Make the item's span the current one again, where the next attempt runs."""
+        if otel_context.get_current() is not self._seen:
+            self._rebase()
+        self._make_current(item.span)
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Leave the attempt's context, and tell of the attempt."""
+        span: ItemSpan = item.span
+        if span.token is not None:
+            otel_context.detach(span.token)
+            span.token = None
+        self._tell_attempt(item, span)
 
     def item_finished(self, item: ItemRecord) -> None:
         """End the item's span and hand it over."""
         span: ItemSpan = item.span
         item.span = None
-        if not item.uncancellable:  # else its context is still in use, in a task that nobody waits for
-            otel_context.detach(span.token)  # type: ignore[arg-type]  # set by item_started
+        # of one that does not end the context is still in use, in a task that nobody waits for
+        if span.token is not None and not item.uncancellable:
+            otel_context.detach(span.token)
         span.token = None
         frame = span.frame
         if span.end_ns:  # by the node, which handed it over
@@ -120,9 +133,14 @@ class FastTracingInstrument(BatchTracing):
             if self._held is not None:
                 self._keeps(item, self._held)
             return
+        span.attempts = attempts = item.attempts
         started_ns = item.started_ns
-        span.wait_ns = started_ns - item.pulled_ns if started_ns else -1
-        span.attempts = item.attempts
+        if attempts < 2 and started_ns:
+            span.wait_ns = started_ns - item.pulled_ns
+        else:
+            span.wait_ns = item.queue_wait_ns
+            if attempts > 1 and frame.recording:
+                self._tell_attempt(item, span)
         state = item.status
         if state != "ok" and state != "resumed" and frame.recording:
             span.complete()
@@ -147,6 +165,11 @@ class FastTracingInstrument(BatchTracing):
             if wanted:
                 self._provider.hand_over(span)
         return wanted
+
+    def _make_current(self, span: ItemSpan) -> None:
+        span.token = otel_context.attach(
+            Context({_SPAN_KEY: span}) if self._nothing_else else trace.set_span_in_context(span, self._base)
+        )
 
     def _rebase(self) -> None:
         """The worker's context is another one than it was: build on that."""

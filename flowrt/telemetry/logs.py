@@ -83,6 +83,22 @@ class LogInstrument(Instrument):
         self._progress = (0, loop.time())
         self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
 
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Log that an item will be tried again, within bounds."""
+        self._warn("item.retry", item, reason=item.retry.reason, delay_s=round(item.retry.delay_ns / 1e9, 6))
+
+    def limit_changed(self, batch: BatchRecord) -> None:
+        """Log the new concurrency limit, and why where it adapts by itself."""
+        change = batch.limit_change
+        why = {} if change is None or change.new != batch.limit else {"before": change.old, "reason": change.reason}
+        log_event("info", "limit.changed", **_about(batch), limit=batch.limit, **why)
+
+    def circuit_changed(self, batch: BatchRecord) -> None:
+        """Log the circuit breaker's new state."""
+        change = batch.circuit
+        level = "warning" if change.new == "open" else "info"
+        log_event(level, "circuit.changed", **_about(batch), before=change.old, state=change.new, reason=change.reason)
+
     def item_finished(self, item: ItemRecord) -> None:
         """Log a failure, within bounds; and everything, where it is asked for."""
         state = item.status
@@ -90,12 +106,15 @@ class LogInstrument(Instrument):
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
             return
-        event = "item.timed_out" if state == "timed_out" else "item.failed"
+        self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
+
+    def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
+        """Log a warning about an item, unless there were many just now; then count it."""
         allowance = self._warnings.get(event)
         if allowance is None:
             allowance = self._warnings[event] = _Allowance(item.finished_ns)
         if allowance.take(item.finished_ns):
-            fields = _about_item(item)
+            fields = {**_about_item(item), **more}
             if allowance.suppressed:
                 fields["suppressed"] = allowance.suppressed
                 allowance.suppressed = 0

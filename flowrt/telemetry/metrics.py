@@ -40,6 +40,8 @@ _MOST_ERROR_TYPES: Final = 20
 _OTHER_ERROR: Final = "_OTHER"
 _FAILED_ATTEMPTS: Final = {"failed": "failed", "cancelled": "failed", "timed_out": "timed_out"}
 
+RETRY_REASONS: Final = ("error", "timeout", "rate_limited")
+
 Signal = Literal["spans", "logs", "exemplars", "metrics"]
 DropReason = Literal["queue_full", "export_error", "cardinality", "shutdown"]
 SIGNALS: Final[tuple[Signal, ...]] = ("spans", "logs", "exemplars", "metrics")
@@ -78,6 +80,7 @@ class Shard:
     __slots__ = (
         "attempt",
         "attempts",
+        "backoff_ns",
         "bounds_s",
         "errors",
         "failed",
@@ -88,6 +91,8 @@ class Shard:
         "ok_exemplars",
         "pair",
         "queue_wait",
+        "rate_wait_ns",
+        "retries",
         "service_ns_before",
         "swift",
     )
@@ -99,6 +104,9 @@ class Shard:
         self.items: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.errors: dict[str, int] = {}
         self.attempts = {"ok": 0, "failed": 0, "timed_out": 0}
+        self.retries = dict.fromkeys(RETRY_REASONS, 0)
+        self.backoff_ns = 0
+        self.rate_wait_ns = 0
         self.ok = Histogram(bounds_s)
         self.failed = Histogram(bounds_s)
         self.attempt = Histogram(bounds_s)
@@ -142,9 +150,20 @@ class Shard:
             exemplars = self.ok_exemplars if state == "ok" else self.failed_exemplars
             if item.finished_ns >= exemplars.due_ns[bucket]:
                 exemplars.take(bucket, item)
-            self.attempts[_FAILED_ATTEMPTS.get(state, "ok")] += 1
-            self.attempt.add(item.finished_ns - item.started_ns)
-            self.queue_wait.add(item.started_ns - item.pulled_ns)
+            if item.started_ns:  # else it waited for another attempt, and what it had is counted
+                self._add_attempt(item)
+            self.queue_wait.add(item.queue_wait_ns)
+        self.backoff_ns += item.backoff_ns
+        self.rate_wait_ns += item.rate_wait_ns
+
+    def add_retry(self, item: ItemRecord) -> None:
+        """Count an attempt that is not the item's last."""
+        self._add_attempt(item)
+        self.retries[item.retry.reason] += 1
+
+    def _add_attempt(self, item: ItemRecord) -> None:
+        self.attempts[_FAILED_ATTEMPTS.get(item.status, "ok")] += 1
+        self.attempt.add(item.finished_ns - item.started_ns)
 
     def _add_error(self, error_type: str) -> None:
         errors = self.errors
@@ -176,6 +195,7 @@ class MetricsStore:
         self.shards: dict[tuple[str, str], list[Shard]] = {}
         self._free: dict[tuple[str, str], list[Shard]] = {}
         self.limits: dict[tuple[str, str], int] = {}
+        self.circuits: dict[tuple[str, str], str] = {}
         self.batches: dict[str, BatchShard] = {}
         self.active: weakref.WeakSet[BatchRecord] = weakref.WeakSet()
         self.lag = Histogram(LAG_BOUNDS_S)
@@ -297,6 +317,14 @@ class MetricsInstrument(Instrument):
                 shard.ok_exemplars.take(bucket, item)
         else:
             shard.add(item)
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Count the attempt that has ended."""
+        item.batch.shard.add_retry(item)
+
+    def circuit_changed(self, batch: BatchRecord) -> None:
+        """Note the state that the circuit is in."""
+        self._store.circuits[self._pair] = batch.circuit.new
 
     def batch_ended(self, batch: BatchRecord) -> None:
         """Count the batch."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from flowrt._version import __version__
@@ -86,6 +87,21 @@ class BatchTracing(Instrument):
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
 
+    def _tell_attempt(self, item: ItemRecord, parent: trace.Span) -> None:
+        """A span for an attempt that has just ended, of an item that has several."""
+        if not item.started_ns:
+            return
+        span = self._tracer.start_span(
+            self._item_name.replace("process ", "attempt ", 1),
+            trace.set_span_in_context(parent, Context()),
+            SpanKind.INTERNAL,
+            {**self._common, "flowrt.item.index": item.index, "flowrt.attempt.number": item.attempts},
+            start_time=item.started_ns + self._offset_ns,
+        )
+        if item.status not in ("ok", "resumed"):
+            set_failed(span, item)
+        span.end(item.finished_ns + self._offset_ns)
+
     def batch_ended(self, batch: BatchRecord) -> None:
         """Put the totals on the batch span, and end it."""
         span = batch.span
@@ -119,17 +135,32 @@ class TracingInstrument(BatchTracing):
         item.kept = span_context.trace_flags.sampled
         item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
 
+    def attempt_started(self, item: ItemRecord) -> None:
+        """Make the item's span the current one again, where the next attempt runs."""
+        span, _ = item.span
+        item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Leave the attempt's context, and tell of the attempt."""
+        span, token = item.span
+        item.span = (span, None)
+        otel_context.detach(token)
+        self._tell_attempt(item, span)
+
     def item_finished(self, item: ItemRecord) -> None:
         """Say on the span what became of the item, and end it."""
         span, token = item.span
         item.span = None
-        if not item.uncancellable:  # else its context is still in use, in a task that nobody waits for
+        # of one that does not end the context is still in use, in a task that nobody waits for
+        if token is not None and not item.uncancellable:
             otel_context.detach(token)
         if span.is_recording():
             if item.attempts > 1:
+                self._tell_attempt(item, span)
                 span.set_attribute("flowrt.item.attempts", item.attempts)
-            if item.started_ns:
-                span.set_attribute("flowrt.item.queue_wait", (item.started_ns - item.pulled_ns) / 1e9)
+            wait_ns = item.queue_wait_ns
+            if wait_ns >= 0:
+                span.set_attribute("flowrt.item.queue_wait", wait_ns / 1e9)
             if item.status != "ok" and item.status != "resumed":
                 set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)

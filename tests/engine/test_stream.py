@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -188,3 +188,53 @@ gc.collect()
 
 def test_a_stream_of_a_batch_processor_has_a_telling_repr() -> None:
     assert "not started" in repr(BatchProcessor(asyncio.sleep, telemetry=False).batch_as_completed([]))
+
+
+class Counted(list[int]):
+    """A list that counts how many of it were pulled."""
+
+    pulled = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for item in super().__iter__():
+            self.pulled += 1
+            yield item
+
+
+def test_the_rest_of_a_batch_over_its_time_is_given_at_the_consumer_s_pace(run_virtual: Run) -> None:
+    inputs = Counted(range(10_000))
+
+    async def main() -> None:
+        statuses = []
+        async for result in BatchProcessor(asyncio.sleep, 3, batch_timeout=2.5, telemetry=False).batch_as_completed(
+            inputs
+        ):
+            statuses.append(result.status)
+            assert inputs.pulled <= len(statuses) + 4
+            if len(statuses) == 50:
+                break
+        assert "cancelled" in statuses
+
+    run_virtual(main())
+    assert inputs.pulled < 60
+
+
+def test_the_rest_of_a_long_batch_over_its_time_does_not_block_the_loop(run: Run) -> None:
+    async def main() -> None:
+        turns = 0
+
+        async def turning() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        watcher = asyncio.create_task(turning())
+        processor = BatchProcessor(asyncio.sleep, 3, batch_timeout=0.01, telemetry=False)
+        results = await processor.batch([10.0] * 30_000)
+        watcher.cancel()
+        assert {result.status for result in results} == {"cancelled"}
+        assert len(results) == 30_000
+        assert turns > 10
+
+    run(main())

@@ -1,0 +1,439 @@
+"""Retries, rate limits, adaptive limits and circuit breakers at work in a batch, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrt import (
+    AdaptiveLimit,
+    BatchProcessor,
+    CircuitBreaker,
+    Instrument,
+    ItemRecord,
+    NodeResult,
+    RateLimit,
+    RetryPolicy,
+)
+from flowrt.policies import CircuitOpenError
+from tests.conftest import run_on, virtual_loop
+
+Run = Callable[[Any], Any]
+NO_JITTER = {"wait": lambda state: float(state.attempt_number)}  # 1 s, 2 s, 3 s
+
+
+class Flaky:
+    """Fails an item's first attempts, and notes when each began."""
+
+    def __init__(self, failures: dict[int, int], takes_s: float = 1.0) -> None:
+        self.failures = dict(failures)
+        self.takes_s = takes_s
+        self.began: list[tuple[float, int]] = []
+        self.running = self.most = 0
+
+    async def __call__(self, x: int) -> int:
+        self.began.append((asyncio.get_running_loop().time(), x))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.takes_s)
+        finally:
+            self.running -= 1
+        if self.failures.get(x, 0) > 0:
+            self.failures[x] -= 1
+            raise ConnectionError(f"not yet {x}")
+        return 10 * x
+
+
+class Told(Instrument):
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int, int, str]] = []
+
+    def item_started(self, item: ItemRecord) -> None:
+        self.log.append(("started", item.index, item.attempts, item.status))
+
+    def attempt_started(self, item: ItemRecord) -> None:
+        self.log.append(("attempt", item.index, item.attempts, item.status))
+
+    def attempt_ended(self, item: ItemRecord) -> None:
+        self.log.append(("ended", item.index, item.attempts, item.status))
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        self.log.append(("retry", item.index, item.attempts, item.retry.reason))
+
+    def item_finished(self, item: ItemRecord) -> None:
+        self.log.append(("finished", item.index, item.attempts, item.status))
+
+
+def test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot(run_virtual: Run) -> None:
+    node, told = Flaky({0: 2}), Told()
+    processor = BatchProcessor(node, 1, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[told])
+    results = run_virtual(processor.batch(range(5)))
+    assert [(r.output, r.attempts) for r in results] == [(0, 3), (10, 1), (20, 1), (30, 1), (40, 1)]
+    assert node.began == [(0, 0), (1, 1), (2, 0), (3, 2), (4, 3), (5, 0), (6, 4)]
+    assert node.most == 1
+    assert results[0].execution_time == pytest.approx(1)
+    assert [event for event in told.log if event[1] == 0] == [
+        ("started", 0, 0, "running"),
+        ("ended", 0, 1, "failed"),
+        ("retry", 0, 1, "error"),
+        ("attempt", 0, 1, "running"),
+        ("ended", 0, 2, "failed"),
+        ("retry", 0, 2, "error"),
+        ("attempt", 0, 2, "running"),
+        ("ended", 0, 3, "ok"),
+        ("finished", 0, 3, "ok"),
+    ]
+
+
+def test_an_item_whose_attempts_are_spent_keeps_its_last_error(run_virtual: Run) -> None:
+    processor = BatchProcessor(Flaky({1: 9}), 2, retry=RetryPolicy(3, **NO_JITTER), telemetry=False)
+    results = run_virtual(processor.batch(range(3)))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert (results[1].attempts, results[1].error, results[1].error_type) == (3, "not yet 1", "ConnectionError")
+    assert isinstance(results[1].exception, ConnectionError)
+
+
+def test_a_success_after_failures_has_nothing_of_them_left(run_virtual: Run) -> None:
+    async def node(x: int) -> NodeResult:
+        return NodeResult(bool(seen.append(x)) or len(seen) > 1, x, "bad luck", {"try": len(seen)})
+
+    seen: list[int] = []
+    (result,) = run_virtual(BatchProcessor(node, retry=RetryPolicy(**NO_JITTER), telemetry=False).batch([7]))
+    assert (result.status, result.error, result.error_type, result.exception) == ("ok", None, None, None)
+    assert (result.output, result.metadata, result.attempts) == (7, {"try": 2}, 2)
+
+
+def test_timeouts_are_tried_again_and_a_wait_does_not_count_against_the_next_attempt(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        tries.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(10 if len(tries) == 1 else 1)
+        return x
+
+    tries: list[float] = []
+    retry = RetryPolicy(wait=lambda _: 60.0)
+    (result,) = run_virtual(BatchProcessor(node, item_timeout=2, retry=retry, telemetry=False).batch([1]))
+    assert (result.status, result.attempts) == ("ok", 2)
+    assert tries == [0, pytest.approx(62, abs=0.1)]
+
+
+def test_retries_hold_no_place_of_a_stream(run_virtual: Run) -> None:
+    async def main() -> list[int]:
+        node = Flaky({0: 1})
+        processor = BatchProcessor(node, 2, retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False)
+        order = [result.index async for result in processor.batch_as_completed(range(20))]
+        assert asyncio.get_running_loop().time() < 105
+        return order
+
+    assert run_virtual(main()) == [*range(1, 20), 0]
+
+
+def test_items_in_backoff_are_bounded_and_then_hold_admission(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(100), 1), takes_s=0.01)
+    retry = RetryPolicy(wait=lambda _: 50.0, waiting=5, budget=None)
+    results = run_virtual(BatchProcessor(node, 2, retry=retry, telemetry=False).batch(range(12)))
+    assert all(r.success for r in results)
+    early = [x for at, x in node.began if at < 50]
+    assert len(early) <= 5 + 2, "no more are begun than may wait, and those in the slots"
+
+
+def test_a_retry_storm_stops_at_the_budget(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(1_000), 99), takes_s=0.001)
+    retry = RetryPolicy(10, wait=lambda _: 0.01, budget=0.1, budget_minimum=5)
+    results = run_virtual(BatchProcessor(node, 10, retry=retry, telemetry=False).batch(range(1_000)))
+    assert {r.status for r in results} == {"failed"}
+    assert 1_000 < len(node.began) <= 1_000 + 105
+
+
+def test_what_policies_functions_raise_fails_the_item(run_virtual: Run) -> None:
+    def broken(_: Any) -> bool:
+        raise KeyError("in the policy")
+
+    (result,) = run_virtual(BatchProcessor(Flaky({0: 1}), retry=RetryPolicy(on=broken), telemetry=False).batch([0]))
+    assert (result.status, result.error_type) == ("failed", "KeyError")
+    assert isinstance(result.exception.__context__, ConnectionError)
+
+
+def test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had(run_virtual: Run) -> None:
+    retry = RetryPolicy(wait=lambda _: 100.0)
+    processor = BatchProcessor(Flaky({0: 1}), 2, batch_timeout=10, retry=retry, telemetry=False)
+    results = run_virtual(processor.batch(range(3)))
+    assert [r.status for r in results] == ["cancelled", "ok", "ok"]
+    assert "batch_timeout=10" in results[0].error
+    assert "attempt 1 ended in ConnectionError: not yet 0" in results[0].error
+    assert results[0].attempts == 1
+
+
+def test_the_first_failure_that_stands_stops_a_batch_and_what_waits_is_cancelled(run_virtual: Run) -> None:
+    async def main() -> None:
+        node = Flaky({0: 1, 5: 9}, takes_s=1)
+        told = Told()
+        retry = RetryPolicy(2, wait=lambda state: 100.0 if node.failures[0] == 0 and node.failures[5] == 9 else 0.0)
+        processor = BatchProcessor(node, 2, False, retry=retry, telemetry=False, instruments=[told])
+        with pytest.raises(ConnectionError, match="not yet 5"):
+            await processor.batch(range(50))
+        ends = Counter(index for what, index, *_ in told.log if what == "finished")
+        begun = {index for what, index, *_ in told.log if what == "started"}
+        assert set(ends) == begun
+        assert set(ends.values()) == {1}
+        assert ("finished", 0, 1, "cancelled") in told.log
+
+    run_virtual(main())
+
+
+def test_a_cancelled_caller_leaves_nothing_in_backoff(run_virtual: Run) -> None:
+    async def main() -> None:
+        told = Told()
+        processor = BatchProcessor(
+            Flaky({0: 1}), retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False, instruments=[told]
+        )
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(processor.batch([0]), 5)
+        assert told.log[-1] == ("finished", 0, 1, "cancelled")
+        assert asyncio.get_running_loop().time() == pytest.approx(5)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_async_source_that_is_slow_does_not_hold_up_what_is_due(concurrency: int, run_virtual: Run) -> None:
+    async def slow() -> AsyncIterator[int]:
+        for x in range(4):
+            yield x
+            await asyncio.sleep(100)
+
+    node = Flaky({0: 2})
+    results = run_virtual(
+        BatchProcessor(node, concurrency, retry=RetryPolicy(**NO_JITTER), telemetry=False).batch(slow())
+    )
+    assert [(r.index, r.output, r.attempts) for r in results] == [(0, 0, 3), (1, 10, 1), (2, 20, 1), (3, 30, 1)]
+    assert [at for at, x in node.began if x == 0] == [0, 2, 5]
+    assert [at for at, x in node.began if x == 1] == [101 if concurrency == 1 else 100]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_error_of_the_source_is_raised_after_what_was_begun_has_ended(kind: str, run_virtual: Run) -> None:
+    def inputs() -> Any:
+        yield from range(3)
+        raise OSError("source")
+
+    async def awaited() -> AsyncIterator[int]:
+        for x in range(3):
+            yield x
+        raise OSError("source")
+
+    async def main() -> None:
+        told = Told()
+        processor = BatchProcessor(
+            Flaky({1: 1}), 2, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[told]
+        )
+        with pytest.raises(OSError, match="source"):
+            await processor.batch(inputs() if kind == "sync" else awaited())
+        assert sorted(line[1:] for line in told.log if line[0] == "finished") == [
+            (0, 1, "ok"),
+            (1, 2, "ok"),
+            (2, 1, "ok"),
+        ]
+
+    run_virtual(main())
+
+
+def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> None:
+    def p99(results: list[Any]) -> float:
+        healthy = sorted(r.queue_time + r.execution_time for r in results if r.index % 10)
+        return healthy[math.ceil(0.99 * len(healthy)) - 1]
+
+    plain = run_virtual(BatchProcessor(Flaky({}, 0.05), 50, telemetry=False).batch(range(1_000)))
+    node = Flaky(dict.fromkeys(range(0, 1000, 10), 2), 0.05)
+    retried = run_virtual(BatchProcessor(node, 50, retry=RetryPolicy(), telemetry=False).batch(range(1_000)))
+    assert retried.success_rate == 1
+    assert p99(retried) <= 1.1 * p99(plain)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    failures=st.lists(st.integers(0, 4), max_size=25),
+    c=st.integers(1, 5),
+    attempts=st.integers(1, 4),
+    waiting=st.integers(1, 3),
+    kind=st.sampled_from(["list", "async"]),
+    stream=st.booleans(),
+)
+def test_every_item_ends_once_with_as_many_attempts_as_it_needs(
+    failures: list[int], c: int, attempts: int, waiting: int, kind: str, stream: bool
+) -> None:
+    node = Flaky(dict(enumerate(failures)), 0.1)
+    retry = RetryPolicy(attempts, budget=None, waiting=waiting)
+    told = Told()
+    processor = BatchProcessor(node, c, retry=retry, telemetry=False, instruments=[told])
+
+    async def given_later() -> AsyncIterator[int]:
+        for x in range(len(failures)):
+            if x % 3 == 0:
+                await asyncio.sleep(0.05)
+            yield x
+
+    async def main() -> list[Any]:
+        inputs = given_later() if kind == "async" else list(range(len(failures)))
+        if not stream:
+            return await processor.batch(inputs)
+        return sorted([r async for r in processor.batch_as_completed(inputs)], key=lambda r: r.index)
+
+    results = run_on(virtual_loop, main())
+    assert [r.index for r in results] == list(range(len(failures)))
+    assert [r.attempts for r in results] == [min(attempts, failed + 1) for failed in failures]
+    assert [r.success for r in results] == [failed < attempts for failed in failures]
+    assert node.most <= c
+    assert Counter(line[1] for line in told.log if line[0] == "finished") == Counter(range(len(failures)))
+
+
+# -- rate limits ---------------------------------------------------------------------------------------------------
+
+
+def test_no_window_has_more_starts_than_the_rate(run_virtual: Run) -> None:
+    node = Flaky({}, 0.5)
+    processor = BatchProcessor(node, 50, rate_limit=RateLimit(10, per=1, burst=10), telemetry=False)
+    results = run_virtual(processor.batch(range(100)))
+    starts = sorted(at for at, _ in node.began)
+    assert all(later - earlier >= 1 - 1e-9 for earlier, later in zip(starts, starts[10:], strict=False))
+    assert starts[-1] == pytest.approx(9, abs=0.2)
+    assert results.success_rate == 1
+    assert results[99].queue_time == pytest.approx(starts[-1] - 0, abs=9)
+
+
+def test_retries_pay_the_rate_too_and_waiting_does_not_count_against_the_item_s_time(run_virtual: Run) -> None:
+    node = Flaky({0: 1}, 0.5)
+    processor = BatchProcessor(
+        node,
+        5,
+        item_timeout=0.8,
+        retry=RetryPolicy(wait=lambda _: 0.0),
+        rate_limit=RateLimit(1, per=10),
+        telemetry=False,
+    )
+    results = run_virtual(processor.batch(range(3)))
+    assert results.success_rate == 1
+    assert sorted(at for at, _ in node.began) == [0, 10, 20, 30]
+
+
+def test_an_item_that_can_never_fit_fails_at_once_and_is_not_tried_again(run_virtual: Run) -> None:
+    tokens = RateLimit(100, per=60, cost=lambda item: item)
+    processor = BatchProcessor(Flaky({}), 2, rate_limit=tokens, retry=RetryPolicy(), telemetry=False)
+    results = run_virtual(processor.batch([10, 101, 20]))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert (results[1].attempts, results[1].error_type) == (0, "CostTooHighError")
+    assert "101" in results[1].error
+
+
+def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
+    starts: list[float] = []
+
+    async def node(x: int) -> NodeResult:
+        starts.append(asyncio.get_running_loop().time())
+        return NodeResult(True, x, metadata={"tokens": 10})
+
+    tokens = RateLimit(100, per=60, burst=100, cost=lambda _: 50, actual="tokens")
+    run_virtual(BatchProcessor(node, 1, rate_limit=tokens, telemetry=False).batch(range(6)))
+    assert starts == [0.0] * 6, "50 were reserved for each, 10 were used"
+
+
+# -- the limit -----------------------------------------------------------------------------------------------------
+
+
+def test_the_limit_of_a_running_batch_can_be_raised_and_lowered(run_virtual: Run) -> None:
+    node = Flaky({}, 1)
+    processor = BatchProcessor(node, 2, telemetry=False)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_at(2.5, processor.set_max_concurrency, 6)
+        loop.call_at(4.5, processor.set_max_concurrency, 1)
+        await processor.batch(range(30))
+
+    run_virtual(main())
+    running = Counter(int(at) for at, _ in node.began)
+    assert [running[second] for second in range(4)] == [2, 2, 6, 6]
+    assert running[6] == running[7] == 1
+    assert processor.max_concurrency == 1
+    with pytest.raises(ValueError, match="max_concurrency"):
+        processor.set_max_concurrency(0)
+
+
+def test_an_adaptive_limit_finds_its_way_and_stays_within_its_bounds(run_virtual: Run) -> None:
+    limits: list[int] = []
+
+    class Watch(Instrument):
+        def limit_changed(self, batch: Any) -> None:
+            limits.append(batch.limit)
+            assert batch.limit_change.reason
+
+    busy = 0
+
+    async def service(x: int) -> int:
+        nonlocal busy
+        busy += 1
+        await asyncio.sleep(0.05 * max(1.0, busy / 8))
+        busy -= 1
+        return x
+
+    processor = BatchProcessor(service, AdaptiveLimit(1, 64), telemetry=False, instruments=[Watch()])
+    results = run_virtual(processor.batch(range(5_000)))
+    assert results.success_rate == 1
+    assert all(1 <= limit <= 64 for limit in limits)
+    settled = limits[len(limits) // 2 :]
+    assert 4 <= sum(settled) / len(settled) <= 20, "the service takes 8 at once"
+
+
+# -- the circuit ---------------------------------------------------------------------------------------------------
+
+
+def test_an_open_circuit_fails_items_without_an_attempt(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(100), 99), 0.01)
+    breaker = CircuitBreaker(0.5, window=10, cooldown=1_000, minimum=5)
+    results = run_virtual(BatchProcessor(node, 1, breaker=breaker, telemetry=False).batch(range(50)))
+    assert len(node.began) == 5
+    assert [r.attempts for r in results] == [1] * 5 + [0] * 45
+    assert {r.error_type for r in results[5:]} == {"CircuitOpenError"}
+    assert isinstance(results[-1].exception, CircuitOpenError)
+
+
+def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_virtual: Run) -> None:
+    changes: list[str] = []
+
+    class Watch(Instrument):
+        def circuit_changed(self, batch: Any) -> None:
+            changes.append(batch.circuit.new)
+
+    async def service(x: int) -> int:
+        if asyncio.get_running_loop().time() < 100:
+            raise ConnectionError("down")
+        return x
+
+    breaker = CircuitBreaker(0.5, window=10, cooldown=30, minimum=3, open="pause")
+    processor = BatchProcessor(
+        service, 4, breaker=breaker, retry=RetryPolicy(20, budget=None), telemetry=False, instruments=[Watch()]
+    )
+    results = run_virtual(processor.batch(range(40)))
+    assert results.success_rate == 1
+    assert changes[:3] == ["open", "half_open", "open"]
+    assert changes[-1] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("retry", 3), ("breaker", 0.5), ("retry", RateLimit(1)), ("breaker", RetryPolicy())]
+)
+def test_a_policy_of_another_kind_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a"):
+        BatchProcessor(Flaky({}), **{name: value})
+
+
+def test_a_rate_limit_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="rate_limit must be"):
+        BatchProcessor(Flaky({}), rate_limit="100/s")  # type: ignore[arg-type]
