@@ -197,7 +197,7 @@ class Runtime:
             watchdog.stop()
         try:
             work: list[Callable[[], None]] = [server.stop] if server is not None else []
-            if traces is not None and traces.queue is not None:
+            if traces is not None and traces.pipeline is not None:
                 # A little less than there is, so that what it had to drop is still told.
                 work.append(lambda: traces.close(0.9 * self._flush_timeout_s))
             await _outside(work, deadline)

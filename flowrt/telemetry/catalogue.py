@@ -112,6 +112,13 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Telemetry that was not delivered or not kept apart, and why.",
             ("signal", "reason"),
         ),
+        Metric("flowrt_telemetry_queue_size", "gauge", "Spans that wait for export now.", ("signal",)),
+        Metric(
+            "flowrt_telemetry_queue_limit",
+            "gauge",
+            "Spans that may wait for export, if all are as large as those of late; 0 where nothing is exported.",
+            ("signal",),
+        ),
         Metric("flowrt_unaccounted_items", "gauge", "Items pulled that have not been counted as ended; 0.", _BATCH),
         Metric(
             "flowrt_instrument_errors_total", "counter", "Instruments disabled because they raised.", ("instrument",)

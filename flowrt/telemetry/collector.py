@@ -165,12 +165,16 @@ class StoreCollector(Collector):
         for (signal, reason), count in store.drops.copy().items():
             extra = crowded if (signal, reason) == ("metrics", "cardinality") else 0
             dropped.add_metric([signal, reason], count + extra)
+        size, most = _gauge("flowrt_telemetry_queue_size"), _gauge("flowrt_telemetry_queue_limit")
+        pipeline = store.pipeline
+        size.add_metric(["spans"], 0 if pipeline is None else pipeline.waiting)
+        most.add_metric(["spans"], 0 if pipeline is None else pipeline.limit)
         broken = _counter("flowrt_instrument_errors_total")
         for instrument, count in instrument_errors.copy().items():
             broken.add_metric([label(instrument)], count)
         build = _gauge("flowrt_build_info")
         build.add_metric([__version__, platform.python_version(), store.loop_name], 1)
-        yield from (lag, stalls, dropped, broken, build)
+        yield from (lag, stalls, dropped, size, most, broken, build)
 
 
 def _counter(name: str) -> CounterMetricFamily:

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_left
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from flowrt.instrument import Instrument
 from flowrt.records import STATUSES, BatchRecord, ItemRecord
@@ -188,6 +188,18 @@ class BatchShard:
         self.unaccounted = 0
 
 
+class Waiting(Protocol):
+    """What holds telemetry on its way out."""
+
+    @property
+    def waiting(self) -> int:
+        """How much waits now."""
+
+    @property
+    def limit(self) -> int:
+        """How much may wait."""
+
+
 class MetricsStore:
     """Everything counted in this process."""
 
@@ -202,6 +214,7 @@ class MetricsStore:
         self.stalls: dict[str, int] = {}
         self.drops: dict[tuple[Signal, DropReason], int] = {(s, r): 0 for s in SIGNALS for r in DROP_REASONS}
         self.loop_name = "none"
+        self.pipeline: Waiting | None = None
         self._lock = threading.Lock()
 
     def declare(self, batch: str, node: str, limit: int) -> tuple[str, str]:

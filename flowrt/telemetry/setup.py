@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
 import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 
 from flowrt.errors import MissingExtraError
+from flowrt.telemetry.export import SpanPipeline, make_transport, read_settings
+from flowrt.telemetry.export.console import ConsoleTransport, as_json
 from flowrt.telemetry.logs import add_trace_ids, log_event
-from flowrt.telemetry.otlp import SpanQueue
+from flowrt.telemetry.metrics import METRICS
 from flowrt.telemetry.provider import RuntimeProvider
 from flowrt.telemetry.render import console_renderer, first_class, json_line, one_line_values
 from flowrt.telemetry.sink import LineSink
+from flowrt.telemetry.wire import encode_spans
 
 __all__ = ["LogFormat", "LogLevel", "LogSetup", "TraceSetup"]
 
@@ -145,7 +148,7 @@ class TraceSetup:
         otlp_endpoint: The collector's base URL; `/v1/traces` is added.
 
     Attributes:
-        queue: Where finished spans wait for export, or None where nothing is exported.
+        pipeline: What exports finished spans, or None where nothing is exported.
 
     Raises:
         MissingExtraError: There is an endpoint, and the exporter for it is not installed.
@@ -153,7 +156,7 @@ class TraceSetup:
     """
 
     def __init__(self, service_name: str | None = None, otlp_endpoint: str | None = None) -> None:
-        self.queue: SpanQueue | None = None
+        self.pipeline: SpanPipeline | None = None
         if _env("OTEL_SDK_DISABLED").lower() == "true":
             return
         if _ours and _ours[0].target is not None:
@@ -166,10 +169,10 @@ class TraceSetup:
                     otlp_endpoint,
                 )
             return
-        exporter = _exporter(otlp_endpoint)
+        pipeline = _make_pipeline(otlp_endpoint)
         provider = _install(service_name)
-        if exporter is not None:
-            self.queue = provider.target = SpanQueue(exporter, **_queue_settings())
+        if pipeline is not None:
+            self.pipeline = provider.target = METRICS.pipeline = pipeline
 
     def close(self, timeout_s: float) -> None:
         """Export what waits, as far as there is time, and stop exporting. Later calls do nothing.
@@ -177,17 +180,26 @@ class TraceSetup:
         Args:
             timeout_s: How long to wait for the collector at most, in seconds.
         """
-        queue = self.queue
-        if queue is not None:
-            queue.close(timeout_s)
-            if _ours and _ours[0].target is queue:
-                _ours[0].target = None
+        pipeline = self.pipeline
+        if pipeline is not None:
+            pipeline.close(timeout_s)
+            if _ours and _ours[0].target is pipeline:
+                _ours[0].target = METRICS.pipeline = None
 
     def report(self) -> None:
-        """Log what was lost, if anything was."""
-        lost = {} if self.queue is None else {reason: n for reason, n in self.queue.dropped.items() if n}
-        if lost and self.queue is not None:
-            log_event("warning", "telemetry.dropped", signal="spans", exported=self.queue.exported, **lost)
+        """Log what was lost, and what cannot be accounted for, if anything."""
+        pipeline = self.pipeline
+        if pipeline is None:
+            return
+        ended, exported, dropped = pipeline.ended, pipeline.exported, pipeline.dropped
+        lost = {reason: count for reason, count in dropped.items() if count}
+        if lost:
+            log_event("warning", "telemetry.dropped", signal="spans", exported=exported, **lost)
+        unaccounted = ended - exported - sum(dropped.values()) - pipeline.waiting
+        if unaccounted:
+            log_event(
+                "error", "telemetry.mismatch", signal="spans", ended=ended, exported=exported, unaccounted=unaccounted
+            )
 
 
 _ours: Final[list[RuntimeProvider]] = []  # at most one
@@ -205,38 +217,44 @@ def _install(service_name: str | None) -> RuntimeProvider:
     return provider
 
 
-def _exporter(otlp_endpoint: str | None) -> SpanExporter | None:
-    """The exporter that the argument or the environment asks for."""
+def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
+    """The way out that the argument or the environment asks for."""
     wanted = _env("OTEL_TRACES_EXPORTER").lower()
     if otlp_endpoint is None:
         if wanted == "console":
-            return ConsoleSpanExporter()
+            return SpanPipeline(ConsoleTransport(), as_json, **_pipeline_settings())
         named = _env("OTEL_EXPORTER_OTLP_ENDPOINT") or _env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
         if wanted == "none" or not (named or wanted == "otlp"):
             return None
         if wanted not in ("", "otlp"):
             _log.warning("OTEL_TRACES_EXPORTER=%s is not supported: use otlp, console or none; spans stay here", wanted)
             return None
-        protocol = _env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _env("OTEL_EXPORTER_OTLP_PROTOCOL")
-        if protocol not in ("", "http/protobuf"):
-            _log.warning("OTLP over %s is not supported: spans are sent over http/protobuf", protocol)
-    elif not isinstance(otlp_endpoint, str) or not otlp_endpoint.startswith(("http://", "https://")):
+    elif not isinstance(otlp_endpoint, str) or ("://" not in otlp_endpoint and not _over_grpc()):
         raise ValueError(
             f"otlp_endpoint must be the collector's http or https URL, for instance http://127.0.0.1:4318, "
             f"not {otlp_endpoint!r}"
         )
+    settings = read_settings(otlp_endpoint)
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # an extra
+        from opentelemetry.exporter.otlp.proto.common import trace_encoder  # noqa: PLC0415  # an extra
     except ImportError:
-        package = "opentelemetry-exporter-otlp-proto-http"
-        raise MissingExtraError("export over OTLP", package, "otlp") from None
-    if otlp_endpoint is None:
-        return OTLPSpanExporter()
-    url = otlp_endpoint.rstrip("/")
-    return OTLPSpanExporter(endpoint=url if url.endswith("/v1/traces") else f"{url}/v1/traces")
+        raise MissingExtraError("export over OTLP", "opentelemetry-exporter-otlp-proto-common", "otlp") from None
+
+    def encode_others(spans: Sequence[ReadableSpan]) -> bytes:
+        request: bytes = trace_encoder.encode_spans(spans).SerializeToString()
+        return request
+
+    def encode(spans: Sequence[Any]) -> bytes:
+        return encode_spans(spans, encode_others)
+
+    return SpanPipeline(make_transport(settings), encode, **_pipeline_settings())
 
 
-def _queue_settings() -> Mapping[str, Any]:
+def _over_grpc() -> bool:
+    return (_env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _env("OTEL_EXPORTER_OTLP_PROTOCOL")) == "grpc"
+
+
+def _pipeline_settings() -> Mapping[str, Any]:
     settings: dict[str, Any] = {}
     for variable, setting, unit in (
         ("OTEL_BSP_MAX_QUEUE_SIZE", "most_spans", 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -12,21 +13,20 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
 
+from flowrt import BatchProcessor
 from flowrt.errors import MissingExtraError
 from flowrt.telemetry import setup
 from flowrt.telemetry.logs import log_event
 from flowrt.telemetry.metrics import METRICS
-from flowrt.telemetry.otlp import SpanQueue
 from flowrt.telemetry.setup import LogSetup, TraceSetup
 from flowrt.telemetry.sink import LineSink
 
@@ -254,146 +254,6 @@ def test_lines_come_out_in_order_and_all_of_them_by_the_end() -> None:
     assert stream.getvalue().split() == [*map(str, range(2_000)), "after"]
 
 
-# -- spans -------------------------------------------------------------------------------------------------------------
-
-
-class Exporter(SpanExporter):
-    """Takes spans as it is told to."""
-
-    def __init__(self, result: SpanExportResult = SpanExportResult.SUCCESS, *, hang: bool = False) -> None:
-        self.result = result
-        self.names: list[str] = []
-        self.batches: list[int] = []
-        self.go = threading.Event()
-        self.stopped = threading.Event()
-        if not hang:
-            self.go.set()
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.go.wait(30)
-        self.batches.append(len(spans))
-        self.names += [span.name for span in spans]
-        return self.result
-
-    def shutdown(self) -> None:
-        self.stopped.set()
-
-
-def end_spans(queue: SpanQueue, count: int) -> None:
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(queue)
-    tracer = provider.get_tracer("test")
-    for number in range(count):
-        tracer.start_span(f"s{number}").end()
-
-
-def balance(queue: SpanQueue) -> int:
-    return queue.ended - queue.exported - sum(queue.dropped.values())
-
-
-def test_spans_are_exported_in_batches_and_all_by_the_end() -> None:
-    exporter = Exporter()
-    queue = SpanQueue(exporter, batch_spans=100)
-    end_spans(queue, 1_050)
-    queue.close(10.0)
-    assert sorted(exporter.names) == sorted(f"s{number}" for number in range(1_050))
-    assert max(exporter.batches) <= 100
-    assert (queue.exported, balance(queue)) == (1_050, 0)
-    assert exporter.stopped.wait(10)
-
-
-def test_a_span_does_not_wait_longer_than_the_delay() -> None:
-    exporter = Exporter()
-    queue = SpanQueue(exporter, delay_s=0.02)
-    end_spans(queue, 1)
-    deadline = time.monotonic() + 10
-    while not exporter.names and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert exporter.names == ["s0"]
-    queue.close(10.0)
-
-
-def test_what_a_full_queue_drops_is_counted_exactly() -> None:
-    before = METRICS.drops["spans", "queue_full"]
-    exporter = Exporter(hang=True)
-    queue = SpanQueue(exporter, most_spans=20, batch_spans=10, delay_s=0.01)
-    end_spans(queue, 100)
-    exporter.go.set()
-    queue.close(10.0)
-    assert queue.dropped["queue_full"] >= 70
-    assert METRICS.drops["spans", "queue_full"] == before + queue.dropped["queue_full"]
-    assert (queue.ended, balance(queue)) == (100, 0)
-    assert queue.exported == len(exporter.names)
-
-
-def test_what_the_exporter_refuses_is_counted_exactly() -> None:
-    queue = SpanQueue(Exporter(SpanExportResult.FAILURE))
-    end_spans(queue, 30)
-    queue.close(10.0)
-    assert (queue.dropped["export_error"], balance(queue)) == (30, 0)
-
-
-def test_an_exporter_that_raises_has_not_exported() -> None:
-    class Raises(Exporter):
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            raise RuntimeError("broken")
-
-    queue = SpanQueue(Raises())
-    end_spans(queue, 30)
-    queue.close(10.0)
-    assert (queue.dropped["export_error"], balance(queue)) == (30, 0)
-
-
-def test_an_exporter_that_hangs_holds_the_end_up_by_the_timeout_and_its_spans_count_as_dropped_once() -> None:
-    exporter = Exporter(hang=True)
-    queue = SpanQueue(exporter, batch_spans=10, delay_s=0.01)
-    end_spans(queue, 35)
-    began = time.monotonic()
-    queue.close(0.2)
-    assert time.monotonic() - began < 10.0
-    assert (queue.dropped["shutdown"], queue.exported, balance(queue)) == (35, 0, 0)
-    end_spans(queue, 2)
-    assert (queue.dropped["shutdown"], balance(queue)) == (37, 0)
-    exporter.go.set()
-    queue._thread.join(10)
-    assert (queue.exported, balance(queue)) == (0, 0)  # too late to count
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_exports_its_own_spans_and_not_the_parent_s() -> None:
-    code = """
-    import os
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-    from flowrt.telemetry.otlp import SpanQueue
-    class Tell(SpanExporter):
-        def export(self, spans):
-            who = "parent" if os.getpid() == parent else "child"
-            os.write(1, "".join(f"{who} {span.name}\\n" for span in spans).encode())
-            return SpanExportResult.SUCCESS
-    parent = os.getpid()
-    queue = SpanQueue(Tell(), delay_s=30)
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(queue)
-    provider.get_tracer("t").start_span("before").end()
-    if (child := os.fork()) == 0:
-        provider.get_tracer("t").start_span("in the child").end()
-        queue.close(10)
-        os._exit(0)
-    os.waitpid(child, 0)
-    queue.close(10)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert sorted(done.stdout.splitlines()) == ["child in the child", "parent before"]
-
-
 # -- the provider ------------------------------------------------------------------------------------------------------
 
 
@@ -410,7 +270,7 @@ ENDPOINT = "http://127.0.0.1:9"
 @pytest.mark.usefixtures("_no_variables")
 def test_a_process_without_a_provider_gets_one_that_exports_nothing_unless_told() -> None:
     traces = TraceSetup("mine")
-    assert traces.queue is None
+    assert traces.pipeline is None
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)
     assert provider.resource.attributes["service.name"] == "mine"
@@ -440,8 +300,7 @@ def test_arguments_win_over_the_environment_and_that_over_nothing(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     traces = TraceSetup(None, argument)
-    exporter: Any = traces.queue._exporter if traces.queue is not None else None
-    assert (exporter._endpoint if exporter is not None else None) == url
+    assert (None if traces.pipeline is None else traces.pipeline._transport.where) == url
     traces.close(1.0)
 
 
@@ -453,8 +312,9 @@ def test_the_queue_s_settings_come_from_the_environment(
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "250")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "many")
     traces = TraceSetup(None, ENDPOINT)
-    assert traces.queue is not None
-    assert (traces.queue._most_spans, traces.queue._delay_s, traces.queue._batch_spans) == (100, 0.25, 100)
+    pipeline = traces.pipeline
+    assert pipeline is not None
+    assert (pipeline._most_spans, pipeline._delay_s, pipeline._batch_spans) == (100, 0.25, 100)
     assert "OTEL_BSP_MAX_EXPORT_BATCH_SIZE='many' is not a positive integer" in caplog.text
     traces.close(1.0)
 
@@ -467,17 +327,66 @@ def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unu
     trace.set_tracer_provider(mine)
     traces = TraceSetup("other", ENDPOINT)
     assert trace.get_tracer_provider() is mine
-    assert traces.queue is None
+    assert traces.pipeline is None
     assert "otlp_endpoint='http://127.0.0.1:9' is not used" in caplog.text
+
+
+class Taker:
+    """Stands in a pipeline's place."""
+
+    waiting, limit = 0, 10
+
+    def __init__(self, lose: int = 0) -> None:
+        self.names: list[str] = []
+        self.lose = lose
+
+    def put(self, span: Any) -> None:
+        self.names.append(span.name)
+
+    @property
+    def ended(self) -> int:
+        return len(self.names) + self.lose
+
+    exported = property(lambda self: len(self.names))
+    dropped = property(lambda _: {"queue_full": 0})
+
+    def close(self, timeout_s: float) -> None:
+        """All has been taken."""
+
+
+@pytest.mark.usefixtures("_no_variables")
+def test_a_pipeline_that_cannot_account_for_its_spans_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(setup, "_make_pipeline", lambda _: Taker(lose=2))
+    traces = TraceSetup("mine", ENDPOINT)
+    trace.get_tracer("t").start_span("s").end()
+    traces.close(1.0)
+    with caplog.at_level(logging.ERROR, "flowrt"):
+        traces.report()
+    assert "telemetry.mismatch signal=spans ended=3 exported=1 unaccounted=2" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_variables")
+def test_spans_can_be_looked_at_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    traces = TraceSetup("mine")
+    asyncio.run(BatchProcessor(abs, name="looked at").batch([-1]))
+    traces.close(10.0)
+    text = capsys.readouterr().out
+    assert '"name": "process abs"' in text
+    assert '"name": "batch looked at"' in text
 
 
 @pytest.mark.usefixtures("_no_variables")
 def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    exporters = [Exporter(), Exporter()]
+    exporters = [Taker(), Taker()]
     left = iter(exporters)
-    monkeypatch.setattr(setup, "_exporter", lambda _: next(left))
+    monkeypatch.setattr(setup, "_make_pipeline", lambda _: next(left))
     for number, service in enumerate(("one", "two")):
         traces = TraceSetup(service, ENDPOINT)
         trace.get_tracer("t").start_span(f"s{number}").end()
@@ -489,7 +398,7 @@ def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
 
 @pytest.mark.usefixtures("_no_variables")
 def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'flowrt\[otlp\]'"):
         TraceSetup(None, ENDPOINT)
     assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
@@ -500,7 +409,6 @@ def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     ("env", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}, "zipkin is not supported"),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}, "OTLP over grpc is not"),
     ],
 )
 def test_what_the_environment_asks_for_in_vain_is_told(

@@ -83,6 +83,18 @@ def numbered(count: int) -> list[str]:
     return [f"s{number}" for number in range(count)]
 
 
+class Counted:
+    """A function that knows what it was called with."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self._function = function
+
+    def __call__(self, *args: object) -> Any:
+        self.calls.append(args)
+        return self._function(*args)
+
+
 Make = Callable[..., SpanPipeline]
 
 
@@ -230,19 +242,42 @@ def test_bytes_beyond_the_bound_are_dropped_and_counted_exactly(make: Make) -> N
     assert told.taken[-10:] == numbered(10)
 
 
-def test_a_pipeline_without_room_does_not_spin(make: Make) -> None:
-    told = Told(hang=True)
-    pipeline = make(told, most_bytes=1, delay_s=3_600)
+def test_a_pipeline_without_room_neither_spins_nor_sleeps_on(make: Make) -> None:
+    told, encoding = Told(hang=True), threading.Event()
+
+    def wait_and_encode(names: Sequence[str]) -> bytes:
+        encoding.wait(HANG_GUARD_S)
+        return encode(names)
+
+    pipeline = make(told, encode=wait_and_encode, most_bytes=1, batch_spans=1, delay_s=3_600)
     pipeline.put("first")
-    pipeline.force_flush(1)
-    eventually(lambda: told.bodies and pipeline._starved)
-    turns = []
-    take = pipeline._take
-    pipeline._take = lambda most: turns.append(most) or take(most)  # type: ignore[method-assign,func-returns-value]
+    eventually(lambda: pipeline._entered)
+    pipeline.put("second")
+    pipeline._take = take = Counted(pipeline._take)  # type: ignore[method-assign,assignment]
+    encoding.set()
+    eventually(lambda: pipeline._starved)
     put_all(pipeline, numbered(1_000))
     time.sleep(0.05)
-    assert turns == []
     assert pipeline.dropped["queue_full"] == 1_000
+    assert len(take.calls) == 1  # the one that found no room
+    told.go.set()
+    eventually(lambda: told.taken == ["first", "second"])
+
+
+def test_a_flush_waits_for_what_was_taken_and_not_for_what_was_refused(make: Make) -> None:
+    told = Told(hang=True)
+    pipeline = make(told, most_spans=100)
+    put_all(pipeline, numbered(200))
+    flushed: list[bool] = []
+    flush = threading.Thread(target=lambda: flushed.append(pipeline.force_flush()))
+    flush.start()
+    eventually(lambda: told.bodies)
+    put_all(pipeline, numbered(200))
+    assert not flushed
+    told.go.set()
+    flush.join(HANG_GUARD_S)
+    assert flushed == [True]
+    assert (pipeline.exported, pipeline.dropped["queue_full"]) == (100, 300)
 
 
 # -- spans that cannot be encoded --------------------------------------------------------------------------------------
@@ -425,6 +460,7 @@ def test_a_collector_that_hangs_holds_the_end_up_by_the_timeout_and_its_spans_co
     assert METRICS.drops["spans", "shutdown"] == before + 37
     told.go.set()
     assert told.closed.wait(HANG_GUARD_S)
+    pipeline._settled(35, 0, True)
     assert (pipeline.exported, pipeline.dropped["shutdown"]) == (0, 37)  # too late to count
 
 
