@@ -106,7 +106,7 @@ def hang(content: bytes = b"", *, takes: bool = False) -> Answer:
 
     def act(sock: socket.socket, there: Collector) -> None:
         sock.sendall(content)
-        there.over.wait(HANG_GUARD_S)
+        there.over.wait()
 
     return Answer(act, takes)
 
@@ -217,6 +217,15 @@ def numbered(count: int) -> list[str]:
 def assert_balanced(pipeline: SpanPipeline) -> None:
     """Every span that was put in has one end."""
     assert pipeline.ended == pipeline.exported + sum(pipeline.dropped.values()) + pipeline.waiting
+
+
+def assert_threads_end(pipeline: SpanPipeline) -> None:
+    """A pipeline that is closed has cut what it was waiting for."""
+    assert pipeline._threads is not None
+    encoder, sender = pipeline._threads[0], pipeline._threads[1]._thread
+    for thread in (encoder, sender):
+        thread.join(HANG_GUARD_S)
+        assert not thread.is_alive()
 
 
 def eventually(true: Callable[[], object]) -> None:

@@ -27,6 +27,7 @@ from flowrt.telemetry.export import Backoff, SpanPipeline, make_transport, read_
 from tests.telemetry.export.harness import (
     HANG_GUARD_S,
     assert_balanced,
+    assert_threads_end,
     encode,
     eventually,
     names_in,
@@ -60,7 +61,7 @@ def fails(code: str, details: str = "", *infos: Any) -> Answer:
 
 
 def hangs(there: Collector, context: grpc.ServicerContext) -> bytes:
-    there.over.wait(HANG_GUARD_S)
+    there.over.wait()
     return b""
 
 
@@ -245,12 +246,13 @@ def test_rejected_spans_are_counted(collector: Start, export: Export) -> None:
 
 
 def test_a_collector_that_hangs_does_not_hold_up_the_end(collector: Start, export: Export) -> None:
-    pipeline = export(collector(hangs).endpoint)
+    pipeline = export(collector(hangs).endpoint, timeout_s=3_600)
     put_all(pipeline, numbered(10))
     began = time.monotonic()
     pipeline.close(0.3)
     assert time.monotonic() - began < HANG_GUARD_S / 2
     assert (pipeline.exported, pipeline.dropped["shutdown"]) == (0, 10)
+    assert_threads_end(pipeline)
 
 
 def test_a_collector_that_hangs_is_left_after_the_timeout(collector: Start, export: Export) -> None:
