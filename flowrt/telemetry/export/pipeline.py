@@ -12,10 +12,11 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from flowrt.telemetry.export.delivery import Backoff, Delivery, complain, unobserved
+from flowrt.telemetry.export.delivery import Backoff, Delivery, unobserved
+from flowrt.telemetry.export.encoding import encoded
 from flowrt.telemetry.export.transport import Transport
 from flowrt.telemetry.metrics import METRICS, DropReason
 
@@ -40,7 +41,8 @@ class SpanPipeline:
         most_spans: How many spans may wait, whether encoded or not; further ones are dropped and counted.
         most_bytes: How many bytes of encoded spans may wait; while there are as many, further spans are dropped and
             counted.
-        batch_spans: How many spans wake the encoder, and how many it encodes at once at most.
+        batch_spans: How many spans wake the encoder, and how many it encodes at once at most. A request may be several
+            such batches, joined.
         delay_s: How long a span waits for others, in seconds.
         request_bytes: How much is sent in one request at most, in bytes, unless one span alone is larger.
         backoff: When to try again.
@@ -62,7 +64,7 @@ class SpanPipeline:
         self._encode = encode
         self._most_spans = most_spans
         self._most_bytes = most_bytes
-        self._batch_spans = min(batch_spans, most_spans)
+        self._batch_spans = max(1, min(batch_spans, most_spans // 2))  # what comes meanwhile has room
         self._delay_s = delay_s
         self._request_bytes = request_bytes
         self._backoff = backoff or Backoff()
@@ -80,6 +82,7 @@ class SpanPipeline:
         self._settling = threading.Condition(self._lock)  # for who waits for a flush
         self._entered = 0  # spans that have left the hand-over; those still in it are in `_waiting`
         self._refused = 0  # of them, those that never got further
+        self._done = 0  # of them, those that are exported or dropped
         self._exported = 0
         self._dropped: dict[DropReason, int] = {"queue_full": 0, "export_error": 0, "shutdown": 0}
         self._awake = True
@@ -92,8 +95,8 @@ class SpanPipeline:
     def _start(self) -> None:
         delivery = Delivery(self._transport, self._settled, request_bytes=self._request_bytes, backoff=self._backoff)
         encoder = threading.Thread(target=self._run, args=(delivery,), name="flowrt-spans-encode", daemon=True)
-        self._threads = encoder, delivery
         encoder.start()
+        self._threads = encoder, delivery
 
     def _after_fork(self) -> None:
         """In a forked child: what waits is the parent's to export; the child's first span starts its own threads."""
@@ -121,7 +124,11 @@ class SpanPipeline:
                 self._refuse("shutdown")
                 return
             if self._threads is None:
-                self._start()
+                try:
+                    self._start()
+                except RuntimeError:  # no thread can be started any more: the interpreter is at its end
+                    self._refuse("shutdown")
+                    return
             if len(self._waiting) > self._room():
                 self._refuse("queue_full")
             if not self._awake:
@@ -170,7 +177,7 @@ class SpanPipeline:
 
     def _held(self) -> int:
         """Spans that the encoder or the sender has."""
-        return self._entered - self._exported - sum(self._dropped.values())
+        return self._entered - self._done
 
     def _room(self) -> int:
         """How many spans may wait for the encoder now."""
@@ -183,6 +190,7 @@ class SpanPipeline:
 
     def _drop(self, reason: DropReason, count: int) -> None:
         if count:
+            self._done += count
             self._dropped[reason] += count
             METRICS.dropped("spans", reason, count)
 
@@ -191,7 +199,9 @@ class SpanPipeline:
         with self._lock:
             if self._closed:  # too late: these are counted as dropped
                 return
-            self._exported += count - rejected if taken else 0
+            if taken:
+                self._done += count - rejected
+                self._exported += count - rejected
             self._drop("export_error", rejected if taken else count)
             self._set_level()
             if self._starved:
@@ -221,7 +231,7 @@ class SpanPipeline:
             goal = self._entered - self._refused + len(self._waiting)
         delivery.hurry()
         with self._lock:
-            while self._exported + sum(self._dropped.values()) - self._refused < goal and not self._closed:
+            while self._done - self._refused < goal and not self._closed:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or (last and delivery.barred_until > deadline):  # told to come back when it is too late
                     return False
@@ -280,7 +290,7 @@ class SpanPipeline:
         """Encode until nothing waits, letting the loop run in between unless it would not let us run again."""
         burst = min(_BURST_SPANS, self._batch_spans)
         while spans := self._take(min(burst, max(1, int(self._request_bytes / self._span_bytes / 2)))):
-            for payload, count in self._encoded(spans):
+            for payload, count in encoded(self._encode, spans, self._request_bytes, self._lose):
                 delivery.offer(payload, count)
                 self._span_bytes = max(1.0, len(payload) / count)
             spans.clear()
@@ -300,24 +310,6 @@ class SpanPipeline:
             self._entered += len(spans)
             self._set_level()
             return spans
-
-    def _encoded(self, spans: Sequence[Any]) -> Iterator[tuple[bytes, int]]:
-        """Requests that hold the spans, but for those that cannot be encoded."""
-        try:
-            payload = self._encode(spans)
-        except Exception as exc:
-            if len(spans) == 1:
-                complain(("encode", type(exc)), "a span cannot be encoded and is lost: %r", exc)
-                self._lose(1)
-                return
-        else:
-            if len(spans) == 1 or len(payload) <= self._request_bytes:
-                yield payload, len(spans)
-                return
-            del payload
-        half = len(spans) // 2  # so that one bad span takes no other with it
-        yield from self._encoded(spans[:half])
-        yield from self._encoded(spans[half:])
 
     def _lose(self, count: int) -> None:
         with self._lock:

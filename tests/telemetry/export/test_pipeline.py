@@ -511,6 +511,21 @@ def test_producers_that_go_on_past_the_end_are_counted(make: Make) -> None:
     assert pipeline.exported <= len(told.taken)
 
 
+def test_a_child_that_cannot_start_threads_any_more_drops_its_spans_and_counts_them(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    pipeline = make(Told())
+    pipeline.close(1.0)
+    pipeline._closed = False
+    pipeline._after_fork()  # as in a child
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    put_all(pipeline, numbered(3))
+    assert (pipeline.ended, pipeline.dropped["shutdown"]) == (3, 3)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_child_exports_its_own_spans_and_not_the_parent_s() -> None:
     code = """
