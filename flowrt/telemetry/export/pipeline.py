@@ -64,7 +64,8 @@ class SpanPipeline:
         self._encode = encode
         self._most_spans = most_spans
         self._most_bytes = most_bytes
-        self._batch_spans = max(1, min(batch_spans, most_spans // 2))  # what comes meanwhile has room
+        self._batch_spans = min(batch_spans, most_spans)
+        self._wake_at = max(1, min(batch_spans, most_spans // 2))  # what comes until it is awake has room
         self._delay_s = delay_s
         self._request_bytes = request_bytes
         self._backoff = backoff or Backoff()
@@ -186,7 +187,7 @@ class SpanPipeline:
         return max(0, self._most_spans - self._held())
 
     def _set_level(self) -> None:
-        self._level = -1 if self._closed else self._room() if self._awake else min(self._batch_spans - 1, self._room())
+        self._level = -1 if self._closed else self._room() if self._awake else min(self._wake_at - 1, self._room())
 
     def _drop(self, reason: DropReason, count: int) -> None:
         if count:

@@ -153,6 +153,14 @@ def test_enough_spans_do_not_wait_for_the_delay(make: Make) -> None:
     eventually(lambda: told.taken == numbered(10))
 
 
+def test_half_of_what_there_is_room_for_does_not_wait_either(make: Make) -> None:
+    told = Told()
+    pipeline = make(told, delay_s=3_600, most_spans=20)
+    eventually(lambda: not pipeline._awake)
+    put_all(pipeline, numbered(10))
+    eventually(lambda: told.taken == numbered(10))
+
+
 def test_several_threads_may_put(make: Make) -> None:
     told = Told()
     pipeline = make(told, most_spans=2_000)
