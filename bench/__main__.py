@@ -11,15 +11,15 @@ from typing import Any
 
 from bench.arms import ARMS
 from bench.measure import BenchError, measure
-from bench.memory import measure_memory
-from bench.report import RESULTS, memory_lines, overhead_lines
+from bench.memory import MEMORY, measure_memory
+from bench.report import RESULTS, lines
 from bench.workloads import OVERHEAD
 
 __all__ = ["main"]
 
 SUITES = {
     "overhead": "what an item costs, beside the floor, peers and telemetry by hand",
-    "memory": "how memory grows over 1,000,000 streamed items",
+    "memory": "how memory grows with the number of items, up to 1,000,000 of them",
 }
 
 
@@ -38,54 +38,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="measure")
     run.add_argument("suites", nargs="+", choices=sorted(SUITES), metavar="SUITE", help=", ".join(SUITES))
     run.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds")
-    run.add_argument("--rounds", type=_positive, default=5, help="how often each arm runs (5)")
+    run.add_argument("--rounds", type=_positive, metavar="N", help="how often each arm runs (5, with --quick 2)")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
-    run.add_argument("--arm", action="append", choices=[arm.name for arm in ARMS], help="only this arm; repeatable")
+    run.add_argument("--arm", action="append", choices=_names(), help="only this arm; repeatable")
     run.add_argument(
-        "--workload", action="append", choices=[work.name for work in OVERHEAD], help="only this one; repeatable"
+        "--workload",
+        action="append",
+        choices=[work.name for work in OVERHEAD],
+        help="only this workload of overhead; repeatable",
     )
     report = commands.add_parser("report", help="print the tables of earlier runs")
     report.add_argument("files", nargs="*", type=Path, help="the checked-in results by default")
     options = parser.parse_args(arguments)
     if options.command == "list":
         _print([f"{name:10} {title}" for name, title in SUITES.items()])
-        _print(["", "workloads of overhead:", *(f"  {work.name:8} {work.title}" for work in OVERHEAD)])
-        _print(["", "arms:", *(f"  {arm.name:17} {arm.title}" for arm in ARMS)])
+        _print(["", "workloads of overhead:", *(f"  {work.name:17} {work.title}" for work in OVERHEAD)])
+        _print(["", "arms of overhead:", *(f"  {arm.name:17} {arm.title}" for arm in ARMS)])
+        _print(["", "arms of memory:", *(f"  {arm.name:17} {arm.title}" for arm in MEMORY)])
         return 0
     if options.command == "report":
         for path in options.files or sorted(RESULTS.glob("*.json")):
-            _print(_lines(json.loads(path.read_text())))
+            try:
+                _print([*lines(json.loads(path.read_text())), ""])
+            except (OSError, ValueError, KeyError, TypeError) as exc:
+                parser.error(f"{path} has no results of this bench: {type(exc).__name__}: {exc}")
         return 0
     if options.json is not None and len(options.suites) > 1:
         parser.error("--json takes the samples of one suite: run them one by one")
+    if options.json is not None and not options.json.resolve().parent.is_dir():  # told before minutes of measuring
+        parser.error(f"--json: there is no folder {options.json.resolve().parent}")
     try:
         for suite in options.suites:
-            measured = _run(suite, options)
-            _print(_lines(measured))
+            measured = _run(suite, options, parser)
             if options.json is not None:
                 options.json.write_text(json.dumps(measured, indent=1) + "\n")
+            _print(lines(measured))
     except BenchError as exc:
         sys.stderr.write(f"bench: {exc}\n")
         return 1
     return 0
 
 
-def _run(suite: str, options: argparse.Namespace) -> dict[str, Any]:
+def _run(suite: str, options: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    rounds = options.rounds or (2 if options.quick else 5)
+    cut = 10 if options.quick else 1
+    chosen = options.arm or _names()
     if suite == "memory":
-        return measure_memory(100_000 if options.quick else 1_000_000)
-    works = [work for work in OVERHEAD if not options.workload or work.name in options.workload]
-    if options.quick:
-        works = [work.cut(10) for work in works]
-    arms = [arm for arm in ARMS if not options.arm or arm.name in options.arm]
-    return measure(arms, works, 2 if options.quick else options.rounds, _tell)
+        streams = [each for each in MEMORY if each.name in chosen]
+        if not streams:
+            parser.error(f"memory has no arm {' or '.join(chosen)}: {', '.join(each.name for each in MEMORY)}")
+        return measure_memory(streams, rounds, cut, _tell)
+    arms = [each for each in ARMS if each.name in chosen]
+    if not arms:
+        parser.error(f"overhead has no arm {' or '.join(chosen)}: {', '.join(each.name for each in ARMS)}")
+    works = [work.cut(cut) for work in OVERHEAD if not options.workload or work.name in options.workload]
+    return measure(arms, works, rounds, _tell)
 
 
-def _lines(measured: dict[str, Any]) -> Iterable[str]:
-    return memory_lines(measured) if "growth_mib" in measured else overhead_lines(measured)
+def _names() -> list[str]:
+    return list(dict.fromkeys([*(each.name for each in ARMS), *(each.name for each in MEMORY)]))
 
 
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
+def _print(printed: Iterable[str]) -> None:
+    for line in printed:
         sys.stdout.write(f"{line}\n")
 
 

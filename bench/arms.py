@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.nodes import flowrt_node, nadoo_node
 from bench.workloads import Workload
 
-__all__ = ["ARMS", "Arm", "arm"]
+__all__ = ["ARMS", "Arm", "Inputs", "arm", "why_missing"]
 
 Inputs = list[dict[str, int]]
 Run = Callable[[Workload, Inputs], Awaitable[list[int]]]
@@ -25,22 +26,32 @@ class Arm:
         name: For the command line.
         title: For tables.
         run: Runs a workload's items and gives their outputs in the order of the inputs.
-        needs: The module that must be installed.
+        needs: The modules that must be installed.
         delivers: Whether it sends a span for each item to the collector that `BENCH_COLLECTOR` names.
     """
 
     name: str
     title: str
     run: Run
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
     delivers: bool = False
 
     @property
     def missing(self) -> str | None:
         """Why it cannot run here, or None where it can."""
-        if self.needs is None or importlib.util.find_spec(self.needs) is not None:
-            return None
-        return f"{self.needs} is not installed"
+        return why_missing(self.needs)
+
+
+def why_missing(modules: Iterable[str]) -> str | None:
+    """Which of the modules is not installed, in words, or None where all are."""
+    return next((f"{module} is not installed" for module in modules if not _installed(module)), None)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it is missing
+        return False
 
 
 def _collector() -> str:
@@ -80,18 +91,7 @@ async def _gather(work: Workload, inputs: Inputs) -> list[int]:
 async def _nadoo(work: Workload, inputs: Inputs) -> list[int]:
     import nadoo_flow
 
-    sleep_s = work.sleep_s
-
-    class Node(nadoo_flow.BaseNode):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            super().__init__(node_id="bench", node_type="bench", name="bench", config={})
-
-        async def execute(self, node_context: Any, workflow_context: Any) -> Any:
-            if sleep_s is not None:
-                await asyncio.sleep(sleep_s)
-            return nadoo_flow.NodeResult(success=True, output=node_context.input_data["x"])
-
-    processor = nadoo_flow.BatchProcessor(Node(), max_concurrency=work.concurrency)
+    processor = nadoo_flow.BatchProcessor(nadoo_node(work.sleep_s), max_concurrency=work.concurrency)
     results: Any = await processor.batch(inputs, nadoo_flow.WorkflowContext())
     return [result.output for result in results]
 
@@ -99,24 +99,10 @@ async def _nadoo(work: Workload, inputs: Inputs) -> list[int]:
 # -- flowrt --------------------------------------------------------------------------------------------------------
 
 
-def _node(work: Workload) -> Any:
-    from flowrt import BaseNode, NodeContext, NodeResult, WorkflowContext
-
-    sleep_s = work.sleep_s
-
-    class Node(BaseNode):
-        async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
-            if sleep_s is not None:
-                await asyncio.sleep(sleep_s)
-            return NodeResult(success=True, output=node_context.input_data["x"])
-
-    return Node("bench")
-
-
 async def _flowrt(work: Workload, inputs: Inputs, telemetry: Any) -> list[int]:
     from flowrt import BatchProcessor
 
-    results = await BatchProcessor(_node(work), work.concurrency, telemetry=telemetry).batch(inputs)
+    results = await BatchProcessor(flowrt_node(work.sleep_s), work.concurrency, telemetry=telemetry).batch(inputs)
     return [result.output for result in results]
 
 
@@ -128,6 +114,11 @@ async def _metrics(work: Workload, inputs: Inputs) -> list[int]:
     from flowrt import Telemetry
 
     return await _flowrt(work, inputs, telemetry=Telemetry(tracing=False, logs=False))
+
+
+async def _default(work: Workload, inputs: Inputs) -> list[int]:
+    """All of it, in a process that has set up neither traces nor logs: what one gets without asking for anything."""
+    return await _flowrt(work, inputs, telemetry=True)
 
 
 async def _delivered(work: Workload, inputs: Inputs) -> list[int]:
@@ -190,16 +181,23 @@ async def _by_hand(work: Workload, inputs: Inputs) -> list[int]:
 
 ARMS: Final = (
     Arm("floor", "floor: bare workers on one iterator", _floor),
-    Arm("nadoo", "nadoo-flow-core 0.1.0 `batch`", _nadoo, needs="nadoo_flow"),
+    Arm("nadoo", "nadoo-flow-core 0.1.0 `batch`", _nadoo, needs=("nadoo_flow",)),
     Arm("gather", "`gather` + `Semaphore`", _gather),
     Arm("flowrt-bare", "flowrt, telemetry off", _bare),
     Arm("flowrt-metrics", "flowrt, metrics", _metrics),
-    Arm("flowrt-delivered", "flowrt, everything on, every span delivered", _delivered, delivers=True),
+    Arm("flowrt-default", "flowrt as it is, with no tracer provider", _default),
+    Arm(
+        "flowrt-delivered",
+        "flowrt, everything on, spans sent over OTLP",
+        _delivered,
+        needs=("opentelemetry.exporter.otlp.proto.common", "opentelemetry.proto"),
+        delivers=True,
+    ),
     Arm(
         "by-hand",
         "`gather` with SDK spans, prometheus_client, structlog by hand",
         _by_hand,
-        needs="opentelemetry.exporter.otlp.proto.http",
+        needs=("opentelemetry.exporter.otlp.proto.http",),
         delivers=True,
     ),
 )

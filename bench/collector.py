@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_GET(self) -> None:
-        """How many item spans have come since the last time this was asked."""
+        """How many different item spans have come since the last time this was asked."""
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # not in the parent
             ExportTraceServiceRequest,
         )
@@ -39,12 +40,12 @@ class _Handler(BaseHTTPRequestHandler):
         with self.lock:
             bodies = self.bodies.copy()
             self.bodies.clear()
-        count = 0
+        spans: set[bytes] = set()  # one that was sent twice does not make up for one that was lost
         for body in bodies:
             for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
                 for scope_spans in resource_spans.scope_spans:
-                    count += sum(not span.name.startswith("batch ") for span in scope_spans.spans)
-        self._answer(str(count).encode())
+                    spans.update(span.span_id for span in scope_spans.spans if not span.name.startswith("batch "))
+        self._answer(str(len(spans)).encode())
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)
@@ -58,16 +59,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def collector(delay_s: float = 0.0) -> Iterator[str]:
+def collector(delay_s: float = 0.0, not_on: int | None = None) -> Iterator[str]:
     """Run one, and give its URL.
 
     Args:
         delay_s: How long it takes to answer, in seconds.
+        not_on: A core to keep off, so that it takes nothing from what is measured there; None for no such core.
     """
     command = [sys.executable, "-m", "bench.collector", str(delay_s)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # ourselves
     try:
         assert process.stdout is not None
+        if not_on is not None and (others := os.sched_getaffinity(0) - {not_on}):
+            os.sched_setaffinity(process.pid, others)
         yield process.stdout.readline().strip()
     finally:
         process.kill()
@@ -75,7 +79,7 @@ def collector(delay_s: float = 0.0) -> Iterator[str]:
 
 
 def count_spans(url: str) -> int:
-    """The item spans that a collector has received since this was last asked."""
+    """How many different item spans a collector has received since this was last asked."""
     with urlopen(Request(url), timeout=60) as answer:  # noqa: S310  # loopback
         return int(answer.read())
 

@@ -16,7 +16,7 @@ _PACKAGES = ("uvloop", "nadoo-flow-core", "opentelemetry-sdk", "prometheus-clien
 
 
 def about() -> dict[str, object]:
-    """The machine, the versions, the commit and the garbage collector's state."""
+    """The machine, the versions, the commit and how the garbage collector of each run is set."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -51,14 +51,15 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    """The commit, with a + where what is measured differs from it."""
     try:
-        told = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],  # whatever git there is
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = _git("rev-parse", "--short", "HEAD")
+        return f"{commit}+" if _git("status", "--porcelain", "--", "flowrt", "bench/*.py") else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return told.stdout.strip()
+
+
+def _git(*words: str) -> str:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,7 +16,7 @@ from bench.collector import collector
 from bench.machine import about, last_core
 from bench.workloads import Workload
 
-__all__ = ["BenchError", "measure", "run_once", "summarize"]
+__all__ = ["BenchError", "measure", "ratios", "run_module", "run_once", "summarize"]
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 600
@@ -27,6 +27,32 @@ Say = Callable[[str], None]
 
 class BenchError(Exception):
     """A run failed or gave a wrong result: there is no figure to tell."""
+
+
+def run_module(module: str, words: Iterable[str], what: str, environment: Mapping[str, str] | None = None) -> Any:
+    """Run one of the bench's modules in a fresh process, and read the line of JSON that it prints.
+
+    Args:
+        module: Its name.
+        words: Its arguments.
+        what: What it does, for messages.
+        environment: Further variables.
+
+    Raises:
+        BenchError: It failed or did not end; the message has its last words.
+    """
+    variables = {**os.environ, **(environment or {}), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, *words]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchError(f"{what} did not end within {_LIMIT_S} s") from None
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
+        raise BenchError(f"{what} ended with exit code {done.returncode}: {last[0]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run_once(arm: Arm, work: Workload, url: str, core: int | None) -> Sample:
@@ -41,23 +67,8 @@ def run_once(arm: Arm, work: Workload, url: str, core: int | None) -> Sample:
     Raises:
         BenchError: It failed; the message has its last words.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "bench.worker",
-        arm.name,
-        work.name,
-        str(work.items),
-        "-" if core is None else str(core),
-    ]
-    environment = {**os.environ, "BENCH_COLLECTOR": url, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(  # ourselves
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_LIMIT_S, check=False
-    )
-    if done.returncode:
-        words = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise BenchError(f"{arm.name} on {work.name} ended with exit code {done.returncode}: {words[0]}")
-    sample: Sample = json.loads(done.stdout.splitlines()[-1])
+    words = [arm.name, work.name, str(work.items), "-" if core is None else str(core)]
+    sample: Sample = run_module("bench.worker", words, f"{arm.name} on {work.name}", {"BENCH_COLLECTOR": url})
     return sample
 
 
@@ -83,7 +94,7 @@ def measure(
     missing = {arm.name: arm.missing for arm in arms if arm.missing}
     present = [arm for arm in arms if not arm.missing]
     works = []
-    with collector() as url:
+    with collector(not_on=core) as url:
         for work in workloads:
             samples: dict[str, list[Sample]] = {arm.name: [] for arm in present}
             for number in range(rounds):
@@ -103,7 +114,20 @@ def measure(
     return {"machine": about(), "rounds": rounds, "missing": missing, "workloads": works}
 
 
-def summarize(work: dict[str, Any], baseline: str) -> dict[str, dict[str, float]]:
+def ratios(work: Mapping[str, Any], over: str, under: str) -> list[float]:
+    """How many times the overhead of one arm that of another was, round by round; empty where either did not run.
+
+    Args:
+        work: One of `measure`'s workloads.
+        over: The one arm.
+        under: The other.
+    """
+    above, below = (work["samples"].get(name, ()) for name in (over, under))
+    ideal_s = work["ideal_s"]
+    return [(one["wall_s"] - ideal_s) / (other["wall_s"] - ideal_s) for one, other in zip(above, below, strict=False)]
+
+
+def summarize(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, float]]:
     """The medians of one workload.
 
     Args:
@@ -111,23 +135,19 @@ def summarize(work: dict[str, Any], baseline: str) -> dict[str, dict[str, float]
         baseline: The arm to which ratios are taken.
 
     Returns:
-        For each arm: `overhead_us` an item, with `low_us` and `high_us` over the rounds; the ratio of its overhead to
-        the baseline's in the same round; and the ratio of its wall time to the floor's and to the ideal.
+        For each arm: `overhead_us` an item, with `low_us` and `high_us` over the rounds; `to_baseline`, the ratio of
+        its overhead to the baseline's in the same round; `to_floor`, that of its wall time to the floor's in the same
+        round; `of_ideal`, the ideal's share of its wall time; and `delivered`, the least share of its spans that came.
+        What there are no figures for is left out.
     """
     items, ideal_s, samples = work["items"], work["ideal_s"], work["samples"]
-    base = [sample["wall_s"] - ideal_s for sample in samples.get(baseline, ())]
     floor = [sample["wall_s"] for sample in samples.get("floor", ())]
     summary = {}
     for name, its in samples.items():
-        over = [(sample["wall_s"] - ideal_s) for sample in its]
-        told = {
-            "overhead_us": median(over) / items * 1e6,
-            "low_us": min(over) / items * 1e6,
-            "high_us": max(over) / items * 1e6,
-            "wall_s": median(sample["wall_s"] for sample in its),
-        }
-        if base:
-            told["to_baseline"] = median(mine / other for mine, other in zip(over, base, strict=True))
+        over_us = [(sample["wall_s"] - ideal_s) / items * 1e6 for sample in its]
+        told = {"overhead_us": median(over_us), "low_us": min(over_us), "high_us": max(over_us)}
+        if to_baseline := ratios(work, name, baseline):
+            told["to_baseline"] = median(to_baseline)
         if floor:
             told["to_floor"] = median(s["wall_s"] / other for s, other in zip(its, floor, strict=True))
         if ideal_s:

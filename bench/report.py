@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench.arms import ARMS
-from bench.measure import summarize
+from bench.measure import ratios, summarize
+from bench.memory import MEMORY
 
-__all__ = ["RESULTS", "Target", "memory_lines", "overhead_lines", "overhead_markdown", "targets"]
+__all__ = ["RESULTS", "Target", "lines", "overhead_markdown", "targets"]
 
 RESULTS: Final = Path(__file__).parent / "results"
 BASELINE: Final = "nadoo"
-_TITLES: Final = {arm.name: arm.title for arm in ARMS}
+_STREAM: Final = "flowrt-stream"
 
 
 class Target(NamedTuple):
@@ -22,87 +24,128 @@ class Target(NamedTuple):
 
     Attributes:
         what: In words.
-        value: What was measured.
+        value: What was measured, or None where an arm that it needs did not run.
         bound: What it should be.
         at_most: Whether the bound is from above.
     """
 
     what: str
-    value: float
+    value: float | None
     bound: float
     at_most: bool = True
 
-    @property
-    def met(self) -> bool:
-        """Whether it was reached."""
-        return self.value <= self.bound if self.at_most else self.value >= self.bound
-
     def __str__(self) -> str:
-        sign = "<=" if self.at_most else ">="
-        return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {self.value:.3g} (target {sign} {self.bound:g})"
+        goal = f"(target {'<=' if self.at_most else '>='} {self.bound:g})"
+        if self.value is None:
+            return f"-       {self.what}: not measured {goal}"
+        met = self.value <= self.bound if self.at_most else self.value >= self.bound
+        return f"{'met   ' if met else 'MISSED'}  {self.what}: {self.value:.3g} {goal}"
 
 
-def targets(measured: dict[str, Any]) -> Iterator[Target]:
-    """The targets for which there are figures."""
-    told = {work["name"]: summarize(work, BASELINE) for work in measured["workloads"]}
-    noop = told.get("noop", {})
-    for arm, bound in (("flowrt-bare", 0.25), ("flowrt-metrics", 0.3), ("flowrt-delivered", 0.6)):
-        if "to_baseline" in noop.get(arm, {}):
-            yield Target(f"{arm} on no-op, of nadoo-flow-core bare", noop[arm]["to_baseline"], bound)
-    if "by-hand" in noop and "flowrt-delivered" in noop:
-        ratio = noop["by-hand"]["overhead_us"] / noop["flowrt-delivered"]["overhead_us"]
-        yield Target("by-hand over flowrt-delivered on no-op", ratio, 10, at_most=False)
+def targets(measured: Mapping[str, Any]) -> Iterator[Target]:
+    """The targets on the workloads that were run."""
+    works = {work["name"]: work for work in measured["workloads"]}
+    told = {name: summarize(work, BASELINE) for name, work in works.items()}
+
+    def figure(work: str, arm: str, which: str) -> float | None:
+        return told[work].get(arm, {}).get(which)
+
+    if "noop" in works:
+        for arm, bound in (("flowrt-bare", 0.25), ("flowrt-metrics", 0.3), ("flowrt-delivered", 0.6)):
+            yield Target(f"{arm} on noop, of nadoo-flow-core bare", figure("noop", arm, "to_baseline"), bound)
+        by_hand = ratios(works["noop"], "by-hand", "flowrt-delivered")
+        value = median(by_hand) if by_hand else None
+        yield Target("by-hand over flowrt-delivered on noop", value, 10, at_most=False)
     for name in ("1ms", "10ms"):
+        if name in works:
+            for arm in ("flowrt-bare", "flowrt-metrics"):
+                yield Target(f"{arm} on {name}, wall time of the floor's", figure(name, arm, "to_floor"), 1.1)
+    if "50ms" in works:
         for arm in ("flowrt-bare", "flowrt-metrics"):
-            if "to_floor" in told.get(name, {}).get(arm, {}):
-                yield Target(f"{arm} on {name}, wall time of the floor's", told[name][arm]["to_floor"], 1.1)
-    for arm in ("flowrt-bare", "flowrt-metrics"):
-        if "of_ideal" in told.get("50ms", {}).get(arm, {}):
-            yield Target(f"{arm} on 50ms, of the ideal", told["50ms"][arm]["of_ideal"], 0.98, at_most=False)
-    for name, work in told.items():
-        if "delivered" in work.get("flowrt-delivered", {}):
-            delivered = work["flowrt-delivered"]["delivered"]
-            yield Target(f"spans delivered on {name}, share", delivered, 1, at_most=False)
+            yield Target(f"{arm} on 50ms, of the ideal", figure("50ms", arm, "of_ideal"), 0.98, at_most=False)
+    for name in works:
+        delivered = figure(name, "flowrt-delivered", "delivered")
+        yield Target(f"spans of flowrt-delivered that came on {name}, share", delivered, 1, at_most=False)
 
 
-def overhead_lines(measured: dict[str, Any]) -> Iterator[str]:
-    """The table for a terminal, and the targets."""
+def lines(measured: Mapping[str, Any]) -> Iterator[str]:
+    """Tables for a terminal, the targets, and where it was measured.
+
+    Args:
+        measured: What `measure` or `measure_memory` gave.
+    """
+    yield from _memory(measured) if "memory" in measured else _overhead(measured)
+    machine = measured["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    yield ""
+    yield f"{_where(measured)}, {machine['system']}; commit {machine['commit']}; {machine['measured_at']}"
+    yield f"{packages}; garbage collector {machine['garbage_collector']}"
+
+
+def _overhead(measured: Mapping[str, Any]) -> Iterator[str]:
     for work in measured["workloads"]:
         yield f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once"
-        yield f"  {'':62}{'us an item':>12}{'low':>9}{'high':>9}{'of nadoo':>10}{'of floor':>10}{'delivered':>11}"
+        heads = f"{'of nadoo':>10}{'of floor':>10}{'of ideal':>10}{'sent':>8}"
+        yield f"  {'':62}{'us an item':>12}{'low':>9}{'high':>9}{heads}"
         summary = summarize(work, BASELINE)
         for arm in ARMS:
             if arm.name in measured["missing"]:
                 yield f"  {arm.title:62}{'-':>12}  {measured['missing'][arm.name]}"
             elif arm.name in summary:
                 told = summary[arm.name]
-                ratio = f"{told['to_baseline']:.2f}x" if "to_baseline" in told else "-"
-                floor = f"{told['to_floor']:.2f}x" if "to_floor" in told else "-"
-                share = f"{told['delivered']:.1%}" if "delivered" in told else ""
                 times = f"{told['overhead_us']:>12.2f}{told['low_us']:>9.2f}{told['high_us']:>9.2f}"
-                yield f"  {arm.title:62}{times}{ratio:>10}{floor:>10}{share:>11}"
+                shares = f"{_of(told, 'to_baseline', '.2f', 'x'):>10}{_of(told, 'to_floor', '.2f', 'x'):>10}"
+                rest = f"{_of(told, 'of_ideal', '.1%'):>10}{_of(told, 'delivered', '.1%'):>8}"
+                yield f"  {arm.title:62}{times}{shares}{rest}"
         yield ""
     yield from map(str, targets(measured))
 
 
-def memory_lines(measured: dict[str, Any]) -> Iterator[str]:
-    """What the stream's memory came to."""
-    yield str(Target(f"MiB of growth over {measured['items']:,} streamed items", measured["growth_mib"], 20))
+def _memory(measured: Mapping[str, Any]) -> Iterator[str]:
+    yield "peak memory over that of before the run, no-op items"
+    yield f"  {'':62}{'items':>12}{'MiB':>9}{'low':>9}{'high':>9}{'B an item':>11}"
+    for arm in MEMORY:
+        if arm.name in measured["missing"]:
+            yield f"  {arm.title:62}{'-':>12}  {measured['missing'][arm.name]}"
+        elif arm.name in measured["memory"]:
+            told = measured["memory"][arm.name]
+            low, high = min(told["samples_mib"]), max(told["samples_mib"])
+            each = told["growth_mib"] * 2**20 / told["items"]
+            yield f"  {arm.title:62}{told['items']:>12,}{told['growth_mib']:>9.1f}{low:>9.1f}{high:>9.1f}{each:>11.1f}"
+    yield ""
+    if stream := measured["memory"].get(_STREAM):
+        growth_mb = stream["growth_mib"] * 2**20 / 1e6
+        yield str(Target(f"{_STREAM}, MB of growth over {stream['items']:,} items", growth_mb, 20))
+
+
+def _of(told: Mapping[str, float], what: str, form: str, unit: str = "") -> str:
+    return f"{told[what]:{form}}{unit}" if what in told else "-"
+
+
+def _where(measured: Mapping[str, Any]) -> str:
+    machine, rounds = measured["machine"], measured["rounds"]
+    return f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, {rounds} rounds"
 
 
 def overhead_markdown() -> str:
     """The README's table, from the checked-in results."""
     measured = json.loads((RESULTS / "overhead.json").read_text())
     noop = next(work for work in measured["workloads"] if work["name"] == "noop")
-    summary, machine = summarize(noop, BASELINE), measured["machine"]
-    lines = ["| | µs an item | of nadoo-flow-core, same run |", "|---|---:|---:|"]
+    summary = summarize(noop, BASELINE)
+    table = [
+        "| | µs an item | lowest to highest | of nadoo-flow-core | spans delivered |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for arm in ARMS:
         if arm.name in measured["missing"]:
-            lines.append(f"| {arm.title} | – | {measured['missing'][arm.name]} |")
+            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – |")
         elif arm.name in summary:
             told = summary[arm.name]
             ratio = f"{told['to_baseline']:.2f}×" if "to_baseline" in told else "–"
-            share = f", {told['delivered']:.1%} of the spans delivered" if "delivered" in told else ""
-            lines.append(f"| {_TITLES[arm.name]}{share} | {told['overhead_us']:.2f} | {ratio} |")
-    where = f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, {measured['rounds']} rounds"
-    return "\n".join([*lines, "", f"No-op items, {noop['items']:,} at concurrency {noop['concurrency']}; {where}."])
+            share = f"{told['delivered']:.1%}" if "delivered" in told else ""
+            spread = f"{told['low_us']:.2f} to {told['high_us']:.2f}"
+            table.append(f"| {arm.title} | {told['overhead_us']:.2f} | {spread} | {ratio} | {share} |")
+    what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians of {measured['rounds']} rounds"
+    machine = measured["machine"]
+    where = f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, commit {machine['commit']}"
+    return "\n".join([*table, "", f"{what}; {where}."])

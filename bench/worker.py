@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -34,7 +35,7 @@ def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dic
         Seconds of wall time, of processor time, kibibytes of peak memory, and the spans that came to the collector.
 
     Raises:
-        ValueError: An output was missing, doubled or wrong.
+        ValueError: An output was missing, doubled or wrong, or the arm switched the garbage collector off.
     """
     if core is not None:
         os.sched_setaffinity(0, {core})
@@ -60,6 +61,8 @@ def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dic
     if chosen.delivers:
         count_spans(url)
     wall_s, cpu_s = run(work)
+    if not gc.isenabled():
+        raise ValueError(f"{arm_name} switched the garbage collector off: its figures do not compare with the others'")
     measured = {"wall_s": wall_s, "cpu_s": cpu_s, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
     if chosen.delivers:
         measured["delivered"] = count_spans(url)

@@ -1,0 +1,65 @@
+"""Rounds and the arithmetic on what they gave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import measure as measuring
+from bench.arms import Arm, arm
+from bench.measure import BenchError, measure, ratios, run_module, run_once, summarize
+from bench.workloads import Workload, workload
+
+
+def test_ratios_are_taken_within_a_round_and_their_median_is_told(work: dict[str, Any]) -> None:
+    assert ratios(work, "flowrt-bare", "nadoo") == pytest.approx([1 / 4, 4 / 8, 1 / 2])
+    told = summarize(work, "nadoo")
+    assert told["flowrt-bare"]["to_baseline"] == pytest.approx(0.5)
+    assert told["flowrt-bare"]["to_floor"] == pytest.approx(1.0)  # 1, 5/4, 1
+    assert told["flowrt-bare"]["overhead_us"] == pytest.approx(10)
+    assert told["flowrt-bare"]["low_us"] == pytest.approx(10)
+    assert told["flowrt-bare"]["high_us"] == pytest.approx(40)
+    assert told["flowrt-bare"]["of_ideal"] == pytest.approx(0.5)
+    assert told["nadoo"]["to_baseline"] == 1
+    assert told["flowrt-delivered"]["delivered"] == pytest.approx(0.999)
+
+
+def test_without_a_baseline_there_is_no_ratio_to_it(work: dict[str, Any]) -> None:
+    del work["samples"]["nadoo"], work["samples"]["floor"]
+    told = summarize({**work, "ideal_s": 0.0}, "nadoo")["flowrt-bare"]
+    assert sorted(told) == ["high_us", "low_us", "overhead_us"]
+
+
+def test_the_ideal_counts_whole_rounds_of_sleeping() -> None:
+    assert Workload("w", "w", 250, 100, 0.01).ideal_s == pytest.approx(0.03)
+    assert Workload("w", "w", 250, 100, None).ideal_s == 0
+    assert workload("1ms").cut(10).items == 5_000
+    assert workload("10ms").cut(1_000).items == 1_000
+
+
+def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
+    ran: list[str] = []
+
+    def run(which: Arm, work: Workload, url: str, core: int | None) -> dict[str, float]:
+        ran.append(f"{which.name} {work.name}")
+        assert url.startswith("http://127.0.0.1:")
+        return {"wall_s": 1.0}
+
+    arms = [arm("floor"), Arm("absent", "absent", arm("floor").run, needs=("json", "no_such.module")), arm("gather")]
+    measured = measure(arms, [workload("noop"), workload("1ms")], 2, lambda _: None, run)
+    assert ran == [*["floor noop", "gather noop"] * 2, *["floor 1ms", "gather 1ms"] * 2]
+    assert measured["missing"] == {"absent": "no_such.module is not installed"}
+    assert set(measured["machine"]) >= {"processor", "python", "commit", "packages", "garbage_collector"}
+
+
+def test_a_run_that_fails_ends_the_bench_with_its_last_words() -> None:
+    nobody = Arm("no-such-arm", "", arm("floor").run)
+    with pytest.raises(BenchError, match="no-such-arm on noop ended with exit code 1: KeyError: 'no-such-arm'"):
+        run_once(nobody, workload("noop"), "", None)
+
+
+def test_a_run_that_does_not_end_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_LIMIT_S", 0.01)
+    with pytest.raises(BenchError, match=r"the stream did not end within 0\.01 s"):
+        run_module("bench.memory", ["floor", "100000"], "the stream")

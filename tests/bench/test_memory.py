@@ -1,0 +1,84 @@
+"""How memory is measured, and that every item is accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bench.measure import BenchError, run_module
+from bench.memory import MEMORY, Ledger, MemoryArm, growth_mib, main, measure_memory
+
+BY_NAME = {each.name: each for each in MEMORY}
+
+
+@pytest.mark.parametrize("name", ["floor", "flowrt-stream", "flowrt-batch", "gather"])
+def test_an_arm_runs_in_a_process_of_its_own(name: str) -> None:
+    assert run_module("bench.memory", [name, "1500"], name) >= 0
+
+
+async def _hoard(inputs: Any, ledger: Ledger) -> None:
+    kept = []
+    for index, item in enumerate(inputs):
+        kept.append(bytes(20_000))
+        ledger.settle(index, item["x"])
+
+
+def test_growth_is_that_of_the_peak() -> None:
+    assert growth_mib(MemoryArm("hoard", "", _hoard), 2_000) > 30  # 40 MB, freed when it returns
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told"),
+    [
+        ([1, 2], "1 of 3 items did not come back"),
+        ([1, 3, 2], "item 1 came back with 3, not 2"),
+        ([None, 2, 3], "item 0 came back with None, not 1"),
+    ],
+)
+def test_a_missing_or_wrong_item_is_an_error(outputs: list[object], told: str) -> None:
+    def settled() -> None:
+        ledger = Ledger(3)
+        for index, output in enumerate(outputs):
+            ledger.settle(index, output)
+        ledger.close()
+
+    with pytest.raises(BenchError, match=re.escape(told)):
+        settled()
+
+
+def test_an_item_that_comes_back_twice_is_an_error() -> None:
+    ledger = Ledger(3)
+    ledger.settle(1, 2)
+    with pytest.raises(BenchError, match="item 1 came back twice"):
+        ledger.settle(1, 2)
+
+
+def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
+    grown = iter([1.0, 5.0, 3.0, 7.0, 2.0, 6.0])
+    ran: list[str] = []
+
+    def run(which: MemoryArm, items: int) -> float:
+        ran.append(f"{which.name} {items}")
+        return next(grown)
+
+    absent = MemoryArm("absent", "", _hoard, needs=("no_such_module",))
+    said: list[str] = []
+    measured = measure_memory([BY_NAME["floor"], absent, BY_NAME["gather"]], 3, 10, said.append, run)
+    assert ran == ["floor 100000", "gather 10000"] * 3
+    assert measured["missing"] == {"absent": "no_such_module is not installed"}
+    assert measured["memory"]["floor"] == {"items": 100_000, "growth_mib": 2.0, "samples_mib": [1.0, 3.0, 2.0]}
+    assert measured["memory"]["gather"]["growth_mib"] == 6.0
+    assert said == ["memory: round 1 of 3", "memory: round 2 of 3", "memory: round 3 of 3"]
+
+
+def test_a_platform_that_does_not_forget_its_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Callable[..., None]:
+        raise PermissionError("no")
+
+    monkeypatch.setattr("bench.memory.Path.write_text", refuse)
+    monkeypatch.setattr("bench.memory.last_core", lambda: None)
+    with pytest.raises(BenchError, match=r"does not let a process forget its peak memory.*\(no\)"):
+        main("floor", 10)

@@ -1,0 +1,78 @@
+"""The tables, and the targets that were met and missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import report
+
+Measured = dict[str, Any]
+
+
+def test_the_table_has_every_arm_and_a_dash_with_the_reason_for_one_that_is_missing(measured: Measured) -> None:
+    lines = list(report.lines(measured))
+    (missing,) = [line for line in lines if "`gather` + `Semaphore`" in line]
+    assert missing.split("  ")[-1] == "gather is not installed"
+    assert " - " in missing
+    (bare,) = [line for line in lines if line.startswith("  flowrt, telemetry off")]
+    assert bare.split()[-7:] == ["10.00", "10.00", "40.00", "0.50x", "1.00x", "50.0%", "-"]
+    assert "CPython 3.11, 2 cores of a processor, 3 rounds, a system; commit abc; today" in lines
+    assert lines[-1] == "uvloop 1.0; garbage collector enabled"
+
+
+def test_targets_are_met_missed_or_not_measured(measured: Measured) -> None:
+    lines = list(report.lines(measured))
+    assert "met     flowrt-bare on 1ms, wall time of the floor's: 1 (target <= 1.1)" in lines
+    assert "-       flowrt-metrics on 1ms, wall time of the floor's: not measured (target <= 1.1)" in lines
+    assert "MISSED  spans of flowrt-delivered that came on 1ms, share: 0.999 (target >= 1)" in lines
+
+
+def test_every_target_of_the_workloads_is_told(measured: Measured) -> None:
+    (work,) = measured["workloads"]
+    walls = {"floor": 1.0, "nadoo": 1.0, "flowrt-bare": 0.26, "flowrt-metrics": 0.3, "flowrt-delivered": 0.5}
+    samples = {name: [{"wall_s": wall}] for name, wall in walls.items()} | {"by-hand": [{"wall_s": 6.0}]}
+    measured["workloads"] = [
+        {**work, "name": "noop", "ideal_s": 0.0, "samples": samples},
+        {**work, "name": "50ms", "ideal_s": 0.25, "samples": samples},
+    ]
+    told = [str(target) for target in report.targets(measured)]
+    assert told[:4] == [
+        "MISSED  flowrt-bare on noop, of nadoo-flow-core bare: 0.26 (target <= 0.25)",
+        "met     flowrt-metrics on noop, of nadoo-flow-core bare: 0.3 (target <= 0.3)",
+        "met     flowrt-delivered on noop, of nadoo-flow-core bare: 0.5 (target <= 0.6)",
+        "met     by-hand over flowrt-delivered on noop: 12 (target >= 10)",
+    ]
+    assert told[4] == "MISSED  flowrt-bare on 50ms, of the ideal: 0.962 (target >= 0.98)"
+    assert [target.what for target in report.targets(measured)][5:] == [
+        "flowrt-metrics on 50ms, of the ideal",
+        "spans of flowrt-delivered that came on noop, share",
+        "spans of flowrt-delivered that came on 50ms, share",
+    ]
+
+
+def test_the_readme_s_table_comes_from_the_results(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noop = {**measured["workloads"][0], "name": "noop", "ideal_s": 0.0}
+    (tmp_path / "overhead.json").write_text(json.dumps({**measured, "workloads": [noop]}))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    table = report.overhead_markdown()
+    assert "| flowrt, telemetry off | 20.00 | 20.00 to 50.00 | 0.56× |  |" in table
+    assert "| flowrt, everything on, spans sent over OTLP | 30.00 | 20.00 to 50.00 | 0.60× | 99.9% |" in table
+    assert "| `gather` + `Semaphore` | – | gather is not installed | – | – |" in table
+    assert "at concurrency 100, medians of 3 rounds; CPython 3.11, 2 cores of a processor, commit abc." in table
+
+
+def test_memory_is_told_in_all_and_per_item(machine: dict[str, Any]) -> None:
+    told = {"items": 1_000_000, "growth_mib": 20.0, "samples_mib": [19.0, 20.0, 22.0]}
+    missing = {"nadoo": "nadoo_flow is not installed"}
+    lines = list(report.lines({"machine": machine, "rounds": 3, "missing": missing, "memory": {"flowrt-stream": told}}))
+    (stream,) = [line for line in lines if "items made lazily" in line]
+    assert stream.split()[-5:] == ["1,000,000", "20.0", "19.0", "22.0", "21.0"]
+    (nadoo,) = [line for line in lines if "nadoo_flow" in line]
+    assert nadoo.endswith("-  nadoo_flow is not installed")
+    assert "MISSED  flowrt-stream, MB of growth over 1,000,000 items: 21 (target <= 20)" in lines
