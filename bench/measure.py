@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench.arms import Arm
@@ -16,7 +15,7 @@ from bench.collector import collector
 from bench.machine import about, last_core
 from bench.workloads import Workload
 
-__all__ = ["BenchError", "measure", "ratios", "run_module", "run_once", "summarize"]
+__all__ = ["BenchError", "figures", "measure", "ratios", "run_module", "run_once"]
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 600
@@ -127,32 +126,27 @@ def ratios(work: Mapping[str, Any], over: str, under: str) -> list[float]:
     return [(one["wall_s"] - ideal_s) / (other["wall_s"] - ideal_s) for one, other in zip(above, below, strict=False)]
 
 
-def summarize(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, float]]:
-    """The medians of one workload.
+def figures(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, list[float]]]:
+    """What the samples of one workload come to, round by round.
 
     Args:
         work: One of `measure`'s workloads.
         baseline: The arm to which ratios are taken.
 
     Returns:
-        For each arm: `overhead_us` an item, with `low_us` and `high_us` over the rounds; `to_baseline`, the ratio of
-        its overhead to the baseline's in the same round; `to_floor`, that of its wall time to the floor's in the same
-        round; `of_ideal`, the ideal's share of its wall time; and `delivered`, the least share of its spans that came.
-        What there are no figures for is left out.
+        For each arm: `overhead_us` an item; `to_baseline`, the ratio of its overhead to the baseline's in the same
+        round; `to_floor`, that of its wall time to the floor's in the same round; `of_ideal`, the ideal's share of its
+        wall time; and `delivered`, the share of its spans that came. Empty where there are no figures.
     """
     items, ideal_s, samples = work["items"], work["ideal_s"], work["samples"]
-    floor = [sample["wall_s"] for sample in samples.get("floor", ())]
-    summary = {}
-    for name, its in samples.items():
-        over_us = [(sample["wall_s"] - ideal_s) / items * 1e6 for sample in its]
-        told = {"overhead_us": median(over_us), "low_us": min(over_us), "high_us": max(over_us)}
-        if to_baseline := ratios(work, name, baseline):
-            told["to_baseline"] = median(to_baseline)
-        if floor:
-            told["to_floor"] = median(s["wall_s"] / other for s, other in zip(its, floor, strict=True))
-        if ideal_s:
-            told["of_ideal"] = median(ideal_s / sample["wall_s"] for sample in its)
-        if "delivered" in its[0]:
-            told["delivered"] = min(sample["delivered"] for sample in its) / items
-        summary[name] = told
-    return summary
+    floor_s = [sample["wall_s"] for sample in samples.get("floor", ())]
+    return {
+        name: {
+            "overhead_us": [(sample["wall_s"] - ideal_s) / items * 1e6 for sample in its],
+            "to_baseline": ratios(work, name, baseline),
+            "to_floor": [sample["wall_s"] / other_s for sample, other_s in zip(its, floor_s, strict=False)],
+            "of_ideal": [ideal_s / sample["wall_s"] for sample in its if ideal_s],
+            "delivered": [sample["delivered"] / items for sample in its if "delivered" in sample],
+        }
+        for name, its in samples.items()
+    }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench.arms import ARMS
-from bench.measure import ratios, summarize
+from bench.measure import figures, ratios
 from bench.memory import MEMORY
 
 __all__ = ["RESULTS", "Target", "lines", "overhead_markdown", "targets"]
@@ -24,48 +24,50 @@ class Target(NamedTuple):
 
     Attributes:
         what: In words.
-        value: What was measured, or None where an arm that it needs did not run.
-        bound: What it should be.
+        samples: What was measured in each round; empty where an arm that it needs did not run.
+        bound: What their median should be.
         at_most: Whether the bound is from above.
     """
 
     what: str
-    value: float | None
+    samples: Sequence[float]
     bound: float
     at_most: bool = True
 
     def __str__(self) -> str:
-        goal = f"(target {'<=' if self.at_most else '>='} {self.bound:g})"
-        if self.value is None:
-            return f"-       {self.what}: not measured {goal}"
-        met = self.value <= self.bound if self.at_most else self.value >= self.bound
-        return f"{'met   ' if met else 'MISSED'}  {self.what}: {self.value:.3g} {goal}"
+        goal = f"target {'<=' if self.at_most else '>='} {self.bound:g}"
+        if not self.samples:
+            return f"-       {self.what}: not measured ({goal})"
+        value = median(self.samples)
+        met = value <= self.bound if self.at_most else value >= self.bound
+        spread = f"; rounds {min(self.samples):.3g} to {max(self.samples):.3g}" if len(self.samples) > 1 else ""
+        return f"{'met   ' if met else 'MISSED'}  {self.what}: {value:.3g} ({goal}{spread})"
 
 
 def targets(measured: Mapping[str, Any]) -> Iterator[Target]:
     """The targets on the workloads that were run."""
     works = {work["name"]: work for work in measured["workloads"]}
-    told = {name: summarize(work, BASELINE) for name, work in works.items()}
+    told = {name: figures(work, BASELINE) for name, work in works.items()}
 
-    def figure(work: str, arm: str, which: str) -> float | None:
-        return told[work].get(arm, {}).get(which)
+    def samples(work: str, arm: str, which: str) -> Sequence[float]:
+        return told[work].get(arm, {}).get(which, ())
 
     if "noop" in works:
         for arm, bound in (("flowrt-bare", 0.25), ("flowrt-metrics", 0.3), ("flowrt-delivered", 0.6)):
-            yield Target(f"{arm} on noop, of nadoo-flow-core bare", figure("noop", arm, "to_baseline"), bound)
+            yield Target(f"{arm} on noop, of nadoo-flow-core bare", samples("noop", arm, "to_baseline"), bound)
         by_hand = ratios(works["noop"], "by-hand", "flowrt-delivered")
-        value = median(by_hand) if by_hand else None
-        yield Target("by-hand over flowrt-delivered on noop", value, 10, at_most=False)
+        yield Target("by-hand over flowrt-delivered on noop", by_hand, 10, at_most=False)
     for name in ("1ms", "10ms"):
         if name in works:
             for arm in ("flowrt-bare", "flowrt-metrics"):
-                yield Target(f"{arm} on {name}, wall time of the floor's", figure(name, arm, "to_floor"), 1.1)
+                yield Target(f"{arm} on {name}, wall time of the floor's", samples(name, arm, "to_floor"), 1.1)
     if "50ms" in works:
         for arm in ("flowrt-bare", "flowrt-metrics"):
-            yield Target(f"{arm} on 50ms, of the ideal", figure("50ms", arm, "of_ideal"), 0.98, at_most=False)
+            yield Target(f"{arm} on 50ms, of the ideal", samples("50ms", arm, "of_ideal"), 0.98, at_most=False)
     for name in works:
-        delivered = figure(name, "flowrt-delivered", "delivered")
-        yield Target(f"spans of flowrt-delivered that came on {name}, share", delivered, 1, at_most=False)
+        came = samples(name, "flowrt-delivered", "delivered")
+        least = [min(came)] if came else []  # a span lost in one round is lost
+        yield Target(f"spans of flowrt-delivered that came on {name}, least share", least, 1, at_most=False)
 
 
 def lines(measured: Mapping[str, Any]) -> Iterator[str]:
@@ -87,15 +89,16 @@ def _overhead(measured: Mapping[str, Any]) -> Iterator[str]:
         yield f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once"
         heads = f"{'of nadoo':>10}{'of floor':>10}{'of ideal':>10}{'sent':>8}"
         yield f"  {'':62}{'us an item':>12}{'low':>9}{'high':>9}{heads}"
-        summary = summarize(work, BASELINE)
+        told = figures(work, BASELINE)
         for arm in ARMS:
             if arm.name in measured["missing"]:
                 yield f"  {arm.title:62}{'-':>12}  {measured['missing'][arm.name]}"
-            elif arm.name in summary:
-                told = summary[arm.name]
-                times = f"{told['overhead_us']:>12.2f}{told['low_us']:>9.2f}{told['high_us']:>9.2f}"
-                shares = f"{_of(told, 'to_baseline', '.2f', 'x'):>10}{_of(told, 'to_floor', '.2f', 'x'):>10}"
-                rest = f"{_of(told, 'of_ideal', '.1%'):>10}{_of(told, 'delivered', '.1%'):>8}"
+            elif arm.name in told:
+                its = told[arm.name]
+                over_us = its["overhead_us"]
+                times = f"{median(over_us):>12.2f}{min(over_us):>9.2f}{max(over_us):>9.2f}"
+                shares = f"{_of(its['to_baseline'], '.2f', 'x'):>10}{_of(its['to_floor'], '.2f', 'x'):>10}"
+                rest = f"{_of(its['of_ideal'], '.1%'):>10}{_of(its['delivered'], '.1%', by=min):>8}"
                 yield f"  {arm.title:62}{times}{shares}{rest}"
         yield ""
     yield from map(str, targets(measured))
@@ -114,12 +117,12 @@ def _memory(measured: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {arm.title:62}{told['items']:>12,}{told['growth_mib']:>9.1f}{low:>9.1f}{high:>9.1f}{each:>11.1f}"
     yield ""
     if stream := measured["memory"].get(_STREAM):
-        growth_mb = stream["growth_mib"] * 2**20 / 1e6
+        growth_mb = [mib * 2**20 / 1e6 for mib in stream["samples_mib"]]
         yield str(Target(f"{_STREAM}, MB of growth over {stream['items']:,} items", growth_mb, 20))
 
 
-def _of(told: Mapping[str, float], what: str, form: str, unit: str = "") -> str:
-    return f"{told[what]:{form}}{unit}" if what in told else "-"
+def _of(samples: Sequence[float], form: str, unit: str = "", by: Callable[[Sequence[float]], float] = median) -> str:
+    return f"{by(samples):{form}}{unit}" if samples else "-"
 
 
 def _where(measured: Mapping[str, Any]) -> str:
@@ -131,21 +134,25 @@ def overhead_markdown() -> str:
     """The README's table, from the checked-in results."""
     measured = json.loads((RESULTS / "overhead.json").read_text())
     noop = next(work for work in measured["workloads"] if work["name"] == "noop")
-    summary = summarize(noop, BASELINE)
+    told = figures(noop, BASELINE)
     table = [
-        "| | µs an item | lowest to highest | of nadoo-flow-core | spans delivered |",
-        "|---|---:|---:|---:|---:|",
+        "| | µs an item | lowest to highest | of nadoo-flow-core | lowest to highest | spans delivered |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for arm in ARMS:
         if arm.name in measured["missing"]:
-            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – |")
-        elif arm.name in summary:
-            told = summary[arm.name]
-            ratio = f"{told['to_baseline']:.2f}×" if "to_baseline" in told else "–"
-            share = f"{told['delivered']:.1%}" if "delivered" in told else ""
-            spread = f"{told['low_us']:.2f} to {told['high_us']:.2f}"
-            table.append(f"| {arm.title} | {told['overhead_us']:.2f} | {spread} | {ratio} | {share} |")
+            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – | – |")
+        elif arm.name in told:
+            its = told[arm.name]
+            cells = [arm.title, _of(its["overhead_us"], ".2f"), _spread(its["overhead_us"])]
+            cells += [_of(its["to_baseline"], ".3f", "×"), _spread(its["to_baseline"])]
+            cells += [_of(its["delivered"], ".1%", by=min)]
+            table.append(f"| {' | '.join('–' if cell == '-' else cell for cell in cells)} |")
     what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians of {measured['rounds']} rounds"
     machine = measured["machine"]
     where = f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, commit {machine['commit']}"
     return "\n".join([*table, "", f"{what}; {where}."])
+
+
+def _spread(samples: Sequence[float]) -> str:
+    return f"{min(samples):.2f} to {max(samples):.2f}" if samples else "-"

@@ -8,27 +8,27 @@ import pytest
 
 from bench import measure as measuring
 from bench.arms import Arm, arm
-from bench.measure import BenchError, measure, ratios, run_module, run_once, summarize
+from bench.measure import BenchError, figures, measure, ratios, run_module, run_once
 from bench.workloads import Workload, workload
 
 
-def test_ratios_are_taken_within_a_round_and_their_median_is_told(work: dict[str, Any]) -> None:
+def test_ratios_are_taken_within_a_round(work: dict[str, Any]) -> None:
     assert ratios(work, "flowrt-bare", "nadoo") == pytest.approx([1 / 4, 4 / 8, 1 / 2])
-    told = summarize(work, "nadoo")
-    assert told["flowrt-bare"]["to_baseline"] == pytest.approx(0.5)
-    assert told["flowrt-bare"]["to_floor"] == pytest.approx(1.0)  # 1, 5/4, 1
-    assert told["flowrt-bare"]["overhead_us"] == pytest.approx(10)
-    assert told["flowrt-bare"]["low_us"] == pytest.approx(10)
-    assert told["flowrt-bare"]["high_us"] == pytest.approx(40)
-    assert told["flowrt-bare"]["of_ideal"] == pytest.approx(0.5)
-    assert told["nadoo"]["to_baseline"] == 1
-    assert told["flowrt-delivered"]["delivered"] == pytest.approx(0.999)
+    told = figures(work, "nadoo")
+    assert told["flowrt-bare"]["to_baseline"] == pytest.approx([1 / 4, 4 / 8, 1 / 2])
+    assert told["flowrt-bare"]["to_floor"] == pytest.approx([1, 5 / 4, 1])
+    assert told["flowrt-bare"]["overhead_us"] == pytest.approx([10, 40, 10])
+    assert told["flowrt-bare"]["of_ideal"] == pytest.approx([1 / 2, 1 / 5, 1 / 2])
+    assert told["flowrt-bare"]["delivered"] == []
+    assert told["nadoo"]["to_baseline"] == [1, 1, 1]
+    assert told["flowrt-delivered"]["delivered"] == [1, 0.999, 1]
 
 
-def test_without_a_baseline_there_is_no_ratio_to_it(work: dict[str, Any]) -> None:
+def test_without_a_baseline_a_floor_or_an_ideal_there_is_no_ratio_to_it(work: dict[str, Any]) -> None:
     del work["samples"]["nadoo"], work["samples"]["floor"]
-    told = summarize({**work, "ideal_s": 0.0}, "nadoo")["flowrt-bare"]
-    assert sorted(told) == ["high_us", "low_us", "overhead_us"]
+    told = figures({**work, "ideal_s": 0.0}, "nadoo")["flowrt-bare"]
+    assert told.pop("overhead_us") == pytest.approx([20, 50, 20])
+    assert told == {"to_baseline": [], "to_floor": [], "of_ideal": [], "delivered": []}
 
 
 def test_the_ideal_counts_whole_rounds_of_sleeping() -> None:
