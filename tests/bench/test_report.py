@@ -32,6 +32,13 @@ def test_targets_are_met_missed_or_not_measured(measured: Measured) -> None:
     assert "MISSED  spans of flowrt-delivered that came on 1ms, least share: 0.999 (target >= 1)" in lines
 
 
+def test_a_cut_run_is_told_beside_the_targets(measured: Measured) -> None:
+    cut = "a cut run: the targets below are those of the full number of items"
+    assert cut in list(report.lines(measured))
+    measured["workloads"][0]["items"] = 50_000
+    assert cut not in list(report.lines(measured))
+
+
 def test_every_target_of_the_workloads_is_told(measured: Measured) -> None:
     (work,) = measured["workloads"]
     walls = {"floor": 1.0, "nadoo": 1.0, "flowrt-bare": 0.26, "flowrt-metrics": 0.3, "flowrt-delivered": 0.5}
