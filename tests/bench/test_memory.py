@@ -30,6 +30,16 @@ def test_growth_is_that_of_the_peak() -> None:
     assert growth_mib(MemoryArm("hoard", "", _hoard), 2_000) > 30  # 40 MB, freed when it returns
 
 
+async def _lose_the_last(inputs: Any, ledger: Ledger) -> None:
+    for index, item in enumerate(inputs[:-1]):
+        ledger.settle(index, item["x"])
+
+
+def test_an_arm_that_loses_an_item_has_no_figure() -> None:
+    with pytest.raises(BenchError, match="1 of 1000 items did not come back"):
+        growth_mib(MemoryArm("lossy", "", _lose_the_last), 2_000)
+
+
 @pytest.mark.parametrize(
     ("outputs", "told"),
     [
