@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import overhead_markdown
-
 from flowrt.telemetry.catalogue import as_markdown
 
 ROOT = Path(__file__).parents[1]

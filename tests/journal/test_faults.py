@@ -195,5 +195,3 @@ def test_the_systems_own_limit_on_a_files_size_is_a_disk_that_failed(path: Path,
     assert "File too large" in error
     assert done.stderr == ""
     assert list(held(path, range(100))) == list(range(int(last) + 1))
-
-

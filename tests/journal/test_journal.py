@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -289,7 +290,7 @@ def test_closing_writes_what_waits_and_ends_the_thread(path: Path) -> None:
 
 
 def test_an_error_in_the_block_still_keeps_what_finished(path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Teller().start(Journal(path, FINGERPRINT)) as journal:
+    with contextlib.suppress(KeyboardInterrupt), Teller().start(Journal(path, FINGERPRINT)) as journal:
         journal.append(item(0), 0)
         raise KeyboardInterrupt
     assert held(path, [0]) == {0: "resumed"}
@@ -353,8 +354,8 @@ def test_a_forked_child_writes_nothing_and_holds_no_lock(path: Path) -> None:
         finally:
             os._exit(0)
     os.close(write_end)
-    with open(read) as told:
-        assert "not by its child" in told.read()
+    assert b"not by its child" in os.read(read, 1000)
+    os.close(read)
     assert os.waitpid(child, 0)[1] == 0
     assert path.stat().st_size == size
     sleeper = os.fork()

@@ -129,7 +129,7 @@ def test_a_last_group_with_pages_that_never_reached_the_disk_is_a_torn_tail(path
     synced = path.stat().st_size
     write(path, ITEMS[2:], group=COUNT, close=False)
     content = bytearray(path.read_bytes())
-    (start, end, _), (_, later_end, _) = lines_of(bytes(content))[-4:-2]
+    (start, _, _), (_, later_end, _) = lines_of(bytes(content))[-4:-2]
     content[start + 20 : later_end - 30] = bytes(later_end - 30 - start - 20)
     path.write_bytes(content)
     assert start > synced
