@@ -14,7 +14,7 @@ import pytest
 
 from tests.demo.conftest import HANG_GUARD_S, RunningDemo, answers, end, get, wait_until
 
-pytestmark = pytest.mark.xdist_group("prometheus")
+pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("prometheus")]
 
 ITEMS = 400
 CONFIG = """
