@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from flowrt.cli.exits import SOME_FAILED, CommandError, say
+from flowrt.cli.limits import CONCURRENCY, RATE, SECONDS
 from flowrt.cli.readers import FORMATS, Format, open_input
 
 if TYPE_CHECKING:
     from flowrt.cli.job import Job
+    from flowrt.policies import AdaptiveLimit, RateLimit
 
 __all__ = ["run"]
 
@@ -23,6 +24,7 @@ _EXAMPLES = """\b
 Examples:
   flowrt run enrich:node airports.jsonl -o enriched.jsonl --max-concurrency 50
   flowrt run crawl:Fetch urls.csv -o pages.jsonl --item-timeout 10 --metrics-port 9464
+  flowrt run ask:model prompts.jsonl -o answers.jsonl --max-concurrency 1:200 --rate 600/min --retries 4
   cat urls.jsonl | flowrt run crawl:fetch - -o - | jq .output
 
 \b
@@ -36,33 +38,35 @@ Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 un
 """
 
 
-class _Seconds(click.FloatRange):
-    """A positive, finite number: a range lets nan and inf through."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        if not math.isfinite(seconds):
-            self.fail(f"{value} is not a finite number of seconds.", param, ctx)
-        return seconds
-
-
-_SECONDS = _Seconds(min=0, min_open=True)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.argument("node", metavar="MODULE:NODE")
 @click.argument("source", metavar="INPUT")
 @click.option("-o", "--output", required=True, metavar="OUTPUT", help="A JSONL file, or - for standard output.")
 @click.option(
     "--max-concurrency",
-    type=click.IntRange(min=1),
+    type=CONCURRENCY,
     default=10,
     show_default=True,
-    metavar="N",
-    help="How many items may run at once.",
+    metavar="N|MIN:MAX|auto",
+    help="How many items may run at once; MIN:MAX finds the number by itself, auto is 1:100.",
 )
-@click.option("--item-timeout", type=_SECONDS, metavar="S", help="Time limit of one item, in seconds.")
-@click.option("--batch-timeout", type=_SECONDS, metavar="S", help="Time limit of the whole run, in seconds.")
+@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one attempt at an item, in seconds.")
+@click.option("--batch-timeout", type=SECONDS, metavar="S", help="Time limit of the whole run, in seconds.")
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Try an item that failed again, up to N times, after growing waits.",
+)
+@click.option(
+    "--rate",
+    "rates",
+    type=RATE,
+    multiple=True,
+    metavar="AMOUNT/TIME",
+    help="How much may start within a time: 100/s, 600/min, 5/10s. Given more than once, all hold.",
+)
 @click.option(
     "--executor",
     type=click.Choice(["loop", "threads"]),
@@ -88,9 +92,11 @@ def run(
     node: str,
     source: str,
     output: str,
-    max_concurrency: int,
+    max_concurrency: int | AdaptiveLimit,
     item_timeout: float | None,
     batch_timeout: float | None,
+    retries: int,
+    rates: tuple[RateLimit, ...],
     executor: str,
     metrics_port: int | None,
     otlp_endpoint: str | None,
@@ -110,6 +116,7 @@ def run(
     from flowrt.cli.job import Job  # noqa: PLC0415
     from flowrt.cli.loading import load_node  # noqa: PLC0415
     from flowrt.cli.targets import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
+    from flowrt.policies import RetryPolicy  # noqa: PLC0415
     from flowrt.summary import print_summary  # noqa: PLC0415
 
     stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
@@ -121,6 +128,8 @@ def run(
             continue_on_error=not fail_fast,
             item_timeout=item_timeout,
             batch_timeout=batch_timeout,
+            retry=RetryPolicy(retries + 1) if retries else None,
+            rate_limit=rates or None,
             executor=executor,
         )
     except (TypeError, ValueError) as exc:

@@ -175,6 +175,9 @@ def test_bad_usage_is_one_line_and_2_before_the_first_item(
         ("--max-concurrency", "abc"),
         ("--max-concurrency", "nan"),
         ("--max-concurrency", "1.5"),
+        ("--max-concurrency", "9:3"),
+        ("--retries", "-1"),
+        ("--rate", "100"),
         ("--item-timeout", "0"),
         ("--item-timeout", "nan"),
         ("--batch-timeout", "inf"),
@@ -510,3 +513,32 @@ def test_a_json_py_in_the_working_directory_never_shadows(folder: Path, command:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "shadowed" not in done.stderr
+
+
+# -- policies ------------------------------------------------------------------------------------------------------
+
+
+def test_failed_items_are_tried_again_as_often_as_asked(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    (folder / "nodes.py").write_text(
+        "tries = {}\n"
+        "async def third_time(item):\n"
+        "    tries[item] = tries.get(item, 0) + 1\n"
+        "    if tries[item] < 3:\n"
+        "        raise ConnectionError('not yet')\n"
+        "    return item\n"
+    )
+    write_items(folder, range(5))
+    run = ["run", "nodes:third_time", "in.jsonl", "--max-concurrency", "1:4", "-o"]
+    assert flowrt(*run, "none", "--retries", 0).returncode == 1
+    assert flowrt(*run, "one", "--retries", 1).returncode == 1
+    assert flowrt(*run, "two", "--retries", 2).returncode == 0
+    assert {line["attempts"] for line in lines_of(folder / "none")} == {1}
+    assert {line["attempts"] for line in lines_of(folder / "two")} == {3}
+
+
+def test_a_rate_holds_the_run_back_and_the_tightest_of_several_is_what_binds(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(16))
+    began = time.monotonic()
+    done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--rate", "1000/s", "--rate", "5/1s")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began >= 3, "16 items at 5 a second"
