@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
-from flowrt import BatchProcessor, NodeResult, Telemetry
+from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, RetryPolicy, Telemetry, WorkflowContext
 from flowrt.telemetry.provider import RuntimeProvider
 from flowrt.telemetry.span import ItemSpan
 from flowrt.telemetry.wire import encode_spans
@@ -27,6 +27,7 @@ from tests.conftest import run_on, virtual_loop
 Script = Mapping[str, Any]
 
 ELSEWHERE = SpanContext(0xFEED, 0xBEEF, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("v", "1")]))
+NOTHING_SET: Mapping[str, str] = {}
 UNSAMPLED = SpanContext(0xFEED, 0xBEEF, is_remote=True, trace_flags=TraceFlags(0))
 
 
@@ -43,35 +44,52 @@ class Payload:
         return True
 
 
-async def node(item: Script) -> Any:
+class Scripted(BaseNode):
     """Does to its span what the script says."""
-    span = trace.get_current_span()
-    for key, value in item.get("attributes", {}).items():
-        span.set_attribute(key, value)
-    for name in item.get("events", ()):
-        span.add_event(name, {"n": 1, "text": "ünïcode"})
-    for name in item.get("children", ()):
-        with trace.get_tracer("client", "3").start_as_current_span(name, kind=SpanKind.CLIENT) as child:
-            child.set_attribute("baggage", str(baggage.get_baggage("who")))
-            await asyncio.sleep(0)
-    if "linked" in item:
-        span.add_link(ELSEWHERE, {"why": "it was there"})
-    ending = item.get("ending", "ok")
-    if ending == "raises":
-        raise LookupError(item.get("error", "lost"))
-    if ending == "fails":
-        return NodeResult(False, error="no luck")
-    if ending == "hangs":
-        await asyncio.sleep(1_000)
-    if ending == "ends its span":
-        span.end()
-    return item
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        item: Script = node_context.input_data
+        span: Any = trace.get_current_span()
+        for key, value in item.get("attributes", {}).items():
+            span.set_attribute(key, value)
+        for name in item.get("events", ()):
+            span.add_event(name, {"n": 1, "text": "ünïcode"})
+        for name in item.get("children", ()):
+            with trace.get_tracer("client", "3").start_as_current_span(name, kind=SpanKind.CLIENT) as child:
+                child.set_attribute("baggage", str(baggage.get_baggage("who")))
+                await asyncio.sleep(0)
+        if "linked" in item:
+            span.add_link(ELSEWHERE, {"why": "it was there"})
+        ending = item.get("ending", "ok")
+        if ending == "raises once" and node_context.attempt == 1:
+            raise ConnectionError(item.get("error", "lost"))
+        if ending == "raises twice":
+            raise ConnectionError(item.get("error", "lost"))
+        if ending == "raises":
+            raise LookupError(item.get("error", "lost"))
+        if ending == "fails":
+            return NodeResult(False, error="no luck")
+        if ending == "hangs":
+            await asyncio.sleep(1_000)
+        if ending == "ends its span":
+            span.end()
+        return NodeResult(True, item)
+
+
+node = Scripted("node")
 
 
 def payload_of(
-    script: list[Script], *, ours: bool, parent: SpanContext | None, shape: Any, environment: Mapping[str, str]
+    script: list[Script],
+    *,
+    ours: bool,
+    parent: SpanContext | None = None,
+    shape: Any = "auto",
+    environment: Mapping[str, str] = NOTHING_SET,
+    work: Any = node,
+    loop: Callable[[], asyncio.AbstractEventLoop] = virtual_loop,
 ) -> ExportTraceServiceRequest:
-    """What would be sent of a batch of that script."""
+    """What would be sent of a batch of that script, each item of which may have a second attempt."""
     with patch.dict(os.environ, environment):
         provider = RuntimeProvider(Resource({"service.name": "tested"}))
     kept = Payload()
@@ -84,12 +102,13 @@ def payload_of(
         if parent is not None:
             here = trace.set_span_in_context(trace.NonRecordingSpan(parent), here)
         token = context.attach(here)
-        processor = BatchProcessor(node, 3, item_timeout=5, telemetry=Telemetry(trace_shape=shape))
+        retry = RetryPolicy(attempts=2, base=1, on=OSError, budget=None)
+        processor = BatchProcessor(work, 3, item_timeout=5, retry=retry, telemetry=Telemetry(trace_shape=shape))
         await processor.batch(script)
         context.detach(token)
 
     with patch.object(trace, "_TRACER_PROVIDER", provider):
-        run_on(virtual_loop, main())
+        run_on(loop, main())
     kinds = {type(span) for span in kept.spans if span.name == "process node"}
     assert kinds <= {ItemSpan if ours else ReadableSpan}
     payload = encode_spans(kept.spans, lambda others: official(others).SerializeToString())
@@ -146,7 +165,7 @@ ITEM = st.fixed_dictionaries(
         "children": st.lists(TEXT.filter(bool), max_size=2),
         "linked": st.just(True),
         "error": TEXT,
-        "ending": st.sampled_from(["ok", "raises", "fails", "hangs", "ends its span"]),
+        "ending": st.sampled_from(["ok", "raises", "raises once", "raises twice", "fails", "hangs", "ends its span"]),
     },
 )
 SAMPLERS = ["always_on", "always_off", "parentbased_always_on", "parentbased_always_off"]
