@@ -19,6 +19,7 @@ from flowrt.engine.source import check_inputs, make_source
 from flowrt.engine.stream import ResultStream
 from flowrt.executors import Executor, executor_of
 from flowrt.instrument import Dispatch, Instrument
+from flowrt.ledger import Ledger
 from flowrt.nodes.base import WorkflowContext, as_node
 from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateGate, RateLimit, RetryPolicy, Transition
 from flowrt.policies.gate import check_limits
@@ -259,6 +260,7 @@ class BatchProcessor:
             limit=self.max_concurrency if self._controller is None else self._controller.limit,
             expected=source.expected,
             epoch_offset_ns=time.time_ns() - clock(),
+            ledger=Ledger() if self.telemetry.ledger else None,
         )
         instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
         dispatch = Dispatch(instruments)

@@ -47,6 +47,7 @@ class Telemetry:
         metrics: Count and time every item for Prometheus.
         tracing: A span per batch and per item, when the process has a tracer provider.
         logs: Structured events through structlog, or the standard logger `flowrt` where structlog is not set up.
+        ledger: Keep account of what holds the batch back, and of who blocks the loop.
         trace_shape: `nested` makes items children of the batch span, `linked` gives each item a trace of its own
             that links to the batch span; `auto` nests batches of at most 1,000 items and links larger ones.
         tail_sampling: Which traces to keep once their item has ended; None keeps all that the sampler wants.
@@ -61,6 +62,7 @@ class Telemetry:
     metrics: bool = True
     tracing: bool = True
     logs: bool = True
+    ledger: bool = True
     trace_shape: TraceShape = "auto"
     tail_sampling: TailSampling | None = None
     latency_slo: float | None = None
@@ -80,7 +82,7 @@ class Telemetry:
         if choice is True:
             return cls()
         if choice is False:
-            return cls(metrics=False, tracing=False, logs=False)
+            return cls(metrics=False, tracing=False, logs=False, ledger=False)
         raise TypeError(f"telemetry must be True, False or a flowrt.Telemetry(...), not {choice!r}")
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 if TYPE_CHECKING:
     import asyncio
 
+    from flowrt.ledger import Ledger
+
 __all__ = ["STATUSES", "BatchRecord", "BatchResult", "ItemRecord", "Rejected", "Slot", "Status"]
 
 Status = Literal["ok", "failed", "timed_out", "cancelled", "resumed"]
@@ -361,6 +363,8 @@ class BatchRecord:
         slots: The slots now served by a worker.
         counts: Items that ended, by status.
         pulled: Items pulled from the source.
+        latest: The item that got a slot last.
+        ledger: What holds the batch back, where account of it is kept.
         queued: Items that wait for another attempt, a rate limit or an open circuit.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
         started_ns: When it started, by the monotonic clock.
@@ -380,6 +384,8 @@ class BatchRecord:
         "epoch_offset_ns",
         "expected",
         "finished_ns",
+        "latest",
+        "ledger",
         "limit",
         "limit_change",
         "name",
@@ -405,6 +411,7 @@ class BatchRecord:
         expected: int | None = None,
         started_ns: int = 0,
         epoch_offset_ns: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.name = name
         self.node_id = node_id
@@ -415,6 +422,8 @@ class BatchRecord:
         self.slots: list[Slot] = []
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.pulled = 0
+        self.latest: ItemRecord | None = None
+        self.ledger = ledger
         self.queued = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
@@ -429,6 +438,12 @@ class BatchRecord:
     def completed(self) -> int:
         """Items that reached a terminal status."""
         return sum(self.counts.values())
+
+    @property
+    def latest_ns(self) -> int:
+        """When an item got a slot last; the batch's start while none has."""
+        item = self.latest
+        return self.started_ns if item is None else max(item.pulled_ns, item.started_ns)
 
     @property
     def inflight(self) -> int:

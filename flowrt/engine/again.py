@@ -9,6 +9,7 @@ from typing import Any
 
 from flowrt.engine.clock import Clock
 from flowrt.engine.source import END, LATER, Source
+from flowrt.ledger import BACKOFF
 from flowrt.policies.backoff import Backoff
 from flowrt.records import BatchRecord, ItemRecord
 
@@ -33,6 +34,7 @@ class Again(Source):
         self, inputs: Source, batch: BatchRecord, bound: int, loop: asyncio.AbstractEventLoop, clock: Clock
     ) -> None:
         self.awaits = inputs.awaits
+        self.computes = inputs.computes
         self.expected = inputs.expected
         self.dry = False
         self.pull = self._pull
@@ -47,6 +49,7 @@ class Again(Source):
         self._parked: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
+        self._held = False  # slots stand empty for want of items that are in backoff, as the ledger knows
 
     def push(self, item: ItemRecord, due_ns: int) -> None:
         """Let an item wait for its next attempt.
@@ -60,6 +63,7 @@ class Again(Source):
         self._batch.queued += 1
         if first is None or due_ns < first:
             self._set_timer()
+        self._tell()
 
     def item_ended(self) -> None:
         """An item will not come back: it may have been the last that could."""
@@ -69,7 +73,10 @@ class Again(Source):
     def _pull(self) -> Any:
         if self._due:
             self._batch.queued -= 1
-            return self._due.popleft()
+            item = self._due.popleft()
+            if not self._due:
+                self._tell()
+            return item
         if self._fetched:
             return self._fetched.popleft()
         if not self._inputs.dry and not self._backoff.full:
@@ -87,6 +94,7 @@ class Again(Source):
         while (data := self.pull()) is LATER:
             if self._inputs.dry or self._backoff.full or self._fetching:
                 await self._park()
+                self._tell()
             elif self._backoff:
                 # items may fall due before the next input comes: whoever is parked takes what is first
                 task = self._fetching = self._loop.create_task(self._inputs.apull())
@@ -169,10 +177,28 @@ class Again(Source):
         self._set_timer()
         if was_full and not self._backoff.full:
             self._wake_one()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Keep account of the time for which slots stand empty while items are in backoff, or for want of any."""
+        ledger = self._batch.ledger
+        if ledger is None:
+            return
+        dry = self._inputs.dry
+        held = bool(self._parked and self._backoff and (dry or self._backoff.full))
+        if held is not self._held:
+            self._held = held
+            (ledger.wait if held else ledger.resume)(BACKOFF, self._clock())
+        if dry:
+            if self._due or self._fetched:
+                ledger.wet(self._clock())
+            else:
+                ledger.dry(self._clock(), self._batch.latest_ns, ended=bool(self._backoff) or self._batch.completed > 0)
 
     async def _park(self) -> None:
         waiter = self._loop.create_future()
         self._parked.append(waiter)
+        self._tell()
         try:
             await waiter
         except asyncio.CancelledError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowrt.engine.attempts import settle_exception
 from flowrt.engine.clock import Clock
+from flowrt.ledger import RATE_LIMIT
 from flowrt.policies.adaptive import LimitController, Outcome
 from flowrt.policies.breaker import CircuitBreaker
 from flowrt.policies.gate import RateGate
@@ -86,6 +87,8 @@ class Guard:
         breaker, gate, batch = self._breaker, self._gate, self._batch
         asked_ns = self._clock()
         batch.queued += 1
+        if batch.ledger is not None:
+            batch.ledger.wait(RATE_LIMIT, asked_ns)
         try:
             while True:
                 began_ns = 0 if breaker is None else await self._pass(breaker)
@@ -99,7 +102,10 @@ class Guard:
                 item.ticket = None  # the circuit opened meanwhile; what the limits charged stays charged
         finally:
             batch.queued -= 1
-            item.rate_wait_ns += self._clock() - asked_ns
+            now = self._clock()
+            item.rate_wait_ns += now - asked_ns
+            if batch.ledger is not None:
+                batch.ledger.resume(RATE_LIMIT, now)
         item.started_ns = began_ns or self._clock()
 
     async def _pass(self, breaker: CircuitBreaker) -> int:

@@ -21,6 +21,7 @@ from flowrt.engine.guard import Guard
 from flowrt.engine.source import END, LATER, Source
 from flowrt.errors import ItemFailedError
 from flowrt.instrument import Dispatch
+from flowrt.ledger import INPUT
 from flowrt.policies.retry import Retry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Slot
 
@@ -30,6 +31,8 @@ Deliver = Callable[[BatchResult], None]
 """Takes a finished result; where admission has a limit, whoever consumes it calls `admission.release()` once."""
 
 _TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loop this often
+
+_SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
 
 _active: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
@@ -85,6 +88,9 @@ class Scheduler:
         self._again: Again | None = None
         if guard is not None and guard.retries is not None:
             self._source = self._again = Again(source, batch, guard.retries.waiting, self.loop, clock)
+        if batch.ledger is not None:
+            source.tell(batch.ledger, clock)
+            admission.tell(batch.ledger, clock)
         self._guard = guard
         self._begin = begin
         self._deliver = deliver
@@ -107,7 +113,6 @@ class Scheduler:
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._context: Context = copy_context()
-        self._latest: ItemRecord | None = None
         self._turn_ns = 0
         self._turn_ending = False
 
@@ -117,6 +122,8 @@ class Scheduler:
         """Source → admission → attempt → record finished → instruments → result, until the source is dry."""
         batch, source, admission, dispatch = self.batch, self._source, self.admission, self._dispatch
         begin, clock, guard = self._begin, self._clock, self._guard
+        ledger = batch.ledger if source.computes else None  # else a pull takes no time
+        asked_ns = 0
         outcome: Any = None
         clean = copy_context()
         self._starting -= 1
@@ -125,6 +132,8 @@ class Scheduler:
                 self._vacant += 1
                 return
             admission.free -= 1
+            if ledger is not None:
+                asked_ns = clock()
             try:
                 if (data := source.pull()) is LATER:
                     data = await source.apull()
@@ -133,6 +142,7 @@ class Scheduler:
                 return
             if data is END:
                 admission.close()
+                self._run_dry()
                 return
             if data.__class__ is ItemRecord and data.batch is batch:  # it comes back for another attempt
                 item = data
@@ -140,12 +150,14 @@ class Scheduler:
             else:
                 item = ItemRecord(batch, batch.pulled, data, clock())
                 batch.pulled += 1
+                if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
+                    ledger.blocked(INPUT, asked_ns, item.pulled_ns)
                 if dispatch.item_started:
                     dispatch.item_starts(item)
             if self._vacant > 0 and not self._starting:
                 self._hire()
 
-            self._latest = slot.item = item
+            batch.latest = slot.item = item
             try:
                 if guard is None:
                     item.started_ns = item.pulled_ns
@@ -181,7 +193,7 @@ class Scheduler:
             if changed:  # the node set a context variable, which the next item must not see
                 self._staff(slot)
                 return
-            if now - self._turn_ns > _TURN_NS and self._latest is item:
+            if now - self._turn_ns > _TURN_NS and batch.latest is item:
                 await self._yield_turn()
 
     def _finish(self, item: ItemRecord) -> None:
@@ -302,6 +314,8 @@ class Scheduler:
         """Set the batch going: its first worker pulls the first item, and workers are hired as items come."""
         batch = self.batch
         batch.started_ns = self._turn_ns = self._clock()
+        if batch.ledger is not None:
+            batch.ledger.open(batch.started_ns)
         _active.add(self)
         self._context.run(self._dispatch.notify, "batch_started", batch)
         if self._item_timeout_s is not None:
@@ -340,8 +354,23 @@ class Scheduler:
             self._fail(error, "the engine failed")
         if not self._workers:
             self._wind_up()
+        elif self.batch.ledger is not None and self.batch.completed:
+            self.batch.ledger.vacated(self._clock())
 
     # -- the ends of a batch -----------------------------------------------------------------------------------------
+
+    def _run_dry(self) -> None:
+        """No more inputs, since the latest one was pulled."""
+        batch = self.batch
+        if batch.ledger is not None:
+            batch.ledger.dry(self._clock(), batch.latest_ns, ended=batch.completed > 0)
+
+    def _stop_short(self) -> None:
+        """There may be more inputs, and none is wanted any more."""
+        batch = self.batch
+        if batch.ledger is not None:
+            now = self._clock()
+            batch.ledger.dry(now, now, ended=batch.completed > 0)
 
     def _source_failed(self, exc: BaseException) -> None:
         """No more inputs: what was admitted finishes, then join() raises the source's own error."""
@@ -351,6 +380,7 @@ class Scheduler:
         if self.failure is None:
             self.failure = exc
         self.admission.close()
+        self._stop_short()
         if not isinstance(exc, (Exception, asyncio.CancelledError)):
             self.stop(f"the source raised {type(exc).__name__}")
 
@@ -369,6 +399,7 @@ class Scheduler:
             self._skip_rest = True
             self._drained = reason
             self.admission.close()
+            self._stop_short()
             for task, slot in list(self._workers.items()):
                 if slot.item is None and task is not asyncio.current_task(self.loop):
                     task.cancel()  # it waits for the source
@@ -388,6 +419,7 @@ class Scheduler:
             return
         self._stopped = reason
         self.admission.close()
+        self._stop_short()
         current = asyncio.current_task(self.loop)
         for task in self._workers:
             if task is not current:
@@ -443,6 +475,8 @@ class Scheduler:
         self._close()
         batch = self.batch
         batch.finished_ns = self._clock()
+        if batch.ledger is not None:
+            batch.ledger.close(batch.finished_ns)
         ok = batch.counts["ok"] + batch.counts["resumed"]
         if self.interrupted_by is not None or self._drained is not None:
             batch.status = "cancelled"

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from functools import partial
 from typing import Any, Final
 
+from flowrt.engine.clock import Clock
+from flowrt.ledger import INPUT, Ledger
 from flowrt.records import ItemRecord
 
 __all__ = ["END", "LATER", "Source", "check_inputs", "make_source"]
@@ -26,18 +28,24 @@ class Source:
 
     Attributes:
         awaits: Whether inputs have to be waited for.
+        computes: Whether `pull` may run code that takes time.
         expected: How many inputs there are, or None when that is not known beforehand.
         dry: Nothing is left, as far as has been found out.
         pull: Gives the next input, END, or LATER where that has to be waited for.
     """
 
     awaits = False
+    computes: bool
     pull: Callable[[], Any]
 
     def __init__(self, inputs: Iterable[Any]) -> None:
         self.expected = len(inputs) if isinstance(inputs, Sized) else None
         self.dry = False
+        self.computes = not isinstance(inputs, _AT_HAND)
         self.pull = partial(next, iter(inputs), END)  # a call into C: it is made for every item
+
+    def tell(self, ledger: Ledger, clock: Clock) -> None:
+        """Keep account of the time for which somebody waits for an input."""
 
     async def apull(self) -> Any:
         """The next input, or END."""
@@ -55,6 +63,7 @@ class _AsyncSource(Source):
     """An async iterable, pulled by one worker at a time in the order of asking."""
 
     awaits = True
+    computes = False  # what takes time here is waited for
 
     def __init__(self, inputs: AsyncIterable[Any]) -> None:
         self.expected = len(inputs) if isinstance(inputs, Sized) else None
@@ -62,8 +71,23 @@ class _AsyncSource(Source):
         self._aiterator: AsyncIterator[Any] = aiter(inputs)
         self._turn = asyncio.Lock()
         self.pull = _later
+        self._ledger: Ledger | None = None
+        self._clock: Clock = _zero
+
+    def tell(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger, self._clock = ledger, clock
 
     async def apull(self) -> Any:
+        ledger, clock = self._ledger, self._clock
+        if ledger is None:
+            return await self._next()
+        ledger.wait(INPUT, clock())
+        try:
+            return await self._next()
+        finally:
+            ledger.resume(INPUT, clock())
+
+    async def _next(self) -> Any:
         async with self._turn:
             if self.dry:
                 return END
@@ -78,6 +102,13 @@ class _AsyncSource(Source):
         if close is not None and not self.dry:
             self.dry = True
             await close()
+
+
+_AT_HAND: Final = (list, tuple, range, set, frozenset)
+
+
+def _zero() -> int:
+    return 0
 
 
 def _later() -> Any:

@@ -41,6 +41,9 @@ class ResultStream(AsyncIterator[BatchResult]):
         if scheduler is None:
             scheduler = self._scheduler = self._start(outlet.put)
             scheduler.start()
+        admission = scheduler.admission
+        if admission.ledger is not None:
+            admission.consumer_comes()
         while not outlet.finished:
             if scheduler.over:
                 self._closed = True
@@ -54,7 +57,9 @@ class ResultStream(AsyncIterator[BatchResult]):
             if scheduler.interrupted_by is not None:
                 self._closed = True
                 await scheduler.join()
-        scheduler.admission.release()
+        admission.release()
+        if admission.ledger is not None:
+            admission.consumer_leaves()
         return outlet.finished.popleft()
 
     async def aclose(self) -> None:

@@ -76,6 +76,12 @@ CATALOGUE: Final[dict[str, Metric]] = {
             _PAIR,
         ),
         Metric(
+            "flowrt_bound_seconds_total",
+            "counter",
+            "Wall time of batches by what held them back, in seconds; sums to the batches' wall time.",
+            (*_PAIR, "by"),
+        ),
+        Metric(
             "flowrt_circuit_state",
             "gauge",
             "State of the node's circuit breaker: 0 closed, 1 half-open, 2 open; 0 where there is none.",

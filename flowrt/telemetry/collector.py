@@ -16,6 +16,7 @@ from prometheus_client.samples import Exemplar as OpenMetricsExemplar
 
 from flowrt._version import __version__
 from flowrt.instrument import instrument_errors
+from flowrt.ledger import CAUSES, Cause
 from flowrt.records import STATUSES
 from flowrt.telemetry.catalogue import CATALOGUE, CIRCUIT_STATES, DURATION_BOUNDS_S
 from flowrt.telemetry.exemplars import Exemplar, Exemplars
@@ -48,6 +49,7 @@ class StoreCollector(Collector):
     def __init__(self, store: MetricsStore) -> None:
         self._store = store
         self._busy_s: dict[tuple[str, str], float] = {}
+        self._bound_s: dict[tuple[tuple[str, str], Cause], float] = {}
 
     def describe(self) -> Iterable[Family]:
         """The names, without reading anything."""
@@ -103,18 +105,24 @@ class StoreCollector(Collector):
         inflight, limit = _gauge("flowrt_items_inflight"), _gauge("flowrt_concurrency_limit")
         queued, circuit = _gauge("flowrt_items_queued"), _gauge("flowrt_circuit_state")
         waiting: dict[tuple[str, str], int] = {}
-        busy = _counter("flowrt_slot_busy_seconds_total")
+        busy, bound = _counter("flowrt_slot_busy_seconds_total"), _counter("flowrt_bound_seconds_total")
         now_ns = time.time_ns()
         running: dict[tuple[str, str], int] = {}
         limits: dict[tuple[str, str], int] = {}
         held_ns: dict[tuple[str, str], int] = {}
+        bound_ns: dict[tuple[tuple[str, str], Cause], int] = {}
         for pair, shards in self._pairs():  # before the slots: an item that ends in between is counted late, not twice
             held_ns[pair] = sum(s.swift.sum_ns + s.ok.sum_ns + s.failed.sum_ns - s.backoff_ns for s in shards)
+            for cause in CAUSES:
+                bound_ns[pair, cause] = sum(shard.bound_ns[cause] for shard in shards)
         for batch in list(store.active):
             pair = batch.shard.pair
             now = now_ns - batch.epoch_offset_ns
             limits[pair] = limits.get(pair, 0) + batch.limit
             waiting[pair] = waiting.get(pair, 0) + batch.queued
+            if batch.ledger is not None:
+                for cause, ns in batch.ledger.read(now, batch.latest_ns).items():
+                    bound_ns[pair, cause] = bound_ns.get((pair, cause), 0) + ns
             for slot in batch.slots.copy():
                 item = slot.item
                 if item is not None:
@@ -128,7 +136,11 @@ class StoreCollector(Collector):
             seconds = max(self._busy_s.get(pair, 0.0), held_ns.get(pair, 0) / 1e9)
             self._busy_s[pair] = seconds
             busy.add_metric(pair, seconds)
-        yield from (inflight, queued, limit, busy, circuit)
+            for cause in CAUSES:
+                seconds = max(self._bound_s.get((pair, cause), 0.0), bound_ns.get((pair, cause), 0) / 1e9)
+                self._bound_s[pair, cause] = seconds
+                bound.add_metric([*pair, cause], seconds)
+        yield from (inflight, queued, limit, busy, bound, circuit)
 
     def _batches(self) -> Iterator[Family]:
         store = self._store

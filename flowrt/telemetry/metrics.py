@@ -15,6 +15,7 @@ from bisect import bisect_left
 from typing import Final, Literal, Protocol
 
 from flowrt.instrument import Instrument
+from flowrt.ledger import CAUSES, Cause
 from flowrt.records import STATUSES, BatchRecord, ItemRecord
 from flowrt.telemetry.catalogue import DURATION_BOUNDS_S, LAG_BOUNDS_S, QUEUE_WAIT_BOUNDS_S, RUN_BOUNDS_S
 from flowrt.telemetry.exemplars import Exemplars
@@ -81,6 +82,7 @@ class Shard:
         "attempt",
         "attempts",
         "backoff_ns",
+        "bound_ns",
         "bounds_s",
         "errors",
         "failed",
@@ -106,6 +108,7 @@ class Shard:
         self.attempts = {"ok": 0, "failed": 0, "timed_out": 0}
         self.retries = dict.fromkeys(RETRY_REASONS, 0)
         self.backoff_ns = 0
+        self.bound_ns: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self.rate_wait_ns = 0
         self.ok = Histogram(bounds_s)
         self.failed = Histogram(bounds_s)
@@ -343,6 +346,9 @@ class MetricsInstrument(Instrument):
         """Count the batch."""
         store = self._store
         store.active.discard(batch)
+        if batch.ledger is not None:
+            for cause, bound_ns in batch.ledger.read(batch.finished_ns).items():
+                batch.shard.bound_ns[cause] += bound_ns
         heartbeat_of(asyncio.get_running_loop()).release()
         mine = store.batches[self._pair[0]]
         status = batch.status if batch.status in mine.ended else "failed"
