@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,10 @@ from opentelemetry.util._once import Once
 
 from flowrt.telemetry import setup
 from flowrt.telemetry.metrics import METRICS
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class VirtualTimeLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):

@@ -149,6 +149,24 @@ def test_events_carry_the_ids_of_the_span_they_happen_in(logged: Callable[..., l
     assert [json.loads(line)["trace_id"] for line in logged(act)] == ids * 2
 
 
+def test_what_somebody_bound_is_on_the_events_that_happen_there(
+    logged: Callable[..., list[str]], run_virtual: Callable[[Any], Any]
+) -> None:
+    async def node(x: int) -> None:
+        structlog.contextvars.bind_contextvars(customer=f"c{x}")
+        raise ValueError(x)
+
+    def act() -> None:
+        with structlog.contextvars.bound_contextvars(request="r1"):
+            run_virtual(BatchProcessor(node, 2).batch(range(4)))
+
+    events = [json.loads(line) for line in logged(act)]
+    assert {event["request"] for event in events} == {"r1"}
+    failed = {event["item_index"]: event["customer"] for event in events if event["event"] == "item.failed"}
+    assert failed == {0: "c0", 1: "c1", 2: "c2", 3: "c3"}
+    assert all("customer" not in event for event in events if event["event"].startswith("batch."))
+
+
 def test_everything_is_as_before_when_it_is_over() -> None:
     root, ours = logging.getLogger(), logging.getLogger("flowrt")
     before = (root.handlers[:], ours.handlers[:], ours.level, ours.propagate, threading.active_count())
