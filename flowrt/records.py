@@ -6,7 +6,7 @@ and logs all read that record; nobody keeps a second clock.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, overload
 
 if TYPE_CHECKING:
     import asyncio
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from flowrt.ledger import Ledger
 
 __all__ = ["STATUSES", "BatchRecord", "BatchResult", "ItemRecord", "Rejected", "Slot", "Status"]
+
+T = TypeVar("T")
 
 Status = Literal["ok", "failed", "timed_out", "cancelled", "resumed"]
 """How an item ended."""
@@ -44,6 +46,38 @@ class Rejected:
         return f"Rejected({self.error!r})"
 
 
+class _Seldom(Generic[T]):
+    """An attribute that is at its default on nearly every record: what differs is kept in a dictionary of its own.
+
+    A batch keeps a record per item, and the garbage collector walks each of its slots again and again.
+    """
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, record: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, record: BatchResult, owner: type) -> T: ...
+    def __get__(self, record: BatchResult | None, owner: type) -> Self | T:
+        if record is None:  # asked of the class
+            return self
+        values = record._seldom  # noqa: SLF001  # of this module
+        return self._default if values is None else values.get(self._name, self._default)
+
+    def __set__(self, record: BatchResult, value: T) -> None:
+        values = record._seldom  # noqa: SLF001  # as above
+        if values is not None:
+            values[self._name] = value
+        elif value is not self._default:
+            record._seldom = {self._name: value}  # noqa: SLF001  # as above
+
+
 class BatchResult:
     """What became of one item.
 
@@ -70,31 +104,21 @@ class BatchResult:
         ValueError: `status` contradicts `success`.
     """
 
-    __slots__ = (
-        "_execution_time",
-        "_metadata",
-        "_queue_time",
-        "_span_id",
-        "_trace_id",
-        "attempts",
-        "error",
-        "error_type",
-        "exception",
-        "index",
-        "input_data",
-        "output",
-        "status",
-    )
+    __slots__ = ("_seldom", "attempts", "index", "input_data", "output", "status")
 
     index: int
     input_data: Any
     output: Any
-    error: str | None
     status: Status
-    error_type: str | None
-    exception: BaseException | None
     attempts: int
-    _metadata: dict[str, Any] | None
+    error = _Seldom[str | None](None)
+    error_type = _Seldom[str | None](None)
+    exception = _Seldom[BaseException | None](None)
+    _execution_time = _Seldom[float](0.0)
+    _queue_time = _Seldom[float](0.0)
+    _metadata = _Seldom[dict[str, Any] | None](None)
+    _trace_id = _Seldom[str | None](None)
+    _span_id = _Seldom[str | None](None)
 
     def __init__(
         self,
@@ -117,6 +141,7 @@ class BatchResult:
             status = "ok" if success else "failed"
         elif success != (status in _SUCCESSES):
             raise ValueError(f"status={status!r} contradicts success={success!r}")
+        self._seldom: dict[str, Any] | None = None
         self.index = index
         self.input_data = input_data
         self.output = output
@@ -219,56 +244,36 @@ class ItemRecord(BatchResult):
         backoff_ns: How long it was told to wait between attempts, in all.
         rate_wait_ns: How long it waited for rate limits and an open circuit, in all.
         span: The tracing instrument's own handle.
-        kept: Its span will be exported, as far as is known.
+        unkept: It was traced, and its span will not be exported, as far as is known.
         ticket: The rate limits' own handle.
         ids: Its trace's id in the upper 128 bits and its span's in the lower 64; 0 when not traced.
         uncancellable: It did not end within the grace period after it was cancelled.
     """
 
-    __slots__ = (
-        "backoff_ns",
-        "batch",
-        "finished_ns",
-        "first_started_ns",
-        "ids",
-        "kept",
-        "pulled_ns",
-        "rate_wait_ns",
-        "retry",
-        "span",
-        "started_ns",
-        "ticket",
-        "uncancellable",
-    )
+    __slots__ = ("batch", "finished_ns", "ids", "pulled_ns", "span", "started_ns")
 
-    backoff_ns: int
-    finished_ns: int
-    first_started_ns: int
-    kept: bool
-    rate_wait_ns: int
-    retry: Any
-    span: Any
-    started_ns: int
     status: State  # type: ignore[assignment]  # it is `running` at first
-    ticket: Any
+    backoff_ns = _Seldom[int](0)
+    first_started_ns = _Seldom[int](0)
+    rate_wait_ns = _Seldom[int](0)
+    retry = _Seldom[Any](None)
+    ticket = _Seldom[Any](None)
+    uncancellable = _Seldom[bool](False)
+    unkept = _Seldom[bool](False)
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
         self.batch = batch
         self.index = index
         self.input_data = input_data
         self.pulled_ns = pulled_ns
+        self.started_ns = 0
+        self.finished_ns = 0
         self.attempts = 0
         self.ids = 0
-        self.uncancellable = False
-
-    if not TYPE_CHECKING:  # or a slip in a name would pass
-
-        def __getattr__(self, name: str) -> Any:
-            """What has not been stored yet, or never is for a success, is at its default."""
-            try:
-                return _UNSTORED[name]
-            except KeyError:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+        self.status = "running"
+        self.output: Any = None
+        self.span: Any = None
+        self._seldom = None
 
     @property
     def execution_time(self) -> float:
@@ -304,31 +309,12 @@ class ItemRecord(BatchResult):
         """Another record that says the same."""
         twin = ItemRecord(self.batch, self.index, self.input_data, self.pulled_ns)
         for name in (*BatchResult.__slots__, *ItemRecord.__slots__):
-            try:
-                setattr(twin, name, getattr(self, name))
-            except AttributeError:  # not of a record
-                continue
+            setattr(twin, name, getattr(self, name))
+        twin._seldom = None if self._seldom is None else self._seldom.copy()
         return twin
 
 
 _SPAN_ID_MASK: Final = (1 << 64) - 1
-_UNSTORED: Final = {
-    "_metadata": None,
-    "backoff_ns": 0,
-    "error": None,
-    "error_type": None,
-    "exception": None,
-    "finished_ns": 0,
-    "first_started_ns": 0,
-    "kept": False,
-    "output": None,
-    "rate_wait_ns": 0,
-    "retry": None,
-    "span": None,
-    "started_ns": 0,
-    "status": "running",
-    "ticket": None,
-}
 
 
 class Slot:

@@ -46,7 +46,7 @@ def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch:
 
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
-        if data.__class__ is Rejected:
+        if type(data) is Rejected:
             raise _RejectedInputError
         item.attempts = number = item.attempts + 1
         return invoke(NodeContext(node_id, node_type, isolate(data), item.index, number, batch_id), workflow)
@@ -56,10 +56,11 @@ def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch:
 
 def settle(item: ItemRecord, result: Any) -> None:
     """The node returned: write down what."""
-    if result.__class__ is NodeResult and result.success:
+    if type(result) is NodeResult and result.success:
         item.status = "ok"
         item.output = result.output
-        item._metadata = result._metadata  # noqa: SLF001  # the properties would make a dict for every item
+        if result._metadata is not None:  # noqa: SLF001  # the property would make a dict for every item
+            item._metadata = result._metadata  # noqa: SLF001  # as above
     else:
         _settle_other(item, result)
 

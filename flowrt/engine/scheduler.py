@@ -144,7 +144,7 @@ class Scheduler:
                 admission.close()
                 self._run_dry()
                 return
-            if data.__class__ is ItemRecord and data.batch is batch:  # it comes back for another attempt
+            if type(data) is ItemRecord and data.batch is batch:  # it comes back for another attempt
                 item = data
                 self._start_again(item)
             else:

@@ -45,7 +45,7 @@ class Exemplars:
     def take(self, bucket: int, item: ItemRecord) -> None:
         """Keep the item's trace for its bucket, if it will be exported."""
         trace_id = item.trace_id
-        if not item.kept or trace_id is None:
+        if trace_id is None or item.unkept:
             return
         self.due_ns[bucket] = item.finished_ns + _KEEP_NS
         at_s = (item.finished_ns + item.batch.epoch_offset_ns) / 1e9

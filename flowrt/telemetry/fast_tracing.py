@@ -127,11 +127,12 @@ class FastTracingInstrument(BatchTracing):
         span.token = None
         frame = span.frame
         if span.end_ns:  # by the node, which handed it over
-            item.kept = frame.sampled
-            self.unsampled += not frame.sampled
+            if not frame.sampled:
+                item.unkept = True
+                self.unsampled += 1
             self.ended += 1
             if self._held is not None:
-                self._keeps(item, self._held)
+                self._let_go(item, self._held, wanted=frame.sampled or self._wants(item))
             return
         span.attempts = attempts = item.attempts
         started_ns = item.started_ns
@@ -148,23 +149,28 @@ class FastTracingInstrument(BatchTracing):
         elif span.additions is not None:
             span.complete()
         span.end_ns = item.finished_ns
-        if frame.sampled and (self._held is None or self._keeps(item, self._held)):
-            item.kept = True
+        wanted = True
+        if self._held is not None:
+            wanted = self._wants(item)
+            self._let_go(item, self._held, wanted=wanted)
+        if wanted and frame.sampled:
             if self._outer is None or not self._outer.take(item.ids & _SPAN_ID_MASK, span):
                 frame.hand_over(span)
         else:
+            item.unkept = True
             self.unsampled += 1
         self.ended += 1
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _keeps(self, item: ItemRecord, held: HeldSpans) -> bool:
-        """Decide, and hand over what stands under the item's span or let go of it."""
-        wanted = item.kept or (self._tail is not None and is_wanted(item, self._tail))
+    def _wants(self, item: ItemRecord) -> bool:
+        return self._tail is not None and is_wanted(item, self._tail)
+
+    def _let_go(self, item: ItemRecord, held: HeldSpans, *, wanted: bool) -> None:
+        """Hand over what stands under the item's span, or forget it."""
         for span in held.close(item.ids & _SPAN_ID_MASK):
             if wanted:
                 self._provider.hand_over(span)
-        return wanted
 
     def _make_current(self, span: ItemSpan) -> None:
         span.token = otel_context.attach(

@@ -102,7 +102,7 @@ class LogInstrument(Instrument):
     def item_finished(self, item: ItemRecord) -> None:
         """Log a failure, within bounds; and everything, where it is asked for."""
         state = item.status
-        if state in _QUIET and not item.uncancellable:
+        if state == "ok" or (state in _QUIET and not item.uncancellable):
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
             return

@@ -132,7 +132,8 @@ class TracingInstrument(BatchTracing):
         )
         span_context = span.get_span_context()
         item.ids = span_context.trace_id << 64 | span_context.span_id
-        item.kept = span_context.trace_flags.sampled
+        if not span_context.trace_flags.sampled:
+            item.unkept = True
         item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
 
     def attempt_started(self, item: ItemRecord) -> None:
