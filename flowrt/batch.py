@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 import weakref
@@ -25,9 +26,12 @@ from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateGate, RateLimit, 
 from flowrt.policies.gate import check_limits
 from flowrt.policy import Telemetry, check_concurrency, check_duration, check_policy
 from flowrt.progress import ProgressBar
+from flowrt.recording.settings import describe_settings
+from flowrt.recording.thread import check_recording_path
 from flowrt.records import BatchRecord, BatchResult
 from flowrt.report import BatchReport
 from flowrt.telemetry import Observer
+from flowrt.telemetry.recorder import Recorder
 
 __all__ = ["BatchProcessor", "BatchResults"]
 
@@ -82,6 +86,8 @@ class BatchProcessor:
         rate_limit: How much may start within a time: a `RateLimit`, or several of which all hold.
         breaker: Leaves a service alone that fails too often.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
+        record: A file that the times of every attempt are recorded in, for `flowrt report` and `flowrt whatif`; a later
+            batch of this processor replaces it. Needs the extra `parquet`.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
         telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
         instruments: Further instruments of your own.
@@ -111,6 +117,7 @@ class BatchProcessor:
         rate_limit: RateLimit | Iterable[RateLimit] | None = None,
         breaker: CircuitBreaker | None = None,
         executor: str | Executor | None = None,
+        record: str | os.PathLike[str] | None = None,
         name: str | None = None,
         telemetry: bool | Telemetry = True,
         instruments: Iterable[Instrument] = (),
@@ -133,6 +140,7 @@ class BatchProcessor:
         self.telemetry = Telemetry.of(telemetry)
         self._executor = executor_of(executor)
         self._instruments = tuple(instruments)
+        self.record = None if record is None else check_recording_path(record)
         self._observer = Observer(self.telemetry, self.name, self.node.node_id, self.max_concurrency)
         Dispatch(self._instruments)  # a wrong instrument is told here, before any work
 
@@ -263,6 +271,9 @@ class BatchProcessor:
             ledger=Ledger() if self.telemetry.ledger else None,
         )
         instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
+        recorder = None if self.record is None else Recorder(self.record, describe_settings(self))
+        if recorder is not None:
+            instruments = (recorder, *instruments)  # its `batch_ended` is called last
         dispatch = Dispatch(instruments)
         session = self._executor.open(self.node, self.max_concurrency)
         workflow = WorkflowContext() if workflow_context is None else workflow_context
@@ -287,6 +298,7 @@ class BatchProcessor:
             batch_timeout_s=self.batch_timeout,
             lose_one=session.lose_one,
             close=close,
+            save=None if recorder is None else recorder.save,
         )
         self._running.add(scheduler)
         return scheduler

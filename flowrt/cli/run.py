@@ -81,6 +81,7 @@ Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 un
     help="Serve /metrics, /healthz and /readyz on 127.0.0.1; 0 for any free port.",
 )
 @click.option("--otlp-endpoint", metavar="URL", help="Send spans there by OTLP over HTTP.")
+@click.option("--record", metavar="FILE", help="Record every attempt's times for flowrt report and flowrt whatif.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Log events to stderr in this form.")
 @click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
@@ -100,6 +101,7 @@ def run(
     executor: str,
     metrics_port: int | None,
     otlp_endpoint: str | None,
+    record: str | None,
     fail_fast: bool,
     log_format: LogFormat | None,
     quiet: bool,
@@ -131,6 +133,7 @@ def run(
             retry=RetryPolicy(retries + 1) if retries else None,
             rate_limit=rates or None,
             executor=executor,
+            record=record,
         )
     except (TypeError, ValueError) as exc:
         raise CommandError(str(exc)) from exc

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, Final
 
@@ -59,6 +59,7 @@ class Scheduler:
         batch_timeout_s: Time limit of the whole batch.
         lose_one: Told when an item did not end in time and its slot was given away.
         close: Called once, when the last worker has ended.
+        save: Awaited once, after the batch's end and before whoever joins it goes on; it raises nothing.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Scheduler:
         batch_timeout_s: float | None = None,
         lose_one: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
+        save: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.batch = batch
         self.admission = admission
@@ -101,6 +103,7 @@ class Scheduler:
         self._batch_timeout_s = batch_timeout_s
         self._lose_one = lose_one
         self._close = close
+        self._save = save
 
         self._workers: dict[asyncio.Task[None], Slot] = {}
         self._vacant = batch.limit
@@ -109,6 +112,8 @@ class Scheduler:
         self._drained: str | None = None  # why, once it has been told to admit nothing more
         self._skip_rest = False
         self._closing: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._concluded = False
         self._deadlines: Deadlines | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -410,7 +415,7 @@ class Scheduler:
         Args:
             reason: For the error of the items that are cut short.
         """
-        if self.over:
+        if self._concluded:
             return
         if self._stopped is not None or self._closing is not None:
             self._skip_rest = False  # whoever wanted the rest is gone
@@ -445,7 +450,7 @@ class Scheduler:
     def _abandon_all(self) -> None:
         for slot in list(self._workers.values()):
             self._abandon(slot)
-        if not self.over:
+        if not self._concluded:
             self._wind_up()
 
     def _wind_up(self) -> None:
@@ -464,10 +469,9 @@ class Scheduler:
         self._closing.add_done_callback(lambda _: self._conclude())
 
     def _conclude(self) -> None:
-        if self.over:
+        if self._concluded:
             return
-        self.over = True
-        _active.discard(self)
+        self._concluded = True
         if self._deadlines is not None:
             self._deadlines.cancel()
         for timer in self._timers:
@@ -484,6 +488,16 @@ class Scheduler:
             batch.status = "ok" if self.failure is None and ok == batch.completed else "failed"
         self._context.run(self._dispatch.notify, "batch_ended", batch)
         self._source = Source(())
+        if self._save is None:
+            self._set_over()
+        else:
+            self._saving = self.loop.create_task(self._save(), context=self._context.copy())
+            self._saving.add_done_callback(_look_at)
+            self._saving.add_done_callback(lambda _: self._set_over())
+
+    def _set_over(self) -> None:
+        self.over = True
+        _active.discard(self)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

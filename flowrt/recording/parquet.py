@@ -1,0 +1,221 @@
+"""Recordings as Parquet files: row groups of attempts, and the batch's metadata as JSON in the footer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from array import array
+from pathlib import Path
+from typing import Any, Final
+
+from flowrt.errors import MissingExtraError
+from flowrt.recording.causes import NO_CAUSE
+from flowrt.recording.errors import RecordingError
+from flowrt.recording.meta import FORMAT, VERSION
+from flowrt.recording.rows import OUTCOMES, RowBuffer
+
+__all__ = ["COLUMNS", "GroupWriter", "read_meta", "read_recording", "require_pyarrow"]
+
+COLUMNS: Final = (
+    "index", "attempt", "arrival_ns", "slot_wait_ns", "limiter_wait_ns", "service_ns", "outcome", "cause", "last",
+)  # fmt: skip
+"""`arrival_ns` counts from the batch's start; `service_ns` is null where the node was not called."""
+
+_KEY: Final = b"flowrt"
+_TIMES: Final = ("arrival_ns", "slot_wait_ns", "limiter_wait_ns", "service_ns")
+
+
+def require_pyarrow(feature: str) -> Any:
+    """pyarrow, or a clear word that it is missing.
+
+    Args:
+        feature: What needs it, as the subject of a sentence.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415  # an extra, and slow to import
+    except ImportError:
+        raise MissingExtraError(feature, "pyarrow", "parquet") from None
+    return pa
+
+
+class GroupWriter:
+    """Writes row groups into a file that only its owner may read.
+
+    Args:
+        path: The file; made anew.
+        started_ns: The zero of all times.
+
+    Raises:
+        OSError: The file cannot be made.
+    """
+
+    def __init__(self, path: Path, started_ns: int) -> None:
+        import pyarrow as pa  # noqa: PLC0415  # an extra
+        import pyarrow.compute  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        make_writer: Any = pq.ParquetWriter
+        # pyarrow's stubs know numbers and lists of columns in few of the places that take them
+        self._pa: Any = pa
+        self._pc: Any = pyarrow.compute
+        self._started_ns = started_ns
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._file = os.fdopen(fd, "wb")
+        self._schema = pa.schema(
+            [
+                ("index", pa.int64()),
+                ("attempt", pa.int16()),
+                *((name, pa.int64()) for name in _TIMES),
+                ("outcome", pa.dictionary(pa.int8(), pa.string())),
+                ("cause", pa.int16()),
+                ("last", pa.bool_()),
+            ]
+        )
+        # differences of neighbours are small, so times take 2 to 4 bytes; the rest is all but constant
+        self._writer = make_writer(
+            self._file,
+            self._schema,
+            compression="zstd",
+            use_dictionary=["outcome", "attempt", "cause", "last"],
+            column_encoding=dict.fromkeys(("index", *_TIMES), "DELTA_BINARY_PACKED"),
+            write_statistics=False,
+            store_schema=False,
+        )
+
+    def write(self, rows: RowBuffer) -> None:
+        """Encode and write one row group.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        pc = self._pc
+
+        pa, count, zero = self._pa, len(rows), self._started_ns
+        attempt = array("h", [1]) * count
+        outcome = array("b", [0]) * count
+        cause = array("h", [NO_CAUSE]) * count
+        last = array("b", [1]) * count
+
+        def column(values: array[int], kind: Any) -> Any:
+            return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+        whole = pa.Array.from_buffers(pa.int64(), 4 * count, [None, pa.py_buffer(b"".join(rows.packed))])
+        fours = pa.FixedSizeListArray.from_arrays(whole, 4)
+        index, came, began, ended = (pc.list_element(fours, place) for place in range(4))
+        had = came
+        if rows.notes:
+            slot = array("q")
+            slot.frombytes(pc.list_element(fours, 1).buffers()[1])
+            for note in rows.notes:
+                row = note.row
+                attempt[row] = min(note.attempt, 0x7FFF)
+                outcome[row] = note.outcome
+                cause[row] = note.cause
+                last[row] = note.last
+                slot[row] = note.slot_ns
+            had = column(slot[:count], pa.int64())
+        ran = pc.not_equal(began, 0)
+        held_until = pc.if_else(ran, began, ended)
+        columns = [
+            index,
+            column(attempt, pa.int16()),
+            pc.subtract(came, zero),
+            pc.subtract(had, came),
+            pc.subtract(held_until, had),
+            pc.if_else(ran, pc.subtract(ended, began), None),
+            pa.DictionaryArray.from_arrays(column(outcome, pa.int8()), pa.array(OUTCOMES)),
+            column(cause, pa.int16()),
+            pc.not_equal(column(last, pa.int8()), 0),
+        ]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=count)
+
+    def close(self, meta: dict[str, Any]) -> None:
+        """Write the metadata and make all of it durable.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        # an error's text may hold a lone surrogate, which ASCII JSON can
+        self._writer.add_key_value_metadata({_KEY: json.dumps(meta, default=str).encode("ascii")})
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """The file will not be complete."""
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The metadata of a recording.
+
+    Raises:
+        RecordingError: It is missing, damaged, or no recording.
+    """
+    return _open(path)[1]
+
+
+def read_recording(path: Path) -> tuple[dict[str, Any], Any]:
+    """A whole recording.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The metadata, and the attempts as a pyarrow table with the columns of `COLUMNS`.
+
+    Raises:
+        RecordingError: It is missing, damaged, or no recording.
+        MissingExtraError: pyarrow is not installed.
+    """
+    file, meta = _open(path)
+    try:
+        table = file.read(columns=list(COLUMNS))
+        if set(table.column_names) != set(COLUMNS):
+            missing = sorted(set(COLUMNS) - set(table.column_names))
+            raise RecordingError(f"{path} is not a whole recording: it lacks the columns {', '.join(missing)}")
+    except RecordingError:
+        raise
+    except Exception as exc:
+        raise RecordingError(f"{path} is damaged: {_first_line(exc)}") from exc
+    return meta, table
+
+
+def _open(path: Path) -> tuple[Any, dict[str, Any]]:
+    require_pyarrow("reading a recording")
+    import pyarrow.parquet  # noqa: PLC0415  # an extra
+
+    if not path.exists():
+        raise RecordingError(f"there is no file {path}", missing=True)
+    if not path.is_file():
+        raise RecordingError(f"{path} is no file: name a recording", missing=True)
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except Exception as exc:
+        raise RecordingError(
+            f"{path} is no recording that can be read (cut short, or another kind of file): {_first_line(exc)}"
+        ) from exc
+    raw = (file.metadata.metadata or {}).get(_KEY)
+    if raw is None:
+        raise RecordingError(f"{path} is a Parquet file, but not one that --record or record= has written")
+    try:
+        meta = json.loads(raw)
+        known = meta["format"] == FORMAT
+        version = meta["version"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RecordingError(f"{path} is damaged: its metadata cannot be read") from exc
+    if not known or version != VERSION:
+        raise RecordingError(f"{path} has the recording format {version!r}; this flowrt reads version {VERSION}")
+    return file, meta
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
