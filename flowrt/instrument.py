@@ -24,13 +24,14 @@ HOOKS: Final = (
     "attempt_started",
     "attempt_ended",
     "retry_scheduled",
+    "item_failed",
     "item_finished",
     "limit_changed",
     "circuit_changed",
     "batch_ended",
 )
 
-_ENDS: Final = ("attempt_ended", "retry_scheduled", "item_finished", "batch_ended")
+_ENDS: Final = ("attempt_ended", "retry_scheduled", "item_failed", "item_finished", "batch_ended")
 
 instrument_errors: Final[dict[str, int]] = {}
 """How often an instrument was disabled because it raised, by the instrument's class name."""
@@ -61,6 +62,9 @@ class Instrument:
     def retry_scheduled(self, item: ItemRecord) -> None:
         """The attempt that has ended is not the last: `item.retry` says when and why. Runs where it ran."""
 
+    def item_failed(self, item: ItemRecord) -> None:
+        """The item has failed or timed out for good; `item_finished` follows. Not called for any other item."""
+
     def item_finished(self, item: ItemRecord) -> None:
         """The item has reached a terminal status. Runs where `item_started` ran, unless `item.uncancellable`."""
 
@@ -83,9 +87,8 @@ class Dispatch:
     Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
 
     Args:
-        instruments: In the order in which their hooks are called; the hooks that end something
-            (`attempt_ended`, `retry_scheduled`, `item_finished`, `batch_ended`) are called in reverse, as contexts
-            nest.
+        instruments: In the order in which their hooks are called; the hooks that end something (`attempt_ended`,
+            `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
     """
 
     __slots__ = HOOKS
@@ -95,6 +98,7 @@ class Dispatch:
     attempt_started: tuple[Hook, ...]
     attempt_ended: tuple[Hook, ...]
     retry_scheduled: tuple[Hook, ...]
+    item_failed: tuple[Hook, ...]
     item_finished: tuple[Hook, ...]
     limit_changed: tuple[Hook, ...]
     circuit_changed: tuple[Hook, ...]

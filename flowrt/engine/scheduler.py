@@ -207,6 +207,8 @@ class Scheduler:
         self.batch.counts[state] += 1
         if dispatch.attempt_ended and item.started_ns and item.attempts:
             dispatch.notify("attempt_ended", item)
+        if state != "ok" and dispatch.item_failed and (state == "failed" or state == "timed_out"):
+            dispatch.notify("item_failed", item)
         if dispatch.item_finished:
             dispatch.item_finishes(item)
         self._deliver(item)
