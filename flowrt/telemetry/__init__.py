@@ -6,6 +6,7 @@ from flowrt.instrument import Instrument
 from flowrt.policy import Telemetry
 from flowrt.telemetry.audit import Audit
 from flowrt.telemetry.collector import register
+from flowrt.telemetry.live import LIVE, LiveInstrument
 from flowrt.telemetry.logs import LogInstrument, is_listened_to
 from flowrt.telemetry.metrics import METRICS, MetricsInstrument
 from flowrt.telemetry.tracing import BatchTracing, make_tracing, tracing_is_set_up
@@ -42,6 +43,8 @@ class Observer:
         instruments: list[Instrument] = []
         if self._metrics is not None:
             instruments += (Audit(self._pair[0], tracing), self._metrics)
+            if LIVE.served:
+                instruments.append(LiveInstrument(LIVE))
         if choice.logs and is_listened_to("warning"):
             instruments.append(LogInstrument(per_item=is_listened_to("debug")))
         if tracing is not None:

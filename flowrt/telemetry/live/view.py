@@ -1,0 +1,154 @@
+"""One batch as the live page shows it, read from its record by the sampler's thread."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final, NamedTuple
+
+from flowrt.ledger import CAUSES
+from flowrt.records import BatchRecord
+from flowrt.telemetry.live.history import History, Point, percentile
+from flowrt.telemetry.live.items import Failures, Occupied, Slowest, oldest, running_rows
+from flowrt.telemetry.metrics import Shard
+
+__all__ = ["BatchView"]
+
+_WINDOW_S: Final = 30.0  # for the rate, the time left and the percentiles of the moment
+_QUANTILES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+
+
+class _Counts(NamedTuple):
+    """What had been counted at one time."""
+
+    by_status: dict[str, int]
+    pulled: int
+    durations: tuple[int, ...]
+    errors: dict[str, int]
+
+
+class BatchView:
+    """What is shown of one batch, while it runs and after its end.
+
+    The loop's thread calls the constructor, `failures.note` and `end`, the sampler's thread everything else.
+
+    Args:
+        batch: The record, whose metrics are being kept.
+
+    Attributes:
+        failures: The last items that failed.
+        over: The batch has ended.
+        state: What is shown, as of the last look.
+    """
+
+    def __init__(self, batch: BatchRecord) -> None:
+        self.failures = Failures(batch)
+        self.over = False
+        self.state: dict[str, Any] = {}
+        self._batch = batch
+        self._shard: Shard = batch.shard
+        self._before = self._count(batch)
+        self._last: _Counts | None = None
+        self._slowest = Slowest()
+        self._history = History()
+
+    def end(self) -> None:
+        """Take the final counts, while the shard counts for this batch alone."""
+        self._last = self._count(self._batch)
+        self.over = True
+
+    def sample(self, *, detailed: bool) -> None:
+        """Look at the record: a point more of history, and a new `state`.
+
+        Args:
+            detailed: Whether to find out where in the code the items in flight wait.
+        """
+        batch, over = self._batch, self.over
+        counts = self._since_start(self._count(batch) if self._last is None else self._last)
+        now_ns = batch.finished_ns if over else time.time_ns() - batch.epoch_offset_ns
+        elapsed_s = max(0.0, (now_ns - batch.started_ns) / 1e9)
+        occupied: list[Occupied] = [(slot, item) for slot in batch.slots.copy() if (item := slot.item) is not None]
+        first = oldest(occupied)
+        for row in self.failures.take():
+            self._slowest.add(row)
+        self._slowest.look([] if over else [item for _, item in first])
+        completed = sum(counts.by_status.values())
+        failed = counts.by_status["failed"] + counts.by_status["timed_out"]
+        ledger = batch.ledger
+        bound_s = () if ledger is None else tuple(ns / 1e9 for ns in ledger.read(now_ns, batch.latest_ns).values())
+        point = Point(elapsed_s, completed, failed, len(occupied), batch.limit, batch.queued, counts.durations, bound_s)
+        self._history.add(point)
+        before = None if over else self._history.since(_WINDOW_S)
+        rate = _rate(before, point)
+        left = None if batch.expected is None else max(0, batch.expected - completed)
+        circuit = batch.circuit
+        self.state = {
+            "id": batch.batch_id,
+            "name": batch.name,
+            "node": batch.node_id,
+            "status": batch.status if over else "running",
+            "started_s": round((batch.started_ns + batch.epoch_offset_ns) / 1e9, 3),
+            "elapsed_s": round(elapsed_s, 3),
+            "expected": batch.expected,
+            "pulled": counts.pulled,
+            "completed": completed,
+            "counts": counts.by_status,
+            "inflight": len(occupied),
+            "limit": batch.limit,
+            "queued": batch.queued,
+            "rate": rate,
+            "eta_s": round(left / rate, 1) if left and rate and not over else None,
+            "latency": self._latency(counts.durations, None if before is None else before.durations),
+            "errors": counts.errors,
+            "failures": list(self.failures.rows),
+            "slowest": self._slowest.rows(),
+            "running": running_rows(first, now_ns) if detailed and not over else [],
+            "bound_s": dict(zip(CAUSES, (round(seconds, 3) for seconds in bound_s), strict=False)),
+            "circuit": None if circuit is None else circuit.new,
+            "point": self._row(*self._history.points[-2:]),
+        }
+
+    def history(self) -> list[list[Any]]:
+        """The whole past, a row for each point, oldest first."""
+        points = self._history.points.copy()
+        return [self._row(*points[max(0, i - 1) : i + 1]) for i in range(len(points))]
+
+    def _row(self, before: Point, point: Point | None = None) -> list[Any]:
+        """What a chart needs of a point, with the percentiles of the items that ended since the one before."""
+        if point is None:
+            point, spread = before, before.durations
+        else:
+            spread = tuple(b - a for a, b in zip(before.durations, point.durations, strict=True))
+        counts = [point.completed, point.failed, point.inflight, point.limit, point.queued]
+        return [round(point.at_s, 3), *counts, *self._percentiles(spread), [round(s, 4) for s in point.bound_s]]
+
+    def _latency(self, durations: tuple[int, ...], before: tuple[int, ...] | None) -> dict[str, float | None]:
+        """Percentiles of the last half minute, or of the whole batch where nothing has ended since."""
+        spread = durations if before is None else tuple(b - a for a, b in zip(before, durations, strict=True))
+        if not any(spread):
+            spread = durations
+        return {name: value for (name, _), value in zip(_QUANTILES, self._percentiles(spread), strict=True)}
+
+    def _percentiles(self, counts: tuple[int, ...]) -> list[float | None]:
+        found = [percentile(counts, self._shard.bounds_s, q) for _, q in _QUANTILES]
+        return [None if value is None else round(value, 5) for value in found]
+
+    def _count(self, batch: BatchRecord) -> _Counts:
+        shard = self._shard
+        # durations before the statuses: an item in both or in the statuses alone, as the engine counts them
+        each = zip(shard.swift.counts, shard.ok.counts, shard.failed.counts, strict=True)
+        durations = tuple(map(sum, each))
+        return _Counts(batch.counts.copy(), batch.pulled, durations, shard.errors.copy())
+
+    def _since_start(self, now: _Counts) -> _Counts:
+        before = self._before
+        durations = tuple(b - a for a, b in zip(before.durations, now.durations, strict=True))
+        errors = {kind: count - before.errors.get(kind, 0) for kind, count in now.errors.items()}
+        ranked = sorted(errors.items(), key=lambda pair: -pair[1])
+        return now._replace(durations=durations, errors={kind: count for kind, count in ranked if count})
+
+
+def _rate(before: Point | None, point: Point) -> float:
+    """Items per second since the point before, or since the batch's start."""
+    if before is None or before.at_s >= point.at_s:
+        return round(point.completed / point.at_s, 3) if point.at_s else 0.0
+    return round((point.completed - before.completed) / (point.at_s - before.at_s), 3)
