@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
 import weakref
@@ -35,6 +36,8 @@ class Settings(TypedDict, total=False):
     metrics_port: int | None
     metrics_host: str
     metrics_token: str | None
+    metrics_cert: str | os.PathLike[str] | None
+    metrics_key: str | os.PathLike[str] | None
     otlp_endpoint: str | None
     log_format: LogFormat | None
     log_level: str
@@ -57,9 +60,13 @@ class Runtime:
 
     Args:
         service_name: The traces' `service.name`; `OTEL_SERVICE_NAME` by default.
-        metrics_port: Where to serve `/metrics`, `/healthz` and `/readyz`; 0 for a free port, None for no server.
+        metrics_port: Where to serve the live page at `/`, `/metrics`, `/healthz` and `/readyz`; 0 for a free port,
+            None for no server.
         metrics_host: The address to serve on.
-        metrics_token: A bearer token that requests must bring; needed to serve on an address that others can reach.
+        metrics_token: What requests must bring, as a bearer token or as the password of basic authentication; needed
+            to serve on an address that others can reach.
+        metrics_cert: A file with a certificate in PEM form, to serve over TLS.
+        metrics_key: A file with the certificate's private key, where it is not in the same one.
         otlp_endpoint: The OTLP/HTTP collector's base URL; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
             `otlp`. Without either, spans are made, so that logs and results have trace ids, and not exported.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
@@ -71,6 +78,7 @@ class Runtime:
 
     Attributes:
         metrics_url: Where `/metrics` is, once entered, or None.
+        live_url: Where the live page is, once entered, or None.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -92,6 +100,8 @@ class Runtime:
         metrics_port: int | None = None,
         metrics_host: str = "127.0.0.1",
         metrics_token: str | None = None,
+        metrics_cert: str | os.PathLike[str] | None = None,
+        metrics_key: str | os.PathLike[str] | None = None,
         otlp_endpoint: str | None = None,
         log_format: LogFormat | None = None,
         log_level: str = "INFO",
@@ -100,8 +110,9 @@ class Runtime:
         stall_after: float | None = 0.25,
     ) -> None:
         self.metrics_url: str | None = None
+        self.live_url: str | None = None
         self._service_name = service_name
-        self._server_at = (metrics_port, metrics_host, metrics_token)
+        self._server_at = (metrics_port, metrics_host, metrics_token, metrics_cert, metrics_key)
         self._otlp_endpoint = otlp_endpoint
         self._log_settings = (log_format, log_level)
         self._flush_timeout_s = _check_wait("flush_timeout", flush_timeout)
@@ -159,10 +170,11 @@ class Runtime:
             raise RuntimeError("a Runtime is entered once: make another one for another block")
         self._entered = True
         try:
-            port, host, token = self._server_at
+            port, host, token, cert, key = self._server_at
             if port is not None:
-                self._server = TelemetryServer(port, host, token=token)
+                self._server = TelemetryServer(port, host, token=token, cert=cert, key=key)
                 self.metrics_url = f"{self._server.url}/metrics"
+                self.live_url = f"{self._server.url}/"
                 self._server.start()
             self._logs = LogSetup(*self._log_settings)
             self._traces = TraceSetup(self._service_name, self._otlp_endpoint)

@@ -65,7 +65,7 @@ def draw(airports: int = 2000, concurrency: int = 50) -> str:
             service.url,
             OutputFile(Path(folder) / "airports.jsonl", replace=True),
             concurrency=concurrency,
-            metrics_port=9464,
+            serving={"metrics_port": 9464},
             instruments=(Snapshot(console),),
         )
 

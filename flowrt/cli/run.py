@@ -11,6 +11,7 @@ import click
 from flowrt.cli.exits import SOME_FAILED, CommandError, say
 from flowrt.cli.limits import CONCURRENCY, RATE, SECONDS
 from flowrt.cli.readers import FORMATS, Format, open_input
+from flowrt.serving import Serving, serving_options
 
 if TYPE_CHECKING:
     from flowrt.cli.job import Job
@@ -74,12 +75,7 @@ Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 un
     show_default=True,
     help="Where items run; functions that are not async run in threads in any case.",
 )
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    metavar="P",
-    help="Serve /metrics, /healthz and /readyz on 127.0.0.1; 0 for any free port.",
-)
+@serving_options(port=None)
 @click.option("--otlp-endpoint", metavar="URL", help="Send spans there by OTLP over HTTP.")
 @click.option("--record", metavar="FILE", help="Record every attempt's times for flowrt report and flowrt whatif.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
@@ -99,7 +95,7 @@ def run(
     retries: int,
     rates: tuple[RateLimit, ...],
     executor: str,
-    metrics_port: int | None,
+    serving: Serving,
     otlp_endpoint: str | None,
     record: str | None,
     fail_fast: bool,
@@ -140,10 +136,10 @@ def run(
     opened = open_input(source, input_format)
     target = open_target(output, stdout=stdout, overwrite=overwrite, not_this=opened.file)
     job = Job(processor, opened, target, progress=not quiet and _can_draw())
-    if metrics_port is not None and not quiet and log_format is None:
+    if serving.get("metrics_port") is not None and not quiet and log_format is None:
         job.on_start = _tell_where_metrics_are  # with a log format, `runtime.started` has it
     try:
-        _launch(job, metrics_port=metrics_port, otlp_endpoint=otlp_endpoint, log_format=log_format)
+        _launch(job, serving, otlp_endpoint=otlp_endpoint, log_format=log_format)
     except OutputClosedError:  # as `| head` does: nothing to complain about
         raise SystemExit(SOME_FAILED) from None
     finally:
@@ -153,7 +149,7 @@ def run(
     raise SystemExit(job.exit_code)
 
 
-def _launch(job: Job, *, metrics_port: int | None, otlp_endpoint: str | None, log_format: LogFormat | None) -> None:
+def _launch(job: Job, serving: Serving, *, otlp_endpoint: str | None, log_format: LogFormat | None) -> None:
     """Run the job with signals, metrics and logs around it; events are logged where a format is asked for."""
     from flowrt import runtime  # noqa: PLC0415  # heavy
 
@@ -161,10 +157,10 @@ def _launch(job: Job, *, metrics_port: int | None, otlp_endpoint: str | None, lo
         runtime.run(
             job.run(),
             service_name="flowrt",
-            metrics_port=metrics_port,
             otlp_endpoint=otlp_endpoint,
             log_format=log_format,
             log_level="INFO" if log_format else "ERROR",
+            **serving,
         )
     except (OSError, ValueError) as exc:
         if job.started:
@@ -181,6 +177,7 @@ def _tell_where_metrics_are() -> None:
     runtime = Runtime.current()
     if runtime is not None:
         say(f"metrics: {runtime.metrics_url}")
+        say(f"live page: {runtime.live_url}")
 
 
 def _can_draw() -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from flowrt.errors import MissingExtraError, one_line
+from flowrt.serving import Serving, serving_options
 
 if TYPE_CHECKING:
     from flowrt.demo.job import Demo
@@ -58,20 +59,13 @@ failed, 130 and 143 interrupted before it was complete.
     metavar="N",
     help="How many may run at once.",
 )
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    default=9464,
-    show_default=True,
-    metavar="P",
-    help="Serve /metrics, /healthz and /readyz on 127.0.0.1; 0 for any free port.",
-)
+@serving_options(port=9464)
 @click.option(
     "-o", "--output", default=_OUTPUT, show_default=True, metavar="FILE", help="A JSONL file; its folder is made."
 )
 @click.option("--serve", is_flag=True, help="Keep the endpoints up after the batch, until Ctrl-C.")
 @click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
-def demo(items: int, concurrency: int, metrics_port: int, output: str, serve: bool, quiet: bool) -> None:
+def demo(items: int, concurrency: int, serving: Serving, output: str, serve: bool, quiet: bool) -> None:
     """Enrich real airports through a local HTTP service in another process.
 
     Shows progress, live metrics, the output file, the summary, and the speedup against a measured sequential sample
@@ -95,7 +89,7 @@ def demo(items: int, concurrency: int, metrics_port: int, output: str, serve: bo
                 service.url,
                 file,
                 concurrency=concurrency,
-                metrics_port=metrics_port,
+                serving=serving,
                 progress=not quiet and _can_draw(),
             )
             show = _Nothing() if quiet else _Show(serve=serve)
@@ -154,6 +148,7 @@ def opening_lines(job: Demo) -> list[str]:
     lines = [
         f"flowrt demo: {len(job.items):,} airports, a sample of them one by one, then all, {job.concurrency} at once",
         f"service  {job.service_url}/airports/{job.items[0]['iata']}",
+        f"live     {url._replace(path='/').geturl()}",
         f"metrics  {url.geturl()}",
         f"health   {url._replace(path='/healthz').geturl()}",
     ]

@@ -20,6 +20,7 @@ from flowrt.errors import FlowrtError
 from flowrt.instrument import Instrument
 from flowrt.report import BatchReport
 from flowrt.runtime import Runtime
+from flowrt.serving import Serving
 
 __all__ = ["ITEM_TIMEOUT_S", "LOG_LEVEL", "SAMPLE_SIZE", "Demo"]
 
@@ -40,7 +41,7 @@ class Demo:
         service_url: Where the service is.
         output: Where results go; closed at the end.
         concurrency: How many items may run at once.
-        metrics_port: Where to serve `/metrics`; a free port is taken where it is in use.
+        serving: Where and to whom to serve the telemetry; a free port is taken where that is in use.
         progress: Whether to draw a progress bar.
         instruments: Further instruments for the batch.
 
@@ -60,7 +61,7 @@ class Demo:
         output: OutputFile,
         *,
         concurrency: int,
-        metrics_port: int,
+        serving: Serving,
         progress: bool = False,
         instruments: tuple[Instrument, ...] = (),
     ) -> None:
@@ -76,7 +77,8 @@ class Demo:
         self.service_url = service_url
         self.output = output
         self.concurrency = concurrency
-        self.metrics_port = metrics_port
+        self.metrics_port = serving.get("metrics_port", 0)
+        self._serving = serving
         self._progress = progress
         self._instruments = instruments
 
@@ -111,11 +113,14 @@ class Demo:
     async def _open_runtime(self, stack: AsyncExitStack) -> Runtime:
         """A runtime of its own, which knows its URL, within the one that brings the loop and the signals."""
         try:
-            return await stack.enter_async_context(Runtime(metrics_port=self.metrics_port, log_level=LOG_LEVEL))
+            return await stack.enter_async_context(Runtime(**self._serving, log_level=LOG_LEVEL))
+        except ValueError as exc:
+            raise FlowrtError(str(exc)) from exc
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise FlowrtError(exc.strerror or str(exc)) from exc
-            return await stack.enter_async_context(Runtime(metrics_port=0, log_level=LOG_LEVEL))
+            on_a_free_port: Serving = {**self._serving, "metrics_port": 0}
+            return await stack.enter_async_context(Runtime(**on_a_free_port, log_level=LOG_LEVEL))
 
     async def _run_batch(self, node: EnrichAirport) -> list[float]:
         """Run all items, write each one's line when it is done, and give what each took, in input order."""

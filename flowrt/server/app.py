@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-import hmac
 import logging
-import threading
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
-from typing import Any, Final
+import weakref
+from typing import Final
 from urllib.parse import parse_qs
 
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from flowrt.server.events import Events
+from flowrt.server.offloop import off_loop
+from flowrt.server.page import FILES, page_file
+from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, text
 from flowrt.telemetry.collector import register
+from flowrt.telemetry.live import LIVE
 
-__all__ = ["READINESS", "ASGIApp", "Readiness", "asgi_app", "guarded"]
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-Headers = list[tuple[bytes, bytes]]
-Response = tuple[int, Headers, bytes]
-
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_PLAIN: Final = b"text/plain; charset=utf-8"
+__all__ = ["READINESS", "Readiness", "TelemetryApp", "asgi_app"]
 
 _log = logging.getLogger("flowrt.server")
 
@@ -52,7 +42,7 @@ READINESS: Final = Readiness()
 
 
 def asgi_app(registry: CollectorRegistry = REGISTRY) -> ASGIApp:
-    """The endpoints `/metrics`, `/healthz` and `/readyz` as an ASGI application.
+    """The live page at `/`, and `/metrics`, `/healthz` and `/readyz`, as an ASGI application.
 
     Args:
         registry: What `/metrics` renders.
@@ -66,74 +56,76 @@ def asgi_app(registry: CollectorRegistry = REGISTRY) -> ASGIApp:
         >>> app = FastAPI()
         >>> app.mount("/telemetry", flowrt.asgi_app())
     """
-    register()
+    return TelemetryApp(registry)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+
+class TelemetryApp:
+    """The application that `asgi_app` makes; batches are shown on its page for as long as it lives.
+
+    Args:
+        registry: What `/metrics` renders.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        register()
+        self._registry = registry
+        self._events = Events(LIVE)
+        LIVE.open()
+        self._close = weakref.finalize(self, LIVE.close)
+        self._close.atexit = False
+
+    def close(self) -> None:
+        """Show nothing more. Later calls do nothing."""
+        if self._close.detach() is not None:
+            LIVE.close(wait=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or the lifespan's messages."""
         if scope["type"] == "http":
-            await _send(scope, send, await _answer(scope, registry))
+            await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
             await _live(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    return app
-
-
-def guarded(app: ASGIApp, token: str | None = None) -> ASGIApp:
-    """The application behind the checks of a server that nothing else protects.
-
-    A web page cannot read it: a name that was rebound to 127.0.0.1 is answered 421, another origin 403.
-
-    Args:
-        app: Reached by requests that pass.
-        token: When given, requests must bring it as `Authorization: Bearer ...` (401) and may use any host name.
-    """
-    expected = None if token is None else f"Bearer {token}".encode()
-
-    async def guard(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(dict(scope["headers"]), expected) if scope["type"] == "http" else None
-        if refusal is None:
-            await app(scope, receive, send)
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = _route_path(scope)
+        if path not in _PATHS:
+            response = text(404, "not found: there are /, /metrics, /healthz and /readyz")
+        elif scope["method"] not in ("GET", "HEAD"):
+            response = text(405, "only GET and HEAD", (b"allow", b"GET, HEAD"))
+        elif path == "/live/events" and scope["method"] == "GET":
+            refusal = await self._events.serve(receive, send)
+            if refusal is None:
+                return
+            response = refusal
         else:
-            await _send(scope, send, refusal)
+            response = await self._answer(path, scope)
+        await answer(scope, send, response)
 
-    return guard
+    async def _answer(self, path: str, scope: Scope) -> Response:
+        if path == "/healthz":
+            return text(200, "ok")
+        if path == "/readyz":
+            return text(200, "ok") if READINESS.draining is None else text(503, READINESS.draining)
+        if path in FILES:
+            return page_file(path)
+        if path == "/live/events":  # of HEAD
+            return 200, [(b"content-type", b"text/event-stream")], b""
+        if path == "/live/state":
+            return await off_loop(lambda: (200, [(b"content-type", b"application/json")], LIVE.snapshot()))
+        headers = dict(scope["headers"])
+        accept = headers.get(b"accept", b"").decode("latin-1")
+        encoding = headers.get(b"accept-encoding", b"").decode("latin-1")
+        names = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("name[]", [])
+        try:
+            return await off_loop(lambda: _render(self._registry, accept, encoding, names))
+        except Exception as exc:  # somebody's collector: the page must say so, the service goes on
+            _log.warning("/metrics cannot be rendered", exc_info=True)
+            return text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")
 
 
-def _refusal(headers: dict[bytes, bytes], expected: bytes | None) -> Response | None:
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    name, colon, port = host.rpartition(":")
-    if not colon or not port.isdigit():
-        name = host
-    if expected is None and name not in _LOOPBACK:
-        return _text(421, "this server answers to 127.0.0.1, localhost and [::1] only")
-    origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
-        return _text(403, "requests from other origins are refused")
-    if expected is not None and not hmac.compare_digest(headers.get(b"authorization", b""), expected):
-        return _text(401, "a bearer token is needed", (b"www-authenticate", b"Bearer"))
-    return None
-
-
-async def _answer(scope: Scope, registry: CollectorRegistry) -> Response:
-    path = _route_path(scope)
-    if path not in ("/metrics", "/healthz", "/readyz"):
-        return _text(404, "not found: there are /metrics, /healthz and /readyz")
-    if scope["method"] not in ("GET", "HEAD"):
-        return _text(405, "only GET and HEAD", (b"allow", b"GET, HEAD"))
-    if path == "/healthz":
-        return _text(200, "ok")
-    if path == "/readyz":
-        return _text(200, "ok") if READINESS.draining is None else _text(503, READINESS.draining)
-    headers = dict(scope["headers"])
-    accept = headers.get(b"accept", b"").decode("latin-1")
-    encoding = headers.get(b"accept-encoding", b"").decode("latin-1")
-    names = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("name[]", [])
-    try:
-        return await _off_loop(lambda: _render(registry, accept, encoding, names))
-    except Exception as exc:  # somebody's collector: the page must say so, the service goes on
-        _log.warning("/metrics cannot be rendered", exc_info=True)
-        return _text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")
+_PATHS: Final = frozenset({"/metrics", "/healthz", "/readyz", "/live/state", "/live/events", *FILES})
 
 
 def _route_path(scope: Scope) -> str:
@@ -157,47 +149,6 @@ def _render(registry: CollectorRegistry, accept: str, encoding: str, names: list
         body = gzip.compress(body, 6)
         headers.append((b"content-encoding", b"gzip"))
     return 200, headers, body
-
-
-async def _off_loop(work: Callable[[], Response]) -> Response:
-    """Run in a thread of its own: a service's own thread pool may be busy, and a pool would delay exit."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Response] = loop.create_future()
-
-    def finish(response: Response | None, error: Exception | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        elif response is not None:
-            done.set_result(response)
-
-    def run() -> None:
-        response, error = None, None
-        try:
-            response = work()
-        except Exception as exc:  # raised again where it is awaited
-            error = exc
-        with suppress(RuntimeError):  # the loop has been closed: nobody waits
-            loop.call_soon_threadsafe(finish, response, error)
-
-    threading.Thread(target=run, name="flowrt-scrape", daemon=True).start()
-    return await done
-
-
-def _text(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
-    return status, [(b"content-type", _PLAIN), *headers], f"{text}\n".encode()
-
-
-async def _send(scope: Scope, send: Send, response: Response) -> None:
-    status, headers, body = response
-    length = str(len(body)).encode()
-    headers = [*headers, (b"content-length", length), (b"cache-control", b"no-store"), _NOSNIFF]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-
-_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import logging
+import os
 import socket
+import ssl
 import sys
 import threading
 from contextlib import suppress
 from typing import Final
 
-import h11
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from flowrt.server.app import ASGIApp, asgi_app, guarded
+from flowrt.server.app import TelemetryApp
+from flowrt.server.connection import CONNECTIONS, HEAD_BYTES, Config, Connection
+from flowrt.server.guard import guarded
+from flowrt.server.responses import ASGIApp
+from flowrt.telemetry.live import LIVE
 
 __all__ = ["TelemetryServer"]
 
-_EXCHANGE_S: Final = 10.0  # a request and its response take no longer, or the connection is dropped
 _KEEP_ALIVE_S: Final = 5
-_HEAD_BYTES: Final = 16_384
-_CONNECTIONS: Final = 128  # one more, and the oldest is dropped: idle ones cannot keep anybody out
+_HANDSHAKE_S: Final = 10.0
 _STOP_S: Final = 1.0
+
+_Path = str | os.PathLike[str]
 
 
 class TelemetryServer:
@@ -34,7 +36,10 @@ class TelemetryServer:
     Args:
         port: 0 for a free one.
         host: The address to bind.
-        token: A bearer token that requests must bring; needed to bind an address that others can reach.
+        token: What requests must bring, as a bearer token or as the password of basic authentication; needed to bind
+            an address that others can reach.
+        cert: A file with the certificate and its chain, in PEM form; with it the server speaks TLS.
+        key: A file with the certificate's private key, where it is not in `cert`.
         app: What to serve, by default `asgi_app()`.
 
     Attributes:
@@ -43,12 +48,20 @@ class TelemetryServer:
         url: Where it answers, without a trailing slash.
 
     Raises:
-        ValueError: The address is reachable from outside and there is no token, or the port is out of range.
+        ValueError: The address is reachable from outside and there is no token, the port is out of range, or the
+            certificate cannot be used.
         OSError: The address cannot be bound; the message says why and what to do.
     """
 
     def __init__(
-        self, port: int, host: str = "127.0.0.1", *, token: str | None = None, app: ASGIApp | None = None
+        self,
+        port: int,
+        host: str = "127.0.0.1",
+        *,
+        token: str | None = None,
+        cert: _Path | None = None,
+        key: _Path | None = None,
+        app: ASGIApp | None = None,
     ) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
             raise ValueError(f"the metrics port must be an integer from 0 (a free one) to 65535, not {port!r}")
@@ -56,11 +69,16 @@ class TelemetryServer:
             raise ValueError(
                 f"binding {host!r} lets others read the telemetry: give a token, or bind 127.0.0.1 (the default)"
             )
-        self._app = guarded(asgi_app() if app is None else app, token or None)
+        self._tls = None if cert is None and key is None else _tls(cert, key)
         self._socket = _bind(host, port)
+        self._own_app: TelemetryApp | None = None
+        if app is None:
+            app = self._own_app = TelemetryApp()
+        self._app = guarded(app, token or None)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
@@ -73,12 +91,16 @@ class TelemetryServer:
 
     def stop(self) -> None:
         """Stop serving: requests under way get a moment to end. Later calls do nothing."""
-        loop = self._loop
+        loop, app = self._loop, self._own_app
         if loop is not None:
+            if app is not None and self._thread.is_alive():
+                LIVE.tell()  # how it ended
             with suppress(RuntimeError):  # it has been closed already
                 loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(_STOP_S * 2)
         self._socket.close()
+        if app is not None:
+            app.close()
 
     def _run(self) -> None:
         try:
@@ -88,9 +110,9 @@ class TelemetryServer:
 
     async def _serve(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        config = _Config(
+        config = Config(
             self._app,
-            http=_Connection,
+            http=Connection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -98,15 +120,21 @@ class TelemetryServer:
             server_header=False,
             access_log=False,
             log_config=None,
-            limit_concurrency=2 * _CONNECTIONS,
+            limit_concurrency=2 * CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            h11_max_incomplete_event_size=_HEAD_BYTES,
+            h11_max_incomplete_event_size=HEAD_BYTES,
         )
         config.load()
         state = ServerState()
         state.default_headers = config.encoded_headers
-        newest_last: dict[_Connection, None] = {}
-        server = await loop.create_server(lambda: _Connection(config, state, newest_last, loop), sock=self._socket)
+        newest_last: dict[Connection, None] = {}
+        server = await loop.create_server(
+            lambda: Connection(config, state, newest_last, loop),
+            sock=self._socket,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else _HANDSHAKE_S,
+            ssl_shutdown_timeout=None if self._tls is None else _STOP_S,
+        )
         self._ready.set()
         await self._stop.wait()
         server.close()
@@ -122,81 +150,26 @@ class TelemetryServer:
         return f"<TelemetryServer at {self.url}, {'serving' if self._thread.is_alive() else 'not serving'}>"
 
 
-class _Config(uvicorn.Config):
-    """uvicorn's settings; they leave the process's logging alone, which a uvicorn of the user's may share."""
-
-    def configure_logging(self) -> None:
-        """Do nothing."""
-
-
-class _Connection(H11Protocol):
-    """One connection, which cannot be held open by sending or reading slowly."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        state: ServerState,
-        newest_last: dict[_Connection, None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        super().__init__(config, state, {}, loop)
-        self._all = newest_last
-        self.logger = _QUIET
-        self.access_logger = _QUIET
-        self.access_log = False
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        self._restart_deadline()
-        if len(self._all) >= _CONNECTIONS:
-            oldest = next(iter(self._all))
-            del self._all[oldest]
-            oldest.transport.abort()
-        self._all[self] = None
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._all.pop(self, None)
-        if self._deadline is not None:
-            self._deadline.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Take the data in pieces: h11 measures a head only while it is incomplete."""
-        for start in range(0, len(data), _HEAD_BYTES):
-            if not self.transport.is_closing():
-                super().data_received(data[start : start + _HEAD_BYTES])
-
-    def on_response_complete(self) -> None:
-        self._restart_deadline()
-        super().on_response_complete()
-
-    def _restart_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = self.loop.call_later(_EXCHANGE_S, self.transport.abort)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP; a head that is too long is told so."""
-        error = sys.exc_info()[1]
-        status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
-        if status != 431:
-            super().send_400_response(msg)
-            return
-        response = h11.Response(status_code=431, headers=[("connection", "close"), ("content-length", "0")])
-        self.transport.write(self.conn.send(response) or b"")
-        self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
-        self.transport.close()
-
-
-_QUIET: Final = logging.Logger("flowrt.server.http", logging.CRITICAL + 1)  # outside the hierarchy: nobody hears it
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _tls(cert: _Path | None, key: _Path | None) -> ssl.SSLContext:
+    if cert is None:
+        raise ValueError("a TLS key needs its certificate: give both, or a certificate's file that holds the key too")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key, password="")  # or it would ask at the terminal
+    except (OSError, ValueError) as exc:  # an SSLError is an OSError
+        reason = exc.strerror if isinstance(exc, FileNotFoundError) else exc
+        files = f"{os.fspath(cert)!r}" + ("" if key is None else f" with key {os.fspath(key)!r}")
+        raise ValueError(
+            f"the TLS certificate {files} cannot be used: {reason}; give PEM files and a key without a password"
+        ) from exc
+    return context
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import flowrt.server.thread
+import flowrt.server.connection
 from flowrt.server import TelemetryServer
 
 HANG_S = 20.0
@@ -167,7 +167,7 @@ def test_requests_in_one_packet_are_answered_in_turn(server: TelemetryServer) ->
 
 
 def test_an_exchange_that_takes_too_long_is_cut(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flowrt.server.thread, "_EXCHANGE_S", 0.2)
+    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.2)
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as slow:
         ended = False
         deadline = time.monotonic() + HANG_S

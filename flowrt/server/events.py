@@ -1,0 +1,81 @@
+"""The live page's server-sent events: the past at once, then what is new, as fast as the reader takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from flowrt.server.offloop import off_loop
+from flowrt.server.responses import SAFE_HEADERS, Receive, Response, Send, text
+from flowrt.telemetry.live import LiveStore
+
+__all__ = ["Events"]
+
+_MOST_STREAMS: Final = 32
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    *SAFE_HEADERS,
+]
+
+
+class Events:
+    """Streams of one application.
+
+    A reader that is slow misses frames and is sent the next one there is, so nothing piles up for it.
+
+    Args:
+        store: Where the frames come from.
+    """
+
+    def __init__(self, store: LiveStore) -> None:
+        self._store = store
+        self._streams = 0
+
+    async def serve(self, receive: Receive, send: Send) -> Response | None:
+        """Send events until the reader is gone.
+
+        Returns:
+            What to answer instead where there are too many streams, or None.
+        """
+        if self._streams >= _MOST_STREAMS:
+            return text(503, f"{_MOST_STREAMS} pages are open: close one", (b"retry-after", b"10"))
+        self._streams += 1
+        try:
+            await self._stream(receive, send)
+        finally:
+            self._streams -= 1
+        return None
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        loop, fresh = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has been closed: nobody reads
+                loop.call_soon_threadsafe(fresh.set)
+
+        async def wait_for_end() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            fresh.set()
+
+        gone = asyncio.create_task(wait_for_end())
+        end = self._store.watch(wake)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            past = await off_loop(self._store.snapshot)
+            await send(_event(b"retry: 2000\nevent: snapshot\ndata: " + past))
+            while not gone.done():
+                await fresh.wait()
+                fresh.clear()
+                if not gone.done():
+                    await send(_event(b"event: state\ndata: " + self._store.frame))
+        finally:
+            end()
+            gone.cancel()
+            await asyncio.wait([gone])
+
+
+def _event(lines: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": lines + b"\n\n", "more_body": True}

@@ -1,0 +1,38 @@
+"""The live page's files, which the package holds: nothing is fetched from elsewhere, and no path is ever joined."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from flowrt.server.responses import Response
+
+__all__ = ["FILES", "page_file"]
+
+FILES: Final = {
+    "/": ("page.html", b"text/html; charset=utf-8"),
+    "/live/icon.svg": ("icon.svg", b"image/svg+xml"),
+}
+"""Each path's file and type."""
+
+_POLICY: Final = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+
+
+def page_file(path: str) -> Response:
+    """One of the files.
+
+    Args:
+        path: A key of `FILES`.
+    """
+    name, content_type = FILES[path]
+    headers = [(b"content-type", content_type), (b"content-security-policy", _POLICY), (b"x-frame-options", b"DENY")]
+    return 200, headers, _read(name)
+
+
+@cache
+def _read(name: str) -> bytes:
+    return resources.files("flowrt.server").joinpath("static", name).read_bytes()

@@ -1,0 +1,42 @@
+"""Answers as ASGI sends them, with the headers that every one of them has."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+__all__ = ["SAFE_HEADERS", "ASGIApp", "Headers", "Receive", "Response", "Scope", "Send", "answer", "text"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Headers = list[tuple[bytes, bytes]]
+Response = tuple[int, Headers, bytes]
+
+SAFE_HEADERS: Final[Headers] = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+def text(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
+    """One line of plain text.
+
+    Args:
+        status: The status code.
+        message: The line.
+        headers: Further headers.
+    """
+    return status, [(b"content-type", b"text/plain; charset=utf-8"), *headers], f"{message}\n".encode()
+
+
+async def answer(scope: Scope, send: Send, response: Response) -> None:
+    """Send a whole response; to HEAD, its headers alone."""
+    status, headers, body = response
+    headers = [*headers, (b"content-length", str(len(body)).encode()), *SAFE_HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
