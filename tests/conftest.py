@@ -16,7 +16,6 @@ from opentelemetry.util._once import Once
 from flowrt.telemetry import setup
 from flowrt.telemetry.metrics import METRICS
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
