@@ -78,6 +78,8 @@ class Again(Source):
                 self._tell()
             return item
         if self._fetched:
+            if not self._fetching:
+                self._wake_one()  # whoever takes this one is gone: another has to ask for the next
             return self._fetched.popleft()
         if not self._inputs.dry and not self._backoff.full:
             try:

@@ -245,6 +245,22 @@ def test_an_error_of_the_source_is_raised_after_what_was_begun_has_ended(kind: s
     run_virtual(main())
 
 
+def test_an_async_source_fills_every_slot_while_items_wait_for_their_retry(run_virtual: Run) -> None:
+    async def inputs() -> AsyncIterator[int]:
+        for x in range(1000):
+            yield x
+
+    node = Flaky({x: 1 for x in range(0, 1000, 10)})
+    policy = RetryPolicy(2, wait=lambda _: 30.0)
+
+    async def main() -> float:
+        results = await BatchProcessor(node, 10, retry=policy).batch(inputs())
+        assert results.success_rate == 1
+        return results.wall_time
+
+    assert run_virtual(main()) <= 1100 / 10 + 30
+
+
 def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> None:
     def p99(results: list[Any]) -> float:
         healthy = sorted(r.queue_time + r.execution_time for r in results if r.index % 10)
