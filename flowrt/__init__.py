@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowrt._version import __version__
 from flowrt.batch import BatchProcessor, BatchResults
-from flowrt.errors import FlowrtError, ItemFailedError, MissingExtraError
+from flowrt.errors import FlowrtError, ItemFailedError, JournalError, MissingExtraError
 from flowrt.instrument import Instrument
+from flowrt.journal import JournalPolicy
 from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.nodes.collection import FilterNode, MapNode, ReduceNode
 from flowrt.nodes.race import RaceNode, race
@@ -43,6 +44,8 @@ __all__ = [
     "Instrument",
     "ItemFailedError",
     "ItemRecord",
+    "JournalError",
+    "JournalPolicy",
     "MapNode",
     "MissingExtraError",
     "NodeContext",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 import uuid
@@ -13,13 +14,15 @@ from typing import Any
 
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempts import make_begin
-from flowrt.engine.clock import Clock, clock_of
+from flowrt.engine.clock import Clock, clock_of, is_virtual
 from flowrt.engine.guard import Guard
+from flowrt.engine.keeping import Keeper, open_in_thread
 from flowrt.engine.scheduler import Deliver, Scheduler
 from flowrt.engine.source import check_inputs, make_source
 from flowrt.engine.stream import ResultStream
 from flowrt.executors import Executor, executor_of
 from flowrt.instrument import Dispatch, Instrument
+from flowrt.journal import Journal, JournalPolicy
 from flowrt.ledger import Ledger
 from flowrt.nodes.base import WorkflowContext, as_node
 from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateGate, RateLimit, RetryPolicy, Transition
@@ -28,7 +31,7 @@ from flowrt.policy import Telemetry, check_concurrency, check_duration, check_po
 from flowrt.progress import ProgressBar
 from flowrt.recording.settings import describe_settings
 from flowrt.recording.thread import check_recording_path
-from flowrt.records import BatchRecord, BatchResult
+from flowrt.records import BatchRecord, BatchResult, Rejected
 from flowrt.report import BatchReport
 from flowrt.telemetry import Observer
 from flowrt.telemetry.recorder import Recorder
@@ -86,6 +89,9 @@ class BatchProcessor:
         rate_limit: How much may start within a time: a `RateLimit`, or several of which all hold.
         breaker: Leaves a service alone that fails too often.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
+        journal: A file that outlives the process: every finished item is on the disk before its result is handed
+            over, and a later batch over the same inputs is given it back as `resumed`. A path, or a `JournalPolicy`
+            for more than that; or an open `flowrt.journal.Journal`, for one batch, which you close.
         record: A file that the times of every attempt are recorded in, for `flowrt report` and `flowrt whatif`; a later
             batch of this processor replaces it. Needs the extra `parquet`.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
@@ -117,6 +123,7 @@ class BatchProcessor:
         rate_limit: RateLimit | Iterable[RateLimit] | None = None,
         breaker: CircuitBreaker | None = None,
         executor: str | Executor | None = None,
+        journal: str | os.PathLike[str] | JournalPolicy | Journal | None = None,
         record: str | os.PathLike[str] | None = None,
         name: str | None = None,
         telemetry: bool | Telemetry = True,
@@ -133,6 +140,7 @@ class BatchProcessor:
         self.retry = check_policy("retry", retry, RetryPolicy)
         self.rate_limits = () if rate_limit is None else check_limits(rate_limit)
         self.breaker = check_policy("breaker", breaker, CircuitBreaker)
+        self.journal = JournalPolicy.of(journal)
         self._running: weakref.WeakSet[Scheduler] = weakref.WeakSet()
         self.name = self.node.node_id if name is None else name
         if not isinstance(self.name, str) or not self.name:
@@ -167,11 +175,22 @@ class BatchProcessor:
             TypeError: `inputs` is not an iterable of items.
             ItemFailedError: With `continue_on_error=False`, the first failed item, where it has no exception of its
                 own; where it has one, that is raised. Everything in flight has been cancelled and has ended by then.
+            JournalError: The journal cannot be used, or its disk failed; what it holds is kept.
         """
+        return await self._batch(inputs, workflow_context, continue_on_error, progress, self.journal)
+
+    async def _batch(
+        self,
+        inputs: Inputs,
+        workflow_context: WorkflowContext | None,
+        continue_on_error: bool | None,
+        progress: bool,
+        journal: JournalPolicy | Journal | None,
+    ) -> BatchResults:
         check_inputs(inputs)
         results: list[BatchResult] = []
-        scheduler = self._scheduler(
-            inputs, workflow_context, continue_on_error, results.append, Admission(), progress=progress
+        scheduler = await self._prepare(
+            inputs, workflow_context, continue_on_error, results.append, Admission(), progress, journal
         )
         scheduler.start()
         await scheduler.join()
@@ -200,16 +219,18 @@ class BatchProcessor:
 
         Raises:
             TypeError: `inputs` is not an iterable of items.
+            JournalError: The journal cannot be used, or its disk failed; raised where the results are taken.
         """
         check_inputs(inputs)
         return ResultStream(
-            lambda deliver: self._scheduler(
+            lambda deliver: self._prepare(
                 inputs,
                 workflow_context,
                 continue_on_error,
                 deliver,
                 Admission(self.max_concurrency),
-                progress=progress,
+                progress,
+                self.journal,
             )
         )
 
@@ -223,29 +244,92 @@ class BatchProcessor:
     ) -> BatchResults:
         """Run the failed ones of earlier results again; what was `Rejected` has no input to run and stays.
 
+        With a journal the others are taken from it.
+
         Args:
-            results: What `batch` or `batch_as_completed` gave; left unchanged.
+            results: What `batch` or `batch_as_completed` gave, with a journal all of it; left unchanged.
             workflow_context: Shared by all items; a new one by default.
             continue_on_error: Overrides the processor's own setting for this call.
             progress: Show a progress bar on a terminal; needs the extra `cli`.
 
         Returns:
             All results in the order of their indices: new ones for those that had failed, the others as they were.
+
+        Raises:
+            ValueError: There is a journal, and the results are not those of a whole batch.
+            TypeError: The processor was given an open journal.
+            JournalError: The journal cannot be used, or its disk failed.
         """
         started = time.perf_counter()
         merged = list(results)
         places = [place for place, result in enumerate(merged) if not result.success and not _was_rejected(result)]
-        again = await self.batch(
-            [merged[place].input_data for place in places],
-            workflow_context,
-            continue_on_error=continue_on_error,
-            progress=progress,
-        )
+        if self.journal is None:
+            inputs = [merged[place].input_data for place in places]
+            again: list[BatchResult] = await self._batch(inputs, workflow_context, continue_on_error, progress, None)
+        else:
+            again = await self._retry_journaled(merged, workflow_context, continue_on_error, progress)
+            again = [again[merged[place].index] for place in places]
         for place, result in zip(places, again, strict=True):
             result.index = merged[place].index
             merged[place] = result
         merged.sort(key=_index)
         return BatchResults(merged, name=self.name, wall_time=time.perf_counter() - started)
+
+    async def _retry_journaled(
+        self,
+        results: list[BatchResult],
+        workflow_context: WorkflowContext | None,
+        continue_on_error: bool | None,
+        progress: bool,
+    ) -> BatchResults:
+        """The whole batch anew, of which the journal gives what had not failed."""
+        if not isinstance(self.journal, JournalPolicy):
+            raise TypeError("retry_failed opens the journal anew: give the processor its path or a JournalPolicy")
+        whole = sorted(results, key=_index)
+        if [result.index for result in whole] != list(range(len(whole))):
+            raise ValueError(
+                f"with a journal, retry_failed takes the results of a whole batch, each index from 0 once, not "
+                f"{len(whole)} of them with indices up to {whole[-1].index}: run batch() again with "
+                "JournalPolicy(..., retry_failed=True)"
+            )
+        inputs = [
+            Rejected(result.error or "", result.error_type or "RejectedInput", result.input_data)
+            if _was_rejected(result)
+            else result.input_data
+            for result in whole
+        ]
+        journal = dataclasses.replace(self.journal, retry_failed=True)
+        return await self._batch(inputs, workflow_context, continue_on_error, progress, journal)
+
+    async def _open(self, journal: JournalPolicy | Journal) -> Keeper:
+        """The journal of one batch; reading it may take a while, in which others have the loop."""
+        loop = asyncio.get_running_loop()
+        threaded = not is_virtual(loop)
+        if isinstance(journal, Journal):
+            return Keeper(journal, loop, threaded=threaded, close=False)
+        opened = await open_in_thread(loop, journal, self.node) if threaded else journal.open(self.node)
+        return Keeper(opened, loop, threaded=threaded, close=True)
+
+    async def _prepare(
+        self,
+        inputs: Inputs,
+        workflow_context: WorkflowContext | None,
+        continue_on_error: bool | None,
+        deliver: Deliver,
+        admission: Admission,
+        progress: bool,
+        journal: JournalPolicy | Journal | None,
+    ) -> Scheduler:
+        """A scheduler that is ready to start, with its journal open."""
+        keeper = None if journal is None else await self._open(journal)
+        try:
+            return self._scheduler(
+                inputs, workflow_context, continue_on_error, deliver, admission, progress=progress, keeper=keeper
+            )
+        except BaseException:
+            if keeper is not None:
+                await keeper.aclose()
+            raise
 
     def _scheduler(
         self,
@@ -256,10 +340,13 @@ class BatchProcessor:
         admission: Admission,
         *,
         progress: bool,
+        keeper: Keeper | None,
     ) -> Scheduler:
         loop = asyncio.get_running_loop()
         clock = clock_of(loop)
         source = make_source(inputs)
+        if keeper is not None and source.expected is not None:
+            keeper.check_length(source.expected)
         batch = BatchRecord(
             name=self.name,
             node_id=self.node.node_id,
@@ -293,6 +380,7 @@ class BatchProcessor:
             dispatch=dispatch,
             clock=clock,
             guard=guard,
+            keeper=keeper,
             fail_fast=not keep_going,
             item_timeout_s=self.item_timeout,
             batch_timeout_s=self.batch_timeout,

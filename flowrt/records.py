@@ -277,8 +277,8 @@ class ItemRecord(BatchResult):
 
     @property
     def execution_time(self) -> float:
-        """Service time of the last attempt, in seconds."""
-        return (self.finished_ns - self.started_ns) / 1e9 if self.started_ns else 0.0
+        """Service time of the last attempt, in seconds; of a restored item, as it was then."""
+        return (self.finished_ns - self.started_ns) / 1e9 if self.started_ns else self._execution_time
 
     @property
     def queue_wait_ns(self) -> int:
@@ -305,6 +305,18 @@ class ItemRecord(BatchResult):
         """Begin another attempt with nothing left of the one before."""
         self.output = self._metadata = self.error = self.error_type = self.exception = None
 
+    def restore(self, before: BatchResult) -> None:
+        """End as the item did in an earlier run, all but the attempts: there were none in this one.
+
+        Args:
+            before: How it ended then.
+        """
+        self.status = before.status
+        self.output = before.output
+        self.error = before.error
+        self.error_type = before.error_type
+        self._execution_time = before.execution_time
+
     def clone(self) -> ItemRecord:
         """Another record that says the same."""
         twin = ItemRecord(self.batch, self.index, self.input_data, self.pulled_ns)
@@ -325,15 +337,17 @@ class Slot:
         task: The worker that serves the slot.
         cancelled_ns: When the item was told to stop because its time was over, else 0.
         abandoned: The item did not stop when told to; the slot has been given to another worker.
+        keeping: The item has ended and waits for its journal.
     """
 
-    __slots__ = ("abandoned", "cancelled_ns", "item", "task")
+    __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "task")
 
     def __init__(self) -> None:
         self.item: ItemRecord | None = None
         self.task: asyncio.Task[None] | None = None
         self.cancelled_ns = 0
         self.abandoned = False
+        self.keeping = False
 
 
 class BatchRecord:

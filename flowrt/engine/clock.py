@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from types import FunctionType
 
-__all__ = ["Clock", "clock_of"]
+__all__ = ["Clock", "clock_of", "is_virtual"]
 
 Clock = Callable[[], int]
 
@@ -22,7 +22,16 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
     Args:
         loop: The running loop.
     """
-    time = type(loop).time
-    if isinstance(time, FunctionType) and time is not asyncio.BaseEventLoop.time:
+    if is_virtual(loop):
         return lambda: round(loop.time() * 1e9) + 1  # a virtual time may start at 0, which records keep for "not yet"
     return perf_counter_ns
+
+
+def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop has a time of its own: there, what happens outside of the loop happens at no time.
+
+    Args:
+        loop: The running loop.
+    """
+    time = type(loop).time
+    return isinstance(time, FunctionType) and time is not asyncio.BaseEventLoop.time

@@ -65,7 +65,7 @@ class Deadlines:
         soonest = now + self._timeout_ns
         for slot in tuple(self._slots):
             item = slot.item
-            if item is None or not item.started_ns:
+            if item is None or not item.started_ns or slot.keeping:
                 continue
             if slot.cancelled_ns:
                 due = slot.cancelled_ns + _GRACE_NS

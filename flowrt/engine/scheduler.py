@@ -18,8 +18,9 @@ from flowrt.engine.attempts import Begin, settle, settle_exception
 from flowrt.engine.clock import Clock
 from flowrt.engine.deadlines import GRACE_S, Deadlines
 from flowrt.engine.guard import Guard
+from flowrt.engine.keeping import Keeper
 from flowrt.engine.source import END, LATER, Source
-from flowrt.errors import ItemFailedError
+from flowrt.errors import ItemFailedError, JournalError
 from flowrt.instrument import Dispatch
 from flowrt.ledger import INPUT
 from flowrt.policies.retry import Retry
@@ -54,6 +55,7 @@ class Scheduler:
         dispatch: The instruments' hooks.
         clock: Monotonic nanoseconds.
         guard: The policies around attempts, where there are any.
+        keeper: Has finished items journaled, where there is a journal.
         fail_fast: Stop at the first item that does not end ok.
         item_timeout_s: Time limit of one attempt.
         batch_timeout_s: Time limit of the whole batch.
@@ -73,6 +75,7 @@ class Scheduler:
         dispatch: Dispatch,
         clock: Clock,
         guard: Guard | None = None,
+        keeper: Keeper | None = None,
         fail_fast: bool = False,
         item_timeout_s: float | None = None,
         batch_timeout_s: float | None = None,
@@ -94,6 +97,7 @@ class Scheduler:
             source.tell(batch.ledger, clock)
             admission.tell(batch.ledger, clock)
         self._guard = guard
+        self._keeper = keeper
         self._begin = begin
         self._deliver = deliver
         self._dispatch = dispatch
@@ -114,6 +118,7 @@ class Scheduler:
         self._closing: asyncio.Task[None] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._concluded = False
+        self._journal_closing = False
         self._deadlines: Deadlines | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -124,9 +129,9 @@ class Scheduler:
     # -- the way of an item ------------------------------------------------------------------------------------
 
     async def _work(self, slot: Slot) -> None:
-        """Source → admission → attempt → record finished → instruments → result, until the source is dry."""
+        """Source → admission → attempt → journal → record finished → instruments → result, until the source is dry."""
         batch, source, admission, dispatch = self.batch, self._source, self.admission, self._dispatch
-        begin, clock, guard = self._begin, self._clock, self._guard
+        begin, clock, guard, keeper = self._begin, self._clock, self._guard, self._keeper
         ledger = batch.ledger if source.computes else None  # else a pull takes no time
         asked_ns = 0
         outcome: Any = None
@@ -148,6 +153,8 @@ class Scheduler:
             if data is END:
                 admission.close()
                 self._run_dry()
+                if keeper is not None:
+                    self._check_length(keeper)
                 return
             if type(data) is ItemRecord and data.batch is batch:  # it comes back for another attempt
                 item = data
@@ -159,6 +166,10 @@ class Scheduler:
                     ledger.blocked(INPUT, asked_ns, item.pulled_ns)
                 if dispatch.item_started:
                     dispatch.item_starts(item)
+                if keeper is not None and self._finished_before(keeper, item):
+                    if item.finished_ns - self._turn_ns > _TURN_NS:
+                        await self._yield_turn()
+                    continue
             if self._vacant > 0 and not self._starting:
                 self._hire()
 
@@ -185,10 +196,12 @@ class Scheduler:
                 self._timed_out(item, slot)
 
             item.finished_ns = now = clock()
-            if guard is None or (again := self._leave(guard, item, outcome)) is None:
-                self._finish(item)
-            else:
+            if guard is not None and (again := self._leave(guard, item, outcome)) is not None:
                 self._come_back(item, again)
+            else:
+                if keeper is not None and keeper.wants(item) and not await self._is_kept(keeper, item, slot):
+                    return
+                self._finish(item)
             outcome = None
 
             try:
@@ -214,9 +227,55 @@ class Scheduler:
         self._deliver(item)
         if self._again is not None:
             self._again.item_ended()
-        if self._fail_fast and state != "ok" and self._stopped is None:
+        if self._fail_fast and state != "ok" and state != "resumed" and self._stopped is None:
             own = item.exception if state == "failed" else None
             self._fail(own or ItemFailedError(item), f"item {item.index} {state.replace('_', ' ')}")
+
+    async def _is_kept(self, keeper: Keeper, item: ItemRecord, slot: Slot) -> bool:
+        """Let the journal have the item: what it could not keep has not finished, and a later run runs it again.
+
+        Returns:
+            False where the slot was given up meanwhile, and the item has been finished by somebody else.
+        """
+        slot.item = item
+        slot.keeping = True
+        error = await keeper.keep(item, slot, self._cancelled_while_keeping)
+        if slot.abandoned:
+            return False
+        slot.keeping = False
+        slot.item = None
+        if error is not None:
+            _unfinish(item, f"it finished, but its result could not be kept: {error}", error)
+            self._fail(error, f"its journal failed: {error}")
+        return True
+
+    def _cancelled_while_keeping(self) -> None:
+        if self._stopped is None and self._drained is None:
+            self.stop("its task was cancelled from outside, as a closing event loop does")
+
+    def _finished_before(self, keeper: Keeper, item: ItemRecord) -> bool:
+        """Whether the item is at its end already, as an earlier run finished it."""
+        attempts = 0
+        try:
+            if (before := keeper.restore(item)) is None:
+                return False
+            attempts = before.attempts
+            item.restore(before)
+        except JournalError as exc:
+            _cancel(item, f"not started: {exc}")
+            self._fail(exc, f"its journal cannot be used: {exc}")
+        item.finished_ns = self._clock()
+        self._finish(item)  # which tells the instruments of no attempt, as there was none now
+        item.attempts = attempts
+        return True
+
+    def _check_length(self, keeper: Keeper) -> None:
+        """The input is at its end: it must not be a shorter one than that of the run that the journal is of."""
+        try:
+            keeper.check_length(self.batch.pulled)
+        except JournalError as exc:
+            if self.failure is None:
+                self.failure = exc
 
     def _leave(self, guard: Guard, item: ItemRecord, outcome: Any) -> Retry | None:
         """The attempt is over: what the policies make of it."""
@@ -302,24 +361,48 @@ class Scheduler:
         if item is not None:
             item = item.clone()  # what its worker writes some day is nobody's business any more
             item.uncancellable = True
-            if slot.cancelled_ns:
+            if slot.keeping and task is not None:
+                task.cancel()
+                _unfinish(item, f"it finished, but its journal did not answer within {GRACE_S:g} s; it may run again")
+            elif slot.cancelled_ns:
                 self._set_timed_out(item)
             else:
                 _cancel(item, self._stopped or "the batch was stopped")
-            item.error = f"{item.error}; it did not stop within {GRACE_S:g} s of being cancelled and was left running"
-            item.finished_ns = self._clock()
-            self._finish(item)
+            if not slot.keeping:
+                item.error = (
+                    f"{item.error}; it did not stop within {GRACE_S:g} s of being cancelled and was left running"
+                )
+                item.finished_ns = self._clock()
+            if self._keeper is not None and self._keeper.wants(item):
+                self._finish_when_kept(self._keeper, item)
+            else:
+                self._finish(item)
         if self._stopped is None:
             self._vacant += 1
             self._hire()
             if not self._workers:
                 self._wind_up()
 
+    def _finish_when_kept(self, keeper: Keeper, item: ItemRecord) -> None:
+        """Finish an item that was given up, in a task that the batch waits for like for a worker."""
+        slot = Slot()
+        self.batch.slots.append(slot)
+
+        async def finish() -> None:
+            if await self._is_kept(keeper, item, slot):
+                self._finish(item)
+
+        task = slot.task = self.loop.create_task(finish(), context=self._context.copy())
+        self._workers[task] = slot
+        task.add_done_callback(self._worker_ended)
+
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Set the batch going: its first worker pulls the first item, and workers are hired as items come."""
         batch = self.batch
+        if self._keeper is not None:
+            self._keeper.start()
         batch.started_ns = self._turn_ns = self._clock()
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
@@ -457,18 +540,31 @@ class Scheduler:
 
     def _wind_up(self) -> None:
         """The last worker has ended."""
-        if self._closing is not None:
+        if self._closing is not None or self._journal_closing:
             return
         source = self._source
         self._context.copy().run(self._cancel_waiting)
         rest = self._skip_rest and self.batch.expected is not None and not source.awaits
         if not rest and (source.dry or not source.awaits):
-            self._conclude()
+            self._close_journal()
             return
         work = self._cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
         self._closing = self.loop.create_task(work, context=self._context.copy())
         self._closing.add_done_callback(_look_at)
-        self._closing.add_done_callback(lambda _: self._conclude())
+        self._closing.add_done_callback(lambda _: self._close_journal())
+
+    def _close_journal(self) -> None:
+        """Nothing will finish any more."""
+        if self._keeper is None:
+            self._conclude()
+            return
+        self._journal_closing = True
+        self._keeper.close(self._journal_closed)
+
+    def _journal_closed(self, error: JournalError | None) -> None:
+        if self.failure is None:
+            self.failure = error
+        self._conclude()
 
     def _conclude(self) -> None:
         if self._concluded:
@@ -526,9 +622,10 @@ class Scheduler:
                 item = ItemRecord(batch, batch.pulled, data, clock())
                 batch.pulled += 1
                 self._dispatch.item_starts(item)
-                _cancel(item, f"not started: {reason}")
-                item.finished_ns = item.pulled_ns
-                self._finish(item)
+                if self._keeper is None or not self._finished_before(self._keeper, item):
+                    _cancel(item, f"not started: {reason}")
+                    item.finished_ns = item.pulled_ns
+                    self._finish(item)
                 if item.pulled_ns - self._turn_ns > _TURN_NS:
                     await asyncio.sleep(0)
                     self._turn_ns = clock()
@@ -571,6 +668,14 @@ def _cancel(item: ItemRecord, reason: str) -> None:
     item.status = "cancelled"
     item.error = reason
     item.error_type = "CancelledError"
+
+
+def _unfinish(item: ItemRecord, reason: str, error: BaseException | None = None) -> None:
+    """Nobody is to see a result that a later run will not know of."""
+    _cancel(item, reason)
+    item.output = item._metadata = None  # noqa: SLF001  # a record is the engine's
+    item.error_type = "JournalDiskError" if error is None else type(error).__name__
+    item.exception = error
 
 
 def _look_at(task: asyncio.Task[Any]) -> None:

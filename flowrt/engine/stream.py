@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
 from flowrt.engine.scheduler import Deliver, Scheduler
@@ -23,13 +23,14 @@ class ResultStream(AsyncIterator[BatchResult]):
         start: Makes a scheduler that delivers to the given function.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_outlet", "_scheduler", "_start")
+    __slots__ = ("__weakref__", "_closed", "_outlet", "_scheduler", "_start", "_starting")
 
-    def __init__(self, start: Callable[[Deliver], Scheduler]) -> None:
+    def __init__(self, start: Callable[[Deliver], Awaitable[Scheduler]]) -> None:
         self._start = start
         self._outlet = _Outlet()
         self._scheduler: Scheduler | None = None
         self._closed = False
+        self._starting = False
 
     def __aiter__(self) -> Self:
         return self
@@ -39,8 +40,7 @@ class ResultStream(AsyncIterator[BatchResult]):
         if self._closed:
             raise StopAsyncIteration
         if scheduler is None:
-            scheduler = self._scheduler = self._start(outlet.put)
-            scheduler.start()
+            scheduler = await self._begin()
         admission = scheduler.admission
         if admission.ledger is not None:
             admission.consumer_comes()
@@ -50,7 +50,7 @@ class ResultStream(AsyncIterator[BatchResult]):
                 await scheduler.join()
                 raise StopAsyncIteration
             if outlet.waiter is not None:
-                raise RuntimeError("a result stream has one consumer: two tasks are waiting for its next result")
+                raise RuntimeError(_TWO_CONSUMERS)
             outlet.waiter = scheduler.loop.create_future()
             await scheduler.changed(outlet.waiter)
             outlet.waiter = None
@@ -61,6 +61,19 @@ class ResultStream(AsyncIterator[BatchResult]):
         if admission.ledger is not None:
             admission.consumer_leaves()
         return outlet.finished.popleft()
+
+    async def _begin(self) -> Scheduler:
+        if self._starting:
+            raise RuntimeError(_TWO_CONSUMERS)
+        self._starting = True
+        try:
+            scheduler = self._scheduler = await self._start(self._outlet.put)
+        finally:
+            self._starting = False
+        scheduler.start()
+        if self._closed:  # meanwhile, while the journal was being read
+            scheduler.stop(_LEFT)
+        return scheduler
 
     async def aclose(self) -> None:
         """Cancel what is in flight and wait until it has ended; later calls do nothing."""
@@ -91,6 +104,7 @@ class ResultStream(AsyncIterator[BatchResult]):
 
 
 _LEFT = "the consumer left"
+_TWO_CONSUMERS = "a result stream has one consumer: two tasks are waiting for its next result"
 
 
 class _Outlet:

@@ -5,12 +5,14 @@ An append log, not SQLite, by measurement: see the module `format` for its bytes
 
 from flowrt.journal.fingerprint import digest_of_file, digest_of_item, name_of_node
 from flowrt.journal.journal import KEPT, Journal
+from flowrt.journal.policy import JournalPolicy
 from flowrt.journal.reading import JournalSummary, export, records, summary
 from flowrt.journal.salvage import salvage
 
 __all__ = [
     "KEPT",
     "Journal",
+    "JournalPolicy",
     "JournalSummary",
     "digest_of_file",
     "digest_of_item",
