@@ -7,20 +7,13 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from bench.arms import ARMS
-from bench.measure import BenchError, measure
-from bench.memory import MEMORY, measure_memory
+from bench.measure import BenchError
 from bench.report import RESULTS, lines
-from bench.workloads import OVERHEAD
+from bench.suites import SUITES, Choice, Suite
+from bench.workloads import WORKLOADS
 
 __all__ = ["main"]
-
-SUITES = {
-    "overhead": "what an item costs, beside the floor, peers and telemetry by hand",
-    "memory": "how memory grows with the number of items, up to 1,000,000 of them",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,71 +25,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 where a run failed.
     """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "list":
+        _list()
+        return 0
+    if options.command == "report":
+        return _report(options.files or sorted(RESULTS.glob("*.json")), parser)
+    try:
+        return _run(options, parser)
+    except BenchError as exc:
+        sys.stderr.write(f"bench: {exc}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure flowrt beside its peers.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is to run")
     run = commands.add_parser("run", help="measure")
-    run.add_argument("suites", nargs="+", choices=sorted(SUITES), metavar="SUITE", help=", ".join(SUITES))
+    run.add_argument("names", nargs="+", metavar="NAME", help="suites and workloads, as `list` has them")
     run.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds")
     run.add_argument("--rounds", type=_positive, metavar="N", help="how often each arm runs (5, with --quick 2)")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
-    run.add_argument("--arm", action="append", choices=_names(), help="only this arm; repeatable")
-    run.add_argument(
-        "--workload",
-        action="append",
-        choices=[work.name for work in OVERHEAD],
-        help="only this workload of overhead; repeatable",
-    )
+    run.add_argument("--arm", action="append", default=[], metavar="ARM", help="only this arm; repeatable")
     report = commands.add_parser("report", help="print the tables of earlier runs")
     report.add_argument("files", nargs="*", type=Path, help="the checked-in results by default")
-    options = parser.parse_args(arguments)
-    if options.command == "list":
-        _print([f"{name:10} {title}" for name, title in SUITES.items()])
-        _print(["", "workloads of overhead:", *(f"  {work.name:17} {work.title}" for work in OVERHEAD)])
-        _print(["", "arms of overhead:", *(f"  {arm.name:17} {arm.title}" for arm in ARMS)])
-        _print(["", "arms of memory:", *(f"  {arm.name:17} {arm.title}" for arm in MEMORY)])
-        return 0
-    if options.command == "report":
-        for path in options.files or sorted(RESULTS.glob("*.json")):
-            try:
-                _print([*lines(json.loads(path.read_text())), ""])
-            except (OSError, ValueError, KeyError, TypeError) as exc:
-                parser.error(f"{path} has no results of this bench: {type(exc).__name__}: {exc}")
-        return 0
-    if options.json is not None and len(options.suites) > 1:
-        parser.error("--json takes the samples of one suite: run them one by one")
-    if options.json is not None and not options.json.resolve().parent.is_dir():  # told before minutes of measuring
-        parser.error(f"--json: there is no folder {options.json.resolve().parent}")
-    try:
-        for suite in options.suites:
-            measured = _run(suite, options, parser)
-            if options.json is not None:
-                options.json.write_text(json.dumps(measured, indent=1) + "\n")
-            _print(lines(measured))
-    except BenchError as exc:
-        sys.stderr.write(f"bench: {exc}\n")
-        return 1
+    return parser
+
+
+def _list() -> None:
+    _print([f"{each.name:14} {each.title}" for each in SUITES])
+    for each in SUITES:
+        _print(["", f"arms of {each.name}:", *(f"  {arm.name:26} {arm.title}" for arm in each.arms)])
+    _print(["", "workloads:", *(f"  {work.name:26} {work.title}" for work in WORKLOADS)])
+
+
+def _report(files: Sequence[Path], parser: argparse.ArgumentParser) -> int:
+    for path in files:
+        try:
+            _print([*lines(json.loads(path.read_text())), ""])
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            parser.error(f"{path} has no results of this bench: {type(exc).__name__}: {exc}")
     return 0
 
 
-def _run(suite: str, options: argparse.Namespace, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    rounds = options.rounds or (2 if options.quick else 5)
-    cut = 10 if options.quick else 1
-    chosen = options.arm or _names()
-    if suite == "memory":
-        streams = [each for each in MEMORY if each.name in chosen]
-        if not streams:
-            parser.error(f"memory has no arm {' or '.join(chosen)}: {', '.join(each.name for each in MEMORY)}")
-        return measure_memory(streams, rounds, cut, _tell)
-    arms = [each for each in ARMS if each.name in chosen]
-    if not arms:
-        parser.error(f"overhead has no arm {' or '.join(chosen)}: {', '.join(each.name for each in ARMS)}")
-    works = [work.cut(cut) for work in OVERHEAD if not options.workload or work.name in options.workload]
-    return measure(arms, works, rounds, _tell)
+def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    wanted = _wanted(options, parser)
+    if options.json is not None and len(wanted) > 1:
+        parser.error("--json takes the samples of one suite: run them one by one")
+    if options.json is not None and not options.json.resolve().parent.is_dir():  # told before minutes of measuring
+        parser.error(f"--json: there is no folder {options.json.resolve().parent}")
+    for each, works in wanted:
+        choice = Choice(options.rounds, 10 if options.quick else 1, options.arm, works)
+        measured = each.measure(choice, _tell)
+        if options.json is not None:
+            options.json.write_text(json.dumps(measured, indent=1) + "\n")
+        _print(lines(measured))
+    return 0
 
 
-def _names() -> list[str]:
-    return list(dict.fromkeys([*(each.name for each in ARMS), *(each.name for each in MEMORY)]))
+def _wanted(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[tuple[Suite, list[str]]]:
+    """The suites to run, each with the workloads that were named where it is not all of them."""
+    suites = {each.name: each for each in SUITES}
+    works = [name for name in options.names if name not in suites]
+    if unknown := [name for name in works if name not in {work.name for work in WORKLOADS}]:
+        parser.error(f"there is no suite or workload {unknown[0]!r}: python -m bench list has them")
+    wanted = [
+        (suites[name], [work for work in works if _has(suites[name], work)])
+        for name in _once(options.names)
+        if name in suites
+    ]
+    if not any(chosen for _, chosen in wanted):  # a workload by itself
+        for each in SUITES:
+            if chosen := [work for work in works if _has(each, work)]:
+                wanted.append((each, chosen))
+                works = [work for work in works if work not in chosen]
+    for each, _ in wanted:
+        names = [arm.name for arm in each.arms]
+        if options.arm and not set(options.arm) & set(names):
+            parser.error(f"{each.name} has no arm {' or '.join(options.arm)}: {', '.join(names)}")
+    return wanted
+
+
+def _has(which: Suite, work: str) -> bool:
+    return work in [each.name for each in which.workloads]
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
 def _print(printed: Iterable[str]) -> None:

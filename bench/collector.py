@@ -11,9 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
 from urllib.request import Request, urlopen
 
 __all__ = ["collector", "count_spans"]
+
+
+_NO_ITEMS: Final = ("batch ", "attempt ")  # flowrt's names of spans that are not an item's
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -44,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
         for body in bodies:
             for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
                 for scope_spans in resource_spans.scope_spans:
-                    spans.update(span.span_id for span in scope_spans.spans if not span.name.startswith("batch "))
+                    spans.update(span.span_id for span in scope_spans.spans if not span.name.startswith(_NO_ITEMS))
         self._answer(str(len(spans)).encode())
 
     def _answer(self, body: bytes) -> None:

@@ -7,15 +7,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from bench.arms import Arm
 from bench.collector import collector
+from bench.environments import environment
 from bench.machine import about, last_core
+from bench.service import http_service
 from bench.workloads import Workload
 
-__all__ = ["BenchError", "figures", "measure", "ratios", "run_module", "run_once"]
+__all__ = ["BenchError", "figures", "measure", "per_item_us", "ratios", "run_module", "run_once"]
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 600
@@ -28,7 +31,13 @@ class BenchError(Exception):
     """A run failed or gave a wrong result: there is no figure to tell."""
 
 
-def run_module(module: str, words: Iterable[str], what: str, environment: Mapping[str, str] | None = None) -> Any:
+def run_module(
+    module: str,
+    words: Iterable[str],
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    python: str = sys.executable,
+) -> Any:
     """Run one of the bench's modules in a fresh process, and read the line of JSON that it prints.
 
     Args:
@@ -36,12 +45,13 @@ def run_module(module: str, words: Iterable[str], what: str, environment: Mappin
         words: Its arguments.
         what: What it does, for messages.
         environment: Further variables.
+        python: The interpreter.
 
     Raises:
         BenchError: It failed or did not end; the message has its last words.
     """
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", module, *words]
+    command = [python, "-m", module, *words]
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=_LIMIT_S, check=False
@@ -54,25 +64,34 @@ def run_module(module: str, words: Iterable[str], what: str, environment: Mappin
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_once(arm: Arm, work: Workload, url: str, core: int | None) -> Sample:
+def run_once(arm: Arm, work: Workload, urls: Mapping[str, str], core: int | None) -> Sample:
     """One arm on one workload, in a process of its own.
 
     Args:
         arm: Which arm.
         work: Which workload.
-        url: The collector's.
+        urls: Variables that say where the collector and the HTTP service are.
         core: Where to pin the process.
 
     Raises:
         BenchError: It failed; the message has its last words.
     """
-    words = [arm.name, work.name, str(work.items), "-" if core is None else str(core)]
-    sample: Sample = run_module("bench.worker", words, f"{arm.name} on {work.name}", {"BENCH_COLLECTOR": url})
+    items = work.items if arm.most_items is None else min(work.items, arm.most_items)
+    pinned = "-" if core is None or arm.distributed else str(core)
+    words = [arm.name, work.name, str(items), pinned]
+    python = sys.executable if arm.peer is None else environment(arm.peer)
+    sample: Sample = run_module("bench.worker", words, f"{arm.name} on {work.name}", urls, python)
     return sample
 
 
 def measure(
-    arms: Sequence[Arm], workloads: Iterable[Workload], rounds: int, say: Say, run: Callable[..., Sample] = run_once
+    arms: Sequence[Arm],
+    workloads: Iterable[Workload],
+    rounds: int,
+    say: Say,
+    run: Callable[..., Sample] = run_once,
+    *,
+    forgive: bool = False,
 ) -> dict[str, Any]:
     """Measure every arm on every workload.
 
@@ -82,6 +101,7 @@ def measure(
         rounds: How often.
         say: Told of the progress.
         run: Runs one arm once.
+        forgive: Whether an arm that fails is left out of that workload, with the reason, instead of ending the bench.
 
     Returns:
         What is written as JSON: the machine, and for each workload and arm all samples.
@@ -92,14 +112,30 @@ def measure(
     core = last_core()
     missing = {arm.name: arm.missing for arm in arms if arm.missing}
     present = [arm for arm in arms if not arm.missing]
+    for peer in dict.fromkeys(arm.peer for arm in present if arm.peer is not None):
+        environment(peer, say)
     works = []
     with collector(not_on=core) as url:
         for work in workloads:
-            samples: dict[str, list[Sample]] = {arm.name: [] for arm in present}
-            for number in range(rounds):
-                say(f"{work.title}: round {number + 1} of {rounds}")
-                for arm in present:
-                    samples[arm.name].append(run(arm, work, url, core))
+            out = {arm.name: why for arm in present if (why := arm.refusal(work))}
+            samples: dict[str, list[Sample]] = {arm.name: [] for arm in present if arm.name not in out}
+            with ExitStack() as services:
+                urls = {"BENCH_COLLECTOR": url}
+                if work.kind == "http":
+                    urls["BENCH_HTTP"] = services.enter_context(http_service(work.seconds, not_on=core))
+                for number in range(rounds):
+                    say(f"{work.title}: round {number + 1} of {rounds}")
+                    for arm in present:
+                        if arm.name in out:
+                            continue
+                        try:
+                            samples[arm.name].append(run(arm, work, urls, core))
+                        except BenchError as exc:
+                            if not forgive:
+                                raise
+                            say(str(exc))
+                            out[arm.name] = str(exc)
+                            del samples[arm.name]
             works.append(
                 {
                     "name": work.name,
@@ -107,14 +143,31 @@ def measure(
                     "items": work.items,
                     "concurrency": work.concurrency,
                     "ideal_s": work.ideal_s,
+                    "out": out,
                     "samples": samples,
                 }
             )
-    return {"machine": about(), "rounds": rounds, "missing": missing, "workloads": works}
+    return {"suite": "overhead", "machine": about(), "rounds": rounds, "missing": missing, "workloads": works}
+
+
+def per_item_us(work: Mapping[str, Any], sample: Mapping[str, float]) -> float:
+    """The overhead of one run, in microseconds an item.
+
+    Args:
+        work: One of `measure`'s workloads.
+        sample: One run of an arm, which may have had fewer items.
+    """
+    items, ideal_s = _of(work, sample)
+    return (sample["wall_s"] - ideal_s) / items * 1e6
+
+
+def _of(work: Mapping[str, Any], sample: Mapping[str, float]) -> tuple[float, float]:
+    """How many items a run had, and their ideal in seconds: an arm may have been given fewer."""
+    return sample.get("items", float(work["items"])), sample.get("ideal_s", float(work["ideal_s"]))
 
 
 def ratios(work: Mapping[str, Any], over: str, under: str) -> list[float]:
-    """How many times the overhead of one arm that of another was, round by round; empty where either did not run.
+    """How many times the overhead an item of one arm that of another was, by round; empty where either did not run.
 
     Args:
         work: One of `measure`'s workloads.
@@ -122,8 +175,7 @@ def ratios(work: Mapping[str, Any], over: str, under: str) -> list[float]:
         under: The other.
     """
     above, below = (work["samples"].get(name, ()) for name in (over, under))
-    ideal_s = work["ideal_s"]
-    return [(one["wall_s"] - ideal_s) / (other["wall_s"] - ideal_s) for one, other in zip(above, below, strict=False)]
+    return [per_item_us(work, one) / per_item_us(work, other) for one, other in zip(above, below, strict=False)]
 
 
 def figures(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, list[float]]]:
@@ -135,18 +187,22 @@ def figures(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, list[
 
     Returns:
         For each arm: `overhead_us` an item; `to_baseline`, the ratio of its overhead to the baseline's in the same
-        round; `to_floor`, that of its wall time to the floor's in the same round; `of_ideal`, the ideal's share of its
-        wall time; and `delivered`, the share of its spans that came. Empty where there are no figures.
+        round; `to_floor`, that of its wall time an item to the floor's in the same round; `of_ideal`, the ideal's share
+        of its wall time; and `delivered`, the share of its spans that came. Empty where there are no figures.
     """
-    items, ideal_s, samples = work["items"], work["ideal_s"], work["samples"]
-    floor_s = [sample["wall_s"] for sample in samples.get("floor", ())]
+    samples: Mapping[str, list[Sample]] = work["samples"]
+
+    def each_s(sample: Sample) -> float:
+        return sample["wall_s"] / _of(work, sample)[0]
+
+    floor_s = [each_s(sample) for sample in samples.get("floor", ())]
     return {
         name: {
-            "overhead_us": [(sample["wall_s"] - ideal_s) / items * 1e6 for sample in its],
+            "overhead_us": [per_item_us(work, sample) for sample in its],
             "to_baseline": ratios(work, name, baseline),
-            "to_floor": [sample["wall_s"] / other_s for sample, other_s in zip(its, floor_s, strict=False)],
-            "of_ideal": [ideal_s / sample["wall_s"] for sample in its if ideal_s],
-            "delivered": [sample["delivered"] / items for sample in its if "delivered" in sample],
+            "to_floor": [each_s(sample) / other for sample, other in zip(its, floor_s, strict=False)],
+            "of_ideal": [ideal / sample["wall_s"] for sample in its if (ideal := _of(work, sample)[1])],
+            "delivered": [sample["delivered"] / _of(work, sample)[0] for sample in its if "delivered" in sample],
         }
         for name, its in samples.items()
     }

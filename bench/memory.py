@@ -8,22 +8,27 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench.arms import Inputs, arm, why_missing
+from bench.arms import Load, arm, why_missing
+from bench.collector import collector
+from bench.environments import environment
+from bench.jobs import Item, job_of
 from bench.machine import about, last_core
 from bench.measure import BenchError, run_module
 from bench.nodes import flowrt_node, nadoo_node
 from bench.workloads import workload
 
-__all__ = ["MEMORY", "Ledger", "MemoryArm", "growth_mib", "main", "measure_memory"]
+__all__ = ["MEMORY", "MEMORY_PEERS", "Ledger", "MemoryArm", "growth_mib", "main", "measure_memory"]
 
 _MILLION: Final = 1_000_000
 _WARM_UP: Final = 1_000
 _NOOP: Final = workload("noop")
+_SMALLER: Final = (10_000, 100_000)  # beside the full number, for the lines
 
 
 class Ledger:
@@ -69,6 +74,8 @@ class MemoryArm:
         items: How many: fewer than the others' where a million would need more than a gigabyte.
         lazy: Whether its items are made while it runs; others are given a list, which is not counted.
         needs: The modules that must be installed.
+        peer: The environment it runs in, or None for the bench's own.
+        delivers: Whether it sends spans to the collector that `BENCH_COLLECTOR` names.
     """
 
     name: str
@@ -77,44 +84,80 @@ class MemoryArm:
     items: int = _MILLION
     lazy: bool = False
     needs: tuple[str, ...] = ()
+    peer: str | None = None
+    delivers: bool = False
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot run here, or None where it can."""
+        return None if self.peer is not None else why_missing(self.needs)
 
 
-def _whole(name: str) -> Callable[[Inputs, Ledger], Awaitable[None]]:
-    async def run(inputs: Inputs, ledger: Ledger) -> None:
-        for index, output in enumerate(await arm(name).run(_NOOP, inputs)):
-            ledger.settle(index, output)
+def _whole(name: str) -> Callable[[list[Item], Ledger], Awaitable[None]]:
+    async def run(inputs: list[Item], ledger: Ledger) -> None:
+        chosen, work = arm(name), _NOOP.of(len(inputs))
+        async with (
+            job_of(work) as job,
+            chosen.prepare(work) if chosen.prepare is not None else nullcontext() as handle,
+        ):
+            for index, output in enumerate(await chosen.run(Load(work, job, inputs, handle))):
+                ledger.settle(index, output)
 
     return run
 
 
-async def _flowrt_stream(inputs: Iterable[dict[str, int]], ledger: Ledger) -> None:
+async def _flowrt_stream(inputs: Iterable[Item], ledger: Ledger) -> None:
     from flowrt import BatchProcessor
 
-    async for result in BatchProcessor(flowrt_node(None), _NOOP.concurrency).batch_as_completed(inputs):
-        ledger.settle(result.index, result.output)
+    async with job_of(_NOOP) as job:
+        async for result in BatchProcessor(flowrt_node(job), _NOOP.concurrency).batch_as_completed(inputs):
+            ledger.settle(result.index, result.output)
 
 
-async def _nadoo_stream(inputs: Inputs, ledger: Ledger) -> None:
+async def _flowrt_stream_delivered(inputs: Iterable[Item], ledger: Ledger) -> None:
+    from flowrt import Runtime
+
+    async with Runtime(service_name="bench", otlp_endpoint=os.environ["BENCH_COLLECTOR"], log_format="json"):
+        await _flowrt_stream(inputs, ledger)
+
+
+async def _nadoo_stream(inputs: list[Item], ledger: Ledger) -> None:
     import nadoo_flow
 
-    processor = nadoo_flow.BatchProcessor(nadoo_node(None), max_concurrency=_NOOP.concurrency)
-    async for result in processor.batch_as_completed(inputs):
-        ledger.settle(result.index, result.output)
+    async with job_of(_NOOP) as job:
+        processor = nadoo_flow.BatchProcessor(nadoo_node(job), max_concurrency=_NOOP.concurrency)
+        async for result in processor.batch_as_completed(inputs):
+            ledger.settle(result.index, result.output)
 
+
+_FEWER: Final = 100_000
+_NADOO: Final = ("nadoo_flow",)
 
 MEMORY: Final = (
     MemoryArm("floor", "floor: the list of outputs alone", _whole("floor")),
     MemoryArm("flowrt-stream", "flowrt `batch_as_completed`, items made lazily", _flowrt_stream, lazy=True),
-    MemoryArm("flowrt-batch", "flowrt `batch`, a list of results", _whole("flowrt-default")),
-    MemoryArm("gather", "`gather` + `Semaphore`", _whole("gather"), items=100_000),
-    MemoryArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", _whole("nadoo"), items=100_000, needs=("nadoo_flow",)),
     MemoryArm(
-        "nadoo-stream",
-        "nadoo-flow-core 0.1.0 `batch_as_completed`",
-        _nadoo_stream,
-        items=100_000,
-        needs=("nadoo_flow",),
+        "flowrt-stream-delivered",
+        "flowrt `batch_as_completed`, everything on, spans sent",
+        _flowrt_stream_delivered,
+        lazy=True,
+        needs=("opentelemetry.exporter.otlp.proto.common",),
+        delivers=True,
     ),
+    MemoryArm("flowrt-batch", "flowrt `batch`, a list of results", _whole("flowrt-default")),
+    MemoryArm("gather", "`gather` + `Semaphore`", _whole("gather"), items=_FEWER),
+    MemoryArm("task-group", "TaskGroup + `Semaphore`", _whole("task-group"), items=_FEWER),
+    MemoryArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", _whole("nadoo"), items=_FEWER, needs=_NADOO),
+    MemoryArm("nadoo-stream", "nadoo-flow-core 0.1.0 `batch_as_completed`", _nadoo_stream, items=_FEWER, needs=_NADOO),
+)
+
+MEMORY_PEERS: Final = (
+    MemoryArm("anyio", "anyio 4.16 task group + `CapacityLimiter`", _whole("anyio"), items=20_000, peer="anyio"),
+    MemoryArm("aiometer-run", "aiometer 1.0 `run_on_each`", _whole("aiometer-run"), items=_FEWER, peer="aiometer"),
+    MemoryArm("aiometer-amap", "aiometer 1.0 `amap`", _whole("aiometer-amap"), items=_FEWER, peer="aiometer"),
+    MemoryArm("aiostream", "aiostream 0.8.1 `map`, ordered", _whole("aiostream"), items=_FEWER, peer="aiostream"),
+    MemoryArm("langchain", "langchain-core 1.8.1 `abatch`", _whole("langchain"), items=20_000, peer="langchain"),
+    MemoryArm("taskiq", "taskiq 0.13 InMemoryBroker", _whole("taskiq"), items=20_000, peer="taskiq"),
 )
 
 
@@ -177,33 +220,41 @@ def measure_memory(
         run: Runs one arm on so many items; in a process of its own by default.
 
     Returns:
-        What is written as JSON: the machine, and each arm's items and samples in MiB.
+        What is written as JSON: the machine, and each arm's items and samples in MiB, with one for fewer items each.
 
     Raises:
         BenchError: A run failed.
     """
     run = run or _in_a_process
-    missing = {each.name: why for each in arms if (why := why_missing(each.needs))}
+    missing = {each.name: why for each in arms if (why := each.missing)}
     present = [each for each in arms if each.name not in missing]
+    for peer in dict.fromkeys(each.peer for each in present if each.peer is not None):
+        environment(peer, say)
     samples: dict[str, list[float]] = {each.name: [] for each in present}
     for number in range(rounds):
         say(f"memory: round {number + 1} of {rounds}")
         for each in present:
             samples[each.name].append(run(each, each.items // cut))
+    say("memory: fewer items")
     told = {
         each.name: {
             "items": each.items // cut,
             "growth_mib": median(samples[each.name]),
             "samples_mib": samples[each.name],
+            "fewer": {str(few // cut): run(each, few // cut) for few in _SMALLER if few < each.items},
         }
         for each in present
     }
-    return {"machine": about(), "rounds": rounds, "missing": missing, "memory": told}
+    return {"suite": "memory", "machine": about(), "rounds": rounds, "missing": missing, "memory": told}
 
 
 def _in_a_process(which: MemoryArm, items: int) -> float:
-    growth: float = run_module("bench.memory", [which.name, str(items)], f"{which.name} on {items} items")
-    return growth
+    python = sys.executable if which.peer is None else environment(which.peer)
+    words, what = [which.name, str(items)], f"{which.name} on {items} items"
+    if not which.delivers:
+        return float(run_module("bench.memory", words, what, python=python))
+    with collector(not_on=last_core()) as url:
+        return float(run_module("bench.memory", words, what, {"BENCH_COLLECTOR": url}, python))
 
 
 def main(name: str, items: int) -> float:
@@ -218,7 +269,7 @@ def main(name: str, items: int) -> float:
     """
     if (core := last_core()) is not None:
         os.sched_setaffinity(0, {core})
-    return growth_mib({each.name: each for each in MEMORY}[name], items)
+    return growth_mib({each.name: each for each in (*MEMORY, *MEMORY_PEERS)}[name], items)
 
 
 if __name__ == "__main__":

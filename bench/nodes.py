@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
+
+from bench.jobs import Job
 
 __all__ = ["flowrt_node", "nadoo_node"]
 
 
-def flowrt_node(sleep_s: float | None) -> Any:
+def flowrt_node(job: Job) -> Any:
     """The node for flowrt.
 
     Args:
-        sleep_s: How long an item sleeps, in seconds; None for not at all, so that it never awaits.
+        job: What an item does.
     """
     from flowrt import BaseNode, NodeContext, NodeResult, WorkflowContext
 
     class Node(BaseNode):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
-            if sleep_s is not None:
-                await asyncio.sleep(sleep_s)
-            return NodeResult(success=True, output=node_context.input_data["x"])
+            return NodeResult(success=True, output=await job(node_context.input_data))
 
     return Node("bench")
 
 
-def nadoo_node(sleep_s: float | None) -> Any:
-    """The same for nadoo-flow-core.
+def nadoo_node(job: Job, attempts: int = 1) -> Any:
+    """The same for nadoo-flow-core; with its own retries where an item may be tried again.
 
     Args:
-        sleep_s: How long an item sleeps, in seconds; None for not at all, so that it never awaits.
+        job: What an item does.
+        attempts: How often it is tried at most.
     """
     import nadoo_flow
+    from nadoo_flow.resilience import RetryableNode, RetryPolicy
+
+    names: dict[str, Any] = {"node_id": "bench", "node_type": "bench", "name": "bench", "config": {}}
 
     class Node(nadoo_flow.BaseNode):  # type: ignore[misc, name-defined, unused-ignore]
-        def __init__(self) -> None:
-            super().__init__(node_id="bench", node_type="bench", name="bench", config={})
-
         async def execute(self, node_context: Any, workflow_context: Any) -> Any:
-            if sleep_s is not None:
-                await asyncio.sleep(sleep_s)
-            return nadoo_flow.NodeResult(success=True, output=node_context.input_data["x"])
+            output: Any = await job(node_context.input_data)
+            return nadoo_flow.NodeResult(success=True, output=output)
 
-    return Node()
+    class Retrying(RetryableNode):  # type: ignore[misc, unused-ignore]
+        async def _execute_with_retry(self, node_context: Any, workflow_context: Any) -> Any:
+            output: Any = await job(node_context.input_data)
+            return nadoo_flow.NodeResult(success=True, output=output)
+
+    if attempts == 1:
+        return Node(**names)
+    policy = RetryPolicy(max_attempts=attempts, initial_delay=0.001, max_delay=0.001, jitter=0.0)
+    return Retrying(**names, retry_policy=policy)

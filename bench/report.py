@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
 
-from bench.arms import ARMS
+from bench.arms import ARMS, PEERS
 from bench.measure import figures, ratios
-from bench.memory import MEMORY
+from bench.memory import MEMORY, MEMORY_PEERS
 from bench.workloads import workload
 
 __all__ = ["RESULTS", "Target", "lines", "overhead_markdown", "targets"]
@@ -91,16 +91,19 @@ def _overhead(measured: Mapping[str, Any]) -> Iterator[str]:
         heads = f"{'of nadoo':>10}{'of floor':>10}{'of ideal':>10}{'sent':>8}"
         yield f"  {'':62}{'us an item':>12}{'low':>9}{'high':>9}{heads}"
         told = figures(work, BASELINE)
-        for arm in ARMS:
-            if arm.name in measured["missing"]:
-                yield f"  {arm.title:62}{'-':>12}  {measured['missing'][arm.name]}"
+        out = {**measured["missing"], **work.get("out", {})}
+        for arm in (*ARMS, *PEERS):
+            if arm.name in out:
+                yield f"  {arm.title:62}{'-':>12}  {out[arm.name]}"
             elif arm.name in told:
                 its = told[arm.name]
                 over_us = its["overhead_us"]
                 times = f"{median(over_us):>12.2f}{min(over_us):>9.2f}{max(over_us):>9.2f}"
                 shares = f"{_of(its['to_baseline'], '.2f', 'x'):>10}{_of(its['to_floor'], '.2f', 'x'):>10}"
                 rest = f"{_of(its['of_ideal'], '.1%'):>10}{_of(its['delivered'], '.1%', by=min):>8}"
-                yield f"  {arm.title:62}{times}{shares}{rest}"
+                items = work["samples"][arm.name][0].get("items", work["items"])
+                fewer = f"  {items:,} items" if items < work["items"] else ""
+                yield f"  {arm.title:62}{times}{shares}{rest}{fewer}"
         yield ""
     if any(work["items"] < workload(work["name"]).items for work in measured["workloads"]):
         yield "a cut run: the targets below are those of the full number of items"
@@ -110,7 +113,7 @@ def _overhead(measured: Mapping[str, Any]) -> Iterator[str]:
 def _memory(measured: Mapping[str, Any]) -> Iterator[str]:
     yield "peak memory over that of before the run, no-op items"
     yield f"  {'':62}{'items':>12}{'MiB':>9}{'low':>9}{'high':>9}{'B an item':>11}"
-    for arm in MEMORY:
+    for arm in (*MEMORY, *MEMORY_PEERS):
         if arm.name in measured["missing"]:
             yield f"  {arm.title:62}{'-':>12}  {measured['missing'][arm.name]}"
         elif arm.name in measured["memory"]:

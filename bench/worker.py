@@ -9,17 +9,22 @@ import os
 import resource
 import sys
 import time
-from typing import Final
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any, Final
 
 import uvloop
 
-from bench.arms import arm
+from bench.arms import Arm, Load, arm
+from bench.arms.by_hand import by_hand
 from bench.collector import count_spans
+from bench.jobs import job_of, with_retries
 from bench.workloads import Workload, workload
 
 __all__ = ["main"]
 
 _WARM_UP: Final = 2_000
+_WARM_UP_SLOW: Final = 20
 
 
 def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dict[str, float]:
@@ -32,43 +37,62 @@ def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dic
         core: Where to pin the process, or None for nowhere.
 
     Returns:
-        Seconds of wall time, of processor time, kibibytes of peak memory, and the spans that came to the collector.
+        The items and their ideal in seconds; seconds of wall time, of processor time, kibibytes of peak memory, and the
+        spans that came to the collector.
 
     Raises:
         ValueError: An output was missing, doubled or wrong, or the arm switched the garbage collector off.
     """
     if core is not None:
         os.sched_setaffinity(0, {core})
-    chosen, work = arm(arm_name), workload(workload_name)
-    work = Workload(work.name, work.title, items, work.concurrency, work.sleep_s)
-    warm = Workload(work.name, work.title, min(items, _WARM_UP), work.concurrency, None)
-    url = os.environ.get("BENCH_COLLECTOR", "")
-
-    async def timed(what: Workload, inputs: list[dict[str, int]]) -> tuple[list[int], float, float]:
-        started, cpu = time.perf_counter(), time.process_time()
-        outputs = await chosen.run(what, inputs)
-        return outputs, time.perf_counter() - started, time.process_time() - cpu
-
-    def run(what: Workload) -> tuple[float, float]:
-        inputs = [{"x": number} for number in range(1, what.items + 1)]  # from 1: a peer loses outputs that are falsy
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outputs, wall_s, cpu_s = runner.run(timed(what, inputs))
-        if outputs != list(range(1, what.items + 1)):
-            raise ValueError(f"{arm_name} gave wrong outputs for {what.name}: each must be its item's number, once")
-        return wall_s, cpu_s
-
-    run(warm)
-    if chosen.delivers:
-        count_spans(url)
-    wall_s, cpu_s = run(work)
+    chosen, work = arm(arm_name), workload(workload_name).of(items)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        wall_s, cpu_s = runner.run(_measure(chosen, work))
     if not gc.isenabled():
         raise ValueError(f"{arm_name} switched the garbage collector off: its figures do not compare with the others'")
-    measured = {"wall_s": wall_s, "cpu_s": cpu_s, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    measured = {"items": items, "ideal_s": work.ideal_s, "wall_s": wall_s, "cpu_s": cpu_s, "peak_kib": peak_kib}
     if chosen.delivers:
-        measured["delivered"] = count_spans(url)
+        measured["delivered"] = count_spans(os.environ["BENCH_COLLECTOR"])
     return measured
+
+
+async def _measure(chosen: Arm, work: Workload) -> tuple[float, float]:
+    most = _WARM_UP_SLOW if chosen.most_items is not None and chosen.most_items < _WARM_UP else _WARM_UP
+    warm = Workload("noop", "", min(work.items, most), work.concurrency, "noop")
+    async with chosen.prepare(work) if chosen.prepare is not None else nullcontext() as handle:
+        await _run(chosen, warm, handle)
+        if chosen.delivers:
+            await asyncio.to_thread(count_spans, os.environ["BENCH_COLLECTOR"])
+        gc.collect()  # what the warm-up left is nobody's cost
+        return await _run(chosen, work, handle)
+
+
+async def _run(chosen: Arm, work: Workload, handle: Any) -> tuple[float, float]:
+    inputs = [{"x": number} for number in range(1, work.items + 1)]  # from 1: a peer loses outputs that are falsy
+    async with job_of(work) as made:
+        started, cpu = time.perf_counter(), time.process_time()
+        async with _telemetry(chosen) as observed:  # its set-up and its end are part of its price
+            # an item has one span, whatever its attempts
+            job = observed(with_retries(made, work.attempts)) if chosen.by_hand else made
+            outputs = await chosen.run(Load(work, job, inputs, handle))
+        wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    if list(outputs) != list(range(1, work.items + 1)):
+        raise ValueError(f"{chosen.name} gave wrong outputs for {work.name}: each must be its item's number, once")
+    return wall_s, cpu_s
+
+
+@asynccontextmanager
+async def _telemetry(chosen: Arm) -> AsyncIterator[Any]:
+    if not chosen.by_hand:
+        yield lambda job: job
+        return
+    async with by_hand(os.environ["BENCH_COLLECTOR"]) as observed:
+        yield observed
 
 
 if __name__ == "__main__":
     _, name, of, many, pinned = sys.argv
     sys.stdout.write(json.dumps(main(name, of, int(many), int(pinned) if pinned != "-" else None)) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # what a peer left running must not hold up the end

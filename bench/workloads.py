@@ -3,47 +3,97 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+import random
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-__all__ = ["OVERHEAD", "Workload", "workload"]
+__all__ = ["WORKLOADS", "Workload", "workload"]
+
+Kind = Literal["noop", "sleep", "lognormal", "pareto", "flaky", "http", "cpu"]
+
+_SEED: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Items, how many at once, and what one of them waits for.
+    """Items, how many at once, and what one of them does.
 
     Args:
         name: For the command line.
         title: For tables.
         items: How many.
         concurrency: How many at once.
-        sleep_s: How long an item sleeps, in seconds; None for not at all, so that it never awaits.
+        kind: What an item does: nothing, so that it never awaits; sleep for a constant, a lognormal or a heavy-tailed
+            (Pareto) time; sleep and fail at first in some cases; ask an HTTP service in another process, which sleeps;
+            or compute.
+        seconds: How long, in seconds; of a distribution the mean.
+        shape: Of the lognormal distribution its sigma, of Pareto's its alpha.
+        failing: The share of items whose first attempt fails; they are tried again.
+        core: Whether it is part of the table that the README has.
     """
 
     name: str
     title: str
     items: int
     concurrency: int
-    sleep_s: float | None
+    kind: Kind = "sleep"
+    seconds: float = 0.0
+    shape: float = 0.0
+    failing: float = 0.0
+    core: bool = False
+
+    @property
+    def attempts(self) -> int:
+        """How often an item may be tried."""
+        return 5 if self.failing else 1
+
+    def times_s(self) -> list[float]:
+        """How long each item sleeps, in seconds; the same in every run."""
+        chance = random.Random(_SEED)  # noqa: S311  # to be the same every time is the point
+        if self.kind == "lognormal":
+            mu = math.log(self.seconds) - self.shape**2 / 2
+            return [chance.lognormvariate(mu, self.shape) for _ in range(self.items)]
+        if self.kind == "pareto":
+            least = self.seconds * (self.shape - 1) / self.shape
+            most = 100 * self.seconds  # a tail that one run in a hundred does not see would tell nothing of the others
+            return [min(most, least * chance.paretovariate(self.shape)) for _ in range(self.items)]
+        return [self.seconds] * self.items
+
+    def fails_first(self, number: int) -> bool:
+        """Whether the first attempt of that item fails."""
+        return bool(self.failing) and number % round(1 / self.failing) == 0
 
     @property
     def ideal_s(self) -> float:
-        """The wall time if nothing but the sleeping took any, in seconds."""
-        return math.ceil(self.items / self.concurrency) * (self.sleep_s or 0.0)
+        """The wall time if nothing but the waiting took any, in seconds; 0 where nothing waits."""
+        if self.kind in ("noop", "cpu") or not self.seconds:
+            return 0.0
+        if self.kind in ("lognormal", "pareto"):
+            times = self.times_s()
+            return max(*times, sum(times) / self.concurrency)
+        attempts = self.items + sum(map(self.fails_first, range(1, self.items + 1)))
+        return math.ceil(attempts / self.concurrency) * self.seconds
 
     def cut(self, factor: int) -> Workload:
         """The same with fewer items."""
-        items = max(self.concurrency, self.items // factor)
-        return Workload(self.name, self.title, items, self.concurrency, self.sleep_s)
+        return self.of(max(min(self.items, self.concurrency), self.items // factor))
+
+    def of(self, items: int) -> Workload:
+        """The same with another number of items."""
+        return replace(self, items=items)
 
 
-OVERHEAD: Final = (
-    Workload("noop", "no-op", 100_000, 100, None),
-    Workload("yield", "sleep(0)", 100_000, 100, 0.0),
-    Workload("1ms", "1 ms at 100", 50_000, 100, 0.001),
-    Workload("10ms", "10 ms at 1,000", 20_000, 1_000, 0.010),
-    Workload("50ms", "50 ms at 100", 5_000, 100, 0.050),
+WORKLOADS: Final = (
+    Workload("noop", "no-op", 100_000, 100, "noop", core=True),
+    Workload("yield", "sleep(0)", 100_000, 100, core=True),
+    Workload("1ms", "1 ms at 100", 50_000, 100, seconds=0.001, core=True),
+    Workload("10ms", "10 ms at 1,000", 20_000, 1_000, seconds=0.010, core=True),
+    Workload("50ms", "50 ms at 100", 5_000, 100, seconds=0.050, core=True),
+    Workload("lognormal", "lognormal, 20 ms in the mean, at 100", 5_000, 100, "lognormal", 0.020, shape=1.0),
+    Workload("heavy", "heavy-tailed (Pareto 1.5), 20 ms in the mean, at 100", 5_000, 100, "pareto", 0.020, shape=1.5),
+    Workload("flaky", "10 ms at 100, every tenth fails at first", 5_000, 100, "flaky", 0.010, failing=0.1),
+    Workload("http", "HTTP service on loopback, 20 ms, at 100", 3_000, 100, "http", 0.020),
+    Workload("cpu", "hashing in Python, about 0.1 ms, at 100", 5_000, 100, "cpu", 0.0001),
 )
 
 
@@ -53,4 +103,4 @@ def workload(name: str) -> Workload:
     Raises:
         KeyError: There is none.
     """
-    return {each.name: each for each in OVERHEAD}[name]
+    return {each.name: each for each in WORKLOADS}[name]

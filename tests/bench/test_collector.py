@@ -14,12 +14,13 @@ from bench.collector import collector, count_spans
 from bench.machine import last_core
 
 
-def test_a_span_that_comes_twice_counts_once_and_that_of_the_batch_does_not() -> None:
+def test_a_span_that_comes_twice_counts_once_and_those_of_the_batch_and_of_attempts_do_not() -> None:
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
     spans.add(span_id=b"1" * 8, name="item")
     spans.add(span_id=b"2" * 8, name="item")
     spans.add(span_id=b"3" * 8, name="batch of them")
+    spans.add(span_id=b"4" * 8, name="attempt item")
     with collector() as url:
         for _ in range(2):
             httpx.post(f"{url}/v1/traces", content=request.SerializeToString()).raise_for_status()

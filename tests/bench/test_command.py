@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench import __main__ as command
-from bench.arms import ARMS, Arm, arm
+from bench.arms import ARMS, PEERS, Arm, arm
 from bench.measure import BenchError
 from bench.memory import MEMORY
-from bench.workloads import OVERHEAD, workload
+from bench.suites import Choice, Suite, suite
+from bench.workloads import WORKLOADS, workload
 
 
 def test_it_measures_writes_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "OVERHEAD", [workload("noop").cut(500), workload("50ms")])
     absent = Arm("absent", "an absent peer", arm("floor").run, needs=("no_such_module",))
-    monkeypatch.setattr(command, "ARMS", [arm("floor"), absent, arm("flowrt-bare"), arm("gather")])
+    arms = [arm("floor"), absent, arm("flowrt-bare"), arm("gather")]
+    works = (workload("noop").of(200), workload("50ms"))
+    monkeypatch.setattr(command, "SUITES", [replace(suite("overhead"), arms=arms, workloads=works)])
     monkeypatch.setattr("bench.report.ARMS", [arm("floor"), absent, arm("flowrt-bare")])
     file = tmp_path / "o.json"
-    chosen = ["--workload", "noop", "--arm", "floor", "--arm", "absent", "--arm", "flowrt-bare"]
-    assert command.main(["run", "overhead", "--rounds", "1", *chosen, "--json", str(file)]) == 0
+    chosen = ["--arm", "floor", "--arm", "absent", "--arm", "flowrt-bare"]
+    assert command.main(["run", "noop", "--rounds", "1", *chosen, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     assert "no-op, 200 items, 100 at once" in printed
     assert any("an absent peer" in line and "-  no_such_module" in line for line in printed.splitlines())
@@ -33,6 +36,7 @@ def test_it_measures_writes_and_reports(
         ("floor", 1),
         ("flowrt-bare", 1),
     ]
+    assert len(measured["workloads"]) == 1
     assert command.main(["report", str(file)]) == 0
     assert capsys.readouterr().out == f"{printed}\n"
 
@@ -42,8 +46,9 @@ def test_memory_is_measured_and_told(capsys: pytest.CaptureFixture[str], monkeyp
         assert (rounds, cut) == (2, 10)
         return measure_memory(arms, 1, 500, say)
 
-    measure_memory = command.measure_memory
-    monkeypatch.setattr(command, "measure_memory", cut)
+    from bench.memory import measure_memory
+
+    monkeypatch.setattr("bench.suites.measure_memory", cut)
     assert command.main(["run", "memory", "--quick", "--arm", "floor", "--arm", "flowrt-stream"]) == 0
     printed = capsys.readouterr().out
     assert "flowrt-stream, MB of growth over 2,000 items" in printed
@@ -68,27 +73,46 @@ def test_quick_is_a_tenth_of_the_items_and_two_rounds(
         seen.append((rounds, works[0].items))
         return {"machine": machine, "rounds": rounds, "missing": {}, "workloads": []}
 
-    monkeypatch.setattr(command, "measure", measure)
+    monkeypatch.setattr("bench.suites.measure", measure)
     assert command.main(["run", "overhead", *words]) == 0
     assert seen == [(rounds, items)]
+
+
+def test_a_workload_by_itself_is_run_by_its_suite_and_with_a_suite_it_is_a_choice(
+    monkeypatch: pytest.MonkeyPatch, machine: dict[str, Any]
+) -> None:
+    ran: list[tuple[str, list[str]]] = []
+
+    def measure(self: Suite, choice: Choice, say: Any) -> dict[str, Any]:
+        ran.append((self.name, list(choice.workloads)))
+        return {"machine": machine, "rounds": 1, "missing": {}, "workloads": [], "suite": self.name}
+
+    monkeypatch.setattr(Suite, "measure", measure)
+    assert command.main(["run", "noop", "flaky", "1ms"]) == 0
+    assert command.main(["run", "peers", "flaky", "1ms"]) == 0
+    assert ran == [("overhead", ["noop", "1ms"]), ("workloads", ["flaky"]), ("peers", ["flaky", "1ms"])]
 
 
 def test_what_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list"]) == 0
     words = capsys.readouterr().out.split()
-    names = [*(each.name for each in ARMS), *(each.name for each in MEMORY), *(each.name for each in OVERHEAD)]
-    assert {*names, "overhead", "memory"} <= set(words)
+    assert {each.name for each in (*ARMS, *PEERS, *MEMORY, *WORKLOADS, *command.SUITES)} <= set(words)
+
+
+def test_every_arm_has_a_name_of_its_own() -> None:
+    for each in command.SUITES:
+        names = [arm.name for arm in each.arms]
+        assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         ([], "required"),
-        (["run", "speed"], "invalid choice: 'speed'"),
+        (["run", "speed"], "there is no suite or workload 'speed'"),
         (["run", "overhead", "--rounds", "0"], "at least 1, not 0"),
         (["run", "overhead", "--rounds", "some"], "invalid _positive value: 'some'"),
-        (["run", "overhead", "--arm", "nobody"], "invalid choice: 'nobody'"),
-        (["run", "overhead", "--arm", "nadoo-stream"], "overhead has no arm nadoo-stream"),
+        (["run", "overhead", "--arm", "nobody"], "overhead has no arm nobody"),
         (["run", "memory", "--arm", "by-hand"], "memory has no arm by-hand"),
         (["run", "overhead", "memory", "--json", "x"], "one suite"),
         (["run", "overhead", "--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
@@ -107,6 +131,6 @@ def test_a_failing_run_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def fails(*_: Any) -> Any:
         raise BenchError("floor on noop ended")
 
-    monkeypatch.setattr(command, "measure", fails)
+    monkeypatch.setattr(Suite, "measure", fails)
     assert command.main(["run", "overhead"]) == 1
     assert "bench: floor on noop ended" in capsys.readouterr().err

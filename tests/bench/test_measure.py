@@ -32,8 +32,11 @@ def test_without_a_baseline_a_floor_or_an_ideal_there_is_no_ratio_to_it(work: di
 
 
 def test_the_ideal_counts_whole_rounds_of_sleeping() -> None:
-    assert Workload("w", "w", 250, 100, 0.01).ideal_s == pytest.approx(0.03)
-    assert Workload("w", "w", 250, 100, None).ideal_s == 0
+    assert Workload("w", "w", 250, 100, seconds=0.01).ideal_s == pytest.approx(0.03)
+    assert Workload("w", "w", 250, 100, "noop").ideal_s == 0
+    assert Workload("w", "w", 250, 100, "flaky", 0.01, failing=0.5).ideal_s == pytest.approx(0.04)
+    spread = Workload("w", "w", 250, 100, "lognormal", 0.01, shape=1.0)
+    assert spread.ideal_s == max(*spread.times_s(), sum(spread.times_s()) / 100)
     assert workload("1ms").cut(10).items == 5_000
     assert workload("10ms").cut(1_000).items == 1_000
 
@@ -41,22 +44,47 @@ def test_the_ideal_counts_whole_rounds_of_sleeping() -> None:
 def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
     ran: list[str] = []
 
-    def run(which: Arm, work: Workload, url: str, core: int | None) -> dict[str, float]:
+    def run(which: Arm, work: Workload, urls: dict[str, str], core: int | None) -> dict[str, float]:
         ran.append(f"{which.name} {work.name}")
-        assert url.startswith("http://127.0.0.1:")
+        assert urls["BENCH_COLLECTOR"].startswith("http://127.0.0.1:")
         return {"wall_s": 1.0}
 
-    arms = [arm("floor"), Arm("absent", "absent", arm("floor").run, needs=("json", "no_such.module")), arm("gather")]
+    sleepless = Arm("sleepless", "", arm("floor").run, cannot=(("noop", "it never rests"), ("sleep", "nor sleeps")))
+    absent = Arm("absent", "absent", arm("floor").run, needs=("json", "no_such.module"))
+    arms = [arm("floor"), absent, sleepless, arm("gather")]
     measured = measure(arms, [workload("noop"), workload("1ms")], 2, lambda _: None, run)
     assert ran == [*["floor noop", "gather noop"] * 2, *["floor 1ms", "gather 1ms"] * 2]
     assert measured["missing"] == {"absent": "no_such.module is not installed"}
+    assert [work["out"] for work in measured["workloads"]] == [
+        {"sleepless": "it never rests"},
+        {"sleepless": "nor sleeps"},
+    ]
     assert set(measured["machine"]) >= {"processor", "python", "commit", "packages", "garbage_collector"}
 
 
 def test_a_run_that_fails_ends_the_bench_with_its_last_words() -> None:
     nobody = Arm("no-such-arm", "", arm("floor").run)
     with pytest.raises(BenchError, match="no-such-arm on noop ended with exit code 1: KeyError: 'no-such-arm'"):
-        run_once(nobody, workload("noop"), "", None)
+        run_once(nobody, workload("noop"), {}, None)
+
+
+def test_a_peer_that_fails_is_left_out_with_the_reason() -> None:
+    def run(which: Arm, work: Workload, urls: dict[str, str], core: int | None) -> dict[str, float]:
+        if which.name == "gather":
+            raise BenchError("gather on noop ended with exit code 1: KeyError")
+        return {"wall_s": 1.0}
+
+    measured = measure([arm("floor"), arm("gather")], [workload("noop")], 2, lambda _: None, run, forgive=True)
+    (work,) = measured["workloads"]
+    assert work["out"] == {"gather": "gather on noop ended with exit code 1: KeyError"}
+    assert set(work["samples"]) == {"floor"}
+
+
+def test_fewer_items_compare_by_the_item(work: dict[str, Any]) -> None:
+    work["samples"]["slow"] = [{"wall_s": 0.02, "items": 100, "ideal_s": 0.01}] * 3
+    assert figures(work, "nadoo")["slow"]["overhead_us"] == pytest.approx([100, 100, 100])
+    assert ratios(work, "slow", "nadoo") == pytest.approx([100 / 40, 100 / 80, 100 / 20])
+    assert figures(work, "nadoo")["slow"]["to_floor"] == pytest.approx([10, 5, 10])
 
 
 def test_a_run_that_does_not_end_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

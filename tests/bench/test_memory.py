@@ -67,7 +67,7 @@ def test_an_item_that_comes_back_twice_is_an_error() -> None:
 
 
 def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
-    grown = iter([1.0, 5.0, 3.0, 7.0, 2.0, 6.0])
+    grown = iter([1.0, 5.0, 3.0, 7.0, 2.0, 6.0, 0.1, 0.2, 0.3])
     ran: list[str] = []
 
     def run(which: MemoryArm, items: int) -> float:
@@ -77,11 +77,17 @@ def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
     absent = MemoryArm("absent", "", _hoard, needs=("no_such_module",))
     said: list[str] = []
     measured = measure_memory([BY_NAME["floor"], absent, BY_NAME["gather"]], 3, 10, said.append, run)
-    assert ran == ["floor 100000", "gather 10000"] * 3
+    assert ran[:6] == ["floor 100000", "gather 10000"] * 3
+    assert ran[6:] == ["floor 1000", "floor 10000", "gather 1000"]
     assert measured["missing"] == {"absent": "no_such_module is not installed"}
-    assert measured["memory"]["floor"] == {"items": 100_000, "growth_mib": 2.0, "samples_mib": [1.0, 3.0, 2.0]}
+    assert measured["memory"]["floor"] == {
+        "items": 100_000,
+        "growth_mib": 2.0,
+        "samples_mib": [1.0, 3.0, 2.0],
+        "fewer": {"1000": 0.1, "10000": 0.2},
+    }
     assert measured["memory"]["gather"]["growth_mib"] == 6.0
-    assert said == ["memory: round 1 of 3", "memory: round 2 of 3", "memory: round 3 of 3"]
+    assert said == ["memory: round 1 of 3", "memory: round 2 of 3", "memory: round 3 of 3", "memory: fewer items"]
 
 
 def test_a_platform_that_does_not_forget_its_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

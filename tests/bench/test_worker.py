@@ -8,15 +8,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bench import worker
-from bench.arms import Arm, Inputs, arm
+from bench.arms import Arm, Load, arm
 from bench.collector import collector, count_spans
 from bench.measure import run_once
-from bench.workloads import Workload, workload
+from bench.service import http_service
+from bench.workloads import workload
 
 
 @pytest.mark.parametrize("name", ["floor", "gather", "flowrt-bare", "flowrt-metrics", "flowrt-default"])
 def test_an_arm_runs_in_a_process_of_its_own_and_is_timed(name: str) -> None:
-    sample = run_once(arm(name), workload("yield").cut(500), "", None)
+    sample = run_once(arm(name), workload("yield").of(200), {}, None)
     assert sample["wall_s"] > 0
     assert sample["peak_kib"] > 1_000
 
@@ -24,22 +25,43 @@ def test_an_arm_runs_in_a_process_of_its_own_and_is_timed(name: str) -> None:
 @pytest.mark.parametrize("name", ["flowrt-delivered", "by-hand"])
 def test_spans_are_counted_where_they_arrive(name: str) -> None:
     with collector() as url:
-        sample = run_once(arm(name), workload("yield").cut(500), url, None)
+        sample = run_once(arm(name), workload("yield").of(200), {"BENCH_COLLECTOR": url}, None)
         assert sample["delivered"] == 200
         assert count_spans(url) == 0
 
 
-async def reversed_outputs(_: Workload, inputs: Inputs) -> list[int]:
-    return [item["x"] for item in reversed(inputs)]
+@pytest.mark.parametrize("name", ["floor", "nadoo", "flowrt-bare", "flowrt-delivered", "by-hand"])
+def test_a_flaky_item_is_tried_again_and_counts_once(name: str) -> None:
+    if name == "nadoo":
+        pytest.importorskip("nadoo_flow")
+    with collector() as url:
+        sample = run_once(arm(name), workload("flaky").of(50), {"BENCH_COLLECTOR": url}, None)
+    assert sample.get("delivered", 50) == 50
+    assert sample["wall_s"] >= 2 * 0.01
 
 
-async def doubled_outputs(_: Workload, inputs: Inputs) -> list[int]:
-    return [inputs[0]["x"], *(item["x"] for item in inputs)]
+@pytest.mark.parametrize("name", ["lognormal", "heavy", "cpu"])
+def test_every_kind_of_work_gives_each_item_s_own_output(name: str) -> None:
+    assert run_once(arm("flowrt-bare"), workload(name).of(50), {}, None)["items"] == 50
 
 
-async def without_collection(_: Workload, inputs: Inputs) -> list[int]:
+def test_an_http_service_in_another_process_is_asked() -> None:
+    with http_service(0.01) as url:
+        sample = run_once(arm("flowrt-bare"), workload("http").of(50), {"BENCH_HTTP": url}, None)
+    assert sample["wall_s"] >= 0.01
+
+
+async def reversed_outputs(load: Load) -> list[int]:
+    return [item["x"] for item in reversed(load.inputs)]
+
+
+async def doubled_outputs(load: Load) -> list[int]:
+    return [load.inputs[0]["x"], *(item["x"] for item in load.inputs)]
+
+
+async def without_collection(load: Load) -> list[int]:
     gc.disable()
-    return [item["x"] for item in inputs]
+    return [item["x"] for item in load.inputs]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +73,7 @@ async def without_collection(_: Workload, inputs: Inputs) -> list[int]:
     ],
 )
 def test_a_run_whose_figures_would_not_compare_is_an_error(
-    broken: Callable[[Workload, Inputs], Awaitable[list[int]]], told: str, monkeypatch: pytest.MonkeyPatch
+    broken: Callable[[Load], Awaitable[list[int]]], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "arm", lambda _: Arm("wrong", "wrong", broken))
     try:

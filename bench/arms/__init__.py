@@ -1,0 +1,144 @@
+"""Who is measured: every arm runs the same items in the way that its documentation says, and gives their outputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from bench.arms import distributed, libraries, ours, plain
+from bench.arms.base import Arm, Load, why_missing
+
+__all__ = ["ARMS", "PEERS", "Arm", "Load", "arm", "why_missing"]
+
+_OTLP: Final = ("opentelemetry.exporter.otlp.proto.common", "opentelemetry.proto")
+_SDK: Final = ("opentelemetry.exporter.otlp.proto.http",)
+
+ARMS: Final = (
+    Arm("floor", "floor: bare workers on one iterator", plain.floor),
+    Arm("nadoo", "nadoo-flow-core 0.1.0 `batch`", ours.nadoo, needs=("nadoo_flow",)),
+    Arm("gather", "`gather` + `Semaphore`", plain.gather),
+    Arm("flowrt-bare", "flowrt, telemetry off", ours.bare),
+    Arm("flowrt-metrics", "flowrt, metrics", ours.metrics),
+    Arm("flowrt-default", "flowrt as it is, with no tracer provider", ours.default),
+    Arm(
+        "flowrt-delivered",
+        "flowrt, everything on, spans sent over OTLP",
+        ours.delivered,
+        needs=_OTLP,
+        delivers=True,
+    ),
+    Arm(
+        "by-hand",
+        "`gather` with SDK spans, prometheus_client, structlog by hand",
+        plain.gather,
+        needs=_SDK,
+        delivers=True,
+        by_hand=True,
+    ),
+)
+"""Those that run in the bench's own environment, in every table."""
+
+_PROCESSES: Final = (
+    ("http", "an item is to share this process's connections, which its processes do not have"),
+    ("lognormal", "its processes know constant sleeps"),
+    ("pareto", "its processes know constant sleeps"),
+)
+_CHUNKED: Final = (*_PROCESSES, ("flaky", "a chunk is tried again as a whole"))
+_PLAIN: Final = (
+    Arm("task-group", "TaskGroup + `Semaphore`", plain.task_group),
+    Arm("anyio", "anyio 4.16 task group + `CapacityLimiter`", plain.anyio_limiter, peer="anyio", most_items=20_000),
+    Arm("aiometer-run", "aiometer 1.0 `run_on_each`", libraries.aiometer_run, peer="aiometer"),
+    Arm("aiometer-amap", "aiometer 1.0 `amap`", libraries.aiometer_amap, peer="aiometer"),
+    Arm("aiostream", "aiostream 0.8.1 `map`, ordered", libraries.aiostream_map, peer="aiostream", most_items=50_000),
+    Arm("langchain", "langchain-core 1.8.1 `abatch`", libraries.langchain_abatch, peer="langchain", most_items=10_000),
+    Arm(
+        "taskiq",
+        "taskiq 0.13 InMemoryBroker",
+        libraries.taskiq_run,
+        peer="taskiq",
+        most_items=20_000,
+        prepare=libraries.taskiq_prepare,
+    ),
+)
+_FAR: Final = (
+    Arm(
+        "ray",
+        "Ray 2.60 async actors, a call an item",
+        distributed.ray_items,
+        peer="ray",
+        distributed=True,
+        most_items=5_000,
+        prepare=distributed.ray_prepare,
+        cannot=_PROCESSES,
+    ),
+    Arm(
+        "ray-chunks",
+        "Ray 2.60 async actors, chunks of 100",
+        distributed.ray_chunks,
+        peer="ray",
+        distributed=True,
+        prepare=distributed.ray_prepare,
+        cannot=_CHUNKED,
+    ),
+    Arm(
+        "dask",
+        "Dask 2026.8, a task an item",
+        distributed.dask_items,
+        peer="dask",
+        distributed=True,
+        most_items=5_000,
+        prepare=distributed.dask_prepare,
+        cannot=_PROCESSES,
+    ),
+    Arm(
+        "dask-chunks",
+        "Dask 2026.8, chunks of 100",
+        distributed.dask_chunks,
+        peer="dask",
+        distributed=True,
+        prepare=distributed.dask_prepare,
+        cannot=_CHUNKED,
+    ),
+    Arm(
+        "prefect",
+        "Prefect 3.9 `map`",
+        distributed.prefect_map,
+        peer="prefect",
+        distributed=True,
+        most_items=100,
+        prepare=distributed.prefect_prepare,
+        cannot=_PROCESSES,
+    ),
+    Arm(
+        "dbos",
+        "DBOS 3.4, SQLite queue",
+        distributed.dbos_run,
+        peer="dbos",
+        distributed=True,
+        most_items=300,
+        prepare=distributed.dbos_prepare,
+        cannot=_PROCESSES,
+    ),
+)
+
+
+def _told(bare: Arm) -> Arm:
+    """The same with telemetry by hand around the job."""
+    name, title = f"{bare.name}-by-hand", f"{bare.title}, telemetry by hand"
+    fewer = min(bare.most_items or 20_000, 20_000)
+    return replace(bare, name=name, title=title, by_hand=True, delivers=True, needs=_SDK, most_items=fewer)
+
+
+_BASELINES: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo"))
+
+PEERS: Final = (*_PLAIN, *map(_told, (*_BASELINES, *_PLAIN)), *_FAR)
+"""Those that are measured beside, on demand: each in an environment of its own."""
+
+
+def arm(name: str) -> Arm:
+    """The arm of that name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return {each.name: each for each in (*ARMS, *PEERS)}[name]

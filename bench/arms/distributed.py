@@ -1,0 +1,207 @@
+"""Those that have processes of their own, or a database: each item is sent there and its result comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+from bench.arms.base import Load
+from bench.jobs import run_chunk, run_item
+from bench.workloads import Workload
+
+__all__ = [
+    "dask_chunks",
+    "dask_items",
+    "dask_prepare",
+    "dbos_prepare",
+    "dbos_run",
+    "prefect_map",
+    "prefect_prepare",
+    "ray_chunks",
+    "ray_items",
+    "ray_prepare",
+]
+
+_CHUNK: Final = 100
+_PROCESSES: Final = 2
+
+
+def _numbers(load: Load) -> list[int]:
+    return [item["x"] for item in load.inputs]
+
+
+def _chunks(load: Load) -> list[list[int]]:
+    numbers = _numbers(load)
+    return [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
+
+
+# -- Ray ---------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def ray_prepare(work: Workload) -> AsyncIterator[Any]:
+    """Two async actors, each with half of the concurrency."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=_PROCESSES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+    class Actor:
+        async def one(self, name: str, number: int) -> int:
+            return (await run_chunk(name, [number], 1))[0]
+
+        async def several(self, name: str, numbers: list[int], at_once: int) -> list[int]:
+            return await run_chunk(name, numbers, at_once)
+
+    half = max(1, work.concurrency // _PROCESSES)
+    actor: Any = ray.remote(num_cpus=1, max_concurrency=half)(Actor)
+    try:
+        actors = [actor.remote() for _ in range(_PROCESSES)]
+        await asyncio.gather(*(each.one.remote("noop", 1) for each in actors))
+        yield actors
+    finally:
+        ray.shutdown()
+
+
+async def ray_items(load: Load) -> list[int]:
+    """A call for every item; the actors hold them back."""
+    retried = load.work.attempts > 1
+    methods = [
+        actor.one.options(max_task_retries=load.work.attempts - 1, retry_exceptions=True) if retried else actor.one
+        for actor in load.handle
+    ]
+    calls = [methods[number % len(methods)].remote(load.work.name, number) for number in _numbers(load)]
+    return list(await asyncio.gather(*calls))
+
+
+async def ray_chunks(load: Load) -> list[int]:
+    """A call for every hundred items, which the actor runs at once."""
+    at_once = min(_CHUNK, load.concurrency)
+    calls = [
+        load.handle[place % len(load.handle)].several.remote(load.work.name, chunk, at_once)
+        for place, chunk in enumerate(_chunks(load))
+    ]
+    return [output for chunk in await asyncio.gather(*calls) for output in chunk]
+
+
+# -- Dask --------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def dask_prepare(work: Workload) -> AsyncIterator[Any]:
+    """A local cluster of two processes with half of the concurrency in threads each."""
+    from dask.distributed import Client, LocalCluster
+
+    threads = max(1, min(work.concurrency, 200) // _PROCESSES)
+    cluster = LocalCluster(
+        n_workers=_PROCESSES,
+        threads_per_worker=threads,
+        processes=True,
+        dashboard_address=None,
+        silence_logs=logging.ERROR,
+        asynchronous=True,
+    )
+    async with cluster, Client(cluster, asynchronous=True) as client:
+        await client.gather(client.map(partial(run_item, "noop"), [1, 2], pure=False))
+        yield client
+
+
+async def dask_items(load: Load) -> list[int]:
+    """A task for every item."""
+    futures = load.handle.map(
+        partial(run_item, load.work.name), _numbers(load), pure=False, retries=load.work.attempts - 1
+    )
+    return list(await load.handle.gather(futures))
+
+
+def _run_chunk(name: str, numbers: list[int]) -> list[int]:
+    return asyncio.run(run_chunk(name, numbers, _CHUNK))
+
+
+async def dask_chunks(load: Load) -> list[int]:
+    """A task for every hundred items, which a thread runs at once on a loop of its own."""
+    futures = load.handle.map(partial(_run_chunk, load.work.name), _chunks(load), pure=False)
+    return [output for chunk in await load.handle.gather(futures) for output in chunk]
+
+
+# -- Prefect -----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
+    """A server of its own, with a database in a folder of its own, and nothing told to anybody."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ.update(
+            PREFECT_HOME=home,
+            PREFECT_SERVER_ANALYTICS_ENABLED="false",
+            PREFECT_LOGGING_LEVEL="ERROR",
+            PREFECT_LOGGING_TO_API_ENABLED="false",
+            DO_NOT_TRACK="1",
+        )
+        import prefect
+        from prefect.task_runners import ThreadPoolTaskRunner
+
+        one: Any = prefect.task(run_item, retries=work.attempts - 1)
+
+        def every(name: str, numbers: list[int]) -> list[int]:
+            return list(one.map(prefect.unmapped(name), numbers).result())
+
+        runner: Any = ThreadPoolTaskRunner(max_workers=min(work.concurrency, 100))
+        yield prefect.flow(every, task_runner=runner)
+
+
+async def prefect_map(load: Load) -> list[int]:
+    """A flow that maps a task over the items."""
+    return await asyncio.to_thread(load.handle, load.work.name, _numbers(load))
+
+
+# -- DBOS --------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
+    """A queue in an SQLite database in a folder of its own."""
+    from dbos import DBOS, Queue
+
+    with tempfile.TemporaryDirectory() as folder:
+        config: Any = {
+            "name": "bench",
+            "system_database_url": f"sqlite:///{folder}/bench.sqlite",
+            "run_admin_server": False,
+            "log_level": "ERROR",
+        }
+        dbos = DBOS(config=config)
+        queue = Queue("bench", worker_concurrency=work.concurrency, polling_interval_sec=0.01)
+        retries = {
+            "retries_allowed": work.attempts > 1,
+            "interval_seconds": 0.001,
+            "max_attempts": max(2, work.attempts),
+        }
+        step: Any = DBOS.step(**retries)(run_item)
+
+        def workflow(name: str, number: int) -> Any:
+            return step(name, number)
+
+        one: Any = DBOS.workflow()(workflow)
+        DBOS.launch()
+        try:
+            yield queue, one
+        finally:
+            dbos.destroy()
+
+
+async def dbos_run(load: Load) -> list[int]:
+    """A durable workflow for every item, through a queue."""
+    queue, one = load.handle
+
+    def every() -> list[int]:
+        handles = [queue.enqueue(one, load.work.name, number) for number in _numbers(load)]
+        return [handle.get_result() for handle in handles]
+
+    return await asyncio.to_thread(every)

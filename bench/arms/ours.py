@@ -1,0 +1,66 @@
+"""flowrt, and the package whose ways it takes up."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from bench.arms.base import Load
+from bench.nodes import flowrt_node, nadoo_node
+
+__all__ = ["bare", "default", "delivered", "delivered_lines", "metrics", "nadoo"]
+
+
+async def nadoo(load: Load) -> list[int]:
+    """nadoo-flow-core's `batch`."""
+    import nadoo_flow
+
+    node = nadoo_node(load.job, load.work.attempts)
+    processor = nadoo_flow.BatchProcessor(node, max_concurrency=load.concurrency)
+    results: Any = await processor.batch(load.inputs, nadoo_flow.WorkflowContext())
+    return [result.output for result in results]
+
+
+async def _flowrt(load: Load, telemetry: Any) -> list[int]:
+    from flowrt import BatchProcessor, RetryPolicy
+
+    attempts = load.work.attempts
+    retry = RetryPolicy(attempts, base=0.001, cap=0.001, budget=None) if attempts > 1 else None
+    processor = BatchProcessor(flowrt_node(load.job), load.concurrency, retry=retry, telemetry=telemetry)
+    results = await processor.batch(load.inputs)
+    return [result.output for result in results]
+
+
+async def bare(load: Load) -> list[int]:
+    """No telemetry."""
+    return await _flowrt(load, telemetry=False)
+
+
+async def metrics(load: Load) -> list[int]:
+    """Metrics alone."""
+    from flowrt import Telemetry
+
+    return await _flowrt(load, telemetry=Telemetry(tracing=False, logs=False))
+
+
+async def default(load: Load) -> list[int]:
+    """All of it, in a process that has set up neither traces nor logs: what one gets without asking for anything."""
+    return await _flowrt(load, telemetry=True)
+
+
+async def delivered(load: Load) -> list[int]:
+    """Everything on: metrics, log events at INFO, and a span for each item, delivered when this returns."""
+    return await _in_runtime(load, "INFO")
+
+
+async def delivered_lines(load: Load) -> list[int]:
+    """The same, and a line of JSON for each item, which INFO does not have."""
+    return await _in_runtime(load, "DEBUG")
+
+
+async def _in_runtime(load: Load, log_level: str) -> list[int]:
+    from flowrt import Runtime
+
+    endpoint = os.environ["BENCH_COLLECTOR"]
+    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level=log_level):
+        return await _flowrt(load, telemetry=True)

@@ -1,0 +1,136 @@
+"""What can be run: each suite by its name, with what it measures and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.arms import ARMS, PEERS
+from bench.measure import measure
+from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
+from bench.workloads import WORKLOADS, Workload
+
+__all__ = ["SUITES", "Choice", "Suite", "suite"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a suite is to be run.
+
+    Args:
+        rounds: How often each arm runs; None for as often as the suite has it.
+        cut: By how much the number of items is divided.
+        arms: Only these, by name; all where there are none.
+        workloads: Only these, by name; all where there are none.
+    """
+
+    rounds: int | None = None
+    cut: int = 1
+    arms: Sequence[str] = ()
+    workloads: Sequence[str] = ()
+
+    def chosen(self, arms: Sequence[Any]) -> list[Any]:
+        """Those of the arms that are wanted."""
+        return [each for each in arms if not self.arms or each.name in self.arms]
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One table of figures.
+
+    Args:
+        name: For the command line, and of the file with its results.
+        title: In words.
+        arms: Who takes part.
+        rounds: How often each arm runs.
+        run: Measures it.
+        workloads: What they run, where that is to be chosen.
+    """
+
+    name: str
+    title: str
+    arms: Sequence[Any]
+    rounds: int
+    run: Callable[[Suite, Choice, Say], dict[str, Any]]
+    workloads: Sequence[Workload] = ()
+
+    def measure(self, choice: Choice, say: Say) -> dict[str, Any]:
+        """Run it.
+
+        Args:
+            choice: How.
+            say: Told of the progress.
+
+        Returns:
+            What is written as JSON.
+
+        Raises:
+            BenchError: A run failed.
+        """
+        return {**self.run(self, choice, say), "suite": self.name}
+
+    def rounds_of(self, choice: Choice) -> int:
+        """How often each arm is to run."""
+        return choice.rounds or (min(2, self.rounds) if choice.cut > 1 else self.rounds)
+
+
+def _workloads(suite: Suite, choice: Choice) -> list[Workload]:
+    return [work.cut(choice.cut) for work in suite.workloads if not choice.workloads or work.name in choice.workloads]
+
+
+def _overhead(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure(choice.chosen(suite.arms), _workloads(suite, choice), suite.rounds_of(choice), say)
+
+
+def _peers(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    works = _workloads(suite, choice)
+    return measure(choice.chosen(suite.arms), works, suite.rounds_of(choice), say, forgive=True)
+
+
+def _memory(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_memory(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+_BESIDE: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo", "gather", "flowrt-bare"))
+_DELIVERING: Final = tuple(each for each in ARMS if each.delivers)
+
+SUITES: Final = (
+    Suite(
+        "overhead",
+        "what an item costs, beside the floor, the reference package and telemetry by hand",
+        ARMS,
+        5,
+        _overhead,
+        tuple(work for work in WORKLOADS if work.core),
+    ),
+    Suite(
+        "workloads",
+        "the same on spread and heavy-tailed service times, retries, HTTP and computing",
+        ARMS,
+        5,
+        _overhead,
+        tuple(work for work in WORKLOADS if not work.core),
+    ),
+    Suite(
+        "peers",
+        "the same for every peer, each in an environment of its own, with and without telemetry",
+        (*_BESIDE, *_DELIVERING, *PEERS),
+        5,
+        _peers,
+        WORKLOADS,
+    ),
+    Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 3, _memory),
+    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory),
+)
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return {each.name: each for each in SUITES}[name]
