@@ -446,7 +446,7 @@ def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None
         async def main():
             await BatchProcessor(node).batch(range(3))
         async def outer():
-            async with Runtime(metrics_port=0) as runtime:
+            async with Runtime(metrics_port=0, grace=3600.0) as runtime:
                 print("url", runtime.metrics_url, flush=True)
                 await main()
         main_, main = main, outer
