@@ -20,7 +20,7 @@ from flowrt.journal import JournalPolicy
 from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.nodes.collection import FilterNode, MapNode, ReduceNode
 from flowrt.nodes.race import RaceNode, race
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateLimit, RetryPolicy
+from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.policy import TailSampling, Telemetry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.report import BatchReport
@@ -41,6 +41,7 @@ __all__ = [
     "FilterNode",
     "FlowrtError",
     "FunctionNode",
+    "Hedge",
     "Instrument",
     "ItemFailedError",
     "ItemRecord",

@@ -16,16 +16,18 @@ from flowrt.engine.admission import Admission
 from flowrt.engine.attempts import make_begin
 from flowrt.engine.clock import Clock, clock_of, is_virtual
 from flowrt.engine.guard import Guard
+from flowrt.engine.hedging import Hedging
 from flowrt.engine.keeping import Keeper, open_in_thread
 from flowrt.engine.scheduler import Deliver, Scheduler
 from flowrt.engine.source import check_inputs, make_source
 from flowrt.engine.stream import ResultStream
-from flowrt.executors import Executor, executor_of
+from flowrt.executors import Executor, LoopExecutor, ThreadsExecutor, executor_of
+from flowrt.executors.threads import blocking_call
 from flowrt.instrument import Dispatch, Instrument
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.ledger import Ledger
 from flowrt.nodes.base import WorkflowContext, as_node
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateGate, RateLimit, RetryPolicy, Transition
+from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateGate, RateLimit, RetryPolicy, Transition
 from flowrt.policies.gate import check_limits
 from flowrt.policy import Telemetry, check_concurrency, check_duration, check_policy
 from flowrt.progress import ProgressBar
@@ -88,6 +90,7 @@ class BatchProcessor:
         retry: Which failed attempts are tried again; None for none.
         rate_limit: How much may start within a time: a `RateLimit`, or several of which all hold.
         breaker: Leaves a service alone that fails too often.
+        hedge: Gives an item that takes unusually long a second attempt beside its first.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
         journal: A file that outlives the process: every finished item is on the disk before its result is handed
             over, and a later batch over the same inputs is given it back as `resumed`. A path, or a `JournalPolicy`
@@ -122,6 +125,7 @@ class BatchProcessor:
         retry: RetryPolicy | None = None,
         rate_limit: RateLimit | Iterable[RateLimit] | None = None,
         breaker: CircuitBreaker | None = None,
+        hedge: Hedge | None = None,
         executor: str | Executor | None = None,
         journal: str | os.PathLike[str] | JournalPolicy | Journal | None = None,
         record: str | os.PathLike[str] | None = None,
@@ -141,12 +145,15 @@ class BatchProcessor:
         self.rate_limits = () if rate_limit is None else check_limits(rate_limit)
         self.breaker = check_policy("breaker", breaker, CircuitBreaker)
         self.journal = JournalPolicy.of(journal)
+        self.hedge = check_policy("hedge", hedge, Hedge)
         self._running: weakref.WeakSet[Scheduler] = weakref.WeakSet()
         self.name = self.node.node_id if name is None else name
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"name must be a non-empty string, not {name!r}")
         self.telemetry = Telemetry.of(telemetry)
         self._executor = executor_of(executor)
+        if hedge is not None:
+            self._check_that_attempts_can_be_cancelled()
         self._instruments = tuple(instruments)
         self.record = None if record is None else check_recording_path(record)
         self._observer = Observer(self.telemetry, self.name, self.node.node_id, self.max_concurrency)
@@ -367,20 +374,31 @@ class BatchProcessor:
         keep_going = self.continue_on_error if continue_on_error is None else continue_on_error
         guard, close_guard = self._make_guard(batch, loop, clock, dispatch)
 
+        begin = make_begin(self.node, session.invoke, workflow, batch)
+        hedging: Hedging | None = None
+        if self.hedge is not None:
+            hedging = Hedging(
+                begin, self.hedge.begin(), batch, loop, clock, guard=guard, dispatch=dispatch, lose_one=session.lose_one
+            )
+            begin = hedging.begin
+
         def close() -> None:
+            if hedging is not None:
+                hedging.stop()
             close_guard()
             session.close()
 
         scheduler = Scheduler(
             batch=batch,
             source=source,
-            begin=make_begin(self.node, session.invoke, workflow, batch),
+            begin=begin,
             admission=admission,
             deliver=deliver,
             dispatch=dispatch,
             clock=clock,
             guard=guard,
             keeper=keeper,
+            hedging=hedging,
             fail_fast=not keep_going,
             item_timeout_s=self.item_timeout,
             batch_timeout_s=self.batch_timeout,
@@ -413,6 +431,14 @@ class BatchProcessor:
             set_limit=self._set_running_limit,
         )
         return guard, (lambda: None) if breaker is None else breaker.subscribe(tell_circuit)
+
+    def _check_that_attempts_can_be_cancelled(self) -> None:
+        """A hedge gains nothing where the attempt that lost has to be waited for."""
+        if isinstance(self._executor, (LoopExecutor, ThreadsExecutor)) and blocking_call(self.node) is not None:
+            raise ValueError(
+                f"hedge needs a node that can be cancelled, and {self.node.node_id!r} is a plain function in a thread, "
+                "which runs to its end in any case: make it an `async def`, or leave out hedge"
+            )
 
     def _set_running_limit(self, limit: int) -> None:
         for scheduler in list(self._running):

@@ -24,6 +24,7 @@ HOOKS: Final = (
     "attempt_started",
     "attempt_ended",
     "retry_scheduled",
+    "hedge_ended",
     "item_failed",
     "item_finished",
     "limit_changed",
@@ -62,6 +63,9 @@ class Instrument:
     def retry_scheduled(self, item: ItemRecord) -> None:
         """The attempt that has ended is not the last: `item.retry` says when and why. Runs where it ran."""
 
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """A further attempt beside the item's own has ended; `item.hedge` says how. The item itself is running."""
+
     def item_failed(self, item: ItemRecord) -> None:
         """The item has failed or timed out for good; `item_finished` follows. Not called for any other item."""
 
@@ -98,6 +102,7 @@ class Dispatch:
     attempt_started: tuple[Hook, ...]
     attempt_ended: tuple[Hook, ...]
     retry_scheduled: tuple[Hook, ...]
+    hedge_ended: tuple[Hook, ...]
     item_failed: tuple[Hook, ...]
     item_finished: tuple[Hook, ...]
     limit_changed: tuple[Hook, ...]

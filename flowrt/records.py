@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
     from flowrt.ledger import Ledger
 
-__all__ = ["STATUSES", "BatchRecord", "BatchResult", "ItemRecord", "Rejected", "Slot", "Status"]
+__all__ = [
+    "STATUSES",
+    "BatchRecord",
+    "BatchResult",
+    "HedgeOutcome",
+    "HedgeRecord",
+    "ItemRecord",
+    "Rejected",
+    "Slot",
+    "Status",
+]
 
 T = TypeVar("T")
 
@@ -21,6 +31,9 @@ Status = Literal["ok", "failed", "timed_out", "cancelled", "resumed"]
 """How an item ended."""
 
 STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timed_out", "cancelled", "resumed")
+
+HedgeOutcome = Literal["won", "lost", "failed"]
+"""What became of a hedge: it was first, the item's own attempt was (or both were cut short), or it failed."""
 
 State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
@@ -242,6 +255,9 @@ class ItemRecord(BatchResult):
         finished_ns: When it ended.
         retry: The decision by which it is tried again, or was last.
         backoff_ns: How long it was told to wait between attempts, in all.
+        beside: The number of its latest attempt that is no hedge, where that has been hedged, else 0.
+        hedge: Its hedge that ended last.
+        hedges: How many of its attempts were hedges.
         rate_wait_ns: How long it waited for rate limits and an open circuit, in all.
         span: The tracing instrument's own handle.
         unkept: It was traced, and its span will not be exported, as far as is known.
@@ -254,7 +270,10 @@ class ItemRecord(BatchResult):
 
     status: State  # type: ignore[assignment]  # it is `running` at first
     backoff_ns = _Seldom[int](0)
+    beside = _Seldom[int](0)
     first_started_ns = _Seldom[int](0)
+    hedge = _Seldom[Any](None)
+    hedges = _Seldom[int](0)
     rate_wait_ns = _Seldom[int](0)
     retry = _Seldom[Any](None)
     ticket = _Seldom[Any](None)
@@ -304,6 +323,7 @@ class ItemRecord(BatchResult):
     def forget_outcome(self) -> None:
         """Begin another attempt with nothing left of the one before."""
         self.output = self._metadata = self.error = self.error_type = self.exception = None
+        self.beside = 0
 
     def restore(self, before: BatchResult) -> None:
         """End as the item did in an earlier run, all but the attempts: there were none in this one.
@@ -327,6 +347,32 @@ class ItemRecord(BatchResult):
 
 
 _SPAN_ID_MASK: Final = (1 << 64) - 1
+
+
+class HedgeRecord:
+    """A further attempt that ran beside an item's own.
+
+    Args:
+        number: Which of the item's attempts it was.
+        started_ns: When it started, by the batch's clock.
+        finished_ns: When it ended, or was given up.
+        outcome: `won`, `lost` or `failed`.
+        result: Of one that failed: its error.
+    """
+
+    __slots__ = ("finished_ns", "number", "outcome", "result", "started_ns")
+
+    def __init__(
+        self, number: int, started_ns: int, finished_ns: int, outcome: HedgeOutcome, result: ItemRecord
+    ) -> None:
+        self.number = number
+        self.started_ns = started_ns
+        self.finished_ns = finished_ns
+        self.outcome = outcome
+        self.result = result
+
+    def __repr__(self) -> str:
+        return f"<HedgeRecord: attempt {self.number} {self.outcome}>"
 
 
 class Slot:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowrt.cli.exits import SOME_FAILED, CommandError, say
-from flowrt.cli.limits import CONCURRENCY, RATE, SECONDS
+from flowrt.cli.limits import CONCURRENCY, HEDGE, RATE, SECONDS
 from flowrt.cli.readers import FORMATS, Format, open_input
 from flowrt.serving import Serving, serving_options
 
 if TYPE_CHECKING:
     from flowrt.cli.job import Job
-    from flowrt.policies import AdaptiveLimit, RateLimit
+    from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
 
 __all__ = ["run"]
 
@@ -69,6 +69,12 @@ Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 un
     help="How much may start within a time: 100/s, 600/min, 5/10s. Given more than once, all hold.",
 )
 @click.option(
+    "--hedge",
+    type=HEDGE,
+    metavar="p95|S",
+    help="Give an item that takes longer than most, or than S seconds, a second attempt; the first success wins.",
+)
+@click.option(
     "--executor",
     type=click.Choice(["loop", "threads"]),
     default="loop",
@@ -94,6 +100,7 @@ def run(
     batch_timeout: float | None,
     retries: int,
     rates: tuple[RateLimit, ...],
+    hedge: Hedge | None,
     executor: str,
     serving: Serving,
     otlp_endpoint: str | None,
@@ -128,6 +135,7 @@ def run(
             batch_timeout=batch_timeout,
             retry=RetryPolicy(retries + 1) if retries else None,
             rate_limit=rates or None,
+            hedge=hedge,
             executor=executor,
             record=record,
         )

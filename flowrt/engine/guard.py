@@ -11,7 +11,7 @@ from flowrt.engine.clock import Clock
 from flowrt.ledger import RATE_LIMIT
 from flowrt.policies.adaptive import LimitController, Outcome
 from flowrt.policies.breaker import CircuitBreaker
-from flowrt.policies.gate import RateGate
+from flowrt.policies.gate import RateGate, Ticket
 from flowrt.policies.outcome import kind_of
 from flowrt.policies.retry import Retries, Retry
 from flowrt.records import BatchRecord, ItemRecord
@@ -75,6 +75,18 @@ class Guard:
                 item.ticket = ticket
         item.started_ns = self._clock() if item.attempts else item.pulled_ns
         return True
+
+    def spare(self, item: ItemRecord) -> tuple[bool, Ticket | None]:
+        """Whether a further attempt may begin beside the item's own, at once, and what the limits charged for it."""
+        if self._breaker is not None and not self._breaker.closed:
+            return False, None
+        if self._gate is None:
+            return True, None
+        try:
+            ticket = self._gate.take(item.input_data)
+        except Exception:  # the cost function's: the item's own attempt goes on
+            return False, None
+        return ticket.granted, ticket if ticket.reservations else None
 
     async def wait(self, item: ItemRecord) -> None:
         """Wait until an attempt may begin.
@@ -146,7 +158,8 @@ class Guard:
         if retries is None or not may_retry or state == "cancelled" or (state == "ok" and not retries.judges_successes):
             return None
         try:
-            return retries.decide(outcome, item.attempts, self._batch.pulled, timed_out=state == "timed_out")
+            own = item.attempts - item.hedges
+            return retries.decide(outcome, own, self._batch.pulled, timed_out=state == "timed_out")
         except Exception as exc:  # a function of the policy's: the item fails by it, and its own error is the context
             exc.__context__ = item.exception
             settle_exception(item, exc)

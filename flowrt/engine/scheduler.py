@@ -18,6 +18,7 @@ from flowrt.engine.attempts import Begin, settle, settle_exception
 from flowrt.engine.clock import Clock
 from flowrt.engine.deadlines import GRACE_S, Deadlines
 from flowrt.engine.guard import Guard
+from flowrt.engine.hedging import Hedging
 from flowrt.engine.keeping import Keeper
 from flowrt.engine.source import END, LATER, Source
 from flowrt.errors import ItemFailedError, JournalError
@@ -31,6 +32,7 @@ __all__ = ["Deliver", "Scheduler", "active_schedulers"]
 Deliver = Callable[[BatchResult], None]
 """Takes a finished result; where admission has a limit, whoever consumes it calls `admission.release()` once."""
 
+_LEFT_RUNNING: Final = f"it did not stop within {GRACE_S:g} s of being cancelled and was left running"
 _TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loop this often
 
 _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
@@ -56,6 +58,7 @@ class Scheduler:
         clock: Monotonic nanoseconds.
         guard: The policies around attempts, where there are any.
         keeper: Has finished items journaled, where there is a journal.
+        hedging: What begins attempts, where stragglers get a second one.
         fail_fast: Stop at the first item that does not end ok.
         item_timeout_s: Time limit of one attempt.
         batch_timeout_s: Time limit of the whole batch.
@@ -76,6 +79,7 @@ class Scheduler:
         clock: Clock,
         guard: Guard | None = None,
         keeper: Keeper | None = None,
+        hedging: Hedging | None = None,
         fail_fast: bool = False,
         item_timeout_s: float | None = None,
         batch_timeout_s: float | None = None,
@@ -98,6 +102,9 @@ class Scheduler:
             admission.tell(batch.ledger, clock)
         self._guard = guard
         self._keeper = keeper
+        self._hedging = hedging
+        if hedging is not None:
+            hedging.on_stuck = lambda worker: self._abandon(self._workers[worker])
         self._begin = begin
         self._deliver = deliver
         self._dispatch = dispatch
@@ -289,8 +296,7 @@ class Scheduler:
             raise RuntimeError("an item is to come back and has nowhere to wait")
         item.retry = retry
         item.backoff_ns += retry.delay_ns
-        if item.attempts == 1:
-            item.first_started_ns = item.started_ns
+        item.first_started_ns = item.first_started_ns or item.started_ns
         self._dispatch.notify("attempt_ended", item)
         self._dispatch.notify("retry_scheduled", item)
         item.status = "running"
@@ -344,6 +350,8 @@ class Scheduler:
 
     def _expire(self, slot: Slot) -> None:
         """The item in the slot is over its time limit."""
+        if self._hedging is not None and slot.item is not None and not self._hedging.expire(slot.item):
+            return
         slot.cancelled_ns = self._clock()
         if slot.task is not None:
             slot.task.cancel()
@@ -359,11 +367,14 @@ class Scheduler:
             task.add_done_callback(_look_at)
         self._lose_one()
         if item is not None:
+            won = None if self._hedging is None else self._hedging.give_up(item)
             item = item.clone()  # what its worker writes some day is nobody's business any more
             item.uncancellable = True
             if slot.keeping and task is not None:
                 task.cancel()
                 _unfinish(item, f"it finished, but its journal did not answer within {GRACE_S:g} s; it may run again")
+            elif won is not None:
+                settle(item, won)
             elif slot.cancelled_ns:
                 self._set_timed_out(item)
             else:
@@ -377,6 +388,10 @@ class Scheduler:
                 self._finish_when_kept(self._keeper, item)
             else:
                 self._finish(item)
+            if item.status != "ok":
+                item.error = f"{item.error}; {_LEFT_RUNNING}"
+            item.finished_ns = self._clock()
+            self._finish(item)
         if self._stopped is None:
             self._vacant += 1
             self._hire()
@@ -510,6 +525,8 @@ class Scheduler:
         self._stopped = reason
         self.admission.close()
         self._stop_short()
+        if self._hedging is not None:
+            self._hedging.stop()
         current = asyncio.current_task(self.loop)
         for task in self._workers:
             if task is not current:

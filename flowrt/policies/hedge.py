@@ -75,15 +75,17 @@ class HedgeTracker:
     Attributes:
         learns: Whether `record` wants to know of attempts.
         after_ns: From when on a running attempt is a straggler; None while too little is known.
+        most: Hedges that one item may get.
+        share: Hedges that a batch may spend, as a share of its first attempts.
         hedged: Hedges that were granted.
     """
 
-    __slots__ = ("_durations", "_mark", "_most", "_quantile", "_share", "after_ns", "hedged", "learns")
+    __slots__ = ("_durations", "_mark", "_quantile", "after_ns", "hedged", "learns", "most", "share")
 
     def __init__(self, policy: Hedge) -> None:
         self._quantile = policy.quantile or 0.0
-        self._most = policy.most
-        self._share = policy.share
+        self.most = policy.most
+        self.share = policy.share
         self._mark = min(policy.minimum, _GENERATION)
         self._durations = Quantiles()
         self.learns = policy.quantile is not None
@@ -91,7 +93,12 @@ class HedgeTracker:
         self.hedged = 0
 
     def record(self, duration_ns: int) -> None:
-        """An attempt went well; call it where `learns` is true, for items that were not hedged or with the winner."""
+        """An attempt went well; call it where `learns` is true.
+
+        Args:
+            duration_ns: How long the item took; a hedged one from the start of its first attempt, or the quantile
+                would fall with every hedge.
+        """
         durations = self._durations
         durations.add(duration_ns * 1e-9)
         if durations.count >= self._mark:
@@ -112,12 +119,16 @@ class HedgeTracker:
             first_attempts: How many items the batch has begun.
         """
         after = self.after_ns
-        if after is None or hedges >= self._most or running_ns < after * (hedges + 1):
+        if after is None or hedges >= self.most or running_ns < after * (hedges + 1):
             return False
-        if self.hedged >= 1 + self._share * first_attempts:
+        if self.hedged >= 1 + self.share * first_attempts:
             return False
         self.hedged += 1
         return True
+
+    def give_back(self) -> None:
+        """What `due` granted last is not made use of."""
+        self.hedged -= 1
 
     def __repr__(self) -> str:
         after = "nothing known yet" if self.after_ns is None else f"after {self.after_ns / 1e9:.3g} s"

@@ -49,8 +49,19 @@ CATALOGUE: Final[dict[str, Metric]] = {
     for metric in (
         Metric("flowrt_items_total", "counter", "Items that ended, by how they ended.", (*_PAIR, "status")),
         Metric("flowrt_item_errors_total", "counter", "Items that failed, by type of error.", (*_PAIR, "error_type")),
-        Metric("flowrt_item_attempts_total", "counter", "Attempts that ended, retries included.", (*_PAIR, "status")),
+        Metric(
+            "flowrt_item_attempts_total",
+            "counter",
+            "Attempts that ended, retries included; hedges are counted apart.",
+            (*_PAIR, "status"),
+        ),
         Metric("flowrt_item_retries_total", "counter", "Further attempts, by why one was needed.", (*_PAIR, "reason")),
+        Metric(
+            "flowrt_item_hedges_total",
+            "counter",
+            "Second attempts beside a straggler's first: they won, lost, or failed.",
+            (*_PAIR, "outcome"),
+        ),
         Metric("flowrt_item_duration_seconds", "histogram", "From pulled to ended, in seconds.", (*_PAIR, "status")),
         Metric("flowrt_attempt_duration_seconds", "histogram", "Service time of one attempt, in seconds.", _PAIR),
         Metric("flowrt_item_queue_wait_seconds", "histogram", "From pulled to the first start, in seconds.", _PAIR),

@@ -20,7 +20,7 @@ from flowrt.ledger import CAUSES, Cause
 from flowrt.records import STATUSES
 from flowrt.telemetry.catalogue import CATALOGUE, CIRCUIT_STATES, DURATION_BOUNDS_S
 from flowrt.telemetry.exemplars import Exemplar, Exemplars
-from flowrt.telemetry.metrics import METRICS, OTHER_PAIR, RETRY_REASONS, Histogram, MetricsStore, Shard
+from flowrt.telemetry.metrics import HEDGE_OUTCOMES, METRICS, OTHER_PAIR, RETRY_REASONS, Histogram, MetricsStore, Shard
 from flowrt.telemetry.text import label
 
 __all__ = ["StoreCollector", "register"]
@@ -70,6 +70,7 @@ class StoreCollector(Collector):
     def _items(self) -> Iterator[Family]:
         items, errors = _counter("flowrt_items_total"), _counter("flowrt_item_errors_total")
         attempts, retries = _counter("flowrt_item_attempts_total"), _counter("flowrt_item_retries_total")
+        hedges = _counter("flowrt_item_hedges_total")
         backoff = _counter("flowrt_retry_backoff_seconds_total")
         rate_wait = _counter("flowrt_rate_limit_wait_seconds_total")
         duration, attempt = _histogram("flowrt_item_duration_seconds"), _histogram("flowrt_attempt_duration_seconds")
@@ -85,6 +86,8 @@ class StoreCollector(Collector):
                 attempts.add_metric([*pair, status], count + (swift_count if status == "ok" else 0))
             for reason in RETRY_REASONS:
                 retries.add_metric([*pair, reason], sum(shard.retries[reason] for shard in shards))
+            for outcome in HEDGE_OUTCOMES:
+                hedges.add_metric([*pair, outcome], sum(shard.hedges[outcome] for shard in shards))
             backoff.add_metric(pair, sum(shard.backoff_ns for shard in shards) / 1e9)
             rate_wait.add_metric(pair, sum(shard.rate_wait_ns for shard in shards) / 1e9)
             by_type: dict[str, int] = {}
@@ -98,7 +101,7 @@ class StoreCollector(Collector):
             _add(duration, [*pair, "failed"], [shard.failed for shard in shards], exemplars=failed)
             _add(attempt, [*pair], [*swift, *(shard.attempt for shard in shards)])
             _add(queue_wait, [*pair], [shard.queue_wait for shard in shards], at_zero=swift_count)
-        yield from (items, errors, attempts, retries, duration, attempt, queue_wait, backoff, rate_wait)
+        yield from (items, errors, attempts, retries, hedges, duration, attempt, queue_wait, backoff, rate_wait)
 
     def _gauges(self) -> Iterator[Family]:
         store = self._store

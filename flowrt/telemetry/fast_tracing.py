@@ -117,6 +117,12 @@ class FastTracingInstrument(BatchTracing):
             span.token = None
         self._tell_attempt(item, span)
 
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Tell of the hedge."""
+        span: ItemSpan = item.span
+        if span.frame.recording:
+            self._tell_hedge(item, span)
+
     def item_finished(self, item: ItemRecord) -> None:
         """End the item's span and hand it over."""
         span: ItemSpan = item.span

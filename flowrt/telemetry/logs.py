@@ -106,7 +106,10 @@ class LogInstrument(Instrument):
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
             return
-        self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
+        if state == "ok":  # a hedge won, and the item's own attempt would not end
+            self._warn("item.uncancellable", item)
+        else:
+            self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
 
     def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
         """Log a warning about an item, unless there were many just now; then count it."""

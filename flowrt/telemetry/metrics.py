@@ -41,6 +41,7 @@ _MOST_ERROR_TYPES: Final = 20
 _OTHER_ERROR: Final = "_OTHER"
 _FAILED_ATTEMPTS: Final = {"failed": "failed", "cancelled": "failed", "timed_out": "timed_out"}
 
+HEDGE_OUTCOMES: Final = ("won", "lost", "failed")
 RETRY_REASONS: Final = ("error", "timeout", "rate_limited")
 
 Signal = Literal["spans", "logs", "exemplars", "metrics"]
@@ -87,6 +88,7 @@ class Shard:
         "errors",
         "failed",
         "failed_exemplars",
+        "hedges",
         "items",
         "items_before",
         "ok",
@@ -107,6 +109,7 @@ class Shard:
         self.errors: dict[str, int] = {}
         self.attempts = {"ok": 0, "failed": 0, "timed_out": 0}
         self.retries = dict.fromkeys(RETRY_REASONS, 0)
+        self.hedges = dict.fromkeys(HEDGE_OUTCOMES, 0)
         self.backoff_ns = 0
         self.bound_ns: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self.rate_wait_ns = 0
@@ -337,6 +340,11 @@ class MetricsInstrument(Instrument):
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Count the attempt that has ended."""
         item.batch.shard.add_retry(item)
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Count the hedge."""
+        if item.hedge is not None:
+            item.batch.shard.hedges[item.hedge.outcome] += 1
 
     def circuit_changed(self, batch: BatchRecord) -> None:
         """Note the state that the circuit is in."""

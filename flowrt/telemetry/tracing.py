@@ -95,12 +95,33 @@ class BatchTracing(Instrument):
             self._item_name.replace("process ", "attempt ", 1),
             trace.set_span_in_context(parent, Context()),
             SpanKind.INTERNAL,
-            {**self._common, "flowrt.item.index": item.index, "flowrt.attempt.number": item.attempts},
+            {**self._common, "flowrt.item.index": item.index, "flowrt.attempt.number": item.beside or item.attempts},
             start_time=item.started_ns + self._offset_ns,
         )
         if item.status not in ("ok", "resumed"):
             set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)
+
+    def _tell_hedge(self, item: ItemRecord, parent: trace.Span) -> None:
+        """A span for a hedge that has just ended."""
+        hedge = item.hedge
+        if hedge is None:
+            return
+        span = self._tracer.start_span(
+            self._item_name.replace("process ", "attempt ", 1),
+            trace.set_span_in_context(parent, Context()),
+            SpanKind.INTERNAL,
+            {
+                **self._common,
+                "flowrt.item.index": item.index,
+                "flowrt.attempt.number": hedge.number,
+                "flowrt.attempt.hedge": hedge.outcome,
+            },
+            start_time=hedge.started_ns + self._offset_ns,
+        )
+        if hedge.outcome == "failed":
+            set_failed(span, hedge.result)
+        span.end(hedge.finished_ns + self._offset_ns)
 
     def batch_ended(self, batch: BatchRecord) -> None:
         """Put the totals on the batch span, and end it."""
@@ -147,6 +168,10 @@ class TracingInstrument(BatchTracing):
         item.span = (span, None)
         otel_context.detach(token)
         self._tell_attempt(item, span)
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Tell of the hedge."""
+        self._tell_hedge(item, item.span[0])
 
     def item_finished(self, item: ItemRecord) -> None:
         """Say on the span what became of the item, and end it."""

@@ -178,6 +178,7 @@ def test_bad_usage_is_one_line_and_2_before_the_first_item(
         ("--max-concurrency", "9:3"),
         ("--retries", "-1"),
         ("--rate", "100"),
+        ("--hedge", "p100"),
         ("--item-timeout", "0"),
         ("--item-timeout", "nan"),
         ("--batch-timeout", "inf"),
@@ -542,3 +543,24 @@ def test_a_rate_holds_the_run_back_and_the_tightest_of_several_is_what_binds(fol
     done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--rate", "1000/s", "--rate", "5/1s")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began >= 3, "16 items at 5 a second"
+
+
+def test_a_straggler_is_hedged(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    (folder / "nodes.py").write_text(
+        "import asyncio\n"
+        "tries = {}\n"
+        "async def first_is_slow(item):\n"
+        "    tries[item] = tries.get(item, 0) + 1\n"
+        "    await asyncio.sleep(60 if item == 3 and tries[item] == 1 else 0)\n"
+        "    return item\n"
+        "def blocking(item):\n"
+        "    return item\n"
+    )
+    write_items(folder, range(5))
+    done = flowrt("run", "nodes:first_is_slow", "in.jsonl", "-o", "out", "--hedge", "100ms")
+    assert done.returncode == 0, done.stderr
+    assert sorted(line["attempts"] for line in lines_of(folder / "out")) == [1, 1, 1, 1, 2]
+    write_items(folder, range(5), "two.jsonl")
+    done = flowrt("run", "nodes:blocking", "two.jsonl", "-o", "none", "--hedge", "p95")
+    assert done.returncode == 2
+    assert "make it an `async def`" in done.stderr

@@ -1,0 +1,349 @@
+"""Hedging: a second attempt beside one that takes unusually long; the first success wins, the other is ended.
+
+An item's own attempt runs in its worker as ever. Only a straggler costs a task: its rival, which begins in the context
+that the item's own attempt began in. Whichever succeeds first is the item's outcome; the other has been cancelled, and
+has ended, before the item goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, Final
+
+from flowrt.engine.attempts import Begin, settle, settle_exception
+from flowrt.engine.clock import Clock
+from flowrt.engine.deadlines import GRACE_S
+from flowrt.engine.guard import Guard
+from flowrt.instrument import Dispatch
+from flowrt.nodes.base import NodeResult
+from flowrt.policies.gate import Ticket
+from flowrt.policies.hedge import HedgeTracker
+from flowrt.records import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord
+
+__all__ = ["Hedging"]
+
+_FINEST_NS: Final = 1_000_000  # how often it looks at most
+_COARSEST_NS: Final = 10_000_000  # how late it may be where stragglers are a matter of seconds
+
+
+class Hedging:
+    """Begins a batch's attempts, and a further one beside each straggler.
+
+    Args:
+        attempt: Begins one attempt.
+        tracker: Says who is a straggler, and how many may be hedged.
+        batch: The batch's record.
+        loop: The running loop.
+        clock: The batch's clock.
+        guard: The policies that a further attempt must pass too.
+        dispatch: The instruments' hooks.
+        lose_one: Told when a rival did not end when it was cancelled.
+
+    Attributes:
+        on_stuck: Told the worker of an item whose rival has won and whose own attempt does not end.
+    """
+
+    def __init__(
+        self,
+        attempt: Begin,
+        tracker: HedgeTracker,
+        batch: BatchRecord,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        *,
+        guard: Guard | None,
+        dispatch: Dispatch,
+        lose_one: Callable[[], None],
+    ) -> None:
+        self.on_stuck: Callable[[asyncio.Task[Any]], None] = lambda _: None
+        self._attempt = attempt
+        self._tracker = tracker
+        self._batch = batch
+        self._loop = loop
+        self._clock = clock
+        self._guard = guard
+        self._dispatch = dispatch
+        self._lose_one = lose_one
+        self._races: dict[int, _Race] = {}  # by the item's index, in the order in which they began
+        self._running = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    async def begin(self, item: ItemRecord) -> Any:
+        """Run an item's attempt, and its rivals if it comes to that; gives or raises what the first success did."""
+        race = self._races[item.index] = _Race(item, asyncio.current_task(), copy_context())
+        if self._timer is None:
+            self._set_timer(self._tracker.after_ns)
+        outcome, error = None, None
+        try:
+            outcome = await self._attempt(item)
+        except BaseException as exc:
+            if not race.hedges:
+                raise
+            error = exc
+        finally:
+            del self._races[item.index]
+        if race.hedges:
+            outcome = await self._decide(race, outcome, error)
+        if self._tracker.learns and _went_well(outcome):
+            # a hedged item counts with all the time it took: with its rival's alone, stragglers would seem quick,
+            # the quantile would fall, and ever more items would be hedged
+            self._tracker.record(self._clock() - item.started_ns)
+            if self._timer is None and self._races:
+                self._set_timer(self._tracker.after_ns)
+        return outcome
+
+    def expire(self, item: ItemRecord) -> bool:
+        """An item is over its time: end its rivals; False where one has won, and the item is ending already."""
+        race = self._races.get(item.index)
+        if race is not None:
+            if race.winner is not None:
+                return False
+            race.call_off()
+        return True
+
+    def give_up(self, item: ItemRecord) -> Any:
+        """An item's own attempt does not end and is left: gives what a rival of it won with, or None."""
+        race = self._races.get(item.index)
+        if race is None:
+            return None
+        race.call_off()
+        self._forsake(race)
+        return None if race.winner is None else race.winner.outcome
+
+    def stop(self) -> None:
+        """Begin no more rivals, and end those that run."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for race in self._races.values():
+            race.call_off()
+
+    # -- who is hedged --------------------------------------------------------------------------------------------
+
+    def _set_timer(self, in_ns: int | None) -> None:
+        if in_ns is not None and not self._stopped:
+            self._timer = self._loop.call_later(in_ns / 1e9, self._look)
+
+    def _look(self) -> None:
+        """Give stragglers a rival, and look again when the next item may be one."""
+        self._timer = None
+        after = self._tracker.after_ns
+        if after is None:
+            return
+        now = self._clock()
+        soonest = 0
+        for race in tuple(self._races.values()):
+            if race.over or race.hedges >= self._tracker.most:
+                continue
+            due = race.item.started_ns + after * (race.hedges + 1)
+            if due <= now:
+                self._hedge(race, now)
+                due = now + after  # for a further one, or to ask again
+            soonest = min(soonest or due, due)
+            if not race.hedges:
+                break  # those behind it began later
+        if soonest:
+            finest = min(max(after // 10, _FINEST_NS), _COARSEST_NS)
+            self._set_timer(max(soonest - now, finest))
+
+    def _hedge(self, race: _Race, now: int) -> None:
+        item, tracker, batch = race.item, self._tracker, self._batch
+        if self._running >= max(1, int(tracker.share * batch.limit)):
+            return
+        if not tracker.due(now - item.started_ns, race.hedges, batch.pulled):
+            return
+        ticket: Ticket | None = None
+        if self._guard is not None:
+            admitted, ticket = self._guard.spare(item)
+            if not admitted:
+                tracker.give_back()
+                return
+        if not race.hedges:
+            item.beside = item.attempts
+            item.first_started_ns = item.first_started_ns or item.started_ns
+        race.hedges += 1
+        item.hedges += 1
+        self._running += 1
+        rival = _Rival(race, ticket)
+        task = self._loop.create_task(self._run(rival), name=f"{batch.name} hedge", context=race.context.copy())
+        task.add_done_callback(self._rival_ended)
+        race.rivals[rival] = task
+
+    # -- a rival's way --------------------------------------------------------------------------------------------
+
+    async def _run(self, rival: _Rival) -> None:
+        """One further attempt, from its start to what came of it."""
+        race = rival.race
+        rival.started_ns = self._clock()
+        try:
+            awaitable = self._attempt(race.item)
+            rival.number = race.item.attempts
+            rival.outcome = await awaitable
+        except BaseException as exc:  # the winner's is raised by the worker
+            rival.error = exc
+        if race.rivals.pop(rival, None) is None:
+            return  # it was forsaken
+        if race.over:
+            self._tell(rival, "lost")
+        elif rival.wins:
+            race.winner = rival
+            race.call_off()
+            self._tell(rival, "won")
+            if not race.waiting:
+                race.worker.cancel()
+                race.timer = self._loop.call_later(GRACE_S, self._stuck, race)
+        else:
+            self._tell(rival, "failed")
+
+    async def _decide(self, race: _Race, outcome: Any, error: BaseException | None) -> Any:
+        """The item's own attempt has ended: what the item's outcome is, once all of its rivals have ended too."""
+        worker = race.worker
+        if race.timer is not None:
+            race.timer.cancel()
+        if race.winner is not None:
+            worker.uncancel()  # it was cancelled because it had lost
+        elif not _is_cut_short(error, worker) and not _went_well(outcome):
+            race.waiting = True
+            try:
+                while race.winner is None and (running := race.running()):
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError as exc:
+                error = exc
+        race.call_off()
+        await self._end_rivals(race)
+        if race.winner is not None and (error is None or not _is_final(error)):
+            outcome, error = race.winner.outcome, race.winner.error
+            race.item.ticket = race.winner.ticket
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, race  # or the error would hold on to itself by its traceback
+        return outcome
+
+    async def _end_rivals(self, race: _Race) -> None:
+        """Wait until those that were called off have ended, for as long as a cancelled item may take."""
+        deadline_s = self._loop.time() + GRACE_S
+        interrupted: asyncio.CancelledError | None = None
+        while (running := race.running()) and (left_s := deadline_s - self._loop.time()) > 0:
+            try:
+                await asyncio.wait(running, timeout=left_s)
+            except asyncio.CancelledError as exc:  # it waits on: they are ending
+                interrupted = exc
+        race.item.uncancellable = bool(running)
+        self._forsake(race)
+        if interrupted is not None and race.winner is None:
+            raise interrupted
+
+    def _forsake(self, race: _Race) -> None:
+        """Leave rivals that do not end to themselves; those that were cancelled before they began never were."""
+        rivals, race.rivals = race.rivals, {}
+        for rival, task in rivals.items():
+            if rival.number:
+                if not task.done():
+                    self._lose_one()
+                self._tell(rival, "lost")
+            else:
+                race.item.hedges -= 1
+                self._tracker.give_back()
+
+    def _rival_ended(self, _: asyncio.Task[None]) -> None:
+        self._running -= 1
+
+    def _stuck(self, race: _Race) -> None:
+        if self._races.get(race.item.index) is race:
+            self.on_stuck(race.worker)
+
+    def _tell(self, rival: _Rival, fate: HedgeOutcome) -> None:
+        if not self._dispatch.hedge_ended:
+            return
+        item = rival.race.item
+        scratch = ItemRecord(self._batch, item.index, None, 0)
+        if fate == "failed":
+            if rival.error is None:
+                settle(scratch, rival.outcome)
+            else:
+                settle_exception(scratch, rival.error)
+        item.hedge = HedgeRecord(rival.number, rival.started_ns, self._clock(), fate, scratch)
+        self._dispatch.notify("hedge_ended", item)
+
+    def __repr__(self) -> str:
+        return f"<Hedging: {self._running} running, {self._tracker!r}>"
+
+
+class _Race:
+    """An item's own attempt, and its rivals.
+
+    Attributes:
+        hedges: Rivals that it got.
+        rivals: Those under way.
+        winner: The rival that succeeded first, before the item's own attempt.
+        waiting: The item's own attempt has failed, and its worker waits for a rival.
+        over: A rival that succeeds from now on comes too late.
+    """
+
+    __slots__ = ("context", "hedges", "item", "over", "rivals", "timer", "waiting", "winner", "worker")
+
+    def __init__(self, item: ItemRecord, worker: asyncio.Task[Any] | None, context: Context) -> None:
+        if worker is None:
+            raise RuntimeError("an attempt begins in a task")
+        self.item = item
+        self.worker = worker
+        self.context = context
+        self.hedges = 0
+        self.rivals: dict[_Rival, asyncio.Task[None]] = {}
+        self.winner: _Rival | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.waiting = False
+        self.over = False
+
+    def running(self) -> list[asyncio.Task[None]]:
+        """The rivals that have not ended."""
+        return [task for task in self.rivals.values() if not task.done()]
+
+    def call_off(self) -> None:
+        """What still runs has lost."""
+        self.over = True
+        for task in self.rivals.values():
+            task.cancel()
+
+
+class _Rival:
+    """One further attempt."""
+
+    __slots__ = ("error", "number", "outcome", "race", "started_ns", "ticket")
+
+    def __init__(self, race: _Race, ticket: Ticket | None) -> None:
+        self.race = race
+        self.ticket = ticket
+        self.number = 0
+        self.started_ns = 0
+        self.outcome: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def wins(self) -> bool:
+        """It succeeded, or raised what must not be lost: KeyboardInterrupt, SystemExit."""
+        if self.error is None:
+            return _went_well(self.outcome)
+        return _is_final(self.error)
+
+
+def _went_well(outcome: Any) -> bool:
+    return isinstance(outcome, NodeResult) and outcome.success
+
+
+def _is_cut_short(error: BaseException | None, worker: asyncio.Task[Any]) -> bool:
+    """Whether an attempt did not end by itself, so that no rival's success is wanted."""
+    if isinstance(error, asyncio.CancelledError):
+        return worker.cancelling() > 0  # else the node raised it itself
+    return error is not None and _is_final(error)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether it ends more than an attempt: KeyboardInterrupt, SystemExit."""
+    return not isinstance(error, (Exception, asyncio.CancelledError))

@@ -1,0 +1,355 @@
+"""Hedging in a batch, in virtual time: who gets a second attempt, who wins, and that nothing is left of the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrt import (
+    BaseNode,
+    BatchProcessor,
+    CircuitBreaker,
+    Hedge,
+    Instrument,
+    ItemRecord,
+    NodeContext,
+    NodeResult,
+    RateLimit,
+    RetryPolicy,
+    WorkflowContext,
+)
+from tests.conftest import run_on, virtual_loop
+
+Run = Callable[[Any], Any]
+Takes = Callable[[int, int], float]
+QUICK = {"telemetry": False}
+
+
+class Service(BaseNode):
+    """Takes as long, and fails as often, as told for each attempt at each item; notes what became of each."""
+
+    def __init__(self, takes: Takes, fails: Callable[[int, int], bool] = lambda x, attempt: False) -> None:
+        super().__init__("service")
+        self.takes, self.fails = takes, fails
+        self.began: list[tuple[float, int, int]] = []
+        self.ends: list[tuple[int, int, str]] = []
+        self.running = 0
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        x, attempt = node_context.input_data, node_context.attempt
+        self.began.append((asyncio.get_running_loop().time(), x, attempt))
+        self.running += 1
+        end = "cancelled"
+        try:
+            await asyncio.sleep(self.takes(x, attempt))
+            end = "failed" if self.fails(x, attempt) else "ok"
+        finally:
+            self.running -= 1
+            self.ends.append((x, attempt, end))
+        if end == "failed":
+            raise ConnectionError(f"attempt {attempt}")
+        return NodeResult(True, attempt)
+
+
+class Told(Instrument):
+    def __init__(self) -> None:
+        self.hedges: list[tuple[int, int, str]] = []
+        self.ended: list[int] = []
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        assert item.index not in self.ended, "the item was over"
+        assert item.hedge is not None
+        assert item.hedge.started_ns <= item.hedge.finished_ns
+        self.hedges.append((item.index, item.hedge.number, item.hedge.outcome))
+
+    def item_finished(self, item: ItemRecord) -> None:
+        self.ended.append(item.index)
+
+
+def first_of_0_is_slow(x: int, attempt: int) -> float:
+    return 60.0 if (x, attempt) == (0, 1) else 1.0
+
+
+def test_a_straggler_gets_a_second_attempt_whose_success_is_the_item_s(run_virtual: Run) -> None:
+    node, told = Service(first_of_0_is_slow), Told()
+    results = run_virtual(BatchProcessor(node, 2, hedge=Hedge(after=2.0), instruments=[told], **QUICK).batch(range(6)))
+    assert [(r.status, r.output, r.attempts) for r in results] == [("ok", 2, 2), *[("ok", 1, 1)] * 5]
+    assert (2.0, 0, 2) in [(pytest.approx(at, abs=0.02), x, attempt) for at, x, attempt in node.began if x == 0]
+    assert node.ends.index((0, 1, "cancelled")) > node.ends.index((0, 2, "ok"))
+    assert results[0].execution_time == pytest.approx(3, abs=0.1), "from the start of the first attempt"
+    assert results[0].queue_time == 0
+    assert told.hedges == [(0, 2, "won")]
+    assert node.running == 0
+
+
+def test_a_first_attempt_that_succeeds_first_wins_and_its_rival_has_ended_when_the_result_is_there(
+    run_virtual: Run,
+) -> None:
+    async def main() -> None:
+        node, told = Service(lambda x, attempt: {1: 3.0, 2: 60.0}[attempt]), Told()
+        processor = BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[told], **QUICK)
+        async for result in processor.batch_as_completed([0]):
+            assert (result.output, result.attempts) == (1, 2)
+            assert node.ends == [(0, 1, "ok"), (0, 2, "cancelled")]
+        assert told.hedges == [(0, 2, "lost")]
+        assert asyncio.get_running_loop().time() == pytest.approx(3, abs=0.01)
+
+    run_virtual(main())
+
+
+def test_after_p95_the_slowest_are_hedged_and_the_tail_is_gone(run_virtual: Run) -> None:
+    def takes(x: int, attempt: int) -> float:
+        return 30.0 if x % 25 == 24 and attempt == 1 else 1.0 + x % 7 / 100
+
+    plain = run_virtual(BatchProcessor(Service(takes), 10, **QUICK).batch(range(1000)))
+    node = Service(takes)
+    hedged = run_virtual(BatchProcessor(node, 10, hedge=Hedge("p90"), **QUICK).batch(range(1000)))
+    assert sum(r.execution_time > 29 for r in plain) == 40
+    assert sum(r.execution_time > 3 for r in hedged) <= 2, "those before enough was known"
+    assert 30 <= len(node.began) - 1000 <= 101
+    assert {r.attempts for r in hedged} == {1, 2}
+
+
+def test_no_more_is_hedged_than_the_share_and_no_more_at_once_than_the_share_of_the_slots(run_virtual: Run) -> None:
+    most = 0
+
+    class Slow(Service):
+        async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+            nonlocal most
+            most = max(most, self.running + 1)
+            return await super().execute(node_context, workflow_context)
+
+    node = Slow(lambda x, attempt: 10.0)
+    run_virtual(BatchProcessor(node, 20, hedge=Hedge(after=1.0, share=0.1), **QUICK).batch(range(400)))
+    assert 400 < len(node.began) <= 400 + 41
+    assert most <= 20 + 2
+
+
+def test_an_attempt_that_fails_waits_for_its_rival(run_virtual: Run) -> None:
+    node, told = Service(lambda x, attempt: 3.0, lambda x, attempt: attempt == 1), Told()
+    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[told], **QUICK).batch([0]))
+    assert (result.status, result.output, result.attempts, result.error) == ("ok", 2, 2, None)
+    assert told.hedges == [(0, 2, "won")]
+
+
+def test_where_all_fail_the_item_s_own_error_stands_and_a_retry_follows(run_virtual: Run) -> None:
+    told = Told()
+    node = Service(lambda x, attempt: 3.0, lambda x, attempt: True)
+    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[told], **QUICK).batch([0]))
+    assert (result.status, result.error, result.attempts) == ("failed", "attempt 1", 2)
+    assert told.hedges == [(0, 2, "failed")]
+
+    node = Service(lambda x, attempt: 3.0 if attempt < 3 else 1.0, lambda x, attempt: attempt < 4)
+    retry = RetryPolicy(3, wait=lambda _: 1.0)
+    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), retry=retry, **QUICK).batch([0]))
+    assert (result.status, result.output, result.attempts) == ("ok", 4, 4), "a hedge is none of the policy's attempts"
+
+
+def test_a_rival_that_fails_leaves_the_first_attempt_running(run_virtual: Run) -> None:
+    node = Service(lambda x, attempt: {1: 10.0, 2: 1.0}[attempt], lambda x, attempt: attempt == 2)
+    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), **QUICK).batch([0]))
+    assert (result.output, result.attempts) == (1, 2)
+
+
+def test_several_rivals_where_asked_for(run_virtual: Run) -> None:
+    node, told = Service(lambda x, attempt: {1: 60.0, 2: 60.0, 3: 1.0}[attempt]), Told()
+    hedge = Hedge(after=2.0, most=2, share=1.0)
+    (result,) = run_virtual(BatchProcessor(node, 4, hedge=hedge, instruments=[told], **QUICK).batch([0]))
+    assert (result.output, result.attempts) == (3, 3)
+    assert sorted(told.hedges) == [(0, 2, "lost"), (0, 3, "won")]
+    assert sorted(node.ends) == [(0, 1, "cancelled"), (0, 2, "cancelled"), (0, 3, "ok")]
+
+
+def test_an_item_over_its_time_takes_its_rival_with_it(run_virtual: Run) -> None:
+    node, told = Service(lambda x, attempt: 60.0), Told()
+    processor = BatchProcessor(node, 2, item_timeout=5, hedge=Hedge(after=2.0), instruments=[told], **QUICK)
+    results = run_virtual(processor.batch([0]))
+    assert (results[0].status, results[0].attempts) == ("timed_out", 2)
+    assert sorted(node.ends) == [(0, 1, "cancelled"), (0, 2, "cancelled")]
+    assert told.hedges == [(0, 2, "lost")]
+
+
+def test_the_time_limit_holds_while_a_failed_attempt_waits_for_its_rival(run_virtual: Run) -> None:
+    node = Service(lambda x, attempt: {1: 3.0, 2: 60.0}[attempt], lambda x, attempt: True)
+    processor = BatchProcessor(node, 2, item_timeout=5, hedge=Hedge(after=2.0), **QUICK)
+    (result,) = run_virtual(processor.batch([0]))
+    assert result.status == "timed_out"
+    assert result.execution_time == pytest.approx(5, abs=0.1)
+    assert node.running == 0
+
+
+@pytest.mark.parametrize("moment", [0.5, 2.5, 3.0, 3.001, 3.5])
+def test_a_cancelled_caller_leaves_neither_attempt(moment: float, run_virtual: Run) -> None:
+    async def main() -> None:
+        node = Service(lambda x, attempt: {1: 3.0, 2: 1.0}[attempt] if x == 0 else 3.5)
+        processor = BatchProcessor(node, 3, hedge=Hedge(after=2.0), **QUICK)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(processor.batch(range(30)), moment)
+        assert node.running == 0
+        assert len(node.began) == len(node.ends)
+
+    run_virtual(main())
+
+
+def test_a_first_attempt_that_will_not_stop_is_left_after_the_grace_and_the_rival_s_success_stands(
+    run_virtual: Run,
+) -> None:
+    async def stubborn(x: int) -> str:
+        tries.append(x)
+        if len(tries) > 1:
+            return "second"
+        for _ in range(3):
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                continue
+        return "first"
+
+    async def main() -> None:
+        processor = BatchProcessor(stubborn, 1, hedge=Hedge(after=2.0), **QUICK)
+        results = await processor.batch([1, 2])
+        assert [(r.status, r.output) for r in results] == [("ok", "second"), ("ok", "second")]
+        assert asyncio.get_running_loop().time() == pytest.approx(7, abs=0.1)
+        await asyncio.sleep(100)
+
+    tries: list[int] = []
+    run_virtual(main())
+
+
+def test_a_rival_that_will_not_stop_is_left_after_the_grace(run_virtual: Run) -> None:
+    async def stubborn(x: int) -> str:
+        tries.append(x)
+        if len(tries) == 1:
+            await asyncio.sleep(3)
+            return "first"
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(60)
+        return "second"
+
+    async def main() -> None:
+        (result,) = await BatchProcessor(stubborn, 1, hedge=Hedge(after=2.0), **QUICK).batch([1])
+        assert (result.status, result.output) == ("ok", "first")
+        assert asyncio.get_running_loop().time() == pytest.approx(8, abs=0.1)
+        await asyncio.sleep(100)
+
+    tries: list[int] = []
+    run_virtual(main())
+
+
+def test_what_a_rival_raises_to_end_the_program_ends_the_batch(run_virtual: Run) -> None:
+    class Ends(Service):
+        async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+            if node_context.attempt == 2:
+                raise SystemExit(3)
+            return await super().execute(node_context, workflow_context)
+
+    async def main() -> None:
+        node = Ends(lambda x, attempt: 60.0)
+        with pytest.raises(SystemExit):
+            await BatchProcessor(node, 2, hedge=Hedge(after=2.0), **QUICK).batch(range(4))
+        assert node.running == 0
+
+    run_virtual(main())
+
+
+def test_a_rival_pays_the_rate_and_is_not_made_where_it_would_have_to_wait(run_virtual: Run) -> None:
+    node = Service(lambda x, attempt: 5.0)
+    limit = RateLimit(2, per=100, burst=2)
+    results = run_virtual(BatchProcessor(node, 1, hedge=Hedge(after=2.0), rate_limit=limit, **QUICK).batch([0]))
+    assert results[0].attempts == 2
+    assert limit.window.used == 2_000_000
+    limit = RateLimit(1, per=100)
+    results = run_virtual(BatchProcessor(node, 1, hedge=Hedge(after=2.0), rate_limit=limit, **QUICK).batch([0]))
+    assert results[0].attempts == 1
+
+
+def test_an_open_circuit_makes_no_rivals(run_virtual: Run) -> None:
+    async def main() -> None:
+        breaker = CircuitBreaker(minimum=1)
+        node = Service(lambda x, attempt: 5.0)
+        asyncio.get_running_loop().call_later(1, breaker.record, 2, 1, False)
+        (result,) = await BatchProcessor(node, 1, hedge=Hedge(after=2.0), breaker=breaker, **QUICK).batch([0])
+        assert result.attempts == 1
+
+    run_virtual(main())
+
+
+def test_a_node_that_only_a_thread_can_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="make it an `async def`"):
+        BatchProcessor(lambda x: x, hedge=Hedge())
+    with pytest.raises(TypeError, match="hedge must be a Hedge"):
+        BatchProcessor(Service(first_of_0_is_slow), hedge="p95")  # type: ignore[arg-type]
+
+
+def test_coroutines_in_threads_are_hedged_too() -> None:
+    async def node(x: int) -> int:
+        tries.append(x)
+        await asyncio.sleep(30 if len(tries) == 1 else 0)
+        return len(tries)
+
+    async def main() -> None:
+        processor = BatchProcessor(node, 1, executor="threads", hedge=Hedge(after=0.05), **QUICK)
+        (result,) = await asyncio.wait_for(processor.batch([0]), 20)
+        assert (result.output, result.attempts) == (2, 2)
+
+    tries: list[int] = []
+    run_on(asyncio.SelectorEventLoop, main())
+
+
+def test_an_idle_batch_is_not_woken_to_look_for_stragglers(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        node = Service(lambda x, attempt: 0.01, lambda x, attempt: attempt == 1)
+        processor = BatchProcessor(node, hedge=Hedge(after=0.05), retry=RetryPolicy(wait=lambda _: 3600.0), **QUICK)
+        turns = 0
+        once = loop._run_once  # type: ignore[attr-defined]
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            once()
+
+        loop._run_once = counted  # type: ignore[attr-defined]
+        await processor.batch([0])
+        assert loop.time() > 3600
+        assert turns < 2_000, "a look every 50 ms would be 72,000"
+
+    run_virtual(main())
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    takes=st.lists(st.lists(st.floats(0.1, 10), min_size=3, max_size=3), max_size=15),
+    fails=st.sets(st.tuples(st.integers(0, 14), st.integers(1, 3))),
+    c=st.integers(1, 4),
+    most=st.integers(1, 2),
+    timeout=st.none() | st.floats(0.5, 8),
+)
+def test_whoever_wins_each_item_ends_once_and_no_attempt_is_left(
+    takes: list[list[float]], fails: set[tuple[int, int]], c: int, most: int, timeout: float | None
+) -> None:
+    node = Service(lambda x, attempt: takes[x][attempt - 1], lambda x, attempt: (x, attempt) in fails)
+    told = Told()
+    hedge = Hedge(after=1.0, most=most, share=1.0)
+    processor = BatchProcessor(node, c, hedge=hedge, item_timeout=timeout, instruments=[told], **QUICK)
+    results = run_on(virtual_loop, processor.batch(range(len(takes))))
+    assert [r.index for r in results] == list(range(len(takes)))
+    assert node.running == 0
+    began = Counter(x for _, x, _ in node.began)
+    ok = {(x, attempt) for x, attempt, end in node.ends if end == "ok"}
+    assert sum(r.attempts for r in results) == len(node.began) == len(node.ends) == len(takes) + len(told.hedges)
+    for result in results:
+        assert result.attempts == began[result.index]
+        assert result.success == (result.status == "ok")
+        if result.success:
+            assert (result.index, result.output) in ok
+        outcomes = Counter(fate for x, _, fate in told.hedges if x == result.index)
+        assert outcomes["won"] == (result.success and result.output > 1)
