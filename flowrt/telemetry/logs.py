@@ -103,13 +103,12 @@ class LogInstrument(Instrument):
         """Log a failure, within bounds; and everything, where it is asked for."""
         state = item.status
         if state == "ok" or (state in _QUIET and not item.uncancellable):
+            if item.attempts > 1 and item.uncancellable:  # of it and its hedge one has won, and the other does not end
+                self._warn("item.uncancellable", item)
             if self._per_item:
                 log_event("debug", "item.completed", **_about_item(item))
             return
-        if state == "ok":  # a hedge won, and the item's own attempt would not end
-            self._warn("item.uncancellable", item)
-        else:
-            self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
+        self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
 
     def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
         """Log a warning about an item, unless there were many just now; then count it."""
