@@ -380,18 +380,13 @@ class Scheduler:
             else:
                 _cancel(item, self._stopped or "the batch was stopped")
             if not slot.keeping:
-                item.error = (
-                    f"{item.error}; it did not stop within {GRACE_S:g} s of being cancelled and was left running"
-                )
+                if item.status != "ok":
+                    item.error = f"{item.error}; {_LEFT_RUNNING}"
                 item.finished_ns = self._clock()
             if self._keeper is not None and self._keeper.wants(item):
                 self._finish_when_kept(self._keeper, item)
             else:
                 self._finish(item)
-            if item.status != "ok":
-                item.error = f"{item.error}; {_LEFT_RUNNING}"
-            item.finished_ns = self._clock()
-            self._finish(item)
         if self._stopped is None:
             self._vacant += 1
             self._hire()

@@ -250,7 +250,7 @@ def test_an_async_source_fills_every_slot_while_items_wait_for_their_retry(run_v
         for x in range(1000):
             yield x
 
-    node = Flaky({x: 1 for x in range(0, 1000, 10)})
+    node = Flaky(dict.fromkeys(range(0, 1000, 10), 1))
     policy = RetryPolicy(2, wait=lambda _: 30.0)
 
     async def main() -> float:
