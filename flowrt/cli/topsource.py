@@ -1,0 +1,125 @@
+"""Where `flowrt top` gets its data: the JSON that the live page shows, over one kept-alive connection."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+__all__ = ["Answer", "Source"]
+
+_TIMEOUT_S: Final = 5.0
+_MOST_BYTES: Final = 32_000_000
+_PORT: Final = 9464
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a look at the server gave.
+
+    Attributes:
+        state: What it told, or None.
+        problem: Why there is none.
+        refused: Asking again will not help.
+    """
+
+    state: dict[str, Any] | None = None
+    problem: str | None = None
+    refused: bool = False
+
+
+class Source:
+    """One server, which may go and come back.
+
+    Args:
+        url: Its URL; `http://` and port 9464 where it names none, below a path where it is mounted at one.
+        token: What it asks for, if anything.
+        cacert: A file of certificates to trust.
+
+    Raises:
+        ValueError: The URL is none, or the file cannot be used.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, cacert: str | None = None) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError as exc:
+            raise ValueError(f"{url!r} is no URL: {exc}; give for instance http://127.0.0.1:9464") from exc
+        if parts.scheme not in ("http", "https") or not host:
+            raise ValueError(f"{url!r} is no http or https URL: give for instance http://127.0.0.1:9464")
+        self._host, self._tls = host, parts.scheme == "https"
+        self._port = port or _PORT
+        self._path = f"{parts.path.rstrip('/').removesuffix('/metrics')}/live/state"
+        self._context = _trusting(cacert) if self._tls else None
+        self._headers = {"accept": "application/json"}
+        if token:
+            if not token.isascii() or not token.isprintable():
+                raise ValueError("the token holds characters that no header can carry")
+            self._headers["authorization"] = f"Bearer {token}"
+        self._connection: http.client.HTTPConnection | None = None
+        name = f"[{host}]" if ":" in host else host
+        self.shown_url = f"{parts.scheme}://{name}:{self._port}{self._path.removesuffix('/live/state')}"
+
+    def ask(self) -> Answer:
+        """Look once; whatever goes wrong is an answer too."""
+        fresh = self._connection is None
+        try:
+            return self._ask()
+        except (OSError, http.client.HTTPException) as exc:
+            self._drop()
+            if not fresh and isinstance(exc, (ConnectionError, http.client.HTTPException)):
+                return self.ask()  # a kept-alive connection that the server had closed
+            return Answer(problem=_reason(exc), refused=isinstance(exc, ssl.SSLCertVerificationError))
+
+    def _ask(self) -> Answer:
+        if self._connection is None:
+            self._connection = (
+                http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+                if self._context is None
+                else http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=self._context)
+            )
+        self._connection.request("GET", self._path, headers=self._headers)
+        response = self._connection.getresponse()
+        body = response.read(_MOST_BYTES)
+        if response.status == 200:
+            return self._parse(body)
+        self._drop()
+        if response.status == 401:
+            told = "authorization" in self._headers
+            problem = "the token is wrong" if told else "a token is needed: set FLOWRT_METRICS_TOKEN, or give --token"
+            return Answer(problem=problem, refused=True)
+        problem = f"it answered {response.status}: {body[:200].decode('utf-8', 'replace').strip()}"
+        return Answer(problem=problem, refused=response.status in (403, 404, 405, 421))
+
+    def _parse(self, body: bytes) -> Answer:
+        try:
+            state = json.loads(body)
+            if isinstance(state["process"], dict) and isinstance(state["batches"], list):
+                return Answer(state)
+        except (ValueError, KeyError, TypeError):
+            self._drop()
+        return Answer(problem="what answers there is no flowrt", refused=True)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _trusting(cacert: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=cacert)
+    except OSError as exc:
+        raise ValueError(f"the certificates in {cacert!r} cannot be used: {exc.strerror or exc}") from exc
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {exc.verify_message}; give --cacert"
+    if isinstance(exc, TimeoutError):
+        return f"no answer within {_TIMEOUT_S:g} s"
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
