@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs bench prometheus clean
+.PHONY: help demo test test-main test-next lint format docs bench pictures-live attack prometheus chromium clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ demo: $(VENV)/.demo  ## Run the main job on real data: 2,000 airports through a 
 
 test: test-main test-next  ## Run the tests, on Python 3.13 too where it is present
 
-test-main: $(VENV)/.test prometheus
+test-main: $(VENV)/.test prometheus chromium
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
@@ -44,6 +44,9 @@ bench: $(VENV)/.bench  ## Measure the overhead per item beside its peers
 prometheus:  # a real one, for the tests that scrape
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/install-prometheus
 
+chromium:  # a real one, for the tests of the live page
+	@command -v chromium >/dev/null || tools/install-chromium
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -53,11 +56,11 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group lint --group bench
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group lint --group bench
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python

@@ -12,6 +12,10 @@ __all__ = ["FILES", "page_file"]
 
 FILES: Final = {
     "/": ("page.html", b"text/html; charset=utf-8"),
+    "/live/page.css": ("page.css", b"text/css; charset=utf-8"),
+    "/live/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+    "/live/charts.js": ("charts.js", b"text/javascript; charset=utf-8"),
+    "/live/format.js": ("format.js", b"text/javascript; charset=utf-8"),
     "/live/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
 """Each path's file and type."""

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 __all__ = ["History", "Point", "percentile"]
 
 _MOST: Final = 480
+_LEAST_S: Final = 0.4  # a look between two others, for a page that is opened, makes no point of its own
 
 
 class Point(NamedTuple):
@@ -41,7 +42,7 @@ class History:
 
     def __init__(self) -> None:
         self.points: list[Point] = []
-        self._every_s = 0.0
+        self._every_s = _LEAST_S
 
     def add(self, point: Point) -> None:
         """Keep the point, in place of the latest where that is too near to the one before it."""
