@@ -23,7 +23,7 @@ _OTHER: Final = ("_OTHER", "further causes, not told apart")
 
 # what makes two messages of one cause different: quoted values, addresses, ids, numbers
 _DIFFERS: Final = re.compile(
-    r"""(?P<quoted>'[^']*'|"[^"]*")|(?P<url>\b[a-z]+://\S+)|(?P<id>\b(?:0x)?[0-9a-fA-F]{8}(?:[0-9a-fA-F-]{0,64}))\b|(?P<number>\d[\d.,:]*)"""
+    r"""(?P<quoted>'[^']*'|"[^"]*")|(?P<url>\b[a-z]+://\S+)|(?P<id>\b(?:0x)?[0-9a-fA-F]{8}(?:[0-9a-fA-F-]{0,64}))\b|(?P<number>\d+(?:[.,:]\d+)*)"""
 )
 _SHOWN: Final = {"quoted": "'…'", "url": "URL", "id": "ID", "number": "N"}
 

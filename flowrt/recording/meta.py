@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flowrt._version import __version__
+from flowrt.ledger import CAUSES, Ledger
 from flowrt.records import BatchRecord
 
 __all__ = ["FORMAT", "VERSION", "describe"]
@@ -47,8 +48,18 @@ def describe(
         "expected": batch.expected,
         "counts": dict(batch.counts),
         "limits": [list(change) for change in limits],
+        "ledger": None if batch.ledger is None else _ledger(batch.ledger, batch.finished_ns),
         "settings": settings,
         "causes": causes,
         "slowest": slowest,
         "versions": {"flowrt": __version__, "python": platform.python_version()},
+    }
+
+
+def _ledger(ledger: Ledger, finished_ns: int) -> dict[str, Any]:
+    """What held the batch back, in nanoseconds by cause, in all and over time."""
+    return {
+        "causes": list(CAUSES),
+        "bound_ns": list(ledger.read(finished_ns).values()),
+        "timeline": [[begin, end, list(bound.values())] for begin, end, bound in ledger.timeline()],
     }

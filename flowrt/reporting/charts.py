@@ -1,0 +1,334 @@
+"""The interactive charts of the page, drawn by bokeh."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flowrt.errors import MissingExtraError
+from flowrt.recording.rows import OUTCOMES
+from flowrt.reporting.attempts import require_numpy
+from flowrt.reporting.detail import Detail
+from flowrt.reporting.palette import BOUND, STATUS
+from flowrt.reporting.units import Unit, unit_of
+
+__all__ = ["charts_of", "library"]
+
+_HEIGHT: Final = 230
+_TOOLS: Final = "xpan,xwheel_zoom,xbox_zoom,reset"
+_SEVERAL: Final = "#93c5fd"
+_LIMITED: Final = "#a78bfa"
+
+
+def library() -> str:
+    """The script that draws the charts, to be put into the page.
+
+    Raises:
+        MissingExtraError: bokeh is not installed.
+    """
+    _require_bokeh()
+    from bokeh.resources import Resources  # noqa: PLC0415  # an extra
+
+    return "\n".join(Resources(mode="inline", components=["bokeh"], minified=True).js_raw)
+
+
+def charts_of(detail: Detail) -> dict[str, Any]:
+    """The charts by their names, as many as there are data for.
+
+    Args:
+        detail: The batch's figures.
+
+    Raises:
+        MissingExtraError: bokeh is not installed.
+    """
+    _require_bokeh()
+    charts: dict[str, Any] = {}
+    if detail.timeline is not None:
+        from bokeh.models import Range1d  # noqa: PLC0415  # an extra
+
+        unit = unit_of(detail.wall_s)
+        width = detail.wall_s / unit.seconds
+        time = Range1d(0, width, bounds=(-0.02 * width, 1.02 * width))
+        charts["throughput"] = _throughput(detail, unit, time)
+        charts["slots"] = _slots(detail, unit, time)
+        if detail.bound_timeline:
+            charts["bound"] = _bound(detail, unit, time)
+        if detail.lanes is not None:
+            charts["lanes"] = _lanes(detail, unit, time)
+        charts["latency"] = _latency(detail, unit, time)
+    if detail.histogram is not None:
+        charts["histogram"] = _histogram(detail)
+    return charts
+
+
+def _require_bokeh() -> None:
+    try:
+        import bokeh  # noqa: F401, PLC0415  # an extra
+    except ImportError:
+        raise MissingExtraError("a report in HTML", "bokeh", "report") from None
+
+
+def _figure(y_label: str, unit: Unit | None, time: Any = None, **settings: Any) -> Any:
+    from bokeh.plotting import figure  # noqa: PLC0415  # an extra
+
+    settings = {"height": _HEIGHT, "tools": _TOOLS, **settings}
+    if time is not None:
+        settings["x_range"] = time
+    made: Any = figure(sizing_mode="stretch_width", toolbar_location="above", output_backend="canvas", **settings)
+    made.toolbar.logo = None
+    made.toolbar.autohide = True
+    made.yaxis.axis_label = y_label
+    if unit is not None:
+        made.xaxis.axis_label = f"{unit.name} since the start"
+    for axis in (*made.xaxis, *made.yaxis):
+        axis.axis_label_text_font_style = "normal"
+        axis.minor_tick_line_color = None
+    made.xgrid.grid_line_color = None
+    made.min_border_left = 56
+    return made
+
+
+def _legend(made: Any) -> None:
+    if made.legend:
+        legend = made.legend[0]
+        legend.orientation = "horizontal"
+        legend.click_policy = "hide"
+        legend.padding, legend.margin, legend.spacing = 2, 0, 12
+        legend.label_text_font_size = "11px"
+        legend.glyph_width = legend.glyph_height = 12
+        legend.ncols = "auto"
+        made.add_layout(legend, "above")
+
+
+def _hover(made: Any, tooltips: list[tuple[str, str]], renderers: list[Any], **settings: Any) -> None:
+    from bokeh.models import HoverTool  # noqa: PLC0415  # an extra
+
+    made.add_tools(HoverTool(tooltips=tooltips, renderers=renderers, **settings))
+
+
+def _pieces(edges: list[float], unit: Unit) -> tuple[Any, Any]:
+    np = require_numpy("a report of a recording")
+    scaled = np.array(edges) / unit.seconds
+    return scaled[:-1], scaled[1:]
+
+
+def _throughput(detail: Detail, unit: Unit, time: Any) -> Any:
+    from bokeh.models import ColumnDataSource  # noqa: PLC0415  # an extra
+
+    line = detail.timeline
+    np = require_numpy("a report of a recording")
+    made = _figure("items / s", unit, time)
+    if line is None:
+        return made
+    left, right = _pieces(line.edges, unit)
+    below = np.zeros(len(left))
+    bars = []
+    shown = [name for name in OUTCOMES if name in line.ended]
+    columns: dict[str, Any] = {"left": left, "right": right, **{n: np.array(line.ended[n]) for n in shown}}
+    for name in shown:
+        columns[f"{name}_below"] = below
+        below = below + columns[name]
+        columns[f"{name}_top"] = below
+    source = ColumnDataSource(columns)
+    for name in shown:
+        label = name.replace("_", " ")
+        bar = made.quad(
+            left="left", right="right", bottom=f"{name}_below", top=f"{name}_top", source=source,
+            fill_color=STATUS[name], line_color=None, legend_label=label,
+        )  # fmt: skip
+        bars.append(bar)
+    tips = [("at", f"@left{{0.00}} {unit.short}"), *((n.replace("_", " "), f"@{n}{{0,0.0}} / s") for n in shown)]
+    _hover(made, tips, bars[:1], mode="vline")
+    made.y_range.start = 0
+    _legend(made)
+    return made
+
+
+def _slots(detail: Detail, unit: Unit, time: Any) -> Any:
+    from bokeh.models import ColumnDataSource  # noqa: PLC0415  # an extra
+
+    np = require_numpy("a report of a recording")
+    line = detail.timeline
+    made = _figure("slots", unit, time)
+    if line is None:
+        return made
+    left, right = _pieces(line.edges, unit)
+    running, limited = np.array(line.running), np.array(line.limited)
+    source = ColumnDataSource(
+        {"left": left, "right": right, "running": running, "limited": limited, "top": running + limited}
+    )
+    common = {"left": "left", "right": "right", "source": source, "line_color": None}
+    bars = [made.quad(bottom=0, top="running", fill_color=STATUS["ok"], legend_label="running", **common)]
+    if limited.max() > 0:
+        made.quad(bottom="running", top="top", fill_color=_LIMITED, legend_label="waiting for a rate limit", **common)
+    if detail.limits:
+        at = [seconds / unit.seconds for seconds, _ in detail.limits] + [detail.wall_s / unit.seconds]
+        limits = [limit for _, limit in detail.limits] + [detail.limits[-1][1]]
+        made.step(at, limits, mode="after", line_color="#f97316", line_width=2, legend_label="limit")
+    tips = [
+        ("at", f"@left{{0.00}} {unit.short}"),
+        ("running", "@running{0,0.0}"),
+        ("waiting for a rate limit", "@limited{0,0.0}"),
+    ]
+    _hover(made, tips, bars, mode="vline")
+    _mark_dry(made, line.dry_s, unit)
+    made.y_range.start = 0
+    _legend(made)
+    return made
+
+
+def _mark_dry(made: Any, dry_s: float, unit: Unit) -> None:
+    """Where the last item began: after that, slots fall empty."""
+    from bokeh.models import Span  # noqa: PLC0415  # an extra
+
+    made.add_layout(
+        Span(location=dry_s / unit.seconds, dimension="height", line_dash="dashed", line_color="#94a3b8", line_width=1)
+    )
+
+
+def _bound(detail: Detail, unit: Unit, time: Any) -> Any:
+    from bokeh.models import ColumnDataSource  # noqa: PLC0415  # an extra
+
+    np = require_numpy("a report of a recording")
+    made = _figure("share of the time", unit, time, y_range=(0, 100))
+    pieces = detail.bound_timeline
+    length = np.array([max(end - begin, 1e-9) for begin, end, _ in pieces])
+    columns: dict[str, Any] = {
+        "left": np.array([begin for begin, _, _ in pieces]) / unit.seconds,
+        "right": np.array([end for _, end, _ in pieces]) / unit.seconds,
+    }
+    below = np.zeros(len(pieces))
+    shown = [cause for cause, spent in detail.bound.items() if spent > 0]
+    for cause in shown:
+        share = 100 * np.array([spent.get(cause, 0.0) for _, _, spent in pieces]) / length
+        columns[cause], columns[f"{cause}_below"] = share, below
+        below = below + share
+        columns[f"{cause}_top"] = below
+    source = ColumnDataSource(columns)
+    bars = [
+        made.quad(
+            left="left", right="right", bottom=f"{cause}_below", top=f"{cause}_top", source=source,
+            fill_color=BOUND[cause].color, line_color=None, legend_label=BOUND[cause].label,
+        )
+        for cause in shown
+    ]  # fmt: skip
+    tips = [("at", f"@left{{0.00}} {unit.short}"), *((BOUND[c].label, f"@{c}{{0.0}} %") for c in shown)]
+    if bars:
+        _hover(made, tips, bars[:1], mode="vline")
+    _legend(made)
+    return made
+
+
+def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
+    from bokeh.models import ColumnDataSource, FixedTicker  # noqa: PLC0415  # an extra
+
+    np = require_numpy("a report of a recording")
+    lanes = detail.lanes
+    if lanes is None:
+        return _figure("slot", unit, time)
+    rows = len(lanes.shown)
+    made = _figure("slot", unit, time, height=min(620, 110 + 11 * max(rows, 8)), y_range=(rows - 0.4, -0.6))
+    step = max(1, rows // 12)
+    made.yaxis.ticker = FixedTicker(ticks=list(range(0, rows, step)))
+    made.yaxis.major_label_overrides = {i: str(lanes.shown[i]) for i in range(0, rows, step)}
+    made.ygrid.grid_line_color = None
+    lane = np.array(lanes.lane, np.int16)
+    begin, end, held = (np.array(each, np.float64) / unit.seconds for each in (lanes.begin, lanes.end, lanes.held))
+    index, count = np.array(lanes.index, np.int32), np.array(lanes.count, np.int32)
+    attempt, outcome = np.array(lanes.attempt, np.int16), np.array(lanes.outcome, np.int8)
+    straggler = np.array(lanes.straggler, bool)
+    ok, several = outcome == OUTCOMES.index("ok"), count > 1
+    waited = np.flatnonzero((begin - held) * unit.seconds > detail.wall_s / 2000)
+    if len(waited):
+        source = ColumnDataSource({"lane": lane[waited], "left": held[waited], "right": begin[waited]})
+        made.hbar(
+            y="lane", left="left", right="right", height=0.3, source=source, fill_color=_LIMITED, line_color=None,
+            legend_label="waiting for a rate limit",
+        )  # fmt: skip
+    groups: list[tuple[str, str, Any]] = [
+        ("several, too short to tell apart", _SEVERAL, several & ok),
+        ("ok", STATUS["ok"], ok & ~several & ~straggler & (attempt <= 1)),
+        ("ok at a later attempt", "#14b8a6", ok & ~several & ~straggler & (attempt > 1)),
+        ("straggler", "#f59e0b", ok & straggler),
+    ]
+    groups += [
+        (name.replace("_", " "), STATUS[name], outcome == OUTCOMES.index(name)) for name in OUTCOMES if name != "ok"
+    ]
+    for label, color, chosen in groups:
+        at = np.flatnonzero(chosen)
+        if not len(at):
+            continue
+        width_ms = (end[at] - begin[at]) * unit.seconds * 1e3
+        source = ColumnDataSource(
+            {
+                "lane": lane[at],
+                "left": begin[at],
+                "right": end[at],
+                "index": index[at],
+                "count": count[at],
+                "attempt": attempt[at],
+                "ms": width_ms.astype(np.float32),
+            }
+        )
+        bars = made.hbar(
+            y="lane", left="left", right="right", height=0.78, source=source, fill_color=color,
+            line_color=color, line_width=0.5, legend_label=label,
+        )  # fmt: skip
+        if label.startswith("several"):
+            tips = [("attempts", "@count{0,0}"), ("within", "@ms{0,0.0} ms"), ("from", f"@left{{0.000}} {unit.short}")]
+        else:
+            tips = [
+                ("item", "@index"),
+                ("attempt", "@attempt"),
+                ("ended", label),
+                ("service time", "@ms{0,0.0} ms"),
+                ("from", f"@left{{0.000}} {unit.short}"),
+            ]
+        _hover(made, tips, [bars])
+    _legend(made)
+    return made
+
+
+def _latency(detail: Detail, unit: Unit, time: Any) -> Any:
+    from bokeh.models import ColumnDataSource  # noqa: PLC0415  # an extra
+
+    np = require_numpy("a report of a recording")
+    made = _figure("service time, ms", unit, time)
+    line = detail.timeline
+    if line is None:
+        return made
+    left, right = _pieces(line.edges, unit)
+    source = ColumnDataSource(
+        {"at": (left + right) / 2, "p50": np.array(line.p50) * 1e3, "p95": np.array(line.p95) * 1e3}
+    )
+    made.line("at", "p50", source=source, line_color=STATUS["ok"], line_width=2, legend_label="median")
+    high = made.line("at", "p95", source=source, line_color="#f59e0b", line_width=2, legend_label="95th percentile")
+    tips = [("at", f"@at{{0.00}} {unit.short}"), ("median", "@p50{0,0.0} ms"), ("95th percentile", "@p95{0,0.0} ms")]
+    _hover(made, tips, [high], mode="vline")
+    made.y_range.start = 0
+    _legend(made)
+    return made
+
+
+def _histogram(detail: Detail) -> Any:
+    from bokeh.models import ColumnDataSource, NumeralTickFormatter  # noqa: PLC0415  # an extra
+
+    np = require_numpy("a report of a recording")
+    spread = detail.histogram
+    made = _figure("attempts", None, x_axis_type="log")
+    made.xaxis.axis_label = "service time, ms"
+    made.xaxis.formatter = NumeralTickFormatter(format="0,0.[000]")
+    made.yaxis.formatter = NumeralTickFormatter(format="0a")
+    if spread is None:
+        return made
+    edges = np.array(spread.edges) * 1e3
+    ok, other = np.array(spread.ok), np.array(spread.other)
+    source = ColumnDataSource({"left": edges[:-1], "right": edges[1:], "ok": ok, "other": other, "top": ok + other})
+    common = {"left": "left", "right": "right", "source": source, "line_color": None}
+    bars = [made.quad(bottom=0, top="ok", fill_color=STATUS["ok"], legend_label="ok", **common)]
+    if other.any():
+        bars.append(made.quad(bottom="ok", top="top", fill_color=STATUS["failed"], legend_label="not ok", **common))
+    tips = [("from", "@left{0,0.00} ms"), ("to", "@right{0,0.00} ms"), ("ok", "@ok{0,0}"), ("not ok", "@other{0,0}")]
+    _hover(made, tips, bars)
+    made.y_range.start = 0
+    _legend(made)
+    return made

@@ -1,0 +1,259 @@
+"""A report as one HTML file that holds all it needs and asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from html import escape
+from importlib import resources
+from typing import Any, Final
+
+from flowrt._version import __version__
+from flowrt.reporting.charts import charts_of, library
+from flowrt.reporting.detail import Detail
+from flowrt.reporting.palette import BOUND, STATUS
+from flowrt.reporting.units import duration, percent
+from flowrt.reporting.why import what_failed, why_slow
+
+__all__ = ["page_of"]
+
+_CHARTS: Final = {
+    "throughput": ("Throughput", "Items that ended, a second, by how they ended."),
+    "slots": ("Slots", "How many items ran at once. The dashed line: the last item began, slots fall empty."),
+    "bound": ("What held it back", "Each instant of the time has exactly one cause."),
+    "lanes": ("What ran where", ""),
+    "latency": ("Service time over time", "Of the attempts that ended then."),
+    "histogram": ("How service times are spread", "On a logarithmic axis: a second hump is a second kind of item."),
+}
+_MOST_CAUSES: Final = 50
+
+
+def page_of(detail: Detail) -> str:
+    """The whole page.
+
+    Args:
+        detail: The batch's figures.
+
+    Raises:
+        MissingExtraError: bokeh is not installed.
+    """
+    charts = charts_of(detail)
+    scripts = [library(), _asset("page.js")] if charts else [_asset("page.js")]
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    # only these very scripts run, and nothing is loaded from anywhere, whatever a text in the page says
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    data, places = _embed(charts)
+    return "\n".join(
+        [
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            f"<title>{_text(detail.name)}: flowrt report</title>",
+            f"<style>{_asset('page.css')}</style></head><body>",
+            _header(detail),
+            "<main>",
+            _answers(detail),
+            _tiles(detail),
+            _ledger(detail),
+            _charts(charts, places, detail),
+            _causes(detail),
+            _stalls(detail),
+            _slowest(detail),
+            _settings(detail),
+            "</main>",
+            f"<footer>flowrt {_text(detail.versions.get('flowrt', __version__))}</footer>",
+            f'<script type="application/json" id="charts">{data}</script>',
+            *(f"<script>{script}</script>" for script in scripts),
+            "</body></html>",
+        ]
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("flowrt.reporting").joinpath(name).read_text("utf-8")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+def _text(value: object) -> str:
+    """Text that can stand anywhere in a page, whatever it holds."""
+    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+
+
+def _embed(charts: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """The charts as JSON that no text in them can break out of, and the names of their places."""
+    if not charts:
+        return "null", {}
+    from bokeh.document import Document  # noqa: PLC0415  # an extra
+    from bokeh.embed.util import standalone_docs_json_and_render_items  # noqa: PLC0415  # an extra
+
+    document = Document()
+    for chart in charts.values():
+        document.add_root(chart)
+    docs, (item,) = standalone_docs_json_and_render_items(document)
+    roots = item.roots.to_json()
+    places = {name: roots[chart.id] for name, chart in charts.items()}
+    text = json.dumps({"docs": docs, "items": [item.to_json()]}, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"), places
+
+
+def _header(detail: Detail) -> str:
+    state = detail.status or ("failed" if detail.failed else "ok")
+    started = f"<span>{_text(detail.started_at.replace('T', ' ')[:19])} UTC</span>" if detail.started_at else ""
+    node = f"<span>node {_text(detail.node)}</span>" if detail.node and detail.node != detail.name else ""
+    source = f"<span>{_text(detail.source)}</span>" if detail.source else ""
+    return (
+        f'<header><h1>{_text(detail.name)} <b class="state {_text(state)}">{_text(state)}</b></h1>'
+        f'<p class="about">{started}{node}{source}</p>'
+        '<button id="theme" type="button" title="Light or dark" aria-label="Light or dark">◐</button></header>'
+    )
+
+
+def _answers(detail: Detail) -> str:
+    cards = []
+    for title, kind, (headline, lines) in (
+        ("What failed", "bad" if detail.failed else "good", what_failed(detail)),
+        ("Why it took as long as it did", "plain", why_slow(detail)),
+    ):
+        points = "".join(f"<li>{_text(line)}</li>" for line in lines)
+        cards.append(
+            f'<section class="answer {kind}"><h2>{title}</h2><p>{_text(headline)}</p>'
+            + (f"<ul>{points}</ul>" if points else "")
+            + "</section>"
+        )
+    return f'<div class="answers">{"".join(cards)}</div>'
+
+
+def _tiles(detail: Detail) -> str:
+    tiles = [("items", f"{detail.total:,}", f"{percent(detail.succeeded / detail.total)} ok" if detail.total else "")]
+    if detail.wall_s:
+        tiles.append(("wall time", duration(detail.wall_s), f"{detail.throughput:,.1f} items/s"))
+    if detail.service:
+        s = detail.service
+        tiles.append(("median", duration(s["p50"]), "service time"))
+        tiles.append(("p95", duration(s["p95"]), f"p99 {duration(s['p99'])}"))
+        tiles.append(("slowest", duration(s["max"]), "one attempt"))
+    retried = detail.retries.get("items", 0)
+    tiles.append(("attempts", f"{detail.attempts:,}", f"{retried:,} items tried again"))
+    for name, label in (("measured", "speedup"), ("claimed", "claimed speedup")):
+        value = detail.speedup.get(name)
+        if isinstance(value, (int, float)):
+            tiles.append((label, f"{value:,.1f}×", name if label == "speedup" else "sum of times / wall"))
+    shown = "".join(
+        f"<div><dt>{_text(label)}</dt><dd>{_text(value)}</dd><small>{_text(note)}</small></div>"
+        for label, value, note in tiles
+    )
+    return f'<dl class="tiles">{shown}</dl>'
+
+
+def _ledger(detail: Detail) -> str:
+    spent = [(cause, s) for cause, s in detail.bound.items() if s > 0 and cause in BOUND]
+    if not spent or not detail.wall_s:
+        return ""
+    whole = sum(s for _, s in spent)
+    bar = "".join(
+        f'<i style="flex-grow:{s / whole:.6f};background:{BOUND[c].color}" title="{BOUND[c].label}: {duration(s)}"></i>'
+        for c, s in spent
+    )
+    legend = "".join(
+        f'<li><i style="background:{BOUND[c].color}"></i>{BOUND[c].label} <b>{percent(s / whole)}</b> '
+        f"<small>{duration(s)}</small></li>"
+        for c, s in sorted(spent, key=lambda each: -each[1])
+    )
+    return f'<section><h2>Where the time went</h2><div class="bar">{bar}</div><ul class="legend">{legend}</ul></section>'
+
+
+def _charts(charts: dict[str, Any], places: dict[str, str], detail: Detail) -> str:
+    sections = []
+    for name in charts:
+        title, note = _CHARTS[name]
+        if name == "lanes" and detail.lanes is not None:
+            lanes = detail.lanes
+            some = f"{len(lanes.shown)} of {lanes.slots:,} slots" if len(lanes.shown) < lanes.slots else "Every slot"
+            note = (
+                f"{some}, {lanes.attempts:,} attempts in all. Zoom in; click a word of the legend to hide what it names."
+            )
+        sections.append(
+            f'<section class="chart"><h2>{title}</h2><p class="note">{note}</p>'
+            f'<div class="plot" id="{_text(places[name])}"></div></section>'
+        )
+    return "".join(sections)
+
+
+def _causes(detail: Detail) -> str:
+    if not detail.causes:
+        return ""
+    rows = []
+    for cause in detail.causes[:_MOST_CAUSES]:
+        examples = "".join(
+            f"<li>item {example['index']:,}, attempt {example['attempt']}: <code>{_text(example['error'])}</code>"
+            + (f" <small>trace {_text(example['trace_id'])}</small>" if example["trace_id"] else "")
+            + "</li>"
+            for example in cause["examples"]
+        )
+        where = f"<small>{_text(cause['where'])}</small>" if cause.get("where") else ""
+        status = f' <span class="tag">HTTP {cause["http_status"]}</span>' if cause.get("http_status") else ""
+        rows.append(
+            f'<tr><td class="n">{cause["items"]:,}</td><td class="n">{cause["attempts"]:,}</td>'
+            f"<td><details><summary><b>{_text(cause['type'])}</b>{status} {_text(cause['text'])} {where}</summary>"
+            f"<ul>{examples}</ul></details></td></tr>"
+        )
+    more = len(detail.causes) - _MOST_CAUSES
+    note = f'<p class="note">and {more:,} further causes</p>' if more > 0 else ""
+    return (
+        '<section><h2>What failed, by cause</h2><div class="scroll"><table><thead><tr><th class="n">items</th>'
+        f'<th class="n">attempts</th><th>cause, with examples</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f"</div>{note}</section>"
+    )
+
+
+def _stalls(detail: Detail) -> str:
+    if not detail.stalls:
+        return ""
+    rows = []
+    for stall in detail.stalls[:_MOST_CAUSES]:
+        stack = stall.get("stack")
+        shown = f"<details><summary>stack</summary><pre>{_text(stack)}</pre></details>" if stack else ""
+        who = stall.get("culprit", stall.get("node", ""))
+        rows.append(
+            f'<tr><td class="n">{duration(float(stall.get("duration_s", 0.0)))}</td><td>{_text(who)} {shown}</td>'
+            f'<td class="n">{stall.get("victims", 0):,}</td>'
+            f'<td class="n">{duration(float(stall.get("delayed_s", 0.0)))}</td></tr>'
+        )
+    return (
+        '<section><h2>Who blocked the loop</h2><div class="scroll"><table><thead><tr><th class="n">for</th>'
+        '<th>by</th><th class="n">items delayed</th><th class="n">by, in all</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _slowest(detail: Detail) -> str:
+    if not detail.slowest:
+        return ""
+    rows = "".join(
+        f'<tr><td class="n">{item["index"]:,}</td><td class="n">{duration(item["duration"])}</td>'
+        f'<td class="n">{duration(item["service"])}</td><td class="n">{item["attempts"]}</td>'
+        f'<td><i class="dot" style="background:{STATUS.get(item["status"], "#94a3b8")}"></i>{_text(item["status"])}</td>'
+        f"<td><code>{_text(item['trace_id'] or '')}</code></td></tr>"
+        for item in detail.slowest[:20]
+    )
+    return (
+        '<section><h2>The slowest items</h2><div class="scroll"><table><thead><tr><th class="n">item</th>'
+        '<th class="n">in all</th><th class="n">last attempt</th><th class="n">attempts</th><th>ended</th><th>trace</th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _settings(detail: Detail) -> str:
+    if not detail.settings:
+        return ""
+    shown = json.dumps(detail.settings, indent=2, ensure_ascii=True)
+    versions = ", ".join(f"{name} {version}" for name, version in detail.versions.items())
+    return f"<section><details><summary>Settings and versions</summary><pre>{_text(shown)}</pre><p>{_text(versions)}</p></details></section>"
