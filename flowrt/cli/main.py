@@ -16,6 +16,7 @@ __all__ = ["LazyGroup", "main"]
 _COMMANDS: Final = {
     "run": ("flowrt.cli.run", "Run a node over every item of a file."),
     "top": ("flowrt.cli.top", "Watch the batches of a running process in the terminal."),
+    "report": ("flowrt.cli.report", "What failed in a finished run, and why it took so long."),
     "demo": ("flowrt.demo.command", "The main job on real data against a local HTTP service."),
 }
 

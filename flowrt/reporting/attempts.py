@@ -78,13 +78,16 @@ class Attempts:
             MissingExtraError: numpy is not installed.
         """
         np = require_numpy("a report of a recording")
-        import pyarrow.compute as pc  # noqa: PLC0415  # an extra
+        import pyarrow as pa  # noqa: PLC0415  # an extra
+        import pyarrow.compute  # noqa: PLC0415
+
+        pc: Any = pyarrow.compute  # whose stubs know no columns of several chunks
 
         def ints(name: str) -> Any:
             return table[name].to_numpy().astype(np.int64)
 
         names = pc.cast(table["outcome"], "string")
-        outcome = pc.index_in(names, value_set=_strings(OUTCOMES)).to_numpy().astype(np.int64)
+        outcome = pc.index_in(names, value_set=pa.array(OUTCOMES, pa.string())).to_numpy().astype(np.int64)
         arrival = ints("arrival_ns")
         slot = arrival + ints("slot_wait_ns")
         start = slot + ints("limiter_wait_ns")
@@ -117,9 +120,3 @@ class Attempts:
         at = np.minimum(at, len(first) - 1)
         known = self.index[first[at]] == self.index[again]
         self.pulled[again[known]] = self.arrival[first[at[known]]]
-
-
-def _strings(values: tuple[str, ...]) -> Any:
-    import pyarrow as pa  # noqa: PLC0415  # an extra
-
-    return pa.array(values, pa.string())

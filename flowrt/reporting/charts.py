@@ -15,7 +15,7 @@ __all__ = ["charts_of", "library"]
 
 _HEIGHT: Final = 230
 _TOOLS: Final = "xpan,xwheel_zoom,xbox_zoom,reset"
-_SEVERAL: Final = "#93c5fd"
+_SEVERAL: Final = "#7f9fd6"
 _LIMITED: Final = "#a78bfa"
 
 

@@ -167,7 +167,9 @@ def _ledger(detail: Detail) -> str:
         f"<small>{duration(s)}</small></li>"
         for c, s in sorted(spent, key=lambda each: -each[1])
     )
-    return f'<section><h2>Where the time went</h2><div class="bar">{bar}</div><ul class="legend">{legend}</ul></section>'
+    return (
+        f'<section><h2>Where the time went</h2><div class="bar">{bar}</div><ul class="legend">{legend}</ul></section>'
+    )
 
 
 def _charts(charts: dict[str, Any], places: dict[str, str], detail: Detail) -> str:
@@ -177,9 +179,7 @@ def _charts(charts: dict[str, Any], places: dict[str, str], detail: Detail) -> s
         if name == "lanes" and detail.lanes is not None:
             lanes = detail.lanes
             some = f"{len(lanes.shown)} of {lanes.slots:,} slots" if len(lanes.shown) < lanes.slots else "Every slot"
-            note = (
-                f"{some}, {lanes.attempts:,} attempts in all. Zoom in; click a word of the legend to hide what it names."
-            )
+            note = f"{some}, {lanes.attempts:,} attempts in all. Zoom in; a click on the legend hides what it names."
         sections.append(
             f'<section class="chart"><h2>{title}</h2><p class="note">{note}</p>'
             f'<div class="plot" id="{_text(places[name])}"></div></section>'
@@ -240,14 +240,14 @@ def _slowest(detail: Detail) -> str:
     rows = "".join(
         f'<tr><td class="n">{item["index"]:,}</td><td class="n">{duration(item["duration"])}</td>'
         f'<td class="n">{duration(item["service"])}</td><td class="n">{item["attempts"]}</td>'
-        f'<td><i class="dot" style="background:{STATUS.get(item["status"], "#94a3b8")}"></i>{_text(item["status"])}</td>'
+        f'<td><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>{_text(item["status"])}</td>'
         f"<td><code>{_text(item['trace_id'] or '')}</code></td></tr>"
         for item in detail.slowest[:20]
     )
     return (
         '<section><h2>The slowest items</h2><div class="scroll"><table><thead><tr><th class="n">item</th>'
-        '<th class="n">in all</th><th class="n">last attempt</th><th class="n">attempts</th><th>ended</th><th>trace</th>'
-        f"</tr></thead><tbody>{rows}</tbody></table></div></section>"
+        '<th class="n">in all</th><th class="n">last attempt</th><th class="n">attempts</th><th>ended</th>'
+        f"<th>trace</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 
@@ -256,4 +256,7 @@ def _settings(detail: Detail) -> str:
         return ""
     shown = json.dumps(detail.settings, indent=2, ensure_ascii=True)
     versions = ", ".join(f"{name} {version}" for name, version in detail.versions.items())
-    return f"<section><details><summary>Settings and versions</summary><pre>{_text(shown)}</pre><p>{_text(versions)}</p></details></section>"
+    return (
+        f"<section><details><summary>Settings and versions</summary><pre>{_text(shown)}</pre><p>{_text(versions)}</p>"
+        "</details></section>"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from flowrt.recording.rows import OUTCOMES
@@ -65,7 +66,7 @@ def make_timeline(attempts: Attempts, wall_ns: int) -> Timeline | None:
         if of_it.any():
             ended[name] = (np.histogram(attempts.end[of_it], edges)[0] / width_s).tolist()
     ran = attempts.ran
-    service, order = (attempts.end - attempts.start)[ran], None
+    service = (attempts.end - attempts.start)[ran]
     piece = np.clip(np.searchsorted(edges, attempts.end[ran], side="right") - 1, 0, _PIECES - 1)
     order = np.lexsort((service, piece))
     starts = np.searchsorted(piece[order], np.arange(_PIECES + 1))
@@ -84,7 +85,7 @@ def make_timeline(attempts: Attempts, wall_ns: int) -> Timeline | None:
 def _ranks(ranked: Ints, starts: Ints, q: float) -> list[float]:
     """A quantile of each run of sorted values, in seconds."""
     found = []
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    for begin, end in pairwise(starts.tolist()):
         found.append(float("nan") if begin == end else int(ranked[begin + int(q * (end - begin - 1))]) / 1e9)
     return found
 

@@ -95,10 +95,8 @@ def _tail(detail: Detail, share: float) -> list[str]:
     if not detail.service or share < 0.1:
         return []
     p50, high = detail.service["p50"], detail.service["max"]
-    return [
-        f"The slowest attempt took {duration(high)}, the median {duration(p50)}: an item_timeout with a retry, or a "
-        "hedge, cuts the tail."
-    ]
+    slow = f"The slowest attempt took {duration(high)}, the median {duration(p50)}"
+    return [f"{slow}: an item_timeout with a retry, or a hedge, cuts the tail."]
 
 
 _ADVICE: Final[dict[str, Callable[[Detail, float], list[str]]]] = {

@@ -1,0 +1,204 @@
+"""A report as text: on a terminal with colours where rich is installed, plain everywhere else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TextIO
+
+from flowrt.errors import one_line
+from flowrt.reporting.detail import Detail
+from flowrt.reporting.palette import BOUND
+from flowrt.reporting.units import duration, percent
+from flowrt.reporting.why import what_failed, why_slow
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_report", "sections_of", "sparkline"]
+
+_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+_BAR: Final = 40
+_WIDTH: Final = 60
+
+Rows = list[tuple[str, ...]]
+Section = tuple[str, Rows]
+
+
+def sections_of(detail: Detail) -> list[Section]:
+    """The report as titles with rows of texts, each of one line.
+
+    Args:
+        detail: The batch's figures.
+    """
+    failed, causes = what_failed(detail)
+    slow, advice = why_slow(detail)
+    sections: list[Section] = [
+        ("What failed", [(failed,), *((f"- {line}",) for line in causes)]),
+        ("Why it took as long as it did", [(slow,), *((f"- {line}",) for line in advice)]),
+        ("Figures", _figures(detail)),
+    ]
+    rows: Rows
+    whole = sum(detail.bound.values())
+    if whole:
+        spent = sorted(((s, cause) for cause, s in detail.bound.items() if s > 0), reverse=True)
+        rows = [
+            (
+                BOUND[c].label if c in BOUND else c,
+                percent(s / whole),
+                duration(s),
+                "█" * max(1, round(_BAR * s / whole)),
+            )
+            for s, c in spent
+        ]
+        sections.append(("Where the time went", rows))
+    if detail.timeline is not None:
+        line = detail.timeline
+        total = [sum(rates) for rates in zip(*line.ended.values(), strict=True)] or [0.0]
+        rows = [
+            ("items / s", sparkline(total), f"up to {max(total):,.0f}"),
+            ("slots", sparkline(line.running), f"up to {max(line.running):,.0f}"),
+        ]
+        sections.append(("Over time", rows))
+    if detail.causes:
+        rows = [("items", "attempts", "cause")]
+        rows += [
+            (
+                f"{c['items']:,}",
+                f"{c['attempts']:,}",
+                f"{c['type']}: {c['text']}" + (f" ({c['where']})" if c.get("where") else ""),
+            )
+            for c in detail.causes[:10]
+        ]
+        sections.append(("Causes", rows))
+    if detail.stalls:
+        rows = [("for", "by", "items delayed")]
+        rows += [
+            (
+                duration(float(s.get("duration_s", 0.0))),
+                str(s.get("culprit", s.get("node", ""))),
+                f"{s.get('victims', 0):,}",
+            )
+            for s in detail.stalls[:10]
+        ]
+        sections.append(("Who blocked the loop", rows))
+    if detail.slowest:
+        rows = [("item", "in all", "last attempt", "attempts", "ended", "trace")]
+        rows += [
+            (
+                f"{s['index']:,}",
+                duration(s["duration"]),
+                duration(s["service"]),
+                str(s["attempts"]),
+                s["status"],
+                s["trace_id"] or "-",
+            )
+            for s in detail.slowest[:5]
+        ]
+        sections.append(("The slowest items", rows))
+    return [(title, [tuple(one_line(cell) for cell in row) for row in rows]) for title, rows in sections]
+
+
+def _bar(share: float) -> str:
+    return "█" * max(1, round(_BAR * share))
+
+
+def _figures(detail: Detail) -> Rows:
+    rows: Rows = [("items", f"{detail.total:,}")]
+    rows += [(name.replace("_", " "), f"{count:,}") for name, count in detail.counts.items() if count]
+    if detail.wall_s:
+        rows.append(("wall time", duration(detail.wall_s)))
+        rows.append(("throughput", f"{detail.throughput:,.1f} items/s"))
+    if detail.service:
+        s = detail.service
+        rows.append(
+            (
+                "service time",
+                ", ".join(f"{name} {duration(s[name])}" for name in ("p50", "p95", "p99", "max")),
+            )
+        )
+    again = detail.retries.get("items", 0)
+    if again:
+        rows.append(("tried again", f"{again:,} items, {detail.retries['recovered']:,} recovered"))
+    rows += [
+        (f"{name} speedup", f"{value:,.1f}x")
+        for name, value in detail.speedup.items()
+        if isinstance(value, (int, float)) and name in ("measured", "claimed")
+    ]
+    return rows
+
+
+def sparkline(values: list[float]) -> str:
+    """Values as a row of blocks, each the mean of some neighbours.
+
+    Args:
+        values: None below 0.
+    """
+    step = max(1, -(-len(values) // _WIDTH))
+    means = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
+    top = max(means, default=0.0)
+    if not top:
+        return _BLOCKS[0] * len(means)
+    return "".join(_BLOCKS[0 if value <= 0 else max(1, round(8 * value / top))] for value in means)
+
+
+def print_report(detail: Detail, out: TextIO) -> None:
+    """Print it.
+
+    Args:
+        detail: The batch's figures.
+        out: Where to; colours are for terminals only.
+    """
+    console = _console(out)
+    title = f"{one_line(detail.name)} ({detail.status})" if detail.status else one_line(detail.name)
+    if console is None:
+        print_plain(title, sections_of(detail), out)
+    else:
+        _print_rich(console, title, detail)
+
+
+def print_plain(title: str, sections: list[Section], out: TextIO) -> None:
+    """Sections as aligned text.
+
+    Args:
+        title: Stands above them.
+        sections: Their titles and rows.
+        out: Where to.
+    """
+    lines = [title]
+    for heading, rows in sections:
+        lines += ["", heading]
+        columns = max(len(row) for row in rows)
+        widths = [max(len(row[c]) for row in rows if len(row) == columns) for c in range(columns)]
+        for row in rows:
+            padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            lines.append(("  " + "  ".join(padded if len(row) > 1 else list(row))).rstrip())
+    out.write("\n".join(lines) + "\n")
+
+
+def _console(out: TextIO) -> Console | None:
+    if not out.isatty():
+        return None
+    try:
+        from rich.console import Console  # noqa: PLC0415  # an extra
+    except ImportError:
+        return None
+    return Console(file=out, highlight=False)
+
+
+def _print_rich(console: Console, title: str, detail: Detail) -> None:
+    from rich.panel import Panel  # noqa: PLC0415  # an extra
+    from rich.table import Table  # noqa: PLC0415  # an extra
+    from rich.text import Text  # noqa: PLC0415  # an extra
+
+    console.print(Text(title, style="bold"))
+    for number, (heading, rows) in enumerate(sections_of(detail)):
+        if number < 2:
+            body = Text("\n").join([Text(rows[0][0]), *(Text(row[0], style="dim") for row in rows[1:])])
+            style = "green" if number == 0 and not detail.failed else "red" if number == 0 else "blue"
+            console.print(Panel(body, title=heading, title_align="left", border_style=style))
+            continue
+        table = Table(title=heading, title_justify="left", show_header=False, title_style="bold", box=None)
+        for column in range(max(len(row) for row in rows)):
+            table.add_column(style="bold" if column == 0 else None, no_wrap=column == 0)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))  # Text, so that brackets in an error are no markup
+        console.print(table)
