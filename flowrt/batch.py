@@ -73,8 +73,8 @@ class BatchResults(list[BatchResult]):
 
     @property
     def report(self) -> BatchReport:
-        """Totals, failures by type, percentiles, throughput and the claimed speedup."""
-        return BatchReport.of(self, self.name, self.wall_time)
+        """What failed and why it took so long: totals here, more by its `text()`, `html()` and `save(path)`."""
+        return BatchReport.of(self, self.name, self.wall_time, keep=True)
 
 
 class BatchProcessor:

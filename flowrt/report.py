@@ -1,13 +1,20 @@
-"""What a batch came to: the totals of its results, in constant memory."""
+"""What a batch came to: the totals of its results in constant memory, and all that is known of them on demand."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
 
+from flowrt.errors import MissingExtraError
 from flowrt.quantiles import Quantiles
 from flowrt.records import STATUSES, BatchResult
+from flowrt.reporting.detail import Detail
+from flowrt.reporting.files import write_private
+from flowrt.reporting.memory import detail_of_results
 
 __all__ = ["BatchReport"]
 
@@ -31,11 +38,24 @@ class BatchReport:
         self.errors: Counter[str] = Counter()
         self.service_times = Quantiles()
         self.wall_time = 0.0
+        self._results: Sequence[BatchResult] | None = None
 
     @classmethod
-    def of(cls, results: Iterable[BatchResult], name: str = "batch", wall_time: float = 0.0) -> Self:
-        """The report of finished results."""
+    def of(
+        cls, results: Iterable[BatchResult], name: str = "batch", wall_time: float = 0.0, *, keep: bool = False
+    ) -> Self:
+        """The report of finished results.
+
+        Args:
+            results: Taken once.
+            name: The batch's name.
+            wall_time: How long the batch took, in seconds.
+            keep: Hold on to the results, so that `detail` and the forms made of it have all that is known of them;
+                else there are only the totals.
+        """
         report = cls(name)
+        if keep:
+            results = report._results = list(results)
         for result in results:
             report.add(result)
         report.wall_time = wall_time
@@ -81,6 +101,88 @@ class BatchReport:
         The usual figure, and an upper bound: time in which an item was held up by others' blocking counts as its own.
         """
         return self.service_times.total / self.wall_time if self.wall_time else 0.0
+
+    @property
+    def detail(self) -> Detail:
+        """All that is known: quantiles, causes with examples, what happened when. Worked out anew each time.
+
+        Of a report that was fed item by item there are only the totals.
+
+        Raises:
+            MissingExtraError: numpy is not installed.
+        """
+        if self._results is None:
+            return self._totals()
+        return detail_of_results(self._results, self.name, self.wall_time)
+
+    def _totals(self) -> Detail:
+        times = self.service_times
+        quantiles = {f"p{100 * q:g}": times.at(q) for q in (0.5, 0.9, 0.95, 0.99, 0.999)} if times.count else {}
+        if quantiles:
+            quantiles |= {"mean": times.total / times.count, "min": times.lowest, "max": times.highest}
+        known: dict[str, Any] = {"kind": "error", "http_status": None, "where": None, "raised": False, "examples": []}
+        return Detail(
+            name=self.name,
+            wall_s=self.wall_time,
+            counts=self.counts.copy(),
+            attempts=times.count,
+            service=quantiles,
+            busy_s=times.total,
+            causes=[
+                {"type": kind, "text": "", "items": count, "attempts": count, **known}
+                for kind, count in self.errors.most_common()
+            ],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, as JSON holds them; durations in seconds.
+
+        Raises:
+            MissingExtraError: numpy is not installed.
+        """
+        return self.detail.as_dict()
+
+    def html(self) -> str:
+        """One HTML page with interactive charts that needs no other file and no network.
+
+        Raises:
+            MissingExtraError: bokeh is not installed: it comes with the extra `report`.
+        """
+        from flowrt.reporting.page import page_of  # noqa: PLC0415  # heavy
+
+        return page_of(self.detail)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page, or JSON where the name ends in `.json`; only its owner may read it.
+
+        Args:
+            path: The file; one that exists is replaced.
+
+        Raises:
+            MissingExtraError: bokeh is not installed: it comes with the extra `report`.
+            OSError: It cannot be written.
+        """
+        target = Path(path)
+        write_private(target, json.dumps(self.as_dict(), indent=2) if target.suffix == ".json" else self.html())
+
+    def text(self) -> str:
+        """The report as plain text.
+
+        Raises:
+            MissingExtraError: numpy is not installed.
+        """
+        from flowrt.reporting.terminal import text_of  # noqa: PLC0415  # only for those who ask
+
+        return text_of(self.detail)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it; without numpy, the totals."""
+        from flowrt.reporting.notebook import fragment_of  # noqa: PLC0415  # only for those who ask
+
+        try:
+            return fragment_of(self.detail)
+        except MissingExtraError:
+            return fragment_of(self._totals())
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{count:,} {status}" for status, count in self.counts.items() if count)

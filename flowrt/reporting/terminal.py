@@ -13,7 +13,7 @@ from flowrt.reporting.why import what_failed, why_slow
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_report", "sections_of", "sparkline"]
+__all__ = ["plain", "print_report", "sections_of", "sparkline", "text_of"]
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _BAR: Final = 40
@@ -40,15 +40,7 @@ def sections_of(detail: Detail) -> list[Section]:
     whole = sum(detail.bound.values())
     if whole:
         spent = sorted(((s, cause) for cause, s in detail.bound.items() if s > 0), reverse=True)
-        rows = [
-            (
-                BOUND[c].label if c in BOUND else c,
-                percent(s / whole),
-                duration(s),
-                "█" * max(1, round(_BAR * s / whole)),
-            )
-            for s, c in spent
-        ]
+        rows = [(BOUND[c].label, percent(s / whole), duration(s), _bar(s / whole)) for s, c in spent if c in BOUND]
         sections.append(("Where the time went", rows))
     if detail.timeline is not None:
         line = detail.timeline
@@ -140,6 +132,15 @@ def sparkline(values: list[float]) -> str:
     return "".join(_BLOCKS[0 if value <= 0 else max(1, round(8 * value / top))] for value in means)
 
 
+def text_of(detail: Detail) -> str:
+    """The report as plain text.
+
+    Args:
+        detail: The batch's figures.
+    """
+    return plain(_title(detail), sections_of(detail))
+
+
 def print_report(detail: Detail, out: TextIO) -> None:
     """Print it.
 
@@ -148,20 +149,22 @@ def print_report(detail: Detail, out: TextIO) -> None:
         out: Where to; colours are for terminals only.
     """
     console = _console(out)
-    title = f"{one_line(detail.name)} ({detail.status})" if detail.status else one_line(detail.name)
     if console is None:
-        print_plain(title, sections_of(detail), out)
+        out.write(text_of(detail))
     else:
-        _print_rich(console, title, detail)
+        _print_rich(console, _title(detail), detail)
 
 
-def print_plain(title: str, sections: list[Section], out: TextIO) -> None:
+def _title(detail: Detail) -> str:
+    return f"{one_line(detail.name)} ({detail.status})" if detail.status else one_line(detail.name)
+
+
+def plain(title: str, sections: list[Section]) -> str:
     """Sections as aligned text.
 
     Args:
         title: Stands above them.
         sections: Their titles and rows.
-        out: Where to.
     """
     lines = [title]
     for heading, rows in sections:
@@ -171,7 +174,7 @@ def print_plain(title: str, sections: list[Section], out: TextIO) -> None:
         for row in rows:
             padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
             lines.append(("  " + "  ".join(padded if len(row) > 1 else list(row))).rstrip())
-    out.write("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _console(out: TextIO) -> Console | None:
