@@ -64,7 +64,7 @@ class BatchReport:
     def add(self, result: BatchResult) -> None:
         """Count one finished item."""
         self.counts[result.status] += 1
-        if result.attempts:
+        if result.attempts and result.status != "resumed":  # which ran in another run
             self.service_times.add(result.execution_time)
         if not result.success and result.error_type is not None:
             self.errors[result.error_type] += 1

@@ -14,6 +14,8 @@ from flowrt.cli.readers import Input
 from flowrt.cli.targets import Target
 from flowrt.cli.writer import OutputWriter
 from flowrt.encode import encode_result
+from flowrt.errors import JournalError
+from flowrt.journal import Journal
 from flowrt.records import BatchResult, Rejected
 from flowrt.report import BatchReport
 
@@ -30,6 +32,7 @@ class Job:
         source: Where they come from; closed at the end.
         target: Where results go; closed at the end.
         progress: Whether to draw a progress bar.
+        journal: The processor's journal, which whoever opened it closes.
 
     Attributes:
         report: The totals so far.
@@ -39,7 +42,15 @@ class Job:
         on_start: Called when `run` begins.
     """
 
-    def __init__(self, processor: BatchProcessor, source: Input, target: Target, *, progress: bool) -> None:
+    def __init__(
+        self,
+        processor: BatchProcessor,
+        source: Input,
+        target: Target,
+        *,
+        progress: bool,
+        journal: Journal | None = None,
+    ) -> None:
         self.report = BatchReport(processor.name)
         self.started = False
         self.over = False
@@ -49,6 +60,7 @@ class Job:
         self._source = source
         self._target = target
         self._progress = progress
+        self._journal = journal
 
     @property
     def exit_code(self) -> int:
@@ -87,7 +99,7 @@ class Job:
                     result = await anext(results)
                 except StopAsyncIteration:
                     return
-                except CommandError:  # the input's own
+                except (CommandError, JournalError):  # the input's own, the journal's
                     raise
                 except Exception:
                     if self._processor.continue_on_error or not self.report.failed:
@@ -100,7 +112,8 @@ class Job:
         if not result.success and not self.report.failed:
             self._first_failure = f"item {result.index}: {result.error}"
         self.report.add(result)
-        await writer.write(encode_result(result))
+        # the output of a run that was resumed says the same as that of one that was not
+        await writer.write(encode_result(result.replace(status="ok") if result.status == "resumed" else result))
 
     def _timed_out(self, elapsed_s: float) -> bool:
         limit_s = self._processor.batch_timeout
@@ -111,7 +124,10 @@ class Job:
         return feed.exhausted or (isinstance(feed, CountedFeed) and len(feed) == self.report.total)
 
     async def _cancel_rest(self, writer: OutputWriter) -> None:
-        """The time is over: what a file still holds ends as cancelled; a pipe might go on for ever."""
+        """The time is over: what a file still holds ends as cancelled, unless an earlier run finished it.
+
+        A pipe might go on for ever.
+        """
         left = f"batch_timeout={self._processor.batch_timeout:g} s was over"
         if not self._source.rereadable:
             say(f"{left}: what was not read by then is not in the output")
@@ -119,11 +135,13 @@ class Job:
         index = self.report.total
         async for data in self._source.feed:
             shown = data.input_data if isinstance(data, Rejected) else data
-            error = f"not started: {left}"
-            await self._put(
-                BatchResult(index, shown, success=False, status="cancelled", error=error, error_type=_NOT_STARTED),
-                writer,
-            )
+            result = None if self._journal is None else self._journal.restore(index, data)
+            if result is None:
+                error = f"not started: {left}"
+                result = BatchResult(
+                    index, shown, success=False, status="cancelled", error=error, error_type=_NOT_STARTED
+                )
+            await self._put(result, writer)
             index += 1
 
     def withdraw(self) -> None:

@@ -9,7 +9,7 @@ import click
 
 from flowrt._version import __version__
 from flowrt.cli.exits import INTERRUPTED, CommandError
-from flowrt.errors import FlowrtError
+from flowrt.errors import FlowrtError, JournalError
 
 __all__ = ["LazyGroup", "main"]
 
@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "run": ("flowrt.cli.run", "Run a node over every item of a file."),
     "top": ("flowrt.cli.top", "Watch the batches of a running process in the terminal."),
     "report": ("flowrt.cli.report", "What failed in a finished run, and why it took so long."),
+    "journal": ("flowrt.cli.journal", "Look into the journal of a run."),
     "demo": ("flowrt.demo.command", "The main job on real data against a local HTTP service."),
 }
 
@@ -56,6 +57,8 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        except JournalError as exc:
+            raise CommandError(str(exc), exc.exit_code) from exc
         except FlowrtError as exc:
             raise CommandError(str(exc)) from exc
 

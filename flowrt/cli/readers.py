@@ -54,12 +54,16 @@ class Input:
     Attributes:
         feed: Its items.
         file: Its status, to tell whether another name means the same file.
+        fd: The file itself, open until `close`.
+        format: How it is read.
         rereadable: It is a file, not a pipe, so reading to its end comes to an end.
         close: Releases the file, once the feed has been closed.
     """
 
     feed: Feed
     file: os.stat_result
+    fd: int
+    format: Format
     rereadable: bool
     close: Callable[[], None]
 
@@ -88,13 +92,14 @@ def open_input(path: str, chosen: Format | None = None) -> Input:
             if not regular:
                 raise CommandError(f"Parquet is read from its end, which {name} does not have: name a file")
             chunks, expected, release = parquet_chunks(fd, name)
-            return Input(make_feed(chunks, lambda: None, expected), status, regular, release)
+            return Input(make_feed(chunks, lambda: None, expected), status, fd, form, regular, release)
         counted: int | None = None
         if regular and status.st_size <= _COUNTED_BYTES[form]:
             counted = _count(fd, name, form)
             os.lseek(fd, 0, os.SEEK_SET)
         blocks = Blocks(fd, name)
-        return Input(make_feed(_chunks(blocks, name, form), blocks.stop, counted), status, regular, blocks.close)
+        feed = make_feed(_chunks(blocks, name, form), blocks.stop, counted)
+        return Input(feed, status, fd, form, regular, blocks.close)
     except BaseException:
         if path != "-":
             os.close(fd)

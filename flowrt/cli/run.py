@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -26,6 +27,7 @@ Examples:
   flowrt run enrich:node airports.jsonl -o enriched.jsonl --max-concurrency 50
   flowrt run crawl:Fetch urls.csv -o pages.jsonl --item-timeout 10 --metrics-port 9464
   flowrt run ask:model prompts.jsonl -o answers.jsonl --max-concurrency 1:200 --rate 600/min --retries 4
+  flowrt run ask:model prompts.jsonl -o answers.jsonl --journal answers.journal
   cat urls.jsonl | flowrt run crawl:fetch - -o - | jq .output
 
 \b
@@ -34,8 +36,13 @@ execution_time (seconds), written when its item is done. A line of INPUT that ca
 item whose error names the line. OUTPUT is OUTPUT.partial until it is complete.
 
 \b
-Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 unreadable input,
-130 and 143 interrupted.
+With --journal a run that was killed or interrupted is resumed by the same command: what had finished is
+not run again, and OUTPUT has each index exactly once.
+
+\b
+Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 3 the journal belongs to another run, 4 the
+journal is damaged, 5 the disk failed, 65 unreadable input, 75 the journal is in use, 130 and 143
+interrupted.
 """
 
 
@@ -81,6 +88,10 @@ Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 5 the disk failed, 65 un
     show_default=True,
     help="Where items run; functions that are not async run in threads in any case.",
 )
+@click.option(
+    "--journal", metavar="FILE", help="Keep what is finished there, and resume from it; made where it does not exist."
+)
+@click.option("--retry-failed", is_flag=True, help="Run the items again that the journal has as not ok.")
 @serving_options(port=None)
 @click.option("--otlp-endpoint", metavar="URL", help="Send spans there by OTLP over HTTP.")
 @click.option("--record", metavar="FILE", help="Record every attempt's times for flowrt report and flowrt whatif.")
@@ -102,6 +113,8 @@ def run(
     rates: tuple[RateLimit, ...],
     hedge: Hedge | None,
     executor: str,
+    journal: str | None,
+    retry_failed: bool,
     serving: Serving,
     otlp_endpoint: str | None,
     record: str | None,
@@ -120,10 +133,13 @@ def run(
     from flowrt.batch import BatchProcessor  # noqa: PLC0415
     from flowrt.cli.job import Job  # noqa: PLC0415
     from flowrt.cli.loading import load_node  # noqa: PLC0415
+    from flowrt.cli.resuming import open_journal, tell_what_is_done, written_by  # noqa: PLC0415
     from flowrt.cli.targets import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
     from flowrt.policies import RetryPolicy  # noqa: PLC0415
     from flowrt.summary import print_summary  # noqa: PLC0415
 
+    if retry_failed and journal is None:
+        raise CommandError("--retry-failed needs the journal of the run that had failures: pass --journal FILE")
     stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
     loaded = load_node(node)
     try:
@@ -142,19 +158,29 @@ def run(
     except (TypeError, ValueError) as exc:
         raise CommandError(str(exc)) from exc
     opened = open_input(source, input_format)
-    target = open_target(output, stdout=stdout, overwrite=overwrite, not_this=opened.file)
-    job = Job(processor, opened, target, progress=not quiet and _can_draw())
-    if serving.get("metrics_port") is not None and not quiet and log_format is None:
-        job.on_start = _tell_where_metrics_are  # with a log format, `runtime.started` has it
-    try:
-        _launch(job, serving, otlp_endpoint=otlp_endpoint, log_format=log_format)
-    except OutputClosedError:  # as `| head` does: nothing to complain about
-        raise SystemExit(SOME_FAILED) from None
-    finally:
-        # where events are read by a program, the totals are in `batch.completed`
-        if job.over and not quiet and (log_format != "json" or sys.stderr.isatty()):
-            print_summary(job.report)
-    raise SystemExit(job.exit_code)
+    with ExitStack() as until_the_end:
+        kept = None
+        if journal is not None:  # before the output is touched: it may be that of the run that has the journal
+            kept = open_journal(journal, processor.node, opened, output, retry_failed=retry_failed)
+            processor.journal = until_the_end.enter_context(kept)
+            if not quiet:
+                tell_what_is_done(kept)
+        ours = (lambda _: False) if kept is None else written_by(kept)
+        target = open_target(output, stdout=stdout, overwrite=overwrite, not_this=opened.file, ours=ours)
+        job = Job(processor, opened, target, progress=not quiet and _can_draw(), journal=kept)
+        if serving.get("metrics_port") is not None and not quiet and log_format is None:
+            job.on_start = _tell_where_metrics_are  # with a log format, `runtime.started` has it
+        try:
+            _launch(job, serving, otlp_endpoint=otlp_endpoint, log_format=log_format)
+        except OutputClosedError:  # as `| head` does: nothing to complain about
+            raise SystemExit(SOME_FAILED) from None
+        finally:
+            # where events are read by a program, the totals are in `batch.completed`
+            if job.over and not quiet and (log_format != "json" or sys.stderr.isatty()):
+                print_summary(job.report)
+            if kept is not None and job.started and not job.complete:
+                say(f"run the same command again to go on: what finished is in {kept.path}")
+        raise SystemExit(job.exit_code)
 
 
 def _launch(job: Job, serving: Serving, *, otlp_endpoint: str | None, log_format: LogFormat | None) -> None:

@@ -9,6 +9,7 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -30,17 +31,26 @@ class FileTarget:
         path: The final name.
         overwrite: Whether a file of that name may be replaced.
         not_this: The input's status; neither name may mean the same file.
+        ours: Whether a file of that name is what the run has written before, and may be replaced too.
 
     Raises:
         CommandError: The output exists, is the input, a symlink, a folder, or cannot be made.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, not_this: os.stat_result) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        not_this: os.stat_result,
+        ours: Callable[[Path], bool] = lambda _: False,
+    ) -> None:
         self.name = str(path)
         self.partial = path.with_name(f"{path.name}.partial")
         self.written = False
         self._path = path
         self._overwrite = overwrite
+        self._ours = ours
         self._check(path, not_this)
         self._check(self.partial, not_this)
         self.fd = self._open()
@@ -61,6 +71,9 @@ class FileTarget:
             kind = "a folder" if stat.S_ISDIR(there.st_mode) else "no regular file"
             raise CommandError(f"output {path} is {kind}: name a file")
         if path == self._path and not self._overwrite:
+            if self._ours(path):
+                self._overwrite = True
+                return
             raise CommandError(f"output {path} exists: pass --overwrite to replace it")
 
     def _open(self) -> int:
@@ -166,7 +179,14 @@ class StreamTarget:
 Target = FileTarget | StreamTarget
 
 
-def open_target(output: str, *, stdout: int | None, overwrite: bool, not_this: os.stat_result) -> Target:
+def open_target(
+    output: str,
+    *,
+    stdout: int | None,
+    overwrite: bool,
+    not_this: os.stat_result,
+    ours: Callable[[Path], bool] = lambda _: False,
+) -> Target:
     """Open the output, or find out that it cannot be, before the first item.
 
     Args:
@@ -174,6 +194,7 @@ def open_target(output: str, *, stdout: int | None, overwrite: bool, not_this: o
         stdout: What `own_stdout` gave, where the output is that.
         overwrite: Whether an existing file may be replaced.
         not_this: The input's status.
+        ours: Whether an existing file is what the run has written before, and may be replaced too.
 
     Raises:
         CommandError: The output exists, is the input, a symlink, a folder, or cannot be made.
@@ -198,7 +219,7 @@ def open_target(output: str, *, stdout: int | None, overwrite: bool, not_this: o
             raise _unwritable(output, exc) from exc
     if not path.parent.is_dir():
         raise CommandError(f"output folder {str(path.parent)!r} does not exist: make it first")
-    return FileTarget(path, overwrite=overwrite, not_this=not_this)
+    return FileTarget(path, overwrite=overwrite, not_this=not_this, ours=ours)
 
 
 def own_stdout() -> int:

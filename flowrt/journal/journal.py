@@ -159,6 +159,19 @@ class Journal:
             return result
         return None if self._retry_failed else result_of_line(line, input_data)
 
+    def line(self, index: int) -> bytes | None:
+        """The line of an output file for an item that an earlier run finished, or None.
+
+        Args:
+            index: The item's place in the input.
+
+        Raises:
+            JournalDamagedError: The journal was damaged since it was opened.
+            JournalDiskError: The journal cannot be read.
+        """
+        entry = self._table.get(index)
+        return None if entry is None else decode_record(self._file.line_at(entry[0]))[1]
+
     # -- what is done from now on --------------------------------------------------------------------------------
 
     def start(

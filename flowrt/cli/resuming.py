@@ -1,0 +1,92 @@
+"""`--journal`: the journal of a command's run, opened before anything else is touched, and the output that it wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from flowrt.cli.exits import CommandError, say
+from flowrt.cli.readers import Input
+from flowrt.journal import Journal, JournalPolicy, digest_of_file
+from flowrt.nodes.base import BaseNode
+
+__all__ = ["open_journal", "tell_what_is_done", "written_by"]
+
+_LOOKED_AT_LINES: Final = 1000
+
+
+def open_journal(path: str, node: BaseNode, source: Input, output: str, *, retry_failed: bool) -> Journal:
+    """Open a run's journal; of an input that is a file the whole content is compared, else each item.
+
+    Args:
+        path: The journal.
+        node: What runs.
+        source: The input.
+        output: The output, which must be another file.
+        retry_failed: Run the items again that had not ended ok.
+
+    Raises:
+        CommandError: The path cannot be a journal's, or is the input's or the output's.
+        JournalError: The journal belongs to another run, is damaged or in use, or its disk failed.
+    """
+    if not path:
+        raise CommandError("--journal needs the name of a file")
+    if output != "-" and Path(path).resolve() in {Path(output).resolve(), Path(f"{output}.partial").resolve()}:
+        raise CommandError(f"journal {path} is the output itself: give the journal another name")
+    try:
+        if os.path.samestat(Path(path).stat(), source.file):
+            raise CommandError(f"journal {path} is the input itself: give the journal another name")
+    except (OSError, ValueError):
+        pass  # there is none yet, or none can be there, which is told below
+    content = digest_of_file(source.fd) if source.rereadable else "a stream, each item compared"
+    policy = JournalPolicy(
+        path,
+        retry_failed=retry_failed,
+        fingerprint={"input": content, "input_format": source.format},
+        check_inputs=not source.rereadable,
+    )
+    try:
+        return policy.open(node)
+    except ValueError as exc:
+        raise CommandError(str(exc)) from exc
+
+
+def tell_what_is_done(journal: Journal) -> None:
+    """Say on stderr what an earlier run has finished.
+
+    Args:
+        journal: Just opened.
+    """
+    if journal.held:
+        counts = ", ".join(f"{count:,} {status}" for status, count in journal.counts().items() if count)
+        say(f"resuming from {journal.path}: {counts}")
+
+
+def written_by(journal: Journal) -> Callable[[Path], bool]:
+    """What tells whether an output holds this very run's results, so that the run may replace it.
+
+    Args:
+        journal: The run's.
+    """
+
+    def is_written(path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                return any(_is_held(journal, line) for line in islice(file, _LOOKED_AT_LINES))
+        except OSError:
+            return False
+
+    return is_written
+
+
+def _is_held(journal: Journal, line: bytes) -> bool:
+    try:
+        index = json.loads(line)["index"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+    # times are in it to the nanosecond: a line of another run is never the same
+    return isinstance(index, int) and journal.line(index) == line
