@@ -1,0 +1,391 @@
+"""`flowrt run --journal` from the outside: what it resumes, what it refuses, and what it leaves when it ends early."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Flowrt = Callable[..., "subprocess.CompletedProcess[str]"]
+LinesOf = Callable[[Any], list[dict[str, Any]]]
+Command = tuple[list[str], dict[str, str]]
+
+NODES = """
+import asyncio, os
+
+def ran(item):
+    with open("ran", "a") as file:
+        file.write(f"{item}\\n")
+
+async def note(item):
+    ran(item)
+    return {"v": item}
+
+async def slow(item):
+    ran(item)
+    await asyncio.sleep(0.05)
+    return {"v": item}
+
+async def odd_fails(item):
+    ran(item)
+    if item % 2 and not os.path.exists("mended"):
+        raise ValueError(f"{item} is odd")
+    return {"v": item}
+
+async def waits(item):
+    ran(item)
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    return {"v": item}
+
+async def big(item):
+    ran(item)
+    await asyncio.sleep(0.001)
+    return "x" * 20_000
+
+async def login(item):
+    ran(0)
+    return item["user"]
+"""
+
+RUN = ("in.jsonl", "-o", "out.jsonl", "--journal", "run.journal")
+
+
+@pytest.fixture(autouse=True)
+def _nodes(folder: Path) -> None:
+    (folder / "jobs.py").write_text(NODES)
+
+
+def write_items(folder: Path, items: Any) -> None:
+    (folder / "in.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def ran(folder: Path) -> list[int]:
+    path = folder / "ran"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"__pycache__", "jobs.py", "nodes.py", "in.jsonl", "ran"}
+
+
+def start(command: Command, folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    """Start the command and wait until its node has run once."""
+    process = subprocess.Popen(
+        [*command[0], "run", *words], cwd=folder, env=command[1], stderr=subprocess.PIPE, text=True, **options
+    )
+    while not (folder / "ran").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_run_is_resumed_by_the_same_command(
+    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
+) -> None:
+    write_items(folder, range(60))
+    process = start(command, folder, "jobs:slow", *RUN)
+    while len(ran(folder)) < 30:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert files(folder) <= {"run.journal", "out.jsonl.partial"}
+    done = flowrt("run", "jobs:slow", *RUN)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from run.journal: " in done.stderr
+    assert "resumed" in done.stderr.split("resuming from")[1]  # in the summary
+    assert files(folder) == {"run.journal", "out.jsonl"}
+    lines = lines_of(folder / "out.jsonl")
+    assert [(line["index"], line["output"], line["status"]) for line in lines] == [
+        (x, {"v": x}, "ok") for x in range(60)
+    ]
+    assert 60 <= len(ran(folder)) <= 60 + 10
+    for name in files(folder):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+
+
+def test_the_same_command_after_the_end_runs_nothing_and_gives_the_same_output(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(20))
+    assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
+    first = sorted((folder / "out.jsonl").read_bytes().splitlines())
+    again = flowrt("run", "jobs:odd_fails", *RUN, "--quiet")
+    assert (again.returncode, again.stderr) == (1, "")
+    assert sorted((folder / "out.jsonl").read_bytes().splitlines()) == first
+    assert len(ran(folder)) == 20
+
+
+def test_somebody_elses_output_is_not_replaced_for_a_journals_sake(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(3))
+    assert flowrt("run", "jobs:note", *RUN).returncode == 0
+    (folder / "out.jsonl").write_text('{"index": 0, "success": true}\nmine\n')
+    done = flowrt("run", "jobs:note", *RUN)
+    assert done.returncode == 2
+    assert "output out.jsonl exists: pass --overwrite" in done.stderr
+    assert "mine" in (folder / "out.jsonl").read_text()
+
+
+def test_failed_items_run_again_when_asked(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    write_items(folder, range(10))
+    assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
+    assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
+    assert len(ran(folder)) == 10
+    (folder / "mended").touch()
+    done = flowrt("run", "jobs:odd_fails", *RUN, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    assert sorted(ran(folder)[10:]) == [1, 3, 5, 7, 9]
+    assert [line["output"] for line in lines_of(folder / "out.jsonl")] == [{"v": x} for x in range(10)]
+    alone = flowrt("run", "jobs:odd_fails", "in.jsonl", "-o", "other.jsonl", "--retry-failed")
+    assert alone.returncode == 2
+    assert "pass --journal FILE" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "node", "more", "said"),
+    [
+        ("9\n1\n2\n", "jobs:note", (), "input was"),
+        ("0\n1\n2\n3\n", "jobs:note", (), "input was"),
+        ("0\n1\n2\n", "jobs:odd_fails", (), "code was"),
+        ("0\n1\n2\n", "jobs:note", ("--input-format", "csv"), "input_format was"),
+    ],
+)
+def test_another_runs_journal_is_refused_and_nothing_is_touched(
+    folder: Path, flowrt: Flowrt, change: str, node: str, more: tuple[str, ...], said: str
+) -> None:
+    write_items(folder, range(3))
+    assert flowrt("run", "jobs:note", *RUN).returncode == 0
+    (folder / "out.jsonl.partial").write_text("of another run\n")
+    before = {name: (folder / name).read_bytes() for name in files(folder)}
+    (folder / "in.jsonl").write_text(change)
+    done = flowrt("run", node, *RUN, "--overwrite", *more)
+    assert done.returncode == 3
+    assert "belongs to another run" in done.stderr
+    assert said in done.stderr
+    assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+    assert len(ran(folder)) == 3
+
+
+def test_settings_that_do_not_change_what_an_item_is_may_change(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(6))
+    assert flowrt("run", "jobs:note", *RUN).returncode == 0
+    (folder / "in.jsonl").rename(folder / "moved.jsonl")
+    words = ("moved.jsonl", "-o", "other.jsonl", "--journal", "run.journal", "--max-concurrency", "3", "--retries", "2")
+    done = flowrt("run", "jobs:note", *words, "--item-timeout", "5")
+    assert done.returncode == 0, done.stderr
+    assert len(ran(folder)) == 6
+
+
+def test_a_damaged_journal_ends_with_4_and_says_where(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(50))
+    assert flowrt("run", "jobs:note", *RUN, "--max-concurrency", "1").returncode == 0
+    data = bytearray((folder / "run.journal").read_bytes())
+    at = data.index(b'"output": {"v": 20}')
+    begins = data.rindex(b"\n", 0, at) + 1
+    data[at] ^= 1
+    (folder / "run.journal").write_bytes(data)
+    for words in (("run", "jobs:note", *RUN), ("journal", "show", "run.journal"), ("journal", "export", "run.journal")):
+        done = flowrt(*words)
+        assert done.returncode == 4
+        assert f"is damaged at offset {begins} (" in done.stderr
+        assert "flowrt journal salvage FILE NEW" in done.stderr
+    assert len(ran(folder)) == 50
+    saved = flowrt("journal", "salvage", "run.journal", "whole.journal")
+    assert saved.returncode == 0
+    assert "49 items saved in whole.journal" in saved.stderr
+    again = flowrt("run", "jobs:note", "in.jsonl", "-o", "out.jsonl", "--journal", "whole.journal", "--overwrite")
+    assert again.returncode == 0, again.stderr
+    assert ran(folder)[50:] == [20]
+
+
+def test_a_second_run_on_a_journal_ends_with_75_and_the_first_goes_on(
+    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
+) -> None:
+    write_items(folder, range(60))
+    process = start(command, folder, "jobs:waits", *RUN)
+    second = flowrt("run", "jobs:waits", *RUN)
+    (folder / "go").touch()
+    assert second.returncode == 75
+    assert "in use by another run" in second.stderr
+    assert process.wait(60) == 0
+    process.communicate()
+    assert len(lines_of(folder / "out.jsonl")) == 60
+    assert sorted(ran(folder)) == list(range(60))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_keeps_what_was_in_flight_and_is_resumed(
+    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf, signum: int, code: int
+) -> None:
+    write_items(folder, range(60))
+    process = start(command, folder, "jobs:slow", *RUN, "--max-concurrency", "5")
+    process.send_signal(signum)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code, said
+    assert "run the same command again to go on: what finished is in run.journal" in said
+    assert "Traceback" not in said
+    assert not (folder / "out.jsonl").exists()
+    before = len(ran(folder))
+    assert before < 60
+    done = flowrt("run", "jobs:slow", *RUN)
+    assert done.returncode == 0, done.stderr
+    assert sorted(ran(folder)) == list(range(60))  # none ran twice
+    assert len(lines_of(folder / "out.jsonl")) == 60
+
+
+def test_a_reader_who_leaves_ends_the_run_which_is_resumed(
+    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
+) -> None:
+    write_items(folder, range(200))
+    words = ("jobs:big", "in.jsonl", "-o", "-", "--journal", "run.journal")
+    process = start(command, folder, *words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.read(1000)
+    process.stdout.close()
+    assert process.wait(60) == 1
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert "Traceback" not in said
+    assert "what finished is in run.journal" in said
+    done = flowrt("run", *words)
+    assert done.returncode == 0, done.stderr
+    assert [line["index"] for line in lines_of(done.stdout)] == list(range(200))
+    assert 200 <= len(ran(folder)) <= 200 + 10
+
+
+def test_a_full_disk_ends_with_5_and_the_run_is_resumed(
+    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
+) -> None:
+    write_items(folder, range(300))
+    most = 1_500_000  # bytes that a file may have: the journal is told of its room before the first item
+    process = start(
+        command,
+        folder,
+        *("jobs:big", "in.jsonl", "-o", "/dev/null", "--journal", "run.journal"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 5, said
+    assert "run.journal: writing it failed: File too large" in said
+    assert "Traceback" not in said
+    assert 10 < len(ran(folder)) < 300
+    done = flowrt("run", "jobs:big", *RUN)
+    assert done.returncode == 0, done.stderr
+    assert len(lines_of(folder / "out.jsonl")) == 300
+    assert len(ran(folder)) <= 300 + 10
+
+
+def test_a_disk_without_room_is_told_before_the_first_item(folder: Path, command: Command) -> None:
+    write_items(folder, range(3))
+    most = 100_000
+    done = subprocess.run(
+        [*command[0], "run", "jobs:note", *RUN],
+        cwd=folder,
+        env=command[1],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),  # one thread
+    )
+    assert done.returncode == 5, done.stderr
+    assert "journal run.journal: writing it failed" in done.stderr
+    assert ran(folder) == []
+    assert "out.jsonl" not in files(folder)
+
+
+@pytest.mark.parametrize(
+    ("journal", "output", "said"),
+    [
+        ("in.jsonl", "out.jsonl", "is the input itself"),
+        ("./out.jsonl", "out.jsonl", "is the output itself"),
+        ("out.jsonl.partial", "out.jsonl", "is the output itself"),
+        ("no/run.journal", "out.jsonl", "its folder does not exist"),
+        (".", "out.jsonl", "it is a folder"),
+        ("", "out.jsonl", "needs the name of a file"),
+    ],
+)
+def test_a_place_where_no_journal_can_be_is_bad_usage(
+    folder: Path, flowrt: Flowrt, journal: str, output: str, said: str
+) -> None:
+    write_items(folder, range(3))
+    done = flowrt("run", "jobs:note", "in.jsonl", "-o", output, "--journal", journal, "--overwrite")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert ran(folder) == []
+    assert (folder / "in.jsonl").read_text() == "0\n1\n2\n"
+
+
+def test_items_of_a_pipe_are_compared_one_by_one(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    words = ("run", "jobs:note", "-", "-o", "-", "--journal", "run.journal", "--quiet")
+    assert flowrt(*words, stdin="1\n2\n").returncode == 0
+    longer = flowrt(*words, stdin="1\n2\n3\n")
+    assert [line["output"]["v"] for line in lines_of(longer.stdout)] == [1, 2, 3]
+    assert ran(folder) == [1, 2, 3]
+    other = flowrt(*words, stdin="1\n5\n3\n")
+    assert other.returncode == 3
+    assert "item 1 had another input then" in other.stderr
+    shorter = flowrt(*words, stdin="1\n")
+    assert shorter.returncode == 3
+    assert "holds item 2 and the input ends after 1" in shorter.stderr
+    assert ran(folder) == [1, 2, 3]
+
+
+def test_a_line_that_cannot_be_read_is_a_failed_item_each_time(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    (folder / "in.jsonl").write_text("0\n{\n2\n")
+    for _ in range(2):
+        assert flowrt("run", "jobs:note", *RUN).returncode == 1
+        assert [line["status"] for line in lines_of(folder / "out.jsonl")] == ["ok", "failed", "ok"]
+    assert sorted(ran(folder)) == [0, 2]
+
+
+def test_a_run_whose_time_was_over_goes_on_where_it_stopped(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    write_items(folder, range(100))
+    first = flowrt("run", "jobs:slow", *RUN, "--batch-timeout", "0.3", "--max-concurrency", "2")
+    assert first.returncode == 1, first.stderr
+    lines = lines_of(folder / "out.jsonl")
+    assert [line["index"] for line in lines] == list(range(100))
+    assert {line["status"] for line in lines} == {"ok", "cancelled"}
+    again = flowrt("run", "jobs:slow", *RUN, "--batch-timeout", "0.0001", "--max-concurrency", "2")
+    assert again.returncode == 1, again.stderr
+    ok = {line["index"] for line in lines if line["status"] == "ok"}
+    assert ok <= {line["index"] for line in lines_of(folder / "out.jsonl") if line["status"] == "ok"}
+    assert flowrt("run", "jobs:slow", *RUN, "--max-concurrency", "50").returncode == 0
+    assert {line["status"] for line in lines_of(folder / "out.jsonl")} == {"ok"}
+
+
+def test_fail_fast_and_a_journal_that_fails_are_not_taken_for_each_other(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(10))
+    for words, count in (((), 2), ((), 2), (("--retry-failed",), 3)):
+        done = flowrt("run", "jobs:odd_fails", *RUN, "--fail-fast", "--max-concurrency", "1", *words)
+        assert done.returncode == 1
+        assert "stopped at the first failure, as --fail-fast asks: item 1: 1 is odd" in done.stderr
+        assert len(ran(folder)) == count
+
+
+def test_no_input_stands_in_the_journal(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, [{"user": "ada", "password": "canary"}])
+    assert flowrt("run", "jobs:login", *RUN).returncode == 0
+    assert b"ada" in (folder / "run.journal").read_bytes()
+    assert b"canary" not in (folder / "run.journal").read_bytes()
+
+
+def test_a_journal_that_nobody_may_write_is_told_before_the_first_item(folder: Path, flowrt: Flowrt) -> None:
+    if os.getuid() == 0:  # root may write anywhere but into a file that is no file
+        place = "/proc/run.journal"
+    else:
+        (folder / "closed").mkdir(mode=0o500)
+        place = "closed/run.journal"
+    write_items(folder, range(3))
+    done = flowrt("run", "jobs:note", "in.jsonl", "-o", "out.jsonl", "--journal", place)
+    assert done.returncode in {2, 5}
+    assert f"journal '{place}' cannot be opened" in done.stderr
+    assert ran(folder) == []
