@@ -17,7 +17,7 @@ __all__ = ["RuntimeProvider", "SpanTarget"]
 
 
 class SpanTarget(Protocol):
-    """Where finished spans go."""
+    """Where finished spans go. One that has `takes_encoded = True` takes item spans as bytes, too, already encoded."""
 
     def put(self, span: Any) -> None:
         """Take a sampled span that has ended: an `ItemSpan` or one of the SDK's."""
@@ -57,6 +57,11 @@ class RuntimeProvider(TracerProvider):
     def hand_over(self) -> Callable[[Any], None]:
         """What takes a sampled span that has ended."""
         return _nowhere if self.target is None else self.target.put
+
+    @property
+    def takes_encoded(self) -> bool:
+        """Whether that takes item spans that are encoded already."""
+        return bool(getattr(self.target, "takes_encoded", False))
 
     def make_fast_tracing(self, shape: TraceShape, tail: TailSampling | None) -> FastTracingInstrument | None:
         """An instrument that makes a batch's item spans itself; None where a processor wants to see the SDK's."""

@@ -21,7 +21,8 @@ from flowrt.telemetry.metrics import METRICS
 from flowrt.telemetry.provider import RuntimeProvider
 from flowrt.telemetry.render import console_renderer, first_class, json_line, one_line_values
 from flowrt.telemetry.sink import LineSink
-from flowrt.telemetry.wire import encode_spans
+from flowrt.telemetry.span import SCOPE
+from flowrt.telemetry.wire import Envelope, encode_spans
 
 __all__ = ["LogFormat", "LogLevel", "LogSetup", "TraceSetup"]
 
@@ -169,8 +170,9 @@ class TraceSetup:
                     otlp_endpoint,
                 )
             return
-        pipeline = _make_pipeline(otlp_endpoint)
-        provider = _install(service_name)
+        resource = _resource(service_name)
+        pipeline = _make_pipeline(otlp_endpoint, resource)
+        provider = _install(resource)
         if pipeline is not None:
             self.pipeline = provider.target = METRICS.pipeline = pipeline
 
@@ -205,19 +207,27 @@ class TraceSetup:
 _ours: Final[list[RuntimeProvider]] = []  # at most one
 
 
-def _install(service_name: str | None) -> RuntimeProvider:
+def _resource(service_name: str | None) -> Resource:
+    """What the process's own provider describes."""
+    if not _ours:
+        return Resource.create({} if service_name is None else {"service.name": service_name})
+    resource = _ours[0].resource
+    running = resource.attributes.get("service.name")
+    if service_name is not None and service_name != running:
+        _log.warning("service_name=%r is not used: this process traces as %r already", service_name, running)
+    return resource
+
+
+def _install(resource: Resource) -> RuntimeProvider:
     if _ours:
-        running = _ours[0].resource.attributes.get("service.name")
-        if service_name is not None and service_name != running:
-            _log.warning("service_name=%r is not used: this process traces as %r already", service_name, running)
         return _ours[0]
-    provider = RuntimeProvider(Resource.create({} if service_name is None else {"service.name": service_name}))
+    provider = RuntimeProvider(resource)
     trace.set_tracer_provider(provider)
     _ours.append(provider)
     return provider
 
 
-def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
+def _make_pipeline(otlp_endpoint: str | None, resource: Resource) -> SpanPipeline | None:
     """The way out that the argument or the environment asks for."""
     wanted = _env("OTEL_TRACES_EXPORTER").lower()
     if otlp_endpoint is None:
@@ -244,10 +254,12 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
         request: bytes = trace_encoder.encode_spans(spans).SerializeToString()
         return request
 
-    def encode(spans: Sequence[Any]) -> bytes:
-        return encode_spans(spans, encode_others)
+    home = Envelope(resource, SCOPE)
 
-    return SpanPipeline(make_transport(settings), encode, **_pipeline_settings())
+    def encode(spans: Sequence[Any]) -> bytes:
+        return encode_spans(spans, encode_others, home)
+
+    return SpanPipeline(make_transport(settings), encode, takes_encoded=True, **_pipeline_settings())
 
 
 def _over_grpc() -> bool:

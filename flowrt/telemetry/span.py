@@ -24,10 +24,15 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from flowrt._version import __version__
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["Additions", "ItemSpan", "SpanFrame"]
+__all__ = ["SCOPE", "Additions", "ItemSpan", "SpanFrame"]
+
+SCOPE: Final = InstrumentationScope("flowrt", __version__)
+"""The tracer that item spans come from."""
 
 _log = logging.getLogger("flowrt.tracing")
 _SPAN_ID_BITS: Final = 64
@@ -51,14 +56,16 @@ class SpanFrame:
         trace_state: What the sampler gave.
         recording: Whether the sampler wants them recorded.
         offset_ns: Nanoseconds from the batch's clock to 1970.
-        hand_over: Takes every sampled span that has ended.
+        hand_over: Takes every sampled span that has ended, or its encoding.
 
     Attributes:
         template: The encoder's own handle.
+        encode: Encodes a plain span as it ends, for `hand_over` to take; None where that wants the spans themselves.
     """
 
     __slots__ = (
         "attributes",
+        "encode",
         "flags",
         "hand_over",
         "limits",
@@ -88,7 +95,7 @@ class SpanFrame:
         trace_state: TraceState,
         recording: bool,
         offset_ns: int,
-        hand_over: Callable[[ItemSpan], None],
+        hand_over: Callable[[Any], None],
     ) -> None:
         self.name = name
         self.resource = resource
@@ -104,6 +111,7 @@ class SpanFrame:
         self.offset_ns = offset_ns
         self.hand_over = hand_over
         self.template: Any = None
+        self.encode: Callable[[int, int, int, int, int], bytes] | None = None
 
 
 class Additions:
@@ -157,7 +165,7 @@ class ItemSpan(trace.Span):
         self.index = index
         self.start_ns = start_ns
         self.end_ns = 0
-        self.token: Token[Context] | None = None
+        self.token: Token[Context] | None  # set by who makes it the current one
         self.wait_ns: int  # set at the end, as is the next
         self.attempts: int
 

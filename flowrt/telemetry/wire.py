@@ -1,8 +1,9 @@
 """Spans as OTLP protobuf, written straight into bytes.
 
 The fields and their numbers are those of opentelemetry-proto's `trace/v1/trace.proto` and `common/v1/common.proto`.
-An item span to which nothing was added has a fixed layout, so its batch's constants are encoded once and one
-`struct.pack` writes the whole span.
+An item span to which nothing was added is all constants but for its ids, times and index: what is constant is encoded
+once per batch, and one `struct.pack` writes the whole span. That is cheaper than to keep the span until somebody else
+encodes it, so it is done as the item ends, and what waits for export are bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
@@ -20,9 +22,12 @@ from flowrt.telemetry.span import Additions, ItemSpan, SpanFrame
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["encode_spans"]
+__all__ = ["EncodePlain", "Envelope", "encode_spans", "plain_encoder", "template_of"]
 
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
+
+EncodePlain = Callable[[int, int, int, int, int], bytes]
+"""Encodes a span of the given ids, index, start, end and wait in nanoseconds, as the scope's field `spans`."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _KIND_INTERNAL: Final = 1  # SPAN_KIND_INTERNAL
@@ -32,148 +37,185 @@ _STATUS_CODES: Final = {"UNSET": 0, "OK": 1, "ERROR": 2}
 _UINT64: Final = (1 << 64) - 1
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
+_TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
+_SPAN_ID_KEY: Final = b"\x12\x08"  # field 2, of 8 bytes
+_START_KEY: Final = 0x39  # field 7, of 64 bits
+_END_KEY: Final = 0x41  # field 8, of 64 bits
+_MOST_BLOCKS: Final = 1_024
+_pack_double: Final = struct.Struct("<d").pack
 
-def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
+
+def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers, home: Envelope | None = None) -> bytes:
     """One ExportTraceServiceRequest.
 
     Args:
-        spans: Item spans and the SDK's own, mixed.
+        spans: Item spans, item spans that are encoded already, and the SDK's own, mixed.
         encode_others: Encodes the SDK's own as a request; requests joined are a request.
+        home: What those belong to that are encoded already, where there are any.
     """
-    by_frame: dict[SpanFrame, list[ItemSpan]] = {}
+    plain: list[bytes] = []
     others: list[ReadableSpan] = []
-    last: SpanFrame | None = None
-    mine: list[ItemSpan] = []
+    by_frame: dict[SpanFrame, list[ItemSpan]] = {}
     for span in spans:
-        if span.__class__ is not ItemSpan:
+        kind = type(span)
+        if kind is bytes:
+            plain.append(span)
+        elif kind is ItemSpan:
+            by_frame.setdefault(span.frame, []).append(span)
+        else:
             others.append(span)
-            continue
-        if span.frame is not last:
-            last = span.frame
-            mine = by_frame.setdefault(last, [])
-        mine.append(span)
 
-    by_scope: dict[tuple[int, int], tuple[SpanFrame, list[bytes]]] = {}
+    by_origin: dict[tuple[int, int], tuple[Envelope, list[bytes]]] = {}
+    if home is not None and plain:
+        by_origin[home.origin] = home, plain
     for frame, its_spans in by_frame.items():
-        _, encoded = by_scope.setdefault((id(frame.resource), id(frame.scope)), (frame, []))
-        encoded += map(_template_of(frame).encode, its_spans)
+        template = template_of(frame)
+        _, encoded = by_origin.setdefault(template.envelope.origin, (template.envelope, []))
+        encoded += map(template.encode, its_spans)
 
     parts: list[bytes] = []
-    for frame, encoded in by_scope.values():
-        _add_resource_spans(parts, frame.template, encoded)
+    for envelope, encoded in by_origin.values():
+        envelope.enclose(encoded, parts)
     if others:
         parts.append(encode_others(others))
     return b"".join(parts)
 
 
-def _add_resource_spans(parts: list[bytes], template: _Template, spans: list[bytes]) -> None:
-    """The request's field `resource_spans`, with one scope, in pieces: joined once, they are copied once."""
-    scope_size = len(template.scope_head) + sum(map(len, spans)) + len(template.scope_tail)
-    before_scope = _key(2, _LENGTH) + _varint(scope_size) + template.scope_head
-    size = len(template.resource_head) + len(before_scope) - len(template.scope_head) + scope_size
-    size += len(template.resource_tail)
-    parts += (_key(1, _LENGTH), _varint(size), template.resource_head, before_scope)
-    parts += spans
-    parts += (template.scope_tail, template.resource_tail)
+class Envelope:
+    """What spans of one origin are sent in, encoded.
+
+    Args:
+        resource: What their provider describes.
+        scope: The tracer that they come from.
+    """
+
+    def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
+        self.origin = id(resource), id(scope)
+        self._of = resource, scope  # kept, so that nothing else has their ids
+        self._scope_head = _message(1, _scope(scope))
+        self._scope_tail = _text(3, scope.schema_url)
+        self._resource_head = _message(1, _attributes(1, resource.attributes))
+        self._resource_tail = _text(3, resource.schema_url)
+
+    def enclose(self, spans: list[bytes], parts: list[bytes]) -> None:
+        """The request's field `resource_spans`, with one scope, in pieces: joined once, they are copied once.
+
+        Args:
+            spans: Each the scope's field `spans`.
+            parts: Where the pieces are added.
+        """
+        scope_size = len(self._scope_head) + sum(map(len, spans)) + len(self._scope_tail)
+        before_scope = _key(2, _LENGTH) + _varint(scope_size)
+        size = len(self._resource_head) + len(before_scope) + scope_size + len(self._resource_tail)
+        parts += (_key(1, _LENGTH), _varint(size), self._resource_head, before_scope, self._scope_head)
+        parts += spans
+        parts += (self._scope_tail, self._resource_tail)
 
 
-def _template_of(frame: SpanFrame) -> _Template:
+def template_of(frame: SpanFrame) -> Template:
+    """The frame's own, made when it is first asked for."""
     if frame.template is None:
-        frame.template = _Template(frame)
-    template: _Template = frame.template
+        frame.template = Template(frame)
+    template: Template = frame.template
     return template
 
 
-class _Template:
-    """A batch's constants, encoded."""
+def plain_encoder(frame: SpanFrame) -> EncodePlain | None:
+    """What encodes a frame's spans to which nothing was added; None where its limits let no span be plain."""
+    return template_of(frame).plain
+
+
+class Template:
+    """A batch's constants, encoded.
+
+    Args:
+        frame: The batch's.
+
+    Attributes:
+        envelope: What its spans are sent in.
+        plain: Encodes a span to which nothing was added; None where the limits want something left out.
+    """
 
     def __init__(self, frame: SpanFrame) -> None:
-        self.scope_head = _message(1, _scope(frame.scope))
-        self.scope_tail = _text(3, frame.scope.schema_url)
-        self.resource_head = _message(1, _attributes(1, frame.resource.attributes))
-        self.resource_tail = _text(3, frame.resource.schema_url)
-        self._frame = frame
+        self.envelope = Envelope(frame.resource, frame.scope)
         self._offset_ns = frame.offset_ns
         self._parent = b"" if frame.parent is None else _bytes(4, frame.parent.span_id.to_bytes(8, "big"))
         self._state = _text(3, _trace_state(frame.trace_state))
         self._flags = _key(16, _FIXED32) + struct.pack("<I", _flags(frame.parent))
-        self._layouts: dict[int, tuple[Callable[..., bytes], tuple[bytes, ...]]] = {}
-        self._prefixes: dict[int, bytes] = {0: b""}  # the varint of an index's upper bits, which change slowly
         # the attributes' bound: with a tiny one even the constants do not fit, and the slow way knows what goes
         limits = frame.limits
         fits = limits.max_span_attributes is None or limits.max_span_attributes >= len(frame.attributes) + 2
         short = limits.max_span_attribute_length
         whole = short is None or all(len(str(value)) <= short for value in frame.attributes.values())
         linked = limits.max_links is None or limits.max_links >= len(frame.links)
-        self._plain = fits and whole and linked
+        self.plain = self._plain_encoder(frame) if fits and whole and linked else None
 
     def encode(self, span: ItemSpan) -> bytes:
         """The scope's field `spans`."""
         additions = span.additions
         if additions is not None:
             return self._encode_whole(span, additions)
-        wait_ns = span.wait_ns
-        if wait_ns < 0 or span.attempts > 1 or not self._plain:
+        if span.wait_ns < 0 or span.attempts > 1 or self.plain is None:
             return self._encode_whole(span, span.complete())
-        index = span.index
-        if index < 0x80:
-            number = _ONE[index]
-        else:
-            upper = index >> 7
-            prefix = self._prefixes.get(upper)
-            if prefix is None:
-                if len(self._prefixes) > 256:
-                    self._prefixes.clear()
-                prefix = self._prefixes[upper] = _varint(upper)
-            number = _MORE[index & 0x7F] + prefix
-        layout = self._layouts.get(len(number))
-        if layout is None:
-            layout = self._layouts[len(number)] = self._layout(len(number))
-        pack, (head, to_span_id, to_start, to_end, to_index, to_wait, tail) = layout
-        ids = span.ids.to_bytes(24, "big")
-        offset_ns = self._offset_ns
-        return pack(
-            head,
-            ids[:16],
-            to_span_id,
-            ids[16:],
-            to_start,
-            span.start_ns + offset_ns,
-            to_end,
-            span.end_ns + offset_ns,
-            to_index,
-            number,
-            to_wait,
-            wait_ns / 1e9,
-            tail,
-        )
+        return self.plain(span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns)
 
-    def _layout(self, width: int) -> tuple[Callable[..., bytes], tuple[bytes, ...]]:
-        """How a span looks whose index's varint has this many bytes."""
-        frame = self._frame
-        index = _text(1, "flowrt.item.index") + _key(2, _LENGTH) + _varint(1 + width) + _key(3, _VARINT)
-        wait = _text(1, "flowrt.item.queue_wait") + _message(2, _key(4, _FIXED64) + b"w" * 8)
-        to_start = (
-            self._state
-            + self._parent
-            + _text(5, frame.name)
-            + _key(6, _VARINT)
-            + _varint(_KIND_INTERNAL)
-            + _key(7, _FIXED64)
+    def _plain_encoder(self, frame: SpanFrame) -> EncodePlain:
+        """A closure: its variables are reached faster than an object's.
+
+        Fields may come in any order, so that the constants are two pieces: one up to the index's lowest 7 bits, and one
+        from there, through its other bits, which change every 128 items, to the queue wait, which is 0 for nearly all.
+        """
+        head = b"".join(
+            (
+                self._state,
+                self._parent,
+                _text(5, frame.name),
+                _number(6, _KIND_INTERNAL),
+                *(_message(13, _link(link)) for link in frame.links),
+                _message(15, b""),
+                self._flags,
+                _attributes(9, frame.attributes),
+            )
         )
-        to_index = _attributes(9, frame.attributes) + _key(9, _LENGTH) + _varint(len(index) + width) + index
-        to_wait = _message(9, wait)[:-8]
-        tail = b"".join(_message(13, _link(link)) for link in frame.links) + _message(15, b"") + self._flags
-        to_span_id, to_end = _key(2, _LENGTH) + b"\x08", _key(8, _FIXED64)
-        head = _key(1, _LENGTH) + b"\x10"
-        rest = head, to_span_id, to_start, to_end, to_index, to_wait, tail
-        size = sum(map(len, rest)) + 16 + 8 + 8 + 8 + width + 8
-        head = _key(2, _LENGTH) + _varint(size) + head
-        constants = (head, *rest[1:])
-        packing = "<{}s16s{}s8s{}sQ{}sQ{}s{}s{}sd{}s".format(
-            *(len(part) for part in constants[:5]), width, *(len(part) for part in constants[5:])
-        )
-        return struct.Struct(packing).pack, constants
+        wait = _message(9, _text(1, "flowrt.item.queue_wait") + _message(2, _key(4, _FIXED64) + bytes(8)))
+        offset_ns = self._offset_ns
+        blocks: dict[int, tuple[Callable[..., bytes], int, bytes, bytes]] = {}
+
+        def add_block(number: int) -> tuple[Callable[..., bytes], int, bytes, bytes]:
+            more = _varint(number) if number else b""
+            key, value = _text(1, "flowrt.item.index"), _key(3, _VARINT)
+            value_size = len(value) + 1 + len(more)
+            index = _key(9, _LENGTH) + _varint(len(key) + 2 + value_size) + key + _key(2, _LENGTH)
+            before = head + index + _varint(value_size) + value
+            tail = more + wait + _TRACE_ID_KEY
+            size = len(before) + 1 + len(tail) + 16 + len(_SPAN_ID_KEY) + 8 + 9 + 9
+            before = _key(2, _LENGTH) + _varint(size) + before
+            if len(blocks) >= _MOST_BLOCKS:
+                blocks.clear()
+            pack = struct.Struct(f"<{len(before)}sB{len(tail)}s16s2s8sBQBQ").pack
+            lowest = (number << 7) - (0x80 if number else 0)  # the byte says that others follow
+            block = blocks[number] = pack, lowest, before, tail
+            return block
+
+        def encode(ids: int, index: int, start_ns: int, end_ns: int, wait_ns: int) -> bytes:
+            pack, lowest, before, tail = blocks.get(index >> 7) or add_block(index >> 7)
+            if wait_ns:
+                tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
+            raw = ids.to_bytes(24, "big")
+            return pack(  # of `raw`, as much as the trace's id takes
+                before,
+                index - lowest,
+                tail,
+                raw,
+                _SPAN_ID_KEY,
+                raw[16:],
+                _START_KEY,
+                start_ns + offset_ns,
+                _END_KEY,
+                end_ns + offset_ns,
+            )
+
+        return encode
 
     def _encode_whole(self, span: ItemSpan, additions: Additions) -> bytes:
         """A span to which something was added."""
@@ -291,10 +333,6 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
-
-
-_ONE: Final = [bytes((i,)) for i in range(0x80)]
-_MORE: Final = [bytes((i | 0x80,)) for i in range(0x80)]
 
 
 def _key(field: int, wire_type: int) -> bytes:

@@ -20,8 +20,8 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
 from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, RetryPolicy, Telemetry, WorkflowContext
 from flowrt.telemetry.provider import RuntimeProvider
-from flowrt.telemetry.span import ItemSpan
-from flowrt.telemetry.wire import encode_spans
+from flowrt.telemetry.span import SCOPE, ItemSpan
+from flowrt.telemetry.wire import Envelope, encode_spans
 from tests.conftest import run_on, virtual_loop
 
 Script = Mapping[str, Any]
@@ -34,7 +34,8 @@ UNSAMPLED = SpanContext(0xFEED, 0xBEEF, is_remote=True, trace_flags=TraceFlags(0
 class Payload:
     """A target that keeps what went by."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, takes_encoded: bool = False) -> None:
+        self.takes_encoded = takes_encoded
         self.spans: list[Any] = []
 
     def put(self, span: Any) -> None:
@@ -83,16 +84,20 @@ def payload_of(
     script: list[Script],
     *,
     ours: bool,
+    early: bool = True,
     parent: SpanContext | None = None,
     shape: Any = "auto",
     environment: Mapping[str, str] = NOTHING_SET,
     work: Any = node,
     loop: Callable[[], asyncio.AbstractEventLoop] = virtual_loop,
 ) -> ExportTraceServiceRequest:
-    """What would be sent of a batch of that script, each item of which may have a second attempt."""
+    """What would be sent of a batch of that script, each item of which may have a second attempt.
+
+    Early, spans to which nothing was added are encoded as their items end.
+    """
     with patch.dict(os.environ, environment):
         provider = RuntimeProvider(Resource({"service.name": "tested"}))
-    kept = Payload()
+    kept = Payload(takes_encoded=early)
     provider.target = kept
     if not ours:
         provider.add_span_processor(SpanProcessor())  # somebody else wants to see the SDK's spans
@@ -109,9 +114,10 @@ def payload_of(
 
     with patch.object(trace, "_TRACER_PROVIDER", provider):
         run_on(loop, main())
-    kinds = {type(span) for span in kept.spans if span.name == "process node"}
-    assert kinds <= {ItemSpan if ours else ReadableSpan}
-    payload = encode_spans(kept.spans, lambda others: official(others).SerializeToString())
+    kinds = {type(span) for span in kept.spans if getattr(span, "name", "process node") == "process node"}
+    assert kinds <= ({ItemSpan, bytes} if ours and early else {ItemSpan if ours else ReadableSpan})
+    home = Envelope(provider.resource, SCOPE)
+    payload = encode_spans(kept.spans, lambda others: official(others).SerializeToString(), home)
     return ExportTraceServiceRequest.FromString(payload)
 
 
@@ -184,10 +190,10 @@ def test_the_payload_is_the_same(
 ) -> None:
     environment = {"OTEL_TRACES_SAMPLER": sampler, **limits}
     sent = [
-        comparable(payload_of(script, ours=ours, parent=parent, shape=shape, environment=environment))
-        for ours in (False, True)
+        comparable(payload_of(script, ours=ours, early=early, parent=parent, shape=shape, environment=environment))
+        for ours, early in ((False, False), (True, False), (True, True))
     ]
-    assert sent[0] == sent[1]
+    assert sent[0] == sent[1] == sent[2]
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])

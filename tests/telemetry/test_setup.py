@@ -376,7 +376,7 @@ class Taker:
 def test_a_pipeline_that_cannot_account_for_its_spans_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(setup, "_make_pipeline", lambda _: Taker(lose=2))
+    monkeypatch.setattr(setup, "_make_pipeline", lambda *_: Taker(lose=2))
     traces = TraceSetup("mine", ENDPOINT)
     trace.get_tracer("t").start_span("s").end()
     traces.close(1.0)
@@ -404,7 +404,7 @@ def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
 ) -> None:
     exporters = [Taker(), Taker()]
     left = iter(exporters)
-    monkeypatch.setattr(setup, "_make_pipeline", lambda _: next(left))
+    monkeypatch.setattr(setup, "_make_pipeline", lambda *_: next(left))
     for number, service in enumerate(("one", "two")):
         traces = TraceSetup(service, ENDPOINT)
         trace.get_tracer("t").start_span(f"s{number}").end()

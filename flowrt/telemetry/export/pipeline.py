@@ -38,6 +38,7 @@ class SpanPipeline:
     Args:
         transport: The way to the collector.
         encode: Makes an ExportTraceServiceRequest of some spans; called from a thread of its own.
+        takes_encoded: Whether that takes item spans that are encoded already, too.
         most_spans: How many spans may wait, whether encoded or not; further ones are dropped and counted.
         most_bytes: How many bytes of encoded spans may wait; while there are as many, further spans are dropped and
             counted.
@@ -53,6 +54,7 @@ class SpanPipeline:
         transport: Transport,
         encode: Callable[[Sequence[Any]], bytes],
         *,
+        takes_encoded: bool = False,
         most_spans: int = 500_000,
         most_bytes: int = 64 * _MIB,
         batch_spans: int = 2_048,
@@ -60,6 +62,7 @@ class SpanPipeline:
         request_bytes: int = 7 * _MIB // 2,  # gRPC servers take 4 MiB by default
         backoff: Backoff | None = None,
     ) -> None:
+        self.takes_encoded = takes_encoded
         self._transport = transport
         self._encode = encode
         self._most_spans = most_spans
