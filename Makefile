@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs bench pictures-live attack prometheus chromium clean
+.PHONY: help demo test test-main test-next lint format docs dashboards bench pictures-live attack prometheus chromium clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,8 @@ lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m dashboards --check
+	$(BIN)/python -m dashboards.lint
 
 format: $(VENV)/.lint  ## Put the code into form
 	$(BIN)/ruff check --fix .
@@ -37,6 +39,9 @@ format: $(VENV)/.lint  ## Put the code into form
 
 docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 	$(BIN)/python -m tools.fill_docs
+
+dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
+	$(BIN)/python -m dashboards
 
 bench: $(VENV)/.bench  ## Measure the overhead per item beside its peers
 	$(BIN)/python -m bench run overhead
@@ -56,11 +61,11 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group dashboards
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group lint --group bench
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group lint --group bench --group dashboards
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
@@ -70,7 +75,7 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 $(VENV_NEXT)/.test: pyproject.toml
 	$(PYTHON_NEXT) -m venv $(VENV_NEXT)
 	$(VENV_NEXT)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV_NEXT)/bin/python -m pip install --quiet --editable '.[all]' --group test
+	$(VENV_NEXT)/bin/python -m pip install --quiet --editable '.[all]' --group test --group dashboards
 	touch $@
 
 clean:  ## Remove the environments and caches

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "report": ("flowrt.cli.report", "What failed in a finished run, and why it took so long."),
     "journal": ("flowrt.cli.journal", "Look into the journal of a run."),
     "demo": ("flowrt.demo.command", "The main job on real data against a local HTTP service."),
+    "dashboards": ("flowrt.cli.dashboards", "Grafana dashboards, Prometheus rules and alerts."),
 }
 
 _EXAMPLES: Final = """\b

@@ -1,0 +1,109 @@
+"""`flowrt dashboards export` writes what the package brings; the generated files are what the code says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dashboards.__main__ import main as generate_command
+from dashboards.files import FOLDER, generate, write
+from flowrt.cli.main import main
+
+EDITED = "prometheus/flowrt.objectives.yaml"
+
+
+def export(*args: str) -> Result:
+    return CliRunner().invoke(main, ["dashboards", "export", *args])
+
+
+def written(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_generated_files_are_what_the_code_says() -> None:
+    assert written(FOLDER) == generate(), "run: make dashboards"
+    assert generate_command(["--check"]) == 0
+
+
+def test_all_files_are_written(tmp_path: Path) -> None:
+    done = export(str(tmp_path / "out"))
+    assert (done.exit_code, done.stderr) == (0, f"{len(generate())} files written to {tmp_path / 'out'}\n")
+    assert written(tmp_path / "out") == generate()
+
+
+def test_a_second_export_changes_nothing(tmp_path: Path) -> None:
+    assert export(str(tmp_path)).exit_code == 0
+    assert export(str(tmp_path)).exit_code == 0
+
+
+def test_what_differs_is_replaced_by_force_alone(tmp_path: Path) -> None:
+    export(str(tmp_path))
+    rules = tmp_path / "prometheus" / "flowrt.alerts.yaml"
+    rules.write_text("mine")
+    refused = export(str(tmp_path))
+    assert refused.exit_code == 2
+    assert "prometheus/flowrt.alerts.yaml" in refused.stderr
+    assert "--force" in refused.stderr
+    assert rules.read_text() == "mine"
+    assert export(str(tmp_path), "--force").exit_code == 0
+    assert rules.read_text() != "mine"
+
+
+def test_the_promises_are_the_users_own(tmp_path: Path) -> None:
+    export(str(tmp_path))
+    (tmp_path / EDITED).write_text("mine")
+    done = export(str(tmp_path), "--force")
+    assert f"{EDITED} is kept as it is" in done.stderr
+    assert (tmp_path / EDITED).read_text() == "mine"
+
+
+def test_links_of_alerts_lead_to_the_grafana_that_is_named(tmp_path: Path) -> None:
+    assert export(str(tmp_path), "--grafana-url", "https://g.example.com/grafana/").exit_code == 0
+    alerts = (tmp_path / "prometheus" / "flowrt.alerts.yaml").read_text()
+    assert "runbook_url: https://g.example.com/grafana/d/flowrt-runbooks/?viewPanel=1" in alerts
+    assert "localhost" not in alerts
+
+
+@pytest.mark.parametrize("url", ["grafana", "ftp://a", "https://", "https://a/?x=1"])
+def test_what_is_no_address_is_refused(url: str, tmp_path: Path) -> None:
+    done = export(str(tmp_path / "out"), "--grafana-url", url)
+    assert done.exit_code == 2
+    assert url in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "grafana").write_text("a file")
+    done = export(str(tmp_path))
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"flowrt: cannot write to {tmp_path}: ")
+
+
+def test_a_file_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    write(tmp_path)
+    (tmp_path / "prometheus" / "flowrt.alerts.yaml").write_text("changed")
+    (tmp_path / "stray.json").write_text("{}")
+    monkeypatch.setattr("dashboards.__main__.FOLDER", tmp_path)
+    assert generate_command(["--check"]) == 1
+    assert sorted(write(tmp_path)) == ["prometheus/flowrt.alerts.yaml", "stray.json"]
+    assert generate_command(["--check"]) == 0
+    assert generate_command(["--what"]) == 2
+
+
+def test_the_wheel_has_them(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=FOLDER.parents[1],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        names = set(packed.namelist())
+    assert {f"flowrt/dashboards_data/{name}" for name in generate()} <= names
+    assert not any(name.startswith("dashboards/") for name in names)
