@@ -178,6 +178,15 @@ def _failures() -> list[Panel]:
             "Attempts that ended, retries included.",
             "suffix: /s",
             Query(f"sum by (status) ({_Q.rate('flowrt_item_attempts_total')})", "{{status}}"),
+            width=8,
+            stacked=True,
+        ),
+        lines(
+            "Hedges",
+            "Second attempts sent for slow items, by how they turned out.",
+            "suffix: /s",
+            Query(f"sum by (outcome) ({_Q.rate('flowrt_item_hedges_total')})", "{{outcome}}"),
+            width=8,
             stacked=True,
         ),
         lines(
@@ -188,6 +197,7 @@ def _failures() -> list[Panel]:
                 f"sum by (node) ({_Q.increase('flowrt_loop_stalls_total', window='$__rate_interval')})",
                 "{{node}}",
             ),
+            width=8,
             links=[link_to("Runtime", to("flowrt-runtime")), runbook("FlowrtEventLoopBlocked")],
         ),
     ]
