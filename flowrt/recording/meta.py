@@ -24,6 +24,7 @@ def describe(
     causes: list[dict[str, Any]],
     slowest: list[dict[str, Any]],
     limits: Sequence[tuple[int, int]],
+    cpu_ns: int = 0,
 ) -> dict[str, Any]:
     """The metadata of a batch that is over, as JSON holds it.
 
@@ -33,6 +34,7 @@ def describe(
         causes: What made attempts fail.
         slowest: The items that took longest.
         limits: The concurrency limit from the given nanosecond on.
+        cpu_ns: What the loop's thread computed meanwhile; 0 where that is not known.
     """
     started_s = (batch.started_ns + batch.epoch_offset_ns) / 1e9
     return {
@@ -45,6 +47,7 @@ def describe(
         "status": batch.status,
         "started_at": datetime.fromtimestamp(started_s, UTC).isoformat(timespec="milliseconds"),
         "wall_ns": batch.finished_ns - batch.started_ns,
+        "cpu_ns": cpu_ns,
         "expected": batch.expected,
         "counts": dict(batch.counts),
         "limits": [list(change) for change in limits],

@@ -19,6 +19,7 @@ __all__ = ["COLUMNS", "GroupWriter", "read_meta", "read_recording", "require_pya
 
 COLUMNS: Final = (
     "index", "attempt", "arrival_ns", "slot_wait_ns", "limiter_wait_ns", "service_ns", "outcome", "cause", "last",
+    "hedge",
 )  # fmt: skip
 """`arrival_ns` counts from the batch's start; `service_ns` is null where the node was not called."""
 
@@ -73,6 +74,7 @@ class GroupWriter:
                 ("outcome", pa.dictionary(pa.int8(), pa.string())),
                 ("cause", pa.int16()),
                 ("last", pa.bool_()),
+                ("hedge", pa.bool_()),
             ]
         )
         # differences of neighbours are small, so times take 2 to 4 bytes; the rest is all but constant
@@ -80,7 +82,7 @@ class GroupWriter:
             self._file,
             self._schema,
             compression="zstd",
-            use_dictionary=["outcome", "attempt", "cause", "last"],
+            use_dictionary=["outcome", "attempt", "cause", "last", "hedge"],
             column_encoding=dict.fromkeys(("index", *_TIMES), "DELTA_BINARY_PACKED"),
             write_statistics=False,
             store_schema=False,
@@ -99,6 +101,7 @@ class GroupWriter:
         outcome = array("b", [0]) * count
         cause = array("h", [NO_CAUSE]) * count
         last = array("b", [1]) * count
+        hedge = array("b", [0]) * count
 
         def column(values: array[int], kind: Any) -> Any:
             return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
@@ -116,6 +119,7 @@ class GroupWriter:
                 outcome[row] = note.outcome
                 cause[row] = note.cause
                 last[row] = note.last
+                hedge[row] = note.hedge
                 slot[row] = note.slot_ns
             had = column(slot[:count], pa.int64())
         ran = pc.not_equal(began, 0)
@@ -130,6 +134,7 @@ class GroupWriter:
             pa.DictionaryArray.from_arrays(column(outcome, pa.int8()), pa.array(OUTCOMES)),
             column(cause, pa.int16()),
             pc.not_equal(column(last, pa.int8()), 0),
+            pc.not_equal(column(hedge, pa.int8()), 0),
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=count)
 

@@ -32,6 +32,7 @@ class Note(NamedTuple):
         last: No other attempt of the item comes after it.
         arrival_ns: When it could have begun: the item was pulled, or the time of its backoff was over.
         slot_ns: When it had a slot.
+        hedge: It ran beside the item's own attempt, and held no slot.
     """
 
     row: int
@@ -41,6 +42,7 @@ class Note(NamedTuple):
     last: bool
     arrival_ns: int
     slot_ns: int
+    hedge: bool
 
 
 class RowBuffer:
@@ -62,8 +64,8 @@ class RowBuffer:
         return len(self.packed)
 
     def add(self, index: int, started_ns: int, finished_ns: int, attempt: int, outcome: str, cause: int = NO_CAUSE,
-            *, last: bool, arrival_ns: int, slot_ns: int) -> None:  # fmt: skip
+            *, last: bool, arrival_ns: int, slot_ns: int, hedge: bool = False) -> None:  # fmt: skip
         """Append an attempt with a note."""
-        note = Note(len(self.packed), attempt, OUTCOMES.index(outcome), cause, last, arrival_ns, slot_ns)
+        note = Note(len(self.packed), attempt, OUTCOMES.index(outcome), cause, last, arrival_ns, slot_ns, hedge)
         self.notes.append(note)
         self.packed.append(PACK(index, arrival_ns, started_ns, finished_ns))

@@ -50,6 +50,7 @@ class Attempts:
         cause: Numbers of what made it fail, or -1.
         last: Whether it was its item's last.
         pulled: Of a last attempt, when its item was pulled; of others, as `arrival`.
+        hedge: Whether it ran beside the item's own attempt and held no slot.
     """
 
     index: Ints
@@ -63,6 +64,7 @@ class Attempts:
     cause: Ints
     last: Bools
     pulled: Ints
+    hedge: Bools
 
     def __len__(self) -> int:
         return len(self.index)
@@ -105,13 +107,14 @@ class Attempts:
             cause=ints("cause"),
             last=table["last"].to_numpy().astype(bool),
             pulled=arrival.copy(),
+            hedge=table["hedge"].to_numpy().astype(bool),
         )
         attempts._find_pulled(np)
         return attempts
 
     def _find_pulled(self, np: Any) -> None:
         """An item that was tried again was pulled before its first attempt."""
-        first = np.flatnonzero(~self.last & (self.attempt == 1))
+        first = np.flatnonzero(~self.last & ~self.hedge & (self.attempt == 1))
         again = np.flatnonzero(self.last & (self.attempt > 1))
         if not len(first) or not len(again):
             return

@@ -35,6 +35,7 @@ class Detail:
         duration: Quantiles of an item's time from being pulled to its end.
         waiting: Quantiles of an item's time in a slot before its first attempt.
         busy_s: The sum of all service times.
+        throttled_s: What items in slots waited for rate limits or an open circuit, in all.
         causes: What made items and attempts fail, the most frequent first.
         retries: How many items were tried again and recovered, and items by their number of attempts.
         slowest: The items that took longest, with their traces' ids.
@@ -62,6 +63,7 @@ class Detail:
     duration: dict[str, float] = field(default_factory=dict)
     waiting: dict[str, float] = field(default_factory=dict)
     busy_s: float = 0.0
+    throttled_s: float = 0.0
     causes: list[dict[str, Any]] = field(default_factory=list)
     retries: dict[str, Any] = field(default_factory=dict)
     slowest: list[dict[str, Any]] = field(default_factory=list)
@@ -136,6 +138,7 @@ def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> 
         duration=quantiles((attempts.end - attempts.pulled)[last & (attempts.attempt > 0)]),
         waiting=quantiles((attempts.start - attempts.slot)[first]),
         busy_s=float(service.sum()) / 1e9,
+        throttled_s=float((attempts.start - attempts.slot).sum()) / 1e9,
         causes=_causes(meta.get("causes", []), attempts),
         retries=_retries(attempts),
         slowest=[

@@ -69,7 +69,7 @@ def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
     """
     np = require_numpy("a report of a recording")
     held = np.flatnonzero(attempts.end > attempts.slot)
-    held = held[attempts.ran[held]]
+    held = held[attempts.ran[held] & ~attempts.hedge[held]]
     if not len(held) or wall_ns <= 0:
         return None
     held = held[np.argsort(attempts.slot[held], kind="stable")]

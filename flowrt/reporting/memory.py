@@ -85,6 +85,7 @@ def _columns(rows: list[tuple[int, ...]]) -> Attempts:
         cause=cause,
         last=np.ones(len(rows), bool),
         pulled=pulled,
+        hedge=np.zeros(len(rows), bool),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ _log = logging.getLogger("flowrt.recorder")
 
 _ROWS: Final = 65_536  # of one row group: 2 MB while it fills
 _SAVE_S: Final = 5.0  # for the rest to reach the disk at the batch's end
+_HEDGE_OUTCOMES: Final = {"won": "ok", "lost": "cancelled", "failed": "failed"}
 _MOST_LIMITS: Final = 10_000  # changes of the limit that are kept
 
 
@@ -50,6 +52,7 @@ class Recorder(Instrument):
         self._limits: list[tuple[int, int]] = []
         self._flushed_ns = 0
         self._batch: BatchRecord | None = None
+        self._began_cpu_ns = self._cpu_ns = 0
         self._fresh_rows()
 
     def _fresh_rows(self) -> None:
@@ -62,6 +65,7 @@ class Recorder(Instrument):
     def batch_started(self, batch: BatchRecord) -> None:
         """Take the batch's own start as the zero of all times."""
         self._batch = batch
+        self._began_cpu_ns = time.thread_time_ns()
         self._flushed_ns = batch.started_ns
         self._limits.append((0, batch.limit))
         self._writer.start(batch.started_ns, batch.batch_id)
@@ -85,6 +89,26 @@ class Recorder(Instrument):
         if len(self._packed) >= _ROWS:
             self._flush()
 
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Write down an attempt that ran beside the item's own."""
+        hedge = item.hedge
+        result = hedge.result
+        outcome = _HEDGE_OUTCOMES[hedge.outcome]
+        self._rows.add(
+            item.index,
+            hedge.started_ns,
+            hedge.finished_ns,
+            hedge.number,
+            outcome,
+            self._causes.number_of(result) if outcome == "failed" else NO_CAUSE,
+            last=False,
+            hedge=True,
+            arrival_ns=hedge.started_ns,
+            slot_ns=hedge.started_ns,
+        )
+        if len(self._packed) >= _ROWS:
+            self._flush()
+
     def limit_changed(self, batch: BatchRecord) -> None:
         """Remember the limit; it changes when an item has ended, or by hand."""
         if len(self._limits) < _MOST_LIMITS:
@@ -92,7 +116,8 @@ class Recorder(Instrument):
             self._limits.append((at_ns - batch.started_ns, batch.limit))
 
     def batch_ended(self, batch: BatchRecord) -> None:  # noqa: ARG002
-        """The last rows."""
+        """The last rows, and what the loop's thread computed meanwhile."""
+        self._cpu_ns = time.thread_time_ns() - self._began_cpu_ns
         self._flush()
 
     async def save(self) -> None:
@@ -106,6 +131,7 @@ class Recorder(Instrument):
             causes=self._causes.found,
             slowest=self._slowest.ranked(),
             limits=self._limits,
+            cpu_ns=self._cpu_ns,
         )
         loop = asyncio.get_running_loop()
         done = loop.create_future()
@@ -142,7 +168,7 @@ class Recorder(Instrument):
 
     def _add_attempt(self, item: ItemRecord, *, last: bool) -> None:
         arrival = slot = item.pulled_ns
-        attempt = item.attempts
+        attempt = item.beside or item.attempts  # what ran beside it has a row of its own
         started = item.started_ns
         waiting = self._due.pop(item.index, None)
         if waiting is not None:
