@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.measure import BenchError
 from bench.report import RESULTS, lines
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds")
     run.add_argument("--rounds", type=_positive, metavar="N", help="how often each arm runs (5, with --quick 2)")
     run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
+    run.add_argument("--add", action="store_true", help="keep the workloads that FILE has from earlier runs")
     run.add_argument("--arm", action="append", default=[], metavar="ARM", help="only this arm; repeatable")
     report = commands.add_parser("report", help="print the tables of earlier runs")
     report.add_argument("files", nargs="*", type=Path, help="the checked-in results by default")
@@ -79,10 +81,20 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     for each, works in wanted:
         choice = Choice(options.rounds, 10 if options.quick else 1, options.arm, works)
         measured = each.measure(choice, _tell)
+        if options.add and options.json is not None and options.json.exists():
+            measured = _joined(json.loads(options.json.read_text()), measured)
         if options.json is not None:
             options.json.write_text(json.dumps(measured, indent=1) + "\n")
         _print(lines(measured))
     return 0
+
+
+def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """The later run, with the workloads that only the earlier one had; each says when it was measured."""
+    new = {work["name"]: work for work in later["workloads"]}
+    old = {work["name"]: work for work in earlier["workloads"]}
+    both = {**old, **new}
+    return {**later, "workloads": [both[work.name] for work in WORKLOADS if work.name in both]}
 
 
 def _wanted(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[tuple[Suite, list[str]]]:

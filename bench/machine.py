@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["about", "last_core"]
+__all__ = ["about", "last_core", "now"]
 
 _PACKAGES = ("uvloop", "nadoo-flow-core", "opentelemetry-sdk", "prometheus-client", "structlog")
 
@@ -31,8 +31,13 @@ def about() -> dict[str, object]:
         "packages": packages,
         "commit": _commit(),
         "garbage_collector": f"enabled={gc.isenabled()}, thresholds {gc.get_threshold()}",
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "measured_at": now(),
     }
+
+
+def now() -> str:
+    """The time, as the results have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def last_core() -> int | None:

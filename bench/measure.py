@@ -14,7 +14,7 @@ from typing import Any
 from bench.arms import Arm
 from bench.collector import collector
 from bench.environments import environment
-from bench.machine import about, last_core
+from bench.machine import about, last_core, now
 from bench.service import http_service
 from bench.workloads import Workload
 
@@ -109,7 +109,7 @@ def measure(
     Raises:
         BenchError: An arm failed.
     """
-    core = last_core()
+    core, machine = last_core(), about()
     missing = {arm.name: arm.missing for arm in arms if arm.missing}
     present = [arm for arm in arms if not arm.missing]
     for peer in dict.fromkeys(arm.peer for arm in present if arm.peer is not None):
@@ -144,10 +144,13 @@ def measure(
                     "concurrency": work.concurrency,
                     "ideal_s": work.ideal_s,
                     "out": out,
+                    "rounds": rounds,
+                    "commit": machine["commit"],
+                    "measured_at": now(),
                     "samples": samples,
                 }
             )
-    return {"suite": "overhead", "machine": about(), "rounds": rounds, "missing": missing, "workloads": works}
+    return {"machine": machine, "rounds": rounds, "missing": missing, "workloads": works}
 
 
 def per_item_us(work: Mapping[str, Any], sample: Mapping[str, float]) -> float:

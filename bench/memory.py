@@ -245,7 +245,7 @@ def measure_memory(
         }
         for each in present
     }
-    return {"suite": "memory", "machine": about(), "rounds": rounds, "missing": missing, "memory": told}
+    return {"machine": about(), "rounds": rounds, "missing": missing, "memory": told}
 
 
 def _in_a_process(which: MemoryArm, items: int) -> float:

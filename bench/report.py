@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench.arms import ARMS, PEERS
+from bench.delivery import CASES
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
+from bench.parts import DIFFERENCES, PARTS
+from bench.startup import STARTS
+from bench.tables import Table
 from bench.workloads import workload
 
-__all__ = ["RESULTS", "Target", "lines", "overhead_markdown", "targets"]
+__all__ = ["BASELINE", "RESULTS", "Target", "differences", "lines", "provenance", "tables", "targets", "where"]
 
 RESULTS: Final = Path(__file__).parent / "results"
 BASELINE: Final = "nadoo"
 _STREAM: Final = "flowrt-stream"
+_ALL: Final = (*ARMS, *PEERS)
+
+Measured = Mapping[str, Any]
 
 
 class Target(NamedTuple):
@@ -35,18 +41,94 @@ class Target(NamedTuple):
     bound: float
     at_most: bool = True
 
+    @property
+    def met(self) -> bool | None:
+        """Whether it was reached; None where it was not measured."""
+        if not self.samples:
+            return None
+        value = median(self.samples)
+        return value <= self.bound if self.at_most else value >= self.bound
+
     def __str__(self) -> str:
         goal = f"target {'<=' if self.at_most else '>='} {self.bound:g}"
         if not self.samples:
             return f"-       {self.what}: not measured ({goal})"
-        value = median(self.samples)
-        met = value <= self.bound if self.at_most else value >= self.bound
         spread = f"; rounds {min(self.samples):.3g} to {max(self.samples):.3g}" if len(self.samples) > 1 else ""
-        return f"{'met   ' if met else 'MISSED'}  {self.what}: {value:.3g} ({goal}{spread})"
+        return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {median(self.samples):.3g} ({goal}{spread})"
 
 
-def targets(measured: Mapping[str, Any]) -> Iterator[Target]:
-    """The targets on the workloads that were run."""
+def lines(measured: Measured) -> Iterator[str]:
+    """Tables for a terminal, the targets, and where it was measured.
+
+    Args:
+        measured: What a suite gave.
+    """
+    for table in tables(measured):
+        yield from table.text()
+        yield ""
+    works = measured.get("workloads", ())
+    if any(work["items"] < workload(work["name"]).items for work in works):
+        yield "a cut run: the targets below are those of the full number of items"
+    yield from map(str, targets(measured))
+    yield ""
+    yield from provenance(measured)
+
+
+def provenance(measured: Measured) -> Iterator[str]:
+    """Where, when and with what it was measured."""
+    machine = measured["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    yield f"{where(measured)}, {machine['system']}; commit {machine['commit']}; {machine['measured_at']}"
+    yield f"{packages}; garbage collector {machine['garbage_collector']}"
+
+
+def where(measured: Measured) -> str:
+    """The interpreter, the processor and the rounds."""
+    machine, rounds = measured["machine"], measured["rounds"]
+    return f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, {rounds} rounds"
+
+
+def tables(measured: Measured) -> Iterator[Table]:
+    """The tables of a suite's figures."""
+    for key, make in _TABLES.items():
+        if key in measured:
+            yield from make(measured)
+
+
+def targets(measured: Measured) -> Iterator[Target]:
+    """The targets on what was measured."""
+    for key, make in _TARGETS.items():
+        if key in measured:
+            yield from make(measured)
+
+
+# -- workloads ---------------------------------------------------------------------------------------------------
+
+
+def _works(measured: Measured) -> Iterator[Table]:
+    for work in measured["workloads"]:
+        heads = ("µs an item", "low", "high", "of nadoo", "of floor", "of ideal", "sent", "items")
+        table = Table(f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once", heads)
+        told = figures(work, BASELINE)
+        out = {**measured["missing"], **work.get("out", {})}
+        for arm in _ALL:
+            if arm.name in out:
+                table.miss(arm.title, out[arm.name])
+            elif told.get(arm.name, {}).get("overhead_us"):
+                its, over_us = told[arm.name], told[arm.name]["overhead_us"]
+                items = work["samples"][arm.name][0].get("items", work["items"])
+                table.add(
+                    arm.title,
+                    *(f"{value:,.2f}" for value in (median(over_us), min(over_us), max(over_us))),
+                    *(_of(its[share], ".2f", "x") for share in ("to_baseline", "to_floor")),
+                    _of(its["of_ideal"], ".1%"),
+                    _of(its["delivered"], ".1%", by=min),
+                    f"{items:,}",
+                )
+        yield table
+
+
+def _work_targets(measured: Measured) -> Iterator[Target]:
     works = {work["name"]: work for work in measured["workloads"]}
     told = {name: figures(work, BASELINE) for name, work in works.items()}
 
@@ -60,105 +142,199 @@ def targets(measured: Mapping[str, Any]) -> Iterator[Target]:
         yield Target("by-hand over flowrt-delivered on noop", by_hand, 10, at_most=False)
     for name in ("1ms", "10ms"):
         if name in works:
-            for arm in ("flowrt-bare", "flowrt-metrics"):
-                yield Target(f"{arm} on {name}, wall time of the floor's", samples(name, arm, "to_floor"), 1.1)
+            for arm, bound in (("flowrt-bare", 1.1), ("flowrt-metrics", 1.1), ("flowrt-delivered", 1.3)):
+                yield Target(f"{arm} on {name}, wall time of the floor's", samples(name, arm, "to_floor"), bound)
     if "50ms" in works:
-        for arm in ("flowrt-bare", "flowrt-metrics"):
+        for arm in ("flowrt-bare", "flowrt-metrics", "flowrt-delivered"):
             yield Target(f"{arm} on 50ms, of the ideal", samples("50ms", arm, "of_ideal"), 0.98, at_most=False)
     for name in works:
         came = samples(name, "flowrt-delivered", "delivered")
         least = [min(came)] if came else []  # a span lost in one round is lost
         yield Target(f"spans of flowrt-delivered that came on {name}, least share", least, 1, at_most=False)
+    yield from _ahead(measured["workloads"])
 
 
-def lines(measured: Mapping[str, Any]) -> Iterator[str]:
-    """Tables for a terminal, the targets, and where it was measured.
-
-    Args:
-        measured: What `measure` or `measure_memory` gave.
-    """
-    yield from _memory(measured) if "memory" in measured else _overhead(measured)
-    machine = measured["machine"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    yield ""
-    yield f"{_where(measured)}, {machine['system']}; commit {machine['commit']}; {machine['measured_at']}"
-    yield f"{packages}; garbage collector {machine['garbage_collector']}"
+def _ahead(works: Sequence[Measured]) -> Iterator[Target]:
+    """flowrt beside the quickest peer, without telemetry and with it, where several took part."""
+    for work in works:
+        for ours, by_hand, words in (("flowrt-bare", False, "bare"), ("flowrt-delivered", True, "with telemetry")):
+            rivals = [arm.name for arm in PEERS if arm.by_hand == by_hand and work["samples"].get(arm.name)]
+            rivals = [name for name in rivals if not name.startswith("floor")]
+            if not work["samples"].get(ours) or not rivals or work["concurrency"] < 2:
+                continue
+            best = min(rivals, key=lambda name: median(ratios(work, name, ours)))
+            yield Target(f"{ours} on {work['name']}, of the best peer {words} ({best})", ratios(work, ours, best), 1)
 
 
-def _overhead(measured: Mapping[str, Any]) -> Iterator[str]:
-    for work in measured["workloads"]:
-        yield f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once"
-        heads = f"{'of nadoo':>10}{'of floor':>10}{'of ideal':>10}{'sent':>8}"
-        yield f"  {'':62}{'us an item':>12}{'low':>9}{'high':>9}{heads}"
-        told = figures(work, BASELINE)
-        out = {**measured["missing"], **work.get("out", {})}
-        for arm in (*ARMS, *PEERS):
-            if arm.name in out:
-                yield f"  {arm.title:62}{'-':>12}  {out[arm.name]}"
-            elif arm.name in told:
-                its = told[arm.name]
-                over_us = its["overhead_us"]
-                times = f"{median(over_us):>12.2f}{min(over_us):>9.2f}{max(over_us):>9.2f}"
-                shares = f"{_of(its['to_baseline'], '.2f', 'x'):>10}{_of(its['to_floor'], '.2f', 'x'):>10}"
-                rest = f"{_of(its['of_ideal'], '.1%'):>10}{_of(its['delivered'], '.1%', by=min):>8}"
-                items = work["samples"][arm.name][0].get("items", work["items"])
-                fewer = f"  {items:,} items" if items < work["items"] else ""
-                yield f"  {arm.title:62}{times}{shares}{rest}{fewer}"
-        yield ""
-    if any(work["items"] < workload(work["name"]).items for work in measured["workloads"]):
-        yield "a cut run: the targets below are those of the full number of items"
-    yield from map(str, targets(measured))
+# -- memory ------------------------------------------------------------------------------------------------------
 
 
-def _memory(measured: Mapping[str, Any]) -> Iterator[str]:
-    yield "peak memory over that of before the run, no-op items"
-    yield f"  {'':62}{'items':>12}{'MiB':>9}{'low':>9}{'high':>9}{'B an item':>11}"
+def _memory(measured: Measured) -> Iterator[Table]:
+    heads = ("items", "MiB", "low", "high", "B an item")
+    table = Table("peak memory over that of before the run, no-op items", heads)
     for arm in (*MEMORY, *MEMORY_PEERS):
         if arm.name in measured["missing"]:
-            yield f"  {arm.title:62}{'-':>12}  {measured['missing'][arm.name]}"
+            table.miss(arm.title, measured["missing"][arm.name])
         elif arm.name in measured["memory"]:
             told = measured["memory"][arm.name]
-            low, high = min(told["samples_mib"]), max(told["samples_mib"])
+            mib = (told["growth_mib"], min(told["samples_mib"]), max(told["samples_mib"]))
             each = told["growth_mib"] * 2**20 / told["items"]
-            yield f"  {arm.title:62}{told['items']:>12,}{told['growth_mib']:>9.1f}{low:>9.1f}{high:>9.1f}{each:>11.1f}"
-    yield ""
-    if stream := measured["memory"].get(_STREAM):
+            table.add(arm.title, f"{told['items']:,}", *(f"{value:,.1f}" for value in mib), f"{each:,.1f}")
+    yield table
+
+
+def _memory_targets(measured: Measured) -> Iterator[Target]:
+    memory = measured["memory"]
+    if stream := memory.get(_STREAM):
         growth_mb = [mib * 2**20 / 1e6 for mib in stream["samples_mib"]]
-        yield str(Target(f"{_STREAM}, MB of growth over {stream['items']:,} items", growth_mb, 20))
+        yield Target(f"{_STREAM}, MB of growth over {stream['items']:,} items", growth_mb, 20)
+        for rival in ("gather", "nadoo"):
+            if rival in memory:  # by the item, for it had fewer: what a million would take is more
+                per_item = memory[rival]["growth_mib"] / memory[rival]["items"]
+                times = [per_item / (max(mib, 0.001) / stream["items"]) for mib in stream["samples_mib"]]
+                yield Target(f"memory an item of {rival} over that of {_STREAM}", times, 50, at_most=False)
+
+
+# -- speedup -----------------------------------------------------------------------------------------------------
+
+
+def _speedup(measured: Measured) -> Iterator[Table]:
+    curves = measured["speedup"]
+    points = list(next(iter(curves.values()))) if curves else []
+    title = f"speedup over sequential execution, items of {measured['sleep_s'] * 1e3:g} ms"
+    table = Table(title, [f"at {int(point):,}" for point in points])
+    for arm in _ALL:
+        if arm.name in measured["missing"]:
+            table.miss(arm.title, measured["missing"][arm.name])
+        elif arm.name in curves:
+            table.add(arm.title, *(f"{median(curves[arm.name][point]):,.1f}" for point in points))
+    yield table
+
+
+# -- parts -------------------------------------------------------------------------------------------------------
+
+
+def differences(measured: Measured) -> list[tuple[str, list[float]]]:
+    """What each part costs in microseconds an item, round by round."""
+    us = measured["parts_us"]
+    return [
+        (name, [more - less for more, less in zip(us[with_], us[without], strict=True)])
+        for name, with_, without in DIFFERENCES
+        if with_ in us and without in us
+    ]
+
+
+def _parts(measured: Measured) -> Iterator[Table]:
+    heads = ("µs an item", "low", "high")
+    whole = Table(f"the same {measured['items']:,} no-op items, with more and more on", heads)
+    for part in PARTS:
+        if samples := measured["parts_us"].get(part.name):
+            whole.add(part.title, *_three(samples))
+    yield whole
+    table = Table("what each part adds", heads)
+    for name, samples in differences(measured):
+        table.add(name, *_three(samples))
+    yield table
+
+
+def _part_targets(measured: Measured) -> Iterator[Target]:
+    us = measured["parts_us"]
+    if {"own-provider", "bare", "sdk-spans", "floor"} <= us.keys():
+        rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], us["floor"], strict=True)
+        times = [(ours - bare) / (sdk - floor) for ours, bare, sdk, floor in rounds]
+        yield Target("spans through the service's own provider, of the SDK's start_span and end", times, 1.3)
+
+
+def _three(samples: Sequence[float]) -> list[str]:
+    return [f"{value:.2f}" for value in (median(samples), min(samples), max(samples))]
+
+
+# -- delivery, startup, scrape -------------------------------------------------------------------------------------
+
+
+def _delivery(measured: Measured) -> Iterator[Table]:
+    for case in measured["cases"]:
+        table = Table(f"spans sent to {case['title']}", ("spans", "arrived", "lost", "µs an item"))
+        for arm in _ALL:
+            if arm.name in measured["missing"]:
+                table.miss(arm.title, measured["missing"][arm.name])
+            elif samples := case["samples"].get(arm.name):
+                items, least = samples[0]["items"], min(sample["delivered"] for sample in samples)
+                us = median(sample["wall_s"] / sample["items"] * 1e6 for sample in samples)
+                table.add(arm.title, f"{items:,}", f"{least:,.0f}", f"{items - least:,.0f}", f"{us:.2f}")
+        yield table
+
+
+def _delivery_targets(measured: Measured) -> Iterator[Target]:
+    named = {case.name: case for case in CASES}
+    for case in measured["cases"]:
+        samples = case["samples"].get("flowrt-delivered", ())
+        lost = [max(sample["items"] - sample["delivered"] for sample in samples)] if samples else []
+        yield Target(f"spans of flowrt lost to {named[case['name']].title}", lost, 0)
+
+
+def _startup(measured: Measured) -> Iterator[Table]:
+    table = Table("start and end of a process", ("ms", "low", "high"))
+    for start in STARTS:
+        for what, samples in measured["startup_s"].get(start.name, {}).items():
+            label = start.title if what == "whole" else f"{start.title}: {what}"
+            ms = (median(samples) * 1e3, min(samples) * 1e3, max(samples) * 1e3)
+            table.add(label, *(f"{value:,.1f}" for value in ms))
+    yield table
+
+
+def _startup_targets(measured: Measured) -> Iterator[Target]:
+    told = measured["startup_s"]
+    if "import" in told and "dependencies" in told:
+        rounds = zip(told["import"]["whole"], told["dependencies"]["whole"], strict=True)
+        beyond = [(ours - theirs) * 1e3 for ours, theirs in rounds]
+        yield Target("`import flowrt` beyond its dependencies' own, in ms", beyond, 150)
+
+
+def _scrape(measured: Measured) -> Iterator[Table]:
+    told = measured["scrape"]
+    ms = [seconds * 1e3 for seconds in told["scrapes_s"]]
+    cost_ms = [cost * 1e3 for cost in _cost_of_a_scrape(told)]
+    table = Table(f"scrapes of /metrics, {told['nodes']} nodes, the loop saturated", ("median", "low", "high"))
+    table.add("ms until it is answered", *(f"{value:.1f}" for value in (median(ms), min(ms), max(ms))))
+    table.add(
+        "ms that one takes from the batch", *(f"{value:.1f}" for value in (median(cost_ms), min(cost_ms), max(cost_ms)))
+    )
+    yield table
+
+
+def _cost_of_a_scrape(told: Mapping[str, Any]) -> list[float]:
+    """Seconds that one scrape takes from the batch, round by round."""
+    return [
+        (1 - with_ / without) * told["every_s"] for with_, without in zip(told["with"], told["without"], strict=True)
+    ]
+
+
+def _scrape_targets(measured: Measured) -> Iterator[Target]:
+    told = measured["scrape"]
+    yield Target(f"a scrape with {told['nodes']} nodes, in ms", [seconds * 1e3 for seconds in told["scrapes_s"]], 50)
+    share = [cost / 15 * 100 for cost in _cost_of_a_scrape(told)]
+    yield Target("what a scrape every 15 s takes from the batch, in per cent", share, 1)
+
+
+_TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
+    "workloads": _works,
+    "memory": _memory,
+    "speedup": _speedup,
+    "parts_us": _parts,
+    "cases": _delivery,
+    "startup_s": _startup,
+    "scrape": _scrape,
+}
+_TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
+    "workloads": _work_targets,
+    "memory": _memory_targets,
+    "parts_us": _part_targets,
+    "cases": _delivery_targets,
+    "startup_s": _startup_targets,
+    "scrape": _scrape_targets,
+}
 
 
 def _of(samples: Sequence[float], form: str, unit: str = "", by: Callable[[Sequence[float]], float] = median) -> str:
     return f"{by(samples):{form}}{unit}" if samples else "-"
-
-
-def _where(measured: Mapping[str, Any]) -> str:
-    machine, rounds = measured["machine"], measured["rounds"]
-    return f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, {rounds} rounds"
-
-
-def overhead_markdown() -> str:
-    """The README's table, from the checked-in results."""
-    measured = json.loads((RESULTS / "overhead.json").read_text())
-    noop = next(work for work in measured["workloads"] if work["name"] == "noop")
-    told = figures(noop, BASELINE)
-    table = [
-        "| | µs an item | lowest to highest | of nadoo-flow-core | lowest to highest | spans delivered |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for arm in ARMS:
-        if arm.name in measured["missing"]:
-            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – | – |")
-        elif arm.name in told:
-            its = told[arm.name]
-            cells = [arm.title, _of(its["overhead_us"], ".2f"), _spread(its["overhead_us"])]
-            cells += [_of(its["to_baseline"], ".3f", "×"), _spread(its["to_baseline"])]
-            cells += [_of(its["delivered"], ".1%", by=min)]
-            table.append(f"| {' | '.join('–' if cell == '-' else cell for cell in cells)} |")
-    what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians of {measured['rounds']} rounds"
-    machine = measured["machine"]
-    where = f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, commit {machine['commit']}"
-    return "\n".join([*table, "", f"{what}; {where}."])
-
-
-def _spread(samples: Sequence[float]) -> str:
-    return f"{min(samples):.2f} to {max(samples):.2f}" if samples else "-"

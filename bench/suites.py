@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.arms import ARMS, PEERS
+from bench.delivery import measure_delivery
 from bench.measure import measure
 from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
+from bench.parts import PARTS, measure_parts
+from bench.scrape import measure_scrape
+from bench.speedup import measure_speedup
+from bench.startup import STARTS, measure_startup
 from bench.workloads import WORKLOADS, Workload
 
 __all__ = ["SUITES", "Choice", "Suite", "suite"]
@@ -94,8 +99,30 @@ def _memory(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_memory(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
 
+def _speedup(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_speedup(choice.chosen(suite.arms), suite.rounds_of(choice), say)
+
+
+def _parts(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_parts(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+def _delivery(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_delivery(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+def _startup(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_startup(choice.chosen(suite.arms), suite.rounds_of(choice), say)
+
+
+def _scrape(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_scrape(suite.rounds_of(choice), choice.cut, say)
+
+
 _BESIDE: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo", "gather", "flowrt-bare"))
 _DELIVERING: Final = tuple(each for each in ARMS if each.delivers)
+
+_CURVES: Final = ("floor", "nadoo", "gather", "flowrt-bare", "flowrt-delivered")
 
 SUITES: Final = (
     Suite(
@@ -122,6 +149,17 @@ SUITES: Final = (
         _peers,
         WORKLOADS,
     ),
+    Suite(
+        "speedup",
+        "speedup over sequential execution, from one item at a time to a thousand",
+        tuple(each for each in ARMS if each.name in _CURVES),
+        3,
+        _speedup,
+    ),
+    Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 5, _parts),
+    Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 2, _delivery),
+    Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
+    Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 5, _scrape),
     Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 3, _memory),
     Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory),
 )

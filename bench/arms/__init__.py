@@ -135,10 +135,13 @@ PEERS: Final = (*_PLAIN, *map(_told, (*_BASELINES, *_PLAIN)), *_FAR)
 """Those that are measured beside, on demand: each in an environment of its own."""
 
 
+_SEQUENTIAL: Final = Arm("sequential", "one after the other", plain.sequential)
+
+
 def arm(name: str) -> Arm:
     """The arm of that name.
 
     Raises:
         KeyError: There is none.
     """
-    return {each.name: each for each in (*ARMS, *PEERS)}[name]
+    return {each.name: each for each in (*ARMS, *PEERS, _SEQUENTIAL)}[name]

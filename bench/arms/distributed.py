@@ -142,6 +142,7 @@ async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
             PREFECT_LOGGING_LEVEL="ERROR",
             PREFECT_LOGGING_TO_API_ENABLED="false",
+            PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120",
             DO_NOT_TRACK="1",
         )
         import prefect
@@ -167,7 +168,7 @@ async def prefect_map(load: Load) -> list[int]:
 @asynccontextmanager
 async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
     """A queue in an SQLite database in a folder of its own."""
-    from dbos import DBOS, Queue
+    from dbos import DBOS
 
     with tempfile.TemporaryDirectory() as folder:
         config: Any = {
@@ -177,7 +178,6 @@ async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
             "log_level": "ERROR",
         }
         dbos = DBOS(config=config)
-        queue = Queue("bench", worker_concurrency=work.concurrency, polling_interval_sec=0.01)
         retries = {
             "retries_allowed": work.attempts > 1,
             "interval_seconds": 0.001,
@@ -191,17 +191,18 @@ async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
         one: Any = DBOS.workflow()(workflow)
         DBOS.launch()
         try:
-            yield queue, one
+            await DBOS.register_queue_async("bench", worker_concurrency=work.concurrency, polling_interval_sec=0.01)
+            yield DBOS, one
         finally:
             dbos.destroy()
 
 
 async def dbos_run(load: Load) -> list[int]:
     """A durable workflow for every item, through a queue."""
-    queue, one = load.handle
+    dbos, one = load.handle
 
     def every() -> list[int]:
-        handles = [queue.enqueue(one, load.work.name, number) for number in _numbers(load)]
+        handles = [dbos.enqueue_workflow("bench", one, load.work.name, number) for number in _numbers(load)]
         return [handle.get_result() for handle in handles]
 
     return await asyncio.to_thread(every)

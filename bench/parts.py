@@ -1,0 +1,305 @@
+"""Where an item's time goes: the same batch with one part of the telemetry more each time, and what each part adds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from bench.arms.base import Load
+from bench.arms.plain import floor
+from bench.collector import collector
+from bench.jobs import Item, Job, job_of
+from bench.machine import about, last_core
+from bench.measure import run_module
+from bench.nodes import flowrt_node
+from bench.workloads import workload
+
+__all__ = ["DIFFERENCES", "PARTS", "Part", "main", "measure_parts"]
+
+_NOOP: Final = workload("noop")
+_WARM_UP: Final = 2_000
+
+
+class Part(NamedTuple):
+    """One way of running the batch.
+
+    Attributes:
+        name: For the JSON.
+        title: For tables.
+        run: Runs the items.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Load], Awaitable[Any]]
+
+
+async def _batch(load: Load, telemetry: Any) -> None:
+    from flowrt import BatchProcessor
+
+    await BatchProcessor(flowrt_node(load.job), load.concurrency, telemetry=telemetry).batch(load.inputs)
+
+
+async def _bare(load: Load) -> None:
+    await _batch(load, telemetry=False)
+
+
+async def _metrics(load: Load) -> None:
+    from flowrt import Telemetry
+
+    await _batch(load, Telemetry(tracing=False, logs=False))
+
+
+async def _logs(load: Load) -> None:
+    from flowrt import Runtime, Telemetry
+
+    async with Runtime(log_format="json", log_level="INFO"):
+        await _batch(load, Telemetry(metrics=False, tracing=False))
+
+
+async def _context(load: Load) -> None:
+    """What making a span current costs, with the public functions that it is done with."""
+    from opentelemetry import context, trace
+
+    span = trace.NonRecordingSpan(trace.SpanContext(1, 1, is_remote=False))
+    job = load.job
+
+    async def within(item: Item) -> int:
+        token = context.attach(trace.set_span_in_context(span))
+        try:
+            return await job(item)
+        finally:
+            context.detach(token)
+
+    await _batch(load._replace(job=within), telemetry=False)
+
+
+async def _spans(load: Load) -> None:
+    """Spans are made and made current, and nobody takes them."""
+    from flowrt import Runtime
+
+    async with Runtime(service_name="bench", log_format="json", log_level="ERROR"):
+        await _traced(load)
+
+
+async def _traced(load: Load) -> None:
+    from flowrt import Telemetry
+
+    await _batch(load, Telemetry(metrics=False, logs=False))
+
+
+async def _handed_over(load: Load) -> None:
+    """Spans are put into a pipeline that has room for all and sleeps."""
+    await _piped(load, lambda _: b"", encodes=False)
+
+
+async def _encoded(load: Load) -> None:
+    """They are encoded, and sent nowhere."""
+    from flowrt.telemetry.wire import encode_spans
+
+    await _piped(load, lambda spans: encode_spans(spans, lambda _: b""), encodes=True)
+
+
+async def _piped(load: Load, encode: Callable[[Sequence[Any]], bytes], *, encodes: bool) -> None:
+    from opentelemetry import trace
+
+    from flowrt import Runtime
+    from flowrt.telemetry.export import SpanPipeline
+    from flowrt.telemetry.export.transport import Outcome, Transport
+
+    class Nowhere(Transport):
+        timeout_s, where = 1.0, "nowhere"
+
+        def pack(self, payload: bytes) -> bytes:
+            return payload
+
+        def send(self, body: bytes) -> Outcome:
+            return Outcome(taken=True)
+
+        def abort(self) -> None:
+            """Nothing is under way."""
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+        def forget(self) -> None:
+            """Nothing is open."""
+
+    idle: dict[str, Any] = {
+        "most_spans": 10 * len(load.inputs),
+        "batch_spans": 10 * len(load.inputs),
+        "delay_s": 3_600.0,
+    }
+    async with Runtime(service_name="bench", log_format="json", log_level="ERROR"):
+        provider: Any = trace.get_tracer_provider()
+        pipeline = SpanPipeline(Nowhere(), encode, **({} if encodes else idle))
+        provider.target = pipeline
+        try:
+            await _traced(load)
+            if encodes:
+                pipeline.force_flush()
+        finally:
+            provider.target = None
+            if encodes:
+                pipeline.close(1.0)
+
+
+async def _sent(load: Load) -> None:
+    from flowrt import Runtime
+
+    endpoint = os.environ["BENCH_COLLECTOR"]
+    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level="ERROR"):
+        await _traced(load)
+
+
+async def _all(load: Load) -> None:
+    from flowrt import Runtime
+
+    endpoint = os.environ["BENCH_COLLECTOR"]
+    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level="INFO"):
+        await _batch(load, telemetry=True)
+
+
+def _sdk_provider() -> Any:
+    """A service's own provider: the SDK's, with a BatchSpanProcessor; its exporter takes all and sends nothing."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: Sequence[Any]) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    return provider
+
+
+async def _sdk_spans(load: Load) -> None:
+    """The floor's workers with the SDK's start_span and end around each item, and the attributes of flowrt's spans."""
+    job: Job = load.job
+    provider = _sdk_provider()
+    tracer = provider.get_tracer("bench")
+    common = {"flowrt.batch.name": "bench", "flowrt.batch.id": "0" * 32, "flowrt.node.id": "bench"}
+
+    async def within(item: Item) -> int:
+        span = tracer.start_span("process bench", attributes={**common, "flowrt.item.index": item["x"]})
+        output = await job(item)
+        span.end()
+        return output
+
+    await floor(load._replace(job=within))
+    provider.force_flush()
+
+
+async def _own_provider(load: Load) -> None:
+    from opentelemetry import trace
+
+    provider: Any = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider):  # a process sets its provider once
+        provider = _sdk_provider()
+        trace.set_tracer_provider(provider)
+    await _traced(load)
+    provider.force_flush()
+
+
+PARTS: Final = (
+    Part("floor", "floor: bare workers on one iterator", floor),
+    Part("bare", "flowrt, telemetry off", _bare),
+    Part("metrics", "with metrics", _metrics),
+    Part("logs", "with log events at INFO", _logs),
+    Part("context", "with a span made current by hand", _context),
+    Part("spans", "with spans, which nobody takes", _spans),
+    Part("handed-over", "with spans handed over", _handed_over),
+    Part("encoded", "with spans encoded", _encoded),
+    Part("sent", "with spans sent to a collector", _sent),
+    Part("all", "everything on, spans sent", _all),
+    Part("sdk-spans", "the floor with the SDK's start_span and end, BatchSpanProcessor", _sdk_spans),
+    Part("own-provider", "flowrt through such a provider of the service's own", _own_provider),
+)
+
+DIFFERENCES: Final = (
+    ("engine", "bare", "floor"),
+    ("metrics", "metrics", "bare"),
+    ("log events at INFO", "logs", "bare"),
+    ("context (the span made current)", "context", "bare"),
+    ("span", "spans", "context"),
+    ("hand-over", "handed-over", "spans"),
+    ("encode", "encoded", "handed-over"),
+    ("send", "sent", "encoded"),
+)
+"""What each part costs: its name, and the two ways of running between which it is the difference."""
+
+
+def measure_parts(
+    parts: Sequence[Part],
+    rounds: int,
+    cut: int,
+    say: Callable[[str], None],
+    run: Callable[[str, int, str], float] | None = None,
+) -> dict[str, Any]:
+    """Measure every way of running, each time in a fresh process, round by round.
+
+    Args:
+        parts: In the order in which they take turns.
+        rounds: How often.
+        cut: By how much to divide the number of items.
+        say: Told of the progress.
+        run: Runs one of so many items, told where the collector is; in a process of its own by default.
+
+    Returns:
+        What is written as JSON: microseconds an item of every round.
+
+    Raises:
+        BenchError: A run failed.
+    """
+    run = run or _in_a_process
+    items = _NOOP.items // cut
+    samples: dict[str, list[float]] = {part.name: [] for part in parts}
+    with collector(not_on=last_core()) as url:
+        for number in range(rounds):
+            say(f"parts: round {number + 1} of {rounds}")
+            for part in parts:
+                samples[part.name].append(run(part.name, items, url))
+    return {"machine": about(), "rounds": rounds, "missing": {}, "items": items, "parts_us": samples}
+
+
+def _in_a_process(name: str, items: int, url: str) -> float:
+    return float(run_module("bench.parts", [name, str(items)], f"part {name}", {"BENCH_COLLECTOR": url}))
+
+
+def main(name: str, items: int) -> float:
+    """Run one in this process, pinned.
+
+    Args:
+        name: Which.
+        items: How many items.
+
+    Returns:
+        Microseconds an item.
+    """
+    import uvloop
+
+    if (core := last_core()) is not None:
+        os.sched_setaffinity(0, {core})
+    part = {each.name: each for each in PARTS}[name]
+
+    async def timed(many: int) -> float:
+        work = _NOOP.of(many)
+        inputs = [{"x": number} for number in range(1, many + 1)]
+        async with job_of(work) as job:
+            started = time.perf_counter()
+            await part.run(Load(work, job, inputs))
+            return (time.perf_counter() - started) / many * 1e6
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(timed(_WARM_UP))
+        return runner.run(timed(items))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{json.dumps(main(sys.argv[1], int(sys.argv[2])))}\n")
