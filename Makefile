@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs dashboards bench pictures-live attack prometheus chromium clean
+.PHONY: help demo test test-main test-next lint format docs dashboards bench bench-peers bench-draw gate pictures-live attack prometheus chromium clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,8 +43,18 @@ docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
 	$(BIN)/python -m dashboards
 
-bench: $(VENV)/.bench  ## Measure the overhead per item beside its peers
-	$(BIN)/python -m bench run overhead
+bench: $(VENV)/.bench  ## Measure all that bench/RESULTS.md tells of but for the peers, in about 12 minutes
+	$(BIN)/python -m bench all
+
+bench-peers: $(VENV)/.bench  ## Measure the peers, each in an environment of its own, in about an hour
+	$(BIN)/python -m bench all --peers
+
+bench-draw: $(VENV)/.bench $(VENV)/.test  ## Draw the charts of what was measured, and write the pages
+	$(BIN)/python -m bench draw
+	$(BIN)/python -m tools.fill_docs
+
+gate: $(VENV)/.bench  ## Compare what an item costs with what is recorded
+	$(BIN)/python -m bench gate
 
 prometheus:  # a real one, for the tests that scrape
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/install-prometheus

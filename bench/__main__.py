@@ -1,4 +1,4 @@
-"""The bench's command: `python -m bench list`, `run` and `report`."""
+"""The bench's command: `python -m bench list`, `run`, `all`, `draw`, `report` and `gate`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.gate import RECORD, check, record
 from bench.measure import BenchError
 from bench.report import RESULTS, lines
 from bench.suites import SUITES, Choice, Suite
@@ -31,9 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "list":
         _list()
         return 0
+    if options.command == "draw":
+        _draw()
+        return 0
     if options.command == "report":
         return _report(options.files or sorted(RESULTS.glob("*.json")), parser)
     try:
+        if options.command == "all":
+            return _run_all(options)
+        if options.command == "gate":
+            return _gate(recording=options.record)
         return _run(options, parser)
     except BenchError as exc:
         sys.stderr.write(f"bench: {exc}\n")
@@ -51,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
     run.add_argument("--add", action="store_true", help="keep the workloads that FILE has from earlier runs")
     run.add_argument("--arm", action="append", default=[], metavar="ARM", help="only this arm; repeatable")
+    everything = commands.add_parser("all", help="measure all that RESULTS.md tells of, in about 12 minutes")
+    everything.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds; writes nothing")
+    everything.add_argument("--peers", action="store_true", help="the peers instead, which takes about an hour")
+    gate = commands.add_parser("gate", help="compare this code's cost with what is recorded")
+    gate.add_argument("--record", action="store_true", help="write what later commits are compared with")
+    commands.add_parser("draw", help="draw the charts of the checked-in results")
     report = commands.add_parser("report", help="print the tables of earlier runs")
     report.add_argument("files", nargs="*", type=Path, help="the checked-in results by default")
     return parser
@@ -86,6 +100,47 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if options.json is not None:
             options.json.write_text(json.dumps(measured, indent=1) + "\n")
         _print(lines(measured))
+    return 0
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Every suite that needs no other environments, each written as soon as it is measured; or those that do."""
+    for each in SUITES:
+        if each.apart is not options.peers:
+            continue
+        path = RESULTS / f"{each.name}.json"
+        for works in [[work.name] for work in each.workloads] if options.peers and each.workloads else [[]]:
+            measured = each.measure(Choice(None, 10 if options.quick else 1, (), works), _tell)
+            if works and path.exists() and not options.quick:
+                measured = _joined(json.loads(path.read_text()), measured)
+            if not options.quick:
+                path.write_text(json.dumps(measured, indent=1) + "\n")
+            _print(lines(measured))
+    if not options.quick and not options.peers:
+        record(_tell)
+    return 0
+
+
+def _draw() -> None:
+    from bench.charts import draw
+    from bench.pages import read_results
+
+    for path in draw(read_results(), RESULTS):
+        _tell(f"drew {path}")
+
+
+def _gate(*, recording: bool) -> int:
+    if recording:
+        record(_tell)
+        return 0
+    try:
+        recorded = json.loads(RECORD.read_text())
+    except FileNotFoundError:
+        raise BenchError(f"nothing is recorded in {RECORD}: python -m bench gate --record") from None
+    slow = check(recorded, _tell)
+    if slow:
+        raise BenchError(f"slower than recorded by more than the margin: {'; '.join(slow)}")
+    _print(["gate: within the margin"])
     return 0
 
 

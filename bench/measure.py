@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from bench.arms import Arm
@@ -52,16 +54,25 @@ def run_module(
     """
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": str(ROOT)}
     command = [python, "-m", module, *words]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=_LIMIT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{what} did not end within {_LIMIT_S} s") from None
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["nothing"]
-        raise BenchError(f"{what} ended with exit code {done.returncode}: {last[0]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    with (
+        TemporaryFile("w+") as out,
+        TemporaryFile("w+") as errors,
+    ):  # a pipe would last as long as what it leaves behind
+        child = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out, stderr=errors, start_new_session=True)
+        try:
+            child.wait(_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{what} did not end within {_LIMIT_S} s") from None
+        finally:
+            with suppress(ProcessLookupError):  # servers and workers that a peer has left running, and itself
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        out.seek(0)
+        errors.seek(0)
+        if child.returncode:
+            last = errors.read().strip().splitlines()[-1:] or ["nothing"]
+            raise BenchError(f"{what} ended with exit code {child.returncode}: {last[0]}")
+        return json.loads(out.read().splitlines()[-1])
 
 
 def run_once(arm: Arm, work: Workload, urls: Mapping[str, str], core: int | None) -> Sample:

@@ -21,7 +21,7 @@ from bench.workloads import workload
 __all__ = ["NODES", "main", "measure_scrape"]
 
 NODES: Final = 64
-_SECONDS: Final = 4.0
+_SECONDS: Final = 3.0
 _EVERY_S: Final = 0.25
 _NOOP: Final = workload("noop")
 

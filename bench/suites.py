@@ -53,6 +53,7 @@ class Suite:
         rounds: How often each arm runs.
         run: Measures it.
         workloads: What they run, where that is to be chosen.
+        apart: Whether it needs environments of its own, so that it is run on demand.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Suite:
     rounds: int
     run: Callable[[Suite, Choice, Say], dict[str, Any]]
     workloads: Sequence[Workload] = ()
+    apart: bool = False
 
     def measure(self, choice: Choice, say: Say) -> dict[str, Any]:
         """Run it.
@@ -137,7 +139,7 @@ SUITES: Final = (
         "workloads",
         "the same on spread and heavy-tailed service times, retries, HTTP and computing",
         ARMS,
-        5,
+        3,
         _overhead,
         tuple(work for work in WORKLOADS if not work.core),
     ),
@@ -148,6 +150,7 @@ SUITES: Final = (
         5,
         _peers,
         WORKLOADS,
+        apart=True,
     ),
     Suite(
         "speedup",
@@ -157,11 +160,11 @@ SUITES: Final = (
         _speedup,
     ),
     Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 5, _parts),
-    Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 2, _delivery),
+    Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 1, _delivery),
     Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
-    Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 5, _scrape),
-    Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 3, _memory),
-    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory),
+    Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 3, _scrape),
+    Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 2, _memory),
+    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory, apart=True),
 )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.report import overhead_markdown
+from bench.pages import overhead_markdown, read_results, results_markdown
 from flowrt.telemetry.catalogue import as_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -14,6 +14,10 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/telemetry.md", "metrics"): as_markdown,
     ("README.md", "overhead"): overhead_markdown,
 }
+
+
+PAGES: dict[str, Callable[[], str]] = {"bench/RESULTS.md": lambda: results_markdown(read_results())}
+"""Pages that are generated as a whole."""
 
 
 def filled(page: str, name: str, content: str) -> str:
@@ -29,3 +33,5 @@ if __name__ == "__main__":
     for (file, name), make in PARTS.items():
         path = ROOT / file
         path.write_text(filled(path.read_text(), name, make()))
+    for file, write in PAGES.items():
+        (ROOT / file).write_text(write())

@@ -1,0 +1,106 @@
+"""The pages that are made of the results: `bench/RESULTS.md`, and the README's table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from bench.arms import ARMS
+from bench.charts import CHARTS
+from bench.measure import figures
+from bench.report import BASELINE, RESULTS, provenance, tables, targets, where
+from bench.suites import SUITES
+
+__all__ = ["overhead_markdown", "read_results", "results_markdown"]
+
+_ALT: Final = {
+    "overhead": "What an item costs, as bars, for flowrt and its peers",
+    "speedup": "Speedup over the number of items at once, beside the ideal line",
+    "memory": "Memory over the number of items",
+    "telemetry": "Where an item's time goes with everything on, beside telemetry by hand",
+}
+
+
+def read_results(folder: Path | None = None) -> dict[str, Any]:
+    """What was measured, by suite, in the suites' order."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((folder or RESULTS).glob("*.json"))}
+    return {suite.name: found[suite.name] for suite in SUITES if suite.name in found}
+
+
+def results_markdown(results: Mapping[str, Any]) -> str:
+    """The page with every table and chart.
+
+    Args:
+        results: What `read_results` gave.
+    """
+    return "\n".join(_lines(results)) + "\n"
+
+
+def _lines(results: Mapping[str, Any]) -> Iterator[str]:
+    yield "# What was measured"
+    yield ""
+    yield "Made by `make docs` from [results](results); [README.md](README.md) has the method. Times drift from run to"
+    yield "run and from machine to machine: the ratios, each taken within a round, are what to compare by."
+    yield ""
+    yield "## Targets"
+    yield ""
+    yield "| | figure | target | lowest to highest | |"
+    yield "|---|---:|---:|---:|---|"
+    for name, measured in results.items():
+        for target in targets(measured):
+            if target.samples:
+                goal = f"{'≤' if target.at_most else '≥'} {target.bound:g}"
+                spread = f"{min(target.samples):.3g} to {max(target.samples):.3g}"
+                verdict = "met" if target.met else "**missed**"
+                yield f"| {target.what} ({name}) | {median(target.samples):.3g} | {goal} | {spread} | {verdict} |"
+    for name, measured in results.items():
+        title = next(suite.title for suite in SUITES if suite.name == name)
+        yield ""
+        yield f"## {name}: {title}"
+        for chart, (needs, _) in CHARTS.items():
+            if needs == name:
+                yield ""
+                yield f"![{_ALT[chart]}](results/{chart}.svg)"
+        for place, table in enumerate(tables(measured)):
+            yield ""
+            yield f"### {table.title[:1].upper()}{table.title[1:]}"
+            yield ""
+            yield from table.markdown()
+            if "workloads" in measured and "commit" in (work := measured["workloads"][place]):
+                yield ""
+                yield f"{work['rounds']} rounds; commit {work['commit']}, {work['measured_at']}."
+        yield ""
+        yield from (f"{line}  " for line in provenance(measured))
+
+
+def overhead_markdown() -> str:
+    """The README's table, from the checked-in results."""
+    measured = json.loads((RESULTS / "overhead.json").read_text())
+    noop = next(work for work in measured["workloads"] if work["name"] == "noop")
+    told = figures(noop, BASELINE)
+    table = [
+        "| | µs an item | lowest to highest | of nadoo-flow-core | lowest to highest | spans delivered |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for arm in ARMS:
+        if arm.name in measured["missing"]:
+            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – | – |")
+        elif arm.name in told:
+            its = told[arm.name]
+            cells = [arm.title, _middle(its["overhead_us"], ".2f"), _spread(its["overhead_us"])]
+            cells += [_middle(its["to_baseline"], ".3f", "×"), _spread(its["to_baseline"])]
+            cells += [f"{min(its['delivered']):.1%}" if its["delivered"] else "–"]
+            table.append(f"| {' | '.join(cells)} |")
+    what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians"
+    return "\n".join([*table, "", f"{what}; {where(measured)}, commit {measured['machine']['commit']}."])
+
+
+def _middle(samples: Sequence[float], form: str, unit: str = "") -> str:
+    return f"{median(samples):{form}}{unit}" if samples else "–"
+
+
+def _spread(samples: Sequence[float]) -> str:
+    return f"{min(samples):.2f} to {max(samples):.2f}" if samples else "–"
