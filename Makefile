@@ -71,7 +71,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group bench --group dashboards
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
@@ -79,7 +79,7 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable . --group bench
+	$(BIN)/python -m pip install --quiet --editable '.[otlp]' --group bench
 	touch $@
 
 $(VENV_NEXT)/.test: pyproject.toml

@@ -21,7 +21,6 @@ __all__ = ["BASELINE", "RESULTS", "Target", "differences", "lines", "provenance"
 RESULTS: Final = Path(__file__).parent / "results"
 BASELINE: Final = "nadoo"
 _STREAM: Final = "flowrt-stream"
-_ALL: Final = (*ARMS, *PEERS)
 
 Measured = Mapping[str, Any]
 
@@ -111,7 +110,7 @@ def _works(measured: Measured) -> Iterator[Table]:
         table = Table(f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once", heads)
         told = figures(work, BASELINE)
         out = {**measured["missing"], **work.get("out", {})}
-        for arm in _ALL:
+        for arm in (*ARMS, *PEERS):
             if arm.name in out:
                 table.miss(arm.title, out[arm.name])
             elif told.get(arm.name, {}).get("overhead_us"):
@@ -203,7 +202,7 @@ def _speedup(measured: Measured) -> Iterator[Table]:
     points = list(next(iter(curves.values()))) if curves else []
     title = f"speedup over sequential execution, items of {measured['sleep_s'] * 1e3:g} ms"
     table = Table(title, [f"at {int(point):,}" for point in points])
-    for arm in _ALL:
+    for arm in (*ARMS, *PEERS):
         if arm.name in measured["missing"]:
             table.miss(arm.title, measured["missing"][arm.name])
         elif arm.name in curves:
@@ -255,7 +254,7 @@ def _three(samples: Sequence[float]) -> list[str]:
 def _delivery(measured: Measured) -> Iterator[Table]:
     for case in measured["cases"]:
         table = Table(f"spans sent to {case['title']}", ("spans", "arrived", "lost", "µs an item"))
-        for arm in _ALL:
+        for arm in (*ARMS, *PEERS):
             if arm.name in measured["missing"]:
                 table.miss(arm.title, measured["missing"][arm.name])
             elif samples := case["samples"].get(arm.name):

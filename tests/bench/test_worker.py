@@ -14,8 +14,10 @@ from bench.measure import run_once
 from bench.service import http_service
 from bench.workloads import workload
 
+REFERENCE = pytest.param("nadoo", marks=pytest.mark.parts)  # installed once
 
-@pytest.mark.parametrize("name", ["floor", "gather", "flowrt-bare", "flowrt-metrics", "flowrt-default"])
+
+@pytest.mark.parametrize("name", ["gather", "flowrt-metrics", "flowrt-default"])
 def test_an_arm_runs_in_a_process_of_its_own_and_is_timed(name: str) -> None:
     sample = run_once(arm(name), workload("yield").of(200), {}, None)
     assert sample["wall_s"] > 0
@@ -30,10 +32,8 @@ def test_spans_are_counted_where_they_arrive(name: str) -> None:
         assert count_spans(url) == 0
 
 
-@pytest.mark.parametrize("name", ["floor", "nadoo", "flowrt-bare", "flowrt-delivered", "by-hand"])
+@pytest.mark.parametrize("name", ["floor", REFERENCE, "flowrt-delivered", "by-hand"])
 def test_a_flaky_item_is_tried_again_and_counts_once(name: str) -> None:
-    if name == "nadoo":
-        pytest.importorskip("nadoo_flow")
     with collector() as url:
         sample = run_once(arm(name), workload("flaky").of(50), {"BENCH_COLLECTOR": url}, None)
     assert sample.get("delivered", 50) == 50

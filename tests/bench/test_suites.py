@@ -1,0 +1,92 @@
+"""The suites beside those of workloads and memory: that they run, and what is made of their figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.arms import ARMS, arm
+from bench.delivery import CASES, measure_delivery
+from bench.parts import DIFFERENCES, PARTS, measure_parts
+from bench.report import differences, lines
+from bench.scrape import measure_scrape
+from bench.speedup import CONCURRENCIES, measure_speedup
+from bench.startup import STARTS, measure_startup
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def told(measured: dict[str, Any]) -> str:
+    return "\n".join(lines(measured))
+
+
+def test_parts_are_differences_within_a_round() -> None:
+    costs = {part.name: float(place) for place, part in enumerate(PARTS)}
+    measured = measure_parts(PARTS, 2, 10, quiet, lambda name, items, url: costs[name])
+    assert measured["items"] == 10_000
+    assert dict(differences(measured))["hand-over"] == [costs["handed-over"] - costs["spans"]] * 2
+    assert [name for name, _ in differences(measured)] == [name for name, _, _ in DIFFERENCES]
+    assert "spans through the service's own provider" in told(measured)
+
+
+def test_every_part_runs() -> None:
+    few = [part for part in PARTS if part.name in ("encoded", "own-provider", "sdk-spans")]
+    measured = measure_parts(few, 1, 1_000, quiet)
+    assert all(us > 0 for (us,) in measured["parts_us"].values())
+
+
+def test_speedup_is_over_real_sequential_execution(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = measure_speedup([arm("floor")], 1, quiet)
+    curve = measured["speedup"]["floor"]
+    assert list(curve) == [str(concurrency) for concurrency in CONCURRENCIES]
+    assert curve["1"][0] < 2
+    assert curve["100"][0] > 10
+    assert "at 1,000" in told(measured)
+
+
+def test_delivery_is_counted_at_the_collector() -> None:
+    measured = measure_delivery([each for each in ARMS if each.name == "flowrt-delivered"], 1, 2_000, quiet)
+    idle, slow = measured["cases"]
+    assert idle["samples"]["flowrt-delivered"][0]["delivered"] == 500
+    assert slow["samples"]["flowrt-delivered"][0]["delivered"] == 50
+    assert slow["samples"]["flowrt-delivered"][0]["wall_s"] >= CASES[1].delay_s
+    text = told(measured)
+    assert "met     spans of flowrt lost to a collector that answers at once: 0 (target <= 0)" in text
+
+
+def test_a_lost_span_is_told() -> None:
+    def run(*_: Any) -> dict[str, float]:
+        return {"items": 1_000, "delivered": 999, "wall_s": 1.0}
+
+    text = told(measure_delivery([arm("flowrt-delivered")], 2, 1_000, quiet, run))
+    assert "MISSED  spans of flowrt lost to a collector that answers at once: 1 (target <= 0)" in text
+
+
+def test_starts_are_timed() -> None:
+    few = [start for start in STARTS if start.name in ("python", "runtime")]
+    measured = measure_startup(few, 1, quiet)
+    assert set(measured["startup_s"]["runtime"]) == {
+        "enter the runtime",
+        "the first batch, of one item",
+        "leave it, its span sent",
+    }
+    assert "Python itself" in told(measured)
+
+
+def test_a_scrape_s_price_is_the_time_that_the_batch_lost() -> None:
+    def run(scraped: bool, seconds: float) -> dict[str, Any]:
+        assert seconds == 1.5
+        return {"items_per_s": 99.0 if scraped else 100.0, "scrapes_s": [0.01] if scraped else []}
+
+    text = told(measure_scrape(2, 2, quiet, run))
+    assert "met     a scrape with 64 nodes, in ms: 10 (target <= 50; rounds 10 to 10)" in text
+    assert "what a scrape every 15 s takes from the batch, in per cent: 0.0167" in text
+
+
+def test_a_saturated_loop_is_scraped_from_outside() -> None:
+    measured = measure_scrape(1, 4, quiet)
+    assert measured["scrape"]["scrapes_s"]
+    assert measured["scrape"]["with"][0] > 0
