@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
+from flowrt.engine.deadlines import GRACE_S
 from flowrt.engine.scheduler import active_schedulers
 from flowrt.policy import check_duration
 from flowrt.server import READINESS, TelemetryServer
@@ -226,6 +227,7 @@ class Runtime:
         try:
             return await main
         finally:
+            await _end_tasks()
             await self._stop()
 
     def _refuse_work(self) -> None:
@@ -292,6 +294,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+async def _end_tasks() -> None:
+    """Cancel the loop's other tasks, and let go of those that do not end: a runner would wait for them for ever."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if not left:
+        return
+    for task in left:
+        task.cancel()
+    _, stuck = await asyncio.wait(left, timeout=GRACE_S)
+    for task in stuck:
+        asyncio._unregister_task(task)  # noqa: SLF001  # documented, for those who keep tasks of their own
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  # it is told here
+    if stuck:
+        names = sorted(task.get_name() for task in stuck)
+        log_event("warning", "shutdown.abandoned", tasks=len(stuck), names=names[:10])
 
 
 def _loop_is_running() -> bool:

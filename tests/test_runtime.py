@@ -387,6 +387,32 @@ def test_items_that_outlast_the_grace_are_cancelled_and_awaited(way: str) -> Non
     assert (ended["status"], ended["cancelled"]) == ("cancelled", 100)
 
 
+def test_a_node_that_never_stops_holds_the_process_up_for_two_graces_at_most() -> None:
+    script = Script(
+        """
+        async def node(item):
+            print("started", flush=True)
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+
+        async def main():
+            await BatchProcessor(node, 1).batch(range(3))
+        """,
+        settings="dict(grace=0.1)",
+    )
+    script.wait_for("started")
+    began = time.monotonic()
+    script.process.send_signal(signal.SIGTERM)
+    returncode, _, events = script.end()
+    assert returncode == 143
+    assert 10 <= time.monotonic() - began < HANG_S, "5 s until the batch lets go of it, 5 s until the loop does"
+    (told,) = [event for event in events if event["event"] == "shutdown.abandoned"]
+    assert (told["level"], told["tasks"]) == ("warning", 1)
+
+
 def test_an_exception_of_main_s_own_is_not_hidden_by_the_signal() -> None:
     script = Script(
         """

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Final
+import os
+import sys
+import threading
+from contextlib import suppress
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -53,6 +57,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, and end the process also where a thread of a node's never ends, which Python would wait for."""
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as exc:
+            if isinstance(exc.code, int) and any(_never_ends(thread) for thread in threading.enumerate()):
+                _leave(exc.code)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what flowrt itself raises is one line, Ctrl-C is 130."""
         try:
@@ -63,6 +76,18 @@ class LazyGroup(click.Group):
             raise CommandError(str(exc), exc.exit_code) from exc
         except FlowrtError as exc:
             raise CommandError(str(exc)) from exc
+
+
+def _never_ends(thread: threading.Thread) -> bool:
+    """Whether it runs an item that was given up: other threads of flowrt's have ended by now, or are daemons."""
+    return thread.name.startswith("flowrt-") and not thread.daemon
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 @click.group(

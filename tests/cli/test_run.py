@@ -564,3 +564,15 @@ def test_a_straggler_is_hedged(folder: Path, flowrt: Flowrt, lines_of: LinesOf) 
     done = flowrt("run", "nodes:blocking", "two.jsonl", "-o", "none", "--hedge", "p95")
     assert done.returncode == 2
     assert "make it an `async def`" in done.stderr
+
+
+def test_a_blocking_node_that_never_ends_does_not_hold_the_command_up(folder: Path, command: Any) -> None:
+    (folder / "nodes.py").write_text("import time\ndef hang(item):\n    time.sleep(3600)\n")
+    write_items(folder, range(3))
+    words, environment = command
+    done = subprocess.run(
+        [*words, "run", "nodes:hang", "in.jsonl", "-o", "out", "--max-concurrency", "3", "--item-timeout", "0.1"],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(r"^timed_out? +3|TimeoutError +3$", done.stderr, re.MULTILINE), done.stderr
