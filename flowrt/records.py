@@ -262,7 +262,7 @@ class ItemRecord(BatchResult):
         span: The tracing instrument's own handle.
         unkept: It was traced, and its span will not be exported, as far as is known.
         ticket: The rate limits' own handle.
-        ids: Its trace's id in the upper 128 bits and its span's in the lower 64; 0 when not traced.
+        ids: Its trace's id in the first 16 bytes and its span's in the last 8; empty when not traced.
         uncancellable: It did not end within the grace period after it was cancelled.
     """
 
@@ -288,7 +288,7 @@ class ItemRecord(BatchResult):
         self.started_ns = 0
         self.finished_ns = 0
         self.attempts = 0
-        self.ids = 0
+        self.ids = b""
         self.status = "running"
         self.output: Any = None
         self.span: Any = None
@@ -313,12 +313,12 @@ class ItemRecord(BatchResult):
     @property
     def trace_id(self) -> str | None:
         """Its trace's id, 32 hexadecimal digits, or None when not traced."""
-        return f"{self.ids >> 64:032x}" if self.ids else None
+        return self.ids[:16].hex() if self.ids else None
 
     @property
     def span_id(self) -> str | None:
         """Its span's id, 16 hexadecimal digits, or None when not traced."""
-        return f"{self.ids & _SPAN_ID_MASK:016x}" if self.ids else None
+        return self.ids[-8:].hex() if self.ids else None
 
     def forget_outcome(self) -> None:
         """Begin another attempt with nothing left of the one before."""
@@ -344,9 +344,6 @@ class ItemRecord(BatchResult):
             setattr(twin, name, getattr(self, name))
         twin._seldom = None if self._seldom is None else self._seldom.copy()
         return twin
-
-
-_SPAN_ID_MASK: Final = (1 << 64) - 1
 
 
 class HedgeRecord:

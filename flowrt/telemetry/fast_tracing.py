@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextvars import ContextVar, Token, copy_context
-from random import getrandbits
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import context as otel_context
@@ -17,6 +16,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt.policy import TailSampling, TraceShape
 from flowrt.records import BatchRecord, ItemRecord
+from flowrt.telemetry.ids import draw, make_ids, numbers_of, stock
 from flowrt.telemetry.span import SCOPE, ItemSpan, SpanFrame
 from flowrt.telemetry.tail import HeldSpans, is_wanted
 from flowrt.telemetry.tracing import BatchTracing, set_failed
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FastTracingInstrument"]
 
-_SPAN_ID_MASK: Final = (1 << 64) - 1
+_pop_ids: Final = stock.pop
 (_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())  # the API's name for it, asked of the API
 _ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
 _CHILDREN_ALIKE: Final = re.compile(
@@ -48,11 +48,14 @@ _attach: Callable[[Context], Token[Context]] = otel_context.attach if _variable 
 _reset: Callable[[Token[Context]], None] = otel_context.detach if _variable is None else _variable.reset
 
 
-def _detach(token: Token[Context]) -> None:
-    try:
-        _reset(token)
-    except (ValueError, RuntimeError):  # of another context: the API says so in the log
-        otel_context.detach(token)
+def _detach(span: ItemSpan) -> None:
+    """Let what was current before the span be so again."""
+    token, span.token = span.token, None
+    if token is not None:
+        try:
+            _reset(token)
+        except (ValueError, RuntimeError):  # of another context: the API says so in the log
+            otel_context.detach(token)
 
 
 class FastTracingInstrument(BatchTracing):
@@ -74,14 +77,15 @@ class FastTracingInstrument(BatchTracing):
         self._held: HeldSpans | None = None
         self._outer: HeldSpans | None = None  # where the batch itself stands under an item whose end is waited for
         self._provider = provider
-        self._random = type(provider.id_generator) is RandomIdGenerator
+        self._any_ids = False  # whether those of the stock will do
+        self._holds = False
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
         self._frame: SpanFrame | None = None  # of every item, where the sampler decides once
         self._parent: SpanContext | None = None
         self._trace_id = 0  # of every item, where they are the batch span's children
         self._seen: Context | None = None  # the worker's context, and
         self._base = Context()  # what it becomes for an item, but for the span
-        self._nothing_else = False  # whether that is the span alone
+        self._values: dict[str, object] = {}  # that, and the span of the item that started last
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span, and ask the sampler about all items at once where it decides for all alike."""
@@ -100,41 +104,42 @@ class FastTracingInstrument(BatchTracing):
         else:
             parent = None
         self._parent = parent
+        self._any_ids = type(self._provider.id_generator) is RandomIdGenerator and not self._trace_id
+        self._holds = self._held is not None or self._outer is not None
         self._rebase()
         if self._decides_once():
-            self._frame = self._ask(self._new_ids() >> 64, 0)
+            self._frame = self._ask(self._new_ids(), 0)
 
     def item_started(self, item: ItemRecord) -> None:
         """Make the item's span and make it the current one for the node."""
         if _current() is not self._seen:
             self._rebase()
-        if self._random:
-            ids = self._trace_id << 64 | getrandbits(64) if self._trace_id else getrandbits(192)
-        else:
-            ids = self._new_ids()
+        try:
+            ids = _pop_ids() if self._any_ids else self._new_ids()
+        except IndexError:
+            ids = draw()
         frame = self._frame
         if frame is None:
-            frame = self._ask(ids >> 64, item.index)
+            frame = self._ask(ids, item.index)
         item.ids = ids
         item.span = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
-        if self._held is not None:
-            self._held.open(ids & _SPAN_ID_MASK)
-        elif self._outer is not None and self._parent is not None:
-            self._outer.start(ids & _SPAN_ID_MASK, self._parent.span_id)
-        self._make_current(span)
+        if self._holds:
+            self._hold(ids)
+        values = self._values
+        values[_SPAN_KEY] = span
+        span.token = _attach(Context(values))
 
     def attempt_started(self, item: ItemRecord) -> None:
         """Make the item's span the current one again, where the next attempt runs."""
         if _current() is not self._seen:
             self._rebase()
-        self._make_current(item.span)
+        span: ItemSpan = item.span
+        span.token = _attach(trace.set_span_in_context(span, self._base))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Leave the attempt's context, and tell of the attempt."""
         span: ItemSpan = item.span
-        if span.token is not None:
-            _detach(span.token)
-            span.token = None
+        _detach(span)
         self._tell_attempt(item, span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
@@ -149,24 +154,17 @@ class FastTracingInstrument(BatchTracing):
         item.span = None
         frame = span.frame
         if (
-            item.status == "ok"
-            and item.attempts == 1
-            and span.additions is None
-            and not span.end_ns
-            and (encode := frame.encode) is not None
-            and (token := span.token) is not None
-        ):  # nearly every one
-            _detach(token)
-            span.token = None
-            started_ns = span.start_ns
-            span.end_ns = ended_ns = item.finished_ns
-            frame.hand_over(encode(item.ids, item.index, started_ns, ended_ns, item.started_ns - started_ns))
+            item.status == "ok" and item.attempts == 1 and span.additions is None and frame.encode is not None
+        ):  # nearly every one; of those that the node has ended itself, none
+            _detach(span)
+            encode, hand_over = frame.encode, frame.hand_over
+            start_ns, span.end_ns = span.start_ns, item.finished_ns
+            hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, item.started_ns - start_ns))
             self.ended += 1
             return
-        # of one that does not end the context is still in use, in a task that nobody waits for
-        if span.token is not None and not item.uncancellable:
-            _detach(span.token)
-        span.token = None
+        if item.uncancellable:  # its context is still in use, in a task that nobody waits for
+            span.token = None
+        _detach(span)
         if span.end_ns:  # by the node, which handed it over
             if not frame.sampled:
                 item.unkept = True
@@ -195,7 +193,7 @@ class FastTracingInstrument(BatchTracing):
             wanted = self._wants(item)
             self._let_go(item, self._held, wanted=wanted)
         if wanted and frame.sampled:
-            if self._outer is None or not self._outer.take(item.ids & _SPAN_ID_MASK, span):
+            if self._outer is None or not self._outer.take(numbers_of(item.ids)[1], span):
                 frame.hand_over(span)
         else:
             item.unkept = True
@@ -209,14 +207,17 @@ class FastTracingInstrument(BatchTracing):
 
     def _let_go(self, item: ItemRecord, held: HeldSpans, *, wanted: bool) -> None:
         """Hand over what stands under the item's span, or forget it."""
-        for span in held.close(item.ids & _SPAN_ID_MASK):
+        for span in held.close(numbers_of(item.ids)[1]):
             if wanted:
                 self._provider.hand_over(span)
 
-    def _make_current(self, span: ItemSpan) -> None:
-        span.token = _attach(
-            Context({_SPAN_KEY: span}) if self._nothing_else else trace.set_span_in_context(span, self._base)
-        )
+    def _hold(self, ids: bytes) -> None:
+        """An item has begun for whose end other spans wait."""
+        _, span_id = numbers_of(ids)
+        if self._held is not None:
+            self._held.open(span_id)
+        elif self._outer is not None and self._parent is not None:
+            self._outer.start(span_id, self._parent.span_id)
 
     def _rebase(self) -> None:
         """The worker's context is another one than it was: build on that."""
@@ -224,12 +225,11 @@ class FastTracingInstrument(BatchTracing):
         self._base = self._seen
         if self._links is not None:
             self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
-        self._nothing_else = set(self._base) <= {_SPAN_KEY}
+        self._values = dict(self._base)
 
-    def _new_ids(self) -> int:
+    def _new_ids(self) -> bytes:
         generator = self._provider.id_generator
-        trace_id = self._trace_id or generator.generate_trace_id()
-        return trace_id << 64 | generator.generate_span_id()
+        return make_ids(self._trace_id or generator.generate_trace_id(), generator.generate_span_id())
 
     def _decides_once(self) -> bool:
         """Whether the sampler says the same of every item: it may look at the trace's id, which roots do not share."""
@@ -239,11 +239,11 @@ class FastTracingInstrument(BatchTracing):
             return alike.search(str(sampler.get_description())) is not None  # type: ignore[no-untyped-call]  # the SDK's own
         return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and self._links is None)
 
-    def _ask(self, trace_id: int, index: int) -> SpanFrame:
+    def _ask(self, ids: bytes, index: int) -> SpanFrame:
         """The frame for what the sampler says of one item."""
         given = {**self._common, "flowrt.item.index": index}
         result = self._provider.sampler.should_sample(
-            self._base, trace_id, self._item_name, SpanKind.INTERNAL, given, self._links
+            self._base, numbers_of(ids)[0], self._item_name, SpanKind.INTERNAL, given, self._links
         )
         # a sampler may add attributes of its own, which then come after the index in no order that anybody sees
         added = {key: value for key, value in (result.attributes or {}).items() if key != "flowrt.item.index"}
@@ -282,6 +282,6 @@ class FastTracingInstrument(BatchTracing):
             offset_ns=self._offset_ns,
             hand_over=provider.hand_over,
         )
-        if frame.sampled and self._held is None and self._outer is None and provider.takes_encoded:
+        if frame.sampled and not self._holds and provider.takes_encoded:
             frame.encode = plain_encoder(frame)
         return frame

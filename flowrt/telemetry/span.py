@@ -25,6 +25,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from flowrt._version import __version__
+from flowrt.telemetry.ids import numbers_of
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -35,8 +36,6 @@ SCOPE: Final = InstrumentationScope("flowrt", __version__)
 """The tracer that item spans come from."""
 
 _log = logging.getLogger("flowrt.tracing")
-_SPAN_ID_BITS: Final = 64
-_SPAN_ID_MASK: Final = (1 << _SPAN_ID_BITS) - 1
 _UNSET: Final = Status(StatusCode.UNSET)
 _adding = threading.Lock()  # for the first addition to a span, which code in a worker thread may make
 
@@ -111,7 +110,7 @@ class SpanFrame:
         self.offset_ns = offset_ns
         self.hand_over = hand_over
         self.template: Any = None
-        self.encode: Callable[[int, int, int, int, int], bytes] | None = None
+        self.encode: Callable[[bytes, int, int, int, int], bytes] | None = None
 
 
 class Additions:
@@ -142,7 +141,7 @@ class ItemSpan(trace.Span):
 
     Args:
         frame: What it has in common with the batch's others.
-        ids: The trace id in the upper 128 bits, the span id in the lower 64.
+        ids: As `ids.py` makes them: the trace id in the first 16 bytes, the span id in the last 8.
         index: The item's place in the input.
         start_ns: When it started, by the batch's clock.
 
@@ -153,18 +152,18 @@ class ItemSpan(trace.Span):
         token: Of the context in which the span is the current one.
     """
 
-    __slots__ = ("attempts", "end_ns", "frame", "ids", "index", "start_ns", "token", "wait_ns")
+    __slots__ = ("additions", "attempts", "end_ns", "frame", "ids", "index", "start_ns", "token", "wait_ns")
 
-    # Rare, so not a slot that is filled for every item: an instance that needs them has them in its dictionary.
-    additions: Additions | None = None
+    # Rare, so not a slot that is filled for every item: an instance that needs it has it in its dictionary.
     _context: SpanContext | None = None
 
-    def __init__(self, frame: SpanFrame, ids: int, index: int, start_ns: int) -> None:
+    def __init__(self, frame: SpanFrame, ids: bytes, index: int, start_ns: int) -> None:
         self.frame = frame
         self.ids = ids
         self.index = index
         self.start_ns = start_ns
         self.end_ns = 0
+        self.additions: Additions | None = None
         self.token: Token[Context] | None  # set by who makes it the current one
         self.wait_ns: int  # set at the end, as is the next
         self.attempts: int
@@ -175,10 +174,9 @@ class ItemSpan(trace.Span):
         """Its ids and flags, made when they are first asked for."""
         context = self._context
         if context is None:
-            frame, ids = self.frame, self.ids
-            context = self._context = SpanContext(
-                ids >> _SPAN_ID_BITS, ids & _SPAN_ID_MASK, False, frame.flags, frame.trace_state
-            )
+            frame = self.frame
+            trace_id, span_id = numbers_of(self.ids)
+            context = self._context = SpanContext(trace_id, span_id, False, frame.flags, frame.trace_state)
         return context
 
     def is_recording(self) -> bool:
@@ -385,4 +383,4 @@ class ItemSpan(trace.Span):
         return additions
 
     def __repr__(self) -> str:
-        return f"<ItemSpan {self.name!r} of item {self.index}, {self.ids & _SPAN_ID_MASK:016x}>"
+        return f"<ItemSpan {self.name!r} of item {self.index}, {self.ids[-8:].hex()}>"

@@ -152,7 +152,7 @@ class TracingInstrument(BatchTracing):
             item.pulled_ns + self._offset_ns,
         )
         span_context = span.get_span_context()
-        item.ids = span_context.trace_id << 64 | span_context.span_id
+        item.ids = span_context.trace_id.to_bytes(16, "big") + span_context.span_id.to_bytes(8, "big")
         if not span_context.trace_flags.sampled:
             item.unkept = True
         item.span = (span, otel_context.attach(trace.set_span_in_context(span)))

@@ -26,7 +26,7 @@ __all__ = ["EncodePlain", "Envelope", "encode_spans", "plain_encoder", "template
 
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
 
-EncodePlain = Callable[[int, int, int, int, int], bytes]
+EncodePlain = Callable[[bytes, int, int, int, int], bytes]
 """Encodes a span of the given ids, index, start, end and wait in nanoseconds, as the scope's field `spans`."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
@@ -38,7 +38,6 @@ _UINT64: Final = (1 << 64) - 1
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
 _TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
-_SPAN_ID_KEY: Final = b"\x12\x08"  # field 2, of 8 bytes
 _START_KEY: Final = 0x39  # field 7, of 64 bits
 _END_KEY: Final = 0x41  # field 8, of 64 bits
 _MOST_BLOCKS: Final = 1_024
@@ -188,45 +187,35 @@ class Template:
             index = _key(9, _LENGTH) + _varint(len(key) + 2 + value_size) + key + _key(2, _LENGTH)
             before = head + index + _varint(value_size) + value
             tail = more + wait + _TRACE_ID_KEY
-            size = len(before) + 1 + len(tail) + 16 + len(_SPAN_ID_KEY) + 8 + 9 + 9
+            size = len(before) + 1 + len(tail) + 26 + 9 + 9
             before = _key(2, _LENGTH) + _varint(size) + before
             if len(blocks) >= _MOST_BLOCKS:
                 blocks.clear()
-            pack = struct.Struct(f"<{len(before)}sB{len(tail)}s16s2s8sBQBQ").pack
+            pack = struct.Struct(f"<{len(before)}sB{len(tail)}s26sBQBQ").pack
             lowest = (number << 7) - (0x80 if number else 0)  # the byte says that others follow
             block = blocks[number] = pack, lowest, before, tail
             return block
 
-        def encode(ids: int, index: int, start_ns: int, end_ns: int, wait_ns: int) -> bytes:
+        def encode(ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int) -> bytes:
             pack, lowest, before, tail = blocks.get(index >> 7) or add_block(index >> 7)
             if wait_ns:
                 tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
-            raw = ids.to_bytes(24, "big")
-            return pack(  # of `raw`, as much as the trace's id takes
-                before,
-                index - lowest,
-                tail,
-                raw,
-                _SPAN_ID_KEY,
-                raw[16:],
-                _START_KEY,
-                start_ns + offset_ns,
-                _END_KEY,
-                end_ns + offset_ns,
+            return pack(
+                before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
             )
 
         return encode
 
     def _encode_whole(self, span: ItemSpan, additions: Additions) -> bytes:
         """A span to which something was added."""
-        ids = span.ids.to_bytes(24, "big")
+        ids = span.ids
         attributes, events, links = additions.attributes, additions.events, additions.links
         return _message(
             2,
             b"".join(
                 (
                     _bytes(1, ids[:16]),
-                    _bytes(2, ids[16:]),
+                    _bytes(2, ids[-8:]),
                     self._state,
                     self._parent,
                     _text(5, additions.name),

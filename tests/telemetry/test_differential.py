@@ -215,7 +215,7 @@ def test_a_sampler_of_shares_is_asked_per_trace(shape: str, run_virtual: Callabl
     else:
         assert 120 < len(items) < 280
         wanted = {span.index for span in items}
-        assert {f"{span.ids >> 64:032x}" for span in items} == {results[index].trace_id for index in wanted}
+        assert {span.ids[:16].hex() for span in items} == {results[index].trace_id for index in wanted}
     assert len({result.span_id for result in results}) == 400, "items that are not sampled have ids all the same"
 
 

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from flowrt.telemetry.ids import make_ids
 from flowrt.telemetry.span import ItemSpan, SpanFrame
 from flowrt.telemetry.wire import encode_spans
 
@@ -82,7 +83,7 @@ def the_sdks(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], 
     return kept.spans[0]
 
 
-def ours(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], ids: int, *, nested: bool) -> ItemSpan:
+def ours(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], ids: bytes, *, nested: bool) -> ItemSpan:
     taken: list[ItemSpan] = []
     span = ItemSpan(frame_of(limits, taken, nested=nested), ids, index, 500)
     use(span)
@@ -111,7 +112,7 @@ def spans_of(payload: bytes) -> Any:
 def same(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool) -> None:
     theirs = the_sdks(limits, index, use, nested=nested)
     context = theirs.get_span_context()
-    mine = ours(limits, index, use, context.trace_id << 64 | context.span_id, nested=nested)
+    mine = ours(limits, index, use, make_ids(context.trace_id, context.span_id), nested=nested)
     expected = spans_of(official([theirs]).SerializeToString())
     assert spans_of(encode_spans([mine], lambda _: b"")) == expected
     # and through the SDK's exporters, where there is no OTLP
@@ -207,7 +208,7 @@ def test_leaving_its_with_block_by_an_error_says_so_as_the_sdk_does() -> None:
 
     theirs, mine = (
         the_sdks(SpanLimits(), 0, use, nested=False),
-        ours(SpanLimits(), 0, use, 1 << 64 | 1, nested=False).readable(),
+        ours(SpanLimits(), 0, use, make_ids(1, 1), nested=False).readable(),
     )
     assert (mine.status.status_code, mine.status.description) == (theirs.status.status_code, theirs.status.description)
     assert [event.name for event in mine.events] == [event.name for event in theirs.events] == ["exception"]
@@ -217,7 +218,7 @@ def test_leaving_its_with_block_by_an_error_says_so_as_the_sdk_does() -> None:
 def test_what_the_sdk_s_spans_can_be_asked_ours_can() -> None:
     taken: list[ItemSpan] = []
     frame = frame_of(SpanLimits(), taken, nested=True)
-    span = ItemSpan(frame, PARENT.trace_id << 64 | 0x77, 4, 500)
+    span = ItemSpan(frame, make_ids(PARENT.trace_id, 0x77), 4, 500)
     assert span.is_recording()
     assert (span.name, span.kind, span.parent) == ("process naïve 节点", SpanKind.INTERNAL, PARENT)
     assert (span.start_time, span.end_time) == (1_000_000_000_500, None)
@@ -243,7 +244,7 @@ def test_a_lone_surrogate_is_written_out_and_a_number_without_room_is_left_out()
         span.set_attribute("number", 2**70)
         span.update_name("n\udc80")
 
-    mine = ours(SpanLimits(), 0, use, 1 << 64 | 1, nested=False)
+    mine = ours(SpanLimits(), 0, use, make_ids(1, 1), nested=False)
     (span,) = spans_of(encode_spans([mine], lambda _: b"")).resource_spans[0].scope_spans[0].spans
     attributes = {pair.key: pair.value.string_value for pair in span.attributes}
     assert span.name == r"n\udc80"
@@ -256,7 +257,7 @@ def test_spans_of_several_batches_and_the_sdk_s_own_share_a_request() -> None:
     one, two = frame_of(limits, taken, nested=True), frame_of(limits, taken, nested=False)
     spans: list[Any] = []
     for number, frame in enumerate((one, two, one, two)):
-        span = ItemSpan(frame, 1 << 64 | number + 1, number, 500)
+        span = ItemSpan(frame, make_ids(1, number + 1), number, 500)
         span.wait_ns, span.attempts, span.end_ns = 0, 1, 900
         spans.append(span)
     spans.insert(2, the_sdks(limits, 9, _nothing, nested=False))

@@ -139,11 +139,11 @@ def _pulled_ns(occupied: Occupied) -> int:
     return occupied[1].pulled_ns
 
 
-def _row(index: int, status: str, ids: int, attempts: int, took_ns: int) -> Row:
+def _row(index: int, status: str, ids: bytes, attempts: int, took_ns: int) -> Row:
     return {
         "index": index,
         "status": status,
-        "trace_id": f"{ids >> 64:032x}" if ids else None,
+        "trace_id": ids[:16].hex() if ids else None,
         "attempts": attempts,
         "duration_s": round(took_ns / 1e9, 4),
     }
