@@ -79,6 +79,10 @@ class TelemetryApp:
         if self._close.detach() is not None:
             LIVE.close(wait=True)
 
+    def end_streams(self) -> None:
+        """End the streams of events; to be called on the loop that serves."""
+        self._events.end()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or the lifespan's messages."""
         if scope["type"] == "http":

@@ -87,13 +87,6 @@ class Connection(H11Protocol):
         self._restart_deadline()
         super().on_response_complete()
 
-    def shutdown(self) -> None:
-        """End after the response under way; a stream ends at once."""
-        if self._streaming:
-            self.transport.close()
-        else:
-            super().shutdown()
-
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application; a stream of events gets its deadline event by event."""
 

@@ -31,7 +31,14 @@ class Events:
 
     def __init__(self, store: LiveStore) -> None:
         self._store = store
-        self._streams = 0
+        self._streams: set[asyncio.Event] = set()
+        self._ending = False
+
+    def end(self) -> None:
+        """End every stream; to be called on the loop that serves them."""
+        self._ending = True
+        for fresh in self._streams:
+            fresh.set()
 
     async def serve(self, receive: Receive, send: Send) -> Response | None:
         """Send events until the reader is gone.
@@ -39,17 +46,18 @@ class Events:
         Returns:
             What to answer instead where there are too many streams, or None.
         """
-        if self._streams >= _MOST_STREAMS:
+        if len(self._streams) >= _MOST_STREAMS:
             return text(503, f"{_MOST_STREAMS} pages are open: close one", (b"retry-after", b"10"))
-        self._streams += 1
+        fresh = asyncio.Event()
+        self._streams.add(fresh)
         try:
-            await self._stream(receive, send)
+            await self._stream(fresh, receive, send)
         finally:
-            self._streams -= 1
+            self._streams.discard(fresh)
         return None
 
-    async def _stream(self, receive: Receive, send: Send) -> None:
-        loop, fresh = asyncio.get_running_loop(), asyncio.Event()
+    async def _stream(self, fresh: asyncio.Event, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
 
         def wake() -> None:
             with suppress(RuntimeError):  # the loop has been closed: nobody reads
@@ -66,11 +74,12 @@ class Events:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             past = await off_loop(self._store.snapshot)
             await send(_event(b"retry: 2000\nevent: snapshot\ndata: " + past))
-            while not gone.done():
+            while not (gone.done() or self._ending):
                 await fresh.wait()
                 fresh.clear()
                 if not gone.done():
                     await send(_event(b"event: state\ndata: " + self._store.frame))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             end()
             gone.cancel()

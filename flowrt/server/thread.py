@@ -138,6 +138,8 @@ class TelemetryServer:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        if self._own_app is not None:
+            self._own_app.end_streams()
         for connection in list(state.connections):
             connection.shutdown()
         deadline = loop.time() + _STOP_S
