@@ -48,9 +48,9 @@ def aside() -> Iterator[Aside]:
         assert not thread.is_alive(), "the batch did not end"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it runs, no other loop can in this thread
 def browser() -> Iterator[Browser]:
-    """Chromium, for all tests of a process."""
+    """Chromium, for all tests of a module."""
     from tools.browser import chromium
 
     with chromium() as running:
