@@ -54,7 +54,8 @@ def why_slow(detail: Detail) -> tuple[str, list[str]]:
     main = [(share, cause) for share, cause in spent if share >= _LEAST]
     if not main:
         return f"{took}, {detail.throughput:,.1f} items a second.", []
-    clauses = [f"{percent(share)} of it {BOUND[cause].clause}" for share, cause in main[:3]]
+    clauses = [f"for {percent(share)} {BOUND[cause].clause}" for share, cause in main[1:3]]
+    clauses.insert(0, f"for {percent(main[0][0])} of that time {BOUND[main[0][1]].clause}")
     lines = [advice for share, cause in main for advice in _ADVICE.get(cause, _none)(detail, share)]
     return f"{took}: {'; '.join(clauses)}.", lines
 
