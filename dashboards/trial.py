@@ -1,0 +1,109 @@
+"""Batches in which everything happens that dashboards show: for tests, pictures, and trying out.
+
+`python -m dashboards.trial [SECONDS]` prints where its metrics are and runs batch after batch:
+
+- `airports`: node `enrich` fails for one item in five, is tried again, and blocks the event loop now and then;
+- `invoices`: node `price` is healthy and waits for its rate limit;
+- `photos`: node `resize` has stragglers, which are hedged.
+
+One instrument raises, and spans go to a collector that is not there, so that both can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from dashboards.servers import free_port
+from flowrt import BatchProcessor, CircuitBreaker, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy, Runtime
+
+__all__ = ["trial"]
+
+_FOR_EVER: Final = 1e9
+_BLOCKED_S: Final = 0.4
+_BLOCKED_ITEM: Final = 151
+
+_chance = random.Random(7)  # noqa: S311  # to be much the same every time is the point
+
+
+class Broken(Instrument):
+    """An instrument that raises at the first item."""
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Raise."""
+        raise RuntimeError(f"item {item.index} was too much")
+
+
+async def enrich(number: int) -> int:
+    """Fail for good at one item in five, and for the first time at one in ten."""
+    await asyncio.sleep(_chance.uniform(0.02, 0.06))
+    if number % _BLOCKED_ITEM == _BLOCKED_ITEM - 1:
+        time.sleep(_BLOCKED_S)  # noqa: ASYNC251  # what must not be done is what is shown
+    if number % 5 == 0:
+        raise ConnectionResetError("the registry closed the connection")
+    if number % 10 == 1 and _chance.random() < 0.5:
+        raise TimeoutError("the registry took too long")
+    return number
+
+
+async def price(number: int) -> int:
+    """Always right."""
+    await asyncio.sleep(_chance.uniform(0.01, 0.02))
+    return number
+
+
+async def resize(number: int) -> int:
+    """Slow for one item in fifty, and quick the second time."""
+    await asyncio.sleep(1.0 if _chance.random() < 0.02 else _chance.uniform(0.04, 0.08))
+    return number
+
+
+async def _again_and_again(processor: BatchProcessor, items: int, until_s: float) -> None:
+    while time.monotonic() < until_s:
+        async for result in processor.batch_as_completed(range(items)):
+            if time.monotonic() >= until_s:
+                break
+            del result
+        await asyncio.sleep(0.3)
+
+
+async def trial(lasts_s: float, started: Callable[[str], None]) -> None:
+    """Run it.
+
+    Args:
+        lasts_s: For how long, in seconds.
+        started: Called with the address of the metrics.
+    """
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with Runtime(metrics_port=0, otlp_endpoint=nobody, log_level="CRITICAL", stall_after=0.2) as runtime:
+        started(str(runtime.metrics_url))
+        until_s = time.monotonic() + lasts_s
+        again = RetryPolicy(attempts=2, base=0.5, on=(ConnectionError, TimeoutError), budget=None)
+        breaker = CircuitBreaker()
+        work: list[Awaitable[None]] = [
+            _again_and_again(
+                BatchProcessor(enrich, 12, retry=again, breaker=breaker, name="airports", item_timeout=5),
+                1500,
+                until_s,
+            ),
+            _again_and_again(
+                BatchProcessor(price, 8, rate_limit=RateLimit(60), name="invoices", instruments=[Broken()]),
+                240,
+                until_s,
+            ),
+            _again_and_again(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300, until_s),
+        ]
+        await asyncio.gather(*work)
+
+
+def _tell(url: str) -> None:
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(trial(float(sys.argv[1]) if sys.argv[1:] else _FOR_EVER, _tell))
