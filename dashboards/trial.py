@@ -6,7 +6,7 @@
 - `invoices`: node `price` is healthy and waits for its rate limit;
 - `photos`: node `resize` has stragglers, which are hedged.
 
-One instrument raises, and spans go to a collector that is not there, so that both can be seen.
+One instrument raises, and the collector refuses every span, so that both can be seen.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
-from dashboards.servers import free_port
 from flowrt import BatchProcessor, CircuitBreaker, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy, Runtime
 
 __all__ = ["trial"]
@@ -71,6 +71,15 @@ async def _again_and_again(processor: BatchProcessor, items: int, until_s: float
         await asyncio.sleep(0.3)
 
 
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A collector that wants no spans."""
+    with suppress(OSError, asyncio.IncompleteReadError):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+
 async def trial(lasts_s: float, started: Callable[[str], None]) -> None:
     """Run it.
 
@@ -78,8 +87,12 @@ async def trial(lasts_s: float, started: Callable[[str], None]) -> None:
         lasts_s: For how long, in seconds.
         started: Called with the address of the metrics.
     """
-    nobody = f"http://127.0.0.1:{free_port()}"
-    async with Runtime(metrics_port=0, otlp_endpoint=nobody, log_level="CRITICAL", stall_after=0.2) as runtime:
+    collector = await asyncio.start_server(_refuse, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{collector.sockets[0].getsockname()[1]}"
+    async with (
+        collector,
+        Runtime(metrics_port=0, otlp_endpoint=address, log_level="CRITICAL", stall_after=0.2) as runtime,
+    ):
         started(str(runtime.metrics_url))
         until_s = time.monotonic() + lasts_s
         again = RetryPolicy(attempts=2, base=0.5, on=(ConnectionError, TimeoutError), budget=None)
