@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs dashboards bench bench-peers bench-draw gate pictures-live attack prometheus chromium clean
+.PHONY: help demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures-live attack prometheus chromium clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ format: $(VENV)/.lint  ## Put the code into form
 docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 	$(BIN)/python -m tools.fill_docs
 
+stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and Alertmanager, until Ctrl-C
+	@$(BIN)/python -m dashboards.stack $(STACK_ARGS)
+
 dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
 	$(BIN)/python -m dashboards
 
@@ -57,7 +60,8 @@ gate: $(VENV)/.bench  ## Compare what an item costs with what is recorded
 	$(BIN)/python -m bench gate
 
 prometheus:  # a real one, for the tests that scrape
-	@command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/install-prometheus
+	@command -v prometheus >/dev/null && command -v promtool >/dev/null && \
+		command -v prometheus-alertmanager >/dev/null || tools/install-prometheus
 
 chromium:  # a real one, for the tests of the live page
 	@command -v chromium >/dev/null || tools/install-chromium

@@ -134,6 +134,11 @@ class Servers:
         self._running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 
     def __enter__(self) -> Self:
+        """As `start`."""
+        self.start()
+        return self
+
+    def start(self) -> None:
         """Start them, and wait until they answer.
 
         Raises:
@@ -159,10 +164,10 @@ class Servers:
             )
             for url in (self.alertmanager_url, self.prometheus.url):
                 self._wait(f"{url}/-/ready")
+            self._check()  # who answers may be somebody else
         except BaseException:
             self.stop()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -221,10 +226,14 @@ class Servers:
                 with urllib.request.urlopen(url, timeout=1.0):  # noqa: S310  # a loopback address
                     return
             except OSError as exc:
-                for process, log in self._running:
-                    if process.poll() is not None:
-                        said = Path(str(log.name)).read_text(errors="replace")[-2000:]
-                        raise RuntimeError(f"{process.args!r} ended with {process.returncode}:\n{said}") from exc
+                self._check()
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{url} does not answer after {_UP_S:g} s") from exc
                 time.sleep(0.05)
+
+    def _check(self) -> None:
+        """Raise where one has ended."""
+        for process, log in self._running:
+            if process.poll() is not None:
+                said = Path(str(log.name)).read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{process.args!r} ended with {process.returncode}:\n{said}")

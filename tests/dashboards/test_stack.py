@@ -1,0 +1,125 @@
+"""`make stack` watches a running demo, tells where, and ends cleanly; the compose file mounts what is generated."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dashboards.files import FOLDER
+from dashboards.servers import Api, Servers
+from dashboards.stack import main
+
+ROOT = FOLDER.parents[1]
+HANG_GUARD_S = 60.0
+
+
+def children_of(pid: int) -> set[int]:
+    """The processes that a process has started, and theirs."""
+    found: set[int] = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int(re.search(r"^PPid:\s+(\d+)", (entry / "status").read_text(), re.MULTILINE)[1])  # type: ignore[index]
+        except OSError:
+            continue
+        if parent == pid:
+            found |= {int(entry.name)} | children_of(int(entry.name))
+    return found
+
+
+@pytest.mark.parts
+@pytest.mark.xdist_group("dashboards")
+def test_it_watches_the_demo_and_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
+    stack = subprocess.Popen(
+        [sys.executable, "-m", "dashboards.stack", "--items", "150", "--metrics-port", "0"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert stack.stdout is not None
+        said = {}
+        for line in stack.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+            name, _, url = line.rstrip().rpartition("  ")
+            said[name.strip()] = url.strip()
+        assert list(said) == ["live page", "metrics", "prometheus", "rules", "alerts", "alertmanager"]
+        api = Api(said["rules"].removesuffix("/rules"))
+        deadline = time.monotonic() + HANG_GUARD_S
+        while not api.series('flowrt_items_total{batch="airports", status="ok"} > 0'):
+            assert time.monotonic() < deadline, "it is never scraped"
+            time.sleep(0.2)
+        assert {rule["health"] for group in api.get("rules")["groups"] for rule in group["rules"]} <= {"ok", "unknown"}
+        begun = children_of(stack.pid)
+        assert len(begun) >= 4  # the demo and its service, Prometheus, Alertmanager
+        stack.send_signal(signal.SIGINT)
+        assert stack.wait(HANG_GUARD_S) == 0
+        assert not {pid for pid in begun if Path(f"/proc/{pid}").exists()}
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        if stack.poll() is None:
+            stack.kill()
+        stack.communicate(timeout=HANG_GUARD_S)
+
+
+def test_a_demo_that_does_not_start_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--concurrency", "0"]) == 1
+    assert "the demo did not start" in capfd.readouterr().out
+
+
+def test_a_server_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboards.servers.shutil.which", lambda *_, **__: None)
+    with pytest.raises(FileNotFoundError, match="prometheus-alertmanager is not installed"):
+        Servers(tmp_path, [], scrape_s=1).start()
+
+
+@pytest.mark.parts
+def test_a_server_that_ends_tells_why(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(RuntimeError, match=r"prometheus(.|\n)*ended with 1(.|\n)*address already in use"),
+            Servers(tmp_path, [], scrape_s=1, prometheus_port=port),
+        ):
+            pass
+
+
+def test_compose_mounts_what_is_generated() -> None:
+    compose = yaml.safe_load((ROOT / "dashboards" / "compose.yaml").read_text())
+    assert set(compose["services"]) == {"prometheus", "alertmanager", "tempo", "grafana"}
+    mounted = [volume for service in compose["services"].values() for volume in service["volumes"]]
+    for volume in mounted:
+        found = re.match(r"\$\{FLOWRT_DASHBOARDS:-\.\./flowrt/dashboards_data\}(/[\w/]+):", volume)
+        if found:
+            assert (FOLDER / found[1].lstrip("/")).is_dir(), volume
+        else:
+            assert volume.partition(":")[0] in compose["volumes"]
+    for service in compose["services"].values():
+        assert service["network_mode"] == "host"
+
+
+def test_the_dashboards_are_where_grafana_is_told_to_look() -> None:
+    provider = yaml.safe_load((FOLDER / "grafana" / "provisioning" / "dashboards" / "flowrt.yaml").read_text())
+    compose = yaml.safe_load((ROOT / "dashboards" / "compose.yaml").read_text())
+    path = provider["providers"][0]["options"]["path"]
+    assert any(f":{path}:ro" in volume for volume in compose["services"]["grafana"]["volumes"])
+
+
+def test_the_dots_lead_to_the_trace_store() -> None:
+    sources = yaml.safe_load((FOLDER / "grafana" / "provisioning" / "datasources" / "flowrt.yaml").read_text())
+    prometheus, tempo, _ = sources["datasources"]
+    (link,) = prometheus["jsonData"]["exemplarTraceIdDestinations"]
+    assert (link["name"], link["datasourceUid"]) == ("trace_id", tempo["uid"])
