@@ -59,6 +59,7 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run, and end the process also where a thread of a node's never ends, which Python would wait for."""
+        _fill_stderr()
         try:
             return super().main(*args, **kwargs)
         except SystemExit as exc:
@@ -98,3 +99,16 @@ def _leave(code: int) -> NoReturn:
 @click.version_option(__version__, prog_name="flowrt", message="%(prog)s %(version)s")
 def main() -> None:
     """Run a node over many items at once, with every item traced, measured and accounted for."""
+
+
+def _fill_stderr() -> None:
+    """Where stderr is closed, the next file that is opened would get its number, and what is said would go there."""
+    try:
+        os.fstat(2)
+    except OSError:
+        fd = os.open(os.devnull, os.O_WRONLY)
+        if fd != 2:
+            os.dup2(fd, 2)
+            os.close(fd)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)

@@ -21,6 +21,7 @@ __all__ = ["JournalFile"]
 
 _ROOM_BYTES: Final = 1 << 20  # so much must be free before the first item
 _READ_BYTES: Final = 4096
+_STANDARD: Final = 2  # the last descriptor of the standard streams
 _USAGE: Final = {
     errno.ENOENT: "its folder does not exist: make it first",
     errno.ENOTDIR: "its folder is a file: name another",
@@ -73,7 +74,12 @@ class JournalFile:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise ValueError(f"journal {str(self._path)!r} is no regular file: name another")
-        return fd
+        if fd > _STANDARD:
+            return fd
+        try:  # a standard stream is closed, and what anybody writes to it must not end up in here
+            return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
+        finally:
+            os.close(fd)
 
     def _claim(self) -> None:
         """Lock the file that has the name now: whoever held the lock may have moved it meanwhile."""

@@ -54,7 +54,11 @@ class LogSetup:
             raise ValueError(f"log_format must be 'json', 'console' or None, not {format!r}")
         if not isinstance(level, str) or level.upper() not in get_args(LogLevel):
             raise ValueError(f"log_level must be one of {', '.join(get_args(LogLevel))}, not {level!r}")
-        self.active = not structlog.is_configured() and (format is not None or not logging.getLogger().handlers)
+        self.active = (
+            sys.stderr is not None  # closed before Python started
+            and not structlog.is_configured()
+            and (format is not None or not logging.getLogger().handlers)
+        )
         self._undo: list[Callable[[], None]] = []
         self._sink: LineSink | None = None
         if self.active:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import stat
+import subprocess
 import sys
 import threading
 import tracemalloc
@@ -519,3 +520,22 @@ def test_every_error_can_be_caught_and_ends_a_command_in_its_own_way() -> None:
         "JournalInUseError": 75,
     }
     assert issubclass(JournalDamagedError, FlowrtError)
+
+
+def test_a_journal_never_takes_the_place_of_a_closed_standard_stream(path: Path) -> None:
+    code = f"""
+import os
+from pathlib import Path
+from flowrt.journal import Journal
+os.close(0), os.close(1), os.close(2)
+with Journal({str(path)!r}, {{}}) as journal:
+    for fd in (0, 1, 2):
+        try:
+            os.write(fd, b"a word from a C library")
+        except OSError:
+            pass
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=False)
+    assert done.returncode == 0
+    assert b"C library" not in path.read_bytes()

@@ -12,6 +12,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from flowrt.journal import Journal, export, summary
 from tests.journal.harness import FINGERPRINT
 
@@ -78,6 +80,7 @@ def start(path: Path) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.timeout(900)
 def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(path: Path) -> None:
     chance = random.Random(os.environ.get("FLOWRT_SEED", "7"))  # noqa: S311  # a moment, not a secret
     executed, seen = path.with_name("executed"), path.with_name("seen")

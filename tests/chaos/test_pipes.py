@@ -1,0 +1,63 @@
+"""Readers who leave, and a stderr that nobody reads: the run ends or goes on, and nothing that finished runs again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrt.journal import records
+from tests.chaos.harness import CONCURRENCY, FULL, WORDS, executions, finish, make_job, outcomes
+
+ROOT = Path(__file__).resolve().parents[2]
+Expected = Callable[[int], dict[int, tuple[Any, ...]]]
+pytestmark = pytest.mark.xdist_group("chaos")
+TO_PIPE = [word if word != "out.jsonl" else "-" for word in WORDS]
+
+
+def shell(folder: Path, script: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a line of bash with `$flowrt` in it, which gives the exit codes of its pipeline."""
+    command = f"{sys.executable} -P -m flowrt run"
+    return subprocess.run(
+        ["bash", "-c", f"{script}; echo ${{PIPESTATUS[0]}} > code"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "flowrt": command},
+        capture_output=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("taken_bytes", [0, 1, 10_000, 100_000, 400_000] if FULL else [1, 100_000])
+def test_a_reader_who_leaves_at_any_time_costs_at_most_what_was_in_flight(
+    taken_bytes: int, tmp_path: Path, expected: Expected
+) -> None:
+    items = 600
+    make_job(tmp_path, items)
+    done = shell(tmp_path, f"$flowrt {' '.join(TO_PIPE)} | head -c {taken_bytes}")
+    assert (tmp_path / "code").read_text().strip() == "1"
+    assert b"Traceback" not in done.stderr
+    kept = {result.index for result in records(tmp_path / "run.journal")}
+    whole_lines = done.stdout[: done.stdout.rfind(b"\n") + 1].splitlines()
+    seen = {line["index"] for line in map(json.loads, whole_lines) if line["attempts"]}
+    assert seen <= kept
+    assert len(kept) < items - 1
+    finish(tmp_path)
+    assert outcomes(tmp_path) == expected(items)
+    assert items - 1 <= executions(tmp_path) <= items - 1 + CONCURRENCY
+
+
+@pytest.mark.parametrize("end", ["2>&-", "2>/dev/full"])
+def test_a_stderr_that_takes_nothing_changes_nothing(end: str, tmp_path: Path, expected: Expected) -> None:
+    items = 60
+    make_job(tmp_path, items)
+    shell(tmp_path, f"$flowrt {' '.join(WORDS)} {end}")
+    assert (tmp_path / "code").read_text().strip() == "1"  # some items fail
+    assert outcomes(tmp_path) == expected(items)
+    assert executions(tmp_path) == items - 1
