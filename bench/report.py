@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from bench.arms import ARMS, PEERS
 from bench.delivery import CASES
+from bench.forecasts import errors, median_error
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
 from bench.parts import DIFFERENCES, PARTS
@@ -210,6 +211,49 @@ def _speedup(measured: Measured) -> Iterator[Table]:
     yield table
 
 
+# -- forecasts ---------------------------------------------------------------------------------------------------
+
+
+def _forecasts(measured: Measured) -> Iterator[Table]:
+    heads = ("recorded, s", "predicted", "real", "error", "at most", "error of p95")
+    table = Table(f"forecasts beside real runs, {measured['items']:,} items; error: |predicted / real - 1|", heads)
+    for case in measured["forecasts"].values():
+        samples = case["samples"]
+        middle = (median(sample[f"{what}_s"] for sample in samples) for what in ("recorded", "predicted", "real"))
+        off, tail = errors(case, "s"), errors(case, "p95_s")
+        title = f"{case['title']} (contention {samples[0]['contention']})" if case["loads"] else case["title"]
+        shares = (median(off), max(off), median(tail))
+        table.add(title, *(f"{value:.2f}" for value in middle), *(f"{share:.1%}" for share in shares))
+    yield table
+
+
+def _forecast_targets(measured: Measured) -> Iterator[Target]:
+    free = median_error(measured, loads=False)
+    what = "error on makespan where latency is independent of load, median of the cases"
+    yield Target(what, [median(free)] if free else [], 0.05)
+
+
+# -- page --------------------------------------------------------------------------------------------------------
+
+
+def _page(measured: Measured) -> Iterator[Table]:
+    told = measured["page"]
+    table = Table(
+        f"`flowrt report FILE -o PAGE`, {told['items']:,} items", ("s", "low", "high", "page, MB", "B an item")
+    )
+    seconds = told["seconds"]
+    times = (f"{value:.2f}" for value in (median(seconds), min(seconds), max(seconds)))
+    table.add("page", *times, f"{told['page_bytes'] / 1e6:.2f}", f"{told['recording_bytes'] / told['items']:.1f}")
+    yield table
+
+
+def _page_targets(measured: Measured) -> Iterator[Target]:
+    told = measured["page"]
+    yield Target("seconds for the page", told["seconds"], 10)
+    yield Target("MB of the page", [told["page_bytes"] / 1e6], 5)
+    yield Target("bytes an item of the recording", [told["recording_bytes"] / told["items"]], 24)
+
+
 # -- parts -------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +364,8 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "workloads": _works,
     "memory": _memory,
     "speedup": _speedup,
+    "forecasts": _forecasts,
+    "page": _page,
     "parts_us": _parts,
     "cases": _delivery,
     "startup_s": _startup,
@@ -328,6 +374,8 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
 _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
     "workloads": _work_targets,
     "memory": _memory_targets,
+    "forecasts": _forecast_targets,
+    "page": _page_targets,
     "parts_us": _part_targets,
     "cases": _delivery_targets,
     "startup_s": _startup_targets,

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from bench.arms import ARMS, PEERS
 from bench.delivery import measure_delivery
+from bench.forecasts import FORECASTS, measure_forecasts
 from bench.measure import measure
 from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
 from bench.parts import PARTS, measure_parts
+from bench.report_page import measure_page
 from bench.scrape import measure_scrape
 from bench.speedup import measure_speedup
 from bench.startup import STARTS, measure_startup
@@ -97,6 +99,14 @@ def _peers(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure(choice.chosen(suite.arms), works, suite.rounds_of(choice), say, forgive=True)
 
 
+def _forecasts(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_forecasts(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+def _page(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_page(suite.rounds_of(choice), choice.cut, say)
+
+
 def _memory(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_memory(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
@@ -163,6 +173,8 @@ SUITES: Final = (
     Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 1, _delivery),
     Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
     Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 3, _scrape),
+    Suite("whatif", "how far forecasts of flowrt whatif are from real runs", FORECASTS, 3, _forecasts),
+    Suite("page", "flowrt report on a recording of 1,000,000 items: seconds and bytes", (), 3, _page),
     Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 2, _memory),
     Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory, apart=True),
 )

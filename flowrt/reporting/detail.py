@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -199,11 +198,12 @@ def _causes(known: list[dict[str, Any]], attempts: Attempts) -> list[dict[str, A
 
 
 def _retries(attempts: Attempts) -> dict[str, Any]:
+    np = require_numpy("a report of a recording")
     again = attempts.last & (attempts.attempt > 1)
     recovered = again & (attempts.outcome == OUTCOMES.index("ok"))
-    by_number = Counter(int(number) for number in attempts.attempt[attempts.last])
+    numbers = np.bincount(attempts.attempt[attempts.last])
     return {
         "items": int(again.sum()),
         "recovered": int(recovered.sum()),
-        "by_attempts": dict(sorted(by_number.items())),
+        "by_attempts": {number: int(count) for number, count in enumerate(numbers.tolist()) if count},
     }

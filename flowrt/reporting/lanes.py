@@ -1,6 +1,6 @@
 """What ran in which slot: a chart that stays readable, and small, at a million items.
 
-Slots are found again from the times: an attempt takes the slot that has stood empty for the shortest time. Of many
+Slots are found again from the times: an attempt takes the slot that has stood empty for the longest time. Of many
 slots some are shown: those that held the stragglers, and others at equal distances. In a slot, what is shorter than
 the eye can see is drawn together with its neighbours; stragglers, failures and retries are not.
 """
@@ -24,6 +24,8 @@ _OF_STRAGGLERS: Final = 16  # lanes that are shown because a straggler ran there
 _STRAGGLERS: Final = 200
 _ODD: Final = 4000  # failures and retries that get a bar of their own
 _PIXELS: Final = 600
+_SLOT_BITS: Final = 32
+_SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
 _MOST_PLAIN: Final = 12_000  # bars; beyond this they are drawn together
 
 
@@ -128,18 +130,15 @@ def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
 def _assign(begin: Ints, end: Ints) -> Ints:
     """A slot for each interval, sorted by when they begin; as few slots as there can be."""
     np = require_numpy("a report of a recording")
-    busy: list[tuple[int, int]] = []
-    free: list[int] = []
-    used = 0
+    busy: list[int] = []  # when a slot is free again, and in the low bits its number
     found = []
     for starts, ends in zip(begin.tolist(), end.tolist(), strict=True):
-        while busy and busy[0][0] <= starts:
-            free.append(heapq.heappop(busy)[1])
-        if free:
-            slot = free.pop()
+        if busy and busy[0] >> _SLOT_BITS <= starts:
+            slot = busy[0] & _SLOT_MASK
+            heapq.heapreplace(busy, ends << _SLOT_BITS | slot)
         else:
-            slot, used = used, used + 1
-        heapq.heappush(busy, (ends, slot))
+            slot = len(busy)
+            heapq.heappush(busy, ends << _SLOT_BITS | slot)
         found.append(slot)
     return np.array(found, np.int64)  # type: ignore[no-any-return]
 

@@ -1,0 +1,92 @@
+"""What a report of a recording costs: the time for the page from start to end, its size, and the recording's."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from bench.machine import about
+from bench.measure import BenchError
+
+__all__ = ["measure_page", "write_recording"]
+
+_ITEMS: Final = 1_000_000
+_SLOTS: Final = 100
+_GROUP: Final = 65_536
+
+
+def measure_page(rounds: int, cut: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Make a recording as a batch would have, and time `flowrt report FILE -o PAGE` in a process of its own.
+
+    Args:
+        rounds: How often.
+        cut: By how much the number of items is divided.
+        say: Told of the progress.
+
+    Raises:
+        BenchError: The command failed.
+    """
+    items = _ITEMS // cut
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        file, page = Path(folder) / "run.parquet", Path(folder) / "page.html"
+        say(f"a recording of {items:,} items")
+        write_recording(file, items)
+        samples = []
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            command = [sys.executable, "-m", "flowrt", "report", str(file), "-o", str(page)]
+            began = time.perf_counter()
+            done = subprocess.run(command, check=False, capture_output=True, text=True, env=dict(os.environ))
+            samples.append(time.perf_counter() - began)
+            if done.returncode:
+                raise BenchError(f"flowrt report failed: {done.stderr.strip()}")
+        sizes = {"recording_bytes": file.stat().st_size, "page_bytes": page.stat().st_size}
+    told = {"items": items, "seconds": samples, **sizes}
+    return {"page": told, "rounds": rounds, "missing": {}, "machine": about()}
+
+
+def write_recording(file: Path, items: int) -> None:
+    """A recording of calls of about 10 ms on 100 slots, with stragglers, and a hundredth failing.
+
+    Args:
+        file: Where to.
+        items: How many.
+    """
+    from flowrt.recording.parquet import GroupWriter
+    from flowrt.recording.rows import PACK, RowBuffer
+
+    draw = random.Random(7)  # noqa: S311  # the same recording each time
+    free = [(0, slot) for slot in range(_SLOTS)]
+    ended = []
+    for item in range(items):
+        pulled, slot = heapq.heappop(free)
+        takes = int(draw.lognormvariate(2.3, 0.5) * 1e6) * (30 if draw.random() < 0.0005 else 1)
+        heapq.heappush(free, (pulled + takes, slot))
+        ended.append((pulled + takes, item, pulled, draw.random() < 0.01))
+    ended.sort()
+    writer = GroupWriter(file, 0)
+    rows = RowBuffer()
+    for end, item, pulled, failed in ended:
+        if failed:
+            rows.add(item, pulled + 1, end, 1, "failed", 0, last=True, arrival_ns=pulled, slot_ns=pulled)
+        else:
+            rows.packed.append(PACK(item, pulled, pulled + 1, end))
+        if len(rows) >= _GROUP:
+            writer.write(rows)
+            rows = RowBuffer()
+    if len(rows):
+        writer.write(rows)
+    cause = {
+        "type": "HTTPError", "text": "503", "kind": "error", "http_status": 503, "where": None, "raised": True,
+        "count": 1, "examples": [],
+    }  # fmt: skip
+    meta = {"batch": "bench", "wall_ns": ended[-1][0], "limits": [[0, _SLOTS]], "causes": [cause]}
+    writer.close({"format": "flowrt.recording", "version": 1, **meta})
