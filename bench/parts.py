@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
@@ -60,6 +61,15 @@ async def _logs(load: Load) -> None:
 
     async with Runtime(log_format="json", log_level="INFO"):
         await _batch(load, Telemetry(metrics=False, tracing=False))
+
+
+async def _recorded(load: Load) -> None:
+    from flowrt import BatchProcessor
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        file = f"{folder}/run.parquet"
+        node = flowrt_node(load.job)
+        await BatchProcessor(node, load.concurrency, telemetry=False, record=file).batch(load.inputs)
 
 
 async def _context(load: Load) -> None:
@@ -212,6 +222,7 @@ PARTS: Final = (
     Part("bare", "flowrt, telemetry off", _bare),
     Part("metrics", "with metrics", _metrics),
     Part("logs", "with log events at INFO", _logs),
+    Part("recorded", "with the flight recorder, its file in place", _recorded),
     Part("context", "with a span made current by hand", _context),
     Part("spans", "with spans, which nobody takes", _spans),
     Part("handed-over", "with spans handed over", _handed_over),
@@ -226,6 +237,7 @@ DIFFERENCES: Final = (
     ("engine", "bare", "floor"),
     ("metrics", "metrics", "bare"),
     ("log events at INFO", "logs", "bare"),
+    ("flight recorder", "recorded", "bare"),
     ("context (the span made current)", "context", "bare"),
     ("span", "spans", "context"),
     ("hand-over", "handed-over", "spans"),

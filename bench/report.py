@@ -281,6 +281,9 @@ def _parts(measured: Measured) -> Iterator[Table]:
 
 
 def _part_targets(measured: Measured) -> Iterator[Target]:
+    for name, cost_us in differences(measured):
+        if name == "flight recorder":
+            yield Target("µs an item of the flight recorder", cost_us, 0.5)
     us = measured["parts_us"]
     if {"own-provider", "bare", "sdk-spans", "floor"} <= us.keys():
         rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], us["floor"], strict=True)

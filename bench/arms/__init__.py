@@ -18,7 +18,6 @@ ARMS: Final = (
     Arm("nadoo", "nadoo-flow-core 0.1.0 `batch`", ours.nadoo, needs=("nadoo_flow",)),
     Arm("gather", "`gather` + `Semaphore`", plain.gather),
     Arm("flowrt-bare", "flowrt, telemetry off", ours.bare),
-    Arm("flowrt-recorded", "flowrt, flight recorder", ours.recorded, needs=("pyarrow",)),
     Arm("flowrt-metrics", "flowrt, metrics", ours.metrics),
     Arm("flowrt-default", "flowrt as it is, with no tracer provider", ours.default),
     Arm(

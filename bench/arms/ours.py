@@ -8,7 +8,7 @@ from typing import Any
 from bench.arms.base import Load
 from bench.nodes import flowrt_node, nadoo_node
 
-__all__ = ["bare", "default", "delivered", "delivered_lines", "metrics", "nadoo", "recorded"]
+__all__ = ["bare", "default", "delivered", "delivered_lines", "metrics", "nadoo"]
 
 
 async def nadoo(load: Load) -> list[int]:
@@ -21,12 +21,12 @@ async def nadoo(load: Load) -> list[int]:
     return [result.output for result in results]
 
 
-async def _flowrt(load: Load, telemetry: Any, record: str | None = None) -> list[int]:
+async def _flowrt(load: Load, telemetry: Any) -> list[int]:
     from flowrt import BatchProcessor, RetryPolicy
 
     attempts = load.work.attempts
     retry = RetryPolicy(attempts, base=0.001, cap=0.001, budget=None) if attempts > 1 else None
-    processor = BatchProcessor(flowrt_node(load.job), load.concurrency, retry=retry, telemetry=telemetry, record=record)
+    processor = BatchProcessor(flowrt_node(load.job), load.concurrency, retry=retry, telemetry=telemetry)
     results = await processor.batch(load.inputs)
     return [result.output for result in results]
 
@@ -34,14 +34,6 @@ async def _flowrt(load: Load, telemetry: Any, record: str | None = None) -> list
 async def bare(load: Load) -> list[int]:
     """No telemetry."""
     return await _flowrt(load, telemetry=False)
-
-
-async def recorded(load: Load) -> list[int]:
-    """No telemetry but the flight recorder, whose file is complete when this returns."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        return await _flowrt(load, telemetry=False, record=f"{folder}/run.parquet")
 
 
 async def metrics(load: Load) -> list[int]:
