@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import time
 import uuid
 import weakref
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +18,7 @@ from flowrt.engine.attempts import make_begin
 from flowrt.engine.clock import Clock, clock_of, is_virtual
 from flowrt.engine.guard import Guard
 from flowrt.engine.hedging import Hedging
+from flowrt.engine.isolate import isolate
 from flowrt.engine.keeping import Keeper, open_in_thread
 from flowrt.engine.scheduler import Deliver, Scheduler
 from flowrt.engine.source import check_inputs, make_source
@@ -28,6 +30,7 @@ from flowrt.journal import Journal, JournalPolicy
 from flowrt.ledger import Ledger
 from flowrt.nodes.base import WorkflowContext, as_node
 from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateGate, RateLimit, RetryPolicy, Transition
+from flowrt.policies.checks import check_count
 from flowrt.policies.gate import check_limits
 from flowrt.policy import Telemetry, check_concurrency, check_duration, check_policy
 from flowrt.progress import ProgressBar
@@ -35,12 +38,15 @@ from flowrt.recording.settings import describe_settings
 from flowrt.recording.thread import check_recording_path
 from flowrt.records import BatchRecord, BatchResult, Rejected
 from flowrt.report import BatchReport
+from flowrt.sequential import places_to_sample, run_sequentially
+from flowrt.speedup import SampledSpeedup
 from flowrt.telemetry import Observer
 from flowrt.telemetry.recorder import Recorder
 
 __all__ = ["BatchProcessor", "BatchResults"]
 
 Inputs = Iterable[Any] | AsyncIterable[Any]
+_log = logging.getLogger("flowrt.batch")
 
 
 class BatchResults(list[BatchResult]):
@@ -49,11 +55,20 @@ class BatchResults(list[BatchResult]):
     Attributes:
         wall_time: How long the batch took, in seconds.
         name: The processor's name.
+        batch: What is known of the batch, where they are one batch's.
     """
 
-    def __init__(self, results: Iterable[BatchResult] = (), *, name: str = "batch", wall_time: float = 0.0) -> None:
+    def __init__(
+        self,
+        results: Iterable[BatchResult] = (),
+        *,
+        name: str = "batch",
+        wall_time: float = 0.0,
+        batch: BatchRecord | None = None,
+    ) -> None:
         super().__init__(results)
         self.name = name
+        self.batch = batch
         self.wall_time = wall_time
 
     @property
@@ -74,7 +89,7 @@ class BatchResults(list[BatchResult]):
     @property
     def report(self) -> BatchReport:
         """What failed and why it took so long: totals here, more by its `text()`, `html()` and `save(path)`."""
-        return BatchReport.of(self, self.name, self.wall_time, keep=True)
+        return BatchReport.of(self, self.name, self.wall_time, self.batch, keep=True)
 
 
 class BatchProcessor:
@@ -97,6 +112,9 @@ class BatchProcessor:
             for more than that; or an open `flowrt.journal.Journal`, for one batch, which you close.
         record: A file that the times of every attempt are recorded in, for `flowrt report` and `flowrt whatif`; a later
             batch of this processor replaces it. Needs the extra `parquet`.
+        speedup_sample: Run so many items one after another before the batch, and so twice in all, to measure what the
+            batch gains; for inputs that are a list or another sequence. By default nothing runs twice, and the
+            measured speedup is told by how long items held each other up.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
         telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
         instruments: Further instruments of your own.
@@ -129,6 +147,7 @@ class BatchProcessor:
         executor: str | Executor | None = None,
         journal: str | os.PathLike[str] | JournalPolicy | Journal | None = None,
         record: str | os.PathLike[str] | None = None,
+        speedup_sample: int | None = None,
         name: str | None = None,
         telemetry: bool | Telemetry = True,
         instruments: Iterable[Instrument] = (),
@@ -156,6 +175,7 @@ class BatchProcessor:
             self._check_that_attempts_can_be_cancelled()
         self._instruments = tuple(instruments)
         self.record = None if record is None else check_recording_path(record)
+        self.speedup_sample = None if speedup_sample is None else check_count("speedup_sample", speedup_sample)
         self._observer = Observer(self.telemetry, self.name, self.node.node_id, self.max_concurrency)
         Dispatch(self._instruments)  # a wrong instrument is told here, before any work
 
@@ -203,7 +223,8 @@ class BatchProcessor:
         await scheduler.join()
         results.sort(key=_index)
         record = scheduler.batch
-        return BatchResults(results, name=self.name, wall_time=(record.finished_ns - record.started_ns) / 1e9)
+        wall_time = (record.finished_ns - record.started_ns) / 1e9
+        return BatchResults(results, name=self.name, wall_time=wall_time, batch=record)
 
     def batch_as_completed(
         self,
@@ -328,15 +349,43 @@ class BatchProcessor:
         journal: JournalPolicy | Journal | None,
     ) -> Scheduler:
         """A scheduler that is ready to start, with its journal open."""
+        sampled = () if self.speedup_sample is None else await self._sample(inputs, self.speedup_sample)
         keeper = None if journal is None else await self._open(journal)
         try:
             return self._scheduler(
-                inputs, workflow_context, continue_on_error, deliver, admission, progress=progress, keeper=keeper
+                inputs,
+                workflow_context,
+                continue_on_error,
+                deliver,
+                admission,
+                progress=progress,
+                keeper=keeper,
+                sampled=sampled,
             )
         except BaseException:
             if keeper is not None:
                 await keeper.aclose()
             raise
+
+    async def _sample(self, inputs: Inputs, size: int) -> tuple[Instrument, ...]:
+        """Run some items one after another, where the inputs can be looked at before the batch."""
+        if not isinstance(inputs, Sequence):
+            _log.warning(
+                "speedup_sample=%d is not used: the inputs of batch %r are a %s, not a sequence; pass a list",
+                size,
+                self.name,
+                type(inputs).__name__,
+            )
+            return ()
+        places = places_to_sample(len(inputs), size) if inputs else []
+        places = [place for place in places if not isinstance(inputs[place], Rejected)]
+        items = [isolate(inputs[place]) for place in places]
+        session = self._executor.open(self.node, 1)
+        try:
+            times = await run_sequentially(self.node, items, self.item_timeout, session.invoke)
+        finally:
+            session.close()
+        return (SampledSpeedup(dict(zip(places, times, strict=True))),)
 
     def _scheduler(
         self,
@@ -348,6 +397,7 @@ class BatchProcessor:
         *,
         progress: bool,
         keeper: Keeper | None,
+        sampled: tuple[Instrument, ...] = (),
     ) -> Scheduler:
         loop = asyncio.get_running_loop()
         clock = clock_of(loop)
@@ -365,6 +415,7 @@ class BatchProcessor:
             ledger=Ledger() if self.telemetry.ledger else None,
         )
         instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
+        instruments += sampled
         recorder = None if self.record is None else Recorder(self.record, describe_settings(self))
         if recorder is not None:
             instruments = (recorder, *instruments)  # its `batch_ended` is called last

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from flowrt.stalls import Held
+
 __all__ = [
     "BACKOFF",
     "CAUSES",
@@ -42,7 +44,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
 
 INPUT, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
 
-LATE_NS: Final = 20_000_000
+LATE_NS: Final = 25_000_000
 """A loop that is later than this with a beat is blocked; below, it is busy."""
 
 _FIRST_WIDTH_NS: Final = 10_000_000
@@ -60,6 +62,9 @@ class Ledger:
         due_ns: When the loop's next beat is due; what passes after that is `loop_blocked`.
         charged: What has been charged so far, by cause, in nanoseconds.
         since_ns: Until when that is.
+        held: For how long items were held up by others that had the loop.
+        left: How many items were on their way when the input was over.
+        computing_ns: Of `service`, for how long the loop's thread was computing while items waited for slots.
     """
 
     __slots__ = (
@@ -73,7 +78,10 @@ class Ledger:
         "_waits",
         "_width_ns",
         "charged",
+        "computing_ns",
         "due_ns",
+        "held",
+        "left",
         "since_ns",
     )
 
@@ -81,6 +89,9 @@ class Ledger:
         self.charged = [0] * len(CAUSES)
         self.since_ns = 0
         self.due_ns = sys.maxsize
+        self.held = Held()
+        self.left = 0
+        self.computing_ns = 0
         self._cause = self._rest = SLOTS
         self._waits = [0] * len(CAUSES)
         self._origin_ns = 0
@@ -122,17 +133,20 @@ class Ledger:
         if now_ns > self.since_ns:
             self._add(cause, now_ns)
 
-    def dry(self, now_ns: int, latest_ns: int, *, ended: bool) -> None:
+    def dry(self, now_ns: int, latest_ns: int, left: int, *, ended: bool) -> None:
         """No item waits for a slot any more.
 
         Args:
             now_ns: The time.
             latest_ns: When the last one got its slot: from then on, none has waited.
+            left: How many items are on their way.
             ended: Whether any item has ended, so that a slot stands empty.
         """
         if self._cause == SLOTS:
             self._charge(min(now_ns, max(self.since_ns, latest_ns)))
             self._cause = SERVICE
+        if self._rest == SLOTS:
+            self.left = left
         self._rest = TAIL if ended else SERVICE
         self._change(now_ns)
 
@@ -155,20 +169,21 @@ class Ledger:
 
     # -- told by the loop's heartbeat --------------------------------------------------------------------------------
 
-    def beat(self, now_ns: int, latest_ns: int, due_ns: int, *, computing: bool) -> None:
+    def beat(self, now_ns: int, latest_ns: int, *, computing: bool) -> None:
         """The loop has turned.
 
         Args:
             now_ns: The time.
             latest_ns: When the latest item got its slot.
-            due_ns: When the next beat is due.
             computing: The loop's thread was computing all the time, so that more slots would not have helped.
         """
         if self._cause == SLOTS:
             # what has passed since the latest item came is charged later: it may have been the last
             if computing:
                 self._cause = SERVICE
+                before_ns = self.charged[SERVICE]
                 self._charge(now_ns)
+                self.computing_ns += self.charged[SERVICE] - before_ns
                 self._cause = SLOTS
             elif now_ns - self.due_ns >= LATE_NS:
                 self._charge(now_ns)
@@ -176,7 +191,6 @@ class Ledger:
                 self._charge(min(now_ns, latest_ns))
         else:
             self._charge(now_ns)
-        self.due_ns = due_ns
 
     # -- read from anywhere ------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from flowrt.ledger import Ledger
+    from flowrt.speedup import Speedup
 
 __all__ = [
     "STATUSES",
@@ -253,6 +254,7 @@ class ItemRecord(BatchResult):
         started_ns: When its latest attempt started; 0 while it waits for one.
         first_started_ns: When its first attempt started, where there were several.
         finished_ns: When it ended.
+        held_ns: How long it was ready to go on while something else blocked the loop, as far as is known.
         retry: The decision by which it is tried again, or was last.
         backoff_ns: How long it was told to wait between attempts, in all.
         beside: The number of its latest attempt that is no hedge, where that has been hedged, else 0.
@@ -274,6 +276,7 @@ class ItemRecord(BatchResult):
     first_started_ns = _Seldom[int](0)
     hedge = _Seldom[Any](None)
     hedges = _Seldom[int](0)
+    held_ns = _Seldom[int](0)
     rate_wait_ns = _Seldom[int](0)
     retry = _Seldom[Any](None)
     ticket = _Seldom[Any](None)
@@ -408,6 +411,7 @@ class BatchRecord:
         pulled: Items pulled from the source.
         latest: The item that got a slot last.
         ledger: What holds the batch back, where account of it is kept.
+        speedup: How many times as long it would have taken one item after another, once that is known.
         queued: Items that wait for another attempt, a rate limit or an open circuit.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
         started_ns: When it started, by the monotonic clock.
@@ -439,6 +443,7 @@ class BatchRecord:
         "shard",
         "slots",
         "span",
+        "speedup",
         "started_ns",
         "status",
     )
@@ -467,6 +472,7 @@ class BatchRecord:
         self.pulled = 0
         self.latest: ItemRecord | None = None
         self.ledger = ledger
+        self.speedup: Speedup | None = None
         self.queued = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns

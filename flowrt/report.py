@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowrt.errors import MissingExtraError
+from flowrt.explain import explain_batch
+from flowrt.ledger import Cause
 from flowrt.quantiles import Quantiles
-from flowrt.records import STATUSES, BatchResult
+from flowrt.records import STATUSES, BatchRecord, BatchResult
 from flowrt.reporting.detail import Detail
 from flowrt.reporting.files import write_private
 from flowrt.reporting.memory import detail_of_results
+from flowrt.speedup import Speedup
+from flowrt.stalls import Stall
 
 __all__ = ["BatchReport"]
 
@@ -30,6 +34,8 @@ class BatchReport:
         errors: Failed items by error type.
         service_times: Execution times of the items that ran, in seconds.
         wall_time: How long the batch took, in seconds; 0 while that is not known.
+        batch: What is known of the batch that the results are of, where they are one batch's: set it when that has
+            ended.
     """
 
     def __init__(self, name: str = "batch") -> None:
@@ -38,11 +44,18 @@ class BatchReport:
         self.errors: Counter[str] = Counter()
         self.service_times = Quantiles()
         self.wall_time = 0.0
+        self.batch: BatchRecord | None = None
         self._results: Sequence[BatchResult] | None = None
 
     @classmethod
     def of(
-        cls, results: Iterable[BatchResult], name: str = "batch", wall_time: float = 0.0, *, keep: bool = False
+        cls,
+        results: Iterable[BatchResult],
+        name: str = "batch",
+        wall_time: float = 0.0,
+        batch: BatchRecord | None = None,
+        *,
+        keep: bool = False,
     ) -> Self:
         """The report of finished results.
 
@@ -50,6 +63,7 @@ class BatchReport:
             results: Taken once.
             name: The batch's name.
             wall_time: How long the batch took, in seconds.
+            batch: What is known of the batch that they are of, where it is one batch's.
             keep: Hold on to the results, so that `detail` and the forms made of it have all that is known of them;
                 else there are only the totals.
         """
@@ -59,6 +73,7 @@ class BatchReport:
         for result in results:
             report.add(result)
         report.wall_time = wall_time
+        report.batch = batch
         return report
 
     def add(self, result: BatchResult) -> None:
@@ -103,6 +118,38 @@ class BatchReport:
         return self.service_times.total / self.wall_time if self.wall_time else 0.0
 
     @property
+    def speedup(self) -> Speedup | None:
+        """The claimed speedup beside the measured one; None where no account was kept."""
+        return None if self.batch is None else self.batch.speedup
+
+    @property
+    def bound_by(self) -> dict[Cause, float]:
+        """The batch's wall time by what held it back, in seconds; empty where no account was kept."""
+        if self.batch is None or self.batch.ledger is None:
+            return {}
+        return {cause: ns / 1e9 for cause, ns in self.batch.ledger.read(self.batch.finished_ns).items()}
+
+    @property
+    def timeline(self) -> list[tuple[float, float, dict[Cause, float]]]:
+        """The same over time: pieces from and to in seconds from the start, at most 512 of them."""
+        if self.batch is None or self.batch.ledger is None:
+            return []
+        return [
+            (begin_ns / 1e9, end_ns / 1e9, {cause: ns / 1e9 for cause, ns in bound.items() if ns})
+            for begin_ns, end_ns, bound in self.batch.ledger.timeline()
+        ]
+
+    @property
+    def explanation(self) -> str:
+        """What held the batch back, in one sentence; empty where no account was kept."""
+        return "" if self.batch is None else explain_batch(self.batch)
+
+    @property
+    def stalls(self) -> list[Stall]:
+        """Times that the event loop was blocked, the longest hundred of them, in order."""
+        return [] if self.batch is None or self.batch.ledger is None else list(self.batch.ledger.held.stalls)
+
+    @property
     def detail(self) -> Detail:
         """All that is known: quantiles, causes with examples, what happened when. Worked out anew each time.
 
@@ -113,7 +160,18 @@ class BatchReport:
         """
         if self._results is None:
             return self._totals()
-        return detail_of_results(self._results, self.name, self.wall_time)
+        return self._with_account(detail_of_results(self._results, self.name, self.wall_time))
+
+    def _with_account(self, detail: Detail) -> Detail:
+        """What the batch's record knows, and its results do not."""
+        if self.batch is not None:
+            detail.node = self.batch.node_id
+            detail.status = self.batch.status
+        detail.bound = {str(cause): seconds for cause, seconds in self.bound_by.items()}
+        detail.bound_timeline = [(begin, end, {str(cause): seconds for cause, seconds in bound.items()}) for begin, end, bound in self.timeline]
+        detail.stalls = [stall.as_dict() for stall in self.stalls]
+        detail.speedup = {} if self.speedup is None else self.speedup.as_dict()
+        return detail
 
     def _totals(self) -> Detail:
         times = self.service_times
@@ -121,7 +179,7 @@ class BatchReport:
         if quantiles:
             quantiles |= {"mean": times.total / times.count, "min": times.lowest, "max": times.highest}
         known: dict[str, Any] = {"kind": "error", "http_status": None, "where": None, "raised": False, "examples": []}
-        return Detail(
+        totals = Detail(
             name=self.name,
             wall_s=self.wall_time,
             counts=self.counts.copy(),
@@ -133,6 +191,7 @@ class BatchReport:
                 for kind, count in self.errors.most_common()
             ],
         )
+        return self._with_account(totals)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures, as JSON holds them; durations in seconds.

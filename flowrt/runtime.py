@@ -74,8 +74,8 @@ class Runtime:
         log_level: The least that is logged.
         grace: How long items in flight have after a signal, in seconds.
         flush_timeout: How long leaving may take for the telemetry's sake, in seconds.
-        stall_after: How long one turn of the loop may take before `loop.blocked` tells who took it, in seconds;
-            None for no such watch.
+        stall_after: How long one turn of the loop may take before a thread looks who takes it, for `loop.blocked` to
+            tell, in seconds; None for no such watch.
 
     Attributes:
         metrics_url: Where `/metrics` is, once entered, or None.
@@ -108,7 +108,7 @@ class Runtime:
         log_level: str = "INFO",
         grace: float = 10.0,
         flush_timeout: float = 5.0,
-        stall_after: float | None = 0.25,
+        stall_after: float | None = 0.1,
     ) -> None:
         self.metrics_url: str | None = None
         self.live_url: str | None = None

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from flowrt.errors import one_line
+from flowrt.explain import why_overstated
 from flowrt.report import BatchReport
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["duration", "make_table", "print_rows", "print_summary", "summary_rows"]
+__all__ = ["duration", "make_table", "print_rows", "print_summary", "speedup_rows", "summary_rows"]
 
 
 def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
@@ -35,7 +36,39 @@ def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
     rows.append(("wall time", duration(report.wall_time)))
     rows.append(("throughput", f"{report.throughput:,.1f} items/s"))
     if times.count:
-        rows.append(("speedup", f"{report.claimed_speedup:,.1f}x claimed (sum of execution times / wall time)"))
+        rows += speedup_rows(report)
+    if report.explanation:
+        rows.append(("bound by", report.explanation))
+    return rows
+
+
+def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
+    """The measured speedup beside the claimed one, and why they are apart where they are.
+
+    Args:
+        report: Its `wall_time` is set, and its `batch` where there is one.
+    """
+    speedup = report.speedup
+    how = "sum of execution times / wall time"
+    if speedup is None:
+        return [("speedup", f"{report.claimed_speedup:,.1f}x claimed ({how})")]
+    interval = f"{speedup.low:,.1f}x to {speedup.high:,.1f}x"
+    found = speedup.estimate
+    if found is None:
+        measured = f"{speedup.measured:,.1f}x ({interval}: {how}, less what items held each other up)"
+        rows = [("speedup, measured", measured)]
+    else:
+        alone = f"{duration(found.sample_s)} +/- {duration(found.sample_margin_s)}"
+        per_item = f"{found.items:,} x {duration(found.item_s)} +/- {duration(found.margin_s)}"
+        added = "their times in the batch less what it added to the sample"
+        rows = [
+            ("speedup, measured", f"{speedup.measured:,.1f}x (95 %: {interval})"),
+            ("  sample", f"{found.size} of the items one by one, mean {alone}"),
+            ("  estimate", f"{duration(found.total_s)} = {per_item}, {added}"),
+        ]
+    rows.append(("speedup, claimed", f"{speedup.claimed:,.1f}x ({how})"))
+    if speedup.diverges and report.batch is not None:
+        rows.append(("  overstated", why_overstated(report.batch, speedup)))
     return rows
 
 

@@ -98,6 +98,7 @@ class Job:
                 try:
                     result = await anext(results)
                 except StopAsyncIteration:
+                    self.report.batch = results.batch
                     return
                 except (CommandError, JournalError):  # the input's own, the journal's
                     raise

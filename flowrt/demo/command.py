@@ -172,23 +172,10 @@ def rows_of(job: Demo) -> list[tuple[str, str]]:
     Args:
         job: Its batch is over.
     """
-    from flowrt.summary import duration, summary_rows  # noqa: PLC0415
+    from flowrt.summary import summary_rows  # noqa: PLC0415
 
-    rows = [(label, text) for label, text in summary_rows(job.report) if label != "speedup"]
-    if job.estimate is not None:
-        found, wall_s = job.estimate, job.report.wall_time
-        speedup, low, high = found.speedup(wall_s)
-        sample = f"{duration(found.sample_s)} +/- {duration(found.sample_margin_s)}"
-        per_item = f"{found.items:,} x {duration(found.item_s)} +/- {duration(found.margin_s)}"
-        rows += [
-            ("speedup, measured", f"{speedup:,.1f}x (95 %: {low:,.1f}x to {high:,.1f}x)"),
-            ("  sample", f"{found.size} of the items one by one, mean {sample}"),
-            (
-                "  estimate",
-                f"{duration(found.total_s)} = {per_item}, their times in the batch less what it added to the sample",
-            ),
-            ("speedup, claimed", f"{job.report.claimed_speedup:,.1f}x (sum of execution times / wall time)"),
-        ]
+    rows = summary_rows(job.report)
+    if job.complete:
         rows.append(("output", str(job.output.path)))
     return rows
 

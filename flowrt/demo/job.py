@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -14,7 +13,6 @@ from flowrt.batch import BatchProcessor
 from flowrt.demo.airports import Airport
 from flowrt.demo.enrich import EnrichAirport
 from flowrt.demo.output import OutputFile
-from flowrt.demo.sample import SequentialEstimate, estimate, places_to_sample, run_sequentially
 from flowrt.encode import encode_result
 from flowrt.errors import FlowrtError
 from flowrt.instrument import Instrument
@@ -48,7 +46,6 @@ class Demo:
     Attributes:
         items: What the node gets, in order.
         report: The totals so far.
-        estimate: The sequential time, once the batch is complete.
         metrics_url: Where `/metrics` is, while it runs.
         complete: Every item has its line in the output.
         serving: The batch is complete, and the endpoints are kept up.
@@ -70,7 +67,6 @@ class Demo:
             for airport in airports
         ]
         self.report = BatchReport(_NAME)
-        self.estimate: SequentialEstimate | None = None
         self.metrics_url: str | None = None
         self.complete = False
         self.serving = False
@@ -98,13 +94,9 @@ class Demo:
             self.metrics_url = (await self._open_runtime(stack)).metrics_url
             node = await stack.enter_async_context(EnrichAirport(self.service_url))
             started(self)
-            places = places_to_sample(len(self.items), SAMPLE_SIZE)
-            times = await run_sequentially(node, [self.items[place] for place in places], ITEM_TIMEOUT_S)
-            in_batch = await self._run_batch(node)
-            self.complete = len(in_batch) == len(self.items) and not self.report.counts["cancelled"]
+            await self._run_batch(node)
+            self.complete = self.report.total == len(self.items) and not self.report.counts["cancelled"]
             self.output.close(complete=self.complete)
-            if self.complete:
-                self.estimate = estimate(dict(zip(places, times, strict=True)), in_batch)
             ended(self)
             if serve and self.complete:
                 self.serving = True
@@ -122,17 +114,20 @@ class Demo:
             on_a_free_port: Serving = {**self._serving, "metrics_port": 0}
             return await stack.enter_async_context(Runtime(**on_a_free_port, log_level=LOG_LEVEL))
 
-    async def _run_batch(self, node: EnrichAirport) -> list[float]:
-        """Run all items, write each one's line when it is done, and give what each took, in input order."""
+    async def _run_batch(self, node: EnrichAirport) -> None:
+        """Run a sample and then all items, and write each one's line when it is done."""
         processor = BatchProcessor(
-            node, self.concurrency, item_timeout=ITEM_TIMEOUT_S, name=_NAME, instruments=self._instruments
+            node,
+            self.concurrency,
+            item_timeout=ITEM_TIMEOUT_S,
+            speedup_sample=SAMPLE_SIZE,
+            name=_NAME,
+            instruments=self._instruments,
         )
-        took: dict[int, float] = {}
-        began = time.perf_counter()
         async with processor.batch_as_completed(self.items, progress=self._progress) as results:
             async for result in results:
-                took[result.index] = result.execution_time
                 self.report.add(result)
                 self.output.write(encode_result(result))
-        self.report.wall_time = time.perf_counter() - began
-        return [took[index] for index in sorted(took)]
+            batch = self.report.batch = results.batch
+        if batch is not None:
+            self.report.wall_time = (batch.finished_ns - batch.started_ns) / 1e9

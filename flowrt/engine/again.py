@@ -183,7 +183,7 @@ class Again(Source):
 
     def _tell(self) -> None:
         """Keep account of the time for which slots stand empty while items are in backoff, or for want of any."""
-        ledger = self._batch.ledger
+        batch, ledger = self._batch, self._batch.ledger
         if ledger is None:
             return
         dry = self._inputs.dry
@@ -195,7 +195,8 @@ class Again(Source):
             if self._due or self._fetched:
                 ledger.wet(self._clock())
             else:
-                ledger.dry(self._clock(), self._batch.latest_ns, ended=bool(self._backoff) or self._batch.completed > 0)
+                ended = bool(self._backoff) or batch.completed > 0
+                ledger.dry(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=ended)
 
     async def _park(self) -> None:
         waiter = self._loop.create_future()

@@ -463,14 +463,14 @@ class Scheduler:
         """No more inputs, since the latest one was pulled."""
         batch = self.batch
         if batch.ledger is not None:
-            batch.ledger.dry(self._clock(), batch.latest_ns, ended=batch.completed > 0)
+            batch.ledger.dry(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=batch.completed > 0)
 
     def _stop_short(self) -> None:
         """There may be more inputs, and none is wanted any more."""
         batch = self.batch
         if batch.ledger is not None:
             now = self._clock()
-            batch.ledger.dry(now, now, ended=batch.completed > 0)
+            batch.ledger.dry(now, now, batch.pulled - batch.completed, ended=batch.completed > 0)
 
     def _source_failed(self, exc: BaseException) -> None:
         """No more inputs: what was admitted finishes, then join() raises the source's own error."""

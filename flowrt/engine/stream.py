@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
 from flowrt.engine.scheduler import Deliver, Scheduler
-from flowrt.records import BatchResult
+from flowrt.records import BatchRecord, BatchResult
 
 __all__ = ["ResultStream"]
 
@@ -31,6 +31,11 @@ class ResultStream(AsyncIterator[BatchResult]):
         self._scheduler: Scheduler | None = None
         self._closed = False
         self._starting = False
+
+    @property
+    def batch(self) -> BatchRecord | None:
+        """What is known of the batch; None before the first result is asked for."""
+        return None if self._scheduler is None else self._scheduler.batch
 
     def __aiter__(self) -> Self:
         return self

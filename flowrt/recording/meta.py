@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flowrt._version import __version__
+from flowrt.explain import explain_batch
 from flowrt.ledger import CAUSES, Ledger
 from flowrt.records import BatchRecord
 
@@ -52,6 +53,9 @@ def describe(
         "counts": dict(batch.counts),
         "limits": [list(change) for change in limits],
         "ledger": None if batch.ledger is None else _ledger(batch.ledger, batch.finished_ns),
+        "stalls": [] if batch.ledger is None else [stall.as_dict() for stall in batch.ledger.held.stalls],
+        "speedup": None if batch.speedup is None else batch.speedup.as_dict(),
+        "explanation": explain_batch(batch),
         "settings": settings,
         "causes": causes,
         "slowest": slowest,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from flowrt.instrument import Instrument
 from flowrt.policy import Telemetry
+from flowrt.telemetry.account import LedgerInstrument
 from flowrt.telemetry.audit import Audit
 from flowrt.telemetry.collector import register
 from flowrt.telemetry.live import LIVE, LiveInstrument
@@ -12,6 +15,9 @@ from flowrt.telemetry.metrics import METRICS, MetricsInstrument
 from flowrt.telemetry.tracing import BatchTracing, make_tracing, tracing_is_set_up
 
 __all__ = ["Observer"]
+
+
+_LEDGER: Final = LedgerInstrument()
 
 
 class Observer:
@@ -49,4 +55,6 @@ class Observer:
             instruments.append(LogInstrument(per_item=is_listened_to("debug")))
         if tracing is not None:
             instruments.append(tracing)
+        if choice.ledger:
+            instruments.append(_LEDGER)
         return tuple(instruments)

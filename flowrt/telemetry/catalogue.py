@@ -118,7 +118,8 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric(
             "flowrt_batch_speedup_ratio",
             "gauge",
-            "Speedup of the last batch over one item at a time: sum of execution times over wall time (claimed).",
+            "Speedup of the last batch over one item at a time: sum of execution times over wall time (claimed), and "
+            "what is left without the time for which items held each other up, or what a sample says (measured).",
             ("batch", "method"),
         ),
         Metric("flowrt_event_loop_lag_seconds", "histogram", "How late the loop ran a timer, in seconds.", ()),

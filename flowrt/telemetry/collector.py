@@ -164,7 +164,8 @@ class StoreCollector(Collector):
             _add(duration, [name], [batch.duration])
             success.add_metric([name], batch.last_success_s)
             completion.add_metric([name], batch.last_completion_s)
-            speedup.add_metric([name, "claimed"], batch.speedup)
+            for method, ratio in batch.speedup.copy().items():
+                speedup.add_metric([name, method], ratio)
             unaccounted.add_metric([name], batch.unaccounted)
         yield from (ended, active, expected, completed, duration, success, completion, speedup, unaccounted)
 

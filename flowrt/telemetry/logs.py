@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 from opentelemetry import trace
 
+from flowrt.explain import explain_batch, why_overstated
 from flowrt.instrument import Instrument
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics import service_ns_of
@@ -134,10 +135,23 @@ class LogInstrument(Instrument):
         service_ns = service_ns_of(batch)
         if service_ns and wall_s > 0:
             fields["speedup_claimed"] = round(service_ns / 1e9 / wall_s, 2)
+        speedup = batch.speedup
+        if speedup is not None:
+            fields["speedup_claimed"] = round(speedup.claimed, 2)
+            fields["speedup_measured"] = round(speedup.measured, 2)
+            fields["speedup_method"] = speedup.method
+        if batch.ledger is not None:
+            bound_ns = batch.ledger.read(batch.finished_ns)
+            fields["bound_s"] = {cause: round(ns / 1e9, 6) for cause, ns in bound_ns.items() if ns}
+            fields["bound_by"] = explain_batch(batch)
         suppressed = sum(allowance.suppressed for allowance in self._warnings.values())
         if suppressed:
             fields["suppressed"] = suppressed
         log_event("info", "batch.completed", **_about(batch), **fields)
+        if speedup is not None and speedup.diverges:
+            figures = {name: round(getattr(speedup, name), 2) for name in ("claimed", "measured", "low", "high")}
+            why = why_overstated(batch, speedup)
+            log_event("warning", "speedup.overstated", **_about(batch), **figures, method=speedup.method, reason=why)
 
     def _report(self, batch: BatchRecord, loop: asyncio.AbstractEventLoop) -> None:
         now, done = loop.time(), batch.completed

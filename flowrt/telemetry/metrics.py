@@ -190,7 +190,7 @@ class BatchShard:
         self.duration = Histogram(RUN_BOUNDS_S)
         self.last_success_s = 0.0
         self.last_completion_s = 0.0
-        self.speedup = 0.0
+        self.speedup: dict[str, float] = {"claimed": 0.0, "measured": 0.0}
         self.unaccounted = 0
 
 
@@ -357,7 +357,7 @@ class MetricsInstrument(Instrument):
         if batch.ledger is not None:
             for cause, bound_ns in batch.ledger.read(batch.finished_ns).items():
                 batch.shard.bound_ns[cause] += bound_ns
-        heartbeat_of(asyncio.get_running_loop()).release()
+        heartbeat_of(asyncio.get_running_loop()).release(store.lag.add)
         mine = store.batches[self._pair[0]]
         status = batch.status if batch.status in mine.ended else "failed"
         mine.ended[status] += 1
@@ -366,4 +366,7 @@ class MetricsInstrument(Instrument):
         mine.last_completion_s = time.time()
         if status == "ok":
             mine.last_success_s = mine.last_completion_s
-        mine.speedup = batch.shard.service_ns / wall_ns if wall_ns > 0 else 0.0
+        claimed = batch.shard.service_ns / wall_ns if wall_ns > 0 else 0.0
+        mine.speedup = {"claimed": claimed, "measured": claimed}
+        if batch.speedup is not None:
+            mine.speedup = {"claimed": batch.speedup.claimed, "measured": batch.speedup.measured}

@@ -16,7 +16,7 @@ from flowrt.policy import TailSampling, TraceShape
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.text import clean
 
-__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "tracing_is_set_up"]
+__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "span_of", "tracing_is_set_up"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
 _log = logging.getLogger("flowrt.tracing")
@@ -191,6 +191,12 @@ class TracingInstrument(BatchTracing):
                 set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)
         self.ended += 1
+
+
+def span_of(item: ItemRecord) -> trace.Span | None:
+    """The item's span, if it has one that still records."""
+    span: Any = item.span[0] if isinstance(item.span, tuple) else item.span
+    return span if isinstance(span, trace.Span) and span.is_recording() else None
 
 
 def set_failed(span: trace.Span, item: ItemRecord) -> None:

@@ -23,7 +23,7 @@ def test_a_blocked_loop_is_late_by_as_long_as_it_was_blocked(run: Run) -> None:
         time.sleep(0.3)
         while not beats:
             await asyncio.sleep(0.01)
-        heartbeat.release()
+        heartbeat.release(beats.append)
         return beats
 
     assert max(run(main())) > 0.15e9
@@ -35,7 +35,7 @@ def test_a_batch_that_never_lets_the_loop_turn_is_late_all_the_same(run: Run) ->
         heartbeat = heartbeat_of(asyncio.get_running_loop())
         heartbeat.acquire(beats.append)
         time.sleep(0.2)
-        heartbeat.release()
+        heartbeat.release(beats.append)
         return beats
 
     (late,) = run(main())
@@ -49,10 +49,10 @@ def test_listeners_share_one_heartbeat_that_ends_with_the_last(run: Run) -> None
         beats: list[int] = []
         heartbeat.acquire(beats.append)
         heartbeat.acquire(beats.append)
-        heartbeat.release()
+        heartbeat.release(beats.append)
         while not beats:
             await asyncio.sleep(0.01)
-        heartbeat.release()
+        heartbeat.release(beats.append)
         count = len(beats)
         await asyncio.sleep(0.25)
         assert len(beats) == count
@@ -66,7 +66,7 @@ def test_virtual_time_has_no_lag_and_costs_no_beats(run_virtual: Run) -> None:
         heartbeat = heartbeat_of(asyncio.get_running_loop())
         heartbeat.acquire(beats.append)
         await asyncio.sleep(30 * 24 * 3600)
-        heartbeat.release()
+        heartbeat.release(beats.append)
         return beats
 
     assert run_virtual(main()) == []
@@ -75,7 +75,7 @@ def test_virtual_time_has_no_lag_and_costs_no_beats(run_virtual: Run) -> None:
 def test_a_heartbeat_does_not_keep_its_loop_alive() -> None:
     async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
         loop = asyncio.get_running_loop()
-        heartbeat_of(loop).acquire(lambda _: None)
+        heartbeat_of(loop).acquire()
         heartbeat_of(loop).release()
         return weakref.ref(loop)
 

@@ -208,8 +208,8 @@ def test_stopping_leaves_no_thread_and_no_timer(run: Run) -> None:
         assert threading.active_count() == before + 1
         watchdog.stop()
         assert threading.active_count() == before
-        beaten = watchdog._beaten
+        beaten_ns = watchdog._heartbeat.beaten_ns
         await asyncio.sleep(0.12)
-        assert watchdog._beaten == beaten
+        assert watchdog._heartbeat.beaten_ns == beaten_ns
 
     run(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
@@ -14,6 +14,8 @@ from typing import Any, Final
 from flowrt.nodes.base import BaseNode, NodeContext, WorkflowContext
 
 __all__ = ["SequentialEstimate", "estimate", "places_to_sample", "run_sequentially"]
+
+Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
 
 _TWO_SIDED_95: Final = NormalDist().inv_cdf(0.975)
 
@@ -64,13 +66,16 @@ def places_to_sample(items: int, size: int) -> list[int]:
     return [(2 * place + 1) * items // (2 * size) for place in range(size)]
 
 
-async def run_sequentially(node: BaseNode, items: Sequence[Any], item_timeout_s: float) -> list[float]:
+async def run_sequentially(
+    node: BaseNode, items: Sequence[Any], item_timeout_s: float | None, invoke: Invoke | None = None
+) -> list[float]:
     """Run a node over items in a plain loop, with nothing of a batch around it.
 
     Args:
         node: What to run.
         items: What to run it on.
-        item_timeout_s: Time limit of one item, in seconds, as in the batch.
+        item_timeout_s: Time limit of one item, in seconds, as in the batch; None for none.
+        invoke: What runs an attempt; the node's own `execute` by default.
 
     Returns:
         What each took, in seconds, whether it failed or not.
@@ -81,12 +86,14 @@ async def run_sequentially(node: BaseNode, items: Sequence[Any], item_timeout_s:
         started = time.perf_counter()
         with suppress(Exception):  # failures take their time, too
             async with asyncio.timeout(item_timeout_s):
-                await node.execute(NodeContext(node.node_id, node.node_type, item, index=index), workflow)
+                await (invoke or node.execute)(NodeContext(node.node_id, node.node_type, item, index=index), workflow)
         times.append(time.perf_counter() - started)
     return times
 
 
-def estimate(sampled: Mapping[int, float], in_batch: Sequence[float]) -> SequentialEstimate:
+def estimate(
+    alone: Mapping[int, float], together: Mapping[int, float], mean_s: float, items: int
+) -> SequentialEstimate:
     """Estimate the sequential time of all items from a sample of them and from what each took in the batch.
 
     One item in a hundred takes forty times as long as the others, so the plain mean of a small sample says more about
@@ -96,24 +103,24 @@ def estimate(sampled: Mapping[int, float], in_batch: Sequence[float]) -> Sequent
     a sample may miss, it is too narrow.
 
     Args:
-        sampled: What sampled items took one after another, in seconds, by their place in the input.
-        in_batch: What every item took in the batch, in seconds, in input order.
+        alone: What sampled items took one after another, in seconds, by their place in the input.
+        together: What those items took in the batch, in seconds.
+        mean_s: What an item of the batch took on average, in seconds.
+        items: How many items there were.
 
     Raises:
         ValueError: Nothing was sampled.
     """
-    if not sampled:
+    if not alone:
         raise ValueError("an estimate needs at least one sampled item")
-    size, items = len(sampled), len(in_batch)
-    alone = list(sampled.values())
-    together = [in_batch[place] for place in sampled]
-    added = [t - a for a, t in zip(alone, together, strict=True)]
-    mean_s, added_s = fmean(alone), fmean(added)
+    size = len(alone)
+    added = [together[place] - seconds for place, seconds in alone.items()]
+    alone_s, added_s = fmean(alone.values()), fmean(added)
     return SequentialEstimate(
         size,
-        mean_s,
-        _margin([a - mean_s for a in alone], items),
-        fmean(in_batch) - added_s,
+        alone_s,
+        _margin([seconds - alone_s for seconds in alone.values()], items),
+        mean_s - added_s,
         _margin([more - added_s for more in added], items),
         items,
     )

@@ -6,14 +6,21 @@ import asyncio
 import math
 import random
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import pytest
 
-from flowrt import NodeContext, NodeResult, WorkflowContext
-from flowrt.demo.sample import SequentialEstimate, estimate, places_to_sample, run_sequentially
+from flowrt import NodeContext, NodeResult, WorkflowContext, sequential
 from flowrt.nodes.base import BaseNode
+from flowrt.sequential import SequentialEstimate, places_to_sample, run_sequentially
 from tests.conftest import Run
+
+
+def estimate(alone: dict[int, float], in_batch: list[float]) -> SequentialEstimate:
+    """The estimate from what every item took in the batch."""
+    together = {place: in_batch[place] for place in alone}
+    return sequential.estimate(alone, together, fmean(in_batch), len(in_batch))
 
 
 class Wait(BaseNode):
@@ -44,7 +51,7 @@ def test_items_run_one_after_another_and_failures_take_their_time_too(
     node = Wait()
 
     async def main() -> list[float]:
-        monkeypatch.setattr("flowrt.demo.sample.time.perf_counter", asyncio.get_running_loop().time)
+        monkeypatch.setattr("flowrt.sequential.time.perf_counter", asyncio.get_running_loop().time)
         return await run_sequentially(node, [3, -1, 100, 0.5], 10.0)
 
     assert run_virtual(main()) == pytest.approx([3, 1, 10, 0.5])

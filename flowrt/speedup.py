@@ -1,0 +1,120 @@
+"""Two figures for the speedup over one item at a time: the one that everybody claims, and a measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from flowrt.instrument import Instrument
+from flowrt.records import BatchRecord, ItemRecord
+from flowrt.sequential import SequentialEstimate, estimate
+from flowrt.stalls import Held
+
+__all__ = ["Method", "SampledSpeedup", "Speedup", "speedup_by_held", "speedup_by_sample"]
+
+Method = Literal["sample", "held"]
+
+_APART: Final = 1.25  # claims of more than this times the measured figure's upper end are told of
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times as long a batch's work takes one item after another.
+
+    Args:
+        claimed: Sum of the execution times over the wall time. The usual figure, and an upper bound: time in which an
+            item was held up by others counts as its own.
+        measured: The honest figure.
+        low: The lower end of its interval.
+        high: The upper end.
+        method: `sample`: some items were run one after another, and the interval is of 95 %. `held`: the claim less
+            the time for which items were ready and something else had the loop; the interval is of what is not known
+            about when they became ready.
+        estimate: What the sample came to.
+    """
+
+    claimed: float
+    measured: float
+    low: float
+    high: float
+    method: Method
+    estimate: SequentialEstimate | None = None
+
+    @property
+    def diverges(self) -> bool:
+        """Whether the claim is far above anything that the measured figure could be."""
+        return self.claimed > _APART * max(self.high, self.measured)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written to a report."""
+        return {
+            "claimed": self.claimed,
+            "measured": self.measured,
+            "low": self.low,
+            "high": self.high,
+            "method": self.method,
+            "sample_size": None if self.estimate is None else self.estimate.size,
+        }
+
+
+def speedup_by_held(service_s: float, wall_s: float, held: Held) -> Speedup:
+    """The speedup with the time for which items were held up by others taken away.
+
+    Args:
+        service_s: Sum of the execution times, in seconds.
+        wall_s: What the batch took, in seconds; more than 0.
+        held: For how long items were held up.
+    """
+
+    def without(held_ns: int) -> float:
+        return max(0.0, service_s - held_ns / 1e9) / wall_s
+
+    return Speedup(
+        service_s / wall_s, without(held.total_ns), without(held.most_ns), without(held.least_ns), method="held"
+    )
+
+
+def speedup_by_sample(service_s: float, wall_s: float, found: SequentialEstimate) -> Speedup:
+    """The speedup over what a sequential sample says.
+
+    Args:
+        service_s: Sum of the execution times, in seconds.
+        wall_s: What the batch took, in seconds; more than 0.
+        found: What the sample came to.
+    """
+    measured, low, high = found.speedup(wall_s)
+    return Speedup(service_s / wall_s, measured, low, high, "sample", found)
+
+
+class SampledSpeedup(Instrument):
+    """Finds one batch's speedup by a sequential sample that was taken before it.
+
+    It must come after the built-in instruments, as its end is then told before theirs.
+
+    Args:
+        alone: What sampled items took one after another, in seconds, by their place in the input.
+    """
+
+    def __init__(self, alone: Mapping[int, float]) -> None:
+        self._alone = alone
+        self._together: dict[int, float] = {}
+        self._service_s = 0.0
+        self._items = 0
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Note what the item took in the batch."""
+        if item.started_ns and item.attempts:
+            took_s = (item.finished_ns - item.started_ns) / 1e9
+            self._service_s += took_s
+            self._items += 1
+            if item.index in self._alone:
+                self._together[item.index] = took_s
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Compare."""
+        wall_ns = batch.finished_ns - batch.started_ns
+        if self._together and wall_ns > 0:
+            alone = {index: self._alone[index] for index in self._together}
+            found = estimate(alone, self._together, self._service_s / self._items, self._items)
+            batch.speedup = speedup_by_sample(self._service_s, wall_ns / 1e9, found)

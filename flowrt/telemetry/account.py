@@ -1,0 +1,31 @@
+"""What a batch's account needs of the loop: its beats while the batch is under way, and the sums at its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from flowrt.instrument import Instrument
+from flowrt.records import BatchRecord
+from flowrt.speedup import speedup_by_held
+from flowrt.telemetry.lag import heartbeat_of
+from flowrt.telemetry.metrics import service_ns_of
+
+__all__ = ["LedgerInstrument"]
+
+
+class LedgerInstrument(Instrument):
+    """Lets the loop's heartbeat tell the ledgers of a processor's batches; it has no hook that is called per item.
+
+    It must come after the other built-in instruments, as its end is then told before theirs.
+    """
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """From now on, a loop that does not turn is charged and blamed."""
+        heartbeat_of(asyncio.get_running_loop()).watch(batch)
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Find the speedup, unless a sample has told it."""
+        heartbeat_of(asyncio.get_running_loop()).unwatch(batch)
+        wall_ns, service_ns = batch.finished_ns - batch.started_ns, service_ns_of(batch)
+        if batch.speedup is None and batch.ledger is not None and wall_ns > 0 and service_ns:
+            batch.speedup = speedup_by_held(service_ns / 1e9, wall_ns / 1e9, batch.ledger.held)
