@@ -168,7 +168,10 @@ class BatchReport:
             detail.node = self.batch.node_id
             detail.status = self.batch.status
         detail.bound = {str(cause): seconds for cause, seconds in self.bound_by.items()}
-        detail.bound_timeline = [(begin, end, {str(cause): seconds for cause, seconds in bound.items()}) for begin, end, bound in self.timeline]
+        detail.bound_timeline = [
+            (begin, end, {str(cause): seconds for cause, seconds in bound.items()})
+            for begin, end, bound in self.timeline
+        ]
         detail.stalls = [stall.as_dict() for stall in self.stalls]
         detail.speedup = {} if self.speedup is None else self.speedup.as_dict()
         return detail

@@ -58,17 +58,18 @@ class Speedup:
         }
 
 
-def speedup_by_held(service_s: float, wall_s: float, held: Held) -> Speedup:
+def speedup_by_held(service_s: float, wall_s: float, held: Held, running_s: float = 0.0) -> Speedup:
     """The speedup with the time for which items were held up by others taken away.
 
     Args:
         service_s: Sum of the execution times, in seconds.
         wall_s: What the batch took, in seconds; more than 0.
         held: For how long items were held up.
+        running_s: For how much of the wall time some item went on, and so was not held, in seconds.
     """
 
     def without(held_ns: int) -> float:
-        return max(0.0, service_s - held_ns / 1e9) / wall_s
+        return min(service_s, max(running_s, service_s - held_ns / 1e9)) / wall_s
 
     return Speedup(
         service_s / wall_s, without(held.total_ns), without(held.most_ns), without(held.least_ns), method="held"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from flowrt.instrument import Instrument
+from flowrt.ledger import Cause
 from flowrt.records import BatchRecord
 from flowrt.speedup import speedup_by_held
 from flowrt.telemetry.lag import heartbeat_of
 from flowrt.telemetry.metrics import service_ns_of
 
 __all__ = ["LedgerInstrument"]
+
+
+_RUNNING: Final[tuple[Cause, ...]] = ("slots", "service", "tail", "loop_blocked")  # while these hold, some item goes on
 
 
 class LedgerInstrument(Instrument):
@@ -28,4 +33,7 @@ class LedgerInstrument(Instrument):
         heartbeat_of(asyncio.get_running_loop()).unwatch(batch)
         wall_ns, service_ns = batch.finished_ns - batch.started_ns, service_ns_of(batch)
         if batch.speedup is None and batch.ledger is not None and wall_ns > 0 and service_ns:
-            batch.speedup = speedup_by_held(service_ns / 1e9, wall_ns / 1e9, batch.ledger.held)
+            bound_ns = batch.ledger.read(batch.finished_ns)
+            running_ns = sum(bound_ns[cause] for cause in _RUNNING)
+            held = batch.ledger.held
+            batch.speedup = speedup_by_held(service_ns / 1e9, wall_ns / 1e9, held, running_ns / 1e9)
