@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from flowrt.engine.admission import Admission
-from flowrt.engine.attempts import make_begin
+from flowrt.engine.attempts import make_begin, make_direct, settle, settle_value
 from flowrt.engine.clock import Clock, clock_of, is_virtual
 from flowrt.engine.guard import Guard
 from flowrt.engine.hedging import Hedging
@@ -425,7 +425,8 @@ class BatchProcessor:
         keep_going = self.continue_on_error if continue_on_error is None else continue_on_error
         guard, close_guard = self._make_guard(batch, loop, clock, dispatch)
 
-        begin = make_begin(self.node, session.invoke, workflow, batch)
+        direct = make_direct(self.node, session.invoke) if guard is None and self.hedge is None else None
+        begin = direct or make_begin(self.node, session.invoke, workflow, batch)
         hedging: Hedging | None = None
         if self.hedge is not None:
             hedging = Hedging(
@@ -443,6 +444,7 @@ class BatchProcessor:
             batch=batch,
             source=source,
             begin=begin,
+            settle=settle if direct is None else settle_value,
             admission=admission,
             deliver=deliver,
             dispatch=dispatch,

@@ -13,10 +13,20 @@ from typing import Any, Final
 import flowrt.errors
 from flowrt.engine.isolate import isolate
 from flowrt.errors import error_text, error_type_of
-from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.records import BatchRecord, ItemRecord, Rejected
 
-__all__ = ["Begin", "Invoke", "make_begin", "settle", "settle_exception"]
+__all__ = [
+    "Begin",
+    "Invoke",
+    "RejectedInputError",
+    "Settle",
+    "make_begin",
+    "make_direct",
+    "settle",
+    "settle_exception",
+    "settle_value",
+]
 
 _MACHINERY: Final = tuple(
     f"{Path(file).parent}{os.sep}" for file in (asyncio.__file__, concurrent.futures.__file__, flowrt.errors.__file__)
@@ -28,8 +38,11 @@ Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
 Begin = Callable[[ItemRecord], Awaitable[Any]]
 """Begins one attempt; awaiting it gives what the node gave, for `settle`, or raises, for `settle_exception`."""
 
+Settle = Callable[[ItemRecord, Any], None]
+"""Writes down what the node gave."""
 
-class _RejectedInputError(Exception):
+
+class RejectedInputError(Exception):
     """The item is a `Rejected` and reaches no node."""
 
 
@@ -47,11 +60,44 @@ def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch:
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         if type(data) is Rejected:
-            raise _RejectedInputError
+            raise RejectedInputError
         item.attempts = number = item.attempts + 1
         return invoke(NodeContext(node_id, node_type, isolate(data), item.index, number, batch_id), workflow)
 
     return begin
+
+
+def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
+    """The same for an async function on the loop, called as it is; None for any other node.
+
+    Its attempts need no NodeContext, no coroutine but its own and no NodeResult: what it returns is for `settle_value`.
+
+    Args:
+        node: The node to run.
+        invoke: How its executor runs it.
+    """
+    its_own = getattr(invoke, "__func__", None) is FunctionNode.execute and getattr(invoke, "__self__", None) is node
+    if not isinstance(node, FunctionNode) or not its_own or not node.is_async:
+        return None
+    call: Callable[[Any], Awaitable[Any]] = node.fn
+
+    def begin(item: ItemRecord) -> Awaitable[Any]:
+        data = item.input_data
+        if type(data) is Rejected:
+            raise RejectedInputError
+        item.attempts += 1
+        return call(isolate(data))
+
+    return begin
+
+
+def settle_value(item: ItemRecord, value: Any) -> None:
+    """The function returned: its value is the output, unless it is a NodeResult."""
+    if isinstance(value, NodeResult):
+        settle(item, value)
+    else:
+        item.status = "ok"
+        item.output = value
 
 
 def settle(item: ItemRecord, result: Any) -> None:
@@ -68,7 +114,7 @@ def settle(item: ItemRecord, result: Any) -> None:
 def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     """The node raised: keep the exception, without the engine's own frames."""
     item.status = "failed"
-    if isinstance(exc, _RejectedInputError):
+    if isinstance(exc, RejectedInputError):
         rejected = item.input_data
         item.input_data = rejected.input_data
         item.error = rejected.error

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from flowrt.engine.attempts import settle_exception
+from flowrt.engine.attempts import RejectedInputError, settle_exception
 from flowrt.engine.clock import Clock
 from flowrt.ledger import RATE_LIMIT
 from flowrt.policies.adaptive import LimitController, Outcome
@@ -140,6 +140,9 @@ class Guard:
             outcome: What the node raised, or what it returned.
             may_retry: False where the batch begins nothing any more.
         """
+        if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
+            item.ticket = None
+            return None
         began = item.started_ns > 0
         state = item.status
         if began and self._breaker is not None:

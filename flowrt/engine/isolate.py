@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from gc import is_tracked
 from types import NoneType
 from typing import Any, Final
 from uuid import UUID
@@ -27,10 +28,7 @@ def isolate(value: Any) -> Any:
     """
     kind = type(value)
     if kind is dict:
-        for item in value.values():
-            if type(item) not in _ATOMS:
-                break
-        else:
+        if not is_tracked(value):  # by the garbage collector: it holds nothing that could hold anything
             return value.copy()
     elif kind in _ATOMS:
         return value

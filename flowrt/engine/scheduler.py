@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from flowrt.engine.admission import Admission
 from flowrt.engine.again import Again
-from flowrt.engine.attempts import Begin, settle, settle_exception
+from flowrt.engine.attempts import Begin, Settle, settle, settle_exception
 from flowrt.engine.clock import Clock
 from flowrt.engine.deadlines import GRACE_S, Deadlines
 from flowrt.engine.guard import Guard
@@ -52,6 +52,7 @@ class Scheduler:
         batch: The batch's record.
         source: Where inputs come from.
         begin: Begins one attempt.
+        settle: Writes down what it gave.
         admission: Holds workers back.
         deliver: Takes the results.
         dispatch: The instruments' hooks.
@@ -73,6 +74,7 @@ class Scheduler:
         batch: BatchRecord,
         source: Source,
         begin: Begin,
+        settle: Settle = settle,
         admission: Admission,
         deliver: Deliver,
         dispatch: Dispatch,
@@ -106,6 +108,7 @@ class Scheduler:
         if hedging is not None:
             hedging.on_stuck = lambda worker: self._abandon(self._workers[worker])
         self._begin = begin
+        self._settle = settle
         self._deliver = deliver
         self._dispatch = dispatch
         self._clock = clock
@@ -138,7 +141,8 @@ class Scheduler:
     async def _work(self, slot: Slot) -> None:
         """Source → admission → attempt → journal → record finished → instruments → result, until the source is dry."""
         batch, source, admission, dispatch = self.batch, self._source, self.admission, self._dispatch
-        begin, clock, guard, keeper = self._begin, self._clock, self._guard, self._keeper
+        begin, settle, clock, guard, keeper = self._begin, self._settle, self._clock, self._guard, self._keeper
+        pull = source.pull
         ledger = batch.ledger if source.computes else None  # else a pull takes no time
         asked_ns = 0
         outcome: Any = None
@@ -152,7 +156,7 @@ class Scheduler:
             if ledger is not None:
                 asked_ns = clock()
             try:
-                if (data := source.pull()) is LATER:
+                if (data := pull()) is LATER:
                     data = await source.apull()
             except BaseException as exc:  # raised again by join()
                 self._source_failed(exc)
@@ -223,7 +227,7 @@ class Scheduler:
 
     def _finish(self, item: ItemRecord) -> None:
         """The item is at its end: tell the instruments, then hand over the result."""
-        dispatch, state = self._dispatch, item.status
+        dispatch, state, deliver = self._dispatch, item.status, self._deliver
         self.batch.counts[state] += 1
         if dispatch.attempt_ended and item.started_ns and item.attempts:
             dispatch.notify("attempt_ended", item)
@@ -231,7 +235,7 @@ class Scheduler:
             dispatch.notify("item_failed", item)
         if dispatch.item_finished:
             dispatch.item_finishes(item)
-        self._deliver(item)
+        deliver(item)
         if self._again is not None:
             self._again.item_ended()
         if self._fail_fast and state != "ok" and state != "resumed" and self._stopped is None:

@@ -34,11 +34,10 @@ class Observer:
 
     def __init__(self, choice: Telemetry, batch: str, node: str, limit: int) -> None:
         self._choice = choice
-        self._metrics: MetricsInstrument | None = None
+        self._pair: tuple[str, str] | None = None
         if choice.metrics:
             register()
             self._pair = METRICS.declare(batch, node, limit)
-            self._metrics = MetricsInstrument(self._pair, choice.latency_slo)
 
     def instruments(self) -> tuple[Instrument, ...]:
         """What is to watch a batch that starts now, given what the process has set up by now."""
@@ -47,8 +46,8 @@ class Observer:
         if choice.tracing and tracing_is_set_up():
             tracing = make_tracing(choice.trace_shape, choice.tail_sampling)
         instruments: list[Instrument] = []
-        if self._metrics is not None:
-            instruments += (Audit(self._pair[0], tracing), self._metrics)
+        if self._pair is not None:
+            instruments += (Audit(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
             if LIVE.served:
                 instruments.append(LiveInstrument(LIVE))
         if choice.logs and is_listened_to("warning"):

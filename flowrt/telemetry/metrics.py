@@ -297,7 +297,7 @@ def service_ns_of(batch: BatchRecord) -> int:
 
 
 class MetricsInstrument(Instrument):
-    """Counts one processor's batches.
+    """Counts one batch: made anew for each.
 
     Args:
         pair: The pair under which `MetricsStore.declare` wants it counted.
@@ -312,11 +312,19 @@ class MetricsInstrument(Instrument):
         self._store = store
         slo = () if latency_slo_s is None else (latency_slo_s,)
         self._bounds_s = tuple(sorted({*DURATION_BOUNDS_S, *slo}))
+        self._shard: Shard
+        self._swift: Histogram  # the shard's, within reach, as is the rest
+        self._bounds_ns: tuple[int, ...]
+        self._counts: list[int]
+        self._due_ns: list[int]
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Choose the shard to count in, and watch the loop's lag while the batch runs."""
         store, loop = self._store, asyncio.get_running_loop()
-        batch.shard = store.take(self._pair, self._bounds_s)
+        batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s)
+        swift = self._swift = shard.swift
+        self._bounds_ns, self._counts = swift.bounds_ns, swift.counts
+        self._due_ns = shard.ok_exemplars.due_ns
         store.limits[self._pair] = batch.limit
         store.loop_name = type(loop).__module__.partition(".")[0]
         store.active.add(batch)
@@ -324,22 +332,20 @@ class MetricsInstrument(Instrument):
 
     def item_finished(self, item: ItemRecord) -> None:
         """Count one item: two additions for nearly every one."""
-        shard = item.batch.shard
         started_ns = item.started_ns
         if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
-            swift = shard.swift
             elapsed_ns = item.finished_ns - started_ns
-            bucket = bisect_left(swift.bounds_ns, elapsed_ns)
-            swift.counts[bucket] += 1
-            swift.sum_ns += elapsed_ns
-            if item.ids and item.finished_ns >= shard.ok_exemplars.due_ns[bucket]:
-                shard.ok_exemplars.take(bucket, item)
+            bucket = bisect_left(self._bounds_ns, elapsed_ns)
+            self._counts[bucket] += 1
+            self._swift.sum_ns += elapsed_ns
+            if item.ids and item.finished_ns >= self._due_ns[bucket]:
+                self._shard.ok_exemplars.take(bucket, item)
         else:
-            shard.add(item)
+            self._shard.add(item)
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Count the attempt that has ended."""
-        item.batch.shard.add_retry(item)
+        self._shard.add_retry(item)
 
     def hedge_ended(self, item: ItemRecord) -> None:
         """Count the hedge."""
