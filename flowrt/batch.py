@@ -29,7 +29,16 @@ from flowrt.instrument import Dispatch, Instrument
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.ledger import Ledger
 from flowrt.nodes.base import WorkflowContext, as_node
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateGate, RateLimit, RetryPolicy, Transition
+from flowrt.policies import (
+    AdaptiveLimit,
+    CircuitBreaker,
+    Hedge,
+    LimitChange,
+    RateGate,
+    RateLimit,
+    RetryPolicy,
+    Transition,
+)
 from flowrt.policies.checks import check_count
 from flowrt.policies.gate import check_limits
 from flowrt.policy import Telemetry, check_concurrency, check_duration, check_policy
@@ -495,14 +504,19 @@ class BatchProcessor:
 
     def _set_running_limit(self, limit: int) -> None:
         for scheduler in list(self._running):
-            if not scheduler.over:
+            batch = scheduler.batch
+            if not scheduler.over and batch.limit != limit:
+                if self._controller is None:
+                    batch.limit_change = LimitChange(_now_ns(), batch.limit, limit, "set")
+                else:
+                    batch.limit_change = self._controller.changes[-1]
                 scheduler.set_limit(limit)
 
     def set_max_concurrency(self, max_concurrency: int) -> None:
         """Change how many items may run at once, in batches under way and in later ones.
 
-        A lower limit holds as the items in flight end. With an `AdaptiveLimit` this sets where it goes on from,
-        within its bounds. It must be called on the loop's thread.
+        A lower limit holds as the items in flight end; a slot that waits for an input has one item more first. With an
+        `AdaptiveLimit` this sets where it goes on from, within its bounds. It must be called on the loop's thread.
 
         Args:
             max_concurrency: An int of at least 1.
@@ -514,11 +528,20 @@ class BatchProcessor:
         if self._controller is None:
             self.max_concurrency = limit
         else:
-            limit = self._controller.set(time.perf_counter_ns(), limit)
+            limit = self._controller.set(_now_ns(), limit)
         self._set_running_limit(limit)
 
     def __repr__(self) -> str:
         return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"
+
+
+def _now_ns() -> int:
+    """The time by the clock of the loop that runs in this thread, or by that of all real loops."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return time.perf_counter_ns()
+    return clock_of(loop)()
 
 
 def _was_rejected(result: BatchResult) -> bool:

@@ -453,3 +453,33 @@ def test_a_policy_of_another_kind_is_refused(name: str, value: Any) -> None:
 def test_a_rate_limit_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="rate_limit must be"):
         BatchProcessor(Flaky({}), rate_limit="100/s")  # type: ignore[arg-type]
+
+
+def test_an_adaptive_limit_that_was_set_by_hand_goes_on_adapting_from_there(run_virtual: Run) -> None:
+    """In virtual time too: the controller's clock is the batch's."""
+
+    class ThrottledError(Exception):
+        status = 429
+
+    async def service(x: int) -> int:
+        await asyncio.sleep(0.1)
+        if asyncio.get_running_loop().time() > 5:
+            raise ThrottledError
+        return x
+
+    async def main() -> None:
+        processor = BatchProcessor(service, AdaptiveLimit(2, 32), telemetry=False, instruments=[watch])
+        asyncio.get_running_loop().call_later(2, processor.set_max_concurrency, 30)
+        await processor.batch(range(2_000))
+
+    class Watch(Instrument):
+        def __init__(self) -> None:
+            self.reasons: list[str] = []
+
+        def limit_changed(self, batch: Any) -> None:
+            self.reasons.append(batch.limit_change.reason)
+
+    watch = Watch()
+    run_virtual(main())
+    assert "set" in watch.reasons
+    assert "throttled" in watch.reasons[watch.reasons.index("set") :]

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -296,3 +297,17 @@ def test_how_many_may_wait_goes_with_the_concurrency() -> None:
 def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RetryPolicy(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "waits"),
+    [
+        (tenacity.wait_fixed(2), [2.0, 2.0, 2.0]),
+        (tenacity.wait_exponential(multiplier=1, max=3), [1.0, 2.0, 3.0]),
+        (tenacity.wait_fixed(1) + tenacity.wait_incrementing(0, 5), [1.0, 6.0, 11.0]),
+    ],
+)
+def test_tenacitys_own_strategies_fit_as_they_are(strategy: Any, waits: list[float]) -> None:
+    retries = RetryPolicy(9, wait=strategy).begin()
+    decided = [retries.decide(ConnectionError(), attempt, 10) for attempt in (1, 2, 3)]
+    assert [retry.delay_ns / 1e9 for retry in decided if retry is not None] == waits
