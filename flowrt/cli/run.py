@@ -95,6 +95,7 @@ interrupted.
 @serving_options(port=None)
 @click.option("--otlp-endpoint", metavar="URL", help="Send spans there by OTLP over HTTP.")
 @click.option("--record", metavar="FILE", help="Record every attempt's times for flowrt report and flowrt whatif.")
+@click.option("--report", "page", metavar="PAGE", help="Write one HTML page about the run when it is over.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
 @click.option("--log-format", type=click.Choice(["json", "console"]), help="Log events to stderr in this form.")
 @click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
@@ -118,6 +119,7 @@ def run(
     serving: Serving,
     otlp_endpoint: str | None,
     record: str | None,
+    page: str | None,
     fail_fast: bool,
     log_format: LogFormat | None,
     quiet: bool,
@@ -133,6 +135,7 @@ def run(
     from flowrt.batch import BatchProcessor  # noqa: PLC0415
     from flowrt.cli.job import Job  # noqa: PLC0415
     from flowrt.cli.loading import load_node  # noqa: PLC0415
+    from flowrt.cli.pages import prepare_page, put_page  # noqa: PLC0415
     from flowrt.cli.resuming import open_journal, tell_what_is_done, written_by  # noqa: PLC0415
     from flowrt.cli.targets import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
     from flowrt.policies import RetryPolicy  # noqa: PLC0415
@@ -141,6 +144,10 @@ def run(
     if retry_failed and journal is None:
         raise CommandError("--retry-failed needs the journal of the run that had failures: pass --journal FILE")
     stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
+    until_recorded = ExitStack()
+    click.get_current_context().call_on_close(until_recorded.close)
+    if page is not None:
+        named, record = record or "", prepare_page(page, record, until_recorded)
     loaded = load_node(node)
     try:
         processor = BatchProcessor(
@@ -178,6 +185,8 @@ def run(
             # where events are read by a program, the totals are in `batch.completed`
             if job.over and not quiet and (log_format != "json" or sys.stderr.isatty()):
                 print_summary(job.report)
+            if page is not None and record is not None and job.started:
+                put_page(page, record, named)
             if kept is not None and job.started and not job.complete:
                 say(f"run the same command again to go on: what finished is in {kept.path}")
         raise SystemExit(job.exit_code)
