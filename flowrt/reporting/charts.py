@@ -74,6 +74,9 @@ def _figure(y_label: str, unit: Unit | None, time: Any = None, **settings: Any) 
     if time is not None:
         settings["x_range"] = time
     made: Any = figure(sizing_mode="stretch_width", toolbar_location="above", output_backend="canvas", **settings)
+    made.background_fill_color = made.border_fill_color = made.outline_line_color = (
+        None  # the page's own shines through
+    )
     made.toolbar.logo = None
     made.toolbar.autohide = True
     made.yaxis.axis_label = y_label

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lanes", "make_lanes"]
 
-_LANES: Final = 48
+_LANES: Final = 50
 _OF_STRAGGLERS: Final = 16  # lanes that are shown because a straggler ran there
 _STRAGGLERS: Final = 200
 _ODD: Final = 4000  # failures and retries that get a bar of their own

@@ -30,10 +30,6 @@
           model.border_line_color = null;
           model.inactive_fill_color = card;
           model.inactive_fill_alpha = 0.7;
-        } else if (has("border_fill_color") && has("outline_line_color")) {
-          model.background_fill_color = card;
-          model.border_fill_color = card;
-          model.outline_line_color = null;
         }
       }
     }

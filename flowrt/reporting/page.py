@@ -240,8 +240,9 @@ def _slowest(detail: Detail) -> str:
     rows = "".join(
         f'<tr><td class="n">{item["index"]:,}</td><td class="n">{duration(item["duration"])}</td>'
         f'<td class="n">{duration(item["service"])}</td><td class="n">{item["attempts"]}</td>'
-        f'<td><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>{_text(item["status"])}</td>'
-        f"<td><code>{_text(item['trace_id'] or '')}</code></td></tr>"
+        f'<td class="end"><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>'
+        f"{_text(item['status'])}</td>"
+        f"<td><code class='id'>{_text(item['trace_id'] or '')}</code></td></tr>"
         for item in detail.slowest[:20]
     )
     return (

@@ -22,6 +22,7 @@ class Unit(NamedTuple):
 
 
 _UNITS: Final = (Unit("hours", "h", 3600.0), Unit("minutes", "min", 60.0))
+_SPACE: Final = "\u00a0"  # a number and its sign stay on one line
 _SECONDS: Final = Unit("seconds", "s", 1.0)
 
 
@@ -63,7 +64,7 @@ def percent(share: float) -> str:
     """
     value = share * 100
     if 0 < value < 0.1:
-        return "under 0.1 %"
+        return f"under 0.1{_SPACE}%"
     if 99.9 < value < 100:
-        return "over 99.9 %"
-    return f"{value:.1f} %" if 0 < value < 10 or 90 < value < 100 else f"{value:.0f} %"
+        return f"over 99.9{_SPACE}%"
+    return f"{value:.1f}{_SPACE}%" if 0 < value < 10 or 90 < value < 100 else f"{value:.0f}{_SPACE}%"

@@ -1,0 +1,148 @@
+"""`flowrt report`, and the page of `flowrt run --report`."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from flowrt.cli.main import main
+
+JOB = """
+import asyncio
+
+async def job(item):
+    await asyncio.sleep(0.001)
+    if item["i"] % 10 == 3:
+        raise ValueError(f"no {item['i']}")
+    return item["i"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("reportjob.py").write_text(JOB)
+    Path("in.jsonl").write_text("".join(f'{{"i": {i}}}\n' for i in range(50)))
+    return tmp_path
+
+
+def flowrt(*arguments: str) -> Any:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def run(*arguments: str) -> Any:
+    return flowrt("run", "reportjob:job", "in.jsonl", "-o", "out.jsonl", "--overwrite", "--quiet", *arguments)
+
+
+@pytest.fixture
+def recorded(folder: Path) -> Path:
+    assert run("--record", "run.parquet").exit_code == 1
+    return folder / "run.parquet"
+
+
+def test_a_recording_is_shown_in_the_terminal(recorded: Path) -> None:
+    shown = flowrt("report", "run.parquet")
+    assert shown.exit_code == 0
+    assert "5 of 50 items (10 %): 5 failed." in shown.stdout
+    assert "Over time" in shown.stdout
+    assert "ValueError: no N (reportjob.py:7 in job)" in shown.stdout
+
+
+def test_the_output_of_a_run_has_a_report_without_times_of_day(recorded: Path) -> None:
+    shown = flowrt("report", "out.jsonl")
+    assert shown.exit_code == 0
+    assert "5 of 50 items (10 %): 5 failed." in shown.stdout
+    assert "record it with --record FILE" in shown.stdout
+    assert "Over time" not in shown.stdout
+    assert flowrt("report", "out.jsonl", "-o", "out.html").exit_code == 0
+
+
+def test_it_is_json_for_programs(recorded: Path) -> None:
+    told = json.loads(flowrt("report", "run.parquet", "--json").stdout)
+    assert (told["total"], told["failed"]) == (50, 5)
+    assert told["causes"][0]["items"] == 5
+
+
+def test_it_is_one_page_that_only_its_owner_may_read(recorded: Path) -> None:
+    shown = flowrt("report", "run.parquet", "-o", "page.html")
+    assert shown.exit_code == 0
+    assert shown.stdout == ""
+    assert stat.S_IMODE(Path("page.html").stat().st_mode) == 0o600
+    assert Path("page.html").read_text().startswith("<!doctype html>")
+    assert sorted(p.name for p in recorded.parent.iterdir() if "page" in p.name) == ["page.html"]
+
+
+def test_a_page_that_cannot_be_written_is_bad_usage(recorded: Path) -> None:
+    shown = flowrt("report", "run.parquet", "-o", "nowhere/page.html")
+    assert shown.exit_code == 2
+    assert shown.stderr == "flowrt: report nowhere/page.html cannot be written: No such file or directory\n"
+
+
+@pytest.mark.parametrize("command", ["report", "whatif"])
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("missing.parquet", 2, "there is no file"),
+        (".", 2, "is no file"),
+        ("cut.parquet", 65, "cut short, or another kind of file"),
+        ("flipped.parquet", 65, ""),
+        ("foreign.parquet", 65, "not one that --record or record= has written"),
+        ("other.parquet", 65, "format 99"),
+        ("empty.parquet", 65, "cut short, or another kind of file"),
+        ("reportjob.py", 65, "cut short, or another kind of file"),
+        ("in.jsonl", 65, ""),
+    ],
+)
+def test_what_is_no_recording_is_one_clear_line(recorded: Path, command: str, name: str, code: int, said: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    whole = recorded.read_bytes()
+    Path("cut.parquet").write_bytes(whole[: len(whole) // 2])
+    Path("flipped.parquet").write_bytes(whole[:4] + bytes(len(whole) // 3) + whole[4 + len(whole) // 3 :])
+    Path("empty.parquet").write_bytes(b"")
+    pq.write_table(pa.table({"a": [1]}), "foreign.parquet")
+    meta = {b"flowrt": json.dumps({"format": "flowrt.recording", "version": 99}).encode()}
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(meta), "other.parquet")
+    shown = flowrt(command, name)
+    assert shown.exit_code == code, shown.output
+    assert shown.stdout == ""
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("flowrt: ")
+    assert said in line
+
+
+def test_run_writes_the_page_and_leaves_no_recording_that_nobody_asked_for(folder: Path) -> None:
+    assert run("--report", "page.html").exit_code == 1
+    assert "ValueError" in Path("page.html").read_text()
+    assert run("--report", "page.html", "--record", "run.parquet").exit_code == 1, "an earlier page is replaced"
+    assert sorted(p.name for p in folder.iterdir() if p.suffix in (".html", ".parquet", ".partial")) == [
+        "page.html",
+        "run.parquet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--report", "in.jsonl"), "is no report"),
+        (("--report", "nowhere/page.html"), "does not exist"),
+        (("--report", "."), "is a folder"),
+        (("--record", "in.jsonl"), "is no recording"),
+        (("--record", "nowhere/run.parquet"), "does not exist"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_told_before_the_first_item(
+    folder: Path, arguments: tuple[str, str], said: str
+) -> None:
+    before = Path("in.jsonl").read_text()
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert Path("in.jsonl").read_text() == before
+    assert not Path("out.jsonl").exists()

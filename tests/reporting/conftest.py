@@ -1,0 +1,92 @@
+"""Recordings of small batches, made in virtual time so that every figure is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrt import BatchProcessor, RetryPolicy
+from flowrt.recording.parquet import read_recording
+from flowrt.reporting.attempts import Attempts
+from flowrt.reporting.detail import Detail, detail_of
+from tests.conftest import Run
+
+HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>&amp;"
+
+Load = Callable[[Path], Detail]
+
+
+async def job(x: int) -> int:
+    """Item 3 is a straggler, 5 fails with a hostile text, 7 fails once."""
+    await asyncio.sleep(2.0 if x == 3 else 0.1)
+    if x == 5:
+        raise ValueError(HOSTILE)
+    return x
+
+
+class FailsOnce:
+    """Fails an item's first attempt."""
+
+    def __init__(self, item: int) -> None:
+        self.left = {item}
+
+    async def __call__(self, x: int) -> int:
+        if x in self.left:
+            self.left.remove(x)
+            await asyncio.sleep(0.1)
+            raise ConnectionError("once")
+        return await job(x)
+
+
+@pytest.fixture
+def recording(run_virtual: Run, tmp_path: Path) -> Path:
+    """Twenty items on four slots, under hostile names."""
+    path = tmp_path / "run.parquet"
+    policy = RetryPolicy(2, on=ConnectionError, wait=lambda _: 0.3)
+    processor = BatchProcessor(FailsOnce(7), 4, retry=policy, record=path, name=f"crawl {HOSTILE}")
+    run_virtual(processor.batch(range(20)))
+    return path
+
+
+@pytest.fixture
+def load() -> Load:
+    """Gives the figures of a recording."""
+
+    def loaded(path: Path) -> Detail:
+        meta, table = read_recording(path)
+        return detail_of(meta, Attempts.of_table(table))
+
+    return loaded
+
+
+@pytest.fixture
+def detail(recording: Path, load: Load) -> Detail:
+    """The figures of `recording`."""
+    return load(recording)
+
+
+def attempts_of(rows: list[dict[str, Any]]) -> Attempts:
+    """Attempts by hand: what a row leaves out is that of an item's first that went well."""
+    import numpy as np
+
+    def column(name: str, default: Callable[[int, dict[str, Any]], Any], kind: Any = np.int64) -> Any:
+        return np.array([row.get(name, default(at, row)) for at, row in enumerate(rows)], kind)
+
+    return Attempts(
+        index=column("index", lambda at, row: at),
+        attempt=column("attempt", lambda at, row: 1),
+        arrival=column("start", lambda at, row: 0),
+        slot=column("start", lambda at, row: 0),
+        start=column("start", lambda at, row: 0),
+        end=column("end", lambda at, row: 0),
+        ran=column("ran", lambda at, row: True, bool),
+        outcome=column("outcome", lambda at, row: 0),
+        cause=column("cause", lambda at, row: -1),
+        last=column("last", lambda at, row: True, bool),
+        pulled=column("start", lambda at, row: 0),
+        hedge=column("hedge", lambda at, row: False, bool),
+    )
