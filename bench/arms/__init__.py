@@ -136,7 +136,11 @@ PEERS: Final = (*_PLAIN, *map(_told, (*_BASELINES, *_PLAIN)), *_FAR)
 """Those that are measured beside, on demand: each in an environment of its own."""
 
 
-_SEQUENTIAL: Final = Arm("sequential", "one after the other", plain.sequential)
+_APART: Final = (
+    Arm("sequential", "one after the other", plain.sequential),
+    Arm("flowrt-journal", "flowrt, telemetry off, with a journal", ours.journaled),
+)
+"""Those that are in no table: what they cost is the disk's, or not per item. `--arm NAME` runs one."""
 
 
 def arm(name: str) -> Arm:
@@ -145,4 +149,4 @@ def arm(name: str) -> Arm:
     Raises:
         KeyError: There is none.
     """
-    return {each.name: each for each in (*ARMS, *PEERS, _SEQUENTIAL)}[name]
+    return {each.name: each for each in (*ARMS, *PEERS, *_APART)}[name]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from bench.arms.base import Load
 from bench.nodes import flowrt_node, nadoo_node
 
-__all__ = ["bare", "default", "delivered", "delivered_lines", "metrics", "nadoo"]
+__all__ = ["bare", "default", "delivered", "delivered_lines", "journaled", "metrics", "nadoo"]
 
 
 async def nadoo(load: Load) -> list[int]:
@@ -21,12 +23,14 @@ async def nadoo(load: Load) -> list[int]:
     return [result.output for result in results]
 
 
-async def _flowrt(load: Load, telemetry: Any) -> list[int]:
+async def _flowrt(load: Load, telemetry: Any, journal: Path | None = None) -> list[int]:
     from flowrt import BatchProcessor, RetryPolicy
 
     attempts = load.work.attempts
     retry = RetryPolicy(attempts, base=0.001, cap=0.001, budget=None) if attempts > 1 else None
-    processor = BatchProcessor(flowrt_node(load.job), load.concurrency, retry=retry, telemetry=telemetry)
+    processor = BatchProcessor(
+        flowrt_node(load.job), load.concurrency, retry=retry, telemetry=telemetry, journal=journal
+    )
     results = await processor.batch(load.inputs)
     return [result.output for result in results]
 
@@ -34,6 +38,12 @@ async def _flowrt(load: Load, telemetry: Any) -> list[int]:
 async def bare(load: Load) -> list[int]:
     """No telemetry."""
     return await _flowrt(load, telemetry=False)
+
+
+async def journaled(load: Load) -> list[int]:
+    """No telemetry, and every item on the disk before its result is handed over."""
+    with tempfile.TemporaryDirectory(prefix="flowrt-bench-") as folder:
+        return await _flowrt(load, telemetry=False, journal=Path(folder) / "run.journal")
 
 
 async def metrics(load: Load) -> list[int]:

@@ -70,10 +70,11 @@ class OutputWriter:
     async def _drained(self) -> None:
         """Wait until everything is written."""
         while self._lines or self._flushing is not None:
-            if self._flushing is not None:
-                await asyncio.wait([self._flushing])
-                self._flushing.result()
-                self._flushing = None
+            if (flushing := self._flushing) is not None:
+                await asyncio.wait([flushing])
+                flushing.result()
+                if self._flushing is flushing:  # else the timer has begun another meanwhile
+                    self._flushing = None
             self._flush()
 
     def _put(self, data: bytes) -> None:

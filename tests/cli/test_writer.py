@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
@@ -249,3 +250,28 @@ def test_a_file_target_shows_the_partial_name_it_writes_to(source: Path) -> None
     assert isinstance(target, FileTarget)
     assert target.partial.name == "out.partial"
     os.close(target.fd)
+
+
+def test_a_timer_that_flushes_while_the_end_waits_for_the_flush_before_loses_nothing(run: Run, source: Path) -> None:
+    path, go_on = source.with_name("out.jsonl"), threading.Event()
+
+    class Slow(FileTarget):
+        def put(self, data: memoryview) -> int:
+            go_on.wait(60)
+            return super().put(data)
+
+    async def main() -> None:
+        writer = OutputWriter(Slow(path, overwrite=False, not_this=source.stat()))
+        await writer.write(b"a\n")
+        writer._flush()
+        first = writer._flushing
+        assert first is not None
+        await writer.write(b"b\n")
+        closing = asyncio.ensure_future(writer.close(complete=True))
+        await asyncio.sleep(0)
+        first.add_done_callback(lambda _: writer._flush())
+        go_on.set()
+        await closing
+
+    run(main())
+    assert path.read_bytes() == b"a\nb\n"
