@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flowrt.errors import MissingExtraError
-from flowrt.explain import explain_batch
+from flowrt.explain import explain_batch, why_overstated
 from flowrt.ledger import Cause
 from flowrt.quantiles import Quantiles
 from flowrt.records import STATUSES, BatchRecord, BatchResult
@@ -174,6 +174,9 @@ class BatchReport:
         ]
         detail.stalls = [stall.as_dict() for stall in self.stalls]
         detail.speedup = {} if self.speedup is None else self.speedup.as_dict()
+        detail.explanation = self.explanation
+        if self.batch is not None and self.speedup is not None and self.speedup.diverges:
+            detail.overstated = why_overstated(self.batch, self.speedup)
         return detail
 
     def _totals(self) -> Detail:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flowrt._version import __version__
-from flowrt.explain import explain_batch
+from flowrt.explain import explain_batch, why_overstated
 from flowrt.ledger import CAUSES, Ledger
 from flowrt.records import BatchRecord
 
@@ -37,6 +37,7 @@ def describe(
         limits: The concurrency limit from the given nanosecond on.
         cpu_ns: What the loop's thread computed meanwhile; 0 where that is not known.
     """
+    speedup = batch.speedup
     started_s = (batch.started_ns + batch.epoch_offset_ns) / 1e9
     return {
         "format": FORMAT,
@@ -54,8 +55,9 @@ def describe(
         "limits": [list(change) for change in limits],
         "ledger": None if batch.ledger is None else _ledger(batch.ledger, batch.finished_ns),
         "stalls": [] if batch.ledger is None else [stall.as_dict() for stall in batch.ledger.held.stalls],
-        "speedup": None if batch.speedup is None else batch.speedup.as_dict(),
+        "speedup": None if speedup is None else speedup.as_dict(),
         "explanation": explain_batch(batch),
+        "overstated": "" if speedup is None or not speedup.diverges else why_overstated(batch, speedup),
         "settings": settings,
         "causes": causes,
         "slowest": slowest,

@@ -40,6 +40,8 @@ class Detail:
         slowest: The items that took longest, with their traces' ids.
         bound: Seconds of the wall time by what held the batch back, where that was recorded.
         bound_timeline: The same over time: beginning, end, and seconds by cause.
+        explanation: What held the batch back, in one sentence of clauses, the main one first.
+        overstated: Why the claimed speedup is far above the measured one, where it is.
         stalls: When the loop stood still, by whom, and who had to wait.
         speedup: The measured and the claimed speedup, where they are known.
         limits: The concurrency limit from a given second on.
@@ -68,6 +70,8 @@ class Detail:
     slowest: list[dict[str, Any]] = field(default_factory=list)
     bound: dict[str, float] = field(default_factory=dict)
     bound_timeline: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
+    explanation: str = ""
+    overstated: str = ""
     stalls: list[dict[str, Any]] = field(default_factory=list)
     speedup: dict[str, Any] = field(default_factory=dict)
     limits: list[tuple[float, int]] = field(default_factory=list)
@@ -157,6 +161,8 @@ def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> 
             (begin / 1e9, end / 1e9, {c: ns / 1e9 for c, ns in zip(bound["causes"], spent, strict=True)})
             for begin, end, spent in bound["timeline"]
         ],
+        explanation=meta.get("explanation") or "",
+        overstated=meta.get("overstated") or "",
         stalls=meta.get("stalls") or [],
         speedup=meta.get("speedup") or {},
         limits=[(ns / 1e9, limit) for ns, limit in meta.get("limits", [])],

@@ -142,10 +142,11 @@ def _tiles(detail: Detail) -> str:
         tiles.append(("slowest", duration(s["max"]), "one attempt"))
     retried = detail.retries.get("items", 0)
     tiles.append(("attempts", f"{detail.attempts:,}", f"{retried:,} items tried again"))
-    for name, label in (("measured", "speedup"), ("claimed", "claimed speedup")):
-        value = detail.speedup.get(name)
-        if isinstance(value, (int, float)):
-            tiles.append((label, f"{value:,.1f}×", name if label == "speedup" else "sum of times / wall"))
+    if detail.speedup:
+        speedup = detail.speedup
+        note = f"{speedup['low']:,.1f} to {speedup['high']:,.1f}×, by {speedup['method']}"
+        tiles.append(("speedup, measured", f"{speedup['measured']:,.1f}×", note))
+        tiles.append(("speedup, claimed", f"{speedup['claimed']:,.1f}×", "sum of times / wall time"))
     shown = "".join(
         f"<div><dt>{_text(label)}</dt><dd>{_text(value)}</dd><small>{_text(note)}</small></div>"
         for label, value, note in tiles

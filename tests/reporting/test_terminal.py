@@ -22,7 +22,7 @@ def test_it_begins_with_what_failed_and_why_it_took_so_long(detail: Detail) -> N
     assert lines[3].strip().startswith("1 of 20 items (5.0 %): 1 failed.")
     assert "ValueError" in lines[4]
     slow = lines.index("Why it took as long as it did")
-    assert "slots stood empty while the last items ran" in lines[slow + 1]
+    assert "of items took" in lines[slow + 1]
 
 
 def test_a_control_character_in_a_name_or_an_error_reaches_no_terminal(detail: Detail) -> None:
@@ -53,15 +53,23 @@ def test_nothing_failed_is_said(detail: Detail) -> None:
     assert what_failed(detail)[0].startswith("Nothing: all 3 items ended well.")
 
 
-def test_advice_is_given_where_the_ledger_supports_it_only(detail: Detail) -> None:
-    detail.wall_s = 10.0
-    detail.bound = {"slots": 9.0, "rate_limit": 0.4, "service": 0.6}
-    headline, advice = why_slow(detail)
-    assert "90\u00a0%" in headline
-    assert len(advice) == 1
-    assert "max_concurrency above 4" in advice[0]
-    detail.bound = {"service": 10.0}
-    assert why_slow(detail)[1] == []
+def test_the_explanation_is_a_headline_and_a_line_for_each_further_cause(detail: Detail) -> None:
+    detail.wall_s, detail.explanation = (
+        10.0,
+        "62 % of the time all 4 slots were busy: raise max_concurrency; 21 % waited",
+    )
+    headline, lines = why_slow(detail)
+    assert headline == "It took 10.0 s: 62 % of the time all 4 slots were busy: raise max_concurrency."
+    assert lines[0] == "21 % waited."
+    assert "flowrt whatif" in lines[1]
+    detail.explanation = ""
+    assert why_slow(detail) == ("It took 10.0 s, 2.0 items a second.", [])
+
+
+def test_a_speedup_that_is_overstated_is_said_so(detail: Detail) -> None:
+    detail.speedup = {"claimed": 9.1, "measured": 1.0, "low": 1.0, "high": 1.1, "method": "held"}
+    detail.overstated = "node 'job' blocked the event loop for 95 % of the time"
+    assert "The claimed speedup of 9.1x is 1.0x in truth: node 'job' blocked" in why_slow(detail)[1][-1]
 
 
 def test_times_and_shares_read_well() -> None:
