@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "top": ("flowrt.cli.top", "Watch the batches of a running process in the terminal."),
     "report": ("flowrt.cli.report", "What failed in a finished run, and why it took so long."),
     "whatif": ("flowrt.cli.whatif", "What other settings would have made of a recorded run."),
+    "bench": ("flowrt.cli.bench", "How many items at once a node should run, found by running it."),
     "journal": ("flowrt.cli.journal", "Look into the journal of a run."),
     "demo": ("flowrt.demo.command", "The main job on real data against a local HTTP service."),
     "dashboards": ("flowrt.cli.dashboards", "Grafana dashboards, Prometheus rules and alerts."),

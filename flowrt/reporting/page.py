@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from html import escape
-from importlib import resources
 from typing import Any, Final
 
 from flowrt._version import __version__
 from flowrt.reporting.charts import charts_of, library
 from flowrt.reporting.detail import Detail
 from flowrt.reporting.palette import BOUND, STATUS
+from flowrt.reporting.shell import document, embed
+from flowrt.reporting.shell import text as _text
 from flowrt.reporting.units import duration, percent
 from flowrt.reporting.why import what_failed, why_slow
 
@@ -39,69 +37,22 @@ def page_of(detail: Detail) -> str:
         MissingExtraError: bokeh is not installed.
     """
     charts = charts_of(detail)
-    scripts = [library(), _asset("page.js")] if charts else [_asset("page.js")]
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    # only these very scripts run, and nothing is loaded from anywhere, whatever a text in the page says
-    policy = (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    data, places = _embed(charts)
-    return "\n".join(
-        [
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{_text(detail.name)}: flowrt report</title>",
-            f"<style>{_asset('page.css')}</style></head><body>",
-            _header(detail),
-            "<main>",
-            _answers(detail),
-            _tiles(detail),
-            _ledger(detail),
-            _charts(charts, places, detail),
-            _causes(detail),
-            _stalls(detail),
-            _slowest(detail),
-            _settings(detail),
-            "</main>",
-            f"<footer>flowrt {_text(detail.versions.get('flowrt', __version__))}</footer>",
-            f'<script type="application/json" id="charts">{data}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
-            "</body></html>",
-        ]
-    )
-
-
-def _asset(name: str) -> str:
-    return resources.files("flowrt.reporting").joinpath(name).read_text("utf-8")
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-
-
-def _text(value: object) -> str:
-    """Text that can stand anywhere in a page, whatever it holds."""
-    return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
-
-
-def _embed(charts: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The charts as JSON that no text in them can break out of, and the names of their places."""
-    if not charts:
-        return "null", {}
-    from bokeh.document import Document  # noqa: PLC0415  # an extra
-    from bokeh.embed.util import standalone_docs_json_and_render_items  # noqa: PLC0415  # an extra
-
-    document = Document()
-    for chart in charts.values():
-        document.add_root(chart)
-    docs, (item,) = standalone_docs_json_and_render_items(document)
-    roots = item.roots.to_json()
-    places = {name: roots[chart.id] for name, chart in charts.items()}
-    text = json.dumps({"docs": docs, "items": [item.to_json()]}, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"), places
+    data, places = embed(charts)
+    inner = [
+        _header(detail),
+        "<main>",
+        _answers(detail),
+        _tiles(detail),
+        _ledger(detail),
+        _charts(charts, places, detail),
+        _causes(detail),
+        _stalls(detail),
+        _slowest(detail),
+        _settings(detail),
+        "</main>",
+        f"<footer>flowrt {_text(detail.versions.get('flowrt', __version__))}</footer>",
+    ]
+    return document(f"{detail.name}: flowrt report", inner, data, library() if charts else None)
 
 
 def _header(detail: Detail) -> str:

@@ -1,0 +1,128 @@
+"""`flowrt bench`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Flowrt
+
+QUICK = ("--step", "0.4", "--passes", "1", "--quiet")
+
+SERVICE = """
+import asyncio
+
+async def quick(item):
+    await asyncio.sleep(0.01)
+    return item
+
+async def slower(item):
+    await asyncio.sleep(0.03)
+    return item
+
+async def broken(item):
+    raise ConnectionError("nobody there")
+"""
+
+
+@pytest.fixture(autouse=True)
+def _service(folder: Path) -> None:
+    (folder / "service.py").write_text(SERVICE)
+    (folder / "in.jsonl").write_text("\n".join(map(str, range(20))))
+
+
+def test_it_measures_tells_and_writes(flowrt: Flowrt, folder: Path) -> None:
+    done = flowrt(
+        "bench", "service:quick", "in.jsonl", "--concurrency", "1,2,8", *QUICK,
+        "--json", "run.json", "--html", "run.html",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["at", "once", "items/s", "±", "p50", "p95", "p99", "failed"]
+    assert "best: 8 at once gives" in done.stdout
+    assert "Universal Scalability Law" in done.stdout
+    told: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    assert [step["setting"] for step in told["steps"]] == [1, 2, 8]
+    assert told["best"] == 8
+    page = (folder / "run.html").read_text()
+    assert "service:quick" in page
+    assert "http://" not in page.split("<style>")[0]
+
+
+def test_a_later_run_is_compared_and_worse_is_exit_1(flowrt: Flowrt) -> None:
+    first = flowrt("bench", "service:quick", "in.jsonl", "--concurrency", "4", *QUICK, "--json", "a.json")
+    assert first.returncode == 0, first.stderr
+    second = flowrt("bench", "service:slower", "in.jsonl", "--concurrency", "4", *QUICK, "--baseline", "a.json")
+    assert second.returncode == 1
+    assert "verdict: worse than the baseline" in second.stdout
+    assert "worse at 4: throughput" in second.stdout
+
+
+def test_a_node_that_fails_has_no_best_setting(flowrt: Flowrt) -> None:
+    done = flowrt("bench", "service:broken", "in.jsonl", *QUICK)
+    assert done.returncode == 1
+    assert "no setting stayed within the budget" in done.stdout
+    assert "ConnectionError" in done.stdout
+    assert "stopped: too many items failed" in done.stdout
+
+
+def test_an_open_loop_is_asked_for_by_its_rates(flowrt: Flowrt) -> None:
+    done = flowrt("bench", "service:quick", "in.jsonl", "--arrival-rate", "20,50", *QUICK)
+    assert done.returncode in (0, 1), done.stderr  # a loaded machine may not keep up
+    assert done.stdout.splitlines()[0].split()[:3] == ["items/s", "at", "rate"]
+
+
+def test_a_signal_ends_it_and_what_was_measured_is_told(
+    command: tuple[list[str], dict[str, str]], folder: Path
+) -> None:
+    words, environment = command
+    process = subprocess.Popen(
+        [*words, "bench", "service:quick", "in.jsonl", "--concurrency", "1,2,4", "--step", "5", "--passes", "1"],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    process.stderr.readline()  # the first step
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: what was measured until then is told" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "code"),
+    [
+        (["service:quick", "no.jsonl"], "'no.jsonl' does not exist", 2),
+        (["service:nobody", "in.jsonl"], "has no attribute 'nobody'", 2),
+        (["service:quick", "in.jsonl", "--concurrency", "1,x"], "'1,x' is not a list of numbers", 2),
+        (["service:quick", "in.jsonl", "--concurrency", "0"], "concurrencies must be at least 1, not 0", 2),
+        (["service:quick", "in.jsonl", "--concurrency", "2,2"], "given twice", 2),
+        (["service:quick", "in.jsonl", "--arrival-rate", "nan"], "must be a positive number", 2),
+        (["service:quick", "in.jsonl", "--concurrency", "1", "--arrival-rate", "1"], "give one of them", 2),
+        (["service:quick", "in.jsonl", "--latency-budget", "soon"], "'soon' is no latency budget", 2),
+        (["service:quick", "in.jsonl", "--error-budget", "120%"], "is not a share", 2),
+        (["service:quick", "in.jsonl", "--duration", "0"], "duration", 2),
+        (["service:quick", "in.jsonl", "--json", "no/x.json"], "'no/x.json' cannot be written", 2),
+        (["service:quick", "in.jsonl", "--json", "in.jsonl"], "'in.jsonl' exists: pass --overwrite", 2),
+        (["service:quick", "in.jsonl", "--baseline", "no.json"], "'no.json' does not exist", 2),
+        (["service:quick", "in.jsonl", "--baseline", "in.jsonl"], "cannot be read", 65),
+        (["service:quick", "empty.jsonl"], "empty.jsonl has no items to run", 65),
+        (["service:quick", "bad.jsonl"], "line 2: not JSON", 65),
+    ],
+)
+def test_bad_usage_is_one_line_before_anything_runs(
+    words: list[str], told: str, code: int, flowrt: Flowrt, folder: Path
+) -> None:
+    (folder / "empty.jsonl").write_text("")
+    (folder / "bad.jsonl").write_text("1\n{\n")
+    done = flowrt("bench", *words)
+    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

@@ -1,0 +1,55 @@
+"""What may be asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flowrt.loadtest.plan import LatencyBudget, Plan, parse_share
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "percentile"),
+    [("p99=250ms", 0.25, 99), ("p95=1.5s", 1.5, 95), ("0.5", 0.5, 95), ("p99.9<2", 2, 99.9), (" 20ms ", 0.02, 95)],
+)
+def test_a_latency_budget_is_written_in_few_ways(text: str, seconds: float, percentile: float) -> None:
+    assert LatencyBudget.parse(text) == LatencyBudget(seconds, percentile)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "p95", "p95=", "p0=1", "-1", "0", "1h", "p100=1", "nan"])
+def test_what_is_no_latency_budget_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"budget|percentile"):
+        LatencyBudget.parse(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.05", 0.05), ("0", 0.0), ("0.5 %", 0.005)])
+def test_a_share_is_written_in_per_cent_or_as_a_number(text: str, share: float) -> None:
+    assert parse_share(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "x", "100%", "1", "-1%", "nan"])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="share"):
+        parse_share(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"concurrencies": (0,)}, "concurrencies must be at least 1, not 0"),
+        ({"concurrencies": (1, 2, 1)}, "given twice: 1, 1, 2"),
+        ({"concurrencies": (1,), "arrival_rates": (1.0,)}, "give one of them"),
+        ({"arrival_rates": (0.0,)}, "must be a positive number"),
+        ({"arrival_rates": (float("inf"),)}, "must be a positive number"),
+        ({"arrival_rates": (float("nan"),)}, "must be a positive number"),
+        ({"step": 0}, "step must be a positive number"),
+        ({"duration": -1}, "duration must be a positive number"),
+        ({"max_requests": 0}, "max_requests must be at least 1, not 0"),
+        ({"passes": True}, "passes must be at least 1, not True"),
+        ({"error_budget": 1.0}, "error_budget must be a share"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_and_named(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Plan(**settings)
