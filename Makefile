@@ -62,6 +62,12 @@ bench-draw: $(VENV)/.bench $(VENV)/.test  ## Draw the charts of what was measure
 gate: $(VENV)/.bench  ## Compare what an item costs with what is recorded
 	$(BIN)/python -m bench gate
 
+attack: $(VENV)/.test  ## Attack the server of a running batch: 500 slow sockets for a minute
+	$(BIN)/python -m tools.attack --sockets 500 --seconds 60
+
+pictures-live: $(VENV)/.test chromium  ## Take the pictures of the live page anew
+	$(BIN)/python -m tools.live_pictures
+
 prometheus:  # a real one, for the tests that scrape
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null && \
 		command -v prometheus-alertmanager >/dev/null || tools/install-prometheus

@@ -72,10 +72,11 @@ def top(url: str, token: str | None, cacert: str | None, interval: float, once: 
     except ValueError as exc:
         raise CommandError(str(exc)) from exc
     view = View(source.shown_url)
-    if once or not sys.stdout.isatty():
-        _print_once(source, view)
-    else:
-        _watch(source, view, interval)
+    with source:
+        if once or not sys.stdout.isatty():
+            _print_once(source, view)
+        else:
+            _watch(source, view, interval)
 
 
 def _print_once(source: Source, view: View) -> None:

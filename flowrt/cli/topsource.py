@@ -6,7 +6,7 @@ import http.client
 import json
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 __all__ = ["Answer", "Source"]
@@ -44,8 +44,8 @@ class Source:
     """
 
     def __init__(self, url: str, *, token: str | None = None, cacert: str | None = None) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
         except ValueError as exc:
             raise ValueError(f"{url!r} is no URL: {exc}; give for instance http://127.0.0.1:9464") from exc
@@ -63,6 +63,14 @@ class Source:
         self._connection: http.client.HTTPConnection | None = None
         name = f"[{host}]" if ":" in host else host
         self.shown_url = f"{parts.scheme}://{name}:{self._port}{self._path.removesuffix('/live/state')}"
+
+    def __enter__(self) -> Self:
+        """Use it within a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._drop()
 
     def ask(self) -> Answer:
         """Look once; whatever goes wrong is an answer too."""
@@ -83,8 +91,8 @@ class Source:
                 else http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=self._context)
             )
         self._connection.request("GET", self._path, headers=self._headers)
-        response = self._connection.getresponse()
-        body = response.read(_MOST_BYTES)
+        with self._connection.getresponse() as response:
+            body = response.read(_MOST_BYTES)
         if response.status == 200:
             return self._parse(body)
         self._drop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import logging
 import weakref
@@ -20,6 +21,8 @@ from flowrt.telemetry.collector import register
 from flowrt.telemetry.live import LIVE
 
 __all__ = ["READINESS", "Readiness", "TelemetryApp", "asgi_app"]
+
+_MOST_RENDERS: Final = 4  # at a time, however many ask
 
 _log = logging.getLogger("flowrt.server")
 
@@ -70,6 +73,7 @@ class TelemetryApp:
         register()
         self._registry = registry
         self._events = Events(LIVE)
+        self._renders = asyncio.Semaphore(_MOST_RENDERS)
         LIVE.open()
         self._close = weakref.finalize(self, LIVE.close)
         self._close.atexit = False
@@ -117,13 +121,15 @@ class TelemetryApp:
         if path == "/live/events":  # of HEAD
             return 200, [(b"content-type", b"text/event-stream")], b""
         if path == "/live/state":
-            return await off_loop(lambda: (200, [(b"content-type", b"application/json")], LIVE.snapshot()))
+            async with self._renders:
+                return await off_loop(lambda: (200, [(b"content-type", b"application/json")], LIVE.snapshot()))
         headers = dict(scope["headers"])
         accept = headers.get(b"accept", b"").decode("latin-1")
         encoding = headers.get(b"accept-encoding", b"").decode("latin-1")
         names = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("name[]", [])
         try:
-            return await off_loop(lambda: _render(self._registry, accept, encoding, names))
+            async with self._renders:
+                return await off_loop(lambda: _render(self._registry, accept, encoding, names))
         except Exception as exc:  # somebody's collector: the page must say so, the service goes on
             _log.warning("/metrics cannot be rendered", exc_info=True)
             return text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")

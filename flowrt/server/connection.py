@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import h11
@@ -14,11 +15,13 @@ from uvicorn.server import ServerState
 
 from flowrt.server.responses import Receive, Scope, Send
 
-__all__ = ["CONNECTIONS", "HEAD_BYTES", "Config", "Connection"]
+__all__ = ["HEAD_BYTES", "Config", "Connection", "Places"]
 
 EXCHANGE_S: Final = 10.0  # a request and its response take no longer, or the connection is dropped
 HEAD_BYTES: Final = 16_384
-CONNECTIONS: Final = 128  # one more, and the oldest is dropped: idle ones cannot keep anybody out
+_MOMENT_S: Final = 0.5
+_FLOOD: Final = 1.25  # times as many, and no moment is given
+_MOST: Final = 512
 _QUIET: Final = logging.Logger("flowrt.server.http", logging.CRITICAL + 1)  # outside the hierarchy: nobody hears it
 
 
@@ -29,16 +32,69 @@ class Config(uvicorn.Config):
         """Do nothing."""
 
 
+class Places:
+    """The connections that there is room for: for one more, another one goes, so that nobody can keep others out.
+
+    First go those that have not asked anything yet, the oldest first, then those that are being answered. One that has
+    just come is given a moment to ask, even if there are too many then.
+
+    Args:
+        clock: Seconds, ascending.
+        most: How many there may be; 512 by default, or half of the descriptors that the process may have.
+    """
+
+    def __init__(self, clock: Callable[[], float], most: int | None = None) -> None:
+        self._clock = clock
+        self._most = _room() if most is None else most
+        self._silent: dict[Connection, float] = {}  # newest last, with the time since when it is
+        self._answered: dict[Connection, float] = {}
+
+    def take(self, connection: Connection) -> None:
+        """It has come."""
+        now = self._clock()
+        while (taken := len(self._silent) + len(self._answered)) >= self._most:
+            oldest, since = next(iter((self._silent or self._answered).items()))
+            if now - since < _MOMENT_S and taken < _FLOOD * self._most:
+                break
+            self.leave(oldest)
+            oldest.transport.abort()
+        self._silent[connection] = now
+
+    def asked(self, connection: Connection) -> None:
+        """It has sent the head of a request."""
+        if self._silent.pop(connection, None) is not None:
+            self._answered[connection] = self._clock()
+
+    def waits(self, connection: Connection) -> None:
+        """It has been answered."""
+        if self._answered.pop(connection, None) is not None:
+            self._silent[connection] = self._clock()
+
+    def leave(self, connection: Connection) -> None:
+        """It needs no place any more."""
+        self._silent.pop(connection, None)
+        self._answered.pop(connection, None)
+
+
+def _room() -> int:
+    """Slow clients that are dropped come again: it is cheaper to have them wait for their deadline, within bounds."""
+    try:
+        import resource  # noqa: PLC0415  # not on every platform
+    except ImportError:
+        return _MOST
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST if allowed == resource.RLIM_INFINITY else max(16, min(_MOST, allowed // 2))
+
+
 class Connection(H11Protocol):
     """One connection, which cannot be held open by sending or reading slowly.
 
-    A stream of events may go on for ever, as long as each event is taken before its own deadline; streams do not count
-    among those of which the oldest is dropped.
+    A stream of events may go on for ever, as long as each event is taken before its own deadline, and needs no place.
 
     Args:
         config: uvicorn's settings.
         state: What uvicorn shares among connections.
-        newest_last: The connections that are no streams.
+        places: The connections that are no streams.
         loop: The server's loop.
     """
 
@@ -46,13 +102,13 @@ class Connection(H11Protocol):
         self,
         config: uvicorn.Config,
         state: ServerState,
-        newest_last: dict[Connection, None],
+        places: Places,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(config, state, {}, loop)
         self._served_app: Any = self.app
         self.app = self._serve
-        self._all = newest_last
+        self._places = places
         self.logger = _QUIET
         self.access_logger = _QUIET
         self.access_log = False
@@ -60,19 +116,15 @@ class Connection(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Admit it, in the place of the oldest where there are too many."""
+        """Admit it, in another one's place where there are too many."""
         super().connection_made(transport)
         self._restart_deadline()
-        if len(self._all) >= CONNECTIONS:
-            oldest = next(iter(self._all))
-            del self._all[oldest]
-            oldest.transport.abort()
-        self._all[self] = None
+        self._places.take(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         super().connection_lost(exc)
-        self._all.pop(self, None)
+        self._places.leave(self)
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -85,6 +137,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Give the next request its own time."""
         self._restart_deadline()
+        self._places.waits(self)
         super().on_response_complete()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +147,7 @@ class Connection(H11Protocol):
             if message["type"] == "http.response.start":
                 self._streaming = (b"content-type", b"text/event-stream") in message["headers"]
                 if self._streaming:
-                    self._all.pop(self, None)
+                    self._places.leave(self)
             if not self._streaming:
                 await send(message)
                 return
@@ -103,6 +156,7 @@ class Connection(H11Protocol):
             if self._deadline is not None:
                 self._deadline.cancel()
 
+        self._places.asked(self)
         await self._served_app(scope, receive, send_within)
 
     def _restart_deadline(self) -> None:

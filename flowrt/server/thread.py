@@ -16,7 +16,7 @@ from typing import Final
 from uvicorn.server import ServerState
 
 from flowrt.server.app import TelemetryApp
-from flowrt.server.connection import CONNECTIONS, HEAD_BYTES, Config, Connection
+from flowrt.server.connection import HEAD_BYTES, Config, Connection, Places
 from flowrt.server.guard import guarded
 from flowrt.server.responses import ASGIApp
 from flowrt.telemetry.live import LIVE
@@ -120,16 +120,15 @@ class TelemetryServer:
             server_header=False,
             access_log=False,
             log_config=None,
-            limit_concurrency=2 * CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_S,
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
         config.load()
         state = ServerState()
         state.default_headers = config.encoded_headers
-        newest_last: dict[Connection, None] = {}
+        places = Places(loop.time)
         server = await loop.create_server(
-            lambda: Connection(config, state, newest_last, loop),
+            lambda: Connection(config, state, places, loop),
             sock=self._socket,
             ssl=self._tls,
             ssl_handshake_timeout=None if self._tls is None else _HANDSHAKE_S,

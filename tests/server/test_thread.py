@@ -191,3 +191,107 @@ def test_five_hundred_idle_connections_keep_nobody_out(server: TelemetryServer) 
         began = time.monotonic()
         assert get(f"{server.url}/healthz") == (200, b"ok\n")
         assert time.monotonic() - began < HANG_S / 2
+
+
+def test_a_reader_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
+
+    async def much(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1_000):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+
+    server = TelemetryServer(0, app=much)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.6)
+            got = 0
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := client.recv(1_000_000):
+                    got += len(chunk)
+        assert got < 100_000_000
+    finally:
+        server.stop()
+
+
+def test_events_go_on_after_the_deadline_of_an_exchange(
+    server: TelemetryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+        client.sendall(b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while answer.count(b"event: state") < 2:  # they come every two seconds while nothing runs
+            chunk = client.recv(65_536)
+            assert chunk
+            answer += chunk
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert b"text/event-stream" in answer
+        assert answer.count(b"event: snapshot") == 1
+        server.stop()
+        while chunk := client.recv(65_536):
+            answer += chunk
+        assert answer.endswith(b"0\r\n\r\n")  # in order, not cut
+
+
+def test_events_of_head_are_their_headers_alone(server: TelemetryServer) -> None:
+    answer = exchange(server, b"HEAD /live/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert b"text/event-stream" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+def test_the_thirty_third_page_is_told_to_wait(server: TelemetryServer) -> None:
+    request = b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(32):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S))
+            client.sendall(request)
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert exchange(server, request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).startswith(
+            b"HTTP/1.1 503"
+        )
+
+
+def test_the_page_comes_with_a_policy_that_forbids_inline_script(server: TelemetryServer) -> None:
+    for path in ("/", "/live/page.js", "/live/page.css"):
+        with urllib.request.urlopen(server.url + path, timeout=HANG_S) as answer:  # noqa: S310
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'; script-src 'self'" in policy
+            assert "unsafe-inline" not in policy
+            assert answer.headers["x-frame-options"] == "DENY"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_places_are_given_up_by_those_that_ask_nothing_first() -> None:
+    now = [0.0]
+    dropped: list[str] = []
+
+    class Fake:
+        def __init__(self, name: str) -> None:
+            self.transport = self
+            self.name = name
+
+        def abort(self) -> None:
+            dropped.append(self.name)
+
+    places = flowrt.server.connection.Places(lambda: now[0], most=4)
+    each: dict[str, Any] = {name: Fake(name) for name in "abcdefgh"}
+    for name in "abcd":
+        places.take(each[name])
+    places.asked(each["a"])
+    places.take(each["e"])  # all have just come: one more than there should be, for a moment
+    assert dropped == []
+    now[0] = 1.0
+    places.take(each["f"])
+    assert dropped == ["b", "c"]
+    for name in "def":
+        places.asked(each[name])
+    now[0] = 2.0
+    places.take(each["g"])
+    assert dropped == ["b", "c", "a"]
+    places.waits(each["d"])
+    now[0] = 3.0
+    places.take(each["h"])
+    assert dropped == ["b", "c", "a", "g"]

@@ -1,0 +1,255 @@
+"""Attacks the telemetry server of a running batch, on loopback and within bounds, and compares the batch's throughput.
+
+    python -m tools.attack --sockets 500 --seconds 60
+
+Slow sockets of three kinds (silent, a byte a second, one that asks, reads no answer and dribbles on) are opened again a
+second after they are closed. Beside them go requests with heads of 100 KB, paths that climb, foreign hosts and origins
+and other methods. The batch's throughput is compared with that while another process is attacked in the same way: what
+is lost is what serving costs, not what attacking costs. Exit code 1 where a bound is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import flowrt
+
+__all__ = ["Outcome", "attack", "main"]
+
+_CLOSED_WITHIN_S: Final = 10.0
+_SLACK_S: Final = 1.5  # for a loaded machine to notice
+_AGAIN_S: Final = 1.0
+_TRIES: Final = 5
+_HEALTH_S: Final = 1.0
+_MOST_LOSS: Final = 0.05
+_GOOD: Final = b"Host: localhost\r\nConnection: close\r\n\r\n"
+_REQUESTS: Final[dict[str, tuple[bytes, bytes]]] = {
+    "a head of 100 KB": (b"GET /metrics HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n" + _GOOD, b"431"),
+    "an encoded climb": (b"GET /live/..%2f..%2f..%2fetc/passwd HTTP/1.1\r\n" + _GOOD, b"404"),
+    "a climb": (b"GET /live/../../../../etc/passwd HTTP/1.1\r\n" + _GOOD, b"404"),
+    "a POST": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n" + _GOOD, b"405"),
+    "a foreign host": (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", b"421"),
+    "a foreign origin": (b"GET / HTTP/1.1\r\nOrigin: http://evil.example\r\n" + _GOOD, b"403"),
+    "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 nothing\r\n\r\n", b"400"),
+}
+
+
+@dataclass
+class Outcome:
+    """What was seen.
+
+    Attributes:
+        rates: Items per second while another one, this one, and the other one again was attacked.
+        opened: How many slow sockets there were.
+        longest_s: How long the longest-lived of them was served.
+        slowest_health_s: The slowest answer of `/healthz` meanwhile.
+        answers: How often each kind of request was answered with each status.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    opened: int = 0
+    longest_s: float = 0.0
+    slowest_health_s: float = 0.0
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def loss(self) -> float:
+        """The share of the throughput that was lost; below 0 where there was more."""
+        before, during, after = self.rates
+        return 1 - during / ((before + after) / 2)
+
+    def broken(self) -> list[str]:
+        """Which bounds do not hold."""
+        wrong = [
+            f"{kind} was answered {got}"
+            for kind, got in self.answers
+            if got not in (_REQUESTS[kind][1].decode(), "cut")
+        ]
+        if self.longest_s > _CLOSED_WITHIN_S + _SLACK_S:
+            wrong.append(f"a slow socket lived for {self.longest_s:.1f} s")
+        if self.slowest_health_s > _HEALTH_S:
+            wrong.append(f"/healthz took {self.slowest_health_s:.2f} s")
+        return wrong
+
+
+def attack(sockets: int, seconds: float) -> Outcome:
+    """Run two batches in processes of their own, and attack the server of one, then of the other, then of the first.
+
+    What the second one does meanwhile is compared: the attack costs the machine the same in all three parts.
+
+    Args:
+        sockets: How many slow sockets are open at a time.
+        seconds: How long each of the three parts takes.
+    """
+    with _victim() as decoy, _victim() as port:
+        return asyncio.run(_attack(decoy, port, sockets, seconds))
+
+
+async def _attack(decoy: int, port: int, sockets: int, seconds: float) -> Outcome:
+    outcome = Outcome()
+    await asyncio.sleep(1.0)  # they warm up
+    for attacked in (decoy, port, decoy):
+        told = outcome if attacked == port else Outcome()
+        end = time.monotonic() + seconds
+        slow = [_slow(attacked, i % 3, end, told) for i in range(sockets)]
+        siege = asyncio.gather(*slow, _requests(attacked, end, told), _health(attacked, end, told))
+        try:
+            outcome.rates.append(await _rate(port, seconds))
+        finally:
+            await siege
+    return outcome
+
+
+async def _slow(port: int, kind: int, end: float, outcome: Outcome) -> None:
+    """One slow client after another: silent, a byte a second, or one that asks and reads no answer."""
+    while (left := end - time.monotonic()) > 0:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_024)
+        except OSError:
+            await asyncio.sleep(0.1)
+            continue
+        outcome.opened += 1
+        began = time.monotonic()
+        ended = None
+        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with asyncio.timeout(max(left, 0.1)):
+                if kind == 2:
+                    writer.write(b"GET /live/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    await reader.readuntil(b"\r\n\r\n")
+                    writer.transport.pause_reading()
+                    while not writer.is_closing():
+                        await asyncio.sleep(1.0)
+                        writer.write(b"G")
+                    ended = time.monotonic()
+                for byte in itertools.cycle(b"GET / HTTP/1.1\r\nX-Slow: ") if ended is None else ():
+                    if kind == 1:
+                        writer.write(bytes([byte]))
+                    with contextlib.suppress(TimeoutError):
+                        if not await asyncio.wait_for(reader.read(1), 1.0):
+                            break
+                ended = ended or time.monotonic()
+        # one that was cut by us at the end counts for as long as it had been served until then
+        outcome.longest_s = max(outcome.longest_s, (ended or time.monotonic()) - began)
+        writer.transport.abort()
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def _requests(port: int, end: float, outcome: Outcome) -> None:
+    """Each hostile request in turn, ten times a second."""
+    for kind, (request, _) in itertools.cycle(_REQUESTS.items()):
+        if time.monotonic() >= end:
+            return
+        with contextlib.suppress(OSError):
+            status = (await _exchange(port, request)).partition(b" ")[2][:3].decode()
+            outcome.answers[kind, status or "cut"] += 1
+        await asyncio.sleep(0.1)
+
+
+async def _health(port: int, end: float, outcome: Outcome) -> None:
+    while time.monotonic() < end:
+        began = time.monotonic()
+        with contextlib.suppress(OSError):
+            await _exchange(port, b"GET /healthz HTTP/1.1\r\n" + _GOOD)
+            outcome.slowest_health_s = max(outcome.slowest_health_s, time.monotonic() - began)
+        await asyncio.sleep(0.25)
+
+
+async def _exchange(port: int, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        with contextlib.suppress(ConnectionError):  # it may answer before it has read everything
+            writer.write(request)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65_536):
+                answer += chunk
+        return answer
+    finally:
+        writer.transport.abort()
+
+
+async def _rate(port: int, seconds: float) -> float:
+    first, began = await _completed(port)
+    await asyncio.sleep(seconds)
+    second, ended = await _completed(port)
+    return (second - first) / (ended - began)
+
+
+async def _completed(port: int) -> tuple[int, float]:
+    for _ in range(_TRIES):
+        answer = await _exchange(port, b"GET /live/state HTTP/1.1\r\n" + _GOOD)
+        if answer.startswith(b"HTTP/1.1 200"):
+            break
+    else:
+        raise RuntimeError(f"the state was not to be had: {answer[:100]!r}")
+    batch = json.loads(answer.partition(b"\r\n\r\n")[2])["batches"][0]
+    return batch["completed"], batch["elapsed_s"]
+
+
+@contextlib.contextmanager
+def _victim() -> Iterator[int]:
+    command = [sys.executable, "-m", "tools.attack", "--victim"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own
+        try:
+            if process.stdout is None:
+                raise RuntimeError("the victim has no output")
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+async def _be_attacked() -> None:
+    async def call(item: int) -> int:
+        await asyncio.sleep(0.01)
+        return item
+
+    runtime = flowrt.Runtime.current()
+    if runtime is None or runtime.live_url is None:
+        raise RuntimeError("there is no server")
+    print(runtime.live_url.rpartition(":")[2].strip("/"), flush=True)  # noqa: T201  # for the attacker
+    async for _ in flowrt.BatchProcessor(call, 50, name="victim").batch_as_completed(itertools.count()):
+        pass
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Attack, and say what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m tools.attack", description=__doc__)
+    parser.add_argument("--sockets", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--victim", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.victim:
+        flowrt.run(_be_attacked(), metrics_port=0, log_level="ERROR")
+        return 0
+    outcome = attack(chosen.sockets, chosen.seconds)
+    rows: list[tuple[str, Any]] = [
+        ("items/s beside, under, beside attack", ", ".join(f"{rate:,.0f}" for rate in outcome.rates)),
+        ("throughput lost", f"{outcome.loss:.1%}"),
+        ("slow sockets opened", f"{outcome.opened:,}"),
+        ("the longest was served for", f"{outcome.longest_s:.2f} s"),
+        ("slowest /healthz", f"{outcome.slowest_health_s * 1e3:.0f} ms"),
+        *((kind, f"{status} ({times} times)") for (kind, status), times in sorted(outcome.answers.items())),
+    ]
+    for label, value in rows:
+        print(f"{label:<40} {value}")  # noqa: T201  # what it is for
+    broken = outcome.broken()
+    if outcome.loss > _MOST_LOSS:
+        broken.append(f"the batch lost {outcome.loss:.1%} of its throughput")
+    for each in broken:
+        print(f"broken: {each}")  # noqa: T201
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
