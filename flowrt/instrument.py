@@ -67,7 +67,10 @@ class Instrument:
         """A further attempt beside the item's own has ended; `item.hedge` says how. The item itself is running."""
 
     def item_failed(self, item: ItemRecord) -> None:
-        """The item has failed or timed out for good; `item_finished` follows. Not called for any other item."""
+        """The item has failed or timed out for good, or is `uncancellable`; `item_finished` follows.
+
+        It is called for no other item.
+        """
 
     def item_finished(self, item: ItemRecord) -> None:
         """The item has reached a terminal status. Runs where `item_started` ran, unless `item.uncancellable`."""
@@ -90,13 +93,19 @@ class Dispatch:
 
     Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
 
+    Attributes:
+        tell_start: Calls every `item_started` with an item; None where there is none. It is called for every item.
+        tell_finish: The same for `item_finished`.
+
     Args:
         instruments: In the order in which their hooks are called; the hooks that end something (`attempt_ended`,
             `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
     """
 
-    __slots__ = HOOKS
+    __slots__ = (*HOOKS, "tell_finish", "tell_start")
 
+    tell_start: Hook | None
+    tell_finish: Hook | None
     batch_started: tuple[Hook, ...]
     item_started: tuple[Hook, ...]
     attempt_started: tuple[Hook, ...]
@@ -114,6 +123,7 @@ class Dispatch:
         for name in HOOKS:
             order = reversed(active) if name in _ENDS else active
             setattr(self, name, tuple(getattr(i, name) for i in order if _overrides(i, name)))
+        self._compile()
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
         """Call every hook of that name with the record."""
@@ -123,21 +133,9 @@ class Dispatch:
             except Exception:  # telemetry must not change a result
                 self._disable(hook)
 
-    def item_starts(self, item: ItemRecord) -> None:
-        """`notify("item_started", item)`, spelled out: it is called for every item."""
-        for hook in self.item_started:
-            try:
-                hook(item)
-            except Exception:  # telemetry must not change a result
-                self._disable(hook)
-
-    def item_finishes(self, item: ItemRecord) -> None:
-        """`notify("item_finished", item)`, spelled out: it is called for every item."""
-        for hook in self.item_finished:
-            try:
-                hook(item)
-            except Exception:  # telemetry must not change a result
-                self._disable(hook)
+    def _compile(self) -> None:
+        self.tell_start = _joined(self.item_started, self._disable)
+        self.tell_finish = _joined(self.item_finished, self._disable)
 
     def _disable(self, broken: Hook) -> None:
         instrument = getattr(broken, "__self__", None)
@@ -146,11 +144,56 @@ class Dispatch:
         for hook_name in HOOKS:
             left = tuple(h for h in getattr(self, hook_name) if getattr(h, "__self__", None) is not instrument)
             setattr(self, hook_name, left)
+        self._compile()
         _log.exception(
             "instrument %s raised in %s and is disabled for the rest of this batch; the items go on",
             name,
             getattr(broken, "__name__", "a hook"),
         )
+
+
+def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | None:
+    """One function that calls them all, or None.
+
+    One or two, which is the rule, each have a line of their own: the interpreter makes a call fast where it is always
+    the same that is called there.
+    """
+    if not hooks:
+        return None
+    if len(hooks) > 2:
+
+        def call_all(record: Any) -> None:
+            for hook in hooks:
+                try:
+                    hook(record)
+                except Exception:  # telemetry must not change a result
+                    disable(hook)
+
+        return call_all
+
+    first, *others = hooks
+
+    def call_first(record: Any) -> None:
+        try:
+            first(record)
+        except Exception:  # as above
+            disable(first)
+
+    if not others:
+        return call_first
+    second = others[0]
+
+    def call_both(record: Any) -> None:
+        try:
+            first(record)
+        except Exception:  # as above
+            disable(first)
+        try:
+            second(record)
+        except Exception:  # as above
+            disable(second)
+
+    return call_both
 
 
 def _overrides(instrument: Instrument, name: str) -> bool:

@@ -175,8 +175,8 @@ class Scheduler:
                 batch.pulled += 1
                 if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
                     ledger.blocked(INPUT, asked_ns, item.pulled_ns)
-                if dispatch.item_started:
-                    dispatch.item_starts(item)
+                if (tell_start := dispatch.tell_start) is not None:
+                    tell_start(item)
                 if keeper is not None and self._finished_before(keeper, item):
                     if item.finished_ns - self._turn_ns > _TURN_NS:
                         await self._yield_turn()
@@ -231,10 +231,14 @@ class Scheduler:
         self.batch.counts[state] += 1
         if dispatch.attempt_ended and item.started_ns and item.attempts:
             dispatch.notify("attempt_ended", item)
-        if state != "ok" and dispatch.item_failed and (state == "failed" or state == "timed_out"):
+        if (
+            (state != "ok" or item.attempts > 1)
+            and dispatch.item_failed
+            and (state == "failed" or state == "timed_out" or item.uncancellable)
+        ):
             dispatch.notify("item_failed", item)
-        if dispatch.item_finished:
-            dispatch.item_finishes(item)
+        if (tell_finish := dispatch.tell_finish) is not None:
+            tell_finish(item)
         deliver(item)
         if self._again is not None:
             self._again.item_ended()
@@ -637,7 +641,7 @@ class Scheduler:
                     return
                 item = ItemRecord(batch, batch.pulled, data, clock())
                 batch.pulled += 1
-                self._dispatch.item_starts(item)
+                self._dispatch.notify("item_started", item)
                 if self._keeper is None or not self._finished_before(self._keeper, item):
                     _cancel(item, f"not started: {reason}")
                     item.finished_ns = item.pulled_ns

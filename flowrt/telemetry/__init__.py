@@ -10,7 +10,7 @@ from flowrt.telemetry.account import LedgerInstrument
 from flowrt.telemetry.audit import Audit
 from flowrt.telemetry.collector import register
 from flowrt.telemetry.live import LIVE, LiveInstrument
-from flowrt.telemetry.logs import LogInstrument, is_listened_to
+from flowrt.telemetry.logs import ItemLogInstrument, LogInstrument, is_listened_to
 from flowrt.telemetry.metrics import METRICS, MetricsInstrument
 from flowrt.telemetry.tracing import BatchTracing, make_tracing, tracing_is_set_up
 
@@ -51,7 +51,7 @@ class Observer:
             if LIVE.served:
                 instruments.append(LiveInstrument(LIVE))
         if choice.logs and is_listened_to("warning"):
-            instruments.append(LogInstrument(per_item=is_listened_to("debug")))
+            instruments.append(ItemLogInstrument() if is_listened_to("debug") else LogInstrument())
         if tracing is not None:
             instruments.append(tracing)
         if choice.ledger:

@@ -15,7 +15,7 @@ from flowrt.instrument import Instrument
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics import service_ns_of
 
-__all__ = ["LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
+__all__ = ["ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
 
 _logger = logging.getLogger("flowrt")
 _logger.addHandler(logging.NullHandler())  # a library prints nothing unless somebody listens
@@ -64,14 +64,9 @@ def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str
 
 
 class LogInstrument(Instrument):
-    """Logs one batch: made anew for each.
+    """Logs one batch: made anew for each."""
 
-    Args:
-        per_item: Whether events of DEBUG are heard, so that every completed item is one.
-    """
-
-    def __init__(self, *, per_item: bool) -> None:
-        self._per_item = per_item
+    def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
         self._warnings: dict[str, _Allowance] = {}
         self._progress: tuple[int, float] = (0, 0.0)
@@ -100,16 +95,13 @@ class LogInstrument(Instrument):
         level = "warning" if change.new == "open" else "info"
         log_event(level, "circuit.changed", **_about(batch), before=change.old, state=change.new, reason=change.reason)
 
-    def item_finished(self, item: ItemRecord) -> None:
-        """Log a failure, within bounds; and everything, where it is asked for."""
+    def item_failed(self, item: ItemRecord) -> None:
+        """Log a failure, within bounds."""
         state = item.status
-        if state == "ok" or (state in _QUIET and not item.uncancellable):
-            if item.attempts > 1 and item.uncancellable:  # of it and its hedge one has won, and the other does not end
-                self._warn("item.uncancellable", item)
-            if self._per_item:
-                log_event("debug", "item.completed", **_about_item(item))
-            return
-        self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
+        if state == "ok" or state == "resumed":  # of it and its hedge one has won, and the other does not end
+            self._warn("item.uncancellable", item)
+        else:
+            self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
 
     def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
         """Log a warning about an item, unless there were many just now; then count it."""
@@ -170,6 +162,15 @@ class LogInstrument(Instrument):
                 completed=done,
             )
         self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
+
+
+class ItemLogInstrument(LogInstrument):
+    """Logs every item that completes, too: for where events of DEBUG are heard."""
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Log `item.completed`."""
+        if item.status in _QUIET and not (item.status == "cancelled" and item.uncancellable):
+            log_event("debug", "item.completed", **_about_item(item))
 
 
 class _Allowance:

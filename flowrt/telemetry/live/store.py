@@ -194,7 +194,7 @@ class LiveInstrument(Instrument):
 
     def item_failed(self, item: ItemRecord) -> None:
         """Note the failure."""
-        if self._view is not None:
+        if self._view is not None and (item.status == "failed" or item.status == "timed_out"):
             self._view.failures.note(item)
 
     def batch_ended(self, batch: BatchRecord) -> None:  # noqa: ARG002
