@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures-live attack prometheus chromium chaos clean
+.PHONY: help demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures-live attack prometheus chromium chaos ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,12 @@ format: $(VENV)/.lint  ## Put the code into form
 
 chaos: $(VENV)/.test  ## Kill, tear, fill up and resume: 200 SIGKILLs, every step, every byte; about ten minutes
 	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py $(PYTEST_ARGS)
+
+ablation: $(VENV)/.test  ## Take out one safeguard after the other and see the test that is there for it fail
+	$(BIN)/python -m tests.ablation $(ABLATION_ARGS)
+
+soak: $(VENV)/.bench  ## A million items with everything on: memory, descriptors, tasks, speed; about six minutes
+	$(BIN)/python -m bench.soak $(SOAK_ARGS)
 
 docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 	$(BIN)/python -m tools.fill_docs
