@@ -55,8 +55,11 @@ stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and 
 dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
 	$(BIN)/python -m dashboards
 
-bench: $(VENV)/.bench  ## Measure all that bench/RESULTS.md tells of but for the peers, in about 12 minutes
+bench: $(VENV)/.bench  ## Measure what the README and bench/RESULTS.md tell of, in about 11 minutes; then make bench-draw
 	$(BIN)/python -m bench all
+
+bench-more: $(VENV)/.bench  ## Measure the rest: more workloads, forecasts, reports
+	$(BIN)/python -m bench all --more
 
 bench-peers: $(VENV)/.bench  ## Measure the peers, each in an environment of its own, in about an hour
 	$(BIN)/python -m bench all --peers

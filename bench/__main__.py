@@ -59,9 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
     run.add_argument("--add", action="store_true", help="keep the workloads that FILE has from earlier runs")
     run.add_argument("--arm", action="append", default=[], metavar="ARM", help="only this arm; repeatable")
-    everything = commands.add_parser("all", help="measure all that RESULTS.md tells of, in about 12 minutes")
+    everything = commands.add_parser("all", help="measure and write the checked-in results, in about 11 minutes")
     everything.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds; writes nothing")
-    everything.add_argument("--peers", action="store_true", help="the peers instead, which takes about an hour")
+    everything.add_argument(
+        "--more", action="store_const", const="more", dest="group", help="what is left, about as long"
+    )
+    everything.add_argument(
+        "--peers", action="store_const", const="peers", dest="group", help="the peers, about an hour"
+    )
     gate = commands.add_parser("gate", help="compare this code's cost with what is recorded")
     gate.add_argument("--record", action="store_true", help="write what later commits are compared with")
     commands.add_parser("draw", help="draw the charts of the checked-in results")
@@ -104,19 +109,21 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    """Every suite that needs no other environments, each written as soon as it is measured; or those that do."""
+    """Every suite of a group; each is written as soon as it is measured, the peers' by the workload."""
+    group = options.group or "main"
     for each in SUITES:
-        if each.apart is not options.peers:
+        if each.group != group:
             continue
         path = RESULTS / f"{each.name}.json"
-        for works in [[work.name] for work in each.workloads] if options.peers and each.workloads else [[]]:
+        by_work = group == "peers" and bool(each.workloads)
+        for works in [[work.name] for work in each.workloads] if by_work else [[]]:
             measured = each.measure(Choice(None, 10 if options.quick else 1, (), works), _tell)
-            if works and path.exists() and not options.quick:
+            if by_work and path.exists():
                 measured = _joined(json.loads(path.read_text()), measured)
             if not options.quick:
                 path.write_text(json.dumps(measured, indent=1) + "\n")
             _print(lines(measured))
-    if not options.quick and not options.peers:
+    if group == "main" and not options.quick:
         record(_tell)
     return 0
 

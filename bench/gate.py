@@ -25,8 +25,8 @@ WATCHED: Final = ("flowrt-bare", "flowrt-metrics", "flowrt-delivered")
 _REFERENCE: Final = "nadoo"
 _ITEMS: Final = 30_000
 _ROUNDS: Final = 5
-_REPEATS: Final = 5
-_LEAST_MARGIN: Final = 0.15  # what a review would let pass; also what five repeats may not have seen of the noise
+_REPEATS: Final = 4
+_LEAST_MARGIN: Final = 0.15  # what a review would let pass; also what four repeats may not have seen of the noise
 _SAFETY: Final = 2.0  # the margin is this often the largest distance that was seen
 
 Say = Callable[[str], None]

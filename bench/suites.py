@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bench.arms import ARMS, PEERS
 from bench.delivery import measure_delivery
@@ -21,6 +21,7 @@ from bench.workloads import WORKLOADS, Workload
 __all__ = ["SUITES", "Choice", "Suite", "suite"]
 
 Say = Callable[[str], None]
+Group = Literal["main", "more", "peers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Suite:
         rounds: How often each arm runs.
         run: Measures it.
         workloads: What they run, where that is to be chosen.
-        apart: Whether it needs environments of its own, so that it is run on demand.
+        group: With which others it is run: `main` is what `all` measures, `more` and `peers` are asked for.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Suite:
     rounds: int
     run: Callable[[Suite, Choice, Say], dict[str, Any]]
     workloads: Sequence[Workload] = ()
-    apart: bool = False
+    group: Group = "main"
 
     def measure(self, choice: Choice, say: Say) -> dict[str, Any]:
         """Run it.
@@ -149,9 +150,10 @@ SUITES: Final = (
         "workloads",
         "the same on spread and heavy-tailed service times, retries, HTTP and computing",
         ARMS,
-        3,
+        5,
         _overhead,
         tuple(work for work in WORKLOADS if not work.core),
+        group="more",
     ),
     Suite(
         "peers",
@@ -160,7 +162,7 @@ SUITES: Final = (
         5,
         _peers,
         WORKLOADS,
-        apart=True,
+        group="peers",
     ),
     Suite(
         "speedup",
@@ -173,10 +175,10 @@ SUITES: Final = (
     Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 1, _delivery),
     Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
     Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 3, _scrape),
-    Suite("whatif", "how far forecasts of flowrt whatif are from real runs", FORECASTS, 3, _forecasts),
-    Suite("page", "flowrt report on a recording of 1,000,000 items: seconds and bytes", (), 3, _page),
+    Suite("whatif", "how far forecasts of flowrt whatif are from real runs", FORECASTS, 3, _forecasts, group="more"),
+    Suite("page", "flowrt report on a recording of 1,000,000 items: seconds and bytes", (), 3, _page, group="more"),
     Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 2, _memory),
-    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory, apart=True),
+    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory, group="peers"),
 )
 
 

@@ -134,3 +134,35 @@ def test_a_failing_run_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(Suite, "measure", fails)
     assert command.main(["run", "overhead"]) == 1
     assert "bench: floor on noop ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "group"), [([], "main"), (["--more"], "more"), (["--peers"], "peers")])
+def test_all_writes_every_suite_of_its_group(
+    words: list[str], group: str, tmp_path: Path, machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[str] = []
+
+    def measure(self: Suite, choice: Choice, say: Any) -> dict[str, Any]:
+        works = [{"name": name, "items": 10**6} for name in choice.workloads]
+        return {"machine": machine, "rounds": 1, "missing": {}, "workloads": works, "suite": self.name}
+
+    monkeypatch.setattr(Suite, "measure", measure)
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "lines", lambda measured: [measured["suite"]])
+    monkeypatch.setattr(command, "record", lambda _: recorded.append("gate"))
+    assert command.main(["all", "--quick", *words]) == 0
+    assert not list(tmp_path.iterdir())
+    assert command.main(["all", *words]) == 0
+    assert {path.stem for path in tmp_path.iterdir()} == {each.name for each in command.SUITES if each.group == group}
+    assert recorded == (["gate"] if group == "main" else [])
+    if group == "peers":
+        peers = json.loads((tmp_path / "peers.json").read_text())
+        assert [work["name"] for work in peers["workloads"]] == [work.name for work in WORKLOADS]
+
+
+def test_a_later_run_of_one_workload_keeps_the_others(machine: dict[str, Any]) -> None:
+    about = {"machine": machine, "rounds": 1, "missing": {}}
+    earlier = {**about, "workloads": [{"name": "noop", "at": 1}, {"name": "http", "at": 1}]}
+    later = {**about, "workloads": [{"name": "http", "at": 2}, {"name": "1ms", "at": 2}]}
+    joined = command._joined(earlier, later)
+    assert joined["workloads"] == [{"name": "noop", "at": 1}, {"name": "1ms", "at": 2}, {"name": "http", "at": 2}]

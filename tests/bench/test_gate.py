@@ -67,7 +67,7 @@ def test_what_is_recorded_says_how_it_was_found(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(gate, "RECORD", tmp_path / "gate.json")
     gate.record(quiet, costing(copied()))
     recorded = json.loads((tmp_path / "gate.json").read_text())
-    assert recorded["arms"]["flowrt-bare"] == {"ratio": 0.25, "margin": 0.15, "seen": [0.25] * 5}
+    assert recorded["arms"]["flowrt-bare"] == {"ratio": 0.25, "margin": 0.15, "seen": [0.25] * 4}
     assert gate.check(recorded, quiet, costing(copied())) == []
 
 

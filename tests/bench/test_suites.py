@@ -32,12 +32,14 @@ def test_parts_are_differences_within_a_round() -> None:
     assert "spans through the service's own provider" in told(measured)
 
 
+@pytest.mark.parts
 def test_every_part_runs() -> None:
     few = [part for part in PARTS if part.name in ("encoded", "own-provider", "sdk-spans")]
     measured = measure_parts(few, 1, 1_000, quiet)
     assert all(us > 0 for (us,) in measured["parts_us"].values())
 
 
+@pytest.mark.parts
 def test_speedup_is_over_real_sequential_execution(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = measure_speedup([arm("floor")], 1, quiet)
     curve = measured["speedup"]["floor"]
@@ -65,6 +67,7 @@ def test_a_lost_span_is_told() -> None:
     assert "MISSED  spans of flowrt lost to a collector that answers at once: 1 (target <= 0)" in text
 
 
+@pytest.mark.parts
 def test_starts_are_timed() -> None:
     few = [start for start in STARTS if start.name in ("python", "runtime")]
     measured = measure_startup(few, 1, quiet)
@@ -86,6 +89,7 @@ def test_a_scrape_s_price_is_the_time_that_the_batch_lost() -> None:
     assert "what a scrape every 15 s takes from the batch, in per cent: 0.0167" in text
 
 
+@pytest.mark.parts
 def test_a_saturated_loop_is_scraped_from_outside() -> None:
     measured = measure_scrape(1, 4, quiet)
     assert measured["scrape"]["scrapes_s"]
