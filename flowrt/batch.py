@@ -421,8 +421,9 @@ class BatchProcessor:
             limit=self.max_concurrency if self._controller is None else self._controller.limit,
             expected=source.expected,
             epoch_offset_ns=time.time_ns() - clock(),
-            ledger=Ledger() if self.telemetry.ledger else None,
         )
+        if self.telemetry.ledger:
+            batch.ledger = Ledger(batch)
         instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
         instruments += sampled
         recorder = None if self.record is None else Recorder(self.record, describe_settings(self))

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from flowrt.stalls import Held
+
+if TYPE_CHECKING:
+    from flowrt.records import BatchRecord
 
 __all__ = [
     "BACKOFF",
@@ -58,6 +61,9 @@ class Ledger:
     backoff, the input. Where nobody waits for any of these, it is `slots` while inputs are left, `service` when every
     item left is running, and `tail` when some of the last ones are while slots stand empty.
 
+    Args:
+        batch: The batch's record; None for one whose length is not known and which pulls nothing.
+
     Attributes:
         due_ns: When the loop's next beat is due; what passes after that is `loop_blocked`.
         charged: What has been charged so far, by cause, in nanoseconds.
@@ -68,6 +74,7 @@ class Ledger:
     """
 
     __slots__ = (
+        "_batch",
         "_buckets",
         "_cause",
         "_end_ns",
@@ -85,7 +92,8 @@ class Ledger:
         "since_ns",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, batch: BatchRecord | None = None) -> None:
+        self._batch = batch
         self.charged = [0] * len(CAUSES)
         self.since_ns = 0
         self.due_ns = sys.maxsize
@@ -133,17 +141,17 @@ class Ledger:
         if now_ns > self.since_ns:
             self._add(cause, now_ns)
 
-    def dry(self, now_ns: int, latest_ns: int, left: int, *, ended: bool) -> None:
+    def dry(self, now_ns: int, since_ns: int, left: int, *, ended: bool) -> None:
         """No item waits for a slot any more.
 
         Args:
             now_ns: The time.
-            latest_ns: When the last one got its slot: from then on, none has waited.
+            since_ns: Since when none has waited.
             left: How many items are on their way.
             ended: Whether any item has ended, so that a slot stands empty.
         """
         if self._cause == SLOTS:
-            self._charge(min(now_ns, max(self.since_ns, latest_ns)))
+            self._charge(min(now_ns, max(self.since_ns, since_ns)))
             self._cause = SERVICE
         if self._rest == SLOTS:
             self.left = left
@@ -249,12 +257,22 @@ class Ledger:
         now_ns = min(now_ns, self._end_ns)
         if now_ns <= self.since_ns:
             return
+        end_ns = now_ns
         if now_ns - self.due_ns >= LATE_NS:
-            if self.due_ns > self.since_ns:
-                self._add(self._cause, self.due_ns)
-            self._add(LOOP_BLOCKED, now_ns)
-        else:
-            self._add(self._cause, now_ns)
+            end_ns = max(self.since_ns, self.due_ns)
+        cause = self._cause
+        if cause == SLOTS and self._batch is not None and self._is_all_pulled():
+            self._add(SLOTS, min(end_ns, max(self.since_ns, self._batch.latest_ns)))
+            cause = SERVICE
+        self._add(cause, end_ns)
+        self._add(LOOP_BLOCKED, now_ns)
+
+    def _is_all_pulled(self) -> bool:
+        """Whether no further input can come, as is known of a list before anybody has asked it in vain."""
+        batch = self._batch
+        if batch is None or batch.expected is None:
+            return False
+        return batch.pulled >= batch.expected and not batch.queued  # what is queued may be due for a slot
 
     def _add(self, cause: int, now_ns: int) -> None:
         charged = self.charged

@@ -186,6 +186,11 @@ class BatchResult:
         return self._queue_time
 
     @property
+    def held_time(self) -> float:
+        """How long it was ready to go on while something else blocked the loop, in seconds; 0 in a copy."""
+        return 0.0
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """The metadata of the node's `NodeResult`; made when it is first asked for."""
         if self._metadata is None:
@@ -301,6 +306,11 @@ class ItemRecord(BatchResult):
     def execution_time(self) -> float:
         """Service time of the last attempt, in seconds; of a restored item, as it was then."""
         return (self.finished_ns - self.started_ns) / 1e9 if self.started_ns else self._execution_time
+
+    @property
+    def held_time(self) -> float:
+        """How long it was ready to go on while something else blocked the loop, in seconds, as far as is known."""
+        return self.held_ns / 1e9
 
     @property
     def queue_wait_ns(self) -> int:
@@ -459,7 +469,6 @@ class BatchRecord:
         expected: int | None = None,
         started_ns: int = 0,
         epoch_offset_ns: int = 0,
-        ledger: Ledger | None = None,
     ) -> None:
         self.name = name
         self.node_id = node_id
@@ -471,7 +480,7 @@ class BatchRecord:
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.pulled = 0
         self.latest: ItemRecord | None = None
-        self.ledger = ledger
+        self.ledger: Ledger | None = None
         self.speedup: Speedup | None = None
         self.queued = 0
         self.status: BatchStatus = "running"

@@ -1,0 +1,104 @@
+"""Who was held up while the loop was blocked, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from flowrt import BatchProcessor, BatchResults, Runtime
+
+Run = Callable[[Any], Any]
+Events = list[dict[str, Any]]
+
+
+async def one_blocks(number: int) -> int:
+    if number == 2:
+        await asyncio.sleep(0.05)
+        time.sleep(0.6)  # what is tested
+    elif number == 3:
+        await asyncio.sleep(2.0)  # not ready before the stall is over
+    else:
+        await asyncio.sleep(0.2)  # ready while the loop is blocked
+        await asyncio.sleep(0.01)
+    return number
+
+
+def run_with_stall(run: Run) -> BatchResults:
+    results: BatchResults = run(BatchProcessor(one_blocks, 8).batch(range(8)))
+    assert results.success_rate == 1.0
+    return results
+
+
+def test_the_items_that_could_have_gone_on_know_that_they_were_held(run: Run) -> None:
+    results = run_with_stall(run)
+    held = [result.held_time for result in results]
+    victims = [0, 1, 4, 5, 6, 7]
+    assert all(0.1 < held[index] < 0.6 for index in victims)
+    assert (held[2], held[3]) == (0, 0)
+    (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
+    assert 0.4 < stall.duration_s < 5
+    assert stall.delayed == len(victims)
+    assert sorted(index for index, _ in stall.victims) == victims
+    assert stall.held_s == pytest.approx(sum(held[index] for index in victims), rel=0.1)
+    assert stall.stack == ""  # nobody watches without a Runtime
+    assert stall.as_dict()["culprit"] == "not known"
+
+
+def test_a_watchdog_names_the_culprit_of_a_stall(run: Run, events: Events) -> None:
+    async def main() -> BatchResults:
+        async with Runtime():
+            return await BatchProcessor(one_blocks, 8, name="stalling").batch(range(8))
+
+    results = run(main())
+    report = results.report
+    (stall, *_) = sorted(report.stalls, key=lambda each: -each.duration_s)
+    assert (stall.batch, stall.node, stall.item_index) == ("stalling", "one_blocks", 2)
+    assert stall.culprit == "one_blocks item 2"
+    assert stall.stack.endswith("one_blocks: time.sleep(0.6)  # what is tested")
+    assert stall.trace_id == results[2].trace_id
+    assert stall.delayed == 6
+    (event,) = [event for event in events if event["event"] == "loop.blocked" and event.get("node") == "one_blocks"]
+    assert event["delayed"] == 6
+    assert event["held_s"] == pytest.approx(stall.held_s, abs=0.002)
+    assert "by node 'one_blocks'" in report.explanation
+    assert report.detail.stalls[0]["victims"] == 6
+
+
+def test_the_culprit_s_span_has_an_event_and_the_victims_spans_what_they_were_held(
+    run: Run, spans: Callable[[], list[ReadableSpan]]
+) -> None:
+    async def main() -> None:
+        async with Runtime():
+            await BatchProcessor(one_blocks, 8).batch(range(8))
+
+    run(main())
+    by_index = {span.attributes["flowrt.item.index"]: span for span in spans() if span.name == "process one_blocks"}
+    (event,) = [event for event in by_index[2].events if event.name == "loop.blocked"]
+    assert event.attributes["flowrt.blocked.seconds"] >= 0.05
+    assert "time.sleep(0.6)" in event.attributes["code.stacktrace"]
+    held = {index: span.attributes.get("flowrt.item.held") for index, span in by_index.items()}
+    assert [index for index, seconds in sorted(held.items()) if seconds is None] == [2, 3]
+    assert all(0.1 < seconds < 0.6 for seconds in held.values() if seconds is not None)
+
+
+def test_a_loop_that_turns_holds_nobody(run: Run) -> None:
+    async def node(_: int) -> None:
+        await asyncio.sleep(0.1)
+
+    results = run(BatchProcessor(node, 5).batch(range(10)))
+    assert all(result.held_time < 0.1 for result in results)
+
+
+def test_a_batch_that_ends_within_the_turn_that_blocked_knows_of_the_stall(run: Run) -> None:
+    async def node(_: int) -> None:
+        time.sleep(0.4)  # what is tested
+
+    results = run(BatchProcessor(node, 1).batch([1]))
+    (stall,) = results.report.stalls
+    assert stall.duration_s > 0.3
+    assert stall.delayed == 0
