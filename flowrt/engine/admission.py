@@ -6,8 +6,7 @@ import asyncio
 import sys
 from collections import deque
 
-from flowrt.engine.clock import Clock
-from flowrt.ledger import CONSUMER, Ledger
+from flowrt.engine.waits import Wait
 
 __all__ = ["Admission"]
 
@@ -24,11 +23,11 @@ class Admission:
 
     Attributes:
         free: Places left now; 0 once closed.
-        ledger: What keeps account of the time for which the consumer holds workers up, if anything does.
+        consumer: Keeps account of the time for which the consumer holds workers up, if anything does.
         closed: No item is admitted any more.
     """
 
-    __slots__ = ("_away", "_clock", "_limit", "_room", "_told", "_waiters", "closed", "free", "ledger")
+    __slots__ = ("_away", "_limit", "_room", "_waiters", "closed", "consumer", "free")
 
     def __init__(self, limit: int = sys.maxsize) -> None:
         self._limit = limit
@@ -36,35 +35,23 @@ class Admission:
         self._room = 0  # once closed, for results of items that will not run
         self.closed = False
         self._waiters: deque[asyncio.Future[None]] = deque()
-        self.ledger: Ledger | None = None
-        self._clock: Clock | None = None
-        self._away = False  # the consumer is at work on a result
-        self._told = False  # and workers wait for it, as the ledger knows
-
-    def tell(self, ledger: Ledger, clock: Clock) -> None:
-        """Keep account of the time for which workers wait while the consumer is at work."""
-        self.ledger, self._clock = ledger, clock
+        self.consumer: Wait | None = None
+        self._away = False
 
     def consumer_leaves(self) -> None:
         """The consumer has taken a result and is at work on it."""
         self._away = True
-        if self._waiters:
-            self._tell_held()
+        if self._waiters and self.consumer is not None and not self.consumer.noted:
+            self.consumer.look_soon(self._is_held)
 
     def consumer_comes(self) -> None:
         """The consumer wants the next result."""
         self._away = False
-        self._tell_free()
+        if self.consumer is not None and self.consumer.told:
+            self.consumer.over()
 
-    def _tell_free(self) -> None:
-        if self._told and self.ledger is not None and self._clock is not None:
-            self._told = False
-            self.ledger.resume(CONSUMER, self._clock())
-
-    def _tell_held(self) -> None:
-        if not self._told and self.ledger is not None and self._clock is not None:
-            self._told = True
-            self.ledger.wait(CONSUMER, self._clock())
+    def _is_held(self) -> bool:
+        return self._away and bool(self._waiters)
 
     async def wait(self) -> bool:
         """Wait for a place; True means that one is free for the caller to take before it awaits anything else."""
@@ -73,8 +60,8 @@ class Admission:
                 return False
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            if self._away:
-                self._tell_held()
+            if self._away and self.consumer is not None and not self.consumer.noted:
+                self.consumer.look_soon(self._is_held)
             await waiter
         return True
 
@@ -112,7 +99,8 @@ class Admission:
         self.closed = True
         self._room = self.free
         self.free = 0
-        self._tell_free()
+        if self.consumer is not None and self.consumer.told:
+            self.consumer.over()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -21,9 +21,10 @@ from flowrt.engine.guard import Guard
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.keeping import Keeper
 from flowrt.engine.source import END, LATER, Source
+from flowrt.engine.waits import Wait
 from flowrt.errors import ItemFailedError, JournalError
 from flowrt.instrument import Dispatch
-from flowrt.ledger import INPUT
+from flowrt.ledger import CONSUMER, INPUT
 from flowrt.policies.retry import Retry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Slot
 
@@ -100,8 +101,8 @@ class Scheduler:
         if guard is not None and guard.retries is not None:
             self._source = self._again = Again(source, batch, guard.retries.waiting, self.loop, clock)
         if batch.ledger is not None:
-            source.tell(batch.ledger, clock)
-            admission.tell(batch.ledger, clock)
+            source.tell(Wait(batch.ledger, INPUT, clock, self.loop))
+            admission.consumer = Wait(batch.ledger, CONSUMER, clock, self.loop)
         self._guard = guard
         self._keeper = keeper
         self._hedging = hedging

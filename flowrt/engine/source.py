@@ -7,8 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from functools import partial
 from typing import Any, Final
 
-from flowrt.engine.clock import Clock
-from flowrt.ledger import INPUT, Ledger
+from flowrt.engine.waits import Wait
 from flowrt.records import ItemRecord
 
 __all__ = ["END", "LATER", "Source", "check_inputs", "make_source"]
@@ -44,7 +43,7 @@ class Source:
         self.computes = not isinstance(inputs, _AT_HAND)
         self.pull = partial(next, iter(inputs), END)  # a call into C: it is made for every item
 
-    def tell(self, ledger: Ledger, clock: Clock) -> None:
+    def tell(self, wait: Wait) -> None:
         """Keep account of the time for which somebody waits for an input."""
 
     async def apull(self) -> Any:
@@ -71,31 +70,33 @@ class _AsyncSource(Source):
         self._aiterator: AsyncIterator[Any] = aiter(inputs)
         self._turn = asyncio.Lock()
         self.pull = _later
-        self._ledger: Ledger | None = None
-        self._clock: Clock = _zero
+        self._wait: Wait | None = None
+        self._asking = 0  # workers that have asked for an input and have none yet
 
-    def tell(self, ledger: Ledger, clock: Clock) -> None:
-        self._ledger, self._clock = ledger, clock
+    def tell(self, wait: Wait) -> None:
+        self._wait = wait
 
     async def apull(self) -> Any:
-        ledger, clock = self._ledger, self._clock
-        if ledger is None:
-            return await self._next()
-        ledger.wait(INPUT, clock())
+        wait = self._wait
+        self._asking += 1
+        if wait is not None and not wait.noted:
+            wait.look_soon(self._is_asked)
         try:
-            return await self._next()
+            async with self._turn:
+                if self.dry:
+                    return END
+                try:
+                    return await anext(self._aiterator)
+                except StopAsyncIteration:
+                    self.dry = True
+                    return END
         finally:
-            ledger.resume(INPUT, clock())
+            self._asking -= 1
+            if wait is not None and wait.told and not self._asking:
+                wait.over()
 
-    async def _next(self) -> Any:
-        async with self._turn:
-            if self.dry:
-                return END
-            try:
-                return await anext(self._aiterator)
-            except StopAsyncIteration:
-                self.dry = True
-                return END
+    def _is_asked(self) -> bool:
+        return self._asking > 0
 
     async def aclose(self) -> None:
         close = getattr(self._aiterator, "aclose", None)
@@ -105,10 +106,6 @@ class _AsyncSource(Source):
 
 
 _AT_HAND: Final = (list, tuple, range, set, frozenset)
-
-
-def _zero() -> int:
-    return 0
 
 
 def _later() -> Any:

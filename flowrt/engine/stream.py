@@ -47,7 +47,7 @@ class ResultStream(AsyncIterator[BatchResult]):
         if scheduler is None:
             scheduler = await self._begin()
         admission = scheduler.admission
-        if admission.ledger is not None:
+        if admission.consumer is not None:
             admission.consumer_comes()
         while not outlet.finished:
             if scheduler.over:
@@ -63,7 +63,7 @@ class ResultStream(AsyncIterator[BatchResult]):
                 self._closed = True
                 await scheduler.join()
         admission.release()
-        if admission.ledger is not None:
+        if admission.consumer is not None:
             admission.consumer_leaves()
         return outlet.finished.popleft()
 
