@@ -172,9 +172,11 @@ def knee_of(curve: list[tuple[int, float]]) -> int | None:
         return None
     best = max(y for _, y in curve)
     end = next(at for at, (_, y) in enumerate(curve) if y >= 0.98 * best)  # beyond it there is nothing to gain
+    if end == 0:
+        return curve[0][0]
     (x0, y0), (x1, y1) = curve[0], curve[min(len(curve) - 1, end + 1)]
     if x1 == x0 or y1 <= y0:
-        return curve[0][0] if y1 <= y0 * 1.02 else None
+        return None
     height = [(y - y0) / (y1 - y0) - (x - x0) / (x1 - x0) for x, y in curve[: end + 2]]
     top = max(height)
     return curve[height.index(top)][0] if top > 0.05 else None

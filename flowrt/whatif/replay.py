@@ -15,7 +15,7 @@ from flowrt.whatif.virtual import run_virtual
 
 __all__ = ["Replay", "replay"]
 
-_FOREVER_S: Final = 10 * 365 * 86400.0
+_FOREVER_S: Final = 30 * 86400.0
 _SEED: Final = 20_240_229
 
 

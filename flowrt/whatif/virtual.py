@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 __all__ = ["VirtualLoop", "run_virtual"]
 
 T = TypeVar("T")
+
+_GRAIN_S: Final = 1e-7
 
 
 class _Jumping(selectors.SelectSelector):
@@ -36,6 +38,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jumping = _Jumping()
         super().__init__(self._jumping)
+        # how close to now a timer must be to be due: below the grain of a float after years, it would never be
+        self._clock_resolution = _GRAIN_S
 
     def time(self) -> float:
         """Seconds since the loop was made, as its timers see them."""
