@@ -267,6 +267,9 @@ class Busy:
             if x % 3 == 0 and self.tries[x] == 1:
                 raise ConnectionError("no")
             return x
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)  # as closing a connection takes
+            raise
         finally:
             self.running -= 1
 
