@@ -180,7 +180,9 @@ def _runs() -> list[Panel]:
             [
                 Column("Under way", f"sum by (batch) ({_Q.metric('flowrt_batches_active')})", "none"),
                 *(
-                    Column(title, f"sum by (batch) ({_Q.increase('flowrt_batches_total', status)})", "short")
+                    Column(
+                        title, f"sum by (batch) ({_Q.increase('flowrt_batches_total', status)})", "short", decimals=0
+                    )
                     for title, status in _ENDS
                 ),
                 Column("Unaccounted", f"max by (batch) ({_Q.metric('flowrt_unaccounted_items')})", "none"),

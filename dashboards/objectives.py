@@ -6,12 +6,12 @@ from typing import Final
 
 from dashboards.windows import REAL, Time
 
-__all__ = ["FAILURE_RATIO", "IN_TIME", "LATE_RATIO", "SUCCESS_INTERVAL", "THRESHOLD_LE", "objectives_file"]
+__all__ = ["FAILURE_RATIO", "LATE", "LATE_RATIO", "SUCCESS_INTERVAL", "THRESHOLD_LE", "objectives_file"]
 
 FAILURE_RATIO: Final = "flowrt:objective:failure_ratio"
 LATE_RATIO: Final = "flowrt:objective:late_ratio"
 SUCCESS_INTERVAL: Final = "flowrt:objective:success_interval_seconds"
-IN_TIME: Final = "instance_batch_node:flowrt_items_in_time:total"
+LATE: Final = "instance_batch_node:flowrt_items_late:total"
 THRESHOLD_LE: Final = "10.0"
 
 _FILE: Final = """\
@@ -28,12 +28,15 @@ groups:
       - record: {late_ratio}
         expr: vector(0.05)
 
-      # Items in time. `le` is the threshold in seconds and must be one of the histogram's buckets: those that
+      # Items that were late. `le` is the threshold in seconds and must be one of the histogram's buckets: those that
       # docs/telemetry.md lists, or the latency_slo that you gave to Telemetry. For a threshold of its own for a batch:
-      #   sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", batch="nightly", le="60.0"}})
-      #   or sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", batch!="nightly", le="10.0"}})
-      - record: {in_time}
-        expr: sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="{le}"}})
+      #   (sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="+Inf"}}))
+      #   - (sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", batch="nightly", le="60.0"}})
+      #      or sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", batch!="nightly", le="{le}"}}))
+      - record: {late}
+        expr: |-
+          sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="+Inf"}})
+          - sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="{le}"}})
 
       # Batches that have to succeed again and again, and how many seconds may pass from one success to the next:
       # add such a rule for each of yours. A batch that is not listed may rest for as long as it likes.
@@ -54,7 +57,7 @@ def objectives_file(time: Time = REAL) -> str:
         interval=time.pace("30s"),
         failure_ratio=FAILURE_RATIO,
         late_ratio=LATE_RATIO,
-        in_time=IN_TIME,
+        late=LATE,
         le=THRESHOLD_LE,
         success_interval=SUCCESS_INTERVAL,
         day=round(time.length_s("26h")),

@@ -87,7 +87,7 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtItemErrorBudgetBurn")],
         ),
         number(
-            "99 of 100 items take less than",
+            "99 % take less than",
             "The 99th percentile of the time from an item's being pulled to its end, retries and waits included.",
             "s",
             Query(_Q.quantile(0.99, "flowrt_item_duration_seconds")),
@@ -128,6 +128,7 @@ def _failing() -> list[Panel]:
                 ),
             ],
             width=14,
+            height=6,
             sort="Failing",
             row_links={
                 "node": [row_link("Where its time goes", "flowrt-node", "batch", "node")],
@@ -144,6 +145,7 @@ def _failing() -> list[Panel]:
                 instant=True,
             ),
             width=10,
+            height=6,
             series_links=[link_to("The node", to("flowrt-node", node="${__field.labels.node}"))],
         ),
     ]

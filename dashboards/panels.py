@@ -38,17 +38,20 @@ COLOURS: Final = {
     "cancelled": "#8e8e8e",
     "resumed": "blue",
     "service": "green",
-    "slots": "blue",
+    "slots": "#3274d9",
     "rate_limit": "yellow",
     "backoff": "orange",
     "loop_blocked": "red",
     "consumer": "purple",
-    "input": "#5794f2",
+    "input": "#8ab8ff",
     "tail": "#8e8e8e",
     "p50": "green",
     "p95": "yellow",
     "p99": "red",
     "limit": "#8e8e8e",
+    "in flight": "green",
+    "waiting": "orange",
+    "done": "green",
     "expected": "#8e8e8e",
 }
 """The colour of a series by its name: the same thing looks the same on every dashboard."""
@@ -221,6 +224,7 @@ def lines(
         .datasource(DATASOURCE)
         .span(width)
         .height(height)
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
         .line_width(1)
         .fill_opacity(70 if stacked else 15 if filled else 0)
         .show_points(common_model.VisibilityMode.NEVER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from dashboards.objectives import IN_TIME
+from dashboards.objectives import LATE
 from dashboards.windows import REAL, Time
 
 __all__ = ["BURN_WINDOWS", "ENDED", "FAILED", "recording_groups"]
@@ -82,11 +82,9 @@ def _burn(window: str, time: Time) -> list[Rule]:
         ),
         _rule(
             f"job_batch:flowrt_items_late:ratio_rate{window}",
-            "1 - (\n"
-            f"  sum by (job, batch) (rate({IN_TIME}[{w}]))\n"
-            "  /\n"
-            f'  (sum by (job, batch) (rate(flowrt_item_duration_seconds_count{{status="ok"}}[{w}])) > 0)\n'
-            ")",
+            f"sum by (job, batch) (rate({LATE}[{w}]))\n"
+            "/\n"
+            f'(sum by (job, batch) (rate(flowrt_item_duration_seconds_count{{status="ok"}}[{w}])) > 0)',
         ),
     ]
 

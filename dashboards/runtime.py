@@ -204,6 +204,8 @@ def _telemetry() -> list[Panel]:
                     "dateTimeFromNow",
                 )
             ],
+            height=5,
+            widths={"instance": 150},
         ),
         rows(
             "Instruments that were switched off",
@@ -214,7 +216,9 @@ def _telemetry() -> list[Panel]:
                     "Errors",
                     f"sum by (instance, instrument) ({_Q.increase('flowrt_instrument_errors_total')}) > 0",
                     "none",
+                    decimals=0,
                 )
             ],
+            height=5,
         ),
     ]

@@ -112,7 +112,7 @@ def _burn() -> list[Panel]:
     return [
         rows(
             "Error budget, by batch and window",
-            "An alert fires when both windows of a pair burn too fast: "
+            "Left is what remains of the budget of 30 days. An alert fires when both windows of a pair burn too fast: "
             + ", ".join(f"{burn.long} and {burn.short} above {burn.factor:g}" for burn in BURNS)
             + ".",
             ("job", "batch"),
@@ -120,9 +120,7 @@ def _burn() -> list[Panel]:
                 Column(window, f"{_ratio(_FAILURES, window)} / scalar({FAILURE_RATIO})", "suffix:×", _BURNING)
                 for window in BURN_WINDOWS
             ]
-            + [
-                Column("Left of 30d", f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})", "percentunit", _LEFT)
-            ],
+            + [Column("Left", f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})", "percentunit", _LEFT)],
             height=6,
             links=[runbook("FlowrtItemErrorBudgetBurn")],
         ),
@@ -180,6 +178,7 @@ def _time() -> list[Panel]:
                 )
             ],
             height=7,
+            widths={"alertname": 230, "instance": 140},
             row_links={
                 "alertname": [{"title": "Runbooks", "url": "/d/flowrt-runbooks/"}],
             },

@@ -26,12 +26,14 @@ class Column:
         query: Gives one row per set of labels.
         unit: Grafana's name of the unit.
         steps: Colours from a value on, for the cell's background.
+        decimals: How many to show.
     """
 
     title: str
     query: str
     unit: str
     steps: Steps = ()
+    decimals: int | None = None
 
 
 def bars(
@@ -87,6 +89,7 @@ def rows(
     sort: str = "",
     links: Sequence[dashboard.DashboardLink] = (),
     row_links: dict[str, Sequence[dict[str, Any]]] | None = None,
+    widths: dict[str, int] | None = None,
 ) -> table.Panel:
     """A table: a row per set of labels, a column per query.
 
@@ -100,6 +103,7 @@ def rows(
         sort: The column to sort by, largest first.
         links: From the panel's head.
         row_links: From the cells of a column.
+        widths: Of columns that need more room than the others, in pixels.
     """
     panel = (
         table.Panel()
@@ -110,7 +114,8 @@ def rows(
         .span(width)
         .height(height)
         .links(list(links))
-        .no_value("none")
+        .no_value("–")
+        .min_width(70)
         .with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(model.DataTransformerConfig(id_val="organize", options=_organised(labels, columns)))
     )
@@ -119,6 +124,8 @@ def rows(
         panel = panel.override_by_name(column.title, _cell(column))
     for label, cell_links in (row_links or {}).items():
         panel = panel.override_by_name(label, [model.DynamicConfigValue(id_val="links", value=list(cell_links))])
+    for label, pixels in (widths or {}).items():
+        panel = panel.override_by_name(label, [model.DynamicConfigValue(id_val="custom.width", value=pixels)])
     if sort:
         panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
     return panel
@@ -137,6 +144,8 @@ def _organised(labels: Sequence[str], columns: Sequence[Column]) -> dict[str, An
 
 def _cell(column: Column) -> list[model.DynamicConfigValue]:
     values = [model.DynamicConfigValue(id_val="unit", value=column.unit)]
+    if column.decimals is not None:
+        values.append(model.DynamicConfigValue(id_val="decimals", value=column.decimals))
     if column.steps:
         steps = [{"color": colour, "value": value} for value, colour in column.steps]
         values += [

@@ -1,8 +1,8 @@
 """Batches in which everything happens that dashboards show: for tests, pictures, and trying out.
 
-`python -m dashboards.trial [SECONDS]` prints where its metrics are and runs batch after batch:
+`python -m dashboards.trial [WELL_S]` prints where its metrics are and runs batch after batch until it is stopped:
 
-- `airports`: node `enrich` fails for one item in five, is tried again, and blocks the event loop now and then;
+- `airports`: node `enrich`, after WELL_S seconds, fails for one item in five, retries, and blocks the event loop;
 - `invoices`: node `price` is healthy and waits for its rate limit;
 - `photos`: node `resize` has stragglers, which are hedged.
 
@@ -19,11 +19,20 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from flowrt import BatchProcessor, CircuitBreaker, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy, Runtime
+from flowrt import (
+    BatchProcessor,
+    CircuitBreaker,
+    FunctionNode,
+    Hedge,
+    Instrument,
+    ItemRecord,
+    RateLimit,
+    RetryPolicy,
+    Runtime,
+)
 
 __all__ = ["trial"]
 
-_FOR_EVER: Final = 1e9
 _BLOCKED_S: Final = 0.4
 _BLOCKED_ITEM: Final = 151
 
@@ -38,16 +47,29 @@ class Broken(Instrument):
         raise RuntimeError(f"item {item.index} was too much")
 
 
-async def enrich(number: int) -> int:
-    """Fail for good at one item in five, and for the first time at one in ten."""
-    await asyncio.sleep(_chance.uniform(0.02, 0.06))
-    if number % _BLOCKED_ITEM == _BLOCKED_ITEM - 1:
-        time.sleep(_BLOCKED_S)  # noqa: ASYNC251  # what must not be done is what is shown
-    if number % 5 == 0:
-        raise ConnectionResetError("the registry closed the connection")
-    if number % 10 == 1 and _chance.random() < 0.5:
-        raise TimeoutError("the registry took too long")
-    return number
+class Enrich:
+    """Goes wrong at some time.
+
+    Args:
+        wrong_from_s: From when on, by the monotonic clock.
+    """
+
+    def __init__(self, wrong_from_s: float) -> None:
+        self._wrong_from_s = wrong_from_s
+
+    async def enrich(self, number: int) -> int:
+        """Fail for good at one item in five, and for the first time at one in twenty."""
+        await asyncio.sleep(_chance.uniform(0.02, 0.06))
+        return number if time.monotonic() < self._wrong_from_s else self._go_wrong(number)
+
+    def _go_wrong(self, number: int) -> int:
+        if number % _BLOCKED_ITEM == _BLOCKED_ITEM - 1:
+            time.sleep(_BLOCKED_S)  # what must not be done is what is shown
+        if number % 5 == 0:
+            raise ConnectionResetError("the registry closed the connection")
+        if number % 10 == 1 and _chance.random() < 0.5:
+            raise TimeoutError("the registry took too long")
+        return number
 
 
 async def price(number: int) -> int:
@@ -62,12 +84,10 @@ async def resize(number: int) -> int:
     return number
 
 
-async def _again_and_again(processor: BatchProcessor, items: int, until_s: float) -> None:
-    while time.monotonic() < until_s:
-        async for result in processor.batch_as_completed(range(items)):
-            if time.monotonic() >= until_s:
-                break
-            del result
+async def _again_and_again(processor: BatchProcessor, items: int) -> None:
+    while True:
+        async for _ in processor.batch_as_completed(range(items)):
+            pass
         await asyncio.sleep(0.3)
 
 
@@ -80,11 +100,11 @@ async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.close()
 
 
-async def trial(lasts_s: float, started: Callable[[str], None]) -> None:
-    """Run it.
+async def trial(well_s: float, started: Callable[[str], None]) -> None:
+    """Run it until it is cancelled.
 
     Args:
-        lasts_s: For how long, in seconds.
+        well_s: How long all is well, in seconds.
         started: Called with the address of the metrics.
     """
     collector = await asyncio.start_server(_refuse, "127.0.0.1", 0)
@@ -94,21 +114,19 @@ async def trial(lasts_s: float, started: Callable[[str], None]) -> None:
         Runtime(metrics_port=0, otlp_endpoint=address, log_level="CRITICAL", stall_after=0.2) as runtime,
     ):
         started(str(runtime.metrics_url))
-        until_s = time.monotonic() + lasts_s
+        node = FunctionNode(Enrich(time.monotonic() + well_s).enrich, node_id="enrich")
         again = RetryPolicy(attempts=2, base=0.5, on=(ConnectionError, TimeoutError), budget=None)
         breaker = CircuitBreaker()
         work: list[Awaitable[None]] = [
             _again_and_again(
-                BatchProcessor(enrich, 12, retry=again, breaker=breaker, name="airports", item_timeout=5),
-                1500,
-                until_s,
+                BatchProcessor(node, 12, retry=again, breaker=breaker, name="airports", item_timeout=5),
+                20_000,
             ),
             _again_and_again(
                 BatchProcessor(price, 8, rate_limit=RateLimit(60), name="invoices", instruments=[Broken()]),
                 240,
-                until_s,
             ),
-            _again_and_again(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300, until_s),
+            _again_and_again(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300),
         ]
         await asyncio.gather(*work)
 
@@ -119,4 +137,4 @@ def _tell(url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(trial(float(sys.argv[1]) if sys.argv[1:] else _FOR_EVER, _tell))
+    asyncio.run(trial(float(sys.argv[1]) if sys.argv[1:] else 0.0, _tell))

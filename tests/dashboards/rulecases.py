@@ -72,6 +72,7 @@ def durations(in_time: str, all_of_them: str) -> dict[str, str]:
     """A histogram of successful items' durations, as far as the rules read it."""
     return {
         s("flowrt_item_duration_seconds_bucket", PAIR, status="ok", le="10.0"): in_time,
+        s("flowrt_item_duration_seconds_bucket", PAIR, status="ok", le="+Inf"): all_of_them,
         s("flowrt_item_duration_seconds_count", PAIR, status="ok"): all_of_them,
         s("flowrt_items_total", PAIR, status="ok"): all_of_them,
     }
@@ -223,6 +224,12 @@ CASES: Final = (
     Case(LATE, "one in ten items is late", durations("0+90x130", "0+100x130"), {"25m": burns(DRIP)}),
     Case(LATE, "one in fifty items is late", durations("0+98x130", "0+100x130"), silent(*AT_ANY_TIME)),
     Case(LATE, "a short batch of 40 items, all late", durations("0x90", "0x5 20 40x90"), silent("6m", "8m", "30m")),
+    Case(
+        LATE,
+        "a short batch of 4,000 items in a process that was not there before, all in time",
+        durations("_x5 0 1000 4000x30", "_x5 0 1000 4000x30"),
+        silent("5m", "6m", "7m", "8m", "9m", "12m", "30m"),
+    ),
     Case(
         LATE,
         "a restart: the histogram begins at 0 again",
