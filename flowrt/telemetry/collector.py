@@ -17,7 +17,7 @@ from prometheus_client.samples import Exemplar as OpenMetricsExemplar
 from flowrt._version import __version__
 from flowrt.instrument import instrument_errors
 from flowrt.ledger import CAUSES, Cause
-from flowrt.records import STATUSES
+from flowrt.records import STATUSES, ItemRecord
 from flowrt.telemetry.catalogue import CATALOGUE, CIRCUIT_STATES, DURATION_BOUNDS_S
 from flowrt.telemetry.exemplars import Exemplar, Exemplars
 from flowrt.telemetry.metrics import HEDGE_OUTCOMES, METRICS, OTHER_PAIR, RETRY_REASONS, Histogram, MetricsStore, Shard
@@ -115,7 +115,7 @@ class StoreCollector(Collector):
         held_ns: dict[tuple[str, str], int] = {}
         bound_ns: dict[tuple[tuple[str, str], Cause], int] = {}
         for pair, shards in self._pairs():  # before the slots: an item that ends in between is counted late, not twice
-            held_ns[pair] = sum(s.swift.sum_ns + s.ok.sum_ns + s.failed.sum_ns - s.backoff_ns for s in shards)
+            held_ns[pair] = sum(s.swift.sum_ns + s.attempt.sum_ns + s.rate_wait_ns for s in shards)
             for cause in CAUSES:
                 bound_ns[pair, cause] = sum(shard.bound_ns[cause] for shard in shards)
         for batch in list(store.active):
@@ -130,7 +130,7 @@ class StoreCollector(Collector):
                 item = slot.item
                 if item is not None:
                     running[pair] = running.get(pair, 0) + 1
-                    held_ns[pair] = held_ns.get(pair, 0) + max(0, now - item.pulled_ns - item.backoff_ns)
+                    held_ns[pair] = held_ns.get(pair, 0) + _held_ns(item, now)
         for pair in list(store.shards):
             inflight.add_metric(pair, running.get(pair, 0))
             queued.add_metric(pair, waiting.get(pair, 0))
@@ -191,6 +191,14 @@ class StoreCollector(Collector):
         build = _gauge("flowrt_build_info")
         build.add_metric([__version__, platform.python_version(), store.loop_name], 1)
         yield from (lag, stalls, dropped, size, most, broken, build)
+
+
+def _held_ns(item: ItemRecord, now_ns: int) -> int:
+    """For how long an item has occupied slots, as far as it is not counted: what ended before a retry is."""
+    started_ns = item.started_ns  # read once: the loop's thread goes on
+    if started_ns:
+        return max(0, now_ns - started_ns) + item.rate_wait_ns
+    return max(0, now_ns - item.pulled_ns) if item.attempts == 0 else item.rate_wait_ns
 
 
 def _counter(name: str) -> CounterMetricFamily:

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowrt import BatchProcessor, Instrument, Telemetry
+from flowrt import BatchProcessor, Instrument, RetryPolicy, Telemetry
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.catalogue import CATALOGUE
 from flowrt.telemetry.collector import StoreCollector
@@ -73,6 +73,24 @@ def test_durations_fall_into_their_buckets(run_virtual: Run, name: str, sample: 
     assert sample("flowrt_slot_busy_seconds_total", batch=name, node="sleep") == pytest.approx(45.32)
     assert sample("flowrt_batch_duration_seconds_sum", batch=name) == pytest.approx(45)
     assert sample("flowrt_batch_speedup_ratio", batch=name, method="claimed") == pytest.approx(45.32 / 45)
+
+
+def test_slots_are_never_busier_than_there_are_when_retries_wait_for_one(
+    run_virtual: Run, name: str, sample: Sample
+) -> None:
+    seen: set[int] = set()
+
+    async def second_time(x: int) -> int:
+        await asyncio.sleep(1)
+        if x not in seen:
+            seen.add(x)
+            raise ConnectionError("the first time")
+        return x
+
+    policy = RetryPolicy(attempts=2, base=0.1, budget=None)
+    run_virtual(BatchProcessor(second_time, 2, name=name, retry=policy).batch(range(20)))
+    assert sample("flowrt_slot_busy_seconds_total", batch=name, node="second_time") == pytest.approx(40)
+    assert sample("flowrt_batch_duration_seconds_sum", batch=name) * 2 >= 40
 
 
 def test_a_latency_objective_is_a_bucket(run_virtual: Run, name: str, sample: Sample) -> None:
