@@ -9,7 +9,7 @@ VENV_NEXT := .venv-next
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures-live attack prometheus chromium chaos ablation soak clean
+.PHONY: help demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ gate: $(VENV)/.bench  ## Compare what an item costs with what is recorded
 
 attack: $(VENV)/.test  ## Attack the server of a running batch: 500 slow sockets for a minute
 	$(BIN)/python -m tools.attack --sockets 500 --seconds 60
+
+pictures: $(VENV)/.test prometheus chromium  ## Draw the pictures of the dashboards anew; needs Node.js
+	$(BIN)/python -m dashboards.pictures
 
 pictures-live: $(VENV)/.test chromium  ## Take the pictures of the live page anew
 	$(BIN)/python -m tools.live_pictures

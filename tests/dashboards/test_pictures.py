@@ -1,0 +1,86 @@
+"""Pictures show what a Prometheus answers, named as Grafana names it; each dashboard has one in the documentation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dashboards.files import FOLDER
+from dashboards.pictures.answers import answers_of, marks_of
+from dashboards.servers import Api
+
+ROOT = FOLDER.parents[1]
+
+
+class Recorded(Api):
+    """A Prometheus that answers the same to all, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.asked: list[str] = []
+
+    def series(self, expr: str) -> list[dict[str, Any]]:
+        self.asked.append(expr)
+        return [{"metric": {"node": "enrich"}, "value": [100, "7"]}]
+
+    def ranged(self, expr: str, start_s: float, end_s: float, step_s: float) -> list[dict[str, Any]]:
+        self.asked.append(expr)
+        return [
+            {"metric": {"node": "enrich", "status": "ok"}, "values": [[start_s, "1"], [end_s, "2"]]},
+            {"metric": {"node": "price", "status": "ok"}, "values": [[start_s + 30, "1"]]},
+        ]
+
+    def exemplars(self, expr: str, start_s: float, end_s: float) -> list[dict[str, Any]]:
+        return [{"exemplars": [{"timestamp": 101.0 + value, "value": str(value)} for value in range(100)]}]
+
+
+def panel(**target: Any) -> dict[str, Any]:
+    return {"panels": [{"id": 4, "type": "timeseries", "targets": [{"refId": "A", "expr": "up", **target}]}]}
+
+
+def test_series_are_named_as_the_legend_says() -> None:
+    (answer,) = answers_of(panel(legendFormat="{{node}}: {{gone}}"), Recorded(), 0, 60, {})["4"]
+    assert [series["legend"] for series in answer["series"]] == ["enrich: ", "price: "]
+    (answer,) = answers_of(panel(legendFormat="__auto"), Recorded(), 0, 60, {})["4"]
+    assert answer["series"][0]["legend"] == '{node="enrich", status="ok"}'
+
+
+def test_an_instant_query_has_one_value() -> None:
+    (answer,) = answers_of(panel(instant=True), Recorded(), 0, 60, {})["4"]
+    assert [series["values"] for series in answer["series"]] == [[[100, "7"]]]
+
+
+def test_the_slowest_exemplars_are_kept() -> None:
+    (answer,) = answers_of(panel(exemplar=True), Recorded(), 0, 60, {})["4"]
+    assert answer["exemplars"][0] == (200.0, 99.0)
+    assert len(answer["exemplars"]) == 60
+    (answer,) = answers_of(panel(), Recorded(), 0, 60, {})["4"]
+    assert answer["exemplars"] == []
+
+
+def test_variables_are_filled_in() -> None:
+    api = Recorded()
+    expr = 'increase(a{job=~"$job", batch=~"$batch"}[$__range]) / rate(b[$__rate_interval])'
+    answers_of(panel(expr=expr), api, 0, 60, {"batch": "airports"})
+    assert api.asked == ['increase(a{job=~".+", batch=~"airports"}[60s]) / rate(b[10s])']
+
+
+def test_marks_are_where_something_began_within_the_time_shown() -> None:
+    board = {"annotations": {"list": [{"name": "Alerts", "expr": "ALERTS"}]}}
+    assert marks_of(board, Recorded(), 100, 200) == [{"at": 130.0, "colour": "#f2495c"}]
+
+
+@pytest.mark.parametrize("name", ["overview", "batch", "node", "runtime", "slo"])
+def test_the_dashboard_has_a_picture_and_the_page_shows_it(name: str) -> None:
+    picture = ROOT / "docs" / "pictures" / f"flowrt-{name}.png"
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert f"(pictures/{picture.name})" in (ROOT / "docs" / "dashboards.md").read_text()
+
+
+def test_each_type_of_panel_can_be_drawn() -> None:
+    drawing = (ROOT / "dashboards" / "pictures" / "draw.tsx").read_text()
+    for path in (FOLDER / "grafana" / "dashboards").glob("*.json"):
+        for each in json.loads(path.read_text())["panels"]:
+            assert each["type"] in ("row", "text") or f"case '{each['type']}':" in drawing
