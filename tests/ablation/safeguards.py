@@ -85,8 +85,8 @@ SAFEGUARDS = (
     Safeguard(
         "a node has its own copy of its input",
         "flowrt/engine/attempts.py",
-        "isolate(data), item.index",
-        "data, item.index",
+        "return call(isolate(data))",
+        "return call(data)",
         "tests/test_reliability.py::test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_original",
     ),
     Safeguard(
