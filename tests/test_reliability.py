@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,17 @@ from flowrt import (
     FunctionNode,
     Instrument,
     ItemFailedError,
+    JournalPolicy,
     NodeContext,
     NodeResult,
     WorkflowContext,
     race,
 )
+from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError, JournalMismatchError
+from flowrt.journal import Journal
 from flowrt.records import STATUSES, ItemRecord
 from tests.conftest import run_on, virtual_loop
+from tests.journal.harness import BROKEN, FaultyDisk
 
 ROOT = Path(__file__).parents[1]
 HANG_S = 60.0
@@ -169,6 +173,158 @@ class Watch:
         finally:
             self.running -= 1
         return seconds
+
+
+# -- durability ------------------------------------------------------------------------------------------------------
+
+
+class Journaled:
+    """A node that counts its runs, and batches of it on a journal."""
+
+    def __init__(self, oracle: Oracle, path: Path) -> None:
+        self.oracle = oracle
+        self.path = path
+        self.runs: Counter[int] = Counter()
+
+    async def __call__(self, x: int) -> int:
+        self.runs[x] += 1
+        await asyncio.sleep(1 + x % 3)
+        if x % 5 == 4:
+            raise ValueError(f"{x} is not liked")
+        return 10 * x
+
+    def batch(self, count: int = 20, c: int = 4, journal: Any = None) -> Any:
+        return self.oracle.processor(self, c, journal=journal or self.path).batch(range(count))
+
+
+def outcomes(results: Iterable[BatchResult]) -> list[tuple[Any, ...]]:
+    return [(r.index, r.success, r.output, r.error, r.error_type, r.attempts) for r in results]
+
+
+def test_01_resumed_from_what_a_kill_at_any_moment_leaves_it_ends_as_if_there_had_been_none(
+    oracle: Oracle, run_virtual: Run, tmp_path: Path
+) -> None:
+    job = Journaled(oracle, tmp_path / "run.journal")
+    images: list[tuple[Path, Counter[int]]] = []
+
+    async def main() -> Any:
+        work = asyncio.ensure_future(job.batch())
+        while not work.done():
+            image = tmp_path / f"{len(images)}.journal"
+            if job.path.exists():  # what the system has of it when the process is killed
+                image.write_bytes(job.path.read_bytes())
+            images.append((image, job.runs.copy()))
+            await asyncio.sleep(0.5)
+        return await work
+
+    whole = run_virtual(main())
+    assert len(images) > 15
+    for image, ran in images:
+        job.runs = ran
+        job.path = image
+        results = run_virtual(job.batch())
+        assert outcomes(results) == outcomes(whole)
+        assert job.runs.total() <= 20 + 4
+        again = job.runs.copy()
+        assert outcomes(run_virtual(job.batch())) == outcomes(whole)
+        assert job.runs == again, "a second resume executes nothing"
+    oracle.check()
+
+
+def test_02_of_a_torn_journal_the_tail_alone_is_lost_and_a_flipped_bit_is_named(
+    oracle: Oracle, run_virtual: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Journaled(oracle, tmp_path / "run.journal")
+    whole = run_virtual(job.batch())
+    content = job.path.read_bytes()
+    job.path.write_bytes(content[:-60])
+    job.runs.clear()
+    assert outcomes(run_virtual(job.batch())) == outcomes(whole)
+    assert job.runs.total() <= 2
+    assert "were not written whole and were cut off" in caplog.text
+    at = content.index(b'"output": 50')
+    job.path.write_bytes(content[:at] + b"X" + content[at + 1 :])
+    offset = content.rindex(b"\n", 0, at) + 1
+    with pytest.raises(JournalDamagedError, match=f"is damaged at offset {offset} "):
+        run_virtual(job.batch())
+    oracle.check()
+
+
+@pytest.mark.parametrize("operation", ["write", "sync"])
+def test_03_a_failing_disk_stops_admission_and_is_not_asked_again_and_resuming_completes(
+    operation: str, oracle: Oracle, run_virtual: Run, tmp_path: Path
+) -> None:
+    job = Journaled(oracle, tmp_path / "run.journal")
+    disk = FaultyDisk({operation: (5, BROKEN)})
+
+    async def main() -> None:
+        with Journal(job.path, {}, disk=disk) as journal:
+            await job.batch(journal=journal)
+
+    with pytest.raises(JournalDiskError):
+        run_virtual(main())
+    assert disk.calls.count("sync") == (5 if operation == "sync" else 4)
+    assert job.runs.total() < 20
+    seen = {item.index for item in oracle.finished if item.status in ("ok", "failed")}
+    assert seen
+
+    async def resume() -> Any:
+        with Journal(job.path, {}) as journal:
+            return await job.batch(journal=journal)
+
+    assert [result.success for result in run_virtual(resume())] == [x % 5 != 4 for x in range(20)]
+    assert all(job.runs[index] == 1 for index in seen)
+    oracle.check()
+
+
+def test_05_with_other_inputs_node_or_settings_nothing_is_executed(
+    oracle: Oracle, run_virtual: Run, tmp_path: Path
+) -> None:
+    job = Journaled(oracle, tmp_path / "run.journal")
+    run_virtual(job.batch())
+    before = job.runs.copy()
+    policy = JournalPolicy(job.path, fingerprint={"model": "another"})
+    for journal, inputs in ((job.path, range(1, 30)), (job.path, range(3)), (policy, range(20))):
+        with pytest.raises(JournalMismatchError, match="belongs to another run"):
+            run_virtual(oracle.processor(job, 4, journal=journal).batch(inputs))
+    assert job.runs == before
+    oracle.check()
+
+
+def test_06_a_second_batch_on_a_journal_is_refused_and_the_first_is_unaffected(
+    oracle: Oracle, run_virtual: Run, tmp_path: Path
+) -> None:
+    job = Journaled(oracle, tmp_path / "run.journal")
+
+    async def main() -> Any:
+        first = asyncio.ensure_future(job.batch())
+        await asyncio.sleep(2)
+        with pytest.raises(JournalInUseError):
+            await job.batch()
+        return await first
+
+    assert len(run_virtual(main())) == 20
+    oracle.check(ok=16, failed=4)
+
+
+def test_09_cancelled_in_the_tick_an_item_finishes_it_is_journaled_or_runs_again(
+    oracle: Oracle, run_virtual: Run, tmp_path: Path
+) -> None:
+    job = Journaled(oracle, tmp_path / "run.journal")
+
+    async def main() -> None:
+        work = asyncio.ensure_future(job.batch())
+        await asyncio.sleep(3)  # items 0 and 4 end now
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    run_virtual(main())
+    kept = {item.index for item in oracle.finished if item.status in ("ok", "failed")}
+    first = job.runs.copy()
+    assert len(run_virtual(job.batch())) == 20
+    assert all(job.runs[x] == (1 if x in kept else 1 + first[x]) for x in range(20))
+    oracle.check()
 
 
 # -- concurrency -----------------------------------------------------------------------------------------------------
