@@ -475,18 +475,77 @@ def test_draining_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
 
 
 def test_what_the_journal_holds_is_resumed_even_after_the_batchs_time_is_over(run_virtual: Run, path: Path) -> None:
-    run_virtual(processor(Node(), 1, path).batch(range(6)))
-    first = JournalPolicy(path)
-
-    async def node(x: int) -> int:
-        await asyncio.sleep(3600)
-        return x
+    run_virtual(processor(Node(failing={0}), 1, path).batch(range(6)))
+    policy = JournalPolicy(path, retry_failed=True)
 
     async def main() -> Any:
-        batch = processor(Node(seconds=3600), 1, first, batch_timeout=1.0)
-        return await batch.batch([*range(6), 6, 7])
+        return await processor(Node(seconds=3600), 1, policy, batch_timeout=1.0).batch(range(8))
 
-    assert [result.status for result in run_virtual(main())] == ["resumed"] * 6 + ["cancelled"] * 2
+    statuses = [result.status for result in run_virtual(main())]
+    assert statuses == ["cancelled", *["resumed"] * 5, "cancelled", "cancelled"]
+
+
+class Waits(FaultyDisk):
+    """Its sync of the first group returns when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def sync(self, fd: int) -> None:
+        super().sync(fd)
+        if self.calls.count("sync") == 3:
+            self.asked.set()
+            self.answers.wait(60)
+
+
+def test_workers_that_are_cancelled_from_outside_while_the_disk_is_busy_end_the_batch(path: Path) -> None:
+    node, disk = Node(0), Waits()
+
+    async def main() -> Any:
+        with Journal(path, FINGERPRINT, disk=disk) as journal:
+            work = asyncio.ensure_future(processor(node, 2, journal, name="cut short").batch(range(1000)))
+            await asyncio.to_thread(disk.asked.wait, 60)
+            await asyncio.sleep(0.05)
+            for task in asyncio.all_tasks():  # as a closing loop does
+                if task.get_name() == "cut short":
+                    task.cancel()
+            await asyncio.sleep(0.05)
+            disk.answers.set()
+            return await work
+
+    results = run_on(asyncio.SelectorEventLoop, main())
+    assert {result.status for result in results} <= {"ok", "cancelled"}
+    assert {result.index for result in results if result.status == "ok"} == set(held(path))
+    assert node.runs.total() <= 4
+
+
+def test_the_time_that_the_disk_takes_is_not_the_items(path: Path) -> None:
+    disk = Waits()
+
+    async def main() -> Any:
+        asyncio.get_running_loop().call_later(0.5, disk.answers.set)
+        with Journal(path, FINGERPRINT, disk=disk) as journal:
+            return await processor(Node(0), 2, journal, item_timeout=0.1).batch(range(6))
+
+    results = run_on(asyncio.SelectorEventLoop, main())
+    assert [result.status for result in results] == ["ok"] * 6
+
+
+def test_a_stream_that_is_closed_while_its_journal_is_read_runs_nothing(run: Run, path: Path) -> None:
+    node = Node()
+
+    async def main() -> None:
+        stream = processor(node, 2, path).batch_as_completed(range(5))
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        await stream.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await first
+
+    run(main())
+    assert not node.runs
+    assert run(processor(Node(), 2, path).batch(range(5))).success_rate == 1.0
 
 
 def test_fail_fast_keeps_the_failure(run_virtual: Run, path: Path) -> None:
