@@ -7,9 +7,9 @@ the other, κ for what the calls cost each other. A batch that ran at one concur
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
+from flowrt.loadtest.usl import fit_usl
 from flowrt.recording.rows import OUTCOMES
 from flowrt.reporting.attempts import Attempts, require_numpy
 
@@ -93,8 +93,10 @@ def fit_contention(attempts: Attempts) -> Contention:
     low, high = max(1, round(float(levels.min()))), max(1, round(float(levels.max())))
     if len(levels) < _LEAST_LEVELS or levels.max() < _LEAST_RATIO * levels.min():
         return Contention("unknown", low, high)
-    a, sigma, kappa = _fit(levels, means, counts)
-    fitted = a * (1 + sigma * (levels - 1) + kappa * levels * (levels - 1))
+    law = fit_usl(list(zip(levels.tolist(), (levels / means).tolist(), strict=True)))
+    if law is None:
+        return Contention("unknown", low, high)
+    fitted = levels / np.array([law.throughput(level) for level in levels.tolist()])
     rise = fitted[levels.argmax()] / fitted[levels.argmin()] - 1
     mean = np.average(means, weights=counts)
     scatter = np.average((means - mean) ** 2, weights=counts)
@@ -102,7 +104,7 @@ def fit_contention(attempts: Attempts) -> Contention:
     if rise < _LEAST_RISE or explained < _LEAST_FIT:
         spread = (means.max() - means.min()) / mean
         return Contention("independent" if spread < 3 * _LEAST_RISE or rise < _LEAST_RISE else "unknown", low, high)
-    return Contention("fitted", low, high, float(sigma), float(kappa))
+    return Contention("fitted", low, high, law.contention, law.coherency)
 
 
 def _mean_inflight(starts: Ints, ends: Ints, begin: Ints, end: Ints) -> Any:
@@ -127,23 +129,3 @@ def _levels(level: Any, took: Any) -> tuple[Any, Any, Any]:
     levels = np.bincount(place, level, _MOST_LEVELS)[enough] / counts[enough]
     means = np.bincount(place, took, _MOST_LEVELS)[enough] / counts[enough]
     return levels, means, counts[enough]
-
-
-def _fit(levels: Any, means: Any, counts: Any) -> tuple[float, float, float]:
-    """Least squares with no coefficient below 0: the best of the fits with some of them left out."""
-    np = require_numpy("a forecast")
-    columns = np.stack([np.ones_like(levels), levels - 1, levels * (levels - 1)], axis=1)
-    weight = np.sqrt(counts)
-    best, least = (float(np.average(means, weights=counts)), 0.0, 0.0), np.inf
-    for size in (0, 1, 2):
-        for extra in combinations((1, 2), size):
-            chosen = [0, *extra]
-            found, *_ = np.linalg.lstsq(columns[:, chosen] * weight[:, None], means * weight, rcond=None)
-            if (found < 0).any() or found[0] <= 0:
-                continue
-            off = float((((columns[:, chosen] @ found) - means) ** 2 * counts).sum())
-            if off < least * 0.999:
-                whole = dict(zip(chosen, found.tolist(), strict=True))
-                a = whole[0]
-                best, least = (a, whole.get(1, 0.0) / a, whole.get(2, 0.0) / a), off
-    return best
