@@ -187,7 +187,9 @@ def _change(before: float, after: float) -> str:
     if not before:
         return "new"
     ratio = after / before
-    return f"{ratio:,.1f}x" if ratio >= 2 else f"{100 * (ratio - 1):+.1f} %"
+    if ratio >= 2:
+        return f"{ratio:,.1f}x"
+    return f"{100 * (ratio - 1):+.1f} %" if abs(ratio - 1) >= 0.0005 else "="
 
 
 def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:

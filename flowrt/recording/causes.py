@@ -65,22 +65,31 @@ class Causes:
         return number
 
     def _find(self, item: BatchResult, text: str) -> int:
-        template = _DIFFERS.sub(_placeholder, text[:_TEMPLATE_CHARS])
+        exception = item.exception
+        status = None if exception is None else status_of(exception)
+
+        def placeholder(found: re.Match[str]) -> str:
+            # the status of a response says what happened, and is no value that differs each time
+            return found[0] if found[0] == str(status) else _SHOWN[found.lastgroup or "number"]
+
+        shown = text[:_TEMPLATE_CHARS]
+        template = _DIFFERS.sub(placeholder, shown)
         key = (item.error_type or "Error", template)
         number = self._numbers.get(key)
         if number is None and len(self.found) >= _MOST:
             key = _OTHER
             number = self._numbers.get(key)
-        if number is None:
+        if number is not None:
+            self.found[number]["text"] = key[1]  # the message differs
+        else:
             number = self._numbers[key] = len(self.found)
-            exception = item.exception
             timed_out = item.status == "timed_out"
             self.found.append(
                 {
                     "type": key[0],
-                    "text": key[1],
+                    "text": shown if key[1] == template else key[1],
                     "kind": "timeout" if timed_out else "error" if exception is None else kind_of(exception),
-                    "http_status": None if exception is None else status_of(exception),
+                    "http_status": status,
                     "where": None if exception is None or timed_out else _where(exception.__traceback__),
                     "raised": exception is not None,
                     "count": 0,
@@ -88,10 +97,6 @@ class Causes:
                 }
             )
         return number
-
-
-def _placeholder(found: re.Match[str]) -> str:
-    return _SHOWN[found.lastgroup or "number"]
 
 
 def _where(traceback: TracebackType | None) -> str | None:

@@ -48,7 +48,7 @@ def why_slow(detail: Detail) -> tuple[str, list[str]]:
     headline = f"{took}: {main}." if main else f"{took}, {detail.throughput:,.1f} items a second."
     lines = [_sentence(clause) for clause in others]
     if "raise max_concurrency" in detail.explanation:
-        lines.append("Whether that helps, and how much: flowrt whatif FILE --sweep max-concurrency=… on a recording.")
+        lines.append("Whether more slots help, and how much, is what flowrt whatif says of a recording.")
     if detail.overstated:
         claimed, measured = detail.speedup["claimed"], detail.speedup["measured"]
         lines.append(f"The claimed speedup of {claimed:,.1f}x is {measured:,.1f}x in truth: {detail.overstated}.")

@@ -68,9 +68,10 @@ class Contention:
             )
         if self.known == "independent":
             return f"latency did not depend on load between {self.low} and {self.high} calls at once in the recording"
+        ran = f"{self.low} to {self.high}" if self.low < self.high else f"{self.low}"
         return (
-            f"the recording ran at {self.low} to {self.high} calls at once, too uniform to show contention: the "
-            "forecast assumes latency independent of load"
+            f"the recording ran at {ran} calls at once, too uniform to show contention: the forecast assumes latency "
+            "independent of load"
         )
 
 

@@ -42,6 +42,27 @@ def test_messages_that_differ_in_their_values_are_one_cause(errors: tuple[str, s
     assert cause["examples"][0]["trace_id"] == "ab" * 16
 
 
+def test_a_message_that_is_always_the_same_is_shown_as_it_is() -> None:
+    causes = Causes()
+    causes.number_of(failed(0, "'name'", "KeyError"))
+    causes.number_of(failed(1, "'name'", "KeyError"))
+    assert causes.found[0]["text"] == "'name'"
+    causes.number_of(failed(2, "'age'", "KeyError"))
+    assert causes.found[0]["text"] == "'…'"
+    assert causes.found[0]["count"] == 3
+
+
+def test_the_status_of_a_response_is_no_value_that_differs() -> None:
+    class HTTPError(Exception):
+        def __init__(self, status: int) -> None:
+            self.status = status
+
+    causes = Causes()
+    for index, status in enumerate((404, 503, 404)):
+        causes.number_of(failed(index, f"{status} for item {index}", "HTTPError", HTTPError(status)))
+    assert [(cause["text"], cause["count"]) for cause in causes.found] == [("404 for item N", 2), ("503 for item 1", 1)]
+
+
 def test_other_words_and_other_types_are_other_causes() -> None:
     causes = Causes()
     seen = [
