@@ -16,6 +16,7 @@ def test_a_safeguard_is_where_it_is_said_to_be_and_has_its_test(safeguard: Safeg
     assert f"def {test}(" in (ROOT / file).read_text(), "the test moved on: change the list"
 
 
+@pytest.mark.parts
 def test_taking_one_out_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["the retry budget"]) == 0
     assert "1 safeguards, 0 survive" in capsys.readouterr().out
@@ -25,6 +26,7 @@ def test_a_name_that_is_none_is_told() -> None:
     assert main(["no such thing"]) == 2
 
 
+@pytest.mark.parts
 def test_a_test_that_cannot_be_found_counts_as_no_failure() -> None:
     code, _ = run_tests(ROOT, ["tests/ablation/test_safeguards.py::test_nothing"])
     assert code not in (0, 1)

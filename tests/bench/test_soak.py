@@ -44,6 +44,7 @@ def test_a_warm_up_is_no_growth() -> None:
     assert slope_per_100k(rising[:1]) == 0
 
 
+@pytest.mark.parts
 def test_a_short_soak_accounts_for_everything_and_writes_its_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
