@@ -103,22 +103,23 @@ async def _traced(load: Load) -> None:
     await _batch(load, Telemetry(metrics=False, logs=False))
 
 
-async def _handed_over(load: Load) -> None:
-    """Spans are put into a pipeline that has room for all and sleeps."""
-    await _piped(load, lambda _: b"", encodes=False)
-
-
 async def _encoded(load: Load) -> None:
-    """They are encoded, and sent nowhere."""
-    from flowrt.telemetry.wire import encode_spans
+    """They are encoded as their items end, and kept by nobody."""
 
-    await _piped(load, lambda spans: encode_spans(spans, lambda _: b""), encodes=True)
+    class Nobody:
+        takes_encoded = True
+
+        def put(self, span: Any) -> None:
+            """Forget it."""
+
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            return True
+
+    await _into(load, Nobody())
 
 
-async def _piped(load: Load, encode: Callable[[Sequence[Any]], bytes], *, encodes: bool) -> None:
-    from opentelemetry import trace
-
-    from flowrt import Runtime
+async def _handed_over(load: Load) -> None:
+    """They are put into a pipeline that has room for all and sleeps."""
     from flowrt.telemetry.export import SpanPipeline
     from flowrt.telemetry.export.transport import Outcome, Transport
 
@@ -140,23 +141,23 @@ async def _piped(load: Load, encode: Callable[[Sequence[Any]], bytes], *, encode
         def forget(self) -> None:
             """Nothing is open."""
 
-    idle: dict[str, Any] = {
-        "most_spans": 10 * len(load.inputs),
-        "batch_spans": 10 * len(load.inputs),
-        "delay_s": 3_600.0,
-    }
+    many = 10 * len(load.inputs)
+    asleep: dict[str, Any] = {"most_spans": many, "batch_spans": many, "delay_s": 3_600.0}
+    await _into(load, SpanPipeline(Nowhere(), lambda _: b"", takes_encoded=True, **asleep))
+
+
+async def _into(load: Load, target: Any) -> None:
+    from opentelemetry import trace
+
+    from flowrt import Runtime
+
     async with Runtime(service_name="bench", log_format="json", log_level="ERROR"):
         provider: Any = trace.get_tracer_provider()
-        pipeline = SpanPipeline(Nowhere(), encode, **({} if encodes else idle))
-        provider.target = pipeline
+        provider.target = target
         try:
             await _traced(load)
-            if encodes:
-                pipeline.force_flush()
         finally:
             provider.target = None
-            if encodes:
-                pipeline.close(1.0)
 
 
 async def _sent(load: Load) -> None:
@@ -225,8 +226,8 @@ PARTS: Final = (
     Part("recorded", "with the flight recorder, its file in place", _recorded),
     Part("context", "with a span made current by hand", _context),
     Part("spans", "with spans, which nobody takes", _spans),
+    Part("encoded", "with spans encoded as they end", _encoded),
     Part("handed-over", "with spans handed over", _handed_over),
-    Part("encoded", "with spans encoded", _encoded),
     Part("sent", "with spans sent to a collector", _sent),
     Part("all", "everything on, spans sent", _all),
     Part("sdk-spans", "the floor with the SDK's start_span and end, BatchSpanProcessor", _sdk_spans),
@@ -240,9 +241,9 @@ DIFFERENCES: Final = (
     ("flight recorder", "recorded", "bare"),
     ("context (the span made current)", "context", "bare"),
     ("span", "spans", "context"),
-    ("hand-over", "handed-over", "spans"),
-    ("encode", "encoded", "handed-over"),
-    ("send", "sent", "encoded"),
+    ("encode", "encoded", "spans"),
+    ("hand-over", "handed-over", "encoded"),
+    ("join and send", "sent", "handed-over"),
 )
 """What each part costs: its name, and the two ways of running between which it is the difference."""
 

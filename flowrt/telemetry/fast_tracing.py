@@ -154,12 +154,17 @@ class FastTracingInstrument(BatchTracing):
         item.span = None
         frame = span.frame
         if (
-            item.status == "ok" and item.attempts == 1 and span.additions is None and frame.encode is not None
+            item.status == "ok" and item.attempts == 1 and span.additions is None and frame.swift
         ):  # nearly every one; of those that the node has ended itself, none
             _detach(span)
-            encode, hand_over = frame.encode, frame.hand_over
-            start_ns, span.end_ns = span.start_ns, item.finished_ns
-            hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, item.started_ns - start_ns))
+            start_ns, hand_over, encode = span.start_ns, frame.hand_over, frame.encode
+            span.end_ns = item.finished_ns
+            wait_ns = item.started_ns - start_ns
+            if encode is not None:
+                hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, wait_ns))
+            else:
+                span.wait_ns, span.attempts = wait_ns, 1
+                hand_over(span)
             self.ended += 1
             return
         if item.uncancellable:  # its context is still in use, in a task that nobody waits for
@@ -282,6 +287,7 @@ class FastTracingInstrument(BatchTracing):
             offset_ns=self._offset_ns,
             hand_over=provider.hand_over,
         )
-        if frame.sampled and not self._holds and provider.takes_encoded:
+        frame.swift = frame.sampled and not self._holds
+        if frame.swift and provider.takes_encoded:
             frame.encode = plain_encoder(frame)
         return frame

@@ -58,6 +58,7 @@ class SpanFrame:
         hand_over: Takes every sampled span that has ended, or its encoding.
 
     Attributes:
+        swift: Whether `hand_over` takes every span that has ended, with nothing else to decide.
         template: The encoder's own handle.
         encode: Encodes a plain span as it ends, for `hand_over` to take; None where that wants the spans themselves.
     """
@@ -76,6 +77,7 @@ class SpanFrame:
         "resource",
         "sampled",
         "scope",
+        "swift",
         "template",
         "trace_state",
     )
@@ -109,6 +111,7 @@ class SpanFrame:
         self.sampled = flags.sampled
         self.offset_ns = offset_ns
         self.hand_over = hand_over
+        self.swift = False
         self.template: Any = None
         self.encode: Callable[[bytes, int, int, int, int], bytes] | None = None
 
