@@ -139,6 +139,7 @@ class Again(Source):
 
     def _at_end(self) -> Any:
         self.dry = True
+        self._wake_all()  # of those who found as many items in backoff as may be, not all have been woken
         if self._error is not None:
             error, self._error = self._error, None
             raise error

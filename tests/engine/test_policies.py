@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowrt import (
@@ -282,6 +282,7 @@ def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> N
     kind=st.sampled_from(["list", "async"]),
     stream=st.booleans(),
 )
+@example(failures=[2, 1, 4, 0], c=3, attempts=3, waiting=1, kind="list", stream=True)  # several found it full
 def test_every_item_ends_once_with_as_many_attempts_as_it_needs(
     failures: list[int], c: int, attempts: int, waiting: int, kind: str, stream: bool
 ) -> None:
