@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from pathlib import Path
 from typing import Final
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a journal is refused when it is opened
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Disk"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Sequence
@@ -16,6 +15,11 @@ from flowrt.journal.disk import Disk
 from flowrt.journal.format import Header, body_of, encode_header, encode_marker
 from flowrt.journal.scan import Scan
 from flowrt.journal.table import Table
+
+try:
+    import fcntl
+except ImportError:  # Windows: the rest of flowrt needs none of it
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["JournalFile"]
 
@@ -64,6 +68,8 @@ class JournalFile:
             raise
 
     def _open(self) -> int:
+        if fcntl is None:
+            raise ValueError("a journal needs the file locks of POSIX, which this system has not: pass journal=None")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
             fd = os.open(self._path, flags, 0o600)

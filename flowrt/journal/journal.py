@@ -339,4 +339,5 @@ def _disown_all() -> None:
         journal._disown()  # noqa: SLF001  # its own module
 
 
-os.register_at_fork(after_in_child=_disown_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)

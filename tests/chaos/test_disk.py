@@ -160,6 +160,7 @@ def small_disk(folder: Path, ballast_kib: int, words: list[str]) -> int:
 PATHS = [word if word != "in.jsonl" else "../in.jsonl" for word in WORDS]
 
 
+@pytest.mark.parts  # a tmpfs of its own
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
 def test_a_disk_that_fills_up_ends_the_run_which_goes_on_where_there_is_room(
     tmp_path: Path, expected: Expected
@@ -179,6 +180,7 @@ def test_a_disk_that_fills_up_ends_the_run_which_goes_on_where_there_is_room(
     assert outcomes(tmp_path) == expected(items)
 
 
+@pytest.mark.parts  # a tmpfs of its own
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
 def test_a_disk_that_is_full_already_is_told_before_the_first_item(tmp_path: Path) -> None:
     make_job(tmp_path, 10)

@@ -17,7 +17,7 @@ from tests.chaos.harness import CONCURRENCY, FULL, WORDS, executions, finish, ma
 
 ROOT = Path(__file__).resolve().parents[2]
 Expected = Callable[[int], dict[int, tuple[Any, ...]]]
-pytestmark = pytest.mark.xdist_group("chaos")
+pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.parts]  # bash and head
 TO_PIPE = [word if word != "out.jsonl" else "-" for word in WORDS]
 
 

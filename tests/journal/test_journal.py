@@ -539,3 +539,25 @@ with Journal({str(path)!r}, {{}}) as journal:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60, check=False)
     assert done.returncode == 0
     assert b"C library" not in path.read_bytes()
+
+
+def test_without_the_locks_of_posix_all_but_journals_works(path: Path) -> None:
+    code = f"""
+import sys, os
+sys.modules["fcntl"] = None  # as on Windows
+del os.register_at_fork
+import asyncio, flowrt
+assert asyncio.run(flowrt.BatchProcessor(abs).batch([-1])).success_rate == 1.0
+try:
+    asyncio.run(flowrt.BatchProcessor(abs, journal={str(path)!r}).batch([-1]))
+except ValueError as exc:
+    assert "needs the file locks of POSIX" in str(exc)
+else:
+    raise SystemExit("it was not refused")
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not path.exists()
