@@ -7,14 +7,14 @@ const MOST_POINTS = 480;
 const LEAST_S = 0.4;
 const MOST_BATCHES = 20;
 const CAUSES = {
-  slots: ["Slots", "every slot was busy: more concurrency may help"],
-  rate_limit: ["Rate limit", "it waited for a rate limit or an open circuit"],
-  backoff: ["Backoff", "it waited between attempts"],
-  input: ["Input", "it waited for inputs"],
-  consumer: ["Consumer", "results were not taken fast enough"],
-  loop_blocked: ["Loop blocked", "the event loop stood still"],
-  tail: ["Tail", "the last items ran while slots stood empty"],
-  service: ["Service", "all that was left was running"],
+  slots: "Slots",
+  rate_limit: "Rate limit",
+  backoff: "Backoff",
+  input: "Input",
+  consumer: "Consumer",
+  loop_blocked: "Loop blocked",
+  tail: "Tail",
+  service: "Service",
 };
 const ORDER = ["input", "slots", "rate_limit", "backoff", "loop_blocked", "consumer", "tail", "service"]; // as sent
 
@@ -29,7 +29,7 @@ let latestProcess = null;
 const charts = {
   bound: new Chart($("bound-chart"), {
     title: "What held the batch back, as shares of the time",
-    series: Object.entries(CAUSES).map(([cause, [name]]) => ({ name, color: `--c-${cause}` })),
+    series: Object.entries(CAUSES).map(([cause, name]) => ({ name, color: `--c-${cause}` })),
     format: percent,
     stacked: true,
   }),
@@ -138,13 +138,9 @@ function showHead(batch) {
 }
 
 function showBound(batch) {
-  const total = Object.values(batch.bound_s).reduce((sum, each) => sum + each, 0);
-  const ranked = Object.entries(batch.bound_s)
-    .filter(([, held]) => held >= total / 100 && held > 0)
-    .sort((one, other) => other[1] - one[1]);
-  const circuit = batch.circuit && batch.circuit !== "closed" ? ` The circuit breaker is ${batch.circuit}.` : "";
-  const text = ranked.slice(0, 3).map(([cause, held]) => `${percent(held / total)} of the time ${CAUSES[cause][1]}`);
-  put("bound-text", `${text.length ? `${text.join("; ")}.` : "Nothing yet."}${circuit}`);
+  const circuit = batch.circuit && batch.circuit !== "closed" ? ` The circuit breaker is ${batch.circuit.replace("_", " ")}.` : "";
+  const sentence = batch.explained ? `${batch.explained[0].toUpperCase()}${batch.explained.slice(1)}.` : "Nothing yet.";
+  put("bound-text", `${sentence}${circuit}`);
 }
 
 function showCharts(batch) {
@@ -166,6 +162,10 @@ function showCharts(batch) {
     const all = held.reduce((sum, each) => sum + each, 0);
     Object.keys(CAUSES).forEach((cause, k) => bounds[k].push(all ? (held[ORDER.indexOf(cause)] || 0) / all : 0));
   });
+  for (let i = rows.length - 2; i >= 0; i -= 1) {
+    // nothing was charged yet: it is what came next
+    if (bounds.every((column) => column[i] === 0)) bounds.forEach((column) => (column[i] = column[i + 1]));
+  }
   // from the start on: the first look came a little later
   const whole = (column) => (column.length ? [column[0], ...column] : column);
   if (times.length) times.unshift(0);
@@ -279,16 +279,20 @@ function showItems(batch) {
 }
 
 function showStalls(batch) {
-  const stalls = batch.stalls || [];
-  $("stalls").hidden = !stalls.length;
+  $("stalls").hidden = !batch.stalls.length;
   fill(
     $("stall-list"),
-    [...stalls].reverse(),
+    [...batch.stalls].reverse(),
     (stall) => stall.at_s,
     (stall) => {
-      const who = stall.index === null ? "outside the items" : `item ${count(stall.index)}`;
-      const summary = make("summary", "", make("b", "", seconds(stall.duration_s)), ` by ${who} at ${clock(stall.at_s)}`);
-      return make("li", "", make("details", "", summary, make("pre", "", stall.stack)));
+      const of = stall.batch === batch.name || stall.batch === null ? "" : ` of ${stall.batch}`;
+      const unknown = stall.stack ? "code outside the items" : "something that was over before anybody looked";
+      const who = stall.index === null ? unknown : `item ${count(stall.index)}${of}`;
+      const delayed = stall.delayed ? `; it held up ${count(stall.delayed)} items` : "";
+      const text = ` by ${who}, at ${clock(stall.at_s)}${delayed}`;
+      const summary = make("summary", "", make("b", "", seconds(stall.duration_s)), text);
+      const stack = stall.stack || "no stack";
+      return make("li", "", make("details", "", summary, make("pre", "", stack)));
     },
   );
 }

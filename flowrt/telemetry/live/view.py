@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any, Final, NamedTuple
 
-from flowrt.ledger import CAUSES
+from flowrt.explain import explain
+from flowrt.ledger import CAUSES, Cause
 from flowrt.records import BatchRecord
 from flowrt.telemetry.live.history import History, Point, percentile
 from flowrt.telemetry.live.items import Failures, Occupied, Slowest, oldest, running_rows
+from flowrt.telemetry.live.redact import redact
 from flowrt.telemetry.metrics import Shard
 
 __all__ = ["BatchView"]
 
 _WINDOW_S: Final = 30.0  # for the rate, the time left and the percentiles of the moment
+_MOST_STALLS: Final = 10
 _QUANTILES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 
 
@@ -73,8 +76,8 @@ class BatchView:
         self._slowest.look([] if over else [item for _, item in first])
         completed = sum(counts.by_status.values())
         failed = counts.by_status["failed"] + counts.by_status["timed_out"]
-        ledger = batch.ledger
-        bound_s = () if ledger is None else tuple(ns / 1e9 for ns in ledger.read(now_ns, batch.latest_ns).values())
+        bound_ns = {} if batch.ledger is None else batch.ledger.read(now_ns, batch.latest_ns)
+        bound_s = tuple(ns / 1e9 for ns in bound_ns.values())
         point = Point(elapsed_s, completed, failed, len(occupied), batch.limit, batch.queued, counts.durations, bound_s)
         self._history.add(point)
         before = None if over else self._history.since(_WINDOW_S)
@@ -103,6 +106,8 @@ class BatchView:
             "slowest": self._slowest.rows(),
             "running": running_rows(first, now_ns) if detailed and not over else [],
             "bound_s": dict(zip(CAUSES, (round(seconds, 3) for seconds in bound_s), strict=False)),
+            "explained": self._explain(bound_ns),
+            "stalls": self._stalls(),
             "circuit": None if circuit is None else circuit.new,
             "point": self._row(*self._history.points[-2:]),
         }
@@ -111,6 +116,39 @@ class BatchView:
         """The whole past, a row for each point, oldest first."""
         points = self._history.points.copy()
         return [self._row(*points[max(0, i - 1) : i + 1]) for i in range(len(points))]
+
+    def _explain(self, bound_ns: dict[Cause, int]) -> str:
+        batch, ledger = self._batch, self._batch.ledger
+        if ledger is None:
+            return ""
+        return explain(
+            bound_ns,
+            limit=batch.limit,
+            items=batch.pulled,
+            left=ledger.left,
+            computing_ns=ledger.computing_ns,
+            stalls=ledger.held.stalls.copy(),
+        )
+
+    def _stalls(self) -> list[dict[str, Any]]:
+        """The last stalls of the loop, oldest first."""
+        batch, ledger = self._batch, self._batch.ledger
+        if ledger is None:
+            return []
+        start_s = (batch.started_ns + batch.epoch_offset_ns) / 1e9
+        return [
+            {
+                "at_s": round(start_s + stall.began_ns / 1e9, 3),
+                "duration_s": round(stall.duration_s, 3),
+                "batch": stall.batch,
+                "index": stall.item_index,
+                "trace_id": stall.trace_id,
+                "stack": redact(stall.stack),
+                "delayed": stall.delayed,
+                "held_s": round(stall.held_s, 3),
+            }
+            for stall in ledger.held.stalls[-_MOST_STALLS:]
+        ]
 
     def _row(self, before: Point, point: Point | None = None) -> list[Any]:
         """What a chart needs of a point, with the percentiles of the items that ended since the one before."""
