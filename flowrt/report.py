@@ -172,7 +172,7 @@ class BatchReport:
             (begin, end, {str(cause): seconds for cause, seconds in bound.items()})
             for begin, end, bound in self.timeline
         ]
-        detail.stalls = [stall.as_dict() for stall in self.stalls]
+        detail.stalls = [stall.as_dict() for stall in sorted(self.stalls, key=lambda stall: -stall.held_s)]
         detail.speedup = {} if self.speedup is None else self.speedup.as_dict()
         detail.explanation = self.explanation
         if self.batch is not None and self.speedup is not None and self.speedup.diverges:

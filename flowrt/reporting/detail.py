@@ -42,7 +42,7 @@ class Detail:
         bound_timeline: The same over time: beginning, end, and seconds by cause.
         explanation: What held the batch back, in one sentence of clauses, the main one first.
         overstated: Why the claimed speedup is far above the measured one, where it is.
-        stalls: When the loop stood still, by whom, and who had to wait.
+        stalls: The worst first: when the loop stood still, by whom, and who had to wait.
         speedup: The measured and the claimed speedup, where they are known.
         limits: The concurrency limit from a given second on.
         settings: The processor's settings.
@@ -163,7 +163,7 @@ def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> 
         ],
         explanation=meta.get("explanation") or "",
         overstated=meta.get("overstated") or "",
-        stalls=meta.get("stalls") or [],
+        stalls=sorted(meta.get("stalls") or [], key=lambda stall: -float(stall["delayed_s"])),
         speedup=meta.get("speedup") or {},
         limits=[(ns / 1e9, limit) for ns, limit in meta.get("limits", [])],
         settings=meta.get("settings", {}),

@@ -25,6 +25,7 @@ _CHARTS: Final = {
     "histogram": ("How service times are spread", "On a logarithmic axis: a second hump is a second kind of item."),
 }
 _MOST_CAUSES: Final = 50
+_MOST_STALLS: Final = 20
 
 
 def page_of(detail: Detail) -> str:
@@ -170,7 +171,7 @@ def _stalls(detail: Detail) -> str:
     if not detail.stalls:
         return ""
     rows = []
-    for stall in detail.stalls[:_MOST_CAUSES]:
+    for stall in detail.stalls[:_MOST_STALLS]:
         stack = stall.get("stack")
         shown = f"<details><summary>stack</summary><pre>{_text(stack)}</pre></details>" if stack else ""
         who = stall.get("culprit", stall.get("node", ""))

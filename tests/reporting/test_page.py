@@ -16,7 +16,6 @@ from flowrt.reporting.attempts import Attempts
 from flowrt.reporting.detail import Detail, detail_of
 from flowrt.reporting.page import page_of
 from tests.conftest import Run
-from tools.browser import chromium
 
 from .conftest import HOSTILE
 
@@ -66,6 +65,8 @@ def test_a_tenth_of_a_million_items_is_a_small_page(tmp_path: Path) -> None:
 def test_in_a_browser_the_charts_are_drawn_and_nothing_else_happens(
     detail: Detail, tmp_path: Path, scheme: Any, width: int
 ) -> None:
+    from tools.browser import chromium  # on the main Python only
+
     file = tmp_path / "page.html"
     file.write_text(page_of(detail))
     with chromium() as browser:  # which keeps a loop of its own running: nothing else may need one meanwhile
