@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -353,3 +354,34 @@ def test_whoever_wins_each_item_ends_once_and_no_attempt_is_left(
             assert (result.index, result.output) in ok
         outcomes = Counter(fate for x, _, fate in told.hedges if x == result.index)
         assert outcomes["won"] == (result.success and result.output > 1)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_hedged_item_is_journaled_once_with_all_its_attempts(
+    stubborn: bool, run_virtual: Run, tmp_path: Path
+) -> None:
+    tries: list[int] = []
+
+    async def node(x: int) -> int:
+        tries.append(x)
+        while len(tries) == 1:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if not stubborn or asyncio.get_running_loop().time() > 50:
+                    raise
+        return 10 * x
+
+    async def main() -> list[tuple[str, Any, int]]:
+        processor = BatchProcessor(node, 2, hedge=Hedge(after=2.0), journal=tmp_path / "journal", **QUICK)
+        results = await processor.batch(range(3))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            if task.get_name() == "node":  # the one that was left
+                await asyncio.sleep(100)
+                task.cancel()
+        return [(r.status, r.output, r.attempts) for r in results]
+
+    assert run_virtual(main()) == [("ok", 0, 2), ("ok", 10, 1), ("ok", 20, 1)]
+    assert len(tries) == 4
+    assert run_virtual(main()) == [("resumed", 0, 2), ("resumed", 10, 1), ("resumed", 20, 1)]
+    assert len(tries) == 4
