@@ -131,6 +131,10 @@ def test_no_more_is_hedged_than_the_share_and_no_more_at_once_than_the_share_of_
     assert 400 < len(node.began) <= 400 + 41
     assert most <= 20 + 2
 
+    node = Slow(lambda x, attempt: {1: 10.0, 2: 0.01}[attempt])  # quick ones do not get in each other's way
+    run_virtual(BatchProcessor(node, 20, hedge=Hedge(after=1.0, share=0.1), **QUICK).batch(range(400)))
+    assert 430 <= len(node.began) <= 400 + 41
+
 
 def test_an_attempt_that_fails_waits_for_its_rival(run_virtual: Run) -> None:
     node, told = Service(lambda x, attempt: 3.0, lambda x, attempt: attempt == 1), Told()
