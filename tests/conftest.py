@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from opentelemetry import trace
 from opentelemetry.util._once import Once
 
 from flowrt.telemetry import setup
+from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.metrics import METRICS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
@@ -83,3 +85,5 @@ def _a_process_that_has_counted_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     """A process keeps 64 pairs of batch and node apart, fewer than the tests have."""
     for name in ("shards", "limits", "circuits", "batches", "stalls", "_free"):
         monkeypatch.setattr(METRICS, name, {})
+    monkeypatch.setattr(LIVE, "_running", {})  # the page of an application that has not been collected yet holds others
+    monkeypatch.setattr(LIVE, "_ended", deque(maxlen=10))
