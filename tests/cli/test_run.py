@@ -368,6 +368,25 @@ def test_quiet_says_nothing(folder: Path, flowrt: Flowrt) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--metrics-host", "192.0.2.1"], "binding '192.0.2.1' lets others read the telemetry: give a token"),
+        (["--metrics-key", "in.jsonl"], "a TLS key needs its certificate"),
+        (["--metrics-cert", "in.jsonl"], "the TLS certificate 'in.jsonl' cannot be used"),
+    ],
+)
+def test_a_server_that_is_not_safe_is_exit_2_before_the_first_item(
+    folder: Path, flowrt: Flowrt, options: list[str], said: str
+) -> None:
+    write_items(folder, range(5))
+    done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--metrics-port", 0, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not (folder / "out").exists()
+    assert not (folder / "out.partial").exists()
+
+
 def test_a_port_that_the_system_chose_is_told(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--metrics-port", 0)
@@ -376,6 +395,7 @@ def test_a_port_that_the_system_chose_is_told(folder: Path, flowrt: Flowrt) -> N
     assert first.startswith("flowrt: metrics: http://127.0.0.1:")
     assert first.endswith("/metrics")
     assert not first.endswith(":0/metrics")
+    assert done.stderr.splitlines()[1] == first.replace("metrics: ", "live page: ").removesuffix("metrics")
 
 
 def test_json_logs_are_the_only_thing_on_a_stderr_that_programs_read(folder: Path, flowrt: Flowrt) -> None:
