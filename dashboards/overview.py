@@ -58,6 +58,7 @@ def _now() -> list[Panel]:
             steps=((None, "green"), (1, "red")),
             filled=True,
             trend=False,
+            width=3,
             links=[link_to("Objectives", to("flowrt-slo"))],
         ),
         number(
@@ -65,6 +66,7 @@ def _now() -> list[Panel]:
             "Batches that run now.",
             "none",
             Query(f"sum({_Q.metric('flowrt_batches_active')})"),
+            width=3,
             links=[link_to("Batches", to("flowrt-batch")), runbook("FlowrtBatchStalled")],
         ),
         number(
@@ -73,6 +75,7 @@ def _now() -> list[Panel]:
             "suffix: /s",
             Query(f"sum({_Q.rate('flowrt_items_total')})"),
             decimals=1,
+            width=3,
         ),
         number(
             "Failing",
@@ -92,6 +95,7 @@ def _now() -> list[Panel]:
             "s",
             Query(_Q.quantile(0.99, "flowrt_item_duration_seconds")),
             decimals=2,
+            width=3,
             nothing="no items",
             links=[runbook("FlowrtLatencySLO")],
         ),
@@ -102,8 +106,10 @@ def _now() -> list[Panel]:
             Query(f"sum({busy}) / (sum({limit}) > 0)"),
             steps=FULL,
             decimals=0,
+            width=3,
             links=[runbook("FlowrtSaturated")],
         ),
+        holding(width=5),
     ]
 
 

@@ -118,7 +118,7 @@ async function tableFrame(panel: Panel): Promise<DataFrame> {
   return configured(panel, changed)[0] ?? toDataFrame({ fields: [] });
 }
 
-function paintMarks(builder: UPlotConfigBuilder, exemplars: Array<[number, number]>, unit: string) {
+function paintMarks(builder: UPlotConfigBuilder, exemplars: Array<[number, number]>) {
   builder.addHook('draw', (u: any) => {
     const ctx: CanvasRenderingContext2D = u.ctx;
     ctx.save();
@@ -138,7 +138,7 @@ function paintMarks(builder: UPlotConfigBuilder, exemplars: Array<[number, numbe
     ctx.setLineDash([]);
     ctx.fillStyle = '#5794f2';
     for (const [at, value] of exemplars) {
-      const scale = Object.keys(u.scales).find((key) => key !== 'x') ?? unit;
+      const scale = u.series[1].scale;
       const x = u.valToPos(at * 1000, 'x', true), y = u.valToPos(value, scale, true);
       ctx.beginPath();
       ctx.moveTo(x, y - 5); ctx.lineTo(x + 5, y); ctx.lineTo(x, y + 5); ctx.lineTo(x - 5, y);
@@ -158,7 +158,7 @@ function Lines({ panel, width, height }: { panel: Panel; width: number; height: 
       legend={{ ...panel.options?.legend, calcs: [] }} options={panel.options}
     >
       {(builder: UPlotConfigBuilder) => {
-        paintMarks(builder, exemplars, panel.fieldConfig.defaults.unit);
+        paintMarks(builder, exemplars);
         return null;
       }}
     </TimeSeries>
@@ -201,7 +201,7 @@ function Heat({ panel, width, height }: { panel: Panel; width: number; height: n
       u.ctx.fillRect(Math.max(left, u.bbox.left), top + 0.5, right - Math.max(left, u.bbox.left) - 1, bottom - top - 1);
     }));
   });
-  paintMarks(builder, [], 'y');
+  paintMarks(builder, []);
   const data: any = [times.map((at) => at * 1000), times.map(() => 0)];
   return <UPlotChart config={builder} data={data} width={width} height={height} timeRange={timeRange} />;
 }
