@@ -120,7 +120,7 @@ async def trial(well_s: float, started: Callable[[str], None]) -> None:
         work: list[Awaitable[None]] = [
             _again_and_again(
                 BatchProcessor(node, 12, retry=again, breaker=breaker, name="airports", item_timeout=5),
-                20_000,
+                12_000,
             ),
             _again_and_again(
                 BatchProcessor(price, 8, rate_limit=RateLimit(60), name="invoices", instruments=[Broken()]),
