@@ -75,6 +75,7 @@ def test_in_a_browser_the_charts_are_drawn_and_nothing_else_happens(
 
 def look_at(context: Any, file: Path, width: int) -> None:
     page = context.new_page()
+    page.set_default_timeout(90_000)
     asked: list[str] = []
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

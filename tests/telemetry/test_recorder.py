@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor, BatchResults, RateLimit, RetryPolicy
+from flowrt.policies import Hedge
 from flowrt.recording.parquet import GroupWriter, read_recording
 from flowrt.recording.rows import RowBuffer
 from flowrt.telemetry import recorder
@@ -221,3 +222,26 @@ def test_a_file_that_is_no_recording_is_not_replaced(tmp_path: Path) -> None:
     path.write_text("precious")
     with pytest.raises(ValueError, match="is no recording"):
         BatchProcessor(steady, record=path)
+
+
+def test_items_that_a_journal_gives_back_are_in_the_file_as_resumed(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    for inputs in ([1, 2], [1, 2]):
+        run(BatchProcessor(steady, 2, journal=tmp_path / "journal", record=path).batch(inputs))
+    assert [(row["outcome"], row["attempt"], row["service_ns"]) for row in rows_of(path)] == [("resumed", 0, None)] * 2
+
+
+def test_a_hedge_has_a_row_of_its_own_beside_the_item_s(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    calls: list[int] = []
+
+    async def node(x: int) -> int:
+        calls.append(x)
+        await asyncio.sleep(10.0 if len(calls) == 1 else 0.1)
+        return x
+
+    run_virtual(BatchProcessor(node, 1, hedge=Hedge(1.0), record=path).batch([1]))
+    own, hedge = rows_of(path)
+    assert (own["attempt"], own["hedge"], own["last"], own["outcome"]) == (1, False, True, "ok")
+    assert (hedge["attempt"], hedge["hedge"], hedge["last"], hedge["outcome"]) == (2, True, False, "ok")
+    assert round(hedge["arrival_ns"] / 1e9) == 1
