@@ -142,8 +142,8 @@ def _batch(batch: Batch, width: int) -> list[RenderableType]:
 def _progress(batch: Batch) -> str:
     if not batch["expected"]:
         return f"{batch['completed']:,} items"
-    share = batch["completed"] / max(batch["expected"], batch["completed"])
-    return f"{batch['completed']:,} of {batch['expected']:,} items, {share:.0%}"
+    share = 100 * batch["completed"] // max(batch["expected"], batch["completed"])  # all of it is 100 %, nothing less
+    return f"{batch['completed']:,} of {batch['expected']:,} items, {share}%"
 
 
 def _rates(batch: Batch, width: int) -> Text:

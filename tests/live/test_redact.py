@@ -55,6 +55,12 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text, {"SOME_TOKEN": "canary-of-the-environment", "CITY": "Service"}) == text
 
 
+def test_a_path_is_no_secret_whatever_its_variable_is_called() -> None:
+    environment = {"PWD": "/srv/jobs", "SSH_AUTH_SOCK": "/tmp/agent.1234"}  # noqa: S108  # a path that looks like one
+    text = "/srv/jobs/enrich.py:12 in look_up, /tmp/agent.1234"
+    assert redact(text, environment) == text
+
+
 def test_a_long_text_is_cut_and_a_lone_surrogate_written_out() -> None:
     assert len(redact("a b " * 1_000_000)) == 1_000
     assert redact("\udc80") == "\\udc80"

@@ -31,6 +31,11 @@ export function percent(share) {
   return share > 0 && share < 0.01 ? "<1 %" : `${Math.round(share * 100)} %`;
 }
 
+// How much is done: all of it is 100 %, and nothing less.
+export function progress(share) {
+  return `${Math.floor(Math.min(1, share) * 100)} %`;
+}
+
 export function bytes(value) {
   return value < 1e9 ? `${Math.round(value / 1e6)} MB` : `${(value / 1e9).toFixed(1)} GB`;
 }

@@ -1,7 +1,7 @@
 // The live page: state arrives as server-sent events, and is only ever put into the page as text.
 
 import { Chart } from "./charts.js";
-import { bytes, clock, count, number, percent, seconds, short } from "./format.js";
+import { bytes, clock, count, number, percent, progress, seconds, short } from "./format.js";
 
 const MOST_POINTS = 480;
 const LEAST_S = 0.4;
@@ -126,7 +126,7 @@ function showHead(batch) {
   bar.setAttribute("aria-valuenow", String(batch.completed));
   const of = whole === null ? `${count(batch.completed)} items` : `${count(batch.completed)} of ${count(whole)} items`;
   bar.setAttribute("aria-valuetext", of);
-  put("done", whole === null ? of : `${of}, ${percent(done)}`);
+  put("done", whole === null ? of : `${of}, ${progress(done)}`);
   put("eta", !over && batch.eta_s !== null ? `· about ${short(Math.max(1, Math.round(batch.eta_s)))} left` : "");
   put("rate", `${number(over ? batch.completed / Math.max(batch.elapsed_s, 1e-9) : batch.rate)}/s`);
   for (const name of ["p50", "p95", "p99"]) put(name, seconds(batch.latency[name]));
@@ -330,7 +330,7 @@ function showChoice(list) {
     },
     (row, batch) => {
       const button = row.firstElementChild;
-      const done = batch.expected ? percent(batch.completed / Math.max(batch.expected, batch.completed)) : count(batch.completed);
+      const done = batch.expected ? progress(batch.completed / Math.max(batch.expected, batch.completed)) : count(batch.completed);
       const failed = batch.counts.failed + batch.counts.timed_out;
       const end = { ok: "all ok", failed: `${count(failed)} failed`, cancelled: "stopped" }[batch.status];
       const what = batch.status === "running" ? `running, ${done}` : `${clock(batch.started_s)}, ${end}`;
@@ -357,7 +357,7 @@ function show() {
     document.title = "flowrt";
     return;
   }
-  document.title = batch.expected ? `${percent(batch.completed / batch.expected)} ${batch.name} · flowrt` : `${batch.name} · flowrt`;
+  document.title = batch.expected ? `${progress(batch.completed / batch.expected)} ${batch.name} · flowrt` : `${batch.name} · flowrt`;
   for (const part of [showHead, showBound, showCharts, showFailures, showStalls, showItems]) part(batch);
 }
 

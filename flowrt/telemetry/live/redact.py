@@ -23,7 +23,7 @@ _URL: Final = re.compile(r"""\b([a-z][a-z0-9+.-]*://)([^\s/@'"]*@)?([^\s?#'"<>]*
 _BLOCK: Final = re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL)
 _LONG: Final = re.compile(r"(?<![\w./\\-])(?!0x)[A-Za-z0-9_+=-]{16,}(?![\w./\\])")
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_SECRET_VARIABLE: Final = re.compile(r"pass|pwd|secret|token|key|auth|credential|cookie|dsn|canary", re.IGNORECASE)
+_SECRET_VARIABLE: Final = re.compile(r"pass|_pwd|secret|token|key|auth|credential|cookie|dsn", re.IGNORECASE)
 _SHORTEST_VALUE: Final = 6
 
 
@@ -44,7 +44,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """
     text = clean(text[: 2 * _MOST_CHARS])
     for name, value in environment.items():
-        if len(value) >= _SHORTEST_VALUE and value in text and _SECRET_VARIABLE.search(name):
+        if len(value) >= _SHORTEST_VALUE and value in text and _SECRET_VARIABLE.search(name) and value[0] != os.sep:
             text = text.replace(value, _HIDDEN)
     text = _BLOCK.sub(_HIDDEN, text)
     text = _URL.sub(_without_user_and_query, text)
