@@ -1,0 +1,65 @@
+"""A batch with everything on at full speed, counted where its spans arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import uvloop
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.resources import Resource
+
+from flowrt import BatchProcessor
+from flowrt.telemetry.export import SpanPipeline, make_transport, read_settings
+from flowrt.telemetry.provider import RuntimeProvider
+from flowrt.telemetry.span import SCOPE
+from flowrt.telemetry.wire import Envelope, encode_spans
+from tests.telemetry.export.harness import HANG_GUARD_S, Collector, encode, slow, status
+
+MANY = 10_000
+
+
+async def node(item: int) -> int:
+    if item % 1_000 == 0:
+        trace.get_current_span().set_attribute("a thousand", item)
+    return item
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.1], ids=["an idle collector", "one that takes 100 ms"])
+def test_every_span_arrives_once_and_as_its_item_was(
+    collector: Callable[..., Collector], monkeypatch: pytest.MonkeyPatch, delay_s: float
+) -> None:
+    there = collector(slow(delay_s, status(200)))
+    provider = RuntimeProvider(Resource({"service.name": "tested"}))
+    home = Envelope(provider.resource, SCOPE)
+    pipeline = SpanPipeline(
+        make_transport(read_settings(there.endpoint)),
+        lambda spans: encode_spans(spans, encode, home),
+        takes_encoded=True,
+    )
+    provider.target = pipeline
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        results = runner.run(BatchProcessor(node, 100).batch(range(MANY)))
+    pipeline.close(HANG_GUARD_S)
+
+    assert pipeline.exported == pipeline.ended == MANY + 1
+    spans: list[Any] = [
+        span
+        for request in there.requests
+        for part in ExportTraceServiceRequest.FromString(request.body).resource_spans
+        for scope in part.scope_spans
+        for span in scope.spans
+        if span.name == "process node"
+    ]
+    assert len(spans) == len({span.span_id for span in spans}) == MANY
+    by_index = {
+        pair.value.int_value: span for span in spans for pair in span.attributes if pair.key == "flowrt.item.index"
+    }
+    assert all(by_index[result.index].trace_id.hex() == result.trace_id for result in results)
+    assert all(by_index[result.index].span_id.hex() == result.span_id for result in results)
+    assert Counter(len(span.attributes) for span in spans) == {5: MANY - MANY // 1_000, 6: MANY // 1_000}
