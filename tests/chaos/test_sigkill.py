@@ -12,7 +12,7 @@ from tests.chaos.child import When
 from tests.chaos.harness import FULL, KILLS, chance, check_end, code_of, finish, make_job, outcomes, said, start
 
 Expected = Callable[[int], dict[int, tuple[Any, ...]]]
-pytestmark = pytest.mark.xdist_group("chaos")  # one fork server, one uninterrupted run
+pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.parts]  # one fork server, one uninterrupted run
 
 
 @pytest.mark.timeout(900)
