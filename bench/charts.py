@@ -75,13 +75,7 @@ def _plain(title: str) -> str:
 
 
 def _overhead(axes: Any, results: Mapping[str, Measured]) -> None:
-    told: dict[str, float] = {}
-    for suite in ("peers", "overhead"):  # what both have is taken from the second
-        for work in results.get(suite, {}).get("workloads", ()):
-            if work["name"] == "noop":
-                for name, its in figures(work, BASELINE).items():
-                    if its["overhead_us"]:
-                        told[name] = median(its["overhead_us"])
+    told = _noop_us(results)
     titles = {each.name: _plain(each.title) for each in (*ARMS, *PEERS)}
     names = sorted((name for name in told if name in titles), key=lambda name: -told[name])
     axes.figure.set_size_inches(9, max(3.0, 0.27 * len(names) + 1))
@@ -91,6 +85,21 @@ def _overhead(axes: Any, results: Mapping[str, Measured]) -> None:
     axes.set_xlabel("µs that an item costs (no-op; log scale; less is better)")
     axes.margins(x=0.15, y=0.01)
     axes.grid(visible=False, axis="y")
+
+
+def _noop_us(results: Mapping[str, Measured]) -> dict[str, float]:
+    """Microseconds an item. The peers', measured at another time, by their ratio to the baseline of the same round."""
+
+    def of(suite: str, which: str) -> dict[str, float]:
+        works = results.get(suite, {}).get("workloads", ())
+        noop = next((work for work in works if work["name"] == "noop"), None)
+        its = {} if noop is None else figures(noop, BASELINE)
+        return {name: median(samples[which]) for name, samples in its.items() if samples[which]}
+
+    here = of("overhead", "overhead_us")
+    if BASELINE not in here:
+        return here
+    return {name: ratio * here[BASELINE] for name, ratio in of("peers", "to_baseline").items()} | here
 
 
 def _speedup(axes: Any, results: Mapping[str, Measured]) -> None:

@@ -31,6 +31,7 @@ def about() -> dict[str, object]:
         "packages": packages,
         "commit": _commit(),
         "garbage_collector": f"enabled={gc.isenabled()}, thresholds {gc.get_threshold()}",
+        "load": [round(load, 1) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
         "measured_at": now(),
     }
 

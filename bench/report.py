@@ -79,7 +79,13 @@ def provenance(measured: Measured) -> Iterator[str]:
     machine = measured["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     yield f"{where(measured)}, {machine['system']}; commit {machine['commit']}; {machine['measured_at']}"
-    yield f"{packages}; garbage collector {machine['garbage_collector']}"
+    yield f"{packages}; garbage collector {machine['garbage_collector']}{_load(machine)}"
+
+
+def _load(machine: Mapping[str, Any]) -> str:
+    """How busy the machine was, over the last 1, 5 and 15 minutes."""
+    load = machine.get("load")
+    return f"; load {', '.join(f'{each:g}' for each in load)}" if load else ""
 
 
 def where(measured: Measured) -> str:

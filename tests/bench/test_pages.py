@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import pages
-from bench.charts import CHARTS, draw
+from bench.charts import CHARTS, _noop_us, draw
 from bench.pages import overhead_markdown, read_results, results_markdown
 from bench.report import RESULTS
 
@@ -69,3 +69,13 @@ def test_the_checked_in_results_are_read_in_the_suites_order_and_their_charts_ar
     assert list(results)[:1] == ["overhead"]
     for chart, (needs, _) in CHARTS.items():
         assert (RESULTS / f"{chart}.svg").exists() == (needs in results)
+
+
+def test_a_peer_measured_at_another_time_is_drawn_by_its_ratio_to_the_baseline(results: dict[str, Measured]) -> None:
+    (noop,) = results["overhead"]["workloads"]
+    slower = {"nadoo": [{"wall_s": 0.5}], "aiostream": [{"wall_s": 2.0}]}  # on a machine that was ten times as busy
+    results["peers"] = {**results["overhead"], "workloads": [{**noop, "samples": slower}]}
+    told = _noop_us(results)
+    assert told["nadoo"] == pytest.approx(50)
+    assert told["aiostream"] == pytest.approx(200)
+    assert "only the ratios compare" in results_markdown(results)
