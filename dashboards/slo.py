@@ -157,6 +157,7 @@ def _time() -> list[Panel]:
             "percentunit",
             Query(_ratio(_FAILURES, "5m"), "{{job}} / {{batch}}"),
             width=6,
+            most=0.01,
         ),
         lines(
             "Late, by batch",
@@ -164,6 +165,7 @@ def _time() -> list[Panel]:
             "percentunit",
             Query(_ratio(_LATE, "5m"), "{{job}} / {{batch}}"),
             width=6,
+            most=0.01,
         ),
         rows(
             "Alerts firing",
