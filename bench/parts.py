@@ -50,6 +50,12 @@ async def _bare(load: Load) -> None:
     await _batch(load, telemetry=False)
 
 
+async def _ledger(load: Load) -> None:
+    from flowrt import Telemetry
+
+    await _batch(load, Telemetry(metrics=False, tracing=False, logs=False))
+
+
 async def _metrics(load: Load) -> None:
     from flowrt import Telemetry
 
@@ -221,6 +227,7 @@ async def _own_provider(load: Load) -> None:
 PARTS: Final = (
     Part("floor", "floor: bare workers on one iterator", floor),
     Part("bare", "flowrt, telemetry off", _bare),
+    Part("ledger", "with the ledger alone", _ledger),
     Part("metrics", "with metrics", _metrics),
     Part("logs", "with log events at INFO", _logs),
     Part("recorded", "with the flight recorder, its file in place", _recorded),
@@ -236,7 +243,8 @@ PARTS: Final = (
 
 DIFFERENCES: Final = (
     ("engine", "bare", "floor"),
-    ("metrics", "metrics", "bare"),
+    ("ledger", "ledger", "bare"),
+    ("metrics and ledger", "metrics", "bare"),
     ("log events at INFO", "logs", "bare"),
     ("flight recorder", "recorded", "bare"),
     ("context (the span made current)", "context", "bare"),

@@ -288,6 +288,8 @@ def _parts(measured: Measured) -> Iterator[Table]:
 
 def _part_targets(measured: Measured) -> Iterator[Target]:
     for name, cost_us in differences(measured):
+        if name == "ledger":
+            yield Target("µs an item of the ledger", cost_us, 0.3)
         if name == "flight recorder":
             yield Target("µs an item of the flight recorder", cost_us, 0.5)
     us = measured["parts_us"]
