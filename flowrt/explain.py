@@ -92,7 +92,7 @@ def _words(
         return f"{{share}} the event loop was blocked{by}", "make what blocks a plain function, which runs in a thread"
     if cause == "tail":
         last = f"the last {_percent(left / items)} of items" if items and left else "the last items"
-        return f"{last} took {{share}} of the time", "an item_timeout would bound that"
+        return f"{last} took {{share}} of the time", "a shorter item_timeout or a hedge would bound that"
     if computing > 0.5:
         return "{share} the loop's thread was computing", "more slots would not help"
     return "{share} every item left was running", "only faster items would help"
@@ -114,7 +114,8 @@ def why_overstated(batch: BatchRecord, speedup: Speedup) -> str:
         if blocked >= max(0.2, computing):
             by = "something" if who is None else f"node {who!r}"
             return f"{by} blocked the event loop for {_percent(blocked)} of the time, and the other items waited for it"
-        if computing >= 0.2 or ledger.held.total_ns:
+        held = ledger.held.total_ns / wall_ns
+        if computing >= 0.2 or held > 0.5 * (speedup.claimed - speedup.measured):
             return "the items computed on one thread, and those that were ready waited for each other"
     if speedup.method == "sample":
         return "the items took longer together than alone: what they call, or the processor, is what they compete for"

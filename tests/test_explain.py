@@ -20,7 +20,7 @@ def test_the_causes_come_by_their_share_with_advice() -> None:
     told = explain({"slots": 62 * S, "rate_limit": 21 * S, "tail": 17 * S}, limit=50, items=100, left=4)
     assert told == (
         "62 % of the time all 50 slots were busy: raise max_concurrency; 21 % waited for the rate limit or an open "
-        "circuit; the last 4 % of items took 17 % of the time: an item_timeout would bound that"
+        "circuit; the last 4 % of items took 17 % of the time: a shorter item_timeout or a hedge would bound that"
     )
 
 
@@ -65,7 +65,7 @@ def test_a_report_says_it_of_its_batch(run_virtual: Run) -> None:
 
     report = run_virtual(BatchProcessor(node, 3).batch(range(12))).report
     assert report.bound_by["slots"] == 3
-    assert report.explanation.startswith("the last 17 % of items took 67 % of the time: an item_timeout")
+    assert report.explanation.startswith("the last 17 % of items took 67 % of the time: a shorter item_timeout")
     assert report.timeline[0][:2] == pytest.approx((0, report.timeline[0][1]))
     assert sum(end - begin for begin, end, _ in report.timeline) == pytest.approx(report.wall_time)
     assert report.stalls == []
