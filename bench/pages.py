@@ -62,7 +62,7 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
         yield f"## {name}: {title}"
         if name == "peers":
             yield ""
-            yield "Measured at another time than the tables above: only the ratios compare with those. In the chart above"
+            yield "Measured at another time than the tables above: only the ratios compare with those. In the chart"
             yield "a peer is its ratio to nadoo-flow-core in the same round, times what that costs there."
         for chart, (needs, _) in CHARTS.items():
             if needs == name:
