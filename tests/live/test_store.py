@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,7 +115,9 @@ def test_an_item_that_lasts_is_among_the_slowest_without_a_hook(run: Run) -> Non
     assert 1.1 <= slowest[0]["duration_s"] < 30
 
 
-def test_stalls_are_shown_with_their_culprit_and_stack(run: Run) -> None:
+def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+
     async def node(x: int) -> int:
         await asyncio.sleep(0.01)
         if x == 5:
@@ -131,6 +134,7 @@ def test_stalls_are_shown_with_their_culprit_and_stack(run: Run) -> None:
     assert stall["index"] == 5
     assert 0.2 < stall["duration_s"] < 30
     assert "time.sleep(0.4)" in stall["stack"]
+    assert stall["stack"].startswith("tests/live/test_store.py:")
     assert "blocked" in batch["explained"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from flowrt.explain import explain
@@ -143,7 +145,7 @@ class BatchView:
                 "batch": stall.batch,
                 "index": stall.item_index,
                 "trace_id": stall.trace_id,
-                "stack": redact(stall.stack),
+                "stack": redact(_from_here(stall.stack)),
                 "delayed": stall.delayed,
                 "held_s": round(stall.held_s, 3),
             }
@@ -183,6 +185,15 @@ class BatchView:
         errors = {kind: count - before.errors.get(kind, 0) for kind, count in now.errors.items()}
         ranked = sorted(errors.items(), key=lambda pair: -pair[1])
         return now._replace(durations=durations, errors={kind: count for kind, count in ranked if count})
+
+
+def _from_here(stack: str) -> str:
+    """The stack with the files below the working directory named from there."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it has been removed
+        return stack
+    return stack.replace(f"{here}{os.sep}", "")
 
 
 def _rate(before: Point | None, point: Point) -> float:
