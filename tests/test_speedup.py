@@ -68,7 +68,7 @@ def test_items_that_wait_for_something_else_are_as_fast_as_is_claimed(run: Run) 
         await asyncio.sleep(0.1)
 
     speedup = measured_of(run(BatchProcessor(waits, 10).batch(range(30))))
-    assert speedup.measured == pytest.approx(speedup.claimed, rel=0.3)
+    assert speedup.measured == pytest.approx(speedup.claimed, rel=0.5)
     assert not speedup.diverges
 
 
