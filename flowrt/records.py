@@ -186,11 +186,6 @@ class BatchResult:
         return self._queue_time
 
     @property
-    def held_time(self) -> float:
-        """How long it was ready to go on while something else blocked the loop, in seconds; 0 in a copy."""
-        return 0.0
-
-    @property
     def metadata(self) -> dict[str, Any]:
         """The metadata of the node's `NodeResult`; made when it is first asked for."""
         if self._metadata is None:

@@ -108,7 +108,9 @@ def payload_of(
             here = trace.set_span_in_context(trace.NonRecordingSpan(parent), here)
         token = context.attach(here)
         retry = RetryPolicy(attempts=2, base=1, on=OSError, budget=None)
-        processor = BatchProcessor(work, 3, item_timeout=5, retry=retry, telemetry=Telemetry(trace_shape=shape))
+        processor = BatchProcessor(
+            work, 3, item_timeout=5, retry=retry, telemetry=Telemetry(trace_shape=shape, ledger=False)
+        )
         await processor.batch(script)
         context.detach(token)
 
