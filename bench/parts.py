@@ -246,7 +246,7 @@ DIFFERENCES: Final = (
     ("ledger", "ledger", "bare"),
     ("metrics and ledger", "metrics", "bare"),
     ("log events at INFO", "logs", "bare"),
-    ("flight recorder", "recorded", "bare"),
+    ("flight recorder, until its file is in place", "recorded", "bare"),
     ("context (the span made current)", "context", "bare"),
     ("span", "spans", "context"),
     ("encode", "encoded", "spans"),

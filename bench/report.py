@@ -258,6 +258,7 @@ def _page_targets(measured: Measured) -> Iterator[Target]:
     yield Target("seconds for the page", told["seconds"], 10)
     yield Target("MB of the page", [told["page_bytes"] / 1e6], 5)
     yield Target("bytes an item of the recording", [told["recording_bytes"] / told["items"]], 24)
+    yield Target("µs an item of the recorder on the loop", told["hook_us"], 0.5)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------
@@ -290,8 +291,6 @@ def _part_targets(measured: Measured) -> Iterator[Target]:
     for name, cost_us in differences(measured):
         if name == "ledger":
             yield Target("µs an item of the ledger", cost_us, 0.3)
-        if name == "flight recorder":
-            yield Target("µs an item of the flight recorder", cost_us, 0.5)
     us = measured["parts_us"]
     if {"own-provider", "bare", "sdk-spans", "floor"} <= us.keys():
         rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], us["floor"], strict=True)
