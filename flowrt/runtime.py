@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 from flowrt.engine.deadlines import GRACE_S
-from flowrt.engine.scheduler import active_schedulers
+from flowrt.engine.lifecycle import active_batches
 from flowrt.policy import check_duration
 from flowrt.server import READINESS, TelemetryServer
 from flowrt.shutdown import REASON, Shutdown
@@ -187,7 +187,7 @@ class Runtime:
             if self._stall_after_s is not None and loop not in _watched:
                 _watched.add(loop)
                 self._watchdog = Watchdog(
-                    loop, lambda: [scheduler.batch for scheduler in active_schedulers(loop)], self._stall_after_s
+                    loop, lambda: [scheduler.batch for scheduler in active_batches(loop)], self._stall_after_s
                 )
                 self._watchdog.start()
             known = {"metrics_url": self.metrics_url, "otlp_endpoint": self._otlp_endpoint}

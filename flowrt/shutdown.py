@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-from flowrt.engine.scheduler import active_schedulers
+from flowrt.engine.lifecycle import active_batches
 from flowrt.telemetry.logs import log_event
 
 __all__ = ["REASON", "Shutdown"]
@@ -140,7 +140,7 @@ class Shutdown:
     def unbind(self) -> None:
         """A signal no longer touches the loop; it is still remembered, and a second one still ends the process."""
         if self._loop is not None:
-            self._tell_if_drained(self._loop, len(active_schedulers(self._loop)))
+            self._tell_if_drained(self._loop, len(active_batches(self._loop)))
         self._loop = self._task = None
         for timer in self._timers.values():
             timer.cancel()
@@ -157,7 +157,7 @@ class Shutdown:
         if loop is None or self.signum is None:
             return
         self._began_s = loop.time()
-        active = len(active_schedulers(loop))
+        active = len(active_batches(loop))
         name = signal.Signals(self.signum).name
         log_event("info", "shutdown.started", signal=name, batches=active, grace_s=self._grace_s)
         self._drain(loop)
@@ -168,7 +168,7 @@ class Shutdown:
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell every batch to admit nothing more, again and again: others may start."""
-        active = active_schedulers(loop)
+        active = active_batches(loop)
         for scheduler in active:
             scheduler.drain(REASON)
         self._tell_if_drained(loop, len(active))

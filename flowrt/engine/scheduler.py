@@ -1,25 +1,26 @@
 """The scheduler: how an item travels through a batch.
 
 Read `Scheduler._work` first: it is the whole way, from the source to the result. A fixed set of workers runs it, one
-per slot, so the concurrency bound is structural and nothing is kept per item that outlives it.
+per slot, so the concurrency bound is structural and nothing is kept per item that outlives it. How workers are hired
+and how a batch ends is in `lifecycle`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any, Final
 
 from flowrt.engine.admission import Admission
 from flowrt.engine.again import Again
 from flowrt.engine.attempts import Begin, Settle, settle, settle_exception
 from flowrt.engine.clock import Clock
-from flowrt.engine.deadlines import GRACE_S, Deadlines
+from flowrt.engine.deadlines import GRACE_S
 from flowrt.engine.guard import Guard
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.keeping import Keeper
+from flowrt.engine.lifecycle import Lifecycle, look_at
 from flowrt.engine.source import END, LATER, Source
 from flowrt.engine.waits import Wait
 from flowrt.errors import ItemFailedError, JournalError
@@ -28,7 +29,7 @@ from flowrt.ledger import CONSUMER, INPUT
 from flowrt.policies.retry import Retry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Slot
 
-__all__ = ["Deliver", "Scheduler", "active_schedulers"]
+__all__ = ["Deliver", "Scheduler"]
 
 Deliver = Callable[[BatchResult], None]
 """Takes a finished result; where admission has a limit, whoever consumes it calls `admission.release()` once."""
@@ -38,15 +39,8 @@ _TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loo
 
 _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
 
-_active: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
-
-def active_schedulers(loop: asyncio.AbstractEventLoop) -> list[Scheduler]:
-    """The schedulers with a batch under way on a loop."""
-    return [scheduler for scheduler in _active if scheduler.loop is loop and not scheduler.over]
-
-
-class Scheduler:
+class Scheduler(Lifecycle):
     """Runs one batch, once.
 
     Args:
@@ -90,54 +84,37 @@ class Scheduler:
         close: Callable[[], None] = lambda: None,
         save: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        self.batch = batch
-        self.admission = admission
-        self.loop = asyncio.get_running_loop()
-        self.failure: BaseException | None = None
-        self.interrupted_by: asyncio.CancelledError | None = None
-        self.over = False
-        self._source = source
-        self._again: Again | None = None
+        again: Again | None = None
         if guard is not None and guard.retries is not None:
-            self._source = self._again = Again(source, batch, guard.retries.waiting, self.loop, clock)
+            again = Again(source, batch, guard.retries.waiting, asyncio.get_running_loop(), clock)
+        super().__init__(
+            batch=batch,
+            source=again or source,
+            admission=admission,
+            dispatch=dispatch,
+            clock=clock,
+            keeper=keeper,
+            hedging=hedging,
+            item_timeout_s=item_timeout_s,
+            batch_timeout_s=batch_timeout_s,
+            close=close,
+            save=save,
+        )
         if batch.ledger is not None:
             source.tell(Wait(batch.ledger, INPUT, clock, self.loop))
             admission.consumer = Wait(batch.ledger, CONSUMER, clock, self.loop)
-        self._guard = guard
-        self._keeper = keeper
-        self._hedging = hedging
         if hedging is not None:
             hedging.on_stuck = lambda worker: self._abandon(self._workers[worker])
+        self._again = again
+        self._guard = guard
         self._begin = begin
         self._settle = settle
         self._deliver = deliver
-        self._dispatch = dispatch
-        self._clock = clock
         self._fail_fast = fail_fast
-        self._item_timeout_s = item_timeout_s
-        self._batch_timeout_s = batch_timeout_s
         self._lose_one = lose_one
-        self._close = close
-        self._save = save
-
-        self._workers: dict[asyncio.Task[None], Slot] = {}
-        self._vacant = batch.limit
-        self._starting = 0  # workers that were hired and have not come to work yet
-        self._stopped: str | None = None  # why, once the batch has been told to stop
-        self._drained: str | None = None  # why, once it has been told to admit nothing more
-        self._skip_rest = False
-        self._closing: asyncio.Task[None] | None = None
-        self._saving: asyncio.Task[None] | None = None
-        self._concluded = False
-        self._journal_closing = False
-        self._deadlines: Deadlines | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self._context: Context = copy_context()
-        self._turn_ns = 0
         self._turn_ending = False
 
-    # -- the way of an item ------------------------------------------------------------------------------------
+    # -- the way of an item --------------------------------------------------------------------------------------------
 
     async def _work(self, slot: Slot) -> None:
         """Source → admission → attempt → journal → record finished → instruments → result, until the source is dry."""
@@ -328,7 +305,7 @@ class Scheduler:
         self._turn_ending = False
         self._turn_ns = self._clock()
 
-    # -- ways an attempt ends other than by itself -----------------------------------------------------------------
+    # -- ways an attempt ends other than by itself ---------------------------------------------------------------------
 
     def _interrupted(self, item: ItemRecord, slot: Slot) -> None:
         """CancelledError came out of an attempt: find out whose it is."""
@@ -373,7 +350,7 @@ class Scheduler:
         if task is not None:
             del self._workers[task]
             task.remove_done_callback(self._worker_ended)
-            task.add_done_callback(_look_at)
+            task.add_done_callback(look_at)
         self._lose_one()
         if item is not None:
             won = None if self._hedging is None else self._hedging.give_up(item)
@@ -415,211 +392,7 @@ class Scheduler:
         self._workers[task] = slot
         task.add_done_callback(self._worker_ended)
 
-    # -- workers ---------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Set the batch going: its first worker pulls the first item, and workers are hired as items come."""
-        batch = self.batch
-        if self._keeper is not None:
-            self._keeper.start()
-        batch.started_ns = self._turn_ns = self._clock()
-        if batch.ledger is not None:
-            batch.ledger.open(batch.started_ns)
-        _active.add(self)
-        self._context.run(self._dispatch.notify, "batch_started", batch)
-        if self._item_timeout_s is not None:
-            self._deadlines = Deadlines(
-                self.loop, self._clock, batch.slots, self._item_timeout_s, self._expire, self._abandon
-            )
-        if self._batch_timeout_s is not None:
-            self._timers.append(self.loop.call_later(self._batch_timeout_s, self._batch_timed_out))
-        self._hire()
-
-    def _hire(self) -> None:
-        """Double the staff, as far as there are slots: a short batch at a high limit makes few workers."""
-        if self.admission.closed:
-            return
-        for _ in range(min(self._vacant, max(1, len(self._workers)))):
-            self._vacant -= 1
-            slot = Slot()
-            self.batch.slots.append(slot)
-            self._staff(slot)
-
-    def _staff(self, slot: Slot) -> None:
-        """Give the slot a worker with a clean context."""
-        work = self._work(slot)
-        task = slot.task = self.loop.create_task(work, name=self.batch.name, context=self._context.copy())
-        self._workers[task] = slot
-        self._starting += 1
-        task.add_done_callback(self._worker_ended)
-        if self._stopped is not None:
-            task.cancel()
-
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
-        slot = self._workers.pop(task)
-        if slot.task is task:
-            self.batch.slots.remove(slot)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error, "the engine failed")
-        if not self._workers:
-            self._wind_up()
-        elif self.batch.ledger is not None and self.batch.completed:
-            self.batch.ledger.vacated(self._clock())
-
-    # -- the ends of a batch -----------------------------------------------------------------------------------------
-
-    def _run_dry(self) -> None:
-        """No more inputs, since the latest one was pulled."""
-        batch = self.batch
-        if batch.ledger is not None:
-            batch.ledger.dry(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=batch.completed > 0)
-
-    def _stop_short(self) -> None:
-        """There may be more inputs, and none is wanted any more."""
-        batch = self.batch
-        if batch.ledger is not None:
-            now = self._clock()
-            batch.ledger.dry(now, now, batch.pulled - batch.completed, ended=batch.completed > 0)
-
-    def _source_failed(self, exc: BaseException) -> None:
-        """No more inputs: what was admitted finishes, then join() raises the source's own error."""
-        task = asyncio.current_task()
-        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise exc
-        if self.failure is None:
-            self.failure = exc
-        self.admission.close()
-        self._stop_short()
-        if not isinstance(exc, (Exception, asyncio.CancelledError)):
-            self.stop(f"the source raised {type(exc).__name__}")
-
-    def _fail(self, exc: BaseException, reason: str) -> None:
-        if self.failure is None:
-            self.failure = exc
-        self.stop(f"the batch was stopped because {reason}")
-
-    def _batch_timed_out(self) -> None:
-        self._skip_rest = self._stopped is None
-        self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
-
-    def drain(self, reason: str) -> None:
-        """Admit nothing more; items in flight go on to their end, the rest of a list or the like is cancelled."""
-        if self._stopped is None and not self.admission.closed:
-            self._skip_rest = True
-            self._drained = reason
-            self.admission.close()
-            self._stop_short()
-            for task, slot in list(self._workers.items()):
-                if slot.item is None and task is not asyncio.current_task(self.loop):
-                    task.cancel()  # it waits for the source
-
-    def stop(self, reason: str) -> None:
-        """Admit nothing more and cancel what is in flight; whoever joins the batch sees it end.
-
-        Args:
-            reason: For the error of the items that are cut short.
-        """
-        if self._concluded:
-            return
-        if self._stopped is not None or self._closing is not None:
-            self._skip_rest = False  # whoever wanted the rest is gone
-            if self._closing is not None:
-                self._closing.cancel()
-            return
-        self._stopped = reason
-        self.admission.close()
-        self._stop_short()
-        if self._hedging is not None:
-            self._hedging.stop()
-        current = asyncio.current_task(self.loop)
-        for task in self._workers:
-            if task is not current:
-                task.cancel()
-        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
-
-    def set_limit(self, limit: int) -> None:
-        """Change the concurrency limit from now on; a lower one holds as the items in flight end.
-
-        Args:
-            limit: At least 1.
-        """
-        more = limit - self.batch.limit
-        if not more:
-            return
-        self.batch.limit = limit
-        self._vacant += more
-        self.admission.resize(limit)
-        self._context.copy().run(self._dispatch.notify, "limit_changed", self.batch)
-        if self._vacant > 0 and self._workers and not self._starting:
-            self._hire()
-
-    def _abandon_all(self) -> None:
-        for slot in list(self._workers.values()):
-            self._abandon(slot)
-        if not self._concluded:
-            self._wind_up()
-
-    def _wind_up(self) -> None:
-        """The last worker has ended."""
-        if self._closing is not None or self._journal_closing:
-            return
-        source = self._source
-        self._context.copy().run(self._cancel_waiting)
-        rest = self._skip_rest and self.batch.expected is not None and not source.awaits
-        if not rest and (source.dry or not source.awaits):
-            self._close_journal()
-            return
-        work = self._cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
-        self._closing = self.loop.create_task(work, context=self._context.copy())
-        self._closing.add_done_callback(_look_at)
-        self._closing.add_done_callback(lambda _: self._close_journal())
-
-    def _close_journal(self) -> None:
-        """Nothing will finish any more."""
-        if self._keeper is None:
-            self._conclude()
-            return
-        self._journal_closing = True
-        self._keeper.close(self._journal_closed)
-
-    def _journal_closed(self, error: JournalError | None) -> None:
-        if self.failure is None:
-            self.failure = error
-        self._conclude()
-
-    def _conclude(self) -> None:
-        if self._concluded:
-            return
-        self._concluded = True
-        if self._deadlines is not None:
-            self._deadlines.cancel()
-        for timer in self._timers:
-            timer.cancel()
-        self._close()
-        batch = self.batch
-        batch.finished_ns = self._clock()
-        if batch.ledger is not None:
-            batch.ledger.close(batch.finished_ns)
-        ok = batch.counts["ok"] + batch.counts["resumed"]
-        if self.interrupted_by is not None or self._drained is not None:
-            batch.status = "cancelled"
-        else:
-            batch.status = "ok" if self.failure is None and ok == batch.completed else "failed"
-        self._context.run(self._dispatch.notify, "batch_ended", batch)
-        self._source = Source(())
-        if self._save is None:
-            self._set_over()
-        else:
-            self._saving = self.loop.create_task(self._save(), context=self._context.copy())
-            self._saving.add_done_callback(_look_at)
-            self._saving.add_done_callback(lambda _: self._set_over())
-
-    def _set_over(self) -> None:
-        self.over = True
-        _active.discard(self)
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    # -- items that are not run ----------------------------------------------------------------------------------------
 
     def _cancel_waiting(self) -> None:
         """Items that waited for another attempt end as cancelled."""
@@ -653,34 +426,6 @@ class Scheduler:
         except Exception as exc:  # the source failed
             self._source_failed(exc)
 
-    async def join(self) -> None:
-        """Wait until the batch is over.
-
-        Raises:
-            BaseException: What ended the batch early: the failed item's own exception, the source's, or the
-                CancelledError of the caller, after everything in flight was cancelled and awaited.
-        """
-        while not self.over:
-            await self.changed()
-        if self.interrupted_by is not None:
-            raise self.interrupted_by
-        if self.failure is not None:
-            raise self.failure
-
-    async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
-        """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""
-        if waiter is None:
-            waiter = self.loop.create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError as exc:
-            if self.interrupted_by is None:
-                self.interrupted_by = exc
-            self.stop("the batch was cancelled")
-        finally:
-            self._waiters.remove(waiter)
-
     def __repr__(self) -> str:
         return f"<Scheduler of {self.batch!r}, {len(self._workers)} workers, {self.admission!r}>"
 
@@ -697,9 +442,3 @@ def _unfinish(item: ItemRecord, reason: str, error: BaseException | None = None)
     item.output = item._metadata = None  # noqa: SLF001  # a record is the engine's
     item.error_type = "JournalDiskError" if error is None else type(error).__name__
     item.exception = error
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Take a task's exception, so that it is not reported as never retrieved."""
-    if not task.cancelled():
-        task.exception()

@@ -27,6 +27,7 @@ class Safeguard:
 
 
 SCHEDULER = "flowrt/engine/scheduler.py"
+LIFECYCLE = "flowrt/engine/lifecycle.py"
 HEDGING = "flowrt/engine/hedging.py"
 AGAIN = "flowrt/engine/again.py"
 RATE = "flowrt/policies/rate.py"
@@ -35,28 +36,28 @@ BREAKER = "flowrt/policies/breaker.py"
 SAFEGUARDS = (
     Safeguard(
         "fail-fast awaits the siblings",
-        SCHEDULER,
+        LIFECYCLE,
         "        while not self.over:\n            await self.changed()\n        if self.interrupted_by",
         "        while not self.over and self.failure is None:\n            await asyncio.sleep(0.001)\n        if self.interrupted_by",
         "tests/test_reliability.py::test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_cancelled_and_awaited",
     ),
     Safeguard(
         "stopping cancels what is in flight",
-        SCHEDULER,
+        LIFECYCLE,
         "            if task is not current:\n                task.cancel()",
         "            if task is not current:\n                pass",
         "tests/test_reliability.py::test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_cancelled_and_awaited",
     ),
     Safeguard(
         "a cancelled caller waits for the end",
-        SCHEDULER,
+        LIFECYCLE,
         '            self.stop("the batch was cancelled")\n',
         '            self.stop("the batch was cancelled")\n            raise\n',
         "tests/engine/test_machine.py::test_a_batch_that_is_stopped_at_any_step_leaves_nothing",
     ),
     Safeguard(
         "the concurrency bound",
-        SCHEDULER,
+        LIFECYCLE,
         "        self._vacant = batch.limit\n",
         "        self._vacant = 3 * batch.limit\n",
         "tests/test_reliability.py::test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits",
@@ -91,7 +92,7 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "who does not stop is let go",
-        SCHEDULER,
+        LIFECYCLE,
         "        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))\n",
         "",
         "tests/test_reliability.py::test_10_a_node_that_swallows_cancellation_is_let_go_after_five_seconds_and_logged_as_uncancellable",

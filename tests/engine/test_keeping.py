@@ -29,7 +29,7 @@ from flowrt import (
     RetryPolicy,
 )
 from flowrt.engine import scheduler as scheduler_module
-from flowrt.engine.scheduler import active_schedulers
+from flowrt.engine.lifecycle import active_batches
 from flowrt.errors import JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal, records
 from tests.conftest import run_on, virtual_loop
@@ -463,7 +463,7 @@ def test_draining_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
 
     async def main() -> Any:
         loop = asyncio.get_running_loop()
-        loop.call_later(2.5, lambda: active_schedulers(loop)[0].drain("shutting down"))
+        loop.call_later(2.5, lambda: active_batches(loop)[0].drain("shutting down"))
         return await processor(node, 2, path).batch(range(10))
 
     results = run_virtual(main())

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowrt import BatchProcessor, BatchResult, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy
-from flowrt.engine.scheduler import active_schedulers
+from flowrt.engine.lifecycle import active_batches
 from tests.conftest import run_on, virtual_loop
 
 RETRY_S = 5.0
@@ -164,7 +164,7 @@ class BatchMachine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         self.over = True
-        for scheduler in active_schedulers(self.loop):
+        for scheduler in active_batches(self.loop):
             scheduler.drain("draining")
         self.settle()
 
@@ -322,7 +322,7 @@ def test_a_batch_that_is_stopped_at_any_step_leaves_nothing(how: str, monkeypatc
         caller = asyncio.create_task(consume())
         steps.count, steps.at = 0, at
         if how == "drain":
-            steps.act = lambda: [scheduler.drain("draining") for scheduler in active_schedulers(loop)]
+            steps.act = lambda: [scheduler.drain("draining") for scheduler in active_batches(loop)]
         else:
             steps.act = caller.cancel
         await asyncio.wait([caller])

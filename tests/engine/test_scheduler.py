@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrt import BatchProcessor, ItemFailedError, NodeResult
-from flowrt.engine.scheduler import active_schedulers
+from flowrt.engine.lifecycle import active_batches
 from tests.conftest import run_on, virtual_loop
 
 Run = Callable[[Any], Any]
@@ -337,10 +337,10 @@ def test_a_drained_batch_finishes_what_is_in_flight_and_starts_nothing(run_virtu
     async def main() -> Any:
         batch = asyncio.create_task(processor(watch, 3).batch(range(10)))
         await asyncio.sleep(1.5)
-        (scheduler,) = active_schedulers(asyncio.get_running_loop())
+        (scheduler,) = active_batches(asyncio.get_running_loop())
         scheduler.drain("shutting down")
         results = await batch
-        assert active_schedulers(asyncio.get_running_loop()) == []
+        assert active_batches(asyncio.get_running_loop()) == []
         return results
 
     results = run_virtual(main())
@@ -356,7 +356,7 @@ def test_draining_wakes_a_worker_that_waits_for_its_source(run_virtual: Run) -> 
     async def main() -> Any:
         batch = asyncio.create_task(processor(Watch(1), 3).batch(endless()))
         await asyncio.sleep(0.5)
-        active_schedulers(asyncio.get_running_loop())[0].drain("shutting down")
+        active_batches(asyncio.get_running_loop())[0].drain("shutting down")
         return await batch
 
     assert [r.status for r in run_virtual(main())] == ["ok"]
@@ -542,7 +542,7 @@ def test_state_shows_in_repr(run_virtual: Run) -> None:
     async def main() -> None:
         batch = asyncio.create_task(processor(Watch(1), 3, name="things").batch(range(10)))
         await asyncio.sleep(1.5)
-        (scheduler,) = active_schedulers(asyncio.get_running_loop())
+        (scheduler,) = active_batches(asyncio.get_running_loop())
         assert "'things': running, 3 of 10 done, 3 in flight" in repr(scheduler)
         await batch
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor, Runtime
-from flowrt.engine.scheduler import active_schedulers
+from flowrt.engine.lifecycle import active_batches
 from flowrt.telemetry.watchdog import Watchdog
 
 Run = Callable[[Any], Any]
@@ -25,7 +25,7 @@ def blocked(events: Events) -> Events:
 
 
 def watching(loop: asyncio.AbstractEventLoop, stall_after_s: float = 0.1) -> Watchdog:
-    watchdog = Watchdog(loop, lambda: [s.batch for s in active_schedulers(loop)], stall_after_s)
+    watchdog = Watchdog(loop, lambda: [s.batch for s in active_batches(loop)], stall_after_s)
     watchdog.start()
     return watchdog
 

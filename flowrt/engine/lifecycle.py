@@ -1,0 +1,363 @@
+"""A batch's life but for its items' way: its workers come and go, and every way out ends with nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, Final
+
+from flowrt.engine.admission import Admission
+from flowrt.engine.clock import Clock
+from flowrt.engine.deadlines import GRACE_S, Deadlines
+from flowrt.engine.hedging import Hedging
+from flowrt.engine.keeping import Keeper
+from flowrt.engine.source import Source
+from flowrt.errors import JournalError
+from flowrt.instrument import Dispatch
+from flowrt.records import BatchRecord, Slot
+
+__all__ = ["Lifecycle", "active_batches", "look_at"]
+
+_active: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+
+
+def active_batches(loop: asyncio.AbstractEventLoop) -> list[Lifecycle]:
+    """The batches under way on a loop."""
+    return [life for life in _active if life.loop is loop and not life.over]
+
+
+class Lifecycle(ABC):
+    """Starts a batch, staffs its slots, and brings it to its end; what its workers do is its subclass's.
+
+    Args:
+        batch: The batch's record.
+        source: Where inputs come from.
+        admission: Holds workers back.
+        dispatch: The instruments' hooks.
+        clock: Monotonic nanoseconds.
+        keeper: Has finished items journaled, where there is a journal.
+        hedging: What begins attempts, where stragglers get a second one.
+        item_timeout_s: Time limit of one attempt.
+        batch_timeout_s: Time limit of the whole batch.
+        close: Called once, when the last worker has ended.
+        save: Awaited once, after the batch's end and before whoever joins it goes on; it raises nothing.
+
+    Attributes:
+        failure: What `join` will raise.
+        interrupted_by: The cancellation of whoever waited for the batch.
+        over: Nothing of it is left.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: BatchRecord,
+        source: Source,
+        admission: Admission,
+        dispatch: Dispatch,
+        clock: Clock,
+        keeper: Keeper | None,
+        hedging: Hedging | None,
+        item_timeout_s: float | None,
+        batch_timeout_s: float | None,
+        close: Callable[[], None],
+        save: Callable[[], Coroutine[Any, Any, None]] | None,
+    ) -> None:
+        self.batch = batch
+        self.admission = admission
+        self.loop = asyncio.get_running_loop()
+        self.failure: BaseException | None = None
+        self.interrupted_by: asyncio.CancelledError | None = None
+        self.over = False
+        self._source = source
+        self._dispatch = dispatch
+        self._clock = clock
+        self._keeper = keeper
+        self._hedging = hedging
+        self._item_timeout_s = item_timeout_s
+        self._batch_timeout_s = batch_timeout_s
+        self._close = close
+        self._save = save
+
+        self._workers: dict[asyncio.Task[None], Slot] = {}
+        self._vacant = batch.limit
+        self._starting = 0  # workers that were hired and have not come to work yet
+        self._stopped: str | None = None  # why, once the batch has been told to stop
+        self._drained: str | None = None  # why, once it has been told to admit nothing more
+        self._skip_rest = False
+        self._closing: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._concluded = False
+        self._journal_closing = False
+        self._deadlines: Deadlines | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._context: Context = copy_context()
+        self._turn_ns = 0  # when the loop last had its turn
+
+    # -- what the subclass says ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def _work(self, slot: Slot) -> None:
+        """Serve a slot until there is nothing more to do."""
+
+    @abstractmethod
+    def _expire(self, slot: Slot) -> None:
+        """The item in the slot is over its time limit."""
+
+    @abstractmethod
+    def _abandon(self, slot: Slot) -> None:
+        """The item did not end when it was told to: finish it here and give its slot to a new worker."""
+
+    @abstractmethod
+    def _cancel_waiting(self) -> None:
+        """Items that waited for another attempt end as cancelled."""
+
+    @abstractmethod
+    async def _cancel_rest(self) -> None:
+        """Inputs that are all there and were never started end as cancelled, at the pace of whoever takes them."""
+
+    # -- workers -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Set the batch going: its first worker pulls the first item, and workers are hired as items come."""
+        batch = self.batch
+        if self._keeper is not None:
+            self._keeper.start()
+        batch.started_ns = self._turn_ns = self._clock()
+        if batch.ledger is not None:
+            batch.ledger.open(batch.started_ns)
+        _active.add(self)
+        self._context.run(self._dispatch.notify, "batch_started", batch)
+        if self._item_timeout_s is not None:
+            self._deadlines = Deadlines(
+                self.loop, self._clock, batch.slots, self._item_timeout_s, self._expire, self._abandon
+            )
+        if self._batch_timeout_s is not None:
+            self._timers.append(self.loop.call_later(self._batch_timeout_s, self._batch_timed_out))
+        self._hire()
+
+    def _hire(self) -> None:
+        """Double the staff, as far as there are slots: a short batch at a high limit makes few workers."""
+        if self.admission.closed:
+            return
+        for _ in range(min(self._vacant, max(1, len(self._workers)))):
+            self._vacant -= 1
+            slot = Slot()
+            self.batch.slots.append(slot)
+            self._staff(slot)
+
+    def _staff(self, slot: Slot) -> None:
+        """Give the slot a worker with a clean context."""
+        work = self._work(slot)
+        task = slot.task = self.loop.create_task(work, name=self.batch.name, context=self._context.copy())
+        self._workers[task] = slot
+        self._starting += 1
+        task.add_done_callback(self._worker_ended)
+        if self._stopped is not None:
+            task.cancel()
+
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
+        slot = self._workers.pop(task)
+        if slot.task is task:
+            self.batch.slots.remove(slot)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error, "the engine failed")
+        if not self._workers:
+            self._wind_up()
+        elif self.batch.ledger is not None and self.batch.completed:
+            self.batch.ledger.vacated(self._clock())
+
+    def set_limit(self, limit: int) -> None:
+        """Change the concurrency limit from now on; a lower one holds as the items in flight end.
+
+        Args:
+            limit: At least 1.
+        """
+        more = limit - self.batch.limit
+        if not more:
+            return
+        self.batch.limit = limit
+        self._vacant += more
+        self.admission.resize(limit)
+        self._context.copy().run(self._dispatch.notify, "limit_changed", self.batch)
+        if self._vacant > 0 and self._workers and not self._starting:
+            self._hire()
+
+    # -- ways to its end -----------------------------------------------------------------------------------------------
+
+    def _run_dry(self) -> None:
+        """No more inputs, since the latest one was pulled."""
+        batch = self.batch
+        if batch.ledger is not None:
+            batch.ledger.dry(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=batch.completed > 0)
+
+    def _stop_short(self) -> None:
+        """There may be more inputs, and none is wanted any more."""
+        batch = self.batch
+        if batch.ledger is not None:
+            now = self._clock()
+            batch.ledger.dry(now, now, batch.pulled - batch.completed, ended=batch.completed > 0)
+
+    def _source_failed(self, exc: BaseException) -> None:
+        """No more inputs: what was admitted finishes, then join() raises the source's own error."""
+        task = asyncio.current_task()
+        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise exc
+        if self.failure is None:
+            self.failure = exc
+        self.admission.close()
+        self._stop_short()
+        if not isinstance(exc, (Exception, asyncio.CancelledError)):
+            self.stop(f"the source raised {type(exc).__name__}")
+
+    def _fail(self, exc: BaseException, reason: str) -> None:
+        if self.failure is None:
+            self.failure = exc
+        self.stop(f"the batch was stopped because {reason}")
+
+    def _batch_timed_out(self) -> None:
+        self._skip_rest = self._stopped is None
+        self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
+
+    def drain(self, reason: str) -> None:
+        """Admit nothing more; items in flight go on to their end, the rest of a list or the like is cancelled."""
+        if self._stopped is None and not self.admission.closed:
+            self._skip_rest = True
+            self._drained = reason
+            self.admission.close()
+            self._stop_short()
+            for task, slot in list(self._workers.items()):
+                if slot.item is None and task is not asyncio.current_task(self.loop):
+                    task.cancel()  # it waits for the source
+
+    def stop(self, reason: str) -> None:
+        """Admit nothing more and cancel what is in flight; whoever joins the batch sees it end.
+
+        Args:
+            reason: For the error of the items that are cut short.
+        """
+        if self._concluded:
+            return
+        if self._stopped is not None or self._closing is not None:
+            self._skip_rest = False  # whoever wanted the rest is gone
+            if self._closing is not None:
+                self._closing.cancel()
+            return
+        self._stopped = reason
+        self.admission.close()
+        self._stop_short()
+        if self._hedging is not None:
+            self._hedging.stop()
+        current = asyncio.current_task(self.loop)
+        for task in self._workers:
+            if task is not current:
+                task.cancel()
+        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
+
+    def _abandon_all(self) -> None:
+        for slot in list(self._workers.values()):
+            self._abandon(slot)
+        if not self._concluded:
+            self._wind_up()
+
+    # -- its end -------------------------------------------------------------------------------------------------------
+
+    def _wind_up(self) -> None:
+        """The last worker has ended."""
+        if self._closing is not None or self._journal_closing:
+            return
+        source = self._source
+        self._context.copy().run(self._cancel_waiting)
+        rest = self._skip_rest and self.batch.expected is not None and not source.awaits
+        if not rest and (source.dry or not source.awaits):
+            self._close_journal()
+            return
+        work = self._cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
+        self._closing = self.loop.create_task(work, context=self._context.copy())
+        self._closing.add_done_callback(look_at)
+        self._closing.add_done_callback(lambda _: self._close_journal())
+
+    def _close_journal(self) -> None:
+        """Nothing will finish any more."""
+        if self._keeper is None:
+            self._conclude()
+            return
+        self._journal_closing = True
+        self._keeper.close(self._journal_closed)
+
+    def _journal_closed(self, error: JournalError | None) -> None:
+        if self.failure is None:
+            self.failure = error
+        self._conclude()
+
+    def _conclude(self) -> None:
+        if self._concluded:
+            return
+        self._concluded = True
+        if self._deadlines is not None:
+            self._deadlines.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._close()
+        batch = self.batch
+        batch.finished_ns = self._clock()
+        if batch.ledger is not None:
+            batch.ledger.close(batch.finished_ns)
+        ok = batch.counts["ok"] + batch.counts["resumed"]
+        if self.interrupted_by is not None or self._drained is not None:
+            batch.status = "cancelled"
+        else:
+            batch.status = "ok" if self.failure is None and ok == batch.completed else "failed"
+        self._context.run(self._dispatch.notify, "batch_ended", batch)
+        self._source = Source(())
+        if self._save is None:
+            self._set_over()
+        else:
+            self._saving = self.loop.create_task(self._save(), context=self._context.copy())
+            self._saving.add_done_callback(look_at)
+            self._saving.add_done_callback(lambda _: self._set_over())
+
+    def _set_over(self) -> None:
+        self.over = True
+        _active.discard(self)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def join(self) -> None:
+        """Wait until the batch is over.
+
+        Raises:
+            BaseException: What ended the batch early: the failed item's own exception, the source's, or the
+                CancelledError of the caller, after everything in flight was cancelled and awaited.
+        """
+        while not self.over:
+            await self.changed()
+        if self.interrupted_by is not None:
+            raise self.interrupted_by
+        if self.failure is not None:
+            raise self.failure
+
+    async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
+        """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""
+        if waiter is None:
+            waiter = self.loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError as exc:
+            if self.interrupted_by is None:
+                self.interrupted_by = exc
+            self.stop("the batch was cancelled")
+        finally:
+            self._waiters.remove(waiter)
+
+
+def look_at(task: asyncio.Task[Any]) -> None:
+    """Take a task's exception, so that it is not reported as never retrieved."""
+    if not task.cancelled():
+        task.exception()
