@@ -11,7 +11,7 @@ import pytest
 
 from flowrt import BatchProcessor, BatchRecord, Instrument, ItemRecord
 from flowrt.instrument import HOOKS, Dispatch
-from flowrt.policies import CircuitBreaker, RetryPolicy
+from flowrt.policies import CircuitBreaker, Hedge, RetryPolicy
 
 Run = Callable[[Any], Any]
 
@@ -112,14 +112,19 @@ def test_an_instrument_that_raises_is_disabled_and_told_once(
             raise ValueError("once")
         if x == 2:
             raise ValueError("for good")
+        if x == 8 and not slow_before:
+            slow_before.append(x)
+            await asyncio.sleep(0.2)  # a second attempt beside it comes first
         return x
 
+    slow_before: list[int] = []
     failed_before: list[int] = []
     kind = type(f"Broken{hook}", (Recorder,), {hook: broken})
     processor = BatchProcessor(
         fails_once,
         2,
         retry=RetryPolicy(base=0),
+        hedge=Hedge(0.02),
         breaker=CircuitBreaker(0.1, cooldown=0.001, minimum=1, open="pause"),
         telemetry=False,
         instruments=[kind([]), Recorder(log, "healthy ")],
