@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTHON_NEXT ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13.*/bin/python3.13; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 VENV_NEXT := .venv-next
+# Tests wait more than they work: two for each core, and at least four.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 2 ? 2 * n : 4)))
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ demo: $(VENV)/.demo  ## Run the main job on real data: 2,000 airports through a 
 test: test-main test-next  ## Run the tests, on Python 3.13 too where it is present
 
 test-main: $(VENV)/.test prometheus chromium
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
-	$(if $(PYTHON_NEXT),$(VENV_NEXT)/bin/python -m pytest -n 2 --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
+	$(if $(PYTHON_NEXT),$(VENV_NEXT)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
 
 lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 	$(BIN)/ruff check .

@@ -99,8 +99,8 @@ class JournalMachine(RuleBasedStateMachine):
         result = item(index, output=output) if ok else failure(index, error=output)
         try:
             self.journal.append(result, result)
-        except JournalDiskError:
-            assert self.teller.lost
+        except JournalDiskError as exc:  # it has failed; what is lost by that is told when the loop next turns
+            assert exc is self.journal.error
             return
         self.untold.setdefault(index, []).append(result)
 
@@ -155,6 +155,7 @@ class JournalMachine(RuleBasedStateMachine):
         if self.teller.lost:
             assert self.journal is not None
             assert self.journal.error is not None
+        self.teller.lost.clear()
 
     def teardown(self) -> None:
         if self.journal is not None:
