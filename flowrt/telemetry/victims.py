@@ -19,6 +19,7 @@ __all__ = ["TURNS", "Lateness", "sample_ready"]
 _STALL_NS: Final = 100_000_000  # what is shorter is counted and not kept
 _MOST_SLOTS: Final = 2_000  # looked at after a stall, and
 _SAMPLED_SLOTS: Final = 64  # at a beat of a busy loop
+_MOST_MARKED: Final = 500  # spans, by a stall: to mark one takes the loop 50 µs, and that must not be the next stall
 
 TURNS: Final = 2
 """After so many more turns every timer and socket that was ready has told so, on asyncio's loop and on uvloop."""
@@ -75,7 +76,7 @@ class Lateness:
         """
         if batch.ledger is None:
             return
-        scene = _Scene(batch, batch.ledger.held)
+        scene = _Scene(batch, batch.ledger.held, _MOST_MARKED if self.is_stall else 0)
         self._scenes.append(scene)
         late_ns, running, known, old = self.late_ns, False, False, 0
         for slot in batch.slots[:_MOST_SLOTS]:
@@ -138,20 +139,21 @@ class Lateness:
 class _Scene:
     """What one batch looked like when the loop turned again."""
 
-    def __init__(self, batch: BatchRecord, held: Held) -> None:
+    def __init__(self, batch: BatchRecord, held: Held, marks: int) -> None:
         self.batch = batch
         self.held = held
+        self.marks = marks  # how many spans may still be told
         self.victims: dict[int, int] = {}
         self.waiting: list[tuple[Slot, ItemRecord, Any, int]] = []
 
     def blame(self, item: ItemRecord, held_ns: int) -> None:
-        """The item was held up: it knows for how long, and so does its span."""
+        """The item was held up: it knows for how long, and in a stall so does its span."""
         if held_ns <= 0:
             return
         item.held_ns += held_ns
         self.victims[item.index] = held_ns
-        span = span_of(item)
-        if span is not None:
+        if self.marks and (span := span_of(item)) is not None:
+            self.marks -= 1
             span.set_attribute("flowrt.item.held", item.held_ns / 1e9)
 
 

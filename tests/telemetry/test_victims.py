@@ -6,11 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from flowrt import BatchProcessor, BatchResults, Runtime
+from flowrt.ledger import Ledger
+from flowrt.records import BatchRecord, ItemRecord, Slot
+from flowrt.telemetry import victims
 
 Run = Callable[[Any], Any]
 Events = list[dict[str, Any]]
@@ -37,13 +41,13 @@ def run_with_stall(run: Run) -> BatchResults:
 def test_the_items_that_could_have_gone_on_know_that_they_were_held(run: Run) -> None:
     results = run_with_stall(run)
     held = [result.held_time for result in results]
-    victims = [0, 1, 4, 5, 6, 7]
-    assert all(0.1 < held[index] < 5 for index in victims)
-    assert max(held[2], held[3]) < min(held[index] for index in victims)  # little, from a machine that is busy
+    ready = [0, 1, 4, 5, 6, 7]
+    assert all(0.1 < held[index] < 5 for index in ready)
+    assert max(held[2], held[3]) < min(held[index] for index in ready)  # little, from a machine that is busy
     (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
     assert 0.4 < stall.duration_s < 5
-    assert stall.delayed == len(victims)
-    assert sorted(index for index, _ in stall.victims) == victims
+    assert stall.delayed == len(ready)
+    assert sorted(index for index, _ in stall.victims) == ready
     assert 0.5 * sum(held) < stall.held_s <= sum(held) + 1e-6
     assert stall.stack == ""  # nobody watches without a Runtime
     assert stall.as_dict()["culprit"] == "not known"
@@ -84,6 +88,26 @@ def test_the_culprit_s_span_has_an_event_and_the_victims_spans_what_they_were_he
     held = {index: span.attributes.get("flowrt.item.held") for index, span in by_index.items()}
     assert all(0.1 < held[index] < 5 for index in (0, 1, 4, 5, 6, 7))
     assert all(held[index] is None or held[index] < 0.1 for index in (2, 3))  # as above
+
+
+@pytest.mark.parametrize(("late_s", "marked"), [(0.05, 0), (0.2, 500)])
+def test_spans_are_marked_by_stalls_alone_and_not_by_the_thousand(
+    late_s: float, marked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else marking them would be what makes a busy loop late the next time."""
+    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=600)
+    batch.ledger = Ledger(batch)
+    for index in range(600):
+        slot = Slot()
+        slot.item = ItemRecord(batch, index, None, 1)
+        slot.item.started_ns = 1
+        slot.task = Mock(_fut_waiter=None)
+        batch.slots.append(slot)
+    spans = [Mock() for _ in batch.slots]
+    monkeypatch.setattr(victims, "span_of", lambda item: spans[item.index])
+    victims.Lateness(1, 1, 1 + int(late_s * 1e9)).look(batch, 600)
+    assert all(slot.item.held_ns > 0 for slot in batch.slots if slot.item is not None)
+    assert sum(span.set_attribute.called for span in spans) == marked
 
 
 def test_a_loop_that_turns_holds_nobody(run: Run) -> None:

@@ -142,8 +142,7 @@ def test_a_call_into_c_that_keeps_the_interpreter_to_itself_is_found_afterwards(
         watchdog.stop()
 
     asyncio.run(main())
-    (event,) = blocked(events)
-    assert "square" in event["stack"]
+    assert any("square" in event["stack"] for event in blocked(events))
 
 
 def test_a_loop_that_never_comes_back_is_reported_all_the_same(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
