@@ -469,6 +469,7 @@ def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None
     script = Script(
         """
         async def node(item):
+            print("started", flush=True)
             time.sleep(3600)
         async def main():
             await BatchProcessor(node).batch(range(3))
@@ -480,6 +481,7 @@ def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None
         """.replace("await main()", "await main_()"),
     )
     base = script.wait_for("url").split()[1].removesuffix("/metrics")
+    script.wait_for("started")  # a signal with no batch under way would end it
 
     def status(path: str) -> int:
         try:
