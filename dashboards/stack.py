@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--concurrency", type=int, default=5, help="how many at once")
     parser.add_argument("--metrics-port", type=int, default=9464, help="of the demo; another one where it is in use")
     chosen = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="flowrt-stack-") as folder:
         demo = _start_demo(Path(folder), chosen)
         code = 0
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
             code = 1
         finally:
             _end(demo)
+            signal.signal(signal.SIGTERM, before)
     return code
 
 

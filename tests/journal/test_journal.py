@@ -543,7 +543,7 @@ with Journal({str(path)!r}, {{}}) as journal:
 
 def test_without_the_locks_of_posix_all_but_journals_works(path: Path) -> None:
     code = f"""
-import sys, os, random, concurrent.futures.thread  # of the standard library, which knows its platform
+import sys, os, random, asyncio, concurrent.futures.thread  # of the standard library, which knows its platform
 sys.modules["fcntl"] = None  # as on Windows
 del os.register_at_fork
 import asyncio, flowrt
