@@ -40,7 +40,7 @@ format: $(VENV)/.lint  ## Put the code into form
 	$(BIN)/ruff format .
 
 chaos: $(VENV)/.test  ## Kill, tear, fill up and resume: 200 SIGKILLs, every step, every byte; about ten minutes
-	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py $(PYTEST_ARGS)
+	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py tests/journal/test_scan.py $(PYTEST_ARGS)
 
 ablation: $(VENV)/.test  ## Take out one safeguard after the other and see the test that is there for it fail
 	$(BIN)/python -m tests.ablation $(ABLATION_ARGS)

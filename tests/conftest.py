@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import looptime
@@ -17,6 +18,7 @@ from opentelemetry.util._once import Once
 from flowrt.telemetry import setup
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.metrics import METRICS
+from tests.forked import Forks
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +72,29 @@ def run(request: pytest.FixtureRequest) -> Run:
 def run_virtual() -> Run:
     """Runs a coroutine in virtual time: sleeping takes no time."""
     return lambda main: run_on(virtual_loop, main)
+
+
+ON_ONE_PYTHON = (
+    *("ablation/", "bench/", "chaos/", "cli/test_bench.py", "demo/", "docs/", "journal/test_kills.py"),
+    *("journal/test_scan.py", "server/test_saturated.py", "test_typing.py"),
+)
+"""Tests of whole commands and of formats, which take long and are the same on every Python."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks are asked for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on one Python only."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(ON_ONE_PYTHON):
+            item.add_marker(pytest.mark.parts)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs the command in processes that have it imported already."""
+    server = Forks()
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -54,6 +54,7 @@ from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseErr
 from flowrt.journal import Journal
 from flowrt.records import STATUSES, ItemRecord
 from tests.conftest import run_on, virtual_loop
+from tests.forked import Forks
 from tests.journal.harness import BROKEN, FaultyDisk
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +62,7 @@ HANG_S = 60.0
 BATCH, NODE = "reliability", "node"
 
 Run = Callable[[Any], Any]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 uvloop.new_event_loop().close()  # what libuv opens once for a process is not a leak of a test
 
 
@@ -836,7 +838,7 @@ def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series_and_two_runt
             async with Runtime(metrics_port=0), Runtime(metrics_port=0):
                 for number in range(200):
                     await BatchProcessor(flowrt.FunctionNode(node, f"node-{number}"), name=f"b{number}").batch([number])
-                await BatchProcessor(node, 100, name="b0").batch(range(20_000))
+                await BatchProcessor(node, 100, name="b0").batch(range(4_000))
         run(main(), log_format="json", log_level="ERROR")
         pairs = Counter()
         for family in text_string_to_metric_families(generate_latest().decode()):
@@ -913,13 +915,20 @@ def flowrt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture(name="command")
+def _command(folder: Path, forks: Forks) -> Command:
+    """The same command in the same folder, without the time that its imports take."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return lambda *words: forks.run([*words], cwd=folder, env=env, stdin="", timeout_s=HANG_S)
+
+
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda line: line["index"])
 
 
-def test_29_an_output_is_for_its_owner_alone(folder: Path) -> None:
+def test_29_an_output_is_for_its_owner_alone(folder: Path, command: Command) -> None:
     (folder / "in.jsonl").write_text("1\n")
-    assert flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 0
+    assert command("run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 0
     assert (folder / "out").stat().st_mode & 0o777 == 0o600
 
 
@@ -950,9 +959,9 @@ LINES: list[tuple[bytes, Any]] = [
 ]
 
 
-def test_32_every_bad_line_of_json_has_its_outcome_and_later_lines_run(folder: Path) -> None:
+def test_32_every_bad_line_of_json_has_its_outcome_and_later_lines_run(folder: Path, command: Command) -> None:
     (folder / "in.jsonl").write_bytes(b"".join(line + b"\n" for line, _ in LINES))
-    assert flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 1
+    assert command("run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 1
     lines = lines_of(folder / "out")
     outcomes = [line["output"] if line["success"] else line["error_type"] for line in lines]
     assert outcomes == [outcome for _, outcome in LINES]
@@ -978,10 +987,10 @@ def test_32_a_sparse_line_of_a_gigabyte_is_an_item_error_in_flat_memory(folder: 
     assert int(done.stdout) - int(small.stdout) < 100  # MiB: as much as a line may have, and its growth
 
 
-def test_33_every_bad_row_of_csv_is_an_item_error_that_names_its_line(folder: Path) -> None:
+def test_33_every_bad_row_of_csv_is_an_item_error_that_names_its_line(folder: Path, command: Command) -> None:
     rows = ["a,b", "1,2", f"1,{'x' * 131_073}", "1", "1,2,3", "1,\0", "3,4"]
     (folder / "in.csv").write_text("\n".join(rows) + "\n")
-    assert flowrt(folder, "run", "nodes:echo", "in.csv", "-o", "out").returncode == 1
+    assert command("run", "nodes:echo", "in.csv", "-o", "out").returncode == 1
     lines = lines_of(folder / "out")
     assert [line["success"] for line in lines] == [True, False, False, False, False, True]
     for number, line in enumerate(lines, 2):
@@ -989,7 +998,7 @@ def test_33_every_bad_row_of_csv_is_an_item_error_that_names_its_line(folder: Pa
     assert lines[-1]["output"] == {"a": "3", "b": "4"}
 
 
-def test_33_truncated_and_hostile_parquet_is_unreadable_input(folder: Path) -> None:
+def test_33_truncated_and_hostile_parquet_is_unreadable_input(folder: Path, command: Command) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -1003,20 +1012,22 @@ def test_33_truncated_and_hostile_parquet_is_unreadable_input(folder: Path) -> N
     }
     for name, data in hostile.items():
         (folder / f"{name}.parquet").write_bytes(data)
-        done = flowrt(folder, "run", "nodes:echo", f"{name}.parquet", "-o", "out")
+        done = command("run", "nodes:echo", f"{name}.parquet", "-o", "out")
         assert (done.returncode, "Traceback" in done.stderr) == (65, False), (name, done.stderr)
         assert not list(folder.glob("out*"))
     assert not (folder / "ran").exists()
 
 
 @pytest.mark.parametrize("output", ["in.jsonl", "symlink", "hardlink", "dangling", "/proc/out", "missing/out", "old"])
-def test_34_an_output_that_cannot_be_is_bad_usage_before_the_first_item(folder: Path, output: str) -> None:
+def test_34_an_output_that_cannot_be_is_bad_usage_before_the_first_item(
+    folder: Path, command: Command, output: str
+) -> None:
     (folder / "in.jsonl").write_text("1\n")
     (folder / "symlink").symlink_to("in.jsonl")
     (folder / "hardlink").hardlink_to(folder / "in.jsonl")
     (folder / "dangling").symlink_to("nothing")
     (folder / "old").write_text("somebody's")
-    done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", output)
+    done = command("run", "nodes:echo", "in.jsonl", "-o", output)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert not (folder / "ran").exists()
     assert (folder / "in.jsonl").read_text() == "1\n"

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Forks
+
 NODES = """
 import asyncio, os, sys, time
 from flowrt import BaseNode, NodeResult
@@ -75,20 +77,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def flowrt(folder: Path) -> Flowrt:
+def flowrt(folder: Path, forks: Forks) -> Flowrt:
     """Runs the command in the folder and waits for its end."""
 
     def call(*arguments: object, stdin: str = "", timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            cwd=folder,
-            env=environment(),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        words = [str(argument) for argument in arguments]
+        return forks.run(words, cwd=folder, env=environment(), stdin=stdin, timeout_s=timeout_s)
 
     return call
 

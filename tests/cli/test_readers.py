@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrt.cli import readers
@@ -162,8 +162,13 @@ def test_an_empty_file_has_no_items(tmp_path: Path, name: str) -> None:
     assert read(write(tmp_path / name, b"")) == []
 
 
+@settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.recursive(st.none() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
+    st.lists(
+        st.recursive(
+            st.none() | st.integers() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v), max_leaves=20
+        )
+    )
 )
 def test_what_json_wrote_is_read_back(items: list[Any]) -> None:
     assert jsonl("".join(json.dumps(item) + "\n" for item in items).encode()) == items

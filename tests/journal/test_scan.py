@@ -9,9 +9,11 @@ import pytest
 
 from flowrt.errors import JournalDamagedError
 from flowrt.journal import Journal
+from tests.chaos.harness import FULL
 from tests.journal.harness import FINGERPRINT, HastyDisk, failure, held, item, write
 
 COUNT = 8
+STEP = 1 if FULL else 3  # `make chaos` looks at every byte
 HASTY = HastyDisk()
 ITEMS = [failure(index) if index == 3 else item(index) for index in range(COUNT)]
 
@@ -67,7 +69,7 @@ def test_cut_again_after_it_was_cut_and_resumed_it_keeps_every_whole_record(path
         path.write_bytes(content[:first])
         write(path, ITEMS[6:], group=1, close=False, disk=HASTY)
         resumed = path.read_bytes()
-        for size in range(first - 5, len(resumed)):
+        for size in range(first - 5, len(resumed), STEP):
             path.write_bytes(resumed[:size])
             assert held(path, range(COUNT), disk=HASTY).keys() == whole_before(resumed, size), (first, size)
 
@@ -90,7 +92,7 @@ def test_a_flipped_bit_is_named_by_the_offset_of_its_line_unless_it_is_in_the_la
 ) -> None:
     lines = lines_of(content)
     for number, (start, end, _) in enumerate(lines):
-        for at in range(start, end):
+        for at in sorted({*range(start, end, STEP), end - 1}):
             path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
             joined = at == end - 1 and number == len(lines) - 2  # a line break is gone: the last two are one line
             if number == len(lines) - 1 or joined:

@@ -130,8 +130,7 @@ def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: py
 
     run(main())
     batch = shown("stalled")
-    (stall,) = batch["stalls"]
-    assert stall["index"] == 5
+    (stall,) = [stall for stall in batch["stalls"] if stall["index"] == 5]  # on a busy machine there may be others
     assert 0.2 < stall["duration_s"] < 30
     assert "time.sleep(0.4)" in stall["stack"]
     assert stall["stack"].startswith("tests/live/test_store.py:")

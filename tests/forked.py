@@ -1,0 +1,133 @@
+"""Processes of the command that need not import it anew: forked from one that has, and else like any other.
+
+Most tests of the command look at what it reads, writes, says and ends with; its imports would take most of their time.
+What a start from nothing does is tested where that is the matter (`test_public_api`, `test_import`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Forks", "serve"]
+
+ROOT = Path(__file__).resolve().parents[1]
+_SIZE = 1 << 20  # a request is one message
+
+
+class Forks:
+    """A process that has imported the command, and forks for each run of it."""
+
+    def __init__(self) -> None:
+        self._mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        code = f"""
+import runpy
+from tests.forked import serve
+if forked := serve({theirs.fileno()}):
+    runpy.run_module(*forked)
+"""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self._lock = threading.Lock()
+
+    def run(
+        self, words: list[str], *, cwd: Path, env: dict[str, str], stdin: str, timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end.
+
+        Args:
+            words: What follows `flowrt`.
+            cwd: Its working directory.
+            env: All of its environment.
+            stdin: What it reads, through a pipe.
+            timeout_s: When to kill it and raise, in seconds.
+
+        Raises:
+            subprocess.TimeoutExpired: It took longer.
+        """
+        request = json.dumps({"words": words, "cwd": str(cwd), "env": env}).encode()
+        (in_r, in_w), (out_r, out_w), (err_r, err_w) = os.pipe(), os.pipe(), os.pipe()
+        with self._lock:
+            socket.send_fds(self._mine, [request], [in_r, out_w, err_w])
+            for fd in (in_r, out_w, err_w):
+                os.close(fd)
+            pid = int(self._mine.recv(_SIZE))
+            late = threading.Timer(timeout_s, os.kill, (pid, signal.SIGKILL))
+            late.start()
+            texts: dict[int, str] = {}
+            readers = [threading.Thread(target=_read, args=(fd, texts)) for fd in (out_r, err_r)]
+            for reader in readers:
+                reader.start()
+            _write(in_w, stdin)
+            for reader in readers:
+                reader.join()
+            code = int(self._mine.recv(_SIZE))
+            in_time = late.is_alive()
+            late.cancel()
+        if not in_time:
+            raise subprocess.TimeoutExpired(words, timeout_s, texts[out_r], texts[err_r])
+        return subprocess.CompletedProcess(words, code, texts[out_r], texts[err_r])
+
+    def close(self) -> None:
+        """End the process; those that it forked have ended."""
+        self._mine.close()
+        self._process.wait()
+
+
+def _read(fd: int, texts: dict[int, str]) -> None:
+    with open(fd, encoding="utf-8", errors="replace") as end:
+        texts[fd] = end.read()
+
+
+def _write(fd: int, text: str) -> None:
+    try:
+        with open(fd, "w", encoding="utf-8") as end:
+            end.write(text)
+    except BrokenPipeError:  # it did not want it
+        pass
+
+
+def serve(fd: int) -> tuple[str, None, str] | None:
+    """Fork for each request.
+
+    Returns:
+        In each fork what to run there, so that it ends as an interpreter does; None when there are no more requests.
+    """
+    import flowrt.cli.bench
+    import flowrt.cli.main
+    import flowrt.cli.run  # noqa: F401
+
+    with socket.socket(fileno=fd) as server:
+        while True:
+            request, fds, _, _ = socket.recv_fds(server, _SIZE, 3)
+            if not request:
+                return None
+            pid = os.fork()
+            if not pid:
+                break
+            server.send(str(pid).encode())
+            for theirs in fds:
+                os.close(theirs)
+            _, status = os.waitpid(pid, 0)
+            server.send(str(os.waitstatus_to_exitcode(status)).encode())
+    asked: dict[str, Any] = json.loads(request)
+    for number, theirs in enumerate(fds):
+        os.dup2(theirs, number)
+        os.close(theirs)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    sys.argv = ["flowrt", *asked["words"]]
+    return "flowrt", None, "__main__"
