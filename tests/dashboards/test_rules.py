@@ -51,7 +51,7 @@ def _series(labels: dict[str, str]) -> str:
     return "{" + ", ".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
 
 
-def run(promtool: str, folder: Path, groups: list[dict[str, Any]], rules: list[str] = RULES) -> None:
+def assert_passes(promtool: str, folder: Path, groups: list[dict[str, Any]], rules: list[str] = RULES) -> None:
     """Let promtool test the groups, each evaluated as often as it was scraped."""
     files = []
     for interval in {group["interval"] for group in groups}:
@@ -71,7 +71,7 @@ def test_it_fires_when_it_should_and_is_silent_when_it_should_be(alert: str, pro
     assert "restart" in words
     assert "short batch" in words or alert in _NOT_OF_A_BATCH
     assert any(expected for case in cases for expected in case.fires.values())
-    run(promtool, tmp_path, [group_of(case) for case in cases])
+    assert_passes(promtool, tmp_path, [group_of(case) for case in cases])
 
 
 _NOT_OF_A_BATCH = ("FlowrtTelemetryDropped",)
@@ -80,7 +80,7 @@ _NOT_OF_A_BATCH = ("FlowrtTelemetryDropped",)
 def test_all_are_silent_on_an_idle_service(promtool: str, tmp_path: Path) -> None:
     group = group_of(Case("any", "an idle service", IDLE))
     firing = [{"expr": 'ALERTS{alertname=~"Flowrt.+"}', "eval_time": at, "exp_samples": []} for at in AT_ANY_TIME]
-    run(promtool, tmp_path, [group | {"promql_expr_test": firing}])
+    assert_passes(promtool, tmp_path, [group | {"promql_expr_test": firing}])
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -112,13 +112,13 @@ def test_what_it_tells_is_complete(alert: str, promtool: str, tmp_path: Path) ->
         ],
     }
     files = [*(name for name in RULES if "alerts" not in name), str(tmp_path / "alone.yaml")]
-    run(promtool, tmp_path, [group], files)
+    assert_passes(promtool, tmp_path, [group], files)
 
 
 def test_a_wrong_expectation_is_found(promtool: str, tmp_path: Path) -> None:
     wrong = Case("FlowrtItemsUnaccounted", "upside down", {"flowrt_unaccounted_items{job='a'}": "2x9"}, {"5m": ()})
     with pytest.raises(AssertionError, match="FAILED"):
-        run(promtool, tmp_path, [group_of(wrong)])
+        assert_passes(promtool, tmp_path, [group_of(wrong)])
 
 
 @pytest.mark.parametrize("factor", [1, 150])

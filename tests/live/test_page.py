@@ -212,6 +212,7 @@ def test_it_comes_back_when_the_process_does(open_page: OpenPage, server: Teleme
     again.start()
     try:
         wait_for(page, "#link-text", "live")
+        assert text_of(page, "#link-text").startswith("live")
     finally:
         again.stop()
 

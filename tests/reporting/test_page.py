@@ -46,9 +46,10 @@ def test_a_lone_surrogate_in_an_error_breaks_nothing(run_virtual: Run, tmp_path:
     path = tmp_path / "run.parquet"
     results = run_virtual(BatchProcessor(node, 2, record=path).batch([1]))
     meta, table = read_recording(path)
-    page_of(detail_of(meta, Attempts.of_table(table))).encode()
-    results.report._repr_html_().encode()
+    assert b"ValueError" in page_of(detail_of(meta, Attempts.of_table(table))).encode()
+    assert b"ValueError" in results.report._repr_html_().encode()
     results.report.save(tmp_path / "page.html")
+    assert "ValueError" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_tenth_of_a_million_items_is_a_small_page(tmp_path: Path) -> None:
@@ -70,10 +71,10 @@ def test_in_a_browser_the_charts_are_drawn_and_nothing_else_happens(
     file = tmp_path / "page.html"
     file.write_text(page_of(detail))
     with chromium() as browser:  # which keeps a loop of its own running: nothing else may need one meanwhile
-        look_at(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}), file, width)
+        assert_drawn(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}), file, width)
 
 
-def look_at(context: Any, file: Path, width: int) -> None:
+def assert_drawn(context: Any, file: Path, width: int) -> None:
     page = context.new_page()
     page.set_default_timeout(90_000)
     asked: list[str] = []

@@ -109,7 +109,7 @@ def spans_of(payload: bytes) -> Any:
     return request
 
 
-def same(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool) -> None:
+def assert_same(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool) -> None:
     theirs = the_sdks(limits, index, use, nested=nested)
     context = theirs.get_span_context()
     mine = ours(limits, index, use, make_ids(context.trace_id, context.span_id), nested=nested)
@@ -126,7 +126,7 @@ def _nothing(span: trace.Span) -> None:
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("index", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 2**31, 2**40])
 def test_a_span_to_which_nothing_was_added_is_the_sdk_s(index: int, nested: bool) -> None:
-    same(SpanLimits(), index, _nothing, nested=nested)
+    assert_same(SpanLimits(), index, _nothing, nested=nested)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_span_to_which_nothing_was_added_is_the_sdk_s(index: int, nested: bool
     ],
 )
 def test_limits_hold_where_nothing_was_added(limits: SpanLimits) -> None:
-    same(limits, 5, _nothing, nested=False)
+    assert_same(limits, 5, _nothing, nested=False)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -198,7 +198,7 @@ def test_whatever_a_node_does_to_its_span_the_payload_is_the_sdk_s(
         for step in steps:
             step(span)
 
-    same(limits, index, use, nested=nested)
+    assert_same(limits, index, use, nested=nested)
 
 
 def test_leaving_its_with_block_by_an_error_says_so_as_the_sdk_does() -> None:

@@ -46,12 +46,13 @@ def test_what_waits_for_ever_is_an_error_and_no_hang() -> None:
 
 
 def test_a_wait_below_the_clock_s_grain_ends() -> None:
-    async def main() -> None:
+    async def main() -> float:
         await asyncio.sleep(1e8)
         for _ in range(10):
             await asyncio.sleep(1e-9)
+        return asyncio.get_running_loop().time()
 
-    run_virtual(main())
+    assert run_virtual(main()) == pytest.approx(1e8)
 
 
 def test_the_engine_takes_its_time_for_what_it_is() -> None:
