@@ -850,7 +850,8 @@ def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series_and_two_runt
     returncode, out, _ = finish(process)
     assert returncode == 0
     pairs, most = json.loads(out)
-    assert pairs <= 3 * (64 + 1) + 1, "64 pairs and _other; their batches; their nodes; the process itself"
+    # 64 pairs and _other; their batches; their nodes; the process itself; and a stall that is nobody's, if there is one
+    assert pairs <= 3 * (64 + 1) + 2
     assert most <= 200
 
 

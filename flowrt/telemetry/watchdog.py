@@ -70,6 +70,7 @@ class Watchdog:
         self._heartbeat = heartbeat_of(loop)
         self._stop = threading.Event()
         self._stall: _Stall | None = None
+        self._over: _Stall | None = None  # the loop has turned since, and is about to tell
         self._looks: tuple[int, list[asyncio.Task[Any] | None]] = (0, [])  # since a beat, who had the loop
         self._last_event: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
@@ -87,9 +88,10 @@ class Watchdog:
         self._thread.join(1.0)
         self._heartbeat.release()
         self._heartbeat.blame = None
-        if (stall := self._stall) is not None:
-            self._stall = None
-            self._report(stall, time.perf_counter_ns() - stall.since_ns, ended=True)
+        for stall in (self._over, self._stall):
+            if stall is not None:
+                self._report(stall, time.perf_counter_ns() - stall.since_ns, ended=True)
+        self._over = self._stall = None
 
     # -- told by the loop's heartbeat, in the loop's thread ---------------------------------------------------------
 
@@ -100,8 +102,10 @@ class Watchdog:
 
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
         """The loop turns again: tell of the stall, and say who it was for the record of it."""
-        stall = self._stall
-        if stall is None or stall.since_ns != lateness.beaten_ns:
+        for stall in (self._stall, self._over):
+            if stall is not None and stall.since_ns == lateness.beaten_ns:
+                break
+        else:
             return {}
         self._report(stall, lateness.now_ns - stall.since_ns, lateness, ended=True)
         names = ("batch", "batch_id", "node", "item_index", "trace_id", "stack")
@@ -119,8 +123,9 @@ class Watchdog:
             woke_ns, worked = now, cpu
             beaten_ns = self._heartbeat.beaten_ns
             stall = self._stall
-            if stall is not None and beaten_ns != stall.since_ns:  # it is told by now
-                self._stall = stall = None
+            if stall is not None and beaten_ns != stall.since_ns:  # it is told by now, or in one of the next turns
+                self._over, self._stall = stall, None
+                stall = None
             if slept_ns > self._stall_after_ns and idle:
                 stood_still_ns = now
             late_ns = now - max(beaten_ns, stood_still_ns)

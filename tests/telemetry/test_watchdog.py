@@ -130,6 +130,27 @@ def test_a_node_that_blocks_again_and_again_is_logged_once_and_counted_every_tim
     assert sample("flowrt_loop_stalls_total", node="again") >= 3
 
 
+def test_it_is_told_though_the_loop_s_next_turns_take_long_too(run: Run, events: Events) -> None:
+    async def node(item: int) -> int:
+        if item:
+            await asyncio.sleep(1.0)  # it waits, so the loop looks again in each of its next turns
+            return item
+        await asyncio.sleep(0.05)
+        time.sleep(0.3)  # the stall
+        for _ in range(4):
+            await asyncio.sleep(0)
+            time.sleep(0.07)  # the watchdog looks while the stall is over and not told yet
+        return item
+
+    async def main() -> None:
+        watchdog = watching(asyncio.get_running_loop(), 0.2)
+        await BatchProcessor(node, max_concurrency=2).batch(range(2))
+        watchdog.stop()
+
+    run(main())
+    assert any("# the stall" in event["stack"] and event["duration_s"] > 0.25 for event in blocked(events))
+
+
 def test_a_call_into_c_that_keeps_the_interpreter_to_itself_is_found_afterwards(events: Events) -> None:
     hog = (1 << 6_000_000) - 1  # its square takes long, and lets no other thread run
 
