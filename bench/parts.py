@@ -196,20 +196,40 @@ def _sdk_provider() -> Any:
     return provider
 
 
-async def _sdk_spans(load: Load) -> None:
-    """The floor's workers with the SDK's start_span and end around each item, and the attributes of flowrt's spans."""
-    job: Job = load.job
-    provider = _sdk_provider()
+def _by_hand(job: Job, provider: Any) -> Job:
+    """The job in a span that the SDK's start_span and end make, with the attributes and the link of flowrt's spans.
+
+    It is made a root by nothing, is not made current, and its times are the SDK's own: the least that a node can write.
+    """
+    from opentelemetry.trace import Link
+
     tracer = provider.get_tracer("bench")
+    batch = tracer.start_span("batch bench")
+    batch.end()
+    links = [Link(batch.get_span_context())]
     common = {"flowrt.batch.name": "bench", "flowrt.batch.id": "0" * 32, "flowrt.node.id": "bench"}
 
     async def within(item: Item) -> int:
-        span = tracer.start_span("process bench", attributes={**common, "flowrt.item.index": item["x"]})
+        attributes = {**common, "flowrt.item.index": item["x"], "flowrt.item.queue_wait": 0.0}
+        span = tracer.start_span("process bench", attributes=attributes, links=links)
         output = await job(item)
         span.end()
         return output
 
-    await floor(load._replace(job=within))
+    return within
+
+
+async def _sdk_spans(load: Load) -> None:
+    """The node makes the span itself, on the same engine, so that nothing differs but who makes it."""
+    provider = _sdk_provider()
+    await _bare(load._replace(job=_by_hand(load.job, provider)))
+    provider.force_flush()
+
+
+async def _sdk_floor(load: Load) -> None:
+    """The same where there is next to no other code: all of the SDK's stays in the processor's caches."""
+    provider = _sdk_provider()
+    await floor(load._replace(job=_by_hand(load.job, provider)))
     provider.force_flush()
 
 
@@ -237,7 +257,8 @@ PARTS: Final = (
     Part("handed-over", "with spans handed over", _handed_over),
     Part("sent", "with spans sent to a collector", _sent),
     Part("all", "everything on, spans sent", _all),
-    Part("sdk-spans", "the floor with the SDK's start_span and end, BatchSpanProcessor", _sdk_spans),
+    Part("sdk-floor", "the floor with the SDK's start_span and end by hand, BatchSpanProcessor", _sdk_floor),
+    Part("sdk-spans", "flowrt, telemetry off, with the same by hand in the node", _sdk_spans),
     Part("own-provider", "flowrt through such a provider of the service's own", _own_provider),
 )
 
@@ -252,6 +273,9 @@ DIFFERENCES: Final = (
     ("encode", "encoded", "spans"),
     ("hand-over", "handed-over", "encoded"),
     ("join and send", "sent", "handed-over"),
+    ("the SDK's start_span and end, on the floor", "sdk-floor", "floor"),
+    ("the same in a node of flowrt", "sdk-spans", "bare"),
+    ("flowrt's spans through such a provider", "own-provider", "bare"),
 )
 """What each part costs: its name, and the two ways of running between which it is the difference."""
 

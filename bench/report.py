@@ -292,9 +292,9 @@ def _part_targets(measured: Measured) -> Iterator[Target]:
         if name == "ledger":
             yield Target("µs an item of the ledger", cost_us, 0.3)
     us = measured["parts_us"]
-    if {"own-provider", "bare", "sdk-spans", "floor"} <= us.keys():
-        rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], us["floor"], strict=True)
-        times = [(ours - bare) / (sdk - floor) for ours, bare, sdk, floor in rounds]
+    if {"own-provider", "bare", "sdk-spans"} <= us.keys():
+        rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], strict=True)
+        times = [(ours - bare) / (sdk - bare) for ours, bare, sdk in rounds]
         yield Target("spans through the service's own provider, of the SDK's start_span and end", times, 1.3)
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextvars import ContextVar, Token, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -16,6 +13,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt.policy import TailSampling, TraceShape
 from flowrt.records import BatchRecord, ItemRecord
+from flowrt.telemetry.current import SPAN_KEY, attach, detach, get_current, reset
 from flowrt.telemetry.ids import draw, make_ids, numbers_of, stock
 from flowrt.telemetry.span import SCOPE, ItemSpan, SpanFrame
 from flowrt.telemetry.tail import HeldSpans, is_wanted
@@ -28,24 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["FastTracingInstrument"]
 
 _pop_ids: Final = stock.pop
-(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())  # the API's name for it, asked of the API
 _ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
 _CHILDREN_ALIKE: Final = re.compile(
     r",localParentSampled:Always(On|Off)Sampler,localParentNotSampled:Always(On|Off)Sampler\}$"
 )
-
-
-def _find_variable() -> ContextVar[Context] | None:
-    """The variable behind the context API, found by what it holds: the API's own functions cost three times as much."""
-    mark = Context()
-    otel_context.attach(mark)
-    return next((variable for variable, value in copy_context().items() if value is mark), None)
-
-
-_variable: Final = copy_context().run(_find_variable)
-_current: Callable[[], Context] = otel_context.get_current if _variable is None else _variable.get
-_attach: Callable[[Context], Token[Context]] = otel_context.attach if _variable is None else _variable.set
-_reset: Callable[[Token[Context]], None] = otel_context.detach if _variable is None else _variable.reset
 
 
 def _detach(span: ItemSpan) -> None:
@@ -53,9 +37,9 @@ def _detach(span: ItemSpan) -> None:
     token, span.token = span.token, None
     if token is not None:
         try:
-            _reset(token)
-        except (ValueError, RuntimeError):  # of another context: the API says so in the log
-            otel_context.detach(token)
+            reset(token)
+        except (ValueError, RuntimeError):
+            detach(token)
 
 
 class FastTracingInstrument(BatchTracing):
@@ -112,7 +96,7 @@ class FastTracingInstrument(BatchTracing):
 
     def item_started(self, item: ItemRecord) -> None:
         """Make the item's span and make it the current one for the node."""
-        if _current() is not self._seen:
+        if get_current() is not self._seen:
             self._rebase()
         try:
             ids = _pop_ids() if self._any_ids else self._new_ids()
@@ -126,15 +110,15 @@ class FastTracingInstrument(BatchTracing):
         if self._holds:
             self._hold(ids)
         values = self._values
-        values[_SPAN_KEY] = span
-        span.token = _attach(Context(values))
+        values[SPAN_KEY] = span
+        span.token = attach(Context(values))
 
     def attempt_started(self, item: ItemRecord) -> None:
         """Make the item's span the current one again, where the next attempt runs."""
-        if _current() is not self._seen:
+        if get_current() is not self._seen:
             self._rebase()
         span: ItemSpan = item.span
-        span.token = _attach(trace.set_span_in_context(span, self._base))
+        span.token = attach(trace.set_span_in_context(span, self._base))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Leave the attempt's context, and tell of the attempt."""
@@ -226,7 +210,7 @@ class FastTracingInstrument(BatchTracing):
 
     def _rebase(self) -> None:
         """The worker's context is another one than it was: build on that."""
-        self._seen = _current()
+        self._seen = get_current()
         self._base = self._seen
         if self._links is not None:
             self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept

@@ -14,11 +14,13 @@ from flowrt._version import __version__
 from flowrt.instrument import Instrument
 from flowrt.policy import TailSampling, TraceShape
 from flowrt.records import BatchRecord, ItemRecord
+from flowrt.telemetry.current import SPAN_KEY, attach, detach, get_current
 from flowrt.telemetry.text import clean
 
 __all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "span_of", "tracing_is_set_up"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
+_INTERNAL: Final = SpanKind.INTERNAL  # to look it up in the enumeration costs more than one would think
 _log = logging.getLogger("flowrt.tracing")
 _told: Final[list[str]] = []  # what was said once and need not be said again
 
@@ -136,37 +138,56 @@ class BatchTracing(Instrument):
 
 
 class TracingInstrument(BatchTracing):
-    """Makes its spans through the API, so that any provider's sampler, processors and exporters see them."""
+    """Makes its spans through the API, so that any provider's sampler, processors and exporters see them.
+
+    What is the same for every item is made once: the context in which spans start, and all of the context in which the
+    node runs but for the span.
+    """
+
+    def __init__(self, shape: TraceShape = "auto") -> None:
+        super().__init__(shape)
+        self._start_span = self._tracer.start_span
+        self._seen: Context | None = None  # the worker's context, and
+        self._base = Context()  # what an item's span starts in, and
+        self._values: dict[str, object] = {}  # that, and the span of the item that started last
 
     def item_started(self, item: ItemRecord) -> None:
         """Start the item's span and make it the current one for the node."""
-        current = otel_context.get_current()
-        if self._links is not None:
-            current = trace.set_span_in_context(trace.INVALID_SPAN, current)  # a root, with the baggage kept
-        span = self._tracer.start_span(
+        if get_current() is not self._seen:
+            self._rebase()
+        span = self._start_span(
             self._item_name,
-            current,
-            SpanKind.INTERNAL,
+            self._base,
+            _INTERNAL,
             {**self._common, "flowrt.item.index": item.index},
             self._links,
             item.pulled_ns + self._offset_ns,
         )
-        span_context = span.get_span_context()
-        item.ids = span_context.trace_id.to_bytes(16, "big") + span_context.span_id.to_bytes(8, "big")
-        if not span_context.trace_flags.sampled:
+        context = span.get_span_context()
+        item.ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big")
+        if not context.trace_flags.sampled:
             item.unkept = True
-        item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
+        values = self._values
+        values[SPAN_KEY] = span
+        item.span = (span, attach(Context(values)))
+
+    def _rebase(self) -> None:
+        """The worker's context is another one than it was: build on that."""
+        self._seen = self._base = get_current()
+        if self._links is not None:
+            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
+        self._values = dict(self._base)
 
     def attempt_started(self, item: ItemRecord) -> None:
         """Make the item's span the current one again, where the next attempt runs."""
         span, _ = item.span
-        item.span = (span, otel_context.attach(trace.set_span_in_context(span)))
+        item.span = (span, attach(trace.set_span_in_context(span)))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Leave the attempt's context, and tell of the attempt."""
         span, token = item.span
         item.span = (span, None)
-        otel_context.detach(token)
+        detach(token)
         self._tell_attempt(item, span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
@@ -179,12 +200,13 @@ class TracingInstrument(BatchTracing):
         item.span = None
         # of one that does not end the context is still in use, in a task that nobody waits for
         if token is not None and not item.uncancellable:
-            otel_context.detach(token)
+            detach(token)
         if span.is_recording():
-            if item.attempts > 1:
+            attempts, started_ns = item.attempts, item.started_ns
+            if attempts > 1:
                 self._tell_attempt(item, span)
-                span.set_attribute("flowrt.item.attempts", item.attempts)
-            wait_ns = item.queue_wait_ns
+                span.set_attribute("flowrt.item.attempts", attempts)
+            wait_ns = started_ns - item.pulled_ns if attempts < 2 and started_ns else item.queue_wait_ns
             if wait_ns >= 0:
                 span.set_attribute("flowrt.item.queue_wait", wait_ns / 1e9)
             if item.status != "ok" and item.status != "resumed":

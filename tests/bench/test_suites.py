@@ -34,7 +34,7 @@ def test_parts_are_differences_within_a_round() -> None:
 
 @pytest.mark.parts
 def test_every_part_runs() -> None:
-    few = [part for part in PARTS if part.name in ("encoded", "own-provider", "sdk-spans")]
+    few = [part for part in PARTS if part.name in ("encoded", "own-provider", "sdk-floor", "sdk-spans")]
     measured = measure_parts(few, 1, 1_000, quiet)
     assert all(us > 0 for (us,) in measured["parts_us"].values())
 

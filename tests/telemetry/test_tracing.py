@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from flowrt import BatchProcessor, Telemetry
+from flowrt import BatchProcessor, Instrument, Telemetry
+from flowrt.records import ItemRecord
 
 Run = Callable[[Any], Any]
 Spans = Callable[[], list[ReadableSpan]]
@@ -193,3 +199,160 @@ def test_an_exception_whose_message_raises_is_still_one_failed_span(run: Run, sp
 def test_without_a_provider_nothing_is_traced(run: Run) -> None:
     (result,) = run(BatchProcessor(fails_on_three).batch([1]))
     assert result.trace_id is None
+
+
+class Watching(SpanProcessor):
+    """Keeps what a service's own processor sees of spans that start and end."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[dict[str, Any], Any]] = []
+        self.ended: list[ReadableSpan] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.started.append((dict(span.attributes), parent_context))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ended.append(span)
+
+
+def own_provider(monkeypatch: pytest.MonkeyPatch, sampler: Any = None) -> Watching:
+    provider, watching = TracerProvider(sampler=sampler, shutdown_on_exit=False), Watching()
+    provider.add_span_processor(watching)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return watching
+
+
+@pytest.mark.parametrize("shape", ["nested", "linked"])
+def test_a_processor_of_the_service_s_sees_attributes_and_context_at_the_start(
+    shape: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = own_provider(monkeypatch)
+
+    async def main() -> None:
+        token = context.attach(baggage.set_baggage("tenant", "acme"))
+        await BatchProcessor(fails_on_three, 2, name="things", telemetry=Telemetry(trace_shape=shape)).batch(range(6))
+        context.detach(token)
+
+    run(main())
+    (_, *items) = watching.started
+    batch, ended = split(watching.ended)
+    assert [attributes["flowrt.item.index"] for attributes, _ in items] == list(range(6))
+    assert {attributes["flowrt.batch.name"] for attributes, _ in items} == {"things"}
+    assert {baggage.get_baggage("tenant", parent) for _, parent in items} == {"acme"}
+    parents = {trace.get_current_span(parent).get_span_context().span_id for _, parent in items}
+    assert parents == {batch.context.span_id if shape == "nested" else trace.INVALID_SPAN_ID}
+    assert len({span.context.span_id for span in ended.values()}) == 6
+
+
+@pytest.mark.parametrize("shape", ["nested", "linked"])
+def test_a_sampler_of_the_service_s_decides_item_by_item_on_their_attributes(
+    shape: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Even(Sampler):
+        def should_sample(self, parent_context: Any, trace_id: int, name: str, *rest: Any, **more: Any) -> Any:
+            attributes = rest[1]
+            keep = attributes.get("flowrt.item.index", 0) % 2 == 0
+            return SamplingResult(Decision.RECORD_AND_SAMPLE if keep else Decision.DROP, attributes)
+
+        def get_description(self) -> str:
+            return "Even"
+
+    watching = own_provider(monkeypatch, Even())
+    kept: dict[int, bool] = {}
+
+    async def node(x: int) -> str:
+        await asyncio.sleep(0)
+        current = trace.get_current_span()
+        kept[x] = current.is_recording()
+        return f"{current.get_span_context().span_id:016x}"
+
+    results = run(BatchProcessor(node, 3, telemetry=Telemetry(trace_shape=shape)).batch(range(6)))
+    _, items = split(watching.ended)
+    assert sorted(items) == [0, 2, 4]
+    assert kept == {x: x % 2 == 0 for x in range(6)}
+    assert [result.span_id for result in results] == [result.output for result in results], (
+        "unsampled ones have ids too"
+    )
+
+
+def test_what_a_node_leaves_current_is_not_so_any_more_after_its_item(run: Run, spans: Spans) -> None:
+    seen: list[trace.Span] = []
+
+    class After(Instrument):
+        def item_started(self, item: ItemRecord) -> None:
+            seen.append(trace.get_current_span())
+
+    async def leaves_another_behind(x: int) -> int:
+        if x == 1:
+            context.attach(trace.set_span_in_context(trace.NonRecordingSpan(trace.INVALID_SPAN_CONTEXT)))
+        return x
+
+    run(BatchProcessor(leaves_another_behind, 1, instruments=[After()]).batch(range(3)))
+    batch, items = split(spans())
+    assert [span.get_span_context() for span in seen] == [items[index].context for index in range(3)]
+    assert {span.parent.span_id for span in items.values()} == {batch.context.span_id}
+
+
+ELSEWHERE = '''
+import contextvars
+from opentelemetry.context import Context
+
+class Elsewhere:
+    """A vendor's: it counts, and keeps more than one variable."""
+    calls = 0
+    def __init__(self):
+        self.values = contextvars.ContextVar("values", default=Context())
+    def attach(self, context):
+        Elsewhere.calls += 1
+        return self.values.set(context)
+    def get_current(self):
+        return self.values.get()
+    def detach(self, token):
+        self.values.reset(token)
+'''
+ASKS = """
+import asyncio, flowrt, elsewhere
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+provider = TracerProvider(shutdown_on_exit=False)
+{ours}
+async def node(x):
+    return trace.get_current_span().get_span_context().span_id
+async def main():
+    before = elsewhere.Elsewhere.calls
+    results = await flowrt.BatchProcessor(node, 2).batch(range(5))
+    assert [int(r.span_id, 16) for r in results] == [r.output for r in results]
+    print(elsewhere.Elsewhere.calls - before)
+{run}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ours", "run"),
+    [
+        ("trace.set_tracer_provider(provider)", "asyncio.run(main())"),
+        ("", "flowrt.run(main(), metrics_port=None, log_level='ERROR')"),
+    ],
+    ids=["the SDK's provider", "the runtime's provider"],
+)
+def test_a_runtime_context_of_a_vendor_s_is_asked_for_every_item(ours: str, run: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    info = tmp_path / "elsewhere-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[opentelemetry_context]\nelsewhere = elsewhere:Elsewhere\n")
+    environment = {
+        **os.environ,
+        "OTEL_PYTHON_CONTEXT": "elsewhere",
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}",
+    }
+    done = subprocess.run(  # noqa: S603  # ours
+        [sys.executable, "-c", ASKS.format(ours=ours, run=run)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 6, "the batch's and one for each item"
