@@ -346,7 +346,7 @@ def test_a_runtime_context_of_a_vendor_s_is_asked_for_every_item(ours: str, run:
         "OTEL_PYTHON_CONTEXT": "elsewhere",
         "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}",
     }
-    done = subprocess.run(  # noqa: S603  # ours
+    done = subprocess.run(  # ours
         [sys.executable, "-c", ASKS.format(ours=ours, run=run)],
         env=environment,
         capture_output=True,
