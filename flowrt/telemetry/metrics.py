@@ -310,7 +310,7 @@ class MetricsInstrument(Instrument):
     ) -> None:
         self._pair = pair
         self._store = store
-        slo = () if latency_slo_s is None else (latency_slo_s,)
+        slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)  # or it may be a bucket twice, in nanoseconds
         self._bounds_s = tuple(sorted({*DURATION_BOUNDS_S, *slo}))
         self._shard: Shard
         self._swift: Histogram  # the shard's, within reach, as is the rest

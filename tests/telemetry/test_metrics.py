@@ -99,6 +99,13 @@ def test_a_latency_objective_is_a_bucket(run_virtual: Run, name: str, sample: Sa
     assert sample("flowrt_item_duration_seconds_bucket", batch=name, node="sleep", status="ok", le="0.2") == 1
 
 
+def test_a_latency_objective_within_a_nanosecond_of_a_bucket_is_that_bucket(run: Run, name: str) -> None:
+    run(BatchProcessor(half, 3, name=name, telemetry=Telemetry(latency_slo=0.25 + 1e-12)).batch([0]))
+    page = generate_latest(REGISTRY).decode().splitlines()
+    lines = [line for line in page if f'batch="{name}"' in line and 'le="0.25"' in line]
+    assert len(lines) == 4  # durations ok and failed, attempts, queue waits
+
+
 def test_a_running_batch_shows_what_is_in_flight(run: Run, name: str, sample: Sample) -> None:
     async def main() -> None:
         gate = asyncio.Event()
