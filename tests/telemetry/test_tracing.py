@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +291,33 @@ def test_what_a_node_leaves_current_is_not_so_any_more_after_its_item(run: Run, 
     batch, items = split(spans())
     assert [span.get_span_context() for span in seen] == [items[index].context for index in range(3)]
     assert {span.parent.span_id for span in items.values()} == {batch.context.span_id}
+
+
+@pytest.mark.usefixtures("spans")
+def test_the_context_is_restored_so_that_one_worker_serves_all_items(run: Run) -> None:
+    workers: list[Any] = []  # kept, so that none has another's id
+
+    async def node(_: int) -> None:
+        workers.append(asyncio.current_task())
+
+    run(BatchProcessor(node, 1).batch(range(5)))
+    assert len(set(map(id, workers))) == 1, "a worker whose context an item has changed is replaced"
+
+
+def test_what_the_source_puts_into_the_context_reaches_its_item(run: Run, spans: Spans) -> None:
+    async def node(_: int) -> object:
+        return baggage.get_baggage("row")
+
+    def rows() -> Iterator[int]:
+        for row in range(4):
+            context.attach(baggage.set_baggage("row", str(row)))
+            yield row
+
+    for shape in ("nested", "linked"):
+        telemetry = Telemetry(trace_shape=shape)  # type: ignore[arg-type]
+        results = run(BatchProcessor(node, 1, telemetry=telemetry).batch(rows()))
+        assert [result.output for result in results] == ["0", "1", "2", "3"]
+    assert len({span.context.span_id for span in spans()}) == 10
 
 
 ELSEWHERE = '''
