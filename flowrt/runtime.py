@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import os
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
+from flowrt import garbage
 from flowrt.engine.deadlines import GRACE_S
 from flowrt.engine.lifecycle import active_batches
 from flowrt.policy import check_duration
@@ -28,7 +28,6 @@ T = TypeVar("T")
 
 _POLL_S: Final = 0.005
 _active: Final[list[Runtime]] = []
-_frozen: Final[list[bool]] = []  # not empty where it was a runtime that froze
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
@@ -56,7 +55,8 @@ class Runtime:
     root logger, signal handlers. Several runtimes may be active: each serves its own port, and what the first one set
     up, the others use.
 
-    What is loaded when it starts is frozen for the garbage collector (`gc.freeze`) until the last runtime ends.
+    What is loaded when it starts is frozen for the garbage collector (`gc.freeze`) until the last runtime ends, and the
+    collector comes after 5,000 new objects where it would come sooner (`gc.set_threshold`).
 
     SIGINT and SIGTERM drain: `/readyz` answers 503, no item is admitted any more, and those in flight have `grace`
     seconds. The block goes on with the partial results; where no batch is active, or when the grace is over, the task
@@ -196,7 +196,7 @@ class Runtime:
             if task is not None:
                 self._shutdown.bind(loop, task)
             _active.append(self)
-            _freeze()
+            garbage.calm()
         except BaseException:
             await self._stop()
             self._shutdown.uninstall()
@@ -208,7 +208,7 @@ class Runtime:
         if self in _active:
             _active.remove(self)
             if not _active:
-                _unfreeze()
+                garbage.restore()
         self._shutdown.unbind()
         watchdog, server, traces, logs = self._watchdog, self._server, self._traces, self._logs
         self._watchdog = self._server = self._traces = self._logs = None
@@ -292,23 +292,6 @@ def run(main: Coroutine[Any, Any, T], **settings: Unpack[Settings]) -> T:
     if runtime.exit_code is not None:
         raise SystemExit(runtime.exit_code)
     return result
-
-
-def _freeze() -> None:
-    """Take what the process has loaded so far out of the garbage collector's sight, until the last runtime ends.
-
-    A batch that keeps its results makes the collector walk everything there is several times; what was there at the
-    start is modules, classes and functions, which stay. Where somebody has frozen already, theirs is left as it is.
-    """
-    if not gc.get_freeze_count():
-        gc.freeze()
-        _frozen.append(True)
-
-
-def _unfreeze() -> None:
-    if _frozen:
-        _frozen.clear()
-        gc.unfreeze()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import re
@@ -638,31 +637,3 @@ def test_the_current_runtime_is_the_one_entered_last_and_nothing_outside() -> No
 
     asyncio.run(main())
     assert flowrt.Runtime.current() is None
-
-
-def test_what_is_there_at_the_start_is_out_of_the_garbage_collectors_sight_until_the_last_runtime_ends() -> None:
-    async def main() -> list[bool]:
-        counts = []
-        async with Runtime(log_level="ERROR"):
-            counts.append(gc.get_freeze_count())
-            async with Runtime(log_level="ERROR"):
-                counts.append(gc.get_freeze_count())
-            counts.append(gc.get_freeze_count())
-        counts.append(gc.get_freeze_count())
-        return [count > 0 for count in counts]
-
-    assert asyncio.run(main()) == [True, True, True, False]
-
-
-def test_what_somebody_has_frozen_stays_so() -> None:
-    async def main() -> None:
-        async with Runtime(log_level="ERROR"):
-            pass
-
-    gc.freeze()
-    try:
-        frozen = gc.get_freeze_count()
-        asyncio.run(main())
-        assert 0 < gc.get_freeze_count() <= frozen
-    finally:
-        gc.unfreeze()
