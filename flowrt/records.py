@@ -255,6 +255,7 @@ class ItemRecord(BatchResult):
         first_started_ns: When its first attempt started, where there were several.
         finished_ns: When it ended.
         held_ns: How long it was ready to go on while something else blocked the loop, as far as is known.
+        stalled_ns: That again, as it was after the last stall that is told of; 0 where there was none.
         retry: The decision by which it is tried again, or was last.
         backoff_ns: How long it was told to wait between attempts, in all.
         beside: The number of its latest attempt that is no hedge, where that has been hedged, else 0.
@@ -279,6 +280,7 @@ class ItemRecord(BatchResult):
     held_ns = _Seldom[int](0)
     rate_wait_ns = _Seldom[int](0)
     retry = _Seldom[Any](None)
+    stalled_ns = _Seldom[int](0)
     ticket = _Seldom[Any](None)
     uncancellable = _Seldom[bool](False)
     unkept = _Seldom[bool](False)

@@ -145,8 +145,13 @@ class FastTracingInstrument(BatchTracing):
             span.end_ns = item.finished_ns
             wait_ns = item.started_ns - start_ns
             if encode is not None:
-                hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, wait_ns))
+                if item._seldom is None:  # noqa: SLF001  # nothing seldom has come to it
+                    hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, wait_ns))
+                else:
+                    hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, wait_ns, item.stalled_ns))
             else:
+                if item._seldom is not None:  # noqa: SLF001  # as above
+                    span.held_ns = item.stalled_ns
                 span.wait_ns, span.attempts = wait_ns, 1
                 hand_over(span)
             self.ended += 1
@@ -163,6 +168,8 @@ class FastTracingInstrument(BatchTracing):
                 self._let_go(item, self._held, wanted=frame.sampled or self._wants(item))
             return
         span.attempts = attempts = item.attempts
+        if item._seldom is not None and item.stalled_ns:  # noqa: SLF001  # as above
+            span.held_ns = item.stalled_ns
         started_ns = item.started_ns
         if attempts < 2 and started_ns:
             span.wait_ns = started_ns - item.pulled_ns

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
@@ -30,7 +30,7 @@ from flowrt.telemetry.ids import numbers_of
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["SCOPE", "Additions", "ItemSpan", "SpanFrame"]
+__all__ = ["SCOPE", "Additions", "EncodePlain", "ItemSpan", "SpanFrame"]
 
 SCOPE: Final = InstrumentationScope("flowrt", __version__)
 """The tracer that item spans come from."""
@@ -38,6 +38,12 @@ SCOPE: Final = InstrumentationScope("flowrt", __version__)
 _log = logging.getLogger("flowrt.tracing")
 _UNSET: Final = Status(StatusCode.UNSET)
 _adding = threading.Lock()  # for the first addition to a span, which code in a worker thread may make
+
+
+class EncodePlain(Protocol):
+    """Encodes a span to which nothing was added, but that its item was held."""
+
+    def __call__(self, ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int, held_ns: int = 0) -> bytes: ...
 
 
 class SpanFrame:
@@ -113,7 +119,7 @@ class SpanFrame:
         self.hand_over = hand_over
         self.swift = False
         self.template: Any = None
-        self.encode: Callable[[bytes, int, int, int, int], bytes] | None = None
+        self.encode: EncodePlain | None = None
 
 
 class Additions:
@@ -151,14 +157,16 @@ class ItemSpan(trace.Span):
     Attributes:
         end_ns: When it ended by that clock, or 0.
         wait_ns: How long the item waited for its first attempt, or -1 where it never had one.
+        held_ns: How long it had been held up after the last stall that it was in; 0 where it was in none.
         attempts: How many attempts there were.
         token: Of the context in which the span is the current one.
     """
 
     __slots__ = ("additions", "attempts", "end_ns", "frame", "ids", "index", "start_ns", "token", "wait_ns")
 
-    # Rare, so not a slot that is filled for every item: an instance that needs it has it in its dictionary.
+    # Rare, so not slots that are filled for every item: an instance that needs them has them in its dictionary.
     _context: SpanContext | None = None
+    held_ns: int = 0
 
     def __init__(self, frame: SpanFrame, ids: bytes, index: int, start_ns: int) -> None:
         self.frame = frame
@@ -366,6 +374,8 @@ class ItemSpan(trace.Span):
             additions.attributes["flowrt.item.attempts"] = self.attempts
         if self.wait_ns >= 0:
             additions.attributes["flowrt.item.queue_wait"] = self.wait_ns / 1e9
+        if self.held_ns:
+            additions.attributes["flowrt.item.held"] = self.held_ns / 1e9
         return additions
 
     # -- within -----------------------------------------------------------------------------------------------------

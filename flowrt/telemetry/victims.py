@@ -12,14 +12,12 @@ from typing import Any, Final
 
 from flowrt.records import BatchRecord, ItemRecord, Slot
 from flowrt.stalls import Held, Stall, some_victims
-from flowrt.telemetry.tracing import span_of
 
 __all__ = ["TURNS", "Lateness", "sample_ready"]
 
 _STALL_NS: Final = 100_000_000  # what is shorter is counted and not kept
 _MOST_SLOTS: Final = 2_000  # looked at after a stall, and
 _SAMPLED_SLOTS: Final = 64  # at a beat of a busy loop
-_MOST_MARKED: Final = 500  # spans, by a stall: to mark one takes the loop 50 µs, and that must not be the next stall
 
 TURNS: Final = 2
 """After so many more turns every timer and socket that was ready has told so, on asyncio's loop and on uvloop."""
@@ -76,7 +74,7 @@ class Lateness:
         """
         if batch.ledger is None:
             return
-        scene = _Scene(batch, batch.ledger.held, _MOST_MARKED if self.is_stall else 0)
+        scene = _Scene(batch, batch.ledger.held, is_stall=self.is_stall)
         self._scenes.append(scene)
         late_ns, running, known, old = self.late_ns, False, False, 0
         for slot in batch.slots[:_MOST_SLOTS]:
@@ -139,22 +137,24 @@ class Lateness:
 class _Scene:
     """What one batch looked like when the loop turned again."""
 
-    def __init__(self, batch: BatchRecord, held: Held, marks: int) -> None:
+    def __init__(self, batch: BatchRecord, held: Held, *, is_stall: bool) -> None:
         self.batch = batch
         self.held = held
-        self.marks = marks  # how many spans may still be told
+        self.is_stall = is_stall
         self.victims: dict[int, int] = {}
         self.waiting: list[tuple[Slot, ItemRecord, Any, int]] = []
 
     def blame(self, item: ItemRecord, held_ns: int) -> None:
-        """The item was held up: it knows for how long, and in a stall so does its span."""
+        """The item was held up: it knows for how long, and after a stall its span will say so when it ends.
+
+        To tell the span now would take the loop 50 µs an item, and make it late again.
+        """
         if held_ns <= 0:
             return
         item.held_ns += held_ns
         self.victims[item.index] = held_ns
-        if self.marks and (span := span_of(item)) is not None:
-            self.marks -= 1
-            span.set_attribute("flowrt.item.held", item.held_ns / 1e9)
+        if self.is_stall:
+            item.stalled_ns = item.held_ns
 
 
 def sample_ready(batch: BatchRecord, passed_ns: int) -> None:

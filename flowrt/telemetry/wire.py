@@ -17,16 +17,16 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
-from flowrt.telemetry.span import Additions, ItemSpan, SpanFrame
+from flowrt.telemetry.span import Additions, EncodePlain, ItemSpan, SpanFrame
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["EncodePlain", "Envelope", "encode_spans", "plain_encoder", "template_of"]
+__all__ = ["Envelope", "encode_spans", "plain_encoder", "template_of"]
 
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
 
-EncodePlain = Callable[[bytes, int, int, int, int], bytes]
+
 """Encodes a span of the given ids, index, start, end and wait in nanoseconds, as the scope's field `spans`."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
@@ -143,7 +143,7 @@ class Template:
         self._flags = _key(16, _FIXED32) + struct.pack("<I", _flags(frame.parent))
         # the attributes' bound: with a tiny one even the constants do not fit, and the slow way knows what goes
         limits = frame.limits
-        fits = limits.max_span_attributes is None or limits.max_span_attributes >= len(frame.attributes) + 2
+        fits = limits.max_span_attributes is None or limits.max_span_attributes >= len(frame.attributes) + 3
         short = limits.max_span_attribute_length
         whole = short is None or all(len(str(value)) <= short for value in frame.attributes.values())
         linked = limits.max_links is None or limits.max_links >= len(frame.links)
@@ -156,7 +156,7 @@ class Template:
             return self._encode_whole(span, additions)
         if span.wait_ns < 0 or span.attempts > 1 or self.plain is None:
             return self._encode_whole(span, span.complete())
-        return self.plain(span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns)
+        return self.plain(span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.held_ns)
 
     def _plain_encoder(self, frame: SpanFrame) -> EncodePlain:
         """A closure: its variables are reached faster than an object's.
@@ -177,6 +177,7 @@ class Template:
             )
         )
         wait = _message(9, _text(1, "flowrt.item.queue_wait") + _message(2, _key(4, _FIXED64) + bytes(8)))
+        held_key = _message(9, _text(1, "flowrt.item.held") + _message(2, _key(4, _FIXED64) + bytes(8)))[:-8]
         offset_ns = self._offset_ns
         blocks: dict[int, tuple[Callable[..., bytes], int, bytes, bytes]] = {}
 
@@ -196,13 +197,14 @@ class Template:
             block = blocks[number] = pack, lowest, before, tail
             return block
 
-        def encode(ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int) -> bytes:
+        def encode(ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int, held_ns: int = 0) -> bytes:
             pack, lowest, before, tail = blocks.get(index >> 7) or add_block(index >> 7)
             if wait_ns:
                 tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
-            return pack(
+            span = pack(
                 before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
             )
+            return _with(span, held_key + _pack_double(held_ns / 1e9)) if held_ns else span
 
         return encode
 
@@ -233,6 +235,14 @@ class Template:
                 )
             ),
         )
+
+
+def _with(span: bytes, more: bytes) -> bytes:
+    """An encoded span with one more field."""
+    start = 2
+    while span[start - 1] & 0x80:  # past the key and the length
+        start += 1
+    return _message(2, span[start:] + more)
 
 
 # -- the messages inside -------------------------------------------------------------------------------------------

@@ -62,7 +62,9 @@ def frame_of(limits: SpanLimits, taken: list[ItemSpan], *, nested: bool) -> Span
     )
 
 
-def the_sdks(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool) -> ReadableSpan:
+def the_sdks(
+    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool, held_ns: int = 0
+) -> ReadableSpan:
     """The span that the SDK makes of the same item, used in the same way."""
     kept = _Kept()
     provider = TracerProvider(ALWAYS_ON, RESOURCE, shutdown_on_exit=False, span_limits=limits)
@@ -79,15 +81,19 @@ def the_sdks(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], 
     use(span)
     if span.is_recording():
         span.set_attribute("flowrt.item.queue_wait", 0.25)
+        if held_ns:
+            span.set_attribute("flowrt.item.held", held_ns / 1e9)
     span.end(1_000_000_000_900)
     return kept.spans[0]
 
 
-def ours(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], ids: bytes, *, nested: bool) -> ItemSpan:
+def ours(
+    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], ids: bytes, *, nested: bool, held_ns: int = 0
+) -> ItemSpan:
     taken: list[ItemSpan] = []
     span = ItemSpan(frame_of(limits, taken, nested=nested), ids, index, 500)
     use(span)
-    span.wait_ns, span.attempts = 250_000_000, 1
+    span.wait_ns, span.attempts, span.held_ns = 250_000_000, 1, held_ns
     if span.is_recording():
         if span.additions is not None:
             span.complete()
@@ -109,10 +115,12 @@ def spans_of(payload: bytes) -> Any:
     return request
 
 
-def assert_same(limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool) -> None:
-    theirs = the_sdks(limits, index, use, nested=nested)
+def assert_same(
+    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool, held_ns: int = 0
+) -> None:
+    theirs = the_sdks(limits, index, use, nested=nested, held_ns=held_ns)
     context = theirs.get_span_context()
-    mine = ours(limits, index, use, make_ids(context.trace_id, context.span_id), nested=nested)
+    mine = ours(limits, index, use, make_ids(context.trace_id, context.span_id), nested=nested, held_ns=held_ns)
     expected = spans_of(official([theirs]).SerializeToString())
     assert spans_of(encode_spans([mine], lambda _: b"")) == expected
     # and through the SDK's exporters, where there is no OTLP
@@ -187,6 +195,16 @@ LIMITS = st.builds(
     max_links=st.sampled_from([None, 0, 1, 2]),
     max_attribute_length=st.sampled_from([None, 0, 3]),
 )
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("use", [_nothing, lambda span: span.set_attribute("of the node", 1)])
+@pytest.mark.parametrize("limits", [SpanLimits(), *(SpanLimits(max_span_attributes=most) for most in range(9))])
+@pytest.mark.parametrize("index", [5, 129])
+def test_of_an_item_that_was_held_it_tells_for_how_long(
+    limits: SpanLimits, use: Callable[[trace.Span], None], index: int, nested: bool
+) -> None:
+    assert_same(limits, index, use, nested=nested, held_ns=310_000_000)
 
 
 @settings(max_examples=300, deadline=None)
