@@ -224,15 +224,18 @@ class Lifecycle(ABC):
         self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
 
     def drain(self, reason: str) -> None:
-        """Admit nothing more; items in flight go on to their end, the rest of a list or the like is cancelled."""
+        """Admit nothing more; attempts in flight go on to their end.
+
+        Items that wait for a rate limit or a circuit are cancelled, and so is the rest of a list or the like.
+        """
         if self._stopped is None and not self.admission.closed:
             self._skip_rest = True
             self._drained = reason
             self.admission.close()
             self._stop_short()
             for task, slot in list(self._workers.items()):
-                if slot.item is None and task is not asyncio.current_task(self.loop):
-                    task.cancel()  # it waits for the source
+                if task is not asyncio.current_task(self.loop) and (slot.item is None or not slot.item.started_ns):
+                    task.cancel()  # it waits for the source, or for what lets its attempt begin
 
     def stop(self, reason: str) -> None:
         """Admit nothing more and cancel what is in flight; whoever joins the batch sees it end.

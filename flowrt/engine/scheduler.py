@@ -314,6 +314,9 @@ class Scheduler(Lifecycle):
             return  # its time was over: `_timed_out` settles it
         if self._stopped is not None:
             _cancel(item, self._stopped)
+        elif self._drained is not None and not item.started_ns and task is not None:
+            task.uncancel()
+            _cancel(item, f"not {'tried again' if item.attempts else 'started'}: {self._drained}")
         elif task is not None and task.cancelling():
             self.stop("its task was cancelled from outside, as a closing event loop does")
             _cancel(item, "its task was cancelled from outside")

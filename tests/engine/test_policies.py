@@ -22,6 +22,7 @@ from flowrt import (
     RateLimit,
     RetryPolicy,
 )
+from flowrt.engine.lifecycle import active_batches
 from flowrt.policies import CircuitOpenError
 from tests.conftest import run_on, virtual_loop
 
@@ -449,6 +450,48 @@ def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_
     assert results.success_rate == 1
     assert changes[:3] == ["open", "half_open", "open"]
     assert changes[-1] == "closed"
+
+
+@pytest.mark.parametrize("what", ["rate limit", "circuit"])
+def test_a_drained_batch_does_not_wait_for_what_lets_items_begin(run_virtual: Run, what: str) -> None:
+    class Refused(Flaky):
+        async def __call__(self, x: int) -> int:
+            if what == "circuit" and x < 4:
+                raise ConnectionError(f"refused {x}")
+            return await super().__call__(x)
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(2, per=3600)}
+    if what == "circuit":
+        settings = {"breaker": CircuitBreaker(0.5, window=60, cooldown=3600.0, minimum=4, open="pause")}
+
+    async def main() -> tuple[Any, float]:
+        loop = asyncio.get_running_loop()
+        batch = asyncio.create_task(BatchProcessor(Refused({}, 10.0), 4, telemetry=False, **settings).batch(range(9)))
+        await asyncio.sleep(5.0)
+        active_batches(loop)[0].drain("shutting down")
+        return await batch, loop.time()
+
+    results, ended_s = run_virtual(main())
+    statuses = ["ok", "ok"] if what == "rate limit" else ["failed"] * 4
+    assert [r.status for r in results] == statuses + ["cancelled"] * (9 - len(statuses))
+    assert {r.error for r in results if r.status == "cancelled"} == {"not started: shutting down"}
+    assert ended_s == pytest.approx(10.0 if what == "rate limit" else 5.0)
+
+
+def test_an_item_that_waits_to_be_tried_again_is_not_when_the_batch_is_drained(run_virtual: Run) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        processor = BatchProcessor(
+            Flaky({0: 9}), 2, retry=RetryPolicy(3, **NO_JITTER), rate_limit=RateLimit(1, per=100), telemetry=False
+        )
+        batch = asyncio.create_task(processor.batch([0]))
+        await asyncio.sleep(50.0)  # it failed, waited, and waits for the rate limit now
+        active_batches(loop)[0].drain("shutting down")
+        return await batch, loop.time()
+
+    (result,), ended_s = run_virtual(main())
+    assert (result.status, result.attempts, result.error) == ("cancelled", 1, "not tried again: shutting down")
+    assert ended_s == pytest.approx(50.0)
 
 
 @pytest.mark.parametrize(
