@@ -70,7 +70,7 @@ def test_a_node_that_blocks_for_two_seconds_is_named_with_its_item_and_stack_whi
     run(main())
     assert answered[0] < 1.0
     assert sample("flowrt_loop_stalls_total", node="culprit") == before + 1
-    (event,) = blocked(events)
+    (event,) = [event for event in blocked(events) if event.get("node")]  # a busy machine stalls for no node's sake
     assert event["level"] == "warning"
     assert (event["batch"], event["node"], event["item_index"]) == ("stalls", "culprit", 5)
     assert 1.5 < event["duration_s"] < 10.0
@@ -83,9 +83,9 @@ def test_a_node_that_blocks_for_two_seconds_is_named_with_its_item_and_stack_whi
 
 def test_what_blocks_outside_any_batch_is_counted_for_no_node(run: Run, events: Events, sample: Sample) -> None:
     async def main() -> None:
-        watchdog = watching(asyncio.get_running_loop())
+        watchdog = watching(asyncio.get_running_loop(), 0.3)  # more than a busy machine takes by itself
         await asyncio.sleep(0.06)
-        time.sleep(0.5)  # what is tested
+        time.sleep(0.9)  # what is tested
         await asyncio.sleep(0.2)
         watchdog.stop()
 
@@ -93,7 +93,7 @@ def test_what_blocks_outside_any_batch_is_counted_for_no_node(run: Run, events: 
     (event,) = blocked(events)
     assert "node" not in event
     assert event["task"]
-    assert "time.sleep(0.5)" in event["stack"]
+    assert "time.sleep(0.9)" in event["stack"]
     assert sample("flowrt_loop_stalls_total", node="none") >= 1
 
 
@@ -126,7 +126,7 @@ def test_a_node_that_blocks_again_and_again_is_logged_once_and_counted_every_tim
         watchdog.stop()
 
     run(main())
-    assert len(blocked(events)) == 1
+    assert len([event for event in blocked(events) if event.get("node")]) == 1
     assert sample("flowrt_loop_stalls_total", node="again") >= 3
 
 
