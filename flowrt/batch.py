@@ -11,7 +11,7 @@ import uuid
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempts import make_begin, make_direct, settle, settle_value
@@ -43,14 +43,16 @@ from flowrt.policies.checks import check_count
 from flowrt.policies.gate import check_limits
 from flowrt.policy import Telemetry, check_concurrency, check_duration, check_policy
 from flowrt.progress import ProgressBar
-from flowrt.recording.settings import describe_settings
-from flowrt.recording.thread import check_recording_path
 from flowrt.records import BatchRecord, BatchResult, Rejected
 from flowrt.report import BatchReport
 from flowrt.sequential import places_to_sample, run_sequentially
 from flowrt.speedup import SampledSpeedup
 from flowrt.telemetry import Observer
-from flowrt.telemetry.recorder import Recorder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flowrt.telemetry.recorder import Recorder
 
 __all__ = ["BatchProcessor", "BatchResults"]
 
@@ -183,7 +185,7 @@ class BatchProcessor:
         if hedge is not None:
             self._check_that_attempts_can_be_cancelled()
         self._instruments = tuple(instruments)
-        self.record = None if record is None else check_recording_path(record)
+        self.record = None if record is None else _check_recording_path(record)
         self.speedup_sample = None if speedup_sample is None else check_count("speedup_sample", speedup_sample)
         self._observer = Observer(self.telemetry, self.name, self.node.node_id, self.max_concurrency)
         Dispatch(self._instruments)  # a wrong instrument is told here, before any work
@@ -426,7 +428,7 @@ class BatchProcessor:
             batch.ledger = Ledger(batch)
         instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
         instruments += sampled
-        recorder = None if self.record is None else Recorder(self.record, describe_settings(self))
+        recorder = None if self.record is None else _make_recorder(self.record, self)
         if recorder is not None:
             instruments = (recorder, *instruments)  # its `batch_ended` is called last
         dispatch = Dispatch(instruments)
@@ -534,6 +536,19 @@ class BatchProcessor:
 
     def __repr__(self) -> str:
         return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"
+
+
+def _check_recording_path(path: str | os.PathLike[str]) -> Path:
+    from flowrt.recording.thread import check_recording_path  # noqa: PLC0415  # only for those who record
+
+    return check_recording_path(path)
+
+
+def _make_recorder(path: Path, processor: BatchProcessor) -> Recorder:
+    from flowrt.recording.settings import describe_settings  # noqa: PLC0415  # only for those who record
+    from flowrt.telemetry.recorder import Recorder  # noqa: PLC0415  # as above
+
+    return Recorder(path, describe_settings(processor))
 
 
 def _now_ns() -> int:

@@ -7,18 +7,18 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from flowrt.errors import MissingExtraError
 from flowrt.explain import explain_batch, why_overstated
 from flowrt.ledger import Cause
 from flowrt.quantiles import Quantiles
 from flowrt.records import STATUSES, BatchRecord, BatchResult
-from flowrt.reporting.detail import Detail
-from flowrt.reporting.files import write_private
-from flowrt.reporting.memory import detail_of_results
 from flowrt.speedup import Speedup
 from flowrt.stalls import Stall
+
+if TYPE_CHECKING:
+    from flowrt.reporting.detail import Detail
 
 __all__ = ["BatchReport"]
 
@@ -160,6 +160,8 @@ class BatchReport:
         """
         if self._results is None:
             return self._totals()
+        from flowrt.reporting.memory import detail_of_results  # noqa: PLC0415  # only for those who ask
+
         return self._with_account(detail_of_results(self._results, self.name, self.wall_time))
 
     def _with_account(self, detail: Detail) -> Detail:
@@ -180,6 +182,8 @@ class BatchReport:
         return detail
 
     def _totals(self) -> Detail:
+        from flowrt.reporting.detail import Detail  # noqa: PLC0415  # only for those who ask
+
         times = self.service_times
         quantiles = {f"p{100 * q:g}": times.at(q) for q in (0.5, 0.9, 0.95, 0.99, 0.999)} if times.count else {}
         if quantiles:
@@ -228,6 +232,8 @@ class BatchReport:
             OSError: It cannot be written.
         """
         target = Path(path)
+        from flowrt.reporting.files import write_private  # noqa: PLC0415  # only for those who ask
+
         write_private(target, json.dumps(self.as_dict(), indent=2) if target.suffix == ".json" else self.html())
 
     def text(self) -> str:

@@ -19,6 +19,7 @@ HEAVY = {
     *("opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf", "grpc", "ray"),
     *("click", "rich", "pyarrow", "numpy", "pandas", "airportsdata", "nadoo_flow"),
     *("flowrt.cli", "flowrt.demo", "flowrt.runtime", "flowrt.server", "flowrt.shutdown", "flowrt.summary"),
+    *("flowrt.reporting", "flowrt.recording", "flowrt.telemetry.recorder"),
 }
 
 
