@@ -107,8 +107,8 @@ SAFEGUARDS = (
     Safeguard(
         "the item's span is current in the node",
         "flowrt/telemetry/tracing.py",
-        "        item.span = (span, otel_context.attach(trace.set_span_in_context(span)))\n\n    def attempt_started",
-        "        item.span = (span, otel_context.attach(otel_context.get_current()))\n\n    def attempt_started",
+        "        item.span = (span, attach(Context(values)))\n",
+        "        item.span = (span, attach(get_current()))\n",
         "tests/telemetry/test_tracing.py::test_spans_opened_by_the_node_nest_under_the_items",
     ),
     Safeguard(
