@@ -95,7 +95,8 @@ def results(scraped: Scraped, target: dict[str, Any]) -> list[dict[str, Any]]:
     while True:
         now = time.time()
         found = scraped.api.series(expr) if target.get("instant") else scraped.api.ranged(expr, now - 20, now, 1)
-        if found or time.monotonic() > deadline:
+        known = any(math.isfinite(value) for series in found for value in values_of(series))
+        if known or time.monotonic() > deadline:  # a quantile is known when something has ended within its window
             return found
         time.sleep(0.3)
 

@@ -137,6 +137,21 @@ def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: py
     assert "blocked" in batch["explained"]
 
 
+def test_its_thread_ends_though_it_is_told_to_just_as_it_begins_to_listen() -> None:
+    end = threading.Event()
+
+    class JustBefore(threading.Event):
+        def clear(self) -> None:
+            end.set()
+            self.set()
+            super().clear()
+
+    thread = threading.Thread(target=store_module.LiveStore()._run, args=(end, JustBefore()), daemon=True)
+    thread.start()
+    thread.join(10.0)
+    assert not thread.is_alive()
+
+
 def test_items_that_are_ok_are_told_to_nobody(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
     monkeypatch.setattr(store_module.LiveInstrument, "item_failed", lambda self, item: told.append(item.index))

@@ -38,7 +38,7 @@ class LiveStore:
         self._ended: deque[tuple[float, BatchView]] = deque(maxlen=_MOST_ENDED)
         self._process = ProcessView()
         self._pages = 0
-        self._sampler: tuple[threading.Thread, threading.Event] | None = None
+        self._sampler: tuple[threading.Thread, threading.Event, threading.Event] | None = None
         self._watchers: dict[object, Callable[[], None]] = {}
         self._lock = threading.RLock()  # a page that is collected as garbage is closed wherever that happens
         self._looking = threading.Lock()
@@ -70,9 +70,9 @@ class LiveStore:
             self._running.clear()
             self._ended.clear()
         if sampler is not None:
-            thread, end = sampler
+            thread, end, stir = sampler
             end.set()
-            self._stir.set()
+            stir.set()
             if wait:
                 thread.join(_JOIN_S)
 
@@ -126,22 +126,27 @@ class LiveStore:
 
     def _start(self) -> None:
         if self._sampler is None and self._pages:
-            end = threading.Event()
-            thread = threading.Thread(target=self._run, args=(end,), name="flowrt-live", daemon=True)
-            self._sampler = thread, end
+            end, stir = (
+                threading.Event(),
+                threading.Event(),
+            )  # its own: one that is about to end takes none of its calls
+            thread = threading.Thread(target=self._run, args=(end, stir), name="flowrt-live", daemon=True)
+            self._sampler, self._stir = (thread, end, stir), stir
             thread.start()
 
-    def _run(self, end: threading.Event) -> None:
-        while not end.is_set():
-            self._stir.clear()
+    def _run(self, end: threading.Event, stir: threading.Event) -> None:
+        while True:
+            stir.clear()  # first, so that a call that comes from here on is heard
+            if end.is_set():
+                return
             if self._running or self._watchers:
                 self.tell()
                 if self._running:
                     end.wait(_EVERY_S)  # and not until the next batch starts: there may be many a second
                 else:
-                    self._stir.wait(_IDLE_EVERY_S)
+                    stir.wait(_IDLE_EVERY_S)
             else:
-                self._stir.wait()
+                stir.wait()
 
     def tell(self) -> None:
         """Look, and give everybody who watches a new frame."""
