@@ -126,10 +126,8 @@ class LiveStore:
 
     def _start(self) -> None:
         if self._sampler is None and self._pages:
-            end, stir = (
-                threading.Event(),
-                threading.Event(),
-            )  # its own: one that is about to end takes none of its calls
+            # a signal of its own: a thread that is about to end takes none of the next one's calls
+            end, stir = threading.Event(), threading.Event()
             thread = threading.Thread(target=self._run, args=(end, stir), name="flowrt-live", daemon=True)
             self._sampler, self._stir = (thread, end, stir), stir
             thread.start()
