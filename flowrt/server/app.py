@@ -24,7 +24,7 @@ from flowrt.telemetry.live import LIVE
 __all__ = ["READINESS", "Readiness", "TelemetryApp", "asgi_app"]
 
 _MOST_RENDERS: Final = 4  # at a time, however many ask
-_GZIP_LEVEL: Final = 1  # a third of the time of 6, for a fifth more bytes; pages are all repetition
+_GZIP_LEVEL: Final = 1  # the quickest: pages are all repetition, and time is what a scrape takes from the loop
 
 _log = logging.getLogger("flowrt.server")
 

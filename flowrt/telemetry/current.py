@@ -1,4 +1,4 @@
-"""What makes a span the current one, at a third of what the context API's own functions cost."""
+"""What makes a span the current one for every item, without the calls that the context API's own functions make."""
 
 from __future__ import annotations
 

@@ -67,9 +67,6 @@ class FastTracingInstrument(BatchTracing):
         self._frame: SpanFrame | None = None  # of every item, where the sampler decides once
         self._parent: SpanContext | None = None
         self._trace_id = 0  # of every item, where they are the batch span's children
-        self._seen: Context | None = None  # the worker's context, and
-        self._base = Context()  # what it becomes for an item, but for the span
-        self._values: dict[str, object] = {}  # that, and the span of the item that started last
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span, and ask the sampler about all items at once where it decides for all alike."""
@@ -214,14 +211,6 @@ class FastTracingInstrument(BatchTracing):
             self._held.open(span_id)
         elif self._outer is not None and self._parent is not None:
             self._outer.start(span_id, self._parent.span_id)
-
-    def _rebase(self) -> None:
-        """The worker's context is another one than it was: build on that."""
-        self._seen = get_current()
-        self._base = self._seen
-        if self._links is not None:
-            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
-        self._values = dict(self._base)
 
     def _new_ids(self) -> bytes:
         generator = self._provider.id_generator

@@ -65,6 +65,9 @@ class BatchTracing(Instrument):
         self._common: dict[str, Any] = {}
         self._links: list[Link] | None = None  # None: items are the batch span's children
         self._offset_ns = 0
+        self._seen: Context | None = None  # the worker's context, and
+        self._base = Context()  # what an item's span starts in, and
+        self._values: dict[str, object] = {}  # that, and the span of the item that started last
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span and make it current for the workers to inherit."""
@@ -125,6 +128,13 @@ class BatchTracing(Instrument):
             set_failed(span, hedge.result)
         span.end(hedge.finished_ns + self._offset_ns)
 
+    def _rebase(self) -> None:
+        """The worker's context is another one than it was: build on that."""
+        self._seen = self._base = get_current()
+        if self._links is not None:
+            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
+        self._values = dict(self._base)
+
     def batch_ended(self, batch: BatchRecord) -> None:
         """Put the totals on the batch span, and end it."""
         span = batch.span
@@ -147,9 +157,6 @@ class TracingInstrument(BatchTracing):
     def __init__(self, shape: TraceShape = "auto") -> None:
         super().__init__(shape)
         self._start_span = self._tracer.start_span
-        self._seen: Context | None = None  # the worker's context, and
-        self._base = Context()  # what an item's span starts in, and
-        self._values: dict[str, object] = {}  # that, and the span of the item that started last
 
     def item_started(self, item: ItemRecord) -> None:
         """Start the item's span and make it the current one for the node."""
@@ -170,13 +177,6 @@ class TracingInstrument(BatchTracing):
         values = self._values
         values[SPAN_KEY] = span
         item.span = (span, attach(Context(values)))
-
-    def _rebase(self) -> None:
-        """The worker's context is another one than it was: build on that."""
-        self._seen = self._base = get_current()
-        if self._links is not None:
-            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
-        self._values = dict(self._base)
 
     def attempt_started(self, item: ItemRecord) -> None:
         """Make the item's span the current one again, where the next attempt runs."""

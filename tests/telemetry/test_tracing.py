@@ -178,8 +178,8 @@ def test_odd_text_reaches_the_exporter_as_valid_utf8(run: Run, spans: Spans) -> 
 
     run(BatchProcessor(fails, name="na\udc80me").batch([1]))
     batch, items = split(spans())
-    items[0].status.description.encode("utf-8")
-    batch.name.encode("utf-8")
+    assert "surrogate\nand a line" in items[0].status.description.encode("utf-8").decode()
+    assert batch.name.encode("utf-8").startswith(b"batch na")
 
 
 def test_an_exception_whose_message_raises_is_still_one_failed_span(run: Run, spans: Spans) -> None:
