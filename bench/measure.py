@@ -183,13 +183,24 @@ def _of(work: Mapping[str, Any], sample: Mapping[str, float]) -> tuple[float, fl
 def ratios(work: Mapping[str, Any], over: str, under: str) -> list[float]:
     """How many times the overhead an item of one arm that of another was, by round; empty where either did not run.
 
+    Each is divided by the machine's pace meanwhile, where that was found of both.
+
     Args:
         work: One of `measure`'s workloads.
         over: The one arm.
         under: The other.
     """
     above, below = (work["samples"].get(name, ()) for name in (over, under))
-    return [per_item_us(work, one) / per_item_us(work, other) for one, other in zip(above, below, strict=False)]
+    return [
+        per_item_us(work, one) / per_item_us(work, other) / _pace_ratio(one, other)
+        for one, other in zip(above, below, strict=False)
+    ]
+
+
+def _pace_ratio(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    if "pace_us" not in one or "pace_us" not in other:
+        return 1.0
+    return one["pace_us"] / other["pace_us"]
 
 
 def figures(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, list[float]]]:
@@ -201,8 +212,9 @@ def figures(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, list[
 
     Returns:
         For each arm: `overhead_us` an item; `to_baseline`, the ratio of its overhead to the baseline's in the same
-        round; `to_floor`, that of its wall time an item to the floor's in the same round; `of_ideal`, the ideal's share
-        of its wall time; and `delivered`, the share of its spans that came. Empty where there are no figures.
+        round, each at the machine's pace meanwhile where that was found; `to_floor`, that of its wall time an item to
+        the floor's in the same round; `of_ideal`, the ideal's share of its wall time; and `delivered`, the share of its
+        spans that came. Empty where there are no figures.
     """
     samples: Mapping[str, list[Sample]] = work["samples"]
 

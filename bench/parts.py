@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
 import json
 import os
 import sys
@@ -18,9 +20,10 @@ from bench.jobs import Item, Job, job_of
 from bench.machine import about, last_core
 from bench.measure import run_module
 from bench.nodes import flowrt_node
+from bench.pace import pacing
 from bench.workloads import workload
 
-__all__ = ["DIFFERENCES", "PARTS", "Part", "main", "measure_parts"]
+__all__ = ["DIFFERENCES", "PARTS", "Part", "main", "measure_parts", "uninstrumented"]
 
 _NOOP: Final = workload("noop")
 _WARM_UP: Final = 2_000
@@ -48,6 +51,40 @@ async def _batch(load: Load, telemetry: Any) -> None:
 
 async def _bare(load: Load) -> None:
     await _batch(load, telemetry=False)
+
+
+class _Uninstrumented(ast.NodeTransformer):
+    """Takes every question to the instruments, and every call of them, out of the engine."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        return None if _of_instruments(node.test) else self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Call) and _of_instruments(node.value.func) else node
+
+
+def _of_instruments(node: ast.AST) -> bool:
+    names = {each.id if isinstance(each, ast.Name) else getattr(each, "attr", "") for each in ast.walk(node)}
+    return bool({"dispatch", "_dispatch"} & names)
+
+
+def uninstrumented(source: str) -> str:
+    """The text of a module of the engine, without what it says to instruments."""
+    return ast.unparse(ast.fix_missing_locations(_Uninstrumented().visit(ast.parse(source))))
+
+
+async def _no_seam(load: Load) -> None:
+    """The engine as if nobody had thought of instruments."""
+    from flowrt import batch
+    from flowrt.engine import scheduler
+
+    namespace = dict(vars(scheduler))
+    exec(compile(uninstrumented(inspect.getsource(scheduler)), "uninstrumented", "exec"), namespace)  # noqa: S102  # our own
+    kept, batch.Scheduler = batch.Scheduler, namespace["Scheduler"]  # type: ignore[attr-defined]
+    try:
+        await _batch(load, telemetry=False)
+    finally:
+        batch.Scheduler = kept  # type: ignore[attr-defined]
 
 
 async def _ledger(load: Load) -> None:
@@ -247,6 +284,7 @@ async def _own_provider(load: Load) -> None:
 PARTS: Final = (
     Part("floor", "floor: bare workers on one iterator", floor),
     Part("bare", "flowrt, telemetry off", _bare),
+    Part("no-seam", "the same with all questions to instruments taken out of its code", _no_seam),
     Part("ledger", "with the ledger alone", _ledger),
     Part("metrics", "with metrics", _metrics),
     Part("logs", "with log events at INFO", _logs),
@@ -285,7 +323,7 @@ def measure_parts(
     rounds: int,
     cut: int,
     say: Callable[[str], None],
-    run: Callable[[str, int, str], float] | None = None,
+    run: Callable[[str, int, str], tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Measure every way of running, each time in a fresh process, round by round.
 
@@ -294,10 +332,11 @@ def measure_parts(
         rounds: How often.
         cut: By how much to divide the number of items.
         say: Told of the progress.
-        run: Runs one of so many items, told where the collector is; in a process of its own by default.
+        run: Runs one of so many items, told where the collector is, and gives microseconds an item and the machine's
+            pace meanwhile; in a process of its own by default.
 
     Returns:
-        What is written as JSON: microseconds an item of every round.
+        What is written as JSON: microseconds an item of every round, and the machine's pace in each.
 
     Raises:
         BenchError: A run failed.
@@ -305,19 +344,24 @@ def measure_parts(
     run = run or _in_a_process
     items = _NOOP.items // cut
     samples: dict[str, list[float]] = {part.name: [] for part in parts}
+    paces: dict[str, list[float]] = {part.name: [] for part in parts}
     with collector(not_on=last_core()) as url:
         for number in range(rounds):
             say(f"parts: round {number + 1} of {rounds}")
             for part in parts:
-                samples[part.name].append(run(part.name, items, url))
-    return {"machine": about(), "rounds": rounds, "missing": {}, "items": items, "parts_us": samples}
+                us, pace = run(part.name, items, url)
+                samples[part.name].append(us)
+                paces[part.name].append(pace)
+    told = {"machine": about(), "rounds": rounds, "missing": {}, "items": items}
+    return told | {"parts_us": samples, "parts_pace_us": paces}
 
 
-def _in_a_process(name: str, items: int, url: str) -> float:
-    return float(run_module("bench.parts", [name, str(items)], f"part {name}", {"BENCH_COLLECTOR": url}))
+def _in_a_process(name: str, items: int, url: str) -> tuple[float, float]:
+    us, pace = run_module("bench.parts", [name, str(items)], f"part {name}", {"BENCH_COLLECTOR": url})
+    return us, pace
 
 
-def main(name: str, items: int) -> float:
+def main(name: str, items: int) -> tuple[float, float]:
     """Run one in this process, pinned.
 
     Args:
@@ -325,7 +369,7 @@ def main(name: str, items: int) -> float:
         items: How many items.
 
     Returns:
-        Microseconds an item.
+        Microseconds an item, and the machine's pace meanwhile in microseconds.
     """
     import uvloop
 
@@ -343,7 +387,9 @@ def main(name: str, items: int) -> float:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(timed(_WARM_UP))
-        return runner.run(timed(items))
+        with pacing() as pace:
+            us = runner.run(timed(items))
+        return us - pace.own_s / items * 1e6, pace.us
 
 
 if __name__ == "__main__":

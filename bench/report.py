@@ -264,9 +264,21 @@ def _page_targets(measured: Measured) -> Iterator[Target]:
 # -- parts -------------------------------------------------------------------------------------------------------
 
 
+def _parts_us(measured: Measured) -> dict[str, list[float]]:
+    """Microseconds an item of each part, as they would have been at the one pace that is the median of all."""
+    us: dict[str, list[float]] = measured["parts_us"]
+    paces: dict[str, list[float]] | None = measured.get("parts_pace_us")
+    if paces is None:
+        return us
+    usual = median(pace for its in paces.values() for pace in its)
+    return {
+        name: [each * usual / pace for each, pace in zip(its, paces[name], strict=True)] for name, its in us.items()
+    }
+
+
 def differences(measured: Measured) -> list[tuple[str, list[float]]]:
     """What each part costs in microseconds an item, round by round."""
-    us = measured["parts_us"]
+    us = _parts_us(measured)
     return [
         (name, [more - less for more, less in zip(us[with_], us[without], strict=True)])
         for name, with_, without in DIFFERENCES
@@ -278,7 +290,7 @@ def _parts(measured: Measured) -> Iterator[Table]:
     heads = ("µs an item", "low", "high")
     whole = Table(f"the same {measured['items']:,} no-op items, with more and more on", heads)
     for part in PARTS:
-        if samples := measured["parts_us"].get(part.name):
+        if samples := _parts_us(measured).get(part.name):
             whole.add(part.title, *_three(samples))
     yield whole
     table = Table("what each part adds", heads)
@@ -291,7 +303,10 @@ def _part_targets(measured: Measured) -> Iterator[Target]:
     for name, cost_us in differences(measured):
         if name == "ledger":
             yield Target("µs an item of the ledger", cost_us, 0.3)
-    us = measured["parts_us"]
+    us = _parts_us(measured)
+    if {"bare", "no-seam"} <= us.keys():
+        off = [bare / none for bare, none in zip(us["bare"], us["no-seam"], strict=True)]
+        yield Target("telemetry off, of the engine with no instruments in its code", off, 1.03)
     if {"own-provider", "bare", "sdk-spans"} <= us.keys():
         rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], strict=True)
         times = [(ours - bare) / (sdk - bare) for ours, bare, sdk in rounds]

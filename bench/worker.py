@@ -19,6 +19,7 @@ from bench.arms import Arm, Load, arm
 from bench.arms.by_hand import by_hand
 from bench.collector import count_spans
 from bench.jobs import job_of, with_retries
+from bench.pace import Pace, pacing
 from bench.workloads import Workload, workload
 
 __all__ = ["main"]
@@ -37,8 +38,8 @@ def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dic
         core: Where to pin the process, or None for nowhere.
 
     Returns:
-        The items and their ideal in seconds; seconds of wall time, of processor time, kibibytes of peak memory, and the
-        spans that came to the collector.
+        The items and their ideal in seconds; seconds of wall time, of processor time, where nothing waits the machine's
+        pace meanwhile in microseconds, kibibytes of peak memory, and the spans that came to the collector.
 
     Raises:
         ValueError: An output was missing, doubled or wrong, or the arm switched the garbage collector off.
@@ -47,17 +48,25 @@ def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dic
         os.sched_setaffinity(0, {core})
     chosen, work = arm(arm_name), workload(workload_name).of(items)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        wall_s, cpu_s = runner.run(_measure(chosen, work))
+        wall_s, cpu_s, pace = runner.run(_measure(chosen, work))
     if not gc.isenabled():
         raise ValueError(f"{arm_name} switched the garbage collector off: its figures do not compare with the others'")
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    measured = {"items": items, "ideal_s": work.ideal_s, "wall_s": wall_s, "cpu_s": cpu_s, "peak_kib": peak_kib}
+    measured = {
+        "items": items,
+        "ideal_s": work.ideal_s,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "peak_kib": peak_kib,
+    }
+    if pace is not None:
+        measured["pace_us"] = pace.us
     if chosen.delivers:
         measured["delivered"] = count_spans(os.environ["BENCH_COLLECTOR"])
     return measured
 
 
-async def _measure(chosen: Arm, work: Workload) -> tuple[float, float]:
+async def _measure(chosen: Arm, work: Workload) -> tuple[float, float, Pace | None]:
     most = _WARM_UP_SLOW if chosen.most_items is not None and chosen.most_items < _WARM_UP else _WARM_UP
     warm = Workload("noop", "", min(work.items, most), work.concurrency, "noop")
     async with chosen.prepare(work) if chosen.prepare is not None else nullcontext() as handle:
@@ -65,7 +74,11 @@ async def _measure(chosen: Arm, work: Workload) -> tuple[float, float]:
         if chosen.delivers:
             await asyncio.to_thread(count_spans, os.environ["BENCH_COLLECTOR"])
         gc.collect()  # what the warm-up left is nobody's cost
-        return await _run(chosen, work, handle)
+        if work.ideal_s:  # it waits, which no pace makes longer
+            return *await _run(chosen, work, handle), None
+        with pacing() as pace:
+            wall_s, cpu_s = await _run(chosen, work, handle)
+        return wall_s - pace.own_s, cpu_s - pace.own_s, pace
 
 
 async def _run(chosen: Arm, work: Workload, handle: Any) -> tuple[float, float]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 
 from bench.arms import ARMS, arm
 from bench.delivery import CASES, measure_delivery
-from bench.parts import DIFFERENCES, PARTS, measure_parts
+from bench.parts import DIFFERENCES, PARTS, measure_parts, uninstrumented
 from bench.report import differences, lines
 from bench.scrape import measure_scrape
 from bench.speedup import CONCURRENCIES, measure_speedup
 from bench.startup import STARTS, measure_startup
+from flowrt.engine import scheduler
 
 
 def quiet(_: str) -> None:
@@ -25,16 +27,31 @@ def told(measured: dict[str, Any]) -> str:
 
 def test_parts_are_differences_within_a_round() -> None:
     costs = {part.name: float(place) for place, part in enumerate(PARTS)}
-    measured = measure_parts(PARTS, 2, 10, quiet, lambda name, items, url: costs[name])
+    paces = iter([1.0] * len(PARTS) + [2.0] * len(PARTS) + [1.0] * len(PARTS))  # slow in the second round
+    rounds = iter([1] * len(PARTS) + [2] * len(PARTS) + [1] * len(PARTS))
+    run = lambda name, items, url: (costs[name] * next(rounds), next(paces))  # noqa: E731
+    measured = measure_parts(PARTS, 3, 10, quiet, run)
     assert measured["items"] == 10_000
-    assert dict(differences(measured))["hand-over"] == [costs["handed-over"] - costs["encoded"]] * 2
+    assert dict(differences(measured))["hand-over"] == [costs["handed-over"] - costs["encoded"]] * 3
     assert [name for name, _ in differences(measured)] == [name for name, _, _ in DIFFERENCES]
     assert "spans through the service's own provider" in told(measured)
 
 
+def test_the_engine_without_instruments_has_none_of_them_and_all_else() -> None:
+    source = inspect.getsource(scheduler)
+    bare = uninstrumented(source)
+    assert "tell_start" not in bare
+    assert "tell_finish" not in bare
+    assert ".notify(" not in bare
+    assert "deliver(item)" in bare
+    assert {
+        name for name in vars(scheduler.Scheduler) if f"def {name}(" not in bare and f"def {name}(" in source
+    } == set()
+
+
 @pytest.mark.parts
 def test_every_part_runs() -> None:
-    few = [part for part in PARTS if part.name in ("encoded", "own-provider", "sdk-floor", "sdk-spans")]
+    few = [part for part in PARTS if part.name in ("no-seam", "encoded", "own-provider", "sdk-floor", "sdk-spans")]
     measured = measure_parts(few, 1, 1_000, quiet)
     assert all(us > 0 for (us,) in measured["parts_us"].values())
 
