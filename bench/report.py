@@ -13,7 +13,7 @@ from bench.forecasts import errors, median_error
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
 from bench.parts import DIFFERENCES, PARTS
-from bench.startup import STARTS
+from bench.startup import PACE, STARTS, beyond_ms
 from bench.tables import Table
 from bench.workloads import workload
 
@@ -345,6 +345,8 @@ def _startup(measured: Measured) -> Iterator[Table]:
     table = Table("start and end of a process", ("ms", "low", "high"))
     for start in STARTS:
         for what, samples in measured["startup_s"].get(start.name, {}).items():
+            if what == PACE:
+                continue
             label = start.title if what == "whole" else f"{start.title}: {what}"
             ms = (median(samples) * 1e3, min(samples) * 1e3, max(samples) * 1e3)
             table.add(label, *(f"{value:,.1f}" for value in ms))
@@ -352,11 +354,7 @@ def _startup(measured: Measured) -> Iterator[Table]:
 
 
 def _startup_targets(measured: Measured) -> Iterator[Target]:
-    told = measured["startup_s"]
-    if "import" in told and "dependencies" in told:
-        rounds = zip(told["import"]["whole"], told["dependencies"]["whole"], strict=True)
-        beyond = [(ours - theirs) * 1e3 for ours, theirs in rounds]
-        yield Target("`import flowrt` beyond its dependencies' own, in ms", beyond, 150)
+    yield Target("`import flowrt` beyond its dependencies' own, in ms", beyond_ms(measured["startup_s"]), 150)
 
 
 def _scrape(measured: Measured) -> Iterator[Table]:

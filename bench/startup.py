@@ -1,22 +1,56 @@
-"""What it takes to start and to end: imports, the command, a runtime and the first batch."""
+"""What it takes to start and to end: imports, the command, a runtime and the first batch.
+
+Every process finds all modules compiled, as those of an installed package are: those of a checkout are not where
+PYTHONDONTWRITEBYTECODE is set, and compiling flowrt would be taken for importing it.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench.collector import collector
 from bench.machine import about, last_core
 from bench.measure import ROOT, BenchError
 
-__all__ = ["STARTS", "Start", "measure_startup"]
+__all__ = ["PACE", "STARTS", "Start", "beyond_ms", "measure_startup"]
 
-_DEPENDENCIES: Final = (
-    "import asyncio, click, opentelemetry.trace, opentelemetry.sdk.trace, prometheus_client, structlog, uvloop"
-)
+PACE: Final = "pace"
+"""What a number is that is no part of a start: seconds for one turn of the work that tells the machine's pace."""
+
+_NAMES: Final = """
+import sys
+before = set(sys.modules)
+import flowrt
+print(*(name for name in sys.modules if name not in before and name.partition(".")[0] != "flowrt"))
+"""
+_DEPENDENCIES: Final = """
+import importlib, sys
+for name in sys.argv[1].split():
+    importlib.import_module(name)
+"""
+_BEYOND: Final = """
+import importlib, sys, time
+from bench.pace import Pace
+names, pace = sys.argv[1].split(), Pace()
+pace.look()
+started = time.process_time()
+for name in names:
+    importlib.import_module(name)
+theirs_s = time.process_time() - started
+pace.look()
+started = time.process_time()
+import flowrt
+ours_s = time.process_time() - started
+pace.look()
+print(theirs_s, ours_s, pace.us / 1e6)
+"""
 _RUNTIME: Final = """
 import time
 started = time.perf_counter()
@@ -41,7 +75,8 @@ class Start(NamedTuple):
     Attributes:
         name: For the JSON.
         title: For tables.
-        words: The interpreter's arguments; `{collector}` becomes its URL.
+        words: The interpreter's arguments; `{collector}` becomes its URL, `{dependencies}` the names of all modules but
+            its own that `import flowrt` loads.
         prints: What the numbers that it prints are, in seconds; empty where the time of the whole process counts.
     """
 
@@ -53,8 +88,14 @@ class Start(NamedTuple):
 
 STARTS: Final = (
     Start("python", "Python itself", ("-c", "pass")),
-    Start("dependencies", "its dependencies, imported", ("-c", _DEPENDENCIES)),
+    Start("dependencies", "what `import flowrt` loads of others", ("-c", _DEPENDENCIES, "{dependencies}")),
     Start("import", "`import flowrt`", ("-c", "import flowrt")),
+    Start(
+        "beyond",
+        "the same in one process, processor time",
+        ("-c", _BEYOND, "{dependencies}"),
+        ("what it loads of others", "then flowrt itself", PACE),
+    ),
     Start("nadoo", "`import nadoo_flow`", ("-c", "import nadoo_flow")),
     Start("help", "`flowrt --help`", ("-m", "flowrt", "--help")),
     Start(
@@ -78,7 +119,7 @@ def measure_startup(
     say: Callable[[str], None],
     run: Callable[[Start, str], list[float]] | None = None,
 ) -> dict[str, Any]:
-    """Start every process, round by round.
+    """Start every process, round by round; once before, so that their modules are compiled.
 
     Args:
         starts: In the order in which they take turns.
@@ -92,22 +133,59 @@ def measure_startup(
     Raises:
         BenchError: One failed.
     """
-    run = run or _time
     told: dict[str, dict[str, list[float]]] = {start.name: {} for start in starts}
-    with collector(not_on=last_core()) as url:
-        for number in range(rounds):
-            say(f"startup: round {number + 1} of {rounds}")
+    with tempfile.TemporaryDirectory(prefix="flowrt-bench-") as compiled, collector(not_on=last_core()) as url:
+        run = run or _Starter(compiled)
+        for number in range(rounds + 1):
+            say(f"startup: round {number} of {rounds}" if number else "startup: every process once, to compile")
             for start in starts:
                 for what, seconds in zip(start.prints or ("whole",), run(start, url), strict=True):
-                    told[start.name].setdefault(what, []).append(seconds)
+                    if number:
+                        told[start.name].setdefault(what, []).append(seconds)
     return {"machine": about(), "rounds": rounds, "missing": {}, "startup_s": told}
 
 
-def _time(start: Start, url: str) -> list[float]:
-    words = [word.replace("{collector}", url) for word in start.words]
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
-    elapsed_s = time.perf_counter() - began
-    if done.returncode:
-        raise BenchError(f"{start.title} failed: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")
-    return [float(text) for text in done.stdout.split()] if start.prints else [elapsed_s]
+def beyond_ms(told: Mapping[str, Mapping[str, Sequence[float]]]) -> list[float]:
+    """What `import flowrt` takes once its dependencies are imported, of every round.
+
+    Each in milliseconds of processor time, as it would have been at the one pace that is the median of all.
+
+    Args:
+        told: What `measure_startup` gave as `startup_s`; empty results where it is without the start `beyond`.
+    """
+    if not told.get("beyond"):
+        return []
+    _, ours, paces = told["beyond"].values()
+    usual = median(paces)
+    return [seconds * 1e3 * usual / pace for seconds, pace in zip(ours, paces, strict=True)]
+
+
+class _Starter:
+    """Starts processes that keep what they compile in a folder."""
+
+    def __init__(self, compiled: str) -> None:
+        self._environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
+        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        self._names = ""
+        self._names = self._run(Start("names", "naming what `import flowrt` loads", ("-c", _NAMES)), "").strip()
+
+    def __call__(self, start: Start, url: str) -> list[float]:
+        began = time.perf_counter()
+        printed = self._run(start, url)
+        elapsed_s = time.perf_counter() - began
+        return [float(text) for text in printed.split()] if start.prints else [elapsed_s]
+
+    def _run(self, start: Start, url: str) -> str:
+        filled = {"{collector}": url, "{dependencies}": self._names}
+        done = subprocess.run(
+            [sys.executable, *(filled.get(word, word) for word in start.words)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=ROOT,
+            env=self._environment,
+            check=False,
+        )
+        if done.returncode:
+            raise BenchError(f"{start.title} failed: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}")
+        return done.stdout

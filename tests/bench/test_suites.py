@@ -13,7 +13,7 @@ from bench.parts import DIFFERENCES, PARTS, measure_parts, uninstrumented
 from bench.report import differences, lines
 from bench.scrape import measure_scrape
 from bench.speedup import CONCURRENCIES, measure_speedup
-from bench.startup import STARTS, measure_startup
+from bench.startup import STARTS, beyond_ms, measure_startup
 from flowrt.engine import scheduler
 
 
@@ -84,10 +84,30 @@ def test_a_lost_span_is_told() -> None:
     assert "MISSED  spans of flowrt lost to a collector that answers at once: 1 (target <= 0)" in text
 
 
+def test_an_import_is_told_at_one_pace_and_the_round_that_compiles_is_left_out() -> None:
+    rounds = iter([(9.0, 9.0, 1e-6), (0.3, 0.05, 1e-6), (0.6, 0.1, 2e-6), (0.3, 0.06, 1e-6)])  # slow in the second
+    run = lambda start, url: list(next(rounds))  # noqa: E731
+    measured = measure_startup([start for start in STARTS if start.name == "beyond"], 3, quiet, run)
+    assert beyond_ms(measured["startup_s"]) == pytest.approx([50, 50, 60])
+    text = told(measured)
+    assert "met     `import flowrt` beyond its dependencies' own, in ms: 50 (target <= 150; rounds 50 to 60)" in text
+    assert "then flowrt itself" in text
+    assert "pace" not in text
+
+
+def test_without_that_start_the_import_is_not_measured() -> None:
+    measured = measure_startup([start for start in STARTS if start.name == "python"], 1, quiet, lambda *_: [0.02])
+    assert "-       `import flowrt` beyond its dependencies' own, in ms: not measured" in told(measured)
+
+
 @pytest.mark.parts
-def test_starts_are_timed() -> None:
-    few = [start for start in STARTS if start.name in ("python", "runtime")]
+def test_starts_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # or flowrt would be compiled at every start
+    few = [start for start in STARTS if start.name in ("python", "beyond", "runtime")]
     measured = measure_startup(few, 1, quiet)
+    (ours_ms,) = beyond_ms(measured["startup_s"])
+    (theirs_s,) = measured["startup_s"]["beyond"]["what it loads of others"]
+    assert 0 < ours_ms / 1e3 < theirs_s
     assert set(measured["startup_s"]["runtime"]) == {
         "enter the runtime",
         "the first batch, of one item",
