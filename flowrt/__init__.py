@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from flowrt._version import __version__
-from flowrt.batch import BatchProcessor, BatchResults
+from flowrt.batch import BatchProcessor
 from flowrt.errors import FlowrtError, ItemFailedError, JournalError, MissingExtraError
 from flowrt.instrument import Instrument
 from flowrt.journal import JournalPolicy
@@ -24,6 +24,7 @@ from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, Ret
 from flowrt.policy import TailSampling, Telemetry
 from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.report import BatchReport
+from flowrt.results import BatchResults
 
 if TYPE_CHECKING:
     from flowrt.runtime import Runtime, run
@@ -76,3 +77,6 @@ if not TYPE_CHECKING:  # or a slip in a name would pass
         if name not in _LATER:
             raise AttributeError(f"module 'flowrt' has no attribute {name!r}")
         return getattr(importlib.import_module(_LATER[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})

@@ -36,7 +36,7 @@ from flowrt import (
     race,
     run,
 )
-from flowrt.batch import BatchResults
+from flowrt.results import BatchResults
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[[Any], Any]

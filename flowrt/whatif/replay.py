@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final
 
-from flowrt.batch import BatchProcessor, BatchResults
+from flowrt.batch import BatchProcessor
 from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.results import BatchResults
 from flowrt.whatif.plan import Plan
 from flowrt.whatif.tape import Call, Tape
 from flowrt.whatif.virtual import run_virtual

@@ -421,7 +421,7 @@ def steps_of(main: Any, stop_at: int) -> int:
 def test_cancelled_at_every_step_an_item_is_journaled_or_runs_again_never_neither_never_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flowrt.batch.is_virtual", lambda _: True)  # writes on the loop: the same steps each time
+    monkeypatch.setattr("flowrt.assembly.is_virtual", lambda _: True)  # writes on the loop: the same steps each time
     at, reached = 0, True
     while reached:
         at += 1
