@@ -19,7 +19,8 @@ HEAVY = {
     *("opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf", "grpc", "ray"),
     *("click", "rich", "pyarrow", "numpy", "pandas", "airportsdata", "nadoo_flow"),
     *("flowrt.cli", "flowrt.demo", "flowrt.runtime", "flowrt.server", "flowrt.shutdown", "flowrt.summary"),
-    *("flowrt.reporting", "flowrt.recording", "flowrt.telemetry.recorder"),
+    *("flowrt.reporting", "flowrt.recording", "flowrt.telemetry.recorder", "flowrt.telemetry.live"),
+    *("flowrt.journal.reading", "flowrt.sampling", "flowrt.sequential"),
 }
 
 
@@ -57,6 +58,23 @@ def test_it_imports_nothing_that_only_some_of_its_users_need() -> None:
 )
 def test_what_needs_more_is_imported_when_it_is_asked_for(name: str, module: str) -> None:
     assert python(f"import flowrt\nflowrt.{name}\ntell({module!r} in sys.modules)") is True
+
+
+def test_names_that_are_imported_later_are_listed_before() -> None:
+    code = """
+import flowrt, flowrt.journal
+tell([sorted({*flowrt.__all__} - {*dir(flowrt)}), sorted({*flowrt.journal.__all__} - {*dir(flowrt.journal)})])
+"""
+    assert python(code) == [[], []]
+
+
+def test_looking_into_a_journal_is_imported_when_it_is_asked_for() -> None:
+    code = """
+from flowrt import journal
+functions = [callable(getattr(journal, name)) for _ in range(2) for name in ("export", "records", "summary", "salvage")]
+tell([all(functions), "flowrt.journal.reading" in sys.modules])
+"""
+    assert python(code) == [True, True]
 
 
 def test_a_batch_imports_none_of_it_either() -> None:
@@ -121,12 +139,13 @@ tell([before, state()])
     assert after == before
 
 
-def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
-    code = """
-import flowrt
+@pytest.mark.parametrize(("module", "name"), [("flowrt", "BatchProcesor"), ("flowrt.journal", "exprot")])
+def test_an_unknown_name_is_an_attribute_error_that_names_it(module: str, name: str) -> None:
+    code = f"""
+import {module}
 try:
-    flowrt.BatchProcesor
+    {module}.{name}
 except AttributeError as exc:
     tell(str(exc))
 """
-    assert python(code) == "module 'flowrt' has no attribute 'BatchProcesor'"
+    assert python(code) == f"module {module!r} has no attribute {name!r}"

@@ -3,11 +3,16 @@
 An append log, not SQLite, by measurement: see the module `format` for its bytes and `scan` for what is made of damage.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from flowrt.journal.fingerprint import digest_of_file, digest_of_item, name_of_node
 from flowrt.journal.journal import KEPT, Journal
 from flowrt.journal.policy import JournalPolicy
-from flowrt.journal.reading import JournalSummary, export, records, summary
 from flowrt.journal.salvage import salvage
+
+if TYPE_CHECKING:
+    from flowrt.journal.reading import JournalSummary, export, records, summary
 
 __all__ = [
     "KEPT",
@@ -22,3 +27,17 @@ __all__ = [
     "salvage",
     "summary",
 ]
+
+_LATER = ("JournalSummary", "export", "records", "summary")
+"""Names for looking into a journal, which no batch does: their module is imported when somebody asks for one."""
+
+
+if not TYPE_CHECKING:  # or a slip in a name would pass
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module 'flowrt.journal' has no attribute {name!r}")
+        return getattr(importlib.import_module("flowrt.journal.reading"), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATER})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from flowrt.instrument import Instrument
@@ -9,7 +10,6 @@ from flowrt.policy import Telemetry
 from flowrt.telemetry.account import LedgerInstrument
 from flowrt.telemetry.audit import Audit
 from flowrt.telemetry.collector import register
-from flowrt.telemetry.live import LIVE, LiveInstrument
 from flowrt.telemetry.logs import ItemLogInstrument, LogInstrument, is_listened_to
 from flowrt.telemetry.metrics import METRICS, MetricsInstrument
 from flowrt.telemetry.tracing import BatchTracing, make_tracing, tracing_is_set_up
@@ -48,8 +48,7 @@ class Observer:
         instruments: list[Instrument] = []
         if self._pair is not None:
             instruments += (Audit(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
-            if LIVE.served:
-                instruments.append(LiveInstrument(LIVE))
+            instruments += _on_a_live_page()
         if choice.logs and is_listened_to("warning"):
             instruments.append(ItemLogInstrument() if is_listened_to("debug") else LogInstrument())
         if tracing is not None:
@@ -57,3 +56,16 @@ class Observer:
         if choice.ledger:
             instruments.append(_LEDGER)
         return tuple(instruments)
+
+
+def _on_a_live_page() -> tuple[Instrument, ...]:
+    """What shows a batch on the live page, where one is served.
+
+    The servers import what a page is made of. Where none has, there is no page, and nobody who only runs batches waits
+    for those imports.
+    """
+    if "flowrt.telemetry.live" not in sys.modules:
+        return ()
+    from flowrt.telemetry.live import LIVE, LiveInstrument  # noqa: PLC0415
+
+    return (LiveInstrument(LIVE),) if LIVE.served else ()
