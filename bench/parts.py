@@ -146,23 +146,22 @@ async def _traced(load: Load) -> None:
     await _batch(load, Telemetry(metrics=False, logs=False))
 
 
-async def _encoded(load: Load) -> None:
-    """They are encoded as their items end, and kept by nobody."""
-
-    class Nobody:
-        takes_encoded = True
-
-        def put(self, span: Any) -> None:
-            """Forget it."""
-
-        def force_flush(self, timeout_millis: int = 30_000) -> bool:
-            return True
-
-    await _into(load, Nobody())
-
-
 async def _handed_over(load: Load) -> None:
     """They are put into a pipeline that has room for all and sleeps."""
+    many = 10 * len(load.inputs)
+    await _into(load, _pipeline(lambda _: b"", most_spans=many, batch_spans=many, delay_s=3_600.0))
+
+
+async def _encoded(load: Load) -> None:
+    """The pipeline is at work, and what it would send is thrown away."""
+    from flowrt.telemetry.wire import encode_spans
+
+    pipeline = _pipeline(lambda spans: encode_spans(spans, lambda _: b""))
+    await _into(load, pipeline)
+    pipeline.close(60.0)
+
+
+def _pipeline(encode: Callable[[Sequence[Any]], bytes], **settings: Any) -> Any:
     from flowrt.telemetry.export import SpanPipeline
     from flowrt.telemetry.export.transport import Outcome, Transport
 
@@ -184,9 +183,7 @@ async def _handed_over(load: Load) -> None:
         def forget(self) -> None:
             """Nothing is open."""
 
-    many = 10 * len(load.inputs)
-    asleep: dict[str, Any] = {"most_spans": many, "batch_spans": many, "delay_s": 3_600.0}
-    await _into(load, SpanPipeline(Nowhere(), lambda _: b"", takes_encoded=True, **asleep))
+    return SpanPipeline(Nowhere(), encode, takes_plain=True, **settings)
 
 
 async def _into(load: Load, target: Any) -> None:
@@ -291,8 +288,8 @@ PARTS: Final = (
     Part("recorded", "with the flight recorder, its file in place", _recorded),
     Part("context", "with a span made current by hand", _context),
     Part("spans", "with spans, which nobody takes", _spans),
-    Part("encoded", "with spans encoded as they end", _encoded),
     Part("handed-over", "with spans handed over", _handed_over),
+    Part("encoded", "with spans encoded in a thread", _encoded),
     Part("sent", "with spans sent to a collector", _sent),
     Part("all", "everything on, spans sent", _all),
     Part("sdk-floor", "the floor with the SDK's start_span and end by hand, BatchSpanProcessor", _sdk_floor),
@@ -308,9 +305,9 @@ DIFFERENCES: Final = (
     ("flight recorder, until its file is in place", "recorded", "bare"),
     ("context (the span made current)", "context", "bare"),
     ("span", "spans", "context"),
-    ("encode", "encoded", "spans"),
-    ("hand-over", "handed-over", "encoded"),
-    ("join and send", "sent", "handed-over"),
+    ("hand-over", "handed-over", "spans"),
+    ("encode", "encoded", "handed-over"),
+    ("send", "sent", "encoded"),
     ("the SDK's start_span and end, on the floor", "sdk-floor", "floor"),
     ("the same in a node of flowrt", "sdk-spans", "bare"),
     ("flowrt's spans through such a provider", "own-provider", "bare"),

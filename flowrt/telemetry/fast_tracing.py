@@ -18,7 +18,7 @@ from flowrt.telemetry.ids import draw, make_ids, numbers_of, stock
 from flowrt.telemetry.span import SCOPE, ItemSpan, SpanFrame
 from flowrt.telemetry.tail import HeldSpans, is_wanted
 from flowrt.telemetry.tracing import BatchTracing, set_failed
-from flowrt.telemetry.wire import plain_encoder
+from flowrt.telemetry.wire import template_of
 
 if TYPE_CHECKING:
     from flowrt.telemetry.provider import RuntimeProvider
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["FastTracingInstrument"]
 
 _pop_ids: Final = stock.pop
+_LOOK_EVERY: Final = 16  # plain spans are handed over before anybody looks whether there is room for them
 _ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
 _CHILDREN_ALIKE: Final = re.compile(
     r",localParentSampled:Always(On|Off)Sampler,localParentNotSampled:Always(On|Off)Sampler\}$"
@@ -61,6 +62,7 @@ class FastTracingInstrument(BatchTracing):
         self._held: HeldSpans | None = None
         self._outer: HeldSpans | None = None  # where the batch itself stands under an item whose end is waited for
         self._provider = provider
+        self._target: Any = None  # what takes plain spans, where there is something that does
         self._any_ids = False  # whether those of the stock will do
         self._holds = False
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
@@ -87,6 +89,7 @@ class FastTracingInstrument(BatchTracing):
         self._parent = parent
         self._any_ids = type(self._provider.id_generator) is RandomIdGenerator and not self._trace_id
         self._holds = self._held is not None or self._outer is not None
+        self._target = self._provider.plain_target
         self._rebase()
         if self._decides_once():
             self._frame = self._ask(self._new_ids(), 0)
@@ -138,20 +141,20 @@ class FastTracingInstrument(BatchTracing):
             item.status == "ok" and item.attempts == 1 and span.additions is None and frame.swift
         ):  # nearly every one; of those that the node has ended itself, none
             _detach(span)
-            start_ns, hand_over, encode = span.start_ns, frame.hand_over, frame.encode
-            span.end_ns = item.finished_ns
+            start_ns, append = span.start_ns, frame.append
+            span.end_ns = end_ns = item.finished_ns
             wait_ns = item.started_ns - start_ns
-            if encode is not None:
-                if item._seldom is None:  # noqa: SLF001  # nothing seldom has come to it
-                    hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, wait_ns))
-                else:
-                    hand_over(encode(span.ids, span.index, start_ns, item.finished_ns, wait_ns, item.stalled_ns))
-            else:
-                if item._seldom is not None:  # noqa: SLF001  # as above
-                    span.held_ns = item.stalled_ns
-                span.wait_ns, span.attempts = wait_ns, 1
-                hand_over(span)
-            self.ended += 1
+            held_ns = 0 if item._seldom is None else item.stalled_ns  # noqa: SLF001  # nothing seldom has come to it
+            self.ended = ended = self.ended + 1
+            if append is not None:
+                append((frame.template, span.ids, span.index, start_ns, end_ns, wait_ns, held_ns))
+                if not ended % _LOOK_EVERY:
+                    self._target.look(_LOOK_EVERY)
+                return
+            if held_ns:
+                span.held_ns = held_ns
+            span.wait_ns, span.attempts = wait_ns, 1
+            frame.hand_over(span)
             return
         if item.uncancellable:  # its context is still in use, in a task that nobody waits for
             span.token = None
@@ -192,6 +195,12 @@ class FastTracingInstrument(BatchTracing):
             item.unkept = True
             self.unsampled += 1
         self.ended += 1
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """End the batch span, after the last of the items'."""
+        if self._target is not None:
+            self._target.look(_LOOK_EVERY)
+        super().batch_ended(batch)
 
     # -- within -----------------------------------------------------------------------------------------------------
 
@@ -268,6 +277,6 @@ class FastTracingInstrument(BatchTracing):
             hand_over=provider.hand_over,
         )
         frame.swift = frame.sampled and not self._holds
-        if frame.swift and provider.takes_encoded:
-            frame.encode = plain_encoder(frame)
+        if frame.swift and self._target is not None and template_of(frame).takes_plain:
+            frame.append = self._target.append
         return frame

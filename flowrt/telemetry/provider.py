@@ -17,7 +17,11 @@ __all__ = ["RuntimeProvider", "SpanTarget"]
 
 
 class SpanTarget(Protocol):
-    """Where finished spans go. One that has `takes_encoded = True` takes item spans as bytes, too, already encoded."""
+    """Where finished spans go.
+
+    One that has `takes_plain = True` takes a `PlainSpan` where that says all, too, by `append`; and is told to `look`
+    after every few.
+    """
 
     def put(self, span: Any) -> None:
         """Take a sampled span that has ended: an `ItemSpan` or one of the SDK's."""
@@ -59,9 +63,9 @@ class RuntimeProvider(TracerProvider):
         return _nowhere if self.target is None else self.target.put
 
     @property
-    def takes_encoded(self) -> bool:
-        """Whether that takes item spans that are encoded already."""
-        return bool(getattr(self.target, "takes_encoded", False))
+    def plain_target(self) -> Any:
+        """The target where it takes a `PlainSpan`, too, else None."""
+        return self.target if getattr(self.target, "takes_plain", False) else None
 
     def make_fast_tracing(self, shape: TraceShape, tail: TailSampling | None) -> FastTracingInstrument | None:
         """An instrument that makes a batch's item spans itself; None where a processor wants to see the SDK's."""

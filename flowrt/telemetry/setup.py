@@ -21,8 +21,7 @@ from flowrt.telemetry.metrics import METRICS
 from flowrt.telemetry.provider import RuntimeProvider
 from flowrt.telemetry.render import console_renderer, first_class, json_line, one_line_values
 from flowrt.telemetry.sink import LineSink
-from flowrt.telemetry.span import SCOPE
-from flowrt.telemetry.wire import Envelope, encode_spans
+from flowrt.telemetry.wire import encode_spans
 
 __all__ = ["LogFormat", "LogLevel", "LogSetup", "TraceSetup"]
 
@@ -175,7 +174,7 @@ class TraceSetup:
                 )
             return
         resource = _resource(service_name)
-        pipeline = _make_pipeline(otlp_endpoint, resource)
+        pipeline = _make_pipeline(otlp_endpoint)
         provider = _install(resource)
         if pipeline is not None:
             self.pipeline = provider.target = METRICS.pipeline = pipeline
@@ -231,7 +230,7 @@ def _install(resource: Resource) -> RuntimeProvider:
     return provider
 
 
-def _make_pipeline(otlp_endpoint: str | None, resource: Resource) -> SpanPipeline | None:
+def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
     """The way out that the argument or the environment asks for."""
     wanted = _env("OTEL_TRACES_EXPORTER").lower()
     if otlp_endpoint is None:
@@ -258,12 +257,10 @@ def _make_pipeline(otlp_endpoint: str | None, resource: Resource) -> SpanPipelin
         request: bytes = trace_encoder.encode_spans(spans).SerializeToString()
         return request
 
-    home = Envelope(resource, SCOPE)
-
     def encode(spans: Sequence[Any]) -> bytes:
-        return encode_spans(spans, encode_others, home)
+        return encode_spans(spans, encode_others)
 
-    return SpanPipeline(make_transport(settings), encode, takes_encoded=True, **_pipeline_settings())
+    return SpanPipeline(make_transport(settings), encode, takes_plain=True, **_pipeline_settings())
 
 
 def _over_grpc() -> bool:

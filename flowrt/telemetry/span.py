@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
@@ -30,7 +30,7 @@ from flowrt.telemetry.ids import numbers_of
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["SCOPE", "Additions", "EncodePlain", "ItemSpan", "SpanFrame"]
+__all__ = ["SCOPE", "Additions", "ItemSpan", "SpanFrame"]
 
 SCOPE: Final = InstrumentationScope("flowrt", __version__)
 """The tracer that item spans come from."""
@@ -38,12 +38,6 @@ SCOPE: Final = InstrumentationScope("flowrt", __version__)
 _log = logging.getLogger("flowrt.tracing")
 _UNSET: Final = Status(StatusCode.UNSET)
 _adding = threading.Lock()  # for the first addition to a span, which code in a worker thread may make
-
-
-class EncodePlain(Protocol):
-    """Encodes a span to which nothing was added, but that its item was held."""
-
-    def __call__(self, ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int, held_ns: int = 0) -> bytes: ...
 
 
 class SpanFrame:
@@ -61,17 +55,17 @@ class SpanFrame:
         trace_state: What the sampler gave.
         recording: Whether the sampler wants them recorded.
         offset_ns: Nanoseconds from the batch's clock to 1970.
-        hand_over: Takes every sampled span that has ended, or its encoding.
+        hand_over: Takes every sampled span that has ended.
 
     Attributes:
         swift: Whether `hand_over` takes every span that has ended, with nothing else to decide.
         template: The encoder's own handle.
-        encode: Encodes a plain span as it ends, for `hand_over` to take; None where that wants the spans themselves.
+        append: Takes a `PlainSpan` for a span that is one; None where that is not wanted.
     """
 
     __slots__ = (
+        "append",
         "attributes",
-        "encode",
         "flags",
         "hand_over",
         "limits",
@@ -119,7 +113,7 @@ class SpanFrame:
         self.hand_over = hand_over
         self.swift = False
         self.template: Any = None
-        self.encode: EncodePlain | None = None
+        self.append: Callable[[Any], None] | None = None
 
 
 class Additions:

@@ -2,8 +2,8 @@
 
 The fields and their numbers are those of opentelemetry-proto's `trace/v1/trace.proto` and `common/v1/common.proto`.
 An item span to which nothing was added is all constants but for its ids, times and index: what is constant is encoded
-once per batch, and one `struct.pack` writes the whole span. That is cheaper than to keep the span until somebody else
-encodes it, so it is done as the item ends, and what waits for export are bytes.
+once per batch, and one `struct.pack` writes the whole span. What waits for export is not the span but the few values
+that are its own, as a `PlainSpan`; many are encoded at once, in one loop, in half of the time that one by one takes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
-from flowrt.telemetry.span import Additions, EncodePlain, ItemSpan, SpanFrame
+from flowrt.telemetry.span import Additions, ItemSpan, SpanFrame
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["Envelope", "encode_spans", "plain_encoder", "template_of"]
+__all__ = ["PlainSpan", "Template", "encode_spans", "template_of"]
 
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
 
-
-"""Encodes a span of the given ids, index, start, end and wait in nanoseconds, as the scope's field `spans`."""
+PlainSpan = tuple["Template", bytes, int, int, int, int, int]
+"""An ended span to which nothing was added: its batch's template, ids, index, start, end, how long its item waited for
+its first attempt, and how long it was held up; times in nanoseconds by the batch's clock."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _KIND_INTERNAL: Final = 1  # SPAN_KIND_INTERNAL
@@ -44,29 +45,34 @@ _MOST_BLOCKS: Final = 1_024
 _pack_double: Final = struct.Struct("<d").pack
 
 
-def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers, home: Envelope | None = None) -> bytes:
+def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
     """One ExportTraceServiceRequest.
 
     Args:
-        spans: Item spans, item spans that are encoded already, and the SDK's own, mixed.
+        spans: Item spans, plain ones among them as what is left of them, and the SDK's own, mixed.
         encode_others: Encodes the SDK's own as a request; requests joined are a request.
-        home: What those belong to that are encoded already, where there are any.
     """
-    plain: list[bytes] = []
     others: list[ReadableSpan] = []
+    plain: dict[Template, list[PlainSpan]] = {}
     by_frame: dict[SpanFrame, list[ItemSpan]] = {}
+    at: Template | None = None
+    its_plain: list[PlainSpan] = []
     for span in spans:
         kind = type(span)
-        if kind is bytes:
-            plain.append(span)
+        if kind is tuple:
+            if span[0] is not at:
+                at = span[0]
+                its_plain = plain.setdefault(at, [])
+            its_plain.append(span)
         elif kind is ItemSpan:
             by_frame.setdefault(span.frame, []).append(span)
         else:
             others.append(span)
 
     by_origin: dict[tuple[int, int], tuple[Envelope, list[bytes]]] = {}
-    if home is not None and plain:
-        by_origin[home.origin] = home, plain
+    for template, its_plain in plain.items():
+        _, encoded = by_origin.setdefault(template.envelope.origin, (template.envelope, []))
+        template.encode_plain(its_plain, encoded)
     for frame, its_spans in by_frame.items():
         template = template_of(frame)
         _, encoded = by_origin.setdefault(template.envelope.origin, (template.envelope, []))
@@ -119,11 +125,6 @@ def template_of(frame: SpanFrame) -> Template:
     return template
 
 
-def plain_encoder(frame: SpanFrame) -> EncodePlain | None:
-    """What encodes a frame's spans to which nothing was added; None where its limits let no span be plain."""
-    return template_of(frame).plain
-
-
 class Template:
     """A batch's constants, encoded.
 
@@ -132,7 +133,8 @@ class Template:
 
     Attributes:
         envelope: What its spans are sent in.
-        plain: Encodes a span to which nothing was added; None where the limits want something left out.
+        takes_plain: Whether a span to which nothing was added is within the limits.
+        encode_plain: Encodes such spans and adds each to a list, as the scope's field `spans`.
     """
 
     def __init__(self, frame: SpanFrame) -> None:
@@ -147,18 +149,23 @@ class Template:
         short = limits.max_span_attribute_length
         whole = short is None or all(len(str(value)) <= short for value in frame.attributes.values())
         linked = limits.max_links is None or limits.max_links >= len(frame.links)
-        self.plain = self._plain_encoder(frame) if fits and whole and linked else None
+        self.takes_plain = fits and whole and linked
+        self.encode_plain = self._plain_encoder(frame)
 
     def encode(self, span: ItemSpan) -> bytes:
         """The scope's field `spans`."""
         additions = span.additions
         if additions is not None:
             return self._encode_whole(span, additions)
-        if span.wait_ns < 0 or span.attempts > 1 or self.plain is None:
+        if span.wait_ns < 0 or span.attempts > 1 or not self.takes_plain:
             return self._encode_whole(span, span.complete())
-        return self.plain(span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.held_ns)
+        encoded: list[bytes] = []
+        self.encode_plain(
+            [(self, span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.held_ns)], encoded
+        )
+        return encoded[0]
 
-    def _plain_encoder(self, frame: SpanFrame) -> EncodePlain:
+    def _plain_encoder(self, frame: SpanFrame) -> Callable[[Iterable[PlainSpan], list[bytes]], None]:
         """A closure: its variables are reached faster than an object's.
 
         Fields may come in any order, so that the constants are two pieces: one up to the index's lowest 7 bits, and one
@@ -197,16 +204,18 @@ class Template:
             block = blocks[number] = pack, lowest, before, tail
             return block
 
-        def encode(ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int, held_ns: int = 0) -> bytes:
-            pack, lowest, before, tail = blocks.get(index >> 7) or add_block(index >> 7)
-            if wait_ns:
-                tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
-            span = pack(
-                before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
-            )
-            return _with(span, held_key + _pack_double(held_ns / 1e9)) if held_ns else span
+        def encode_all(spans: Iterable[PlainSpan], encoded: list[bytes]) -> None:
+            add, block_of = encoded.append, blocks.get
+            for _, ids, index, start_ns, end_ns, wait_ns, held_ns in spans:
+                pack, lowest, before, tail = block_of(index >> 7) or add_block(index >> 7)
+                if wait_ns:
+                    tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
+                span = pack(
+                    before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
+                )
+                add(_with(span, held_key + _pack_double(held_ns / 1e9)) if held_ns else span)
 
-        return encode
+        return encode_all
 
     def _encode_whole(self, span: ItemSpan, additions: Additions) -> bytes:
         """A span to which something was added."""

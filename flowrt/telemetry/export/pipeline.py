@@ -1,6 +1,6 @@
 """From finished spans to a collector: a hand-over without a lock, encoding in short bursts, an account of every span.
 
-loop thread      put: one append, one comparison
+loop thread      append; after every few, look: one comparison
 encoder thread   woken by count or after a delay; encodes some hundred spans at a time, then lets go of the GIL
 sender thread    see `delivery`
 """
@@ -35,10 +35,13 @@ class SpanPipeline:
     At rest, and at any time but for what `put` is doing just now,
     `ended == exported + sum(dropped.values()) + waiting`, exactly.
 
+    Whoever puts in one span after the other may `append` them, which is `put` without its look at what waits, and
+    `look` after every few, and after the last one.
+
     Args:
         transport: The way to the collector.
         encode: Makes an ExportTraceServiceRequest of some spans; called from a thread of its own.
-        takes_encoded: Whether that takes item spans that are encoded already, too.
+        takes_plain: Whether that takes a `PlainSpan`, too.
         most_spans: How many spans may wait, whether encoded or not; further ones are dropped and counted.
         most_bytes: How many bytes of encoded spans may wait; while there are as many, further spans are dropped and
             counted.
@@ -54,7 +57,7 @@ class SpanPipeline:
         transport: Transport,
         encode: Callable[[Sequence[Any]], bytes],
         *,
-        takes_encoded: bool = False,
+        takes_plain: bool = False,
         most_spans: int = 500_000,
         most_bytes: int = 64 * _MIB,
         batch_spans: int = 2_048,
@@ -62,7 +65,7 @@ class SpanPipeline:
         request_bytes: int = 7 * _MIB // 2,  # gRPC servers take 4 MiB by default
         backoff: Backoff | None = None,
     ) -> None:
-        self.takes_encoded = takes_encoded
+        self.takes_plain = takes_plain
         self._transport = transport
         self._encode = encode
         self._most_spans = most_spans
@@ -74,6 +77,7 @@ class SpanPipeline:
         self._backoff = backoff or Backoff()
         self._closed = False
         self._waiting: deque[Any] = deque()
+        self.append: Callable[[Any], None] = self._waiting.append
         self._reset()
         self._start()
         if hasattr(os, "register_at_fork"):
@@ -116,29 +120,40 @@ class SpanPipeline:
         Args:
             span: What `encode` can encode.
         """
-        waiting = self._waiting
-        waiting.append(span)
-        if len(waiting) > self._level:
-            self._crowded()
+        self.append(span)
+        self.look(1)
 
-    def _crowded(self) -> None:
+    def look(self, added: int) -> None:
+        """See whether there is something to do about what waits.
+
+        Args:
+            added: How many spans were appended since the last look, at most.
+        """
+        if len(self._waiting) > self._level:
+            self._crowded(added)
+
+    def _crowded(self, added: int) -> None:
         """There is something to do about what waits: wake the encoder, or take the newest back."""
         with self._lock:
             if self._closed:
-                self._refuse("shutdown")
+                self._refuse_all("shutdown")
                 return
             if self._threads is None:
                 try:
                     self._start()
                 except RuntimeError:  # no thread can be started any more: the interpreter is at its end
-                    self._refuse("shutdown")
+                    self._refuse_all("shutdown")
                     return
-            if len(self._waiting) > self._room():
+            for _ in range(min(added, len(self._waiting) - self._room())):
                 self._refuse("queue_full")
             if not self._awake:
                 self._awake = True
                 self._set_level()
                 self._work.notify()
+
+    def _refuse_all(self, reason: DropReason) -> None:
+        for _ in range(len(self._waiting)):
+            self._refuse(reason)
 
     def _refuse(self, reason: DropReason) -> None:
         try:

@@ -229,6 +229,30 @@ def test_spans_beyond_the_bound_are_dropped_and_counted_exactly(make: Make) -> N
     assert (pipeline.exported, pipeline.dropped["queue_full"]) == (150, 900)
 
 
+def test_spans_that_are_looked_at_after_every_few_are_dropped_and_counted_too(make: Make) -> None:
+    told = Told(hang=True)
+    pipeline = make(told, most_spans=100)
+    for _ in range(50):
+        for span in numbered(20):
+            pipeline.append(span)
+        pipeline.look(20)
+    assert pipeline.waiting == 100
+    assert pipeline.dropped == {"queue_full": 900, "export_error": 0, "shutdown": 0}
+
+
+def test_a_look_takes_back_no_more_than_was_added(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(Told(hang=True), most_spans=100, batch_spans=1_000, delay_s=HANG_GUARD_S)
+    eventually(lambda: not pipeline._awake)  # from here on it is woken by nothing but the room
+    for span in numbered(40):
+        pipeline.append(span)
+    monkeypatch.setattr(pipeline, "_room", lambda: 0)  # as when a slow collector has left none for bytes
+    pipeline.append("late")
+    monkeypatch.setattr(pipeline, "_level", 0)
+    pipeline.look(1)
+    assert pipeline.dropped["queue_full"] == 1
+    assert pipeline.waiting == 40
+
+
 def test_bytes_beyond_the_bound_are_dropped_and_counted_exactly(make: Make) -> None:
     told = Told(hang=True)
     pipeline = make(told, most_bytes=100_000, batch_spans=16)
@@ -517,6 +541,15 @@ def test_producers_that_go_on_past_the_end_are_counted(make: Make) -> None:
     assert pipeline.ended == sum(counts)
     assert pipeline.dropped["shutdown"] > 0
     assert pipeline.exported <= len(told.taken)
+
+
+def test_spans_appended_past_the_end_are_counted_at_the_next_look(make: Make) -> None:
+    pipeline = make(Told())
+    pipeline.close(HANG_GUARD_S)
+    for span in numbered(5):
+        pipeline.append(span)
+    pipeline.look(5)
+    assert pipeline.dropped["shutdown"] == pipeline.ended == 5
 
 
 def test_a_child_that_cannot_start_threads_any_more_drops_its_spans_and_counts_them(

@@ -16,8 +16,7 @@ from opentelemetry.sdk.resources import Resource
 from flowrt import BatchProcessor
 from flowrt.telemetry.export import SpanPipeline, make_transport, read_settings
 from flowrt.telemetry.provider import RuntimeProvider
-from flowrt.telemetry.span import SCOPE
-from flowrt.telemetry.wire import Envelope, encode_spans
+from flowrt.telemetry.wire import encode_spans
 from tests.telemetry.export.harness import HANG_GUARD_S, Collector, encode, slow, status
 
 MANY = 10_000
@@ -35,11 +34,10 @@ def test_every_span_arrives_once_and_as_its_item_was(
 ) -> None:
     there = collector(slow(delay_s, status(200)))
     provider = RuntimeProvider(Resource({"service.name": "tested"}))
-    home = Envelope(provider.resource, SCOPE)
     pipeline = SpanPipeline(
         make_transport(read_settings(there.endpoint)),
-        lambda spans: encode_spans(spans, encode, home),
-        takes_encoded=True,
+        lambda spans: encode_spans(spans, encode),
+        takes_plain=True,
     )
     provider.target = pipeline
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
