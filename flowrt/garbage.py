@@ -1,41 +1,82 @@
-"""The garbage collector, told what a process that runs batches knows: what is loaded stays, and items come and go."""
+"""The garbage collector, told what a process that runs batches knows: what is loaded stays, and items come and go.
+
+With a thousand items in flight some fifteen thousand objects are young at any time, hardly one of them garbage, and
+they come and go in waves. A collector that looks whenever 700 have come, as it does by itself, looks at all of them
+again and again: that has been seen to take more time than all else.
+"""
 
 from __future__ import annotations
 
 import gc
+import threading
+import weakref
 from typing import Final
 
-__all__ = ["calm", "restore"]
+__all__ = ["Calm", "freeze", "unfreeze"]
 
-_YOUNG: Final = 5_000  # new objects before it looks: with 700 it looks at a thousand items in flight again and again
+_lock: Final = threading.Lock()
+_wanted: Final[weakref.WeakSet[Calm]] = weakref.WeakSet()  # one that is lost without its end wants nothing
+_before: Final[list[int]] = []  # the threshold that we raised, and
+_ours: Final[list[int]] = []  # what we made of it
 _frozen: Final[list[bool]] = []  # not empty where it was we who froze
-_before: Final[list[int]] = []  # the threshold that we raised
 
 
-def calm() -> None:
-    """Take what the process has loaded so far out of the collector's sight, and let it come less often.
+class Calm:
+    """For as long as it holds, the collector looks only once at least so many new objects are there.
+
+    Of several the largest counts. Where somebody has chosen a rarer collection or none, that is left as it is, and what
+    they choose meanwhile is there at the end.
+
+    Args:
+        young: How many; a collection takes about a microsecond for each of them that is alive, during which nothing
+            else runs.
+    """
+
+    def __init__(self, young: int) -> None:
+        self._young = young
+        with _lock:
+            _wanted.add(self)
+            _settle()
+
+    def resize(self, young: int) -> None:
+        """From now on, so many."""
+        with _lock:
+            self._young = young
+            _settle()
+
+    def end(self) -> None:
+        """Let it be as it was. Later calls do nothing."""
+        with _lock:
+            _wanted.discard(self)
+            _settle()
+
+
+def _settle() -> None:
+    """Make the threshold what is wanted."""
+    young, *older = gc.get_threshold()
+    if _ours and young != _ours[0]:  # somebody else's since: it stays
+        _before.clear()
+    start = _before[0] if _before else young
+    most = max((each._young for each in _wanted), default=0)  # noqa: SLF001  # this module's own
+    wanted = max(start, most) if start > 0 else start
+    if wanted != young:
+        gc.set_threshold(wanted, *older)
+    _before[:], _ours[:] = ([start], [wanted]) if wanted != start else ([], [])
+
+
+def freeze() -> None:
+    """Take what the process has loaded so far out of the collector's sight, unless somebody has done that before.
 
     A batch that keeps its results makes the collector walk everything there is several times; what was there at the
-    start is modules, classes and functions, which stay. Items in flight are seldom garbage: the more of them have ended
-    before it looks, the fewer it looks at. Where somebody has frozen, or has chosen a rarer collection or none, theirs
-    is left as it is.
+    start is modules, classes and functions, which stay.
     """
     if not gc.get_freeze_count():
         gc.freeze()
         _frozen.append(True)
-    young, *older = gc.get_threshold()
-    if 0 < young < _YOUNG:
-        gc.set_threshold(_YOUNG, *older)
-        _before.append(young)
 
 
-def restore() -> None:
-    """Undo what `calm` did, unless somebody has changed it since."""
+def unfreeze() -> None:
+    """Undo what `freeze` did."""
     if _frozen:
         _frozen.clear()
         gc.unfreeze()
-    if _before:
-        young, *older = gc.get_threshold()
-        if young == _YOUNG:
-            gc.set_threshold(_before[0], *older)
-        _before.clear()

@@ -27,6 +27,7 @@ __all__ = ["Runtime", "Settings", "run"]
 T = TypeVar("T")
 
 _POLL_S: Final = 0.005
+_YOUNG: Final = 5_000  # new objects before the garbage collector looks
 _active: Final[list[Runtime]] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
@@ -128,6 +129,7 @@ class Runtime:
         self._logs: LogSetup | None = None
         self._traces: TraceSetup | None = None
         self._watchdog: Watchdog | None = None
+        self._calm: garbage.Calm | None = None
 
     @staticmethod
     def current() -> Runtime | None:
@@ -196,7 +198,8 @@ class Runtime:
             if task is not None:
                 self._shutdown.bind(loop, task)
             _active.append(self)
-            garbage.calm()
+            garbage.freeze()
+            self._calm = garbage.Calm(_YOUNG)
         except BaseException:
             await self._stop()
             self._shutdown.uninstall()
@@ -205,10 +208,12 @@ class Runtime:
     async def _stop(self) -> None:
         """Take down what was set up, within the flush timeout whatever anybody else does."""
         deadline = time.monotonic() + self._flush_timeout_s
+        if self._calm is not None:
+            self._calm.end()
         if self in _active:
             _active.remove(self)
             if not _active:
-                garbage.restore()
+                garbage.unfreeze()
         self._shutdown.unbind()
         watchdog, server, traces, logs = self._watchdog, self._server, self._traces, self._logs
         self._watchdog = self._server = self._traces = self._logs = None

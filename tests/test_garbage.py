@@ -1,4 +1,4 @@
-"""A runtime's word to the garbage collector, and that it takes it back."""
+"""The word of a runtime and of a batch to the garbage collector, and that they take it back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowrt import Runtime
+from flowrt import BatchProcessor, Runtime
+from flowrt.garbage import Calm
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +80,61 @@ def test_what_is_changed_while_it_runs_stays_so() -> None:
 
     asyncio.run(main())
     assert gc.get_threshold()[0] == 9_000
+
+
+def young() -> int:
+    return gc.get_threshold()[0]
+
+
+async def young_within(number: int) -> int:
+    await asyncio.sleep(0)
+    return young()
+
+
+def seen_in_a_batch(limit: int) -> int:
+    (result,) = asyncio.run(BatchProcessor(young_within, limit, telemetry=False).batch([1]))
+    assert isinstance(result.output, int)
+    return result.output
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(10, 700), (100, 2_000), (1_000, 20_000), (100_000, 50_000)])
+def test_while_a_batch_runs_it_waits_for_what_is_in_flight_to_end(limit: int, expected: int) -> None:
+    assert seen_in_a_batch(limit) == expected
+    assert young() == 700
+
+
+def test_a_batch_changes_nothing_where_there_is_no_collection() -> None:
+    gc.set_threshold(0, *gc.get_threshold()[1:])
+    assert seen_in_a_batch(1_000) == 0
+    assert young() == 0
+
+
+def test_of_several_the_largest_counts() -> None:
+    small, large = Calm(3_000), Calm(30_000)
+    assert young() == 30_000
+    large.resize(4_000)
+    assert young() == 4_000
+    large.end()
+    large.end()
+    assert young() == 3_000
+    small.end()
+    assert young() == 700
+
+
+def test_what_somebody_chooses_meanwhile_is_there_at_the_end() -> None:
+    first = Calm(3_000)
+    gc.set_threshold(900, *gc.get_threshold()[1:])
+    second = Calm(4_000)
+    assert young() == 4_000
+    first.end()
+    second.end()
+    assert young() == 900
+
+
+def test_a_batch_that_is_lost_wants_nothing_any_more() -> None:
+    lost = Calm(3_000)
+    del lost
+    other = Calm(2_000)
+    assert young() == 2_000
+    other.end()
+    assert young() == 700

@@ -16,10 +16,14 @@ from flowrt.engine.hedging import Hedging
 from flowrt.engine.keeping import Keeper
 from flowrt.engine.source import Source
 from flowrt.errors import JournalError
+from flowrt.garbage import Calm
 from flowrt.instrument import Dispatch
 from flowrt.records import BatchRecord, Slot
 
 __all__ = ["Lifecycle", "active_batches", "look_at"]
+
+_YOUNG_EACH: Final = 20  # objects of one item in flight, and then some
+_YOUNG_MOST: Final = 50_000
 
 _active: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
 
@@ -93,6 +97,7 @@ class Lifecycle(ABC):
         self._concluded = False
         self._journal_closing = False
         self._deadlines: Deadlines | None = None
+        self._calm: Calm | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._context: Context = copy_context()
@@ -131,6 +136,7 @@ class Lifecycle(ABC):
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
         _active.add(self)
+        self._calm = Calm(_young(batch.limit))
         self._context.run(self._dispatch.notify, "batch_started", batch)
         if self._item_timeout_s is not None:
             self._deadlines = Deadlines(
@@ -183,6 +189,8 @@ class Lifecycle(ABC):
         self.batch.limit = limit
         self._vacant += more
         self.admission.resize(limit)
+        if self._calm is not None:
+            self._calm.resize(_young(limit))
         self._context.copy().run(self._dispatch.notify, "limit_changed", self.batch)
         if self._vacant > 0 and self._workers and not self._starting:
             self._hire()
@@ -305,6 +313,8 @@ class Lifecycle(ABC):
             self._deadlines.cancel()
         for timer in self._timers:
             timer.cancel()
+        if self._calm is not None:
+            self._calm.end()
         self._close()
         batch = self.batch
         batch.finished_ns = self._clock()
@@ -358,6 +368,11 @@ class Lifecycle(ABC):
             self.stop("the batch was cancelled")
         finally:
             self._waiters.remove(waiter)
+
+
+def _young(limit: int) -> int:
+    """How many new objects the garbage collector is to wait for, with so many items in flight."""
+    return min(_YOUNG_MOST, _YOUNG_EACH * limit)
 
 
 def look_at(task: asyncio.Task[Any]) -> None:
