@@ -8,9 +8,9 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.frame import frame
 from dashboards.links import link_to, row_link, runbook, to
-from dashboards.overview import bound_by, holding
 from dashboards.panels import Panel, Query, lines, number
 from dashboards.promql import Chosen
+from dashboards.shared import bound_by, holding, in_flight, items_by_status, items_per_second, percentiles
 from dashboards.tables import Column, rows
 
 __all__ = ["batch"]
@@ -69,14 +69,7 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtBatchStalled")],
         ),
         holding(),
-        number(
-            "Items per second",
-            "Items that ended in any way.",
-            "suffix: /s",
-            Query(f"sum({_Q.rate('flowrt_items_total')})"),
-            decimals=1,
-            width=3,
-        ),
+        items_per_second(),
         number(
             "Last success",
             "When a batch last ended with every item ok.",
@@ -126,15 +119,7 @@ def _under_way() -> list[Panel]:
             width=6,
             filled=True,
         ),
-        lines(
-            "Items per second by how they ended",
-            "Items that ended, by status.",
-            "suffix: /s",
-            Query(f"sum by (status) ({_Q.rate('flowrt_items_total')})", "{{status}}"),
-            stacked=True,
-            width=6,
-            links=[link_to("Nodes", to("flowrt-node")), runbook("FlowrtItemErrorBudgetBurn")],
-        ),
+        items_by_status(width=6, links=[link_to("Nodes", to("flowrt-node")), runbook("FlowrtItemErrorBudgetBurn")]),
     ]
 
 
@@ -152,22 +137,10 @@ def _waiting() -> list[Panel]:
             "From pulled to started",
             "How long an item waits for its first attempt.",
             "s",
-            Query(_Q.quantile(0.5, "flowrt_item_queue_wait_seconds"), "p50"),
-            Query(_Q.quantile(0.95, "flowrt_item_queue_wait_seconds"), "p95"),
-            Query(_Q.quantile(0.99, "flowrt_item_queue_wait_seconds"), "p99"),
+            *percentiles(_Q, "flowrt_item_queue_wait_seconds", 0.5, 0.95, 0.99),
             width=8,
         ),
-        lines(
-            "In flight, waiting, and the limit",
-            "Items that occupy a slot, items that wait for a retry, a rate limit or an open circuit, and the slots "
-            "that there are.",
-            "short",
-            Query(f"sum({_Q.metric('flowrt_items_inflight')})", "in flight"),
-            Query(f"sum({_Q.metric('flowrt_items_queued')})", "waiting"),
-            Query(f"sum({_Q.metric('flowrt_concurrency_limit')})", "limit"),
-            width=8,
-            links=[runbook("FlowrtSaturated")],
-        ),
+        in_flight(_Q, width=8, links=[runbook("FlowrtSaturated")]),
     ]
 
 

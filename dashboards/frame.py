@@ -10,6 +10,7 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.panels import DATASOURCE
+from dashboards.promql import FIRING
 
 __all__ = ["TAG", "Row", "frame"]
 
@@ -114,7 +115,7 @@ def _alerts() -> dashboard.AnnotationQuery:
         .datasource(DATASOURCE)
         .enable(True)
         .icon_color("red")
-        .expr('ALERTS{alertname=~"Flowrt.+", alertstate="firing", job=~"$job"}')
+        .expr(FIRING)
         .step("15s")
         .title_format("{{alertname}}")
         .text_format("{{batch}} {{node}} {{instance}}")

@@ -8,10 +8,10 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.frame import frame
 from dashboards.links import link_to, runbook, to
-from dashboards.overview import FAILING, FULL
-from dashboards.panels import Panel, Query, heat, lines, number
+from dashboards.panels import Panel, Query, lines, number
 from dashboards.promql import Chosen
-from dashboards.recording import ENDED, FAILED
+from dashboards.recording import ENDED
+from dashboards.shared import distribution, failing, in_flight, percentiles, slots_in_use
 from dashboards.tables import bars
 
 __all__ = ["node"]
@@ -34,21 +34,9 @@ def node() -> model.Dashboard:
 
 
 def _now() -> list[Panel]:
-    ended, failed = _Q.rate("flowrt_items_total", ENDED), _Q.rate("flowrt_items_total", FAILED)
-    busy, limit = _Q.rate("flowrt_slot_busy_seconds_total"), _Q.metric("flowrt_concurrency_limit")
+    ended = _Q.rate("flowrt_items_total", ENDED)
     return [
-        number(
-            "Failing",
-            "The share of the items that failed or timed out.",
-            "percentunit",
-            Query(f"sum({failed}) / (sum({ended}) > 0)"),
-            steps=FAILING,
-            filled=True,
-            trend=False,
-            decimals=1,
-            nothing="no items",
-            links=[runbook("FlowrtItemErrorBudgetBurn")],
-        ),
+        failing(_Q, "The share of the items that failed or timed out."),
         number(
             "Most frequent error",
             "The type of error that most items failed with, and how many a second did.",
@@ -79,15 +67,7 @@ def _now() -> list[Panel]:
             decimals=2,
             nothing="no items",
         ),
-        number(
-            "Slots in use",
-            "Busy slots of those that there are.",
-            "percentunit",
-            Query(f"sum({busy}) / (sum({limit}) > 0)"),
-            steps=FULL,
-            decimals=0,
-            width=3,
-        ),
+        slots_in_use(_Q, "Busy slots of those that there are."),
         _circuit(),
     ]
 
@@ -123,9 +103,7 @@ def _time() -> list[Panel]:
             "How long one attempt takes",
             "The service time: what the node itself takes, without waits and retries.",
             "s",
-            Query(_Q.quantile(0.5, attempt), "p50"),
-            Query(_Q.quantile(0.95, attempt), "p95"),
-            Query(_Q.quantile(0.99, attempt), "p99"),
+            *percentiles(_Q, attempt, 0.5, 0.95, 0.99),
         ),
         lines(
             "How long items take",
@@ -135,11 +113,7 @@ def _time() -> list[Panel]:
             Query(_Q.quantile(0.95, "flowrt_item_duration_seconds", 'status="failed"'), "failed", exemplars=True),
             links=[runbook("FlowrtLatencySLO")],
         ),
-        heat(
-            "How long one attempt takes, all of them",
-            "Each column is a moment, each row a range of durations; the brighter, the more attempts.",
-            Query(f"sum by (le) ({_Q.rate(f'{attempt}_bucket')})", "{{le}}"),
-        ),
+        distribution("How long one attempt takes, all of them", _Q, attempt, row="durations", what="attempts"),
     ]
 
 
@@ -205,20 +179,11 @@ def _failures() -> list[Panel]:
 
 def _capacity() -> list[Panel]:
     return [
-        lines(
-            "In flight, waiting, and the limit",
-            "Items that occupy a slot, items that wait for a retry, a rate limit or an open circuit, and the slots "
-            "that there are.",
-            "short",
-            Query(f"sum({_Q.metric('flowrt_items_inflight')})", "in flight"),
-            Query(f"sum({_Q.metric('flowrt_items_queued')})", "waiting"),
-            Query(f"sum({_Q.metric('flowrt_concurrency_limit')})", "limit"),
-        ),
+        in_flight(_Q),
         lines(
             "From pulled to started",
             "How long an item waits for its first attempt.",
             "s",
-            Query(_Q.quantile(0.5, "flowrt_item_queue_wait_seconds"), "p50"),
-            Query(_Q.quantile(0.99, "flowrt_item_queue_wait_seconds"), "p99"),
+            *percentiles(_Q, "flowrt_item_queue_wait_seconds", 0.5, 0.99),
         ),
     ]

@@ -6,7 +6,7 @@ from typing import Final
 
 from flowrt.telemetry.catalogue import CATALOGUE
 
-__all__ = ["PROCESS_METRICS", "Chosen", "recorded"]
+__all__ = ["FIRING", "PROCESS_METRICS", "Chosen", "recorded"]
 
 PROCESS_METRICS: Final = {
     "up": "gauge",
@@ -19,6 +19,9 @@ PROCESS_METRICS: Final = {
     "scrape_duration_seconds": "gauge",
 }
 """What Prometheus itself and prometheus_client tell about every Python process."""
+
+FIRING: Final = 'ALERTS{alertname=~"Flowrt.+", alertstate="firing", job=~"$job"}'
+"""The alerts of flowrt that fire now, for the jobs chosen."""
 
 _RATE: Final = "$__rate_interval"
 

@@ -8,8 +8,9 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.frame import frame
 from dashboards.links import runbook
-from dashboards.panels import Panel, Query, heat, lines, number
+from dashboards.panels import Panel, Query, lines, number
 from dashboards.promql import Chosen
+from dashboards.shared import distribution, percentiles
 from dashboards.tables import Column, rows
 
 __all__ = ["runtime"]
@@ -106,17 +107,10 @@ def _loop() -> list[Panel]:
             "How late timers run",
             "The event loop's lag, while batches are under way.",
             "s",
-            Query(_Q.quantile(0.5, lag), "p50"),
-            Query(_Q.quantile(0.95, lag), "p95"),
-            Query(_Q.quantile(0.99, lag), "p99"),
+            *percentiles(_Q, lag, 0.5, 0.95, 0.99),
             width=8,
         ),
-        heat(
-            "How late timers run, all of them",
-            "Each column is a moment, each row a range of lag; the brighter, the more timers.",
-            Query(f"sum by (le) ({_Q.rate(f'{lag}_bucket')})", "{{le}}"),
-            width=8,
-        ),
+        distribution("How late timers run, all of them", _Q, lag, row="lag", what="timers", width=8),
         lines(
             "Times that a node blocked the loop",
             "By culprit. The log event loop.blocked has the item and the stack.",

@@ -9,8 +9,9 @@ from dashboards.frame import frame
 from dashboards.links import runbook
 from dashboards.objectives import FAILURE_RATIO, LATE_RATIO
 from dashboards.panels import Panel, Query, lines, number
-from dashboards.promql import recorded
+from dashboards.promql import FIRING, recorded
 from dashboards.recording import BURN_WINDOWS
+from dashboards.shared import alerts_firing
 from dashboards.tables import Column, rows
 
 __all__ = ["slo"]
@@ -95,16 +96,7 @@ def _now() -> list[Panel]:
             trend=False,
             width=3,
         ),
-        number(
-            "Alerts firing",
-            "Alerts of flowrt that fire now for the jobs chosen.",
-            "none",
-            Query('count(ALERTS{alertname=~"Flowrt.+", alertstate="firing", job=~"$job"}) or vector(0)'),
-            steps=((None, "green"), (1, "red")),
-            filled=True,
-            trend=False,
-            width=3,
-        ),
+        alerts_firing("Alerts of flowrt that fire now for the jobs chosen."),
     ]
 
 
@@ -174,8 +166,7 @@ def _time() -> list[Panel]:
             [
                 Column(
                     "Firing",
-                    "max by (alertname, severity, batch, node, instance) "
-                    '(ALERTS{alertname=~"Flowrt.+", alertstate="firing", job=~"$job"})',
+                    f"max by (alertname, severity, batch, node, instance) ({FIRING})",
                     "none",
                 )
             ],
