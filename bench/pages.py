@@ -14,7 +14,7 @@ from bench.measure import figures
 from bench.report import BASELINE, RESULTS, provenance, tables, targets, where
 from bench.suites import SUITES
 
-__all__ = ["overhead_markdown", "read_results", "results_markdown"]
+__all__ = ["overhead_markdown", "prices_markdown", "read_results", "results_markdown"]
 
 _ALT: Final = {
     "overhead": "What an item costs, as bars, for flowrt and its peers",
@@ -100,6 +100,13 @@ def overhead_markdown() -> str:
             table.append(f"| {' | '.join(cells)} |")
     what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians"
     return "\n".join([*table, "", f"{what}; {where(measured)}, commit {measured['machine']['commit']}."])
+
+
+def prices_markdown() -> str:
+    """The table of the page on tracing, from the checked-in results."""
+    measured = json.loads((RESULTS / "prices.json").read_text())
+    (table,) = tables(measured)
+    return "\n".join([*table.markdown(), "", f"{where(measured)}, commit {measured['machine']['commit']}."])
 
 
 def _middle(samples: Sequence[float], form: str, unit: str = "") -> str:

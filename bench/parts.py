@@ -75,16 +75,16 @@ def uninstrumented(source: str) -> str:
 
 async def _no_seam(load: Load) -> None:
     """The engine as if nobody had thought of instruments."""
-    from flowrt import batch
+    from flowrt import assembly
     from flowrt.engine import scheduler
 
     namespace = dict(vars(scheduler))
     exec(compile(uninstrumented(inspect.getsource(scheduler)), "uninstrumented", "exec"), namespace)  # noqa: S102  # our own
-    kept, batch.Scheduler = batch.Scheduler, namespace["Scheduler"]  # type: ignore[attr-defined]
+    kept, assembly.Scheduler = assembly.Scheduler, namespace["Scheduler"]  # type: ignore[attr-defined]
     try:
         await _batch(load, telemetry=False)
     finally:
-        batch.Scheduler = kept  # type: ignore[attr-defined]
+        assembly.Scheduler = kept  # type: ignore[attr-defined]
 
 
 async def _ledger(load: Load) -> None:

@@ -13,6 +13,7 @@ from bench.forecasts import errors, median_error
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
 from bench.parts import DIFFERENCES, PARTS
+from bench.prices import PRICES
 from bench.startup import PACE, STARTS, beyond_ms
 from bench.tables import Table
 from bench.workloads import workload
@@ -265,9 +266,11 @@ def _page_targets(measured: Measured) -> Iterator[Target]:
 
 
 def _parts_us(measured: Measured) -> dict[str, list[float]]:
-    """Microseconds an item of each part, as they would have been at the one pace that is the median of all."""
-    us: dict[str, list[float]] = measured["parts_us"]
-    paces: dict[str, list[float]] | None = measured.get("parts_pace_us")
+    return _at_one_pace(measured["parts_us"], measured.get("parts_pace_us"))
+
+
+def _at_one_pace(us: dict[str, list[float]], paces: dict[str, list[float]] | None) -> dict[str, list[float]]:
+    """Microseconds as they would have been at the one pace that is the median of all."""
     if paces is None:
         return us
     usual = median(pace for its in paces.values() for pace in its)
@@ -311,6 +314,15 @@ def _part_targets(measured: Measured) -> Iterator[Target]:
         rounds = zip(us["own-provider"], us["bare"], us["sdk-spans"], strict=True)
         times = [(ours - bare) / (sdk - bare) for ours, bare, sdk in rounds]
         yield Target("spans through the service's own provider, of the SDK's start_span and end", times, 1.3)
+
+
+def _prices(measured: Measured) -> Iterator[Table]:
+    us = _at_one_pace(measured["prices_us"], measured["prices_pace_us"])
+    table = Table("one call each, with a provider of the SDK's and a BatchSpanProcessor", ("µs", "low", "high"))
+    for price in PRICES:
+        if samples := us.get(price.name):
+            table.add(price.title, *_three(samples))
+    yield table
 
 
 def _three(samples: Sequence[float]) -> list[str]:
@@ -390,6 +402,7 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "forecasts": _forecasts,
     "page": _page,
     "parts_us": _parts,
+    "prices_us": _prices,
     "cases": _delivery,
     "startup_s": _startup,
     "scrape": _scrape,

@@ -12,6 +12,7 @@ from bench.forecasts import FORECASTS, measure_forecasts
 from bench.measure import measure
 from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
 from bench.parts import PARTS, measure_parts
+from bench.prices import PRICES, measure_prices
 from bench.report_page import measure_page
 from bench.scrape import measure_scrape
 from bench.speedup import measure_speedup
@@ -120,6 +121,10 @@ def _parts(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_parts(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
 
+def _prices(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_prices(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
 def _delivery(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_delivery(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
@@ -168,17 +173,18 @@ SUITES: Final = (
         "speedup",
         "speedup over sequential execution, from one item at a time to a thousand",
         tuple(each for each in ARMS if each.name in _CURVES),
-        3,
+        5,
         _speedup,
     ),
-    Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 5, _parts),
-    Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 1, _delivery),
+    Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 7, _parts),
+    Suite("prices", "what each call to a provider of one's own costs", PRICES, 5, _prices),
+    Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 5, _delivery),
     Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
-    Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 3, _scrape),
+    Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 5, _scrape),
     Suite("whatif", "how far forecasts of flowrt whatif are from real runs", FORECASTS, 3, _forecasts, group="more"),
-    Suite("page", "flowrt report on a recording of 1,000,000 items: seconds and bytes", (), 3, _page, group="more"),
-    Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 2, _memory),
-    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 3, _memory, group="peers"),
+    Suite("page", "flowrt report on a recording of 1,000,000 items: seconds and bytes", (), 5, _page, group="more"),
+    Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 5, _memory),
+    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 5, _memory, group="peers"),
 )
 
 

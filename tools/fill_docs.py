@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.pages import overhead_markdown, read_results, results_markdown
+from bench.pages import overhead_markdown, prices_markdown, read_results, results_markdown
 from flowrt.telemetry.catalogue import as_markdown
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/telemetry.md", "metrics"): as_markdown,
+    ("docs/tracing.md", "prices"): prices_markdown,
     ("README.md", "overhead"): overhead_markdown,
 }
 

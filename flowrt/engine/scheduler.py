@@ -100,6 +100,7 @@ class Scheduler(Lifecycle):
             close=close,
             save=save,
         )
+        batch.prompt = guard is None and keeper is None
         if batch.ledger is not None:
             source.tell(Wait(batch.ledger, INPUT, clock, self.loop))
             admission.consumer = Wait(batch.ledger, CONSUMER, clock, self.loop)
@@ -418,6 +419,8 @@ class Scheduler(Lifecycle):
                     return
                 item = ItemRecord(batch, batch.pulled, data, clock())
                 batch.pulled += 1
+                if batch.prompt:  # else none is sure to start as it is pulled
+                    _cancel(item, f"not started: {reason}")
                 self._dispatch.notify("item_started", item)
                 if self._keeper is None or not self._finished_before(self._keeper, item):
                     _cancel(item, f"not started: {reason}")

@@ -52,6 +52,7 @@ class BatchRecord:
         slots: The slots now served by a worker.
         counts: Items that ended, by status.
         pulled: Items pulled from the source.
+        prompt: Whether the first attempt at an item begins as the item is pulled.
         latest: The item that got a slot last.
         ledger: What holds the batch back, where account of it is kept.
         speedup: How many times as long it would have taken one item after another, once that is known.
@@ -81,6 +82,7 @@ class BatchRecord:
         "name",
         "node_id",
         "node_type",
+        "prompt",
         "pulled",
         "queued",
         "shard",
@@ -111,6 +113,7 @@ class BatchRecord:
         self.limit = limit
         self.slots: list[Slot] = []
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        self.prompt = False
         self.pulled = 0
         self.latest: ItemRecord | None = None
         self.ledger: Ledger | None = None

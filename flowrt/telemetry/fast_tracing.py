@@ -235,12 +235,16 @@ class FastTracingInstrument(BatchTracing):
 
     def _ask(self, ids: bytes, index: int) -> SpanFrame:
         """The frame for what the sampler says of one item."""
-        given = {**self._common, "flowrt.item.index": index}
-        result = self._provider.sampler.should_sample(
-            self._base, numbers_of(ids)[0], self._item_name, SpanKind.INTERNAL, given, self._links
+        own = (
+            {"flowrt.item.index": index, "flowrt.item.queue_wait": 0.0}
+            if self._prompt
+            else {"flowrt.item.index": index}
         )
-        # a sampler may add attributes of its own, which then come after the index in no order that anybody sees
-        added = {key: value for key, value in (result.attributes or {}).items() if key != "flowrt.item.index"}
+        result = self._provider.sampler.should_sample(
+            self._base, numbers_of(ids)[0], self._item_name, SpanKind.INTERNAL, self._common | own, self._links
+        )
+        # a sampler may add attributes of its own, which then come before those in no order that anybody sees
+        added = {key: value for key, value in (result.attributes or {}).items() if key not in own}
         key = (result.decision, result.trace_state, tuple(added.items()))
         try:
             return self._frames[key]
@@ -275,6 +279,7 @@ class FastTracingInstrument(BatchTracing):
             recording=decision.is_recording(),
             offset_ns=self._offset_ns,
             hand_over=provider.hand_over,
+            prompt=self._prompt,
         )
         frame.swift = frame.sampled and not self._holds
         if frame.swift and self._target is not None and template_of(frame).takes_plain:

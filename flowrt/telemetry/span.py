@@ -55,6 +55,7 @@ class SpanFrame:
         trace_state: What the sampler gave.
         recording: Whether the sampler wants them recorded.
         offset_ns: Nanoseconds from the batch's clock to 1970.
+        prompt: Whether an item that starts does so at once, so that its queue wait is known from the beginning.
         hand_over: Takes every sampled span that has ended.
 
     Attributes:
@@ -73,6 +74,7 @@ class SpanFrame:
         "name",
         "offset_ns",
         "parent",
+        "prompt",
         "recording",
         "resource",
         "sampled",
@@ -97,6 +99,7 @@ class SpanFrame:
         recording: bool,
         offset_ns: int,
         hand_over: Callable[[Any], None],
+        prompt: bool = False,
     ) -> None:
         self.name = name
         self.resource = resource
@@ -111,6 +114,7 @@ class SpanFrame:
         self.sampled = flags.sampled
         self.offset_ns = offset_ns
         self.hand_over = hand_over
+        self.prompt = prompt
         self.swift = False
         self.template: Any = None
         self.append: Callable[[Any], None] | None = None
@@ -125,9 +129,12 @@ class Additions:
         frame = span.frame
         limits = frame.limits
         self.name = frame.name
+        attributes = {**frame.attributes, "flowrt.item.index": span.index}
+        if frame.prompt and getattr(span, "wait_ns", 0) >= 0:  # before the end it is not set
+            attributes["flowrt.item.queue_wait"] = 0.0
         self.attributes = BoundedAttributes(
             limits.max_span_attributes,
-            {**frame.attributes, "flowrt.item.index": span.index},
+            attributes,
             immutable=False,
             max_value_len=limits.max_span_attribute_length,
         )
@@ -366,7 +373,7 @@ class ItemSpan(trace.Span):
         additions = self._added()
         if self.attempts > 1:
             additions.attributes["flowrt.item.attempts"] = self.attempts
-        if self.wait_ns >= 0:
+        if self.wait_ns >= 0 and not self.frame.prompt:
             additions.attributes["flowrt.item.queue_wait"] = self.wait_ns / 1e9
         if self.held_ns:
             additions.attributes["flowrt.item.held"] = self.held_ns / 1e9

@@ -10,6 +10,7 @@ import pytest
 from bench.arms import ARMS, arm
 from bench.delivery import CASES, measure_delivery
 from bench.parts import DIFFERENCES, PARTS, measure_parts, uninstrumented
+from bench.prices import PRICES, measure_prices
 from bench.report import differences, lines
 from bench.scrape import measure_scrape
 from bench.speedup import CONCURRENCIES, measure_speedup
@@ -32,7 +33,7 @@ def test_parts_are_differences_within_a_round() -> None:
     run = lambda name, items, url: (costs[name] * next(rounds), next(paces))  # noqa: E731
     measured = measure_parts(PARTS, 3, 10, quiet, run)
     assert measured["items"] == 10_000
-    assert dict(differences(measured))["hand-over"] == [costs["handed-over"] - costs["encoded"]] * 3
+    assert dict(differences(measured))["hand-over"] == [costs["handed-over"] - costs["spans"]] * 3
     assert [name for name, _ in differences(measured)] == [name for name, _, _ in DIFFERENCES]
     assert "spans through the service's own provider" in told(measured)
 
@@ -54,6 +55,20 @@ def test_every_part_runs() -> None:
     few = [part for part in PARTS if part.name in ("no-seam", "encoded", "own-provider", "sdk-floor", "sdk-spans")]
     measured = measure_parts(few, 1, 1_000, quiet)
     assert all(us > 0 for (us,) in measured["parts_us"].values())
+
+
+@pytest.mark.parts
+def test_every_price_is_asked() -> None:
+    measured = measure_prices(PRICES, 1, 100, quiet)
+    assert [us > 0 for (us,) in measured["prices_us"].values()] == [True] * len(PRICES)
+    assert PRICES[0].title in told(measured)
+
+
+def test_prices_are_told_at_one_pace() -> None:
+    paces = iter([1.0, 2.0, 3.0])
+    measured = measure_prices(PRICES[:1], 3, 1, quiet, lambda name, calls: (10.0 * (pace := next(paces)), pace))
+    assert "20.00" in told(measured)
+    assert "30.00" not in told(measured)
 
 
 @pytest.mark.parts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -90,9 +91,11 @@ def payload_of(
     shape: Any = "auto",
     environment: Mapping[str, str] = NOTHING_SET,
     work: Any = node,
+    retries: bool = True,
+    batch_timeout: float | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] = virtual_loop,
 ) -> ExportTraceServiceRequest:
-    """What would be sent of a batch of that script, each item of which may have a second attempt.
+    """What would be sent of a batch of that script, each item of which may have a second attempt if there are retries.
 
     Where plain ones are taken, of spans to which nothing was added only what is their own is kept.
     """
@@ -108,11 +111,17 @@ def payload_of(
         if parent is not None:
             here = trace.set_span_in_context(trace.NonRecordingSpan(parent), here)
         token = context.attach(here)
-        retry = RetryPolicy(attempts=2, base=1, on=OSError, budget=None)
+        retry = RetryPolicy(attempts=2, base=1, on=OSError, budget=None) if retries else None
         processor = BatchProcessor(
-            work, 3, item_timeout=5, retry=retry, telemetry=Telemetry(trace_shape=shape, ledger=False)
+            work,
+            3,
+            item_timeout=5,
+            batch_timeout=batch_timeout,
+            retry=retry,
+            telemetry=Telemetry(trace_shape=shape, ledger=False),
         )
-        await processor.batch(script)
+        with suppress(TimeoutError):
+            await processor.batch(script)
         context.detach(token)
 
     with patch.object(trace, "_TRACER_PROVIDER", provider):
@@ -186,16 +195,36 @@ SAMPLERS = ["always_on", "always_off", "parentbased_always_on", "parentbased_alw
     st.sampled_from(["auto", "nested", "linked"]),
     st.sampled_from(SAMPLERS),
     st.sampled_from([{}, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "4", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10"}]),
+    st.booleans(),
 )
 def test_the_payload_is_the_same(
-    script: list[Script], parent: SpanContext | None, shape: str, sampler: str, limits: dict[str, str]
+    script: list[Script], parent: SpanContext | None, shape: str, sampler: str, limits: dict[str, str], retries: bool
 ) -> None:
-    environment = {"OTEL_TRACES_SAMPLER": sampler, **limits}
+    given_: dict[str, Any] = {
+        "parent": parent,
+        "shape": shape,
+        "environment": {"OTEL_TRACES_SAMPLER": sampler, **limits},
+        "retries": retries,
+    }
     sent = [
-        comparable(payload_of(script, ours=ours, plain=plain, parent=parent, shape=shape, environment=environment))
+        comparable(payload_of(script, ours=ours, plain=plain, **given_))
         for ours, plain in ((False, False), (True, False), (True, True))
     ]
     assert sent[0] == sent[1] == sent[2]
+
+
+@pytest.mark.parametrize("retries", [True, False])
+def test_the_payload_of_a_batch_that_is_stopped_is_the_same(retries: bool) -> None:
+    """Some items have ended, some are cut short, and of some nothing has begun."""
+    script: list[Script] = [{}, {"attributes": {"k": 1}}, *[{"ending": "hangs", "attributes": {"k": 2}}] * 4, {}, {}]
+    sent = [
+        comparable(payload_of(script, ours=ours, plain=plain, shape="nested", retries=retries, batch_timeout=1))
+        for ours, plain in ((False, False), (True, False), (True, True))
+    ]
+    assert sent[0] == sent[1] == sent[2]
+    items = [text for name, *_, text in sent[0] if name.startswith("process ")]
+    assert len(items) == 8
+    assert sum("flowrt.item.queue_wait" in text for text in items) == 5, "the two that ended and the three in flight"
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])
