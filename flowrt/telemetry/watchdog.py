@@ -206,7 +206,8 @@ def _stack(frame: FrameType | None) -> str:
         code = frame.f_code
         if lines and code.co_filename.startswith((_FLOWRT, _ASYNCIO)):
             break
-        text = linecache.getline(code.co_filename, frame.f_lineno).strip()
-        lines.append(f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}: {text}")
+        line = frame.f_lineno or code.co_firstlineno  # seen between two lines, it has none
+        text = linecache.getline(code.co_filename, line).strip()
+        lines.append(f"{code.co_filename}:{line} in {code.co_qualname}: {text}")
         frame = frame.f_back
     return "\n".join(lines[::-1])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from flowrt import BatchProcessor, Runtime
 from flowrt.engine.lifecycle import active_batches
-from flowrt.telemetry.watchdog import Watchdog
+from flowrt.telemetry.watchdog import Watchdog, _stack
 
 Run = Callable[[Any], Any]
 Sample = Callable[..., float]
@@ -235,3 +237,14 @@ def test_stopping_leaves_no_thread_and_no_timer(run: Run) -> None:
         assert watchdog._heartbeat.beaten_ns == beaten_ns
 
     run(main())
+
+
+def test_a_frame_that_is_seen_between_two_lines_stands_at_its_first() -> None:
+    def here() -> FrameType:
+        return sys._getframe()
+
+    first = here.__code__.co_firstlineno
+    here.__code__ = here.__code__.replace(co_linetable=b"")  # all of it is between lines
+    frame = here()
+    assert frame.f_lineno is None
+    assert _stack(frame).splitlines()[-1].endswith(f":{first} in {here.__qualname__}: def here() -> FrameType:")
