@@ -9,9 +9,13 @@ VENV_NEXT := .venv-next
 # Tests wait more than they work: two for each core, and at least four.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 2 ? 2 * n : 4)))
 PYTEST_ARGS ?=
+# Modules are compiled when they are first imported: most never are.
+INSTALL := --quiet --no-compile
+# The tests start hundreds of processes: what they import, and their own assertions, are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
+.PHONY: help prepare collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -25,7 +29,16 @@ test-main: $(VENV)/.test prometheus chromium
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
-	$(if $(PYTHON_NEXT),$(VENV_NEXT)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
+	$(if $(PYTHON_NEXT),FLOWRT_EXAMPLES=fewer $(VENV_NEXT)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
+
+prepare: $(VENV)/.lint $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test) prometheus chromium  # what lint, test and gate need
+
+# Each worker would compile the assertions of all tests for itself.
+collect-main: $(VENV)/.test
+	$(BIN)/python -m pytest --collect-only --quiet >/dev/null
+
+collect-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
+	$(if $(PYTHON_NEXT),$(VENV_NEXT)/bin/python -m pytest --collect-only --quiet >/dev/null)
 
 lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 	$(BIN)/ruff check .
@@ -91,28 +104,28 @@ chromium:  # a real one, for the tests of the live page
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(INSTALL) --upgrade pip
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(BIN)/python -m pip install $(INSTALL) --editable '.[demo]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group bench --group dashboards
+	$(BIN)/python -m pip install $(INSTALL) --editable '.[all]' --group test --group browser --group bench --group dashboards
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group lint --group bench --group dashboards
-	touch $@
+	$(BIN)/python -m pip install $(INSTALL) --editable '.[all]' --group test --group browser --group lint --group bench --group dashboards
+	touch $@ $(VENV)/.test $(VENV)/.bench  # it has all that these have
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[otlp]' --group bench
+	$(BIN)/python -m pip install $(INSTALL) --editable '.[otlp]' --group bench
 	touch $@
 
 $(VENV_NEXT)/.test: pyproject.toml
 	$(PYTHON_NEXT) -m venv $(VENV_NEXT)
-	$(VENV_NEXT)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV_NEXT)/bin/python -m pip install --quiet --editable '.[all]' --group test --group dashboards
+	$(VENV_NEXT)/bin/python -m pip install $(INSTALL) --upgrade pip
+	$(VENV_NEXT)/bin/python -m pip install $(INSTALL) --editable '.[all]' --group test --group dashboards
 	touch $@
 
 clean:  ## Remove the environments and caches

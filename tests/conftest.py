@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import looptime
 import pytest
 import uvloop
@@ -18,7 +19,12 @@ from opentelemetry.util._once import Once
 from flowrt.telemetry import setup
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.metrics import METRICS
+from tests import examples
 from tests.forked import Forks
+
+_as_it_is = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())  # CI has one of its own
+hypothesis.settings.register_profile("here", _as_it_is, max_examples=examples.examples(_as_it_is.max_examples))
+hypothesis.settings.load_profile("here")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -75,8 +81,9 @@ def run_virtual() -> Run:
 
 
 ON_ONE_PYTHON = (
-    *("ablation/", "bench/", "chaos/", "cli/test_bench.py", "demo/", "docs/", "journal/test_kills.py"),
-    *("journal/test_scan.py", "server/test_saturated.py", "test_typing.py"),
+    *("ablation/", "bench/", "chaos/", "cli/test_bench.py", "cli/test_resuming.py", "demo/", "docs/"),
+    *("journal/test_kills.py", "journal/test_scan.py", "loadtest/", "reporting/", "server/test_saturated.py"),
+    *("telemetry/test_exposition.py", "test_typing.py", "whatif/"),
 )
 """Tests of whole commands and of formats, which take long and are the same on every Python."""
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flowrt import BatchProcessor, BatchRecord, CircuitBreaker, Instrument, RateLimit, RetryPolicy, Telemetry
 from flowrt.ledger import CAUSES, CONSUMER, INPUT, LOOP_BLOCKED, RATE_LIMIT, SERVICE, SLOTS, TAIL, Ledger
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 
 Run = Callable[[Any], Any]
 S = 1_000_000_000
@@ -206,7 +207,7 @@ class Watch(Instrument):
         self.certain = dict(certain)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     durations=st.lists(SECONDS, max_size=12),
     failing=st.sets(st.integers(0, 11)),

@@ -54,6 +54,7 @@ from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseErr
 from flowrt.journal import Journal
 from flowrt.records import STATUSES, ItemRecord
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 from tests.forked import Forks
 from tests.journal.harness import BROKEN, FaultyDisk
 
@@ -1084,7 +1085,7 @@ def seen(results: list[BatchResult]) -> list[tuple[Any, ...]]:
     return [(r.status, r.output, r.error_type) for r in results]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(items, concurrency)
 def test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits(
     inputs: list[tuple[int, str]], c: int
@@ -1112,7 +1113,7 @@ def test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits
     run_on(virtual_loop, main())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(items, concurrency, st.sampled_from([1.5, 2.5, 10.0]), st.sampled_from(["batch", "stream", "lazy"]))
 def test_results_equal_a_sequential_model_whatever_the_concurrency_and_the_way(
     inputs: list[tuple[int, str]], c: int, item_timeout: float, way: str
@@ -1137,7 +1138,7 @@ def test_results_equal_a_sequential_model_whatever_the_concurrency_and_the_way(
     assert all(r.error if not r.success else r.error is None for r in results)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(items.flatmap(lambda inputs: st.tuples(st.just(inputs), st.permutations(range(len(inputs))))), concurrency)
 def test_permuting_the_inputs_permutes_the_results(given_: tuple[list[tuple[int, str]], list[int]], c: int) -> None:
     inputs, order = given_
@@ -1147,7 +1148,7 @@ def test_permuting_the_inputs_permutes_the_results(given_: tuple[list[tuple[int,
     assert seen(permuted) == [seen(straight)[place] for place in order]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(items, concurrency, st.sampled_from([None, 3.5]), st.booleans())
 def test_counters_equal_results_however_the_batch_ends(
     inputs: list[tuple[int, str]], c: int, batch_timeout: float | None, fail_fast: bool
@@ -1213,7 +1214,7 @@ class Script:
 ENDINGS = ["ok", "ok", "raises", "fails", "cancels", "swallows", "cleans up", "stays"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     inputs=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(ENDINGS)), max_size=12),
     c=st.integers(1, 4),

@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = Path(__file__).parent / "typed_project"
 
+pytestmark = pytest.mark.xdist_group("typing")  # the second takes from the first what mypy knows of the package
+
 Check = Callable[[Path], "subprocess.CompletedProcess[str]"]
 
 

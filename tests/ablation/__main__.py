@@ -25,7 +25,7 @@ _FAILED: Final = 1  # pytest's exit code where tests failed
 def run_tests(project: Path, tests: list[str]) -> tuple[int, str]:
     """Pytest's exit code, and the end of what it printed."""
     command = [
-        sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider",
+        sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--assert", "plain",
         "--timeout", str(HANG_S), *tests,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -20,6 +20,7 @@ from flowrt.cli.exits import CommandError
 from flowrt.cli.lines import split_lines
 from flowrt.cli.readers import jsonl_chunks, open_input
 from flowrt.records import Rejected
+from tests.examples import examples
 
 
 def _open_files() -> set[str]:
@@ -162,7 +163,7 @@ def test_an_empty_file_has_no_items(tmp_path: Path, name: str) -> None:
     assert read(write(tmp_path / name, b"")) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(
         st.recursive(

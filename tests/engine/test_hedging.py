@@ -26,6 +26,7 @@ from flowrt import (
     WorkflowContext,
 )
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 
 Run = Callable[[Any], Any]
 Takes = Callable[[int, int], float]
@@ -330,7 +331,7 @@ def test_an_idle_batch_is_not_woken_to_look_for_stragglers(run_virtual: Run) -> 
     run_virtual(main())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     takes=st.lists(st.lists(st.floats(0.1, 10), min_size=3, max_size=3), max_size=15),
     fails=st.sets(st.tuples(st.integers(0, 14), st.integers(1, 3))),

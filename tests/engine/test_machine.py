@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from flowrt import BatchProcessor, BatchResult, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy
 from flowrt.engine.lifecycle import active_batches
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 
 RETRY_S = 5.0
 TIMEOUT_S = 20.0
@@ -235,7 +236,7 @@ class BatchMachine(RuleBasedStateMachine):
 
 
 TestBatchMachine = BatchMachine.TestCase
-TestBatchMachine.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+TestBatchMachine.settings = settings(max_examples=examples(50), stateful_step_count=25, deadline=None)
 
 
 # -- cancelled at every step -----------------------------------------------------------------------------------------

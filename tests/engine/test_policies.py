@@ -25,6 +25,7 @@ from flowrt import (
 from flowrt.engine.lifecycle import active_batches
 from flowrt.policies import CircuitOpenError
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 
 Run = Callable[[Any], Any]
 NO_JITTER = {"wait": lambda state: float(state.attempt_number)}  # 1 s, 2 s, 3 s
@@ -283,7 +284,7 @@ def test_workers_that_all_found_as_many_items_waiting_as_may_be_end_with_the_bat
     assert sorted(run_virtual(asyncio.wait_for(main(), 60))) == [False, False, True, True, True]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     failures=st.lists(st.integers(0, 4), max_size=25),
     c=st.integers(1, 5),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from flowrt import BatchProcessor, ItemFailedError, NodeResult
 from flowrt.engine.lifecycle import active_batches
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 
 Run = Callable[[Any], Any]
 
@@ -56,7 +57,7 @@ class Watch:
 # -- the bound
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     c=st.integers(1, 12),
     seconds=st.lists(st.floats(0, 5), max_size=40),

@@ -31,6 +31,7 @@ from flowrt.errors import (
 from flowrt.journal import Journal, export
 from flowrt.records import BatchResult
 from tests.conftest import Run
+from tests.examples import examples
 from tests.journal.harness import FINGERPRINT, FaultyDisk, Teller, failure, held, item, write
 
 
@@ -464,7 +465,7 @@ _results = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_results, max_size=20), st.integers(1, 5))
 def test_what_goes_in_comes_out(tmp_path: Path, results: list[BatchResult], group: int) -> None:
     path = tmp_path / "any.journal"

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from flowrt.errors import JournalDiskError
 from flowrt.journal import Journal, export, summary
 from flowrt.records import BatchResult
+from tests.examples import examples
 from tests.journal.harness import FINGERPRINT, FULL, FaultyDisk, Teller, failure, item
 
 INDICES = st.integers(0, 15)
@@ -195,4 +196,4 @@ def _told_as(result: BatchResult) -> tuple[Any, ...]:
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestJournalMachine.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrt.policies.adaptive import AdaptiveLimit, LimitController
+from tests.examples import examples
 from tests.policies.simulate import Run, seeded, simulate
 
 Draw = Callable[[random.Random], float]
@@ -165,7 +166,7 @@ results = st.tuples(
 
 
 @given(st.integers(1, 50), st.integers(0, 100), st.data(), st.lists(results, max_size=300))
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 def test_the_limit_never_leaves_its_bounds_and_every_change_is_told(
     least: int, span: int, data: st.DataObject, ended: list[tuple[int, int, int, Any]]
 ) -> None:
@@ -188,7 +189,7 @@ def test_the_limit_never_leaves_its_bounds_and_every_change_is_told(
 
 
 @given(st.integers(1, 5), st.integers(5, 60), st.integers(0, 2**32), st.sampled_from(list(SERVICE)))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_a_service_of_any_size_is_used_and_not_flooded(least: int, capacity: int, seed: int, draw: str) -> None:
     def inspect(controller: LimitController) -> None:
         assert least <= controller.limit <= 200

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flowrt.policies.backoff import Backoff
+from tests.examples import examples
 
 
 class Waiting(RuleBasedStateMachine):
@@ -51,7 +52,7 @@ class Waiting(RuleBasedStateMachine):
 
 
 TestWaiting = Waiting.TestCase
-TestWaiting.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestWaiting.settings = settings(max_examples=examples(100), stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.parametrize("bound", [0, -1, True, 1.0, None])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowrt.policies.breaker import CircuitBreaker, Transition, is_service_failure
+from tests.examples import examples
 from tests.policies.test_outcome import httpx_error
 
 S = 1_000_000_000
@@ -231,7 +232,7 @@ class Circuit(RuleBasedStateMachine):
 
 
 TestCircuit = Circuit.TestCase
-TestCircuit.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestCircuit.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from flowrt.policies.gate import RateGate
 from flowrt.policies.rate import CostTooHighError, RateLimit
 from flowrt.policies.window import UNIT, Charge, Window
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 from tests.policies.test_window import worst_window
 
 Run = Callable[[Any], Any]
@@ -128,7 +129,7 @@ def test_when_the_first_in_line_gives_up_a_smaller_one_starts_at_once(run_virtua
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_cancelling_anybody_at_any_time_loses_and_duplicates_nothing(data: st.DataObject) -> None:
     rate = data.draw(st.integers(1, 6))
     costs = data.draw(st.lists(st.integers(0, rate), min_size=1, max_size=25))
@@ -337,7 +338,7 @@ def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, A
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_batches_that_share_limits_keep_them_all_and_all_come_through(data: st.DataObject) -> None:
     """Requests and tokens at once, through several gates, some in another order, some cancelled."""
     per = 1.0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flowrt.policies.window import UNIT, Charge, Window
+from tests.examples import examples
 
 
 def worst_window(charges: list[tuple[int, int]], per_ns: int) -> int:
@@ -27,7 +28,7 @@ def arrivals(draw: st.DrawFn) -> tuple[int, int, int, list[tuple[int, int]]]:
 
 
 @given(arrivals())
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_no_window_wherever_it_begins_holds_more_than_the_rate(case: Any) -> None:
     rate, per_ns, burst, asked = case
     window = Window(rate, per_ns, burst)
@@ -42,7 +43,7 @@ def test_no_window_wherever_it_begins_holds_more_than_the_rate(case: Any) -> Non
 
 
 @given(arrivals())
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_waiting_until_it_says_so_is_enough_and_no_window_overflows(case: Any) -> None:
     rate, per_ns, burst, asked = case
     window = Window(rate, per_ns, burst)
@@ -102,7 +103,7 @@ def test_memory_is_bounded_however_many_are_admitted() -> None:
 
 
 @given(st.lists(st.integers(1, 10**6), max_size=2000))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_charges_kept_as_one_still_keep_every_window(steps: list[int]) -> None:
     """Steps far below a thousandth of the window, so that most charges are merged."""
     window, now, charges = Window(300, 10**9, 300), 1, []
@@ -186,4 +187,4 @@ class Reconciling(RuleBasedStateMachine):
 
 
 TestReconciling = Reconciling.TestCase
-TestReconciling.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestReconciling.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)

@@ -24,6 +24,7 @@ from flowrt.telemetry.provider import RuntimeProvider
 from flowrt.telemetry.span import ItemSpan
 from flowrt.telemetry.wire import encode_spans
 from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
 
 Script = Mapping[str, Any]
 
@@ -188,7 +189,7 @@ ITEM = st.fixed_dictionaries(
 SAMPLERS = ["always_on", "always_off", "parentbased_always_on", "parentbased_always_off"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(ITEM, max_size=6),
     st.sampled_from([None, ELSEWHERE, UNSAMPLED]),

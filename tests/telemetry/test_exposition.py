@@ -26,6 +26,7 @@ from flowrt.telemetry.exemplars import Exemplar
 from flowrt.telemetry.exposition import render
 from flowrt.telemetry.metrics import DROP_REASONS, SIGNALS, Histogram, MetricsStore
 from flowrt.telemetry.text import label
+from tests.examples import examples
 
 ACCEPTS = [
     "",
@@ -105,7 +106,7 @@ def assert_same_page(registry: CollectorRegistry) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=examples(25), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )  # shrinking takes minutes
 @given(st.data())
 def test_every_page_is_the_one_that_prometheus_client_renders(data: st.DataObject) -> None:

@@ -22,6 +22,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from flowrt.telemetry.ids import make_ids
 from flowrt.telemetry.span import ItemSpan, SpanFrame
 from flowrt.telemetry.wire import encode_spans
+from tests.examples import examples
 
 RESOURCE = Resource({"service.name": "tested", "numbers": (1, 2), "schema": True}, "https://example.com/schema")
 COMMON = {"flowrt.batch.name": "b", "flowrt.batch.id": "0" * 32, "flowrt.node.id": "naïve 节点"}
@@ -207,7 +208,7 @@ def test_of_an_item_that_was_held_it_tells_for_how_long(
     assert_same(limits, index, use, nested=nested, held_ns=310_000_000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(LIMITS, st.integers(0, 2**21), st.lists(STEPS, max_size=6), st.booleans())
 def test_whatever_a_node_does_to_its_span_the_payload_is_the_sdk_s(
     limits: SpanLimits, index: int, steps: list[Callable[[trace.Span], Any]], nested: bool
