@@ -15,7 +15,7 @@ INSTALL := --quiet --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
+.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,11 @@ test-main: $(VENV)/.test prometheus chromium
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
 	$(if $(PYTHON_NEXT),FLOWRT_EXAMPLES=fewer $(VENV_NEXT)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
 
-prepare: $(VENV)/.lint $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test) prometheus chromium  # what lint, test and gate need
+prepare: parts $(VENV)/.lint $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)  # what lint, test and gate need
+
+parts:  # one after the other, since apt-get is for one at a time
+	@$(MAKE) --no-print-directory prometheus
+	@$(MAKE) --no-print-directory chromium
 
 # Each worker would compile the assertions of all tests for itself.
 collect-main: $(VENV)/.test
