@@ -9,8 +9,6 @@ VENV_NEXT := .venv-next
 # Tests wait more than they work: two for each core, and at least four.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 2 ? 2 * n : 4)))
 PYTEST_ARGS ?=
-# Modules are compiled when they are first imported: most never are.
-INSTALL := --quiet --no-compile
 # The tests start hundreds of processes: what they import, and their own assertions, are compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -108,28 +106,29 @@ chromium:  # a real one, for the tests of the live page
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(INSTALL) --upgrade pip
+	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install $(INSTALL) --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install $(INSTALL) --editable '.[all]' --group test --group browser --group bench --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group bench --group dashboards
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install $(INSTALL) --editable '.[all]' --group test --group browser --group lint --group bench --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group lint --group bench --group dashboards
 	touch $@ $(VENV)/.test $(VENV)/.bench  # it has all that these have
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install $(INSTALL) --editable '.[otlp]' --group bench
+	$(BIN)/python -m pip install --quiet --editable '.[otlp]' --group bench
 	touch $@
 
+# Most of its modules are never imported; the others are compiled when they first are.
 $(VENV_NEXT)/.test: pyproject.toml
 	$(PYTHON_NEXT) -m venv $(VENV_NEXT)
-	$(VENV_NEXT)/bin/python -m pip install $(INSTALL) --upgrade pip
-	$(VENV_NEXT)/bin/python -m pip install $(INSTALL) --editable '.[all]' --group test --group dashboards
+	$(VENV_NEXT)/bin/python -m pip install --quiet --no-compile --upgrade pip
+	$(VENV_NEXT)/bin/python -m pip install --quiet --no-compile --editable '.[all]' --group test --group dashboards
 	touch $@
 
 clean:  ## Remove the environments and caches
