@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,8 @@ def test_an_arm_runs_in_a_process_of_its_own(name: str) -> None:
 async def _hoard(inputs: Any, ledger: Ledger) -> None:
     kept = []
     for index, item in enumerate(inputs):
-        kept.append(bytes(20_000))
+        kept.append(mmap.mmap(-1, 20_000))  # new to the process, which may have enough of its own lying about
+        kept[-1].write(bytes(20_000))
         ledger.settle(index, item["x"])
 
 
