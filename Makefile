@@ -72,7 +72,7 @@ stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and 
 dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
 	$(BIN)/python -m dashboards
 
-bench: $(VENV)/.bench  ## Measure what the README and bench/RESULTS.md tell of, in about 11 minutes; then make bench-draw
+bench: $(VENV)/.bench  ## Measure what the README and bench/RESULTS.md tell of, in about 20 minutes; then make bench-draw
 	$(BIN)/python -m bench all
 
 bench-more: $(VENV)/.bench  ## Measure the rest: more workloads, forecasts, reports

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
     run.add_argument("--add", action="store_true", help="keep the workloads that FILE has from earlier runs")
     run.add_argument("--arm", action="append", default=[], metavar="ARM", help="only this arm; repeatable")
-    everything = commands.add_parser("all", help="measure and write the checked-in results, in about 11 minutes")
+    everything = commands.add_parser("all", help="measure and write the checked-in results, in about 20 minutes")
     everything.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds; writes nothing")
     everything.add_argument(
         "--more", action="store_const", const="more", dest="group", help="what is left, about as long"
