@@ -21,6 +21,7 @@ from bench.machine import about, last_core
 from bench.measure import run_module
 from bench.nodes import flowrt_node
 from bench.pace import pacing
+from bench.prices import sdk_provider
 from bench.workloads import workload
 
 __all__ = ["DIFFERENCES", "PARTS", "Part", "main", "measure_parts", "uninstrumented"]
@@ -216,20 +217,6 @@ async def _all(load: Load) -> None:
         await _batch(load, telemetry=True)
 
 
-def _sdk_provider() -> Any:
-    """A service's own provider: the SDK's, with a BatchSpanProcessor; its exporter takes all and sends nothing."""
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-
-    class Nowhere(SpanExporter):
-        def export(self, spans: Sequence[Any]) -> SpanExportResult:
-            return SpanExportResult.SUCCESS
-
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
-    return provider
-
-
 def _by_hand(job: Job, provider: Any) -> Job:
     """The job in a span that the SDK's start_span and end make, with the attributes and the link of flowrt's spans.
 
@@ -255,14 +242,14 @@ def _by_hand(job: Job, provider: Any) -> Job:
 
 async def _sdk_spans(load: Load) -> None:
     """The node makes the span itself, on the same engine, so that nothing differs but who makes it."""
-    provider = _sdk_provider()
+    provider = sdk_provider()
     await _bare(load._replace(job=_by_hand(load.job, provider)))
     provider.force_flush()
 
 
 async def _sdk_floor(load: Load) -> None:
     """The same where there is next to no other code: all of the SDK's stays in the processor's caches."""
-    provider = _sdk_provider()
+    provider = sdk_provider()
     await floor(load._replace(job=_by_hand(load.job, provider)))
     provider.force_flush()
 
@@ -272,7 +259,7 @@ async def _own_provider(load: Load) -> None:
 
     provider: Any = trace.get_tracer_provider()
     if isinstance(provider, trace.ProxyTracerProvider):  # a process sets its provider once
-        provider = _sdk_provider()
+        provider = sdk_provider()
         trace.set_tracer_provider(provider)
     await _traced(load)
     provider.force_flush()

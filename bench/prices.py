@@ -13,7 +13,7 @@ from bench.machine import about, last_core
 from bench.measure import run_module
 from bench.pace import pacing
 
-__all__ = ["PRICES", "Price", "main", "measure_prices"]
+__all__ = ["PRICES", "Price", "main", "measure_prices", "sdk_provider"]
 
 _ATTRIBUTES: Final[dict[str, Any]] = {
     "flowrt.batch.name": "bench",
@@ -42,8 +42,12 @@ class Price(NamedTuple):
     prepare: Callable[[int], Run]
 
 
-def _provider(sampler: Any = None) -> Any:
-    """The SDK's, with a BatchSpanProcessor; its exporter takes all and sends nothing."""
+def sdk_provider(sampler: Any = None) -> Any:
+    """A service's own provider: the SDK's, with a BatchSpanProcessor; its exporter takes all and sends nothing.
+
+    Args:
+        sampler: The SDK's default where there is none.
+    """
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
@@ -60,7 +64,7 @@ def _starting(*, linked: bool, sampler: Any = None) -> Run:
     from opentelemetry.context import Context
     from opentelemetry.trace import Link, SpanKind
 
-    tracer = _provider(sampler).get_tracer("bench")
+    tracer = sdk_provider(sampler).get_tracer("bench")
     batch = tracer.start_span("batch bench")
     links = [Link(batch.get_span_context())] if linked else None
     context, kind, now = Context(), SpanKind.INTERNAL, time.time_ns()

@@ -2,7 +2,7 @@
 
 With a thousand items in flight some fifteen thousand objects are young at any time, hardly one of them garbage, and
 they come and go in waves. A collector that looks whenever 700 have come, as it does by itself, looks at all of them
-again and again: that has been seen to take more time than all else.
+again and again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class Calm:
     they choose meanwhile is there at the end.
 
     Args:
-        young: How many; a collection takes about a microsecond for each of them that is alive, during which nothing
-            else runs.
+        young: How many; a collection looks at each of them that is alive, and nothing else runs meanwhile.
     """
 
     def __init__(self, young: int) -> None:

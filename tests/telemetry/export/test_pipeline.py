@@ -141,8 +141,10 @@ def test_a_producer_at_full_speed_loses_nothing(make: Make) -> None:
 
 def test_a_lone_span_waits_no_longer_than_the_delay(make: Make) -> None:
     told = Told()
-    make(told).put("alone")
-    eventually(lambda: told.taken == ["alone"])
+    pipeline = make(told)
+    pipeline.put("alone")
+    eventually(lambda: pipeline.exported)
+    assert told.taken == ["alone"]
 
 
 def test_enough_spans_do_not_wait_for_the_delay(make: Make) -> None:
@@ -150,7 +152,8 @@ def test_enough_spans_do_not_wait_for_the_delay(make: Make) -> None:
     pipeline = make(told, delay_s=3_600, batch_spans=10)
     eventually(lambda: not pipeline._awake)
     put_all(pipeline, numbered(10))
-    eventually(lambda: told.taken == numbered(10))
+    eventually(lambda: pipeline.exported == 10)
+    assert told.taken == numbered(10)
 
 
 def test_half_of_what_there_is_room_for_does_not_wait_either(make: Make) -> None:
@@ -158,7 +161,8 @@ def test_half_of_what_there_is_room_for_does_not_wait_either(make: Make) -> None
     pipeline = make(told, delay_s=3_600, most_spans=20)
     eventually(lambda: not pipeline._awake)
     put_all(pipeline, numbered(10))
-    eventually(lambda: told.taken == numbered(10))
+    eventually(lambda: pipeline.exported == 10)
+    assert told.taken == numbered(10)
 
 
 def test_several_threads_may_put(make: Make) -> None:
@@ -418,6 +422,7 @@ def test_a_request_that_takes_too_long_is_cut(make: Make) -> None:
     pipeline = make(told)
     pipeline.put("s")
     eventually(lambda: told.aborted)
+    assert pipeline.exported == 0
 
 
 def test_neither_thread_is_traced(make: Make) -> None:
