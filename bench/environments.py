@@ -28,10 +28,10 @@ PINNED: Final[dict[str, tuple[str, ...]]] = {
     "aiostream": ("aiostream==0.8.1", *_TELEMETRY),
     "langchain": ("langchain-core==1.8.1", *_TELEMETRY),
     "taskiq": ("taskiq==0.13.0", *_TELEMETRY),
-    "dask": ("distributed==2026.8.0",),
-    "ray": ("ray==2.60.0",),
-    "prefect": ("prefect==3.9.1",),
-    "dbos": ("dbos==3.4.0",),
+    "dask": ("distributed==2026.8.0", *_TELEMETRY),
+    "ray": ("ray==2.60.0", *_TELEMETRY),
+    "prefect": ("prefect==3.9.1", *_TELEMETRY),
+    "dbos": ("dbos==3.4.0", *_TELEMETRY),
 }
 """What each environment has beside uvloop and aiohttp; its name is that of the peer."""
 

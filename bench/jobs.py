@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from bench.workloads import Workload, workload
+from bench.workloads import Workload
 
-__all__ = ["FirstAttemptError", "Item", "Job", "job_of", "run_chunk", "run_item", "with_retries"]
+__all__ = ["FirstAttemptError", "Item", "Job", "compute", "job_of", "with_retries"]
 
 Item = dict[str, int]
 Job = Callable[[Item], Awaitable[int]]
@@ -42,10 +41,10 @@ async def job_of(work: Workload) -> AsyncIterator[Job]:
             yield ask
     elif work.kind == "cpu":
 
-        async def compute(item: Item) -> int:
-            return _hash(item["x"])
+        async def computed(item: Item) -> int:
+            return compute(item["x"])
 
-        yield compute
+        yield computed
     else:
         yield _sleeper(work)
 
@@ -54,7 +53,8 @@ async def _nothing(item: Item) -> int:
     return item["x"]
 
 
-def _hash(number: int) -> int:
+def compute(number: int) -> int:
+    """The number again, after some hashing."""
     value = number
     for _ in range(1_000):
         value = (value * 1_103_515_245 + 12_345) & 0x7FFFFFFF
@@ -112,47 +112,3 @@ def with_retries(job: Job, attempts: int) -> Job:
         raise AssertionError("unreachable")
 
     return tried
-
-
-# -- in other processes, which import this module ----------------------------------------------------------------------
-
-_failed: set[int] = set()
-
-
-def run_item(name: str, number: int) -> int:
-    """One item in a thread of a worker process.
-
-    Args:
-        name: Of the workload.
-        number: The item's.
-    """
-    work = workload(name)
-    if work.kind == "cpu":
-        return _hash(number)
-    if work.kind != "noop":
-        time.sleep(work.seconds)
-    if work.fails_first(number) and number not in _failed:
-        _failed.add(number)
-        raise FirstAttemptError(f"item {number}")
-    return number
-
-
-async def run_chunk(name: str, numbers: list[int], concurrency: int) -> list[int]:
-    """Several items on one loop of a worker process.
-
-    Args:
-        name: Of the workload.
-        numbers: The items'.
-        concurrency: How many at once.
-    """
-    work = workload(name)
-    async with job_of(work) as job:
-        todo, done = iter(enumerate(numbers)), [0] * len(numbers)
-        retried = with_retries(job, work.attempts)
-
-        async def worker() -> None:
-            for index, number in todo:
-                done[index] = await retried({"x": number})
-
-        await asyncio.gather(*(worker() for _ in range(min(concurrency, len(numbers)))))
-    return done

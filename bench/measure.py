@@ -128,8 +128,8 @@ def measure(
     works = []
     with collector(not_on=core) as url:
         for work in workloads:
-            out = {arm.name: why for arm in present if (why := arm.refusal(work))}
-            samples: dict[str, list[Sample]] = {arm.name: [] for arm in present if arm.name not in out}
+            out: dict[str, str] = {}
+            samples: dict[str, list[Sample]] = {arm.name: [] for arm in present}
             with ExitStack() as services:
                 urls = {"BENCH_COLLECTOR": url}
                 if work.kind == "http":

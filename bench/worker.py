@@ -9,16 +9,16 @@ import os
 import resource
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import uvloop
 
 from bench.arms import Arm, Load, arm
-from bench.arms.by_hand import by_hand
+from bench.by_hand import ByHand
 from bench.collector import count_spans
-from bench.jobs import job_of, with_retries
+from bench.jobs import Job, job_of, with_retries
 from bench.pace import Pace, pacing
 from bench.workloads import Workload, workload
 
@@ -85,23 +85,26 @@ async def _run(chosen: Arm, work: Workload, handle: Any) -> tuple[float, float]:
     inputs = [{"x": number} for number in range(1, work.items + 1)]  # from 1: a peer loses outputs that are falsy
     async with job_of(work) as made:
         started, cpu = time.perf_counter(), time.process_time()
-        async with _telemetry(chosen) as observed:  # its set-up and its end are part of its price
+        with _telemetry(chosen) as observed:  # its set-up and its end are part of its price
             # an item has one span, whatever its attempts
             job = observed(with_retries(made, work.attempts)) if chosen.by_hand else made
-            outputs = await chosen.run(Load(work, job, inputs, handle))
+            outputs = await chosen.run(Load(work, job, inputs, handle, chosen.by_hand))
         wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     if list(outputs) != list(range(1, work.items + 1)):
         raise ValueError(f"{chosen.name} gave wrong outputs for {work.name}: each must be its item's number, once")
     return wall_s, cpu_s
 
 
-@asynccontextmanager
-async def _telemetry(chosen: Arm) -> AsyncIterator[Any]:
-    if not chosen.by_hand:
+@contextmanager
+def _telemetry(chosen: Arm) -> Iterator[Callable[[Job], Job]]:
+    if not chosen.by_hand or chosen.distributed:  # whose items have it where they run
         yield lambda job: job
         return
-    async with by_hand(os.environ["BENCH_COLLECTOR"]) as observed:
-        yield observed
+    telemetry = ByHand(os.environ["BENCH_COLLECTOR"])
+    try:
+        yield telemetry.around
+    finally:
+        telemetry.close()
 
 
 if __name__ == "__main__":

@@ -39,12 +39,6 @@ ARMS: Final = (
 )
 """Those that run in the bench's own environment, in every table."""
 
-_PROCESSES: Final = (
-    ("http", "an item is to share this process's connections, which its processes do not have"),
-    ("lognormal", "its processes know constant sleeps"),
-    ("pareto", "its processes know constant sleeps"),
-)
-_CHUNKED: Final = (*_PROCESSES, ("flaky", "a chunk is tried again as a whole"))
 _PLAIN: Final = (
     Arm("task-group", "TaskGroup + `Semaphore`", plain.task_group),
     Arm("anyio", "anyio 4.16 task group + `CapacityLimiter`", plain.anyio_limiter, peer="anyio", most_items=20_000),
@@ -68,9 +62,8 @@ _FAR: Final = (
         distributed.ray_items,
         peer="ray",
         distributed=True,
-        most_items=5_000,
+        most_items=2_000,
         prepare=distributed.ray_prepare,
-        cannot=_PROCESSES,
     ),
     Arm(
         "ray-chunks",
@@ -79,7 +72,6 @@ _FAR: Final = (
         peer="ray",
         distributed=True,
         prepare=distributed.ray_prepare,
-        cannot=_CHUNKED,
     ),
     Arm(
         "dask",
@@ -87,9 +79,8 @@ _FAR: Final = (
         distributed.dask_items,
         peer="dask",
         distributed=True,
-        most_items=5_000,
+        most_items=2_000,
         prepare=distributed.dask_prepare,
-        cannot=_PROCESSES,
     ),
     Arm(
         "dask-chunks",
@@ -98,7 +89,6 @@ _FAR: Final = (
         peer="dask",
         distributed=True,
         prepare=distributed.dask_prepare,
-        cannot=_CHUNKED,
     ),
     Arm(
         "prefect",
@@ -108,7 +98,6 @@ _FAR: Final = (
         distributed=True,
         most_items=100,
         prepare=distributed.prefect_prepare,
-        cannot=_PROCESSES,
     ),
     Arm(
         "dbos",
@@ -116,9 +105,8 @@ _FAR: Final = (
         distributed.dbos_run,
         peer="dbos",
         distributed=True,
-        most_items=300,
+        most_items=200,
         prepare=distributed.dbos_prepare,
-        cannot=_PROCESSES,
     ),
 )
 
@@ -126,13 +114,13 @@ _FAR: Final = (
 def _told(bare: Arm) -> Arm:
     """The same with telemetry by hand around the job."""
     name, title = f"{bare.name}-by-hand", f"{bare.title}, telemetry by hand"
-    fewer = min(bare.most_items or 20_000, 20_000)
+    fewer = min(bare.most_items or 10_000, 10_000)
     return replace(bare, name=name, title=title, by_hand=True, delivers=True, needs=_SDK, most_items=fewer)
 
 
 _BASELINES: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo"))
 
-PEERS: Final = (*_PLAIN, *map(_told, (*_BASELINES, *_PLAIN)), *_FAR)
+PEERS: Final = (*_PLAIN, *map(_told, (*_BASELINES, *_PLAIN)), *_FAR, *map(_told, _FAR))
 """Those that are measured beside, on demand: each in an environment of its own."""
 
 

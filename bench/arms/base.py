@@ -22,12 +22,14 @@ class Load(NamedTuple):
         job: What an item does, for arms that run it in this process.
         inputs: The items.
         handle: What the arm's `prepare` gave.
+        told: Whether items are to have telemetry by hand, for arms that run them elsewhere; the job has it already.
     """
 
     work: Workload
     job: Job
     inputs: list[Item]
     handle: Any = None
+    told: bool = False
 
     @property
     def concurrency(self) -> int:
@@ -50,7 +52,6 @@ class Arm:
         distributed: Whether it has processes of its own, so that it is given two cores.
         prepare: Sets up what is not timed, and gives the load's `handle`.
         most_items: It is given no more than these; the others are too slow to wait for.
-        cannot: Why it cannot run some kinds of workload, by kind.
     """
 
     name: str
@@ -63,16 +64,11 @@ class Arm:
     distributed: bool = False
     prepare: Callable[[Workload], AbstractAsyncContextManager[Any]] | None = None
     most_items: int | None = None
-    cannot: tuple[tuple[str, str], ...] = ()
 
     @property
     def missing(self) -> str | None:
         """Why it cannot run here, or None where it can."""
         return None if self.peer is not None else why_missing(self.needs)
-
-    def refusal(self, work: Workload) -> str | None:
-        """Why it does not run that workload, or None where it does."""
-        return dict(self.cannot).get(work.kind)
 
 
 def why_missing(modules: Iterable[str]) -> str | None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from bench.arms.base import Load
-from bench.jobs import run_chunk, run_item
+from bench.far import flush, kept_job, run_chunk, run_item, run_numbers
 from bench.workloads import Workload
 
 __all__ = [
@@ -53,17 +57,21 @@ async def ray_prepare(work: Workload) -> AsyncIterator[Any]:
     ray.init(num_cpus=_PROCESSES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
     class Actor:
-        async def one(self, name: str, number: int) -> int:
-            return (await run_chunk(name, [number], 1))[0]
+        async def one(self, name: str, number: int, told: bool) -> int:
+            job = await kept_job(name, told, retried=told)  # else Ray tries again
+            return await job({"x": number})
 
-        async def several(self, name: str, numbers: list[int], at_once: int) -> list[int]:
-            return await run_chunk(name, numbers, at_once)
+        async def several(self, name: str, numbers: list[int], at_once: int, told: bool) -> list[int]:
+            return await run_numbers(await kept_job(name, told, retried=True), numbers, at_once)
+
+        async def flush(self) -> None:
+            await asyncio.to_thread(flush)
 
     half = max(1, work.concurrency // _PROCESSES)
     actor: Any = ray.remote(num_cpus=1, max_concurrency=half)(Actor)
     try:
         actors = [actor.remote() for _ in range(_PROCESSES)]
-        await asyncio.gather(*(each.one.remote("noop", 1) for each in actors))
+        await asyncio.gather(*(each.one.remote("noop", 1, False) for each in actors))
         yield actors
     finally:
         ray.shutdown()
@@ -71,23 +79,32 @@ async def ray_prepare(work: Workload) -> AsyncIterator[Any]:
 
 async def ray_items(load: Load) -> list[int]:
     """A call for every item; the actors hold them back."""
-    retried = load.work.attempts > 1
+    retried = load.work.attempts > 1 and not load.told
     methods = [
         actor.one.options(max_task_retries=load.work.attempts - 1, retry_exceptions=True) if retried else actor.one
         for actor in load.handle
     ]
-    calls = [methods[number % len(methods)].remote(load.work.name, number) for number in _numbers(load)]
-    return list(await asyncio.gather(*calls))
+    calls = [methods[number % len(methods)].remote(load.work.name, number, load.told) for number in _numbers(load)]
+    outputs = list(await asyncio.gather(*calls))
+    await _ray_flush(load)
+    return outputs
 
 
 async def ray_chunks(load: Load) -> list[int]:
     """A call for every hundred items, which the actor runs at once."""
     at_once = min(_CHUNK, load.concurrency)
     calls = [
-        load.handle[place % len(load.handle)].several.remote(load.work.name, chunk, at_once)
+        load.handle[place % len(load.handle)].several.remote(load.work.name, chunk, at_once, load.told)
         for place, chunk in enumerate(_chunks(load))
     ]
-    return [output for chunk in await asyncio.gather(*calls) for output in chunk]
+    outputs = [output for chunk in await asyncio.gather(*calls) for output in chunk]
+    await _ray_flush(load)
+    return outputs
+
+
+async def _ray_flush(load: Load) -> None:
+    if load.told:
+        await asyncio.gather(*(actor.flush.remote() for actor in load.handle))
 
 
 # -- Dask --------------------------------------------------------------------------------------------------------------
@@ -115,19 +132,31 @@ async def dask_prepare(work: Workload) -> AsyncIterator[Any]:
 async def dask_items(load: Load) -> list[int]:
     """A task for every item."""
     futures = load.handle.map(
-        partial(run_item, load.work.name), _numbers(load), pure=False, retries=load.work.attempts - 1
+        partial(run_item, load.work.name, told=load.told),
+        _numbers(load),
+        pure=False,
+        retries=0 if load.told else load.work.attempts - 1,
     )
-    return list(await load.handle.gather(futures))
+    outputs = list(await load.handle.gather(futures))
+    await _dask_flush(load)
+    return outputs
 
 
-def _run_chunk(name: str, numbers: list[int]) -> list[int]:
-    return asyncio.run(run_chunk(name, numbers, _CHUNK))
+def _run_chunk(name: str, numbers: list[int], told: bool) -> list[int]:
+    return asyncio.run(run_chunk(name, numbers, _CHUNK, told))
 
 
 async def dask_chunks(load: Load) -> list[int]:
     """A task for every hundred items, which a thread runs at once on a loop of its own."""
-    futures = load.handle.map(partial(_run_chunk, load.work.name), _chunks(load), pure=False)
-    return [output for chunk in await load.handle.gather(futures) for output in chunk]
+    futures = load.handle.map(partial(_run_chunk, load.work.name, told=load.told), _chunks(load), pure=False)
+    outputs = [output for chunk in await load.handle.gather(futures) for output in chunk]
+    await _dask_flush(load)
+    return outputs
+
+
+async def _dask_flush(load: Load) -> None:
+    if load.told:
+        await load.handle.run(flush)
 
 
 # -- Prefect -----------------------------------------------------------------------------------------------------------
@@ -137,6 +166,7 @@ async def dask_chunks(load: Load) -> list[int]:
 async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
     """A server of its own, with a database in a folder of its own, and nothing told to anybody."""
     with tempfile.TemporaryDirectory() as home:
+        _make_database(home)
         os.environ.update(
             PREFECT_HOME=home,
             PREFECT_SERVER_ANALYTICS_ENABLED="false",
@@ -150,16 +180,30 @@ async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
 
         one: Any = prefect.task(run_item, retries=work.attempts - 1)
 
-        def every(name: str, numbers: list[int]) -> list[int]:
-            return list(one.map(prefect.unmapped(name), numbers).result())
+        def every(name: str, numbers: list[int], told: bool) -> list[int]:
+            return list(one.map(prefect.unmapped(name), numbers, prefect.unmapped(told)).result())
 
         runner: Any = ThreadPoolTaskRunner(max_workers=min(work.concurrency, 100))
         yield prefect.flow(every, task_runner=runner)
 
 
+def _make_database(home: str) -> None:
+    """Prefect's tables, which take it ten seconds: made once for the environment, and copied."""
+    made = Path(sys.prefix) / "bench-home"
+    if not made.exists():
+        with tempfile.TemporaryDirectory(dir=sys.prefix) as first:
+            command = [f"{sys.prefix}/bin/prefect", "server", "database", "upgrade", "--yes"]
+            subprocess.run(command, env={**os.environ, "PREFECT_HOME": first}, check=True, capture_output=True)
+            Path(first).rename(made)
+            Path(first).mkdir()  # which is to be removed
+    shutil.copytree(made, home, dirs_exist_ok=True)
+
+
 async def prefect_map(load: Load) -> list[int]:
     """A flow that maps a task over the items."""
-    return await asyncio.to_thread(load.handle, load.work.name, _numbers(load))
+    outputs: list[int] = await asyncio.to_thread(load.handle, load.work.name, _numbers(load), load.told)
+    await asyncio.to_thread(flush)
+    return outputs
 
 
 # -- DBOS --------------------------------------------------------------------------------------------------------------
@@ -185,8 +229,8 @@ async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
         }
         step: Any = DBOS.step(**retries)(run_item)
 
-        def workflow(name: str, number: int) -> Any:
-            return step(name, number)
+        def workflow(name: str, number: int, told: bool) -> Any:
+            return step(name, number, told)
 
         one: Any = DBOS.workflow()(workflow)
         DBOS.launch()
@@ -202,7 +246,9 @@ async def dbos_run(load: Load) -> list[int]:
     dbos, one = load.handle
 
     def every() -> list[int]:
-        handles = [dbos.enqueue_workflow("bench", one, load.work.name, number) for number in _numbers(load)]
-        return [handle.get_result() for handle in handles]
+        handles = [dbos.enqueue_workflow("bench", one, load.work.name, number, load.told) for number in _numbers(load)]
+        outputs = [handle.get_result() for handle in handles]
+        flush()
+        return outputs
 
     return await asyncio.to_thread(every)
