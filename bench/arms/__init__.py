@@ -71,7 +71,7 @@ _FAR: Final = (
         distributed.ray_chunks,
         peer="ray",
         distributed=True,
-        prepare=distributed.ray_prepare,
+        prepare=distributed.ray_prepare_chunks,
     ),
     Arm(
         "dask",
@@ -88,7 +88,7 @@ _FAR: Final = (
         distributed.dask_chunks,
         peer="dask",
         distributed=True,
-        prepare=distributed.dask_prepare,
+        prepare=distributed.dask_prepare_chunks,
     ),
     Arm(
         "prefect",

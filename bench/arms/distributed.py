@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bench.arms.base import Load
 from bench.far import flush, kept_job, run_chunk, run_item, run_numbers
@@ -23,6 +23,7 @@ __all__ = [
     "dask_chunks",
     "dask_items",
     "dask_prepare",
+    "dask_prepare_chunks",
     "dbos_prepare",
     "dbos_run",
     "prefect_map",
@@ -30,10 +31,29 @@ __all__ = [
     "ray_chunks",
     "ray_items",
     "ray_prepare",
+    "ray_prepare_chunks",
 ]
 
 _CHUNK: Final = 100
 _PROCESSES: Final = 2
+
+
+class _Share(NamedTuple):
+    """One process's share of the items that may run at once, where it is given chunks.
+
+    Attributes:
+        at_once: Items of one chunk.
+        chunks: Chunks.
+    """
+
+    at_once: int
+    chunks: int
+
+
+def _share(work: Workload) -> _Share:
+    half = max(1, work.concurrency // _PROCESSES)
+    at_once = min(_CHUNK, half)
+    return _Share(at_once, half // at_once)
 
 
 def _numbers(load: Load) -> list[int]:
@@ -51,6 +71,21 @@ def _chunks(load: Load) -> list[list[int]]:
 @asynccontextmanager
 async def ray_prepare(work: Workload) -> AsyncIterator[Any]:
     """Two async actors, each with half of the concurrency."""
+    with _actors(max(1, work.concurrency // _PROCESSES)) as actors:
+        await asyncio.gather(*(each.one.remote("noop", 1, False) for each in actors))
+        yield actors
+
+
+@asynccontextmanager
+async def ray_prepare_chunks(work: Workload) -> AsyncIterator[Any]:
+    """The same, and each runs as many chunks as come to its half."""
+    with _actors(_share(work).chunks) as actors:
+        await asyncio.gather(*(each.one.remote("noop", 1, False) for each in actors))
+        yield actors
+
+
+@contextmanager
+def _actors(calls_at_once: int) -> Iterator[list[Any]]:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,12 +102,9 @@ async def ray_prepare(work: Workload) -> AsyncIterator[Any]:
         async def flush(self) -> None:
             await asyncio.to_thread(flush)
 
-    half = max(1, work.concurrency // _PROCESSES)
-    actor: Any = ray.remote(num_cpus=1, max_concurrency=half)(Actor)
+    actor: Any = ray.remote(num_cpus=1, max_concurrency=calls_at_once)(Actor)
     try:
-        actors = [actor.remote() for _ in range(_PROCESSES)]
-        await asyncio.gather(*(each.one.remote("noop", 1, False) for each in actors))
-        yield actors
+        yield [actor.remote() for _ in range(_PROCESSES)]
     finally:
         ray.shutdown()
 
@@ -92,7 +124,7 @@ async def ray_items(load: Load) -> list[int]:
 
 async def ray_chunks(load: Load) -> list[int]:
     """A call for every hundred items, which the actor runs at once."""
-    at_once = min(_CHUNK, load.concurrency)
+    at_once = _share(load.work).at_once
     calls = [
         load.handle[place % len(load.handle)].several.remote(load.work.name, chunk, at_once, load.told)
         for place, chunk in enumerate(_chunks(load))
@@ -112,10 +144,22 @@ async def _ray_flush(load: Load) -> None:
 
 @asynccontextmanager
 async def dask_prepare(work: Workload) -> AsyncIterator[Any]:
-    """A local cluster of two processes with half of the concurrency in threads each."""
+    """Two processes, with half of the concurrency in threads each."""
+    async with _cluster(max(1, min(work.concurrency, 200) // _PROCESSES)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def dask_prepare_chunks(work: Workload) -> AsyncIterator[Any]:
+    """The same, with a thread for each of the chunks that come to half of the concurrency."""
+    async with _cluster(_share(work).chunks) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _cluster(threads: int) -> AsyncIterator[Any]:
     from dask.distributed import Client, LocalCluster
 
-    threads = max(1, min(work.concurrency, 200) // _PROCESSES)
     cluster = LocalCluster(
         n_workers=_PROCESSES,
         threads_per_worker=threads,
@@ -142,13 +186,14 @@ async def dask_items(load: Load) -> list[int]:
     return outputs
 
 
-def _run_chunk(name: str, numbers: list[int], told: bool) -> list[int]:
-    return asyncio.run(run_chunk(name, numbers, _CHUNK, told))
+def _run_chunk(name: str, numbers: list[int], at_once: int, told: bool) -> list[int]:
+    return asyncio.run(run_chunk(name, numbers, at_once, told))
 
 
 async def dask_chunks(load: Load) -> list[int]:
     """A task for every hundred items, which a thread runs at once on a loop of its own."""
-    futures = load.handle.map(partial(_run_chunk, load.work.name, told=load.told), _chunks(load), pure=False)
+    run = partial(_run_chunk, load.work.name, at_once=_share(load.work).at_once, told=load.told)
+    futures = load.handle.map(run, _chunks(load), pure=False)
     outputs = [output for chunk in await load.handle.gather(futures) for output in chunk]
     await _dask_flush(load)
     return outputs

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from bench import far
+from bench.arms import distributed
 from bench.by_hand import ByHand
 from bench.collector import collector, count_spans
 from bench.far import flush, kept_job, run_chunk, run_item, run_numbers
 from bench.jobs import FirstAttemptError
 from bench.service import http_service
-from bench.workloads import WORKLOADS
+from bench.workloads import WORKLOADS, workload
 
 NAMES = [work.name for work in WORKLOADS]
 
@@ -68,3 +69,10 @@ def test_items_have_one_span_each_however_often_they_were_tried(monkeypatch: pyt
         flush()
         assert count_spans(url) == 50
         telemetry.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_processes_that_are_given_chunks_run_as_many_items_at_once_as_the_workload_says(name: str) -> None:
+    work = workload(name)
+    at_once, chunks = distributed._share(work)
+    assert distributed._PROCESSES * at_once * chunks == work.concurrency
