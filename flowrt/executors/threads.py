@@ -29,8 +29,8 @@ def blocking_call(node: BaseNode) -> Call | None:
 class ThreadsSession:
     """A pool of threads of one batch's own, so that nobody else's blocking calls take its places.
 
-    An attempt that is cancelled keeps its slot until its thread has really ended: a thread cannot be interrupted, and
-    the bound on what runs at once is a promise.
+    An attempt that is cancelled, however often, keeps its slot until its thread has really ended or has been lost: a
+    thread cannot be interrupted, and the bound on what runs at once is a promise.
 
     Args:
         call: The blocking function to run in a thread.
@@ -51,15 +51,19 @@ class ThreadsSession:
         return await value if inspect.isawaitable(value) else value
 
     async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
-        run = contextvars.copy_context().run
-        future = asyncio.get_running_loop().run_in_executor(self._pool, run, contained, call, *arguments)
+        run, pool = contextvars.copy_context().run, self._pool
+        future = asyncio.get_running_loop().run_in_executor(pool, run, contained, call, *arguments)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             if interrupt is not None:
                 interrupt()
             while not future.done():
-                await asyncio.wait([future])
+                try:
+                    await asyncio.wait([future])
+                except asyncio.CancelledError:  # told once more: its own time is over, and the batch's too
+                    if pool is not self._pool:  # it was lost: only a closing loop still waits for it
+                        raise
             if not future.cancelled():
                 future.exception()  # looked at, so that it is not reported as never retrieved
             raise

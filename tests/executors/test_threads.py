@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, WorkflowContext
+from flowrt import BaseNode, BatchProcessor, FunctionNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.executors import ThreadsExecutor
 
 Run = Callable[[Any], Any]
 
@@ -148,6 +149,56 @@ def test_fail_fast_waits_for_the_threads_that_run(run: Run) -> None:
     with pytest.raises(ValueError, match="one"):
         run(processor(node, 3, continue_on_error=False).batch(range(50)))
     assert counted.running == 0
+
+
+@pytest.mark.parametrize("limits", [(0.02, 0.04), (0.04, 0.02)], ids=["the item's first", "the batch's first"])
+@pytest.mark.parametrize("own_loop", [False, True], ids=["plain", "async"])
+def test_the_loop_is_free_while_a_thread_ends_that_is_over_its_time_and_the_batchs(
+    limits: tuple[float, float], own_loop: bool, run: Run
+) -> None:
+    release = threading.Event()
+    released = []
+
+    def node(_: int) -> None:
+        released.append(release.wait(2))
+
+    async def main() -> Any:
+        async def blocking(x: int) -> None:
+            node(x)
+
+        asyncio.get_running_loop().call_later(0.08, release.set)
+        its = {"item_timeout": limits[0], "batch_timeout": limits[1], "executor": "threads"}
+        return await processor(blocking if own_loop else node, 1, **its).batch([0])
+
+    (result,) = run(main())
+    assert released == [True], "the loop was held up until the thread had ended"
+    assert result.status == "timed_out"
+
+
+def test_an_attempt_that_is_cancelled_again_is_not_over_before_its_thread_unless_that_was_lost(run: Run) -> None:
+    release = threading.Event()
+
+    async def main() -> None:
+        session = ThreadsExecutor().open(FunctionNode(lambda _: release.wait(10)), 1)
+
+        async def attempt() -> None:
+            await session.invoke(NodeContext("n", "function", 0, 0, 1, "b"), WorkflowContext())
+
+        task = asyncio.create_task(attempt())
+        for _ in range(3):
+            await asyncio.sleep(0.005)
+            task.cancel()
+        await asyncio.sleep(0.005)
+        assert not task.done()
+        session.lose_one()
+        task.cancel()  # as a closing loop does
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not release.is_set()
+        session.close()
+        release.set()
+
+    run(main())
 
 
 def test_a_thread_that_does_not_end_is_left_and_others_take_its_place(run_virtual: Run) -> None:
