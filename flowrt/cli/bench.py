@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
     from flowrt.loadtest.ladder import Run
     from flowrt.loadtest.plan import Plan
     from flowrt.loadtest.step import Step
+    from flowrt.loadtest.verdict import Baseline
     from flowrt.nodes.base import BaseNode
 
 __all__ = ["bench"]
 
+_STDOUT: Final = "-"
+_INTERRUPTED: Final = (130, 143)
 _MOST_ITEMS: Final = 10_000  # of the input that are kept: they are used again and again
 
 _EXAMPLES = """\b
@@ -137,7 +141,9 @@ class _Parsed(click.ParamType[Any]):
 )
 @click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one item, in seconds.")
 @click.option("--executor", type=click.Choice(["loop", "threads"]), default="loop", show_default=True)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures there.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures there; - is stdout."
+)
 @click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with charts.")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Compare with what --json wrote.")
 @click.option("--overwrite", is_flag=True, help="Replace the files if they exist.")
@@ -160,7 +166,7 @@ def bench(
     """Find out how many items at once MODULE:NODE should run, by running it over the items of INPUT."""
     from flowrt.cli.loading import load_node  # noqa: PLC0415  # heavy
     from flowrt.loadtest.step import Latencies  # noqa: PLC0415  # heavy
-    from flowrt.loadtest.told import as_json, conclusions, verdict_lines  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.told import about, as_json, conclusions, verdict_lines  # noqa: PLC0415  # heavy
     from flowrt.loadtest.verdict import compare  # noqa: PLC0415  # heavy
 
     plan = _plan(settings)
@@ -170,62 +176,69 @@ def bench(
 
         library()
     loaded = load_node(node)
-    for file in (json_file, html_file):
-        _check_target(file, overwrite=overwrite)
-    earlier = None if baseline is None else _read_baseline(baseline)
+    _check_targets(json_file, html_file, overwrite=overwrite)
+    earlier = None if baseline is None else _read_baseline(baseline, plan)
     items = asyncio.run(_read_items(source, input_format))
     run, exit_code = _launch(loaded, items, plan, executor, quiet=quiet)
-    told = as_json(run, node, source)
-    _print_table(run)
-    for line in conclusions(run):
-        click.echo(line)
-    worse = run.best is None
+    verdict, of = None, about(run, node, source, executor)
     if earlier is not None:
         try:
-            verdict = compare(run, earlier)
-        except (ValueError, KeyError, TypeError) as exc:
-            raise CommandError(f"--baseline {baseline}: {exc}") from exc
-        worse = worse or verdict.sign == "worse"
-        for line in verdict_lines(verdict):
-            click.echo(line)
+            verdict = compare(run, earlier, of)
+        except ValueError as exc:  # a search that came by none of its settings
+            run.notes.append(f"not compared with {baseline}: {exc}")
+    to_stderr = json_file is not None and str(json_file) == _STDOUT
+    for line in (*_table(run), *conclusions(run), *(() if verdict is None else verdict_lines(verdict))):
+        click.echo(line, err=to_stderr)
     if json_file is not None:
-        _write(json_file, json.dumps(told, indent=1) + "\n")
+        _write(json_file, json.dumps(as_json(run, of, verdict), indent=1) + "\n")
     if html_file is not None:
         from flowrt.loadtest.page import page_of  # noqa: PLC0415  # an extra
 
-        _write(html_file, page_of(run, node, source))
+        _write(html_file, page_of(run, node, source, verdict))
+    worse = run.best is None or (earlier is not None and (verdict is None or verdict.sign == "worse"))
     raise SystemExit(exit_code or (SOME_FAILED if worse else ALL_OK))
 
 
 def _plan(settings: dict[str, Any]) -> Plan:
     from flowrt.loadtest.plan import Plan  # noqa: PLC0415  # heavy
 
-    concurrencies, rates = settings.pop("concurrency") or (), settings.pop("arrival_rate") or ()
+    concurrencies, rates = settings.pop("concurrency"), settings.pop("arrival_rate") or ()
+    if concurrencies == () and rates:
+        told = ",".join(f"{rate:g}" for rate in rates)
+        raise CommandError(f"--concurrency auto and --arrival-rate {told} are two runs: give one of them")
     try:
-        return Plan(concurrencies=concurrencies, arrival_rates=rates, **settings)
+        return Plan(concurrencies=concurrencies or (), arrival_rates=rates, **settings)
     except ValueError as exc:
         raise CommandError(str(exc)) from exc
 
 
-def _check_target(file: Path | None, *, overwrite: bool) -> None:
-    if file is None:
-        return
-    if file.is_dir() or not file.resolve().parent.is_dir():
-        raise CommandError(f"{str(file)!r} cannot be written: name a file in a folder that exists")
-    if file.exists() and not overwrite:
-        raise CommandError(f"{str(file)!r} exists: pass --overwrite to replace it")
+def _check_targets(json_file: Path | None, html_file: Path | None, *, overwrite: bool) -> None:
+    if json_file is not None and json_file == html_file:
+        raise CommandError(f"--json and --html are both {str(json_file)!r}: name two files")
+    for file in (json_file, html_file):
+        if file is None or (file is json_file and str(file) == _STDOUT):
+            continue
+        folder = file.resolve().parent
+        if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+            raise CommandError(f"{str(file)!r} cannot be written: name a file in a folder that exists and is yours")
+        if file.exists() and not overwrite:
+            raise CommandError(f"{str(file)!r} exists: pass --overwrite to replace it")
 
 
-def _read_baseline(file: Path) -> dict[str, Any]:
+def _read_baseline(file: Path, plan: Plan) -> Baseline:
+    from flowrt.loadtest.verdict import Baseline  # noqa: PLC0415  # heavy
+
     try:
-        earlier = json.loads(file.read_text("utf-8"))
+        baseline = Baseline.of_json(json.loads(file.read_text("utf-8")))
     except FileNotFoundError:
         raise CommandError(f"--baseline {str(file)!r} does not exist") from None
     except (OSError, ValueError) as exc:
         raise CommandError(f"--baseline {str(file)!r} cannot be read: {exc}", UNREADABLE_INPUT) from exc
-    if not isinstance(earlier, dict) or not isinstance(earlier.get("steps"), list) or "mode" not in earlier:
-        raise CommandError(f"--baseline {str(file)!r} is not what --json writes", UNREADABLE_INPUT)
-    return earlier
+    try:
+        baseline.check(plan)
+    except ValueError as exc:
+        raise CommandError(f"--baseline {str(file)!r} cannot be compared with: {exc}") from exc
+    return baseline
 
 
 async def _read_items(source: str, form: Format | None) -> list[Any]:
@@ -253,28 +266,30 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
     """The run, and 130 or 143 where a signal ended it."""
     from flowrt import runtime  # noqa: PLC0415  # heavy
     from flowrt.loadtest.drive import Driver  # noqa: PLC0415  # heavy
-    from flowrt.loadtest.ladder import climb  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.ladder import Run, climb  # noqa: PLC0415  # heavy
 
-    made: list[Run] = []
+    run = Run(plan)
+
+    def stopped() -> bool:
+        current = runtime.Runtime.current()
+        return current is not None and current.exit_code is not None
 
     async def main() -> None:
-        driver = Driver(node, items, plan, executor)
+        await climb(Driver(node, items, plan, executor, stopped), run, tell)
 
-        def tell(step: Step) -> None:
-            current = runtime.Runtime.current()
-            driver.stop = current is not None and current.exit_code is not None
-            if not quiet:
-                say(_progress(step, plan))
-
-        made.append(await climb(driver, plan, tell))
+    def tell(step: Step) -> None:
+        if not quiet:
+            say(_progress(step, plan))
 
     try:
         runtime.run(main(), service_name="flowrt", log_level="ERROR", metrics_port=None)
     except SystemExit as exc:
-        if not made:
-            raise
-        return made[0], int(exc.code or 0)
-    return made[0], 0
+        if exc.code not in _INTERRUPTED:
+            raise CommandError(f"the node raised SystemExit({exc.code!r}): it is not to end the process") from exc
+        if not run.notes or not run.notes[-1].startswith("interrupted"):  # in the middle of a step that did not end
+            run.notes.append("interrupted: what was measured until then is told, without the step that was under way")
+        return run, int(exc.code)
+    return run, 0
 
 
 def _progress(step: Step, plan: Plan) -> str:
@@ -288,22 +303,20 @@ def _progress(step: Step, plan: Plan) -> str:
     return f"{what}: {figures}{failed}{stopped}"
 
 
-def _print_table(run: Run) -> None:
+def _table(run: Run) -> Iterator[str]:
     from flowrt.loadtest.told import heads, row  # noqa: PLC0415  # heavy
 
     rows = [heads(run), *(row(run, step) for step in run.steps.values())]
     widths = [max(len(each[place]) for each in rows) for place in range(len(rows[0]) - 1)]
-    for line in _aligned(rows, widths):
-        click.echo(line)
-
-
-def _aligned(rows: list[list[str]], widths: list[int]) -> Iterator[str]:
-    for row in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)]
-        yield "  ".join([*cells, row[-1]]).rstrip()
+    for each in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(each, widths, strict=False)]
+        yield "  ".join([*cells, each[-1]]).rstrip()
 
 
 def _write(file: Path, text: str) -> None:
+    if str(file) == _STDOUT:
+        click.echo(text, nl=False)
+        return
     try:
         file.write_text(text, "utf-8")
     except OSError as exc:

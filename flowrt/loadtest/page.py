@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 from flowrt._version import __version__
 from flowrt.loadtest.ladder import Run
-from flowrt.loadtest.told import conclusions, heads, row
+from flowrt.loadtest.step import Latencies
+from flowrt.loadtest.told import conclusions, heads, row, verdict_lines
+from flowrt.loadtest.verdict import Verdict
 from flowrt.reporting.charts import library
 from flowrt.reporting.palette import STATUS
 from flowrt.reporting.shell import document, embed, text
@@ -16,27 +17,33 @@ __all__ = ["page_of"]
 
 _HEIGHT: Final = 300
 _CURVE: Final = 100  # points of the law's line
+_FINER: Final = 0.8  # from one point of the tail's line to the next
 _LINES: Final = {50.0: "#22c55e", 95.0: "#f59e0b", 99.0: "#ef4444"}
 _CHARTS: Final = {
     "throughput": ("Throughput", "Items a second, with the noise of the passes; the line is the fitted law."),
     "latency": ("Latency", "Percentiles of each setting."),
+    "tail": (
+        "How latencies are spread",
+        "What share of the items took longer, for each setting; both axes are logarithmic.",
+    ),
     "failures": ("Failures", "The share of items that failed."),
 }
 
 
-def page_of(run: Run, node: str, source: str) -> str:
+def page_of(run: Run, node: str, source: str, verdict: Verdict | None = None) -> str:
     """The whole page.
 
     Args:
         run: The run.
         node: What ran.
         source: Where its inputs came from.
+        verdict: How it compares with a baseline, if it does.
 
     Raises:
         MissingExtraError: bokeh is not installed.
     """
     script = library()
-    charts = {"throughput": _throughput(run), "latency": _latency(run)}
+    charts = {"throughput": _throughput(run), "latency": _latency(run), "tail": _tail(run)}
     if any(step.failed for step in run.steps.values()):
         charts["failures"] = _failures(run)
     data, places = embed(charts)
@@ -49,16 +56,25 @@ def page_of(run: Run, node: str, source: str) -> str:
     first, *others = conclusions(run)
     points = "".join(f"<li>{text(each)}</li>" for each in others)
     good = "bad" if run.best is None else "good"
+    question = "How many a second" if run.plan.open else "How many at once"
     inner = [
         f"<header><h1>{text(node)}</h1>",
         f'<p class="about"><span>{text(source)}</span><span>{"open" if run.plan.open else "closed"} loop</span></p>',
         '<button id="theme" type="button" title="Light or dark" aria-label="Light or dark">◐</button></header><main>',
-        f'<section class="answer {good}"><h2>How many at once</h2><p>{text(first)}</p><ul>{points}</ul></section>',
+        f'<section class="answer {good}"><h2>{question}</h2><p>{text(first)}</p><ul>{points}</ul></section>',
+        *([] if verdict is None else [_compared(verdict)]),
         *sections,
         _table(run),
         f"</main><footer>flowrt {text(__version__)}</footer>",
     ]
     return document(f"{node}: flowrt bench", inner, data, script)
+
+
+def _compared(verdict: Verdict) -> str:
+    first, *others = verdict_lines(verdict)
+    points = "".join(f"<li>{text(each)}</li>" for each in others)
+    good = "bad" if verdict.sign == "worse" else "good"
+    return f'<section class="answer {good}"><h2>Beside the baseline</h2><p>{text(first)}</p><ul>{points}</ul></section>'
 
 
 def _table(run: Run) -> str:
@@ -115,22 +131,24 @@ def _throughput(run: Run) -> Any:
     if law is not None:
         lowest, highest = min(run.steps), max(run.steps)
         at = [lowest * (highest / lowest) ** (place / _CURVE) for place in range(_CURVE + 1)]
-        made.line(at, [law.throughput(n) for n in at], line_color="#94a3b8", line_width=2)
-        for setting, colour in ((law.knee, "#f59e0b"), (law.peak, "#ef4444")):
-            if math.isfinite(setting) and setting <= 1.5 * highest:
-                _mark(made, setting, colour)
+        curve = [law.throughput(n) for n in at]
+        made.line(at, curve, line_color="#94a3b8", line_width=2, legend_label="fitted law")
+        for name, setting, colour in (("knee", law.knee, "#f59e0b"), ("peak", law.peak, "#ef4444")):
+            if law.trusted and setting <= highest:
+                made.line([setting, setting], [0, max(curve)], line_color=colour, line_dash="dashed", legend_label=name)
     made.add_layout(Whisker(source=source, base="setting", upper="high", lower="low", line_color="#94a3b8"))
     dots = made.scatter("setting", "value", source=source, size=9, color=STATUS["ok"])
     tips = [("at", "@setting"), ("items / s", "@value{0,0.0}"), ("noise", "@low{0,0.0} to @high{0,0.0}")]
     made.add_tools(HoverTool(tooltips=tips, renderers=[dots]))
     made.y_range.start = 0
+    _place_legend(made)
     return made
 
 
-def _mark(made: Any, setting: float, colour: str) -> None:
-    from bokeh.models import Span  # noqa: PLC0415  # an extra
-
-    made.add_layout(Span(location=setting, dimension="height", line_dash="dashed", line_color=colour))
+def _place_legend(made: Any) -> None:
+    if made.legend:
+        made.legend[0].orientation = "horizontal"
+        made.add_layout(made.legend[0], "above")
 
 
 def _latency(run: Run) -> Any:
@@ -149,10 +167,43 @@ def _latency(run: Run) -> Any:
         made.add_layout(
             Span(location=budget.seconds * 1e3, dimension="width", line_dash="dashed", line_color="#94a3b8")
         )
-    if made.legend:
-        made.legend[0].orientation = "horizontal"
-        made.add_layout(made.legend[0], "above")
+    _place_legend(made)
     return made
+
+
+def _tail(run: Run) -> Any:
+    from bokeh.models import FixedTicker  # noqa: PLC0415  # an extra
+    from bokeh.palettes import viridis  # noqa: PLC0415  # an extra
+    from bokeh.plotting import figure  # noqa: PLC0415  # an extra
+
+    made: Any = figure(
+        sizing_mode="stretch_width",
+        height=_HEIGHT,
+        tools="xpan,xwheel_zoom,box_zoom,reset",
+        toolbar_location="above",
+        output_backend="canvas",
+        x_axis_type="log",
+        y_axis_type="log",
+    )
+    made.toolbar.logo = None
+    made.toolbar.autohide = True
+    made.xaxis.axis_label = "ms"
+    made.yaxis.axis_label = "longer, per cent"
+    made.yaxis.ticker = FixedTicker(ticks=[100 / 10**power for power in range(5)], minor_ticks=[])
+    steps = [step for step in run.steps.values() if step.ok]
+    for step, colour in zip(steps, viridis(max(1, len(steps))), strict=False):
+        at, left = _spread(step.latencies)
+        made.line(at, left, line_color=colour, line_width=2, legend_label=f"{step.setting:g}")
+    _place_legend(made)
+    return made
+
+
+def _spread(latencies: Latencies) -> tuple[list[float], list[float]]:
+    """Latencies in milliseconds, and what share of them is longer, in per cent, down to one in all of them."""
+    shares = [100.0]
+    while shares[-1] / 100 * latencies.count > 1:
+        shares.append(shares[-1] * _FINER)
+    return [latencies.at(100 - share) * 1e3 for share in shares[1:]], shares[1:]
 
 
 def _failures(run: Run) -> Any:

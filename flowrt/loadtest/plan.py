@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
@@ -87,21 +88,30 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.concurrencies and self.arrival_rates:
-            raise ValueError("concurrencies and arrival rates are two runs: give one of them")
-        for name in ("concurrencies", "passes", "max_requests", "most_concurrency"):
-            value: Any = getattr(self, name)
-            for each in value if isinstance(value, tuple) else (value,):
-                if isinstance(each, bool) or not isinstance(each, int) or each < 1:
-                    raise ValueError(f"{name} must be at least 1, not {each!r}")
+            raise ValueError(
+                f"--concurrency {_listed(self.concurrencies)} and --arrival-rate {_listed(self.arrival_rates)} are two "
+                "runs: give one of them"
+            )
+        for each in self.concurrencies:
+            if isinstance(each, bool) or not isinstance(each, int) or each < 1:
+                raise ValueError(f"--concurrency {_listed(self.concurrencies)}: each is 1 or more, like 1,2,5,10")
         for rate in self.arrival_rates:
             if not 0 < rate < math.inf:
-                raise ValueError(f"an arrival rate must be a positive number of items a second, not {rate!r}")
+                raise ValueError(
+                    f"--arrival-rate {_listed(self.arrival_rates)}: each is a positive number of items a second, "
+                    "like 10,50,100"
+                )
+        for name in ("passes", "max_requests", "most_concurrency"):
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {value!r}: it is 1 or more")
         for name in ("step", "duration", "item_timeout"):
-            check_duration(name, getattr(self, name))
+            check_duration(f"--{name.replace('_', '-')}", getattr(self, name))
         if not 0 <= self.error_budget < 1:
-            raise ValueError(f"error_budget must be a share from 0 to below 1, not {self.error_budget!r}")
+            raise ValueError(f"--error-budget {self.error_budget!r}: it is a share from 0 to below 1, like 1% or 0.01")
         if len(set(self.settings)) < len(self.settings):
-            raise ValueError(f"a setting is given twice: {', '.join(f'{each:g}' for each in self.settings)}")
+            option = "--arrival-rate" if self.open else "--concurrency"
+            raise ValueError(f"{option} {_listed(self.settings)}: a setting is given twice")
 
     @property
     def open(self) -> bool:
@@ -122,6 +132,10 @@ class Plan:
     def percentile(self) -> float:
         """The percentile of latency that counts."""
         return self.latency_budget.percentile if self.latency_budget is not None else 95.0
+
+
+def _listed(settings: Iterable[float]) -> str:
+    return ",".join(f"{each:g}" for each in settings)
 
 
 def parse_share(text: str) -> float:

@@ -13,7 +13,9 @@ from typing import Final
 
 __all__ = ["Scalability", "fit_usl"]
 
+_COEFFICIENTS: Final = 3
 _LEAST_POINTS: Final = 3
+_NEAR: Final = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +26,15 @@ class Scalability:
         rate: λ, items a second one at a time.
         contention: σ.
         coherency: κ.
-        fit: How much of the differences the law explains, up to 1.
+        error: How far the throughputs that were measured are from it, as a share, in the root of the mean square.
+        points: How many concurrencies it was fitted to.
     """
 
     rate: float
     contention: float
     coherency: float
-    fit: float
+    error: float = 0.0
+    points: int = 0
 
     def throughput(self, n: float) -> float:
         """Items a second at a concurrency, as the law has it."""
@@ -38,21 +42,26 @@ class Scalability:
 
     @property
     def peak(self) -> float:
-        """The concurrency of the highest throughput; infinite where there is none."""
-        return math.sqrt(max(0.0, 1 - self.contention) / self.coherency) if self.coherency else math.inf
+        """The concurrency of the highest throughput, at least 1; infinite where there is none."""
+        return max(1.0, math.sqrt(max(0.0, 1 - self.contention) / self.coherency)) if self.coherency else math.inf
 
     @property
     def knee(self) -> float:
         """Where throughput for latency is best (Kleinrock's power); beyond, latency grows faster than throughput does.
 
-        Infinite where the law sees neither contention nor cost of coherency.
+        At least 1, and infinite where the law sees neither contention nor cost of coherency.
         """
         sigma, kappa = self.contention, self.coherency
         free = max(0.0, 1 - sigma)
         if not kappa:
-            return free / sigma if sigma else math.inf
+            return max(1.0, free / sigma) if sigma else math.inf
         slope = sigma - kappa
-        return (math.sqrt(slope * slope + 12 * kappa * free) - slope) / (6 * kappa)
+        return max(1.0, (math.sqrt(slope * slope + 12 * kappa * free) - slope) / (6 * kappa))
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it says something: it has fewer coefficients than points, and goes near all of them."""
+        return self.points > _COEFFICIENTS and self.error <= _NEAR
 
 
 def fit_usl(points: Sequence[tuple[float, float]]) -> Scalability | None:
@@ -65,7 +74,7 @@ def fit_usl(points: Sequence[tuple[float, float]]) -> Scalability | None:
         The coefficients, none of them negative; None for fewer than three concurrencies, or where nothing came through.
 
     Example:
-        >>> law = Scalability(10.0, 0.05, 0.001, 1.0)
+        >>> law = Scalability(10.0, 0.05, 0.001)
         >>> fitted = fit_usl([(n, law.throughput(n)) for n in (1, 2, 4, 8, 16, 32)])
         >>> round(fitted.contention, 3), round(fitted.coherency, 4), round(fitted.peak)
         (0.05, 0.001, 31)
@@ -85,12 +94,9 @@ def fit_usl(points: Sequence[tuple[float, float]]) -> Scalability | None:
             best = wrong, solved
     if best is None:
         return None
-    inverse, sigma, kappa = best[1]
-    law = Scalability(1 / inverse, sigma / inverse, kappa / inverse, 1.0)
-    mean = sum(x for _, x in points) / len(points)
-    total = sum((x - mean) ** 2 for _, x in points)
-    left = sum((x - law.throughput(n)) ** 2 for n, x in points)
-    return Scalability(law.rate, law.contention, law.coherency, 1 - left / total if total else 1.0)
+    wrong, (inverse, sigma, kappa) = best
+    error = math.sqrt(wrong / len(points))
+    return Scalability(1 / inverse, sigma / inverse, kappa / inverse, error, len({n for n, _ in points}))
 
 
 def _least_squares(rows: Sequence[tuple[float, float, float]], some: tuple[int, ...]) -> list[float] | None:

@@ -29,6 +29,18 @@ async def slower(item):
 
 async def broken(item):
     raise ConnectionError("nobody there")
+
+async def leaves(item):
+    raise SystemExit(0)
+
+calls = 0
+
+async def hangs(item):
+    global calls
+    calls += 1
+    if calls > 30:
+        await asyncio.Event().wait()
+    await asyncio.sleep(0.01)
 """
 
 
@@ -45,7 +57,7 @@ def test_it_measures_tells_and_writes(flowrt: Flowrt, folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["at", "once", "items/s", "±", "p50", "p95", "p99", "failed"]
+    assert lines[0].split() == ["at", "once", "items/s", "±", "p50", "p95", "p99", "max", "failed"]
     assert "best: 8 at once gives" in done.stdout
     assert "Universal Scalability Law" in done.stdout
     told: dict[str, Any] = json.loads((folder / "run.json").read_text())
@@ -63,6 +75,41 @@ def test_a_later_run_is_compared_and_worse_is_exit_1(flowrt: Flowrt) -> None:
     assert second.returncode == 1
     assert "verdict: worse than the baseline" in second.stdout
     assert "worse at 4: throughput" in second.stdout
+    assert "the baseline's node was service:quick, and now it is service:slower" in second.stdout
+
+
+def test_json_goes_to_stdout_where_it_is_asked_for_and_has_the_verdict(flowrt: Flowrt, folder: Path) -> None:
+    quick = ("bench", "service:quick", "in.jsonl", "--concurrency", "4", *QUICK)
+    first = flowrt(*quick, "--json", "-")
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    assert told["verdict"] is None
+    assert told["executor"] == "loop"
+    assert "best: 4 at once gives" in first.stderr
+    (folder / "a.json").write_text(first.stdout)
+    second = flowrt(*quick, "--baseline", "a.json", "--json", "b.json", "--html", "b.html")
+    assert second.returncode in (0, 1), second.stderr  # a loaded machine may be worse
+    told = json.loads((folder / "b.json").read_text())
+    assert [change["what"] for change in told["verdict"]["changes"]] == ["throughput", "latency", "failures"]
+    assert "Beside the baseline" in (folder / "b.html").read_text()
+
+
+def test_a_search_that_has_no_setting_of_the_baseline_still_writes_what_it_measured(
+    flowrt: Flowrt, folder: Path
+) -> None:
+    first = flowrt("bench", "service:quick", "in.jsonl", "--concurrency", "77", *QUICK, "--json", "a.json")
+    assert first.returncode == 0, first.stderr
+    words = ("bench", "service:quick", "in.jsonl", "--most-concurrency", "4", *QUICK)
+    second = flowrt(*words, "--baseline", "a.json", "--json", "b.json")
+    assert second.returncode == 1
+    assert "not compared with a.json: it has no setting in common with this run: it has 77" in second.stdout
+    assert json.loads((folder / "b.json").read_text())["steps"]
+
+
+def test_a_node_that_ends_the_process_is_an_error(flowrt: Flowrt) -> None:
+    done = flowrt("bench", "service:leaves", "in.jsonl", *QUICK)
+    assert done.returncode == 2
+    assert "the node raised SystemExit(0): it is not to end the process" in done.stderr
 
 
 def test_a_node_that_fails_has_no_best_setting(flowrt: Flowrt) -> None:
@@ -76,7 +123,7 @@ def test_a_node_that_fails_has_no_best_setting(flowrt: Flowrt) -> None:
 def test_an_open_loop_is_asked_for_by_its_rates(flowrt: Flowrt) -> None:
     done = flowrt("bench", "service:quick", "in.jsonl", "--arrival-rate", "20,50", *QUICK)
     assert done.returncode in (0, 1), done.stderr  # a loaded machine may not keep up
-    assert done.stdout.splitlines()[0].split()[:3] == ["items/s", "at", "rate"]
+    assert done.stdout.splitlines()[0].split()[:2] == ["arrive/s", "items/s"]
 
 
 def test_a_signal_ends_it_and_what_was_measured_is_told(
@@ -93,7 +140,28 @@ def test_a_signal_ends_it_and_what_was_measured_is_told(
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "interrupted: what was measured until then is told; not measured: 4" in out
+    assert len(out.splitlines()[1].split()) > 5
+
+
+def test_a_signal_while_items_hang_ends_it_with_what_was_measured(
+    command: tuple[list[str], dict[str, str]], folder: Path
+) -> None:
+    words, environment = command
+    process = subprocess.Popen(
+        [*words, "bench", "service:hangs", "in.jsonl", "--concurrency", "1,2", "--step", "0.2", "--json", "run.json"],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    process.stderr.readline()  # the first step; the second one hangs
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "interrupted: what was measured until then is told" in out
+    assert json.loads((folder / "run.json").read_text())["steps"][0]["setting"] == 1
 
 
 @pytest.mark.parametrize(
@@ -102,10 +170,17 @@ def test_a_signal_ends_it_and_what_was_measured_is_told(
         (["service:quick", "no.jsonl"], "'no.jsonl' does not exist", 2),
         (["service:nobody", "in.jsonl"], "has no attribute 'nobody'", 2),
         (["service:quick", "in.jsonl", "--concurrency", "1,x"], "'1,x' is not a list of numbers", 2),
-        (["service:quick", "in.jsonl", "--concurrency", "0"], "concurrencies must be at least 1, not 0", 2),
+        (["service:quick", "in.jsonl", "--concurrency", "0"], "--concurrency 0: each is 1 or more, like 1,2,5,10", 2),
         (["service:quick", "in.jsonl", "--concurrency", "2,2"], "given twice", 2),
-        (["service:quick", "in.jsonl", "--arrival-rate", "nan"], "must be a positive number", 2),
+        (["service:quick", "in.jsonl", "--arrival-rate", "nan"], "--arrival-rate nan: each is a positive number", 2),
         (["service:quick", "in.jsonl", "--concurrency", "1", "--arrival-rate", "1"], "give one of them", 2),
+        (
+            ["service:quick", "in.jsonl", "--concurrency", "auto", "--arrival-rate", "5"],
+            "--concurrency auto and --arrival-rate 5 are two runs: give one of them",
+            2,
+        ),
+        (["service:quick", "in.jsonl", "--json", "x", "--html", "x"], "are both 'x': name two files", 2),
+        (["service:quick", "in.jsonl", "--baseline", "other.json"], "it is not what --json writes", 65),
         (["service:quick", "in.jsonl", "--latency-budget", "soon"], "'soon' is no latency budget", 2),
         (["service:quick", "in.jsonl", "--error-budget", "120%"], "is not a share", 2),
         (["service:quick", "in.jsonl", "--duration", "0"], "duration", 2),
@@ -122,6 +197,7 @@ def test_bad_usage_is_one_line_before_anything_runs(
 ) -> None:
     (folder / "empty.jsonl").write_text("")
     (folder / "bad.jsonl").write_text("1\n{\n")
+    (folder / "other.json").write_text('{"items": 3}')
     done = flowrt("bench", *words)
     assert (done.returncode, told in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr

@@ -66,7 +66,8 @@ def measured(node: Any, **plan: Any) -> tuple[Run, Driver, float]:
         chosen = Plan(**plan)
         driver = Driver(node, [1, 2, 3], chosen)
         started = loop.time()
-        run = await climb(driver, chosen, _heard)
+        run = Run(chosen)
+        await climb(driver, run, _heard)
         return run, driver, loop.time() - started
 
     told: tuple[Run, Driver, float] = run_on(virtual_loop, main())

@@ -37,17 +37,21 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"concurrencies": (0,)}, "concurrencies must be at least 1, not 0"),
-        ({"concurrencies": (1, 2, 1)}, "given twice: 1, 1, 2"),
-        ({"concurrencies": (1,), "arrival_rates": (1.0,)}, "give one of them"),
-        ({"arrival_rates": (0.0,)}, "must be a positive number"),
-        ({"arrival_rates": (float("inf"),)}, "must be a positive number"),
-        ({"arrival_rates": (float("nan"),)}, "must be a positive number"),
-        ({"step": 0}, "step must be a positive number"),
-        ({"duration": -1}, "duration must be a positive number"),
-        ({"max_requests": 0}, "max_requests must be at least 1, not 0"),
-        ({"passes": True}, "passes must be at least 1, not True"),
-        ({"error_budget": 1.0}, "error_budget must be a share"),
+        ({"concurrencies": (2, 0)}, "--concurrency 2,0: each is 1 or more, like 1,2,5,10"),
+        ({"concurrencies": (1, 2, 1)}, "--concurrency 1,1,2: a setting is given twice"),
+        (
+            {"concurrencies": (1,), "arrival_rates": (2.5,)},
+            "--concurrency 1 and --arrival-rate 2.5 are two runs: give one of them",
+        ),
+        ({"arrival_rates": (0.0,)}, "--arrival-rate 0: each is a positive number"),
+        ({"arrival_rates": (float("inf"),)}, "--arrival-rate inf: each is a positive number"),
+        ({"arrival_rates": (1.0, float("nan"))}, "--arrival-rate 1,nan: each is a positive number"),
+        ({"step": 0}, "--step must be a positive number"),
+        ({"duration": -1}, "--duration must be a positive number"),
+        ({"item_timeout": 0}, "--item-timeout must be a positive number"),
+        ({"max_requests": 0}, "--max-requests 0: it is 1 or more"),
+        ({"passes": True}, "--passes True: it is 1 or more"),
+        ({"error_budget": 1.0}, "--error-budget 1.0: it is a share from 0 to below 1"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused_and_named(settings: dict[str, Any], told: str) -> None:
