@@ -1,51 +1,66 @@
-"""What it costs to make an item durable.
+"""What it costs to make an item durable, on the disk that has the folder for temporary files.
 
-Run it with `python -m bench.journal [FOLDER]`; the folder, by default the one for temporary files, is on the disk that
-is measured. Two tables: flowrt's append log beside SQLite, by the size of the group that is committed, where each way
-writes the same lines and syncs once per group in the thread that measures; and whole batches with a journal and
-without one, each run in a process of its own as `python -m bench run` has them.
+Two tables: flowrt's append log beside SQLite, by the size of the group that is committed, where each way writes the
+same lines and syncs once per group in the thread that measures; and whole batches without a journal and with one.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, NamedTuple
 
 from bench.arms import arm
+from bench.machine import about
 from bench.measure import measure, per_item_us
+from bench.tables import Table
 from bench.workloads import workload
 from flowrt.encode import encode_result
+from flowrt.journal import table
 from flowrt.journal.disk import Disk
 from flowrt.journal.file import JournalFile
 from flowrt.journal.format import Header, encode_record
-from flowrt.journal.table import Table
 from flowrt.records import BatchResult
 
-__all__ = ["GROUPS", "WAYS", "batch_rows", "commits", "main"]
+__all__ = ["GROUPS", "WAYS", "Way", "commits", "journal_tables", "measure_journal"]
 
 GROUPS: Final = (1, 10, 100)
 _COMMITS: Final = 200  # a round, of each way and size
-_ROUNDS: Final = 5
+_BATCHES: Final = ("noop", "1ms", "50ms")
+_FEWER: Final = 5  # by how much those have fewer items than in other suites
 
+Say = Callable[[str], None]
 Commit = Callable[[Sequence[BatchResult]], None]
+Opened = tuple[Commit, Callable[[], None]]
 
 
-def _append_log(path: Path) -> tuple[Commit, Callable[[], None]]:
+class Way(NamedTuple):
+    """One way of keeping items.
+
+    Attributes:
+        name: For the JSON.
+        title: For tables.
+        open: Opens a file, and gives what commits a group and what closes it.
+    """
+
+    name: str
+    title: str
+    open: Callable[[Path], Opened]
+
+
+def _append_log(path: Path) -> Opened:
     file = JournalFile(path, Disk())
-    file.read(Table())
+    file.read(table.Table())
     file.ready(Header({}, "", ""))
     return lambda group: file.extend([encode_record(result) for result in group]), file.close
 
 
-def _sqlite(journal_mode: str, synchronous: str) -> Callable[[Path], tuple[Commit, Callable[[], None]]]:
-    def opened(path: Path) -> tuple[Commit, Callable[[], None]]:
+def _sqlite(journal_mode: str, synchronous: str) -> Callable[[Path], Opened]:
+    def opened(path: Path) -> Opened:
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute(f"PRAGMA journal_mode={journal_mode}")
         connection.execute(f"PRAGMA synchronous={synchronous}")
@@ -64,32 +79,59 @@ def _sqlite(journal_mode: str, synchronous: str) -> Callable[[Path], tuple[Commi
     return opened
 
 
-WAYS: Final = {
-    "append log": _append_log,
-    "SQLite, WAL, synchronous=FULL": _sqlite("WAL", "FULL"),
-    "SQLite, rollback journal, synchronous=FULL": _sqlite("DELETE", "FULL"),
-    "SQLite, WAL, synchronous=NORMAL (not durable)": _sqlite("WAL", "NORMAL"),
-}
+WAYS: Final = (
+    Way("log", "append log", _append_log),
+    Way("sqlite-wal", "SQLite, WAL, synchronous=FULL", _sqlite("WAL", "FULL")),
+    Way("sqlite-rollback", "SQLite, rollback journal, synchronous=FULL", _sqlite("DELETE", "FULL")),
+    Way("sqlite-normal", "SQLite, WAL, synchronous=NORMAL (not durable)", _sqlite("WAL", "NORMAL")),
+)
 
 
-def commits(folder: Path, count: int = _COMMITS, rounds: int = _ROUNDS) -> dict[str, dict[int, list[float]]]:
+def measure_journal(ways: Sequence[Way], rounds: int, cut: int, say: Say) -> dict[str, Any]:
+    """Measure both.
+
+    Args:
+        ways: In the order in which they take turns.
+        rounds: How often each has its turn.
+        cut: By how much the number of commits and of items is divided.
+        say: Told of the progress.
+
+    Returns:
+        What is written as JSON: microseconds an item of each round by way and size of the group, and the batches as
+        `measure` gives its workloads.
+
+    Raises:
+        BenchError: A batch failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="flowrt-bench-") as folder:
+        us = commits(Path(folder), ways, max(1, _COMMITS // cut), rounds, say)
+    arms = [arm("flowrt-bare"), arm("flowrt-journal")]
+    works = [workload(name).cut(cut * _FEWER) for name in _BATCHES]
+    batches = measure(arms, works, rounds, say)["workloads"]
+    return {"machine": about(), "rounds": rounds, "missing": {}, "journal_us": us, "batches": batches}
+
+
+def commits(folder: Path, ways: Sequence[Way], count: int, rounds: int, say: Say) -> dict[str, dict[str, list[float]]]:
     """Microseconds an item, for each way and each size of a group, one for each round.
 
     Args:
         folder: On the disk that is measured.
+        ways: In the order in which they take turns.
         count: How many groups a round commits.
         rounds: How often each way has its turn.
+        say: Told of the progress.
     """
-    samples: dict[str, dict[int, list[float]]] = {way: {size: [] for size in GROUPS} for way in WAYS}
+    samples: dict[str, dict[str, list[float]]] = {way.name: {str(size): [] for size in GROUPS} for way in ways}
     for turn in range(rounds):
-        for number, (way, opened) in enumerate(WAYS.items()):
+        say(f"commits: round {turn + 1} of {rounds}")
+        for way in ways:
             for size in GROUPS:
                 groups = _groups(count, size)
-                commit, close = opened(folder / f"{turn}-{number}-{size}")
+                commit, close = way.open(folder / f"{turn}-{way.name}-{size}")
                 began = time.perf_counter()
                 for group in groups:
                     commit(group)
-                samples[way][size].append((time.perf_counter() - began) / (count * size) * 1e6)
+                samples[way.name][str(size)].append((time.perf_counter() - began) / (count * size) * 1e6)
                 close()
     return samples
 
@@ -102,47 +144,24 @@ def _groups(count: int, size: int) -> list[list[BatchResult]]:
     return [results[at : at + size] for at in range(0, len(results), size)]
 
 
-def batch_rows(cut: int = 1, rounds: int = _ROUNDS) -> list[list[str]]:
-    """Overhead an item of whole batches, without a journal and with one.
+def journal_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
+    """Both tables.
 
     Args:
-        cut: By how much the number of items is divided.
-        rounds: How often each has its turn.
+        measured: What `measure_journal` gave.
     """
-    arms = [arm("flowrt-bare"), arm("flowrt-journal")]
-    works = [workload(name).cut(cut * 5) for name in ("noop", "1ms", "50ms")]
-    measured = measure(arms, works, rounds, lambda _: None)
-    return [[work["title"], *(_cell(_overheads(work, each.name)) for each in arms)] for work in measured["workloads"]]
+    heads = [f"{size} item{'s' * (size > 1)} a sync" for size in GROUPS]
+    kept = Table("an item made durable, in µs by the number of items that are written and synced at once", heads)
+    for way in WAYS:
+        if us := measured["journal_us"].get(way.name):
+            kept.add(way.title, *(_cell(us[str(size)]) for size in GROUPS))
+    yield kept
+    whole = Table("a whole batch, overhead in µs an item", ("without a journal", "with one", "items", "at once"))
+    for work in measured["batches"]:
+        both = ([per_item_us(work, sample) for sample in its] for its in work["samples"].values())
+        whole.add(work["title"], *map(_cell, both), f"{work['items']:,}", f"{work['concurrency']:,}")
+    yield whole
 
 
-def _overheads(work: dict[str, Any], name: str) -> list[float]:
-    return [per_item_us(work, sample) for sample in work["samples"][name]]
-
-
-def _cell(times: Sequence[float]) -> str:
-    return f"{statistics.median(times):,.1f} ({min(times):,.1f} to {max(times):,.1f})"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
-    for row in (heads, ["-" * width for width in widths], *rows):
-        print("| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print two tables."""
-    given = sys.argv[1:] if arguments is None else arguments
-    with tempfile.TemporaryDirectory(prefix="flowrt-bench-", dir=given[0] if given else None) as folder:
-        samples = commits(Path(folder))
-        where = os.path.realpath(Path(folder).parent)
-        os.environ["TMPDIR"] = folder  # for the journals of the batches
-        print(f"µs an item, medians of {_ROUNDS} rounds (lowest to highest), on the disk of {where}\n")
-        heads = ["way", *(f"{size} item{'s' * (size > 1)} a sync" for size in GROUPS)]
-        _table(heads, [[way, *(_cell(times) for times in sizes.values())] for way, sizes in samples.items()])
-        print()
-        _table(["a whole batch", "without a journal", "with one"], batch_rows())
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _cell(us: Sequence[float]) -> str:
+    return f"{median(us):,.1f} ({min(us):,.1f} to {max(us):,.1f})"

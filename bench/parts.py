@@ -210,11 +210,32 @@ async def _sent(load: Load) -> None:
 
 
 async def _all(load: Load) -> None:
+    await _everything(load)
+
+
+async def _everything(load: Load, telemetry: Any = True, log_level: str = "INFO") -> None:
     from flowrt import Runtime
 
     endpoint = os.environ["BENCH_COLLECTOR"]
-    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level="INFO"):
-        await _batch(load, telemetry=True)
+    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level=log_level):
+        await _batch(load, telemetry)
+
+
+async def _all_lines(load: Load) -> None:
+    """A line for each item, written to a file."""
+    await _everything(load, log_level="DEBUG")
+
+
+async def _head_sampled(load: Load) -> None:
+    """The sampler is asked about every item, as it may look at the trace's id."""
+    os.environ |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+    await _everything(load)
+
+
+async def _tail_sampled(load: Load) -> None:
+    from flowrt import TailSampling, Telemetry
+
+    await _everything(load, Telemetry(tail_sampling=TailSampling(share=0.01)))
 
 
 def _by_hand(job: Job, provider: Any) -> Job:
@@ -279,6 +300,11 @@ PARTS: Final = (
     Part("encoded", "with spans encoded in a thread", _encoded),
     Part("sent", "with spans sent to a collector", _sent),
     Part("all", "everything on, spans sent", _all),
+    Part("all-head", "the same, a head sampler that takes one span in a hundred", _head_sampled),
+    Part(
+        "all-tail", "the same, tail sampling that keeps one span in a hundred of those without incident", _tail_sampled
+    ),
+    Part("all-lines", "everything on, and at DEBUG a line of JSON for each item", _all_lines),
     Part("sdk-floor", "the floor with the SDK's start_span and end by hand, BatchSpanProcessor", _sdk_floor),
     Part("sdk-spans", "flowrt, telemetry off, with the same by hand in the node", _sdk_spans),
     Part("own-provider", "flowrt through such a provider of the service's own", _own_provider),
@@ -295,6 +321,7 @@ DIFFERENCES: Final = (
     ("hand-over", "handed-over", "spans"),
     ("encode", "encoded", "handed-over"),
     ("send", "sent", "encoded"),
+    ("a line of JSON for each item, at DEBUG", "all-lines", "all"),
     ("the SDK's start_span and end, on the floor", "sdk-floor", "floor"),
     ("the same in a node of flowrt", "sdk-spans", "bare"),
     ("flowrt's spans through such a provider", "own-provider", "bare"),

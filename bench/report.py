@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from bench.arms import ARMS, PEERS
 from bench.delivery import CASES
 from bench.forecasts import errors, median_error
+from bench.journal import journal_tables
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
 from bench.parts import DIFFERENCES, PARTS
@@ -404,6 +405,7 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "parts_us": _parts,
     "prices_us": _prices,
     "cases": _delivery,
+    "journal_us": journal_tables,
     "startup_s": _startup,
     "scrape": _scrape,
 }

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 from bench.arms import ARMS, PEERS
 from bench.delivery import measure_delivery
 from bench.forecasts import FORECASTS, measure_forecasts
+from bench.journal import WAYS, measure_journal
 from bench.measure import measure
 from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
 from bench.parts import PARTS, measure_parts
@@ -129,6 +130,10 @@ def _delivery(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_delivery(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
 
+def _journal(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_journal(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
 def _startup(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_startup(choice.chosen(suite.arms), suite.rounds_of(choice), say)
 
@@ -179,6 +184,7 @@ SUITES: Final = (
     Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 7, _parts),
     Suite("prices", "what each call to a provider of one's own costs", PRICES, 5, _prices),
     Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 5, _delivery),
+    Suite("journal", "what it costs to make an item durable", WAYS, 5, _journal),
     Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
     Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 5, _scrape),
     Suite("whatif", "how far forecasts of flowrt whatif are from real runs", FORECASTS, 3, _forecasts, group="more"),

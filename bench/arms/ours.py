@@ -10,7 +10,7 @@ from typing import Any
 from bench.arms.base import Load
 from bench.nodes import flowrt_node, nadoo_node
 
-__all__ = ["bare", "default", "delivered", "delivered_lines", "journaled", "metrics", "nadoo"]
+__all__ = ["bare", "default", "delivered", "journaled", "metrics", "nadoo"]
 
 
 async def nadoo(load: Load) -> list[int]:
@@ -60,17 +60,8 @@ async def default(load: Load) -> list[int]:
 
 async def delivered(load: Load) -> list[int]:
     """Everything on: metrics, log events at INFO, and a span for each item, delivered when this returns."""
-    return await _in_runtime(load, "INFO")
-
-
-async def delivered_lines(load: Load) -> list[int]:
-    """The same, and a line of JSON for each item, which INFO does not have."""
-    return await _in_runtime(load, "DEBUG")
-
-
-async def _in_runtime(load: Load, log_level: str) -> list[int]:
     from flowrt import Runtime
 
     endpoint = os.environ["BENCH_COLLECTOR"]
-    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level=log_level):
+    async with Runtime(service_name="bench", otlp_endpoint=endpoint, log_format="json", log_level="INFO"):
         return await _flowrt(load, telemetry=True)

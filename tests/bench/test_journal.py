@@ -5,18 +5,21 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from bench.journal import GROUPS, WAYS, batch_rows, commits
+import pytest
+
+from bench.journal import GROUPS, WAYS, commits, measure_journal
+from bench.report import lines
 from flowrt.journal import export
 
 
 def test_each_way_is_measured_at_each_size_and_keeps_every_item(tmp_path: Path) -> None:
-    samples = commits(tmp_path, count=3, rounds=2)
-    assert set(samples) == set(WAYS)
+    samples = commits(tmp_path, WAYS, 3, 2, lambda _: None)
+    assert list(samples) == [way.name for way in WAYS]
     assert all(len(times) == 2 and min(times) > 0 for sizes in samples.values() for times in sizes.values())
-    for number, way in enumerate(WAYS):
+    for way in WAYS:
         for size in GROUPS:
-            path = tmp_path / f"1-{number}-{size}"
-            if way == "append log":
+            path = tmp_path / f"1-{way.name}-{size}"
+            if way.name == "log":
                 count = len(list(export(path)))
             else:
                 connection = sqlite3.connect(path)
@@ -25,7 +28,11 @@ def test_each_way_is_measured_at_each_size_and_keeps_every_item(tmp_path: Path) 
             assert count == 3 * size
 
 
+@pytest.mark.parts
 def test_whole_batches_are_measured_with_a_journal_and_without_one() -> None:
-    rows = batch_rows(cut=100, rounds=1)
-    assert [row[0] for row in rows] == ["no-op", "1 ms at 100", "50 ms at 100"]
-    assert all(len(row) == 3 and float(row[2].split()[0].replace(",", "")) > 0 for row in rows)
+    measured = measure_journal(WAYS[:1], 1, 100, lambda _: None)
+    assert [work["name"] for work in measured["batches"]] == ["noop", "1ms", "50ms"]
+    assert all(len(work["samples"]) == 2 for work in measured["batches"])
+    told = "\n".join(lines(measured))
+    assert "append log" in told
+    assert "1 ms at 100" in told
