@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from flowrt.engine.clock import Clock
-from flowrt.engine.source import END, LATER, Source
+from flowrt.engine.source import END, LATER, Source, is_own
 from flowrt.ledger import BACKOFF
 from flowrt.policies.backoff import Backoff
 from flowrt.records import BatchRecord, ItemRecord
@@ -48,7 +48,7 @@ class Again(Source):
         self._fetching: asyncio.Task[Any] | bool = False  # whether somebody waits for the next input, as a task or not
         self._parked: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._error: Exception | None = None
+        self._error: Exception | asyncio.CancelledError | None = None
         self._held = False  # slots stand empty for want of items that are in backoff, as the ledger knows
 
     def push(self, item: ItemRecord, due_ns: int) -> None:
@@ -105,7 +105,9 @@ class Again(Source):
                 self._fetching = True
                 try:
                     data = await self._inputs.apull()
-                except Exception as exc:  # as in pull
+                except (Exception, asyncio.CancelledError) as exc:  # as in pull
+                    if not is_own(exc):
+                        raise
                     self._end_inputs(exc)
                 else:
                     if data is not END:
@@ -145,21 +147,21 @@ class Again(Source):
             raise error
         return END
 
-    def _end_inputs(self, exc: Exception) -> None:
+    def _end_inputs(self, exc: Exception | asyncio.CancelledError) -> None:
         self._inputs.dry = True
         self._error = exc
         self._wake_all()
 
     def _take_fetched(self, task: asyncio.Task[Any]) -> None:
         self._fetching = False
-        if not task.cancelled():
-            exc = task.exception()
-            if isinstance(exc, Exception):
+        try:
+            data = task.result()
+        except (Exception, asyncio.CancelledError) as exc:
+            if not task.cancelling():  # else aclose has ended it
                 self._end_inputs(exc)
-            elif exc is not None:
-                raise exc
-            elif task.result() is not END:
-                self._fetched.append(task.result())
+        else:
+            if data is not END:
+                self._fetched.append(data)
         self._wake_all() if self._inputs.dry else self._wake_one()
 
     def _set_timer(self) -> None:

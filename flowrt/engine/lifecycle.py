@@ -14,7 +14,7 @@ from flowrt.engine.clock import Clock
 from flowrt.engine.deadlines import GRACE_S, Deadlines
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.keeping import Keeper
-from flowrt.engine.source import Source
+from flowrt.engine.source import Source, is_own
 from flowrt.errors import JournalError
 from flowrt.garbage import Calm
 from flowrt.instrument import Dispatch
@@ -212,8 +212,7 @@ class Lifecycle(ABC):
 
     def _source_failed(self, exc: BaseException) -> None:
         """No more inputs: what was admitted finishes, then join() raises the source's own error."""
-        task = asyncio.current_task()
-        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+        if not is_own(exc):
             raise exc
         if self.failure is None:
             self.failure = exc

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flowrt.engine.waits import Wait
 from flowrt.records import ItemRecord
 
-__all__ = ["END", "LATER", "Source", "check_inputs", "make_source"]
+__all__ = ["END", "LATER", "Source", "check_inputs", "is_own", "make_source"]
 
 END: Final[Any] = object()
 """What a source gives once it is dry."""
@@ -68,6 +68,7 @@ class _AsyncSource(Source):
         self.expected = len(inputs) if isinstance(inputs, Sized) else None
         self.dry = False
         self._aiterator: AsyncIterator[Any] = aiter(inputs)
+        self._broken = False  # it has raised: asked again, it might never answer
         self._turn = asyncio.Lock()
         self.pull = _later
         self._wait: Wait | None = None
@@ -83,13 +84,16 @@ class _AsyncSource(Source):
             wait.look_soon(self._is_asked)
         try:
             async with self._turn:
-                if self.dry:
+                if self.dry or self._broken:
                     return END
                 try:
                     return await anext(self._aiterator)
                 except StopAsyncIteration:
                     self.dry = True
                     return END
+                except BaseException as exc:
+                    self._broken = is_own(exc)
+                    raise
         finally:
             self._asking -= 1
             if wait is not None and wait.told and not self._asking:
@@ -110,6 +114,12 @@ _AT_HAND: Final = (list, tuple, range, set, frozenset)
 
 def _later() -> Any:
     return LATER
+
+
+def is_own(exc: BaseException) -> bool:
+    """Whether the source raised this by itself: it is no cancellation of the task that asked for an input."""
+    task = asyncio.current_task()
+    return not isinstance(exc, asyncio.CancelledError) or task is None or not task.cancelling()
 
 
 def check_inputs(inputs: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowrt import BatchProcessor, ItemFailedError, NodeResult
+from flowrt import BatchProcessor, ItemFailedError, NodeResult, RetryPolicy
 from flowrt.engine.lifecycle import active_batches
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
@@ -395,6 +395,62 @@ def test_what_was_admitted_finishes_before_the_sources_error_is_raised(
         assert watch.cancelled == 0
 
     run_virtual(main())
+
+
+class BrokenFeed:
+    """An async iterator over a queue, which can be asked for more after it has raised."""
+
+    def __init__(self, *given: Any) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.closed = False
+        for x in given:
+            self.queue.put_nowait(x)
+
+    def __aiter__(self) -> BrokenFeed:
+        return self
+
+    async def __anext__(self) -> Any:
+        x = await self.queue.get()
+        if isinstance(x, BaseException):
+            raise x
+        return x
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2)])
+@pytest.mark.parametrize("kind", [OSError, asyncio.CancelledError])
+@pytest.mark.parametrize("more", [False, True])
+def test_a_source_that_has_raised_is_not_asked_again(
+    more: bool, kind: type[BaseException], retry: RetryPolicy | None, run_virtual: Run
+) -> None:
+    watch = Watch(1)
+
+    async def main() -> None:
+        feed = BrokenFeed(0, 1)
+        for at, x in ((1.5, kind("the source broke")), *([(1.5, 2), (1.6, 3)] if more else [])):
+            asyncio.get_running_loop().call_later(at, feed.queue.put_nowait, x)
+        with pytest.raises(kind, match="the source broke"):
+            await asyncio.wait_for(processor(watch, 3, retry=retry).batch(feed), 60)
+        assert watch.started == watch.done == 2
+        assert feed.closed or retry is not None
+
+    run_virtual(main())
+
+
+def test_an_error_of_the_source_is_raised_though_an_item_waits_to_be_tried_again(run_virtual: Run) -> None:
+    async def failing(x: int) -> None:
+        raise ConnectionError
+
+    async def main() -> None:
+        feed = BrokenFeed(0)
+        asyncio.get_running_loop().call_later(0.5, feed.queue.put_nowait, asyncio.CancelledError("the source broke"))
+        with pytest.raises(asyncio.CancelledError, match="the source broke"):
+            await processor(failing, 1, retry=RetryPolicy(2, wait=lambda _: 1.0)).batch(feed)
+        assert asyncio.get_running_loop().time() == 1.0
+
+    run_virtual(asyncio.wait_for(main(), 60))
 
 
 def test_an_async_source_is_closed_when_the_batch_ends_before_it(run_virtual: Run) -> None:
