@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -20,6 +21,8 @@ __all__ = ["about", "as_json", "conclusions", "heads", "milliseconds", "row", "v
 
 _PERCENTILES: Final = (50.0, 95.0, 99.0, 99.9)
 _SHOWN: Final = (50.0, 95.0, 99.0)
+_KINDS: Final = 5  # of errors that are told of
+_EXAMPLE: Final = 200  # characters of a message
 _SIGNS: Final = {
     "better": "better than the baseline",
     "worse": "worse than the baseline",
@@ -196,6 +199,7 @@ def conclusions(run: Run) -> Iterator[str]:
     yield from _of_the_law(run)
     for step in run.steps.values():
         yield from _of_a_step(run, step)
+    yield from _failures(run)
     yield from run.notes
 
 
@@ -231,9 +235,17 @@ def _of_a_step(run: Run, step: Step) -> Iterator[str]:
         yield f"{what}: too short a step, as an item took {step.slowest:.1f} s: pass --step {enough} or more"
     if step.unstarted:
         yield f"{what}: {step.unstarted:,} items were due and could not start, {step.most:,} being in flight"
-    for kind, count in step.errors.most_common(3):
-        example = step.examples.get(kind, "")
-        yield f"failed at {what}: {count:,} {one_line(kind)}" + (f", for instance: {example[:200]}" if example else "")
+
+
+def _failures(run: Run) -> Iterator[str]:
+    """The errors that came most often, with where and an example of each."""
+    kinds = sum((step.errors for step in run.steps.values()), Counter[str]())
+    for kind, count in kinds.most_common(_KINDS):
+        its = [step for step in run.steps.values() if step.errors[kind]]
+        places = ", ".join(f"{step.errors[kind]:,} at {step.setting:g}" for step in its)
+        example = next((step.examples[kind] for step in its if step.examples.get(kind)), "")
+        told = f", for instance: {example[:_EXAMPLE]}" if example else ""
+        yield f"failed: {count:,} {one_line(kind)} ({places}){told}"
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
