@@ -235,14 +235,22 @@ class Lifecycle(ABC):
 
         Items that wait for a rate limit or a circuit are cancelled, and so is the rest of a list or the like.
         """
-        if self._stopped is None and not self.admission.closed:
-            self._skip_rest = True
-            self._drained = reason
-            self.admission.close()
-            self._stop_short()
-            for task, slot in list(self._workers.items()):
-                if task is not asyncio.current_task(self.loop) and (slot.item is None or not slot.item.started_ns):
-                    task.cancel()  # it waits for the source, or for what lets its attempt begin
+        if self._stopped is not None or self._drained is not None:
+            return
+        current = asyncio.current_task(self.loop)
+        waiting = {  # for the source, or for what lets their attempts begin
+            task: slot.item
+            for task, slot in self._workers.items()
+            if task is not current and not slot.keeping and (slot.item is None or not slot.item.started_ns)
+        }
+        if self.admission.closed and not any(waiting.values()):
+            return  # all that is left is in flight
+        self._skip_rest = not self.admission.closed  # else the source is at its end, or has raised
+        self._drained = reason
+        self.admission.close()
+        self._stop_short()
+        for task in waiting:
+            task.cancel()
 
     def stop(self, reason: str) -> None:
         """Admit nothing more and cancel what is in flight; whoever joins the batch sees it end.

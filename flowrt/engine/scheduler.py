@@ -221,7 +221,11 @@ class Scheduler(Lifecycle):
         deliver(item)
         if self._again is not None:
             self._again.item_ended()
-        if self._fail_fast and state != "ok" and state != "resumed" and self._stopped is None:
+        if (
+            self._fail_fast
+            and (state != "ok" and state != "resumed" and self._stopped is None)
+            and (state != "cancelled" or self._drained is None)  # what draining does not begin has not failed
+        ):
             own = item.exception if state == "failed" else None
             self._fail(own or ItemFailedError(item), f"item {item.index} {state.replace('_', ' ')}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -477,6 +478,74 @@ def test_a_drained_batch_does_not_wait_for_what_lets_items_begin(run_virtual: Ru
     assert [r.status for r in results] == statuses + ["cancelled"] * (9 - len(statuses))
     assert {r.error for r in results if r.status == "cancelled"} == {"not started: shutting down"}
     assert ended_s == pytest.approx(10.0 if what == "rate limit" else 5.0)
+
+
+@pytest.mark.parametrize("end", ["used up", "broken", "broken list"])
+@pytest.mark.parametrize("what", ["rate limit", "circuit"])
+def test_what_waits_to_begin_is_not_begun_though_no_input_is_left(run_virtual: Run, what: str, end: str) -> None:
+    class BrokenList(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            yield from range(len(self))
+            raise OSError("the source broke")
+
+    async def node(x: int) -> int:
+        if what == "circuit" and x < 2:
+            raise ConnectionError
+        await asyncio.sleep(10.0)
+        return x
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(2, per=3600)}
+    if what == "circuit":
+        settings = {"breaker": CircuitBreaker(0.5, window=60, cooldown=3600.0, minimum=2, open="pause")}
+    inputs: Any = {"used up": range(3), "broken": iter(BrokenList([0, 1, 2])), "broken list": BrokenList([0, 1, 2])}
+
+    async def main() -> list[str]:
+        loop, told = asyncio.get_running_loop(), Told()
+        for at in (5.0, 5.02):  # as a shutdown does: again and again
+            loop.call_later(at, lambda: [batch.drain("shutting down") for batch in active_batches(loop)])
+        batch = BatchProcessor(node, 10, telemetry=False, instruments=[told], **settings).batch(inputs[end])
+        with contextlib.nullcontext() if end == "used up" else pytest.raises(OSError, match="the source broke"):
+            await batch
+        assert loop.time() < 20
+        return [line[3] for line in told.log if line[0] == "finished"]
+
+    assert Counter(run_virtual(main())) == {"ok" if what == "rate limit" else "failed": 2, "cancelled": 1}
+
+
+def test_draining_changes_nothing_where_all_is_in_flight_already(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.5, lambda: active_batches(loop)[0].drain("shutting down"))
+        stream = BatchProcessor(Flaky({}), 3, telemetry=False).batch_as_completed(range(2))
+        assert [result.status async for result in stream] == ["ok"] * 2
+        assert stream.batch is not None
+        assert stream.batch.status == "ok"
+
+    run_virtual(main())
+
+
+def test_draining_cancels_nothing_in_flight_where_the_first_failure_would_stop_the_batch(run_virtual: Run) -> None:
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        loop.call_later(5.0, lambda: active_batches(loop)[0].drain("shutting down"))
+        processor = BatchProcessor(
+            Flaky({}, 10.0), 4, continue_on_error=False, rate_limit=RateLimit(2, per=3600), telemetry=False
+        )
+        return [result.status for result in await processor.batch(range(6))]
+
+    assert run_virtual(main()) == ["ok"] * 2 + ["cancelled"] * 4
+
+
+def test_a_failure_stops_a_draining_batch_where_the_first_one_is_to(run_virtual: Run) -> None:
+    node = Flaky({1: 1}, 10.0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(5.0, lambda: active_batches(loop)[0].drain("shutting down"))
+        with pytest.raises(ConnectionError, match="not yet 1"):
+            await BatchProcessor(node, 2, continue_on_error=False, telemetry=False).batch(range(6))
+
+    run_virtual(main())
 
 
 def test_an_item_that_waits_to_be_tried_again_is_not_when_the_batch_is_drained(run_virtual: Run) -> None:
