@@ -167,10 +167,14 @@ class Shutdown:
             self._cancel()
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell every batch to admit nothing more, again and again: others may start."""
+        """Tell every batch to admit nothing more, again and again: others may start.
+
+        A batch within an item of another goes on, like all that the item does: else the item would be half done.
+        """
         active = active_batches(loop)
         for scheduler in active:
-            scheduler.drain(REASON)
+            if not scheduler.within_another:
+                scheduler.drain(REASON)
         self._tell_if_drained(loop, len(active))
         self._timers["poll"] = loop.call_later(_POLL_S, self._drain, loop)
 

@@ -337,6 +337,40 @@ def test_a_signal_drains_and_the_partial_results_are_kept(way: str, signum: sign
     assert (started["signal"], started["batches"]) == (signum.name, 1)
 
 
+def test_an_item_with_a_batch_of_its_own_is_whole_after_a_signal_or_runs_again(tmp_path: Path) -> None:
+    body = """
+    from flowrt import MapNode
+    async def child(item):
+        if item["item"] == 3:
+            print("started", flush=True)
+        await asyncio.sleep(0.1)
+        return item["item"]
+    async def main():
+        items = [{"items": range(6)}, {"items": iter(range(6))}, {"items": range(6)}]
+        for result in await BatchProcessor(MapNode("m", child, max_concurrency=2), 2, journal=sys.argv[1]).batch(items):
+            print("result", result.status, result.attempts, result.output and result.output["results"], flush=True)
+    """
+    body = body.replace("sys.argv[1]", repr(str(tmp_path / "journal")))
+    script = Script(body)
+    script.wait_for("started")
+    script.process.send_signal(signal.SIGTERM)
+    returncode, out, _ = script.end()
+    whole = [0, 1, 2, 3, 4, 5]
+    assert returncode == 143
+    assert [line for line in out.splitlines() if line.startswith("result")] == [
+        f"result ok 1 {whole}",
+        f"result ok 1 {whole}",
+        "result cancelled 0 None",
+    ]
+    returncode, out, _ = Script(body).end()
+    assert returncode == 0
+    assert [line for line in out.splitlines() if line.startswith("result")] == [
+        f"result resumed 1 {whole}",
+        f"result resumed 1 {whole}",
+        f"result ok 1 {whole}",
+    ]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_signal_with_no_batch_under_way_cancels_the_main_task_at_once(way: str) -> None:
     script = Script(

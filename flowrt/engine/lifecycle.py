@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
 from flowrt.engine.admission import Admission
@@ -26,6 +26,7 @@ _YOUNG_EACH: Final = 20  # objects of one item in flight, and then some
 _YOUNG_MOST: Final = 50_000
 
 _active: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+_around: Final[ContextVar[weakref.ref[Lifecycle] | None]] = ContextVar("flowrt_batch", default=None)
 
 
 def active_batches(loop: asyncio.AbstractEventLoop) -> list[Lifecycle]:
@@ -100,8 +101,16 @@ class Lifecycle(ABC):
         self._calm: Calm | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
+        self._outer = _find_outer()
         self._context: Context = copy_context()
+        self._context.run(_around.set, weakref.ref(self))
         self._turn_ns = 0  # when the loop last had its turn
+
+    @property
+    def within_another(self) -> bool:
+        """Whether it is part of an item of a batch that is under way: what is cut short of it is missing there."""
+        outer = None if self._outer is None else self._outer()
+        return outer is not None and not outer.over
 
     # -- what the subclass says ----------------------------------------------------------------------------------------
 
@@ -375,6 +384,15 @@ class Lifecycle(ABC):
             self.stop("the batch was cancelled")
         finally:
             self._waiters.remove(waiter)
+
+
+def _find_outer() -> weakref.ref[Lifecycle] | None:
+    """The batch that runs the item whose attempt has got here; a source that a worker pulls from is no item's."""
+    outer = _around.get()
+    batch = None if outer is None else outer()
+    task = asyncio.current_task()
+    slot = None if batch is None or task is None else batch._workers.get(task)  # noqa: SLF001  # of its own class
+    return None if slot is not None and slot.item is None else outer
 
 
 def _young(limit: int) -> int:

@@ -14,6 +14,7 @@ from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
 __all__ = ["FilterNode", "MapNode", "ReduceNode"]
 
 _MISSING: Final = object()
+_CUT_SHORT: Final = "its batch was ended before all of its items had run"
 
 
 class MapNode(BaseNode):
@@ -89,11 +90,14 @@ class MapNode(BaseNode):
             "succeeded": len(outputs),
             "failed": total - len(outputs),
         }
-        if stopped is None and not errors:
+        if stream.batch is not None and stream.batch.status == "ok":
             return NodeResult(True, output)
-        first = f"item {errors[0]['index']}: {errors[0]['error']}" if errors else str(stopped)
-        counted = f"{total - len(outputs)} of {total} items did not succeed; the first: {first}"
-        return failed(counted if errors else first, {"errors": errors}, output)
+        if not errors:
+            return failed(stopped or _CUT_SHORT, {"errors": errors}, output)
+        first = f"item {errors[0]['index']}: {errors[0]['error']}"
+        return failed(
+            f"{total - len(outputs)} of {total} items did not succeed; the first: {first}", {"errors": errors}, output
+        )
 
 
 class FilterNode(BaseNode):

@@ -363,6 +363,39 @@ def test_draining_wakes_a_worker_that_waits_for_its_source(run_virtual: Run) -> 
     assert [r.status for r in run_virtual(main())] == ["ok"]
 
 
+def test_a_batch_is_within_another_while_an_item_of_that_one_runs_it(run_virtual: Run) -> None:
+    within: dict[str, list[bool]] = {}
+
+    def note() -> None:
+        for scheduler in active_batches(asyncio.get_running_loop()):
+            within.setdefault(scheduler.batch.name, []).append(scheduler.within_another)
+
+    async def main() -> None:
+        left: list[asyncio.Task[Any]] = []
+
+        async def node(_: int) -> None:
+            await asyncio.gather(processor(Watch(1), name="its item's").batch([0]))
+            left.append(asyncio.create_task(processor(Watch(2), name="left by its item").batch([0])))
+            await asyncio.sleep(1)
+
+        outer = asyncio.create_task(processor(node, name="outer").batch([0]))
+        source = processor(Watch(3), name="its source").batch_as_completed([0])
+        after = asyncio.create_task(processor(Watch(0.5), name="after its source").batch(source))
+        for _ in range(3):
+            await asyncio.sleep(0.9)
+            note()
+        await asyncio.gather(outer, after, *left)
+
+    run_virtual(main())
+    assert within == {
+        "outer": [False, False],
+        "its item's": [True],
+        "left by its item": [True, False],
+        "its source": [False, False, False],
+        "after its source": [False, False, False],
+    }
+
+
 # -- sources that fail
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flowrt import BaseNode, FilterNode, MapNode, NodeContext, NodeResult, ReduceNode, WorkflowContext
+from flowrt.engine.lifecycle import active_batches
 
 Run = Callable[[Any], Any]
 
@@ -93,6 +94,20 @@ def test_map_that_stops_at_the_first_failure_starts_no_more(run: Run) -> None:
     assert not result.success
     assert "two" in result.error
     assert len(started) <= 4
+
+
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "iterator"])
+def test_map_whose_batch_was_cut_short_is_no_success(make: Callable[[range], Any], run: Run) -> None:
+    async def node(data: dict[str, int]) -> int:
+        if data["item"] == 2:
+            active_batches(asyncio.get_running_loop())[0].drain("shutting down")
+        return data["item"]
+
+    result = run(MapNode("m", node, max_concurrency=1).execute(given(make(range(5))), WorkflowContext()))
+    assert not result.success
+    assert result.output["results"][:3] == [0, 1, 2]
+    assert result.output["succeeded"] == 3
+    assert result.error == "its batch was ended before all of its items had run"
 
 
 def test_map_bounds_what_runs_at_once_and_shares_the_workflow(run: Run) -> None:
