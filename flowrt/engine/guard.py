@@ -145,12 +145,14 @@ class Guard:
             return None
         began = item.started_ns > 0
         state = item.status
+        broken: Exception | None = None  # what a policy's function raised
         if began and self._breaker is not None:
-            ok = (
-                None
-                if state == "cancelled"
-                else state == "ok" or not self._breaker.counts(item.exception or item.error)
-            )
+            ok: bool | None = None
+            if state != "cancelled":
+                try:
+                    ok = state == "ok" or not self._breaker.counts(item.exception or item.error)
+                except Exception as exc:
+                    ok, broken = False, exc
             self._breaker.record(item.finished_ns, item.started_ns, ok)
         if began and item.ticket is not None and self._gate is not None and self._gate.settles:
             self._gate.settle(item.ticket, item.metadata)
@@ -158,15 +160,23 @@ class Guard:
         if began and self._controller is not None and state != "cancelled":
             self._adapt(self._controller, item)
         retries = self.retries
-        if retries is None or not may_retry or state == "cancelled" or (state == "ok" and not retries.judges_successes):
-            return None
-        try:
-            own = item.attempts - item.hedges
-            return retries.decide(outcome, own, self._batch.pulled, timed_out=state == "timed_out")
-        except Exception as exc:  # a function of the policy's: the item fails by it, and its own error is the context
-            exc.__context__ = item.exception
-            settle_exception(item, exc)
-            return None
+        if (
+            broken is None
+            and may_retry
+            and retries is not None
+            and state != "cancelled"
+            and (state != "ok" or retries.judges_successes)
+        ):
+            try:
+                own = item.attempts - item.hedges
+                return retries.decide(outcome, own, self._batch.pulled, timed_out=state == "timed_out")
+            except Exception as exc:
+                broken = exc
+        if broken is not None:  # the item fails by it, and its own error is the context
+            broken.__context__ = item.exception
+            settle_exception(item, broken)
+            broken = None  # or it would hold on to itself by its traceback
+        return None
 
     def _adapt(self, controller: LimitController, item: ItemRecord) -> None:
         batch = self._batch

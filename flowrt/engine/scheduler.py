@@ -176,6 +176,7 @@ class Scheduler(Lifecycle):
                 settle_exception(item, exc)
             except asyncio.CancelledError:
                 self._interrupted(item, slot)
+                outcome = item.exception
             except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
                 settle_exception(item, exc)
                 self._fail(exc, f"the node raised {type(exc).__name__}")

@@ -44,8 +44,8 @@ class RateLimit:
             a window at once, `burst=1` makes the flow even (to about 10 ms).
         cost: What an item costs: a number, or a function of the item, such as an estimate of its tokens.
         actual: Where a node reports what an item really cost: a key of its `NodeResult.metadata`, or a function of
-            that metadata. Less than estimated is given back, more counts from then on. By default the key `"cost"`
-            where `cost` is a function, and no report otherwise.
+            that metadata. Less than estimated is given back, more counts from then on; where it raises, the estimate
+            stays. By default the key `"cost"` where `cost` is a function, and no report otherwise.
 
     Attributes:
         window: What was admitted, and when more may be.
@@ -136,7 +136,10 @@ class RateLimit:
         where = self._actual
         if where is None or metadata is None:
             return None
-        number = number_or_none(metadata.get(where) if isinstance(where, str) else where(metadata))
+        try:
+            number = number_or_none(metadata.get(where) if isinstance(where, str) else where(metadata))
+        except Exception:  # an attempt that raised has no metadata, and a function may take some for granted
+            return None
         return None if number is None else _units(number)
 
     async def acquire(self, cost: float = 1) -> Reservation:

@@ -164,6 +164,27 @@ def test_what_policies_functions_raise_fails_the_item(run_virtual: Run) -> None:
     assert isinstance(result.exception.__context__, ConnectionError)
 
 
+def test_a_node_that_raises_cancelled_error_itself_is_not_tried_again(run_virtual: Run) -> None:
+    def judge(result: NodeResult) -> bool:
+        judged.append(result.output)
+        return False
+
+    async def node(x: int) -> int:
+        if x == 1:
+            raise asyncio.CancelledError
+        return x
+
+    judged: list[int] = []
+    results = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(when=judge), telemetry=False).batch(range(3)))
+    assert judged == [0, 2]
+    results = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(), telemetry=False).batch(range(3)))
+    assert [(r.status, r.error_type, r.attempts) for r in results] == [
+        ("ok", None, 1),
+        ("failed", "CancelledError", 1),
+        ("ok", None, 1),
+    ]
+
+
 def test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had(run_virtual: Run) -> None:
     retry = RetryPolicy(wait=lambda _: 100.0)
     processor = BatchProcessor(Flaky({0: 1}), 2, batch_timeout=10, retry=retry, telemetry=False)
@@ -372,6 +393,24 @@ def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
     assert starts == [0.0] * 6, "50 were reserved for each, 10 were used"
 
 
+@pytest.mark.parametrize("actual", ["tokens", lambda metadata: metadata["tokens"]], ids=["key", "function"])
+def test_an_attempt_that_reports_nothing_that_can_be_read_has_cost_its_estimate(actual: Any, run_virtual: Run) -> None:
+    starts: list[float] = []
+
+    async def node(x: int) -> NodeResult:
+        starts.append(asyncio.get_running_loop().time())
+        if x == 0:
+            raise ConnectionError("no usage")
+        if x == 1:
+            await asyncio.sleep(10)
+        return NodeResult(True, x, metadata=["tokens"] if x == 2 else {"tokens": 0})  # type: ignore[arg-type]
+
+    tokens = RateLimit(100, per=60, burst=100, cost=lambda _: 25, actual=actual)
+    results = run_virtual(BatchProcessor(node, 1, item_timeout=5, rate_limit=tokens, telemetry=False).batch(range(6)))
+    assert [r.status for r in results] == ["failed", "timed_out", "ok", "ok", "ok", "ok"]
+    assert starts == [0, 0, 5, 5, 5, 5], "three estimates are used, the fourth fits again and again"
+
+
 # -- the limit -----------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +491,20 @@ def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_
     assert results.success_rate == 1
     assert changes[:3] == ["open", "half_open", "open"]
     assert changes[-1] == "closed"
+
+
+def test_an_error_of_which_nobody_can_say_whether_it_counts_fails_its_item_and_counts(run_virtual: Run) -> None:
+    def counts(error: Any) -> bool:
+        return bool(error.status >= 500)
+
+    node = Flaky(dict.fromkeys(range(9), 9), 0.01)
+    breaker = CircuitBreaker(0.5, cooldown=1_000, minimum=3, counts=counts)
+    processor = BatchProcessor(node, 1, breaker=breaker, retry=RetryPolicy(), telemetry=False)
+    results = run_virtual(processor.batch(range(5)))
+    assert [(r.status, r.error_type, r.attempts) for r in results] == [("failed", "AttributeError", 1)] * 3 + [
+        ("failed", "CircuitOpenError", 0)
+    ] * 2
+    assert isinstance(results[0].exception.__context__, ConnectionError)
 
 
 @pytest.mark.parametrize("what", ["rate limit", "circuit"])

@@ -234,7 +234,10 @@ def test_what_the_node_reports_is_read_from_its_metadata() -> None:
     assert limit.reported({"cost": 7}) == 7 * UNIT
     assert [limit.reported(m) for m in (None, {}, {"cost": -1}, {"cost": "7"}, {"cost": math.nan})] == [None] * 5
     assert RateLimit(100, actual="tokens").reported({"tokens": 2.5}) == 2_500_000
-    assert RateLimit(100, actual=lambda m: m["in"] + m["out"]).reported({"in": 1, "out": 2}) == 3 * UNIT
+    summed = RateLimit(100, actual=lambda m: m["in"] + m["out"])
+    assert summed.reported({"in": 1, "out": 2}) == 3 * UNIT
+    assert summed.reported({}) is None, "as of an attempt that raised"
+    assert limit.reported(["cost", 7]) is None
     assert not RateLimit(100).reports
 
 
