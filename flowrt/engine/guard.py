@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -129,7 +128,7 @@ class Guard:
                 return now
             if breaker.on_open == "fail":
                 raise breaker.refusal(now)
-            await asyncio.sleep(wait_ns / 1e9)
+            await breaker.wait(wait_ns)
         return 0
 
     def leave(self, item: ItemRecord, outcome: Any, *, may_retry: bool) -> Retry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,8 +80,8 @@ class CircuitBreaker:
 
     __slots__ = (
         "_bad", "_changed_ns", "_cooldown_ns", "_failed_last", "_good", "_listeners", "_passed", "_probing", "_sick",
-        "_slice_ns", "_slices", "closed", "cooldown", "counts", "failure_ratio", "minimum", "on_open", "probes",
-        "state", "transitions", "window",
+        "_slice_ns", "_slices", "_waiting", "closed", "cooldown", "counts", "failure_ratio", "minimum", "on_open",
+        "probes", "state", "transitions", "window",
     )  # fmt: skip
 
     def __init__(
@@ -117,6 +118,7 @@ class CircuitBreaker:
         self._changed_ns = 0
         self._probing: deque[int] = deque()  # when the probes under way began
         self._passed = 0
+        self._waiting: list[asyncio.Future[None]] = []
 
     def wait_ns(self, now_ns: int) -> int:
         """Ask to begin an attempt while the breaker is not `closed`; 0 means go on, and begin it at `now_ns`.
@@ -142,6 +144,19 @@ class CircuitBreaker:
             return 0
         return probing[0] + self._cooldown_ns - now_ns
 
+    async def wait(self, wait_ns: int) -> None:
+        """Wait until it is time to ask again: sooner where it closes or a probe that was cancelled makes way.
+
+        Args:
+            wait_ns: What `wait_ns` gave.
+        """
+        sooner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(sooner)
+        try:
+            await asyncio.wait([sooner], timeout=wait_ns / 1e9)
+        finally:
+            self._waiting.remove(sooner)
+
     def refusal(self, now_ns: int) -> CircuitOpenError:
         """The error of an item that an open circuit fails."""
         left_s = max(0, self._changed_ns + self._cooldown_ns - now_ns) / 1e9
@@ -163,6 +178,7 @@ class CircuitBreaker:
         elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probing:
             self._probing.remove(started_ns)
             if ok is None:
+                self._wake()
                 return
             if not ok:
                 self._change(now_ns, "open", "a probe failed")
@@ -213,8 +229,15 @@ class CircuitBreaker:
         self._good = self._bad = self._passed = 0
         self._probing.clear()
         self.transitions.append(transition)
+        if self.closed:
+            self._wake()
         for listener in self._listeners:
             listener(transition)
+
+    def _wake(self) -> None:
+        for sooner in self._waiting:
+            if not sooner.done():
+                sooner.set_result(None)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker: {self.state}, {self._bad} of {self._good + self._bad} failed>"

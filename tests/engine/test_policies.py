@@ -493,6 +493,37 @@ def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_
     assert changes[-1] == "closed"
 
 
+def test_items_that_a_circuit_held_back_begin_as_soon_as_it_is_closed(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(4), 1), 1)
+    breaker = CircuitBreaker(cooldown=30, minimum=4, open="pause")
+    processor = BatchProcessor(node, 4, breaker=breaker, telemetry=False)
+
+    async def main() -> None:
+        await processor.batch(range(4))
+        await processor.batch(range(4, 12))
+
+    run_virtual(main())
+    began = [at for at, _ in node.began]
+    assert began == pytest.approx([0] * 4 + [31] + [32] * 4 + [33] * 3), "the probe took from 31 to 32"
+
+
+def test_the_place_of_a_probe_that_is_cancelled_goes_to_whoever_waits(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(4), 1), 1)
+    breaker = CircuitBreaker(cooldown=30, minimum=4, open="pause")
+
+    async def main() -> None:
+        await BatchProcessor(node, 4, breaker=breaker, telemetry=False).batch(range(4))
+        slow = asyncio.create_task(BatchProcessor(Flaky({}, 20), breaker=breaker, telemetry=False).batch([4]))
+        await asyncio.sleep(1)
+        quick = asyncio.create_task(BatchProcessor(node, breaker=breaker, telemetry=False).batch([5]))
+        await asyncio.sleep(35)
+        slow.cancel()
+        await quick
+
+    run_virtual(main())
+    assert node.began[4:] == [(pytest.approx(37), 5)]
+
+
 def test_an_error_of_which_nobody_can_say_whether_it_counts_fails_its_item_and_counts(run_virtual: Run) -> None:
     def counts(error: Any) -> bool:
         return bool(error.status >= 500)
