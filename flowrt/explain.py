@@ -14,6 +14,7 @@ from flowrt.stalls import Stall
 __all__ = ["explain", "explain_batch", "why_overstated"]
 
 _WORTH_TELLING: Final = 0.05  # of the wall time; and at least the first cause
+_COLLECTOR: Final = "Python's garbage collector"
 _WORTH_ADVICE: Final = 0.10
 _SHORTEST_NS: Final = 1_000_000  # a batch of less has nothing to explain
 
@@ -88,7 +89,12 @@ def _words(
         return "{share} waited for results to be taken", "take them faster, more slots would not help"
     if cause == "loop_blocked":
         who = _main_culprit(stalls)
-        by = "" if who is None else f" by node {who!r}"
+        by = "" if who is None else f" by {who}"
+        if who == _COLLECTOR:
+            return (
+                f"{{share}} the event loop was blocked{by}",
+                "batch_as_completed keeps no results for it to go through",
+            )
         return f"{{share}} the event loop was blocked{by}", "make what blocks a plain function, which runs in a thread"
     if cause == "tail":
         last = f"the last {_percent(left / items)} of items" if items and left else "the last items"
@@ -112,7 +118,7 @@ def why_overstated(batch: BatchRecord, speedup: Speedup) -> str:
         computing = ledger.computing_ns / wall_ns
         who = _main_culprit(ledger.held.stalls)
         if blocked >= max(0.2, computing):
-            by = "something" if who is None else f"node {who!r}"
+            by = "something" if who is None else who
             return f"{by} blocked the event loop for {_percent(blocked)} of the time, and the other items waited for it"
         held = ledger.held.total_ns / wall_ns
         if computing >= 0.2 or held > 0.5 * (speedup.claimed - speedup.measured):
@@ -123,11 +129,13 @@ def why_overstated(batch: BatchRecord, speedup: Speedup) -> str:
 
 
 def _main_culprit(stalls: Sequence[Stall]) -> str | None:
-    """The node that blocked the loop for longest, where any is known."""
+    """What blocked the loop for longest, a node or the garbage collector, where any is known."""
     blocked: Counter[str] = Counter()
     for stall in stalls:
-        if stall.node is not None:
-            blocked[stall.node] += round(stall.duration_s * 1e9)
+        if stall.garbage_collection:
+            blocked[_COLLECTOR] += round(stall.duration_s * 1e9)
+        elif stall.node is not None:
+            blocked[f"node {stall.node!r}"] += round(stall.duration_s * 1e9)
     return blocked.most_common(1)[0][0] if blocked else None
 
 

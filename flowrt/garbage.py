@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
-from typing import Final
+from collections import deque
+from typing import Any, Final
 
-__all__ = ["Calm", "freeze", "unfreeze"]
+__all__ = ["Calm", "Pauses", "freeze", "unfreeze"]
+
+_LATEST: Final = 64  # pauses that are remembered
 
 _lock: Final = threading.Lock()
 _wanted: Final[weakref.WeakSet[Calm]] = weakref.WeakSet()  # one that is lost without its end wants nothing
@@ -61,6 +65,40 @@ def _settle() -> None:
     if wanted != young:
         gc.set_threshold(wanted, *older)
     _before[:], _ours[:] = ([start], [wanted]) if wanted != start else ([], [])
+
+
+class Pauses:
+    """When the collector ran of late: meanwhile nothing else did, in whatever thread it was."""
+
+    def __init__(self) -> None:
+        self._began_ns = 0
+        self._latest: deque[tuple[int, int]] = deque(maxlen=_LATEST)
+
+    def start(self) -> None:
+        """Take note from now on."""
+        gc.callbacks.append(self._told)
+
+    def stop(self) -> None:
+        """Take note no longer."""
+        gc.callbacks.remove(self._told)
+
+    def _told(self, phase: str, _: dict[str, Any]) -> None:
+        now = time.perf_counter_ns()
+        if phase == "start":
+            self._began_ns = now
+        elif self._began_ns:
+            self._latest.append((self._began_ns, now))
+            self._began_ns = 0
+
+    def between(self, since_ns: int, until_ns: int) -> int:
+        """For how long it ran in that time, in nanoseconds, as far as is remembered.
+
+        Args:
+            since_ns: By `perf_counter_ns`.
+            until_ns: The same.
+        """
+        pauses = [*self._latest.copy(), (self._began_ns or until_ns, until_ns)]
+        return sum(max(0, min(end, until_ns) - max(began, since_ns)) for began, end in pauses)
 
 
 def freeze() -> None:

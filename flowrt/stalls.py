@@ -28,6 +28,7 @@ class Stall:
         delayed: How many items of this batch were held up by it.
         held_s: For how long, summed over them, in seconds.
         victims: The indices of some of them, with the seconds that each was held.
+        garbage_collection: It was Python's garbage collector for the most part, and no code of anybody's.
     """
 
     began_ns: int
@@ -41,10 +42,13 @@ class Stall:
     delayed: int = 0
     held_s: float = 0.0
     victims: tuple[tuple[int, float], ...] = ()
+    garbage_collection: bool = False
 
     @property
     def culprit(self) -> str:
         """Who it was, in words."""
+        if self.garbage_collection:
+            return "the garbage collector"
         if self.node is None:
             return "code that is no item's" if self.stack else "not known"
         return f"{self.node} item {self.item_index}"

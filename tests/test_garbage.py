@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from flowrt import BatchProcessor, Runtime
-from flowrt.garbage import Calm
+from flowrt.garbage import Calm, Pauses
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +139,25 @@ def test_a_batch_that_is_lost_wants_nothing_any_more() -> None:
     assert young() == 2_000
     other.end()
     assert young() == 700
+
+
+def test_pauses_are_remembered_with_one_that_goes_on() -> None:
+    pauses = Pauses()
+    began = time.perf_counter_ns()
+    pauses.start()
+    gc.collect()
+    ended = time.perf_counter_ns()
+    whole = pauses.between(began, ended)
+    assert 0 < whole <= ended - began
+    assert pauses.between(ended, ended + 10) == 0
+    middle = began + (ended - began) // 2
+    assert pauses.between(began, middle) + pauses.between(middle, ended) == whole
+    pauses._told("start", {})
+    later = time.perf_counter_ns() + 1_000
+    assert 0 < pauses.between(ended, later) < later - ended
+    pauses._told("stop", {})
+    pauses.stop()
+    assert pauses._told not in gc.callbacks
+    later = time.perf_counter_ns()
+    gc.collect()
+    assert pauses.between(later, time.perf_counter_ns()) == 0

@@ -193,6 +193,8 @@ def _tables(batch: Batch, width: int, room: int | None) -> list[RenderableType]:
     tables: list[RenderableType] = []
     for stall in batch.get("stalls", [])[-2:]:
         where = _plain(stall["stack"].splitlines()[-1]) if stall["stack"] else ""
+        if stall.get("garbage_collection"):
+            where = "Python's garbage collector"
         what = f"the loop stood still for {duration(stall['duration_s'])}: {where}"
         tables += [Text(), Text(what, style="red")]
     if failures:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from flowrt.garbage import Pauses
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.lag import BEAT_S, heartbeat_of
 from flowrt.telemetry.logs import log_event
@@ -28,6 +29,7 @@ _QUIET_S: Final = 10.0  # one event per node in this time; the others are counte
 _MOST_FRAMES: Final = 20
 _MOST_LOOKS: Final = 1_000
 _NO_NODE: Final = "none"
+_COLLECTOR: Final[dict[str, Any]] = {"garbage_collection": True, "stack": ""}  # where it came upon the code is chance
 
 _FLOWRT: Final = f"{Path(__file__).parent.parent}{os.sep}"
 _ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
@@ -68,6 +70,7 @@ class Watchdog:
         self._stall_after_ns = round(stall_after_s * 1e9)
         self._loop_thread = threading.get_ident()
         self._heartbeat = heartbeat_of(loop)
+        self._pauses = Pauses()
         self._stop = threading.Event()
         self._stall: _Stall | None = None
         self._over: _Stall | None = None  # the loop has turned since, and is about to tell
@@ -80,12 +83,14 @@ class Watchdog:
         """Watch from now on. To be called on the loop's thread."""
         self._heartbeat.acquire()
         self._heartbeat.blame = self
+        self._pauses.start()
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no longer. To be called on the loop's thread."""
         self._stop.set()
         self._thread.join(1.0)
+        self._pauses.stop()
         self._heartbeat.release()
         self._heartbeat.blame = None
         for stall in (self._over, self._stall):
@@ -108,7 +113,7 @@ class Watchdog:
         else:
             return {}
         self._report(stall, lateness.now_ns - stall.since_ns, lateness, ended=True)
-        names = ("batch", "batch_id", "node", "item_index", "trace_id", "stack")
+        names = ("batch", "batch_id", "node", "item_index", "trace_id", "stack", "garbage_collection")
         return {name: stall.who[name] for name in names if name in stall.who}
 
     # -- in the watchdog's thread ----------------------------------------------------------------------------------
@@ -129,10 +134,11 @@ class Watchdog:
             if slept_ns > self._stall_after_ns and idle:
                 stood_still_ns = now
             late_ns = now - max(beaten_ns, stood_still_ns)
-            if late_ns > 2 * beat_ns:
+            collecting = 2 * self._pauses.between(now - late_ns, now) > late_ns
+            if late_ns > 2 * beat_ns and not collecting:
                 self._note(beaten_ns)
             if stall is None and late_ns > self._stall_after_ns - beat_ns // 2:
-                who, item = self._look()
+                who, item = (_COLLECTOR, None) if collecting else self._look()
                 if beaten_ns == self._heartbeat.beaten_ns:  # else whoever we saw may be innocent
                     self._stall = stall = _Stall(beaten_ns, who)
                     METRICS.stalled(stall.node)

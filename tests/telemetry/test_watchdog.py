@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
@@ -97,6 +98,38 @@ def test_what_blocks_outside_any_batch_is_counted_for_no_node(run: Run, events: 
     assert event["task"]
     assert "time.sleep(0.9)" in event["stack"]
     assert sample("flowrt_loop_stalls_total", node="none") >= 1
+
+
+def test_the_garbage_collector_is_found_out_and_no_node_is_blamed(run: Run, events: Events, sample: Sample) -> None:
+    def slow(phase: str, _: dict[str, Any]) -> None:
+        if phase == "start":
+            time.sleep(0.5)  # a heap of some million objects
+
+    async def innocent(item: int) -> int:
+        await asyncio.sleep(0.05)
+        if item == 1:
+            gc.callbacks.append(slow)
+            try:
+                gc.collect(0)
+            finally:
+                gc.callbacks.remove(slow)
+        return item
+
+    async def main() -> Any:
+        watchdog = watching(asyncio.get_running_loop(), 0.2)
+        results = await BatchProcessor(innocent, max_concurrency=2).batch(range(4))
+        await asyncio.sleep(0.1)
+        watchdog.stop()
+        return results.report
+
+    BatchProcessor(innocent)
+    before = sample("flowrt_loop_stalls_total", node="innocent")
+    report = run(main())
+    (event,) = [event for event in blocked(events) if event.get("garbage_collection")]
+    assert "node" not in event
+    assert sample("flowrt_loop_stalls_total", node="innocent") == before
+    assert "the garbage collector" in [stall.culprit for stall in report.stalls]
+    assert "the event loop was blocked by Python's garbage collector: batch_as_completed keeps no results" in report.explanation
 
 
 def test_a_loop_that_turns_is_left_in_peace(run: Run, events: Events) -> None:

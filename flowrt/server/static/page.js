@@ -287,7 +287,8 @@ function showStalls(batch) {
     (stall) => {
       const of = stall.batch === batch.name || stall.batch === null ? "" : ` of ${stall.batch}`;
       const unknown = stall.stack ? "code outside the items" : "something that was over before anybody looked";
-      const who = stall.index === null ? unknown : `item ${count(stall.index)}${of}`;
+      const nobody = stall.garbage_collection ? "Python's garbage collector" : unknown;
+      const who = stall.index === null ? nobody : `item ${count(stall.index)}${of}`;
       const delayed = stall.delayed ? `; it held up ${count(stall.delayed)} items` : "";
       const text = ` by ${who}, at ${clock(stall.at_s)}${delayed}`;
       const summary = make("summary", "", make("b", "", seconds(stall.duration_s)), text);

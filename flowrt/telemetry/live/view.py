@@ -146,6 +146,7 @@ class BatchView:
                 "index": stall.item_index,
                 "trace_id": stall.trace_id,
                 "stack": redact(_from_here(stall.stack)),
+                "garbage_collection": stall.garbage_collection,
                 "delayed": stall.delayed,
                 "held_s": round(stall.held_s, 3),
             }
