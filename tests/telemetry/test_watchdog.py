@@ -129,7 +129,8 @@ def test_the_garbage_collector_is_found_out_and_no_node_is_blamed(run: Run, even
     assert "node" not in event
     assert sample("flowrt_loop_stalls_total", node="innocent") == before
     assert "the garbage collector" in [stall.culprit for stall in report.stalls]
-    assert "the event loop was blocked by Python's garbage collector: batch_as_completed keeps no results" in report.explanation
+    told = "the event loop was blocked by Python's garbage collector: batch_as_completed keeps no results"
+    assert told in report.explanation
 
 
 def test_a_loop_that_turns_is_left_in_peace(run: Run, events: Events) -> None:
