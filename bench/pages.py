@@ -8,11 +8,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench.arms import ARMS
+from bench.arms import ARMS, PEERS
 from bench.charts import CHARTS
 from bench.measure import figures
 from bench.report import BASELINE, RESULTS, provenance, tables, targets, where
 from bench.suites import SUITES
+from bench.tables import Table
 
 __all__ = ["overhead_markdown", "prices_markdown", "read_results", "results_markdown"]
 
@@ -64,6 +65,8 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
             yield ""
             yield "Measured at another time than the tables above: only the ratios compare with those. In the chart"
             yield "a peer is its ratio to nadoo-flow-core in the same round, times what that costs there."
+            yield ""
+            yield from _at_a_glance(measured)
         for chart, (needs, _) in CHARTS.items():
             if needs == name:
                 yield ""
@@ -78,6 +81,20 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{work['rounds']} rounds; commit {work['commit']}, {work['measured_at']}."
         yield ""
         yield from (f"{line}  " for line in provenance(measured))
+
+
+def _at_a_glance(measured: Mapping[str, Any]) -> Iterator[str]:
+    """One row for each arm, one column for each workload."""
+    works = measured["workloads"]
+    told = [figures(work, BASELINE) for work in works]
+    table = Table("overhead in µs an item, medians; the tables below have the spread", [work["name"] for work in works])
+    for arm in (*ARMS, *PEERS):
+        samples = [of.get(arm.name, {}).get("overhead_us", ()) for of in told]
+        if any(samples):
+            table.add(arm.title, *(f"{median(its):,.1f}" if its else "-" for its in samples))
+    yield f"### {table.title[:1].upper()}{table.title[1:]}"
+    yield ""
+    yield from table.markdown()
 
 
 def overhead_markdown() -> str:

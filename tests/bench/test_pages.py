@@ -78,4 +78,8 @@ def test_a_peer_measured_at_another_time_is_drawn_by_its_ratio_to_the_baseline(r
     told = _noop_us(results)
     assert told["nadoo"] == pytest.approx(50)
     assert told["aiostream"] == pytest.approx(200)
-    assert "only the ratios compare" in results_markdown(results)
+    page = results_markdown(results)
+    assert "only the ratios compare" in page
+    glance = page.partition("### Overhead in µs an item")[2].partition("###")[0].splitlines()
+    assert glance[2].split("|")[2].strip() == "noop"
+    assert [row.split("|")[1].strip() for row in glance if "aiostream" in row] == ["aiostream 0.8.1 `map`, ordered"]
