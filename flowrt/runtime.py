@@ -60,9 +60,10 @@ class Runtime:
     collector comes after 5,000 new objects where it would come sooner (`gc.set_threshold`).
 
     SIGINT and SIGTERM drain: `/readyz` answers 503, no item is admitted any more, and those in flight have `grace`
-    seconds. The block goes on with the partial results; where no batch is active, or when the grace is over, the task
-    that entered the block is cancelled. Leaving the block after a signal raises `SystemExit` with 130 or 143, unless
-    an exception of the block's own is on its way. A second signal ends the process within a second.
+    seconds; a batch that runs within an item is part of it, and goes on. The block goes on with the partial results;
+    where no batch is active, or when the grace is over, the task that entered the block is cancelled. Leaving the block
+    after a signal raises `SystemExit` with 130 or 143, unless an exception of the block's own is on its way. A second
+    signal ends the process within a second.
 
     Args:
         service_name: The traces' `service.name`; `OTEL_SERVICE_NAME` by default.

@@ -13,7 +13,7 @@ from flowrt.policies.breaker import CircuitBreaker
 from flowrt.policies.gate import RateGate, Ticket
 from flowrt.policies.outcome import kind_of
 from flowrt.policies.retry import Retries, Retry
-from flowrt.records import BatchRecord, ItemRecord
+from flowrt.records import BatchRecord, ItemRecord, Rejected
 
 __all__ = ["Guard"]
 
@@ -63,6 +63,9 @@ class Guard:
             Exception: What a rate limit's cost function raised.
         """
         breaker, gate = self._breaker, self._gate
+        if type(item.input_data) is Rejected:  # there will be no attempt: it costs nothing and probes nothing
+            item.started_ns = item.pulled_ns
+            return True
         if breaker is not None and not breaker.closed:
             return False
         if gate is not None:
@@ -96,7 +99,7 @@ class Guard:
             Exception: As `enter`.
         """
         breaker, gate, batch = self._breaker, self._gate, self._batch
-        asked_ns = self._clock()
+        asked_ns, began_ns = self._clock(), 0
         batch.queued += 1
         if batch.ledger is not None:
             batch.ledger.wait(RATE_LIMIT, asked_ns)
@@ -111,6 +114,10 @@ class Guard:
                 if began_ns or breaker is None or breaker.closed:
                     break
                 item.ticket = None  # the circuit opened meanwhile; what the limits charged stays charged
+        except BaseException:
+            if breaker is not None and began_ns:  # a probe that never begins makes way for another
+                breaker.record(self._clock(), began_ns, None)
+            raise
         finally:
             batch.queued -= 1
             now = self._clock()

@@ -17,10 +17,12 @@ from flowrt import (
     AdaptiveLimit,
     BatchProcessor,
     CircuitBreaker,
+    Hedge,
     Instrument,
     ItemRecord,
     NodeResult,
     RateLimit,
+    Rejected,
     RetryPolicy,
 )
 from flowrt.engine.lifecycle import active_batches
@@ -381,6 +383,23 @@ def test_an_item_that_can_never_fit_fails_at_once_and_is_not_tried_again(run_vir
     assert "101" in results[1].error
 
 
+def test_what_was_rejected_pays_no_rate_and_is_not_tried_again(run_virtual: Run) -> None:
+    tokens = RateLimit(10, per=60, burst=10, cost=lambda item: len(item["text"]))
+    processor = BatchProcessor(
+        Flaky({}), 1, item_timeout=1, rate_limit=tokens, retry=RetryPolicy(), hedge=Hedge(), telemetry=False
+    )
+
+    async def main() -> tuple[Any, Any]:
+        results = await processor.batch([Rejected("no JSON", "Malformed", "{")] * 20)
+        return results, await processor.retry_failed(results)
+
+    for results in run_virtual(main()):
+        assert len(results) == 20
+        assert {(r.status, r.error, r.error_type, r.input_data, r.attempts) for r in results} == {
+            ("failed", "no JSON", "Malformed", "{", 0)
+        }
+
+
 def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
     starts: list[float] = []
 
@@ -536,6 +555,37 @@ def test_an_error_of_which_nobody_can_say_whether_it_counts_fails_its_item_and_c
         ("failed", "CircuitOpenError", 0)
     ] * 2
     assert isinstance(results[0].exception.__context__, ConnectionError)
+
+
+@pytest.mark.parametrize("first", ["rejected", "of a cost that cannot be told", "cancelled in line for the rate"])
+def test_what_never_begins_keeps_no_probe_s_place(run_virtual: Run, first: str) -> None:
+    def cost(item: int) -> float:
+        if item < 0:
+            raise ValueError("no cost")
+        return item
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        breaker = CircuitBreaker(cooldown=30, minimum=4)
+        settings: dict[str, Any] = {"breaker": breaker, "telemetry": False}
+        await BatchProcessor(Flaky(dict.fromkeys(range(4), 1)), 4, **settings).batch(range(4))
+        assert breaker.state == "open"
+        limit = RateLimit(1, per=10, cost=cost)
+        await limit.acquire(1)
+        await asyncio.sleep(30)
+        item: Any = {"rejected": Rejected("no JSON"), "cancelled in line for the rate": 1}.get(first, -1)
+        batch = asyncio.create_task(BatchProcessor(Flaky({}), 1, rate_limit=limit, **settings).batch([item]))
+        if first == "cancelled in line for the rate":
+            await limit.acquire(1)
+            await asyncio.sleep(1)
+            assert breaker.state == "half_open"
+            active_batches(loop)[0].drain("shutting down")
+        await batch
+        (result,) = await BatchProcessor(Flaky({}), 1, **settings).batch([0])
+        assert loop.time() < 40
+        return result
+
+    assert run_virtual(main()).status == "ok"
 
 
 @pytest.mark.parametrize("what", ["rate limit", "circuit"])
