@@ -77,4 +77,5 @@ class Deadlines:
                 act(slot)
                 due = now + _GRACE_NS
             soonest = min(soonest, due)
-        self._timer = self._loop.call_later(max((soonest - now) * 1e-9, self._step_s), self._look)
+        if self._timer is not None:  # else the batch has ended meanwhile
+            self._timer = self._loop.call_later(max((soonest - now) * 1e-9, self._step_s), self._look)

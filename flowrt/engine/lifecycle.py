@@ -280,16 +280,16 @@ class Lifecycle(ABC):
         if self._hedging is not None:
             self._hedging.stop()
         current = asyncio.current_task(self.loop)
-        for task in self._workers:
-            if task is not current:
+        for task, slot in self._workers.items():
+            if task is not current and not slot.keeping:  # whose item has ended
                 task.cancel()
         self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
 
     def _abandon_all(self) -> None:
         for slot in list(self._workers.values()):
             self._abandon(slot)
-        if not self._concluded:
-            self._wind_up()
+        if self._workers:  # they have what was given up journaled
+            self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
 
     # -- its end -------------------------------------------------------------------------------------------------------
 

@@ -385,12 +385,14 @@ class Scheduler(Lifecycle):
         if self._stopped is None:
             self._vacant += 1
             self._hire()
-            if not self._workers:
-                self._wind_up()
+        if not self._workers:
+            self._wind_up()
 
     def _finish_when_kept(self, keeper: Keeper, item: ItemRecord) -> None:
         """Finish an item that was given up, in a task that the batch waits for like for a worker."""
         slot = Slot()
+        slot.item = item
+        slot.keeping = True  # from the start: a task that is cancelled before its first step never has one
         self.batch.slots.append(slot)
 
         async def finish() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from opentelemetry import trace
@@ -30,8 +31,10 @@ from flowrt import (
 )
 from flowrt.engine import scheduler as scheduler_module
 from flowrt.engine.lifecycle import active_batches
+from flowrt.engine.scheduler import Scheduler
 from flowrt.errors import JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal, records
+from flowrt.records import Slot
 from tests.conftest import run_on, virtual_loop
 from tests.journal.harness import BROKEN, FINGERPRINT, FULL, FaultyDisk
 
@@ -581,6 +584,55 @@ def test_an_item_that_does_not_stop_when_its_time_is_over_is_kept_as_timed_out(r
     assert [result.status for result in results] == ["timed_out"] * 2
     assert held(path) == {0: "timed_out", 1: "timed_out"}
     assert len(list(records(path))) == 2
+
+
+async def stubborn(x: int) -> int:
+    end = asyncio.get_running_loop().time() + 60
+    while (left := end - asyncio.get_running_loop().time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(left)
+    return x
+
+
+@pytest.mark.parametrize("item_timeout", [7.0, 9.0])
+def test_an_item_that_is_given_up_after_its_time_with_the_whole_batch_is_kept_as_timed_out(
+    item_timeout: float, run_virtual: Run, path: Path
+) -> None:
+    async def main() -> Any:
+        batch = processor(stubborn, 2, path, item_timeout=item_timeout, batch_timeout=5.0)
+        results = await batch.batch(x for x in range(9))
+        assert asyncio.get_running_loop().time() == pytest.approx(10.0)
+        await asyncio.sleep(60)
+        return results
+
+    assert [result.status for result in run_virtual(main())] == ["timed_out"] * 2
+    assert held(path) == dict.fromkeys(range(2), "timed_out")
+
+
+@pytest.mark.parametrize("end", ["drain", "stop"])
+def test_an_item_that_is_given_up_in_the_turn_in_which_the_batch_ends_has_its_result(
+    end: str, run_virtual: Run, path: Path
+) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        batch = asyncio.ensure_future(processor(stubborn, 1, path, item_timeout=1.0).batch(range(1)))
+        while not (active := active_batches(loop)):
+            await asyncio.sleep(0)
+        scheduler = cast("Scheduler", active[0])
+        abandon = scheduler._abandon
+
+        def and_end(slot: Slot) -> None:
+            abandon(slot)
+            getattr(scheduler, end)("over")
+
+        assert scheduler._deadlines is not None
+        scheduler._deadlines._abandon = and_end
+        results = await batch
+        await asyncio.sleep(60)
+        return results
+
+    assert [result.status for result in run_virtual(main())] == ["timed_out"]
+    assert held(path) == {0: "timed_out"}
 
 
 def test_a_stream_that_is_left_while_its_journal_is_read_lets_go_of_it(run: Run, path: Path) -> None:

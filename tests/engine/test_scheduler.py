@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import time
@@ -282,6 +283,28 @@ def test_a_node_that_will_not_stop_is_left_after_the_grace_period(run_virtual: R
         assert loop.time() == pytest.approx(6, abs=0.1) or loop.time() == pytest.approx(11, abs=0.1)
         over.set()
         await asyncio.sleep(0.1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_the_caller_of_a_last_item_that_will_not_stop_waits_one_grace_period(fail_fast: bool, run_virtual: Run) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        ends = asyncio.ensure_future(asyncio.sleep(60))
+
+        async def stubborn(x: int) -> None:
+            while not ends.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([ends])
+
+        with pytest.raises(ItemFailedError) if fail_fast else contextlib.nullcontext():
+            await processor(stubborn, 2, continue_on_error=not fail_fast, item_timeout=1).batch([0])
+        assert loop.time() == pytest.approx(6, abs=0.1)
+        left = [timer for timer in loop._scheduled if not timer.cancelled()]
+        assert [timer.when() for timer in left] == [60]
+        await ends
+        await asyncio.sleep(0)
 
     run_virtual(main())
 
