@@ -161,7 +161,11 @@ class BatchProcessor(Assembly):
             inputs, workflow_context, continue_on_error, results.append, Admission(), progress, journal
         )
         scheduler.start()
-        await scheduler.join()
+        try:
+            await scheduler.join()
+        except BaseException:
+            del results, scheduler  # which the error's traceback would hold, and a result's own error be a cycle
+            raise
         results.sort(key=BY_INDEX)
         record = scheduler.batch
         wall_time = (record.finished_ns - record.started_ns) / 1e9

@@ -37,7 +37,6 @@ class Again(Source):
         self.computes = inputs.computes
         self.expected = inputs.expected
         self.dry = False
-        self.pull = self._pull
         self._inputs = inputs
         self._batch = batch
         self._loop = loop
@@ -70,7 +69,7 @@ class Again(Source):
         if self._parked and self._is_over():
             self._wake_all()
 
-    def _pull(self) -> Any:
+    def pull(self) -> Any:
         if self._due:
             self._batch.queued -= 1
             item = self._due.popleft()
@@ -144,7 +143,10 @@ class Again(Source):
         self._wake_all()  # of those who found as many items in backoff as may be, not all have been woken
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or it would hold on to itself by its traceback
         return END
 
     def _end_inputs(self, exc: Exception | asyncio.CancelledError) -> None:

@@ -148,8 +148,10 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
 
 
 def _users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's own code on, or all of it where there is none in it."""
+    """The traceback from the user's own code on, or where there is none in it all but its worker's frame."""
     at = traceback
     while at is not None and at.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         at = at.tb_next
-    return traceback if at is None else at
+    if at is None and traceback is not None:
+        return traceback.tb_next  # the worker's holds the whole batch
+    return at

@@ -134,6 +134,12 @@ class Lifecycle(ABC):
     async def _cancel_rest(self) -> None:
         """Inputs that are all there and were never started end as cancelled, at the pace of whoever takes them."""
 
+    def _let_go(self) -> None:
+        """Keep no input and no item, nor a cycle in which they would wait for the garbage collector."""
+        self.batch.latest = None
+        self._source = Source(())
+        self._deadlines = None
+
     # -- workers -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -224,7 +230,8 @@ class Lifecycle(ABC):
         if not is_own(exc):
             raise exc
         if self.failure is None:
-            self.failure = exc
+            own = exc.__traceback__  # which begins with the frame of our caller, and that holds the whole batch
+            self.failure = exc.with_traceback(None if own is None else own.tb_next)
         self.admission.close()
         self._stop_short()
         if not isinstance(exc, (Exception, asyncio.CancelledError)):
@@ -342,7 +349,7 @@ class Lifecycle(ABC):
         else:
             batch.status = "ok" if self.failure is None and ok == batch.completed else "failed"
         self._context.run(self._dispatch.notify, "batch_ended", batch)
-        self._source = Source(())
+        self._let_go()
         if self._save is None:
             self._set_over()
         else:
@@ -366,10 +373,14 @@ class Lifecycle(ABC):
         """
         while not self.over:
             await self.changed()
-        if self.interrupted_by is not None:
-            raise self.interrupted_by
-        if self.failure is not None:
-            raise self.failure
+        cut = self.interrupted_by
+        error = self.failure if cut is None else asyncio.CancelledError(*cut.args)
+        self.failure = None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, self  # or the error would hold on to itself and to all results by its traceback
 
     async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""
@@ -380,7 +391,7 @@ class Lifecycle(ABC):
             await waiter
         except asyncio.CancelledError as exc:
             if self.interrupted_by is None:
-                self.interrupted_by = exc
+                self.interrupted_by = exc.with_traceback(None)
             self.stop("the batch was cancelled")
         finally:
             self._waiters.remove(waiter)

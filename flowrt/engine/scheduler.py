@@ -403,6 +403,12 @@ class Scheduler(Lifecycle):
         self._workers[task] = slot
         task.add_done_callback(self._worker_ended)
 
+    def _let_go(self) -> None:
+        super()._let_go()
+        self._again = None
+        if self._hedging is not None:
+            self._hedging.on_stuck = lambda _: None
+
     # -- items that are not run ----------------------------------------------------------------------------------------
 
     def _cancel_waiting(self) -> None:

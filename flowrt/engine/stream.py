@@ -91,7 +91,7 @@ class ResultStream(AsyncIterator[BatchResult]):
             await scheduler.changed()
         self._outlet.finished.clear()
         if scheduler.interrupted_by is not None:
-            raise scheduler.interrupted_by
+            raise asyncio.CancelledError(*scheduler.interrupted_by.args)
 
     async def __aenter__(self) -> Self:
         return self

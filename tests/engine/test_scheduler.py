@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import operator
 import time
 import tracemalloc
 import weakref
@@ -16,7 +17,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowrt import BatchProcessor, ItemFailedError, NodeResult, RetryPolicy
+from flowrt import (
+    BatchProcessor,
+    CircuitBreaker,
+    Hedge,
+    ItemFailedError,
+    NodeResult,
+    RateLimit,
+    RetryPolicy,
+)
 from flowrt.engine.lifecycle import active_batches
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
@@ -649,6 +658,154 @@ def test_nothing_keeps_a_finished_batch_alive(run: Run) -> None:
     gone = run(main())
     gc.collect()
     assert gone() is None
+
+
+class Held:
+    """Something that an item or an input holds."""
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """What is in a cycle stays: only what nothing refers to any more is gone."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"retry": RetryPolicy(2, on=OSError)},
+        {"item_timeout": 60, "batch_timeout": 60},
+        {"hedge": Hedge(after=30.0)},
+        {"rate_limit": RateLimit(1000), "breaker": CircuitBreaker(0.9)},
+    ],
+    ids=lambda settings: " and ".join(settings) or "nothing",
+)
+@pytest.mark.parametrize("how", ["item", "item without an exception", "source", "async source", "cancelled", "ok"])
+def test_a_batch_leaves_nothing_to_the_garbage_collector(
+    how: str, settings: dict[str, Any], stream: bool, run_virtual: Run
+) -> None:
+    gone: list[weakref.ref[Held]] = []
+
+    async def node(x: int) -> Any:
+        await asyncio.sleep(0.001 if x < 3 else 1)
+        if x == 3 and how == "item":
+            raise ValueError("told to fail")
+        if x == 3 and how == "item without an exception":
+            return NodeResult(success=False, error="told to fail")
+        held = Held()
+        gone.append(weakref.ref(held))
+        return held
+
+    def inputs() -> Iterator[int]:
+        held = Held()
+        gone.append(weakref.ref(held))
+        yield from range(4)
+        if how == "source":
+            raise ValueError("told to fail")
+        if how != "ok":
+            yield from iter(range(100))
+
+    async def awaited() -> AsyncIterator[int]:
+        for x in inputs():
+            if x == 4 and how == "async source":
+                raise ValueError("told to fail")
+            yield x
+
+    async def work() -> None:
+        batch = processor(node, 2, continue_on_error=how == "cancelled", **settings)
+        given = awaited() if how == "async source" else inputs()
+        if stream:
+            async with batch.batch_as_completed(given) as results:
+                async for _ in results:
+                    pass
+        else:
+            await batch.batch(given)
+
+    async def main() -> None:
+        raised = None
+        task = asyncio.current_task()
+        if how == "cancelled" and task is not None:
+            asyncio.get_running_loop().call_later(1.5, task.cancel)
+        try:
+            await work()
+        except (ValueError, ItemFailedError, asyncio.CancelledError) as exc:
+            raised = type(exc)
+        assert (raised is None) is (how == "ok")
+        await asyncio.sleep(0)
+        assert len(gone) > 3
+        assert [ref() for ref in gone if ref() is not None] == []
+
+    with no_collection():
+        run_virtual(main())
+
+
+def test_a_stream_that_is_cancelled_while_it_is_closed_leaves_nothing_to_it_either(run_virtual: Run) -> None:
+    async def main() -> None:
+        stream = processor(Watch(10), 2).batch_as_completed(iter([held := Held(), 1, 2]))
+        gone = weakref.ref(held)
+        del held
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(1)
+        closing = asyncio.ensure_future(stream.aclose())
+        await asyncio.sleep(0.5)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        del first, closing, stream
+        await asyncio.sleep(0)
+        assert gone() is None
+
+    with no_collection():
+        run_virtual(main())
+
+
+@pytest.mark.parametrize("why", ["its node has no frame", "the circuit is open"])
+def test_a_failed_result_holds_no_other(why: str, run: Run) -> None:
+    node = operator.itemgetter(0)
+
+    async def main() -> None:
+        held = [Held() for _ in range(8)]
+        gone = [weakref.ref(thing) for thing in held]
+        inputs = [*((thing,) for thing in held), (), ()]
+        del held
+        breaker = CircuitBreaker(0.1, minimum=9, open="fail") if why == "the circuit is open" else None
+        results = await processor(node, 1, breaker=breaker).batch(inputs)
+        result = results[9]
+        del results, inputs
+        assert result.error_type == ("IndexError" if breaker is None else "CircuitOpenError")
+        assert result.exception is not None
+        assert [ref() for ref in gone if ref() is not None] == []
+
+    with no_collection():
+        run(main())
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2, on=OSError)])
+def test_an_input_that_was_not_used_up_is_closed_with_its_batch(retry: RetryPolicy | None, run_virtual: Run) -> None:
+    closed = []
+
+    def inputs() -> Iterator[int]:
+        try:
+            yield from iter(range(100))
+        finally:
+            closed.append(True)
+
+    async def main() -> None:
+        results = await processor(Watch(1), 2, retry=retry, batch_timeout=1.5).batch(inputs())
+        assert closed == [True]
+        assert len(results) == 4
+
+    with no_collection():
+        run_virtual(main())
 
 
 def test_state_shows_in_repr(run_virtual: Run) -> None:
