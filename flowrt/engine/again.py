@@ -87,6 +87,8 @@ class Again(Source):
                 self._end_inputs(exc)
             else:
                 if data is not END:
+                    if self._parked and data is not LATER:
+                        self._wake_one()  # of those who found as many items in backoff as may be: there is more
                     return data
                 self._inputs.dry = True
         return self._at_end() if self._is_over() else LATER

@@ -299,6 +299,21 @@ def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> N
     assert p99(retried) <= 1.1 * p99(plain)
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_every_slot_is_filled_again_after_as_many_items_waited_as_may(kind: str, run_virtual: Run) -> None:
+    async def awaited() -> AsyncIterator[int]:
+        for x in range(1000):
+            yield x
+
+    node = Flaky(dict.fromkeys(range(10), 1))
+    policy = RetryPolicy(2, budget=None, waiting=10, wait=lambda _: 5.0)
+    inputs: Any = range(1000) if kind == "sync" else awaited()
+    results = run_virtual(BatchProcessor(node, 100, retry=policy, telemetry=False).batch(inputs))
+    assert results.success_rate == 1
+    assert node.most == 100
+    assert results.wall_time <= 1 + 5 + 10
+
+
 def test_workers_that_all_found_as_many_items_waiting_as_may_be_end_with_the_batch(run_virtual: Run) -> None:
     async def main() -> list[bool]:
         retry = RetryPolicy(2, budget=None, waiting=1, wait=lambda _: 0.15)
