@@ -64,6 +64,11 @@ class Again(Source):
             self._set_timer()
         self._tell()
 
+    @property
+    def unattended(self) -> bool:
+        """Items wait here, and whoever asks for one waits for the next input and would not see them fall due."""
+        return self._fetching is True and not self._parked and bool(self._backoff or self._due)
+
     def item_ended(self) -> None:
         """An item will not come back: it may have been the last that could."""
         if self._parked and self._is_over():

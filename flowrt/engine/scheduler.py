@@ -128,10 +128,11 @@ class Scheduler(Lifecycle):
         clean = copy_context()
         self._starting -= 1
         while admission.free or await admission.wait():
-            if self._vacant < 0:  # the limit was lowered: one slot fewer
-                self._vacant += 1
-                return
             admission.free -= 1
+            if self._vacant < 0 and not self._is_needed():  # the limit was lowered: one slot fewer
+                self._vacant += 1
+                admission.release()
+                return
             if ledger is not None:
                 asked_ns = clock()
             try:
@@ -295,6 +296,12 @@ class Scheduler(Lifecycle):
         item.started_ns = 0
         again.push(item, item.finished_ns + retry.delay_ns)
         self.admission.release()
+
+    def _is_needed(self) -> bool:
+        """Whether a slot too many has to stay, since nobody else would take up items when they are due."""
+        batch, again = self.batch, self._again
+        inflight = batch.pulled - batch.completed - batch.queued
+        return again is not None and again.unattended and inflight < batch.limit
 
     def _start_again(self, item: ItemRecord) -> None:
         item.forget_outcome()

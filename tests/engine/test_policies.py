@@ -467,6 +467,47 @@ def test_the_limit_of_a_running_batch_can_be_raised_and_lowered(run_virtual: Run
         processor.set_max_concurrency(0)
 
 
+def test_an_item_that_falls_due_under_a_lowered_limit_waits_for_no_input(run_virtual: Run) -> None:
+    node = Flaky({0: 2, 1: 1})
+    told = Told()
+
+    async def inputs() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        while not [line for line in told.log if line[0] == "finished"]:  # whoever asks wants its answer first
+            await asyncio.sleep(1)
+        yield 2
+        yield 3
+
+    async def main() -> None:
+        retry = RetryPolicy(3, budget=None, wait=lambda _: 1.0)
+        processor = BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[told])
+        asyncio.get_running_loop().call_later(0.5, processor.set_max_concurrency, 1)
+        results = await asyncio.wait_for(processor.batch(inputs()), 60)
+        assert [result.attempts for result in results] == [3, 2, 1, 1]
+        assert node.most == 2
+        assert max(Counter(at for at, x in node.began if x > 1).values()) == 1
+
+    run_virtual(main())
+
+
+def test_a_slot_that_goes_leaves_the_place_it_waited_for_to_the_next(run_virtual: Run) -> None:
+    node = Flaky({})
+
+    async def main() -> None:
+        processor = BatchProcessor(node, 3, telemetry=False)
+        async with processor.batch_as_completed(range(9)) as stream:
+            await anext(stream)
+            await asyncio.sleep(10)  # all places hold results
+            began = len(node.began)
+            processor.set_max_concurrency(2)
+            await anext(stream)
+            await asyncio.sleep(10)
+            assert len(node.began) == began + 1
+
+    run_virtual(main())
+
+
 def test_an_adaptive_limit_finds_its_way_and_stays_within_its_bounds(run_virtual: Run) -> None:
     limits: list[int] = []
 
