@@ -168,6 +168,7 @@ class Guard:
         retries = self.retries
         if (
             broken is None
+            and began  # else what refused it would only do so again, and no attempt counts it
             and may_retry
             and retries is not None
             and state != "cancelled"

@@ -415,6 +415,18 @@ def test_what_was_rejected_pays_no_rate_and_is_not_tried_again(run_virtual: Run)
         }
 
 
+@pytest.mark.parametrize("cost", [len, lambda _: math.nan], ids=["raises", "is no amount"])
+def test_an_item_of_a_cost_that_cannot_be_told_is_not_tried_again(run_virtual: Run, cost: Any) -> None:
+    async def main() -> Any:
+        retry = RetryPolicy(budget=None, wait=lambda _: 1.0)
+        processor = BatchProcessor(Flaky({}), 1, rate_limit=RateLimit(100, cost=cost), retry=retry, telemetry=False)
+        return await asyncio.wait_for(processor.batch([7]), 3600)
+
+    (result,) = run_virtual(main())
+    assert (result.status, result.attempts) == ("failed", 0)
+    assert result.error_type in ("TypeError", "ValueError")
+
+
 def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
     starts: list[float] = []
 
