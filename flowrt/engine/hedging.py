@@ -169,7 +169,9 @@ class Hedging:
         item.hedges += 1
         self._running += 1
         rival = _Rival(race, ticket)
-        task = self._loop.create_task(self._run(rival), name=f"{batch.name} hedge", context=race.context.copy())
+        run = self._run(rival)
+        # not by the loop's task factory: an eager one might have it over before it is known as a rival
+        task = asyncio.Task(run, loop=self._loop, name=f"{batch.name} hedge", context=race.context.copy())
         task.add_done_callback(self._rival_ended)
         race.rivals[rival] = task
 

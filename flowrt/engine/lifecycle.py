@@ -174,7 +174,9 @@ class Lifecycle(ABC):
     def _staff(self, slot: Slot) -> None:
         """Give the slot a worker with a clean context."""
         work = self._work(slot)
-        task = slot.task = self.loop.create_task(work, name=self.batch.name, context=self._context.copy())
+        # not by the loop's task factory: an eager one would have it at work before it is counted among the workers
+        task = asyncio.Task(work, loop=self.loop, name=self.batch.name, context=self._context.copy())
+        slot.task = task
         self._workers[task] = slot
         self._starting += 1
         task.add_done_callback(self._worker_ended)

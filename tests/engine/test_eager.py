@@ -1,0 +1,58 @@
+"""A batch on a loop that begins tasks at once, as `asyncio.eager_task_factory` has it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowrt import BatchProcessor, Hedge, RetryPolicy
+from tests.conftest import run_on, virtual_loop
+
+pytestmark = pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 brings it")
+
+
+def run_eagerly(main: Callable[[], Any]) -> Any:
+    async def begun() -> Any:
+        asyncio.get_running_loop().set_task_factory(vars(asyncio)["eager_task_factory"])
+        return await main()
+
+    return run_on(virtual_loop, begun())
+
+
+@pytest.mark.parametrize("settings", [{}, {"retry": RetryPolicy(2)}, {"item_timeout": 60.0}], ids=" ".join)
+def test_all_slots_are_busy_from_the_start(settings: dict[str, Any]) -> None:
+    processor = BatchProcessor(asyncio.sleep, 10, telemetry=False, **settings)
+    results = run_eagerly(lambda: processor.batch([1.0] * 40))
+    assert results.success_rate == 1
+    assert results.wall_time == pytest.approx(4)
+
+
+def test_a_context_variable_is_not_seen_by_the_next_item_however_many_there_are() -> None:
+    var = contextvars.ContextVar("var", default=-1)
+
+    async def node(x: int) -> int:
+        before = var.get()
+        var.set(x)
+        return before
+
+    results = run_eagerly(lambda: BatchProcessor(node, 3, telemetry=False).batch(range(5000)))
+    assert {result.output for result in results} == {-1}
+
+
+def test_a_second_attempt_that_does_not_wait_wins() -> None:
+    tries = 0
+
+    async def node(x: int) -> int:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await asyncio.sleep(60)
+        return tries
+
+    processor = BatchProcessor(node, 1, hedge=Hedge(after=2.0, share=1.0), telemetry=False)
+    results = run_eagerly(lambda: processor.batch([0]))
+    assert (results[0].output, results.wall_time) == (2, pytest.approx(2))
