@@ -97,7 +97,8 @@ class _Recorded(BaseNode):
         causes = self._tape.meta.get("causes", [])
         cause = causes[number] if number < len(causes) else {"kind": "error", "text": "failed"}
         if not cause.get("raised", True):
-            return NodeResult(success=False, error=cause.get("text", "failed"))
+            # with the cause, which a text would not have: whether it is tried again depends on it
+            return NodeResult(success=False, error=_ReplayedError(number, cause.get("text", "failed"), None))
         kind = _LateError if cause["kind"] == "timeout" else _ReplayedError
         status: Any = 429 if cause["kind"] == "rate_limited" else cause.get("http_status")
         raise kind(number, cause.get("text", "failed"), status)

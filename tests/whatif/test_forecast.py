@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowrt import AdaptiveLimit, RateLimit, RetryPolicy
+from flowrt import AdaptiveLimit, NodeResult, RateLimit, RetryPolicy
 from flowrt.policies import Hedge
 from flowrt.whatif import Plan, forecast, sweep
 from flowrt.whatif.forecast import knee_of, recorded_figures, recorded_plan
@@ -94,6 +94,23 @@ def test_what_the_recorded_policy_did_not_try_again_is_not(record: Record) -> No
     policy = RetryPolicy(2, on=KeyError, budget=None, **EVEN)
     tape = record(Service(lambda x: int(x % 4 == 0)), 10, retry=policy, inputs=range(100))
     assert forecast(tape, recorded_plan(tape).changed(retries=5)).predicted.failed == 25
+
+
+def test_failures_that_the_node_returned_are_tried_again_as_they_were(record: Record) -> None:
+    service = Service(lambda x: int(x % 4 == 0))
+
+    async def node(x: int) -> NodeResult:
+        try:
+            return NodeResult(True, await service(x))
+        except ConnectionError:
+            return NodeResult(False, error="busy")
+
+    tape = record(node, 10, retry=RetryPolicy(3, budget=None, **EVEN), inputs=range(100))
+    found = forecast(tape, recorded_plan(tape))
+    assert found.recorded.calls == 125
+    for figures in (found.replayed, found.predicted):
+        assert (figures.calls, figures.ok, figures.failed) == (125, 100, 0)
+    assert forecast(tape, recorded_plan(tape).changed(retries=0)).predicted.failed == 25
 
 
 def test_a_hedge_cuts_the_tail_and_costs_calls(record: Record) -> None:
