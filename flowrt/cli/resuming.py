@@ -19,7 +19,7 @@ __all__ = ["open_journal", "tell_what_is_done", "written_by"]
 _LOOKED_AT_LINES: Final = 1000
 
 
-def open_journal(path: str, node: BaseNode, source: Input, output: str, *, retry_failed: bool) -> Journal:
+def open_journal(path: str, node: BaseNode, source: Input, output: str, *, target: str, retry_failed: bool) -> Journal:
     """Open a run's journal; of an input that is a file the whole content is compared, else each item.
 
     Args:
@@ -27,6 +27,7 @@ def open_journal(path: str, node: BaseNode, source: Input, output: str, *, retry
         node: What runs.
         source: The input.
         output: The output, which must be another file.
+        target: What names the node in the command: two closures of one function are told apart by nothing else.
         retry_failed: Run the items again that had not ended ok.
 
     Raises:
@@ -46,7 +47,7 @@ def open_journal(path: str, node: BaseNode, source: Input, output: str, *, retry
     policy = JournalPolicy(
         path,
         retry_failed=retry_failed,
-        fingerprint={"input": content, "input_format": source.format},
+        fingerprint={"target": target, "input": content, "input_format": source.format},
         check_inputs=not source.rereadable,
     )
     try:

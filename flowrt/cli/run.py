@@ -168,7 +168,7 @@ def run(
     with ExitStack() as until_the_end:
         kept = None
         if journal is not None:  # before the output is touched: it may be that of the run that has the journal
-            kept = open_journal(journal, processor.node, opened, output, retry_failed=retry_failed)
+            kept = open_journal(journal, processor.node, opened, output, target=node, retry_failed=retry_failed)
             processor.journal = until_the_end.enter_context(kept)
             if not quiet:
                 tell_what_is_done(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -53,17 +54,22 @@ def digest_of_item(data: Any) -> bytes:
 def name_of_node(node: BaseNode) -> dict[str, Any]:
     """What names a node in a fingerprint: its id, its type and where its code is, not what its code says.
 
-    A node may be mended before its failed items are run again.
+    A node may be mended before its failed items are run again. Of a partial's arguments there is a checksum, too.
 
     Args:
         node: The node.
     """
     code = getattr(node, "fn", node)
-    while hasattr(code, "func"):  # a partial
+    bound: list[Any] = []
+    while isinstance(code, functools.partial):
+        bound.append([code.args, sorted(code.keywords.items())])
         code = code.func
     if not hasattr(code, "__qualname__"):
         code = type(code)
-    return {"node": node.node_id, "node_type": node.node_type, "code": f"{code.__module__}:{code.__qualname__}"}
+    named = {"node": node.node_id, "node_type": node.node_type, "code": f"{code.__module__}:{code.__qualname__}"}
+    if bound:
+        named["arguments"] = digest_of_item(bound).decode("ascii")
+    return named
 
 
 def _stable(value: Any) -> Any:

@@ -20,7 +20,7 @@ LinesOf = Callable[[Any], list[dict[str, Any]]]
 Command = tuple[list[str], dict[str, str]]
 
 NODES = """
-import asyncio, os
+import asyncio, functools, os
 
 def ran(item):
     with open("ran", "a") as file:
@@ -55,6 +55,20 @@ async def big(item):
 async def login(item):
     ran(0)
     return item["user"]
+
+async def ask(item, model):
+    ran(item)
+    return [model, item]
+
+def asks(model):
+    async def node(item):
+        return await ask(item, model)
+    return node
+
+by_x = functools.partial(ask, model="x")
+by_y = functools.partial(ask, model="y")
+closed_over_x = asks("x")
+closed_over_y = asks("y")
 """
 
 pytestmark = [pytest.mark.parts, pytest.mark.timeout(300)]  # processes of their own, up to six for a test
@@ -172,6 +186,29 @@ def test_another_runs_journal_is_refused_and_nothing_is_touched(
     assert "belongs to another run" in done.stderr
     assert said in done.stderr
     assert {name: (folder / name).read_bytes() for name in files(folder)} == before
+    assert len(ran(folder)) == 3
+
+
+@pytest.mark.parametrize(("node", "other"), [("by_x", "by_y"), ("closed_over_x", "closed_over_y")])
+def test_a_node_of_the_same_code_and_another_name_is_another_run(
+    folder: Path, flowrt: Flowrt, node: str, other: str
+) -> None:
+    write_items(folder, range(3))
+    assert flowrt("run", f"jobs:{node}", *RUN).returncode == 0
+    done = flowrt("run", f"jobs:{other}", "in.jsonl", "-o", "other.jsonl", "--journal", "run.journal")
+    assert done.returncode == 3
+    assert f'target was "jobs:{node}" and is "jobs:{other}"' in done.stderr
+    assert not (folder / "other.jsonl").exists()
+    assert len(ran(folder)) == 3
+
+
+def test_a_partial_of_other_arguments_is_another_run(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(3))
+    assert flowrt("run", "jobs:by_x", *RUN).returncode == 0
+    (folder / "jobs.py").write_text(NODES.replace('(ask, model="x")', '(ask, model="another")'))
+    done = flowrt("run", "jobs:by_x", *RUN)
+    assert done.returncode == 3
+    assert "arguments was" in done.stderr
     assert len(ran(folder)) == 3
 
 

@@ -135,3 +135,17 @@ def test_a_node_is_named_by_its_id_and_where_its_code_is(node: BaseNode, name: s
     assert named["node"] == name
     assert named["code"].endswith(f":{code}")
     assert named["node_type"] == node.node_type
+
+
+async def ask(item: Any, model: str, limit: int = 0) -> Any:
+    return item, model, limit
+
+
+def test_a_partials_arguments_are_part_of_the_name() -> None:
+    def named(*args: Any, **keywords: Any) -> dict[str, Any]:
+        return name_of_node(FunctionNode(functools.partial(ask, *args, **keywords)))
+
+    assert named(model="x") != named(model="y")
+    assert named("x") != named("y")
+    assert named(model="x", limit=1) == named(limit=1, model="x")
+    assert "arguments" not in name_of_node(FunctionNode(ask))
