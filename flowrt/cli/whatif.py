@@ -165,12 +165,13 @@ def _table(tape: Tape, plan: Plan, found: Forecast) -> str:
         a, b = getattr(recorded, name), getattr(predicted, name)
         if a or b or name in ("ok", "failed"):
             counts(name.replace("_", " "), a, b)
-    title = f"{one_line(tape.detail.name)}: {_settings(plan)}"
+    title = f"{one_line(tape.detail.name)}: {_settings(tape, plan)}"
     return "\n".join([title, "", *_aligned(rows), "", *(f"- {note}" for note in found.notes)])
 
 
-def _settings(plan: Plan) -> str:
-    parts = [f"max_concurrency {plan.max_concurrency:,}"]
+def _settings(tape: Tape, plan: Plan) -> str:
+    moves = plan.limit_as_recorded and len(tape.meta.get("limits", [])) > 1
+    parts = [f"max_concurrency {'as recorded, up to ' if moves else ''}{plan.max_concurrency:,}"]
     parts += [f"rate {rate:g} in {per:g} s" for rate, per, _, _ in plan.rates]
     if plan.item_timeout is not None:
         parts.append(f"item_timeout {plan.item_timeout:g} s")

@@ -116,11 +116,13 @@ def forecast(tape: Tape, plan: Plan, *, price: float | None = None) -> Forecast:
         price: Of one call.
     """
     base = recorded_plan(tape)
-    replayed = _figures(replay(tape, base, as_recorded=True), tape, price)
-    ran = replay(tape, plan, as_recorded=plan == base)
+    replayed = _figures(replay(tape, base), tape, price)
+    ran = replay(tape, plan)
     predicted = _figures(ran, tape, price)
     recorded = recorded_figures(tape, price)
     notes = [*tape.notes, *plan.notes, *_doubts(tape, plan, recorded, replayed, ran)]
+    if plan != base:
+        notes += _limit_notes(tape, plan)
     return Forecast(recorded, replayed, predicted, tuple(notes))
 
 
@@ -156,7 +158,10 @@ def sweep(
         points.append(Point(value, _figures(ran, tape, price)))
     knee = knee_of([(p.value, p.figures.throughput) for p in points]) if setting == "max_concurrency" else None
     recorded = recorded_figures(tape, price)
-    return Sweep(setting, tuple(points), knee, recorded, (*tape.notes, *plan.notes))
+    notes = [*tape.notes, *plan.notes]
+    if setting != "max_concurrency":
+        notes += _limit_notes(tape, plan)
+    return Sweep(setting, tuple(points), knee, recorded, tuple(notes))
 
 
 def knee_of(curve: list[tuple[int, float]]) -> int | None:
@@ -240,6 +245,16 @@ def _least_s(tape: Tape, calls: int) -> float:
     """The loop's own work: that many calls cannot be made in less, however many slots there are."""
     cpu_ns = tape.meta.get("cpu_ns") or 0
     return float(cpu_ns) / 1e9 * calls / max(1, tape.detail.attempts)
+
+
+def _limit_notes(tape: Tape, plan: Plan) -> list[str]:
+    if not plan.limit_as_recorded or len(tape.meta.get("limits", [])) < 2:
+        return []
+    moves = (
+        "the recorded concurrency limit moved: it changes when it changed then, whatever an adaptive limit would make "
+        "of the other settings; max_concurrency gives a fixed one"
+    )
+    return [moves]
 
 
 def _doubts(tape: Tape, plan: Plan, recorded: Figures, replayed: Figures, ran: Replay) -> list[str]:

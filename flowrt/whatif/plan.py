@@ -26,6 +26,8 @@ class Plan:
         rates: Amounts and their times, in seconds, of which all hold, each with the most at once and an item's cost.
         hedge: When a straggler gets a second attempt.
         notes: What of the recorded settings cannot be replayed.
+        limit_as_recorded: Whether the concurrency limit changes when it changed then, up to `max_concurrency`; else it
+            is that all the time.
     """
 
     max_concurrency: int
@@ -35,6 +37,7 @@ class Plan:
     rates: tuple[tuple[float, float, float | None, float], ...]
     hedge: Hedge | None
     notes: tuple[str, ...] = ()
+    limit_as_recorded: bool = True
 
     @classmethod
     def recorded(cls, settings: dict[str, Any], limits: list[list[int]]) -> Plan:
@@ -53,6 +56,8 @@ class Plan:
             notes.append("the recorded rate limit weighs items differently, which a replay counts as 1 each")
         if isinstance(retry, dict) and (isinstance(retry.get("wait"), dict) or isinstance(retry.get("when"), dict)):
             notes.append("functions of the recorded retry policy are not replayed: its waits are the default ones")
+        if not settings.get("continue_on_error", True):
+            notes.append("that the recorded batch stops at its first failed item is not replayed")
         hedge = settings.get("hedge")
         return cls(
             max_concurrency=max([limit for _, limit in limits], default=settings.get("max_concurrency", 10)),
@@ -77,7 +82,7 @@ class Plan:
         """The same with some other settings.
 
         Args:
-            max_concurrency: How many items may run at once.
+            max_concurrency: How many items may run at once, all the time.
             item_timeout: Time limit of one attempt, in seconds; None for no limit.
             batch_timeout: Time limit of the whole batch, in seconds; None for no limit.
             retries: How often a failed item is tried again at most; 0 for never.
@@ -90,6 +95,8 @@ class Plan:
             "batch_timeout": batch_timeout,
             "hedge": hedge,
         }
+        if max_concurrency is not UNSET:
+            changes["limit_as_recorded"] = False
         if retries is not UNSET:
             base = self.retry or RetryPolicy()
             changes["retry"] = replace(base, attempts=retries + 1) if retries else None

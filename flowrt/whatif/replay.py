@@ -123,21 +123,20 @@ class Replay:
         self.never_ended: int = node.never_ended
 
 
-def replay(tape: Tape, plan: Plan, *, as_recorded: bool = False) -> Replay:
+def replay(tape: Tape, plan: Plan) -> Replay:
     """Run a recording again.
 
     Args:
         tape: The recording.
         plan: The settings to run it under.
-        as_recorded: Let the concurrency limit change when it changed then.
     """
-    return run_virtual(_run(tape, plan, as_recorded))
+    return run_virtual(_run(tape, plan))
 
 
-async def _run(tape: Tape, plan: Plan, as_recorded: bool) -> Replay:
+async def _run(tape: Tape, plan: Plan) -> Replay:
     rng = Random(_SEED)  # noqa: S311  # the same draws each time are the point
     node = _Recorded(tape, rng)
-    limits = tape.meta.get("limits", []) if as_recorded else []
+    limits = tape.meta.get("limits", []) if plan.limit_as_recorded else []
     processor = BatchProcessor(
         node,
         limits[0][1] if limits else plan.max_concurrency,

@@ -149,6 +149,29 @@ def test_a_batch_whose_limit_changed_is_replayed_with_its_changes(record: Record
     assert found.replayed.makespan == pytest.approx(found.recorded.makespan, rel=0.05)
 
 
+def test_a_limit_that_changed_stays_as_recorded_where_another_setting_is_tried_and_that_is_said(
+    record: Record,
+) -> None:
+    tape = record(Service(), AdaptiveLimit(2, 40), inputs=range(600))
+    plan = recorded_plan(tape)
+    found = forecast(tape, plan.changed(item_timeout=1000.0))
+    assert found.predicted == found.replayed
+    assert any("it changes when it changed then" in note for note in found.notes)
+    assert not any("it changes when it changed then" in note for note in forecast(tape, plan).notes)
+    curve = sweep(tape, plan, "retries", [1])
+    assert curve.points[0].figures == found.replayed
+    assert any("it changes when it changed then" in note for note in curve.notes)
+
+
+def test_the_highest_of_the_recorded_limits_can_be_asked_for_as_a_fixed_one(record: Record) -> None:
+    tape = record(Service(), AdaptiveLimit(2, 40), inputs=range(600))
+    plan = recorded_plan(tape)
+    found = forecast(tape, plan.changed(max_concurrency=plan.max_concurrency))
+    real = recorded_figures(record(Service(), plan.max_concurrency, inputs=range(600)))
+    assert found.predicted.makespan == pytest.approx(real.makespan, rel=1e-6)
+    assert found.predicted.makespan < 0.9 * found.replayed.makespan
+
+
 def test_latency_that_grows_with_load_is_seen_where_the_recording_varies_concurrency(record: Record) -> None:
     running = 0
 
@@ -200,9 +223,10 @@ def test_a_recording_at_one_concurrency_says_that_it_shows_no_contention(record:
 
 def test_what_cannot_be_replayed_of_the_settings_is_said() -> None:
     limit = {"rate": 10, "per": 1.0, "burst": 10, "cost": None}
-    plan = Plan.recorded({"breaker": "CircuitBreaker(...)", "rate_limits": [limit]}, [[0, 7]])
+    settings = {"breaker": "CircuitBreaker(...)", "rate_limits": [limit], "continue_on_error": False}
+    plan = Plan.recorded(settings, [[0, 7]])
     assert plan.max_concurrency == 7
-    assert len(plan.notes) == 2
+    assert len(plan.notes) == 3
 
 
 def test_a_sweep_is_a_forecast_for_each_value(record: Record) -> None:
