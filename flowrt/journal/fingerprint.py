@@ -6,12 +6,15 @@ import functools
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
-from datetime import date, time
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, Final
+from uuid import UUID
 from zlib import crc32
 
 from flowrt.nodes.base import BaseNode
@@ -38,8 +41,8 @@ def digest_of_file(fd: int) -> str:
 def digest_of_item(data: Any) -> bytes:
     """The checksum of one input, the same in every process.
 
-    It tells inputs apart that JSON tells apart. An object that JSON has no form for counts by its type alone, as its
-    repr may hold its address.
+    It tells inputs apart that JSON tells apart, and what an output has a form for. Any other object counts by its type
+    alone, as its repr may hold its address.
 
     Args:
         data: An item.
@@ -73,7 +76,9 @@ def name_of_node(node: BaseNode) -> dict[str, Any]:
 
 
 def _stable(value: Any) -> Any:
-    if isinstance(value, (date, time, PurePath)):
+    if isinstance(value, type):
+        return _type_of(value)
+    if isinstance(value, (date, time, timedelta, Decimal, UUID, PurePath)):
         return str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).hex()
@@ -83,8 +88,14 @@ def _stable(value: Any) -> Any:
         return dict(value)
     if isinstance(value, Set):
         return sorted(_text_of(member) for member in value)
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, deque):
+        return list(value)
+    if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
+    if callable(dump := getattr(value, "model_dump", None)):  # pydantic
+        return dump(mode="json")
+    if callable(tolist := getattr(value, "tolist", None)):  # numpy
+        return tolist()
     return _type_of(value)
 
 

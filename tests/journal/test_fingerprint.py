@@ -6,12 +6,16 @@ import functools
 import os
 import subprocess
 import sys
+from collections import deque
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 
 from flowrt import BaseNode, FunctionNode, NodeResult
@@ -35,6 +39,16 @@ class Thing:
     pass
 
 
+class Model:
+    """As pydantic's."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def model_dump(self, mode: str) -> dict[str, Any]:
+        return self.values if mode == "json" else {}
+
+
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
 
@@ -54,6 +68,14 @@ CYCLE.append(CYCLE)
         ({"a", "b"}, {"a", "c"}),
         (Place("Oslo", frozenset("a")), Place("Oslo", frozenset("b"))),
         (float("nan"), float("inf")),
+        (UUID(int=1), UUID(int=2)),
+        (Decimal("1.0"), Decimal("1.5")),
+        (timedelta(1), timedelta(2)),
+        (deque([1]), deque([2])),
+        (np.int64(1), np.int64(2)),
+        (np.array([[1, 2]]), np.array([[1, 3]])),
+        (Model(a=1), Model(a=2)),
+        ([Model(a=UUID(int=1))], [Model(a=UUID(int=2))]),
         ("\ud800", "\ud801"),
     ],
 )
@@ -63,7 +85,7 @@ def test_inputs_that_differ_have_other_digests(one: Any, other: Any) -> None:
     assert len(digest_of_item(one)) == 8
 
 
-@pytest.mark.parametrize("value", [Thing(), [Thing()], CYCLE, {(1, 2): 3}, lambda: None, Thing])
+@pytest.mark.parametrize("value", [Thing(), [Thing()], CYCLE, {(1, 2): 3}, lambda: None, Thing, Model, np.int64])
 def test_what_json_has_no_form_for_counts_by_its_type(value: Any) -> None:
     assert digest_of_item(value) == digest_of_item(value)
     assert digest_of_item([Thing(), 1]) == digest_of_item([Thing(), 1])
