@@ -48,9 +48,13 @@ def log_event(level: str, event: str, **fields: Any) -> None:
 def is_listened_to(level: str) -> bool:
     """Whether an event of this level would reach anybody."""
     if structlog.is_configured():
-        bound = structlog.get_logger("flowrt").bind()
-        probe = getattr(bound, "is_enabled_for", None) or getattr(bound, "isEnabledFor", None)
-        return probe is None or bool(probe(_LEVELS[level]))
+        try:
+            bound = structlog.get_logger("flowrt").bind()
+            kind = type(bound)  # of an instance, some wrappers make any name a method that logs
+            probe = getattr(kind, "is_enabled_for", None) or getattr(kind, "isEnabledFor", None)
+            return probe is None or bool(probe(bound, _LEVELS[level]))
+        except Exception:  # what it wraps knows no levels
+            return True
     return _logger.isEnabledFor(_LEVELS[level]) and _has_real_handler(_logger)
 
 

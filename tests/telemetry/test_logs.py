@@ -132,3 +132,21 @@ assert results.success_rate == 0
         [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("wrapper", [structlog.stdlib.BoundLogger, structlog.BoundLogger, structlog.BoundLoggerBase])
+def test_a_batch_runs_whatever_wrapper_structlog_is_configured_with(run: Run, wrapper: type[Any]) -> None:
+    """The first asks a logger that has no levels whether it has one, the second takes the question for an event."""
+    told: Events = []
+
+    def keep(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        told.append(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep], wrapper_class=wrapper)
+    try:
+        results = run(BatchProcessor(odd_fails).batch([0, 2, 4]))
+    finally:
+        structlog.reset_defaults()
+    assert [result.output for result in results] == [0, 2, 4]
+    assert all(isinstance(event["event"], str) for event in told)
