@@ -27,7 +27,8 @@ class SequentialEstimate:
     Args:
         size: How many were measured.
         sample_s: What was measured: the mean time of a sampled item, in seconds.
-        sample_margin_s: Half the width of the 95 % interval around it, in seconds; infinite for a sample of one.
+        sample_margin_s: Half the width of the 95 % interval around it, in seconds; infinite for a sample of one
+            from several.
         item_s: The estimate for the mean time of any item, in seconds.
         margin_s: As above, for the estimate.
         items: How many there are in all.
@@ -129,6 +130,8 @@ def estimate(
 def _margin(residuals: Sequence[float], items: int) -> float:
     """Half the width of a mean's 95 % interval; a sample of everything leaves no doubt."""
     size = len(residuals)
+    if size >= items:
+        return 0.0
     if size < 2:
         return math.inf
     variance = sum(residual**2 for residual in residuals) / (size - 1)

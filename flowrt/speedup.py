@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -26,7 +27,7 @@ class Speedup:
             item was held up by others counts as its own.
         measured: The honest figure.
         low: The lower end of its interval.
-        high: The upper end.
+        high: The upper end; infinite where a sample of one says nothing of it.
         method: `sample`: some items were run one after another, and the interval is of 95 %. `held`: the claim less
             the time for which items were ready and something else had the loop; the interval is of what is not known
             about when they became ready.
@@ -51,7 +52,7 @@ class Speedup:
             "claimed": self.claimed,
             "measured": self.measured,
             "low": self.low,
-            "high": self.high,
+            "high": self.high if math.isfinite(self.high) else None,  # JSON has no infinity
             "method": self.method,
             "sample_size": None if self.estimate is None else self.estimate.size,
         }

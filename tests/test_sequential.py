@@ -95,6 +95,8 @@ def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
 def test_a_sample_of_all_items_leaves_no_doubt_and_one_of_one_every_doubt() -> None:
     everything = estimate({0: 1.0, 1: 2.5}, [1.0, 2.0])
     assert (everything.total_s, everything.margin_s) == (pytest.approx(3.5), 0)
+    whole = estimate({0: 1.0}, [2.0])
+    assert (whole.total_s, whole.margin_s, whole.sample_margin_s) == (1.0, 0, 0)
     one = estimate({0: 1.0}, [1.0, 2.0])
     assert (one.total_s, one.margin_s) == (pytest.approx(3.0), math.inf)
     assert one.speedup(1.0)[1:] == (0, math.inf)

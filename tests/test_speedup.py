@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -188,6 +190,16 @@ def test_a_figure_goes_with_its_method_and_interval() -> None:
         {"claimed": 5.0, "measured": 5.0, "low": 4.5, "high": 5.5, "method": "sample", "sample_size": 4}
     )
     assert not found.diverges
+
+
+def test_a_sample_of_one_has_no_upper_end_and_is_json_all_the_same(run_virtual: Run) -> None:
+    async def node(x: int) -> None:
+        await asyncio.sleep(1)
+
+    results = run_virtual(BatchProcessor(node, 2, speedup_sample=1).batch(range(4)))
+    assert results.report.speedup.high == math.inf
+    told = json.loads(json.dumps(results.report.as_dict(), allow_nan=False))
+    assert (told["speedup"]["sample_size"], told["speedup"]["high"]) == (1, None)
 
 
 def test_both_figures_are_on_the_metric(run: Run) -> None:

@@ -96,7 +96,10 @@ def _tiles(detail: Detail) -> str:
     tiles.append(("attempts", f"{detail.attempts:,}", f"{retried:,} items tried again"))
     if detail.speedup:
         speedup = detail.speedup
-        note = f"{speedup['low']:,.1f} to {speedup['high']:,.1f}×, by {speedup['method']}"
+        if speedup["high"] is None:
+            note = "no interval from a sample of 1"
+        else:
+            note = f"{speedup['low']:,.1f} to {speedup['high']:,.1f}×, by {speedup['method']}"
         tiles.append(("speedup, measured", f"{speedup['measured']:,.1f}×", note))
         tiles.append(("speedup, claimed", f"{speedup['claimed']:,.1f}×", "sum of times / wall time"))
     shown = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from html import unescape
 from pathlib import Path
@@ -15,6 +16,8 @@ from flowrt.recording.parquet import read_recording
 from flowrt.reporting.attempts import Attempts
 from flowrt.reporting.detail import Detail, detail_of
 from flowrt.reporting.page import page_of
+from flowrt.sequential import SequentialEstimate
+from flowrt.speedup import speedup_by_sample
 from tests.conftest import Run
 
 from .conftest import HOSTILE
@@ -37,6 +40,15 @@ def test_it_asks_nobody_for_anything(detail: Detail) -> None:
     assert "default-src 'none'" in unescape(page)
     assert "unsafe-eval" not in page
     assert "script-src 'unsafe-inline'" not in unescape(page)
+
+
+def test_a_speedup_without_an_upper_end_has_no_interval(detail: Detail) -> None:
+    estimate = SequentialEstimate(1, 1.0, math.inf, 1.0, math.inf, 20)
+    detail.speedup = speedup_by_sample(40.0, 10.0, estimate).as_dict()
+    tiles = page_of(detail).partition('<dl class="tiles">')[2].partition("</dl>")[0]
+    assert "2.0×" in tiles
+    assert "no interval from a sample of 1" in tiles
+    assert "inf" not in tiles
 
 
 def test_a_lone_surrogate_in_an_error_breaks_nothing(run_virtual: Run, tmp_path: Path) -> None:
