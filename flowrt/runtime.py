@@ -18,6 +18,7 @@ from flowrt.engine.lifecycle import active_batches
 from flowrt.policy import check_duration
 from flowrt.server import READINESS, TelemetryServer
 from flowrt.shutdown import REASON, Shutdown
+from flowrt.telemetry.export import loggable
 from flowrt.telemetry.logs import log_event
 from flowrt.telemetry.setup import LogFormat, LogSetup, TraceSetup
 from flowrt.telemetry.watchdog import Watchdog
@@ -193,7 +194,8 @@ class Runtime:
                     loop, lambda: [scheduler.batch for scheduler in active_batches(loop)], self._stall_after_s
                 )
                 self._watchdog.start()
-            known = {"metrics_url": self.metrics_url, "otlp_endpoint": self._otlp_endpoint}
+            endpoint = None if self._otlp_endpoint is None else loggable(self._otlp_endpoint)
+            known = {"metrics_url": self.metrics_url, "otlp_endpoint": endpoint}
             log_event("info", "runtime.started", **{key: value for key, value in known.items() if value is not None})
             self._shutdown.install()
             if task is not None:

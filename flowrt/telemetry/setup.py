@@ -14,7 +14,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from flowrt.errors import MissingExtraError
-from flowrt.telemetry.export import SpanPipeline, make_transport, read_settings
+from flowrt.telemetry.export import SpanPipeline, loggable, make_transport, read_settings
 from flowrt.telemetry.export.console import ConsoleTransport, as_json
 from flowrt.telemetry.logs import add_trace_ids, log_event
 from flowrt.telemetry.metrics import METRICS
@@ -170,7 +170,7 @@ class TraceSetup:
                 _log.warning(
                     "otlp_endpoint=%r is not used: this process has a tracer provider of its own; add an exporter to "
                     "that one, or leave it to flowrt to make one",
-                    otlp_endpoint,
+                    loggable(otlp_endpoint),
                 )
             return
         resource = _resource(service_name)
@@ -245,7 +245,7 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
     elif not isinstance(otlp_endpoint, str) or ("://" not in otlp_endpoint and not _over_grpc()):
         raise ValueError(
             f"otlp_endpoint must be the collector's http or https URL, for instance http://127.0.0.1:4318, "
-            f"not {otlp_endpoint!r}"
+            f"not {loggable(otlp_endpoint)!r}"
         )
     settings = read_settings(otlp_endpoint)
     try:

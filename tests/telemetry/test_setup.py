@@ -349,6 +349,28 @@ def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unu
     assert "otlp_endpoint='http://127.0.0.1:9' is not used" in caplog.text
 
 
+SECRETIVE = "https://user:secret@127.0.0.1:9/base?key=secret#secret"
+
+
+@pytest.mark.usefixtures("_no_variables")
+def test_what_is_secret_in_an_endpoint_is_not_told_where_it_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    TraceSetup(None, SECRETIVE)
+    assert "otlp_endpoint='https://127.0.0.1:9/base' is not used" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.usefixtures("_no_variables")
+@pytest.mark.parametrize(
+    "endpoint", [SECRETIVE.partition("//")[2], "ftp" + SECRETIVE[5:], SECRETIVE.encode(), "http://u:secret@c:secret"]
+)
+def test_what_is_secret_in_an_endpoint_is_not_told_where_it_cannot_be_used(endpoint: Any) -> None:
+    with pytest.raises(ValueError, match="must be the collector's http or https URL") as told:
+        TraceSetup(None, endpoint)
+    assert "user" not in str(told.value)
+    assert "key" not in str(told.value)
+
+
 class Taker:
     """Stands in a pipeline's place."""
 

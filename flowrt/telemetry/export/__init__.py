@@ -5,10 +5,19 @@ from __future__ import annotations
 from flowrt.telemetry.export.delivery import Backoff
 from flowrt.telemetry.export.over_http import HttpTransport
 from flowrt.telemetry.export.pipeline import SpanPipeline
-from flowrt.telemetry.export.settings import ExportSettings, read_settings
+from flowrt.telemetry.export.settings import ExportSettings, loggable, read_settings
 from flowrt.telemetry.export.transport import Outcome, Transport
 
-__all__ = ["Backoff", "ExportSettings", "Outcome", "SpanPipeline", "Transport", "make_transport", "read_settings"]
+__all__ = [
+    "Backoff",
+    "ExportSettings",
+    "Outcome",
+    "SpanPipeline",
+    "Transport",
+    "loggable",
+    "make_transport",
+    "read_settings",
+]
 
 
 def make_transport(settings: ExportSettings) -> Transport:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-__all__ = ["Compression", "ExportSettings", "WireProtocol", "read_settings"]
+__all__ = ["Compression", "ExportSettings", "WireProtocol", "loggable", "read_settings"]
 
 WireProtocol = Literal["http/protobuf", "grpc"]
 Compression = Literal["none", "gzip"]
@@ -98,9 +98,9 @@ class ExportSettings:
             usable = False
         if not usable:
             example = "http://127.0.0.1:4317" if self.protocol == "grpc" else "http://127.0.0.1:4318"
-            shown = self.endpoint.rpartition("@")[2]
             raise ValueError(
-                f"the OTLP endpoint must be the collector's http or https URL, for instance {example}, not {shown!r}"
+                f"the OTLP endpoint must be the collector's http or https URL, for instance {example}, "
+                f"not {loggable(self.endpoint)!r}"
             )
         return url
 
@@ -115,6 +115,19 @@ class ExportSettings:
         )
         object.__setattr__(self, "headers", headers)
         object.__setattr__(self, "endpoint", urlunsplit(url._replace(netloc=host)))
+
+
+def loggable(endpoint: object) -> str:
+    """An endpoint, usable or not, as it may be logged: a user and a password, a query and a fragment may be secret.
+
+    Args:
+        endpoint: What was given.
+    """
+    text = str(endpoint)
+    scheme, slashes, rest = text.partition("://") if "://" in text else ("", "", text)
+    bare, *more = re.split(r"[?#]", rest, maxsplit=1)
+    shown = "..." if more and "@" in more[0] else bare.rpartition("@")[2]  # in which the `?` may be the password's
+    return f"{scheme}{slashes}{shown}"
 
 
 def read_settings(
@@ -214,7 +227,7 @@ def _headers() -> dict[str, str]:
 def _endpoint(endpoint: str | None, protocol: WireProtocol) -> str:
     if endpoint is not None:
         if not isinstance(endpoint, str):
-            raise ValueError(f"the OTLP endpoint must be the collector's URL, not {endpoint!r}")
+            raise ValueError(f"the OTLP endpoint must be the collector's URL, a str, not {loggable(endpoint)!r}")
         return _with_path(endpoint, protocol)
     for_traces = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
     if for_traces:  # used as it is, says the specification

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flowrt.telemetry.export import ExportSettings, read_settings
+from flowrt.telemetry.export import ExportSettings, loggable, read_settings
 
 PREFIX = "OTEL_EXPORTER_OTLP_"
 
@@ -168,9 +168,26 @@ def test_an_endpoint_that_is_none_is_refused_with_an_example(endpoint: object) -
 
 
 def test_a_refused_endpoint_shows_no_password() -> None:
-    with pytest.raises(ValueError, match="not 'c/v1/traces'") as caught:
-        read_settings("ftp://me:canary@c")
+    with pytest.raises(ValueError, match="not 'ftp://c/v1/traces'") as caught:
+        read_settings("ftp://me:canary@c?key=canary")
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://c:4318/base", "http://c:4318/base"),
+        ("c:4317", "c:4317"),
+        ("https://me:canary@c:4318/base?key=canary#canary", "https://c:4318/base"),
+        ("https://me:can@ary@c", "https://c"),
+        ("https://me:can/ary@c", "https://c"),
+        ("https://me:can?ary@c", "https://..."),
+        ("https://c?key=can@ary", "https://..."),
+        ("me:canary@c", "c"),
+    ],
+)
+def test_of_an_endpoint_nothing_is_shown_that_may_be_secret(endpoint: str, shown: str) -> None:
+    assert loggable(endpoint) == shown
 
 
 @pytest.mark.parametrize(
