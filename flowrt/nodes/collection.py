@@ -10,6 +10,7 @@ from typing import Any, Final
 from flowrt.batch import BatchProcessor
 from flowrt.errors import ItemFailedError, error_text
 from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.records import BatchResult
 
 __all__ = ["FilterNode", "MapNode", "ReduceNode"]
 
@@ -71,6 +72,8 @@ class MapNode(BaseNode):
         outputs: dict[int, Any] = {}
         total = 0
         stopped: str | None = None
+        failure: BatchResult | None = None  # the first, by which the batch may have been stopped
+        told = False
         try:
             async with stream:
                 async for result in stream:
@@ -79,10 +82,12 @@ class MapNode(BaseNode):
                         outputs[result.index] = result.output
                     elif result.status != "cancelled":
                         errors.append({"index": result.index, "error": result.error})
+                        failure = failure or result
         except ItemFailedError as exc:
-            stopped = error_text(exc)
+            stopped, told = error_text(exc), exc.result is failure
         except Exception as exc:  # the failed item's own exception, or the source's
             stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
+            told = failure is not None and exc is failure.exception
         errors.sort(key=lambda entry: entry["index"])
         output = {
             self.output_key: [outputs.get(index) for index in range(total)],
@@ -95,9 +100,10 @@ class MapNode(BaseNode):
         if not errors:
             return failed(stopped or _CUT_SHORT, {"errors": errors}, output)
         first = f"item {errors[0]['index']}: {errors[0]['error']}"
-        return failed(
-            f"{total - len(outputs)} of {total} items did not succeed; the first: {first}", {"errors": errors}, output
-        )
+        message = f"{total - len(outputs)} of {total} items did not succeed; the first: {first}"
+        if stopped is not None and not told:
+            message += f"; {stopped}"
+        return failed(message, {"errors": errors}, output)
 
 
 class FilterNode(BaseNode):

@@ -92,7 +92,7 @@ def test_map_that_stops_at_the_first_failure_starts_no_more(run: Run) -> None:
     node = MapNode("m", child, max_concurrency=3, continue_on_error=False)
     result = run(node.execute(given(range(100)), WorkflowContext()))
     assert not result.success
-    assert "two" in result.error
+    assert result.error.endswith("the first: item 2: two")
     assert len(started) <= 4
 
 
@@ -146,6 +146,34 @@ def test_an_items_source_that_raises_is_a_failed_result(run: Run) -> None:
     assert not result.success
     assert "disk gone" in result.error
     assert result.output["results"] == [2]
+
+
+@pytest.mark.parametrize("continue_on_error", [True, False])
+def test_an_items_source_that_raises_is_told_beside_the_items_that_failed(run: Run, continue_on_error: bool) -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        raise OSError("disk gone")
+
+    async def child(data: dict[str, int]) -> int:
+        await asyncio.sleep(0.001)
+        if data["item"] == 1:
+            raise ValueError("unlucky")
+        return data["item"]
+
+    node = MapNode("m", child, continue_on_error=continue_on_error)
+    result = run(node.execute(given(source()), WorkflowContext()))
+    assert "1 of 2 items did not succeed; the first: item 1: unlucky" in result.error
+    assert "stopped by OSError: disk gone" in result.error
+
+
+def test_a_failure_that_a_node_returned_and_that_stops_the_map_is_told_once(run: Run) -> None:
+    async def child(data: dict[str, int]) -> NodeResult:
+        return NodeResult(False, error="busy")
+
+    node = MapNode("m", child, max_concurrency=1, continue_on_error=False)
+    result = run(node.execute(given(range(3)), WorkflowContext()))
+    assert result.error == "1 of 1 items did not succeed; the first: item 0: busy"
 
 
 @pytest.mark.parametrize("key", ["total", "succeeded", "failed"])
