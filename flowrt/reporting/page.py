@@ -149,13 +149,14 @@ def _causes(detail: Detail) -> str:
     rows = []
     for cause in detail.causes[:_MOST_CAUSES]:
         examples = "".join(
-            f"<li>item {example['index']:,}, attempt {example['attempt']}: <code>{_text(example['error'])}</code>"
+            f"<li>item {example['index']:,}, attempt {_text(example['attempt'])}: "
+            f"<code>{_text(example['error'])}</code>"
             + (f" <small>trace {_text(example['trace_id'])}</small>" if example["trace_id"] else "")
             + "</li>"
             for example in cause["examples"]
         )
         where = f"<small>{_text(cause['where'])}</small>" if cause.get("where") else ""
-        status = f' <span class="tag">HTTP {cause["http_status"]}</span>' if cause.get("http_status") else ""
+        status = f' <span class="tag">HTTP {_text(cause["http_status"])}</span>' if cause.get("http_status") else ""
         rows.append(
             f'<tr><td class="n">{cause["items"]:,}</td><td class="n">{cause["attempts"]:,}</td>'
             f"<td><details><summary><b>{_text(cause['type'])}</b>{status} {_text(cause['text'])} {where}</summary>"
@@ -195,7 +196,7 @@ def _slowest(detail: Detail) -> str:
         return ""
     rows = "".join(
         f'<tr><td class="n">{item["index"]:,}</td><td class="n">{duration(item["duration"])}</td>'
-        f'<td class="n">{duration(item["service"])}</td><td class="n">{item["attempts"]}</td>'
+        f'<td class="n">{duration(item["service"])}</td><td class="n">{_text(item["attempts"])}</td>'
         f'<td class="end"><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>'
         f"{_text(item['status'])}</td>"
         f"<td><code class='id'>{_text(item['trace_id'] or '')}</code></td></tr>"

@@ -34,6 +34,15 @@ def test_hostile_texts_are_texts(detail: Detail) -> None:
     assert page.count("</script>") == 3, "the data's and the two scripts' own"
 
 
+def test_values_of_a_recording_that_are_no_numbers_are_texts(detail: Detail) -> None:
+    detail.slowest[0]["attempts"] = HOSTILE
+    detail.causes[0]["http_status"] = HOSTILE
+    detail.causes[0]["examples"][0]["attempt"] = HOSTILE
+    page = page_of(detail)
+    assert "<img" not in outside_of_scripts(page)
+    assert page.count("</script>") == 3, "the data's and the two scripts' own"
+
+
 def test_it_asks_nobody_for_anything(detail: Detail) -> None:
     page = outside_of_scripts(page_of(detail))
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
