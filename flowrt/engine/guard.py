@@ -138,13 +138,12 @@ class Guard:
             await breaker.wait(wait_ns)
         return 0
 
-    def leave(self, item: ItemRecord, outcome: Any, *, may_retry: bool) -> Retry | None:
+    def leave(self, item: ItemRecord, outcome: Any) -> Retry | None:
         """An attempt has ended, or was refused: learn from it, and say whether the item is to be tried again.
 
         Args:
             item: Its record, settled.
             outcome: What the node raised, or what it returned.
-            may_retry: False where the batch begins nothing any more.
         """
         if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
             item.ticket = None
@@ -169,7 +168,6 @@ class Guard:
         if (
             broken is None
             and began  # else what refused it would only do so again, and no attempt counts it
-            and may_retry
             and retries is not None
             and state != "cancelled"
             and (state != "ok" or retries.judges_successes)

@@ -179,6 +179,7 @@ class Scheduler(Lifecycle):
                 self._interrupted(item, slot)
                 outcome = item.exception
             except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
+                outcome = exc
                 settle_exception(item, exc)
                 self._fail(exc, f"the node raised {type(exc).__name__}")
             if slot.abandoned:  # given up long ago: the item has been finished without us
@@ -278,9 +279,15 @@ class Scheduler(Lifecycle):
                 self.failure = exc
 
     def _leave(self, guard: Guard, item: ItemRecord, outcome: Any) -> Retry | None:
-        """The attempt is over: what the policies make of it."""
-        may_retry = self._stopped is None and self._drained is None
-        return guard.leave(item, item.exception if item.status == "timed_out" else outcome, may_retry=may_retry)
+        """The attempt is over: what the policies make of it.
+
+        Where the policy grants another attempt that its batch does not begin any more, it has not failed.
+        """
+        retry = guard.leave(item, item.exception if item.status == "timed_out" else outcome)
+        if retry is None or (reason := self._stopped or self._drained) is None:
+            return retry
+        _try_no_more(item, reason)
+        return None
 
     def _come_back(self, item: ItemRecord, retry: Retry) -> None:
         """The item is to be tried again: its slot and its place go to others until then."""
@@ -422,8 +429,7 @@ class Scheduler(Lifecycle):
         """Items that waited for another attempt end as cancelled."""
         reason = self._stopped or self._drained or "the batch was stopped"
         for item in self._source.leftover():
-            last = f"attempt {item.attempts} ended in {item.error_type}: {item.error}"
-            _cancel(item, f"not tried again: {reason}; {last}")
+            _try_no_more(item, reason)
             item.finished_ns = self._clock()
             self._finish(item)
 
@@ -460,6 +466,10 @@ def _cancel(item: ItemRecord, reason: str) -> None:
     item.status = "cancelled"
     item.error = reason
     item.error_type = "CancelledError"
+
+
+def _try_no_more(item: ItemRecord, reason: str) -> None:
+    _cancel(item, f"not tried again: {reason}; attempt {item.attempts} ended in {item.error_type}: {item.error}")
 
 
 def _unfinish(item: ItemRecord, reason: str, error: BaseException | None = None) -> None:

@@ -477,6 +477,45 @@ def test_draining_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
     assert set(node.runs) == {6, 7, 8, 9}
 
 
+@pytest.mark.parametrize("end", ["drain", "stop"])
+def test_an_item_that_would_be_tried_again_if_the_batch_went_on_has_not_failed(
+    end: str, run_virtual: Run, path: Path
+) -> None:
+    told: list[tuple[str, int, str]] = []
+    seconds, mended = {0: 10.0, 1: 3.0}, False
+
+    class Look(Instrument):
+        def attempt_ended(self, item: ItemRecord) -> None:
+            told.append(("ended", item.index, item.status))
+
+        def retry_scheduled(self, item: ItemRecord) -> None:
+            told.append(("retry", item.index, item.status))
+
+        def item_finished(self, item: ItemRecord) -> None:
+            told.append(("finished", item.index, item.status))
+
+    async def node(x: int) -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(seconds[x])
+        if not mended:
+            raise ConnectionError(f"no answer to {x}")
+        return x
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.call_later(5.0, lambda: [getattr(batch, end)("over") for batch in active_batches(loop)])
+        retry = RetryPolicy(2, wait=lambda _: 1.0)
+        return await processor(node, 2, path, retry=retry, instruments=[Look()]).batch(range(2))
+
+    results = run_virtual(main())  # the time is over in the first attempt at 0 and in the second and last at 1
+    assert [(result.status, result.attempts) for result in results] == [("cancelled", 1), ("failed", 2)]
+    assert results[0].error == "not tried again: over; attempt 1 ended in ConnectionError: no answer to 0"
+    assert [event for event in told if event[1] == 0] == [("ended", 0, "cancelled"), ("finished", 0, "cancelled")]
+    assert held(path) == {1: "failed"}
+    mended = True
+    assert [result.status for result in run_virtual(main())] == ["ok", "failed"]
+
+
 def test_what_the_journal_holds_is_resumed_even_after_the_batchs_time_is_over(run_virtual: Run, path: Path) -> None:
     run_virtual(processor(Node(failing={0}), 1, path).batch(range(6)))
     policy = JournalPolicy(path, retry_failed=True)
