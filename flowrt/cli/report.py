@@ -81,7 +81,8 @@ def as_command_error(exc: RecordingError) -> CommandError:
 def _looks_like_lines(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
-            return opened.read(1) == b"{"
+            first = opened.read(1)
+            return first == b"{" or (not first and file.suffix == ".jsonl")  # a run of no items writes no line
     except OSError:
         return False
 

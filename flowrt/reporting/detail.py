@@ -37,7 +37,8 @@ class Detail:
         throttled_s: What items in slots waited for rate limits or an open circuit, in all.
         causes: What made items and attempts fail, the most frequent first.
         retries: How many items were tried again and recovered, and items by their number of attempts.
-        slowest: The items that took longest, with their traces' ids.
+        slowest: The items that took longest, with their traces' ids; `duration` is None where only the last attempt's
+            time is known.
         bound: Seconds of the wall time by what held the batch back, where that was recorded.
         bound_timeline: The same over time: beginning, end, and seconds by cause.
         explanation: What held the batch back, in one sentence of clauses, the main one first.

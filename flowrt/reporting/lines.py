@@ -18,6 +18,7 @@ from flowrt.reporting.detail import Detail, quantiles
 __all__ = ["detail_of_lines"]
 
 _SLOWEST: Final = 50
+_MOST: Final = 2**63 - 1  # nothing that a column of integers holds is more
 
 
 def detail_of_lines(path: Path) -> Detail:
@@ -33,7 +34,7 @@ def detail_of_lines(path: Path) -> Detail:
     np = require_numpy("a report")
     counts = dict.fromkeys(OUTCOMES, 0)
     causes, by_number = Causes(), Counter[int]()
-    index, took, ran_at = array("q"), array("d"), array("q")
+    index, took, status, tried = array("q"), array("d"), array("q"), array("q")
     attempts = recovered = 0
     with _opened(path) as lines:
         for number, text in enumerate(lines, 1):
@@ -47,7 +48,8 @@ def detail_of_lines(path: Path) -> Detail:
             if result.attempts:
                 index.append(result.index)
                 took.append(result.execution_time)
-                ran_at.append(OUTCOMES.index(result.status))
+                status.append(OUTCOMES.index(result.status))
+                tried.append(result.attempts)
     service = np.frombuffer(took, np.float64) if took else np.zeros(0)
     slow = np.argsort(-service, kind="stable")[:_SLOWEST]
     return Detail(
@@ -68,9 +70,9 @@ def detail_of_lines(path: Path) -> Detail:
         slowest=[
             {
                 "index": index[at],
-                "status": OUTCOMES[ran_at[at]],
-                "attempts": 1,
-                "duration": took[at],
+                "status": OUTCOMES[status[at]],
+                "attempts": tried[at],
+                "duration": took[at] if tried[at] == 1 else None,  # of several attempts a line has the last one's time
                 "service": took[at],
                 "ended": None,
                 "trace_id": None,
@@ -93,7 +95,7 @@ def _opened(path: Path) -> Any:
 def _result(path: Path, number: int, text: bytes) -> BatchResult:
     try:
         line = json.loads(text)
-        return BatchResult(
+        result = BatchResult(
             int(line["index"]),
             None,
             success=bool(line["success"]),
@@ -103,8 +105,24 @@ def _result(path: Path, number: int, text: bytes) -> BatchResult:
             attempts=int(line["attempts"]),
             execution_time=float(line["execution_time"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        _check(result)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
         raise RecordingError(
             f"{path} is neither a recording nor an output of flowrt run: line {number} is not one of its results "
             f"({type(exc).__name__})"
         ) from exc
+    return result
+
+
+def _check(result: BatchResult) -> None:
+    """Refuse what no run writes: another program's lines, or a later version's.
+
+    Raises:
+        ValueError: A value is none that a result has.
+    """
+    if result.status not in OUTCOMES:
+        raise ValueError(f"unknown status {result.status!r}")
+    if not all(text is None or isinstance(text, str) for text in (result.error, result.error_type)):
+        raise ValueError("an error that is no text")
+    if not all(0 <= value < _MOST for value in (result.index, result.attempts, result.execution_time * 1e9)):
+        raise ValueError("a number out of its range")

@@ -195,7 +195,8 @@ def _slowest(detail: Detail) -> str:
     if not detail.slowest:
         return ""
     rows = "".join(
-        f'<tr><td class="n">{item["index"]:,}</td><td class="n">{duration(item["duration"])}</td>'
+        f'<tr><td class="n">{item["index"]:,}</td>'
+        f'<td class="n">{"-" if item["duration"] is None else duration(item["duration"])}</td>'
         f'<td class="n">{duration(item["service"])}</td><td class="n">{_text(item["attempts"])}</td>'
         f'<td class="end"><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>'
         f"{_text(item['status'])}</td>"

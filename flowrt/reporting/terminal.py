@@ -77,7 +77,7 @@ def sections_of(detail: Detail) -> list[Section]:
         rows += [
             (
                 f"{s['index']:,}",
-                duration(s["duration"]),
+                "-" if s["duration"] is None else duration(s["duration"]),
                 duration(s["service"]),
                 str(s["attempts"]),
                 s["status"],

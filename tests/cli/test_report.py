@@ -62,6 +62,60 @@ def test_the_output_of_a_run_has_a_report_without_times_of_day(recorded: Path) -
     assert flowrt("report", "out.jsonl", "-o", "out.html").exit_code == 0
 
 
+def lines(*changes: dict[str, Any]) -> None:
+    line = {"index": 0, "success": True, "status": "ok", "error": None, "error_type": None}
+    line |= {"attempts": 1, "execution_time": 0.25}
+    Path("out.jsonl").write_text("".join(json.dumps(line | change) + "\n" for change in changes))
+
+
+def test_of_an_item_that_was_tried_again_the_output_has_the_attempts_and_only_the_last_one_s_time(
+    folder: Path,
+) -> None:
+    lines({"index": 0, "attempts": 3, "execution_time": 1.5}, {"index": 1})
+    slowest = json.loads(flowrt("report", "out.jsonl", "--json").stdout)["slowest"]
+    assert [(s["attempts"], s["duration"], s["service"]) for s in slowest] == [(3, None, 1.5), (1, 0.25, 0.25)]
+    shown = flowrt("report", "out.jsonl", "-o", "out.html")
+    assert shown.exit_code == 0, shown.output
+    rows = flowrt("report", "out.jsonl").stdout.partition("The slowest items")[2].splitlines()
+    assert rows[2].split() == ["0", "-", "1.50", "s", "3", "ok", "-"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"success": False, "status": "skipped"},
+        {"success": False, "status": ["failed"]},
+        {"index": float("inf")},
+        {"index": 10**30},
+        {"attempts": float("inf")},
+        {"attempts": 10**30},
+        {"attempts": -1},
+        {"execution_time": 1e300},
+        {"execution_time": float("nan")},
+        {"success": False, "status": "failed", "error": 7},
+    ],
+    ids=str,
+)
+def test_a_line_of_the_output_that_this_version_does_not_know_is_one_clear_line(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    lines({}, change)
+    shown = flowrt("report", "out.jsonl")
+    assert (shown.exit_code, shown.stdout) == (65, "")
+    (line,) = shown.stderr.splitlines()
+    assert "line 2 is not one of its results" in line
+
+
+def test_the_output_of_an_empty_run_has_a_report(folder: Path) -> None:
+    Path("in.jsonl").write_text("")
+    assert run().exit_code == 0
+    assert Path("out.jsonl").read_bytes() == b""
+    shown = flowrt("report", "out.jsonl")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(flowrt("report", "out.jsonl", "--json").stdout)["total"] == 0
+    assert flowrt("report", "out.jsonl", "-o", "out.html").exit_code == 0
+
+
 def test_it_is_json_for_programs(recorded: Path) -> None:
     told = json.loads(flowrt("report", "run.parquet", "--json").stdout)
     assert (told["total"], told["failed"]) == (50, 5)
