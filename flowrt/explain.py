@@ -66,7 +66,7 @@ def explain(
         if share < _WORTH_TELLING and parts:
             break
         what, advice = _words(cause, limit, items, left, computing_ns / max(1, bound_ns.get(cause, 0)), stalls)
-        text = what.format(share=_percent(share))
+        text = what.replace("{share}", _percent(share), 1)  # and not format: a node's name may hold braces
         sure = share >= (_WORTH_ADVICE if cause != "loop_blocked" or _main_culprit(stalls) else 2 * _WORTH_ADVICE)
         parts.append(f"{text}: {advice}" if advice and sure else text)
     return "; ".join(parts)

@@ -37,6 +37,12 @@ def test_a_blocked_loop_names_the_node_that_blocked_it_longest() -> None:
     assert few.endswith("15 % the event loop was blocked")  # by whom is not known, so no advice
 
 
+@pytest.mark.parametrize("node", ["GET /users/{id}", "{share}", "{", "{}", "{0.__class__}"])
+def test_a_node_s_name_may_hold_braces(node: str) -> None:
+    told = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0, node=node)])
+    assert told.startswith(f"100 % the event loop was blocked by node {node!r}: ")
+
+
 @pytest.mark.parametrize(
     ("cause", "words"),
     [

@@ -94,7 +94,8 @@ class TelemetryServer:
         loop, app = self._loop, self._own_app
         if loop is not None:
             if app is not None and self._thread.is_alive():
-                LIVE.tell()  # how it ended
+                with suppress(Exception):  # whatever the page lacks, the port is to be free
+                    LIVE.tell()  # how it ended
             with suppress(RuntimeError):  # it has been closed already
                 loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(_STOP_S * 2)

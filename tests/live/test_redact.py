@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import UserDict
+from collections.abc import Iterator
+
 import pytest
 
 from flowrt.telemetry.live.redact import redact
@@ -34,6 +37,16 @@ def test_a_secret_is_gone(text: str) -> None:
     shown = redact(text, {"SOME_TOKEN": "canary-of-the-environment", "HOME": "/home/canary"})
     assert "canary" not in shown
     assert "[redacted]" in shown
+
+
+def test_a_variable_may_go_while_they_are_looked_through() -> None:
+    class Going(UserDict[str, str]):
+        def __iter__(self) -> Iterator[str]:
+            names = list(super().__iter__())
+            self.data.clear()
+            return iter(names)
+
+    assert redact("none of canary", Going(SOME_TOKEN="canary")) == "none of canary"
 
 
 @pytest.mark.parametrize(

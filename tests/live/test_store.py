@@ -137,6 +137,53 @@ def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: py
     assert "blocked" in batch["explained"]
 
 
+def test_a_batch_that_cannot_be_looked_at_hides_no_other_and_is_told_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[str] = []
+    sample = store_module.BatchView.sample
+
+    def look(view: store_module.BatchView, *, detailed: bool) -> None:
+        looks.append(view._batch.name)
+        if view._batch.name == "broken":
+            raise KeyError("broken")
+        sample(view, detailed=detailed)
+
+    monkeypatch.setattr(LIVE, "_complained", set())
+    monkeypatch.setattr(store_module.BatchView, "sample", look)
+    monkeypatch.setattr(store_module, "_EVERY_S", 0.01)
+
+    async def node(name: str) -> str:
+        while looks.count(name) < 3:
+            await asyncio.sleep(0.001)
+        return name
+
+    async def main() -> None:
+        batches = [flowrt.BatchProcessor(node, name=name).batch([name]) for name in ("broken", "whole")]
+        await asyncio.wait_for(asyncio.gather(*batches), 30.0)
+
+    run(main())
+    assert [batch["name"] for batch in json.loads(LIVE.snapshot())["batches"]] == ["whole"]
+    assert [record.getMessage() for record in caplog.records if record.name == "flowrt.live"] == [
+        "batch broken cannot be shown"
+    ]
+
+
+def test_its_thread_goes_on_when_a_look_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Event()
+
+    def look(_: object) -> None:
+        if thread_looks.append(1) or len(thread_looks) >= 3:
+            looked.set()
+        raise OSError("broken")
+
+    thread_looks: list[int] = []
+    monkeypatch.setattr(store_module.ProcessView, "look", look)
+    monkeypatch.setattr(store_module, "_EVERY_S", 0.01)
+    run(flowrt.BatchProcessor(lambda _: looked.wait(30), name="unlooked").batch([1]))
+    assert looked.is_set()
+
+
 def test_its_thread_ends_though_it_is_told_to_just_as_it_begins_to_listen() -> None:
     end = threading.Event()
 

@@ -126,6 +126,18 @@ def test_stopping_ends_its_thread_and_frees_the_port(server: TelemetryServer) ->
     again.stop()
 
 
+def test_stopping_frees_the_port_though_the_page_cannot_be_brought_up_to_date(
+    server: TelemetryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell() -> None:
+        raise OSError("broken")
+
+    monkeypatch.setattr(flowrt.telemetry.live.LIVE, "tell", tell)
+    server.stop()
+    assert not server._thread.is_alive()
+    TelemetryServer(server.port).stop()
+
+
 def test_a_user_s_uvicorn_keeps_its_loggers() -> None:
     logger = logging.getLogger("uvicorn.access")
     handler = logging.NullHandler()

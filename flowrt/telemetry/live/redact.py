@@ -43,7 +43,8 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
         '401 for https://[redacted]@example.com/v1?[redacted]: token=[redacted]'
     """
     text = clean(text[: 2 * _MOST_CHARS])
-    for name, value in environment.items():
+    for name in list(environment):
+        value = environment.get(name, "")  # another thread may have taken it out
         if len(value) >= _SHORTEST_VALUE and value in text and _SECRET_VARIABLE.search(name) and value[0] != os.sep:
             text = text.replace(value, _HIDDEN)
     text = _BLOCK.sub(_HIDDEN, text)

@@ -7,6 +7,7 @@ thread, once for however many pages are open, and only while a batch runs or som
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -28,6 +29,8 @@ _MOST_ENDED: Final = 10
 _NEWS_S: Final = 10.0  # a batch that has ended is in each frame for that long: slow readers miss frames
 _JOIN_S: Final = 2.0
 
+_log = logging.getLogger("flowrt.live")
+
 
 class LiveStore:
     """What the live page shows of this process."""
@@ -43,6 +46,7 @@ class LiveStore:
         self._lock = threading.RLock()  # a page that is collected as garbage is closed wherever that happens
         self._looking = threading.Lock()
         self._stir = threading.Event()
+        self._complained: set[str] = set()
 
     @property
     def served(self) -> bool:
@@ -138,7 +142,10 @@ class LiveStore:
             if end.is_set():
                 return
             if self._running or self._watchers:
-                self.tell()
+                try:
+                    self.tell()
+                except Exception:  # the next look may do better
+                    self._complain("the live page cannot be brought up to date")
                 if self._running:
                     end.wait(_EVERY_S)  # and not until the next batch starts: there may be many a second
                 else:
@@ -160,11 +167,20 @@ class LiveStore:
         self._process.look()
         for batch, view in list(self._running.items()):
             over = view.over
-            view.sample(detailed=detailed)
+            try:
+                view.sample(detailed=detailed)
+            except Exception:  # it is shown as it last was, if at all
+                self._complain(f"batch {batch.name} cannot be shown")
             if over:
                 with self._lock:
-                    if self._running.pop(batch, None) is not None:
+                    if self._running.pop(batch, None) is not None and view.state:
                         self._ended.append((time.monotonic(), view))
+
+    def _complain(self, what: str) -> None:
+        """Log an exception, once: there are two looks a second."""
+        if what not in self._complained and len(self._complained) < _MOST_ENDED:
+            self._complained.add(what)
+            _log.warning("%s", what, exc_info=True)
 
     def _make_frame(self) -> bytes:
         news = [view for at_s, view in self._past() if time.monotonic() - at_s < _NEWS_S]
