@@ -169,7 +169,7 @@ class Recorder(Instrument):
     def _add_attempt(self, item: ItemRecord, *, last: bool) -> None:
         arrival = slot = item.pulled_ns
         attempt = item.beside or item.attempts  # what ran beside it has a row of its own
-        started = item.started_ns
+        started = item.started_ns if item.attempts else 0  # a rejected input was let in, and reached no node
         waiting = self._due.pop(item.index, None)
         if waiting is not None:
             arrival, waited = waiting

@@ -106,7 +106,9 @@ class Tape:
         good = np.sort(service[ok & ~np.isin(attempts.index, won)])
         if not len(good):
             good = np.sort(service[attempts.ran])
-        service, uncertain = _uncensor(attempts, service, good, won, rng)
+        refused = (attempts.attempt == 0) & ((attempts.outcome == _FAILED) | (attempts.outcome == _TIMED_OUT))
+        here = ~refused & (attempts.outcome != _RESUMED)
+        service, uncertain = _uncensor(attempts, service, good, won, here, rng)
         cause = np.where(attempts.outcome == _OK, -1, attempts.cause)
         cause[(attempts.outcome == _TIMED_OUT) | (attempts.outcome == _CANCELLED)] = -1
         if uncertain:
@@ -114,9 +116,14 @@ class Tape:
                 f"{uncertain:,} attempts were cut short (by a timeout, the batch's end or a hedge): how long they "
                 "would have taken is drawn from the attempts that took longer, and where none did, they never end"
             )
+        if refused.any():
+            notes.append(
+                f"{int(refused.sum()):,} items failed without an attempt (rejected, refused by a policy, or restored "
+                "from a journal): they are not replayed"
+            )
         running = _inflight(attempts)
 
-        own = np.flatnonzero(~attempts.hedge & (attempts.outcome != _RESUMED))
+        own = np.flatnonzero(here & ~attempts.hedge)
         own = own[np.lexsort((attempts.attempt[own], attempts.index[own]))]
         index = attempts.index[own]
         firsts = np.flatnonzero(np.diff(index, prepend=-1))
@@ -181,15 +188,18 @@ class Tape:
         return bool(self._again)
 
 
-def _uncensor(attempts: Attempts, service: Any, good: Any, won: Ints, rng: Any) -> tuple[Any, int]:
+def _uncensor(attempts: Attempts, service: Any, good: Any, won: Ints, here: Any, rng: Any) -> tuple[Any, int]:
     """How long attempts would have taken that were not left to their end."""
     np = require_numpy("a forecast")
     service = service.copy()
     cut = np.flatnonzero(
-        ~attempts.ran
-        | (attempts.outcome == _TIMED_OUT)
-        | (attempts.outcome == _CANCELLED)
-        | (attempts.last & np.isin(attempts.index, won))
+        here
+        & (
+            ~attempts.ran
+            | (attempts.outcome == _TIMED_OUT)
+            | (attempts.outcome == _CANCELLED)
+            | (attempts.last & np.isin(attempts.index, won))
+        )
     )
     if not len(cut):
         return service, 0

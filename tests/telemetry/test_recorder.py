@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flowrt import BatchProcessor, BatchResults, RateLimit, RetryPolicy
+from flowrt import BatchProcessor, BatchResults, RateLimit, Rejected, RetryPolicy
 from flowrt.policies import Hedge
 from flowrt.recording.parquet import GroupWriter, read_recording
 from flowrt.recording.rows import RowBuffer
@@ -83,6 +83,13 @@ def test_items_that_never_ran_have_no_service_time(run_virtual: Run, tmp_path: P
     assert [row["outcome"] for row in rows] == ["ok", "cancelled", "cancelled"]
     assert [row["service_ns"] is None for row in rows] == [False, False, True]
     assert [row["attempt"] for row in rows] == [1, 1, 0]
+
+
+def test_an_input_that_was_rejected_was_no_attempt(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    run_virtual(BatchProcessor(steady, 1, record=path).batch([1, Rejected("no JSON")]))
+    (_, row) = rows_of(path)
+    assert (row["outcome"], row["attempt"], row["service_ns"]) == ("failed", 0, None)
 
 
 def test_an_item_that_waits_for_its_retry_when_the_batch_ends_is_cancelled_in_the_file(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowrt import AdaptiveLimit, NodeResult, RateLimit, RetryPolicy
+from flowrt import AdaptiveLimit, NodeResult, RateLimit, Rejected, RetryPolicy
 from flowrt.policies import Hedge
 from flowrt.whatif import Plan, forecast, sweep
 from flowrt.whatif.forecast import knee_of, recorded_figures, recorded_plan
@@ -111,6 +111,16 @@ def test_failures_that_the_node_returned_are_tried_again_as_they_were(record: Re
     for figures in (found.replayed, found.predicted):
         assert (figures.calls, figures.ok, figures.failed) == (125, 100, 0)
     assert forecast(tape, recorded_plan(tape).changed(retries=0)).predicted.failed == 25
+
+
+def test_what_failed_without_an_attempt_is_not_replayed_and_that_is_said(record: Record) -> None:
+    tape = record(Service(), 10, inputs=[*range(20), *[Rejected("no JSON")] * 5])
+    assert tape.detail.attempts == 20
+    found = forecast(tape, recorded_plan(tape).changed(retries=2))
+    assert (found.predicted.calls, found.predicted.ok, found.predicted.failed) == (20, 20, 0)
+    assert found.predicted.makespan == pytest.approx(found.recorded.makespan, rel=1e-6)
+    assert any("5 items failed without an attempt" in note for note in found.notes)
+    assert not any("were cut short" in note for note in found.notes)
 
 
 def test_a_hedge_cuts_the_tail_and_costs_calls(record: Record) -> None:
