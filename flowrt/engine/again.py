@@ -128,6 +128,7 @@ class Again(Source):
         if isinstance(self._fetching, asyncio.Task):
             self._fetching.cancel()
             await asyncio.wait([self._fetching])
+            await asyncio.sleep(0)  # it may have been done already, and what it gave is taken in this turn
         await self._inputs.aclose()
 
     def leftover(self) -> Iterable[ItemRecord]:
@@ -137,6 +138,11 @@ class Again(Source):
         left = [*self._due, *self._backoff.drain()]
         self._due.clear()
         self._batch.queued -= len(left)
+        return left
+
+    def unpulled(self) -> Iterable[Any]:
+        left = list(self._fetched)
+        self._fetched.clear()
         return left
 
     # -- within -----------------------------------------------------------------------------------------------------

@@ -131,6 +131,10 @@ class Lifecycle(ABC):
         """Items that waited for another attempt end as cancelled."""
 
     @abstractmethod
+    def _cancel_unpulled(self) -> None:
+        """Inputs that came while the batch ended, and that nobody will ask for again, end as cancelled."""
+
+    @abstractmethod
     async def _cancel_rest(self) -> None:
         """Inputs that are all there and were never started end as cancelled, at the pace of whoever takes them."""
 
@@ -315,6 +319,7 @@ class Lifecycle(ABC):
         work = self._cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
         self._closing = self.loop.create_task(work, context=self._context.copy())
         self._closing.add_done_callback(look_at)
+        self._closing.add_done_callback(lambda _: self._cancel_unpulled(), context=self._context.copy())
         self._closing.add_done_callback(lambda _: self._close_journal())
 
     def _close_journal(self) -> None:

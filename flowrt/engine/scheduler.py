@@ -433,30 +433,42 @@ class Scheduler(Lifecycle):
             item.finished_ns = self._clock()
             self._finish(item)
 
+    def _cancel_unpulled(self) -> None:
+        """Inputs that came while the batch ended, and that nobody will ask for again, end as cancelled."""
+        reason = self._stopped or self._drained or "the batch was stopped"
+        for data in self._source.unpulled():
+            self._cancel_input(data, reason)
+
     async def _cancel_rest(self) -> None:
         """Inputs that are all there and were never started end as cancelled, at the pace of whoever takes them."""
         reason = self._stopped or self._drained or "the batch was stopped"
-        batch, source, clock = self.batch, self._source, self._clock
+        source = self._source
         try:
             while True:
                 await self.admission.take_room()
                 data = source.pull()
                 if data is END or data is LATER:
                     return
-                item = ItemRecord(batch, batch.pulled, data, clock())
-                batch.pulled += 1
-                if batch.prompt:  # else none is sure to start as it is pulled
-                    _cancel(item, f"not started: {reason}")
-                self._dispatch.notify("item_started", item)
-                if self._keeper is None or not self._finished_before(self._keeper, item):
-                    _cancel(item, f"not started: {reason}")
-                    item.finished_ns = item.pulled_ns
-                    self._finish(item)
-                if item.pulled_ns - self._turn_ns > _TURN_NS:
+                pulled_ns = self._cancel_input(data, reason)
+                if pulled_ns - self._turn_ns > _TURN_NS:
                     await asyncio.sleep(0)
-                    self._turn_ns = clock()
+                    self._turn_ns = self._clock()
         except Exception as exc:  # the source failed
             self._source_failed(exc)
+
+    def _cancel_input(self, data: Any, reason: str) -> int:
+        """End an input that is not started, unless an earlier run finished it; gives the time."""
+        batch = self.batch
+        item = ItemRecord(batch, batch.pulled, data, self._clock())
+        batch.pulled += 1
+        if batch.prompt:  # else none is sure to start as it is pulled
+            _cancel(item, f"not started: {reason}")
+        self._dispatch.notify("item_started", item)
+        if self._keeper is None or not self._finished_before(self._keeper, item):
+            _cancel(item, f"not started: {reason}")
+            item.finished_ns = item.pulled_ns
+            self._finish(item)
+        return item.pulled_ns
 
     def __repr__(self) -> str:
         return f"<Scheduler of {self.batch!r}, {len(self._workers)} workers, {self.admission!r}>"

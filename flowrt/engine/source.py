@@ -57,6 +57,10 @@ class Source:
         """Items that were pulled and wait here for another attempt, which they will not have."""
         return ()
 
+    def unpulled(self) -> Iterable[Any]:
+        """Inputs that have come and that nobody has pulled, nor will."""
+        return ()
+
 
 class _AsyncSource(Source):
     """An async iterable, pulled by one worker at a time in the order of asking."""

@@ -766,6 +766,54 @@ def test_an_item_that_waits_to_be_tried_again_is_not_when_the_batch_is_drained(r
     assert ended_s == pytest.approx(50.0)
 
 
+class Feed:
+    """Gives a number at each of some times; it can be read on by somebody else."""
+
+    def __init__(self, times_s: list[float]) -> None:
+        self.left = list(enumerate(times_s))
+
+    def __aiter__(self) -> Feed:
+        return self
+
+    async def __anext__(self) -> int:
+        if not self.left:
+            raise StopAsyncIteration
+        await asyncio.sleep(self.left[0][1] - asyncio.get_running_loop().time())
+        return self.left.pop(0)[0]
+
+
+@pytest.mark.parametrize("end", ["drain", "stop"])
+@pytest.mark.parametrize("comes_s", [5.0, 6.0, 7.0, 8.0])
+def test_an_input_that_comes_while_items_are_in_backoff_and_the_batch_ends_is_not_lost(
+    comes_s: float, end: str, run_virtual: Run
+) -> None:
+    async def node(x: int) -> int:
+        if x == 0:
+            raise ConnectionError
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(7.0)
+        await asyncio.sleep(7.0 - asyncio.get_running_loop().time())  # so long it takes to stop
+        return x
+
+    async def main() -> None:
+        loop, told = asyncio.get_running_loop(), Told()
+        loop.call_later(5.0, lambda: [getattr(batch, end)("over") for batch in active_batches(loop)])
+        feed = Feed([0.0, 0.0, comes_s, 60.0, 61.0])
+        retry = RetryPolicy(2, wait=lambda _: 3600.0)
+        results = await BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[told]).batch(feed)
+        taken = [result.input_data for result in results]
+        assert [*taken, *[x async for x in feed]] == list(range(5))
+        assert [result.index for result in results] == taken
+        assert Counter(line[0] for line in told.log if line[0] in ("started", "finished")) == {
+            "started": len(taken),
+            "finished": len(taken),
+        }
+        if len(taken) == 3:
+            assert (results[2].status, results[2].error) == ("cancelled", "not started: over")
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("retry", 3), ("breaker", 0.5), ("retry", RateLimit(1)), ("breaker", RetryPolicy())]
 )
