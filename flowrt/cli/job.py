@@ -83,6 +83,11 @@ class Job:
             if self._timed_out(time.perf_counter() - began):
                 await self._cancel_rest(writer)
             self.complete = self._is_complete()
+            feed = self._source.feed
+            if not self.complete and isinstance(feed, CountedFeed) and feed.exhausted:
+                say(
+                    f"the input had {len(feed):,} items when it was opened and {self.report.total:,} came: run it again"
+                )
         finally:
             self.report.wall_time = time.perf_counter() - began
             await self._source.feed.close()
@@ -122,7 +127,10 @@ class Job:
 
     def _is_complete(self) -> bool:
         feed = self._source.feed
-        return feed.exhausted or (isinstance(feed, CountedFeed) and len(feed) == self.report.total)
+        if not isinstance(feed, CountedFeed):
+            return feed.exhausted
+        missing = len(feed) - self.report.total
+        return not missing or (feed.exhausted and missing < 0)
 
     async def _cancel_rest(self, writer: OutputWriter) -> None:
         """The time is over: what a file still holds ends as cancelled, unless an earlier run finished it.

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from flowrt import BatchProcessor
 from flowrt.cli import targets
 from flowrt.cli.exits import CommandError
+from flowrt.cli.job import Job
+from flowrt.cli.readers import open_input
 from flowrt.cli.targets import FileTarget, OutputClosedError, StreamTarget, open_target
 from flowrt.cli.writer import OutputWriter
 
@@ -73,6 +76,24 @@ def test_until_it_is_complete_the_output_has_another_name(run: Run, source: Path
 def test_a_run_that_wrote_nothing_leaves_nothing(run: Run, source: Path) -> None:
     run(write(opened(source.with_name("out"), source), complete=False))
     assert [path.name for path in source.parent.iterdir()] == ["in.jsonl"]
+
+
+def test_an_output_that_lacks_items_of_the_input_as_it_was_counted_is_not_complete(
+    run: Run, source: Path, capsys: Any
+) -> None:
+    async def node(x: int) -> int:
+        return x
+
+    source.write_text("1\n2\n3\n")
+    opened_input = open_input(str(source))
+    os.truncate(source, 2)
+    path = source.with_name("out")
+    job = Job(BatchProcessor(node, telemetry=False), opened_input, opened(path, source), progress=False)
+    run(job.run())
+    assert (job.complete, job.exit_code) == (False, 1)
+    assert not path.exists()
+    assert path.with_name("out.partial").read_text().count("\n") == 1
+    assert "the input had 3 items when it was opened and 1 came" in capsys.readouterr().err
 
 
 def test_megabytes_arrive_whole_and_in_order(run: Run, source: Path) -> None:
