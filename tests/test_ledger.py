@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowrt import BatchProcessor, BatchRecord, CircuitBreaker, Instrument, RateLimit, RetryPolicy, Telemetry
@@ -207,6 +207,10 @@ class Watch(Instrument):
         self.certain = dict(certain)
 
 
+@example(  # an item that comes back and waits for the rate, when all of the others have begun
+    durations=[0, 0, 0, 0, 0, 1, 0, 20], failing={0, 1, 2, 3, 5}, gaps=None, lazy=False, limit=1, retries=2, rate=1,
+    consumer_s=None, take=0, stop=None,
+)  # fmt: skip
 @settings(max_examples=examples(60), deadline=None)
 @given(
     durations=st.lists(SECONDS, max_size=12),

@@ -312,6 +312,7 @@ class Scheduler(Lifecycle):
 
     def _start_again(self, item: ItemRecord) -> None:
         item.forget_outcome()
+        self.batch.returned_ns = self._clock()
         self._dispatch.notify("attempt_started", item)
 
     async def _yield_turn(self) -> None:

@@ -54,6 +54,7 @@ class BatchRecord:
         pulled: Items pulled from the source.
         prompt: Whether the first attempt at an item begins as the item is pulled.
         latest: The item that got a slot last.
+        returned_ns: When an item last got a slot for a further attempt, which may have to wait in it before it starts.
         ledger: What holds the batch back, where account of it is kept.
         speedup: How many times as long it would have taken one item after another, once that is known.
         queued: Items that wait for another attempt, a rate limit or an open circuit.
@@ -85,6 +86,7 @@ class BatchRecord:
         "prompt",
         "pulled",
         "queued",
+        "returned_ns",
         "shard",
         "slots",
         "span",
@@ -116,6 +118,7 @@ class BatchRecord:
         self.prompt = False
         self.pulled = 0
         self.latest: ItemRecord | None = None
+        self.returned_ns = 0
         self.ledger: Ledger | None = None
         self.speedup: Speedup | None = None
         self.queued = 0
@@ -137,7 +140,7 @@ class BatchRecord:
     def latest_ns(self) -> int:
         """When an item got a slot last; the batch's start while none has."""
         item = self.latest
-        return self.started_ns if item is None else max(item.pulled_ns, item.started_ns)
+        return self.started_ns if item is None else max(item.pulled_ns, item.started_ns, self.returned_ns)
 
     @property
     def inflight(self) -> int:
