@@ -79,7 +79,8 @@ class BatchReport:
     def add(self, result: BatchResult) -> None:
         """Count one finished item."""
         self.counts[result.status] += 1
-        if result.attempts and result.status != "resumed":  # which ran in another run
+        # what has no start ran in another run, or was not left to begin its last attempt
+        if result.attempts and result.status != "resumed" and getattr(result, "started_ns", 1):
             self.service_times.add(result.execution_time)
         if not result.success and result.error_type is not None:
             self.errors[result.error_type] += 1

@@ -46,7 +46,7 @@ def _batch_of(results: Sequence[BatchResult]) -> BatchRecord | None:
 
 
 def _row(item: ItemRecord, zero_ns: int, causes: Causes, slowest: Slowest) -> tuple[int, ...]:
-    finished, pulled, started, attempt = item.finished_ns, item.pulled_ns, item.started_ns, item.attempts
+    finished, pulled, started, attempt = item.finished_ns, item.pulled_ns, item.started_ns, _calls(item)
     status = item.status
     took = finished - pulled
     if took > slowest.bar_ns:
@@ -66,6 +66,13 @@ def _row(item: ItemRecord, zero_ns: int, causes: Causes, slowest: Slowest) -> tu
         cause,
         pulled - zero_ns,
     )
+
+
+def _calls(result: BatchResult) -> int:
+    """How often the node was called for it: not at all, in this run, for what a journal has given back."""
+    if isinstance(result, ItemRecord) and not result.started_ns and not result.first_started_ns:
+        return 0
+    return 0 if result.status == "resumed" else result.attempts
 
 
 def _columns(rows: list[tuple[int, ...]]) -> Attempts:
@@ -96,13 +103,13 @@ def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, cau
         counts[result.status] += 1
         if result.status in ("failed", "timed_out"):
             causes.number_of(result)
-    service = np.array([result.execution_time * 1e9 for result in results if result.attempts]).astype(np.int64)
-    again = [result for result in results if result.attempts > 1]
+    service = np.array([result.execution_time * 1e9 for result in results if _calls(result)]).astype(np.int64)
+    again = [result for result in results if _calls(result) > 1]
     return Detail(
         name=name,
         wall_s=wall_s,
         counts=counts,
-        attempts=sum(result.attempts for result in results),
+        attempts=sum(_calls(result) for result in results),
         service=quantiles(service),
         busy_s=float(service.sum()) / 1e9,
         causes=sorted(

@@ -188,7 +188,7 @@ def knee_of(curve: list[tuple[int, float]]) -> int | None:
 
 
 def recorded_figures(tape: Tape, price: float | None = None) -> Figures:
-    """What the recorded batch came to.
+    """What the recorded batch came to, without what an earlier run had finished.
 
     Args:
         tape: The recording.
@@ -198,7 +198,7 @@ def recorded_figures(tape: Tape, price: float | None = None) -> Figures:
     duration, counts = detail.duration, detail.counts
     return Figures(
         makespan=detail.wall_s,
-        throughput=detail.throughput,
+        throughput=tape.items / detail.wall_s if detail.wall_s else 0.0,
         p50=duration.get("p50", 0.0),
         p95=duration.get("p95", 0.0),
         p99=duration.get("p99", 0.0),
@@ -207,7 +207,7 @@ def recorded_figures(tape: Tape, price: float | None = None) -> Figures:
         calls=detail.attempts,
         busy=detail.busy_s,
         retried=detail.retries.get("items", 0),
-        ok=detail.succeeded,
+        ok=counts.get("ok", 0),
         failed=counts.get("failed", 0),
         timed_out=counts.get("timed_out", 0),
         cancelled=counts.get("cancelled", 0),

@@ -168,6 +168,14 @@ def test_failed_items_are_given_back_as_they_were_and_run_again_when_asked(run_v
     assert run_virtual(processor(node, 2, path).batch(range(6))).failed[0].index == 4
 
 
+def test_the_times_of_what_an_earlier_run_finished_are_not_those_of_this_one(run_virtual: Run, path: Path) -> None:
+    run_virtual(processor(Node(failing={1, 4}), 2, path).batch(range(6)))
+    results = run_virtual(processor(Node(), 2, path).batch(range(7)))
+    assert results.report.counts == {"ok": 1, "failed": 2, "timed_out": 0, "cancelled": 0, "resumed": 4}
+    assert results.report.service_times.count == 1
+    assert results.report.claimed_speedup == pytest.approx(results[6].execution_time / results.wall_time)
+
+
 def test_what_is_resumed_is_counted_traced_and_accounted_for_as_such(run_virtual: Run, path: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()

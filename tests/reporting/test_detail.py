@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flowrt import BatchProcessor, RateLimit
+from flowrt import BatchProcessor, RateLimit, RetryPolicy
 from flowrt.reporting.detail import Detail
 from flowrt.reporting.memory import detail_of_results
 from tests.conftest import Run
@@ -84,13 +85,32 @@ def test_results_in_memory_give_the_same_figures_as_their_recording(
     assert memory.timeline.as_dict() == file.timeline.as_dict()
 
 
+def test_results_in_memory_count_no_attempts_of_a_run_that_they_resume(
+    run_virtual: Run, tmp_path: Path, load: Load
+) -> None:
+    path = tmp_path / "run.parquet"
+    settings: dict[str, Any] = {"journal": tmp_path / "journal", "retry": RetryPolicy(2, wait=lambda _: 0.3)}
+    run_virtual(BatchProcessor(FailsOnce(7), 4, **settings).batch(range(10)))
+    results = run_virtual(BatchProcessor(FailsOnce(7), 4, record=path, **settings).batch(range(20)))
+    memory, file = detail_of_results(results, "job", results.wall_time), load(path)
+    assert file.counts == {"ok": 10, "failed": 1, "timed_out": 0, "cancelled": 0, "resumed": 9}
+    assert file.attempts == 10
+    for name in ("counts", "service", "duration", "attempts", "retries"):
+        assert getattr(memory, name) == getattr(file, name), name
+
+
 def test_results_that_were_pickled_or_merged_have_totals_and_no_charts() -> None:
     from flowrt import BatchResult
 
-    results = [BatchResult(0, 1, success=True, execution_time=0.5, attempts=1), BatchResult(1, 2, False, error="no")]
+    results = [
+        BatchResult(0, 1, success=True, execution_time=0.5, attempts=1),
+        BatchResult(1, 2, False, error="no"),
+        BatchResult(2, 3, True, status="resumed", execution_time=9.0, attempts=2),
+    ]
     detail = detail_of_results(results, "job", 1.0)
-    assert (detail.succeeded, detail.failed, detail.timeline) == (1, 1, None)
+    assert (detail.succeeded, detail.failed, detail.timeline) == (2, 1, None)
     assert detail.service["max"] == 0.5
+    assert (detail.attempts, detail.retries["items"]) == (1, 0)
 
 
 def test_a_batch_of_nothing_has_a_report(run_virtual: Run, tmp_path: Path, load: Load) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,18 @@ def test_what_failed_without_an_attempt_is_not_replayed_and_that_is_said(record:
     assert found.predicted.makespan == pytest.approx(found.recorded.makespan, rel=1e-6)
     assert any("5 items failed without an attempt" in note for note in found.notes)
     assert not any("were cut short" in note for note in found.notes)
+
+
+def test_what_an_earlier_run_finished_counts_neither_as_recorded_nor_as_predicted(
+    record: Record, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    record(Service(), 10, journal=journal, inputs=range(100))
+    tape = record(Service(), 10, journal=journal, inputs=range(150))
+    assert tape.detail.counts["resumed"] == 100
+    found = forecast(tape, recorded_plan(tape))
+    assert found.recorded.ok == found.predicted.ok == 50
+    assert found.recorded.throughput == pytest.approx(found.predicted.throughput, rel=1e-3)
 
 
 def test_a_hedge_cuts_the_tail_and_costs_calls(record: Record) -> None:
