@@ -337,6 +337,32 @@ def test_a_signal_drains_and_the_partial_results_are_kept(way: str, signum: sign
     assert (started["signal"], started["batches"]) == (signum.name, 1)
 
 
+def test_a_signal_drains_where_nobody_reads_the_log() -> None:
+    """As in `python job.py | tee log`: the signal ends tee, too."""
+    script = Script(
+        """
+        import structlog
+        class Pipe:
+            def msg(self, line):
+                if "shutdown" in line:
+                    raise BrokenPipeError
+            debug = info = warning = error = msg
+        structlog.configure(logger_factory=lambda *_: Pipe())
+        async def node(item):
+            if item == 3:
+                print("started", flush=True)
+            await asyncio.sleep(0.3)
+        async def main():
+            tally(await BatchProcessor(node, max_concurrency=4).batch(range(10_000)))
+        """
+    )
+    script.wait_for("started")
+    script.process.send_signal(signal.SIGTERM)
+    returncode, out, _ = script.end()
+    assert returncode == 143
+    assert "tally {'ok': 4, 'cancelled': 9996}" in out
+
+
 def test_an_item_with_a_batch_of_its_own_is_whole_after_a_signal_or_runs_again(tmp_path: Path) -> None:
     body = """
     from flowrt import MapNode

@@ -151,15 +151,17 @@ class Heartbeat:
         self._timer = loop.call_later(self._interval_s, self._beat)
 
     def _beat(self) -> None:
-        now = time.perf_counter_ns()
-        late = self._tell(now)
-        loop = self._loop()
-        if loop is not None:
-            self._interval_s = _SOON_S if late else min(2 * self._interval_s, BEAT_S)
-            self._arm(loop, now)
-            for batch in self._batches:
-                if batch.ledger is not None:
-                    batch.ledger.due_ns = self._due_ns
+        now, late = time.perf_counter_ns(), True
+        try:
+            late = self._tell(now)
+        finally:  # the next beat comes whatever becomes of this one
+            loop = self._loop()
+            if loop is not None:
+                self._interval_s = _SOON_S if late else min(2 * self._interval_s, BEAT_S)
+                self._arm(loop, now)
+                for batch in self._batches:
+                    if batch.ledger is not None:
+                        batch.ledger.due_ns = self._due_ns
 
     def _tell(self, now: int) -> bool:
         """Report how late the loop is, and charge it where it is blocked; says whether it is slow."""

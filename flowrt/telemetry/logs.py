@@ -13,7 +13,7 @@ from opentelemetry import trace
 from flowrt.explain import explain_batch, why_overstated
 from flowrt.instrument import Instrument
 from flowrt.records import BatchRecord, ItemRecord
-from flowrt.telemetry.metrics import service_ns_of
+from flowrt.telemetry.metrics import METRICS, service_ns_of
 
 __all__ = ["ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
 
@@ -29,20 +29,23 @@ _REFILL_NS: Final = 1_000_000_000
 
 
 def log_event(level: str, event: str, **fields: Any) -> None:
-    """Log one event.
+    """Log one event. Where that fails it is counted as dropped: those who log have more important things to do.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
         event: The event's name, for instance `batch.started`.
         fields: What is known about it; values may hold anything.
     """
-    if structlog.is_configured():
-        getattr(structlog.get_logger("flowrt"), level)(event, **fields)
-        return
-    number = _LEVELS[level]
-    if _logger.isEnabledFor(number):
-        text = " ".join(f"{key}={_one_line(value)}" for key, value in fields.items())
-        _logger.log(number, "%s %s", event, text)
+    try:
+        if structlog.is_configured():
+            getattr(structlog.get_logger("flowrt"), level)(event, **fields)
+            return
+        number = _LEVELS[level]
+        if _logger.isEnabledFor(number):
+            text = " ".join(f"{key}={_one_line(value)}" for key, value in fields.items())
+            _logger.log(number, "%s %s", event, text)
+    except Exception:  # the pipe that somebody's sink prints to may have no reader
+        METRICS.dropped("logs", "export_error")
 
 
 def is_listened_to(level: str) -> bool:

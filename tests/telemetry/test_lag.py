@@ -42,6 +42,28 @@ def test_a_batch_that_never_lets_the_loop_turn_is_late_all_the_same(run: Run) ->
     assert late > 0.05e9
 
 
+def test_the_beats_go_on_when_one_cannot_be_told(run: Run) -> None:
+    async def main() -> int:
+        told: list[int] = []
+        broken: list[object] = []
+
+        def report(late_ns: int) -> None:
+            told.append(late_ns)
+            if len(told) == 1:
+                raise OSError("nobody reads")
+
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context["exception"]))
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        heartbeat.acquire(report)
+        async with asyncio.timeout(30.0):
+            while len(told) < 3:
+                await asyncio.sleep(0.01)
+        heartbeat.release(report)
+        return len(broken)
+
+    assert run(main()) == 1
+
+
 def test_listeners_share_one_heartbeat_that_ends_with_the_last(run: Run) -> None:
     async def main() -> None:
         heartbeat = heartbeat_of(asyncio.get_running_loop())

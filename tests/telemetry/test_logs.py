@@ -14,6 +14,9 @@ import pytest
 import structlog
 
 from flowrt import BatchProcessor, Telemetry
+from flowrt.instrument import instrument_errors
+from flowrt.telemetry.logs import log_event
+from flowrt.telemetry.metrics import METRICS
 
 Run = Callable[[Any], Any]
 Events = list[dict[str, Any]]
@@ -150,3 +153,43 @@ def test_a_batch_runs_whatever_wrapper_structlog_is_configured_with(run: Run, wr
         structlog.reset_defaults()
     assert [result.output for result in results] == [0, 2, 4]
     assert all(isinstance(event["event"], str) for event in told)
+
+
+@pytest.mark.parametrize("way", ["structlog", "logging"])
+def test_a_sink_that_raises_costs_events_that_are_counted_and_nothing_else(
+    run: Run, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    class Broken(logging.Handler):
+        emit = broken
+
+    before = METRICS.drops["logs", "export_error"]
+    handler = Broken()
+    if way == "structlog":
+        structlog.configure(processors=[broken])
+    else:
+        logging.getLogger("flowrt").addHandler(handler)
+    try:
+        log_event("warning", "loop.blocked", node="n")
+        assert METRICS.drops["logs", "export_error"] == before + 1
+        run(BatchProcessor(odd_fails).batch([0, 1]))
+    finally:
+        structlog.reset_defaults()
+        logging.getLogger("flowrt").removeHandler(handler)
+    assert METRICS.drops["logs", "export_error"] > before + 1
+    assert not instrument_errors.get("LogInstrument")
+
+
+def test_a_value_without_a_representation_costs_its_event_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Unshown:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    before = METRICS.drops["logs", "export_error"]
+    with caplog.at_level(logging.INFO, "flowrt"):
+        log_event("info", "mine", value=Unshown())
+        log_event("info", "mine", value=1)
+    assert METRICS.drops["logs", "export_error"] == before + 1
+    assert [record.getMessage() for record in caplog.records] == ["mine value=1"]
