@@ -48,6 +48,7 @@ class FileTarget:
         self.name = str(path)
         self.partial = path.with_name(f"{path.name}.partial")
         self.written = False
+        self._begun = False
         self._path = path
         self._overwrite = overwrite
         self._ours = ours
@@ -88,9 +89,6 @@ class FileTarget:
                 if not os.path.samestat(os.fstat(fd), self.partial.lstat()):
                     os.close(fd)  # another run has moved it into place since it was opened
                     continue
-                if os.fstat(fd).st_size:
-                    say(f"replacing {self.partial}, left by a run that did not finish")
-                os.ftruncate(fd, 0)
                 os.fchmod(fd, 0o600)
             except FileNotFoundError:
                 os.close(fd)
@@ -109,8 +107,17 @@ class FileTarget:
         except OSError:
             return  # a filesystem without locks
 
+    def _begin(self) -> None:
+        """Take away what a run that did not finish has left: not before there is something in its place."""
+        self._begun = True
+        if os.fstat(self.fd).st_size:
+            say(f"replacing {self.partial}, left by a run that did not finish")
+        os.ftruncate(self.fd, 0)
+
     def commit(self) -> None:
         """Make it durable and give it its final name."""
+        if not self._begun:
+            self._begin()
         os.fsync(self.fd)
         if not self._overwrite and os.path.lexists(self._path):
             raise CommandError(f"output {self._path} appeared while the run went on: it is left as it is")
@@ -122,15 +129,18 @@ class FileTarget:
             os.close(folder)
 
     def leave(self) -> None:
-        """It is not complete: it keeps its temporary name, and goes where nothing was written."""
+        """It is not complete: it keeps its temporary name, and goes where nothing is in it."""
         if not self.written:
             with contextlib.suppress(OSError):
-                self.partial.unlink()
+                if not os.fstat(self.fd).st_size:  # else an earlier run has written it
+                    self.partial.unlink()
         elif self.partial.exists():
             say(f"not complete: what finished is in {self.partial}")
 
     def put(self, data: memoryview) -> int:
         """Write some of the data and say how much."""
+        if not self._begun:
+            self._begin()
         return os.write(self.fd, data)
 
     def give_up(self) -> None:

@@ -212,6 +212,25 @@ def test_a_port_that_is_taken_is_bad_usage(folder: Path, flowrt: Flowrt) -> None
     assert not (folder / "out.partial").exists()
 
 
+def test_a_run_that_does_not_begin_leaves_alone_what_an_earlier_one_has_written(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, [1])
+    (folder / "bad.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16"))
+    (folder / "out.partial").write_text("ten hours of work\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for code, *words in ((2, "in.jsonl", "--metrics-port", port), (65, "bad.jsonl")):
+            done = flowrt("run", "nodes:touch", *words, "-o", "out")
+            assert done.returncode == code
+            assert "replacing" not in done.stderr
+            assert (folder / "out.partial").read_text() == "ten hours of work\n"
+    done = flowrt("run", "nodes:touch", "in.jsonl", "-o", "out")
+    assert done.returncode == 0
+    assert "replacing out.partial" in done.stderr
+    assert not (folder / "out.partial").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
     [("in.parquet", b"PAR1 nothing"), ("in.csv", b"\n1\n"), ("in.jsonl", '{"a": 1}\n'.encode("utf-16"))],

@@ -179,6 +179,13 @@ def test_what_an_interrupted_run_left_is_replaced_and_told(run: Run, source: Pat
     assert f"replacing {partial}" in capsys.readouterr().err
 
 
+def test_what_an_interrupted_run_left_is_replaced_by_no_results_too(run: Run, source: Path) -> None:
+    path = source.with_name("out")
+    path.with_name("out.partial").write_text("of another run")
+    run(write(opened(path, source)))
+    assert path.read_bytes() == b""
+
+
 def test_a_full_disk_is_told_and_never_taken_for_complete(run: Run, source: Path) -> None:
     target = opened(Path("/dev/full"), source)
     assert isinstance(target, StreamTarget)
