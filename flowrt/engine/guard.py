@@ -174,7 +174,7 @@ class Guard:
         ):
             try:
                 own = item.attempts - item.hedges
-                return retries.decide(outcome, own, self._batch.pulled, timed_out=state == "timed_out")
+                return retries.decide(outcome, own, self._batch.begun, timed_out=state == "timed_out")
             except Exception as exc:
                 broken = exc
         if broken is not None:  # the item fails by it, and its own error is the context

@@ -154,7 +154,7 @@ class Hedging:
         item, tracker, batch = race.item, self._tracker, self._batch
         if self._running >= max(1, int(tracker.share * batch.limit)):
             return
-        if not tracker.due(now - item.started_ns, race.hedges, batch.pulled):
+        if not tracker.due(now - item.started_ns, race.hedges, batch.begun):
             return
         ticket: Ticket | None = None
         if self._guard is not None:

@@ -262,6 +262,7 @@ class Scheduler(Lifecycle):
                 return False
             attempts = before.attempts
             item.restore(before)
+            self.batch.restored += 1
         except JournalError as exc:
             _cancel(item, f"not started: {exc}")
             self._fail(exc, f"its journal cannot be used: {exc}")

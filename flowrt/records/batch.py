@@ -58,6 +58,7 @@ class BatchRecord:
         ledger: What holds the batch back, where account of it is kept.
         speedup: How many times as long it would have taken one item after another, once that is known.
         queued: Items that wait for another attempt, a rate limit or an open circuit.
+        restored: Items of those pulled that an earlier run had finished.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
@@ -86,6 +87,7 @@ class BatchRecord:
         "prompt",
         "pulled",
         "queued",
+        "restored",
         "returned_ns",
         "shard",
         "slots",
@@ -122,6 +124,7 @@ class BatchRecord:
         self.ledger: Ledger | None = None
         self.speedup: Speedup | None = None
         self.queued = 0
+        self.restored = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
         self.finished_ns = 0
@@ -135,6 +138,11 @@ class BatchRecord:
     def completed(self) -> int:
         """Items that reached a terminal status."""
         return sum(self.counts.values())
+
+    @property
+    def begun(self) -> int:
+        """Items pulled that were for this run to do: what its retries and hedges are a share of."""
+        return self.pulled - self.restored
 
     @property
     def latest_ns(self) -> int:

@@ -22,6 +22,7 @@ from flowrt import (
     BatchResult,
     CircuitBreaker,
     FunctionNode,
+    Hedge,
     Instrument,
     ItemFailedError,
     ItemRecord,
@@ -224,6 +225,21 @@ def test_items_with_retries_are_journaled_once_with_all_their_attempts(run_virtu
     again = run_virtual(processor(node, 2, path, retry=retry).batch(range(3)))
     assert again[1].attempts == 3
     assert node.runs == Counter({0: 1, 1: 3, 2: 1})
+
+
+def test_what_an_earlier_run_finished_pays_for_no_retries_of_this_one(run_virtual: Run, path: Path) -> None:
+    retry = RetryPolicy(2, budget=0.5, budget_minimum=0, wait=lambda _: 1.0)
+    run_virtual(processor(Node(), 10, path).batch(range(100)))
+    node = Node(failing={*range(100, 120)})
+    run_virtual(processor(node, 1, path, retry=retry).batch(range(120)))
+    assert sum(node.runs.values()) == 20 + 10
+
+
+def test_what_an_earlier_run_finished_pays_for_no_hedges_of_this_one(run_virtual: Run, path: Path) -> None:
+    run_virtual(processor(Node(), 10, path).batch(range(100)))
+    node = Node(seconds=10.0)
+    run_virtual(processor(node, 50, path, hedge=Hedge(1.0, share=0.1)).batch(range(110)))
+    assert sum(node.runs.values()) == 10 + 2
 
 
 def test_what_had_no_attempt_is_not_journaled(run_virtual: Run, path: Path) -> None:
