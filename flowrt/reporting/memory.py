@@ -32,8 +32,11 @@ def detail_of_results(results: Sequence[BatchResult], name: str, wall_s: float) 
     if batch is None:
         return _without_times(results, name, wall_s, causes)
     rows = [_row(item, batch.started_ns, causes, slowest) for item in results if isinstance(item, ItemRecord)]
-    meta = describe(batch, settings={}, causes=causes.found, slowest=slowest.ranked(), limits=[(0, batch.limit)])
-    return detail_of(meta, _columns(rows))
+    limits = [(0, batch.limit)] if batch.limit_change is None else []  # one that moved is known only as it was last
+    meta = describe(batch, settings={}, causes=causes.found, slowest=slowest.ranked(), limits=limits)
+    detail = detail_of(meta, _columns(rows))
+    detail.attempts = sum(_calls(item) for item in results)
+    return detail
 
 
 def _batch_of(results: Sequence[BatchResult]) -> BatchRecord | None:

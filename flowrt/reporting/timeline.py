@@ -78,7 +78,7 @@ def make_timeline(attempts: Attempts, wall_ns: int) -> Timeline | None:
         limited=_mean_level(attempts.slot, attempts.start, edges),
         p50=_ranks(ranked, starts, 0.5),
         p95=_ranks(ranked, starts, 0.95),
-        dry_s=int(attempts.pulled.max()) / 1e9,
+        dry_s=int(attempts.pulled[attempts.last].max(initial=0)) / 1e9,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowrt import BatchProcessor, RateLimit, RetryPolicy
+from flowrt import AdaptiveLimit, BatchProcessor, RateLimit, RetryPolicy
 from flowrt.reporting.detail import Detail
 from flowrt.reporting.memory import detail_of_results
 from tests.conftest import Run
@@ -48,6 +49,25 @@ def test_the_timeline_adds_up(detail: Detail) -> None:
     assert sum(line.ended["failed"]) * width == pytest.approx(1)
     assert sum(line.running) * width == pytest.approx(detail.busy_s, rel=1e-6)
     assert max(line.running) == pytest.approx(4, abs=0.01)
+
+
+def test_a_batch_runs_out_from_its_last_item_s_first_attempt_on_whatever_comes_back_later(
+    run_virtual: Run, tmp_path: Path, load: Load
+) -> None:
+    async def node(x: int) -> int:
+        calls.append(x)
+        await asyncio.sleep(0.1)
+        if x == 0 and calls.count(0) < 3:
+            raise ConnectionError("not yet")
+        return x
+
+    calls: list[int] = []
+    path = tmp_path / "run.parquet"
+    run_virtual(BatchProcessor(node, 4, retry=RetryPolicy(3, wait=lambda _: 20.0), record=path).batch(range(12)))
+    timeline = load(path).timeline
+    assert timeline is not None
+    assert timeline.edges[-1] > 40
+    assert timeline.dry_s == pytest.approx(0.2)
 
 
 def test_waits_for_a_rate_limit_are_told_apart(run_virtual: Run, tmp_path: Path, load: Load) -> None:
@@ -97,6 +117,17 @@ def test_results_in_memory_count_no_attempts_of_a_run_that_they_resume(
     assert file.attempts == 10
     for name in ("counts", "service", "duration", "attempts", "retries"):
         assert getattr(memory, name) == getattr(file, name), name
+
+
+def test_in_memory_every_attempt_counts_and_a_limit_that_moved_is_not_known_from_the_start(run_virtual: Run) -> None:
+    retry = RetryPolicy(2, wait=lambda _: 0.3)
+    results = run_virtual(BatchProcessor(FailsOnce(7), AdaptiveLimit(2, 40), retry=retry).batch(range(100)))
+    detail = detail_of_results(results, "job", results.wall_time)
+    assert detail.attempts == sum(result.attempts for result in results) == 102
+    assert results.batch.limit != 2
+    assert detail.limits == []
+    fixed = run_virtual(BatchProcessor(job, 4).batch(range(3)))
+    assert detail_of_results(fixed, "job", fixed.wall_time).limits == [(0.0, 4)]
 
 
 def test_results_that_were_pickled_or_merged_have_totals_and_no_charts() -> None:
