@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -19,30 +18,22 @@ __all__ = ["open_journal", "tell_what_is_done", "written_by"]
 _LOOKED_AT_LINES: Final = 1000
 
 
-def open_journal(path: str, node: BaseNode, source: Input, output: str, *, target: str, retry_failed: bool) -> Journal:
+def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry_failed: bool) -> Journal:
     """Open a run's journal; of an input that is a file the whole content is compared, else each item.
 
     Args:
         path: The journal.
         node: What runs.
         source: The input.
-        output: The output, which must be another file.
         target: What names the node in the command: two closures of one function are told apart by nothing else.
         retry_failed: Run the items again that had not ended ok.
 
     Raises:
-        CommandError: The path cannot be a journal's, or is the input's or the output's.
+        CommandError: The path cannot be a journal's.
         JournalError: The journal belongs to another run, is damaged or in use, or its disk failed.
     """
     if not path:
         raise CommandError("--journal needs the name of a file")
-    if output != "-" and Path(path).resolve() in {Path(output).resolve(), Path(f"{output}.partial").resolve()}:
-        raise CommandError(f"journal {path} is the output itself: give the journal another name")
-    try:
-        if os.path.samestat(Path(path).stat(), source.file):
-            raise CommandError(f"journal {path} is the input itself: give the journal another name")
-    except (OSError, ValueError):
-        pass  # there is none yet, or none can be there, which is told below
     content = digest_of_file(source.fd) if source.rereadable else "a stream, each item compared"
     policy = JournalPolicy(
         path,

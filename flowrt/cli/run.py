@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from flowrt.cli.apart import keep_apart
 from flowrt.cli.exits import SOME_FAILED, CommandError, say
 from flowrt.cli.limits import CONCURRENCY, HEDGE, RATE, SECONDS
 from flowrt.cli.readers import FORMATS, Format, open_input
@@ -165,10 +166,11 @@ def run(
     except (TypeError, ValueError) as exc:
         raise CommandError(str(exc)) from exc
     opened = open_input(source, input_format)
+    keep_apart(opened.file, output, journal=journal, recording=record, report=page)
     with ExitStack() as until_the_end:
         kept = None
         if journal is not None:  # before the output is touched: it may be that of the run that has the journal
-            kept = open_journal(journal, processor.node, opened, output, target=node, retry_failed=retry_failed)
+            kept = open_journal(journal, processor.node, opened, target=node, retry_failed=retry_failed)
             processor.journal = until_the_end.enter_context(kept)
             if not quiet:
                 tell_what_is_done(kept)

@@ -104,8 +104,6 @@ class JournalFile:
             os.close(self._fd)
             self._fd = -1
             self._fd = self._open()
-        with contextlib.suppress(PermissionError):  # somebody else's file that we may write
-            os.fchmod(self._fd, 0o600)
 
     def read(self, table: Table) -> Header | None:
         """Read everything and cut off a torn tail.
@@ -143,6 +141,8 @@ class JournalFile:
             JournalDiskError: The disk is full, read-only, or failed.
         """
         try:
+            with contextlib.suppress(PermissionError):  # somebody else's file that we may write
+                os.fchmod(self._fd, 0o600)
             if header is not None:
                 self._write(encode_header(header))
             self._disk.sync(self._fd)  # also what an earlier process wrote and did not live to sync

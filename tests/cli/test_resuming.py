@@ -362,6 +362,43 @@ def test_a_place_where_no_journal_can_be_is_bad_usage(
     assert (folder / "in.jsonl").read_text() == "0\n1\n2\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-o", "x", "--report", "x"), "report x is the output itself"),
+        (("-o", "x", "--report", "x.partial"), "report x.partial is the output itself"),
+        (("-o", "x", "--record", "./x"), "recording ./x is the output itself"),
+        (("-o", "out", "--journal", "x", "--report", "x"), "report x is the journal itself"),
+        (("-o", "out", "--journal", "x", "--record", "x"), "recording x is the journal itself"),
+        (("-o", "out", "--record", "x", "--report", "x"), "report x is the recording itself"),
+        (("-o", "out", "--record", "in.parquet"), "recording in.parquet is the input itself"),
+    ],
+)
+def test_no_file_of_a_run_is_another_of_its_files(
+    folder: Path, flowrt: Flowrt, words: tuple[str, ...], said: str
+) -> None:
+    write_items(folder, range(3))
+    assert flowrt("run", "jobs:note", "in.jsonl", "-o", "/dev/null", "--record", "in.parquet").returncode == 0
+    before = (folder / "in.parquet").read_bytes()
+    done = flowrt("run", "jobs:note", "in.parquet", *words)
+    assert done.returncode == 2, done.stderr
+    assert f"{said}: give it another name" in done.stderr
+    assert files(folder) == {"in.parquet"}
+    assert (folder / "in.parquet").read_bytes() == before
+    assert len(ran(folder)) == 3
+
+
+def test_what_is_no_journal_keeps_its_mode(folder: Path, flowrt: Flowrt) -> None:
+    write_items(folder, range(3))
+    script = folder / "run.sh"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o755)
+    done = flowrt("run", "jobs:note", "in.jsonl", "-o", "out.jsonl", "--journal", "run.sh")
+    assert done.returncode == 4
+    assert stat.S_IMODE(script.stat().st_mode) == 0o755
+    assert script.read_text() == "#!/bin/sh\nexit 0\n"
+
+
 def test_items_of_a_pipe_are_compared_one_by_one(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     words = ("run", "jobs:note", "-", "-o", "-", "--journal", "run.journal", "--quiet")
     assert flowrt(*words, stdin="1\n2\n").returncode == 0
