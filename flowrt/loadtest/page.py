@@ -90,8 +90,7 @@ def _table(run: Run) -> str:
     )
 
 
-def _figure(run: Run, label: str, **settings: Any) -> Any:
-    from bokeh.models import FixedTicker  # noqa: PLC0415  # an extra
+def _blank(x: str, y: str, **settings: Any) -> Any:
     from bokeh.plotting import figure  # noqa: PLC0415  # an extra
 
     made: Any = figure(
@@ -105,12 +104,19 @@ def _figure(run: Run, label: str, **settings: Any) -> Any:
     )
     made.toolbar.logo = None
     made.toolbar.autohide = True
-    made.xaxis.axis_label = "items a second that arrive" if run.plan.open else "items at once"
-    made.yaxis.axis_label = label
-    made.xaxis.ticker = FixedTicker(ticks=list(run.steps), minor_ticks=[])
+    made.xaxis.axis_label, made.yaxis.axis_label = x, y
     for axis in (*made.xaxis, *made.yaxis):
         axis.axis_label_text_font_style = "normal"
     made.min_border_left = 56
+    return made
+
+
+def _figure(run: Run, label: str, **settings: Any) -> Any:
+    """A figure over the settings."""
+    from bokeh.models import FixedTicker  # noqa: PLC0415  # an extra
+
+    made = _blank("items a second that arrive" if run.plan.open else "items at once", label, **settings)
+    made.xaxis.ticker = FixedTicker(ticks=list(run.steps), minor_ticks=[])
     return made
 
 
@@ -174,21 +180,8 @@ def _latency(run: Run) -> Any:
 def _tail(run: Run) -> Any:
     from bokeh.models import FixedTicker  # noqa: PLC0415  # an extra
     from bokeh.palettes import viridis  # noqa: PLC0415  # an extra
-    from bokeh.plotting import figure  # noqa: PLC0415  # an extra
 
-    made: Any = figure(
-        sizing_mode="stretch_width",
-        height=_HEIGHT,
-        tools="xpan,xwheel_zoom,box_zoom,reset",
-        toolbar_location="above",
-        output_backend="canvas",
-        x_axis_type="log",
-        y_axis_type="log",
-    )
-    made.toolbar.logo = None
-    made.toolbar.autohide = True
-    made.xaxis.axis_label = "ms"
-    made.yaxis.axis_label = "longer, per cent"
+    made = _blank("ms", "longer, per cent", y_axis_type="log")
     made.yaxis.ticker = FixedTicker(ticks=[100 / 10**power for power in range(5)], minor_ticks=[])
     steps = [step for step in run.steps.values() if step.ok]
     for step, colour in zip(steps, viridis(max(1, len(steps))), strict=False):
