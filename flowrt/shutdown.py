@@ -26,6 +26,7 @@ _POLL_S: Final = 0.02  # a batch that starts while draining gets this long
 _FORCE_S: Final = 0.8  # after a second signal: an orderly end may still come first
 _HANDLED: Final = 0x80  # marks a byte that Python's handler wrote; C's has the bare number
 _END: Final = b"\0"
+_installed: Final[list[Shutdown]] = []
 
 
 class Shutdown:
@@ -73,6 +74,7 @@ class Shutdown:
         # C code writes to the wake-up descriptor reaches this thread all the same.
         self._thread = threading.Thread(target=self._listen, args=(theirs,), name="flowrt-signals", daemon=True)
         self._thread.start()
+        _installed.append(self)
         for signum in free:
             self._previous[signum] = signal.getsignal(signum)
             signal.signal(signum, self._handle)
@@ -84,13 +86,28 @@ class Shutdown:
         if thread is None or ours is None:
             return
         self._thread = self._ours = None
-        for signum, handler in self._previous.items():
-            if signal.getsignal(signum) == self._handle:
-                signal.signal(signum, handler)
+        _installed.remove(self)
+        self._restore()
         with suppress(OSError):
             ours.send(_END)
         thread.join(0.1)  # unless a second signal came: then it is there to end the process
         ours.close()
+
+    def forget(self) -> None:
+        """In a forked child: what it has of its parent's would take its signals for the parent's."""
+        if self._ours is not None:
+            current = signal.set_wakeup_fd(-1)
+            if current != self._ours.fileno():
+                signal.set_wakeup_fd(current)
+            self._ours.close()
+        self._restore()
+        self._loop = self._task = self._thread = self._ours = None
+        self._taken = False
+
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            if signal.getsignal(signum) == self._handle:
+                signal.signal(signum, handler)
 
     def _handle(self, signum: int, _frame: FrameType | None) -> None:
         first = self.signum is None
@@ -187,6 +204,16 @@ class Shutdown:
         if self._task is not None:
             self.cancelled = True
             self._task.cancel(REASON)
+
+
+def _forget() -> None:
+    for shutdown in _installed:
+        shutdown.forget()
+    _installed.clear()
+
+
+if hasattr(os, "register_at_fork"):  # where there are forks
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _is_default(handler: Any) -> bool:

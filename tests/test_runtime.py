@@ -524,6 +524,63 @@ def test_a_second_signal_ends_the_process_within_a_second_whatever_a_node_does(w
     assert time.monotonic() - began < 5.0  # 0.8 s and what the machine takes
 
 
+FORKS = """
+import os, warnings
+def fork():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there are threads; the child uses none of them
+        begun, begins = os.pipe()
+        child = os.fork()
+    if child:
+        os.read(begun, 1)
+        return child
+    os.write(begins, b".")
+    os.close(1)
+    os.close(2)
+    try:
+        time.sleep(20)
+    finally:
+        os._exit(7)
+async def node(item):
+    if item:
+        print("started", flush=True)
+    await asyncio.sleep(1.2)  # longer than a second signal would leave
+async def main():
+    print("children", fork(), fork(), flush=True)
+    tally(await BatchProcessor(node, max_concurrency=2).batch(range(2)))
+    for _ in range(2):
+        print("ended", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_signal_to_all_of_a_process_and_its_forked_children_drains(way: str) -> None:
+    """As Ctrl-C at a terminal, or `timeout`."""
+    script = Script(FORKS, way)
+    children = [int(word) for word in script.wait_for("children").split()[1:]]
+    script.wait_for("started")
+    for pid in (script.process.pid, *children):
+        os.kill(pid, signal.SIGINT)
+    script.wait_for("tally")
+    for pid in children:  # in which asyncio has a handler of its own
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    returncode, out, events = script.end()
+    assert (returncode, names(events)) == (130, ["runtime.started", "shutdown.started", "shutdown.drained"])
+    assert "tally {'ok': 2}" in out
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_signals_to_forked_children_end_those_and_are_none_to_the_process(way: str) -> None:
+    """As a pool of processes ends its own."""
+    script = Script(FORKS, way)
+    for word in script.wait_for("children").split()[1:]:
+        os.kill(int(word), signal.SIGTERM)
+    returncode, out, events = script.end()
+    assert (returncode, names(events)) == (0, ["runtime.started"])
+    assert out.splitlines()[2:] == ["tally {'ok': 2}", "ended -15", "ended -15"]
+
+
 def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None:
     script = Script(
         """
