@@ -82,16 +82,18 @@ def print_summary(report: BatchReport) -> None:
 
 
 def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    """Show pairs of a label and a text on stderr.
+    """Show pairs of a label and a text on stderr; one that is closed or broken changes nothing.
 
     Args:
         title: Stands above the table on a terminal.
         rows: The pairs.
     """
-    if _is_terminal() and _print_table(title, rows):
-        return
     width = max(len(label) for label, _ in rows)
-    click.echo("\n".join(f"{label:<{width}}  {text}" for label, text in rows), err=True)
+    try:
+        if not _is_terminal() or not _print_table(title, rows):
+            click.echo("\n".join(f"{label:<{width}}  {text}" for label, text in rows), err=True)
+    except (OSError, ValueError):
+        return
 
 
 def make_table(title: str, rows: list[tuple[str, str]]) -> Table:

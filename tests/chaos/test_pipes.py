@@ -53,6 +53,24 @@ def test_a_reader_who_leaves_at_any_time_costs_at_most_what_was_in_flight(
     assert items - 1 <= executions(tmp_path) <= items - 1 + CONCURRENCY
 
 
+@pytest.mark.parametrize("end", ["2>&-", "2>/dev/full", "2> >(exec 0<&-; touch left)"])
+@pytest.mark.parametrize("more", ["", "--report page.html", "--log-format console", "--metrics-port 0"])
+def test_a_run_whose_stderr_is_broken_ends_as_another_would(end: str, more: str, tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        "import asyncio, os\n"
+        "async def node(x):\n"
+        "    while x == 0 and os.path.exists('wait') and not os.path.exists('left'): await asyncio.sleep(0.01)\n"
+        "    return x\n"
+    )
+    (tmp_path / "in.jsonl").write_text("0\n1\n")
+    if "left" in end:
+        (tmp_path / "wait").touch()
+    done = shell(tmp_path, f"$flowrt job:node in.jsonl -o out.jsonl {more} {end}")
+    assert (tmp_path / "code").read_text().strip() == "0", done.stderr
+    assert (tmp_path / "out.jsonl").read_text().count('"status": "ok"') == 2
+    assert (tmp_path / "page.html").exists() is ("page" in more)
+
+
 @pytest.mark.parametrize("end", ["2>&-", "2>/dev/full"])
 def test_a_stderr_that_takes_nothing_changes_nothing(end: str, tmp_path: Path, expected: Expected) -> None:
     items = 60
