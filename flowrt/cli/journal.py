@@ -6,7 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import BinaryIO
 
 import click
@@ -54,8 +55,10 @@ def show(file: str, as_json: bool) -> None:
 @click.option("--skip-damaged", is_flag=True, help="Leave out what is damaged.")
 def export(file: str, output: str, skip_damaged: bool) -> None:
     """Write the lines that the items in FILE have in an output: each index once, in order."""
-    with _readable(file), _opened(output) as target:
-        for line in exported(file, skip_damaged=skip_damaged):
+    lines = _lines(file, skip_damaged)
+    first = next(lines, b"")  # a journal that cannot be read leaves no output
+    with _opened(output) as target:
+        for line in chain([first], lines):
             target.write(line)
 
 
@@ -67,7 +70,7 @@ def salvage(file: str, new: str) -> None:
     with _readable(file):
         try:
             lost = salvaged(file, new)
-        except FileExistsError as exc:
+        except (FileExistsError, ValueError) as exc:  # it is NEW that cannot be
             raise CommandError(str(exc)) from exc
         told = summary(new)
     say(f"{told.items:,} items saved in {new}; {lost:,} bytes left out, whose items run again")
@@ -110,32 +113,50 @@ def _readable(file: str) -> Iterator[None]:
         raise CommandError(f"journal {file!r} does not exist", BAD_USAGE) from exc
     except (IsADirectoryError, ValueError) as exc:
         raise CommandError(f"journal {file!r} is no file: name one", BAD_USAGE) from exc
-    except BrokenPipeError:  # as `| head` does
-        _leave_stdout()
-        raise SystemExit(SOME_FAILED) from None
     except OSError as exc:
         raise CommandError(f"journal {file!r} cannot be read: {exc.strerror}", UNREADABLE_INPUT) from exc
 
 
+def _lines(file: str, skip_damaged: bool) -> Iterator[bytes]:
+    with _readable(file):
+        yield from exported(file, skip_damaged=skip_damaged)
+
+
 @contextmanager
 def _opened(output: str) -> Iterator[BinaryIO]:
-    """Where the lines go: standard output, or a file of mode 0600 that did not exist."""
+    """Where the lines go: standard output, or a file of mode 0600 that did not exist; it is whole, or not there."""
     if output == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # as `| head` does
+            _leave_stdout()
+            raise SystemExit(SOME_FAILED) from None
+        except OSError as exc:
+            _leave_stdout()
+            raise _disk_failed("standard output", exc) from exc
         return
     try:
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise CommandError(f"output {output} cannot be made: {exc.strerror}") from exc
-    with os.fdopen(fd, "wb") as file:
-        try:
+    try:
+        with os.fdopen(fd, "wb") as file:
             yield file
             file.flush()
-        except OSError as exc:
-            raise CommandError(f"writing {output} failed: {exc.strerror}", DISK_FAILED) from exc
+            os.fsync(fd)
+    except BaseException as exc:
+        with suppress(OSError):
+            os.unlink(output)  # noqa: PTH108  # as it was opened
+        if isinstance(exc, OSError):
+            raise _disk_failed(output, exc) from exc
+        raise
+
+
+def _disk_failed(name: str, exc: OSError) -> CommandError:
+    return CommandError(f"writing {name} failed: {exc.strerror}", DISK_FAILED)
 
 
 def _leave_stdout() -> None:
-    """Nobody reads standard output: let Python's own flush at the end go nowhere."""
+    """Nobody takes what goes to standard output: let Python's own flush at the end go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

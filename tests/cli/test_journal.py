@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flowrt.cli.main import main
+from flowrt.errors import JournalDamagedError
+from flowrt.journal import export
 from tests.journal.harness import failure, item, write
 
 Flowrt = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -90,6 +94,55 @@ def test_export_to_a_reader_who_leaves_says_nothing(
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize(("file", "code"), [("nothing", 2), ("nodes.py", 4), ("run.journal", 4), ("odd.journal", 4)])
+def test_an_export_that_fails_leaves_no_output(
+    path: Path, file: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b'{"index": 2')] ^= 1
+    path.write_bytes(data)
+    if file == "odd.journal":  # it is damaged after the first line was given
+        write(path.with_name(file), [item(0), item(1)])
+
+        def exported(*words: Any, **settings: Any) -> Any:
+            yield next(export(*words, **settings))
+            raise JournalDamagedError("journal odd.journal changed", 0)
+
+        monkeypatch.setattr("flowrt.cli.journal.exported", exported)
+    assert call("journal", "export", file, "-o", "out.jsonl") == code
+    told = capsys.readouterr().err
+    assert file in told
+    assert "writing" not in told
+    assert not path.with_name("out.jsonl").exists()
+
+
+def test_an_export_that_cannot_be_written_says_so(
+    path: Path, command: tuple[list[str], dict[str, str]], capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    words, environment = command
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*words, "journal", "export", path.name], env=environment, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.stderr == b"flowrt: writing standard output failed: No space left on device\n"
+    assert done.returncode == 5
+
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", failing)
+    assert call("journal", "export", path.name, "-o", "out.jsonl") == 5
+    assert capsys.readouterr().err == "flowrt: writing out.jsonl failed: Input/output error\n"
+    assert not path.with_name("out.jsonl").exists()
+    assert call("journal", "export", path.name, "-o", "nowhere/out.jsonl") == 2
+    assert "output nowhere/out.jsonl cannot be made" in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_can_be_saved_is_told_by_its_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("journal", "salvage", path.name, "nowhere/whole.journal") == 2
+    assert "'nowhere/whole.journal' cannot be opened: its folder does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["show", "export"])
