@@ -19,13 +19,14 @@ from flowrt.errors import JournalError
 from flowrt.garbage import Calm
 from flowrt.instrument import Dispatch
 from flowrt.records import BatchRecord, Slot
+from flowrt.underway import UnderWay
 
 __all__ = ["Lifecycle", "active_batches", "look_at"]
 
 _YOUNG_EACH: Final = 20  # objects of one item in flight, and then some
 _YOUNG_MOST: Final = 50_000
 
-_active: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+_active: Final[UnderWay[Lifecycle]] = UnderWay()
 _around: Final[ContextVar[weakref.ref[Lifecycle] | None]] = ContextVar("flowrt_batch", default=None)
 
 

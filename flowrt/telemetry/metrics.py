@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import weakref
 from bisect import bisect_left
 from typing import Final, Literal, Protocol
 
@@ -21,6 +20,7 @@ from flowrt.telemetry.catalogue import DURATION_BOUNDS_S, LAG_BOUNDS_S, QUEUE_WA
 from flowrt.telemetry.exemplars import Exemplars
 from flowrt.telemetry.lag import heartbeat_of
 from flowrt.telemetry.text import label
+from flowrt.underway import UnderWay
 
 __all__ = [
     "METRICS",
@@ -215,7 +215,7 @@ class MetricsStore:
         self.limits: dict[tuple[str, str], int] = {}
         self.circuits: dict[tuple[str, str], str] = {}
         self.batches: dict[str, BatchShard] = {}
-        self.active: weakref.WeakSet[BatchRecord] = weakref.WeakSet()
+        self.active: UnderWay[BatchRecord] = UnderWay()
         self.lag = Histogram(LAG_BOUNDS_S)
         self.stalls: dict[str, int] = {}
         self.drops: dict[tuple[Signal, DropReason], int] = {(s, r): 0 for s in SIGNALS for r in DROP_REASONS}

@@ -163,11 +163,7 @@ class Watchdog:
         if task is None:
             return who, None
         who["task"] = task.get_name()
-        try:
-            batches = list(self._batches())
-        except RuntimeError:  # a batch started or ended meanwhile
-            return who, None
-        for batch in batches:
+        for batch in self._batches():
             for slot in batch.slots.copy():
                 item = slot.item
                 if slot.task is task and item is not None:
