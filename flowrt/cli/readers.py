@@ -58,6 +58,7 @@ class Input:
         format: How it is read.
         rereadable: It is a file, not a pipe, so reading to its end comes to an end.
         close: Releases the file, once the feed has been closed.
+        start: Where in the file it begins: standard input may stand anywhere.
     """
 
     feed: Feed
@@ -66,6 +67,7 @@ class Input:
     format: Format
     rereadable: bool
     close: Callable[[], None]
+    start: int = 0
 
 
 def open_input(path: str, chosen: Format | None = None) -> Input:
@@ -94,12 +96,13 @@ def open_input(path: str, chosen: Format | None = None) -> Input:
             chunks, expected, release = parquet_chunks(fd, name)
             return Input(make_feed(chunks, lambda: None, expected), status, fd, form, regular, release)
         counted: int | None = None
+        start = os.lseek(fd, 0, os.SEEK_CUR) if regular else 0
         if regular and status.st_size <= _COUNTED_BYTES[form]:
             counted = _count(fd, name, form)
-            os.lseek(fd, 0, os.SEEK_SET)
+            os.lseek(fd, start, os.SEEK_SET)
         blocks = Blocks(fd, name)
         feed = make_feed(_chunks(blocks, name, form), blocks.stop, counted)
-        return Input(feed, status, fd, form, regular, blocks.close)
+        return Input(feed, status, fd, form, regular, blocks.close, start)
     except BaseException:
         if path != "-":
             os.close(fd)

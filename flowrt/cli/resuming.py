@@ -34,7 +34,7 @@ def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry
     """
     if not path:
         raise CommandError("--journal needs the name of a file")
-    content = digest_of_file(source.fd) if source.rereadable else "a stream, each item compared"
+    content = digest_of_file(source.fd, source.start) if source.rereadable else "a stream, each item compared"
     policy = JournalPolicy(
         path,
         retry_failed=retry_failed,

@@ -24,18 +24,19 @@ __all__ = ["digest_of_file", "digest_of_item", "name_of_node"]
 _BLOCK_BYTES: Final = 1 << 20
 
 
-def digest_of_file(fd: int) -> str:
+def digest_of_file(fd: int, start: int = 0) -> str:
     """The digest of a file's content, whatever its name and its time; about 1 s for a gigabyte.
 
     Args:
         fd: A regular file; where it stands is left as it is.
+        start: Where the content begins.
     """
     digest = hashlib.blake2b(digest_size=16)
-    at = 0
+    at = start
     while block := os.pread(fd, _BLOCK_BYTES, at):
         digest.update(block)
         at += len(block)
-    return f"{at} bytes, blake2b {digest.hexdigest()}"
+    return f"{at - start} bytes, blake2b {digest.hexdigest()}"
 
 
 def digest_of_item(data: Any) -> bytes:

@@ -56,6 +56,10 @@ async def login(item):
     ran(0)
     return item["user"]
 
+async def same(item):
+    ran(0)
+    return item
+
 async def ask(item, model):
     ran(item)
     return [model, item]
@@ -412,6 +416,38 @@ def test_items_of_a_pipe_are_compared_one_by_one(folder: Path, flowrt: Flowrt, l
     assert shorter.returncode == 3
     assert "holds item 2 and the input ends after 1" in shorter.stderr
     assert ran(folder) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_standard_input_begins_where_its_file_stands(
+    folder: Path, command: Command, lines_of: LinesOf, form: str
+) -> None:
+    (folder / "in").write_text("x\n0\n1\n2\n")
+
+    def run(skipped: int) -> subprocess.CompletedProcess[str]:
+        words = ("-", "-o", "out.jsonl", "--journal", "run.journal", "--input-format", form)
+        with (folder / "in").open("rb", buffering=0) as stdin:
+            stdin.seek(skipped)
+            return subprocess.run(
+                [*command[0], "run", "jobs:same", *words],
+                cwd=folder,
+                env=command[1],
+                stdin=stdin,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+    expected: list[Any] = [0, 1, 2] if form == "jsonl" else [{"0": "1"}, {"0": "2"}]
+    for _ in range(2):
+        done = run(2)
+        assert done.returncode == 0, done.stderr
+        assert [line["output"] for line in lines_of(folder / "out.jsonl")] == expected
+    assert len(ran(folder)) == len(expected)
+    other = run(4)
+    assert other.returncode == 3
+    assert "input was" in other.stderr
 
 
 def test_a_line_that_cannot_be_read_is_a_failed_item_each_time(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
