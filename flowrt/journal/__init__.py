@@ -12,7 +12,7 @@ from flowrt.journal.policy import JournalPolicy
 from flowrt.journal.salvage import salvage
 
 if TYPE_CHECKING:
-    from flowrt.journal.reading import JournalSummary, export, records, summary
+    from flowrt.journal.reading import JournalSummary, export, lines, records, summary
 
 __all__ = [
     "KEPT",
@@ -22,13 +22,14 @@ __all__ = [
     "digest_of_file",
     "digest_of_item",
     "export",
+    "lines",
     "name_of_node",
     "records",
     "salvage",
     "summary",
 ]
 
-_LATER = ("JournalSummary", "export", "records", "summary")
+_LATER = ("JournalSummary", "export", "lines", "records", "summary")
 """Names for looking into a journal, which no batch does: their module is imported when somebody asks for one."""
 
 

@@ -16,7 +16,7 @@ from flowrt.journal.scan import Scan
 from flowrt.journal.table import Table
 from flowrt.records import BatchResult
 
-__all__ = ["JournalSummary", "export", "records", "summary"]
+__all__ = ["JournalSummary", "export", "lines", "records", "summary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,25 @@ def records(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iter
         JournalMismatchError: It has a format that this version does not read.
         OSError: It cannot be opened.
     """
+    for line in lines(path, skip_damaged=skip_damaged):
+        yield result_of_line(line)
+
+
+def lines(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[bytes]:
+    """The line of an output file of every record, in the order of writing, those that no longer count too.
+
+    Args:
+        path: A journal.
+        skip_damaged: Go on behind damage.
+
+    Raises:
+        JournalDamagedError: It is damaged; what stood before has been given by then.
+        JournalMismatchError: It has a format that this version does not read.
+        OSError: It cannot be opened.
+    """
     with _opened(path) as (file, size):
         for _, _, _, body in Scan(file, size, str(path), skip_damaged=skip_damaged):
-            yield result_of_line(decode_record(body)[1])
+            yield decode_record(body)[1]
 
 
 def export(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[bytes]:

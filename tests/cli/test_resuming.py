@@ -153,6 +153,23 @@ def test_somebody_elses_output_is_not_replaced_for_a_journals_sake(folder: Path,
     assert "mine" in (folder / "out.jsonl").read_text()
 
 
+def test_an_output_is_this_runs_own_also_where_all_of_its_items_ran_again(
+    folder: Path, flowrt: Flowrt, lines_of: LinesOf
+) -> None:
+    write_items(folder, [1, 3, 5])
+    assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
+    (folder / "mended").touch()
+    # as if it were killed before it has put its output into place: the journal has other lines now
+    again = ("in.jsonl", "-o", "killed.jsonl", "--journal", "run.journal", "--retry-failed")
+    assert flowrt("run", "jobs:odd_fails", *again).returncode == 0
+    done = flowrt("run", "jobs:odd_fails", *RUN, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    assert [line["output"] for line in lines_of(folder / "out.jsonl")] == [{"v": x} for x in (1, 3, 5)]
+    assert len(ran(folder)) == 6
+    (folder / "out.jsonl").write_text('{"index": 0}\n')
+    assert flowrt("run", "jobs:odd_fails", *RUN, "--retry-failed").returncode == 2
+
+
 def test_failed_items_run_again_when_asked(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(10))
     assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
