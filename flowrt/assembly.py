@@ -157,6 +157,7 @@ class Assembly:
             batch_id=uuid.uuid4().hex,
             limit=self.max_concurrency if self._controller is None else self._controller.limit,
             expected=source.expected,
+            clock=clock,
             epoch_offset_ns=time.time_ns() - clock(),
         )
         if self.telemetry.ledger:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowrt.records.result import STATUSES
@@ -62,6 +64,7 @@ class BatchRecord:
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
+        clock: The monotonic clock, in nanoseconds; any thread may read it.
         epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
         limit_change: The latest change of the limit.
         circuit: The latest change of the circuit breaker's state.
@@ -73,6 +76,7 @@ class BatchRecord:
         "__weakref__",
         "batch_id",
         "circuit",
+        "clock",
         "counts",
         "epoch_offset_ns",
         "expected",
@@ -108,6 +112,7 @@ class BatchRecord:
         expected: int | None = None,
         started_ns: int = 0,
         epoch_offset_ns: int = 0,
+        clock: Callable[[], int] = perf_counter_ns,
     ) -> None:
         self.name = name
         self.node_id = node_id
@@ -128,6 +133,7 @@ class BatchRecord:
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
         self.finished_ns = 0
+        self.clock = clock
         self.epoch_offset_ns = epoch_offset_ns
         self.limit_change: Any = None
         self.circuit: Any = None

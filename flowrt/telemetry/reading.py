@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -129,7 +128,6 @@ class Reader:
     def _gauges(self) -> Iterator[Reading]:
         store = self._store
         inflight, queued, limit, busy, bound, circuit = _lists(6)
-        now_ns = time.time_ns()
         running: dict[tuple[str, str], int] = {}
         waiting: dict[tuple[str, str], int] = {}
         limits: dict[tuple[str, str], int] = {}
@@ -141,7 +139,7 @@ class Reader:
                 bound_ns[pair, cause] = sum([shard.bound_ns[cause] for shard in shards])
         for batch in list(store.active):
             pair = batch.shard.pair
-            now = now_ns - batch.epoch_offset_ns
+            now = batch.clock()
             limits[pair] = limits.get(pair, 0) + batch.limit
             waiting[pair] = waiting.get(pair, 0) + batch.queued
             if batch.ledger is not None:

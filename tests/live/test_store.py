@@ -104,6 +104,23 @@ def test_a_running_batch_shows_its_items_and_where_they_wait(run: Run) -> None:
         assert item["age_s"] >= 0
 
 
+def test_a_step_of_the_system_s_clock_is_no_time_that_passed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> dict[str, Any]:
+        gate = asyncio.Event()
+        task = asyncio.create_task(flowrt.BatchProcessor(lambda _: gate.wait(), 1, name="stepped").batch([1]))
+        await asyncio.sleep(0.01)
+        time_ns = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: time_ns() + 3_600_000_000_000)
+        batch = await asyncio.to_thread(shown, "stepped")
+        gate.set()
+        await task
+        return batch
+
+    batch = run(main())
+    assert 0 < batch["elapsed_s"] < 1800
+    assert batch["running"][0]["age_s"] < 1800
+
+
 def test_an_item_that_lasts_is_among_the_slowest_without_a_hook(run: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(1.2 if x == 13 else 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowrt import BatchProcessor, Instrument, RetryPolicy, Telemetry
+from flowrt.ledger import CAUSES
 from flowrt.records import BatchRecord, ItemRecord
 from flowrt.telemetry.catalogue import CATALOGUE
 from flowrt.telemetry.collector import StoreCollector
@@ -123,6 +125,38 @@ def test_a_running_batch_shows_what_is_in_flight(run: Run, name: str, sample: Sa
         assert sample("flowrt_batches_active", batch=name) == 0
 
     run(main())
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_step_of_the_system_s_clock_is_no_time_that_passed(
+    run: Run, name: str, sample: Sample, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+        batch = asyncio.create_task(BatchProcessor(lambda _: gate.wait(), 3, name=name).batch(range(8)))
+        while sample("flowrt_items_inflight", batch=name, node="lambda") < 3:
+            await asyncio.sleep(0.001)
+        time_ns = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: time_ns() + step_s * 1_000_000_000)
+        busy = sample("flowrt_slot_busy_seconds_total", batch=name, node="lambda")
+        await asyncio.sleep(0.002)
+        assert busy < sample("flowrt_slot_busy_seconds_total", batch=name, node="lambda") < 1800
+        bound = [sample("flowrt_bound_seconds_total", batch=name, node="lambda", by=cause) for cause in CAUSES]
+        assert sum(bound) < 1800
+        gate.set()
+        await batch
+
+    run(main())
+
+
+def test_a_scrape_reads_the_time_of_a_loop_that_has_its_own(run_virtual: Run, name: str, sample: Sample) -> None:
+    async def main() -> None:
+        batch = asyncio.create_task(BatchProcessor(asyncio.sleep, 3, name=name).batch([60, 60, 60]))
+        await asyncio.sleep(40)
+        assert sample("flowrt_slot_busy_seconds_total", batch=name, node="sleep") == pytest.approx(120)
+        await batch
+
+    run_virtual(main())
 
 
 def test_timeouts_and_cancellations_have_their_own_status(run_virtual: Run, name: str, sample: Sample) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -69,7 +68,7 @@ class BatchView:
         """
         batch, over = self._batch, self.over
         counts = self._since_start(self._count(batch) if self._last is None else self._last)
-        now_ns = batch.finished_ns if over else time.time_ns() - batch.epoch_offset_ns
+        now_ns = batch.finished_ns if over else batch.clock()
         elapsed_s = max(0.0, (now_ns - batch.started_ns) / 1e9)
         occupied: list[Occupied] = [(slot, item) for slot in batch.slots.copy() if (item := slot.item) is not None]
         first = oldest(occupied)
