@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Final
@@ -157,4 +156,4 @@ class Job:
         """Undo what was opened: `run` will never begin."""
         self._source.close()
         self._target.leave()
-        os.close(self._target.fd)
+        self._target.close()

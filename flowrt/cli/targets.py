@@ -9,6 +9,7 @@ import os
 import select
 import stat
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -55,6 +56,7 @@ class FileTarget:
         self._check(path, not_this)
         self._check(self.partial, not_this)
         self.fd = self._open()
+        _open_targets.add(self)
 
     def _check(self, path: Path, not_this: os.stat_result) -> None:
         try:
@@ -137,6 +139,19 @@ class FileTarget:
         elif self.partial.exists():
             say(f"not complete: what finished is in {self.partial}")
 
+    def close(self) -> None:
+        """Let go of the file and its lock."""
+        _open_targets.discard(self)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.fd, fcntl.LOCK_UN)  # also for a child that was forked and has not got to disown() yet
+        os.close(self.fd)
+
+    def disown(self) -> None:
+        """Let go of the file in a forked child, whose parent keeps the lock."""
+        _open_targets.discard(self)
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
     def put(self, data: memoryview) -> int:
         """Write some of the data and say how much."""
         if not self._begun:
@@ -181,12 +196,26 @@ class StreamTarget:
         except BrokenPipeError:
             raise OutputClosedError from None
 
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.fd)
+
     def give_up(self) -> None:
         """Wait no longer for a reader who does not read."""
         self._given_up = True
 
 
 Target = FileTarget | StreamTarget
+
+_open_targets: Final[weakref.WeakSet[FileTarget]] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for target in list(_open_targets):
+        target.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
 
 
 def open_target(

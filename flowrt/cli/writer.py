@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -111,7 +110,7 @@ class OutputWriter:
             self._pool.shutdown(wait=True)
             if not placed:
                 self._target.leave()
-            os.close(self._target.fd)
+            self._target.close()
 
     async def _save_what_is_there(self) -> None:
         """The run ends early for a reason of its own: a failure to write is told, and does not take its place."""

@@ -168,6 +168,33 @@ def test_two_runs_never_write_the_same_file(run: Run, source: Path) -> None:
     assert path.read_bytes() == b"a\n"
 
 
+@pytest.mark.parametrize("end", ["killed", "left while a child is being made"])
+def test_a_child_that_outlives_a_run_does_not_keep_its_output(end: str, source: Path) -> None:
+    path = source.with_name("out")
+    target = opened(path, source)
+    read, write_end = os.pipe()
+    beside = os.dup(target.fd) if end != "killed" else -1
+    sleeper = os.fork()
+    if sleeper == 0:
+        os.write(write_end, b".")
+        threading.Event().wait(60)
+        os._exit(0)
+    try:
+        assert os.read(read, 1) == b"."
+        if end == "killed":
+            os.close(target.fd)  # all that is left of a killed process
+        else:
+            assert "another run is writing" in refused(path, source)  # a child does not let go of its parent's lock
+            target.close()
+        opened(path, source).close()
+    finally:
+        os.kill(sleeper, 9)
+        os.waitpid(sleeper, 0)
+        for fd in (read, write_end, beside):
+            if fd >= 0:
+                os.close(fd)
+
+
 def test_what_an_interrupted_run_left_is_replaced_and_told(run: Run, source: Path, capsys: Any) -> None:
     path = source.with_name("out")
     partial = path.with_name("out.partial")
@@ -278,7 +305,7 @@ def test_a_file_target_shows_the_partial_name_it_writes_to(source: Path) -> None
     target = opened(source.with_name("out"), source)
     assert isinstance(target, FileTarget)
     assert target.partial.name == "out.partial"
-    os.close(target.fd)
+    target.close()
 
 
 def test_a_timer_that_flushes_while_the_end_waits_for_the_flush_before_loses_nothing(run: Run, source: Path) -> None:
