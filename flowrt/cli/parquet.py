@@ -27,7 +27,7 @@ def parquet_chunks(fd: int, name: str) -> tuple[Iterator[list[Any]], int, Callab
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        CommandError: It is damaged, or no Parquet at all.
+        CommandError: It is damaged, no Parquet at all, or names a column twice.
     """
     try:
         import pyarrow.parquet  # noqa: PLC0415  # an extra, and slow to import
@@ -40,6 +40,10 @@ def parquet_chunks(fd: int, name: str) -> tuple[Iterator[list[Any]], int, Callab
         expected = table.metadata.num_rows
         if expected < 0:
             raise _damaged(name, f"it claims to have {expected} rows")
+        columns = table.schema_arrow.names
+        if len(set(columns)) < len(columns):  # a row is a dict, which holds one of them
+            twice = next(column for column in columns if columns.count(column) > 1)
+            raise CommandError(f"{name} names the column {twice!r} twice", UNREADABLE_INPUT)
     except CommandError:
         opened.close()
         raise

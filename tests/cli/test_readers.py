@@ -333,6 +333,15 @@ def test_an_empty_parquet_file_has_no_items(tmp_path: Path) -> None:
     assert read(parquet(tmp_path / "a.parquet", {"a": []})) == []
 
 
+def test_a_parquet_file_with_two_columns_of_one_name_is_unreadable_input(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([[1], ["v"], [2]], names=["id", "v", "id"]), path)
+    assert unreadable(path) == f"{path} names the column 'id' twice"
+
+
 def test_truncated_and_hostile_parquet_is_unreadable_input(tmp_path: Path) -> None:
     whole = parquet(tmp_path / "a.parquet", {"a": [str(i) * 50 for i in range(5000)]}).read_bytes()
     hostile = [
