@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, get_args
 
@@ -163,8 +164,12 @@ class TraceSetup:
         self.pipeline: SpanPipeline | None = None
         if _env("OTEL_SDK_DISABLED").lower() == "true":
             return
-        if _ours and _ours[0].target is not None:
-            return  # another runtime of this process exports already
+        with _sharing:
+            self.pipeline = _running() or self._set_up(service_name, otlp_endpoint)
+            if self.pipeline is not None:
+                _users[self.pipeline] = _users.get(self.pipeline, 0) + 1
+
+    def _set_up(self, service_name: str | None, otlp_endpoint: str | None) -> SpanPipeline | None:
         if not _ours and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             if otlp_endpoint is not None:
                 _log.warning(
@@ -172,21 +177,31 @@ class TraceSetup:
                     "that one, or leave it to flowrt to make one",
                     loggable(otlp_endpoint),
                 )
-            return
+            return None
         resource = _resource(service_name)
         pipeline = _make_pipeline(otlp_endpoint)
         provider = _install(resource)
         if pipeline is not None:
-            self.pipeline = provider.target = METRICS.pipeline = pipeline
+            provider.target = METRICS.pipeline = pipeline
+        return pipeline
 
     def close(self, timeout_s: float) -> None:
-        """Export what waits, as far as there is time, and stop exporting. Later calls do nothing.
+        """Export what waits, as far as there is time, and if nobody else does, stop exporting. Later calls do nothing.
 
         Args:
             timeout_s: How long to wait for the collector at most, in seconds.
         """
         pipeline = self.pipeline
-        if pipeline is not None:
+        if pipeline is None:
+            return
+        with _sharing:
+            others = _users.pop(pipeline, 0) - 1
+            if others > 0:
+                _users[pipeline] = others
+                self.pipeline = None  # the last one tells of it
+        if others > 0:
+            pipeline.force_flush(round(timeout_s * 1_000))
+        elif others == 0:
             pipeline.close(timeout_s)
             if _ours and _ours[0].target is pipeline:
                 _ours[0].target = METRICS.pipeline = None
@@ -208,6 +223,13 @@ class TraceSetup:
 
 
 _ours: Final[list[RuntimeProvider]] = []  # at most one
+_users: Final[dict[SpanPipeline, int]] = {}  # how many runtimes export through it
+_sharing: Final = threading.Lock()
+
+
+def _running() -> SpanPipeline | None:
+    """What another runtime of this process exports through."""
+    return next((each for each in _users if _ours and each is _ours[0].target), None)
 
 
 def _resource(service_name: str | None) -> Resource:

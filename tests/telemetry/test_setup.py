@@ -379,6 +379,7 @@ class Taker:
     def __init__(self, lose: int = 0) -> None:
         self.names: list[str] = []
         self.lose = lose
+        self.asked: list[str] = []
 
     def put(self, span: Any) -> None:
         self.names.append(span.name)
@@ -391,7 +392,11 @@ class Taker:
     dropped = property(lambda _: {"queue_full": 0})
 
     def close(self, timeout_s: float) -> None:
-        """All has been taken."""
+        self.asked.append("close")
+
+    def force_flush(self, timeout_millis: int) -> bool:
+        self.asked.append(f"flush in {timeout_millis} ms")
+        return True
 
 
 @pytest.mark.usefixtures("_no_variables")
@@ -434,6 +439,31 @@ def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
         trace.get_tracer("t").start_span("between").end()
     assert [exporter.names for exporter in exporters] == [["s0"], ["s1"]]
     assert "service_name='two' is not used: this process traces as 'one' already" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_variables")
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_several_at_a_time_the_last_one_to_end_ends_the_export_and_tells_of_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: int
+) -> None:
+    exporter = Taker(lose=2)
+    monkeypatch.setattr(setup, "_make_pipeline", lambda *_: exporter)
+    both = [TraceSetup("mine", ENDPOINT), TraceSetup("mine", ENDPOINT)]
+    assert METRICS.pipeline is exporter
+    with caplog.at_level(logging.ERROR, "flowrt"):
+        one, other = both[first], both[1 - first]
+        for _ in range(2):
+            one.close(10.0)
+            one.report()
+        trace.get_tracer("t").start_span("between").end()
+        assert (exporter.names, exporter.asked, caplog.text) == (["between"], ["flush in 10000 ms"], "")
+        other.close(10.0)
+        other.report()
+    trace.get_tracer("t").start_span("after").end()
+    assert exporter.names == ["between"]
+    assert exporter.asked[-1] == "close"
+    assert "telemetry.mismatch" in caplog.text
+    assert METRICS.pipeline is None
 
 
 @pytest.mark.usefixtures("_no_variables")
