@@ -164,7 +164,8 @@ class Shard:
 
     def add_retry(self, item: ItemRecord) -> None:
         """Count an attempt that is not the item's last."""
-        self._add_attempt(item)
+        if item.started_ns:  # else it had not begun
+            self._add_attempt(item)
         self.retries[item.retry.reason] += 1
 
     def _add_attempt(self, item: ItemRecord) -> None:

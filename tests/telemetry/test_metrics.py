@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowrt import BatchProcessor, Instrument, RetryPolicy, Telemetry
 from flowrt.ledger import CAUSES
 from flowrt.records import BatchRecord, ItemRecord
-from flowrt.telemetry.catalogue import CATALOGUE
+from flowrt.telemetry.catalogue import CATALOGUE, DURATION_BOUNDS_S
 from flowrt.telemetry.collector import StoreCollector
-from flowrt.telemetry.metrics import MetricsInstrument, MetricsStore
+from flowrt.telemetry.metrics import MetricsInstrument, MetricsStore, Shard
 
 Run = Callable[[Any], Any]
 Sample = Callable[..., float]
@@ -261,3 +262,12 @@ def test_a_blocked_loop_shows_as_lag(run: Run, sample: Sample) -> None:
     run(BatchProcessor(blocks, 2).batch(range(2)))
     after = sample("flowrt_event_loop_lag_seconds_count") - sample("flowrt_event_loop_lag_seconds_bucket", le="0.01")
     assert after > before
+
+
+def test_what_is_tried_again_without_having_begun_took_no_time() -> None:
+    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=1)
+    item = ItemRecord(batch, 0, None, 5)
+    item.finished_ns, item.status, item.retry = 10**15, "failed", SimpleNamespace(reason="error")
+    shard = Shard(("b", "n"), DURATION_BOUNDS_S)
+    shard.add_retry(item)
+    assert (shard.retries["error"], shard.attempts["failed"], shard.service_ns) == (1, 0, 0)
