@@ -176,7 +176,8 @@ class TracingInstrument(BatchTracing):
             item.pulled_ns + self._offset_ns,
         )
         context = span.get_span_context()
-        item.ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big")
+        if context.trace_id:  # of a provider that is disabled, spans have none
+            item.ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big")
         if not context.trace_flags.sampled:
             item.unkept = True
         values = self._values

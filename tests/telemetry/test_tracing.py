@@ -383,3 +383,17 @@ def test_a_runtime_context_of_a_vendor_s_is_asked_for_every_item(ours: str, run:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 6, "the batch's and one for each item"
+
+
+def test_a_provider_that_is_disabled_gives_nobody_an_id(
+    run: Run, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, object]]
+) -> None:
+    async def fails(_: int) -> None:
+        raise ValueError
+
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+    (result,) = run(BatchProcessor(fails).batch([1]))
+    assert (result.trace_id, result.span_id) == (None, None)
+    (failed,) = [event for event in events if event["event"] == "item.failed"]
+    assert "trace_id" not in failed
