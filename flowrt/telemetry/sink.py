@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 import time
+from contextlib import suppress
 from typing import Final, TextIO
 
 from flowrt.telemetry.metrics import METRICS
@@ -30,6 +31,7 @@ class LineSink:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._pid = os.getpid()
         self._closed = False
+        self._hangs = False
         self._thread = threading.Thread(target=self._run, name="flowrt-logs", daemon=True)
         self._thread.start()
 
@@ -37,10 +39,14 @@ class LineSink:
         """Take one line, without its end."""
         if self._closed or os.getpid() != self._pid:  # a forked child has no thread
             self._emit(line)
+        elif self._hangs:
+            METRICS.dropped("logs", "shutdown")
         elif self._lines.qsize() >= _MOST_LINES:
             METRICS.dropped("logs", "queue_full")
         else:
             self._lines.put(line)
+            if self._closed or self._hangs:  # meanwhile
+                self._clear()
 
     def close(self, timeout_s: float = _FLUSH_S) -> None:
         """Wait until what was taken is written; later lines are written at once.
@@ -48,13 +54,13 @@ class LineSink:
         Args:
             timeout_s: How long to wait at most, in seconds; lines that are left then are dropped.
         """
-        if self._closed:
+        if self._closed or self._hangs:
             return
         self._lines.put(None)
         self._thread.join(timeout_s)
-        self._closed = not self._thread.is_alive()  # else the stream hangs: nobody may write to it at once
-        if not self._closed:
-            METRICS.dropped("logs", "shutdown", self._lines.qsize())
+        self._hangs = self._thread.is_alive()  # then nobody may write to the stream at once
+        self._closed = not self._hangs
+        self._clear()
 
     def flush(self, timeout_s: float = _FLUSH_S) -> None:
         """Wait until the queue is empty.
@@ -65,6 +71,18 @@ class LineSink:
         deadline = time.monotonic() + timeout_s
         while not self._lines.empty() and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    def _clear(self) -> None:
+        """Write what came too late for the thread; count it where the stream hangs."""
+        with suppress(queue.Empty):
+            while True:
+                line = self._lines.get_nowait()
+                if line is not None and self._closed:
+                    self._emit(line)
+                elif line is not None:
+                    METRICS.dropped("logs", "shutdown")
+        if self._hangs:
+            self._lines.put(None)  # should it ever come to it
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:

@@ -272,6 +272,42 @@ def test_lines_come_out_in_order_and_all_of_them_by_the_end() -> None:
     assert stream.getvalue().split() == [*map(str, range(2_000)), "after"]
 
 
+def test_what_others_log_while_it_closes_is_written_too() -> None:
+    class Meanwhile(io.StringIO):
+        def write(self, text: str) -> int:
+            if text == "first\n":
+                deadline = time.monotonic() + 30
+                while sink._lines.empty() and time.monotonic() < deadline:  # until it is told to end
+                    time.sleep(0.001)
+                sink.write("late")
+            return super().write(text)
+
+    stream = Meanwhile()
+    sink = LineSink(stream)
+    sink.write("first")
+    sink.close(30.0)
+    assert stream.getvalue().split() == ["first", "late"]
+
+
+def test_what_a_stream_that_hangs_never_gets_is_counted_exactly() -> None:
+    stream = Stuck()
+    sink = LineSink(stream)
+    before = METRICS.drops["logs", "shutdown"]
+    for number in range(4):
+        sink.write(str(number))
+    deadline = time.monotonic() + 30
+    while sink._lines.qsize() > 3 and time.monotonic() < deadline:  # until it hangs
+        time.sleep(0.001)
+    sink.close(0.05)
+    sink.write("later")
+    sink.close(0.05)
+    assert METRICS.drops["logs", "shutdown"] == before + 4
+    stream.release.set()
+    sink._thread.join(30)
+    assert not sink._thread.is_alive()
+    assert stream.getvalue() == "0\n"
+
+
 # -- the provider ------------------------------------------------------------------------------------------------------
 
 
