@@ -54,7 +54,7 @@ class LineSink:
         Args:
             timeout_s: How long to wait at most, in seconds; lines that are left then are dropped.
         """
-        if self._closed or self._hangs:
+        if self._closed or self._hangs or os.getpid() != self._pid:  # what waits is a forked child's parent's to write
             return
         self._lines.put(None)
         self._thread.join(timeout_s)

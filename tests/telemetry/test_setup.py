@@ -289,6 +289,19 @@ def test_what_others_log_while_it_closes_is_written_too() -> None:
     assert stream.getvalue().split() == ["first", "late"]
 
 
+def test_a_forked_child_leaves_what_waits_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Stuck()
+    sink = LineSink(stream)
+    sink.write("one")
+    sink.write("two")
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: 0)
+        sink.close(30.0)
+    stream.release.set()
+    sink.close(30.0)
+    assert stream.getvalue().split() == ["one", "two"]
+
+
 def test_what_a_stream_that_hangs_never_gets_is_counted_exactly() -> None:
     stream = Stuck()
     sink = LineSink(stream)
