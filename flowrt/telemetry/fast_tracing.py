@@ -163,7 +163,7 @@ class FastTracingInstrument(BatchTracing):
             if not frame.sampled:
                 item.unkept = True
                 self.unsampled += 1
-            self.ended += 1
+            self._end()
             if self._held is not None:
                 self._let_go(item, self._held, wanted=frame.sampled or self._wants(item))
             return
@@ -194,7 +194,7 @@ class FastTracingInstrument(BatchTracing):
         else:
             item.unkept = True
             self.unsampled += 1
-        self.ended += 1
+        self._end()
 
     def batch_ended(self, batch: BatchRecord) -> None:
         """End the batch span, after the last of the items'."""
@@ -203,6 +203,12 @@ class FastTracingInstrument(BatchTracing):
         super().batch_ended(batch)
 
     # -- within -----------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """A span that is not plain has ended: look after as many as if it were, for it may stand where those look."""
+        self.ended = ended = self.ended + 1
+        if self._target is not None and not ended % _LOOK_EVERY:
+            self._target.look(_LOOK_EVERY)
 
     def _wants(self, item: ItemRecord) -> bool:
         return self._tail is not None and is_wanted(item, self._tail)

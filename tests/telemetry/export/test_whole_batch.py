@@ -61,3 +61,42 @@ def test_every_span_arrives_once_and_as_its_item_was(
     assert all(by_index[result.index].trace_id.hex() == result.trace_id for result in results)
     assert all(by_index[result.index].span_id.hex() == result.span_id for result in results)
     assert Counter(len(span.attributes) for span in spans) == {5: MANY - MANY // 1_000, 6: MANY // 1_000}
+
+
+class Looked:
+    """Takes spans as a pipeline does, and remembers how many came by `append` from one look to the next."""
+
+    takes_plain = True
+
+    def __init__(self) -> None:
+        self.unseen = 0
+        self.seen: list[int] = []
+
+    def append(self, _: Any) -> None:
+        self.unseen += 1
+
+    def put(self, _: Any) -> None:
+        """One that is looked at by itself."""
+
+    def look(self, added: int) -> None:
+        assert added >= self.unseen
+        self.seen.append(self.unseen)
+        self.unseen = 0
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_what_waits_is_looked_at_whichever_items_are_plain(monkeypatch: pytest.MonkeyPatch, odd: int) -> None:
+    target = Looked()
+    provider = RuntimeProvider(Resource({}))
+    provider.target = target
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+
+    async def every_other(item: int) -> None:
+        if item % 2 == odd:
+            trace.get_current_span().set_attribute("mine", item)
+
+    asyncio.run(BatchProcessor(every_other, 1).batch(range(160)))
+    assert target.seen == [8] * 10 + [0]
