@@ -72,6 +72,29 @@ class Histogram:
         return bucket
 
 
+class ErrorTypes:
+    """The error types of a (batch, node) pair that have series of their own: the first that any of its batches has."""
+
+    __slots__ = ("_lock", "_names")
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+        self._lock = threading.Lock()
+
+    def admit(self, name: str) -> str:
+        """The name under which a type is counted.
+
+        Args:
+            name: Its own.
+        """
+        names = self._names
+        if name not in names:
+            with self._lock:
+                if len(names) < _MOST_ERROR_TYPES:
+                    names.add(name)
+        return name if name in names else _OTHER_ERROR
+
+
 class Shard:
     """What was counted for one (batch, node) pair, by one batch after another.
 
@@ -85,6 +108,7 @@ class Shard:
         "backoff_ns",
         "bound_ns",
         "bounds_s",
+        "error_types",
         "errors",
         "failed",
         "failed_exemplars",
@@ -101,9 +125,12 @@ class Shard:
         "swift",
     )
 
-    def __init__(self, pair: tuple[str, str], bounds_s: tuple[float, ...]) -> None:
+    def __init__(
+        self, pair: tuple[str, str], bounds_s: tuple[float, ...], error_types: ErrorTypes | None = None
+    ) -> None:
         self.pair = pair
         self.bounds_s = bounds_s
+        self.error_types = error_types or ErrorTypes()
         self.swift = Histogram(bounds_s)
         self.items: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.errors: dict[str, int] = {}
@@ -175,9 +202,7 @@ class Shard:
     def _add_error(self, error_type: str) -> None:
         errors = self.errors
         if error_type not in errors:
-            error_type = label(error_type)
-            if error_type not in errors and len(errors) >= _MOST_ERROR_TYPES:
-                error_type = _OTHER_ERROR
+            error_type = self.error_types.admit(label(error_type))
         errors[error_type] = errors.get(error_type, 0) + 1
 
 
@@ -260,8 +285,9 @@ class MetricsStore:
                     free.remove(shard)
                     break
             else:
-                shard = Shard(pair, bounds_s)
-                self.shards.setdefault(pair, []).append(shard)
+                others = self.shards.setdefault(pair, [])
+                shard = Shard(pair, bounds_s, others[0].error_types if others else None)
+                others.append(shard)
         shard.begin()
         return shard
 

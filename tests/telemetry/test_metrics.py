@@ -184,6 +184,26 @@ def test_error_types_are_bounded(run: Run, name: str, sample: Sample) -> None:
     assert sample("flowrt_item_errors_total", batch=name, node="raises", error_type="_OTHER") == 30
 
 
+def test_error_types_are_bounded_over_all_batches_at_a_time(run: Run, name: str, sample: Sample) -> None:
+    async def raises(x: int) -> None:
+        await asyncio.sleep(0)
+        raise type(f"Error{x}", (Exception,), {})
+
+    async def main() -> None:
+        processor = BatchProcessor(raises, 4, name=name)
+        await asyncio.gather(*[processor.batch([*range(start, start + 15)]) for start in (0, 15, 30, 0)])
+
+    run(main())
+    families = {f.name: f for f in text_string_to_metric_families(generate_latest(REGISTRY).decode())}
+    mine = {
+        s.labels["error_type"]: s.value for s in families["flowrt_item_errors"].samples if s.labels["batch"] == name
+    }
+    assert len(mine) == 21
+    # a type is counted either under its name by all batches or by none
+    assert all(mine[kind] == (2 if int(kind.removeprefix("Error")) < 15 else 1) for kind in mine if kind != "_OTHER")
+    assert sum(mine.values()) == 60
+
+
 def test_pairs_are_bounded_and_the_rest_is_counted_as_crowded() -> None:
     store = MetricsStore()
     pairs = [store.declare(f"batch{i}", "node", 1) for i in range(100)]
