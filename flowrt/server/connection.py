@@ -137,7 +137,11 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Give the next request its own time."""
         self._restart_deadline()
-        self._places.waits(self)
+        if self._streaming:
+            self._streaming = False
+            self._places.take(self)
+        else:
+            self._places.waits(self)
         super().on_response_complete()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,7 +149,8 @@ class Connection(H11Protocol):
 
         async def send_within(message: Any) -> None:
             if message["type"] == "http.response.start":
-                self._streaming = (b"content-type", b"text/event-stream") in message["headers"]
+                events = (b"content-type", b"text/event-stream") in message["headers"]
+                self._streaming = events and scope["method"] == "GET"
                 if self._streaming:
                     self._places.leave(self)
             if not self._streaming:
@@ -153,7 +158,7 @@ class Connection(H11Protocol):
                 return
             self._restart_deadline()  # `send` waits for a reader that is behind
             await send(message)
-            if self._deadline is not None:
+            if self._streaming and self._deadline is not None:  # else the deadline is the next request's
                 self._deadline.cancel()
 
         self._places.asked(self)

@@ -9,12 +9,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import flowrt.server.connection
+import flowrt.server.thread
 from flowrt.server import TelemetryServer
 
 HANG_S = 20.0
@@ -307,3 +308,57 @@ def test_places_are_given_up_by_those_that_ask_nothing_first() -> None:
     now[0] = 3.0
     places.take(each["h"])
     assert dropped == ["b", "c", "a", "g"]
+
+
+async def two_events(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    for more in (True, False):
+        await send({"type": "http.response.body", "body": b"event: x\n\n", "more_body": more})
+
+
+@contextlib.contextmanager
+def after_a_stream(method: str, app: Any) -> Iterator[socket.socket]:
+    """A connection on which a stream has ended, and that may ask again."""
+    server = TelemetryServer(0, app=app)
+    server.start()
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+            client.sendall(f"{method} /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            answer = b""
+            while not answer.endswith(b"\r\n0\r\n\r\n" if method == "GET" else b"\r\n\r\n"):
+                answer += client.recv(1000)
+            yield client
+    finally:
+        server.stop()
+
+
+STREAMS = pytest.mark.parametrize(("method", "app"), [("HEAD", None), ("GET", two_events)])
+
+
+@STREAMS
+def test_after_a_stream_the_next_request_has_its_deadline(
+    method: str, app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
+    with after_a_stream(method, app) as client, contextlib.suppress(ConnectionResetError):
+        client.sendall(b"G")
+        assert client.recv(1000) == b""
+
+
+@STREAMS
+def test_after_a_stream_its_connection_has_a_place_again(
+    method: str, app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[flowrt.server.connection.Places] = []
+
+    class Places(flowrt.server.connection.Places):
+        def __init__(self, clock: Callable[[], float]) -> None:
+            super().__init__(clock)
+            made.append(self)
+
+    monkeypatch.setattr(flowrt.server.thread, "Places", Places)
+    with after_a_stream(method, app):
+        deadline = time.monotonic() + HANG_S
+        while not made[0]._silent and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert made[0]._silent
