@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, Protocol, cast
 
 import h11
 import uvicorn
@@ -15,7 +17,7 @@ from uvicorn.server import ServerState
 
 from flowrt.server.responses import Receive, Scope, Send
 
-__all__ = ["HEAD_BYTES", "Config", "Connection", "Places"]
+__all__ = ["HEAD_BYTES", "Config", "Connection", "Handshake", "Places"]
 
 EXCHANGE_S: Final = 10.0  # a request and its response take no longer, or the connection is dropped
 HEAD_BYTES: Final = 16_384
@@ -32,6 +34,12 @@ class Config(uvicorn.Config):
         """Do nothing."""
 
 
+class Placed(Protocol):
+    """What takes a place."""
+
+    transport: asyncio.Transport
+
+
 class Places:
     """The connections that there is room for: for one more, another one goes, so that nobody can keep others out.
 
@@ -46,10 +54,10 @@ class Places:
     def __init__(self, clock: Callable[[], float], most: int | None = None) -> None:
         self._clock = clock
         self._most = _room() if most is None else most
-        self._silent: dict[Connection, float] = {}  # newest last, with the time since when it is
-        self._answered: dict[Connection, float] = {}
+        self._silent: dict[Placed, float] = {}  # newest last, with the time since when it is
+        self._answered: dict[Placed, float] = {}
 
-    def take(self, connection: Connection) -> None:
+    def take(self, connection: Placed) -> None:
         """It has come."""
         now = self._clock()
         while (taken := len(self._silent) + len(self._answered)) >= self._most:
@@ -60,17 +68,17 @@ class Places:
             oldest.transport.abort()
         self._silent[connection] = now
 
-    def asked(self, connection: Connection) -> None:
+    def asked(self, connection: Placed) -> None:
         """It has sent the head of a request."""
         if self._silent.pop(connection, None) is not None:
             self._answered[connection] = self._clock()
 
-    def waits(self, connection: Connection) -> None:
+    def waits(self, connection: Placed) -> None:
         """It has been answered."""
         if self._answered.pop(connection, None) is not None:
             self._silent[connection] = self._clock()
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Placed) -> None:
         """It needs no place any more."""
         self._silent.pop(connection, None)
         self._answered.pop(connection, None)
@@ -180,3 +188,55 @@ class Connection(H11Protocol):
         self.transport.write(self.conn.send(response) or b"")
         self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
         self.transport.close()
+
+
+class Handshake(asyncio.Protocol):
+    """What a connection is until both sides agree on TLS: it has a place already, as one that has not asked anything.
+
+    Args:
+        connection: What it is to become.
+        places: The connections that are no streams.
+        tls: The server's certificate.
+        handshake_s: How long it may take, in seconds.
+        shutdown_s: How long the end of the connection may take, in seconds.
+    """
+
+    def __init__(
+        self, connection: Connection, places: Places, tls: ssl.SSLContext, handshake_s: float, shutdown_s: float
+    ) -> None:
+        self.transport: asyncio.Transport
+        self._connection = connection
+        self._places = places
+        self._tls = tls
+        self._timeouts = {"ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": shutdown_s}
+        self._early: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, in a place of its own."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.pause_reading()  # the client may have begun already
+        self._places.take(self)
+        self._task = asyncio.get_running_loop().create_task(self._agree())
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came in one piece with the handshake's end."""
+        self._early.append(data)
+
+    async def _agree(self) -> None:
+        loop, transport = asyncio.get_running_loop(), self.transport
+        secure: asyncio.Transport | None = None
+        try:
+            with suppress(OSError):  # it came to nothing; so are an SSLError and a TimeoutError
+                secure = await loop.start_tls(transport, self, self._tls, server_side=True, **self._timeouts)
+        finally:
+            self._places.leave(self)
+        if secure is None:
+            return
+        if transport.is_closing():  # another one has its place
+            secure.abort()
+            return
+        secure.set_protocol(self._connection)
+        self._connection.connection_made(secure)
+        for data in self._early:
+            self._connection.data_received(data)

@@ -16,7 +16,7 @@ from typing import Final
 from uvicorn.server import ServerState
 
 from flowrt.server.app import TelemetryApp
-from flowrt.server.connection import HEAD_BYTES, Config, Connection, Places
+from flowrt.server.connection import HEAD_BYTES, Config, Connection, Handshake, Places
 from flowrt.server.guard import guarded
 from flowrt.server.responses import ASGIApp
 from flowrt.telemetry.live import LIVE
@@ -128,13 +128,13 @@ class TelemetryServer:
         state = ServerState()
         state.default_headers = config.encoded_headers
         places = Places(loop.time)
-        server = await loop.create_server(
-            lambda: Connection(config, state, places, loop),
-            sock=self._socket,
-            ssl=self._tls,
-            ssl_handshake_timeout=None if self._tls is None else _HANDSHAKE_S,
-            ssl_shutdown_timeout=None if self._tls is None else _STOP_S,
-        )
+        tls = self._tls
+
+        def connect() -> asyncio.Protocol:
+            connection = Connection(config, state, places, loop)
+            return connection if tls is None else Handshake(connection, places, tls, _HANDSHAKE_S, _STOP_S)
+
+        server = await loop.create_server(connect, sock=self._socket)
         self._ready.set()
         await self._stop.wait()
         server.close()

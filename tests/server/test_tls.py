@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -14,6 +15,7 @@ import pytest
 import trustme
 
 import flowrt
+import flowrt.server.connection
 import flowrt.server.thread
 from flowrt.cli.topsource import Answer, Source
 from flowrt.server import TelemetryServer
@@ -75,6 +77,43 @@ def test_a_handshake_that_takes_too_long_is_cut(files: Path, monkeypatch: pytest
             assert time.monotonic() - began < HANG_S / 2
     finally:
         server.stop()
+
+
+def test_handshakes_that_never_come_to_an_end_keep_nobody_out(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowrt.server.thread, "_HANDSHAKE_S", 3 * HANG_S)
+    monkeypatch.setattr(flowrt.server.connection, "_room", lambda: 16)
+    server = TelemetryServer(0, cert=files / "both")
+    server.start()
+    try:
+        with contextlib.ExitStack() as stack:
+            silent = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S))
+                for _ in range(50)
+            ]
+            dropped, deadline = 0, time.monotonic() + HANG_S
+            for client in silent:
+                client.setblocking(False)
+            while dropped < 50 - 20 and time.monotonic() < deadline:
+                time.sleep(0.01)
+                dropped = sum(is_dropped(client) for client in silent)
+            assert dropped >= 50 - 20  # there is room for a quarter more, for a moment
+            context = ssl.create_default_context(cafile=str(files / "authority"))
+            client_of = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=HANG_S, context=context)
+            client_of.request("GET", "/healthz")
+            assert client_of.getresponse().read() == b"ok\n"
+            client_of.close()
+    finally:
+        server.stop()
+    assert not server._thread.is_alive()
+
+
+def is_dropped(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 @pytest.mark.parametrize(
