@@ -208,7 +208,8 @@ class Handshake(asyncio.Protocol):
         self._connection = connection
         self._places = places
         self._tls = tls
-        self._timeouts = {"ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": shutdown_s}
+        self._handshake_s = handshake_s
+        self._shutdown_s = shutdown_s
         self._early: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -228,7 +229,14 @@ class Handshake(asyncio.Protocol):
         secure: asyncio.Transport | None = None
         try:
             with suppress(OSError):  # it came to nothing; so are an SSLError and a TimeoutError
-                secure = await loop.start_tls(transport, self, self._tls, server_side=True, **self._timeouts)
+                secure = await loop.start_tls(
+                    transport,
+                    self,
+                    self._tls,
+                    server_side=True,
+                    ssl_handshake_timeout=self._handshake_s,
+                    ssl_shutdown_timeout=self._shutdown_s,
+                )
         finally:
             self._places.leave(self)
         if secure is None:

@@ -45,7 +45,7 @@ class LineSink:
             METRICS.dropped("logs", "queue_full")
         else:
             self._lines.put(line)
-            if self._closed or self._hangs:  # meanwhile
+            if self._over:  # meanwhile
                 self._clear()
 
     def close(self, timeout_s: float = _FLUSH_S) -> None:
@@ -54,7 +54,7 @@ class LineSink:
         Args:
             timeout_s: How long to wait at most, in seconds; lines that are left then are dropped.
         """
-        if self._closed or self._hangs or os.getpid() != self._pid:  # what waits is a forked child's parent's to write
+        if self._over or os.getpid() != self._pid:  # what waits is a forked child's parent's to write
             return
         self._lines.put(None)
         self._thread.join(timeout_s)
@@ -71,6 +71,10 @@ class LineSink:
         deadline = time.monotonic() + timeout_s
         while not self._lines.empty() and time.monotonic() < deadline:
             time.sleep(0.005)
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._hangs
 
     def _clear(self) -> None:
         """Write what came too late for the thread; count it where the stream hangs."""
