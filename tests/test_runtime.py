@@ -642,12 +642,12 @@ def test_logs_go_to_a_configured_structlog_and_it_stays_configured() -> None:
 def test_the_endpoint_that_is_told_at_the_start_holds_no_secret() -> None:
     async def main() -> None: ...
 
-    with structlog.testing.capture_logs() as events:
-        structlog.configure()
-        try:
+    try:
+        with structlog.testing.capture_logs() as events:
+            structlog.configure()
             run(main(), otlp_endpoint="http://user:secret@127.0.0.1:9/base?key=secret", flush_timeout=0.1)
-        finally:
-            structlog.reset_defaults()
+    finally:
+        structlog.reset_defaults()  # what captures them configures structlog at its end, too
     assert events[0]["otlp_endpoint"] == "http://127.0.0.1:9/base"
 
 

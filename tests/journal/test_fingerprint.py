@@ -115,7 +115,7 @@ def test_a_digest_is_the_same_in_another_process() -> None:
 def test_a_files_digest_is_of_its_content_alone(tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     digests = []
-    for name, data in (("a", content), ("b", content), ("c", content[:-1] + b"!"), ("d", b"")):
+    for name, data in (("a", content), ("b", content), ("c", content[:-1] + bytes([content[-1] ^ 1])), ("d", b"")):
         (tmp_path / name).write_bytes(data)
         fd = os.open(tmp_path / name, os.O_RDONLY)
         try:
