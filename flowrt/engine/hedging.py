@@ -73,20 +73,25 @@ class Hedging:
 
     async def begin(self, item: ItemRecord) -> Any:
         """Run an item's attempt, and its rivals if it comes to that; gives or raises what the first success did."""
-        race = self._races[item.index] = _Race(item, asyncio.current_task(), copy_context())
+        index = item.index
+        race = self._races[index] = _Race(item, asyncio.current_task(), copy_context())
         if self._timer is None:
             self._set_timer(self._tracker.after_ns)
         outcome, error = None, None
         try:
-            outcome = await self._attempt(item)
-        except BaseException as exc:
-            if not race.hedges:
-                raise
-            error = exc
-        finally:
-            del self._races[item.index]
-        if race.hedges:
-            outcome = await self._decide(race, outcome, error)
+            try:
+                outcome = await self._attempt(item)
+            except BaseException as exc:
+                if not race.hedges:
+                    raise
+                error = exc
+            finally:
+                del self._races[index]
+            if race.hedges:
+                outcome = await self._decide(race, outcome, error)
+        except BaseException:
+            del item, race, error  # or the error would hold on to its item by this frame, and the item to the error
+            raise
         if self._tracker.learns and _went_well(outcome):
             # a hedged item counts with all the time it took: with its rival's alone, stragglers would seem quick,
             # the quantile would fall, and ever more items would be hedged

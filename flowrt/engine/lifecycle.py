@@ -7,6 +7,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from types import FrameType
 from typing import Any, Final
 
 from flowrt.engine.admission import Admission
@@ -89,6 +90,7 @@ class Lifecycle(ABC):
         self._save = save
 
         self._workers: dict[asyncio.Task[None], Slot] = {}
+        self._frames: dict[asyncio.Task[Any], FrameType] = {}  # of those workers in which an attempt has raised
         self._vacant = batch.limit
         self._starting = 0  # workers that were hired and have not come to work yet
         self._stopped: str | None = None  # why, once the batch has been told to stop
@@ -142,6 +144,7 @@ class Lifecycle(ABC):
     def _let_go(self) -> None:
         """Keep no input and no item, nor a cycle in which they would wait for the garbage collector."""
         self.batch.latest = None
+        self._frames.clear()
         self._source = Source(())
         self._deadlines = None
 
@@ -190,6 +193,8 @@ class Lifecycle(ABC):
 
     def _worker_ended(self, task: asyncio.Task[None]) -> None:
         slot = self._workers.pop(task)
+        if (frame := self._frames.pop(task, None)) is not None:
+            frame.clear()
         if slot.task is task:
             self.batch.slots.remove(slot)
         if not task.cancelled() and (error := task.exception()) is not None:
