@@ -174,13 +174,13 @@ class Scheduler(Lifecycle):
                 settle(item, outcome)
             except Exception as exc:
                 outcome = exc
-                self._raised(item, exc)
+                self._raised(item, exc, slot)
             except asyncio.CancelledError:
                 self._interrupted(item, slot)
                 outcome = item.exception
             except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
                 outcome = exc
-                self._raised(item, exc)
+                self._raised(item, exc, slot)
                 self._fail(exc, f"the node raised {type(exc).__name__}")
             if slot.abandoned:  # given up long ago: the item has been finished without us
                 return
@@ -207,11 +207,10 @@ class Scheduler(Lifecycle):
             if now - self._turn_ns > _TURN_NS and batch.latest is item:
                 await self._yield_turn()
 
-    def _raised(self, item: ItemRecord, exc: BaseException) -> None:
+    def _raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:
         """The attempt raised: the frames of its traceback hold on to this worker's, which holds the whole batch."""
-        task = asyncio.current_task()
-        if task is not None and exc.__traceback__ is not None:
-            self._frames[task] = exc.__traceback__.tb_frame
+        if slot.task is not None and exc.__traceback__ is not None and not self.over:
+            self._frames[slot.task] = exc.__traceback__.tb_frame
         settle_exception(item, exc)
 
     def _finish(self, item: ItemRecord) -> None:
