@@ -351,7 +351,7 @@ def test_a_signal_drains_where_nobody_reads_the_log() -> None:
         async def node(item):
             if item == 3:
                 print("started", flush=True)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(2)  # a busy machine may take its time to send a signal
         async def main():
             tally(await BatchProcessor(node, max_concurrency=4).batch(range(10_000)))
         """
@@ -369,7 +369,7 @@ def test_an_item_with_a_batch_of_its_own_is_whole_after_a_signal_or_runs_again(t
     async def child(item):
         if item["item"] == 3:
             print("started", flush=True)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.7)
         return item["item"]
     async def main():
         items = [{"items": range(6)}, {"items": iter(range(6))}, {"items": range(6)}]
