@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ParentBased, ParentBasedTraceIdRatio, StaticSampler, TraceIdRatioBased
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt.policy import TailSampling, TraceShape
@@ -27,6 +27,9 @@ __all__ = ["FastTracingInstrument"]
 
 _pop_ids: Final = stock.pop
 _LOOK_EVERY: Final = 16  # plain spans are handed over before anybody looks whether there is room for them
+_PARENT_BASED: Final = (ParentBased, ParentBasedTraceIdRatio)
+_LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a sampler by ratio takes this trace, if it takes any
+_HIGHEST_IDS: Final = b"\xff" * 16 + b"\1" * 8
 _ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
 _CHILDREN_ALIKE: Final = re.compile(
     r",localParentSampled:Always(On|Off)Sampler,localParentNotSampled:Always(On|Off)Sampler\}$"
@@ -67,6 +70,7 @@ class FastTracingInstrument(BatchTracing):
         self._holds = False
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
         self._frame: SpanFrame | None = None  # of every item, where the sampler decides once
+        self._by_ratio: tuple[int, SpanFrame, SpanFrame] | None = None  # of ids below a bound, and of the others
         self._parent: SpanContext | None = None
         self._trace_id = 0  # of every item, where they are the batch span's children
 
@@ -93,6 +97,8 @@ class FastTracingInstrument(BatchTracing):
         self._rebase()
         if self._decides_once():
             self._frame = self._ask(self._new_ids(), 0)
+        elif (bound := self._bound_of_ids()) is not None:
+            self._by_ratio = bound, self._ask(_LOWEST_IDS, 0), self._ask(_HIGHEST_IDS, 0)
 
     def item_started(self, item: ItemRecord) -> None:
         """Make the item's span and make it the current one for the node."""
@@ -104,7 +110,10 @@ class FastTracingInstrument(BatchTracing):
             ids = draw()
         frame = self._frame
         if frame is None:
-            frame = self._ask(ids, item.index)
+            if (by_ratio := self._by_ratio) is None:
+                frame = self._ask(ids, item.index)
+            else:
+                frame = by_ratio[1] if int.from_bytes(ids[8:16], "big") < by_ratio[0] else by_ratio[2]
         item.ids = ids
         item.span = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
         if self._holds:
@@ -234,10 +243,18 @@ class FastTracingInstrument(BatchTracing):
     def _decides_once(self) -> bool:
         """Whether the sampler says the same of every item: it may look at the trace's id, which roots do not share."""
         sampler = self._provider.sampler
-        if type(sampler) is ParentBased:
+        if type(sampler) in _PARENT_BASED:
             alike = _CHILDREN_ALIKE if self._links is None else _ROOTS_ALIKE
-            return alike.search(str(sampler.get_description())) is not None  # type: ignore[no-untyped-call]  # the SDK's own
+            return alike.search(str(sampler.get_description())) is not None
         return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and self._links is None)
+
+    def _bound_of_ids(self) -> int | None:
+        """The bound of the SDK's own sampler by ratio, which looks at a root's trace id alone: its lower 64 bits."""
+        if self._links is None:
+            return None
+        sampler: Any = self._provider.sampler
+        root = getattr(sampler, "_root", None) if type(sampler) in _PARENT_BASED else sampler
+        return root.bound if type(root) is TraceIdRatioBased else None
 
     def _ask(self, ids: bytes, index: int) -> SpanFrame:
         """The frame for what the sampler says of one item."""

@@ -251,6 +251,37 @@ def test_a_sampler_of_shares_is_asked_per_trace(shape: str, run_virtual: Callabl
     assert len({result.span_id for result in results}) == 400, "items that are not sampled have ids all the same"
 
 
+@pytest.mark.parametrize("name", ["traceidratio", "parentbased_traceidratio"])
+@pytest.mark.parametrize("share", ["0", "0.3", "1"])
+def test_the_sdk_s_sampler_of_shares_is_not_asked_for_every_item_and_obeyed(
+    name: str, share: str, run_virtual: Callable[[Any], Any]
+) -> None:
+    with patch.dict(os.environ, {"OTEL_TRACES_SAMPLER": name, "OTEL_TRACES_SAMPLER_ARG": share}):
+        provider = RuntimeProvider(Resource({}))
+    kept = Payload()
+    provider.target = kept
+
+    async def identity(x: int) -> int:
+        return x
+
+    telemetry = Telemetry(trace_shape="linked")
+    with (
+        patch.object(trace, "_TRACER_PROVIDER", provider),
+        patch.object(
+            type(provider.sampler), "should_sample", autospec=True, side_effect=type(provider.sampler).should_sample
+        ) as asked,
+    ):
+        results = run_virtual(BatchProcessor(identity, 5, telemetry=telemetry).batch(range(300)))
+        calls = asked.call_count
+    wanted = set()
+    for result in results:
+        answer = provider.sampler.should_sample(None, int(result.trace_id, 16), "process identity", links=[])
+        if answer.decision.name == "RECORD_AND_SAMPLE":
+            wanted.add(result.index)
+    assert {span.index for span in kept.spans if not isinstance(span, ReadableSpan)} == wanted
+    assert calls < 10
+
+
 def test_a_sampler_s_own_attributes_are_on_the_span() -> None:
     from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
