@@ -78,7 +78,7 @@ bench: $(VENV)/.bench  ## Measure what the README and bench/RESULTS.md tell of, 
 bench-more: $(VENV)/.bench  ## Measure the rest: more workloads, forecasts, reports
 	$(BIN)/python -m bench all --more
 
-bench-peers: $(VENV)/.bench  ## Measure the peers, each in an environment of its own, in about an hour
+bench-peers: $(VENV)/.bench  ## Measure the peers, each in an environment of its own, in nearly two hours
 	$(BIN)/python -m bench all --peers
 
 bench-draw: $(VENV)/.bench $(VENV)/.test  ## Draw the charts of what was measured, and write the pages

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--more", action="store_const", const="more", dest="group", help="what is left, about as long"
     )
     everything.add_argument(
-        "--peers", action="store_const", const="peers", dest="group", help="the peers, about an hour"
+        "--peers", action="store_const", const="peers", dest="group", help="the peers, nearly two hours"
     )
     gate = commands.add_parser("gate", help="compare this code's cost with what is recorded")
     gate.add_argument("--record", action="store_true", help="write what later commits are compared with")

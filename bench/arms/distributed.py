@@ -233,7 +233,7 @@ async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
 
 
 def _make_database(home: str) -> None:
-    """Prefect's tables, which take it ten seconds: made once for the environment, and copied."""
+    """Prefect's tables, which take it long: made once for the environment, and copied."""
     made = Path(sys.prefix) / "bench-home"
     if not made.exists():
         with tempfile.TemporaryDirectory(dir=sys.prefix) as first:

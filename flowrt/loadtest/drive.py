@@ -202,7 +202,8 @@ class _Pass:
         counted_ns = began_ns if self._plan.open else finished_ns
         if self._plan.open or counted_ns <= self._end_ns:
             self._count(result, latency_s, self._step if counted_ns >= self._warm_ns else self._warm)
-            self._step.drift.add((began_ns - self._begin_ns) / 1e9, latency_s)
+            if self._plan.open:
+                self._step.drift.add((began_ns - self._begin_ns) / 1e9, latency_s)
         if result.success:
             self._ends_ns.append(finished_ns)
             self._dues_ns.append(began_ns)
