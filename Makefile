@@ -47,15 +47,15 @@ lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m dashboards --check
-	$(BIN)/python -m dashboards.lint
+	$(BIN)/python -m dashboards.generator --check
+	$(BIN)/python -m dashboards.generator.lint
 
 format: $(VENV)/.lint  ## Put the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 chaos: $(VENV)/.test  ## Kill, tear, fill up and resume: 200 SIGKILLs, every step, every byte; about ten minutes
-	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py tests/journal/test_scan.py $(PYTEST_ARGS)
+	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py tests/journal/test_recovery.py $(PYTEST_ARGS)
 
 ablation: $(VENV)/.test  ## Take out one safeguard after the other and see the test that is there for it fail
 	$(BIN)/python -m tests.ablation $(ABLATION_ARGS)
@@ -67,10 +67,10 @@ docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 	$(BIN)/python -m tools.fill_docs
 
 stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and Alertmanager, until Ctrl-C
-	@$(BIN)/python -m dashboards.stack $(STACK_ARGS)
+	@$(BIN)/python -m dashboards.generator.stack $(STACK_ARGS)
 
 dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
-	$(BIN)/python -m dashboards
+	$(BIN)/python -m dashboards.generator
 
 bench: $(VENV)/.bench  ## Measure what the README and bench/RESULTS.md tell of, in about 20 minutes; then make bench-draw
 	$(BIN)/python -m bench all
@@ -92,7 +92,7 @@ attack: $(VENV)/.test  ## Attack the server of a running batch: 500 slow sockets
 	$(BIN)/python -m tools.attack --sockets 500 --seconds 60
 
 pictures: $(VENV)/.test prometheus chromium  ## Draw the pictures of the dashboards anew; needs Node.js
-	$(BIN)/python -m dashboards.pictures
+	$(BIN)/python -m dashboards.generator.pictures
 
 pictures-live: $(VENV)/.test chromium  ## Take the pictures of the live page anew
 	$(BIN)/python -m tools.live_pictures

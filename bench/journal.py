@@ -19,12 +19,12 @@ from bench.machine import about
 from bench.measure import measure, per_item_us
 from bench.tables import Table
 from bench.workloads import workload
-from flowrt.encode import encode_result
-from flowrt.journal import table
-from flowrt.journal.disk import Disk
+from flowrt.journal import index
 from flowrt.journal.file import JournalFile
 from flowrt.journal.format import Header, encode_record
-from flowrt.records import BatchResult
+from flowrt.journal.os_calls import Disk
+from flowrt.model import BatchResult
+from flowrt.model.json_lines import encode_result
 
 __all__ = ["GROUPS", "WAYS", "Way", "commits", "journal_tables", "measure_journal"]
 
@@ -54,7 +54,7 @@ class Way(NamedTuple):
 
 def _append_log(path: Path) -> Opened:
     file = JournalFile(path, Disk())
-    file.read(table.Table())
+    file.read(index.Table())
     file.ready(Header({}, "", ""))
     return lambda group: file.extend([encode_record(result) for result in group]), file.close
 

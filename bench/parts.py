@@ -76,16 +76,16 @@ def uninstrumented(source: str) -> str:
 
 async def _no_seam(load: Load) -> None:
     """The engine as if nobody had thought of instruments."""
-    from flowrt import assembly
-    from flowrt.engine import scheduler
+    from flowrt.batch import build
+    from flowrt.engine import worker
 
-    namespace = dict(vars(scheduler))
-    exec(compile(uninstrumented(inspect.getsource(scheduler)), "uninstrumented", "exec"), namespace)  # noqa: S102  # our own
-    kept, assembly.Scheduler = assembly.Scheduler, namespace["Scheduler"]  # type: ignore[attr-defined]
+    namespace = dict(vars(worker))
+    exec(compile(uninstrumented(inspect.getsource(worker)), "uninstrumented", "exec"), namespace)  # noqa: S102  # our own
+    kept, build.Scheduler = build.Scheduler, namespace["Scheduler"]  # type: ignore[attr-defined]
     try:
         await _batch(load, telemetry=False)
     finally:
-        assembly.Scheduler = kept  # type: ignore[attr-defined]
+        build.Scheduler = kept  # type: ignore[attr-defined]
 
 
 async def _ledger(load: Load) -> None:
@@ -155,7 +155,7 @@ async def _handed_over(load: Load) -> None:
 
 async def _encoded(load: Load) -> None:
     """The pipeline is at work, and what it would send is thrown away."""
-    from flowrt.telemetry.wire import encode_spans
+    from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 
     pipeline = _pipeline(lambda spans: encode_spans(spans, lambda _: b""))
     await _into(load, pipeline)
@@ -163,8 +163,8 @@ async def _encoded(load: Load) -> None:
 
 
 def _pipeline(encode: Callable[[Sequence[Any]], bytes], **settings: Any) -> Any:
-    from flowrt.telemetry.export import SpanPipeline
-    from flowrt.telemetry.export.transport import Outcome, Transport
+    from flowrt.telemetry.otlp import SpanPipeline
+    from flowrt.telemetry.otlp.transport import Outcome, Transport
 
     class Nowhere(Transport):
         timeout_s, where = 1.0, "nowhere"

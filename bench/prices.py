@@ -121,7 +121,7 @@ def _ids(_: int) -> Run:
 def _current(_: int) -> Run:
     from opentelemetry.context import Context
 
-    from flowrt.telemetry.current import SPAN_KEY, attach, reset
+    from flowrt.telemetry.tracing.context import SPAN_KEY, attach, reset
 
     values: dict[str, object] = {SPAN_KEY: _starting(linked=True)()}
     return lambda: reset(attach(Context(values)))

@@ -58,8 +58,8 @@ def measure_page(rounds: int, cut: int, say: Callable[[str], None]) -> dict[str,
 
 def _hook_us(folder: Path) -> float:
     """What the recorder does on the loop for an item, in microseconds: the best of many short runs."""
-    from flowrt.records import BatchRecord, ItemRecord
-    from flowrt.telemetry.recorder import Recorder
+    from flowrt.model import BatchRecord, ItemRecord
+    from flowrt.recording.recorder import Recorder
 
     batch = BatchRecord(name="bench", node_id="bench", node_type="bench", batch_id="0" * 32, limit=1)
     items = []
@@ -86,8 +86,8 @@ def write_recording(file: Path, items: int) -> None:
         file: Where to.
         items: How many.
     """
+    from flowrt.recording.columns import PACK, RowBuffer
     from flowrt.recording.parquet import GroupWriter
-    from flowrt.recording.rows import PACK, RowBuffer
 
     draw = random.Random(7)  # noqa: S311  # the same recording each time
     free = [(0, slot) for slot in range(_SLOTS)]

@@ -13,21 +13,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from flowrt._version import __version__
-from flowrt.batch import BatchProcessor
-from flowrt.errors import FlowrtError, ItemFailedError, JournalError, MissingExtraError
-from flowrt.instrument import Instrument
+from flowrt.batch.processor import BatchProcessor
+from flowrt.batch.results import BatchResults
+from flowrt.engine.instrument import Instrument
+from flowrt.errors import FlowrtError, JournalError, MissingExtraError
 from flowrt.journal import JournalPolicy
-from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
-from flowrt.nodes.collection import FilterNode, MapNode, ReduceNode
+from flowrt.model import BatchRecord, BatchResult, ItemRecord, Rejected
+from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.model.result import ItemFailedError
+from flowrt.nodes.filter import FilterNode
+from flowrt.nodes.map import MapNode
 from flowrt.nodes.race import RaceNode, race
+from flowrt.nodes.reduce import ReduceNode
 from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
-from flowrt.policy import TailSampling, Telemetry
-from flowrt.records import BatchRecord, BatchResult, ItemRecord, Rejected
-from flowrt.report import BatchReport
-from flowrt.results import BatchResults
+from flowrt.reporting.report import BatchReport
+from flowrt.telemetry.options import TailSampling, Telemetry
 
 if TYPE_CHECKING:
-    from flowrt.runtime import Runtime, run
+    from flowrt.runtime.runtime import Runtime, run
     from flowrt.server import asgi_app
 
 __all__ = [

@@ -16,9 +16,9 @@ import uvloop
 from opentelemetry import trace
 from opentelemetry.util._once import Once
 
-from flowrt.telemetry import setup
 from flowrt.telemetry.live import LIVE
-from flowrt.telemetry.metrics import METRICS
+from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.tracing import setup
 from tests import examples
 from tests.forked import Forks
 

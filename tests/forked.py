@@ -105,9 +105,6 @@ def serve(fd: int) -> tuple[str, None, str] | None:
     Returns:
         In each fork what to run there, so that it ends as an interpreter does; None when there are no more requests.
     """
-    import flowrt.cli.bench
-    import flowrt.cli.main
-    import flowrt.cli.run  # noqa: F401
 
     with socket.socket(fileno=fd) as server:
         while True:

@@ -18,9 +18,9 @@ HEAVY = {
     *("uvloop", "uvicorn", "h11", "httptools", "starlette", "fastapi", "httpx", "aiohttp", "requests", "urllib3"),
     *("opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf", "grpc", "ray"),
     *("click", "rich", "pyarrow", "numpy", "pandas", "airportsdata", "nadoo_flow"),
-    *("flowrt.cli", "flowrt.demo", "flowrt.runtime", "flowrt.server", "flowrt.shutdown", "flowrt.summary"),
-    *("flowrt.reporting", "flowrt.recording", "flowrt.telemetry.recorder", "flowrt.telemetry.live"),
-    *("flowrt.journal.reading", "flowrt.sampling", "flowrt.sequential"),
+    *("flowrt.cli", "flowrt.demo", "flowrt.runtime", "flowrt.server", "flowrt.runtime.signals", "flowrt.summary"),
+    *("flowrt.reporting", "flowrt.recording", "flowrt.recording.recorder", "flowrt.telemetry.live"),
+    *("flowrt.journal.inspection", "flowrt.sampling", "flowrt.batch.speedup_sample"),
 }
 
 
@@ -72,7 +72,7 @@ def test_looking_into_a_journal_is_imported_when_it_is_asked_for() -> None:
     code = """
 from flowrt import journal
 functions = [callable(getattr(journal, name)) for _ in range(2) for name in ("export", "records", "summary", "salvage")]
-tell([all(functions), "flowrt.journal.reading" in sys.modules])
+tell([all(functions), "flowrt.journal.inspection" in sys.modules])
 """
     assert python(code) == [True, True]
 

@@ -36,7 +36,7 @@ from flowrt import (
     race,
     run,
 )
-from flowrt.results import BatchResults
+from flowrt.batch.results import BatchResults
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[[Any], Any]

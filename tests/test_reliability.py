@@ -52,7 +52,7 @@ from flowrt import (
 )
 from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal
-from flowrt.records import STATUSES, ItemRecord
+from flowrt.model import STATUSES, ItemRecord
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 from tests.forked import Forks

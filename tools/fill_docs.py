@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.pages import overhead_markdown, prices_markdown, read_results, results_markdown
-from flowrt.telemetry.catalogue import as_markdown
+from flowrt.telemetry.metrics.catalogue import as_markdown
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[tuple[str, str], Callable[[], str]] = {

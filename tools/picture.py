@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.text import Text
 
 from flowrt import runtime
+from flowrt._util.atomic_file import OutputFile
+from flowrt.batch.progress_bar import ProgressBar
+from flowrt.cli.commands.demo import opening_lines, rows_of, title_of
 from flowrt.demo.airports import choose, load_airports
-from flowrt.demo.command import opening_lines, rows_of, title_of
 from flowrt.demo.job import LOG_LEVEL, Demo
-from flowrt.demo.output import OutputFile
 from flowrt.demo.process import ServiceProcess
-from flowrt.progress import ProgressBar
-from flowrt.records import BatchRecord
-from flowrt.summary import make_table
+from flowrt.model import BatchRecord
+from flowrt.reporting.summary import make_table
 
 PICTURE = Path(__file__).parents[1] / "docs" / "demo.svg"
 WIDTH = 100

@@ -12,20 +12,20 @@ from typing import Any, Final, NoReturn
 import click
 
 from flowrt._version import __version__
-from flowrt.cli.exits import INTERRUPTED, CommandError
+from flowrt.cli.exit_codes import INTERRUPTED, CommandError
 from flowrt.errors import FlowrtError, JournalError
 
 __all__ = ["LazyGroup", "main"]
 
 _COMMANDS: Final = {
-    "run": ("flowrt.cli.run", "Run a node over every item of a file."),
-    "top": ("flowrt.cli.top", "Watch the batches of a running process in the terminal."),
-    "report": ("flowrt.cli.report", "What failed in a finished run, and why it took so long."),
-    "whatif": ("flowrt.cli.whatif", "What other settings would have made of a recorded run."),
-    "bench": ("flowrt.cli.bench", "How many items at once a node should run, found by running it."),
-    "journal": ("flowrt.cli.journal", "Look into the journal of a run."),
-    "demo": ("flowrt.demo.command", "The main job on real data against a local HTTP service."),
-    "dashboards": ("flowrt.cli.dashboards", "Grafana dashboards, Prometheus rules and alerts."),
+    "run": ("flowrt.cli.commands.run", "Run a node over every item of a file."),
+    "top": ("flowrt.cli.commands.top", "Watch the batches of a running process in the terminal."),
+    "report": ("flowrt.cli.commands.report", "What failed in a finished run, and why it took so long."),
+    "whatif": ("flowrt.cli.commands.whatif", "What other settings would have made of a recorded run."),
+    "bench": ("flowrt.cli.commands.bench", "How many items at once a node should run, found by running it."),
+    "journal": ("flowrt.cli.commands.journal", "Look into the journal of a run."),
+    "demo": ("flowrt.cli.commands.demo", "The main job on real data against a local HTTP service."),
+    "dashboards": ("flowrt.cli.commands.dashboards", "Grafana dashboards, Prometheus rules and alerts."),
 }
 
 _EXAMPLES: Final = """\b

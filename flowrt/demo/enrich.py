@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
 
 __all__ = ["EnrichAirport", "ServiceError"]
 

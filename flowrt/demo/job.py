@@ -9,16 +9,16 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any, Final
 
-from flowrt.batch import BatchProcessor
+from flowrt._util.atomic_file import OutputFile
+from flowrt.batch.processor import BatchProcessor
 from flowrt.demo.airports import Airport
 from flowrt.demo.enrich import EnrichAirport
-from flowrt.demo.output import OutputFile
-from flowrt.encode import encode_result
+from flowrt.engine.instrument import Instrument
 from flowrt.errors import FlowrtError
-from flowrt.instrument import Instrument
-from flowrt.report import BatchReport
-from flowrt.runtime import Runtime
-from flowrt.serving import Serving
+from flowrt.model.json_lines import encode_result
+from flowrt.reporting.report import BatchReport
+from flowrt.runtime.runtime import Runtime
+from flowrt.telemetry.options import Serving
 
 __all__ = ["ITEM_TIMEOUT_S", "LOG_LEVEL", "SAMPLE_SIZE", "Demo"]
 

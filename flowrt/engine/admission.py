@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections import deque
 
-from flowrt.engine.waits import Wait
+from flowrt.attribution.wait import Wait
 
 __all__ = ["Admission"]
 

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Final
 
-from flowrt.engine.attempts import Begin, settle, settle_exception
-from flowrt.engine.clock import Clock
-from flowrt.engine.deadlines import GRACE_S
-from flowrt.engine.guard import Guard
-from flowrt.instrument import Dispatch
-from flowrt.nodes.base import NodeResult
-from flowrt.policies.gate import Ticket
-from flowrt.policies.hedge import HedgeTracker
-from flowrt.records import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord
+from flowrt._util.clock import Clock
+from flowrt.engine.attempt import Begin, settle, settle_exception
+from flowrt.engine.instrument import Dispatch
+from flowrt.engine.policy_pipeline import Guard
+from flowrt.engine.timeouts import GRACE_S
+from flowrt.model import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord
+from flowrt.model.node import NodeResult
+from flowrt.policies.hedging import HedgeTracker
+from flowrt.policies.rate_limiter import Ticket
 
 __all__ = ["Hedging"]
 

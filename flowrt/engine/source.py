@@ -7,8 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from functools import partial
 from typing import Any, Final
 
-from flowrt.engine.waits import Wait
-from flowrt.records import ItemRecord
+from flowrt.attribution.wait import Wait
+from flowrt.model import ItemRecord
 
 __all__ = ["END", "LATER", "Source", "check_inputs", "is_own", "make_source"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from flowrt.nodes.base import BaseNode, NodeContext, WorkflowContext
+from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
 __all__ = ["Executor", "Session"]
 

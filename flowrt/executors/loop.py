@@ -7,7 +7,7 @@ from typing import Any
 
 from flowrt.executors.base import Session
 from flowrt.executors.threads import ThreadsSession, blocking_call
-from flowrt.nodes.base import BaseNode, NodeContext, WorkflowContext
+from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
 __all__ = ["LoopExecutor"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from flowrt.nodes.base import BaseNode, FunctionNode, NodeContext, WorkflowContext, contained, is_async
+from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext, contained, is_async
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from flowrt.journal.fingerprint import digest_of_file, digest_of_item, name_of_node
 from flowrt.journal.journal import KEPT, Journal
 from flowrt.journal.policy import JournalPolicy
-from flowrt.journal.salvage import salvage
+from flowrt.journal.repair import salvage
 
 if TYPE_CHECKING:
-    from flowrt.journal.reading import JournalSummary, export, lines, records, summary
+    from flowrt.journal.inspection import JournalSummary, export, lines, records, summary
 
 __all__ = [
     "KEPT",
@@ -38,7 +38,7 @@ if not TYPE_CHECKING:  # or a slip in a name would pass
     def __getattr__(name: str) -> Any:
         if name not in _LATER:
             raise AttributeError(f"module 'flowrt.journal' has no attribute {name!r}")
-        return getattr(importlib.import_module("flowrt.journal.reading"), name)
+        return getattr(importlib.import_module("flowrt.journal.inspection"), name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *_LATER})

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError
-from flowrt.journal.disk import Disk
 from flowrt.journal.format import Header, body_of, encode_header, encode_marker
-from flowrt.journal.scan import Scan
-from flowrt.journal.table import Table
+from flowrt.journal.index import Table
+from flowrt.journal.os_calls import Disk
+from flowrt.journal.recovery import Scan
 
 try:
     import fcntl

@@ -17,7 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 from zlib import crc32
 
-from flowrt.nodes.base import BaseNode
+from flowrt.model.node import BaseNode
 
 __all__ = ["digest_of_file", "digest_of_item", "name_of_node"]
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from zlib import crc32
 
-from flowrt.encode import encode_result
-from flowrt.records import BatchResult
+from flowrt.model import BatchResult
+from flowrt.model.json_lines import encode_result
 
 __all__ = [
     "FORMAT",

@@ -14,13 +14,13 @@ from typing import Any, Final, Self
 
 from flowrt._version import __version__
 from flowrt.errors import JournalDiskError, JournalMismatchError
-from flowrt.journal.disk import Disk
 from flowrt.journal.file import JournalFile
 from flowrt.journal.fingerprint import digest_of_item
 from flowrt.journal.format import NO_DIGEST, STATUS_CODES, Header, decode_record, encode_record
-from flowrt.journal.table import Table
+from flowrt.journal.index import Table
+from flowrt.journal.os_calls import Disk
 from flowrt.journal.writer import CLOSE_S, Call, GroupWriter
-from flowrt.records import BatchResult
+from flowrt.model import BatchResult
 
 __all__ = ["KEPT", "Journal", "result_of_line"]
 

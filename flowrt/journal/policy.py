@@ -9,7 +9,7 @@ from typing import Any
 
 from flowrt.journal.fingerprint import digest_of_item, name_of_node
 from flowrt.journal.journal import Journal
-from flowrt.nodes.base import BaseNode
+from flowrt.model.node import BaseNode
 
 __all__ = ["JournalPolicy"]
 

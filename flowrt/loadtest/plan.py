@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
-from flowrt.policy import check_duration
+from flowrt._util.validation import check_duration
 
 __all__ = ["LatencyBudget", "Plan", "parse_share"]
 

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from flowrt.engine.deadlines import GRACE_S
-from flowrt.engine.isolate import isolate
+from flowrt.engine.input_isolation import isolate
+from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import error_text
-from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext, as_node, failed, run_node
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, as_node, failed, run_node
 
 __all__ = ["RaceNode", "race"]
 

@@ -6,18 +6,16 @@ told, times included. The standard library and flowrt's own records are all that
 
 from __future__ import annotations
 
-from flowrt.policies.adaptive import AdaptiveLimit, LimitChange, LimitController
-from flowrt.policies.backoff import Backoff
-from flowrt.policies.breaker import CircuitBreaker, CircuitOpenError, Transition
-from flowrt.policies.gate import RateGate, Ticket
-from flowrt.policies.hedge import Hedge, HedgeTracker
-from flowrt.policies.outcome import kind_of, retry_after_of, status_of
-from flowrt.policies.rate import CostTooHighError, RateLimit, Reservation
+from flowrt.policies.adaptive_concurrency import AdaptiveLimit, LimitChange, LimitController
+from flowrt.policies.circuit_breaker import CircuitBreaker, CircuitOpenError, Transition
+from flowrt.policies.error_classification import kind_of, retry_after_of, status_of
+from flowrt.policies.hedging import Hedge, HedgeTracker
+from flowrt.policies.rate_limit import CostTooHighError, RateLimit, Reservation
+from flowrt.policies.rate_limiter import RateGate, Ticket
 from flowrt.policies.retry import Retries, Retry, RetryPolicy
 
 __all__ = [
     "AdaptiveLimit",
-    "Backoff",
     "CircuitBreaker",
     "CircuitOpenError",
     "CostTooHighError",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flowrt.recording.causes import Causes
+from flowrt.recording.columns import Note, RowBuffer
+from flowrt.recording.error_groups import Causes
 from flowrt.recording.errors import RecordingError
-from flowrt.recording.rows import Note, RowBuffer
 from flowrt.recording.slowest import Slowest
 
 __all__ = ["Causes", "Note", "RecordingError", "RowBuffer", "Slowest"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowrt.errors import MissingExtraError
-from flowrt.recording.causes import NO_CAUSE
+from flowrt.recording.columns import OUTCOMES, RowBuffer
+from flowrt.recording.error_groups import NO_CAUSE
 from flowrt.recording.errors import RecordingError
-from flowrt.recording.meta import FORMAT, VERSION
-from flowrt.recording.rows import OUTCOMES, RowBuffer
+from flowrt.recording.metadata import FORMAT, VERSION
 
 __all__ = ["COLUMNS", "GroupWriter", "read_meta", "read_recording", "require_pyarrow"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from flowrt.records import BatchResult
+from flowrt.model import BatchResult
 
 __all__ = ["Slowest"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowrt.errors import MissingExtraError
-from flowrt.recording.rows import OUTCOMES
+from flowrt.recording.columns import OUTCOMES
 
 if TYPE_CHECKING:
     import numpy as np

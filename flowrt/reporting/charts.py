@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from flowrt.errors import MissingExtraError
-from flowrt.recording.rows import OUTCOMES
+from flowrt.recording.columns import OUTCOMES
 from flowrt.reporting.attempts import require_numpy
-from flowrt.reporting.detail import Detail
+from flowrt.reporting.figures import Detail
 from flowrt.reporting.palette import BOUND, STATUS
 from flowrt.reporting.units import Unit, unit_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from flowrt.reporting.detail import Detail
+from flowrt.reporting.figures import Detail
 from flowrt.reporting.palette import BOUND
 from flowrt.reporting.terminal import sections_of
 from flowrt.reporting.units import duration, percent

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TextIO
 
 from flowrt.errors import one_line
-from flowrt.reporting.detail import Detail
+from flowrt.reporting.answers import what_failed, why_slow
+from flowrt.reporting.figures import Detail
 from flowrt.reporting.palette import BOUND
 from flowrt.reporting.units import duration, percent
-from flowrt.reporting.why import what_failed, why_slow
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from flowrt.recording.rows import OUTCOMES
+from flowrt.recording.columns import OUTCOMES
 from flowrt.reporting.attempts import Attempts, require_numpy
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.registry import CollectorRegistry
 
-from flowrt.server.events import Events
-from flowrt.server.offloop import off_loop
-from flowrt.server.page import FILES, page_file
+from flowrt._util.daemon_thread import off_loop
 from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, text
-from flowrt.telemetry.collector import register
-from flowrt.telemetry.exposition import render
+from flowrt.server.sse import Events
+from flowrt.server.static_files import FILES, page_file
 from flowrt.telemetry.live import LIVE
+from flowrt.telemetry.metrics.collector import register
+from flowrt.telemetry.metrics.exposition import render
 
 __all__ = ["READINESS", "Readiness", "TelemetryApp", "asgi_app"]
 

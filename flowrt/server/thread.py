@@ -16,8 +16,8 @@ from typing import Final
 from uvicorn.server import ServerState
 
 from flowrt.server.app import TelemetryApp
+from flowrt.server.auth import guarded
 from flowrt.server.connection import HEAD_BYTES, Config, Connection, Handshake, Places
-from flowrt.server.guard import guarded
 from flowrt.server.responses import ASGIApp
 from flowrt.telemetry.live import LIVE
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from flowrt.instrument import Instrument
-from flowrt.policy import Telemetry
-from flowrt.telemetry.account import LedgerInstrument
-from flowrt.telemetry.audit import Audit
-from flowrt.telemetry.collector import register
-from flowrt.telemetry.logs import ItemLogInstrument, LogInstrument, is_listened_to
-from flowrt.telemetry.metrics import METRICS, MetricsInstrument
-from flowrt.telemetry.tracing import BatchTracing, make_tracing, tracing_is_set_up
+from flowrt.engine.instrument import Instrument
+from flowrt.telemetry.ledger_instrument import LedgerInstrument
+from flowrt.telemetry.logs.events import ItemLogInstrument, LogInstrument, is_listened_to
+from flowrt.telemetry.metrics.collector import register
+from flowrt.telemetry.metrics.instrument import MetricsInstrument
+from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.options import Telemetry
+from flowrt.telemetry.reconciliation import Audit
+from flowrt.telemetry.tracing.instrument import BatchTracing, make_tracing, tracing_is_set_up
 
 __all__ = ["Observer"]
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from flowrt.garbage import Pauses
-from flowrt.records import BatchRecord, ItemRecord
-from flowrt.telemetry.lag import BEAT_S, heartbeat_of
-from flowrt.telemetry.logs import log_event
-from flowrt.telemetry.metrics import METRICS
-from flowrt.telemetry.tracing import span_of
-from flowrt.telemetry.victims import Lateness
+from flowrt.eventloop.delayed_items import Lateness
+from flowrt.eventloop.gc_tuning import Pauses
+from flowrt.eventloop.heartbeat import BEAT_S, heartbeat_of
+from flowrt.model import BatchRecord, ItemRecord
+from flowrt.telemetry.logs.events import log_event
+from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.tracing.instrument import span_of
 
 __all__ = ["Watchdog"]
 

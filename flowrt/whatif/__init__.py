@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowrt.whatif.forecast import Figures, Forecast, forecast, sweep
-from flowrt.whatif.plan import Plan
-from flowrt.whatif.tape import Tape
+from flowrt.whatif.recorded_attempts import Tape
+from flowrt.whatif.scenario import Plan
 
 __all__ = ["Figures", "Forecast", "Plan", "Tape", "forecast", "sweep"]

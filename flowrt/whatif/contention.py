@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from flowrt.loadtest.usl import fit_usl
-from flowrt.recording.rows import OUTCOMES
+from flowrt.recording.columns import OUTCOMES
 from flowrt.reporting.attempts import Attempts, require_numpy
 
 if TYPE_CHECKING:

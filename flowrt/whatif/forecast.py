@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from flowrt.records import ItemRecord
+from flowrt.model import ItemRecord
 from flowrt.reporting.attempts import require_numpy
-from flowrt.whatif.plan import Plan
+from flowrt.whatif.recorded_attempts import Tape
 from flowrt.whatif.replay import Replay, replay
-from flowrt.whatif.tape import Tape
+from flowrt.whatif.scenario import Plan
 
 __all__ = ["Figures", "Forecast", "Point", "Sweep", "forecast", "knee_of", "sweep"]
 

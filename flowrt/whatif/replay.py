@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final
 
-from flowrt.batch import BatchProcessor
-from flowrt.nodes.base import BaseNode, NodeContext, NodeResult, WorkflowContext
-from flowrt.results import BatchResults
-from flowrt.whatif.plan import Plan
-from flowrt.whatif.tape import Call, Tape
-from flowrt.whatif.virtual import run_virtual
+from flowrt.batch.processor import BatchProcessor
+from flowrt.batch.results import BatchResults
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.whatif.recorded_attempts import Call, Tape
+from flowrt.whatif.scenario import Plan
+from flowrt.whatif.virtual_clock_loop import run_virtual
 
 __all__ = ["Replay", "replay"]
 

@@ -26,12 +26,12 @@ class Safeguard:
     test: str
 
 
-SCHEDULER = "flowrt/engine/scheduler.py"
-LIFECYCLE = "flowrt/engine/lifecycle.py"
+SCHEDULER = "flowrt/engine/worker.py"
+LIFECYCLE = "flowrt/engine/batch_run.py"
 HEDGING = "flowrt/engine/hedging.py"
-AGAIN = "flowrt/engine/again.py"
-RATE = "flowrt/policies/rate.py"
-BREAKER = "flowrt/policies/breaker.py"
+AGAIN = "flowrt/engine/retry_queue.py"
+RATE = "flowrt/policies/rate_limit.py"
+BREAKER = "flowrt/policies/circuit_breaker.py"
 
 SAFEGUARDS = (
     Safeguard(
@@ -53,7 +53,7 @@ SAFEGUARDS = (
         LIFECYCLE,
         '            self.stop("the batch was cancelled")\n',
         '            self.stop("the batch was cancelled")\n            raise\n',
-        "tests/engine/test_machine.py::test_a_batch_that_is_stopped_at_any_step_leaves_nothing",
+        "tests/engine/test_state_machine.py::test_a_batch_that_is_stopped_at_any_step_leaves_nothing",
     ),
     Safeguard(
         "the concurrency bound",
@@ -67,7 +67,7 @@ SAFEGUARDS = (
         SCHEDULER,
         "if self._vacant < 0 and not self._is_needed():  # the limit was lowered",
         "if self._vacant < -1_000 and not self._is_needed():  # the limit was lowered",
-        "tests/engine/test_policies.py::test_the_limit_of_a_running_batch_can_be_raised_and_lowered",
+        "tests/engine/test_policy_pipeline.py::test_the_limit_of_a_running_batch_can_be_raised_and_lowered",
     ),
     Safeguard(
         "the slow consumer holds the batch back",
@@ -81,11 +81,11 @@ SAFEGUARDS = (
         SCHEDULER,
         "            if changed:  # the node set",
         "            if False:  # the node set",
-        "tests/engine/test_scheduler.py::test_a_context_variable_that_a_node_sets_is_not_seen_by_the_next_item",
+        "tests/engine/test_batch_run.py::test_a_context_variable_that_a_node_sets_is_not_seen_by_the_next_item",
     ),
     Safeguard(
         "a node has its own copy of its input",
-        "flowrt/engine/attempts.py",
+        "flowrt/engine/attempt.py",
         "return call(isolate(data))",
         "return call(data)",
         "tests/test_reliability.py::test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_original",
@@ -106,14 +106,14 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "the item's span is current in the node",
-        "flowrt/telemetry/tracing.py",
+        "flowrt/telemetry/tracing/instrument.py",
         "        item.span = (span, attach(Context(values)))\n",
         "        item.span = (span, attach(get_current()))\n",
-        "tests/telemetry/test_tracing.py::test_spans_opened_by_the_node_nest_under_the_items",
+        "tests/telemetry/tracing/test_instrument.py::test_spans_opened_by_the_node_nest_under_the_items",
     ),
     Safeguard(
         "a broken instrument is switched off",
-        "flowrt/instrument.py",
+        "flowrt/engine/instrument.py",
         '    def _disable(self, broken: Hook) -> None:\n        instrument = getattr(broken, "__self__", None)\n',
         '    def _disable(self, broken: Hook) -> None:\n        instrument = getattr(broken, "__self__", None)\n        raise\n',
         "tests/test_reliability.py::test_23_an_instrument_that_raises_is_counted_and_the_items_succeed",
@@ -123,49 +123,49 @@ SAFEGUARDS = (
         SCHEDULER,
         "                self._come_back(item, again)\n",
         "                await asyncio.sleep(again.delay_ns / 1e9)\n                self._come_back(item, again)\n",
-        "tests/engine/test_policies.py::test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot",
+        "tests/engine/test_policy_pipeline.py::test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot",
     ),
     Safeguard(
         "items in backoff are bounded",
         AGAIN,
         "        if not self._inputs.dry and not self._backoff.full:\n",
         "        if not self._inputs.dry:\n",
-        "tests/engine/test_policies.py::test_items_in_backoff_are_bounded_and_then_hold_admission",
+        "tests/engine/test_policy_pipeline.py::test_items_in_backoff_are_bounded_and_then_hold_admission",
     ),
     Safeguard(
         "what waits in backoff ends with its batch",
         AGAIN,
         "        left = [*self._due, *self._backoff.drain()]\n",
         "        left: list[ItemRecord] = []\n",
-        "tests/engine/test_policies.py::test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had",
+        "tests/engine/test_policy_pipeline.py::test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had",
     ),
     Safeguard(
         "the retry budget",
         "flowrt/policies/retry.py",
         "        if policy.budget is not None and self.spent",
         "        if policy.budget is not None and False and self.spent",
-        "tests/engine/test_policies.py::test_a_retry_storm_stops_at_the_budget",
+        "tests/engine/test_policy_pipeline.py::test_a_retry_storm_stops_at_the_budget",
     ),
     Safeguard(
         "a limit's line is first come, first served",
         RATE,
         "        return not self.line and self.window.fits(price, now_ns)\n",
         "        return self.window.fits(price, now_ns)\n",
-        "tests/policies/test_rate.py::test_whoever_asks_first_starts_first_whatever_it_costs",
+        "tests/policies/test_rate_limit.py::test_whoever_asks_first_starts_first_whatever_it_costs",
     ),
     Safeguard(
         "who is cancelled as it is admitted gives it back",
         RATE,
         "                self.leave(price)\n            elif",
         "                pass\n            elif",
-        "tests/policies/test_rate.py::test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back",
+        "tests/policies/test_rate_limit.py::test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back",
     ),
     Safeguard(
         "a half-open circuit lets few through",
         BREAKER,
         "        if len(probing) + self._passed < self.probes:\n",
         "        if True:\n",
-        "tests/policies/test_breaker.py::test_one_probe_at_a_time_and_its_success_closes",
+        "tests/policies/test_circuit_breaker.py::test_one_probe_at_a_time_and_its_success_closes",
     ),
     Safeguard(
         "what began before is no probe",
@@ -173,7 +173,7 @@ SAFEGUARDS = (
         '        elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probing:\n'
         "            self._probing.remove(started_ns)\n",
         '        elif self.state == "half_open":\n',
-        "tests/policies/test_breaker.py::test_what_began_before_is_no_probe",
+        "tests/policies/test_circuit_breaker.py::test_what_began_before_is_no_probe",
     ),
     Safeguard(
         "a hedge that lost is cancelled and awaited",
@@ -191,14 +191,14 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "hedges are bounded by a share",
-        "flowrt/policies/hedge.py",
+        "flowrt/policies/hedging.py",
         "        if self.hedged >= 1 + self.share * first_attempts:\n",
         "        if False:\n",
         "tests/engine/test_hedging.py::test_no_more_is_hedged_than_the_share_and_no_more_at_once_than_the_share_of_the_slots",
     ),
     Safeguard(
         "a hedge pays the rate",
-        "flowrt/engine/guard.py",
+        "flowrt/engine/policy_pipeline.py",
         "            ticket = self._gate.take(item.input_data)\n        except",
         "            return True, None\n        except",
         "tests/engine/test_hedging.py::test_a_rival_pays_the_rate_and_is_not_made_where_it_would_have_to_wait",
@@ -215,14 +215,14 @@ SAFEGUARDS = (
         "flowrt/journal/format.py",
         'return body if line[:9] == b"%08x " % crc32(body) and body[-1:]',
         "return body if body[-1:]",
-        "tests/journal/test_scan.py::test_a_flipped_bit_is_named_by_the_offset_of_its_line_unless_it_is_in_the_last",
+        "tests/journal/test_recovery.py::test_a_flipped_bit_is_named_by_the_offset_of_its_line_unless_it_is_in_the_last",
     ),
     Safeguard(
         "what finished is not run again",
         SCHEDULER,
         "                if keeper is not None and self._finished_before(keeper, item):\n",
         "                if False:\n",
-        "tests/engine/test_keeping.py::test_a_later_batch_runs_only_what_no_earlier_one_finished",
+        "tests/engine/test_durability.py::test_a_later_batch_runs_only_what_no_earlier_one_finished",
     ),
     Safeguard(
         "an item is journaled before its result is told",
@@ -230,7 +230,7 @@ SAFEGUARDS = (
         "                if keeper is not None and keeper.wants(item) and not await self._is_kept(keeper, item, slot):\n"
         "                    return\n",
         "",
-        "tests/engine/test_keeping.py::test_an_item_is_in_the_journal_before_its_result_or_its_end_is_told",
+        "tests/engine/test_durability.py::test_an_item_is_in_the_journal_before_its_result_or_its_end_is_told",
     ),
     Safeguard(
         "a journal has one writer",

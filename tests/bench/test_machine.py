@@ -7,7 +7,7 @@ import pytest
 from bench import machine
 
 
-@pytest.mark.parametrize(("changes", "told"), [("", "abc1234"), (" M flowrt/batch.py", "abc1234+")])
+@pytest.mark.parametrize(("changes", "told"), [("", "abc1234"), (" M flowrt/batch/processor.py", "abc1234+")])
 def test_a_commit_whose_code_was_changed_is_marked(changes: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_git", lambda *words: "abc1234" if words[0] == "rev-parse" else changes)
     assert machine.about()["commit"] == told

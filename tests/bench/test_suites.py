@@ -15,7 +15,7 @@ from bench.report import differences, lines
 from bench.scrape import measure_scrape
 from bench.speedup import CONCURRENCIES, measure_speedup
 from bench.startup import STARTS, beyond_ms, measure_startup
-from flowrt.engine import scheduler
+from flowrt.engine import worker
 
 
 def quiet(_: str) -> None:
@@ -39,15 +39,13 @@ def test_parts_are_differences_within_a_round() -> None:
 
 
 def test_the_engine_without_instruments_has_none_of_them_and_all_else() -> None:
-    source = inspect.getsource(scheduler)
+    source = inspect.getsource(worker)
     bare = uninstrumented(source)
     assert "tell_start" not in bare
     assert "tell_finish" not in bare
     assert ".notify(" not in bare
     assert "deliver(item)" in bare
-    assert {
-        name for name in vars(scheduler.Scheduler) if f"def {name}(" not in bare and f"def {name}(" in source
-    } == set()
+    assert {name for name in vars(worker.Scheduler) if f"def {name}(" not in bare and f"def {name}(" in source} == set()
 
 
 @pytest.mark.parts

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 # everything that a run imports, so that a fork has it
-import flowrt.batch
-import flowrt.cli.job
-import flowrt.cli.loading
-import flowrt.cli.resuming
-import flowrt.cli.run
-import flowrt.runtime  # noqa: F401
+import flowrt.batch.processor
+import flowrt.cli.commands.run
+import flowrt.cli.commands.run_job
+import flowrt.cli.options.journal
+import flowrt.cli.options.node_loader
+import flowrt.runtime.runtime  # noqa: F401
 from flowrt.cli.main import main
 
 When = Literal["before", "half", "after"]

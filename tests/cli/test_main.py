@@ -40,7 +40,8 @@ def test_help_imports_no_command_and_no_user_code(folder: Path, command: Any) ->
         "from flowrt.cli.main import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit:\n    pass\n"
-        "left = {'flowrt.cli.run', 'flowrt.cli.job', 'flowrt.demo.command', 'flowrt.runtime', 'nodes', 'pyarrow'}\n"
+        "left = {'flowrt.cli.commands.run', 'flowrt.cli.commands.run_job', 'flowrt.cli.commands.demo'}\n"
+        "left |= {'flowrt.runtime', 'nodes', 'pyarrow'}\n"
         "print(sorted(left & set(sys.modules)) or 'none')\n"
     )
     done = subprocess.run([words[0], "-P", "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -48,7 +49,7 @@ def test_help_imports_no_command_and_no_user_code(folder: Path, command: Any) ->
 
 
 def test_a_command_in_another_module_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("flowrt.demo.command")
+    module = types.ModuleType("flowrt.cli.commands.demo")
 
     @click.command()
     @click.option("--count", type=int)
@@ -56,7 +57,7 @@ def test_a_command_in_another_module_is_found_by_its_name(monkeypatch: pytest.Mo
         click.echo(f"demo {count}")
 
     module.demo = demo  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flowrt.demo.command", module)
+    monkeypatch.setitem(sys.modules, "flowrt.cli.commands.demo", module)
     assert CliRunner().invoke(main, ["demo", "--count", "3"]).output == "demo 3\n"
 
 
@@ -73,14 +74,14 @@ def test_an_unknown_command_is_bad_usage() -> None:
 def test_an_interrupt_is_130_and_a_missing_extra_one_line(
     monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, told: str
 ) -> None:
-    module = types.ModuleType("flowrt.demo.command")
+    module = types.ModuleType("flowrt.cli.commands.demo")
 
     @click.command()
     def demo() -> None:
         raise raised
 
     module.demo = demo  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flowrt.demo.command", module)
+    monkeypatch.setitem(sys.modules, "flowrt.cli.commands.demo", module)
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == code
     assert told in result.output

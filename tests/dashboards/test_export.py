@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from dashboards.__main__ import main as generate_command
-from dashboards.files import FOLDER, generate, write
+from dashboards.generator.__main__ import main as generate_command
+from dashboards.generator.files import FOLDER, generate, write, written
 from flowrt.cli.main import main
 
 EDITED = "prometheus/flowrt.objectives.yaml"
@@ -21,10 +21,6 @@ def export(*args: str) -> Result:
     return CliRunner().invoke(main, ["dashboards", "export", *args])
 
 
-def written(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_the_generated_files_are_what_the_code_says() -> None:
     assert written(FOLDER) == generate(), "run: make dashboards"
     assert generate_command(["--check"]) == 0
@@ -32,8 +28,9 @@ def test_the_generated_files_are_what_the_code_says() -> None:
 
 def test_all_files_are_written(tmp_path: Path) -> None:
     done = export(str(tmp_path / "out"))
-    assert (done.exit_code, done.stderr) == (0, f"{len(generate())} files written to {tmp_path / 'out'}\n")
+    assert (done.exit_code, done.stderr) == (0, f"{len(generate()) + 1} files written to {tmp_path / 'out'}\n")
     assert written(tmp_path / "out") == generate()
+    assert (tmp_path / "out" / "compose.yaml").read_text() == (FOLDER / "compose.yaml").read_text()
 
 
 def test_a_second_export_changes_nothing(tmp_path: Path) -> None:
@@ -87,10 +84,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_a_file_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
     write(tmp_path)
     (tmp_path / "prometheus" / "flowrt.alerts.yaml").write_text("changed")
-    (tmp_path / "stray.json").write_text("{}")
-    monkeypatch.setattr("dashboards.__main__.FOLDER", tmp_path)
+    (tmp_path / "grafana" / "stray.json").write_text("{}")
+    monkeypatch.setattr("dashboards.generator.__main__.FOLDER", tmp_path)
     assert generate_command(["--check"]) == 1
-    assert sorted(write(tmp_path)) == ["prometheus/flowrt.alerts.yaml", "stray.json"]
+    assert sorted(write(tmp_path)) == ["grafana/stray.json", "prometheus/flowrt.alerts.yaml"]
     assert generate_command(["--check"]) == 0
     assert generate_command(["--what"]) == 2
 
@@ -98,12 +95,12 @@ def test_a_file_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_wheel_has_them(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=FOLDER.parents[1],
+        cwd=FOLDER.parent,
         check=True,
         capture_output=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
         names = set(packed.namelist())
-    assert {f"flowrt/dashboards_data/{name}" for name in generate()} <= names
+    assert {f"flowrt/dashboards_data/{name}" for name in (*generate(), "compose.yaml")} <= names
     assert not any(name.startswith("dashboards/") for name in names)

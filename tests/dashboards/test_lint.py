@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dashboards.files import FOLDER
-from dashboards.lint import Finding, lint
-from dashboards.lint.__main__ import main
+from dashboards.generator.files import FOLDER
+from dashboards.generator.lint import Finding, lint
+from dashboards.generator.lint.__main__ import main
 
 BOARDS = {path.name: json.loads(path.read_text()) for path in (FOLDER / "grafana" / "dashboards").glob("*.json")}
 FILE = "flowrt-node.json"
@@ -201,6 +201,10 @@ def test_the_command_prints_findings_and_fails(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_module_is_a_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dashboards.lint"], check=False, capture_output=True, text=True, cwd=FOLDER.parents[1]
+        [sys.executable, "-m", "dashboards.generator.lint"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=FOLDER.parent,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "6 dashboards, 0 findings\n")

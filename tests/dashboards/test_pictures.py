@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dashboards.files import FOLDER
-from dashboards.pictures.answers import answers_of, marks_of
-from dashboards.servers import Api
+from dashboards.generator.files import FOLDER
+from dashboards.generator.pictures.answers import answers_of, marks_of
+from dashboards.generator.servers import Api
 
-ROOT = FOLDER.parents[1]
+ROOT = FOLDER.parent
 
 
 class Recorded(Api):

@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dashboards.files import FOLDER
-from dashboards.filled import filled
-from dashboards.lint.findings import panels_of
-from dashboards.servers import Api, Servers
-from dashboards.windows import Time
+from dashboards.generator.files import FOLDER
+from dashboards.generator.filled import filled
+from dashboards.generator.lint.findings import panels_of
+from dashboards.generator.servers import Api, Servers
+from dashboards.generator.windows import Time
 
 pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("dashboards")]
 
-ROOT = FOLDER.parents[1]
+ROOT = FOLDER.parent
 BOARDS = {
     path.stem: json.loads(path.read_text()) for path in sorted((FOLDER / "grafana" / "dashboards").glob("*.json"))
 }
@@ -66,7 +66,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     folder = tmp_path_factory.mktemp("real")
     began_s = time.time()
     trial = subprocess.Popen(
-        [sys.executable, "-m", "dashboards.trial"],
+        [sys.executable, "-m", "dashboards.generator.trial"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from dashboards.alerts import alert_groups
-from dashboards.files import FOLDER, rule_files
-from dashboards.links import ALERTS, GRAFANA, runbook_path
-from dashboards.recording import recording_groups
-from dashboards.windows import Time, seconds
+from dashboards.generator.alerts import alert_groups
+from dashboards.generator.files import FOLDER, rule_files
+from dashboards.generator.links import ALERTS, GRAFANA, runbook_path
+from dashboards.generator.recording import recording_groups
+from dashboards.generator.windows import Time, seconds
 from tests.dashboards.rulecases import AT_ANY_TIME, CASES, IDLE, Case
 
 pytestmark = pytest.mark.parts
@@ -148,7 +148,7 @@ def test_each_alert_says_what_to_do_and_where() -> None:
 
 
 def test_each_alert_has_a_runbook_that_says_what_to_look_at_and_do() -> None:
-    pages = {path.stem: path.read_text() for path in (FOLDER.parents[1] / "docs" / "runbooks").glob("*.md")}
+    pages = {path.stem: path.read_text() for path in (FOLDER.parent / "docs" / "runbooks").glob("*.md")}
     assert set(pages) == set(ALERTS)
     for alert, page in pages.items():
         assert page.startswith(f"# {alert}\n")

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from flowrt.batch.speedup_sample import places_to_sample
+from flowrt.cli.commands import demo as command
 from flowrt.cli.main import main
-from flowrt.demo import command
 from flowrt.demo.airports import choose, load_airports
 from flowrt.demo.process import ServiceProcess
 from flowrt.demo.service import plan_of
 from flowrt.errors import FlowrtError
-from flowrt.sequential import places_to_sample
 from tests.demo.conftest import Start, answers, get, wait_until
 
 ITEMS = 150

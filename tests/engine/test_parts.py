@@ -12,9 +12,9 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowrt._util.clock import clock_of
 from flowrt.engine.admission import Admission
-from flowrt.engine.clock import clock_of
-from flowrt.engine.isolate import isolate
+from flowrt.engine.input_isolation import isolate
 from flowrt.engine.source import END, check_inputs, make_source
 from tests.conftest import virtual_loop
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flowrt.journal import Journal
-from flowrt.journal.disk import Disk
-from flowrt.records import BatchResult
+from flowrt.journal.os_calls import Disk
+from flowrt.model import BatchResult
 
 FINGERPRINT = {"node": "enrich", "input": "airports"}
 

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flowrt.encode import encode_result
 from flowrt.errors import (
     FlowrtError,
     JournalDamagedError,
@@ -29,7 +28,8 @@ from flowrt.errors import (
     JournalMismatchError,
 )
 from flowrt.journal import Journal, export
-from flowrt.records import BatchResult
+from flowrt.model import BatchResult
+from flowrt.model.json_lines import encode_result
 from tests.conftest import Run
 from tests.examples import examples
 from tests.journal.harness import FINGERPRINT, FaultyDisk, Teller, failure, held, item, write

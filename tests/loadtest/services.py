@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from flowrt.loadtest.drive import Driver
-from flowrt.loadtest.ladder import Run, climb
+from flowrt.loadtest.load_generator import Driver
+from flowrt.loadtest.measurement import Step
 from flowrt.loadtest.plan import Plan
-from flowrt.loadtest.step import Step
+from flowrt.loadtest.search import Run, climb
 from tests.conftest import run_on, virtual_loop
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowrt import BaseNode, FilterNode, MapNode, NodeContext, NodeResult, ReduceNode, WorkflowContext
-from flowrt.engine.lifecycle import active_batches
+from flowrt.engine.batch_run import active_batches
 
 Run = Callable[[Any], Any]
 

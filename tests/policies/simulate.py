@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flowrt.policies.adaptive import LimitController
+from flowrt.policies.adaptive_concurrency import LimitController
 
 
 def seeded(seed: int) -> random.Random:

@@ -12,12 +12,12 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowrt.nodes.base import NodeResult
-from flowrt.policies.breaker import CircuitBreaker
-from flowrt.policies.rate import CostTooHighError
+from flowrt.model.node import NodeResult
+from flowrt.policies.circuit_breaker import CircuitBreaker
+from flowrt.policies.rate_limit import CostTooHighError
 from flowrt.policies.retry import TRANSIENT_STATUS_CODES, Retries, Retry, RetryPolicy, RetryState
 from tests.policies.simulate import seeded
-from tests.policies.test_outcome import WALL_S, FailureError, httpx_error
+from tests.policies.test_error_classification import WALL_S, FailureError, httpx_error
 
 MS = 1_000_000
 

@@ -12,7 +12,7 @@ import pytest
 from flowrt import BatchProcessor, RetryPolicy
 from flowrt.recording.parquet import read_recording
 from flowrt.reporting.attempts import Attempts
-from flowrt.reporting.detail import Detail, detail_of
+from flowrt.reporting.figures import Detail, detail_of
 from tests.conftest import Run
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>&amp;"

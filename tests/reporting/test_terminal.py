@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 
-from flowrt.reporting.detail import Detail
+from flowrt.reporting.answers import what_failed, why_slow
+from flowrt.reporting.figures import Detail
 from flowrt.reporting.notebook import fragment_of
 from flowrt.reporting.terminal import print_report, sparkline, text_of
 from flowrt.reporting.units import duration, percent, unit_of
-from flowrt.reporting.why import what_failed, why_slow
 
 
 class Terminal(io.StringIO):

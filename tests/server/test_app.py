@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 import flowrt
 from flowrt.server import READINESS
 from flowrt.server.app import asgi_app
-from flowrt.server.guard import guarded
+from flowrt.server.auth import guarded
 
 
 def ask(app: Any, path: str, method: str = "GET", *, root_path: str = "", **headers: str) -> httpx.Response:

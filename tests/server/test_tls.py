@@ -17,7 +17,7 @@ import trustme
 import flowrt
 import flowrt.server.connection
 import flowrt.server.thread
-from flowrt.cli.topsource import Answer, Source
+from flowrt.cli.commands.top_client import Answer, Source
 from flowrt.server import TelemetryServer
 
 HANG_S = 20.0

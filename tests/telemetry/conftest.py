@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from flowrt.telemetry.provider import RuntimeProvider
-from flowrt.telemetry.span import ItemSpan
+from flowrt.telemetry.tracing.setup import make_provider
+from flowrt.telemetry.tracing.span import ItemSpan
 
 Sample = Callable[..., float]
 
@@ -40,7 +40,7 @@ def spans(
 ) -> Iterator[Callable[[], list[ReadableSpan]]]:
     """A tracer provider for the length of a test; calling the fixture gives the spans that have ended."""
     if request.param == "the runtime's provider":
-        ours, kept = RuntimeProvider(Resource.create({})), Kept()
+        ours, kept = make_provider(Resource.create({})), Kept()
         ours.target = kept
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", ours)
         yield lambda: list(kept.spans)

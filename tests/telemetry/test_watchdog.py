@@ -18,7 +18,7 @@ import pytest
 
 import flowrt
 from flowrt import BatchProcessor, Runtime
-from flowrt.engine.lifecycle import active_batches
+from flowrt.engine.batch_run import active_batches
 from flowrt.telemetry.watchdog import Watchdog, _stack
 
 Run = Callable[[Any], Any]

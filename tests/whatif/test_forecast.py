@@ -211,7 +211,7 @@ def test_latency_that_grows_with_load_is_seen_where_the_recording_varies_concurr
         async def __call__(self, x: int) -> int:
             return await contended(x)
 
-    import flowrt.batch
+    import flowrt.batch.processor
 
     made: list[Any] = []
     before = flowrt.batch.BatchProcessor.__init__

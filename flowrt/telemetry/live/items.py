@@ -6,9 +6,9 @@ import heapq
 from collections import deque
 from typing import Any, Final
 
-from flowrt.records import BatchRecord, ItemRecord, Slot
-from flowrt.telemetry.live.awaiting import places_of
-from flowrt.telemetry.live.redact import redact
+from flowrt.model import BatchRecord, ItemRecord, Slot
+from flowrt.telemetry.live.coroutine_stack import places_of
+from flowrt.telemetry.live.redaction import redact
 
 __all__ = ["Failures", "Occupied", "Slowest", "oldest", "running_rows"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowrt._version import __version__
-from flowrt.telemetry.catalogue import LAG_BOUNDS_S
 from flowrt.telemetry.live.history import percentile
-from flowrt.telemetry.metrics import METRICS
+from flowrt.telemetry.metrics.catalogue import LAG_BOUNDS_S
+from flowrt.telemetry.metrics.store import METRICS
 
 __all__ = ["ProcessView"]
 

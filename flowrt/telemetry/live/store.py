@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from flowrt.instrument import Instrument
-from flowrt.records import BatchRecord, ItemRecord
+from flowrt.engine.instrument import Instrument
+from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.live.process import ProcessView
 from flowrt.telemetry.live.view import BatchView
-from flowrt.telemetry.metrics import Shard
+from flowrt.telemetry.metrics.store import Shard
 
 __all__ = ["LIVE", "LiveInstrument", "LiveStore"]
 

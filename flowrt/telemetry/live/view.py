@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from flowrt.explain import explain
-from flowrt.ledger import CAUSES, Cause
-from flowrt.records import BatchRecord
+from flowrt.attribution.explanation import explain
+from flowrt.attribution.ledger import CAUSES, Cause
+from flowrt.model import BatchRecord
 from flowrt.telemetry.live.history import History, Point, percentile
 from flowrt.telemetry.live.items import Failures, Occupied, Slowest, oldest, running_rows
-from flowrt.telemetry.live.redact import redact
-from flowrt.telemetry.metrics import Shard
+from flowrt.telemetry.live.redaction import redact
+from flowrt.telemetry.metrics.store import Shard
 
 __all__ = ["BatchView"]
 

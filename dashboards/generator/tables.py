@@ -1,0 +1,177 @@
+"""Panels that list: tables, bars and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, table
+from grafana_foundation_sdk.builders import text as text_panel
+from grafana_foundation_sdk.models import common as common_model
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import text as text_model
+
+from dashboards.generator.panels import DATASOURCE, Query, Steps, target, thresholds
+
+__all__ = ["Column", "bars", "notes", "rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table that is a query's value.
+
+    Args:
+        title: Its head.
+        query: Gives one row per set of labels.
+        unit: Grafana's name of the unit.
+        steps: Colours from a value on, for the cell's background.
+        decimals: How many to show.
+    """
+
+    title: str
+    query: str
+    unit: str
+    steps: Steps = ()
+    decimals: int | None = None
+
+
+def bars(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    width: int = 12,
+    height: int = 8,
+    steps: Steps = ((None, "red"),),
+    series_links: Sequence[dashboard.DashboardLink] = (),
+) -> bargauge.Panel:
+    """One bar per series: what there is most of stands out.
+
+    Args:
+        title: What it is.
+        description: What it means.
+        unit: Grafana's name of the unit.
+        query: An instant query.
+        width: Of 24.
+        height: In rows of the grid.
+        steps: A bar's colour from a value on.
+        series_links: From each bar.
+    """
+    return (
+        bargauge.Panel()
+        .title(title)
+        .description(description)
+        .unit(unit)
+        .datasource(DATASOURCE)
+        .span(width)
+        .height(height)
+        .min(0)
+        .orientation(common_model.VizOrientation.HORIZONTAL)
+        .display_mode(common_model.BarGaugeDisplayMode.BASIC)
+        .thresholds(thresholds(steps))
+        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .with_target(target(query, 0))
+        .data_links(list(series_links))
+    )
+
+
+def rows(
+    title: str,
+    description: str,
+    labels: Sequence[str],
+    columns: Sequence[Column],
+    *,
+    width: int = 12,
+    height: int = 8,
+    sort: str = "",
+    links: Sequence[dashboard.DashboardLink] = (),
+    row_links: dict[str, Sequence[dict[str, Any]]] | None = None,
+    widths: dict[str, int] | None = None,
+) -> table.Panel:
+    """A table: a row per set of labels, a column per query.
+
+    Args:
+        title: What it is.
+        description: What it means.
+        labels: The columns that name the row.
+        columns: The columns with values.
+        width: Of 24.
+        height: In rows of the grid.
+        sort: The column to sort by, largest first.
+        links: From the panel's head.
+        row_links: From the cells of a column.
+        widths: Of columns that need more room than the others, in pixels.
+    """
+    panel = (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .unit("short")
+        .datasource(DATASOURCE)
+        .span(width)
+        .height(height)
+        .links(list(links))
+        .no_value("–")
+        .min_width(70)
+        .with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
+        .with_transformation(model.DataTransformerConfig(id_val="organize", options=_organised(labels, columns)))
+    )
+    for place, column in enumerate(columns):
+        panel = panel.with_target(target(Query(column.query), place, as_table=True))
+        panel = panel.override_by_name(column.title, _cell(column))
+    for label, cell_links in (row_links or {}).items():
+        panel = panel.override_by_name(label, [model.DynamicConfigValue(id_val="links", value=list(cell_links))])
+    for label, pixels in (widths or {}).items():
+        panel = panel.override_by_name(label, [model.DynamicConfigValue(id_val="custom.width", value=pixels)])
+    if sort:
+        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
+    return panel
+
+
+def _organised(labels: Sequence[str], columns: Sequence[Column]) -> dict[str, Any]:
+    """The label columns first, then the values in their order, under their titles; a lone query's value is `Value`."""
+    values = ["Value"] if len(columns) == 1 else [f"Value #{chr(ord('A') + place)}" for place in range(len(columns))]
+    order = [*labels, *values]
+    return {
+        "excludeByName": {"Time": True},
+        "indexByName": {name: place for place, name in enumerate(order)},
+        "renameByName": dict(zip(values, (column.title for column in columns), strict=True)),
+    }
+
+
+def _cell(column: Column) -> list[model.DynamicConfigValue]:
+    values = [model.DynamicConfigValue(id_val="unit", value=column.unit)]
+    if column.decimals is not None:
+        values.append(model.DynamicConfigValue(id_val="decimals", value=column.decimals))
+    if column.steps:
+        steps = [{"color": colour, "value": value} for value, colour in column.steps]
+        values += [
+            model.DynamicConfigValue(id_val="thresholds", value={"mode": "absolute", "steps": steps}),
+            model.DynamicConfigValue(id_val="color", value={"mode": "thresholds"}),
+            model.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-background", "mode": "basic"}),
+        ]
+    return values
+
+
+def notes(title: str, description: str, markdown: str, *, width: int = 24, height: int = 10) -> text_panel.Panel:
+    """A text.
+
+    Args:
+        title: What it is.
+        description: What it is for.
+        markdown: The text.
+        width: Of 24.
+        height: In rows of the grid.
+    """
+    return (
+        text_panel.Panel()
+        .title(title)
+        .description(description)
+        .span(width)
+        .height(height)
+        .mode(text_model.TextMode.MARKDOWN)
+        .content(markdown)
+    )

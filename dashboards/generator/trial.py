@@ -1,0 +1,140 @@
+"""Batches in which everything happens that dashboards show: for tests, pictures, and trying out.
+
+`python -m dashboards.generator.trial [WELL_S]` prints the address of its metrics and runs batches until it is stopped:
+
+- `airports`: node `enrich`, after WELL_S seconds, fails for one item in five, retries, and blocks the event loop;
+- `invoices`: node `price` is healthy and waits for its rate limit;
+- `photos`: node `resize` has stragglers, which are hedged.
+
+One instrument raises, and the collector refuses every span, so that both can be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from flowrt import (
+    BatchProcessor,
+    CircuitBreaker,
+    FunctionNode,
+    Hedge,
+    Instrument,
+    ItemRecord,
+    RateLimit,
+    RetryPolicy,
+    Runtime,
+)
+
+__all__ = ["trial"]
+
+_BLOCKED_S: Final = 0.4
+_BLOCKED_ITEM: Final = 151
+
+_chance = random.Random(7)  # noqa: S311  # to be much the same every time is the point
+
+
+class Broken(Instrument):
+    """An instrument that raises at the first item."""
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Raise."""
+        raise RuntimeError(f"item {item.index} was too much")
+
+
+class Enrich:
+    """Goes wrong at some time.
+
+    Args:
+        wrong_from_s: From when on, by the monotonic clock.
+    """
+
+    def __init__(self, wrong_from_s: float) -> None:
+        self._wrong_from_s = wrong_from_s
+
+    async def enrich(self, number: int) -> int:
+        """Fail for good at one item in five, and for the first time at one in twenty."""
+        await asyncio.sleep(_chance.uniform(0.02, 0.06))
+        return number if time.monotonic() < self._wrong_from_s else self._go_wrong(number)
+
+    def _go_wrong(self, number: int) -> int:
+        if number % _BLOCKED_ITEM == _BLOCKED_ITEM - 1:
+            time.sleep(_BLOCKED_S)  # what must not be done is what is shown
+        if number % 5 == 0:
+            raise ConnectionResetError("the registry closed the connection")
+        if number % 10 == 1 and _chance.random() < 0.5:
+            raise TimeoutError("the registry took too long")
+        return number
+
+
+async def price(number: int) -> int:
+    """Always right."""
+    await asyncio.sleep(_chance.uniform(0.01, 0.02))
+    return number
+
+
+async def resize(number: int) -> int:
+    """Slow for one item in fifty, and quick the second time."""
+    await asyncio.sleep(1.0 if _chance.random() < 0.02 else _chance.uniform(0.04, 0.08))
+    return number
+
+
+async def _again_and_again(processor: BatchProcessor, items: int) -> None:
+    while True:
+        async for _ in processor.batch_as_completed(range(items)):
+            pass
+        await asyncio.sleep(0.3)
+
+
+async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A collector that wants no spans."""
+    with suppress(OSError, asyncio.IncompleteReadError):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+
+async def trial(well_s: float, started: Callable[[str], None]) -> None:
+    """Run it until it is cancelled.
+
+    Args:
+        well_s: How long all is well, in seconds.
+        started: Called with the address of the metrics.
+    """
+    collector = await asyncio.start_server(_refuse, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{collector.sockets[0].getsockname()[1]}"
+    async with (
+        collector,
+        Runtime(metrics_port=0, otlp_endpoint=address, log_level="CRITICAL", stall_after=0.2) as runtime,
+    ):
+        started(str(runtime.metrics_url))
+        node = FunctionNode(Enrich(time.monotonic() + well_s).enrich, node_id="enrich")
+        again = RetryPolicy(attempts=2, base=0.5, on=(ConnectionError, TimeoutError), budget=None)
+        breaker = CircuitBreaker()
+        work: list[Awaitable[None]] = [
+            _again_and_again(
+                BatchProcessor(node, 12, retry=again, breaker=breaker, name="airports", item_timeout=5),
+                12_000,
+            ),
+            _again_and_again(
+                BatchProcessor(price, 8, rate_limit=RateLimit(60), name="invoices", instruments=[Broken()]),
+                240,
+            ),
+            _again_and_again(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300),
+        ]
+        await asyncio.gather(*work)
+
+
+def _tell(url: str) -> None:
+    sys.stdout.write(f"{url}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(trial(float(sys.argv[1]) if sys.argv[1:] else 0.0, _tell))

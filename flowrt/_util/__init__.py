@@ -1,0 +1,1 @@
+"""Helpers of general use; none knows a batch."""

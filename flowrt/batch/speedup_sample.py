@@ -1,0 +1,87 @@
+"""The measured speedup of a batch, from a sample of its items that run one after another before it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from flowrt.attribution.speedup import estimate, speedup_by_sample
+from flowrt.engine.instrument import Instrument
+from flowrt.model import BatchRecord, ItemRecord
+from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
+
+__all__ = ["SampledSpeedup", "places_to_sample", "run_sequentially"]
+
+Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
+
+
+def places_to_sample(items: int, size: int) -> list[int]:
+    """Places at even distances, from all over the input.
+
+    Args:
+        items: How many items there are.
+        size: How many of them to take, at most.
+    """
+    size = min(size, items)
+    return [(2 * place + 1) * items // (2 * size) for place in range(size)]
+
+
+async def run_sequentially(
+    node: BaseNode, items: Sequence[Any], item_timeout_s: float | None, invoke: Invoke | None = None
+) -> list[float]:
+    """Run a node over items in a plain loop, with nothing of a batch around it.
+
+    Args:
+        node: What to run.
+        items: What to run it on.
+        item_timeout_s: Time limit of one item, in seconds, as in the batch; None for none.
+        invoke: What runs an attempt; the node's own `execute` by default.
+
+    Returns:
+        What each took, in seconds, whether it failed or not.
+    """
+    workflow = WorkflowContext()
+    times: list[float] = []
+    for index, item in enumerate(items):
+        started = time.perf_counter()
+        with suppress(Exception):  # failures take their time, too
+            async with asyncio.timeout(item_timeout_s):
+                await (invoke or node.execute)(NodeContext(node.node_id, node.node_type, item, index=index), workflow)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+class SampledSpeedup(Instrument):
+    """Finds one batch's speedup by a sequential sample that was taken before it.
+
+    It must come after the built-in instruments, as its end is then told before theirs.
+
+    Args:
+        alone: What sampled items took one after another, in seconds, by their place in the input.
+    """
+
+    def __init__(self, alone: Mapping[int, float]) -> None:
+        self._alone = alone
+        self._together: dict[int, float] = {}
+        self._service_s = 0.0
+        self._items = 0
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Note what the item took in the batch."""
+        if item.started_ns and item.attempts:
+            took_s = (item.finished_ns - item.started_ns) / 1e9
+            self._service_s += took_s
+            self._items += 1
+            if item.index in self._alone:
+                self._together[item.index] = took_s
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Compare."""
+        wall_ns = batch.finished_ns - batch.started_ns
+        if self._together and wall_ns > 0:
+            alone = {index: self._alone[index] for index in self._together}
+            found = estimate(alone, self._together, self._service_s / self._items, self._items)
+            batch.speedup = speedup_by_sample(self._service_s, wall_ns / 1e9, found)

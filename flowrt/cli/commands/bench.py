@@ -1,0 +1,323 @@
+"""`flowrt bench`: how many items at once a node should run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, UNREADABLE_INPUT, CommandError, say
+from flowrt.cli.io.readers import FORMATS, Format, open_input
+from flowrt.cli.options.param_types import SECONDS
+
+if TYPE_CHECKING:
+    from flowrt.loadtest.comparison import Baseline
+    from flowrt.loadtest.measurement import Step
+    from flowrt.loadtest.plan import Plan
+    from flowrt.loadtest.search import Run
+    from flowrt.model.node import BaseNode
+
+__all__ = ["bench"]
+
+_STDOUT: Final = "-"
+_INTERRUPTED: Final = (130, 143)
+_MOST_ITEMS: Final = 10_000  # of the input that are kept: they are used again and again
+
+_EXAMPLES = """\b
+Examples:
+  flowrt bench crawl:fetch urls.jsonl
+  flowrt bench crawl:fetch urls.jsonl --concurrency 1,2,5,10,20,50 --latency-budget p95=500ms
+  flowrt bench crawl:fetch urls.jsonl --arrival-rate 10,50,100 --max-requests 5000 --duration 60
+  flowrt bench crawl:fetch urls.jsonl --json today.json --baseline yesterday.json
+
+\b
+The node runs for real, over the items of INPUT again and again: bound it with --max-requests and --duration, and let
+it call a service that is meant to be tried.
+
+\b
+Exit codes: 0 measured, 1 worse than the baseline or no setting within the budget, 2 bad usage, 65 unreadable input,
+130 and 143 interrupted.
+"""
+
+
+class _Numbers(click.ParamType[Any]):
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value == "auto" and self._kind is int:
+            return ()
+        try:
+            return tuple(self._kind(each) for each in value.split(","))
+        except ValueError:
+            also = ", nor auto" if self._kind is int else ""
+            self.fail(f"{value!r} is not a list of numbers, like 1,2,5,10{also}.", param, ctx)
+
+
+class _Parsed(click.ParamType[Any]):
+    """What a function of the plan makes of the text."""
+
+    def __init__(self, name: str, function: str) -> None:
+        self.name = name
+        self._function = function
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        from flowrt.loadtest import plan  # noqa: PLC0415  # heavy
+
+        parse: Any = plan
+        for part in self._function.split("."):
+            parse = getattr(parse, part)
+        try:
+            return parse(value)
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.argument("node", metavar="MODULE:NODE")
+@click.argument("source", metavar="INPUT")
+@click.option(
+    "--concurrency",
+    type=_Numbers(int),
+    metavar="1,2,5|auto",
+    help="A closed loop with each of these many items at once; auto, the default, doubles until it gains nothing.",
+)
+@click.option(
+    "--arrival-rate",
+    type=_Numbers(float),
+    metavar="R,R",
+    help="An open loop with each of these many items a second; latency counts from when an item was to start.",
+)
+@click.option("--step", type=SECONDS, default=5.0, show_default=True, metavar="S", help="Of each setting and pass.")
+@click.option(
+    "--passes",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="How often each setting is measured: what they differ by is the noise.",
+)
+@click.option("--duration", type=SECONDS, default=120.0, show_default=True, metavar="S", help="Of all of it, at most.")
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    help="How many items are started in all, at most.",
+)
+@click.option(
+    "--most-concurrency",
+    type=click.IntRange(min=1),
+    default=1_000,
+    show_default=True,
+    metavar="N",
+    help="How far auto goes, and how many items an open loop has in flight at most.",
+)
+@click.option(
+    "--error-budget",
+    type=_Parsed("share", "parse_share"),
+    default="1%",
+    show_default=True,
+    metavar="SHARE",
+    help="How many items may fail.",
+)
+@click.option(
+    "--latency-budget",
+    type=_Parsed("budget", "LatencyBudget.parse"),
+    metavar="p95=500ms",
+    help="How long they may take.",
+)
+@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one item, in seconds.")
+@click.option("--executor", type=click.Choice(["loop", "threads"]), default="loop", show_default=True)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures there; - is stdout."
+)
+@click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with charts.")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Compare with what --json wrote.")
+@click.option("--overwrite", is_flag=True, help="Replace the files if they exist.")
+@click.option("--quiet", is_flag=True, help="No line for each step while it runs.")
+@click.option(
+    "--input-format", type=click.Choice(FORMATS), help="By default what INPUT's extension says, and jsonl for -."
+)
+def bench(
+    node: str,
+    source: str,
+    json_file: Path | None,
+    html_file: Path | None,
+    baseline: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    executor: str,
+    input_format: Format | None,
+    **settings: Any,
+) -> None:
+    """Find out how many items at once MODULE:NODE should run, by running it over the items of INPUT."""
+    from flowrt.cli.options.node_loader import load_node  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.comparison import compare  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.measurement import Latencies  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.output import about, as_json, conclusions, verdict_lines  # noqa: PLC0415  # heavy
+
+    plan = _plan(settings)
+    Latencies()  # a missing package is told before anything runs
+    if html_file is not None:
+        from flowrt.reporting.charts import library  # noqa: PLC0415  # an extra
+
+        library()
+    loaded = load_node(node)
+    _check_targets(json_file, html_file, overwrite=overwrite)
+    earlier = None if baseline is None else _read_baseline(baseline, plan)
+    items = asyncio.run(_read_items(source, input_format))
+    run, exit_code = _launch(loaded, items, plan, executor, quiet=quiet)
+    verdict, of = None, about(run, node, source, executor)
+    if earlier is not None:
+        try:
+            verdict = compare(run, earlier, of)
+        except ValueError as exc:  # a search that came by none of its settings
+            run.notes.append(f"not compared with {baseline}: {exc}")
+    to_stderr = json_file is not None and str(json_file) == _STDOUT
+    for line in (*_table(run), *conclusions(run), *(() if verdict is None else verdict_lines(verdict))):
+        click.echo(line, err=to_stderr)
+    if json_file is not None:
+        _write(json_file, json.dumps(as_json(run, of, verdict), indent=1) + "\n")
+    if html_file is not None:
+        from flowrt.loadtest.html_page import page_of  # noqa: PLC0415  # an extra
+
+        _write(html_file, page_of(run, node, source, verdict))
+    worse = run.best is None or (earlier is not None and (verdict is None or verdict.sign == "worse"))
+    raise SystemExit(exit_code or (SOME_FAILED if worse else ALL_OK))
+
+
+def _plan(settings: dict[str, Any]) -> Plan:
+    from flowrt.loadtest.plan import Plan  # noqa: PLC0415  # heavy
+
+    concurrencies, rates = settings.pop("concurrency"), settings.pop("arrival_rate") or ()
+    if concurrencies == () and rates:
+        told = ",".join(f"{rate:g}" for rate in rates)
+        raise CommandError(f"--concurrency auto and --arrival-rate {told} are two runs: give one of them")
+    try:
+        return Plan(concurrencies=concurrencies or (), arrival_rates=rates, **settings)
+    except ValueError as exc:
+        raise CommandError(str(exc)) from exc
+
+
+def _check_targets(json_file: Path | None, html_file: Path | None, *, overwrite: bool) -> None:
+    if json_file is not None and json_file == html_file:
+        raise CommandError(f"--json and --html are both {str(json_file)!r}: name two files")
+    for file in (json_file, html_file):
+        if file is None or (file is json_file and str(file) == _STDOUT):
+            continue
+        folder = file.resolve().parent
+        if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+            raise CommandError(f"{str(file)!r} cannot be written: name a file in a folder that exists and is yours")
+        if file.exists() and not overwrite:
+            raise CommandError(f"{str(file)!r} exists: pass --overwrite to replace it")
+
+
+def _read_baseline(file: Path, plan: Plan) -> Baseline:
+    from flowrt.loadtest.comparison import Baseline  # noqa: PLC0415  # heavy
+
+    try:
+        baseline = Baseline.of_json(json.loads(file.read_text("utf-8")))
+    except FileNotFoundError:
+        raise CommandError(f"--baseline {str(file)!r} does not exist") from None
+    except (OSError, ValueError) as exc:
+        raise CommandError(f"--baseline {str(file)!r} cannot be read: {exc}", UNREADABLE_INPUT) from exc
+    try:
+        baseline.check(plan)
+    except ValueError as exc:
+        raise CommandError(f"--baseline {str(file)!r} cannot be compared with: {exc}") from exc
+    return baseline
+
+
+async def _read_items(source: str, form: Format | None) -> list[Any]:
+    from flowrt.model import Rejected  # noqa: PLC0415  # heavy
+
+    opened = open_input(source, form)
+    items: list[Any] = []
+    try:
+        async for item in opened.feed:
+            if isinstance(item, Rejected):
+                raise CommandError(f"{source}: {item.error}", UNREADABLE_INPUT)
+            items.append(item)
+            if len(items) >= _MOST_ITEMS:
+                say(f"only the first {_MOST_ITEMS:,} items of {source} are used, again and again")
+                break
+    finally:
+        await opened.feed.close()
+        opened.close()
+    if not items:
+        raise CommandError(f"{source} has no items to run", UNREADABLE_INPUT)
+    return items
+
+
+def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quiet: bool) -> tuple[Run, int]:
+    """The run, and 130 or 143 where a signal ended it."""
+    from flowrt import runtime  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.load_generator import Driver  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.search import Run, climb  # noqa: PLC0415  # heavy
+
+    run = Run(plan)
+
+    def stopped() -> bool:
+        current = runtime.Runtime.current()
+        return current is not None and current.exit_code is not None
+
+    async def main() -> None:
+        await climb(Driver(node, items, plan, executor, stopped), run, tell)
+
+    def tell(step: Step) -> None:
+        if not quiet:
+            say(_progress(step, plan))
+
+    try:
+        runtime.run(main(), service_name="flowrt", log_level="ERROR", metrics_port=None)
+    except SystemExit as exc:
+        if exc.code not in _INTERRUPTED:
+            raise CommandError(f"the node raised SystemExit({exc.code!r}): it is not to end the process") from exc
+        if not run.notes or not run.notes[-1].startswith("interrupted"):  # in the middle of a step that did not end
+            run.notes.append("interrupted: what was measured until then is told, without the step that was under way")
+        return run, int(exc.code)
+    return run, 0
+
+
+def _progress(step: Step, plan: Plan) -> str:
+    from flowrt.loadtest.output import milliseconds  # noqa: PLC0415  # heavy
+
+    what = f"{step.setting:g}/s" if plan.open else f"{step.setting:g} at once"
+    latency = milliseconds(step.latencies.at(plan.percentile)) if step.ok else "-"
+    figures = f"{step.throughput.value:,.1f} items/s, p{plan.percentile:g} {latency}"
+    failed = f", {step.failure_rate:.1%} failed" if step.failed else ""
+    stopped = "" if step.outcome == "ok" else f", {step.outcome}"
+    return f"{what}: {figures}{failed}{stopped}"
+
+
+def _table(run: Run) -> Iterator[str]:
+    from flowrt.loadtest.output import heads, row  # noqa: PLC0415  # heavy
+
+    rows = [heads(run), *(row(run, step) for step in run.steps.values())]
+    widths = [max(len(each[place]) for each in rows) for place in range(len(rows[0]) - 1)]
+    for each in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(each, widths, strict=False)]
+        yield "  ".join([*cells, each[-1]]).rstrip()
+
+
+def _write(file: Path, text: str) -> None:
+    if str(file) == _STDOUT:
+        click.echo(text, nl=False)
+        return
+    try:
+        file.write_text(text, "utf-8")
+    except OSError as exc:
+        raise CommandError(f"{str(file)!r} cannot be written: {exc.strerror}") from exc

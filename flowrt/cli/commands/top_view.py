@@ -1,0 +1,236 @@
+"""What `flowrt top` draws: one batch in full, the others in a line each."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from pathlib import PurePath
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flowrt.cli.commands.top_client import Answer
+from flowrt.errors import one_line
+from flowrt.reporting.summary import duration
+
+__all__ = ["View"]
+
+_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
+_CAUSES: Final = {  # name and colour, in the order of the page's legend
+    "slots": ("slots busy", "cyan"),
+    "rate_limit": ("rate limit", "yellow"),
+    "backoff": ("backoff", "magenta"),
+    "input": ("input", "bright_black"),
+    "consumer": ("consumer", "blue"),
+    "loop_blocked": ("loop blocked", "red"),
+    "tail": ("tail", "white"),
+    "service": ("service", "green"),
+}
+_STATUS: Final = {"running": "cyan", "ok": "green", "failed": "red", "cancelled": "yellow"}
+
+Batch = dict[str, Any]
+
+
+class View:
+    """The screen's state between two looks.
+
+    Args:
+        url: The server's URL, as it is shown.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._state: dict[str, Any] | None = None
+        self._problem: str | None = None
+        self._heard_s = 0.0
+        self._chosen: str | None = None
+
+    def take(self, answer: Answer) -> None:
+        """Show what a look gave; without an answer, what was known last."""
+        self._problem = answer.problem
+        if answer.state is not None:
+            self._state = answer.state
+            self._heard_s = time.monotonic()
+
+    def press(self, key: str) -> None:
+        """A key: n and p choose a batch, a the one that started last."""
+        ids = [batch["id"] for batch in self._batches()]
+        shown = self._shown()
+        if key == "a":
+            self._chosen = None
+        elif key in ("n", "p") and shown is not None:
+            place = ids.index(shown["id"]) + (1 if key == "n" else -1)
+            self._chosen = ids[place % len(ids)]
+
+    def render(self, width: int, height: int | None) -> RenderableType:
+        """All of it.
+
+        Args:
+            width: Of the screen, in characters.
+            height: Of the screen, in lines; None for no bound.
+        """
+        parts: list[RenderableType] = [self._title()]
+        shown = self._shown()
+        if shown is None:
+            parts.append(Text("\nno batch yet" if self._state is not None else "\nwaiting for the first answer"))
+            return Group(*parts)
+        others = [batch for batch in self._batches() if batch is not shown]
+        parts += [self._line(batch) for batch in others[:3]]
+        parts += [Text(), *_batch(shown, width)]
+        room = None if height is None else max(3, height - len(parts) - 10)
+        parts += _tables(shown, width, room)
+        return Group(*parts)
+
+    def _batches(self) -> list[Batch]:
+        batches: list[Batch] = [] if self._state is None else self._state["batches"]
+        return sorted(batches, key=lambda batch: (batch["status"] == "running", batch["started_s"]), reverse=True)
+
+    def _shown(self) -> Batch | None:
+        batches = self._batches()
+        return next((batch for batch in batches if batch["id"] == self._chosen), batches[0] if batches else None)
+
+    def _title(self) -> Text:
+        title = Text("flowrt top ", style="bold", no_wrap=True, overflow="ellipsis")
+        title.append(_plain(self._url), style="not bold")
+        if self._state is not None:
+            process = self._state["process"]
+            title.append(f"  pid {process['pid']}", style="not bold dim")
+            if process["cpu"] is not None:
+                title.append(f"  cpu {process['cpu']:.0%}", style="not bold dim")
+            if process["rss_bytes"] is not None:
+                title.append(f"  {process['rss_bytes'] / 1e6:,.0f} MB", style="not bold dim")
+            if process["lag_s"] is not None:
+                title.append(f"  lag {duration(process['lag_s'])}", style="not bold dim")
+        if self._problem is not None:
+            age = f", as of {duration(time.monotonic() - self._heard_s)} ago" if self._state is not None else ""
+            title.append(f"\n{_plain(self._problem)}; trying again{age}", style="bold red")
+        return title
+
+    def _line(self, batch: Batch) -> Text:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        line.append(f"{batch['status']:>9} ", style=_STATUS.get(batch["status"], ""))
+        line.append(f"{_plain(batch['name'])}: {_progress(batch)}", style="dim")
+        return line
+
+
+def _batch(batch: Batch, width: int) -> list[RenderableType]:
+    over = batch["status"] != "running"
+    head = Text(_plain(batch["name"]), style="bold", no_wrap=True, overflow="ellipsis")
+    head.append(f"  {batch['status']}", style=_STATUS.get(batch["status"], ""))
+    head.append(f"  {duration(batch['elapsed_s'])}", style="not bold dim")
+    progress = Text(no_wrap=True, overflow="ellipsis")
+    expected = batch["expected"]
+    if expected:
+        share = min(1.0, batch["completed"] / expected)
+        cells = max(10, min(60, width - 50))
+        full = round(share * cells)
+        progress.append("━" * full, style="green").append("━" * (cells - full), style="bright_black").append("  ")
+    progress.append(_progress(batch))
+    if batch["eta_s"] is not None and not over:
+        progress.append(f", about {duration(batch['eta_s'])} left", style="dim")
+    latency = [f"{name} {duration(value)}" for name, value in batch["latency"].items() if value is not None]
+    failed = batch["counts"]["failed"] + batch["counts"]["timed_out"]
+    figures = Text(no_wrap=True, overflow="ellipsis")
+    figures.append(f"{batch['rate']:,.0f}/s".ljust(12)).append("  ".join(latency).ljust(44))
+    figures.append(f"{batch['inflight']:,} of {batch['limit']:,} in flight, {batch['queued']:,} queued".ljust(36))
+    figures.append(f"{failed:,} failed", style="bold red" if failed else "dim")
+    return [head, progress, figures, _rates(batch, width), _bound(batch, width)]
+
+
+def _progress(batch: Batch) -> str:
+    if not batch["expected"]:
+        return f"{batch['completed']:,} items"
+    share = 100 * batch["completed"] // max(batch["expected"], batch["completed"])  # all of it is 100 %, nothing less
+    return f"{batch['completed']:,} of {batch['expected']:,} items, {share}%"
+
+
+def _rates(batch: Batch, width: int) -> Text:
+    """The rate over the batch's life, as wide as the screen."""
+    rows = batch.get("history") or []
+    cells = max(10, min(100, width - 20))
+    line = Text("rate     ", style="dim", no_wrap=True)
+    if len(rows) < 3:
+        return line
+    begin, end = rows[0][0], rows[-1][0]
+    edges: list[tuple[float, int]] = []
+    for cell in range(cells + 1):
+        at = begin + (end - begin) * cell / cells
+        after = next(i for i, row in enumerate(rows) if row[0] >= at or i == len(rows) - 1)
+        before = max(0, after - 1)
+        span = rows[after][0] - rows[before][0]
+        part = (at - rows[before][0]) / span if span > 0 else 1.0
+        edges.append((at, rows[before][1] + part * (rows[after][1] - rows[before][1])))
+    rates = [(b[1] - a[1]) / (b[0] - a[0]) if b[0] > a[0] else 0.0 for a, b in pairwise(edges)]
+    most = max(rates) or 1.0
+    line.append("".join(_BLOCKS[round(8 * max(0.0, rate) / most)] for rate in rates), style="cyan")
+    line.append(f"  most {most:,.0f}/s", style="dim")
+    return line
+
+
+def _bound(batch: Batch, width: int) -> Text:
+    """What held the batch back, as one bar and its legend."""
+    held = {cause: batch["bound_s"].get(cause, 0.0) for cause in _CAUSES}
+    total = sum(held.values())
+    line = Text("bound by ", style="dim")
+    if not total:
+        return line
+    cells, legend = max(10, min(60, width - 20)), Text()
+    for cause, seconds in sorted(held.items(), key=lambda pair: -pair[1]):
+        name, colour = _CAUSES[cause]
+        line.append("█" * round(cells * seconds / total), style=colour)
+        if seconds / total >= 0.01:
+            legend.append(f"  {seconds / total:.0%} ").append(name, style=colour)
+    return line.append(legend)
+
+
+def _tables(batch: Batch, width: int, room: int | None) -> list[RenderableType]:
+    failures, running = list(reversed(batch["failures"])), batch["running"]
+    if room is not None:
+        failures = failures[: max(1, room // 3)]
+        running = running[: max(1, room - len(failures) - 4)]
+    tables: list[RenderableType] = []
+    for stall in batch.get("stalls", [])[-2:]:
+        where = _plain(stall["stack"].splitlines()[-1]) if stall["stack"] else ""
+        if stall.get("garbage_collection"):
+            where = "Python's garbage collector"
+        what = f"the loop stood still for {duration(stall['duration_s'])}: {where}"
+        tables += [Text(), Text(what, style="red")]
+    if failures:
+        kinds = ", ".join(f"{_plain(kind)} {count:,}" for kind, count in list(batch["errors"].items())[:5])
+        table = _table(f"failures: {kinds}", ("item", "right"), ("took", "right"), ("error", "left"))
+        for item in failures:
+            error = f"{_plain(item['error_type'])}: {_plain(item['error'])}"
+            table.add_row(f"{item['index']:,}", duration(item["duration_s"]), Text(error))
+        tables += [Text(), table]
+    if running:
+        table = _table("in flight, oldest first", ("item", "right"), ("age", "right"), ("waits at", "left"))
+        for item in running:
+            table.add_row(f"{item['index']:,}", duration(item["age_s"]), Text(_where(item, width)))
+        tables += [Text(), table]
+    return tables
+
+
+def _table(title: str, *columns: tuple[str, Any]) -> Table:
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=None, header_style="dim", pad_edge=False, expand=True
+    )
+    for name, justify in columns:
+        wide = justify == "left"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", ratio=1 if wide else None)
+    return table
+
+
+def _where(item: dict[str, Any], width: int) -> str:
+    places = item["places"]
+    if not places:
+        return _plain(item["state"])
+    if width < 80:
+        places = places[-1:]
+    return " → ".join(f"{_plain(p['function'])} {_plain(PurePath(p['file']).name)}:{p['line']}" for p in places)
+
+
+def _plain(text: str) -> str:
+    """One line without control characters: what a server sends must not steer the terminal."""
+    return one_line(text)

@@ -1,0 +1,115 @@
+"""Lines of a stream of bytes, with a bound on how much of one is held."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from flowrt.cli.exit_codes import UNREADABLE_INPUT, CommandError
+
+__all__ = ["LINE_LIMIT_BYTES", "Blocks", "Line", "LongLine", "split_lines"]
+
+LINE_LIMIT_BYTES: Final = 16 * 1024 * 1024
+_BLOCK_BYTES: Final = 64 * 1024
+_HEAD_BYTES: Final = 200
+
+
+class LongLine:
+    """A line over the limit; the rest of it was skipped.
+
+    Attributes:
+        head: Its first bytes.
+        size_bytes: Its length.
+    """
+
+    __slots__ = ("head", "size_bytes")
+
+    def __init__(self, head: bytes, size_bytes: int) -> None:
+        self.head = head
+        self.size_bytes = size_bytes
+
+
+Line = bytes | LongLine
+
+
+class Blocks:
+    """Blocks of a file as they come; iterate it in one thread, stop it from any.
+
+    Args:
+        fd: The file to read; closed by `close`.
+        name: The file's name, for messages.
+    """
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self._name = name
+        self._stopped = False
+        self._waits = not stat.S_ISREG(os.fstat(fd).st_mode)
+        self._wake_r, self._wake_w = os.pipe() if self._waits else (-1, -1)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while not self._stopped:
+            if self._waits and not self._readable():
+                return
+            try:
+                block = os.read(self._fd, _BLOCK_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise CommandError(f"{self._name} cannot be read: {exc.strerror}", UNREADABLE_INPUT) from exc
+            if not block:
+                return
+            yield block
+
+    def _readable(self) -> bool:
+        """Wait for a pipe or a terminal to have something, or to be told to stop."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN)
+        return all(fd != self._wake_r for fd, _ in poll.poll())
+
+    def stop(self) -> None:
+        """End the iteration, also where it waits for input."""
+        self._stopped = True
+        if self._waits:
+            os.write(self._wake_w, b".")
+
+    def close(self) -> None:
+        """Close the file, when nobody iterates any more."""
+        for fd in {self._fd, self._wake_r, self._wake_w} - {-1, 0}:  # 0: standard input is not ours to close
+            os.close(fd)
+        self._fd = self._wake_r = self._wake_w = -1
+        self._waits = False
+
+
+def split_lines(blocks: Iterable[bytes], limit_bytes: int = LINE_LIMIT_BYTES) -> Iterator[list[Line]]:
+    """The lines that each block completes, without their line break.
+
+    Args:
+        blocks: The stream.
+        limit_bytes: The longest line that is held; of a longer one only the head is kept.
+    """
+    rest = bytearray()  # the line that has begun
+    size = 0
+    for block in blocks:
+        pieces = block.split(b"\n")
+        lines: list[Line] = []
+        for piece in pieces[:-1]:
+            if not size:
+                lines.append(piece)
+                continue
+            size += len(piece)
+            lines.append(LongLine(bytes(rest[:_HEAD_BYTES]), size) if size > limit_bytes else bytes(rest + piece))
+            rest, size = bytearray(), 0
+        size += len(pieces[-1])
+        if size <= limit_bytes:
+            rest += pieces[-1]
+        elif len(rest) > _HEAD_BYTES:
+            rest = rest[:_HEAD_BYTES]
+        if lines:
+            yield lines
+    if size:
+        yield [LongLine(bytes(rest[:_HEAD_BYTES]), size) if size > limit_bytes else bytes(rest)]

@@ -1,0 +1,93 @@
+"""Policies as they are written on the command line: `1:200`, `600/min`, `p95`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final
+
+import click
+
+from flowrt._util.validation import check_concurrency
+from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
+
+__all__ = ["CONCURRENCY", "HEDGE", "RATE", "SECONDS"]
+
+_HEDGE_SECONDS: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s)?")
+
+
+class _Seconds(click.FloatRange):
+    """A positive, finite number: a range lets nan and inf through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a finite number of seconds.", param, ctx)
+        return seconds
+
+
+class _Written(click.ParamType):  # type: ignore[type-arg]  # generic in click's latest only
+    """A value that is made from text by a function, whose ValueError is the message."""
+
+    def parse(self, text: str) -> Any:
+        """The value that the text stands for.
+
+        Raises:
+            ValueError: It stands for none.
+        """
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):  # converted before
+            return value
+        try:
+            return self.parse(value.strip())
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+
+
+class _Concurrency(_Written):
+    name = "n"
+
+    def parse(self, text: str) -> int | AdaptiveLimit:
+        if text == "auto":
+            return AdaptiveLimit()
+        low, colon, high = text.partition(":")
+        try:
+            bounds = int(low), int(high) if colon else 0
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is neither a number of items, like 50, nor bounds to find one between, like 1:200, nor auto"
+            ) from None
+        if not colon:
+            return check_concurrency(bounds[0])
+        try:
+            return AdaptiveLimit(*bounds)
+        except ValueError as exc:
+            raise ValueError(f"{text!r} is no MIN:MAX: {exc}") from None
+
+
+class _Rate(_Written):
+    name = "rate"
+
+    def parse(self, text: str) -> RateLimit:
+        return RateLimit.parse(text)
+
+
+class _Hedge(_Written):
+    name = "when"
+
+    def parse(self, text: str) -> Hedge:
+        found = _HEDGE_SECONDS.fullmatch(text)
+        if found is None:
+            try:
+                return Hedge(text)
+            except ValueError:
+                raise ValueError(f"{text!r} is neither a quantile, like p95, nor a time, like 0.5s or 200ms") from None
+        return Hedge(float(found["number"]) / (1000 if found["unit"] == "ms" else 1))
+
+
+SECONDS: Final = _Seconds(min=0, min_open=True)
+CONCURRENCY: Final = _Concurrency()
+RATE: Final = _Rate()
+HEDGE: Final = _Hedge()

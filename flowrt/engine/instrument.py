@@ -1,0 +1,203 @@
+"""The one seam between the engine and everything that watches it.
+
+An instrument overrides the hooks it needs; hooks that nobody overrides are never called. Hooks run synchronously on
+the loop's thread with the record itself, so they must be quick. An instrument that raises is disabled, logged once
+and counted; the items go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from flowrt.model import BatchRecord, ItemRecord
+
+__all__ = ["HOOKS", "Dispatch", "Instrument", "instrument_errors"]
+
+_log = logging.getLogger("flowrt.instrument")
+
+HOOKS: Final = (
+    "batch_started",
+    "item_started",
+    "attempt_started",
+    "attempt_ended",
+    "retry_scheduled",
+    "hedge_ended",
+    "item_failed",
+    "item_finished",
+    "limit_changed",
+    "circuit_changed",
+    "batch_ended",
+)
+
+_ENDS: Final = ("attempt_ended", "retry_scheduled", "item_failed", "item_finished", "batch_ended")
+
+instrument_errors: Final[dict[str, int]] = {}
+"""How often an instrument was disabled because it raised, by the instrument's class name."""
+
+
+class Instrument:
+    """Watches batches. Subclass it, override the hooks you need, and pass an instance as `instruments=[...]`.
+
+    Example:
+        >>> class Count(Instrument):
+        ...     finished = 0
+        ...     def item_finished(self, item):
+        ...         self.finished += 1
+    """
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """The batch is about to pull its first item. Runs in the context that the workers inherit."""
+
+    def item_started(self, item: ItemRecord) -> None:
+        """The item was pulled and got a slot. Runs in the context in which the node will run."""
+
+    def attempt_started(self, item: ItemRecord) -> None:
+        """An attempt after the first is about to start, in the context in which the node will run."""
+
+    def attempt_ended(self, item: ItemRecord) -> None:
+        """An attempt has ended; the item's state and outcome are set, its `finished_ns` is the attempt's end."""
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """The attempt that has ended is not the last: `item.retry` says when and why. Runs where it ran."""
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """A further attempt beside the item's own has ended; `item.hedge` says how. The item itself is running."""
+
+    def item_failed(self, item: ItemRecord) -> None:
+        """The item has failed or timed out for good, or is `uncancellable`; `item_finished` follows.
+
+        It is called for no other item.
+        """
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """The item has reached a terminal status. Runs where `item_started` ran, unless `item.uncancellable`."""
+
+    def limit_changed(self, batch: BatchRecord) -> None:
+        """The concurrency limit is another one now; `batch.limit_change` says why, where it adapts by itself."""
+
+    def circuit_changed(self, batch: BatchRecord) -> None:
+        """The node's circuit breaker has changed its state; `batch.circuit` says from what to what, and why."""
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Every item that was pulled has finished."""
+
+
+Hook = Callable[[Any], None]
+
+
+class Dispatch:
+    """The overridden hooks of a batch's instruments, compiled once when the batch starts.
+
+    Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
+
+    Attributes:
+        tell_start: Calls every `item_started` with an item; None where there is none. It is called for every item.
+        tell_finish: The same for `item_finished`.
+
+    Args:
+        instruments: In the order in which their hooks are called; the hooks that end something (`attempt_ended`,
+            `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
+    """
+
+    __slots__ = (*HOOKS, "tell_finish", "tell_start")
+
+    tell_start: Hook | None
+    tell_finish: Hook | None
+    batch_started: tuple[Hook, ...]
+    item_started: tuple[Hook, ...]
+    attempt_started: tuple[Hook, ...]
+    attempt_ended: tuple[Hook, ...]
+    retry_scheduled: tuple[Hook, ...]
+    hedge_ended: tuple[Hook, ...]
+    item_failed: tuple[Hook, ...]
+    item_finished: tuple[Hook, ...]
+    limit_changed: tuple[Hook, ...]
+    circuit_changed: tuple[Hook, ...]
+    batch_ended: tuple[Hook, ...]
+
+    def __init__(self, instruments: Iterable[Instrument]) -> None:
+        active = list(instruments)
+        for name in HOOKS:
+            order = reversed(active) if name in _ENDS else active
+            setattr(self, name, tuple(getattr(i, name) for i in order if _overrides(i, name)))
+        self._compile()
+
+    def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
+        """Call every hook of that name with the record."""
+        for hook in getattr(self, hook_name):
+            try:
+                hook(record)
+            except Exception:  # telemetry must not change a result
+                self._disable(hook)
+
+    def _compile(self) -> None:
+        self.tell_start = _joined(self.item_started, self._disable)
+        self.tell_finish = _joined(self.item_finished, self._disable)
+
+    def _disable(self, broken: Hook) -> None:
+        instrument = getattr(broken, "__self__", None)
+        name = type(instrument).__name__
+        instrument_errors[name] = instrument_errors.get(name, 0) + 1
+        for hook_name in HOOKS:
+            left = tuple(h for h in getattr(self, hook_name) if getattr(h, "__self__", None) is not instrument)
+            setattr(self, hook_name, left)
+        self._compile()
+        _log.exception(
+            "instrument %s raised in %s and is disabled for the rest of this batch; the items go on",
+            name,
+            getattr(broken, "__name__", "a hook"),
+        )
+
+
+def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | None:
+    """One function that calls them all, or None.
+
+    One or two, which is the rule, each have a line of their own: the interpreter makes a call fast where it is always
+    the same that is called there.
+    """
+    if not hooks:
+        return None
+    if len(hooks) > 2:
+
+        def call_all(record: Any) -> None:
+            for hook in hooks:
+                try:
+                    hook(record)
+                except Exception:  # telemetry must not change a result
+                    disable(hook)
+
+        return call_all
+
+    first, *others = hooks
+
+    def call_first(record: Any) -> None:
+        try:
+            first(record)
+        except Exception:  # as above
+            disable(first)
+
+    if not others:
+        return call_first
+    second = others[0]
+
+    def call_both(record: Any) -> None:
+        try:
+            first(record)
+        except Exception:  # as above
+            disable(first)
+        try:
+            second(record)
+        except Exception:  # as above
+            disable(second)
+
+    return call_both
+
+
+def _overrides(instrument: Instrument, name: str) -> bool:
+    method = getattr(instrument, name, None)
+    if method is None:
+        raise TypeError(f"{instrument!r} is not an instrument: subclass flowrt.Instrument and pass an instance")
+    return getattr(method, "__func__", method) is not getattr(Instrument, name)

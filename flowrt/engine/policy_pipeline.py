@@ -1,0 +1,198 @@
+"""The policies around an attempt: what it must pass before it begins, and what is learned once it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flowrt._util.clock import Clock
+from flowrt.attribution.ledger import RATE_LIMIT
+from flowrt.engine.attempt import RejectedInputError, settle_exception
+from flowrt.model import BatchRecord, ItemRecord, Rejected
+from flowrt.policies.adaptive_concurrency import LimitController, Outcome
+from flowrt.policies.circuit_breaker import CircuitBreaker
+from flowrt.policies.error_classification import kind_of
+from flowrt.policies.rate_limiter import RateGate, Ticket
+from flowrt.policies.retry import Retries, Retry
+
+__all__ = ["Guard"]
+
+_THROTTLED: dict[str, Outcome] = {"rate_limited": "throttled", "timeout": "timed_out", "error": "failed"}
+
+
+class Guard:
+    """What surrounds the attempts of one batch, where a policy asks for it.
+
+    Args:
+        batch: The batch's record.
+        clock: The batch's clock.
+        gate: The rate limits.
+        breaker: The node's circuit breaker.
+        retries: What decides on further attempts.
+        controller: What finds the concurrency limit.
+        set_limit: Told when the controller wants another limit.
+    """
+
+    __slots__ = ("_batch", "_breaker", "_clock", "_controller", "_gate", "_set_limit", "retries")
+
+    def __init__(
+        self,
+        batch: BatchRecord,
+        clock: Clock,
+        *,
+        gate: RateGate | None = None,
+        breaker: CircuitBreaker | None = None,
+        retries: Retries | None = None,
+        controller: LimitController | None = None,
+        set_limit: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._batch = batch
+        self._clock = clock
+        self._gate = gate
+        self._breaker = breaker
+        self._controller = controller
+        self._set_limit = set_limit
+        self.retries = retries
+
+    def enter(self, item: ItemRecord) -> bool:
+        """Let an attempt begin now, if nothing holds it back; else `await wait(item)`.
+
+        Raises:
+            CircuitOpenError: The circuit is open, and lets items fail.
+            CostTooHighError: The item costs more than a rate limit ever admits.
+            Exception: What a rate limit's cost function raised.
+        """
+        breaker, gate = self._breaker, self._gate
+        if type(item.input_data) is Rejected:  # there will be no attempt: it costs nothing and probes nothing
+            item.started_ns = item.pulled_ns
+            return True
+        if breaker is not None and not breaker.closed:
+            return False
+        if gate is not None:
+            ticket = gate.take(item.input_data)
+            if not ticket.granted:
+                item.ticket = ticket
+                return False
+            if ticket.reservations:
+                item.ticket = ticket
+        item.started_ns = self._clock() if item.attempts else item.pulled_ns
+        return True
+
+    def spare(self, item: ItemRecord) -> tuple[bool, Ticket | None]:
+        """Whether a further attempt may begin beside the item's own, at once, and what the limits charged for it."""
+        if self._breaker is not None and not self._breaker.closed:
+            return False, None
+        if self._gate is None:
+            return True, None
+        try:
+            ticket = self._gate.take(item.input_data)
+        except Exception:  # the cost function's: the item's own attempt goes on
+            return False, None
+        return ticket.granted, ticket if ticket.reservations else None
+
+    async def wait(self, item: ItemRecord) -> None:
+        """Wait until an attempt may begin.
+
+        Raises:
+            CircuitOpenError: As `enter`.
+            CostTooHighError: As `enter`.
+            Exception: As `enter`.
+        """
+        breaker, gate, batch = self._breaker, self._gate, self._batch
+        asked_ns, began_ns = self._clock(), 0
+        batch.queued += 1
+        if batch.ledger is not None:
+            batch.ledger.wait(RATE_LIMIT, asked_ns)
+        try:
+            while True:
+                began_ns = 0 if breaker is None else await self._pass(breaker)
+                if gate is not None:
+                    if item.ticket is None:
+                        item.ticket = gate.take(item.input_data)
+                    if not item.ticket.granted:
+                        await gate.wait(item.ticket)
+                if began_ns or breaker is None or breaker.closed:
+                    break
+                item.ticket = None  # the circuit opened meanwhile; what the limits charged stays charged
+        except BaseException:
+            if breaker is not None and began_ns:  # a probe that never begins makes way for another
+                breaker.record(self._clock(), began_ns, None)
+            raise
+        finally:
+            batch.queued -= 1
+            now = self._clock()
+            item.rate_wait_ns += now - asked_ns
+            if batch.ledger is not None:
+                batch.ledger.resume(RATE_LIMIT, now)
+        item.started_ns = began_ns or self._clock()
+
+    async def _pass(self, breaker: CircuitBreaker) -> int:
+        """Wait for the circuit; gives the time under which it knows a probe, 0 where it is closed."""
+        while not breaker.closed:
+            now = self._clock()
+            wait_ns = breaker.wait_ns(now)
+            if not wait_ns:
+                return now
+            if breaker.on_open == "fail":
+                raise breaker.refusal(now)
+            await breaker.wait(wait_ns)
+        return 0
+
+    def leave(self, item: ItemRecord, outcome: Any) -> Retry | None:
+        """An attempt has ended, or was refused: learn from it, and say whether the item is to be tried again.
+
+        Args:
+            item: Its record, settled.
+            outcome: What the node raised, or what it returned.
+        """
+        if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
+            item.ticket = None
+            return None
+        began = item.started_ns > 0
+        state = item.status
+        broken: Exception | None = None  # what a policy's function raised
+        if began and self._breaker is not None:
+            ok: bool | None = None
+            if state != "cancelled":
+                try:
+                    ok = state == "ok" or not self._breaker.counts(item.exception or item.error)
+                except Exception as exc:
+                    ok, broken = False, exc
+            self._breaker.record(item.finished_ns, item.started_ns, ok)
+        if began and item.ticket is not None and self._gate is not None and self._gate.settles:
+            self._gate.settle(item.ticket, item.metadata)
+        item.ticket = None
+        if began and self._controller is not None and state != "cancelled":
+            self._adapt(self._controller, item)
+        retries = self.retries
+        if (
+            broken is None
+            and began  # else what refused it would only do so again, and no attempt counts it
+            and retries is not None
+            and state != "cancelled"
+            and (state != "ok" or retries.judges_successes)
+        ):
+            try:
+                own = item.attempts - item.hedges
+                return retries.decide(outcome, own, self._batch.begun, timed_out=state == "timed_out")
+            except Exception as exc:
+                broken = exc
+        if broken is not None:  # the item fails by it, and its own error is the context
+            broken.__context__ = item.exception
+            settle_exception(item, broken)
+            broken = None  # or it would hold on to itself by its traceback
+        return None
+
+    def _adapt(self, controller: LimitController, item: ItemRecord) -> None:
+        batch = self._batch
+        outcome: Outcome = "ok"
+        if item.status == "timed_out":
+            outcome = "timed_out"
+        elif item.status != "ok":
+            outcome = _THROTTLED[kind_of(item.exception)]
+        before = controller.limit
+        inflight = batch.pulled - batch.completed - batch.queued
+        limit = controller.on_result(item.finished_ns, item.finished_ns - item.started_ns, inflight, outcome)
+        if limit != before:
+            batch.limit_change = controller.changes[-1]
+            self._set_limit(limit)

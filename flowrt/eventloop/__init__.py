@@ -1,0 +1,1 @@
+"""The event loop watched: heartbeat, delayed items, garbage collection."""

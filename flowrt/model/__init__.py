@@ -1,0 +1,24 @@
+"""What is known about a batch and each of its items.
+
+One `ItemRecord` per item carries its state and its times, written by the engine alone. Results, spans, metrics
+and logs all read that record; nobody keeps a second clock.
+"""
+
+from __future__ import annotations
+
+from flowrt.model.batch import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord, Slot
+from flowrt.model.result import STATUSES, BatchResult, ItemFailedError, Rejected, Status, error_type_of
+
+__all__ = [
+    "STATUSES",
+    "BatchRecord",
+    "BatchResult",
+    "HedgeOutcome",
+    "HedgeRecord",
+    "ItemFailedError",
+    "ItemRecord",
+    "Rejected",
+    "Slot",
+    "Status",
+    "error_type_of",
+]

@@ -1,0 +1,139 @@
+"""A result as one line of JSON, whatever the node put into it.
+
+What JSON has no form for becomes: a dataclass an object of its fields; a set, tuple or deque a list; a datetime, date
+or time its ISO text; a Decimal, UUID, Path or timedelta its text; an Enum member its value where that is a string,
+else its name; bytes their base64; NaN and the infinities null; what has `model_dump()` (pydantic) or `tolist()`
+(numpy) what that gives; and anything else its `repr`. Text is escaped to ASCII, so a lone surrogate survives.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections import deque
+from collections.abc import Mapping, Set
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+from flowrt.model import BatchResult
+
+__all__ = ["encode_result"]
+
+
+def encode_result(result: BatchResult) -> bytes:
+    """The line of one result, with its line break.
+
+    Args:
+        result: A finished item.
+    """
+    line = {
+        "index": result.index,
+        "success": result.success,
+        "status": result.status,
+        "output": result.output,
+        "error": result.error,
+        "error_type": result.error_type,
+        "attempts": result.attempts,
+        "execution_time": result.execution_time,
+    }
+    try:
+        text = _strict(line)
+    except Exception:  # NaN, a cycle, a key that is no string, nesting too deep, a value whose methods raise
+        try:
+            line["output"] = _plain(result.output, ())
+            text = _strict(line)
+        except Exception:
+            line["output"] = _repr(result.output)
+            text = _strict(line)
+    return text.encode("ascii") + b"\n"
+
+
+def _default(value: Any) -> Any:
+    """What JSON can hold in place of a value that it cannot."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID, PurePath, timedelta)):
+        return str(value)
+    if isinstance(value, Enum):
+        return value.value if isinstance(value.value, str) else value.name
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, type):
+        return _repr(value)
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (Set, deque)):
+        return _in_order(value)
+    if callable(getattr(value, "model_dump", None)):
+        return value.model_dump(mode="json")
+    if callable(getattr(value, "tolist", None)):
+        return value.tolist()
+    return _repr(value)
+
+
+_strict = json.JSONEncoder(allow_nan=False, default=_default, check_circular=True).encode
+
+
+def _plain(value: Any, above: tuple[int, ...]) -> Any:
+    """The value made of dicts, lists, strings, finite numbers, booleans and None alone."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return _int(value)
+    if id(value) in above:
+        return f"<a {type(value).__name__} that holds itself>"
+    within = (*above, id(value))
+    if isinstance(value, dict):
+        return {_key(key): _plain(item, within) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, within) for item in value]
+    try:
+        replaced = _default(value)
+    except Exception:
+        return _repr(value)
+    return _plain(replaced, within)
+
+
+def _int(value: int) -> int | str:
+    try:
+        str(value)
+    except ValueError:  # more digits than Python converts
+        return hex(value)
+    return value
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    if key is None or isinstance(key, (bool, int)):
+        return _strict(_plain(key, ())).strip('"')
+    replaced = _default(key) if not isinstance(key, (float, tuple)) else repr(key)
+    return replaced if isinstance(replaced, str) else _repr(key)
+
+
+def _in_order(values: Set[Any] | deque[Any]) -> list[Any]:
+    """A set in a stable order where its members have one."""
+    members = list(values)
+    if isinstance(values, Set):
+        try:
+            members.sort()
+        except TypeError:
+            members.sort(key=_repr)
+    return members
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as broken:  # a repr that cannot be made must not take the item's line with it
+        return f"<{type(value).__name__} whose repr raised {type(broken).__name__}>"

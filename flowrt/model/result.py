@@ -1,0 +1,241 @@
+"""What went into a batch, and what became of it: an item's result."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
+
+from flowrt.errors import FlowrtError
+
+__all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "Seldom", "Status", "error_type_of"]
+
+T = TypeVar("T")
+
+Status = Literal["ok", "failed", "timed_out", "cancelled", "resumed"]
+"""How an item ended."""
+
+STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timed_out", "cancelled", "resumed")
+
+
+class Rejected:
+    """An input that could not be read: it takes its place in the batch as a failed item and reaches no node.
+
+    Args:
+        error: What is wrong and where, for the item's `error`.
+        error_type: The error's low-cardinality name.
+        input_data: As much of the input as there is to show.
+    """
+
+    __slots__ = ("error", "error_type", "input_data")
+
+    def __init__(self, error: str, error_type: str = "RejectedInput", input_data: Any = None) -> None:
+        self.error = error
+        self.error_type = error_type
+        self.input_data = input_data
+
+    def __repr__(self) -> str:
+        return f"Rejected({self.error!r})"
+
+
+class Seldom(Generic[T]):
+    """An attribute that is at its default on nearly every record: what differs is kept in a dictionary of its own.
+
+    A batch keeps a record per item, and the garbage collector walks each of its slots again and again.
+    """
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, record: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, record: BatchResult, owner: type) -> T: ...
+    def __get__(self, record: BatchResult | None, owner: type) -> Self | T:
+        if record is None:  # asked of the class
+            return self
+        values = record._seldom  # noqa: SLF001  # kept for this class
+        return self._default if values is None else values.get(self._name, self._default)
+
+    def __set__(self, record: BatchResult, value: T) -> None:
+        values = record._seldom  # noqa: SLF001  # as above
+        if values is not None:
+            values[self._name] = value
+        elif value is not self._default:
+            record._seldom = {self._name: value}  # noqa: SLF001  # as above
+
+
+class BatchResult:
+    """What became of one item.
+
+    Results of a batch are its items' own records, so that nothing is made anew for each; they compare, copy and pickle
+    as plain BatchResults.
+
+    Args:
+        index: Its place in the input.
+        input_data: The input itself, unchanged by the node.
+        success: Whether it ended `ok` or `resumed`.
+        output: What the node gave; falsy outputs are outputs.
+        error: Why it failed; never empty when `success` is false.
+        execution_time: Service time of the last attempt, in seconds.
+        status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`; `ok` or `failed` by default, as `success` says.
+        error_type: The error's low-cardinality name, the same as on the metric and the span.
+        exception: The exception itself, when there was one.
+        attempts: How many attempts were started; 0 for an item that never ran.
+        queue_time: From pulled to first start, in seconds.
+        metadata: The metadata of the node's `NodeResult`.
+        trace_id: 32 hexadecimal digits, or None when the item was not traced.
+        span_id: 16 hexadecimal digits, or None when the item was not traced.
+
+    Raises:
+        ValueError: `status` contradicts `success`.
+    """
+
+    __slots__ = ("_seldom", "attempts", "index", "input_data", "output", "status")
+
+    index: int
+    input_data: Any
+    output: Any
+    status: Status
+    attempts: int
+    error = Seldom[str | None](None)
+    error_type = Seldom[str | None](None)
+    exception = Seldom[BaseException | None](None)
+    _execution_time = Seldom[float](0.0)
+    _queue_time = Seldom[float](0.0)
+    _metadata = Seldom[dict[str, Any] | None](None)
+    _trace_id = Seldom[str | None](None)
+    _span_id = Seldom[str | None](None)
+
+    def __init__(
+        self,
+        index: int,
+        input_data: Any,
+        success: bool,
+        output: Any = None,
+        error: str | None = None,
+        execution_time: float = 0.0,
+        status: Status | None = None,
+        error_type: str | None = None,
+        exception: BaseException | None = None,
+        attempts: int = 0,
+        queue_time: float = 0.0,
+        metadata: dict[str, Any] | None = None,
+        trace_id: str | None = None,
+        span_id: str | None = None,
+    ) -> None:
+        if status is None:
+            status = "ok" if success else "failed"
+        elif success != (status in _SUCCESSES):
+            raise ValueError(f"status={status!r} contradicts success={success!r}")
+        self._seldom: dict[str, Any] | None = None
+        self.index = index
+        self.input_data = input_data
+        self.output = output
+        self.error = error
+        self.status = status
+        self.error_type = error_type
+        self.exception = exception
+        self.attempts = attempts
+        self._execution_time = execution_time
+        self._queue_time = queue_time
+        self._metadata = metadata
+        self._trace_id = trace_id
+        self._span_id = span_id
+
+    @property
+    def success(self) -> bool:
+        """Whether it ended `ok` or `resumed`."""
+        return self.status in _SUCCESSES
+
+    @property
+    def execution_time(self) -> float:
+        """Service time of the last attempt, in seconds."""
+        return self._execution_time
+
+    @property
+    def queue_time(self) -> float:
+        """From pulled to first start, in seconds."""
+        return self._queue_time
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata of the node's `NodeResult`; made when it is first asked for."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
+
+    @property
+    def trace_id(self) -> str | None:
+        """32 hexadecimal digits, or None when the item was not traced."""
+        return self._trace_id
+
+    @property
+    def span_id(self) -> str | None:
+        """16 hexadecimal digits, or None when the item was not traced."""
+        return self._span_id
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its values by their names; the exception and the data are the very objects."""
+        return dict(zip(_RESULT_FIELDS, self._values(), strict=True))
+
+    def replace(self, **changes: Any) -> BatchResult:
+        """A plain BatchResult that says the same but for some values.
+
+        Args:
+            changes: As the constructor takes them.
+        """
+        if changes.keys() & {"success", "status"}:
+            changes = {"success": changes.get("status") in _SUCCESSES, "status": None, **changes}
+        return BatchResult(**{**self.as_dict(), **changes})
+
+    __replace__ = replace  # for copy.replace
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple([getattr(self, name) for name in _RESULT_FIELDS])
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, BatchResult) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[BatchResult], tuple[Any, ...]]:
+        return BatchResult, self._values()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={value!r}" for name, value in zip(_RESULT_FIELDS, self._values(), strict=True))
+        return f"BatchResult({', '.join(shown)})"
+
+
+_SUCCESSES: Final = ("ok", "resumed")
+_RESULT_FIELDS: Final = tuple(BatchResult.__init__.__annotations__)[:-1]
+
+
+class ItemFailedError(FlowrtError):
+    """An item failed and the batch was told to stop at the first failure.
+
+    Raised where there is no exception of the node's own to raise: the node returned a `NodeResult` whose
+    `success` is false, or the item's attempt ran out of time.
+
+    Args:
+        result: The failed item; its `error` is the message.
+    """
+
+    def __init__(self, result: BatchResult) -> None:
+        super().__init__(f"item {result.index} {result.status}: {result.error}")
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[ItemFailedError], tuple[BatchResult]]:
+        return type(self), (self.result,)
+
+
+def error_type_of(error: object) -> str:
+    """The low-cardinality name of an error, the same on spans, metrics, logs and results.
+
+    Args:
+        error: An exception, or anything else that a node gave as its `error`.
+    """
+    return type(error).__name__ if isinstance(error, BaseException) else ItemFailedError.__name__

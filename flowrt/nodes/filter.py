@@ -1,0 +1,67 @@
+"""FilterNode: keep the items for which a predicate is true."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.nodes._collection import check_callable, check_output_key, each_item, failed_at, items_of
+
+__all__ = ["FilterNode"]
+
+
+class FilterNode(BaseNode):
+    """Keeps the items for which a predicate is true, in their order.
+
+    Args:
+        node_id: Names the node.
+        filter_fn: `fn(item)`, called on the loop, so it should be quick; an async one is awaited.
+        input_key: Where in the input the items are.
+        output_key: Where in the output the kept items go.
+        name: For people; the node_id by default.
+        config: Settings of the node's own.
+
+    Raises:
+        ValueError: `output_key` is one of the counts' keys.
+        TypeError: `filter_fn` is not callable.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        filter_fn: Callable[[Any], Any],
+        input_key: str = "items",
+        output_key: str = "filtered",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(node_id, "filter", name, config)
+        self.filter_fn = check_callable("filter_fn", filter_fn)
+        self.input_key = input_key
+        self.output_key = check_output_key(output_key, ("original_count", "filtered_count"))
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
+        """Filter the items.
+
+        Returns:
+            `{output_key: [...], "original_count", "filtered_count"}`, or a failed result that names the item for
+            which the predicate raised.
+        """
+        items = items_of(node_context, self.input_key)
+        if isinstance(items, NodeResult):
+            return items
+        kept: list[Any] = []
+        count = 0
+        try:
+            async for item in each_item(items):
+                keep = self.filter_fn(item)
+                if inspect.isawaitable(keep):
+                    keep = await keep
+                count += 1
+                if keep:
+                    kept.append(item)
+        except Exception as exc:
+            return failed_at("filter_fn", count, exc)
+        return NodeResult(True, {self.output_key: kept, "original_count": count, "filtered_count": len(kept)})

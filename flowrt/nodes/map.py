@@ -1,0 +1,135 @@
+"""MapNode: run a node over each item of a collection, as a batch of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator
+from typing import Any, Final
+
+from flowrt.batch.processor import BatchProcessor
+from flowrt.errors import error_text
+from flowrt.model import BatchResult
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.model.result import ItemFailedError
+from flowrt.nodes._collection import check_output_key, items_of
+
+__all__ = ["MapNode"]
+
+_CUT_SHORT: Final = "its batch was ended before all of its items had run"
+
+
+class MapNode(BaseNode):
+    """Runs a node over each item of a collection, at once and observed, as a batch named after the MapNode.
+
+    Args:
+        node_id: Names the node and its batch.
+        child_node: A BaseNode, which gets `{"item": item}`, or a function, which gets the same.
+        input_key: Where in the input the items are: any iterable or async iterable but a str, bytes or mapping.
+        output_key: Where in the output the results go, aligned with the items; None at failed places.
+        max_concurrency: How many items may run at once; an int of at least 1.
+        continue_on_error: Whether a failed item leaves the others running.
+        name: For people; the node_id by default.
+        config: Settings of the node's own.
+
+    Raises:
+        ValueError: `max_concurrency` is not an int of at least 1, or `output_key` is one of the counts' keys.
+        TypeError: `child_node` is neither a BaseNode nor a function.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        child_node: Any,
+        input_key: str = "items",
+        output_key: str = "results",
+        max_concurrency: int = 10,
+        continue_on_error: bool = True,
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(node_id, "map", name, config)
+        self.input_key = input_key
+        self.output_key = check_output_key(output_key, ("total", "succeeded", "failed"))
+        self._processor = BatchProcessor(child_node, max_concurrency, continue_on_error, name=node_id)
+
+    @property
+    def child_node(self) -> BaseNode:
+        """The node that is run for each item."""
+        return self._processor.node
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        """Run the child over all items.
+
+        Returns:
+            `{output_key: [...], "total", "succeeded", "failed"}`; with failures `success` is False, the successes
+            are kept and `metadata["errors"]` lists `{index, error}`.
+        """
+        items = items_of(node_context, self.input_key)
+        if isinstance(items, NodeResult):
+            return items
+        stream = self._processor.batch_as_completed(_wrap(items), workflow_context)
+        errors: list[dict[str, Any]] = []
+        outputs: dict[int, Any] = {}
+        total = 0
+        stopped: str | None = None
+        failure: BatchResult | None = None  # the first, by which the batch may have been stopped
+        told = False
+        try:
+            async with stream:
+                async for result in stream:
+                    total += 1
+                    if result.success:
+                        outputs[result.index] = result.output
+                    elif result.status != "cancelled":
+                        errors.append({"index": result.index, "error": result.error})
+                        failure = failure or result
+        except ItemFailedError as exc:
+            stopped, told = error_text(exc), exc.result is failure
+        except Exception as exc:  # the failed item's own exception, or the source's
+            stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
+            told = failure is not None and exc is failure.exception
+        errors.sort(key=lambda entry: entry["index"])
+        output = {
+            self.output_key: [outputs.get(index) for index in range(total)],
+            "total": total,
+            "succeeded": len(outputs),
+            "failed": total - len(outputs),
+        }
+        if stream.batch is not None and stream.batch.status == "ok":
+            return NodeResult(True, output)
+        if not errors:
+            return failed(stopped or _CUT_SHORT, {"errors": errors}, output)
+        first = f"item {errors[0]['index']}: {errors[0]['error']}"
+        message = f"{total - len(outputs)} of {total} items did not succeed; the first: {first}"
+        if stopped is not None and not told:
+            message += f"; {stopped}"
+        return failed(message, {"errors": errors}, output)
+
+
+class _Sized:
+    """Wrapped items of a known number, so that progress and metrics know it too."""
+
+    def __init__(self, items: Collection[Any]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return _wrapped(self._items)
+
+
+def _wrap(items: Iterable[Any] | AsyncIterable[Any]) -> Iterable[Any] | AsyncIterable[Any]:
+    """The items as a MapNode's child gets them."""
+    if isinstance(items, AsyncIterable):
+        return _wrapped_async(items)
+    return _Sized(items) if isinstance(items, Collection) else _wrapped(items)
+
+
+def _wrapped(items: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for item in items:
+        yield {"item": item}
+
+
+async def _wrapped_async(items: AsyncIterable[Any]) -> AsyncIterator[dict[str, Any]]:
+    async for item in items:
+        yield {"item": item}

@@ -1,0 +1,211 @@
+"""The flight recorder: every attempt's times, packed on the loop and encoded in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from flowrt.engine.instrument import Instrument
+from flowrt.model import BatchRecord, ItemRecord
+from flowrt.recording.columns import PACK, RowBuffer, finished_ns
+from flowrt.recording.error_groups import NO_CAUSE, Causes
+from flowrt.recording.metadata import describe
+from flowrt.recording.slowest import Slowest
+from flowrt.recording.writer_thread import WriterThread
+
+__all__ = ["Recorder"]
+
+_log = logging.getLogger("flowrt.recorder")
+
+_ROWS: Final = 65_536  # of one row group: 2 MB while it fills
+_SAVE_S: Final = 5.0  # for the rest to reach the disk at the batch's end
+_HEDGE_OUTCOMES: Final = {"won": "ok", "lost": "cancelled", "failed": "failed"}
+_MOST_LIMITS: Final = 10_000  # changes of the limit that are kept
+
+
+class Recorder(Instrument):
+    """Records one batch into a Parquet file: made anew for each.
+
+    The file appears under its name when it is complete. Where the disk fails or does not keep up, the batch goes on
+    and there is no file, which is logged.
+
+    Args:
+        path: The file; one that exists is replaced.
+        settings: The processor's settings, for the file.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self._settings = settings
+        self._writer = WriterThread(path)
+        self._causes = Causes()
+        self._slowest = Slowest()
+        self._due: dict[int, tuple[int, int]] = {}  # of items between attempts: when they come back, what they waited
+        self._limits: list[tuple[int, int]] = []
+        self._flushed_ns = 0
+        self._batch: BatchRecord | None = None
+        self._began_cpu_ns = self._cpu_ns = 0
+        self._fresh_rows()
+
+    def _fresh_rows(self) -> None:
+        rows = self._rows = RowBuffer()
+        self._packed = rows.packed
+        self._append = rows.packed.append
+
+    # -- on the loop --------------------------------------------------------------------------------------------------
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Take the batch's own start as the zero of all times."""
+        self._batch = batch
+        self._began_cpu_ns = time.thread_time_ns()
+        self._flushed_ns = batch.started_ns
+        self._limits.append((0, batch.limit))
+        self._writer.start(batch.started_ns, batch.batch_id)
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Write down the item's last attempt. It is called for every item."""
+        if item.attempts != 1 or item.status != "ok":
+            self._add_odd(item)
+            return
+        pulled, finished = item.pulled_ns, item.finished_ns
+        self._append(PACK(item.index, pulled, item.started_ns, finished))
+        if finished - pulled > self._slowest.bar_ns:
+            self._offer(item)
+        if len(self._packed) >= _ROWS:
+            self._flush()
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Write down an attempt that is not the item's last."""
+        self._add_attempt(item, last=False)
+        self._due[item.index] = (item.finished_ns + item.retry.delay_ns, item.rate_wait_ns)
+        if len(self._packed) >= _ROWS:
+            self._flush()
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Write down an attempt that ran beside the item's own."""
+        hedge = item.hedge
+        result = hedge.result
+        outcome = _HEDGE_OUTCOMES[hedge.outcome]
+        self._rows.add(
+            item.index,
+            hedge.started_ns,
+            hedge.finished_ns,
+            hedge.number,
+            outcome,
+            self._causes.number_of(result) if outcome == "failed" else NO_CAUSE,
+            last=False,
+            hedge=True,
+            arrival_ns=hedge.started_ns,
+            slot_ns=hedge.started_ns,
+        )
+        if len(self._packed) >= _ROWS:
+            self._flush()
+
+    def limit_changed(self, batch: BatchRecord) -> None:
+        """Remember the limit; it changes when an item has ended, or by hand."""
+        if len(self._limits) < _MOST_LIMITS:
+            at_ns = finished_ns(self._packed[-1]) if self._packed else self._flushed_ns
+            self._limits.append((at_ns - batch.started_ns, batch.limit))
+
+    def batch_ended(self, batch: BatchRecord) -> None:  # noqa: ARG002
+        """The last rows, and what the loop's thread computed meanwhile."""
+        self._cpu_ns = time.thread_time_ns() - self._began_cpu_ns
+        self._flush()
+
+    async def save(self) -> None:
+        """Wait until the file is complete and in its place, or cannot be."""
+        batch = self._batch
+        if batch is None:
+            return
+        meta = describe(
+            batch,
+            settings=self._settings,
+            causes=self._causes.found,
+            slowest=self._slowest.ranked(),
+            limits=self._limits,
+            cpu_ns=self._cpu_ns,
+        )
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def wake(error: BaseException | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        tell = _threadsafe(loop, wake)
+        timer = threading.Timer(_SAVE_S, tell, (TimeoutError(f"the disk did not take it within {_SAVE_S:g} s"),))
+        timer.daemon = True
+        timer.start()  # a loop's own timer would be over at once where its time is virtual
+        self._writer.close(meta, tell)
+        try:
+            error = await done
+        finally:
+            timer.cancel()
+            self._writer.give_up()
+        if error is not None:
+            _log.error("batch %s was not recorded in %s: %s", batch.name, self.path, error)
+
+    # -- what is not plain ---------------------------------------------------------------------------------------------
+
+    def _add_odd(self, item: ItemRecord) -> None:
+        self._add_attempt(item, last=True)
+        self._offer(item)
+        if len(self._packed) >= _ROWS:
+            self._flush()
+
+    def _offer(self, item: ItemRecord) -> None:
+        duration = item.finished_ns - item.pulled_ns
+        if duration > self._slowest.bar_ns and self._batch is not None:
+            self._slowest.offer(item, duration, item.finished_ns - self._batch.started_ns)
+
+    def _add_attempt(self, item: ItemRecord, *, last: bool) -> None:
+        arrival = slot = item.pulled_ns
+        attempt = item.beside or item.attempts  # what ran beside it has a row of its own
+        started = item.started_ns if item.attempts else 0  # a rejected input was let in, and reached no node
+        waiting = self._due.pop(item.index, None)
+        if waiting is not None:
+            arrival, waited = waiting
+            if started:
+                slot = max(arrival, started - (item.rate_wait_ns - waited))
+            else:  # it never came to this attempt
+                attempt += 1
+                arrival = slot = min(arrival, item.finished_ns)
+        failed = item.status not in ("ok", "resumed", "cancelled")
+        cause = self._causes.number_of(item) if failed else NO_CAUSE
+        self._rows.add(
+            item.index,
+            started,
+            item.finished_ns,
+            attempt,
+            item.status,
+            cause,
+            last=last,
+            arrival_ns=arrival,
+            slot_ns=slot,
+        )
+
+    def _flush(self) -> None:
+        if self._packed:
+            self._flushed_ns = finished_ns(self._packed[-1])
+            self._writer.put(self._rows)
+            self._fresh_rows()
+
+
+def _threadsafe(
+    loop: asyncio.AbstractEventLoop, call: Callable[[BaseException | None], None]
+) -> Callable[[BaseException | None], None]:
+    def from_thread(error: BaseException | None) -> None:
+        try:
+            loop.call_soon_threadsafe(call, error)
+        except RuntimeError:  # the loop is closed: nobody waits
+            return
+
+    return from_thread

@@ -1,0 +1,216 @@
+"""The figures of a batch: totals, quantiles, what failed and why, retries, and what happened when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from flowrt.recording.columns import OUTCOMES
+from flowrt.reporting.attempts import Attempts, require_numpy
+from flowrt.reporting.slot_timeline import Lanes, make_lanes
+from flowrt.reporting.timeline import Histogram, Timeline, make_histogram, make_timeline
+
+if TYPE_CHECKING:
+    from flowrt.reporting.attempts import Ints
+
+__all__ = ["Detail", "detail_of"]
+
+_QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+
+
+@dataclass(slots=True)
+class Detail:
+    """What is to be said of a finished batch. Times are in seconds.
+
+    Attributes:
+        name: The batch's name.
+        node: The node's id.
+        status: How the batch ended, or "" where that is not known.
+        started_at: When it started, as ISO text, or "".
+        wall_s: How long it took; 0 where that is not known.
+        counts: Items by how they ended.
+        attempts: How often the node was called.
+        service: Quantiles of one attempt's service time.
+        duration: Quantiles of an item's time from being pulled to its end.
+        waiting: Quantiles of an item's time in a slot before its first attempt.
+        busy_s: The sum of all service times.
+        throttled_s: What items in slots waited for rate limits or an open circuit, in all.
+        causes: What made items and attempts fail, the most frequent first.
+        retries: How many items were tried again and recovered, and items by their number of attempts.
+        slowest: The items that took longest, with their traces' ids; `duration` is None where only the last attempt's
+            time is known.
+        bound: Seconds of the wall time by what held the batch back, where that was recorded.
+        bound_timeline: The same over time: beginning, end, and seconds by cause.
+        explanation: What held the batch back, in one sentence of clauses, the main one first.
+        overstated: Why the claimed speedup is far above the measured one, where it is.
+        stalls: The worst first: when the loop stood still, by whom, and who had to wait.
+        speedup: The measured and the claimed speedup, where they are known.
+        limits: The concurrency limit from a given second on.
+        settings: The processor's settings.
+        versions: Of flowrt and Python.
+        source: Where all this was read from, or "".
+        timeline: What happened when, where times are known.
+        histogram: How service times are spread.
+        lanes: What ran in which slot.
+    """
+
+    name: str
+    node: str = ""
+    status: str = ""
+    started_at: str = ""
+    wall_s: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    attempts: int = 0
+    service: dict[str, float] = field(default_factory=dict)
+    duration: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, float] = field(default_factory=dict)
+    busy_s: float = 0.0
+    throttled_s: float = 0.0
+    causes: list[dict[str, Any]] = field(default_factory=list)
+    retries: dict[str, Any] = field(default_factory=dict)
+    slowest: list[dict[str, Any]] = field(default_factory=list)
+    bound: dict[str, float] = field(default_factory=dict)
+    bound_timeline: list[tuple[float, float, dict[str, float]]] = field(default_factory=list)
+    explanation: str = ""
+    overstated: str = ""
+    stalls: list[dict[str, Any]] = field(default_factory=list)
+    speedup: dict[str, Any] = field(default_factory=dict)
+    limits: list[tuple[float, int]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    timeline: Timeline | None = None
+    histogram: Histogram | None = None
+    lanes: Lanes | None = None
+
+    @property
+    def total(self) -> int:
+        """Items that ended."""
+        return sum(self.counts.values())
+
+    @property
+    def succeeded(self) -> int:
+        """Items that ended ok, in this run or in the one that it resumed."""
+        return self.counts.get("ok", 0) + self.counts.get("resumed", 0)
+
+    @property
+    def failed(self) -> int:
+        """Items that ended in any other way."""
+        return self.total - self.succeeded
+
+    @property
+    def throughput(self) -> float:
+        """Items per second; 0 where the wall time is not known."""
+        return self.total / self.wall_s if self.wall_s else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the slots' lanes, as JSON holds it."""
+        shown = {name: getattr(self, name) for name in self.__slots__ if name not in ("timeline", "histogram", "lanes")}
+        shown |= {"total": self.total, "succeeded": self.succeeded, "failed": self.failed}
+        shown["throughput"] = self.throughput
+        shown["timeline"] = None if self.timeline is None else self.timeline.as_dict()
+        return shown
+
+
+def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> Detail:
+    """Work out the figures of a recorded batch.
+
+    Args:
+        meta: The recording's metadata.
+        attempts: Its attempts.
+        source: The file's name.
+
+    Raises:
+        MissingExtraError: numpy is not installed.
+    """
+    np = require_numpy("a report of a recording")
+    last, ran = attempts.last, attempts.ran
+    ended = np.bincount(attempts.outcome[last], minlength=len(OUTCOMES))
+    wall_ns = int(meta.get("wall_ns") or (attempts.end.max() if len(attempts) else 0))
+    service = (attempts.end - attempts.start)[ran]
+    first = ran & (attempts.attempt <= 1)
+    bound = meta.get("ledger") or {"causes": [], "bound_ns": [], "timeline": []}
+    return Detail(
+        name=meta["batch"],
+        node=meta.get("node", ""),
+        status=meta.get("status", ""),
+        started_at=meta.get("started_at", ""),
+        wall_s=wall_ns / 1e9,
+        counts={name: int(count) for name, count in zip(OUTCOMES, ended, strict=True)},
+        attempts=int(ran.sum()),
+        service=quantiles(service),
+        duration=quantiles((attempts.end - attempts.pulled)[last & (attempts.attempt > 0)]),
+        waiting=quantiles((attempts.start - attempts.slot)[first]),
+        busy_s=float(service.sum()) / 1e9,
+        throttled_s=float((attempts.start - attempts.slot).sum()) / 1e9,
+        causes=_causes(meta.get("causes", []), attempts),
+        retries=_retries(attempts),
+        slowest=[
+            {
+                "index": item["index"],
+                "status": item["status"],
+                "attempts": item["attempts"],
+                "duration": item["duration_ns"] / 1e9,
+                "service": item["service_ns"] / 1e9,
+                "ended": item["at_ns"] / 1e9,
+                "trace_id": item["trace_id"],
+            }
+            for item in meta.get("slowest", [])
+        ],
+        bound={cause: ns / 1e9 for cause, ns in zip(bound["causes"], bound["bound_ns"], strict=True)},
+        bound_timeline=[
+            (begin / 1e9, end / 1e9, {c: ns / 1e9 for c, ns in zip(bound["causes"], spent, strict=True)})
+            for begin, end, spent in bound["timeline"]
+        ],
+        explanation=meta.get("explanation") or "",
+        overstated=meta.get("overstated") or "",
+        stalls=sorted(meta.get("stalls") or [], key=lambda stall: -float(stall["delayed_s"])),
+        speedup=meta.get("speedup") or {},
+        limits=[(ns / 1e9, limit) for ns, limit in meta.get("limits", [])],
+        settings=meta.get("settings", {}),
+        versions=meta.get("versions", {}),
+        source=source,
+        timeline=make_timeline(attempts, wall_ns),
+        histogram=make_histogram(attempts),
+        lanes=make_lanes(attempts, wall_ns),
+    )
+
+
+def quantiles(values_ns: Ints) -> dict[str, float]:
+    """The usual quantiles, the mean and the extremes, in seconds; nothing where there are no values."""
+    np = require_numpy("a report of a recording")
+    if not len(values_ns):
+        return {}
+    found = np.quantile(values_ns, list(_QUANTILES.values()))
+    return {
+        "mean": float(values_ns.mean()) / 1e9,
+        "min": int(values_ns.min()) / 1e9,
+        **{name: float(value) / 1e9 for name, value in zip(_QUANTILES, found, strict=True)},
+        "max": int(values_ns.max()) / 1e9,
+    }
+
+
+def _causes(known: list[dict[str, Any]], attempts: Attempts) -> list[dict[str, Any]]:
+    np = require_numpy("a report of a recording")
+    had = attempts.cause >= 0
+    size = max(len(known), int(attempts.cause.max(initial=-1)) + 1)
+    tried = np.bincount(attempts.cause[had], minlength=size)
+    ended = np.bincount(attempts.cause[had & attempts.last], minlength=size)
+    shown = [
+        {**cause, "items": int(ended[number]), "attempts": int(tried[number])} for number, cause in enumerate(known)
+    ]
+    for cause in shown:
+        cause.pop("count", None)
+    return sorted(shown, key=lambda cause: (-cause["items"], -cause["attempts"]))
+
+
+def _retries(attempts: Attempts) -> dict[str, Any]:
+    np = require_numpy("a report of a recording")
+    again = attempts.last & (attempts.attempt > 1)
+    recovered = again & (attempts.outcome == OUTCOMES.index("ok"))
+    numbers = np.bincount(attempts.attempt[attempts.last])
+    return {
+        "items": int(again.sum()),
+        "recovered": int(recovered.sum()),
+        "by_attempts": {number: int(count) for number, count in enumerate(numbers.tolist()) if count},
+    }

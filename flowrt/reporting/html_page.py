@@ -1,0 +1,221 @@
+"""A report as one HTML file that holds all it needs and asks nobody for anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from flowrt._version import __version__
+from flowrt.reporting.answers import what_failed, why_slow
+from flowrt.reporting.charts import charts_of, library
+from flowrt.reporting.figures import Detail
+from flowrt.reporting.html_shell import document, embed
+from flowrt.reporting.html_shell import text as _text
+from flowrt.reporting.palette import BOUND, STATUS
+from flowrt.reporting.units import duration, percent
+
+__all__ = ["page_of"]
+
+_CHARTS: Final = {
+    "throughput": ("Throughput", "Items that ended, a second, by how they ended."),
+    "slots": ("Slots", "How many items ran at once. The dashed line: the last item began, slots fall empty."),
+    "bound": ("What held it back", "Each instant of the time has exactly one cause."),
+    "lanes": ("What ran where", ""),
+    "latency": ("Service time over time", "Of the attempts that ended then."),
+    "histogram": ("How service times are spread", "On a logarithmic axis: a second hump is a second kind of item."),
+}
+_MOST_CAUSES: Final = 50
+_MOST_STALLS: Final = 20
+
+
+def page_of(detail: Detail) -> str:
+    """The whole page.
+
+    Args:
+        detail: The batch's figures.
+
+    Raises:
+        MissingExtraError: bokeh is not installed.
+    """
+    charts = charts_of(detail)
+    data, places = embed(charts)
+    inner = [
+        _header(detail),
+        "<main>",
+        _answers(detail),
+        _tiles(detail),
+        _ledger(detail),
+        _charts(charts, places, detail),
+        _causes(detail),
+        _stalls(detail),
+        _slowest(detail),
+        _settings(detail),
+        "</main>",
+        f"<footer>flowrt {_text(detail.versions.get('flowrt', __version__))}</footer>",
+    ]
+    return document(f"{detail.name}: flowrt report", inner, data, library() if charts else None)
+
+
+def _header(detail: Detail) -> str:
+    state = detail.status or ("failed" if detail.failed else "ok")
+    started = f"<span>{_text(detail.started_at.replace('T', ' ')[:19])} UTC</span>" if detail.started_at else ""
+    node = f"<span>node {_text(detail.node)}</span>" if detail.node and detail.node != detail.name else ""
+    source = f"<span>{_text(detail.source)}</span>" if detail.source else ""
+    return (
+        f'<header><h1>{_text(detail.name)} <b class="state {_text(state)}">{_text(state)}</b></h1>'
+        f'<p class="about">{started}{node}{source}</p>'
+        '<button id="theme" type="button" title="Light or dark" aria-label="Light or dark">◐</button></header>'
+    )
+
+
+def _answers(detail: Detail) -> str:
+    cards = []
+    for title, kind, (headline, lines) in (
+        ("What failed", "bad" if detail.failed else "good", what_failed(detail)),
+        ("Why it took as long as it did", "plain", why_slow(detail)),
+    ):
+        points = "".join(f"<li>{_text(line)}</li>" for line in lines)
+        cards.append(
+            f'<section class="answer {kind}"><h2>{title}</h2><p>{_text(headline)}</p>'
+            + (f"<ul>{points}</ul>" if points else "")
+            + "</section>"
+        )
+    return f'<div class="answers">{"".join(cards)}</div>'
+
+
+def _tiles(detail: Detail) -> str:
+    tiles = [("items", f"{detail.total:,}", f"{percent(detail.succeeded / detail.total)} ok" if detail.total else "")]
+    if detail.wall_s:
+        tiles.append(("wall time", duration(detail.wall_s), f"{detail.throughput:,.1f} items/s"))
+    if detail.service:
+        s = detail.service
+        tiles.append(("median", duration(s["p50"]), "service time"))
+        tiles.append(("p95", duration(s["p95"]), f"p99 {duration(s['p99'])}"))
+        tiles.append(("slowest", duration(s["max"]), "one attempt"))
+    retried = detail.retries.get("items", 0)
+    tiles.append(("attempts", f"{detail.attempts:,}", f"{retried:,} items tried again"))
+    if detail.speedup:
+        speedup = detail.speedup
+        if speedup["high"] is None:
+            note = "no interval from a sample of 1"
+        else:
+            note = f"{speedup['low']:,.1f} to {speedup['high']:,.1f}×, by {speedup['method']}"
+        tiles.append(("speedup, measured", f"{speedup['measured']:,.1f}×", note))
+        tiles.append(("speedup, claimed", f"{speedup['claimed']:,.1f}×", "sum of times / wall time"))
+    shown = "".join(
+        f"<div><dt>{_text(label)}</dt><dd>{_text(value)}</dd><small>{_text(note)}</small></div>"
+        for label, value, note in tiles
+    )
+    return f'<dl class="tiles">{shown}</dl>'
+
+
+def _ledger(detail: Detail) -> str:
+    spent = [(cause, s) for cause, s in detail.bound.items() if s > 0 and cause in BOUND]
+    if not spent or not detail.wall_s:
+        return ""
+    whole = sum(s for _, s in spent)
+    bar = "".join(
+        f'<i style="flex-grow:{s / whole:.6f};background:{BOUND[c].color}" title="{BOUND[c].label}: {duration(s)}"></i>'
+        for c, s in spent
+    )
+    legend = "".join(
+        f'<li><i style="background:{BOUND[c].color}"></i>{BOUND[c].label} <b>{percent(s / whole)}</b> '
+        f"<small>{duration(s)}</small></li>"
+        for c, s in sorted(spent, key=lambda each: -each[1])
+    )
+    return (
+        f'<section><h2>Where the time went</h2><div class="bar">{bar}</div><ul class="legend">{legend}</ul></section>'
+    )
+
+
+def _charts(charts: dict[str, Any], places: dict[str, str], detail: Detail) -> str:
+    sections = []
+    for name in charts:
+        title, note = _CHARTS[name]
+        if name == "lanes" and detail.lanes is not None:
+            lanes = detail.lanes
+            some = f"{len(lanes.shown)} of {lanes.slots:,} slots" if len(lanes.shown) < lanes.slots else "Every slot"
+            note = f"{some}, {lanes.attempts:,} attempts in all. Zoom in; a click on the legend hides what it names."
+        sections.append(
+            f'<section class="chart"><h2>{title}</h2><p class="note">{note}</p>'
+            f'<div class="plot" id="{_text(places[name])}"></div></section>'
+        )
+    return "".join(sections)
+
+
+def _causes(detail: Detail) -> str:
+    if not detail.causes:
+        return ""
+    rows = []
+    for cause in detail.causes[:_MOST_CAUSES]:
+        examples = "".join(
+            f"<li>item {example['index']:,}, attempt {_text(example['attempt'])}: "
+            f"<code>{_text(example['error'])}</code>"
+            + (f" <small>trace {_text(example['trace_id'])}</small>" if example["trace_id"] else "")
+            + "</li>"
+            for example in cause["examples"]
+        )
+        where = f"<small>{_text(cause['where'])}</small>" if cause.get("where") else ""
+        status = f' <span class="tag">HTTP {_text(cause["http_status"])}</span>' if cause.get("http_status") else ""
+        rows.append(
+            f'<tr><td class="n">{cause["items"]:,}</td><td class="n">{cause["attempts"]:,}</td>'
+            f"<td><details><summary><b>{_text(cause['type'])}</b>{status} {_text(cause['text'])} {where}</summary>"
+            f"<ul>{examples}</ul></details></td></tr>"
+        )
+    more = len(detail.causes) - _MOST_CAUSES
+    note = f'<p class="note">and {more:,} further causes</p>' if more > 0 else ""
+    return (
+        '<section><h2>What failed, by cause</h2><div class="scroll"><table><thead><tr><th class="n">items</th>'
+        f'<th class="n">attempts</th><th>cause, with examples</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f"</div>{note}</section>"
+    )
+
+
+def _stalls(detail: Detail) -> str:
+    if not detail.stalls:
+        return ""
+    rows = []
+    for stall in detail.stalls[:_MOST_STALLS]:
+        stack = stall.get("stack")
+        shown = f"<details><summary>stack</summary><pre>{_text(stack)}</pre></details>" if stack else ""
+        who = stall.get("culprit", stall.get("node", ""))
+        rows.append(
+            f'<tr><td class="n">{duration(float(stall.get("duration_s", 0.0)))}</td><td>{_text(who)} {shown}</td>'
+            f'<td class="n">{stall.get("victims", 0):,}</td>'
+            f'<td class="n">{duration(float(stall.get("delayed_s", 0.0)))}</td></tr>'
+        )
+    return (
+        '<section><h2>Who blocked the loop</h2><div class="scroll"><table><thead><tr><th class="n">for</th>'
+        '<th>by</th><th class="n">items delayed</th><th class="n">by, in all</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _slowest(detail: Detail) -> str:
+    if not detail.slowest:
+        return ""
+    rows = "".join(
+        f'<tr><td class="n">{item["index"]:,}</td>'
+        f'<td class="n">{"-" if item["duration"] is None else duration(item["duration"])}</td>'
+        f'<td class="n">{duration(item["service"])}</td><td class="n">{_text(item["attempts"])}</td>'
+        f'<td class="end"><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>'
+        f"{_text(item['status'])}</td>"
+        f"<td><code class='id'>{_text(item['trace_id'] or '')}</code></td></tr>"
+        for item in detail.slowest[:20]
+    )
+    return (
+        '<section><h2>The slowest items</h2><div class="scroll"><table><thead><tr><th class="n">item</th>'
+        '<th class="n">in all</th><th class="n">last attempt</th><th class="n">attempts</th><th>ended</th>'
+        f"<th>trace</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _settings(detail: Detail) -> str:
+    if not detail.settings:
+        return ""
+    shown = json.dumps(detail.settings, indent=2, ensure_ascii=True)
+    versions = ", ".join(f"{name} {version}" for name, version in detail.versions.items())
+    return (
+        f"<section><details><summary>Settings and versions</summary><pre>{_text(shown)}</pre><p>{_text(versions)}</p>"
+        "</details></section>"
+    )

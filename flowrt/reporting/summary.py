@@ -1,0 +1,136 @@
+"""What a run came to, on stderr: a table on a terminal, aligned text everywhere else."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from flowrt.attribution.explanation import why_overstated
+from flowrt.errors import one_line
+from flowrt.reporting.report import BatchReport
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["duration", "make_table", "print_rows", "print_summary", "speedup_rows", "summary_rows"]
+
+
+def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
+    """The figures of a run, as pairs of a label and a text.
+
+    Args:
+        report: Fed with every result; its `wall_time` is set.
+    """
+    rows = [("items", f"{report.total:,}"), ("ok", f"{report.succeeded:,}"), ("failed", f"{report.failed:,}")]
+    if resumed := report.counts["resumed"]:
+        rows.insert(2, ("  resumed", f"{resumed:,}"))
+    rows += [(f"  {one_line(kind)}", f"{count:,}") for kind, count in report.errors.most_common(10)]
+    rest = sum(report.errors.values()) - sum(count for _, count in report.errors.most_common(10))
+    if rest:
+        rows.append(("  other", f"{rest:,}"))
+    times = report.service_times
+    if times.count:
+        rows += [(name, duration(times.at(q))) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))]
+    rows.append(("wall time", duration(report.wall_time)))
+    rows.append(("throughput", f"{report.throughput:,.1f} items/s"))
+    if times.count:
+        rows += speedup_rows(report)
+    if report.explanation:
+        rows.append(("bound by", report.explanation))
+    return rows
+
+
+def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
+    """The measured speedup beside the claimed one, and why they are apart where they are.
+
+    Args:
+        report: Its `wall_time` is set, and its `batch` where there is one.
+    """
+    speedup = report.speedup
+    how = "sum of execution times / wall time"
+    if speedup is None:
+        return [("speedup", f"{report.claimed_speedup:,.1f}x claimed ({how})")]
+    interval = f"{speedup.low:,.1f}x to {speedup.high:,.1f}x"
+    found = speedup.estimate
+    if found is None:
+        measured = f"{speedup.measured:,.1f}x ({interval}: {how}, less what items held each other up)"
+        rows = [("speedup, measured", measured)]
+    else:
+        alone = f"{duration(found.sample_s)} +/- {duration(found.sample_margin_s)}"
+        per_item = f"{found.items:,} x {duration(found.item_s)} +/- {duration(found.margin_s)}"
+        added = "their times in the batch less what it added to the sample"
+        rows = [
+            ("speedup, measured", f"{speedup.measured:,.1f}x (95 %: {interval})"),
+            ("  sample", f"{found.size} of the items one by one, mean {alone}"),
+            ("  estimate", f"{duration(found.total_s)} = {per_item}, {added}"),
+        ]
+    rows.append(("speedup, claimed", f"{speedup.claimed:,.1f}x ({how})"))
+    if speedup.diverges and report.batch is not None:
+        rows.append(("  overstated", why_overstated(report.batch, speedup)))
+    return rows
+
+
+def print_summary(report: BatchReport) -> None:
+    """Show the figures on stderr.
+
+    Args:
+        report: Fed with every result; its `wall_time` is set.
+    """
+    print_rows(report.name, summary_rows(report))
+
+
+def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
+    """Show pairs of a label and a text on stderr; one that is closed or broken changes nothing.
+
+    Args:
+        title: Stands above the table on a terminal.
+        rows: The pairs.
+    """
+    width = max(len(label) for label, _ in rows)
+    try:
+        if not _is_terminal() or not _print_table(title, rows):
+            click.echo("\n".join(f"{label:<{width}}  {text}" for label, text in rows), err=True)
+    except (OSError, ValueError):
+        return
+
+
+def make_table(title: str, rows: list[tuple[str, str]]) -> Table:
+    """The pairs as a table to print on a rich console; needs the extra `cli`.
+
+    Args:
+        title: Stands above it.
+        rows: The pairs.
+    """
+    from rich.table import Table  # noqa: PLC0415  # an extra
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=Text(one_line(title)), show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for label, text in rows:
+        table.add_row(Text(label), Text(text))  # Text, so that brackets in an error's name are no markup
+    return table
+
+
+def _print_table(title: str, rows: list[tuple[str, str]]) -> bool:
+    try:
+        from rich.console import Console  # noqa: PLC0415  # an extra
+    except ImportError:
+        return False
+    Console(stderr=True).print(make_table(title, rows))
+    return True
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them.
+
+    Args:
+        seconds: How many.
+    """
+    return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.2f} ms"
+
+
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()

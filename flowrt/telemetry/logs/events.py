@@ -1,0 +1,244 @@
+"""Log events: through structlog where the process has set it up, else through the standard logger `flowrt`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any, Final
+
+import structlog
+from opentelemetry import trace
+
+from flowrt.attribution.explanation import explain_batch, why_overstated
+from flowrt.engine.instrument import Instrument
+from flowrt.model import BatchRecord, ItemRecord
+from flowrt.telemetry.metrics.instrument import service_ns_of
+from flowrt.telemetry.metrics.store import METRICS
+
+__all__ = ["ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
+
+_logger = logging.getLogger("flowrt")
+_logger.addHandler(logging.NullHandler())  # a library prints nothing unless somebody listens
+
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_QUIET: Final = ("ok", "resumed", "cancelled")  # who cancels a batch says so once, not per item
+_PROGRESS_S: Final = 10.0
+_STALLED_S: Final = 60.0
+_BURST: Final = 20  # warnings of one kind that a batch may give at once; then one a second
+_REFILL_NS: Final = 1_000_000_000
+
+
+def log_event(level: str, event: str, **fields: Any) -> None:
+    """Log one event. Where that fails it is counted as dropped: those who log have more important things to do.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        event: The event's name, for instance `batch.started`.
+        fields: What is known about it; values may hold anything.
+    """
+    try:
+        if structlog.is_configured():
+            getattr(structlog.get_logger("flowrt"), level)(event, **fields)
+            return
+        number = _LEVELS[level]
+        if _logger.isEnabledFor(number):
+            text = " ".join(f"{key}={_one_line(value)}" for key, value in fields.items())
+            _logger.log(number, "%s %s", event, text)
+    except Exception:  # the pipe that somebody's sink prints to may have no reader
+        METRICS.dropped("logs", "export_error")
+
+
+def is_listened_to(level: str) -> bool:
+    """Whether an event of this level would reach anybody."""
+    if structlog.is_configured():
+        try:
+            bound = structlog.get_logger("flowrt").bind()
+            kind = type(bound)  # of an instance, some wrappers make any name a method that logs
+            probe = getattr(kind, "is_enabled_for", None) or getattr(kind, "isEnabledFor", None)
+            return probe is None or bool(probe(bound, _LEVELS[level]))
+        except Exception:  # what it wraps knows no levels
+            return True
+    return _logger.isEnabledFor(_LEVELS[level]) and _has_real_handler(_logger)
+
+
+def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A structlog processor: the ids of the current span, unless the event brings its own."""
+    span_context = trace.get_current_span().get_span_context()
+    if span_context.is_valid and "trace_id" not in event:
+        event["trace_id"] = f"{span_context.trace_id:032x}"
+        event["span_id"] = f"{span_context.span_id:016x}"
+    return event
+
+
+class LogInstrument(Instrument):
+    """Logs one batch: made anew for each."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._warnings: dict[str, _Allowance] = {}
+        self._progress: tuple[int, float] = (0, 0.0)
+        self._stalled = False
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Log `batch.started`."""
+        log_event("info", "batch.started", **_about(batch), expected=batch.expected, limit=batch.limit)
+        loop = asyncio.get_running_loop()
+        self._progress = (0, loop.time())
+        self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Log that an item will be tried again, within bounds."""
+        self._warn("item.retry", item, reason=item.retry.reason, delay_s=round(item.retry.delay_ns / 1e9, 6))
+
+    def limit_changed(self, batch: BatchRecord) -> None:
+        """Log the new concurrency limit, and why where it adapts by itself."""
+        change = batch.limit_change
+        why = {} if change is None or change.new != batch.limit else {"before": change.old, "reason": change.reason}
+        log_event("info", "limit.changed", **_about(batch), limit=batch.limit, **why)
+
+    def circuit_changed(self, batch: BatchRecord) -> None:
+        """Log the circuit breaker's new state."""
+        change = batch.circuit
+        level = "warning" if change.new == "open" else "info"
+        log_event(level, "circuit.changed", **_about(batch), before=change.old, state=change.new, reason=change.reason)
+
+    def item_failed(self, item: ItemRecord) -> None:
+        """Log a failure, within bounds."""
+        state = item.status
+        if state == "ok" or state == "resumed":  # of it and its hedge one has won, and the other does not end
+            self._warn("item.uncancellable", item)
+        else:
+            self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
+
+    def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
+        """Log a warning about an item, unless there were many just now; then count it."""
+        allowance = self._warnings.get(event)
+        if allowance is None:
+            allowance = self._warnings[event] = _Allowance(item.finished_ns)
+        if allowance.take(item.finished_ns):
+            fields = {**_about_item(item), **more}
+            if allowance.suppressed:
+                fields["suppressed"] = allowance.suppressed
+                allowance.suppressed = 0
+            if item.uncancellable:
+                fields["uncancellable"] = True
+            log_event("warning", event, **fields)
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Log `batch.completed` with the totals."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wall_s = (batch.finished_ns - batch.started_ns) / 1e9
+        fields: dict[str, Any] = {"status": batch.status, "duration_s": round(wall_s, 6), **_counts(batch)}
+        service_ns = service_ns_of(batch)
+        if service_ns and wall_s > 0:
+            fields["speedup_claimed"] = round(service_ns / 1e9 / wall_s, 2)
+        speedup = batch.speedup
+        if speedup is not None:
+            fields["speedup_claimed"] = round(speedup.claimed, 2)
+            fields["speedup_measured"] = round(speedup.measured, 2)
+            fields["speedup_method"] = speedup.method
+        if batch.ledger is not None:
+            bound_ns = batch.ledger.read(batch.finished_ns)
+            fields["bound_s"] = {cause: round(ns / 1e9, 6) for cause, ns in bound_ns.items() if ns}
+            fields["bound_by"] = explain_batch(batch)
+        suppressed = sum(allowance.suppressed for allowance in self._warnings.values())
+        if suppressed:
+            fields["suppressed"] = suppressed
+        log_event("info", "batch.completed", **_about(batch), **fields)
+        if speedup is not None and speedup.diverges:
+            figures = {name: round(getattr(speedup, name), 2) for name in ("claimed", "measured", "low", "high")}
+            why = why_overstated(batch, speedup)
+            log_event("warning", "speedup.overstated", **_about(batch), **figures, method=speedup.method, reason=why)
+
+    def _report(self, batch: BatchRecord, loop: asyncio.AbstractEventLoop) -> None:
+        now, done = loop.time(), batch.completed
+        if done != self._progress[0]:
+            self._progress = (done, now)
+            self._stalled = False
+            log_event("info", "batch.progress", **_about(batch), **_counts(batch), expected=batch.expected)
+        elif not self._stalled and batch.inflight and now - self._progress[1] >= _STALLED_S:
+            self._stalled = True
+            log_event(
+                "warning",
+                "batch.stalled",
+                **_about(batch),
+                idle_s=round(now - self._progress[1], 3),
+                inflight=batch.inflight,
+                completed=done,
+            )
+        self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
+
+
+class ItemLogInstrument(LogInstrument):
+    """Logs every item that completes, too: for where events of DEBUG are heard."""
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Log `item.completed`."""
+        if item.status in _QUIET and not (item.status == "cancelled" and item.uncancellable):
+            log_event("debug", "item.completed", **_about_item(item))
+
+
+class _Allowance:
+    """How many warnings of one kind may still be given: a burst, then one a second."""
+
+    __slots__ = ("_left", "_refilled_ns", "suppressed")
+
+    def __init__(self, now_ns: int) -> None:
+        self._left = _BURST
+        self._refilled_ns = now_ns
+        self.suppressed = 0
+
+    def take(self, now_ns: int) -> bool:
+        refill = (now_ns - self._refilled_ns) // _REFILL_NS
+        if refill > 0:
+            self._left = min(_BURST, self._left + refill)
+            self._refilled_ns += refill * _REFILL_NS
+        if self._left <= 0:
+            self.suppressed += 1
+            return False
+        self._left -= 1
+        return True
+
+
+def _about(batch: BatchRecord) -> dict[str, Any]:
+    return {"batch": batch.name, "batch_id": batch.batch_id, "node": batch.node_id}
+
+
+def _counts(batch: BatchRecord) -> dict[str, Any]:
+    return {"completed": batch.completed, **{status: count for status, count in batch.counts.items() if count}}
+
+
+def _about_item(item: ItemRecord) -> dict[str, Any]:
+    started_ns = item.started_ns
+    fields: dict[str, Any] = {
+        **_about(item.batch),
+        "item_index": item.index,
+        "attempt": item.attempts,
+        "status": item.status,
+        "duration_s": round((item.finished_ns - started_ns) / 1e9, 6) if started_ns else 0.0,
+    }
+    if item.error_type is not None:
+        fields["error_type"] = item.error_type
+        fields["error"] = item.error
+    if item.ids:
+        fields["trace_id"] = item.trace_id
+        fields["span_id"] = item.span_id
+    return fields
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, str) and value.isascii() and value.replace("_", "a").isalnum():
+        return value
+    return json.dumps(value, default=repr)
+
+
+def _has_real_handler(logger: logging.Logger) -> bool:
+    at: logging.Logger | None = logger
+    while at is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False

@@ -1,0 +1,1 @@
+"""Prometheus metrics: a store that batches count in, read when scraped."""

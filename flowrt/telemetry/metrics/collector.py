@@ -1,0 +1,112 @@
+"""The collector in the registry: the store's plain ints as metric families, for whoever collects them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar as OpenMetricsExemplar
+
+from flowrt.telemetry.metrics.catalogue import CATALOGUE
+from flowrt.telemetry.metrics.exemplars import Exemplar
+from flowrt.telemetry.metrics.snapshot import Distribution, Reader, Reading
+from flowrt.telemetry.metrics.store import METRICS, MetricsStore
+
+__all__ = ["STAND_IN", "StoreCollector", "as_family", "collector_in", "register"]
+
+STAND_IN: Final = Family(f"flowrt_{secrets.token_hex(8)}", "", "gauge")
+"""A family without samples, of a name that nobody else's has."""
+
+_registered: dict[CollectorRegistry, StoreCollector] = {}
+
+
+def register(registry: CollectorRegistry = REGISTRY, store: MetricsStore = METRICS) -> None:
+    """Put a store into a registry, once.
+
+    Args:
+        registry: The default Prometheus registry, unless a test wants its own.
+        store: The process's own, unless a test wants another.
+    """
+    if registry not in _registered:
+        _registered[registry] = collector = StoreCollector(store)
+        registry.register(collector)
+
+
+def collector_in(registry: CollectorRegistry) -> StoreCollector | None:
+    """The collector that `register` has put into a registry, if it has."""
+    return _registered.get(registry)
+
+
+class StoreCollector(Collector):
+    """Reads a store at every scrape.
+
+    Args:
+        store: What to read.
+
+    Attributes:
+        reader: Reads it.
+    """
+
+    def __init__(self, store: MetricsStore) -> None:
+        self.reader = Reader(store)
+        self._thread = threading.local()
+
+    def describe(self) -> Iterable[Family]:
+        """The names, without reading anything."""
+        for metric in CATALOGUE.values():
+            name = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
+            yield Family(name, metric.help, metric.kind)
+
+    def collect(self) -> Iterator[Family]:
+        """All families, as of now."""
+        if getattr(self._thread, "stands_in", False):
+            yield STAND_IN
+        else:
+            yield from map(as_family, self.reader.read())
+
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        """Within it, what this thread collects is `STAND_IN` in place of all families."""
+        self._thread.stands_in = True
+        try:
+            yield
+        finally:
+            self._thread.stands_in = False
+
+
+def as_family(reading: Reading) -> Family:
+    """A reading in the form that prometheus_client renders."""
+    metric = reading.metric
+    family: Any
+    if metric.kind == "histogram":
+        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    elif metric.kind == "counter":
+        family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    else:
+        family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels, value in reading.rows:
+        if isinstance(value, Distribution):
+            family.add_metric(labels, _buckets(value), value.sum_s)
+        else:
+            family.add_metric(labels, value)
+    return family  # type: ignore[no-any-return]  # the three have no common `add_metric`
+
+
+def _buckets(value: Distribution) -> Sequence[Any]:
+    bounds = [*[repr(bound / 1e9) for bound in value.bounds_ns], "+Inf"]
+    exemplars = value.exemplars or (None,) * len(bounds)
+    return [
+        (bound, float(count)) if exemplar is None else (bound, float(count), _shown(exemplar))
+        for bound, count, exemplar in zip(bounds, value.counts, exemplars, strict=True)
+    ]
+
+
+def _shown(exemplar: Exemplar) -> OpenMetricsExemplar:
+    return OpenMetricsExemplar({"trace_id": exemplar.trace_id}, exemplar.value_s, exemplar.at_s)

@@ -1,0 +1,102 @@
+"""Counts a batch and its items in the metrics store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+
+from flowrt.engine.instrument import Instrument
+from flowrt.eventloop.heartbeat import heartbeat_of
+from flowrt.model import BatchRecord, ItemRecord
+from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
+from flowrt.telemetry.metrics.store import METRICS, Histogram, MetricsStore, Shard
+
+__all__ = ["MetricsInstrument", "service_ns_of"]
+
+
+def service_ns_of(batch: BatchRecord) -> int:
+    """Sum of a batch's attempts' times so far; 0 where no metrics are kept."""
+    return batch.shard.service_ns if isinstance(batch.shard, Shard) else 0
+
+
+class MetricsInstrument(Instrument):
+    """Counts one batch: made anew for each.
+
+    Args:
+        pair: The pair under which `MetricsStore.declare` wants it counted.
+        latency_slo_s: A bound to add to the duration buckets, in seconds.
+        store: Where to count.
+    """
+
+    def __init__(
+        self, pair: tuple[str, str], latency_slo_s: float | None = None, store: MetricsStore = METRICS
+    ) -> None:
+        self._pair = pair
+        self._store = store
+        slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)  # or it may be a bucket twice, in nanoseconds
+        self._bounds_s = tuple(sorted({*DURATION_BOUNDS_S, *slo}))
+        self._shard: Shard
+        self._swift: Histogram  # the shard's, within reach, as is the rest
+        self._bounds_ns: tuple[int, ...]
+        self._counts: list[int]
+        self._due_ns: list[int]
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Choose the shard to count in, and watch the loop's lag while the batch runs."""
+        store, loop = self._store, asyncio.get_running_loop()
+        batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s)
+        swift = self._swift = shard.swift
+        self._bounds_ns, self._counts = swift.bounds_ns, swift.counts
+        self._due_ns = shard.ok_exemplars.due_ns
+        store.limits[self._pair] = batch.limit
+        store.loop_name = type(loop).__module__.partition(".")[0]
+        store.active.add(batch)
+        heartbeat_of(loop).acquire(store.lag.add)
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Count one item: two additions for nearly every one."""
+        started_ns = item.started_ns
+        if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
+            elapsed_ns = item.finished_ns - started_ns
+            bucket = bisect_left(self._bounds_ns, elapsed_ns)
+            self._counts[bucket] += 1
+            self._swift.sum_ns += elapsed_ns
+            if item.ids and item.finished_ns >= self._due_ns[bucket]:
+                self._shard.ok_exemplars.take(bucket, item)
+        else:
+            self._shard.add(item)
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Count the attempt that has ended."""
+        self._shard.add_retry(item)
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Count the hedge."""
+        if item.hedge is not None:
+            item.batch.shard.hedges[item.hedge.outcome] += 1
+
+    def circuit_changed(self, batch: BatchRecord) -> None:
+        """Note the state that the circuit is in."""
+        self._store.circuits[self._pair] = batch.circuit.new
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Count the batch."""
+        store = self._store
+        store.active.discard(batch)
+        if batch.ledger is not None:
+            for cause, bound_ns in batch.ledger.read(batch.finished_ns).items():
+                batch.shard.bound_ns[cause] += bound_ns
+        heartbeat_of(asyncio.get_running_loop()).release(store.lag.add)
+        mine = store.batches[self._pair[0]]
+        status = batch.status if batch.status in mine.ended else "failed"
+        mine.ended[status] += 1
+        wall_ns = batch.finished_ns - batch.started_ns
+        mine.duration.add(wall_ns)
+        mine.last_completion_s = time.time()
+        if status == "ok":
+            mine.last_success_s = mine.last_completion_s
+        claimed = batch.shard.service_ns / wall_ns if wall_ns > 0 else 0.0
+        mine.speedup = {"claimed": claimed, "measured": claimed}
+        if batch.speedup is not None:
+            mine.speedup = {"claimed": batch.speedup.claimed, "measured": batch.speedup.measured}

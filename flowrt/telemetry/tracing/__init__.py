@@ -1,0 +1,1 @@
+"""A span per batch and per item."""

@@ -1,0 +1,250 @@
+"""Spans: one for the batch, one for each item, through the process's own tracer provider."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, Protocol, runtime_checkable
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+
+from flowrt._util.labels import clean
+from flowrt._version import __version__
+from flowrt.engine.instrument import Instrument
+from flowrt.model import BatchRecord, ItemRecord
+from flowrt.telemetry.options import TailSampling, TraceShape
+from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current
+
+__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "span_of", "tracing_is_set_up"]
+
+_NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
+_INTERNAL: Final = SpanKind.INTERNAL  # to look it up in the enumeration costs more than one would think
+_log = logging.getLogger("flowrt.tracing")
+_told: Final[list[str]] = []  # what was said once and need not be said again
+
+_PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+
+
+def tracing_is_set_up() -> bool:
+    """Whether the process has a tracer provider that could do something with a span."""
+    return not isinstance(trace.get_tracer_provider(), _PASSIVE)
+
+
+@runtime_checkable
+class InstrumentingProvider(Protocol):
+    """Tracer provider that brings an instrument of its own, such as a Runtime's."""
+
+    def make_instrument(self, shape: TraceShape, tail: TailSampling | None) -> BatchTracing | None:
+        """Make the instrument of one batch; None if the general one has to do."""
+
+
+def make_tracing(shape: TraceShape, tail: TailSampling | None) -> BatchTracing:
+    """Make the instrument that traces one batch: the provider's own where it has one."""
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, InstrumentingProvider):
+        instrument = provider.make_instrument(shape, tail)
+        if instrument is not None:
+            return instrument
+    if tail is not None and not _told:
+        _told.append("tail_sampling")
+        _log.warning(
+            "tail_sampling is not used: this process has a tracer provider or span processors of its own, which "
+            "decide for themselves; sample there, or in the collector"
+        )
+    return TracingInstrument(shape)
+
+
+class BatchTracing(Instrument):
+    """Traces one batch: made anew for each, when the process has a tracer provider.
+
+    Args:
+        shape: How items hang together with the batch span.
+
+    Attributes:
+        ended: How many item spans have ended.
+    """
+
+    def __init__(self, shape: TraceShape = "auto") -> None:
+        self.ended = 0
+        self._shape = shape
+        self._tracer = trace.get_tracer("flowrt", __version__)
+        self._item_name = ""
+        self._common: dict[str, Any] = {}
+        self._links: list[Link] | None = None  # None: items are the batch span's children
+        self._offset_ns = 0
+        self._prompt = False
+        self._seen: Context | None = None  # the worker's context, and
+        self._base = Context()  # what an item's span starts in, and
+        self._values: dict[str, object] = {}  # that, and the span of the item that started last
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Start the batch span and make it current for the workers to inherit."""
+        self._item_name = clean(f"process {batch.node_id}")
+        self._common = {
+            "flowrt.batch.name": clean(batch.name),
+            "flowrt.batch.id": batch.batch_id,
+            "flowrt.node.id": clean(batch.node_id),
+        }
+        self._offset_ns = batch.epoch_offset_ns
+        self._prompt = batch.prompt
+        attributes = {**self._common, "flowrt.concurrency.limit": batch.limit}
+        if batch.expected is not None:
+            attributes["flowrt.batch.items.expected"] = batch.expected
+        batch.span = span = self._tracer.start_span(
+            clean(f"batch {batch.name}"),
+            kind=SpanKind.INTERNAL,
+            attributes=attributes,
+            start_time=batch.started_ns + self._offset_ns,
+        )
+        otel_context.attach(trace.set_span_in_context(span))  # this context ends with the batch
+        small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
+        if self._shape == "linked" or (self._shape == "auto" and not small):
+            self._links = [Link(span.get_span_context())]
+
+    def _tell_attempt(self, item: ItemRecord, parent: trace.Span) -> None:
+        """A span for an attempt that has just ended, of an item that has several."""
+        if not item.started_ns:
+            return
+        span = self._tracer.start_span(
+            self._item_name.replace("process ", "attempt ", 1),
+            trace.set_span_in_context(parent, Context()),
+            SpanKind.INTERNAL,
+            {**self._common, "flowrt.item.index": item.index, "flowrt.attempt.number": item.beside or item.attempts},
+            start_time=item.started_ns + self._offset_ns,
+        )
+        if item.status not in ("ok", "resumed"):
+            set_failed(span, item)
+        span.end(item.finished_ns + self._offset_ns)
+
+    def _tell_hedge(self, item: ItemRecord, parent: trace.Span) -> None:
+        """A span for a hedge that has just ended."""
+        hedge = item.hedge
+        if hedge is None:
+            return
+        span = self._tracer.start_span(
+            self._item_name.replace("process ", "attempt ", 1),
+            trace.set_span_in_context(parent, Context()),
+            SpanKind.INTERNAL,
+            {
+                **self._common,
+                "flowrt.item.index": item.index,
+                "flowrt.attempt.number": hedge.number,
+                "flowrt.attempt.hedge": hedge.outcome,
+            },
+            start_time=hedge.started_ns + self._offset_ns,
+        )
+        if hedge.outcome == "failed":
+            set_failed(span, hedge.result)
+        span.end(hedge.finished_ns + self._offset_ns)
+
+    def _rebase(self) -> None:
+        """The worker's context is another one than it was: build on that."""
+        self._seen = self._base = get_current()
+        if self._links is not None:
+            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
+        self._values = dict(self._base)
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        """Put the totals on the batch span, and end it."""
+        span = batch.span
+        ok = batch.counts["ok"] + batch.counts["resumed"]
+        span.set_attribute("flowrt.batch.items.ok", ok)
+        span.set_attribute("flowrt.batch.items.failed", batch.completed - ok)
+        if batch.status != "ok":
+            text = f"{batch.status}: {batch.completed - ok} of {batch.completed} items did not succeed"
+            span.set_status(Status(StatusCode.ERROR, text))
+        span.end(batch.finished_ns + self._offset_ns)
+
+
+class TracingInstrument(BatchTracing):
+    """Makes its spans through the API, so that any provider's sampler, processors and exporters see them.
+
+    What is the same for every item is made once: the context in which spans start, and all of the context in which the
+    node runs but for the span.
+    """
+
+    def __init__(self, shape: TraceShape = "auto") -> None:
+        super().__init__(shape)
+        self._start_span = self._tracer.start_span
+
+    def item_started(self, item: ItemRecord) -> None:
+        """Start the item's span and make it the current one for the node."""
+        if get_current() is not self._seen:
+            self._rebase()
+        attributes = {**self._common, "flowrt.item.index": item.index}
+        if self._prompt and item.status == "running":  # which costs less to say now than by a call at the end
+            attributes["flowrt.item.queue_wait"] = 0.0
+        span = self._start_span(
+            self._item_name,
+            self._base,
+            _INTERNAL,
+            attributes,
+            self._links,
+            item.pulled_ns + self._offset_ns,
+        )
+        context = span.get_span_context()
+        if context.trace_id:  # of a provider that is disabled, spans have none
+            item.ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big")
+        if not context.trace_flags.sampled:
+            item.unkept = True
+        values = self._values
+        values[SPAN_KEY] = span
+        item.span = (span, attach(Context(values)))
+
+    def attempt_started(self, item: ItemRecord) -> None:
+        """Make the item's span the current one again, where the next attempt runs."""
+        span, _ = item.span
+        item.span = (span, attach(trace.set_span_in_context(span)))
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        """Leave the attempt's context, and tell of the attempt."""
+        span, token = item.span
+        item.span = (span, None)
+        detach(token)
+        self._tell_attempt(item, span)
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        """Tell of the hedge."""
+        self._tell_hedge(item, item.span[0])
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Say on the span what became of the item, and end it."""
+        span, token = item.span
+        item.span = None
+        # of one that does not end the context is still in use, in a task that nobody waits for
+        if token is not None and not item.uncancellable:
+            detach(token)
+        if span.is_recording():
+            attempts, started_ns = item.attempts, item.started_ns
+            if attempts > 1:
+                self._tell_attempt(item, span)
+                span.set_attribute("flowrt.item.attempts", attempts)
+            if not self._prompt:
+                wait_ns = started_ns - item.pulled_ns if attempts < 2 and started_ns else item.queue_wait_ns
+                if wait_ns >= 0:
+                    span.set_attribute("flowrt.item.queue_wait", wait_ns / 1e9)
+            if item._seldom is not None and item.stalled_ns:  # noqa: SLF001  # nearly every item has none of those
+                span.set_attribute("flowrt.item.held", item.stalled_ns / 1e9)
+            if item.status != "ok" and item.status != "resumed":
+                set_failed(span, item)
+        span.end(item.finished_ns + self._offset_ns)
+        self.ended += 1
+
+
+def span_of(item: ItemRecord) -> trace.Span | None:
+    """The item's span, if it has one that still records."""
+    span: Any = item.span[0] if isinstance(item.span, tuple) else item.span
+    return span if isinstance(span, trace.Span) and span.is_recording() else None
+
+
+def set_failed(span: trace.Span, item: ItemRecord) -> None:
+    """Say on a span why its item failed."""
+    span.set_attribute("error.type", clean(item.error_type or "unknown"))
+    span.set_status(Status(StatusCode.ERROR, clean(item.error or "")))
+    if item.exception is not None:
+        try:
+            span.record_exception(item.exception)
+        except Exception:  # an exception whose own methods raise: its type and message are on the span already
+            span.add_event("exception", {"exception.type": clean(item.error_type or "unknown")})

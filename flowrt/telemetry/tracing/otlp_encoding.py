@@ -1,0 +1,371 @@
+"""Spans as OTLP protobuf, written straight into bytes.
+
+The fields and their numbers are those of opentelemetry-proto's `trace/v1/trace.proto` and `common/v1/common.proto`.
+An item span to which nothing was added is all constants but for its ids, times and index: what is constant is encoded
+once per batch, and one `struct.pack` writes the whole span. What waits for export is not the span but the few values
+that are its own, as a `PlainSpan`; many are encoded at once, in one loop, which is cheaper than one by one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, Status, TraceState
+
+from flowrt.telemetry.tracing.span import Additions, ItemSpan, SpanFrame
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+__all__ = ["PlainSpan", "Template", "encode_spans", "template_of"]
+
+EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
+
+PlainSpan = tuple["Template", bytes, int, int, int, int, int]
+"""An ended span to which nothing was added: its batch's template, ids, index, start, end, how long its item waited for
+its first attempt, and how long it was held up; times in nanoseconds by the batch's clock."""
+
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
+_KIND_INTERNAL: Final = 1  # SPAN_KIND_INTERNAL
+_KNOWS_REMOTE: Final = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
+_IS_REMOTE: Final = 0x200  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
+_STATUS_CODES: Final = {"UNSET": 0, "OK": 1, "ERROR": 2}
+_UINT64: Final = (1 << 64) - 1
+_INT64: Final = range(-(1 << 63), 1 << 63)
+
+_TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
+_START_KEY: Final = 0x39  # field 7, of 64 bits
+_END_KEY: Final = 0x41  # field 8, of 64 bits
+_MOST_BLOCKS: Final = 1_024
+_pack_double: Final = struct.Struct("<d").pack
+
+
+def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
+    """One ExportTraceServiceRequest.
+
+    Args:
+        spans: Item spans, plain ones among them as what is left of them, and the SDK's own, mixed.
+        encode_others: Encodes the SDK's own as a request; requests joined are a request.
+    """
+    others: list[ReadableSpan] = []
+    plain: dict[Template, list[PlainSpan]] = {}
+    by_frame: dict[SpanFrame, list[ItemSpan]] = {}
+    at: Template | None = None
+    its_plain: list[PlainSpan] = []
+    for span in spans:
+        kind = type(span)
+        if kind is tuple:
+            if span[0] is not at:
+                at = span[0]
+                its_plain = plain.setdefault(at, [])
+            its_plain.append(span)
+        elif kind is ItemSpan:
+            by_frame.setdefault(span.frame, []).append(span)
+        else:
+            others.append(span)
+
+    by_origin: dict[tuple[int, int], tuple[Envelope, list[bytes]]] = {}
+    for template, its_plain in plain.items():
+        _, encoded = by_origin.setdefault(template.envelope.origin, (template.envelope, []))
+        template.encode_plain(its_plain, encoded)
+    for frame, its_spans in by_frame.items():
+        template = template_of(frame)
+        _, encoded = by_origin.setdefault(template.envelope.origin, (template.envelope, []))
+        encoded += map(template.encode, its_spans)
+
+    parts: list[bytes] = []
+    for envelope, encoded in by_origin.values():
+        envelope.enclose(encoded, parts)
+    if others:
+        parts.append(encode_others(others))
+    return b"".join(parts)
+
+
+class Envelope:
+    """What spans of one origin are sent in, encoded.
+
+    Args:
+        resource: What their provider describes.
+        scope: The tracer that they come from.
+    """
+
+    def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
+        self.origin = id(resource), id(scope)
+        self._of = resource, scope  # kept, so that nothing else has their ids
+        self._scope_head = _message(1, _scope(scope))
+        self._scope_tail = _text(3, scope.schema_url)
+        self._resource_head = _message(1, _attributes(1, resource.attributes))
+        self._resource_tail = _text(3, resource.schema_url)
+
+    def enclose(self, spans: list[bytes], parts: list[bytes]) -> None:
+        """The request's field `resource_spans`, with one scope, in pieces: joined once, they are copied once.
+
+        Args:
+            spans: Each the scope's field `spans`.
+            parts: Where the pieces are added.
+        """
+        scope_size = len(self._scope_head) + sum(map(len, spans)) + len(self._scope_tail)
+        before_scope = _key(2, _LENGTH) + _varint(scope_size)
+        size = len(self._resource_head) + len(before_scope) + scope_size + len(self._resource_tail)
+        parts += (_key(1, _LENGTH), _varint(size), self._resource_head, before_scope, self._scope_head)
+        parts += spans
+        parts += (self._scope_tail, self._resource_tail)
+
+
+def template_of(frame: SpanFrame) -> Template:
+    """The frame's own, made when it is first asked for."""
+    if frame.template is None:
+        frame.template = Template(frame)
+    template: Template = frame.template
+    return template
+
+
+class Template:
+    """A batch's constants, encoded.
+
+    Args:
+        frame: The batch's.
+
+    Attributes:
+        envelope: What its spans are sent in.
+        takes_plain: Whether a span to which nothing was added is within the limits.
+        encode_plain: Encodes such spans and adds each to a list, as the scope's field `spans`.
+    """
+
+    def __init__(self, frame: SpanFrame) -> None:
+        self.envelope = Envelope(frame.resource, frame.scope)
+        self._offset_ns = frame.offset_ns
+        self._parent = b"" if frame.parent is None else _bytes(4, frame.parent.span_id.to_bytes(8, "big"))
+        self._state = _text(3, _trace_state(frame.trace_state))
+        self._flags = _key(16, _FIXED32) + struct.pack("<I", _flags(frame.parent))
+        # the attributes' bound: with a tiny one even the constants do not fit, and the slow way knows what goes
+        limits = frame.limits
+        fits = limits.max_span_attributes is None or limits.max_span_attributes >= len(frame.attributes) + 3
+        short = limits.max_span_attribute_length
+        whole = short is None or all(len(str(value)) <= short for value in frame.attributes.values())
+        linked = limits.max_links is None or limits.max_links >= len(frame.links)
+        self.takes_plain = fits and whole and linked
+        self.encode_plain = self._plain_encoder(frame)
+
+    def encode(self, span: ItemSpan) -> bytes:
+        """The scope's field `spans`."""
+        additions = span.additions
+        if additions is not None:
+            return self._encode_whole(span, additions)
+        if span.wait_ns < 0 or span.attempts > 1 or not self.takes_plain:
+            return self._encode_whole(span, span.complete())
+        encoded: list[bytes] = []
+        self.encode_plain(
+            [(self, span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.held_ns)], encoded
+        )
+        return encoded[0]
+
+    def _plain_encoder(self, frame: SpanFrame) -> Callable[[Iterable[PlainSpan], list[bytes]], None]:
+        """A closure: its variables are reached faster than an object's.
+
+        Fields may come in any order, so that the constants are two pieces: one up to the index's lowest 7 bits, and one
+        from there, through its other bits, which change every 128 items, to the queue wait, which is 0 for nearly all.
+        """
+        head = b"".join(
+            (
+                self._state,
+                self._parent,
+                _text(5, frame.name),
+                _number(6, _KIND_INTERNAL),
+                *(_message(13, _link(link)) for link in frame.links),
+                _message(15, b""),
+                self._flags,
+                _attributes(9, frame.attributes),
+            )
+        )
+        wait = _message(9, _text(1, "flowrt.item.queue_wait") + _message(2, _key(4, _FIXED64) + bytes(8)))
+        held_key = _message(9, _text(1, "flowrt.item.held") + _message(2, _key(4, _FIXED64) + bytes(8)))[:-8]
+        offset_ns = self._offset_ns
+        blocks: dict[int, tuple[Callable[..., bytes], int, bytes, bytes]] = {}
+
+        def add_block(number: int) -> tuple[Callable[..., bytes], int, bytes, bytes]:
+            more = _varint(number) if number else b""
+            key, value = _text(1, "flowrt.item.index"), _key(3, _VARINT)
+            value_size = len(value) + 1 + len(more)
+            index = _key(9, _LENGTH) + _varint(len(key) + 2 + value_size) + key + _key(2, _LENGTH)
+            before = head + index + _varint(value_size) + value
+            tail = more + wait + _TRACE_ID_KEY
+            size = len(before) + 1 + len(tail) + 26 + 9 + 9
+            before = _key(2, _LENGTH) + _varint(size) + before
+            if len(blocks) >= _MOST_BLOCKS:
+                blocks.clear()
+            pack = struct.Struct(f"<{len(before)}sB{len(tail)}s26sBQBQ").pack
+            lowest = (number << 7) - (0x80 if number else 0)  # the byte says that others follow
+            block = blocks[number] = pack, lowest, before, tail
+            return block
+
+        def encode_all(spans: Iterable[PlainSpan], encoded: list[bytes]) -> None:
+            add, block_of = encoded.append, blocks.get
+            for _, ids, index, start_ns, end_ns, wait_ns, held_ns in spans:
+                pack, lowest, before, tail = block_of(index >> 7) or add_block(index >> 7)
+                if wait_ns:
+                    tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
+                span = pack(
+                    before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
+                )
+                add(_with(span, held_key + _pack_double(held_ns / 1e9)) if held_ns else span)
+
+        return encode_all
+
+    def _encode_whole(self, span: ItemSpan, additions: Additions) -> bytes:
+        """A span to which something was added."""
+        ids = span.ids
+        attributes, events, links = additions.attributes, additions.events, additions.links
+        return _message(
+            2,
+            b"".join(
+                (
+                    _bytes(1, ids[:16]),
+                    _bytes(2, ids[-8:]),
+                    self._state,
+                    self._parent,
+                    _text(5, additions.name),
+                    _number(6, _KIND_INTERNAL),
+                    _fixed64(7, span.start_ns + self._offset_ns),
+                    _fixed64(8, span.end_ns + self._offset_ns),
+                    _attributes(9, attributes),
+                    _number(10, attributes.dropped),
+                    *(_message(11, _event(event)) for event in events),
+                    _number(12, events.dropped),
+                    *(_message(13, _link(link)) for link in links),
+                    _number(14, links.dropped),
+                    _message(15, _status(additions.status)),
+                    self._flags,
+                )
+            ),
+        )
+
+
+def _with(span: bytes, more: bytes) -> bytes:
+    """An encoded span with one more field."""
+    start = 2
+    while span[start - 1] & 0x80:  # past the key and the length
+        start += 1
+    return _message(2, span[start:] + more)
+
+
+# -- the messages inside -------------------------------------------------------------------------------------------
+
+
+def _scope(scope: InstrumentationScope) -> bytes:
+    return _text(1, scope.name) + _text(2, scope.version) + _attributes(3, scope.attributes)
+
+
+def _event(event: Event) -> bytes:
+    return b"".join(
+        (
+            _fixed64(1, event.timestamp),
+            _text(2, event.name),
+            _attributes(3, event.attributes),
+            _number(4, event.dropped_attributes),
+        )
+    )
+
+
+def _link(link: Link) -> bytes:
+    context = link.context
+    return b"".join(
+        (
+            _bytes(1, context.trace_id.to_bytes(16, "big")),
+            _bytes(2, context.span_id.to_bytes(8, "big")),
+            _attributes(4, link.attributes),
+            _number(5, link.dropped_attributes),
+            _key(6, _FIXED32) + struct.pack("<I", _flags(context)),
+        )
+    )
+
+
+def _status(status: Status) -> bytes:
+    return _text(2, status.description) + _number(3, _STATUS_CODES[status.status_code.name])
+
+
+def _flags(context: SpanContext | None) -> int:
+    return _KNOWS_REMOTE | (_IS_REMOTE if context is not None and context.is_remote else 0)
+
+
+def _trace_state(state: TraceState | None) -> str:
+    return ",".join(f"{key}={value}" for key, value in (state or {}).items())
+
+
+def _attributes(field: int, attributes: Mapping[str, Any] | None) -> bytes:
+    """Each as a KeyValue; one that no format can hold is left out."""
+    parts = []
+    for key, value in (attributes or {}).items():
+        try:
+            parts.append(_message(field, _text(1, key) + _message(2, _value(value))))
+        except (TypeError, ValueError, RecursionError):
+            continue
+    return b"".join(parts)
+
+
+def _value(value: Any) -> bytes:
+    """An AnyValue."""
+    if value is None:
+        return b""
+    if isinstance(value, bool):
+        return _key(2, _VARINT) + (b"\x01" if value else b"\x00")
+    if isinstance(value, str):
+        return _message(1, _utf8(value))
+    if isinstance(value, int):
+        if value not in _INT64:
+            raise ValueError(f"{value} does not fit into 64 bits")
+        return _key(3, _VARINT) + _varint(value & _UINT64)
+    if isinstance(value, float):
+        return _key(4, _FIXED64) + struct.pack("<d", value)
+    if isinstance(value, bytes):
+        return _message(7, value)
+    if isinstance(value, Mapping):
+        return _message(6, b"".join(_message(1, _text(1, str(k)) + _message(2, _value(v))) for k, v in value.items()))
+    if isinstance(value, Sequence):
+        return _message(5, b"".join(_message(1, _value(each)) for each in value))
+    raise TypeError(f"{type(value).__name__} is no attribute value")
+
+
+# -- protobuf's own ------------------------------------------------------------------------------------------------
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _key(field: int, wire_type: int) -> bytes:
+    return _varint(field << 3 | wire_type)
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _key(field, _LENGTH) + _varint(len(content)) + content
+
+
+def _bytes(field: int, content: bytes) -> bytes:
+    return _message(field, content) if content else b""
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _text(field: int, text: str | None) -> bytes:
+    return _message(field, _utf8(text)) if text else b""
+
+
+def _number(field: int, value: int) -> bytes:
+    return _key(field, _VARINT) + _varint(value) if value else b""
+
+
+def _fixed64(field: int, value: int) -> bytes:
+    return _key(field, _FIXED64) + struct.pack("<Q", value) if value else b""

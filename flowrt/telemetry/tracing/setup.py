@@ -1,0 +1,201 @@
+"""Sets up a tracer provider for a process that has none; an existing provider stays as it is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+
+from flowrt.errors import MissingExtraError
+from flowrt.telemetry.logs.events import log_event
+from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.otlp import SpanPipeline, loggable, make_transport, read_settings
+from flowrt.telemetry.otlp.console import ConsoleTransport, as_json
+from flowrt.telemetry.tracing.native_instrument import NativeTracingInstrument
+from flowrt.telemetry.tracing.otlp_encoding import encode_spans
+from flowrt.telemetry.tracing.provider import RuntimeProvider
+
+__all__ = ["TraceSetup", "make_provider"]
+
+_log = logging.getLogger("flowrt.setup")
+
+
+class TraceSetup:
+    """A tracer provider for a process that has none, with export where an endpoint is named.
+
+    The standard variables hold (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`,
+    `OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_*`, `OTEL_BSP_*`, `OTEL_SDK_DISABLED`); arguments win over them.
+
+    Args:
+        service_name: The resource's `service.name`.
+        otlp_endpoint: The collector's base URL; `/v1/traces` is added.
+
+    Attributes:
+        pipeline: What exports finished spans, or None where nothing is exported.
+
+    Raises:
+        MissingExtraError: There is an endpoint, and the exporter for it is not installed.
+        ValueError: The endpoint is not an http or https URL.
+    """
+
+    def __init__(self, service_name: str | None = None, otlp_endpoint: str | None = None) -> None:
+        self.pipeline: SpanPipeline | None = None
+        if _env("OTEL_SDK_DISABLED").lower() == "true":
+            return
+        with _sharing:
+            self.pipeline = _running() or self._set_up(service_name, otlp_endpoint)
+            if self.pipeline is not None:
+                _users[self.pipeline] = _users.get(self.pipeline, 0) + 1
+
+    def _set_up(self, service_name: str | None, otlp_endpoint: str | None) -> SpanPipeline | None:
+        if not _ours and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            if otlp_endpoint is not None:
+                _log.warning(
+                    "otlp_endpoint=%r is not used: this process has a tracer provider of its own; add an exporter to "
+                    "that one, or leave it to flowrt to make one",
+                    loggable(otlp_endpoint),
+                )
+            return None
+        resource = _resource(service_name)
+        pipeline = _make_pipeline(otlp_endpoint)
+        provider = _install(resource)
+        if pipeline is not None:
+            provider.target = METRICS.pipeline = pipeline
+        return pipeline
+
+    def close(self, timeout_s: float) -> None:
+        """Export what waits, as far as there is time, and if nobody else does, stop exporting. Later calls do nothing.
+
+        Args:
+            timeout_s: How long to wait for the collector at most, in seconds.
+        """
+        pipeline = self.pipeline
+        if pipeline is None:
+            return
+        with _sharing:
+            others = _users.pop(pipeline, 0) - 1
+            if others > 0:
+                _users[pipeline] = others
+                self.pipeline = None  # the last one tells of it
+        if others > 0:
+            pipeline.force_flush(round(timeout_s * 1_000))
+        elif others == 0:
+            pipeline.close(timeout_s)
+            if _ours and _ours[0].target is pipeline:
+                _ours[0].target = METRICS.pipeline = None
+
+    def report(self) -> None:
+        """Log what was lost, and what cannot be accounted for, if anything."""
+        pipeline = self.pipeline
+        if pipeline is None:
+            return
+        ended, exported, dropped = pipeline.ended, pipeline.exported, pipeline.dropped
+        lost = {reason: count for reason, count in dropped.items() if count}
+        if lost:
+            log_event("warning", "telemetry.dropped", signal="spans", exported=exported, **lost)
+        unaccounted = ended - exported - sum(dropped.values()) - pipeline.waiting
+        if unaccounted:
+            log_event(
+                "error", "telemetry.mismatch", signal="spans", ended=ended, exported=exported, unaccounted=unaccounted
+            )
+
+
+_ours: Final[list[RuntimeProvider]] = []  # at most one
+_users: Final[dict[SpanPipeline, int]] = {}  # how many runtimes export through it
+_sharing: Final = threading.Lock()
+
+
+def _running() -> SpanPipeline | None:
+    """What another runtime of this process exports through."""
+    return next((each for each in _users if _ours and each is _ours[0].target), None)
+
+
+def _resource(service_name: str | None) -> Resource:
+    """What the process's own provider describes."""
+    if not _ours:
+        return Resource.create({} if service_name is None else {"service.name": service_name})
+    resource = _ours[0].resource
+    running = resource.attributes.get("service.name")
+    if service_name is not None and service_name != running:
+        _log.warning("service_name=%r is not used: this process traces as %r already", service_name, running)
+    return resource
+
+
+def make_provider(resource: Resource) -> RuntimeProvider:
+    """Make a provider whose item spans are made by flowrt itself.
+
+    Args:
+        resource: What the provider describes.
+    """
+    return RuntimeProvider(resource, NativeTracingInstrument)
+
+
+def _install(resource: Resource) -> RuntimeProvider:
+    if _ours:
+        return _ours[0]
+    provider = make_provider(resource)
+    trace.set_tracer_provider(provider)
+    _ours.append(provider)
+    return provider
+
+
+def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
+    """The way out that the argument or the environment asks for."""
+    wanted = _env("OTEL_TRACES_EXPORTER").lower()
+    if otlp_endpoint is None:
+        if wanted == "console":
+            return SpanPipeline(ConsoleTransport(), as_json, **_pipeline_settings())
+        named = _env("OTEL_EXPORTER_OTLP_ENDPOINT") or _env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        if wanted == "none" or not (named or wanted == "otlp"):
+            return None
+        if wanted not in ("", "otlp"):
+            _log.warning("OTEL_TRACES_EXPORTER=%s is not supported: use otlp, console or none; spans stay here", wanted)
+            return None
+    elif not isinstance(otlp_endpoint, str) or ("://" not in otlp_endpoint and not _over_grpc()):
+        raise ValueError(
+            f"otlp_endpoint must be the collector's http or https URL, for instance http://127.0.0.1:4318, "
+            f"not {loggable(otlp_endpoint)!r}"
+        )
+    settings = read_settings(otlp_endpoint)
+    try:
+        from opentelemetry.exporter.otlp.proto.common import trace_encoder  # noqa: PLC0415  # an extra
+    except ImportError:
+        raise MissingExtraError("export over OTLP", "opentelemetry-exporter-otlp-proto-common", "otlp") from None
+
+    def encode_others(spans: Sequence[ReadableSpan]) -> bytes:
+        request: bytes = trace_encoder.encode_spans(spans).SerializeToString()
+        return request
+
+    def encode(spans: Sequence[Any]) -> bytes:
+        return encode_spans(spans, encode_others)
+
+    return SpanPipeline(make_transport(settings), encode, takes_plain=True, **_pipeline_settings())
+
+
+def _over_grpc() -> bool:
+    return (_env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or _env("OTEL_EXPORTER_OTLP_PROTOCOL")) == "grpc"
+
+
+def _pipeline_settings() -> Mapping[str, Any]:
+    settings: dict[str, Any] = {}
+    for variable, setting, unit in (
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "most_spans", 1),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "batch_spans", 1),
+        ("OTEL_BSP_SCHEDULE_DELAY", "delay_s", 1_000),
+    ):
+        text = _env(variable)
+        if text.isdecimal() and int(text) > 0:
+            settings[setting] = int(text) if unit == 1 else int(text) / unit
+        elif text:
+            _log.warning("%s=%r is not a positive integer: the default is used", variable, text)
+    return settings
+
+
+def _env(name: str) -> str:
+    return os.environ.get(name, "").strip()

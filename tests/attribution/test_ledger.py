@@ -1,0 +1,416 @@
+"""The ledger: one cause for each instant of a batch, exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from flowrt import BatchProcessor, BatchRecord, CircuitBreaker, Instrument, RateLimit, RetryPolicy, Telemetry
+from flowrt.attribution.ledger import CAUSES, CONSUMER, INPUT, LOOP_BLOCKED, RATE_LIMIT, SERVICE, SLOTS, TAIL, Ledger
+from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
+
+Run = Callable[[Any], Any]
+S = 1_000_000_000
+
+
+class Keep(Instrument):
+    """Keeps the record of a batch."""
+
+    batch: BatchRecord
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        self.batch = batch
+
+
+def bound(batch: BatchRecord) -> dict[str, float]:
+    """What is on a batch's ledger, in seconds, after the sums have been checked."""
+    assert batch.ledger is not None
+    read = batch.ledger.read(batch.finished_ns)
+    assert sum(read.values()) == batch.finished_ns - batch.started_ns
+    over_time = dict.fromkeys(CAUSES, 0)
+    end = 0
+    for begin_ns, end_ns, charged in batch.ledger.timeline():
+        assert begin_ns == end
+        end = end_ns
+        for cause, ns in charged.items():
+            over_time[cause] += ns
+    assert over_time == read
+    return {cause: ns / S for cause, ns in read.items() if ns}
+
+
+def ran(inputs: Any, node: Any, limit: int, consumer_s: float | None = None, **options: Any) -> dict[str, float]:
+    """What held a batch back that was run in virtual time, as a stream where a consumer's pace is given."""
+    keep = Keep()
+
+    async def main() -> None:
+        processor = BatchProcessor(node, limit, instruments=[keep], **options)
+        if consumer_s is None:
+            await processor.batch(inputs)
+            return
+        async for _ in processor.batch_as_completed(inputs):
+            await asyncio.sleep(consumer_s)
+
+    run_on(virtual_loop, main())
+    return bound(keep.batch)
+
+
+async def two_seconds(_: Any) -> None:
+    await asyncio.sleep(2)
+
+
+async def every_second(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        await asyncio.sleep(1)
+        yield number
+
+
+# -- a scene for each cause, told exactly ------------------------------------------------------------------------------
+
+
+def test_an_input_that_comes_every_second_to_ten_slots_binds() -> None:
+    assert ran(every_second(10), two_seconds, 10) == {"input": 10, "tail": 2}
+
+
+def test_slots_bind_while_inputs_wait_for_them_and_the_last_wave_is_service() -> None:
+    assert ran(range(100), two_seconds, 10) == {"slots": 18, "service": 2}
+
+
+def test_a_source_of_unknown_length_is_found_to_have_been_dry_since_its_last_item() -> None:
+    assert ran((number for number in range(100)), two_seconds, 10) == {"slots": 18, "service": 2}
+
+
+def test_a_rate_limit_binds_from_the_first_item_that_waits_for_it() -> None:
+    async def node(_: int) -> None:
+        await asyncio.sleep(1)
+
+    assert ran(range(20), node, 10, rate_limit=RateLimit(2, per=1.0)) == {"rate_limit": 9, "tail": 1}
+
+
+def test_an_open_circuit_binds_as_a_rate_limit_does() -> None:
+    failures = iter([True, True])
+
+    async def node(_: int) -> None:
+        await asyncio.sleep(1)
+        if next(failures, False):
+            raise ConnectionError
+
+    breaker = CircuitBreaker(failure_ratio=1.0, minimum=2, cooldown=5.0, probes=1, open="pause")
+    assert ran(range(4), node, 2, breaker=breaker) == {"slots": 1, "rate_limit": 5, "tail": 1}
+
+
+def test_backoff_binds_while_slots_stand_empty_for_it() -> None:
+    failures = {3: 2}
+
+    async def node(number: int) -> None:
+        await asyncio.sleep(1)
+        if failures.get(number, 0):
+            failures[number] -= 1
+            raise ConnectionError
+
+    retry = RetryPolicy(wait=lambda _: 3.0)
+    assert ran(range(8), node, 4, retry=retry) == {"slots": 2, "backoff": 5, "tail": 2}
+
+
+def test_a_consumer_binds_while_it_is_at_work_and_a_worker_waits_for_it() -> None:
+    assert ran(range(20), two_seconds, 10, consumer_s=1) == {"slots": 2, "consumer": 10, "tail": 1}
+
+
+def test_a_consumer_that_keeps_up_binds_nothing() -> None:
+    assert ran(range(20), two_seconds, 10, consumer_s=0) == {"slots": 2, "service": 2}
+
+
+def test_stragglers_are_the_tail_and_what_runs_before_them_is_service() -> None:
+    async def node(number: int) -> None:
+        await asyncio.sleep(5 if number == 3 else 1)
+
+    assert ran(range(5), node, 10) == {"service": 1, "tail": 4}
+
+
+def test_what_is_left_when_a_batch_is_stopped_is_the_tail() -> None:
+    assert ran(range(100), two_seconds, 10, batch_timeout=5) == {"slots": 5}
+
+
+def test_without_telemetry_no_account_is_kept() -> None:
+    keep = Keep()
+    run_on(virtual_loop, BatchProcessor(two_seconds, telemetry=False, instruments=[keep]).batch([1]))
+    assert keep.batch.ledger is None
+    run_on(virtual_loop, BatchProcessor(two_seconds, telemetry=Telemetry(ledger=False), instruments=[keep]).batch([1]))
+    assert keep.batch.ledger is None
+
+
+def test_an_iterator_that_computes_long_for_its_next_item_is_the_input(run: Run) -> None:
+    def slowly() -> Iterator[int]:
+        for number in range(5):
+            time.sleep(0.1)  # what is tested
+            yield number
+
+    async def node(_: int) -> None:
+        await asyncio.sleep(0)
+
+    keep = Keep()
+    run(BatchProcessor(node, 2, instruments=[keep]).batch(slowly()))
+    assert bound(keep.batch)["input"] >= 0.45
+
+
+def test_a_node_that_blocks_the_loop_is_charged_for_it(run: Run) -> None:
+    async def node(_: int) -> None:
+        time.sleep(0.2)  # what is tested
+
+    keep = Keep()
+    run(BatchProcessor(node, 2, instruments=[keep]).batch(range(3)))
+    assert bound(keep.batch)["loop_blocked"] >= 0.5
+
+
+def test_a_loop_that_computes_all_the_time_is_not_short_of_slots(run: Run) -> None:
+    async def node(_: int) -> None:
+        until = time.thread_time() + 0.001
+        while time.thread_time() < until:
+            pass
+        await asyncio.sleep(0)
+
+    keep = Keep()
+    run(BatchProcessor(node, 2, instruments=[keep]).batch(range(300)))
+    told = bound(keep.batch)
+    assert told.get("slots", 0) < 0.5 * sum(told.values())
+    assert told["service"] + told.get("loop_blocked", 0) > 0.5 * sum(told.values())
+
+
+# -- whatever the batch ------------------------------------------------------------------------------------------------
+
+SECONDS = st.sampled_from([0, 0.001, 0.5, 1, 3, 20])
+
+
+class Watch(Instrument):
+    """Reads the ledger again and again while the batch runs."""
+
+    def __init__(self) -> None:
+        self.batch: BatchRecord | None = None
+        self.certain: dict[str, int] = dict.fromkeys(CAUSES, 0)
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        self.batch = batch
+
+    def look(self, now_ns: int) -> None:
+        batch = self.batch
+        if batch is None or batch.ledger is None or batch.finished_ns:
+            return
+        assert sum(batch.ledger.read(now_ns).values()) == now_ns - batch.started_ns
+        certain = batch.ledger.read(now_ns, batch.latest_ns)
+        assert all(certain[cause] >= self.certain[cause] for cause in CAUSES)
+        self.certain = dict(certain)
+
+
+@example(  # an item that comes back and waits for the rate, when all of the others have begun
+    durations=[0, 0, 0, 0, 0, 1, 0, 20], failing={0, 1, 2, 3, 5}, gaps=None, lazy=False, limit=1, retries=2, rate=1,
+    consumer_s=None, take=0, stop=None,
+)  # fmt: skip
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    durations=st.lists(SECONDS, max_size=12),
+    failing=st.sets(st.integers(0, 11)),
+    gaps=st.none() | st.lists(SECONDS, min_size=12, max_size=12),
+    lazy=st.booleans(),
+    limit=st.integers(1, 6),
+    retries=st.integers(0, 2),
+    rate=st.none() | st.integers(1, 5),
+    consumer_s=st.none() | SECONDS,
+    take=st.integers(0, 12),
+    stop=st.sampled_from([None, None, 2.5, "fail_fast"]),
+)
+def test_every_instant_has_one_cause(
+    durations: list[float],
+    failing: set[int],
+    gaps: list[float] | None,
+    lazy: bool,
+    limit: int,
+    retries: int,
+    rate: int | None,
+    consumer_s: float | None,
+    take: int,
+    stop: Any,
+) -> None:
+    watch = Watch()
+
+    async def with_gaps() -> AsyncIterator[int]:
+        for number in range(len(durations)):
+            await asyncio.sleep(gaps[number] if gaps else 0)
+            yield number
+
+    async def node(number: int) -> None:
+        await asyncio.sleep(durations[number])
+        if number in failing:
+            raise ConnectionError
+
+    async def looking(processor: BatchProcessor) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            watch.look(round(loop.time() * 1e9) + 1)
+            await asyncio.sleep(0.7)
+
+    async def main() -> None:
+        inputs: Any = range(len(durations))
+        if gaps is not None:
+            inputs = with_gaps()
+        elif lazy:
+            inputs = iter(inputs)
+        processor = BatchProcessor(
+            node,
+            limit,
+            continue_on_error=stop != "fail_fast",
+            batch_timeout=stop if isinstance(stop, float) else None,
+            retry=RetryPolicy(retries + 1, wait=lambda _: 1.5) if retries else None,
+            rate_limit=RateLimit(rate, per=1.0) if rate else None,
+            instruments=[watch],
+        )
+        eye = asyncio.create_task(looking(processor))
+        try:
+            if consumer_s is None:
+                await processor.batch(inputs)
+            else:
+                async with processor.batch_as_completed(inputs) as results:
+                    async for result in results:
+                        await asyncio.sleep(consumer_s)
+                        if result.index == take:
+                            break
+        except ConnectionError:
+            assert stop == "fail_fast"
+        finally:
+            eye.cancel()
+            await asyncio.wait([eye])
+            assert eye.cancelled()
+
+    run_on(virtual_loop, main())
+    if watch.batch is None:
+        return
+    assert watch.batch.ledger is not None
+    told = bound(watch.batch)
+    ending = watch.batch.ledger.read(watch.batch.finished_ns)
+    assert all(ending[cause] >= watch.certain[cause] for cause in CAUSES)
+    assert told.get("rate_limit", 0) == 0 or rate
+    assert told.get("backoff", 0) == 0 or retries
+    assert told.get("consumer", 0) == 0 or consumer_s
+    assert told.get("input", 0) == 0 or gaps
+    assert told.get("loop_blocked", 0) == 0
+
+
+# -- the ledger itself -------------------------------------------------------------------------------------------------
+
+
+def opened(at_ns: int = 0) -> Ledger:
+    ledger = Ledger()
+    ledger.open(at_ns)
+    return ledger
+
+
+def test_of_causes_that_hold_at_once_the_outermost_counts() -> None:
+    ledger = opened()
+    ledger.wait(INPUT, 1 * S)
+    ledger.wait(RATE_LIMIT, 2 * S)
+    ledger.wait(CONSUMER, 3 * S)
+    ledger.resume(RATE_LIMIT, 4 * S)
+    ledger.resume(CONSUMER, 5 * S)
+    ledger.resume(INPUT, 7 * S)
+    ledger.close(8 * S)
+    assert ledger.charged == [3 * S, 2 * S, 1 * S, 0, 0, 2 * S, 0, 0]
+
+
+def test_what_passes_after_a_beat_was_due_is_a_blocked_loop_whatever_else_holds() -> None:
+    ledger = opened()
+    ledger.due_ns = 2 * S
+    ledger.wait(INPUT, 1 * S)
+    ledger.resume(INPUT, 5 * S)  # the loop has not turned since
+    assert (ledger.charged[INPUT], ledger.charged[LOOP_BLOCKED]) == (1 * S, 3 * S)
+    assert ledger.read(6 * S)["loop_blocked"] == 4 * S
+    ledger.beat(6 * S, 0, computing=False)
+    ledger.due_ns = 7 * S
+    ledger.close(6 * S)
+    assert ledger.charged[LOOP_BLOCKED] == 4 * S
+
+
+def test_a_loop_that_is_a_little_late_is_not_blocked() -> None:
+    ledger = opened()
+    ledger.due_ns = S
+    ledger.close(S + 20_000_000)
+    assert ledger.charged[LOOP_BLOCKED] == 0
+    assert ledger.charged[SLOTS] == S + 20_000_000
+
+
+def test_what_a_closed_ledger_is_told_changes_nothing() -> None:
+    ledger = opened()
+    ledger.close(S)
+    ledger.wait(CONSUMER, 2 * S)
+    ledger.resume(CONSUMER, 3 * S)
+    assert sum(ledger.read(9 * S).values()) == sum(ledger.charged) == S
+
+
+def test_the_timeline_doubles_its_pieces_and_loses_nothing() -> None:
+    ledger = opened(7)
+    at = 7
+    for step in range(20_000):
+        at += 1_234_567
+        (ledger.wait if step % 2 else ledger.resume)(INPUT, at) if step else ledger.wait(INPUT, at)
+        if step == 0:
+            ledger.resume(INPUT, at)
+            ledger.wait(INPUT, at)
+    ledger.close(at)
+    pieces = list(ledger.timeline())
+    assert 200 < len(pieces) <= 513
+    widths = {end - begin for begin, end, _ in pieces[:-1]}
+    assert len(widths) == 1
+    assert sum(sum(charged.values()) for _, _, charged in pieces) == at - 7
+    whole = {cause: sum(charged[cause] for _, _, charged in pieces) for cause in CAUSES}
+    assert whole == ledger.read(at)
+
+
+def test_a_month_is_a_few_hundred_pieces() -> None:
+    ledger = opened()
+    month = 30 * 24 * 3600 * S
+    ledger.wait(INPUT, 10 * S)
+    ledger.resume(INPUT, month)
+    ledger.dry(month, month, 1, ended=True)
+    ledger.close(month + S)
+    pieces = list(ledger.timeline())
+    assert 256 <= len(pieces) <= 513
+    assert pieces[0][2]["slots"] == 10 * S
+    assert pieces[-1][2]["tail"] == S
+    assert ledger.charged[TAIL] == S
+    assert ledger.charged[SERVICE] == 0
+
+
+def test_it_shows_what_it_knows() -> None:
+    ledger = opened()
+    assert repr(ledger) == "<Ledger: nothing charged>"
+    ledger.close(2 * S)
+    assert repr(ledger) == "<Ledger: slots 2.000 s>"
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_has_its_series_from_the_start(cause: str) -> None:
+    from prometheus_client import REGISTRY
+
+    BatchProcessor(two_seconds, name="bound-from-the-start")
+    labels = {"batch": "bound-from-the-start", "node": "two_seconds", "by": cause}
+    assert REGISTRY.get_sample_value("flowrt_bound_seconds_total", labels) == 0
+
+
+def test_the_series_sum_to_the_batch_s_wall_time(run: Run) -> None:
+    from prometheus_client import REGISTRY
+
+    async def node(_: int) -> None:
+        await asyncio.sleep(0.02)
+
+    name = f"bound-sum-{time.monotonic_ns()}"
+    results = run(BatchProcessor(node, 2, name=name).batch(range(6)))
+    told = {
+        cause: REGISTRY.get_sample_value("flowrt_bound_seconds_total", {"batch": name, "node": "node", "by": cause})
+        for cause in CAUSES
+    }
+    assert sum(seconds or 0 for seconds in told.values()) == pytest.approx(results.wall_time, rel=1e-6)
+    assert told == pytest.approx(results.report.bound_by)

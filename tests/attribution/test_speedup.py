@@ -1,0 +1,211 @@
+"""The speedup that is claimed and the one that is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowrt import BatchProcessor, BatchResults, NodeContext, NodeResult, WorkflowContext
+from flowrt.attribution.speedup import SequentialEstimate, speedup_by_held, speedup_by_sample
+from flowrt.attribution.stalls import Held, Stall
+from flowrt.model.node import BaseNode
+
+Run = Callable[[Any], Any]
+
+
+class Blocks(BaseNode):
+    """Blocks the loop in ten steps."""
+
+    def __init__(self) -> None:
+        super().__init__("blocks")
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        for _ in range(10):
+            time.sleep(0.01)  # what is tested
+            await asyncio.sleep(0)
+        return NodeResult(True)
+
+
+def measured_of(results: BatchResults) -> Any:
+    speedup = results.report.speedup
+    assert speedup is not None
+    return speedup
+
+
+# -- the headline ------------------------------------------------------------------------------------------------------
+
+
+def test_ten_nodes_that_block_the_loop_claim_nine_times_and_measure_one(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "flowrt")
+    speedup = measured_of(run(BatchProcessor(Blocks(), 10).batch(range(10))))
+    assert speedup.claimed > 8
+    assert speedup.measured == pytest.approx(1.0, abs=0.6)
+    assert speedup.low <= 1.05
+    assert speedup.method == "held"
+    assert speedup.diverges
+    (told,) = [record.getMessage() for record in caplog.records if "speedup.overstated" in record.getMessage()]
+    assert "blocked the event loop" in told
+
+
+def test_a_sequential_sample_measures_the_same(run: Run) -> None:
+    speedup = measured_of(run(BatchProcessor(Blocks(), 10, speedup_sample=5).batch(range(10))))
+    assert speedup.claimed > 8
+    assert speedup.measured == pytest.approx(1.0, abs=0.4)
+    assert (speedup.method, speedup.estimate.size) == ("sample", 5)
+    assert speedup.diverges
+
+
+def test_items_that_wait_for_something_else_are_as_fast_as_is_claimed(run: Run) -> None:
+    async def waits(_: int) -> None:
+        await asyncio.sleep(0.1)
+
+    speedup = measured_of(run(BatchProcessor(waits, 10).batch(range(30))))
+    assert speedup.measured == pytest.approx(speedup.claimed, rel=0.5)
+    assert not speedup.diverges
+
+
+def test_items_that_compute_on_one_thread_are_no_faster_than_one_by_one(run: Run) -> None:
+    async def computes(_: int) -> None:
+        for _ in range(30):
+            until = time.thread_time() + 0.001
+            while time.thread_time() < until:
+                pass
+            await asyncio.sleep(0)
+
+    speedup = measured_of(run(BatchProcessor(computes, 10).batch(range(20))))
+    assert speedup.claimed > 6
+    assert speedup.measured < 0.5 * speedup.claimed
+
+
+# -- the sample --------------------------------------------------------------------------------------------------------
+
+
+def test_the_sample_runs_before_the_batch_one_by_one_and_is_no_part_of_it(run_virtual: Run) -> None:
+    running: list[int] = []
+    log: list[tuple[int, int]] = []
+
+    async def node(item: dict[str, int]) -> None:
+        running.append(1)
+        log.append((item["n"], len(running)))
+        item["n"] = -1  # on a copy of its own
+        await asyncio.sleep(1)
+        running.pop()
+
+    items = [{"n": n} for n in range(9)]
+    results = run_virtual(BatchProcessor(node, 9, speedup_sample=3).batch(items))
+    assert log[:3] == [(1, 1), (4, 1), (7, 1)]
+    assert sorted(n for n, _ in log[3:]) == list(range(9))
+    assert len(results) == 9
+    assert results.wall_time == pytest.approx(1)
+
+
+def test_a_stream_takes_its_sample_too(run_virtual: Run) -> None:
+    calls: list[int] = []
+
+    async def node(n: int) -> int:
+        calls.append(n)
+        return n
+
+    async def main() -> list[int]:
+        stream = BatchProcessor(node, speedup_sample=2).batch_as_completed([1, 2, 3, 4])
+        assert stream.batch is None
+        outputs = [result.output async for result in stream]
+        assert stream.batch is not None
+        assert stream.batch.status == "ok"
+        return outputs
+
+    assert sorted(run_virtual(main())) == [1, 2, 3, 4]
+    assert len(calls) == 6
+
+
+def test_inputs_that_cannot_be_looked_at_beforehand_are_not_sampled_and_that_is_said(
+    run_virtual: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    async def node(n: int) -> None:
+        calls.append(n)
+
+    run_virtual(BatchProcessor(node, speedup_sample=2).batch(iter([1, 2])))
+    assert calls == [1, 2]
+    assert "speedup_sample=2 is not used" in caplog.text
+
+
+def test_nothing_is_sampled_of_nothing(run_virtual: Run) -> None:
+    results = run_virtual(BatchProcessor(Blocks(), speedup_sample=2).batch([]))
+    assert results.report.speedup is None
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "3"])
+def test_a_sample_size_is_a_whole_number_of_items(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="speedup_sample"):
+        BatchProcessor(Blocks(), speedup_sample=wrong)
+
+
+# -- the arithmetic ----------------------------------------------------------------------------------------------------
+
+
+def test_what_items_were_held_is_taken_from_the_claim() -> None:
+    held = Held(known_ns=3_000_000_000, guessed_ns=2_000_000_000)
+    found = speedup_by_held(10.0, 2.0, held)
+    assert (found.claimed, found.measured, found.low, found.high) == (5.0, 3.0, 2.5, 3.5)
+    assert found.diverges
+
+
+def test_what_certainly_ran_is_not_taken() -> None:
+    held = Held(known_ns=9_500_000_000)
+    assert speedup_by_held(10.0, 2.0, held, running_s=2.0).measured == 1.0
+    assert speedup_by_held(1.0, 2.0, held, running_s=2.0).measured == 0.5  # no more than the claim
+
+
+def test_samples_of_a_busy_loop_have_a_margin() -> None:
+    held = Held()
+    for held_ns in (8_000_000, 10_000_000, 12_000_000):
+        held.add_sample(held_ns)
+    assert held.total_ns == 30_000_000
+    assert held.most_ns - held.total_ns == held.total_ns - held.least_ns == int(2 * 8_000_000**0.5 * 1_000)
+
+
+def test_of_too_many_stalls_the_longest_are_kept_and_all_are_counted() -> None:
+    held = Held()
+    for number in range(150):
+        held.add_stall(Stall(number, float(number)))
+    assert held.stalled == 150
+    assert [stall.duration_s for stall in held.stalls] == [float(number) for number in range(50, 150)]
+
+
+def test_a_figure_goes_with_its_method_and_interval() -> None:
+    found = speedup_by_sample(10.0, 2.0, SequentialEstimate(4, 0.1, 0.01, 0.1, 0.01, 100))
+    assert found.as_dict() == pytest.approx(
+        {"claimed": 5.0, "measured": 5.0, "low": 4.5, "high": 5.5, "method": "sample", "sample_size": 4}
+    )
+    assert not found.diverges
+
+
+def test_a_sample_of_one_has_no_upper_end_and_is_json_all_the_same(run_virtual: Run) -> None:
+    async def node(x: int) -> None:
+        await asyncio.sleep(1)
+
+    results = run_virtual(BatchProcessor(node, 2, speedup_sample=1).batch(range(4)))
+    assert results.report.speedup.high == math.inf
+    told = json.loads(json.dumps(results.report.as_dict(), allow_nan=False))
+    assert (told["speedup"]["sample_size"], told["speedup"]["high"]) == (1, None)
+
+
+def test_both_figures_are_on_the_metric(run: Run) -> None:
+    from prometheus_client import REGISTRY
+
+    name = f"both-{time.monotonic_ns()}"
+    speedup = measured_of(run(BatchProcessor(Blocks(), 5, name=name).batch(range(5))))
+    for method in ("claimed", "measured"):
+        labels = {"batch": name, "method": method}
+        assert REGISTRY.get_sample_value("flowrt_batch_speedup_ratio", labels) == getattr(speedup, method)

@@ -1,0 +1,222 @@
+"""`flowrt top`: against a real server, one that goes and comes back, and none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+import flowrt
+from flowrt.cli.commands.top_client import Answer, Source
+from flowrt.cli.commands.top_view import View
+from flowrt.cli.main import main
+from flowrt.server import TelemetryServer
+
+HANG_S = 20.0
+
+
+@pytest.fixture
+def server() -> Iterator[TelemetryServer]:
+    server = TelemetryServer(0)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+async def odd_fails(x: int) -> int:
+    if x % 2:
+        raise ValueError(f"odd \x1b[31m{x}\nnext")
+    return x
+
+
+def drawn(view: View, width: int = 120, height: int | None = None) -> str:
+    console = Console(file=io.StringIO(), width=width, height=height or 50, force_terminal=True, color_system=None)
+    console.print(view.render(width, height))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_once_prints_what_is_so_and_ends(server: TelemetryServer) -> None:
+    asyncio.run(flowrt.BatchProcessor(odd_fails, name="seen").batch(range(10)))
+    done = CliRunner().invoke(main, ["top", server.url, "--once"], env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    assert "seen  failed" in done.output
+    assert "10 of 10 items, 100%" in done.output
+    assert "5 failed" in done.output
+    assert "failures: ValueError 5" in done.output
+    assert "\x1b[31m" not in done.output
+    assert "odd  [31m9; next" in done.output
+
+
+def test_without_a_terminal_it_prints_once(server: TelemetryServer) -> None:
+    assert CliRunner().invoke(main, ["top", server.url]).output.startswith("flowrt top http://127.0.0.1:")
+
+
+def test_a_running_batch_is_drawn_at_any_size(server: TelemetryServer, stack: contextlib.ExitStack) -> None:
+    release = threading.Event()
+
+    async def node(x: int) -> int:
+        while x >= 5 and not release.is_set():
+            await asyncio.sleep(0.01)
+        return x
+
+    thread = threading.Thread(target=lambda: asyncio.run(flowrt.BatchProcessor(node, 3, name="going").batch(range(50))))
+    thread.start()
+    try:
+        source = stack.enter_context(Source(server.url))
+        view = View(server.url)
+        deadline = time.monotonic() + HANG_S
+        while True:
+            view.take(source.ask())
+            text = drawn(view)
+            if "5 of 50 items" in text and "3 of 3 in flight" in text and "node test_top.py" in text:
+                break
+            assert time.monotonic() < deadline, text
+            time.sleep(0.05)
+        assert "in flight, oldest first" in text
+        for width, height in ((200, 60), (80, 24), (40, 10), (20, 5)):
+            lines = drawn(view, width, height).splitlines()
+            assert all(len(line) <= width for line in lines)
+    finally:
+        release.set()
+        thread.join(HANG_S)
+
+
+def test_keys_choose_a_batch() -> None:
+    view = View("http://x")
+    batches = [state(name) for name in ("one", "two", "three")]
+    view.take(Answer({"process": PROCESS, "batches": batches}))
+    assert "three  ok" in drawn(view)
+    view.press("n")
+    assert "two  ok" in drawn(view)
+    view.press("p")
+    view.press("p")
+    assert "one  ok" in drawn(view)
+    view.press("a")
+    assert "three  ok" in drawn(view)
+
+
+PROCESS = {"pid": 1, "cpu": 0.1, "rss_bytes": 1_000_000, "lag_s": 0.001}
+
+
+def state(name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "name": name,
+        "status": "ok",
+        "started_s": float(len(name) + (name == "two")),
+        "elapsed_s": 1.0,
+        "expected": None,
+        "completed": 3,
+        "counts": {"ok": 3, "failed": 0, "timed_out": 0, "cancelled": 0, "resumed": 0},
+        "rate": 3.0,
+        "eta_s": None,
+        "latency": {"p50": 0.1, "p95": None, "p99": None},
+        "inflight": 0,
+        "limit": 3,
+        "queued": 0,
+        "bound_s": {"slots": 0.5, "tail": 0.5},
+        "errors": {},
+        "failures": [],
+        "running": [],
+        "history": [[0.1 * i, i, 0, 0, 3, 0, None, None, None, []] for i in range(4)],
+    }
+
+
+def test_a_server_that_restarts_is_found_again_and_the_last_state_stays(
+    server: TelemetryServer, stack: contextlib.ExitStack
+) -> None:
+    asyncio.run(flowrt.BatchProcessor(odd_fails, name="kept").batch([2]))
+    source = stack.enter_context(Source(server.url))
+    view = View(server.url)
+    view.take(source.ask())
+    server.stop()
+    gone = source.ask()
+    assert (gone.state, gone.refused) == (None, False)
+    view.take(gone)
+    text = drawn(view)
+    assert "Connection refused; trying again, as of" in text
+    assert "kept  ok" in text
+    again = TelemetryServer(server.port)
+    again.start()
+    try:
+        assert source.ask().state is not None
+    finally:
+        again.stop()
+
+
+def test_no_server_is_exit_1_and_a_wrong_token_exit_2() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        done = CliRunner().invoke(main, ["top", f"127.0.0.1:{unused.getsockname()[1]}", "--once"])
+    assert (done.exit_code, "Connection refused" in done.output) == (1, True)
+    server = TelemetryServer(0, token="horse")
+    server.start()
+    try:
+        for token, said in ((None, "a token is needed"), ("mule", "the token is wrong")):
+            done = CliRunner().invoke(main, ["top", server.url, "--once"], env={"FLOWRT_METRICS_TOKEN": token})
+            assert (done.exit_code, said in done.output) == (2, True), done.output
+        done = CliRunner().invoke(main, ["top", server.url, "--once", "--token", "horse"])
+        assert done.exit_code == 0
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://[x", ""])
+def test_what_is_no_url_is_exit_2(url: str) -> None:
+    done = CliRunner().invoke(main, ["top", url, "--once"])
+    assert done.exit_code == 2, done.output
+    assert "give for instance http://127.0.0.1:9464" in done.output
+
+
+def test_what_is_no_flowrt_is_told() -> None:
+    async def other(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"<html>"})
+
+    server = TelemetryServer(0, app=other)
+    server.start()
+    try:
+        done = CliRunner().invoke(main, ["top", server.url, "--once"])
+        assert (done.exit_code, "what answers there is no flowrt" in done.output) == (2, True)
+    finally:
+        server.stop()
+
+
+def test_on_a_terminal_it_draws_until_q_is_pressed(server: TelemetryServer) -> None:
+    pty = pytest.importorskip("pty")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        code = f"from flowrt.cli.main import main; main(['top', {server.url!r}])"
+        os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606  # our own
+    seen = b""
+    deadline = time.monotonic() + HANG_S
+    while b"no batch yet" not in seen and time.monotonic() < deadline:
+        seen += os.read(terminal, 65_536)
+    os.write(terminal, b"q")
+    while time.monotonic() < deadline:
+        try:
+            if not os.read(terminal, 65_536):
+                break
+        except OSError:  # Linux says so when the other side is gone
+            break
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert b"no batch yet" in seen
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -1,0 +1,819 @@
+"""How a batch runs and every way in which it can end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import operator
+import time
+import tracemalloc
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrt import (
+    BatchProcessor,
+    CircuitBreaker,
+    Hedge,
+    ItemFailedError,
+    NodeResult,
+    RateLimit,
+    RetryPolicy,
+)
+from flowrt.engine.batch_run import active_batches
+from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
+
+Run = Callable[[Any], Any]
+
+
+def processor(node: Any, c: int = 10, **settings: Any) -> BatchProcessor:
+    return BatchProcessor(node, c, telemetry=False, **settings)
+
+
+class Watch:
+    """A node that knows how many of it run at once, and how each run ended."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.seconds = seconds
+        self.running = self.most = self.started = self.cancelled = self.done = 0
+        self.at_limit: list[int] = []
+
+    async def __call__(self, x: Any) -> Any:
+        self.started += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.at_limit.append(self.running)
+        try:
+            await asyncio.sleep(self.seconds)
+            if x == "fail":
+                raise ValueError("told to fail")
+        except asyncio.CancelledError:
+            await asyncio.sleep(self.seconds / 10)  # cleaning up is waited for
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        self.done += 1
+        return x
+
+
+# -- the bound
+
+
+@settings(max_examples=examples(40), deadline=None)
+@given(
+    c=st.integers(1, 12),
+    seconds=st.lists(st.floats(0, 5), max_size=40),
+    failing=st.sets(st.integers(0, 39)),
+)
+def test_results_equal_a_sequential_model_whatever_the_concurrency(
+    c: int, seconds: list[float], failing: set[int]
+) -> None:
+    running = most = 0
+
+    async def node(item: tuple[int, float]) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(item[1])
+        running -= 1
+        if item[0] in failing:
+            raise ValueError(f"item {item[0]}")
+        return item[0] * 10
+
+    inputs = list(enumerate(seconds))
+    results = run_on(virtual_loop, processor(node, c).batch(inputs))
+    assert [r.index for r in results] == list(range(len(inputs)))
+    assert [r.input_data for r in results] == inputs
+    for index, result in enumerate(results):
+        if index in failing:
+            assert (result.success, result.error, result.output) == (False, f"item {index}", None)
+        else:
+            assert (result.success, result.error, result.output) == (True, None, index * 10)
+    assert most <= c
+    if len(inputs) >= c and all(s > 0.001 for s in seconds):
+        assert most == c
+
+
+def test_all_slots_are_busy_while_work_waits(run_virtual: Run) -> None:
+    async def main() -> float:
+        await processor(asyncio.sleep, 100).batch([0.05] * 5_000)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == pytest.approx(5_000 * 0.05 / 100)
+
+
+def test_a_huge_limit_makes_no_more_workers_than_items_need(run: Run) -> None:
+    async def main() -> int:
+        most = 0
+
+        async def node(_: int) -> None:
+            nonlocal most
+            await asyncio.sleep(0.001)
+            most = max(most, len(asyncio.all_tasks()))
+
+        await processor(node, 10_000_000).batch(range(50))
+        return most
+
+    assert run(main()) <= 2 * 50 + 3
+
+
+def test_the_source_is_pulled_no_faster_than_slots_come_free(run_virtual: Run) -> None:
+    watch = Watch(1)
+    pulled = 0
+
+    def source() -> Iterator[int]:
+        nonlocal pulled
+        for i in range(100):
+            pulled += 1
+            assert pulled - watch.done <= 5
+            yield i
+
+    run_virtual(processor(watch, 5).batch(source()))
+    assert pulled == 100
+    assert watch.most == 5
+
+
+def test_ten_thousand_items_sleep_at_once(run_virtual: Run) -> None:
+    watch = Watch(60)
+    run_virtual(processor(watch, 10_000).batch(range(10_000)))
+    assert watch.most == 10_000
+
+
+# -- ways to end
+
+
+def test_fail_fast_raises_the_nodes_own_exception_after_the_siblings_have_ended(run_virtual: Run) -> None:
+    watch = Watch()
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="told to fail"):
+            await processor(watch, 5).batch(["ok", "ok", "fail", "ok", *["ok"] * 100], continue_on_error=False)
+        assert watch.running == 0
+        assert watch.started < 15
+        assert watch.cancelled + watch.done + 1 == watch.started
+
+    run_virtual(main())
+
+
+def test_fail_fast_without_an_exception_raises_one_that_has_the_result(run_virtual: Run) -> None:
+    async def node(x: int) -> NodeResult:
+        await asyncio.sleep(1)
+        return NodeResult(x != 2, output="partial", error="no luck")
+
+    with pytest.raises(ItemFailedError, match="item 2 failed: no luck") as raised:
+        run_virtual(processor(node, 2, continue_on_error=False).batch(range(9)))
+    assert raised.value.result.index == 2
+    assert raised.value.result.output == "partial"
+
+
+def test_a_call_can_override_the_processors_own_choice(run_virtual: Run) -> None:
+    strict = processor(Watch(), continue_on_error=False)
+    assert len(run_virtual(strict.batch(["fail", "ok"], continue_on_error=True)).failed) == 1
+
+
+def test_wait_for_cancels_and_awaits_and_leaves_the_processor_usable(run_virtual: Run) -> None:
+    watch = Watch(1)
+    mine = processor(watch, 5)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(mine.batch(range(100)), 2.5)
+        assert watch.running == 0
+        assert watch.done == 10
+        assert watch.cancelled == 5
+        assert mine.telemetry.metrics is False
+        assert len(await mine.batch(range(3))) == 3
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("step", range(1, 60))
+def test_a_batch_cancelled_at_any_step_ends_with_nothing_running(step: int, run_virtual: Run) -> None:
+    started: set[int] = set()
+    ended: set[int] = set()
+
+    async def node(x: int) -> None:
+        started.add(x)
+        try:
+            for _ in range(x % 3 + 1):
+                await asyncio.sleep(0)
+        finally:
+            ended.add(x)
+
+    async def main() -> None:
+        task = asyncio.create_task(processor(node, 3).batch(range(30)))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        finished = task.done()
+        task.cancel()
+        if finished:
+            assert len(await task) == 30
+        else:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert started == ended
+
+    run_virtual(main())
+
+
+def test_an_item_over_its_time_is_timed_out_and_its_siblings_go_on(run_virtual: Run) -> None:
+    results = run_virtual(processor(asyncio.sleep, 2, item_timeout=2).batch([1, 5, 1, 1.9, 7]))
+    assert [r.status for r in results] == ["ok", "timed_out", "ok", "ok", "timed_out"]
+    timed_out = results[1]
+    assert timed_out.error_type == "TimeoutError"
+    assert "item_timeout=2 s" in timed_out.error
+    assert isinstance(timed_out.exception, TimeoutError)
+    assert timed_out.execution_time == pytest.approx(2, abs=0.02)
+
+
+def test_a_node_that_hides_its_timeout_is_timed_out_all_the_same(run_virtual: Run) -> None:
+    async def hides(_: int) -> str:
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            return "pretended"
+        return "slept"
+
+    results = run_virtual(processor(hides, 1, item_timeout=1).batch(range(3)))
+    assert [(r.status, r.output) for r in results] == [("timed_out", None)] * 3
+
+
+@pytest.mark.parametrize("offset", [-0.02, -0.001, 0, 0.001, 0.02])
+def test_an_item_that_ends_at_its_deadline_ends_once(offset: float, run_virtual: Run) -> None:
+    results = run_virtual(processor(asyncio.sleep, 3, item_timeout=1).batch([1 + offset] * 9))
+    assert len(results) == 9
+    assert {r.status for r in results} <= {"ok", "timed_out"}
+    assert sum(r.attempts for r in results) == 9
+
+
+def test_at_the_batchs_time_limit_finished_results_stay_and_the_rest_is_cancelled(run_virtual: Run) -> None:
+    watch = Watch(1)
+    results = run_virtual(processor(watch, 2, batch_timeout=2.5).batch(range(10)))
+    assert [r.status for r in results] == ["ok"] * 4 + ["cancelled"] * 6
+    assert [r.attempts for r in results] == [1] * 6 + [0] * 4
+    assert all("batch_timeout=2.5 s" in r.error for r in results[4:])
+    assert watch.running == 0
+
+
+def test_of_an_open_ended_input_only_what_was_pulled_is_cancelled(run_virtual: Run) -> None:
+    results = run_virtual(processor(asyncio.sleep, 2, batch_timeout=2.5).batch(1 for _ in range(10**9)))
+    assert [r.status for r in results] == ["ok"] * 4 + ["cancelled"] * 2
+
+
+def test_a_node_that_will_not_stop_is_left_after_the_grace_period(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        async def stubborn(x: int) -> int:
+            while x == 0 and not over.is_set():
+                try:
+                    await over.wait()
+                except asyncio.CancelledError:
+                    continue
+            return x
+
+        results = await processor(stubborn, 1, item_timeout=1).batch(range(3))
+        assert loop.time() == pytest.approx(6, abs=0.1)
+        assert [r.status for r in results] == ["timed_out", "ok", "ok"]
+        assert "did not stop within 5 s" in results[0].error
+        task = asyncio.create_task(processor(stubborn, 1).batch([0]))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert loop.time() == pytest.approx(6, abs=0.1) or loop.time() == pytest.approx(11, abs=0.1)
+        over.set()
+        await asyncio.sleep(0.1)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("fail_fast", [False, True])
+def test_the_caller_of_a_last_item_that_will_not_stop_waits_one_grace_period(fail_fast: bool, run_virtual: Run) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        ends = asyncio.ensure_future(asyncio.sleep(60))
+
+        async def stubborn(x: int) -> None:
+            while not ends.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([ends])
+
+        with pytest.raises(ItemFailedError) if fail_fast else contextlib.nullcontext():
+            await processor(stubborn, 2, continue_on_error=not fail_fast, item_timeout=1).batch([0])
+        assert loop.time() == pytest.approx(6, abs=0.1)
+        left = [timer for timer in loop._scheduled if not timer.cancelled()]
+        assert [timer.when() for timer in left] == [60]
+        await ends
+        await asyncio.sleep(0)
+
+    run_virtual(main())
+
+
+def test_a_node_that_raises_cancelled_error_itself_is_one_failed_item(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        if x == 1:
+            raise asyncio.CancelledError
+        return x
+
+    results = run_virtual(processor(node, 2).batch(range(4)))
+    assert [r.status for r in results] == ["ok", "failed", "ok", "ok"]
+    assert results[1].error_type == "CancelledError"
+    assert results[1].error
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_exit_inside_a_node_comes_out_of_the_batch(kind: type[BaseException]) -> None:
+    watch = Watch(30)
+
+    async def node(x: int) -> None:
+        if x == 3:
+            await asyncio.sleep(0.001)
+            raise kind
+        await watch(x)
+
+    async def main() -> None:
+        with pytest.raises(kind):
+            await processor(node, 5).batch(range(10))
+        assert watch.running == 0
+        assert watch.cancelled == 4
+
+    run_on(virtual_loop, main())
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit, MemoryError, TimeoutError])
+def test_odd_exceptions_are_failed_items_or_come_out(kind: type[BaseException], run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        if x == 1:
+            raise kind("odd")
+        return x
+
+    if issubclass(kind, Exception):
+        results = run_virtual(processor(node, 2).batch(range(3)))
+        assert [r.success for r in results] == [True, False, True]
+    else:
+        with pytest.raises(kind):
+            run_virtual(processor(node, 2).batch(range(3)))
+
+
+def test_a_drained_batch_finishes_what_is_in_flight_and_starts_nothing(run_virtual: Run) -> None:
+    watch = Watch(1)
+
+    async def main() -> Any:
+        batch = asyncio.create_task(processor(watch, 3).batch(range(10)))
+        await asyncio.sleep(1.5)
+        (scheduler,) = active_batches(asyncio.get_running_loop())
+        scheduler.drain("shutting down")
+        results = await batch
+        assert active_batches(asyncio.get_running_loop()) == []
+        return results
+
+    results = run_virtual(main())
+    assert [r.status for r in results] == ["ok"] * 6 + ["cancelled"] * 4
+    assert results[9].error == "not started: shutting down"
+
+
+def test_draining_wakes_a_worker_that_waits_for_its_source(run_virtual: Run) -> None:
+    async def endless() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+    async def main() -> Any:
+        batch = asyncio.create_task(processor(Watch(1), 3).batch(endless()))
+        await asyncio.sleep(0.5)
+        active_batches(asyncio.get_running_loop())[0].drain("shutting down")
+        return await batch
+
+    assert [r.status for r in run_virtual(main())] == ["ok"]
+
+
+def test_a_batch_is_within_another_while_an_item_of_that_one_runs_it(run_virtual: Run) -> None:
+    within: dict[str, list[bool]] = {}
+
+    def note() -> None:
+        for scheduler in active_batches(asyncio.get_running_loop()):
+            within.setdefault(scheduler.batch.name, []).append(scheduler.within_another)
+
+    async def main() -> None:
+        left: list[asyncio.Task[Any]] = []
+
+        async def node(_: int) -> None:
+            await asyncio.gather(processor(Watch(1), name="its item's").batch([0]))
+            left.append(asyncio.create_task(processor(Watch(2), name="left by its item").batch([0])))
+            await asyncio.sleep(1)
+
+        outer = asyncio.create_task(processor(node, name="outer").batch([0]))
+        source = processor(Watch(3), name="its source").batch_as_completed([0])
+        after = asyncio.create_task(processor(Watch(0.5), name="after its source").batch(source))
+        for _ in range(3):
+            await asyncio.sleep(0.9)
+            note()
+        await asyncio.gather(outer, after, *left)
+
+    run_virtual(main())
+    assert within == {
+        "outer": [False, False],
+        "its item's": [True],
+        "left by its item": [True, False],
+        "its source": [False, False, False],
+        "after its source": [False, False, False],
+    }
+
+
+# -- sources that fail
+
+
+def failing_source(kind: type[BaseException]) -> Iterator[int]:
+    yield from range(3)
+    raise kind("the source broke")
+
+
+async def failing_async_source(kind: type[BaseException]) -> AsyncIterator[int]:
+    for i in range(3):
+        yield i
+    raise kind("the source broke")
+
+
+@pytest.mark.parametrize("make", [failing_source, failing_async_source])
+@pytest.mark.parametrize("kind", [OSError, asyncio.CancelledError])
+def test_what_was_admitted_finishes_before_the_sources_error_is_raised(
+    make: Callable[..., Any], kind: type[BaseException], run_virtual: Run
+) -> None:
+    watch = Watch(1)
+
+    async def main() -> None:
+        stream = processor(watch, 2).batch_as_completed(make(kind))
+        assert [(await anext(stream)).index for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(kind, match="the source broke"):
+            await anext(stream)
+        with pytest.raises(kind, match="the source broke"):
+            await processor(watch, 2).batch(make(kind))
+        assert watch.done == 6
+        assert watch.cancelled == 0
+
+    run_virtual(main())
+
+
+class BrokenFeed:
+    """An async iterator over a queue, which can be asked for more after it has raised."""
+
+    def __init__(self, *given: Any) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.closed = False
+        for x in given:
+            self.queue.put_nowait(x)
+
+    def __aiter__(self) -> BrokenFeed:
+        return self
+
+    async def __anext__(self) -> Any:
+        x = await self.queue.get()
+        if isinstance(x, BaseException):
+            raise x
+        return x
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2)])
+@pytest.mark.parametrize("kind", [OSError, asyncio.CancelledError])
+@pytest.mark.parametrize("more", [False, True])
+def test_a_source_that_has_raised_is_not_asked_again(
+    more: bool, kind: type[BaseException], retry: RetryPolicy | None, run_virtual: Run
+) -> None:
+    watch = Watch(1)
+
+    async def main() -> None:
+        feed = BrokenFeed(0, 1)
+        for at, x in ((1.5, kind("the source broke")), *([(1.5, 2), (1.6, 3)] if more else [])):
+            asyncio.get_running_loop().call_later(at, feed.queue.put_nowait, x)
+        with pytest.raises(kind, match="the source broke"):
+            await asyncio.wait_for(processor(watch, 3, retry=retry).batch(feed), 60)
+        assert watch.started == watch.done == 2
+        assert feed.closed or retry is not None
+
+    run_virtual(main())
+
+
+def test_an_error_of_the_source_is_raised_though_an_item_waits_to_be_tried_again(run_virtual: Run) -> None:
+    async def failing(x: int) -> None:
+        raise ConnectionError
+
+    async def main() -> None:
+        feed = BrokenFeed(0)
+        asyncio.get_running_loop().call_later(0.5, feed.queue.put_nowait, asyncio.CancelledError("the source broke"))
+        with pytest.raises(asyncio.CancelledError, match="the source broke"):
+            await processor(failing, 1, retry=RetryPolicy(2, wait=lambda _: 1.0)).batch(feed)
+        assert asyncio.get_running_loop().time() == 1.0
+
+    run_virtual(asyncio.wait_for(main(), 60))
+
+
+def test_an_async_source_is_closed_when_the_batch_ends_before_it(run_virtual: Run) -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "fail"
+        finally:
+            await asyncio.sleep(0.1)
+            closed.append(True)
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="told to fail"):
+            await processor(Watch(), 2).batch(source(), continue_on_error=False)
+        assert closed == [True]
+
+    run_virtual(main())
+
+
+# -- isolation
+
+var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="clean")
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("cannot be compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("value", ["dirty", Incomparable()])
+def test_a_context_variable_that_a_node_sets_is_not_seen_by_the_next_item(value: Any, run: Run) -> None:
+    async def node(_: int) -> Any:
+        before = var.get()
+        var.set(value)
+        await asyncio.sleep(0)
+        return before
+
+    async def main() -> None:
+        token = var.set("callers own")
+        results = await processor(node, 2).batch(range(20))
+        assert [r.output for r in results] == ["callers own"] * 20
+        assert var.get() == "callers own"
+        var.reset(token)
+
+    run(main())
+
+
+def test_a_node_that_changes_its_input_changes_only_its_copy(run: Run) -> None:
+    async def node(data: dict[str, Any]) -> int:
+        data["x"] = "changed"
+        data["list"].append(1)
+        data.pop("gone")
+        return 1
+
+    inputs = [{"x": i, "list": [{"deep": 1}], "gone": None} for i in range(3)]
+    results = run(processor(node).batch(inputs))
+    assert inputs == [{"x": i, "list": [{"deep": 1}], "gone": None} for i in range(3)]
+    assert all(result.input_data is given for result, given in zip(results, inputs, strict=True))
+
+
+def test_a_node_may_reenter_its_own_processor_at_concurrency_one(run: Run) -> None:
+    async def node(x: int) -> int:
+        return x if x == 0 else sum(r.output for r in await mine.batch([x - 1])) + 1
+
+    mine = processor(node, 1)
+    assert run(mine.batch([5]))[0].output == 5
+
+
+def test_two_batches_of_one_processor_run_side_by_side(run_virtual: Run) -> None:
+    async def main() -> None:
+        mine = processor(Watch(1), 2)
+        first, second = await asyncio.gather(mine.batch("ab"[i % 2] for i in range(6)), mine.batch([1, 2, 3, 4]))
+        assert [len(first), len(second)] == [6, 4]
+        assert asyncio.get_running_loop().time() == pytest.approx(3)
+
+    run_virtual(main())
+
+
+# -- fairness and memory
+
+
+def test_items_that_never_wait_let_the_loops_other_work_run(run: Run) -> None:
+    async def busy(_: int) -> None:
+        deadline = time.perf_counter() + 0.0005
+        while time.perf_counter() < deadline:
+            pass
+
+    async def main() -> int:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(others())
+        await processor(busy, 20).batch(range(400))  # 200 ms of work in turns of 5 ms and 20 items
+        other.cancel()
+        return turns
+
+    assert run(main()) >= 8
+
+
+def test_memory_does_not_grow_with_the_input(run: Run) -> None:
+    async def node(x: int) -> int:
+        return x
+
+    async def main(n: int) -> int:
+        tracemalloc.start()
+        count = 0
+        async for _ in processor(node, 50).batch_as_completed(range(n)):
+            count += 1
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert count == n
+        return peak
+
+    run(main(500))
+    assert run(main(20_000)) < 2 * run(main(2_000)) + 100_000
+
+
+def test_nothing_keeps_a_finished_batch_alive(run: Run) -> None:
+    class Thing:
+        pass
+
+    async def main() -> weakref.ref[Thing]:
+        thing = Thing()
+        results = await processor(asyncio.sleep).batch([0, 0])
+        stream = processor(lambda _: thing.__class__).batch_as_completed([thing])
+        async for result in stream:
+            assert result.success
+        del results, result, stream
+        return weakref.ref(thing)
+
+    gone = run(main())
+    gc.collect()
+    assert gone() is None
+
+
+class Held:
+    """Something that an item or an input holds."""
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """What is in a cycle stays: only what nothing refers to any more is gone."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"retry": RetryPolicy(2, on=OSError)},
+        {"item_timeout": 60, "batch_timeout": 60},
+        {"hedge": Hedge(after=30.0)},
+        {"rate_limit": RateLimit(1000), "breaker": CircuitBreaker(0.9)},
+    ],
+    ids=lambda settings: " and ".join(settings) or "nothing",
+)
+@pytest.mark.parametrize("how", ["item", "item without an exception", "source", "async source", "cancelled", "ok"])
+def test_a_batch_leaves_nothing_to_the_garbage_collector(
+    how: str, settings: dict[str, Any], stream: bool, run_virtual: Run
+) -> None:
+    gone: list[weakref.ref[Held]] = []
+
+    async def node(x: int) -> Any:
+        await asyncio.sleep(0.001 if x < 3 else 1)
+        if x == 3 and how == "item":
+            raise ValueError("told to fail")
+        if x == 3 and how == "item without an exception":
+            return NodeResult(success=False, error="told to fail")
+        held = Held()
+        gone.append(weakref.ref(held))
+        return held
+
+    def inputs() -> Iterator[int]:
+        held = Held()
+        gone.append(weakref.ref(held))
+        yield from range(4)
+        if how == "source":
+            raise ValueError("told to fail")
+        if how != "ok":
+            yield from iter(range(100))
+
+    async def awaited() -> AsyncIterator[int]:
+        for x in inputs():
+            if x == 4 and how == "async source":
+                raise ValueError("told to fail")
+            yield x
+
+    async def work() -> None:
+        batch = processor(node, 2, continue_on_error=how == "cancelled", **settings)
+        given = awaited() if how == "async source" else inputs()
+        if stream:
+            async with batch.batch_as_completed(given) as results:
+                async for _ in results:
+                    pass
+        else:
+            await batch.batch(given)
+
+    async def main() -> None:
+        raised = None
+        task = asyncio.current_task()
+        if how == "cancelled" and task is not None:
+            asyncio.get_running_loop().call_later(1.5, task.cancel)
+        try:
+            await work()
+        except (ValueError, ItemFailedError, asyncio.CancelledError) as exc:
+            raised = type(exc)
+        assert (raised is None) is (how == "ok")
+        await asyncio.sleep(0)
+        assert len(gone) > 3
+        assert [ref() for ref in gone if ref() is not None] == []
+
+    with no_collection():
+        run_virtual(main())
+
+
+def test_a_stream_that_is_cancelled_while_it_is_closed_leaves_nothing_to_it_either(run_virtual: Run) -> None:
+    async def main() -> None:
+        stream = processor(Watch(10), 2).batch_as_completed(iter([held := Held(), 1, 2]))
+        gone = weakref.ref(held)
+        del held
+        first = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(1)
+        closing = asyncio.ensure_future(stream.aclose())
+        await asyncio.sleep(0.5)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        del first, closing, stream
+        await asyncio.sleep(0)
+        assert gone() is None
+
+    with no_collection():
+        run_virtual(main())
+
+
+@pytest.mark.parametrize("why", ["its node has no frame", "the circuit is open"])
+def test_a_failed_result_holds_no_other(why: str, run: Run) -> None:
+    node = operator.itemgetter(0)
+
+    async def main() -> None:
+        held = [Held() for _ in range(8)]
+        gone = [weakref.ref(thing) for thing in held]
+        inputs = [*((thing,) for thing in held), (), ()]
+        del held
+        breaker = CircuitBreaker(0.1, minimum=9, open="fail") if why == "the circuit is open" else None
+        results = await processor(node, 1, breaker=breaker).batch(inputs)
+        result = results[9]
+        del results, inputs
+        assert result.error_type == ("IndexError" if breaker is None else "CircuitOpenError")
+        assert result.exception is not None
+        assert [ref() for ref in gone if ref() is not None] == []
+
+    with no_collection():
+        run(main())
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2, on=OSError)])
+def test_an_input_that_was_not_used_up_is_closed_with_its_batch(retry: RetryPolicy | None, run_virtual: Run) -> None:
+    closed = []
+
+    def inputs() -> Iterator[int]:
+        try:
+            yield from iter(range(100))
+        finally:
+            closed.append(True)
+
+    async def main() -> None:
+        results = await processor(Watch(1), 2, retry=retry, batch_timeout=1.5).batch(inputs())
+        assert closed == [True]
+        assert len(results) == 4
+
+    with no_collection():
+        run_virtual(main())
+
+
+def test_state_shows_in_repr(run_virtual: Run) -> None:
+    async def main() -> None:
+        batch = asyncio.create_task(processor(Watch(1), 3, name="things").batch(range(10)))
+        await asyncio.sleep(1.5)
+        (scheduler,) = active_batches(asyncio.get_running_loop())
+        assert "'things': running, 3 of 10 done, 3 in flight" in repr(scheduler)
+        await batch
+
+    run_virtual(main())

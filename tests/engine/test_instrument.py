@@ -1,0 +1,146 @@
+"""The seam between the engine and what watches it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flowrt import BatchProcessor, BatchRecord, Instrument, ItemRecord
+from flowrt.engine.instrument import HOOKS, Dispatch
+from flowrt.policies import CircuitBreaker, Hedge, RetryPolicy
+
+Run = Callable[[Any], Any]
+
+
+class Recorder(Instrument):
+    def __init__(self, log: list[str], name: str = "") -> None:
+        self.log = log
+        self.name = name
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        self.log.append(f"{self.name}batch_started {batch.expected}")
+
+    def item_started(self, item: ItemRecord) -> None:
+        self.log.append(f"{self.name}item_started {item.index}")
+
+    def attempt_ended(self, item: ItemRecord) -> None:
+        self.log.append(f"{self.name}attempt_ended {item.index} {item.status}")
+
+    def item_finished(self, item: ItemRecord) -> None:
+        assert item.finished_ns >= item.started_ns >= item.pulled_ns
+        self.log.append(f"{self.name}item_finished {item.index} {item.status}")
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        self.log.append(f"{self.name}batch_ended {batch.status} {batch.completed}")
+
+
+async def odd_fails(x: int) -> int:
+    if x % 2:
+        raise ValueError("odd")
+    return x
+
+
+def test_hooks_tell_the_life_of_a_batch_in_order(run: Run) -> None:
+    log: list[str] = []
+    run(BatchProcessor(odd_fails, 1, telemetry=False, instruments=[Recorder(log)]).batch(range(2)))
+    assert log == [
+        "batch_started 2",
+        "item_started 0",
+        "attempt_ended 0 ok",
+        "item_finished 0 ok",
+        "item_started 1",
+        "attempt_ended 1 failed",
+        "item_finished 1 failed",
+        "batch_ended failed 2",
+    ]
+
+
+def test_endings_are_told_in_the_reverse_order_of_beginnings(run: Run) -> None:
+    log: list[str] = []
+    instruments = [Recorder(log, "a "), Recorder(log, "b ")]
+    run(BatchProcessor(odd_fails, 1, telemetry=False, instruments=instruments).batch([0]))
+    assert [line for line in log if "item_" in line] == [
+        "a item_started 0",
+        "b item_started 0",
+        "b item_finished 0 ok",
+        "a item_finished 0 ok",
+    ]
+
+
+def test_every_pulled_item_is_finished_once_also_in_a_batch_that_is_cut_short(run_virtual: Run) -> None:
+    log: list[str] = []
+    processor = BatchProcessor(
+        asyncio.sleep, 3, telemetry=False, instruments=[Recorder(log)], item_timeout=2, batch_timeout=5
+    )
+    run_virtual(processor.batch([1, 9, 1, 9, 1, 9, 1, 9, 1, 9]))
+    started = [line.split()[1] for line in log if line.startswith("item_started")]
+    finished = [line.split()[1] for line in log if line.startswith("item_finished")]
+    assert sorted(started) == sorted(finished) == sorted(map(str, range(10)))
+    assert log[-1].startswith("batch_ended")
+
+
+def test_hooks_that_nobody_overrides_are_not_called() -> None:
+    class Half(Instrument):
+        def item_finished(self, item: ItemRecord) -> None:
+            """Watch the end."""
+
+    dispatch = Dispatch([Half(), Instrument()])
+    assert {name: len(getattr(dispatch, name)) for name in HOOKS} == {
+        **dict.fromkeys(HOOKS, 0),
+        "item_finished": 1,
+    }
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_an_instrument_that_raises_is_disabled_and_told_once(
+    hook: str, run_virtual: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[str] = []
+
+    def broken(self: Instrument, record: Any) -> None:
+        raise RuntimeError("broken instrument")
+
+    async def fails_once(x: int) -> int:
+        if x == 6:
+            processor.set_max_concurrency(3)
+        if x == 4 and not failed_before:
+            failed_before.append(x)
+            raise ValueError("once")
+        if x == 2:
+            raise ValueError("for good")
+        if x == 8 and not slow_before:
+            slow_before.append(x)
+            await asyncio.sleep(0.2)  # a second attempt beside it comes first
+        return x
+
+    slow_before: list[int] = []
+    failed_before: list[int] = []
+    kind = type(f"Broken{hook}", (Recorder,), {hook: broken})
+    processor = BatchProcessor(
+        fails_once,
+        2,
+        retry=RetryPolicy(base=0),
+        hedge=Hedge(0.02),
+        # an open circuit begins no hedge
+        breaker=None if hook == "hedge_ended" else CircuitBreaker(0.1, cooldown=0.001, minimum=1, open="pause"),
+        telemetry=False,
+        instruments=[kind([]), Recorder(log, "healthy ")],
+    )
+    with caplog.at_level(logging.ERROR, "flowrt"):
+        results = run_virtual(processor.batch(range(0, 20, 2)))
+    assert results.success_rate == 0.9
+    assert sum(line.startswith("healthy item_finished") for line in log) == 10
+    assert caplog.text.count(f"Broken{hook} raised in") == 1
+
+
+def test_cancellation_by_an_instrument_is_not_its_privilege(run: Run) -> None:
+    class Exits(Instrument):
+        def item_started(self, item: ItemRecord) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(BatchProcessor(odd_fails, telemetry=False, instruments=[Exits()]).batch([1]))

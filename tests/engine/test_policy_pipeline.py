@@ -1,0 +1,857 @@
+"""Retries, rate limits, adaptive limits and circuit breakers at work in a batch, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrt import (
+    AdaptiveLimit,
+    BatchProcessor,
+    CircuitBreaker,
+    Hedge,
+    Instrument,
+    ItemRecord,
+    NodeResult,
+    RateLimit,
+    Rejected,
+    RetryPolicy,
+)
+from flowrt.engine.batch_run import active_batches
+from flowrt.policies import CircuitOpenError
+from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
+
+Run = Callable[[Any], Any]
+NO_JITTER = {"wait": lambda state: float(state.attempt_number)}  # 1 s, 2 s, 3 s
+
+
+class Flaky:
+    """Fails an item's first attempts, and notes when each began."""
+
+    def __init__(self, failures: dict[int, int], takes_s: float = 1.0) -> None:
+        self.failures = dict(failures)
+        self.takes_s = takes_s
+        self.began: list[tuple[float, int]] = []
+        self.running = self.most = 0
+
+    async def __call__(self, x: int) -> int:
+        self.began.append((asyncio.get_running_loop().time(), x))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.takes_s)
+        finally:
+            self.running -= 1
+        if self.failures.get(x, 0) > 0:
+            self.failures[x] -= 1
+            raise ConnectionError(f"not yet {x}")
+        return 10 * x
+
+
+class Told(Instrument):
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int, int, str]] = []
+
+    def item_started(self, item: ItemRecord) -> None:
+        self.log.append(("started", item.index, item.attempts, item.status))
+
+    def attempt_started(self, item: ItemRecord) -> None:
+        self.log.append(("attempt", item.index, item.attempts, item.status))
+
+    def attempt_ended(self, item: ItemRecord) -> None:
+        self.log.append(("ended", item.index, item.attempts, item.status))
+
+    def retry_scheduled(self, item: ItemRecord) -> None:
+        self.log.append(("retry", item.index, item.attempts, item.retry.reason))
+
+    def item_finished(self, item: ItemRecord) -> None:
+        self.log.append(("finished", item.index, item.attempts, item.status))
+
+
+def test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot(run_virtual: Run) -> None:
+    node, told = Flaky({0: 2}), Told()
+    processor = BatchProcessor(node, 1, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[told])
+    results = run_virtual(processor.batch(range(5)))
+    assert [(r.output, r.attempts) for r in results] == [(0, 3), (10, 1), (20, 1), (30, 1), (40, 1)]
+    assert node.began == [(0, 0), (1, 1), (2, 0), (3, 2), (4, 3), (5, 0), (6, 4)]
+    assert node.most == 1
+    assert results[0].execution_time == pytest.approx(1)
+    assert [event for event in told.log if event[1] == 0] == [
+        ("started", 0, 0, "running"),
+        ("ended", 0, 1, "failed"),
+        ("retry", 0, 1, "error"),
+        ("attempt", 0, 1, "running"),
+        ("ended", 0, 2, "failed"),
+        ("retry", 0, 2, "error"),
+        ("attempt", 0, 2, "running"),
+        ("ended", 0, 3, "ok"),
+        ("finished", 0, 3, "ok"),
+    ]
+
+
+def test_an_item_whose_attempts_are_spent_keeps_its_last_error(run_virtual: Run) -> None:
+    processor = BatchProcessor(Flaky({1: 9}), 2, retry=RetryPolicy(3, **NO_JITTER), telemetry=False)
+    results = run_virtual(processor.batch(range(3)))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert (results[1].attempts, results[1].error, results[1].error_type) == (3, "not yet 1", "ConnectionError")
+    assert isinstance(results[1].exception, ConnectionError)
+
+
+def test_a_success_after_failures_has_nothing_of_them_left(run_virtual: Run) -> None:
+    async def node(x: int) -> NodeResult:
+        return NodeResult(bool(seen.append(x)) or len(seen) > 1, x, "bad luck", {"try": len(seen)})
+
+    seen: list[int] = []
+    (result,) = run_virtual(BatchProcessor(node, retry=RetryPolicy(**NO_JITTER), telemetry=False).batch([7]))
+    assert (result.status, result.error, result.error_type, result.exception) == ("ok", None, None, None)
+    assert (result.output, result.metadata, result.attempts) == (7, {"try": 2}, 2)
+
+
+def test_timeouts_are_tried_again_and_a_wait_does_not_count_against_the_next_attempt(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        tries.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(10 if len(tries) == 1 else 1)
+        return x
+
+    tries: list[float] = []
+    retry = RetryPolicy(wait=lambda _: 60.0)
+    (result,) = run_virtual(BatchProcessor(node, item_timeout=2, retry=retry, telemetry=False).batch([1]))
+    assert (result.status, result.attempts) == ("ok", 2)
+    assert tries == [0, pytest.approx(62, abs=0.1)]
+
+
+def test_retries_hold_no_place_of_a_stream(run_virtual: Run) -> None:
+    async def main() -> list[int]:
+        node = Flaky({0: 1})
+        processor = BatchProcessor(node, 2, retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False)
+        order = [result.index async for result in processor.batch_as_completed(range(20))]
+        assert asyncio.get_running_loop().time() < 105
+        return order
+
+    assert run_virtual(main()) == [*range(1, 20), 0]
+
+
+def test_items_in_backoff_are_bounded_and_then_hold_admission(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(100), 1), takes_s=0.01)
+    retry = RetryPolicy(wait=lambda _: 50.0, waiting=5, budget=None)
+    results = run_virtual(BatchProcessor(node, 2, retry=retry, telemetry=False).batch(range(12)))
+    assert all(r.success for r in results)
+    early = [x for at, x in node.began if at < 50]
+    assert len(early) <= 5 + 2, "no more are begun than may wait, and those in the slots"
+
+
+def test_a_retry_storm_stops_at_the_budget(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(1_000), 99), takes_s=0.001)
+    retry = RetryPolicy(10, wait=lambda _: 0.01, budget=0.1, budget_minimum=5)
+    results = run_virtual(BatchProcessor(node, 10, retry=retry, telemetry=False).batch(range(1_000)))
+    assert {r.status for r in results} == {"failed"}
+    assert 1_000 < len(node.began) <= 1_000 + 105
+
+
+def test_what_policies_functions_raise_fails_the_item(run_virtual: Run) -> None:
+    def broken(_: Any) -> bool:
+        raise KeyError("in the policy")
+
+    (result,) = run_virtual(BatchProcessor(Flaky({0: 1}), retry=RetryPolicy(on=broken), telemetry=False).batch([0]))
+    assert (result.status, result.error_type) == ("failed", "KeyError")
+    assert isinstance(result.exception.__context__, ConnectionError)
+
+
+def test_a_node_that_raises_cancelled_error_itself_is_not_tried_again(run_virtual: Run) -> None:
+    def judge(result: NodeResult) -> bool:
+        judged.append(result.output)
+        return False
+
+    async def node(x: int) -> int:
+        if x == 1:
+            raise asyncio.CancelledError
+        return x
+
+    judged: list[int] = []
+    results = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(when=judge), telemetry=False).batch(range(3)))
+    assert judged == [0, 2]
+    results = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(), telemetry=False).batch(range(3)))
+    assert [(r.status, r.error_type, r.attempts) for r in results] == [
+        ("ok", None, 1),
+        ("failed", "CancelledError", 1),
+        ("ok", None, 1),
+    ]
+
+
+def test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had(run_virtual: Run) -> None:
+    retry = RetryPolicy(wait=lambda _: 100.0)
+    processor = BatchProcessor(Flaky({0: 1}), 2, batch_timeout=10, retry=retry, telemetry=False)
+    results = run_virtual(processor.batch(range(3)))
+    assert [r.status for r in results] == ["cancelled", "ok", "ok"]
+    assert "batch_timeout=10" in results[0].error
+    assert "attempt 1 ended in ConnectionError: not yet 0" in results[0].error
+    assert results[0].attempts == 1
+
+
+def test_the_first_failure_that_stands_stops_a_batch_and_what_waits_is_cancelled(run_virtual: Run) -> None:
+    async def main() -> None:
+        node = Flaky({0: 1, 5: 9}, takes_s=1)
+        told = Told()
+        retry = RetryPolicy(2, wait=lambda state: 100.0 if node.failures[0] == 0 and node.failures[5] == 9 else 0.0)
+        processor = BatchProcessor(node, 2, False, retry=retry, telemetry=False, instruments=[told])
+        with pytest.raises(ConnectionError, match="not yet 5"):
+            await processor.batch(range(50))
+        ends = Counter(index for what, index, *_ in told.log if what == "finished")
+        begun = {index for what, index, *_ in told.log if what == "started"}
+        assert set(ends) == begun
+        assert set(ends.values()) == {1}
+        assert ("finished", 0, 1, "cancelled") in told.log
+
+    run_virtual(main())
+
+
+def test_a_cancelled_caller_leaves_nothing_in_backoff(run_virtual: Run) -> None:
+    async def main() -> None:
+        told = Told()
+        processor = BatchProcessor(
+            Flaky({0: 1}), retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False, instruments=[told]
+        )
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(processor.batch([0]), 5)
+        assert told.log[-1] == ("finished", 0, 1, "cancelled")
+        assert asyncio.get_running_loop().time() == pytest.approx(5)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_async_source_that_is_slow_does_not_hold_up_what_is_due(concurrency: int, run_virtual: Run) -> None:
+    async def slow() -> AsyncIterator[int]:
+        for x in range(4):
+            yield x
+            await asyncio.sleep(100)
+
+    node = Flaky({0: 2})
+    results = run_virtual(
+        BatchProcessor(node, concurrency, retry=RetryPolicy(**NO_JITTER), telemetry=False).batch(slow())
+    )
+    assert [(r.index, r.output, r.attempts) for r in results] == [(0, 0, 3), (1, 10, 1), (2, 20, 1), (3, 30, 1)]
+    assert [at for at, x in node.began if x == 0] == [0, 2, 5]
+    assert [at for at, x in node.began if x == 1] == [101 if concurrency == 1 else 100]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_error_of_the_source_is_raised_after_what_was_begun_has_ended(kind: str, run_virtual: Run) -> None:
+    def inputs() -> Any:
+        yield from range(3)
+        raise OSError("source")
+
+    async def awaited() -> AsyncIterator[int]:
+        for x in range(3):
+            yield x
+        raise OSError("source")
+
+    async def main() -> None:
+        told = Told()
+        processor = BatchProcessor(
+            Flaky({1: 1}), 2, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[told]
+        )
+        with pytest.raises(OSError, match="source"):
+            await processor.batch(inputs() if kind == "sync" else awaited())
+        assert sorted(line[1:] for line in told.log if line[0] == "finished") == [
+            (0, 1, "ok"),
+            (1, 2, "ok"),
+            (2, 1, "ok"),
+        ]
+
+    run_virtual(main())
+
+
+def test_an_async_source_fills_every_slot_while_items_wait_for_their_retry(run_virtual: Run) -> None:
+    async def inputs() -> AsyncIterator[int]:
+        for x in range(1000):
+            yield x
+
+    node = Flaky(dict.fromkeys(range(0, 1000, 10), 1))
+    policy = RetryPolicy(2, wait=lambda _: 30.0)
+
+    async def main() -> float:
+        results = await BatchProcessor(node, 10, retry=policy).batch(inputs())
+        assert results.success_rate == 1
+        return results.wall_time
+
+    assert run_virtual(main()) <= 1100 / 10 + 30
+
+
+def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> None:
+    def p99(results: list[Any]) -> float:
+        healthy = sorted(r.queue_time + r.execution_time for r in results if r.index % 10)
+        return healthy[math.ceil(0.99 * len(healthy)) - 1]
+
+    plain = run_virtual(BatchProcessor(Flaky({}, 0.05), 50, telemetry=False).batch(range(1_000)))
+    node = Flaky(dict.fromkeys(range(0, 1000, 10), 2), 0.05)
+    retried = run_virtual(BatchProcessor(node, 50, retry=RetryPolicy(), telemetry=False).batch(range(1_000)))
+    assert retried.success_rate == 1
+    assert p99(retried) <= 1.1 * p99(plain)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_every_slot_is_filled_again_after_as_many_items_waited_as_may(kind: str, run_virtual: Run) -> None:
+    async def awaited() -> AsyncIterator[int]:
+        for x in range(1000):
+            yield x
+
+    node = Flaky(dict.fromkeys(range(10), 1))
+    policy = RetryPolicy(2, budget=None, waiting=10, wait=lambda _: 5.0)
+    inputs: Any = range(1000) if kind == "sync" else awaited()
+    results = run_virtual(BatchProcessor(node, 100, retry=policy, telemetry=False).batch(inputs))
+    assert results.success_rate == 1
+    assert node.most == 100
+    assert results.wall_time <= 1 + 5 + 10
+
+
+def test_workers_that_all_found_as_many_items_waiting_as_may_be_end_with_the_batch(run_virtual: Run) -> None:
+    async def main() -> list[bool]:
+        retry = RetryPolicy(2, budget=None, waiting=1, wait=lambda _: 0.15)
+        processor = BatchProcessor(Flaky({0: 2, 3: 2}, 0.1), 3, retry=retry, telemetry=False)
+        return [result.success async for result in processor.batch_as_completed(list(range(5)))]
+
+    assert sorted(run_virtual(asyncio.wait_for(main(), 60))) == [False, False, True, True, True]
+
+
+@settings(max_examples=examples(150), deadline=None)
+@given(
+    failures=st.lists(st.integers(0, 4), max_size=25),
+    c=st.integers(1, 5),
+    attempts=st.integers(1, 4),
+    waiting=st.integers(1, 3),
+    kind=st.sampled_from(["list", "async"]),
+    stream=st.booleans(),
+)
+def test_every_item_ends_once_with_as_many_attempts_as_it_needs(
+    failures: list[int], c: int, attempts: int, waiting: int, kind: str, stream: bool
+) -> None:
+    node = Flaky(dict(enumerate(failures)), 0.1)
+    retry = RetryPolicy(attempts, budget=None, waiting=waiting)
+    told = Told()
+    processor = BatchProcessor(node, c, retry=retry, telemetry=False, instruments=[told])
+
+    async def given_later() -> AsyncIterator[int]:
+        for x in range(len(failures)):
+            if x % 3 == 0:
+                await asyncio.sleep(0.05)
+            yield x
+
+    async def main() -> list[Any]:
+        inputs = given_later() if kind == "async" else list(range(len(failures)))
+        if not stream:
+            return await processor.batch(inputs)
+        return sorted([r async for r in processor.batch_as_completed(inputs)], key=lambda r: r.index)
+
+    results = run_on(virtual_loop, main())
+    assert [r.index for r in results] == list(range(len(failures)))
+    assert [r.attempts for r in results] == [min(attempts, failed + 1) for failed in failures]
+    assert [r.success for r in results] == [failed < attempts for failed in failures]
+    assert node.most <= c
+    assert Counter(line[1] for line in told.log if line[0] == "finished") == Counter(range(len(failures)))
+
+
+# -- rate limits ---------------------------------------------------------------------------------------------------
+
+
+def test_no_window_has_more_starts_than_the_rate(run_virtual: Run) -> None:
+    node = Flaky({}, 0.5)
+    processor = BatchProcessor(node, 50, rate_limit=RateLimit(10, per=1, burst=10), telemetry=False)
+    results = run_virtual(processor.batch(range(100)))
+    starts = sorted(at for at, _ in node.began)
+    assert all(later - earlier >= 1 - 1e-9 for earlier, later in zip(starts, starts[10:], strict=False))
+    assert starts[-1] == pytest.approx(9, abs=0.2)
+    assert results.success_rate == 1
+    assert results[99].queue_time == pytest.approx(starts[-1] - 0, abs=9)
+
+
+def test_retries_pay_the_rate_too_and_waiting_does_not_count_against_the_item_s_time(run_virtual: Run) -> None:
+    node = Flaky({0: 1}, 0.5)
+    processor = BatchProcessor(
+        node,
+        5,
+        item_timeout=0.8,
+        retry=RetryPolicy(wait=lambda _: 0.0),
+        rate_limit=RateLimit(1, per=10),
+        telemetry=False,
+    )
+    results = run_virtual(processor.batch(range(3)))
+    assert results.success_rate == 1
+    assert sorted(at for at, _ in node.began) == [0, 10, 20, 30]
+
+
+def test_an_item_that_can_never_fit_fails_at_once_and_is_not_tried_again(run_virtual: Run) -> None:
+    tokens = RateLimit(100, per=60, cost=lambda item: item)
+    processor = BatchProcessor(Flaky({}), 2, rate_limit=tokens, retry=RetryPolicy(), telemetry=False)
+    results = run_virtual(processor.batch([10, 101, 20]))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert (results[1].attempts, results[1].error_type) == (0, "CostTooHighError")
+    assert "101" in results[1].error
+
+
+def test_what_was_rejected_pays_no_rate_and_is_not_tried_again(run_virtual: Run) -> None:
+    tokens = RateLimit(10, per=60, burst=10, cost=lambda item: len(item["text"]))
+    processor = BatchProcessor(
+        Flaky({}), 1, item_timeout=1, rate_limit=tokens, retry=RetryPolicy(), hedge=Hedge(), telemetry=False
+    )
+
+    async def main() -> tuple[Any, Any]:
+        results = await processor.batch([Rejected("no JSON", "Malformed", "{")] * 20)
+        return results, await processor.retry_failed(results)
+
+    for results in run_virtual(main()):
+        assert len(results) == 20
+        assert {(r.status, r.error, r.error_type, r.input_data, r.attempts) for r in results} == {
+            ("failed", "no JSON", "Malformed", "{", 0)
+        }
+
+
+@pytest.mark.parametrize("cost", [len, lambda _: math.nan], ids=["raises", "is no amount"])
+def test_an_item_of_a_cost_that_cannot_be_told_is_not_tried_again(run_virtual: Run, cost: Any) -> None:
+    async def main() -> Any:
+        retry = RetryPolicy(budget=None, wait=lambda _: 1.0)
+        processor = BatchProcessor(Flaky({}), 1, rate_limit=RateLimit(100, cost=cost), retry=retry, telemetry=False)
+        return await asyncio.wait_for(processor.batch([7]), 3600)
+
+    (result,) = run_virtual(main())
+    assert (result.status, result.attempts) == ("failed", 0)
+    assert result.error_type in ("TypeError", "ValueError")
+
+
+def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
+    starts: list[float] = []
+
+    async def node(x: int) -> NodeResult:
+        starts.append(asyncio.get_running_loop().time())
+        return NodeResult(True, x, metadata={"tokens": 10})
+
+    tokens = RateLimit(100, per=60, burst=100, cost=lambda _: 50, actual="tokens")
+    run_virtual(BatchProcessor(node, 1, rate_limit=tokens, telemetry=False).batch(range(6)))
+    assert starts == [0.0] * 6, "50 were reserved for each, 10 were used"
+
+
+@pytest.mark.parametrize("actual", ["tokens", lambda metadata: metadata["tokens"]], ids=["key", "function"])
+def test_an_attempt_that_reports_nothing_that_can_be_read_has_cost_its_estimate(actual: Any, run_virtual: Run) -> None:
+    starts: list[float] = []
+
+    async def node(x: int) -> NodeResult:
+        starts.append(asyncio.get_running_loop().time())
+        if x == 0:
+            raise ConnectionError("no usage")
+        if x == 1:
+            await asyncio.sleep(10)
+        return NodeResult(True, x, metadata=["tokens"] if x == 2 else {"tokens": 0})  # type: ignore[arg-type]
+
+    tokens = RateLimit(100, per=60, burst=100, cost=lambda _: 25, actual=actual)
+    results = run_virtual(BatchProcessor(node, 1, item_timeout=5, rate_limit=tokens, telemetry=False).batch(range(6)))
+    assert [r.status for r in results] == ["failed", "timed_out", "ok", "ok", "ok", "ok"]
+    assert starts == [0, 0, 5, 5, 5, 5], "three estimates are used, the fourth fits again and again"
+
+
+# -- the limit -----------------------------------------------------------------------------------------------------
+
+
+def test_the_limit_of_a_running_batch_can_be_raised_and_lowered(run_virtual: Run) -> None:
+    node = Flaky({}, 1)
+    processor = BatchProcessor(node, 2, telemetry=False)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_at(2.5, processor.set_max_concurrency, 6)
+        loop.call_at(4.5, processor.set_max_concurrency, 1)
+        await processor.batch(range(30))
+
+    run_virtual(main())
+    running = Counter(int(at) for at, _ in node.began)
+    assert [running[second] for second in range(4)] == [2, 2, 6, 6]
+    assert running[6] == running[7] == 1
+    assert processor.max_concurrency == 1
+    with pytest.raises(ValueError, match="max_concurrency"):
+        processor.set_max_concurrency(0)
+
+
+def test_an_item_that_falls_due_under_a_lowered_limit_waits_for_no_input(run_virtual: Run) -> None:
+    node = Flaky({0: 2, 1: 1})
+    told = Told()
+
+    async def inputs() -> AsyncIterator[int]:
+        yield 0
+        yield 1
+        while not [line for line in told.log if line[0] == "finished"]:  # whoever asks wants its answer first
+            await asyncio.sleep(1)
+        yield 2
+        yield 3
+
+    async def main() -> None:
+        retry = RetryPolicy(3, budget=None, wait=lambda _: 1.0)
+        processor = BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[told])
+        asyncio.get_running_loop().call_later(0.5, processor.set_max_concurrency, 1)
+        results = await asyncio.wait_for(processor.batch(inputs()), 60)
+        assert [result.attempts for result in results] == [3, 2, 1, 1]
+        assert node.most == 2
+        assert max(Counter(at for at, x in node.began if x > 1).values()) == 1
+
+    run_virtual(main())
+
+
+def test_a_slot_that_goes_leaves_the_place_it_waited_for_to_the_next(run_virtual: Run) -> None:
+    node = Flaky({})
+
+    async def main() -> None:
+        processor = BatchProcessor(node, 3, telemetry=False)
+        async with processor.batch_as_completed(range(9)) as stream:
+            await anext(stream)
+            await asyncio.sleep(10)  # all places hold results
+            began = len(node.began)
+            processor.set_max_concurrency(2)
+            await anext(stream)
+            await asyncio.sleep(10)
+            assert len(node.began) == began + 1
+
+    run_virtual(main())
+
+
+def test_an_adaptive_limit_finds_its_way_and_stays_within_its_bounds(run_virtual: Run) -> None:
+    limits: list[int] = []
+
+    class Watch(Instrument):
+        def limit_changed(self, batch: Any) -> None:
+            limits.append(batch.limit)
+            assert batch.limit_change.reason
+
+    busy = 0
+
+    async def service(x: int) -> int:
+        nonlocal busy
+        busy += 1
+        await asyncio.sleep(0.05 * max(1.0, busy / 8))
+        busy -= 1
+        return x
+
+    processor = BatchProcessor(service, AdaptiveLimit(1, 64), telemetry=False, instruments=[Watch()])
+    results = run_virtual(processor.batch(range(5_000)))
+    assert results.success_rate == 1
+    assert all(1 <= limit <= 64 for limit in limits)
+    settled = limits[len(limits) // 2 :]
+    assert 4 <= sum(settled) / len(settled) <= 20, "the service takes 8 at once"
+
+
+# -- the circuit ---------------------------------------------------------------------------------------------------
+
+
+def test_an_open_circuit_fails_items_without_an_attempt(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(100), 99), 0.01)
+    breaker = CircuitBreaker(0.5, window=10, cooldown=1_000, minimum=5)
+    results = run_virtual(BatchProcessor(node, 1, breaker=breaker, telemetry=False).batch(range(50)))
+    assert len(node.began) == 5
+    assert [r.attempts for r in results] == [1] * 5 + [0] * 45
+    assert {r.error_type for r in results[5:]} == {"CircuitOpenError"}
+    assert isinstance(results[-1].exception, CircuitOpenError)
+
+
+def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_virtual: Run) -> None:
+    changes: list[str] = []
+
+    class Watch(Instrument):
+        def circuit_changed(self, batch: Any) -> None:
+            changes.append(batch.circuit.new)
+
+    async def service(x: int) -> int:
+        if asyncio.get_running_loop().time() < 100:
+            raise ConnectionError("down")
+        return x
+
+    breaker = CircuitBreaker(0.5, window=10, cooldown=30, minimum=3, open="pause")
+    processor = BatchProcessor(
+        service, 4, breaker=breaker, retry=RetryPolicy(20, budget=None), telemetry=False, instruments=[Watch()]
+    )
+    results = run_virtual(processor.batch(range(40)))
+    assert results.success_rate == 1
+    assert changes[:3] == ["open", "half_open", "open"]
+    assert changes[-1] == "closed"
+
+
+def test_items_that_a_circuit_held_back_begin_as_soon_as_it_is_closed(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(4), 1), 1)
+    breaker = CircuitBreaker(cooldown=30, minimum=4, open="pause")
+    processor = BatchProcessor(node, 4, breaker=breaker, telemetry=False)
+
+    async def main() -> None:
+        await processor.batch(range(4))
+        await processor.batch(range(4, 12))
+
+    run_virtual(main())
+    began = [at for at, _ in node.began]
+    assert began == pytest.approx([0] * 4 + [31] + [32] * 4 + [33] * 3), "the probe took from 31 to 32"
+
+
+def test_the_place_of_a_probe_that_is_cancelled_goes_to_whoever_waits(run_virtual: Run) -> None:
+    node = Flaky(dict.fromkeys(range(4), 1), 1)
+    breaker = CircuitBreaker(cooldown=30, minimum=4, open="pause")
+
+    async def main() -> None:
+        await BatchProcessor(node, 4, breaker=breaker, telemetry=False).batch(range(4))
+        slow = asyncio.create_task(BatchProcessor(Flaky({}, 20), breaker=breaker, telemetry=False).batch([4]))
+        await asyncio.sleep(1)
+        quick = asyncio.create_task(BatchProcessor(node, breaker=breaker, telemetry=False).batch([5]))
+        await asyncio.sleep(35)
+        slow.cancel()
+        await quick
+
+    run_virtual(main())
+    assert node.began[4:] == [(pytest.approx(37), 5)]
+
+
+def test_an_error_of_which_nobody_can_say_whether_it_counts_fails_its_item_and_counts(run_virtual: Run) -> None:
+    def counts(error: Any) -> bool:
+        return bool(error.status >= 500)
+
+    node = Flaky(dict.fromkeys(range(9), 9), 0.01)
+    breaker = CircuitBreaker(0.5, cooldown=1_000, minimum=3, counts=counts)
+    processor = BatchProcessor(node, 1, breaker=breaker, retry=RetryPolicy(), telemetry=False)
+    results = run_virtual(processor.batch(range(5)))
+    assert [(r.status, r.error_type, r.attempts) for r in results] == [("failed", "AttributeError", 1)] * 3 + [
+        ("failed", "CircuitOpenError", 0)
+    ] * 2
+    assert isinstance(results[0].exception.__context__, ConnectionError)
+
+
+@pytest.mark.parametrize("first", ["rejected", "of a cost that cannot be told", "cancelled in line for the rate"])
+def test_what_never_begins_keeps_no_probe_s_place(run_virtual: Run, first: str) -> None:
+    def cost(item: int) -> float:
+        if item < 0:
+            raise ValueError("no cost")
+        return item
+
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        breaker = CircuitBreaker(cooldown=30, minimum=4)
+        settings: dict[str, Any] = {"breaker": breaker, "telemetry": False}
+        await BatchProcessor(Flaky(dict.fromkeys(range(4), 1)), 4, **settings).batch(range(4))
+        assert breaker.state == "open"
+        limit = RateLimit(1, per=10, cost=cost)
+        await limit.acquire(1)
+        await asyncio.sleep(30)
+        item: Any = {"rejected": Rejected("no JSON"), "cancelled in line for the rate": 1}.get(first, -1)
+        batch = asyncio.create_task(BatchProcessor(Flaky({}), 1, rate_limit=limit, **settings).batch([item]))
+        if first == "cancelled in line for the rate":
+            await limit.acquire(1)
+            await asyncio.sleep(1)
+            assert breaker.state == "half_open"
+            active_batches(loop)[0].drain("shutting down")
+        await batch
+        (result,) = await BatchProcessor(Flaky({}), 1, **settings).batch([0])
+        assert loop.time() < 40
+        return result
+
+    assert run_virtual(main()).status == "ok"
+
+
+@pytest.mark.parametrize("what", ["rate limit", "circuit"])
+def test_a_drained_batch_does_not_wait_for_what_lets_items_begin(run_virtual: Run, what: str) -> None:
+    class Refused(Flaky):
+        async def __call__(self, x: int) -> int:
+            if what == "circuit" and x < 4:
+                raise ConnectionError(f"refused {x}")
+            return await super().__call__(x)
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(2, per=3600)}
+    if what == "circuit":
+        settings = {"breaker": CircuitBreaker(0.5, window=60, cooldown=3600.0, minimum=4, open="pause")}
+
+    async def main() -> tuple[Any, float]:
+        loop = asyncio.get_running_loop()
+        batch = asyncio.create_task(BatchProcessor(Refused({}, 10.0), 4, telemetry=False, **settings).batch(range(9)))
+        await asyncio.sleep(5.0)
+        active_batches(loop)[0].drain("shutting down")
+        return await batch, loop.time()
+
+    results, ended_s = run_virtual(main())
+    statuses = ["ok", "ok"] if what == "rate limit" else ["failed"] * 4
+    assert [r.status for r in results] == statuses + ["cancelled"] * (9 - len(statuses))
+    assert {r.error for r in results if r.status == "cancelled"} == {"not started: shutting down"}
+    assert ended_s == pytest.approx(10.0 if what == "rate limit" else 5.0)
+
+
+@pytest.mark.parametrize("end", ["used up", "broken", "broken list"])
+@pytest.mark.parametrize("what", ["rate limit", "circuit"])
+def test_what_waits_to_begin_is_not_begun_though_no_input_is_left(run_virtual: Run, what: str, end: str) -> None:
+    class BrokenList(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            yield from range(len(self))
+            raise OSError("the source broke")
+
+    async def node(x: int) -> int:
+        if what == "circuit" and x < 2:
+            raise ConnectionError
+        await asyncio.sleep(10.0)
+        return x
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(2, per=3600)}
+    if what == "circuit":
+        settings = {"breaker": CircuitBreaker(0.5, window=60, cooldown=3600.0, minimum=2, open="pause")}
+    inputs: Any = {"used up": range(3), "broken": iter(BrokenList([0, 1, 2])), "broken list": BrokenList([0, 1, 2])}
+
+    async def main() -> list[str]:
+        loop, told = asyncio.get_running_loop(), Told()
+        for at in (5.0, 5.02):  # as a shutdown does: again and again
+            loop.call_later(at, lambda: [batch.drain("shutting down") for batch in active_batches(loop)])
+        batch = BatchProcessor(node, 10, telemetry=False, instruments=[told], **settings).batch(inputs[end])
+        with contextlib.nullcontext() if end == "used up" else pytest.raises(OSError, match="the source broke"):
+            await batch
+        assert loop.time() < 20
+        return [line[3] for line in told.log if line[0] == "finished"]
+
+    assert Counter(run_virtual(main())) == {"ok" if what == "rate limit" else "failed": 2, "cancelled": 1}
+
+
+def test_draining_changes_nothing_where_all_is_in_flight_already(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.5, lambda: active_batches(loop)[0].drain("shutting down"))
+        stream = BatchProcessor(Flaky({}), 3, telemetry=False).batch_as_completed(range(2))
+        assert [result.status async for result in stream] == ["ok"] * 2
+        assert stream.batch is not None
+        assert stream.batch.status == "ok"
+
+    run_virtual(main())
+
+
+def test_draining_cancels_nothing_in_flight_where_the_first_failure_would_stop_the_batch(run_virtual: Run) -> None:
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        loop.call_later(5.0, lambda: active_batches(loop)[0].drain("shutting down"))
+        processor = BatchProcessor(
+            Flaky({}, 10.0), 4, continue_on_error=False, rate_limit=RateLimit(2, per=3600), telemetry=False
+        )
+        return [result.status for result in await processor.batch(range(6))]
+
+    assert run_virtual(main()) == ["ok"] * 2 + ["cancelled"] * 4
+
+
+def test_a_failure_stops_a_draining_batch_where_the_first_one_is_to(run_virtual: Run) -> None:
+    node = Flaky({1: 1}, 10.0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(5.0, lambda: active_batches(loop)[0].drain("shutting down"))
+        with pytest.raises(ConnectionError, match="not yet 1"):
+            await BatchProcessor(node, 2, continue_on_error=False, telemetry=False).batch(range(6))
+
+    run_virtual(main())
+
+
+def test_an_item_that_waits_to_be_tried_again_is_not_when_the_batch_is_drained(run_virtual: Run) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        processor = BatchProcessor(
+            Flaky({0: 9}), 2, retry=RetryPolicy(3, **NO_JITTER), rate_limit=RateLimit(1, per=100), telemetry=False
+        )
+        batch = asyncio.create_task(processor.batch([0]))
+        await asyncio.sleep(50.0)  # it failed, waited, and waits for the rate limit now
+        active_batches(loop)[0].drain("shutting down")
+        return await batch, loop.time()
+
+    (result,), ended_s = run_virtual(main())
+    assert (result.status, result.attempts, result.error) == ("cancelled", 1, "not tried again: shutting down")
+    assert ended_s == pytest.approx(50.0)
+
+
+class Feed:
+    """Gives a number at each of some times; it can be read on by somebody else."""
+
+    def __init__(self, times_s: list[float]) -> None:
+        self.left = list(enumerate(times_s))
+
+    def __aiter__(self) -> Feed:
+        return self
+
+    async def __anext__(self) -> int:
+        if not self.left:
+            raise StopAsyncIteration
+        await asyncio.sleep(self.left[0][1] - asyncio.get_running_loop().time())
+        return self.left.pop(0)[0]
+
+
+@pytest.mark.parametrize("end", ["drain", "stop"])
+@pytest.mark.parametrize("comes_s", [5.0, 6.0, 7.0, 8.0])
+def test_an_input_that_comes_while_items_are_in_backoff_and_the_batch_ends_is_not_lost(
+    comes_s: float, end: str, run_virtual: Run
+) -> None:
+    async def node(x: int) -> int:
+        if x == 0:
+            raise ConnectionError
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(7.0)
+        await asyncio.sleep(7.0 - asyncio.get_running_loop().time())  # so long it takes to stop
+        return x
+
+    async def main() -> None:
+        loop, told = asyncio.get_running_loop(), Told()
+        loop.call_later(5.0, lambda: [getattr(batch, end)("over") for batch in active_batches(loop)])
+        feed = Feed([0.0, 0.0, comes_s, 60.0, 61.0])
+        retry = RetryPolicy(2, wait=lambda _: 3600.0)
+        results = await BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[told]).batch(feed)
+        taken = [result.input_data for result in results]
+        assert [*taken, *[x async for x in feed]] == list(range(5))
+        assert [result.index for result in results] == taken
+        assert Counter(line[0] for line in told.log if line[0] in ("started", "finished")) == {
+            "started": len(taken),
+            "finished": len(taken),
+        }
+        if len(taken) == 3:
+            assert (results[2].status, results[2].error) == ("cancelled", "not started: over")
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("retry", 3), ("breaker", 0.5), ("retry", RateLimit(1)), ("breaker", RetryPolicy())]
+)
+def test_a_policy_of_another_kind_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a"):
+        BatchProcessor(Flaky({}), **{name: value})
+
+
+def test_a_rate_limit_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="rate_limit must be"):
+        BatchProcessor(Flaky({}), rate_limit="100/s")  # type: ignore[arg-type]
+
+
+def test_an_adaptive_limit_that_was_set_by_hand_goes_on_adapting_from_there(run_virtual: Run) -> None:
+    """In virtual time too: the controller's clock is the batch's."""
+
+    class ThrottledError(Exception):
+        status = 429
+
+    async def service(x: int) -> int:
+        await asyncio.sleep(0.1)
+        if asyncio.get_running_loop().time() > 5:
+            raise ThrottledError
+        return x
+
+    async def main() -> None:
+        processor = BatchProcessor(service, AdaptiveLimit(2, 32), telemetry=False, instruments=[watch])
+        asyncio.get_running_loop().call_later(2, processor.set_max_concurrency, 30)
+        await processor.batch(range(2_000))
+
+    class Watch(Instrument):
+        def __init__(self) -> None:
+            self.reasons: list[str] = []
+
+        def limit_changed(self, batch: Any) -> None:
+            self.reasons.append(batch.limit_change.reason)
+
+    watch = Watch()
+    run_virtual(main())
+    assert "set" in watch.reasons
+    assert "throttled" in watch.reasons[watch.reasons.index("set") :]

@@ -1,0 +1,392 @@
+"""A batch as a state machine: items come, finish, fail, hang and time out, the batch is resized, drained and cancelled.
+
+Everything happens in virtual time, and after every step what the engine promises must hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import async_solipsism
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from flowrt import BatchProcessor, BatchResult, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy
+from flowrt.engine.batch_run import active_batches
+from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
+
+RETRY_S = 5.0
+TIMEOUT_S = 20.0
+GRACE_S = 5.0
+
+
+class Told(Instrument):
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.started: Counter[int] = Counter()
+        self.finished: Counter[int] = Counter()
+        self.statuses: Counter[str] = Counter()
+        self.hedges = 0
+        self.batch: Any = None
+
+    def batch_started(self, batch: Any) -> None:
+        self.batch = batch
+
+    def item_started(self, item: ItemRecord) -> None:
+        self.started[item.index] += 1
+
+    def hedge_ended(self, item: ItemRecord) -> None:
+        assert item.index not in self.finished
+        self.hedges += 1
+
+    def item_finished(self, item: ItemRecord) -> None:
+        self.finished[item.index] += 1
+        self.statuses[item.status] += 1
+
+
+class BatchMachine(RuleBasedStateMachine):
+    """Plays the inputs, the node and the caller of one batch."""
+
+    @initialize(
+        c=st.integers(1, 4),
+        retry=st.booleans(),
+        hedge=st.booleans(),
+        timeout=st.booleans(),
+        stream=st.booleans(),
+    )
+    def begin(self, c: int, retry: bool, hedge: bool, timeout: bool, stream: bool) -> None:
+        self.loop = virtual_loop()
+        asyncio.set_event_loop(self.loop)
+        self.told = Told()
+        self.results: list[BatchResult] = []
+        self.waiting: asyncio.Queue[int | None] = asyncio.Queue()
+        self.submitted = 0
+        self.over = False
+        self.caller_cancelled = False
+        self.attempts: dict[asyncio.Future[int], int] = {}
+        self.allowed = self.c = c
+        self.hedged, self.stream = hedge, stream
+        self.processor = BatchProcessor(
+            self.node,
+            c,
+            item_timeout=TIMEOUT_S if timeout else None,
+            retry=RetryPolicy(2, wait=lambda _: RETRY_S, budget=None) if retry else None,
+            hedge=Hedge(after=3.0, share=1.0) if hedge else None,
+            telemetry=False,
+            instruments=[self.told],
+        )
+        self.caller = self.loop.create_task(self.consume() if stream else self.call())
+        self.settle()
+
+    async def inputs(self) -> AsyncIterator[int]:
+        while (item := await self.waiting.get()) is not None:
+            yield item
+
+    async def node(self, x: int) -> int:
+        decided = self.loop.create_future()
+        self.attempts[decided] = x
+        try:
+            return await decided
+        finally:
+            del self.attempts[decided]
+
+    async def call(self) -> None:
+        self.results += await self.processor.batch(self.inputs())
+
+    async def consume(self) -> None:
+        async with self.processor.batch_as_completed(self.inputs()) as results:
+            async for result in results:
+                self.results.append(result)
+
+    def settle(self, seconds: float = 0.001) -> None:
+        self.loop.run_until_complete(asyncio.sleep(seconds))
+        slots = 0 if self.told.batch is None else len(self.told.batch.slots)
+        self.allowed = max(self.c, min(self.allowed, slots))  # a slot too many goes when its item has ended
+
+    def pick(self, choice: int) -> asyncio.Future[int]:
+        return list(self.attempts)[choice % len(self.attempts)]
+
+    # -- what may happen ----------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.over)
+    @rule(count=st.integers(1, 6))
+    def submit(self, count: int) -> None:
+        for _ in range(count):
+            self.waiting.put_nowait(self.submitted)
+            self.submitted += 1
+        self.settle()
+
+    @precondition(lambda self: self.attempts)
+    @rule(choice=st.integers(0, 9))
+    def finish(self, choice: int) -> None:
+        decided = self.pick(choice)
+        decided.set_result(10 * self.attempts[decided])
+        self.settle()
+
+    @precondition(lambda self: self.attempts)
+    @rule(choice=st.integers(0, 9))
+    def fail(self, choice: int) -> None:
+        self.pick(choice).set_exception(ConnectionError("no"))
+        self.settle()
+
+    @precondition(lambda self: self.attempts)
+    @rule(choice=st.integers(0, 9))
+    def raise_cancelled(self, choice: int) -> None:
+        self.pick(choice).cancel()
+        self.settle()
+
+    @rule(seconds=st.sampled_from([1.0, 3.5, RETRY_S, TIMEOUT_S, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.settle(seconds)
+
+    @rule(c=st.integers(1, 5))
+    def resize(self, c: int) -> None:
+        self.allowed = max(self.allowed, self.c, c)
+        self.c = c
+        self.processor.set_max_concurrency(c)
+        self.settle()
+
+    @precondition(lambda self: not self.over)
+    @rule()
+    def end_inputs(self) -> None:
+        self.over = True
+        self.waiting.put_nowait(None)
+        self.settle()
+
+    @precondition(lambda self: not self.over)
+    @rule()
+    def drain(self) -> None:
+        self.over = True
+        for scheduler in active_batches(self.loop):
+            scheduler.drain("draining")
+        self.settle()
+
+    @precondition(lambda self: not self.over)
+    @rule()
+    def cancel(self) -> None:
+        self.over = self.caller_cancelled = True
+        self.caller.cancel()
+        self.settle()
+
+    # -- what must hold -----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def no_more_items_run_than_may(self) -> None:
+        items = set(self.attempts.values())
+        assert len(items) <= self.allowed
+        most_hedges = self.allowed if self.hedged else 0
+        assert len(self.attempts) <= len(items) + most_hedges
+
+    @invariant()
+    def no_slot_is_idle_while_an_item_waits(self) -> None:
+        if not self.over and self.waiting.qsize():
+            assert len(set(self.attempts.values())) >= self.c
+
+    @invariant()
+    def nobody_ends_twice_or_without_a_start(self) -> None:
+        assert not self.told.finished - self.told.started
+        assert all(count == 1 for count in (*self.told.started.values(), *self.told.finished.values()))
+        batch = self.told.batch
+        if batch is not None:
+            assert batch.completed == sum(self.told.finished.values()) <= batch.pulled
+            assert batch.pulled == sum(self.told.started.values())
+            assert batch.queued >= 0
+
+    def teardown(self) -> None:
+        if not hasattr(self, "loop"):
+            return
+        try:
+            if not self.over:
+                self.waiting.put_nowait(None)
+            for _ in range(100):
+                if self.caller.done():
+                    break
+                for decided in list(self.attempts):
+                    if not decided.done():
+                        decided.set_result(10 * self.attempts[decided])
+                self.settle(RETRY_S)
+            assert self.caller.done(), "the batch never ended"
+            if self.caller_cancelled:
+                assert self.caller.cancelled()
+            else:
+                self.caller.result()
+                assert Counter(r.status for r in self.results) == self.told.statuses
+                assert sorted(r.index for r in self.results) == list(range(self.told.batch.pulled))
+                assert all(r.output == 10 * r.input_data for r in self.results if r.success)
+                if self.told.batch.status != "cancelled":
+                    assert self.told.batch.pulled == self.submitted
+            assert self.told.started == self.told.finished
+            assert not self.attempts
+            assert not asyncio.all_tasks(self.loop)
+            if self.told.batch is not None:
+                assert not self.told.batch.slots
+                assert self.told.batch.queued == 0
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+            asyncio.set_event_loop(None)
+
+
+TestBatchMachine = BatchMachine.TestCase
+TestBatchMachine.settings = settings(max_examples=examples(50), stateful_step_count=25, deadline=None)
+
+
+# -- cancelled at every step -----------------------------------------------------------------------------------------
+
+
+class Busy:
+    """A node and a processor in which everything is under way at once: attempts, rivals, waits, limits, timeouts."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.told = Told()
+        self.tries: Counter[int] = Counter()
+        self.processor = BatchProcessor(
+            self.node,
+            3,
+            item_timeout=4.0,
+            retry=RetryPolicy(3, wait=lambda _: 1.0, budget=None),
+            rate_limit=RateLimit(6, per=1.0, burst=2),
+            hedge=Hedge(after=2.0, share=1.0),
+            telemetry=False,
+            instruments=[self.told],
+        )
+
+    async def node(self, x: int) -> int:
+        self.tries[x] += 1
+        self.running += 1
+        try:
+            await asyncio.sleep({0: 0.0, 1: 0.3, 2: 3.0, 3: 9.0}[x % 4] if self.tries[x] == 1 else 0.1)
+            if x % 3 == 0 and self.tries[x] == 1:
+                raise ConnectionError("no")
+            return x
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)  # as closing a connection takes
+            raise
+        finally:
+            self.running -= 1
+
+    async def check(self, caller: asyncio.Task[Any]) -> None:
+        """Nothing runs, nothing waits, and each item that was begun has ended once."""
+        assert self.running == 0
+        assert self.told.started == self.told.finished
+        assert all(count == 1 for count in self.told.finished.values())
+        left = asyncio.all_tasks() - {caller, asyncio.current_task()}
+        assert not left, left
+        batch = self.told.batch
+        if batch is not None:
+            assert (batch.queued, batch.slots) == (0, [])
+            assert self.told.statuses == Counter({k: v for k, v in batch.counts.items() if v})
+
+
+class Steps:
+    """Counts the callbacks that a loop runs, and calls a function before the one of a given number."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.at = -1
+        self.act: Any = None
+        run = asyncio.Handle._run
+
+        def counted(handle: asyncio.Handle) -> Any:
+            self.count += 1
+            if self.count == self.at:
+                self.act()
+            return run(handle)
+
+        monkeypatch.setattr(asyncio.Handle, "_run", counted)
+
+
+@pytest.mark.parametrize("how", ["batch", "stream", "drain"])
+def test_a_batch_that_is_stopped_at_any_step_leaves_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(monkeypatch)
+
+    async def main(at: int) -> int:
+        busy = Busy()
+        loop = asyncio.get_running_loop()
+
+        async def consume() -> None:
+            if how == "stream":
+                async for _ in busy.processor.batch_as_completed(range(12)):
+                    pass
+            else:
+                await busy.processor.batch(range(12))
+
+        caller = asyncio.create_task(consume())
+        steps.count, steps.at = 0, at
+        if how == "drain":
+            steps.act = lambda: [scheduler.drain("draining") for scheduler in active_batches(loop)]
+        else:
+            steps.act = caller.cancel
+        await asyncio.wait([caller])
+        taken, steps.at = steps.count, -1
+        if how != "drain":
+            assert caller.cancelled() == (at <= taken), "the caller's own cancellation is not lost"
+        else:
+            caller.result()
+        await asyncio.sleep(0)
+        await busy.check(caller)
+        return taken
+
+    total = run_on(virtual_loop, main(10**9))
+    assert total > 80
+    for at in range(2, total - 1, 1 if how == "batch" else 3):
+        run_on(virtual_loop, main(at))
+
+
+# -- other loops -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def solipsist(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEventLoop]:
+    # it counts in microseconds, and timers of the engine's are due to the nanosecond
+    monkeypatch.setattr(async_solipsism.clock.Clock.__init__, "__defaults__", (0.0, 1e-9))
+    loop = async_solipsism.EventLoop()
+    yield loop
+    loop.close()
+
+
+@pytest.mark.filterwarnings("ignore::async_solipsism.ResolutionWarning")
+def test_nothing_sleeps_for_ever(solipsist: asyncio.AbstractEventLoop) -> None:
+    """This loop raises where every task waits and no timer is set: a wake-up that was lost would show."""
+
+    async def main() -> None:
+        busy = Busy()
+        results = await busy.processor.batch(range(40))
+        assert results.success_rate == 1
+        await busy.check(asyncio.current_task())  # type: ignore[arg-type]
+
+    solipsist.run_until_complete(main())
+
+    async def sleeper() -> None:
+        await solipsist.create_future()
+
+    with pytest.raises(async_solipsism.SleepForeverError):
+        solipsist.run_until_complete(sleeper())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="simloop needs Python 3.12")
+@pytest.mark.parametrize("first", range(0, 30, 10))
+def test_whatever_order_ready_callbacks_run_in_the_outcome_is_the_same(first: int) -> None:
+    import simloop
+
+    async def main() -> list[tuple[int, str, Any]]:
+        busy = Busy()
+        results = await busy.processor.batch(range(24))
+        await busy.check(asyncio.current_task())  # type: ignore[arg-type]
+        return [(r.index, r.status, r.output) for r in results]
+
+    for seed in range(first, first + 10):
+        loop = simloop.SimLoop(seed)
+        try:
+            assert loop.run_until_complete(main()) == [(x, "ok", x) for x in range(24)], f"seed {seed}"
+        finally:
+            loop.close()

@@ -1,0 +1,219 @@
+"""AdaptiveLimit against a simulated service: it settles near the knee, and every change has its reason."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrt.policies.adaptive_concurrency import AdaptiveLimit, LimitController
+from tests.examples import examples
+from tests.policies.simulate import Run, seeded, simulate
+
+Draw = Callable[[random.Random], float]
+
+SERVICE: dict[str, Draw] = {
+    "always the same": lambda r: 0.1,
+    "uniform": lambda r: r.uniform(0.05, 0.15),
+    "exponential": lambda r: r.expovariate(10),
+    "heavy-tailed": lambda r: r.lognormvariate(math.log(0.1) - 0.5, 1.0),
+}  # a mean of 0.1 s each
+
+
+def batch(policy: AdaptiveLimit, results: int = 10_000, *, seed: int = 1, draw: str = "uniform", **how: Any) -> Run:
+    rng = seeded(seed)
+    how.setdefault("capacity", lambda at: 50)
+    how.setdefault("service_s", lambda at: SERVICE[draw](rng))
+    return simulate(policy.begin(), results, **how)
+
+
+@pytest.mark.parametrize("draw", SERVICE)
+@pytest.mark.parametrize("capacity", [4, 20, 100])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_it_settles_near_the_knee_whatever_the_latencies_are_like(capacity: int, draw: str, seed: int) -> None:
+    run = batch(AdaptiveLimit(1, 1000), 12_000, seed=seed, draw=draw, capacity=lambda at: capacity)
+    assert 0.8 * capacity <= run.mean_limit() <= 2 * capacity
+    assert run.rate() >= 0.85 * capacity / 0.1
+    assert max(run.limits) <= 5 * capacity
+
+
+def test_it_finds_a_knee_of_one() -> None:
+    run = batch(AdaptiveLimit(1, 1000), 2_000, capacity=lambda at: 1)
+    assert run.mean_limit() < 3
+
+
+def test_it_goes_to_the_most_allowed_where_latency_does_not_rise_and_stays() -> None:
+    run = batch(AdaptiveLimit(2, 40), 20_000, capacity=lambda at: 1000)
+    assert run.mean_limit() > 38
+    assert max(run.limits) == 40
+
+
+def test_it_follows_a_service_that_loses_most_of_its_places() -> None:
+    run = batch(AdaptiveLimit(1, 500), 20_000, capacity=lambda at: 50 if at < 20 else 10)
+    assert 9 <= run.mean_limit(0.8) <= 20
+
+
+def test_it_follows_a_service_that_gains_places() -> None:
+    run = batch(AdaptiveLimit(1, 500), 20_000, capacity=lambda at: 10 if at < 20 else 50)
+    assert 45 <= run.mean_limit(0.7) <= 90
+
+
+def test_a_service_that_becomes_slower_by_itself_keeps_its_limit() -> None:
+    """Latency that does not fall with the limit is no queue of ours: the baseline rises to it."""
+    rng = seeded(1)
+    run = batch(AdaptiveLimit(1, 500), 20_000, service_s=lambda at: rng.uniform(0.05, 0.15) * (3 if at > 20 else 1))
+    assert 45 <= run.mean_limit(0.7) <= 90
+
+
+def test_a_start_far_beyond_the_knee_does_not_pass_for_the_baseline_for_good() -> None:
+    run = batch(AdaptiveLimit(1, 500, start=40), 20_000, capacity=lambda at: 5)
+    assert run.mean_limit(0.8) < 12
+
+
+def test_it_grows_only_while_the_slots_are_what_binds() -> None:
+    run = batch(AdaptiveLimit(1, 500), 10_000, capacity=lambda at: 1000, demand=20)
+    assert max(run.limits) <= 32, "twenty attempts at once prove nothing about more than the next doubling"
+
+
+def test_throttling_cuts_and_the_service_is_rarely_pushed_there_again() -> None:
+    rng = seeded(1)
+    controller = AdaptiveLimit(1, 500).begin()
+    run = simulate(
+        controller, 10_000, capacity=lambda at: 100, service_s=lambda at: rng.uniform(0.05, 0.15), refuse_above=30
+    )
+    cuts = [change for change in controller.changes if change.reason == "throttled"]
+    assert cuts
+    assert all(change.new == max(1, math.floor(0.7 * change.old)) for change in cuts)
+    assert 22 <= run.mean_limit() <= 31
+    assert run.rate() > 200
+
+
+def test_one_burst_of_throttling_is_one_cut() -> None:
+    controller = AdaptiveLimit(1, 100, start=50).begin()
+    for i in range(200):
+        controller.on_result(1_000_000_000 + i, 20_000_000, 50, "throttled")
+    assert [(change.old, change.new) for change in controller.changes] == [(50, 35)], (
+        "what began before the cut says nothing of the limit after it"
+    )
+
+
+def test_the_next_cut_waits_until_the_last_can_have_shown() -> None:
+    """Refusals come back fast: one a millisecond must not bring the limit to the bottom in an instant."""
+    controller = AdaptiveLimit(1, 100, start=50, window=0.1).begin()
+    for ms in range(1, 251):
+        controller.on_result(ms * 1_000_000, 500_000, 50, "throttled")
+    assert [(change.at_ns // 1_000_000, change.new) for change in controller.changes] == [(1, 35), (101, 24), (201, 16)]
+
+
+def test_timeouts_that_come_of_queueing_cut() -> None:
+    rng = seeded(1)
+    controller = AdaptiveLimit(1, 500, tolerance=100).begin()  # latency alone would never cut
+    run = simulate(
+        controller, 15_000, capacity=lambda at: 50, service_s=lambda at: rng.uniform(0.05, 0.15), timeout_s=0.2
+    )
+    assert any(change.reason == "timeouts" for change in controller.changes)
+    assert 45 <= run.mean_limit() <= 90
+    assert run.timed_out < 0.12 * 15_000
+
+
+def test_timeouts_that_no_lower_limit_cures_do_not_keep_it_low() -> None:
+    rng = seeded(1)
+    run = batch(AdaptiveLimit(1, 500), 20_000, service_s=lambda at: rng.uniform(0.05, 0.15), timeout_s=0.12)
+    assert run.timed_out > 5_000
+    assert run.mean_limit(0.7) > 20
+
+
+def test_failures_say_nothing_about_capacity() -> None:
+    controller = AdaptiveLimit(1, 100).begin()
+    for i in range(1, 1000):
+        controller.on_result(i * 1_000_000_000, 1_000_000, 1, "failed")
+    assert controller.changed == 0
+    assert controller.baseline_s == 0
+
+
+def test_slow_start_doubles_and_each_change_tells_its_reason() -> None:
+    controller = AdaptiveLimit(1, 64).begin()
+    simulate(controller, 2_000, capacity=lambda at: 1000, service_s=lambda at: 0.1)
+    assert [(change.old, change.new, change.reason) for change in controller.changes] == [
+        (limit, 2 * limit, "slow_start") for limit in (1, 2, 4, 8, 16, 32)
+    ]
+    times = [change.at_ns for change in controller.changes]
+    assert times == sorted(times)
+    assert controller.baseline_s == pytest.approx(0.1)
+    assert controller.changes[-1].latency_s == pytest.approx(0.1)
+    assert repr(controller) == "<LimitController: 64 of 1 to 64, baseline 0.1 s>"
+
+
+def test_a_caller_sets_the_limit_within_its_bounds() -> None:
+    controller = AdaptiveLimit(2, 50).begin()
+    assert [controller.set(1, 20), controller.set(2, 1000), controller.set(3, 0)] == [20, 50, 2]
+    assert [change.reason for change in controller.changes] == ["set"] * 3
+    assert controller.set(4, 2) == 2
+    assert controller.changed == 3, "no change is no event"
+
+
+results = st.tuples(
+    st.integers(0, 10**9),
+    st.integers(0, 10**10),
+    st.integers(1, 200),
+    st.sampled_from(["ok", "failed", "timed_out", "throttled"]),
+)
+
+
+@given(st.integers(1, 50), st.integers(0, 100), st.data(), st.lists(results, max_size=300))
+@settings(max_examples=examples(200))
+def test_the_limit_never_leaves_its_bounds_and_every_change_is_told(
+    least: int, span: int, data: st.DataObject, ended: list[tuple[int, int, int, Any]]
+) -> None:
+    start = data.draw(st.none() | st.integers(least, least + span))
+    controller = AdaptiveLimit(least, least + span, start=start).begin()
+    limit, now, seen = controller.limit, 1, 0
+    assert limit == (least if start is None else start)
+    for step, latency, inflight, outcome in ended:
+        now += step
+        new = controller.on_result(now, latency, inflight, outcome)
+        assert least <= new <= least + span
+        assert new == controller.limit
+        if new != limit:
+            change = controller.changes[-1]
+            seen += 1
+            assert (change.at_ns, change.old, change.new) == (now, limit, new)
+            assert (change.reason in {"slow_start", "growth"}) == (new > limit)
+            limit = new
+    assert controller.changed == seen == len(controller.changes)
+
+
+@given(st.integers(1, 5), st.integers(5, 60), st.integers(0, 2**32), st.sampled_from(list(SERVICE)))
+@settings(max_examples=examples(15), deadline=None)
+def test_a_service_of_any_size_is_used_and_not_flooded(least: int, capacity: int, seed: int, draw: str) -> None:
+    def inspect(controller: LimitController) -> None:
+        assert least <= controller.limit <= 200
+
+    run = batch(AdaptiveLimit(least, 200), 6_000, seed=seed, draw=draw, capacity=lambda at: capacity, inspect=inspect)
+    assert 0.6 * capacity <= run.mean_limit() <= 2.5 * capacity
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"min": 0}, "min must be an integer of at least 1, not 0"),
+        ({"min": True}, "min must be an integer"),
+        ({"min": 1.5}, "min must be an integer"),
+        ({"min": 5, "max": 4}, "max must be at least min=5, not 4"),
+        ({"max": math.nan}, "max must be an integer"),
+        ({"min": 2, "start": 1}, "start must be from min=2 to max=100, not 1"),
+        ({"start": False}, "start must be an integer"),
+        ({"tolerance": 1}, "tolerance must be a number above 1, not 1"),
+        ({"tolerance": math.nan}, "tolerance must be a number"),
+        ({"window": -1}, "window must be a number of seconds of at least 0, not -1"),
+        ({"window": math.inf}, "window must be a number"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdaptiveLimit(**wrong)

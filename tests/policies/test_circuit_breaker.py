@@ -1,0 +1,255 @@
+"""CircuitBreaker: when it opens, what it lets through to see, and when it closes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from flowrt.policies.circuit_breaker import CircuitBreaker, Transition, is_service_failure
+from tests.examples import examples
+from tests.policies.test_error_classification import httpx_error
+
+S = 1_000_000_000
+
+
+def opened(**settings_: Any) -> CircuitBreaker:
+    """A breaker that opened at 1 s and cools down for 10."""
+    breaker = CircuitBreaker(**{"failure_ratio": 0.5, "window": 10, "cooldown": 10, "minimum": 2, **settings_})
+    for _ in range(2):
+        breaker.record(1 * S, 1 * S, ok=False)
+    assert breaker.state == "open"
+    return breaker
+
+
+def test_it_stays_closed_below_the_ratio_and_below_the_minimum() -> None:
+    breaker = CircuitBreaker(failure_ratio=0.5, minimum=10)
+    for i in range(9):
+        breaker.record(i, i, ok=False)
+    assert breaker.closed, "nine failures are no sample of ten"
+    breaker = CircuitBreaker(failure_ratio=0.5, minimum=10)
+    for i in range(1000):
+        breaker.record(i, i, ok=i % 5 != 0)
+    assert breaker.closed, "a fifth is less than half"
+
+
+def test_it_opens_when_the_ratio_is_reached_and_says_why() -> None:
+    breaker = CircuitBreaker(failure_ratio=0.5, window=30, minimum=10)
+    for i in range(1, 11):
+        breaker.record(i * S, i * S, ok=i <= 5)
+    assert list(breaker.transitions) == [Transition(10 * S, "closed", "open", "5 of 10 attempts failed within 30 s")]
+    assert not breaker.closed
+
+
+def test_failures_of_long_ago_are_forgotten() -> None:
+    breaker = CircuitBreaker(failure_ratio=0.5, window=10, minimum=4)
+    for i in range(3):
+        breaker.record(i, i, ok=False)
+    breaker.record(20 * S, 20 * S, ok=False)
+    assert breaker.closed
+    for i in range(3):
+        breaker.record(21 * S + i, 21 * S, ok=False)
+    assert not breaker.closed
+
+
+def test_an_open_one_lets_nothing_through_until_it_has_cooled_down() -> None:
+    breaker = opened()
+    assert breaker.wait_ns(1 * S) == 10 * S
+    assert breaker.wait_ns(9 * S) == 2 * S
+    assert str(breaker.refusal(9 * S)) == (
+        "the circuit is open (2 of 2 attempts failed within 10 s): not tried; next try in 2 s"
+    )
+    assert breaker.wait_ns(11 * S) == 0
+    assert breaker.state == "half_open"
+    assert "it is being probed" in str(breaker.refusal(11 * S))
+
+
+def test_one_probe_at_a_time_and_its_success_closes() -> None:
+    breaker = opened()
+    assert breaker.wait_ns(11 * S) == 0
+    assert breaker.wait_ns(12 * S) == 9 * S, "until the probe has ended, or is given up"
+    breaker.record(13 * S, 11 * S, ok=True)
+    assert breaker.closed
+    assert breaker.wait_ns(13 * S) == 0
+    assert [change.new for change in breaker.transitions] == ["open", "half_open", "closed"]
+
+
+def test_a_failed_probe_opens_it_again_for_the_whole_cooldown() -> None:
+    breaker = opened()
+    assert breaker.wait_ns(11 * S) == 0
+    breaker.record(13 * S, 11 * S, ok=False)
+    assert breaker.state == "open"
+    assert breaker.wait_ns(13 * S) == 10 * S
+
+
+def test_several_probes_must_all_go_well() -> None:
+    breaker = opened(probes=3)
+    assert [breaker.wait_ns(11 * S + i) for i in range(4)] == [0, 0, 0, 10 * S - 3]
+    breaker.record(12 * S, 11 * S, ok=True)
+    breaker.record(12 * S, 11 * S + 1, ok=True)
+    assert breaker.state == "half_open"
+    breaker.record(12 * S, 11 * S + 2, ok=False)
+    assert breaker.state == "open"
+
+
+def test_what_began_before_is_no_probe() -> None:
+    breaker = opened()
+    breaker.record(2 * S, 1 * S, ok=True)
+    assert breaker.state == "open"
+    assert breaker.wait_ns(11 * S) == 0
+    breaker.record(11 * S, 1 * S, ok=True)
+    assert breaker.state == "half_open"
+    breaker.record(11 * S, 1 * S, ok=False)
+    assert breaker.state == "half_open"
+
+
+def test_a_cancelled_probe_makes_way_for_the_next() -> None:
+    breaker = opened()
+    assert breaker.wait_ns(11 * S) == 0
+    breaker.record(12 * S, 11 * S, ok=None)
+    assert breaker.state == "half_open"
+    assert breaker.wait_ns(12 * S) == 0
+
+
+def test_a_probe_that_nobody_reports_is_given_up_after_a_cooldown() -> None:
+    breaker = opened()
+    assert breaker.wait_ns(11 * S) == 0
+    assert breaker.wait_ns(21 * S) == 0
+
+
+def test_a_cancelled_attempt_counts_neither_way() -> None:
+    breaker = CircuitBreaker(minimum=1, failure_ratio=1)
+    for i in range(100):
+        breaker.record(i, i, ok=None)
+    assert breaker.closed
+
+
+def test_after_closing_it_starts_with_a_clean_slate() -> None:
+    breaker = opened()
+    breaker.wait_ns(11 * S)
+    breaker.record(11 * S, 11 * S, ok=True)
+    breaker.record(12 * S, 12 * S, ok=False)
+    assert breaker.closed, "one failure is no sample of two"
+
+
+def test_whoever_listens_hears_every_transition_until_they_leave() -> None:
+    breaker = CircuitBreaker(minimum=1)
+    heard: list[Transition] = []
+    leave = breaker.subscribe(heard.append)
+    breaker.record(1, 1, ok=False)
+    leave()
+    breaker.wait_ns(100 * S)
+    assert [change.new for change in heard] == ["open"]
+    assert [change.new for change in breaker.transitions] == ["open", "half_open"]
+
+
+@pytest.mark.parametrize(
+    ("error", "against"),
+    [
+        (httpx_error(500), True),
+        (httpx_error(429), True),
+        (httpx_error(408), True),
+        (httpx_error(404), False),
+        (httpx_error(400), False),
+        (TimeoutError(), True),
+        ("a message", True),
+        (None, True),
+    ],
+)
+def test_an_item_that_the_service_refuses_does_not_speak_against_the_service(error: Any, against: bool) -> None:
+    assert is_service_failure(error) == against
+
+
+class Circuit(RuleBasedStateMachine):
+    """Attempts that begin and end in any order, and the promises that hold throughout."""
+
+    @initialize(minimum=st.integers(1, 5), ratio=st.sampled_from([0.2, 0.5, 1]), probes=st.integers(1, 3))
+    def begin(self, minimum: int, ratio: float, probes: int) -> None:
+        self.breaker = CircuitBreaker(ratio, window=10, cooldown=5, minimum=minimum, probes=probes)
+        self.minimum, self.ratio, self.probes = minimum, ratio, probes
+        self.now = 1
+        self.running: list[tuple[int, bool]] = []  # when, whether a probe
+        self.counted: deque[tuple[int, bool]] = deque()
+        self.heard: list[Transition] = []
+        self.breaker.subscribe(self.heard.append)
+
+    @rule(step=st.sampled_from([1, S // 2, S, 3 * S, 6 * S, 15 * S]))
+    def time_passes(self, step: int) -> None:
+        self.now += step
+
+    @rule()
+    def one_asks(self) -> None:
+        before = self.breaker.state
+        wait = self.breaker.wait_ns(self.now)
+        assert 0 <= wait <= 5 * S
+        if before == "open" and wait:
+            assert self.breaker.state == "open"
+            assert self.now < self.heard[-1].at_ns + 5 * S
+        if wait == 0:
+            self.running.append((self.now, not self.breaker.closed))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), ok=st.sampled_from([True, False, None]))
+    def one_ends(self, data: st.DataObject, ok: bool | None) -> None:
+        started, probe = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        before, heard = self.breaker.state, len(self.heard)
+        if before == "closed" and ok is not None:
+            self.counted.append((self.now, ok))
+        self.breaker.record(self.now, started, ok)
+        after = self.breaker.state
+        if before == "open":
+            assert after == "open", "what was under way neither closes nor prolongs"
+        if before == "closed" and after == "open":
+            assert ok is False
+            recent = [good for at, good in self.counted if at > self.now - 10 * S]
+            older = [good for at, good in self.counted if self.now - 11 * S < at <= self.now - 10 * S]
+            assert len(recent) + len(older) >= self.minimum
+            assert recent.count(False) + older.count(False) >= self.ratio * self.minimum
+        if before == "half_open" and after != before:
+            assert probe
+            assert after == ("closed" if ok else "open")
+        if len(self.heard) > heard:
+            self.counted.clear()
+
+    @invariant()
+    def its_words_agree(self) -> None:
+        if not hasattr(self, "breaker"):
+            return
+        assert self.breaker.closed == (self.breaker.state == "closed")
+        assert list(self.breaker.transitions) == self.heard
+        for sooner, later in itertools.pairwise(self.heard):
+            assert sooner.new == later.old
+            if later.new == "half_open":
+                assert later.at_ns >= sooner.at_ns + 5 * S, "it cools down for its time"
+        if self.breaker.state == "half_open":
+            assert len(self.breaker._probing) + self.breaker._passed <= self.probes
+
+
+TestCircuit = Circuit.TestCase
+TestCircuit.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"failure_ratio": 0}, "failure_ratio must be a number above 0 and at most 1, not 0"),
+        ({"failure_ratio": 1.1}, "failure_ratio must be"),
+        ({"failure_ratio": math.nan}, "failure_ratio must be"),
+        ({"failure_ratio": True}, "failure_ratio must be"),
+        ({"window": 0}, "window must be a number of seconds above 0, not 0"),
+        ({"cooldown": -1}, "cooldown must be"),
+        ({"minimum": 0}, "minimum must be an integer of at least 1, not 0"),
+        ({"probes": 0}, "probes must be"),
+        ({"open": "explode"}, "open must be 'fail' or 'pause', not 'explode'"),
+        ({"counts": 5}, "counts must be a function of the error"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CircuitBreaker(**wrong)

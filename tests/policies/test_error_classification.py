@@ -1,0 +1,146 @@
+"""What exceptions of other libraries say, read by the names that they use."""
+
+from __future__ import annotations
+
+import email.message
+import urllib.error
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowrt.policies.error_classification import kind_of, parse_retry_after, retry_after_of, status_of
+
+WALL_S = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC).timestamp()
+
+
+class FailureError(Exception):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__("it failed")
+        self.__dict__.update(attributes)
+
+
+class HostileError(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("__") else RuntimeError(name)
+
+
+def httpx_error(status: int, headers: dict[str, str] | None = None) -> httpx.HTTPStatusError:
+    request = httpx.Request("GET", "http://127.0.0.1/")
+    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, headers=headers))
+
+
+def aiohttp_error(status: int, headers: Any = None) -> aiohttp.ClientResponseError:
+    return aiohttp.ClientResponseError(None, (), status=status, headers=headers)  # type: ignore[arg-type]
+
+
+def urllib_error(status: int, **headers: str) -> urllib.error.HTTPError:
+    message = email.message.Message()
+    for name, value in headers.items():
+        message[name.replace("_", "-")] = value
+    return urllib.error.HTTPError("http://127.0.0.1/", status, "no", message, None)
+
+
+@pytest.mark.parametrize(
+    ("exc", "status"),
+    [
+        (httpx_error(503), 503),
+        (aiohttp_error(429), 429),
+        (urllib_error(404), 404),
+        (FailureError(status_code=529), 529),
+        (FailureError(status=HTTPStatus.BAD_GATEWAY), 502),
+        (FailureError(response=FailureError(status=500)), 500),
+        (FailureError(code="rate_limit_exceeded", status_code=429), 429),
+        (FailureError(code="e3q8"), None),
+        (FailureError(code=1), None),
+        (FailureError(status=True), None),
+        (FailureError(status="503"), None),
+        (FailureError(response=None), None),
+        (HostileError(), None),
+        (ValueError(503), None),
+        (None, None),
+    ],
+)
+def test_a_status_is_found_where_clients_keep_it(exc: Any, status: int | None) -> None:
+    assert status_of(exc) == status
+
+
+@pytest.mark.parametrize(
+    ("exc", "seconds"),
+    [
+        (FailureError(retry_after=7), 7),
+        (FailureError(retry_after="2.5"), 2.5),
+        (FailureError(retry_after=timedelta(minutes=2)), 120),
+        (httpx_error(429, {"Retry-After": "12"}), 12),
+        (httpx_error(429, {"retry-after-ms": "250", "retry-after": "1"}), 0.25),
+        (httpx_error(503, {"Retry-After": "Thu, 01 Jan 2026 12:01:30 GMT"}), 90),
+        (httpx_error(503, {"Retry-After": "Thu, 01 Jan 2026 11:00:00 GMT"}), 0),
+        (aiohttp_error(429, {"Retry-After": "3"}), 3),
+        (aiohttp_error(429, {"retry-after": "3"}), 3),
+        (urllib_error(429, Retry_After="5"), 5),
+        (httpx_error(429, {"Retry-After": "soon"}), None),
+        (httpx_error(429), None),
+        (FailureError(headers=["Retry-After"]), None),
+        (FailureError(retry_after=True), None),
+        (HostileError(), None),
+        (ValueError(), None),
+    ],
+)
+def test_how_long_to_wait_is_found_where_clients_keep_it(exc: Any, seconds: float | None) -> None:
+    assert retry_after_of(exc, wall_s=WALL_S) == seconds
+
+
+def test_another_attribute_may_hold_it() -> None:
+    assert retry_after_of(FailureError(wait_for=4), "wait_for") == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (0, 0.0),
+        (b"9", 9.0),
+        ("", None),
+        (-1, None),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        (float("inf"), None),
+        ([], None),
+        (datetime(2026, 1, 1, 12, 0, 5, tzinfo=UTC), 5.0),
+        (datetime(2026, 1, 1, 12, 0, 5), 5.0),  # noqa: DTZ001  # as parsed from a date without a zone
+    ],
+)
+def test_numbers_numerals_dates_and_spans_are_read(value: Any, seconds: float | None) -> None:
+    assert parse_retry_after(value, WALL_S) == seconds
+
+
+@given(st.text() | st.binary() | st.integers() | st.floats() | st.timedeltas() | st.none())
+def test_whatever_a_header_holds_gives_a_wait_or_nothing(value: Any) -> None:
+    seconds = parse_retry_after(value, WALL_S)
+    assert seconds is None or 0 <= seconds < float("inf")
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [
+        (TimeoutError(), "timeout"),
+        (httpx.ReadTimeout("late"), "timeout"),
+        (httpx.ConnectError("refused"), "error"),
+        (httpx_error(504), "timeout"),
+        (httpx_error(429), "rate_limited"),
+        (httpx_error(500), "error"),
+        (ValueError(), "error"),
+        (None, "error"),
+    ],
+)
+def test_timeouts_and_throttling_are_told_from_other_errors(exc: Any, kind: str) -> None:
+    assert kind_of(exc) == kind
+
+
+def test_a_service_that_says_when_to_come_back_throttles() -> None:
+    assert kind_of(httpx_error(503), retry_after=5.0) == "rate_limited"

@@ -1,0 +1,384 @@
+"""RateLimit: waiting in line, being cancelled there, settling up, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrt.policies.rate_limit import CostTooHighError, RateLimit
+from flowrt.policies.rate_limiter import RateGate
+from flowrt.policies.sliding_window import UNIT, Charge, Window
+from tests.conftest import run_on, virtual_loop
+from tests.examples import examples
+from tests.policies.test_sliding_window import worst_window
+
+Run = Callable[[Any], Any]
+
+
+def clock() -> int:
+    return round(asyncio.get_running_loop().time() * 1e9) + 1
+
+
+async def starts_of(limit: RateLimit, costs: list[float]) -> list[float]:
+    """When each of the callers that ask together starts, in seconds."""
+    loop = asyncio.get_running_loop()
+
+    async def one(cost: float) -> float:
+        await limit.acquire(cost)
+        return round(loop.time(), 6)
+
+    return await asyncio.gather(*(one(cost) for cost in costs))
+
+
+def test_what_exceeds_the_rate_waits_for_the_next_window(run_virtual: Run) -> None:
+    starts = run_virtual(starts_of(RateLimit(3, per=1.0), [1] * 8))
+    assert starts == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_an_even_flow_has_no_burst(run_virtual: Run) -> None:
+    starts = run_virtual(starts_of(RateLimit(10, per=1.0, burst=1), [1] * 25))
+    assert starts == pytest.approx([i / 10 for i in range(25)])
+
+
+def test_a_limit_per_minute_is_paced_by_the_second(run_virtual: Run) -> None:
+    starts = run_virtual(starts_of(RateLimit(600, per=60), [1] * 1200))
+    assert starts.count(0) == 10
+    assert starts == sorted(starts)
+    assert starts[-1] == pytest.approx(119, abs=2), "the pace costs no throughput"
+
+
+def test_whoever_asks_first_starts_first_whatever_it_costs(run_virtual: Run) -> None:
+    starts = run_virtual(starts_of(RateLimit(10, per=1.0), [8, 10, 1, 1, 1]))
+    assert starts == [0, 1, 2, 2, 2], "small ones do not slip past the large one"
+
+
+def test_a_caller_cancelled_in_line_gives_its_place_to_the_next(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        limit = RateLimit(1, per=1.0)
+        await limit.acquire()
+        tasks = [asyncio.create_task(limit.acquire()) for _ in range(4)]
+        await asyncio.sleep(0.5)
+        tasks[0].cancel()
+        tasks[2].cancel()
+        await asyncio.gather(tasks[1], tasks[3])
+        assert loop.time() == pytest.approx(2.0)
+        assert limit.window.held == 0
+
+    run_virtual(main())
+
+
+def test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back(run_virtual: Run) -> None:
+    async def main() -> None:
+        limit = RateLimit(10, per=60)
+        estimated = await limit.acquire(10)
+        first = asyncio.create_task(limit.acquire(10))
+        second = asyncio.create_task(limit.acquire(10))
+        await asyncio.sleep(1)
+        estimated.settle(0)
+        assert limit.window.held == 10 * UNIT, "the first is admitted, and its task has not run yet"
+        first.cancel()
+        await second
+        assert asyncio.get_running_loop().time() == pytest.approx(1)
+        assert first.cancelled()
+        assert limit.window.held == 0
+        assert limit.window.used == 10 * UNIT
+
+    run_virtual(main())
+
+
+def test_on_real_loops_no_window_overflows_and_all_come_through(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    charged: list[tuple[int, int]] = []
+    enter = Window._enter
+
+    def written_down(window: Window, cost: int, now_ns: int) -> Charge:
+        charged.append((now_ns, cost // UNIT))
+        return enter(window, cost, now_ns)
+
+    monkeypatch.setattr(Window, "_enter", written_down)
+
+    async def main() -> None:
+        limit = RateLimit(100, per=0.05)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(limit.acquire(1 + i % 5) for i in range(150)))
+
+    run(main())
+    assert len(charged) == 150
+    assert worst_window(charged, 50_000_000) <= 100
+
+
+def test_when_the_first_in_line_gives_up_a_smaller_one_starts_at_once(run_virtual: Run) -> None:
+    async def main() -> None:
+        limit = RateLimit(10, per=1.0)
+        await limit.acquire(5)
+        large = asyncio.create_task(limit.acquire(10))
+        small = asyncio.create_task(limit.acquire(5))
+        await asyncio.sleep(0.5)
+        large.cancel()
+        await small
+        assert asyncio.get_running_loop().time() == pytest.approx(0.5)
+
+    run_virtual(main())
+
+
+@given(st.data())
+@settings(max_examples=examples(60), deadline=None)
+def test_cancelling_anybody_at_any_time_loses_and_duplicates_nothing(data: st.DataObject) -> None:
+    rate = data.draw(st.integers(1, 6))
+    costs = data.draw(st.lists(st.integers(0, rate), min_size=1, max_size=25))
+    cancels = data.draw(st.lists(st.tuples(st.integers(0, len(costs) - 1), st.sampled_from([0, 0.5, 1, 1.5, 2, 3]))))
+    begun: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        limit = RateLimit(rate, per=1.0)
+
+        async def one(cost: int) -> None:
+            await limit.acquire(cost)
+            begun.append((clock(), cost))
+
+        tasks = [asyncio.create_task(one(cost)) for cost in costs]
+        for which, at in cancels:
+            loop.call_at(at, tasks[which].cancel)
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(result is None for result in done) == len(begun)
+        assert limit.window.held == 0
+        assert not limit.line
+        await asyncio.sleep(1.001)
+        assert limit.window.fits(rate * UNIT, clock()), "all of it is free again"
+
+    run_on(virtual_loop, main())
+    assert worst_window(begun, 10**9) <= rate
+    assert [cost for _, cost in begun] == [
+        cost for i, cost in enumerate(costs) if i not in {which for which, _ in cancels}
+    ] or cancels, "nobody who was not cancelled is missing or out of order"
+
+
+def test_less_than_estimated_is_given_back_and_lets_the_next_start(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        limit = RateLimit(100, per=60, burst=100)
+        estimated = await limit.acquire(100)
+        waiting = asyncio.create_task(limit.acquire(70))
+        await asyncio.sleep(2)
+        estimated.settle(30)
+        await waiting
+        assert loop.time() == pytest.approx(2)
+
+    run_virtual(main())
+
+
+def test_more_than_estimated_counts_from_when_it_is_known(run_virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        limit = RateLimit(100, per=60, burst=100)
+        estimated = await limit.acquire(10)
+        await asyncio.sleep(5)
+        estimated.settle(150)
+        await limit.acquire(90)
+        assert loop.time() == pytest.approx(65)
+
+    run_virtual(main())
+
+
+def test_settling_after_the_window_gives_nothing_back_twice(run_virtual: Run) -> None:
+    async def main() -> None:
+        limit = RateLimit(10, per=1.0)
+        first = await limit.acquire(10)
+        await asyncio.sleep(2)
+        await limit.acquire(10)
+        first.settle(0)
+        first.settle(0)
+        assert limit.window.used == 10 * UNIT
+        assert not limit.window.fits(UNIT, clock())
+
+    run_virtual(main())
+
+
+def test_a_cost_that_can_never_fit_fails_at_once(run_virtual: Run) -> None:
+    async def main() -> None:
+        limit = RateLimit(100, per=60)
+        with pytest.raises(CostTooHighError, match=r"a cost of 101 can never fit into 100 per 60 s: split the item"):
+            await limit.acquire(101)
+        assert asyncio.get_running_loop().time() == 0
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("cost", [-1, math.nan, math.inf, True, "5", None])
+def test_a_cost_that_is_no_cost_is_told(cost: Any, run_virtual: Run) -> None:
+    limit = RateLimit(100, cost=lambda item: cost)
+    with pytest.raises(ValueError, match="the cost of an item must be a finite number of at least 0, not"):
+        limit.price({})
+
+
+def test_costs_of_tenths_add_up_exactly() -> None:
+    limit = RateLimit(1, per=1.0, cost=0.1, burst=1)
+    now, admitted = 1, 0
+    while limit.window.fits(limit.price(None), now):
+        limit.window.charge(limit.price(None), now)
+        admitted += 1
+    assert admitted == 10
+
+
+def test_what_the_node_reports_is_read_from_its_metadata() -> None:
+    limit = RateLimit(100, cost=lambda item: 5)
+    assert limit.reports
+    assert limit.reported({"cost": 7}) == 7 * UNIT
+    assert [limit.reported(m) for m in (None, {}, {"cost": -1}, {"cost": "7"}, {"cost": math.nan})] == [None] * 5
+    assert RateLimit(100, actual="tokens").reported({"tokens": 2.5}) == 2_500_000
+    summed = RateLimit(100, actual=lambda m: m["in"] + m["out"])
+    assert summed.reported({"in": 1, "out": 2}) == 3 * UNIT
+    assert summed.reported({}) is None, "as of an attempt that raised"
+    assert limit.reported(["cost", 7]) is None
+    assert not RateLimit(100).reports
+
+
+def test_a_limit_outlives_its_loop() -> None:
+    limit = RateLimit(2, per=60, burst=2)
+
+    async def wait_in_vain() -> None:
+        await limit.acquire()
+        await limit.acquire()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(limit.acquire(), 0.01)
+
+    run_on(asyncio.SelectorEventLoop, wait_in_vain())
+
+    async def still_full() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(limit.acquire(), 0.01)
+
+    run_on(asyncio.SelectorEventLoop, still_full())
+    limit.window.hold(UNIT, 1)  # by a loop that was closed on somebody who was about to start
+    starts = run_on(virtual_loop, starts_of(limit, [1, 1]))
+    assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
+
+
+def test_two_running_loops_do_not_share_one_limit() -> None:
+    limit = RateLimit(2)
+    entered, leave = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        await limit.acquire()
+        entered.set()
+        await asyncio.to_thread(leave.wait, 10)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    thread.start()
+    try:
+        assert entered.wait(10)
+        with pytest.raises(RuntimeError, match="in use on another event loop that is running: give each event loop"):
+            asyncio.run(starts_of(limit, [1]))
+    finally:
+        leave.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "per"),
+    [
+        ("100/s", 100, 1),
+        ("600/min", 600, 60),
+        (" 10 / sec ", 10, 1),
+        ("5/10s", 5, 10),
+        ("90k/min", 90_000, 60),
+        ("1.5M/h", 1_500_000, 3600),
+        ("10_000/day", 10_000, 86400),
+        ("2.5/s", 5, 2),
+        ("0.5/s", 1, 2),
+        ("0.1/min", 1, 600),
+        ("20/100ms", 20, 0.1),
+        ("7/minutes", 7, 60),
+    ],
+)
+def test_a_rate_is_read_as_people_write_it(text: str, rate: float, per: float) -> None:
+    limit = RateLimit.parse(text)
+    assert (limit.rate, limit.per) == (rate, pytest.approx(per))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "100", "/s", "100/", "100/fortnight", "-1/s", "nan/s", "1e3/s", "100/s/s", "0/s", "5/0s", None, 5]
+)
+def test_text_that_is_no_rate_is_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match=r"rate|per"):
+        RateLimit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rate": 0}, "rate must be a number above 0, not 0"),
+        ({"rate": -5}, "rate must be"),
+        ({"rate": math.nan}, "rate must be"),
+        ({"rate": math.inf}, "rate must be"),
+        ({"rate": True}, "rate must be"),
+        ({"rate": "100"}, "rate must be"),
+        ({"per": 0}, "per must be a number of seconds above 0, not 0"),
+        ({"per": 1e-10}, "too small"),
+        ({"rate": 1e-9}, "too small"),
+        ({"burst": 0}, "burst must be"),
+        ({"burst": 11}, "burst must be .* at most 10, not 11"),
+        ({"cost": -1}, "cost must be a number of at least 0, not -1"),
+        ({"cost": "item"}, "cost must be"),
+        (
+            {"cost": 20},
+            r"cost=20 never fits into rate=10 per=1.0 s: make the window longer, as in RateLimit\(20, per=2\)",
+        ),
+        ({"actual": 5}, "actual must be a metadata key, a function"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RateLimit(**{"rate": 10, **wrong})
+
+
+@given(st.data())
+@settings(max_examples=examples(60), deadline=None)
+def test_batches_that_share_limits_keep_them_all_and_all_come_through(data: st.DataObject) -> None:
+    """Requests and tokens at once, through several gates, some in another order, some cancelled."""
+    per = 1.0
+    requests, tokens = data.draw(st.integers(1, 5)), data.draw(st.integers(5, 20))
+    sizes = st.lists(st.integers(0, tokens), max_size=12)
+    batches = data.draw(st.lists(st.tuples(sizes, st.sampled_from(["both", "swapped", "tokens"])), max_size=4))
+    victims = data.draw(st.lists(st.tuples(st.integers(0, 40), st.sampled_from([0, 0.3, 1, 1.7, 4])), max_size=5))
+    begun: list[tuple[int, int]] = []
+    called: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        calls, size = RateLimit(requests, per), RateLimit(tokens, per, cost=lambda item: item)
+        ways = {"both": [calls, size], "swapped": [size, calls], "tokens": [size]}
+
+        async def one(gate: RateGate, item: int, way: str) -> None:
+            ticket = gate.take(item)
+            if not ticket.granted:
+                await gate.wait(ticket)
+            assert ticket.granted
+            begun.append((clock(), item))
+            if way != "tokens":
+                called.append((clock(), 1))
+
+        tasks = []
+        for items, way in batches:
+            gate = RateGate(ways[way], loop, clock)
+            tasks += [asyncio.create_task(one(gate, item, way)) for item in items]
+        for which, at in victims:
+            if which < len(tasks):
+                loop.call_at(at, tasks[which].cancel)
+        async with asyncio.timeout(1000):
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(result is None for result in done) == len(begun)
+        assert {type(result) for result in done} <= {type(None), asyncio.CancelledError}
+        assert calls.window.held == size.window.held == 0
+
+    run_on(virtual_loop, main())
+    assert worst_window(begun, 10**9) <= tokens
+    assert worst_window(called, 10**9) <= requests

@@ -1,0 +1,254 @@
+"""The flight recorder: what it writes is what happened, and what befalls it does not befall the batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowrt import BatchProcessor, BatchResults, RateLimit, Rejected, RetryPolicy
+from flowrt.policies import Hedge
+from flowrt.recording import recorder
+from flowrt.recording.columns import RowBuffer
+from flowrt.recording.parquet import GroupWriter, read_recording
+from tests.conftest import Run
+
+
+async def steady(x: int) -> int:
+    await asyncio.sleep(0.1)
+    return x
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_recording(path)[1].to_pylist()
+    return sorted(rows, key=lambda row: (row["index"], row["attempt"]))
+
+
+def test_each_items_times_are_in_the_file(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    run_virtual(BatchProcessor(steady, 2, record=path).batch(range(4)))
+    meta, _ = read_recording(path)
+    rows = rows_of(path)
+    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    assert [round(row["arrival_ns"] / 1e8) for row in rows] == [0, 0, 1, 1]
+    assert [round(row["service_ns"] / 1e8) for row in rows] == [1, 1, 1, 1]
+    assert {(row["outcome"], row["attempt"], row["last"], row["cause"]) for row in rows} == {("ok", 1, True, -1)}
+    assert round(meta["wall_ns"] / 1e8) == 2
+    assert meta["counts"]["ok"] == 4
+    assert meta["settings"]["max_concurrency"] == 2
+    assert meta["limits"] == [[0, 2]]
+
+
+def test_every_attempt_of_a_retried_item_has_its_row(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    tried: list[int] = []
+
+    async def flaky(x: int) -> int:
+        await asyncio.sleep(0.1)
+        tried.append(x)
+        if x == 1 and tried.count(1) < 3:
+            raise ConnectionError("try again")
+        return x
+
+    policy = RetryPolicy(5, wait=lambda _: 0.5)
+    run_virtual(BatchProcessor(flaky, 2, retry=policy, record=path).batch(range(2)))
+    first, *again = rows_of(path)
+    assert (first["index"], first["outcome"]) == (0, "ok")
+    assert [(row["attempt"], row["outcome"], row["last"]) for row in again] == [
+        (1, "failed", False),
+        (2, "failed", False),
+        (3, "ok", True),
+    ]
+    assert [round(row["arrival_ns"] / 1e8) for row in again] == [0, 6, 12]
+    (cause,) = read_recording(path)[0]["causes"]
+    assert (cause["type"], cause["count"]) == ("ConnectionError", 2)
+
+
+def test_the_wait_for_a_rate_limit_is_told_apart_from_the_service(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    run_virtual(BatchProcessor(steady, 4, rate_limit=RateLimit(1, per=1.0), record=path).batch(range(3)))
+    assert [round(row["limiter_wait_ns"] / 1e8) for row in rows_of(path)] == [0, 10, 20]
+    assert [round(row["service_ns"] / 1e8) for row in rows_of(path)] == [1, 1, 1]
+
+
+def test_items_that_never_ran_have_no_service_time(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    run_virtual(BatchProcessor(steady, 1, batch_timeout=0.15, record=path).batch(range(3)))
+    rows = rows_of(path)
+    assert [row["outcome"] for row in rows] == ["ok", "cancelled", "cancelled"]
+    assert [row["service_ns"] is None for row in rows] == [False, False, True]
+    assert [row["attempt"] for row in rows] == [1, 1, 0]
+
+
+def test_an_input_that_was_rejected_was_no_attempt(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    run_virtual(BatchProcessor(steady, 1, record=path).batch([1, Rejected("no JSON")]))
+    (_, row) = rows_of(path)
+    assert (row["outcome"], row["attempt"], row["service_ns"]) == ("failed", 0, None)
+
+
+def test_an_item_that_waits_for_its_retry_when_the_batch_ends_is_cancelled_in_the_file(
+    run_virtual: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.parquet"
+
+    async def fails(x: int) -> int:
+        raise ConnectionError("no")
+
+    policy = RetryPolicy(2, wait=lambda _: 100.0)
+    run_virtual(BatchProcessor(fails, 1, retry=policy, batch_timeout=1.0, record=path).batch([1]))
+    assert [(row["attempt"], row["outcome"], row["last"]) for row in rows_of(path)] == [
+        (1, "failed", False),
+        (2, "cancelled", True),
+    ]
+
+
+def test_a_change_of_the_limit_is_in_the_file(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.1)
+        if x == 3:
+            processor.set_max_concurrency(5)
+        return x
+
+    processor = BatchProcessor(node, 2, record=path)
+    run_virtual(processor.batch(range(20)))
+    limits = read_recording(path)[0]["limits"]
+    assert [limit for _, limit in limits] == [2, 5]
+    assert 1 <= round(limits[1][0] / 1e8) <= 2
+
+
+def test_more_rows_than_a_group_holds_are_all_there_and_small(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_ROWS", 1000)
+    path = tmp_path / "run.parquet"
+
+    async def noop(x: int) -> int:
+        if x % 10 == 0:
+            raise ValueError(f"item {x} is bad")
+        return x
+
+    run(BatchProcessor(noop, 10, record=path).batch(range(10_500)))
+    meta, table = read_recording(path)
+    assert sorted(table["index"].to_pylist()) == list(range(10_500))
+    assert meta["causes"][0]["count"] == 1050
+    assert path.stat().st_size / 10_500 <= 24
+
+
+def test_the_file_is_there_when_the_batch_returns_and_no_thread_is_left(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    run(BatchProcessor(steady, 2, record=path).batch(range(3)))
+
+    async def main() -> None:
+        async with BatchProcessor(steady, 2, record=path).batch_as_completed(range(2)) as results:
+            async for _ in results:
+                pass
+
+    run(main())
+    assert len(rows_of(path)) == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+    for thread in threading.enumerate():
+        if thread.name == "flowrt-recorder":
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+def test_a_consumer_who_leaves_gets_a_recording_of_what_there_was(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+
+    async def node(x: int) -> None:
+        await asyncio.sleep(10 * x)
+
+    async def main() -> None:
+        async with BatchProcessor(node, 2, record=path).batch_as_completed(range(100)) as results:
+            async for _ in results:
+                break
+
+    run(main())
+    assert {row["outcome"] for row in rows_of(path)} == {"ok", "cancelled"}
+
+
+def test_a_disk_that_fails_costs_the_recording_and_nothing_else(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(self: GroupWriter, rows: RowBuffer) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GroupWriter, "write", write)
+    with caplog.at_level(logging.WARNING):
+        results: BatchResults = run(BatchProcessor(steady, 2, record=tmp_path / "run.parquet").batch(range(2)))
+    assert [result.output for result in results] == [0, 1]
+    assert list(tmp_path.iterdir()) == []
+    assert "No space left on device" in caplog.text
+
+
+def test_a_folder_that_goes_away_costs_the_recording_and_nothing_else(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    processor = BatchProcessor(steady, 2, record=folder / "run.parquet")
+    folder.rmdir()
+    with caplog.at_level(logging.WARNING):
+        assert [result.output for result in run(processor.batch(range(2)))] == [0, 1]
+    assert "was not recorded" in caplog.text
+
+
+def test_a_disk_that_hangs_does_not_hold_the_batch_for_ever(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(GroupWriter, "close", lambda self, meta: go_on.wait(60))
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.1)
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert run(BatchProcessor(steady, 2, record=tmp_path / "run.parquet").batch(range(2))).success_rate == 1
+    finally:
+        go_on.set()
+    assert "did not take it within 0.1 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("nowhere/run.parquet", "does not exist"), ("", "name a file, not the folder")]
+)
+def test_a_path_that_cannot_be_written_is_told_before_any_work(tmp_path: Path, name: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        BatchProcessor(steady, record=tmp_path / name)
+
+
+def test_a_file_that_is_no_recording_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "precious.parquet"
+    path.write_text("precious")
+    with pytest.raises(ValueError, match="is no recording"):
+        BatchProcessor(steady, record=path)
+
+
+def test_items_that_a_journal_gives_back_are_in_the_file_as_resumed(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    for inputs in ([1, 2], [1, 2]):
+        run(BatchProcessor(steady, 2, journal=tmp_path / "journal", record=path).batch(inputs))
+    assert [(row["outcome"], row["attempt"], row["service_ns"]) for row in rows_of(path)] == [("resumed", 0, None)] * 2
+
+
+def test_a_hedge_has_a_row_of_its_own_beside_the_item_s(run_virtual: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    calls: list[int] = []
+
+    async def node(x: int) -> int:
+        calls.append(x)
+        await asyncio.sleep(10.0 if len(calls) == 1 else 0.1)
+        return x
+
+    run_virtual(BatchProcessor(node, 1, hedge=Hedge(1.0), record=path).batch([1]))
+    own, hedge = rows_of(path)
+    assert (own["attempt"], own["hedge"], own["last"], own["outcome"]) == (1, False, True, "ok")
+    assert (hedge["attempt"], hedge["hedge"], hedge["last"], hedge["outcome"]) == (2, True, False, "ok")
+    assert round(hedge["arrival_ns"] / 1e9) == 1

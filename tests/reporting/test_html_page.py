@@ -1,0 +1,123 @@
+"""The page holds all it needs, and no text in it does anything."""
+
+from __future__ import annotations
+
+import math
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report_page import write_recording
+from flowrt import BatchProcessor
+from flowrt.attribution.speedup import SequentialEstimate, speedup_by_sample
+from flowrt.recording.parquet import read_recording
+from flowrt.reporting.attempts import Attempts
+from flowrt.reporting.figures import Detail, detail_of
+from flowrt.reporting.html_page import page_of
+from tests.conftest import Run
+
+from .conftest import HOSTILE
+
+
+def outside_of_scripts(page: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_hostile_texts_are_texts(detail: Detail) -> None:
+    page = page_of(detail)
+    assert "onerror=" in page, "the text is shown"
+    assert "<img" not in outside_of_scripts(page)
+    assert page.count("</script>") == 3, "the data's and the two scripts' own"
+
+
+def test_values_of_a_recording_that_are_no_numbers_are_texts(detail: Detail) -> None:
+    detail.slowest[0]["attempts"] = HOSTILE
+    detail.causes[0]["http_status"] = HOSTILE
+    detail.causes[0]["examples"][0]["attempt"] = HOSTILE
+    page = page_of(detail)
+    assert "<img" not in outside_of_scripts(page)
+    assert page.count("</script>") == 3, "the data's and the two scripts' own"
+
+
+def test_it_asks_nobody_for_anything(detail: Detail) -> None:
+    page = outside_of_scripts(page_of(detail))
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
+    assert "default-src 'none'" in unescape(page)
+    assert "unsafe-eval" not in page
+    assert "script-src 'unsafe-inline'" not in unescape(page)
+
+
+def test_a_speedup_without_an_upper_end_has_no_interval(detail: Detail) -> None:
+    estimate = SequentialEstimate(1, 1.0, math.inf, 1.0, math.inf, 20)
+    detail.speedup = speedup_by_sample(40.0, 10.0, estimate).as_dict()
+    tiles = page_of(detail).partition('<dl class="tiles">')[2].partition("</dl>")[0]
+    assert "2.0×" in tiles
+    assert "no interval from a sample of 1" in tiles
+    assert "inf" not in tiles
+
+
+def test_a_lone_surrogate_in_an_error_breaks_nothing(run_virtual: Run, tmp_path: Path) -> None:
+    async def node(x: int) -> int:
+        raise ValueError("\ud800 \x00 \u2028")
+
+    path = tmp_path / "run.parquet"
+    results = run_virtual(BatchProcessor(node, 2, record=path).batch([1]))
+    meta, table = read_recording(path)
+    assert b"ValueError" in page_of(detail_of(meta, Attempts.of_table(table))).encode()
+    assert b"ValueError" in results.report._repr_html_().encode()
+    results.report.save(tmp_path / "page.html")
+    assert "ValueError" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_tenth_of_a_million_items_is_a_small_page(tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    write_recording(path, 100_000)
+    assert path.stat().st_size / 100_000 <= 24
+    meta, table = read_recording(path)
+    assert len(page_of(detail_of(meta, Attempts.of_table(table)))) < 5_000_000
+
+
+@pytest.mark.parts
+@pytest.mark.xdist_group("browser")
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_in_a_browser_the_charts_are_drawn_and_nothing_else_happens(
+    detail: Detail, tmp_path: Path, scheme: Any, width: int
+) -> None:
+    from tools.browser import chromium  # on the main Python only
+
+    file = tmp_path / "page.html"
+    file.write_text(page_of(detail))
+    with chromium() as browser:  # which keeps a loop of its own running: nothing else may need one meanwhile
+        assert_drawn(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}), file, width)
+
+
+def assert_drawn(context: Any, file: Path, width: int) -> None:
+    page = context.new_page()
+    page.set_default_timeout(90_000)
+    asked: list[str] = []
+    wrong: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    try:
+        page.goto(file.as_uri())
+        page.wait_for_function(
+            "window.Bokeh && Bokeh.documents.length && [...document.querySelectorAll('.plot')]"
+            ".every(plot => plot.firstElementChild && plot.firstElementChild.offsetHeight > 100)"
+        )
+        assert asked == [file.as_uri()]
+        assert wrong == []
+        assert page.title() != "owned"
+        assert page.locator("img").count() == 0
+        assert HOSTILE[:20] in page.locator("h1").inner_text()
+        assert page.locator(".plot").count() == 6
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+        before = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.click("#theme")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+        assert wrong == []
+    finally:
+        context.close()

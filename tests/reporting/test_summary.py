@@ -1,0 +1,78 @@
+"""What a run came to, on stderr."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import pytest
+
+from flowrt import BatchReport, BatchResult
+from flowrt.reporting.summary import print_summary, summary_rows
+
+
+def report(*errors: str) -> BatchReport:
+    made = BatchReport("enrich")
+    for index in range(1000):
+        made.add(BatchResult(index, None, success=True, attempts=1, execution_time=0.1))
+    for index, error in enumerate(errors):
+        made.add(BatchResult(index, None, success=False, status="failed", error="no", error_type=error))
+    made.wall_time = 10.0
+    return made
+
+
+def test_it_holds_totals_failures_by_type_percentiles_throughput_and_the_claimed_speedup() -> None:
+    rows = dict(summary_rows(report("ValueError", "ValueError", "KeyError")))
+    assert rows["items"] == "1,003"
+    assert rows["ok"] == "1,000"
+    assert rows["failed"] == "3"
+    assert rows["  ValueError"] == "2"
+    assert rows["  KeyError"] == "1"
+    assert rows["p50"].endswith(" ms")
+    assert float(rows["p50"].split()[0]) == pytest.approx(100, rel=0.02)
+    assert rows["p95"] == rows["p99"] == rows["p50"]
+    assert rows["wall time"] == "10.00 s"
+    assert rows["throughput"] == "100.3 items/s"
+    assert rows["speedup"] == "10.0x claimed (sum of execution times / wall time)"
+
+
+def test_more_than_ten_types_of_failure_are_summed_up() -> None:
+    rows = dict(summary_rows(report(*(f"Error{i}" for i in range(14)))))
+    assert sum(name.startswith("  Error") for name in rows) == 10
+    assert rows["  other"] == "4"
+
+
+def test_an_empty_run_has_no_percentiles() -> None:
+    assert {name for name, _ in summary_rows(BatchReport())} == {"items", "ok", "failed", "wall time", "throughput"}
+
+
+def test_off_a_terminal_it_is_aligned_plain_text_on_stderr(capsys: Any) -> None:
+    print_summary(report())
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0] == "items       1,000"
+    assert lines[-1].startswith("speedup     10.0x")
+    assert "\x1b" not in captured.err
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_without_rich_it_is_plain_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    print_summary(report())
+    assert terminal.getvalue().startswith("items       1,000\n")
+
+
+def test_on_a_terminal_it_is_a_table_in_which_brackets_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    print_summary(report("[red]Error[/nosuch]"))
+    assert "[red]Error[/nosuch]" in terminal.getvalue()
+    assert "│" in terminal.getvalue()

@@ -1,0 +1,328 @@
+"""The live page in a real browser: what it says is what was counted, and nothing that it shows can do anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+import flowrt
+from flowrt.server import TelemetryServer
+from tests.telemetry.live.conftest import HANG_S, Aside
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("browser")]
+
+HOSTILE = "</script><img src=x onerror=\"document.body.dataset.hit='1'\"><b>bold</b>"
+CANARY = "canary-5f0e9d8c7b6a4321"
+
+OpenPage = Callable[..., "Page"]
+MakeGate = Callable[[int], "Gate"]
+
+
+class Gate:
+    """A node that passes items on, and holds one back until it is opened."""
+
+    def __init__(self, holds: int) -> None:
+        self.holds = holds
+        self.open = threading.Event()
+
+    async def __call__(self, x: int) -> int:
+        await self.wait(x)
+        if x % 5 == 3:
+            raise ValueError(f"{HOSTILE} {x}")
+        return x
+
+    async def wait(self, x: int) -> None:
+        while x == self.holds and not self.open.is_set():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def make_gate(aside: Aside) -> Iterator[MakeGate]:
+    """Makes gates that are open when the batches are waited for at the end, whatever the test came to."""
+    gates: list[Gate] = []
+
+    def make_gate(holds: int) -> Gate:
+        gates.append(Gate(holds))
+        return gates[-1]
+
+    yield make_gate
+    for gate in gates:
+        gate.open.set()
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: TelemetryServer) -> Iterator[OpenPage]:
+    """Opens the page; whatever the browser complains about is a failure."""
+    contexts: list[Any] = []
+    complaints: list[str] = []
+    asked: list[str] = []
+
+    def open_page(url: str = "", *, quiet: bool = True, **settings: Any) -> Page:
+        context = browser.new_context(**settings)
+        context.set_default_timeout(HANG_S * 1000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        if quiet:
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(url or server.url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [each for each in complaints if "net::ERR_CONNECTION_REFUSED" not in each] == []
+    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "https://127.0.0.1:"))] == []
+
+
+def wait_for(page: Page, selector: str, text: str) -> None:
+    page.wait_for_function(
+        "([selector, text]) => { const at = document.querySelector(selector);"
+        " return at !== null && at.textContent.includes(text); }",
+        arg=[selector, text],
+    )
+
+
+def text_of(page: Page, selector: str) -> str:
+    return page.locator(selector).inner_text()
+
+
+def counter(name: str, status: str) -> float:
+    labels = {"batch": name, "node": "Gate", "status": status}
+    return REGISTRY.get_sample_value("flowrt_items_total", labels) or 0.0
+
+
+def start(aside: Aside, gate: Gate, name: str, items: int = 100) -> threading.Thread:
+    processor = flowrt.BatchProcessor(flowrt.FunctionNode(gate, node_id="Gate"), 10, name=name)
+    return aside(processor.batch(range(items)))
+
+
+def test_the_numbers_are_the_counters_while_it_runs_and_after(
+    open_page: OpenPage, aside: Aside, make_gate: MakeGate, server: TelemetryServer
+) -> None:
+    page = open_page()
+    wait_for(page, "#idle h2", "No batch yet")
+    gate = make_gate(99)
+    thread = start(aside, gate, "numbers")
+    wait_for(page, "#done", "99 of 100 items, 99 %")
+    assert (counter("numbers", "ok"), counter("numbers", "failed")) == (79, 20)
+    assert text_of(page, "#name") == "numbers"
+    assert text_of(page, "#status") == "running"
+    assert text_of(page, "#failed") == "20 20 %"
+    assert text_of(page, "#inflight") == "1 of 10"
+    assert page.locator("#bar").get_attribute("aria-valuenow") == "99"
+    assert text_of(page, "#errors li b") == "20"
+    wait_for(page, "#running-items", "Gate.wait")
+    assert text_of(page, "#running-items td:first-child") == "99"
+    gate.open.set()
+    thread.join(HANG_S)
+    wait_for(page, "#status", "finished with failures")
+    assert text_of(page, "#done") == "100 of 100 items, 100 %"
+    assert counter("numbers", "ok") + counter("numbers", "failed") == 100
+    assert text_of(page, "#announce") == "numbers has ended: 100 items, 20 failed"
+    assert page.title() == "100 % numbers · flowrt"
+    server.stop()
+    wait_for(page, "#link-text", "no connection; as of")
+    assert text_of(page, "#done") == "100 of 100 items, 100 %"
+
+
+def test_hostile_text_is_shown_and_does_nothing(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+    page = open_page()
+    gate = make_gate(-1)
+    name = f"{HOSTILE}\u202e"
+    kind = type("Bad<img src=x onerror=alert(1)>", (Exception,), {})
+
+    async def node(x: int) -> int:
+        raise kind(f"{HOSTILE} {x}\x00\udc80")
+
+    aside(flowrt.BatchProcessor(flowrt.FunctionNode(node, node_id=HOSTILE), 2, name=name).batch([1, 2])).join(HANG_S)
+    start(aside, gate, HOSTILE, 10).join(HANG_S)
+    wait_for(page, "#failed-items .text", f"{HOSTILE} 8")
+    page.locator("#batches button").nth(1).click()
+    wait_for(page, "#failed-items .kind", "Bad<img src=x onerror=alert(1)>")
+    assert text_of(page, "#name").startswith(HOSTILE)
+    assert page.locator("main img, main script, main b:has-text('bold')").count() == 0
+    assert page.locator("script").count() == 1
+    assert page.evaluate("document.body.dataset.hit") is None
+
+
+def test_inline_script_is_forbidden(open_page: OpenPage) -> None:
+    page = open_page(quiet=False)
+    page.evaluate(
+        "() => { const script = document.createElement('script');"
+        " try { script.textContent = \"document.body.dataset.hit = '1'\"; } catch { return; }"
+        " document.body.append(script); }"
+    )
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.body.dataset.hit") is None
+
+
+def test_a_page_opened_late_shows_the_past(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+    gate = make_gate(50)
+    start(aside, gate, "late", 60)
+    time.sleep(2.2)
+    page = open_page()
+    wait_for(page, "#done", "59 of 60")
+    points = page.locator("#rate-chart path.series").first.get_attribute("d")
+    assert points is not None
+    assert points.count("L") >= 3
+    assert page.locator("#rate-chart .tick").nth(3).text_content() == "0 s"
+    gate.open.set()
+
+
+def test_it_goes_on_while_the_loop_is_blocked(open_page: OpenPage, aside: Aside) -> None:
+    page = open_page()
+    began, release = threading.Event(), threading.Event()
+
+    async def node(x: int) -> int:
+        if x == 3:
+            began.set()
+            release.wait(HANG_S)  # blocks the loop: that is the point
+        return x
+
+    thread = aside(flowrt.BatchProcessor(node, 2, name="blocked").batch(range(10)))
+    assert began.wait(HANG_S)
+    wait_for(page, "#name", "blocked")
+    wait_for(page, "#done", "3 of 10")
+    before = text_of(page, "#elapsed")
+    page.wait_for_function("before => document.querySelector('#elapsed').textContent !== before", arg=before)
+    release.set()
+    thread.join(HANG_S)
+    wait_for(page, "#status", "finished")
+
+
+def test_it_comes_back_when_the_process_does(open_page: OpenPage, server: TelemetryServer) -> None:
+    page = open_page(quiet=False)
+    wait_for(page, "#link-text", "live")
+    server.stop()
+    wait_for(page, "#link-text", "no connection")
+    again = TelemetryServer(server.port)
+    again.start()
+    try:
+        wait_for(page, "#link-text", "live")
+        assert text_of(page, "#link-text").startswith("live")
+    finally:
+        again.stop()
+
+
+def test_a_browser_gets_in_with_the_token_as_its_password(browser: Browser, aside: Aside) -> None:
+    server = TelemetryServer(0, token="horse")
+    server.start()
+    try:
+        context = browser.new_context(http_credentials={"username": "anybody", "password": "horse"})
+        page = context.new_page()
+        page.goto(server.url)
+        wait_for(page, "#link-text", "live")
+        context.close()
+        context = browser.new_context()
+        assert context.request.get(server.url).status == 401
+        context.close()
+    finally:
+        server.stop()
+
+
+def test_no_secret_is_on_the_page(open_page: OpenPage, aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "c4nary of the environment")
+
+    async def node(item: dict[str, str]) -> str:
+        if item["n"] == "0":
+            raise ValueError(f"401 for https://me:{CANARY}@example.com/?key={CANARY}: token={CANARY} {CANARY}")
+        if item["n"] == "1":
+            raise KeyError("c4nary of the environment")
+        return CANARY
+
+    page = open_page()
+    items = [{"n": str(n), "secret": CANARY} for n in range(5)]
+    aside(flowrt.BatchProcessor(node, 2, name="secrets").batch(items)).join(HANG_S)
+    wait_for(page, "#failed-items", "KeyError")
+    for text in (page.content(), page.request.get(page.url + "live/state").text()):
+        assert "[redacted]" in text
+        assert "canary" not in text
+        assert "c4nary" not in text
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1240), ("dark", 390)])
+def test_axe_finds_no_fault(open_page: OpenPage, aside: Aside, make_gate: MakeGate, scheme: str, width: int) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
+    axe = Axe()
+    gate = make_gate(99)
+    start(aside, gate, f"axe {scheme} {width}").join(0)
+    wait_for(page, "#done", "99 of 100")
+    wait_for(page, "#running-items", "Gate.wait")
+    page.locator("#running-items summary").first.click()
+    assert faults(axe, page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    gate.open.set()
+
+
+def faults(axe: Any, page: Page) -> list[str]:
+    violations = axe.run(page).response["violations"]
+    return [f"{each['impact']} {each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in violations]
+
+
+def test_axe_finds_no_fault_before_the_first_batch(open_page: OpenPage) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert faults(Axe(), open_page(bypass_csp=True)) == []
+
+
+def test_charts_are_read_with_the_keyboard(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+    page = open_page()
+    gate = make_gate(99)
+    start(aside, gate, "keys")
+    wait_for(page, "#done", "99 of 100")
+    page.wait_for_timeout(1_200)
+    chart = page.locator("#latency-chart svg")
+    label = chart.get_attribute("aria-label") or ""
+    assert re.search(r"Latency of items\. Now: p50 .+, p95 .+, p99 .+", label)
+    chart.focus()
+    page.keyboard.press("Home")
+    assert "at 0 " in (chart.get_attribute("aria-label") or "")
+    deadline = time.monotonic() + HANG_S
+    while not re.search(r"at [\d.]+ m?s", label := chart.get_attribute("aria-label") or ""):
+        assert time.monotonic() < deadline, label
+        page.wait_for_timeout(200)  # on a busy machine the page has seen only its first moment
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    assert "Now" in (chart.get_attribute("aria-label") or "")
+    gate.open.set()
+
+
+def test_a_theme_is_chosen_and_remembered(open_page: OpenPage) -> None:
+    page = open_page(color_scheme="light")
+
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+
+    light = ground()
+    page.locator("#theme").click()
+    page.locator("#theme").click()
+    assert text_of(page, "#theme") == "Theme: dark"
+    dark = ground()
+    assert dark != light
+    page.reload()
+    assert ground() == dark
+
+
+def test_an_error_and_a_trace_can_be_copied(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    gate = make_gate(-1)
+    start(aside, gate, "copied", 4).join(HANG_S)
+    wait_for(page, "#failed-items", "ValueError")
+    page.locator("#failed-items .copy").first.click()
+    wait_for(page, "#failed-items .copy", "copied")
+    assert page.evaluate("navigator.clipboard.readText()") == f"item 3: ValueError: {HOSTILE} 3"

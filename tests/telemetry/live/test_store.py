@@ -1,0 +1,283 @@
+"""What is shown of a batch equals what was counted, while it runs and after its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+import flowrt
+from flowrt.telemetry.live import LIVE
+from flowrt.telemetry.live import store as store_module
+from tests.conftest import Run
+
+
+@pytest.fixture(autouse=True)
+def _a_page() -> Any:
+    LIVE.open()
+    yield
+    LIVE.close(wait=True)
+    assert not [thread for thread in threading.enumerate() if thread.name == "flowrt-live"]
+
+
+def shown(name: str) -> dict[str, Any]:
+    state = json.loads(LIVE.snapshot())
+    (batch,) = [batch for batch in state["batches"] if batch["name"] == name]
+    return dict(batch)
+
+
+async def odd_fails(x: int) -> int:
+    await asyncio.sleep(0)
+    if x % 2:
+        raise ValueError(f"odd: {x}")
+    return x
+
+
+def test_a_finished_batch_shows_what_was_counted(run: Run) -> None:
+    results = run(flowrt.BatchProcessor(odd_fails, 7, name="counted").batch(range(101)))
+    batch = shown("counted")
+    assert batch["status"] == "failed"
+    assert (batch["completed"], batch["expected"], batch["pulled"]) == (101, 101, 101)
+    assert batch["counts"] == {"ok": 51, "failed": 50, "timed_out": 0, "cancelled": 0, "resumed": 0}
+    for status, count in batch["counts"].items():
+        labels = {"batch": "counted", "node": "odd_fails", "status": status}
+        assert REGISTRY.get_sample_value("flowrt_items_total", labels) == count
+    assert batch["errors"] == {"ValueError": 50}
+    assert [item["error"] for item in batch["failures"][-2:]] == ["odd: 97", "odd: 99"]
+    assert batch["failures"][-1]["index"] == results.failed[-1].index
+    assert len(batch["failures"]) == 20
+    assert sum(batch["bound_s"].values()) == pytest.approx(batch["elapsed_s"], abs=0.01)
+    assert batch["running"] == []
+    assert batch["history"][-1][1:3] == [101, 50]
+
+
+def test_a_second_batch_of_a_processor_starts_from_nothing(run: Run) -> None:
+    async def main() -> None:
+        processor = flowrt.BatchProcessor(odd_fails, name="twice")
+        await processor.batch(range(10))
+        LIVE.snapshot()
+        await processor.batch(range(4))
+
+    run(main())
+    state = json.loads(LIVE.snapshot())
+    first, second = sorted(state["batches"], key=lambda batch: -batch["completed"])
+    assert (first["completed"], first["errors"]) == (10, {"ValueError": 5})
+    assert (second["completed"], second["errors"]) == (4, {"ValueError": 2})
+    assert first["history"][-1][1] == 10
+
+
+def test_a_running_batch_shows_its_items_and_where_they_wait(run: Run) -> None:
+    async def answer(event: asyncio.Event) -> None:
+        await event.wait()
+
+    async def main() -> dict[str, Any]:
+        event, waiting = asyncio.Event(), asyncio.Event()
+
+        async def node(x: int) -> int:
+            if x == 7:
+                waiting.set()
+            if x >= 5:
+                await answer(event)
+            return x
+
+        task = asyncio.create_task(flowrt.BatchProcessor(node, 3, name="waiting").batch(range(20)))
+        await waiting.wait()
+        await asyncio.sleep(0.01)
+        batch = await asyncio.to_thread(shown, "waiting")
+        event.set()
+        await task
+        return batch
+
+    batch = run(main())
+    assert (batch["status"], batch["completed"], batch["inflight"], batch["limit"]) == ("running", 5, 3, 3)
+    assert [item["index"] for item in batch["running"]] == [5, 6, 7]
+    for item in batch["running"]:
+        functions = [place["function"].rpartition(".")[2] for place in item["places"]]
+        assert functions[:2] == ["node", "answer"]
+        assert item["places"][0]["file"] == __file__
+        assert item["age_s"] >= 0
+
+
+def test_a_step_of_the_system_s_clock_is_no_time_that_passed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> dict[str, Any]:
+        gate = asyncio.Event()
+        task = asyncio.create_task(flowrt.BatchProcessor(lambda _: gate.wait(), 1, name="stepped").batch([1]))
+        await asyncio.sleep(0.01)
+        time_ns = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: time_ns() + 3_600_000_000_000)
+        batch = await asyncio.to_thread(shown, "stepped")
+        gate.set()
+        await task
+        return batch
+
+    batch = run(main())
+    assert 0 < batch["elapsed_s"] < 1800
+    assert batch["running"][0]["age_s"] < 1800
+
+
+def test_an_item_that_lasts_is_among_the_slowest_without_a_hook(run: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(1.2 if x == 13 else 0)
+        return x
+
+    run(flowrt.BatchProcessor(node, 4, name="slow one").batch(range(100)))
+    slowest = shown("slow one")["slowest"]
+    assert slowest[0]["index"] == 13
+    assert 1.1 <= slowest[0]["duration_s"] < 30
+
+
+def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.01)
+        if x == 5:
+            time.sleep(0.4)  # blocks the loop: that is the point
+        return x
+
+    async def main() -> None:
+        async with flowrt.Runtime(log_level="CRITICAL", stall_after=0.05):
+            await flowrt.BatchProcessor(node, 4, name="stalled").batch(range(40))
+
+    run(main())
+    batch = shown("stalled")
+    (stall,) = [stall for stall in batch["stalls"] if stall["index"] == 5]  # on a busy machine there may be others
+    assert 0.2 < stall["duration_s"] < 30
+    assert "time.sleep(0.4)" in stall["stack"]
+    assert stall["stack"].startswith("tests/telemetry/live/test_store.py:")
+    assert "blocked" in batch["explained"]
+
+
+def test_a_batch_that_cannot_be_looked_at_hides_no_other_and_is_told_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    looks: list[str] = []
+    sample = store_module.BatchView.sample
+
+    def look(view: store_module.BatchView, *, detailed: bool) -> None:
+        looks.append(view._batch.name)
+        if view._batch.name == "broken":
+            raise KeyError("broken")
+        sample(view, detailed=detailed)
+
+    monkeypatch.setattr(LIVE, "_complained", set())
+    monkeypatch.setattr(store_module.BatchView, "sample", look)
+    monkeypatch.setattr(store_module, "_EVERY_S", 0.01)
+
+    async def node(name: str) -> str:
+        while looks.count(name) < 3:
+            await asyncio.sleep(0.001)
+        return name
+
+    async def main() -> None:
+        batches = [flowrt.BatchProcessor(node, name=name).batch([name]) for name in ("broken", "whole")]
+        await asyncio.wait_for(asyncio.gather(*batches), 30.0)
+
+    run(main())
+    assert [batch["name"] for batch in json.loads(LIVE.snapshot())["batches"]] == ["whole"]
+    assert [record.getMessage() for record in caplog.records if record.name == "flowrt.live"] == [
+        "batch broken cannot be shown"
+    ]
+
+
+def test_its_thread_goes_on_when_a_look_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Event()
+
+    def look(_: object) -> None:
+        if thread_looks.append(1) or len(thread_looks) >= 3:
+            looked.set()
+        raise OSError("broken")
+
+    thread_looks: list[int] = []
+    monkeypatch.setattr(store_module.ProcessView, "look", look)
+    monkeypatch.setattr(store_module, "_EVERY_S", 0.01)
+    run(flowrt.BatchProcessor(lambda _: looked.wait(30), name="unlooked").batch([1]))
+    assert looked.is_set()
+
+
+def test_its_thread_ends_though_it_is_told_to_just_as_it_begins_to_listen() -> None:
+    end = threading.Event()
+
+    class JustBefore(threading.Event):
+        def clear(self) -> None:
+            end.set()
+            self.set()
+            super().clear()
+
+    thread = threading.Thread(target=store_module.LiveStore()._run, args=(end, JustBefore()), daemon=True)
+    thread.start()
+    thread.join(10.0)
+    assert not thread.is_alive()
+
+
+def test_items_that_are_ok_are_told_to_nobody(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(store_module.LiveInstrument, "item_failed", lambda self, item: told.append(item.index))
+    for hook in ("item_started", "attempt_started", "attempt_ended", "item_finished", "retry_scheduled"):
+        assert not hasattr(store_module.LiveInstrument, hook) or getattr(store_module.LiveInstrument, hook) is getattr(
+            flowrt.Instrument, hook
+        )
+    run(flowrt.BatchProcessor(odd_fails, name="told").batch(range(10)))
+    assert told == [1, 3, 5, 7, 9]
+
+
+def test_cancelled_items_are_no_failures(run: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(60)
+        return x
+
+    run(flowrt.BatchProcessor(node, 2, batch_timeout=0.05, name="cut").batch(range(5)))
+    batch = shown("cut")
+    assert batch["status"] == "failed"
+    assert batch["counts"]["cancelled"] == 5
+    assert batch["failures"] == []
+
+
+def test_without_a_page_nothing_watches(run: Run) -> None:
+    LIVE.close(wait=True)
+    try:
+        run(flowrt.BatchProcessor(odd_fails, name="unseen").batch(range(3)))
+    finally:
+        LIVE.open()
+    assert json.loads(LIVE.snapshot())["batches"] == []
+
+
+def test_many_batches_leave_the_last_ten(run: Run) -> None:
+    async def main() -> None:
+        for i in range(30):
+            await flowrt.BatchProcessor(odd_fails, name=f"small {i}", telemetry=flowrt.Telemetry(logs=False)).batch([2])
+            if not i % 10:
+                LIVE.snapshot()
+
+    run(main())
+    names = [batch["name"] for batch in json.loads(LIVE.snapshot())["batches"]]
+    assert names == [f"small {i}" for i in range(20, 30)]
+
+
+def test_watchers_are_woken_with_new_frames_and_no_longer_when_they_leave(run: Run) -> None:
+    frames: list[bytes] = []
+    enough = threading.Event()
+
+    def wake() -> None:
+        frames.append(LIVE.frame)
+        if len(frames) >= 3:
+            enough.set()
+
+    async def main() -> None:
+        end = LIVE.watch(wake)
+        processor = flowrt.BatchProcessor(lambda x: enough.wait(30), 1, name="watched")
+        await processor.batch([1])
+        end()
+
+    run(main())
+    assert len(frames) >= 3
+    assert b"watched" in frames[-1]
+    count = len(frames)
+    LIVE.tell()
+    assert len(frames) == count

@@ -1,0 +1,195 @@
+"""Log events, through structlog where it is set up and through the standard library else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import structlog
+
+from flowrt import BatchProcessor, Telemetry
+from flowrt.engine.instrument import instrument_errors
+from flowrt.telemetry.logs.events import log_event
+from flowrt.telemetry.metrics.store import METRICS
+
+Run = Callable[[Any], Any]
+Events = list[dict[str, Any]]
+
+
+async def odd_fails(x: int) -> int:
+    await asyncio.sleep(0)
+    if x % 2:
+        raise ValueError(f"odd {x}")
+    return x
+
+
+def of(events: Events, name: str) -> Events:
+    return [event for event in events if event["event"] == name]
+
+
+def test_a_batch_is_told_from_start_to_end(run: Run, events: Events) -> None:
+    run(BatchProcessor(odd_fails, 4, name="things").batch(range(6)))
+    (started,) = of(events, "batch.started")
+    (completed,) = of(events, "batch.completed")
+    assert started["level"] == completed["level"] == "info"
+    assert started["expected"] == 6
+    assert started["limit"] == 4
+    assert (completed["completed"], completed["ok"], completed["failed"]) == (6, 3, 3)
+    assert started["batch_id"] == completed["batch_id"]
+    assert started["batch"] == "things"
+
+
+def test_a_failed_item_is_a_warning_with_its_cause(run: Run, events: Events) -> None:
+    run(BatchProcessor(odd_fails, 4).batch([7]))
+    (failed,) = of(events, "item.failed")
+    assert failed["level"] == "warning"
+    assert failed["item_index"] == 0
+    assert failed["error_type"] == "ValueError"
+    assert failed["error"] == "odd 7"
+    assert failed["status"] == "failed"
+    assert failed["node"] == "odd_fails"
+
+
+def test_warnings_are_limited_and_none_is_lost_from_the_count(run: Run, events: Events) -> None:
+    run(BatchProcessor(odd_fails, 4).batch([1] * 5_000))
+    told = of(events, "item.failed")
+    (completed,) = of(events, "batch.completed")
+    assert 20 <= len(told) < 100
+    assert len(told) + completed.get("suppressed", 0) + sum(e.get("suppressed", 0) for e in told) == 5_000
+
+
+def test_a_timeout_has_an_event_of_its_own(run_virtual: Run, events: Events) -> None:
+    run_virtual(BatchProcessor(asyncio.sleep, item_timeout=1).batch([5]))
+    (timed_out,) = of(events, "item.timed_out")
+    assert timed_out["duration_s"] == 1
+
+
+def test_progress_is_told_every_ten_seconds_at_most(run_virtual: Run, events: Events) -> None:
+    run_virtual(BatchProcessor(asyncio.sleep, 1).batch([1] * 95))
+    assert len(of(events, "batch.progress")) == 9
+
+
+def test_a_batch_without_progress_is_told_to_stall_once(run_virtual: Run, events: Events) -> None:
+    run_virtual(BatchProcessor(asyncio.sleep, 1).batch([600]))
+    (stalled,) = of(events, "batch.stalled")
+    assert stalled["level"] == "warning"
+    assert stalled["inflight"] == 1
+
+
+def test_items_carry_their_trace_ids(run: Run, events: Events, spans: Any) -> None:
+    (result,) = run(BatchProcessor(odd_fails).batch([1]))
+    (failed,) = of(events, "item.failed")
+    assert failed["trace_id"] == result.trace_id
+    assert failed["span_id"] == result.span_id
+
+
+def test_completed_items_are_told_at_debug_only(run: Run) -> None:
+    for level, expected in ((logging.INFO, 0), (logging.DEBUG, 3)):
+        lines = structlog.testing.CapturingLoggerFactory()
+        structlog.configure(
+            processors=[structlog.processors.JSONRenderer()],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=lines,
+        )
+        try:
+            run(BatchProcessor(odd_fails).batch([0, 2, 4]))
+        finally:
+            structlog.reset_defaults()
+        told = [json.loads(call.args[0]) for call in lines.logger.calls]
+        assert sum(event["event"] == "item.completed" for event in told) == expected
+
+
+def test_without_structlog_the_standard_logger_gets_one_line_an_event(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(_: int) -> None:
+        raise ValueError('two\nlines, "quoted" and \udc80')
+
+    with caplog.at_level(logging.INFO, "flowrt"):
+        run(BatchProcessor(fails).batch([1]))
+    (failed,) = [r.getMessage() for r in caplog.records if "item.failed" in r.getMessage()]
+    assert "\n" not in failed
+    assert 'error="two\\nlines' in failed
+    failed.encode("utf-8")
+
+
+def test_logs_can_be_switched_off(run: Run, events: Events) -> None:
+    run(BatchProcessor(odd_fails, telemetry=Telemetry(logs=False)).batch([1]))
+    assert events == []
+
+
+def test_with_no_set_up_at_all_nothing_is_printed() -> None:
+    code = """
+import asyncio, flowrt
+async def fails(x): raise ValueError(x)
+results = asyncio.run(flowrt.BatchProcessor(fails).batch(range(5)))
+assert results.success_rate == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("wrapper", [structlog.stdlib.BoundLogger, structlog.BoundLogger, structlog.BoundLoggerBase])
+def test_a_batch_runs_whatever_wrapper_structlog_is_configured_with(run: Run, wrapper: type[Any]) -> None:
+    """The first asks a logger that has no levels whether it has one, the second takes the question for an event."""
+    told: Events = []
+
+    def keep(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        told.append(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[keep], wrapper_class=wrapper)
+    try:
+        results = run(BatchProcessor(odd_fails).batch([0, 2, 4]))
+    finally:
+        structlog.reset_defaults()
+    assert [result.output for result in results] == [0, 2, 4]
+    assert all(isinstance(event["event"], str) for event in told)
+
+
+@pytest.mark.parametrize("way", ["structlog", "logging"])
+def test_a_sink_that_raises_costs_events_that_are_counted_and_nothing_else(
+    run: Run, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise BrokenPipeError("nobody reads")
+
+    class Broken(logging.Handler):
+        emit = broken
+
+    before = METRICS.drops["logs", "export_error"]
+    handler = Broken()
+    if way == "structlog":
+        structlog.configure(processors=[broken])
+    else:
+        logging.getLogger("flowrt").addHandler(handler)
+    try:
+        log_event("warning", "loop.blocked", node="n")
+        assert METRICS.drops["logs", "export_error"] == before + 1
+        run(BatchProcessor(odd_fails).batch([0, 1]))
+    finally:
+        structlog.reset_defaults()
+        logging.getLogger("flowrt").removeHandler(handler)
+    assert METRICS.drops["logs", "export_error"] > before + 1
+    assert not instrument_errors.get("LogInstrument")
+
+
+def test_a_value_without_a_representation_costs_its_event_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Unshown:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    before = METRICS.drops["logs", "export_error"]
+    with caplog.at_level(logging.INFO, "flowrt"):
+        log_event("info", "mine", value=Unshown())
+        log_event("info", "mine", value=1)
+    assert METRICS.drops["logs", "export_error"] == before + 1
+    assert [record.getMessage() for record in caplog.records] == ["mine value=1"]

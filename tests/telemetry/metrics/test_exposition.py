@@ -1,0 +1,218 @@
+"""The page of a scrape against prometheus_client's own: the same bytes in every format."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import choose_encoder
+
+from flowrt import BatchProcessor, Telemetry
+from flowrt._util.labels import label
+from flowrt.model import STATUSES
+from flowrt.telemetry.metrics import exposition
+from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
+from flowrt.telemetry.metrics.collector import collector_in, register
+from flowrt.telemetry.metrics.exemplars import Exemplar
+from flowrt.telemetry.metrics.exposition import render
+from flowrt.telemetry.metrics.store import DROP_REASONS, METRICS, SIGNALS, Histogram, MetricsStore
+from tests.examples import examples
+
+ACCEPTS = [
+    "",
+    *[
+        f"{kind}; version={version}{escaping}"
+        for kind, version in (("text/plain", "1.0.0"), ("application/openmetrics-text", "1.0.0"))
+        for escaping in ("", *[f"; escaping={e}" for e in ("allow-utf-8", "underscores", "dots", "values")])
+    ],
+    "application/openmetrics-text",
+    "application/openmetrics-text; version=2.0.0",
+]
+
+labels = st.one_of(
+    st.sampled_from(
+        ["a", "b", "%", "%s %(batch)s", "@batch@", '"@node@"', 'le="0.123456789"', "\\", '"', "\n", "\r\u2028", "# "]
+    ),
+    st.text(st.characters(), max_size=12),  # lone surrogates too
+)
+counts = st.one_of(st.integers(0, 3), st.integers(999_998, 1_000_002), st.integers(0, 10**18))
+seconds = st.one_of(st.sampled_from([0.0, 1e6, 1e16, 1e-7]), st.floats(0, 1e300))
+exemplars = st.builds(
+    Exemplar, st.integers(0, 2**128 - 1).map("{:032x}".format), seconds, st.floats(1e9, 2e9, allow_subnormal=False)
+)
+
+
+def fill(data: st.DataObject, histogram: Histogram) -> None:
+    for bucket in data.draw(st.lists(st.integers(0, len(histogram.counts) - 1), max_size=3)):
+        histogram.counts[bucket] += data.draw(counts)
+    histogram.sum_ns += data.draw(counts)
+
+
+def work(data: st.DataObject, store: MetricsStore) -> None:
+    """Something happens: a processor is made, a batch counts, the process loses something."""
+    pair = store.declare(data.draw(labels), data.draw(labels), data.draw(st.integers(1, 100)))
+    store.loop_name = data.draw(st.sampled_from(["asyncio", "uvloop"]))
+    store.circuits[pair] = data.draw(st.sampled_from(["closed", "half_open", "open"]))
+    store.dropped(data.draw(st.sampled_from(SIGNALS)), data.draw(st.sampled_from(DROP_REASONS)), data.draw(counts))
+    store.stalled(data.draw(labels))
+    fill(data, store.lag)
+    batch = store.batches[pair[0]]
+    fill(data, batch.duration)
+    batch.last_success_s = batch.last_completion_s = data.draw(seconds)
+    batch.speedup = {"claimed": data.draw(seconds), "measured": data.draw(seconds)}
+    batch.unaccounted = data.draw(st.integers(-3, 3))
+    slo = data.draw(st.sampled_from([(), (0.2,), (0.005,), (700.0,)]))
+    for _ in range(data.draw(st.integers(0, 2))):
+        shard = store.take(pair, tuple(sorted({*DURATION_BOUNDS_S, *slo})))
+        for histogram in (shard.swift, shard.ok, shard.failed, shard.attempt, shard.queue_wait):
+            fill(data, histogram)
+        shard.items[data.draw(st.sampled_from(STATUSES))] += data.draw(counts)
+        shard.errors[label(data.draw(labels))] = data.draw(counts)
+        shard.backoff_ns += data.draw(counts)
+        shard.bound_ns["service"] += data.draw(counts)
+        for its in (shard.ok_exemplars, shard.failed_exemplars):
+            for bucket in data.draw(st.lists(st.integers(0, len(its.latest) - 1), max_size=2)):
+                its.latest[bucket] = data.draw(exemplars)
+        if data.draw(st.booleans()):
+            store.give_back(shard)
+
+
+def registry_of(store: MetricsStore) -> CollectorRegistry:
+    """A registry with somebody else's metrics before and after flowrt's."""
+    registry = CollectorRegistry(target_info={"service": "tried"})
+    Gauge("before", "Before.", ["by"], registry=registry).labels('"\\\n').set(1)
+    register(registry, store)
+    Gauge("after", "After.", registry=registry).set(2)
+    return registry
+
+
+def assert_same_page(registry: CollectorRegistry) -> None:
+    for accept in ACCEPTS:
+        encoder, _ = choose_encoder(accept)
+        page, expected = render(registry, encoder), encoder(registry)
+        if page != expected:
+            lines = zip_longest(page.split(b"\n"), expected.split(b"\n"))
+            pytest.fail(f"{accept!r}: {next(line for line in lines if line[0] != line[1])}")
+
+
+@settings(
+    max_examples=examples(25), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)  # shrinking takes minutes
+@given(st.data())
+def test_every_page_is_the_one_that_prometheus_client_renders(data: st.DataObject) -> None:
+    store = MetricsStore()
+    registry = registry_of(store)
+    assert_same_page(registry)
+    for _ in range(data.draw(st.integers(1, 4))):  # lines are kept from one scrape to the next
+        work(data, store)
+        assert_same_page(registry)
+
+
+def test_a_batch_under_way_is_shown_as_prometheus_client_shows_it() -> None:
+    reached, registry = 0, CollectorRegistry()
+    register(registry)
+
+    async def node(x: int) -> int:
+        nonlocal reached
+        await asyncio.sleep(0)
+        if x % 10 == 0:
+            (batch,) = [batch for batch in METRICS.active if batch.name == name]
+            with patch.object(batch, "clock", return_value=batch.clock()):  # or slots are busier at the second page
+                assert_same_page(registry)
+            reached += 1
+        if x % 3 == 0:
+            raise ValueError("a third")
+        return x
+
+    name = f"under way {uuid.uuid4().hex[:8]}"
+    results = asyncio.run(BatchProcessor(node, 4, name=name, telemetry=Telemetry(latency_slo=0.2)).batch(range(30)))
+    assert {result.error_type for result in results.failed} == {"ValueError"}
+    assert reached == 3
+    assert_same_page(registry)
+
+
+@pytest.fixture
+def store() -> MetricsStore:
+    store = MetricsStore()
+    store.take(store.declare("batch", "node", 1), DURATION_BOUNDS_S).swift.add(5)
+    return store
+
+
+def test_lines_whose_numbers_stay_are_not_made_again(store: MetricsStore) -> None:
+    registry = registry_of(store)
+    page = render(registry, generate_latest)
+    with (
+        patch.object(exposition, "_as_number", side_effect=AssertionError("a number is written again")),
+        patch.object(exposition, "_escaped", side_effect=AssertionError("a label is written again")),
+    ):
+        assert render(registry, generate_latest) == page
+
+
+def test_series_that_are_no_more_are_forgotten(store: MetricsStore) -> None:
+    registry = registry_of(store)
+    for number in range(50):
+        store.loop_name = f"loop{number}"
+        page = render(registry, generate_latest).decode()
+        assert page.count("\nflowrt_build_info{") == page.count(f'loop="loop{number}"') == 1
+    assert len(exposition._layout(generate_latest)._metrics["flowrt_build_info"]._kept) == 1
+
+
+def test_formats_that_differ_in_name_alone_share_their_lines(store: MetricsStore) -> None:
+    registry = registry_of(store)
+    for version in range(1, 30):
+        encoder, _ = choose_encoder(f"application/openmetrics-text; version={version}.0.0")
+        assert render(registry, encoder).endswith(b"# EOF\n")
+    assert len(exposition._layouts) <= 6
+
+
+def test_while_a_page_is_rendered_other_threads_collect_everything(store: MetricsStore) -> None:
+    registry = registry_of(store)
+    collector = collector_in(registry)
+    assert collector is not None
+    whole = generate_latest(registry)
+    pages: list[bytes] = []
+    with collector.standing_in():
+        thread = threading.Thread(target=lambda: pages.append(generate_latest(registry)))
+        thread.start()
+        thread.join()
+        pages.append(generate_latest(registry))
+    assert pages[0].count(b"\n") == whole.count(b"\n")
+    assert b"flowrt_items_total" not in pages[1]
+
+
+def test_a_collector_that_raises_spoils_only_its_own_scrape(store: MetricsStore) -> None:
+    class Broken:
+        broken = True
+
+        def collect(self) -> Iterator[Any]:
+            if self.broken:
+                raise KeyError("broken")
+            yield from ()
+
+    registry, broken = registry_of(store), Broken()
+    registry.register(broken)  # type: ignore[arg-type]
+    with pytest.raises(KeyError):
+        render(registry, generate_latest)
+    broken.broken = False
+    assert_same_page(registry)
+    assert b"flowrt_items_total{" in generate_latest(registry)
+
+
+def test_a_registry_without_flowrt_s_collector_is_rendered_as_it_is(store: MetricsStore) -> None:
+    plain, registry = CollectorRegistry(), registry_of(store)
+    Gauge("own", "Own.", registry=plain).set(3)
+    assert_same_page(plain)
+    collector = collector_in(registry)
+    assert collector is not None
+    registry.unregister(collector)
+    assert_same_page(registry)
+    assert b"flowrt" not in render(registry, generate_latest)
