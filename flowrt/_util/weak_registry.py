@@ -6,12 +6,12 @@ import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["UnderWay"]
+__all__ = ["WeakRegistry"]
 
 T = TypeVar("T")
 
 
-class UnderWay(Generic[T]):
+class WeakRegistry(Generic[T]):
     """What has begun and not ended, oldest first; what never ends is not kept alive by it.
 
     A `WeakSet` is looked through in Python, between whose steps another thread may change it; here each step is one

@@ -16,11 +16,11 @@ from flowrt.attribution.ledger import Ledger
 from flowrt.batch.progress_bar import ProgressBar
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import make_begin, make_direct, settle, settle_value
-from flowrt.engine.durability import Keeper, open_in_thread
+from flowrt.engine.durability import JournalSink, open_in_thread
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
-from flowrt.engine.policy_pipeline import Guard
+from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
 from flowrt.engine.worker import Deliver, Scheduler
 from flowrt.executors import Executor
@@ -32,8 +32,8 @@ from flowrt.policies import (
     Hedge,
     LimitChange,
     LimitController,
-    RateGate,
     RateLimit,
+    RateLimiter,
     RetryPolicy,
     Transition,
 )
@@ -100,14 +100,14 @@ class Assembly:
                 await keeper.aclose()
             raise
 
-    async def _open(self, journal: JournalPolicy | Journal) -> Keeper:
+    async def _open(self, journal: JournalPolicy | Journal) -> JournalSink:
         """The journal of one batch; reading it may take a while, in which others have the loop."""
         loop = asyncio.get_running_loop()
         threaded = not is_virtual(loop)
         if isinstance(journal, Journal):
-            return Keeper(journal, loop, threaded=threaded, close=False)
+            return JournalSink(journal, loop, threaded=threaded, close=False)
         opened = await open_in_thread(loop, journal, self.node) if threaded else journal.open(self.node)
-        return Keeper(opened, loop, threaded=threaded, close=True)
+        return JournalSink(opened, loop, threaded=threaded, close=True)
 
     async def _sample(self, inputs: Inputs, size: int) -> tuple[Instrument, ...]:
         """Run some items one after another, where the inputs can be looked at before the batch."""
@@ -145,7 +145,7 @@ class Assembly:
         admission: Admission,
         *,
         progress: bool,
-        keeper: Keeper | None,
+        keeper: JournalSink | None,
         sampled: tuple[Instrument, ...] = (),
     ) -> Scheduler:
         loop = asyncio.get_running_loop()
@@ -181,7 +181,14 @@ class Assembly:
         hedging: Hedging | None = None
         if self.hedge is not None:
             hedging = Hedging(
-                begin, self.hedge.begin(), batch, loop, clock, guard=guard, dispatch=dispatch, lose_one=session.lose_one
+                begin,
+                self.hedge.begin(),
+                batch,
+                loop,
+                clock,
+                guard=guard,
+                dispatch=dispatch,
+                abandon_one=session.abandon_one,
             )
             begin = hedging.begin
 
@@ -206,7 +213,7 @@ class Assembly:
             fail_fast=not keep_going,
             item_timeout_s=self.item_timeout,
             batch_timeout_s=self.batch_timeout,
-            lose_one=session.lose_one,
+            abandon_one=session.abandon_one,
             close=close,
             save=None if recorder is None else recorder.save,
         )
@@ -215,7 +222,7 @@ class Assembly:
 
     def _make_guard(
         self, batch: BatchRecord, loop: asyncio.AbstractEventLoop, clock: Clock, dispatch: Dispatch
-    ) -> tuple[Guard | None, Callable[[], None]]:
+    ) -> tuple[PolicyPipeline | None, Callable[[], None]]:
         """The policies of one batch, and what to call at its end."""
         breaker = self.breaker
         if self.retry is None and not self.rate_limits and breaker is None and self._controller is None:
@@ -225,10 +232,10 @@ class Assembly:
             batch.circuit = transition
             dispatch.notify("circuit_changed", batch)
 
-        guard = Guard(
+        guard = PolicyPipeline(
             batch,
             clock,
-            gate=RateGate(self.rate_limits, loop, clock) if self.rate_limits else None,
+            gate=RateLimiter(self.rate_limits, loop, clock) if self.rate_limits else None,
             breaker=breaker,
             retries=None if self.retry is None else self.retry.begin(self.max_concurrency),
             controller=self._controller,

@@ -11,15 +11,15 @@ from types import FrameType
 from typing import Any, Final
 
 from flowrt._util.clock import Clock
-from flowrt._util.weak_registry import UnderWay
+from flowrt._util.weak_registry import WeakRegistry
 from flowrt.engine.admission import Admission
-from flowrt.engine.durability import Keeper
+from flowrt.engine.durability import JournalSink
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.instrument import Dispatch
 from flowrt.engine.source import Source, is_own
-from flowrt.engine.timeouts import GRACE_S, Deadlines
+from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
 from flowrt.errors import JournalError
-from flowrt.eventloop.gc_tuning import Calm
+from flowrt.eventloop.gc_tuning import GcThreshold
 from flowrt.model import BatchRecord, Slot
 
 __all__ = ["Lifecycle", "active_batches", "look_at"]
@@ -27,7 +27,7 @@ __all__ = ["Lifecycle", "active_batches", "look_at"]
 _YOUNG_EACH: Final = 20  # objects of one item in flight, and then some
 _YOUNG_MOST: Final = 50_000
 
-_active: Final[UnderWay[Lifecycle]] = UnderWay()
+_active: Final[WeakRegistry[Lifecycle]] = WeakRegistry()
 _around: Final[ContextVar[weakref.ref[Lifecycle] | None]] = ContextVar("flowrt_batch", default=None)
 
 
@@ -66,7 +66,7 @@ class Lifecycle(ABC):
         admission: Admission,
         dispatch: Dispatch,
         clock: Clock,
-        keeper: Keeper | None,
+        keeper: JournalSink | None,
         hedging: Hedging | None,
         item_timeout_s: float | None,
         batch_timeout_s: float | None,
@@ -100,8 +100,8 @@ class Lifecycle(ABC):
         self._saving: asyncio.Task[None] | None = None
         self._concluded = False
         self._journal_closing = False
-        self._deadlines: Deadlines | None = None
-        self._calm: Calm | None = None
+        self._deadlines: ItemTimeouts | None = None
+        self._calm: GcThreshold | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._outer = _find_outer()
@@ -159,10 +159,10 @@ class Lifecycle(ABC):
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
         _active.add(self)
-        self._calm = Calm(_young(batch.limit))
+        self._calm = GcThreshold(_young(batch.limit))
         self._context.run(self._dispatch.notify, "batch_started", batch)
         if self._item_timeout_s is not None:
-            self._deadlines = Deadlines(
+            self._deadlines = ItemTimeouts(
                 self.loop, self._clock, batch.slots, self._item_timeout_s, self._expire, self._abandon
             )
         if self._batch_timeout_s is not None:

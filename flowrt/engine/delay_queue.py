@@ -7,12 +7,12 @@ from typing import Generic, TypeVar
 
 from flowrt._util.validation import check_count
 
-__all__ = ["Backoff"]
+__all__ = ["DelayQueue"]
 
 T = TypeVar("T")
 
 
-class Backoff(Generic[T]):
+class DelayQueue(Generic[T]):
     """The items in backoff, the one that is due first at hand.
 
     Args:
@@ -22,7 +22,7 @@ class Backoff(Generic[T]):
         ValueError: `bound` is not an integer of at least 1.
 
     Example:
-        >>> backoff = Backoff(bound=2)
+        >>> backoff = DelayQueue(bound=2)
         >>> backoff.push(300, "late")
         >>> backoff.push(200, "early")
         >>> backoff.full, backoff.due_ns, backoff.pop(now_ns=250), backoff.pop(now_ns=250)
@@ -67,4 +67,4 @@ class Backoff(Generic[T]):
         return len(self._heap)
 
     def __repr__(self) -> str:
-        return f"<Backoff: {len(self._heap)} of {self.bound} waiting>"
+        return f"<DelayQueue: {len(self._heap)} of {self.bound} waiting>"

@@ -13,7 +13,7 @@ from flowrt.journal import KEPT, Journal, JournalPolicy
 from flowrt.model import BatchResult, ItemRecord, Slot
 from flowrt.model.node import BaseNode
 
-__all__ = ["Keeper", "open_in_thread"]
+__all__ = ["JournalSink", "open_in_thread"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class _Pending:
             self.waiter.set_result(None)
 
 
-class Keeper:
+class JournalSink:
     """One batch's use of a journal.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from flowrt._util.clock import Clock
 from flowrt.engine.attempt import Begin, settle, settle_exception
 from flowrt.engine.instrument import Dispatch
-from flowrt.engine.policy_pipeline import Guard
+from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.model import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord
 from flowrt.model.node import NodeResult
@@ -39,7 +39,7 @@ class Hedging:
         clock: The batch's clock.
         guard: The policies that a further attempt must pass too.
         dispatch: The instruments' hooks.
-        lose_one: Told when a rival did not end when it was cancelled.
+        abandon_one: Told when a rival did not end when it was cancelled.
 
     Attributes:
         on_stuck: Told the worker of an item whose rival has won and whose own attempt does not end.
@@ -53,9 +53,9 @@ class Hedging:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         *,
-        guard: Guard | None,
+        guard: PolicyPipeline | None,
         dispatch: Dispatch,
-        lose_one: Callable[[], None],
+        abandon_one: Callable[[], None],
     ) -> None:
         self.on_stuck: Callable[[asyncio.Task[Any]], None] = lambda _: None
         self._attempt = attempt
@@ -65,7 +65,7 @@ class Hedging:
         self._clock = clock
         self._guard = guard
         self._dispatch = dispatch
-        self._lose_one = lose_one
+        self._abandon_one = abandon_one
         self._races: dict[int, _Race] = {}  # by the item's index, in the order in which they began
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -252,7 +252,7 @@ class Hedging:
         for rival, task in rivals.items():
             if rival.number:
                 if not task.done():
-                    self._lose_one()
+                    self._abandon_one()
                 self._tell(rival, "lost")
             else:
                 race.item.hedges -= 1

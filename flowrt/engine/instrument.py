@@ -94,18 +94,18 @@ class Dispatch:
     Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
 
     Attributes:
-        tell_start: Calls every `item_started` with an item; None where there is none. It is called for every item.
-        tell_finish: The same for `item_finished`.
+        notify_started: Calls every `item_started` with an item; None where there is none. It is called for every item.
+        notify_finished: The same for `item_finished`.
 
     Args:
         instruments: In the order in which their hooks are called; the hooks that end something (`attempt_ended`,
             `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
     """
 
-    __slots__ = (*HOOKS, "tell_finish", "tell_start")
+    __slots__ = (*HOOKS, "notify_finished", "notify_started")
 
-    tell_start: Hook | None
-    tell_finish: Hook | None
+    notify_started: Hook | None
+    notify_finished: Hook | None
     batch_started: tuple[Hook, ...]
     item_started: tuple[Hook, ...]
     attempt_started: tuple[Hook, ...]
@@ -134,8 +134,8 @@ class Dispatch:
                 self._disable(hook)
 
     def _compile(self) -> None:
-        self.tell_start = _joined(self.item_started, self._disable)
-        self.tell_finish = _joined(self.item_finished, self._disable)
+        self.notify_started = _joined(self.item_started, self._disable)
+        self.notify_finished = _joined(self.item_finished, self._disable)
 
     def _disable(self, broken: Hook) -> None:
         instrument = getattr(broken, "__self__", None)

@@ -12,15 +12,15 @@ from flowrt.model import BatchRecord, ItemRecord, Rejected
 from flowrt.policies.adaptive_concurrency import LimitController, Outcome
 from flowrt.policies.circuit_breaker import CircuitBreaker
 from flowrt.policies.error_classification import kind_of
-from flowrt.policies.rate_limiter import RateGate, Ticket
+from flowrt.policies.rate_limiter import RateLimiter, Ticket
 from flowrt.policies.retry import Retries, Retry
 
-__all__ = ["Guard"]
+__all__ = ["PolicyPipeline"]
 
 _THROTTLED: dict[str, Outcome] = {"rate_limited": "throttled", "timeout": "timed_out", "error": "failed"}
 
 
-class Guard:
+class PolicyPipeline:
     """What surrounds the attempts of one batch, where a policy asks for it.
 
     Args:
@@ -40,7 +40,7 @@ class Guard:
         batch: BatchRecord,
         clock: Clock,
         *,
-        gate: RateGate | None = None,
+        gate: RateLimiter | None = None,
         breaker: CircuitBreaker | None = None,
         retries: Retries | None = None,
         controller: LimitController | None = None,

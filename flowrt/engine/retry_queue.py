@@ -9,14 +9,14 @@ from typing import Any
 
 from flowrt._util.clock import Clock
 from flowrt.attribution.ledger import BACKOFF
-from flowrt.engine.delay_queue import Backoff
+from flowrt.engine.delay_queue import DelayQueue
 from flowrt.engine.source import END, LATER, Source, is_own
 from flowrt.model import BatchRecord, ItemRecord
 
-__all__ = ["Again"]
+__all__ = ["RetryQueue"]
 
 
-class Again(Source):
+class RetryQueue(Source):
     """The inputs of another source, and in between, as they fall due, the items that are to be tried again.
 
     While as many items wait as may, no new input is pulled. END comes when the inputs are over and no item can come
@@ -41,7 +41,7 @@ class Again(Source):
         self._batch = batch
         self._loop = loop
         self._clock = clock
-        self._backoff: Backoff[ItemRecord] = Backoff(bound)
+        self._backoff: DelayQueue[ItemRecord] = DelayQueue(bound)
         self._due: deque[ItemRecord] = deque()
         self._fetched: deque[Any] = deque()
         self._fetching: asyncio.Task[Any] | bool = False  # whether somebody waits for the next input, as a task or not

@@ -1,4 +1,4 @@
-"""Deadlines of the items in flight, kept by one timer per batch.
+"""ItemTimeouts of the items in flight, kept by one timer per batch.
 
 All items of a batch have the same time limit, so a look over the slots finds what is over its time: nothing is set up
 or torn down per item.
@@ -13,7 +13,7 @@ from typing import Final
 from flowrt._util.clock import Clock
 from flowrt.model import Slot
 
-__all__ = ["GRACE_S", "Deadlines"]
+__all__ = ["GRACE_S", "ItemTimeouts"]
 
 GRACE_S: Final = 5.0
 """How long an item may take to end after it was cancelled, before its caller is released without it."""
@@ -22,7 +22,7 @@ _GRACE_NS: Final = int(GRACE_S * 1e9)
 _STEP_S: Final = 0.010  # the timer's resolution; a time limit under a second gets a hundredth of itself
 
 
-class Deadlines:
+class ItemTimeouts:
     """Calls `expire` for a slot whose item is over its time, and `abandon` for one that then does not end.
 
     Args:

@@ -18,11 +18,11 @@ from flowrt.attribution.wait import Wait
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin, Settle, settle, settle_exception
 from flowrt.engine.batch_run import Lifecycle, look_at
-from flowrt.engine.durability import Keeper
+from flowrt.engine.durability import JournalSink
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.instrument import Dispatch
-from flowrt.engine.policy_pipeline import Guard
-from flowrt.engine.retry_queue import Again
+from flowrt.engine.policy_pipeline import PolicyPipeline
+from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import END, LATER, Source
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import JournalError
@@ -59,7 +59,7 @@ class Scheduler(Lifecycle):
         fail_fast: Stop at the first item that does not end ok.
         item_timeout_s: Time limit of one attempt.
         batch_timeout_s: Time limit of the whole batch.
-        lose_one: Told when an item did not end in time and its slot was given away.
+        abandon_one: Told when an item did not end in time and its slot was given away.
         close: Called once, when the last worker has ended.
         save: Awaited once, after the batch's end and before whoever joins it goes on; it raises nothing.
     """
@@ -75,19 +75,19 @@ class Scheduler(Lifecycle):
         deliver: Deliver,
         dispatch: Dispatch,
         clock: Clock,
-        guard: Guard | None = None,
-        keeper: Keeper | None = None,
+        guard: PolicyPipeline | None = None,
+        keeper: JournalSink | None = None,
         hedging: Hedging | None = None,
         fail_fast: bool = False,
         item_timeout_s: float | None = None,
         batch_timeout_s: float | None = None,
-        lose_one: Callable[[], None] = lambda: None,
+        abandon_one: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
         save: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        again: Again | None = None
+        again: RetryQueue | None = None
         if guard is not None and guard.retries is not None:
-            again = Again(source, batch, guard.retries.waiting, asyncio.get_running_loop(), clock)
+            again = RetryQueue(source, batch, guard.retries.waiting, asyncio.get_running_loop(), clock)
         super().__init__(
             batch=batch,
             source=again or source,
@@ -113,7 +113,7 @@ class Scheduler(Lifecycle):
         self._settle = settle
         self._deliver = deliver
         self._fail_fast = fail_fast
-        self._lose_one = lose_one
+        self._abandon_one = abandon_one
         self._turn_ending = False
 
     # -- the way of an item --------------------------------------------------------------------------------------------
@@ -156,8 +156,8 @@ class Scheduler(Lifecycle):
                 batch.pulled += 1
                 if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
                     ledger.blocked(INPUT, asked_ns, item.pulled_ns)
-                if (tell_start := dispatch.tell_start) is not None:
-                    tell_start(item)
+                if (notify_started := dispatch.notify_started) is not None:
+                    notify_started(item)
                 if keeper is not None and self._finished_before(keeper, item):
                     if item.finished_ns - self._turn_ns > _TURN_NS:
                         await self._yield_turn()
@@ -226,8 +226,8 @@ class Scheduler(Lifecycle):
             and (state == "failed" or state == "timed_out" or item.uncancellable)
         ):
             dispatch.notify("item_failed", item)
-        if (tell_finish := dispatch.tell_finish) is not None:
-            tell_finish(item)
+        if (notify_finished := dispatch.notify_finished) is not None:
+            notify_finished(item)
         deliver(item)
         if self._again is not None:
             self._again.item_ended()
@@ -239,7 +239,7 @@ class Scheduler(Lifecycle):
             own = item.exception if state == "failed" else None
             self._fail(own or ItemFailedError(item), f"item {item.index} {state.replace('_', ' ')}")
 
-    async def _is_kept(self, keeper: Keeper, item: ItemRecord, slot: Slot) -> bool:
+    async def _is_kept(self, keeper: JournalSink, item: ItemRecord, slot: Slot) -> bool:
         """Let the journal have the item: what it could not keep has not finished, and a later run runs it again.
 
         Returns:
@@ -261,7 +261,7 @@ class Scheduler(Lifecycle):
         if self._stopped is None and self._drained is None:
             self.stop("its task was cancelled from outside, as a closing event loop does")
 
-    def _finished_before(self, keeper: Keeper, item: ItemRecord) -> bool:
+    def _finished_before(self, keeper: JournalSink, item: ItemRecord) -> bool:
         """Whether the item is at its end already, as an earlier run finished it."""
         attempts = 0
         try:
@@ -278,7 +278,7 @@ class Scheduler(Lifecycle):
         item.attempts = attempts
         return True
 
-    def _check_length(self, keeper: Keeper) -> None:
+    def _check_length(self, keeper: JournalSink) -> None:
         """The input is at its end: it must not be a shorter one than that of the run that the journal is of."""
         try:
             keeper.check_length(self.batch.pulled)
@@ -286,7 +286,7 @@ class Scheduler(Lifecycle):
             if self.failure is None:
                 self.failure = exc
 
-    def _leave(self, guard: Guard, item: ItemRecord, outcome: Any) -> Retry | None:
+    def _leave(self, guard: PolicyPipeline, item: ItemRecord, outcome: Any) -> Retry | None:
         """The attempt is over: what the policies make of it.
 
         Where the policy grants another attempt that its batch does not begin any more, it has not failed.
@@ -383,7 +383,7 @@ class Scheduler(Lifecycle):
             del self._workers[task]
             task.remove_done_callback(self._worker_ended)
             task.add_done_callback(look_at)
-        self._lose_one()
+        self._abandon_one()
         if item is not None:
             won = None if self._hedging is None else self._hedging.give_up(item)
             item = item.clone()  # what its worker writes some day is nobody's business any more
@@ -411,7 +411,7 @@ class Scheduler(Lifecycle):
         if not self._workers:
             self._wind_up()
 
-    def _finish_when_kept(self, keeper: Keeper, item: ItemRecord) -> None:
+    def _finish_when_kept(self, keeper: JournalSink, item: ItemRecord) -> None:
         """Finish an item that was given up, in a task that the batch waits for like for a worker."""
         slot = Slot()
         slot.item = item

@@ -14,18 +14,18 @@ import weakref
 from collections import deque
 from typing import Any, Final
 
-__all__ = ["Calm", "Pauses", "freeze", "unfreeze"]
+__all__ = ["GcPauses", "GcThreshold", "freeze", "unfreeze"]
 
 _LATEST: Final = 64  # pauses that are remembered
 
 _lock: Final = threading.Lock()
-_wanted: Final[weakref.WeakSet[Calm]] = weakref.WeakSet()  # one that is lost without its end wants nothing
+_wanted: Final[weakref.WeakSet[GcThreshold]] = weakref.WeakSet()  # one that is lost without its end wants nothing
 _before: Final[list[int]] = []  # the threshold that we raised, and
 _ours: Final[list[int]] = []  # what we made of it
 _frozen: Final[list[bool]] = []  # not empty where it was we who froze
 
 
-class Calm:
+class GcThreshold:
     """For as long as it holds, the collector looks only once at least so many new objects are there.
 
     Of several the largest counts. Where somebody has chosen a rarer collection or none, that is left as it is, and what
@@ -67,7 +67,7 @@ def _settle() -> None:
     _before[:], _ours[:] = ([start], [wanted]) if wanted != start else ([], [])
 
 
-class Pauses:
+class GcPauses:
     """When the collector ran of late: meanwhile nothing else did, in whatever thread it was."""
 
     def __init__(self) -> None:

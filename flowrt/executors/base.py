@@ -17,7 +17,7 @@ class Session(Protocol):
     def invoke(self) -> Callable[[NodeContext, WorkflowContext], Awaitable[Any]]:
         """Runs one attempt and gives what the node's `execute` gave, or raises what it raised."""
 
-    def lose_one(self) -> None:
+    def abandon_one(self) -> None:
         """An attempt did not end when it was cancelled: make up for the place that it still holds."""
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ class _LoopSession:
     def __init__(self, node: BaseNode) -> None:
         self.invoke: Callable[[NodeContext, WorkflowContext], Awaitable[Any]] = node.execute
 
-    def lose_one(self) -> None:
+    def abandon_one(self) -> None:
         """Nothing to make up for: a task that does not end holds no place of the executor's."""
 
     def close(self) -> None:

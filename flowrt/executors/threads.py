@@ -68,7 +68,7 @@ class ThreadsSession:
                 future.exception()  # looked at, so that it is not reported as never retrieved
             raise
 
-    def lose_one(self) -> None:
+    def abandon_one(self) -> None:
         """Leave the pool to the attempt that does not end, and go on with a fresh one."""
         self._lost = True
         self._pool.shutdown(wait=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal
 
-from flowrt.model.result import STATUSES, BatchResult, Seldom
+from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 
 if TYPE_CHECKING:
     import asyncio
@@ -205,18 +205,18 @@ class ItemRecord(BatchResult):
     __slots__ = ("batch", "finished_ns", "ids", "pulled_ns", "span", "started_ns")
 
     status: State  # type: ignore[assignment]  # it is `running` at first
-    backoff_ns = Seldom[int](0)
-    beside = Seldom[int](0)
-    first_started_ns = Seldom[int](0)
-    hedge = Seldom[Any](None)
-    hedges = Seldom[int](0)
-    held_ns = Seldom[int](0)
-    rate_wait_ns = Seldom[int](0)
-    retry = Seldom[Any](None)
-    stalled_ns = Seldom[int](0)
-    ticket = Seldom[Any](None)
-    uncancellable = Seldom[bool](False)
-    unkept = Seldom[bool](False)
+    backoff_ns = SparseAttribute[int](0)
+    beside = SparseAttribute[int](0)
+    first_started_ns = SparseAttribute[int](0)
+    hedge = SparseAttribute[Any](None)
+    hedges = SparseAttribute[int](0)
+    held_ns = SparseAttribute[int](0)
+    rate_wait_ns = SparseAttribute[int](0)
+    retry = SparseAttribute[Any](None)
+    stalled_ns = SparseAttribute[int](0)
+    ticket = SparseAttribute[Any](None)
+    uncancellable = SparseAttribute[bool](False)
+    unkept = SparseAttribute[bool](False)
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
         self.batch = batch
@@ -230,7 +230,7 @@ class ItemRecord(BatchResult):
         self.status = "running"
         self.output: Any = None
         self.span: Any = None
-        self._seldom = None
+        self._sparse = None
 
     @property
     def execution_time(self) -> float:
@@ -285,7 +285,7 @@ class ItemRecord(BatchResult):
         twin = ItemRecord(self.batch, self.index, self.input_data, self.pulled_ns)
         for name in (*BatchResult.__slots__, *ItemRecord.__slots__):
             setattr(twin, name, getattr(self, name))
-        twin._seldom = None if self._seldom is None else self._seldom.copy()
+        twin._sparse = None if self._sparse is None else self._sparse.copy()
         return twin
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from flowrt.errors import FlowrtError
 
-__all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "Seldom", "Status", "error_type_of"]
+__all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "SparseAttribute", "Status", "error_type_of"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Rejected:
         return f"Rejected({self.error!r})"
 
 
-class Seldom(Generic[T]):
+class SparseAttribute(Generic[T]):
     """An attribute that is at its default on nearly every record: what differs is kept in a dictionary of its own.
 
     A batch keeps a record per item, and the garbage collector walks each of its slots again and again.
@@ -57,15 +57,15 @@ class Seldom(Generic[T]):
     def __get__(self, record: BatchResult | None, owner: type) -> Self | T:
         if record is None:  # asked of the class
             return self
-        values = record._seldom  # noqa: SLF001  # kept for this class
+        values = record._sparse  # noqa: SLF001  # kept for this class
         return self._default if values is None else values.get(self._name, self._default)
 
     def __set__(self, record: BatchResult, value: T) -> None:
-        values = record._seldom  # noqa: SLF001  # as above
+        values = record._sparse  # noqa: SLF001  # as above
         if values is not None:
             values[self._name] = value
         elif value is not self._default:
-            record._seldom = {self._name: value}  # noqa: SLF001  # as above
+            record._sparse = {self._name: value}  # noqa: SLF001  # as above
 
 
 class BatchResult:
@@ -94,21 +94,21 @@ class BatchResult:
         ValueError: `status` contradicts `success`.
     """
 
-    __slots__ = ("_seldom", "attempts", "index", "input_data", "output", "status")
+    __slots__ = ("_sparse", "attempts", "index", "input_data", "output", "status")
 
     index: int
     input_data: Any
     output: Any
     status: Status
     attempts: int
-    error = Seldom[str | None](None)
-    error_type = Seldom[str | None](None)
-    exception = Seldom[BaseException | None](None)
-    _execution_time = Seldom[float](0.0)
-    _queue_time = Seldom[float](0.0)
-    _metadata = Seldom[dict[str, Any] | None](None)
-    _trace_id = Seldom[str | None](None)
-    _span_id = Seldom[str | None](None)
+    error = SparseAttribute[str | None](None)
+    error_type = SparseAttribute[str | None](None)
+    exception = SparseAttribute[BaseException | None](None)
+    _execution_time = SparseAttribute[float](0.0)
+    _queue_time = SparseAttribute[float](0.0)
+    _metadata = SparseAttribute[dict[str, Any] | None](None)
+    _trace_id = SparseAttribute[str | None](None)
+    _span_id = SparseAttribute[str | None](None)
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class BatchResult:
             status = "ok" if success else "failed"
         elif success != (status in _SUCCESSES):
             raise ValueError(f"status={status!r} contradicts success={success!r}")
-        self._seldom: dict[str, Any] | None = None
+        self._sparse: dict[str, Any] | None = None
         self.index = index
         self.input_data = input_data
         self.output = output

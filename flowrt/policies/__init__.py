@@ -11,7 +11,7 @@ from flowrt.policies.circuit_breaker import CircuitBreaker, CircuitOpenError, Tr
 from flowrt.policies.error_classification import kind_of, retry_after_of, status_of
 from flowrt.policies.hedging import Hedge, HedgeTracker
 from flowrt.policies.rate_limit import CostTooHighError, RateLimit, Reservation
-from flowrt.policies.rate_limiter import RateGate, Ticket
+from flowrt.policies.rate_limiter import RateLimiter, Ticket
 from flowrt.policies.retry import Retries, Retry, RetryPolicy
 
 __all__ = [
@@ -23,8 +23,8 @@ __all__ = [
     "HedgeTracker",
     "LimitChange",
     "LimitController",
-    "RateGate",
     "RateLimit",
+    "RateLimiter",
     "Reservation",
     "Retries",
     "Retry",

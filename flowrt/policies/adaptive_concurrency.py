@@ -96,7 +96,7 @@ class LimitController:
     After each change it lets one round of attempts pass, which began before, then measures a round: the mean latency,
     and whether all slots were in use. Three things happen:
 
-    - Calm: latency is near the baseline. The limit doubles (slow start) or grows by its square root.
+    - GcThreshold: latency is near the baseline. The limit doubles (slow start) or grows by its square root.
     - Rising: the limit holds.
     - Above tolerance: latency is queueing. By Little's law `limit * baseline / latency` is where the queue begins; the
       limit falls to 0.9 of that. There nothing should queue, so the next round's latency is what the baseline is

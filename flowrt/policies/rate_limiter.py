@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from flowrt.policies.rate_limit import Clock, RateLimit, Reservation
 
-__all__ = ["RateGate", "Ticket", "check_limits"]
+__all__ = ["RateLimiter", "Ticket", "check_limits"]
 
 
 class Ticket:
@@ -32,7 +32,7 @@ class Ticket:
 _GRANTED: Final = Ticket(True, ())
 
 
-class RateGate:
+class RateLimiter:
     """One batch's way through one or several rate limits.
 
     An item takes from all its limits at once or waits, and those behind it wait too. Only the first of a batch stands
@@ -127,7 +127,7 @@ class RateGate:
                 reservation.price = actual
 
     def __repr__(self) -> str:
-        return f"<RateGate: {len(self.limits)} limits, {self.waiting} waiting>"
+        return f"<RateLimiter: {len(self.limits)} limits, {self.waiting} waiting>"
 
 
 def check_limits(limits: Any) -> tuple[RateLimit, ...]:

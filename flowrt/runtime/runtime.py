@@ -132,7 +132,7 @@ class Runtime:
         self._logs: LogSetup | None = None
         self._traces: TraceSetup | None = None
         self._watchdog: Watchdog | None = None
-        self._calm: gc_tuning.Calm | None = None
+        self._calm: gc_tuning.GcThreshold | None = None
 
     @staticmethod
     def current() -> Runtime | None:
@@ -203,7 +203,7 @@ class Runtime:
                 self._shutdown.bind(loop, task)
             _active.append(self)
             gc_tuning.freeze()
-            self._calm = gc_tuning.Calm(_YOUNG)
+            self._calm = gc_tuning.GcThreshold(_YOUNG)
         except BaseException:
             await self._stop()
             self._shutdown.uninstall()

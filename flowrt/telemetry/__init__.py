@@ -12,7 +12,7 @@ from flowrt.telemetry.metrics.collector import register
 from flowrt.telemetry.metrics.instrument import MetricsInstrument
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.options import Telemetry
-from flowrt.telemetry.reconciliation import Audit
+from flowrt.telemetry.reconciliation import Reconciliation
 from flowrt.telemetry.tracing.instrument import BatchTracing, make_tracing, tracing_is_set_up
 
 __all__ = ["Observer"]
@@ -48,7 +48,7 @@ class Observer:
             tracing = make_tracing(choice.trace_shape, choice.tail_sampling)
         instruments: list[Instrument] = []
         if self._pair is not None:
-            instruments += (Audit(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
+            instruments += (Reconciliation(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
             instruments += _on_a_live_page()
         if choice.logs and is_listened_to("warning"):
             instruments.append(ItemLogInstrument() if is_listened_to("debug") else LogInstrument())

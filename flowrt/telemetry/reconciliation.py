@@ -8,10 +8,10 @@ from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.metrics.store import METRICS, MetricsStore, Shard
 from flowrt.telemetry.tracing.instrument import BatchTracing
 
-__all__ = ["Audit"]
+__all__ = ["Reconciliation"]
 
 
-class Audit(Instrument):
+class Reconciliation(Instrument):
     """Checks one batch; it must be the first of its instruments, as its end is then the last to be told.
 
     Args:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final
 
 from flowrt.eventloop.delayed_items import Lateness
-from flowrt.eventloop.gc_tuning import Pauses
+from flowrt.eventloop.gc_tuning import GcPauses
 from flowrt.eventloop.heartbeat import BEAT_S, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.logs.events import log_event
@@ -70,7 +70,7 @@ class Watchdog:
         self._stall_after_ns = round(stall_after_s * 1e9)
         self._loop_thread = threading.get_ident()
         self._heartbeat = heartbeat_of(loop)
-        self._pauses = Pauses()
+        self._pauses = GcPauses()
         self._stop = threading.Event()
         self._stall: _Stall | None = None
         self._over: _Stall | None = None  # the loop has turned since, and is about to tell

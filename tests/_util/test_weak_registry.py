@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flowrt._util.weak_registry import UnderWay
+from flowrt._util.weak_registry import WeakRegistry
 from flowrt.engine import batch_run
 from flowrt.telemetry.metrics.store import MetricsStore
 
@@ -20,7 +20,7 @@ class Thing:
 
 
 def test_it_is_listed_from_its_beginning_to_its_end_oldest_first() -> None:
-    under_way: UnderWay[Thing] = UnderWay()
+    under_way: WeakRegistry[Thing] = WeakRegistry()
     first, second = Thing(), Thing()
     under_way.add(first)
     under_way.add(second)
@@ -31,7 +31,7 @@ def test_it_is_listed_from_its_beginning_to_its_end_oldest_first() -> None:
 
 
 def test_what_never_ends_is_not_kept_alive() -> None:
-    under_way: UnderWay[Thing] = UnderWay()
+    under_way: WeakRegistry[Thing] = WeakRegistry()
     thing = Thing()
     under_way.add(thing)
     seen = weakref.ref(thing)

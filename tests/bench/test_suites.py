@@ -41,8 +41,8 @@ def test_parts_are_differences_within_a_round() -> None:
 def test_the_engine_without_instruments_has_none_of_them_and_all_else() -> None:
     source = inspect.getsource(worker)
     bare = uninstrumented(source)
-    assert "tell_start" not in bare
-    assert "tell_finish" not in bare
+    assert "notify_started" not in bare
+    assert "notify_finished" not in bare
     assert ".notify(" not in bare
     assert "deliver(item)" in bare
     assert {name for name in vars(worker.Scheduler) if f"def {name}(" not in bare and f"def {name}(" in source} == set()

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from flowrt.engine.delay_queue import Backoff
+from flowrt.engine.delay_queue import DelayQueue
 from tests.examples import examples
 
 
@@ -16,7 +16,7 @@ class Waiting(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backoff: Backoff[int] = Backoff(bound=5)
+        self.backoff: DelayQueue[int] = DelayQueue(bound=5)
         self.model: list[tuple[int, int]] = []
         self.pushed = 0
         self.now = 0
@@ -48,7 +48,7 @@ class Waiting(RuleBasedStateMachine):
         assert len(self.backoff) == len(self.model)
         assert self.backoff.due_ns == min((due for due, _ in self.model), default=None)
         assert self.backoff.full == (len(self.model) >= 5)
-        assert repr(self.backoff) == f"<Backoff: {len(self.model)} of 5 waiting>"
+        assert repr(self.backoff) == f"<DelayQueue: {len(self.model)} of 5 waiting>"
 
 
 TestWaiting = Waiting.TestCase
@@ -58,4 +58,4 @@ TestWaiting.settings = settings(max_examples=examples(100), stateful_step_count=
 @pytest.mark.parametrize("bound", [0, -1, True, 1.0, None])
 def test_a_bound_that_is_none_is_refused(bound: int) -> None:
     with pytest.raises(ValueError, match="bound must be an integer of at least 1"):
-        Backoff(bound)
+        DelayQueue(bound)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from flowrt import BatchProcessor, Runtime
-from flowrt.eventloop.gc_tuning import Calm, Pauses
+from flowrt.eventloop.gc_tuning import GcPauses, GcThreshold
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_a_batch_changes_nothing_where_there_is_no_collection() -> None:
 
 
 def test_of_several_the_largest_counts() -> None:
-    small, large = Calm(3_000), Calm(30_000)
+    small, large = GcThreshold(3_000), GcThreshold(30_000)
     assert young() == 30_000
     large.resize(4_000)
     assert young() == 4_000
@@ -123,9 +123,9 @@ def test_of_several_the_largest_counts() -> None:
 
 
 def test_what_somebody_chooses_meanwhile_is_there_at_the_end() -> None:
-    first = Calm(3_000)
+    first = GcThreshold(3_000)
     gc.set_threshold(900, *gc.get_threshold()[1:])
-    second = Calm(4_000)
+    second = GcThreshold(4_000)
     assert young() == 4_000
     first.end()
     second.end()
@@ -133,16 +133,16 @@ def test_what_somebody_chooses_meanwhile_is_there_at_the_end() -> None:
 
 
 def test_a_batch_that_is_lost_wants_nothing_any_more() -> None:
-    lost = Calm(3_000)
+    lost = GcThreshold(3_000)
     del lost
-    other = Calm(2_000)
+    other = GcThreshold(2_000)
     assert young() == 2_000
     other.end()
     assert young() == 700
 
 
 def test_pauses_are_remembered_with_one_that_goes_on() -> None:
-    pauses = Pauses()
+    pauses = GcPauses()
     began = time.perf_counter_ns()
     pauses.start()
     gc.collect()

@@ -190,7 +190,7 @@ def test_an_attempt_that_is_cancelled_again_is_not_over_before_its_thread_unless
             task.cancel()
         await asyncio.sleep(0.005)
         assert not task.done()
-        session.lose_one()
+        session.abandon_one()
         task.cancel()  # as a closing loop does
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrt.policies.rate_limit import CostTooHighError, RateLimit
-from flowrt.policies.rate_limiter import RateGate
+from flowrt.policies.rate_limiter import RateLimiter
 from flowrt.policies.sliding_window import UNIT, Charge, Window
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
@@ -357,7 +357,7 @@ def test_batches_that_share_limits_keep_them_all_and_all_come_through(data: st.D
         calls, size = RateLimit(requests, per), RateLimit(tokens, per, cost=lambda item: item)
         ways = {"both": [calls, size], "swapped": [size, calls], "tokens": [size]}
 
-        async def one(gate: RateGate, item: int, way: str) -> None:
+        async def one(gate: RateLimiter, item: int, way: str) -> None:
             ticket = gate.take(item)
             if not ticket.granted:
                 await gate.wait(ticket)
@@ -368,7 +368,7 @@ def test_batches_that_share_limits_keep_them_all_and_all_come_through(data: st.D
 
         tasks = []
         for items, way in batches:
-            gate = RateGate(ways[way], loop, clock)
+            gate = RateLimiter(ways[way], loop, clock)
             tasks += [asyncio.create_task(one(gate, item, way)) for item in items]
         for which, at in victims:
             if which < len(tasks):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowrt.policies.rate_limit import CostTooHighError, RateLimit
-from flowrt.policies.rate_limiter import RateGate
+from flowrt.policies.rate_limiter import RateLimiter
 from flowrt.policies.sliding_window import UNIT
 
 Run = Callable[[Any], Any]
@@ -19,11 +19,11 @@ def clock() -> int:
     return round(asyncio.get_running_loop().time() * 1e9) + 1
 
 
-def gate_of(*limits: RateLimit) -> RateGate:
-    return RateGate(limits, asyncio.get_running_loop(), clock)
+def gate_of(*limits: RateLimit) -> RateLimiter:
+    return RateLimiter(limits, asyncio.get_running_loop(), clock)
 
 
-async def through(gate: RateGate, item: Any) -> float:
+async def through(gate: RateLimiter, item: Any) -> float:
     ticket = gate.take(item)
     if not ticket.granted:
         await gate.wait(ticket)
@@ -93,7 +93,7 @@ def test_nobody_slips_in_between_those_who_wait(run_virtual: Run) -> None:
             tasks.append(asyncio.create_task(one(late)))
         await asyncio.gather(*tasks)
         assert order == list(range(12))
-        assert repr(gate) == "<RateGate: 1 limits, 0 waiting>"
+        assert repr(gate) == "<RateLimiter: 1 limits, 0 waiting>"
 
     run_virtual(main())
 
@@ -190,7 +190,7 @@ def test_a_cost_function_is_asked_once_per_attempt(run_virtual: Run) -> None:
 def test_what_is_no_rate_limit_is_refused(wrong: Any, run_virtual: Run) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match=r"rate_limit must be a RateLimit\(...\) or several, not"):
-            RateGate(wrong, asyncio.get_running_loop(), clock)
+            RateLimiter(wrong, asyncio.get_running_loop(), clock)
 
     run_virtual(main())
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from typing import Final, Literal, Protocol
 
 from flowrt._util.labels import label
-from flowrt._util.weak_registry import UnderWay
+from flowrt._util.weak_registry import WeakRegistry
 from flowrt.attribution.ledger import CAUSES, Cause
 from flowrt.model import STATUSES, BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.catalogue import LAG_BOUNDS_S, QUEUE_WAIT_BOUNDS_S, RUN_BOUNDS_S
@@ -235,7 +235,7 @@ class MetricsStore:
         self.limits: dict[tuple[str, str], int] = {}
         self.circuits: dict[tuple[str, str], str] = {}
         self.batches: dict[str, BatchShard] = {}
-        self.active: UnderWay[BatchRecord] = UnderWay()
+        self.active: WeakRegistry[BatchRecord] = WeakRegistry()
         self.lag = Histogram(LAG_BOUNDS_S)
         self.stalls: dict[str, int] = {}
         self.drops: dict[tuple[Signal, DropReason], int] = {(s, r): 0 for s in SIGNALS for r in DROP_REASONS}

@@ -225,7 +225,7 @@ class TracingInstrument(BatchTracing):
                 wait_ns = started_ns - item.pulled_ns if attempts < 2 and started_ns else item.queue_wait_ns
                 if wait_ns >= 0:
                     span.set_attribute("flowrt.item.queue_wait", wait_ns / 1e9)
-            if item._seldom is not None and item.stalled_ns:  # noqa: SLF001  # nearly every item has none of those
+            if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # nearly every item has none of those
                 span.set_attribute("flowrt.item.held", item.stalled_ns / 1e9)
             if item.status != "ok" and item.status != "resumed":
                 set_failed(span, item)

@@ -19,7 +19,7 @@ from flowrt.telemetry.tracing.instrument import BatchTracing, set_failed
 from flowrt.telemetry.tracing.otlp_encoding import template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 from flowrt.telemetry.tracing.span import SCOPE, ItemSpan, SpanFrame
-from flowrt.telemetry.tracing.tail_sampling import HeldSpans, is_wanted
+from flowrt.telemetry.tracing.tail_sampling import SpanBuffer, is_wanted
 
 __all__ = ["NativeTracingInstrument"]
 
@@ -60,8 +60,8 @@ class NativeTracingInstrument(BatchTracing):
         super().__init__(shape)
         self.unsampled = 0
         self._tail = tail
-        self._held: HeldSpans | None = None
-        self._outer: HeldSpans | None = None  # where the batch itself stands under an item whose end is waited for
+        self._held: SpanBuffer | None = None
+        self._outer: SpanBuffer | None = None  # where the batch itself stands under an item whose end is waited for
         self._provider = provider
         self._target: Any = None  # what takes plain spans, where there is something that does
         self._any_ids = False  # whether those of the stock will do
@@ -78,7 +78,7 @@ class NativeTracingInstrument(BatchTracing):
         if self._tail is not None:
             held = self._provider.held
             if held is None:
-                held = self._provider.held = HeldSpans(self._tail.most_spans)
+                held = self._provider.held = SpanBuffer(self._tail.most_spans)
             held.most_spans = max(held.most_spans, self._tail.most_spans)
             self._held = held
         elif self._links is None:
@@ -151,7 +151,7 @@ class NativeTracingInstrument(BatchTracing):
             start_ns, append = span.start_ns, frame.append
             span.end_ns = end_ns = item.finished_ns
             wait_ns = item.started_ns - start_ns
-            held_ns = 0 if item._seldom is None else item.stalled_ns  # noqa: SLF001  # nothing seldom has come to it
+            held_ns = 0 if item._sparse is None else item.stalled_ns  # noqa: SLF001  # nothing seldom has come to it
             self.ended = ended = self.ended + 1
             if append is not None:
                 append((frame.template, span.ids, span.index, start_ns, end_ns, wait_ns, held_ns))
@@ -175,7 +175,7 @@ class NativeTracingInstrument(BatchTracing):
                 self._let_go(item, self._held, wanted=frame.sampled or self._wants(item))
             return
         span.attempts = attempts = item.attempts
-        if item._seldom is not None and item.stalled_ns:  # noqa: SLF001  # as above
+        if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # as above
             span.held_ns = item.stalled_ns
         started_ns = item.started_ns
         if attempts < 2 and started_ns:
@@ -220,7 +220,7 @@ class NativeTracingInstrument(BatchTracing):
     def _wants(self, item: ItemRecord) -> bool:
         return self._tail is not None and is_wanted(item, self._tail)
 
-    def _let_go(self, item: ItemRecord, held: HeldSpans, *, wanted: bool) -> None:
+    def _let_go(self, item: ItemRecord, held: SpanBuffer, *, wanted: bool) -> None:
         """Hand over what stands under the item's span, or forget it."""
         for span in held.close(numbers_of(item.ids)[1]):
             if wanted:

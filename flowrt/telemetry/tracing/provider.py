@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcesso
 
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.tracing.instrument import BatchTracing
-from flowrt.telemetry.tracing.tail_sampling import HeldSpans
+from flowrt.telemetry.tracing.tail_sampling import SpanBuffer
 
 __all__ = ["MakeInstrument", "RuntimeProvider", "SpanTarget"]
 
@@ -59,7 +59,7 @@ class RuntimeProvider(TracerProvider):
         super().__init__(resource=resource, span_limits=self.limits, shutdown_on_exit=False)
         self.plain = True
         self.target: SpanTarget | None = None
-        self.held: HeldSpans | None = None
+        self.held: SpanBuffer | None = None
         super().add_span_processor(_Switch(self))
 
     @property

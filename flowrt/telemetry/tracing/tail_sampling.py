@@ -10,7 +10,7 @@ from flowrt.model import ItemRecord
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.options import TailSampling
 
-__all__ = ["HeldSpans", "is_wanted"]
+__all__ = ["SpanBuffer", "is_wanted"]
 
 
 def is_wanted(item: ItemRecord, policy: TailSampling) -> bool:
@@ -32,7 +32,7 @@ class _Held:
         self.spans: list[Any] = []
 
 
-class HeldSpans:
+class SpanBuffer:
     """The ended spans under items that have not ended.
 
     Args:
