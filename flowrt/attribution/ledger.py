@@ -159,7 +159,7 @@ class Ledger:
         if now_ns > self.since_ns:
             self._add(cause, now_ns)
 
-    def dry(self, now_ns: int, since_ns: int, left: int, *, ended: bool) -> None:
+    def input_exhausted(self, now_ns: int, since_ns: int, left: int, *, ended: bool) -> None:
         """No item waits for a slot any more.
 
         Args:
@@ -176,12 +176,12 @@ class Ledger:
         self._rest = TAIL if ended else SERVICE
         self._change(now_ns)
 
-    def wet(self, now_ns: int) -> None:
+    def input_available(self, now_ns: int) -> None:
         """Items wait for slots again: some have come back for another attempt."""
         self._rest = SLOTS
         self._change(now_ns)
 
-    def vacated(self, now_ns: int) -> None:
+    def slot_vacated(self, now_ns: int) -> None:
         """A slot that had an item stands empty from now on."""
         if self._rest == SERVICE:
             self._rest = TAIL

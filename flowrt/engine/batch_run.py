@@ -202,7 +202,7 @@ class Lifecycle(ABC):
         if not self._workers:
             self._wind_up()
         elif self.batch.ledger is not None and self.batch.completed:
-            self.batch.ledger.vacated(self._clock())
+            self.batch.ledger.slot_vacated(self._clock())
 
     def set_limit(self, limit: int) -> None:
         """Change the concurrency limit from now on; a lower one holds as the items in flight end.
@@ -228,14 +228,15 @@ class Lifecycle(ABC):
         """No more inputs, since the latest one was pulled."""
         batch = self.batch
         if batch.ledger is not None:
-            batch.ledger.dry(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=batch.completed > 0)
+            left, ended = batch.pulled - batch.completed, batch.completed > 0
+            batch.ledger.input_exhausted(self._clock(), batch.latest_ns, left, ended=ended)
 
     def _stop_short(self) -> None:
         """There may be more inputs, and none is wanted any more."""
         batch = self.batch
         if batch.ledger is not None:
             now = self._clock()
-            batch.ledger.dry(now, now, batch.pulled - batch.completed, ended=batch.completed > 0)
+            batch.ledger.input_exhausted(now, now, batch.pulled - batch.completed, ended=batch.completed > 0)
 
     def _source_failed(self, exc: BaseException) -> None:
         """No more inputs: what was admitted finishes, then join() raises the source's own error."""

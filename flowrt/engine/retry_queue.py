@@ -211,10 +211,10 @@ class RetryQueue(Source):
             (ledger.wait if held else ledger.resume)(BACKOFF, self._clock())
         if dry:
             if self._due or self._fetched:
-                ledger.wet(self._clock())
+                ledger.input_available(self._clock())
             else:
                 ended = bool(self._backoff) or batch.completed > 0
-                ledger.dry(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=ended)
+                ledger.input_exhausted(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=ended)
 
     async def _park(self) -> None:
         waiter = self._loop.create_future()

@@ -374,7 +374,7 @@ def test_a_month_is_a_few_hundred_pieces() -> None:
     month = 30 * 24 * 3600 * S
     ledger.wait(INPUT, 10 * S)
     ledger.resume(INPUT, month)
-    ledger.dry(month, month, 1, ended=True)
+    ledger.input_exhausted(month, month, 1, ended=True)
     ledger.close(month + S)
     pieces = list(ledger.timeline())
     assert 256 <= len(pieces) <= 513
