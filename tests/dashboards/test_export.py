@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,17 +87,3 @@ def test_a_file_that_differs_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(write(tmp_path)) == ["grafana/stray.json", "prometheus/flowrt.alerts.yaml"]
     assert generate_command(["--check"]) == 0
     assert generate_command(["--what"]) == 2
-
-
-def test_the_wheel_has_them(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=FOLDER.parent,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as packed:
-        names = set(packed.namelist())
-    assert {f"flowrt/dashboards_data/{name}" for name in (*generate(), "compose.yaml")} <= names
-    assert not any(name.startswith("dashboards/") for name in names)
