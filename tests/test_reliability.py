@@ -1,8 +1,8 @@
-"""What flowrt survives: the index of its faults, one short scenario each, by their numbers in the catalogue of faults.
+"""Reliability: one short scenario per fault, numbered as in docs/reliability.md.
 
-Every test that runs a batch here ends with the base oracle: no task, thread or file descriptor is left, nothing was
-complained about, and the records, counters, item spans and terminal log events agree for each status. The tests beside
-each module go deeper.
+Every test that runs a batch here ends with the base oracle: no task, thread or file descriptor is left, asyncio and
+OpenTelemetry log no warning, and the records, counters, item spans and terminal log events agree for each status. The
+tests of each module go deeper.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import http.client
 import json
 import logging
 import os
+import pickle  # to check that nothing reads one
 import signal
 import subprocess
 import sys
@@ -53,6 +55,7 @@ from flowrt import (
 from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal
 from flowrt.model import STATUSES, ItemRecord
+from flowrt.server import TelemetryServer
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 from tests.forked import Forks
@@ -64,23 +67,23 @@ BATCH, NODE = "reliability", "node"
 
 Run = Callable[[Any], Any]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-uvloop.new_event_loop().close()  # what libuv opens once for a process is not a leak of a test
+uvloop.new_event_loop().close()  # libuv opens its descriptors once per process: not a leak of a test
 
 
 class Oracle(Instrument):
-    """Makes processors that are watched in every way, and compares what the ways say."""
+    """Makes fully observed processors, and compares records, counters, spans and log events."""
 
     def __init__(self, exporter: InMemorySpanExporter, events: list[dict[str, Any]]) -> None:
         self.events = events
         self.finished: list[ItemRecord] = []
-        self.told: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
         self._exporter = exporter
         BatchProcessor(FunctionNode(len, NODE), name=BATCH)  # its series exist from here on
         self._before = self.counters()
 
     def item_finished(self, item: ItemRecord) -> None:
         self.finished.append(item)
-        self.told[item.status] += 1
+        self.statuses[item.status] += 1
 
     def processor(self, node: Any, max_concurrency: int = 10, *args: Any, **settings: Any) -> BatchProcessor:
         node = node if isinstance(node, BaseNode) else FunctionNode(node, NODE)
@@ -95,16 +98,16 @@ class Oracle(Instrument):
         return [s for s in self._exporter.get_finished_spans() if s.attributes and "flowrt.item.index" in s.attributes]
 
     def check(self, **expected: int) -> None:
-        """Everybody tells the same; and this, where the numbers are known."""
-        told = self.told
+        """Assert that records, counters, spans and log events agree, and equal `expected` if given."""
+        statuses = self.statuses
         if expected:
-            assert told == expected
-        assert told == Counter(item.status for item in self.finished), "a record that has finished changes no more"
+            assert statuses == expected
+        assert statuses == Counter(item.status for item in self.finished), "a finished record does not change"
         now = self.counters()
-        assert {status: now[status] - self._before[status] for status in STATUSES if told[status]} == told
+        assert {status: now[status] - self._before[status] for status in STATUSES if statuses[status]} == statuses
         assert sum(now.values()) - sum(self._before.values()) == len(self.finished)
         terminal = ("item.completed", "item.failed", "item.timed_out")
-        assert Counter(event["status"] for event in self.events if event["event"] in terminal) == told
+        assert Counter(event["status"] for event in self.events if event["event"] in terminal) == statuses
         spans = self.spans()
         assert Counter(span.attributes.get("error.type") for span in spans) == Counter(  # type: ignore[union-attr]
             item.error_type for item in self.finished
@@ -157,7 +160,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
 
 
 class Watch:
-    """A node that sleeps as long as its item says, takes a while to clean up, and counts."""
+    """Node that sleeps for its item's seconds, needs 0.5 s to clean up, and counts its calls."""
 
     def __init__(self) -> None:
         self.running = self.most = self.started = self.done = self.cleaned_up = 0
@@ -182,7 +185,7 @@ class Watch:
 
 
 class Journaled:
-    """A node that counts its runs, and batches of it on a journal."""
+    """Node that counts its runs, with batches of it on a journal."""
 
     def __init__(self, oracle: Oracle, path: Path) -> None:
         self.oracle = oracle
@@ -193,7 +196,7 @@ class Journaled:
         self.runs[x] += 1
         await asyncio.sleep(1 + x % 3)
         if x % 5 == 4:
-            raise ValueError(f"{x} is not liked")
+            raise ValueError(f"{x} is refused")
         return 10 * x
 
     def batch(self, count: int = 20, c: int = 4, journal: Any = None) -> Any:
@@ -204,9 +207,7 @@ def outcomes(results: Iterable[BatchResult]) -> list[tuple[Any, ...]]:
     return [(r.index, r.success, r.output, r.error, r.error_type, r.attempts) for r in results]
 
 
-def test_01_resumed_from_what_a_kill_at_any_moment_leaves_it_ends_as_if_there_had_been_none(
-    oracle: Oracle, run_virtual: Run, tmp_path: Path
-) -> None:
+def test_01_killed_at_any_moment_a_resumed_run_ends_the_same(oracle: Oracle, run_virtual: Run, tmp_path: Path) -> None:
     job = Journaled(oracle, tmp_path / "run.journal")
     images: list[tuple[Path, Counter[int]]] = []
 
@@ -214,7 +215,7 @@ def test_01_resumed_from_what_a_kill_at_any_moment_leaves_it_ends_as_if_there_ha
         work = asyncio.ensure_future(job.batch())
         while not work.done():
             image = tmp_path / f"{len(images)}.journal"
-            if job.path.exists():  # what the system has of it when the process is killed
+            if job.path.exists():  # the file as a killed process leaves it
                 image.write_bytes(job.path.read_bytes())
             images.append((image, job.runs.copy()))
             await asyncio.sleep(0.5)
@@ -234,7 +235,7 @@ def test_01_resumed_from_what_a_kill_at_any_moment_leaves_it_ends_as_if_there_ha
     oracle.check()
 
 
-def test_02_of_a_torn_journal_the_tail_alone_is_lost_and_a_flipped_bit_is_named(
+def test_02_torn_tail_is_cut_off_and_a_flipped_bit_is_named(
     oracle: Oracle, run_virtual: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = Journaled(oracle, tmp_path / "run.journal")
@@ -254,7 +255,7 @@ def test_02_of_a_torn_journal_the_tail_alone_is_lost_and_a_flipped_bit_is_named(
 
 
 @pytest.mark.parametrize("operation", ["write", "sync"])
-def test_03_a_failing_disk_stops_admission_and_is_not_asked_again_and_resuming_completes(
+def test_03_failing_disk_stops_admission_and_resuming_completes(
     operation: str, oracle: Oracle, run_virtual: Run, tmp_path: Path
 ) -> None:
     job = Journaled(oracle, tmp_path / "run.journal")
@@ -280,9 +281,7 @@ def test_03_a_failing_disk_stops_admission_and_is_not_asked_again_and_resuming_c
     oracle.check()
 
 
-def test_05_with_other_inputs_node_or_settings_nothing_is_executed(
-    oracle: Oracle, run_virtual: Run, tmp_path: Path
-) -> None:
+def test_05_changed_inputs_node_or_settings_execute_nothing(oracle: Oracle, run_virtual: Run, tmp_path: Path) -> None:
     job = Journaled(oracle, tmp_path / "run.journal")
     run_virtual(job.batch())
     before = job.runs.copy()
@@ -294,9 +293,7 @@ def test_05_with_other_inputs_node_or_settings_nothing_is_executed(
     oracle.check()
 
 
-def test_06_a_second_batch_on_a_journal_is_refused_and_the_first_is_unaffected(
-    oracle: Oracle, run_virtual: Run, tmp_path: Path
-) -> None:
+def test_06_second_batch_on_a_journal_is_refused(oracle: Oracle, run_virtual: Run, tmp_path: Path) -> None:
     job = Journaled(oracle, tmp_path / "run.journal")
 
     async def main() -> Any:
@@ -310,7 +307,7 @@ def test_06_a_second_batch_on_a_journal_is_refused_and_the_first_is_unaffected(
     oracle.check(ok=16, failed=4)
 
 
-def test_09_cancelled_in_the_tick_an_item_finishes_it_is_journaled_or_runs_again(
+def test_09_item_cancelled_as_it_finishes_is_journaled_or_rerun(
     oracle: Oracle, run_virtual: Run, tmp_path: Path
 ) -> None:
     job = Journaled(oracle, tmp_path / "run.journal")
@@ -333,9 +330,7 @@ def test_09_cancelled_in_the_tick_an_item_finishes_it_is_journaled_or_runs_again
 # -- concurrency -----------------------------------------------------------------------------------------------------
 
 
-def test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_cancelled_and_awaited(
-    oracle: Oracle, run_virtual: Run
-) -> None:
+def test_07_fail_fast_raises_the_original_after_the_siblings_ended(oracle: Oracle, run_virtual: Run) -> None:
     error, watch = ValueError("the original"), Watch()
 
     async def node(x: int) -> None:
@@ -348,16 +343,14 @@ def test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_canc
         with pytest.raises(ValueError, match="the original") as raised:
             await oracle.processor(node, 5, continue_on_error=False).batch(range(100))
         assert raised.value is error
-        assert asyncio.get_running_loop().time() == pytest.approx(1.5), "their cleaning up was waited for"
+        assert asyncio.get_running_loop().time() == pytest.approx(1.5), "the siblings' clean-up was awaited"
         assert (watch.running, watch.started, watch.cleaned_up) == (0, 4, 4)
 
     run_virtual(main())
     oracle.check(failed=1, cancelled=4)
 
 
-def test_08_a_timeout_around_a_batch_counts_the_cancelled_and_leaves_the_processor_usable(
-    oracle: Oracle, run_virtual: Run
-) -> None:
+def test_08_timeout_around_a_batch_leaves_the_processor_usable(oracle: Oracle, run_virtual: Run) -> None:
     watch = Watch()
     processor = oracle.processor(watch, 5)
 
@@ -373,7 +366,7 @@ def test_08_a_timeout_around_a_batch_counts_the_cancelled_and_leaves_the_process
 
 
 @pytest.mark.parametrize("ended_by", ["item_timeout", "cancellation"])
-def test_10_a_node_that_swallows_cancellation_is_let_go_after_five_seconds_and_logged_as_uncancellable(
+def test_10_node_that_swallows_cancellation_is_abandoned_after_5_s(
     ended_by: str, oracle: Oracle, run_virtual: Run
 ) -> None:
     async def main() -> None:
@@ -400,12 +393,12 @@ def test_10_a_node_that_swallows_cancellation_is_let_go_after_five_seconds_and_l
             await asyncio.sleep(0.1)
 
     run_virtual(main())
-    (told,) = [event for event in oracle.events if event.get("uncancellable")]
-    assert (told["level"], told["item_index"]) == ("warning", 0)
+    (logged,) = [event for event in oracle.events if event.get("uncancellable")]
+    assert (logged["level"], logged["item_index"]) == ("warning", 0)
     oracle.check(**{"timed_out" if ended_by == "item_timeout" else "cancelled": 1})
 
 
-def test_10_a_node_that_raises_cancelled_error_itself_is_one_failed_item(oracle: Oracle, run_virtual: Run) -> None:
+def test_10_node_that_raises_cancelled_error_fails_its_item_alone(oracle: Oracle, run_virtual: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(x / 10)
         if x == 2:
@@ -418,7 +411,7 @@ def test_10_a_node_that_raises_cancelled_error_itself_is_one_failed_item(oracle:
     oracle.check(ok=4, failed=1)
 
 
-def test_11_breaking_out_of_a_stream_leaves_nothing_running_and_detaches_cleanly(oracle: Oracle, run: Run) -> None:
+def test_11_leaving_a_stream_early_leaves_nothing_running(oracle: Oracle, run: Run) -> None:
     watch = Watch()
 
     async def node(x: int) -> None:
@@ -440,7 +433,7 @@ def test_11_breaking_out_of_a_stream_leaves_nothing_running_and_detaches_cleanly
     assert all(span.events[0].name == "seen" for span in oracle.spans()), "an item's own span is current in its node"
 
 
-def test_12_a_consumer_that_stops_reading_holds_the_batch_back(oracle: Oracle, run_virtual: Run) -> None:
+def test_12_consumer_that_stops_reading_holds_the_batch_back(oracle: Oracle, run_virtual: Run) -> None:
     async def main() -> None:
         taken = 0
         stream = oracle.processor(asyncio.sleep, 4).batch_as_completed(0.01 for _ in range(50))
@@ -466,7 +459,7 @@ from flowrt import BatchProcessor, Runtime, run
 def script(
     body: str, *, stderr: int | Any = subprocess.PIPE, cwd: Path | None = None, **env: str
 ) -> subprocess.Popen[str]:
-    """A process of its own, in development mode, where a warning is an error."""
+    """Start a process in development mode, where a warning is an error."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
     return subprocess.Popen(
         [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT + textwrap.dedent(body)],
@@ -479,7 +472,7 @@ def script(
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[dict[str, Any]]]:
-    """Its exit code, its output, and its log events: every line on stderr is one."""
+    """Wait for a process; return its exit code, its output and its log events, one per line of stderr."""
     try:
         out, err = process.communicate(timeout=HANG_S)
     except subprocess.TimeoutExpired:
@@ -489,7 +482,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[dict[str, Any
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_13_a_signal_drains_flushes_and_ends_with_its_code(signum: int, code: int) -> None:
+def test_13_signal_drains_flushes_and_exits_with_its_code(signum: int, code: int) -> None:
     process = script(
         """
         async def node(x):
@@ -513,7 +506,7 @@ def test_13_a_signal_drains_flushes_and_ends_with_its_code(signum: int, code: in
     assert events[-1]["event"] == "shutdown.drained"
 
 
-def test_13_a_second_signal_ends_a_process_whose_loop_is_blocked() -> None:
+def test_13_second_signal_ends_a_process_whose_loop_is_blocked() -> None:
     process = script(
         """
         async def node(x):
@@ -535,7 +528,7 @@ def test_13_a_second_signal_ends_a_process_whose_loop_is_blocked() -> None:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("call", ["batch", "batch_as_completed"])
-def test_14_an_exit_inside_a_node_comes_out_after_its_siblings_have_ended(
+def test_14_exit_in_a_node_propagates_after_its_siblings_ended(
     kind: type[BaseException], call: str, oracle: Oracle
 ) -> None:
     watch = Watch()
@@ -563,7 +556,7 @@ def test_14_an_exit_inside_a_node_comes_out_after_its_siblings_have_ended(
     oracle.check(failed=1, cancelled=4)
 
 
-def test_14_an_exit_inside_a_node_is_the_exit_of_the_process() -> None:
+def test_14_exit_in_a_node_is_the_exit_of_the_process() -> None:
     process = script(
         """
         async def node(x):
@@ -577,7 +570,7 @@ def test_14_an_exit_inside_a_node_is_the_exit_of_the_process() -> None:
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-def test_15_a_node_may_reenter_its_own_processor_at_concurrency_one(kind: str, oracle: Oracle, run: Run) -> None:
+def test_15_node_reenters_its_own_processor_at_concurrency_one(kind: str, oracle: Oracle, run: Run) -> None:
     async def reenters(x: int) -> int:
         return 1 + (await processor.batch([x - 1]))[0].output if x else 0
 
@@ -593,7 +586,7 @@ def test_15_a_node_may_reenter_its_own_processor_at_concurrency_one(kind: str, o
     oracle.check(ok=4 + 3)
 
 
-def test_16_a_node_that_blocks_the_loop_is_named_while_healthz_answers() -> None:
+def test_16_node_that_blocks_the_loop_is_named_while_healthz_answers() -> None:
     process = script(
         """
         def healthz(url, blocked):
@@ -622,14 +615,14 @@ def test_16_a_node_that_blocks_the_loop_is_named_while_healthz_answers() -> None
     (answer, seconds), (rate,) = (line.split() for line in out.splitlines())
     assert (answer, rate) == ("ok", "1.0")
     assert float(seconds) < 1.0, "it answered while the loop was blocked"
-    (told,) = [event for event in events if event["event"] == "loop.blocked"]
-    assert (told["batch"], told["node"], told["item_index"]) == ("node", "node", 2)
-    assert "in main.<locals>.node" in told["stack"].splitlines()[-1]
-    assert told["duration_s"] > 1.5
+    (blocked,) = [event for event in events if event["event"] == "loop.blocked"]
+    assert (blocked["batch"], blocked["node"], blocked["item_index"]) == ("node", "node", 2)
+    assert "in main.<locals>.node" in blocked["stack"].splitlines()[-1]
+    assert blocked["duration_s"] > 1.5
 
 
 class Odd(BaseNode):
-    """Whatever its item is, it gives or raises."""
+    """Node that returns or raises what its item makes."""
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         await asyncio.sleep(0)
@@ -658,7 +651,7 @@ ODD: dict[str, tuple[Callable[[], Any], str]] = {
     "returns the class": (lambda: NodeResult, "returned type, not a NodeResult"),
     "raises without a message": (ValueError, "ValueError"),
     "raises what has no text": (MuteError, "MuteError (its message could not be read: __str__ raised RuntimeError)"),
-    "raises the unpicklable": (lambda: UnpicklableError("told"), "told"),
+    "raises the unpicklable": (lambda: UnpicklableError("no pickle"), "no pickle"),
     "raises StopIteration": (lambda: StopIteration("stop"), "StopIteration"),
     "raises a group": (lambda: ExceptionGroup("several", [ValueError("a"), OSError("b")]), "several"),
     "fails without an error": (lambda: NodeResult(False), "without an error message"),
@@ -666,9 +659,7 @@ ODD: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_17_odd_returns_and_exceptions_are_one_failed_item_with_a_clear_error(
-    what: str, oracle: Oracle, run: Run
-) -> None:
+def test_17_odd_results_and_exceptions_fail_one_item_with_a_clear_error(what: str, oracle: Oracle, run: Run) -> None:
     fine = {"what": lambda: NodeResult(True, 1)}
     make, error = ODD[what]
     results = run(oracle.processor(Odd(NODE), 2).batch([fine, {"what": make}, fine]))
@@ -682,7 +673,7 @@ def first_even(numbers: list[int]) -> int:
     return next(number for number in numbers if number % 2 == 0)
 
 
-def test_17_a_sync_function_that_raises_stop_iteration_is_one_failed_item_too(oracle: Oracle, run: Run) -> None:
+def test_17_sync_node_that_raises_stop_iteration_fails_one_item(oracle: Oracle, run: Run) -> None:
     async def main() -> Any:
         return await asyncio.wait_for(oracle.processor(first_even, 2).batch([[1, 2], [1, 3], [4]]), HANG_S / 10)
 
@@ -692,16 +683,14 @@ def test_17_a_sync_function_that_raises_stop_iteration_is_one_failed_item_too(or
     oracle.check(ok=2, failed=1)
 
 
-def test_17_outside_a_batch_it_is_one_failed_result(run: Run) -> None:
+def test_17_stop_iteration_outside_a_batch_is_a_failed_result(run: Run) -> None:
     async def main() -> NodeResult:
         return await asyncio.wait_for(race([first_even], [1, 3]), HANG_S / 10)
 
     assert "StopIteration" in run(main()).error
 
 
-def test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_original(
-    oracle: Oracle, run: Run
-) -> None:
+def test_18_node_that_mutates_its_input_mutates_a_copy(oracle: Oracle, run: Run) -> None:
     seen: list[Any] = []
 
     async def node(data: dict[str, Any]) -> int:
@@ -727,7 +716,7 @@ def test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_or
 # -- telemetry that fails ----------------------------------------------------------------------------------------------
 
 
-def test_22_a_collector_that_refuses_changes_no_result_and_every_span_is_exported_or_counted_as_dropped() -> None:
+def test_22_collector_that_refuses_changes_no_result_and_drops_count() -> None:
     process = script(
         """
         from prometheus_client import REGISTRY
@@ -753,7 +742,7 @@ def test_22_a_collector_that_refuses_changes_no_result_and_every_span_is_exporte
     assert flushed - ended < 1.0 + 4.0  # the flush timeout, and what a busy machine takes
 
 
-def test_23_log_lines_that_cannot_be_written_are_counted_and_the_items_succeed() -> None:
+def test_23_log_lines_that_cannot_be_written_are_counted() -> None:
     with Path("/dev/full").open("w") as full:
         process = script(
             """
@@ -776,7 +765,7 @@ def test_23_log_lines_that_cannot_be_written_are_counted_and_the_items_succeed()
     assert dropped >= 10 + 2
 
 
-def test_23_an_instrument_that_raises_is_counted_and_the_items_succeed(
+def test_23_instrument_that_raises_is_counted_and_the_items_succeed(
     oracle: Oracle, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(Instrument):
@@ -792,7 +781,7 @@ def test_23_an_instrument_that_raises_is_counted_and_the_items_succeed(
     oracle.check(ok=5)
 
 
-def test_24_no_text_breaks_the_metrics_page_or_the_line_of_a_log_event() -> None:
+def test_24_no_text_breaks_the_metrics_page_or_a_log_line() -> None:
     process = script(
         r"""
         nasty = 'a "quoted" name\nof two lines\\ \udc80 {x="1"} \u2028 \x00 \x1b[31m'
@@ -828,7 +817,7 @@ def test_24_no_text_breaks_the_metrics_page_or_the_line_of_a_log_event() -> None
     assert [event["event"] for event in events].count("batch.completed") == 2
 
 
-def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series_and_two_runtimes_share_them() -> None:
+def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series() -> None:
     process = script(
         """
         from prometheus_client import generate_latest
@@ -851,7 +840,7 @@ def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series_and_two_runt
     returncode, out, _ = finish(process)
     assert returncode == 0
     pairs, most = json.loads(out)
-    # 64 pairs and _other; their batches; their nodes; the process itself; and a stall that is nobody's, if there is one
+    # 64 pairs and _other, their batches, their nodes, the process itself, and perhaps a stall with no known node
     assert pairs <= 3 * (64 + 1) + 2
     assert most <= 200
 
@@ -859,7 +848,33 @@ def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series_and_two_runt
 # -- secrets and foreign code ------------------------------------------------------------------------------------------
 
 
-def test_29_inputs_outputs_and_the_environment_are_in_no_log_span_or_metric() -> None:
+def test_26_server_refuses_strangers_on_every_route_and_method(folder: Path, command: Command) -> None:
+    with pytest.raises(ValueError, match="give a token, or bind"):
+        TelemetryServer(0, host="0.0.0.0")  # noqa: S104  # refused
+    (folder / "in.jsonl").write_text("1\n")
+    wide = ("--metrics-port", "0", "--metrics-host", "0.0.0.0")  # noqa: S104  # refused
+    assert command("run", "nodes:echo", "in.jsonl", "-o", "out", *wide).returncode == 2
+    assert not (folder / "ran").exists()
+
+    for token, headers, status in (
+        (None, {"Host": "evil.example"}, 421),
+        (None, {"Origin": "https://evil.example"}, 403),
+        ("secret", {"Authorization": "Bearer guess"}, 401),
+    ):
+        server = TelemetryServer(0, token=token)
+        server.start()
+        try:
+            for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS"):
+                for route in ("/", "/metrics", "/healthz", "/readyz", "/nowhere", "/%2e%2e/etc/passwd"):
+                    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=HANG_S)
+                    connection.request(method, route, headers=headers)
+                    assert connection.getresponse().status == status, (method, route)
+                    connection.close()
+        finally:
+            server.stop()
+
+
+def test_29_secrets_in_items_and_environment_are_in_no_telemetry() -> None:
     canary = "canary-5eed"
     process = script(
         """
@@ -893,7 +908,7 @@ def test_29_inputs_outputs_and_the_environment_are_in_no_log_span_or_metric() ->
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working directory with a module of nodes in it that tells when it is imported and when an item runs."""
+    """Working directory with a module of nodes that leaves a file when it is imported and when an item runs."""
     (tmp_path / "nodes.py").write_text(
         "from pathlib import Path\n"
         "async def echo(item):\n    Path('ran').touch()\n    return item\n"
@@ -905,7 +920,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def flowrt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command as it is installed: a script in a folder of its own."""
+    """Run the command as it is installed: a script in a folder of its own."""
     return subprocess.run(
         [sys.executable, "bin/flowrt", *words],
         cwd=folder,
@@ -919,7 +934,7 @@ def flowrt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(name="command")
 def _command(folder: Path, forks: Forks) -> Command:
-    """The same command in the same folder, without the time that its imports take."""
+    """Runs the same command in the same folder, forked from a process that has it imported."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return lambda *words: forks.run([*words], cwd=folder, env=env, stdin="", timeout_s=HANG_S)
 
@@ -928,13 +943,44 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda line: line["index"])
 
 
-def test_29_an_output_is_for_its_owner_alone(folder: Path, command: Command) -> None:
+def test_29_output_file_is_readable_by_its_owner_alone(folder: Path, command: Command) -> None:
     (folder / "in.jsonl").write_text("1\n")
     assert command("run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 0
     assert (folder / "out").stat().st_mode & 0o777 == 0o600
 
 
-def test_31_only_the_users_own_code_is_run_and_only_when_asked_for(folder: Path) -> None:
+def test_04_killed_before_the_rename_the_output_is_rebuilt_whole(folder: Path) -> None:
+    (folder / "in.jsonl").write_text("".join(f"{number}\n" for number in range(20)))
+    command = folder / "bin" / "flowrt"
+    whole = command.read_text()
+    command.write_text("import os, pathlib\npathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n" + whole)
+    job = ("run", "nodes:echo", "in.jsonl", "-o", "out", "--journal", "run.journal")
+    assert flowrt(folder, *job).returncode == -signal.SIGKILL
+    assert not (folder / "out").exists(), "nothing incomplete has the final name"
+    (folder / "ran").unlink()
+    command.write_text(whole)
+    assert flowrt(folder, *job).returncode == 0
+    assert not (folder / "ran").exists(), "every item is in the journal"
+    assert [line["output"] for line in lines_of(folder / "out")] == list(range(20))
+
+
+def test_30_no_pickle_is_read_from_input_or_journal(folder: Path) -> None:
+    command = folder / "bin" / "flowrt"
+    hook = "lambda event, _: event == 'pickle.find_class' and os._exit(99)"
+    command.write_text(f"import os, sys\nsys.addaudithook({hook})\n" + command.read_text())
+    bomb = pickle.dumps(os.getcwd, protocol=0)
+    (folder / "in.jsonl").write_text(json.dumps(bomb.decode()) + "\n")
+    (folder / "bomb.pickle").write_bytes(bomb)
+    job = ("run", "nodes:echo", "in.jsonl", "-o", "out", "--journal")
+    assert [flowrt(folder, *job, "run.journal").returncode for _ in range(2)] == [0, 0]
+    assert flowrt(folder, *job, "bomb.pickle").returncode in (2, 3, 4)
+    assert (folder / "bomb.pickle").read_bytes() == bomb, "a file that is no journal stays as it is"
+    for name in ("bomb.jsonl", "bomb.csv", "bomb.parquet"):
+        (folder / name).write_bytes(bomb)
+        assert flowrt(folder, "run", "nodes:echo", name, "-o", f"{name}.out").returncode in (0, 1, 65)
+
+
+def test_31_only_the_users_own_code_runs_and_only_when_asked(folder: Path) -> None:
     (folder / "json.py").write_text("raise SystemExit('shadowed')\n")
     (folder / "in.jsonl").write_text('"touch ran"\n')
     refused = flowrt(folder, "run", "os:system", "in.jsonl", "-o", "out")
@@ -961,7 +1007,7 @@ LINES: list[tuple[bytes, Any]] = [
 ]
 
 
-def test_32_every_bad_line_of_json_has_its_outcome_and_later_lines_run(folder: Path, command: Command) -> None:
+def test_32_every_bad_json_line_has_its_outcome_and_later_lines_run(folder: Path, command: Command) -> None:
     (folder / "in.jsonl").write_bytes(b"".join(line + b"\n" for line, _ in LINES))
     assert command("run", "nodes:echo", "in.jsonl", "-o", "out").returncode == 1
     lines = lines_of(folder / "out")
@@ -971,7 +1017,7 @@ def test_32_every_bad_line_of_json_has_its_outcome_and_later_lines_run(folder: P
         assert line["success"] or line["error"].startswith(f"line {number}: ")
 
 
-def test_32_a_sparse_line_of_a_gigabyte_is_an_item_error_in_flat_memory(folder: Path) -> None:
+def test_32_sparse_line_of_a_gigabyte_fails_its_item_in_flat_memory(folder: Path) -> None:
     command = folder / "bin" / "flowrt"
     peak = "import atexit, resource\natexit.register(lambda: print(resource.getrusage(0).ru_maxrss // 1024))\n"
     command.write_text(peak + command.read_text())
@@ -989,7 +1035,7 @@ def test_32_a_sparse_line_of_a_gigabyte_is_an_item_error_in_flat_memory(folder: 
     assert int(done.stdout) - int(small.stdout) < 100  # MiB: as much as a line may have, and its growth
 
 
-def test_33_every_bad_row_of_csv_is_an_item_error_that_names_its_line(folder: Path, command: Command) -> None:
+def test_33_every_bad_csv_row_is_an_error_that_names_its_line(folder: Path, command: Command) -> None:
     rows = ["a,b", "1,2", f"1,{'x' * 131_073}", "1", "1,2,3", "1,\0", "3,4"]
     (folder / "in.csv").write_text("\n".join(rows) + "\n")
     assert command("run", "nodes:echo", "in.csv", "-o", "out").returncode == 1
@@ -1000,7 +1046,7 @@ def test_33_every_bad_row_of_csv_is_an_item_error_that_names_its_line(folder: Pa
     assert lines[-1]["output"] == {"a": "3", "b": "4"}
 
 
-def test_33_truncated_and_hostile_parquet_is_unreadable_input(folder: Path, command: Command) -> None:
+def test_33_truncated_or_hostile_parquet_is_unreadable_input(folder: Path, command: Command) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -1021,29 +1067,27 @@ def test_33_truncated_and_hostile_parquet_is_unreadable_input(folder: Path, comm
 
 
 @pytest.mark.parametrize("output", ["in.jsonl", "symlink", "hardlink", "dangling", "/proc/out", "missing/out", "old"])
-def test_34_an_output_that_cannot_be_is_bad_usage_before_the_first_item(
-    folder: Path, command: Command, output: str
-) -> None:
+def test_34_impossible_output_is_refused_before_the_first_item(folder: Path, command: Command, output: str) -> None:
     (folder / "in.jsonl").write_text("1\n")
     (folder / "symlink").symlink_to("in.jsonl")
     (folder / "hardlink").hardlink_to(folder / "in.jsonl")
     (folder / "dangling").symlink_to("nothing")
-    (folder / "old").write_text("somebody's")
+    (folder / "old").write_text("precious")
     done = command("run", "nodes:echo", "in.jsonl", "-o", output)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert not (folder / "ran").exists()
     assert (folder / "in.jsonl").read_text() == "1\n"
-    assert (folder / "old").read_text() == "somebody's"
+    assert (folder / "old").read_text() == "precious"
     assert not (folder / "nothing").exists()
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_34_a_concurrency_out_of_its_range_is_a_value_error_before_any_work(value: Any) -> None:
+def test_34_concurrency_out_of_range_is_a_value_error_before_any_work(value: Any) -> None:
     with pytest.raises(ValueError, match="max_concurrency must be an integer of at least 1, not"):
         BatchProcessor(asyncio.sleep, value, name=BATCH)
 
 
-def test_34_a_concurrency_out_of_its_range_is_bad_usage_of_the_command(folder: Path) -> None:
+def test_34_concurrency_out_of_range_is_bad_usage_of_the_command(folder: Path) -> None:
     (folder / "in.jsonl").write_text("1\n")
     for value in ("0", "-1", "nan"):
         done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out", "--max-concurrency", value)
@@ -1067,7 +1111,7 @@ async def scripted(item: tuple[int, str]) -> Any:
 
 
 def model(inputs: list[tuple[int, str]], item_timeout: float) -> list[tuple[Any, ...]]:
-    """What a plain loop over the inputs would find, one item after another."""
+    """Return the outcomes of a plain loop over the inputs."""
     found: list[tuple[Any, ...]] = []
     for seconds, ending in inputs:
         if seconds > item_timeout:
@@ -1087,7 +1131,7 @@ def seen(results: list[BatchResult]) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=examples(60), deadline=None)
 @given(items, concurrency)
-def test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits(
+def test_in_flight_equals_the_limit_while_work_waits_and_never_exceeds_it(
     inputs: list[tuple[int, str]], c: int
 ) -> None:
     running = done = 0
@@ -1104,7 +1148,7 @@ def test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits
 
     async def main() -> None:
         batch = asyncio.create_task(BatchProcessor(node, c, telemetry=False).batch(inputs))
-        await asyncio.sleep(0.5)  # items end at whole seconds, so at every half one nothing is on its way
+        await asyncio.sleep(0.5)  # items end at whole seconds, so at half seconds the count is stable
         while not batch.done():
             assert running == min(c, len(inputs) - done)
             await asyncio.sleep(1)
@@ -1115,7 +1159,7 @@ def test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits
 
 @settings(max_examples=examples(60), deadline=None)
 @given(items, concurrency, st.sampled_from([1.5, 2.5, 10.0]), st.sampled_from(["batch", "stream", "lazy"]))
-def test_results_equal_a_sequential_model_whatever_the_concurrency_and_the_way(
+def test_results_equal_a_sequential_model_at_any_concurrency(
     inputs: list[tuple[int, str]], c: int, item_timeout: float, way: str
 ) -> None:
     processor = BatchProcessor(scripted, c, item_timeout=item_timeout, telemetry=False)
@@ -1140,7 +1184,7 @@ def test_results_equal_a_sequential_model_whatever_the_concurrency_and_the_way(
 
 @settings(max_examples=examples(40), deadline=None)
 @given(items.flatmap(lambda inputs: st.tuples(st.just(inputs), st.permutations(range(len(inputs))))), concurrency)
-def test_permuting_the_inputs_permutes_the_results(given_: tuple[list[tuple[int, str]], list[int]], c: int) -> None:
+def test_permuted_inputs_give_permuted_results(given_: tuple[list[tuple[int, str]], list[int]], c: int) -> None:
     inputs, order = given_
     processor = BatchProcessor(scripted, c, item_timeout=2.5, telemetry=False)
     straight = run_on(virtual_loop, processor.batch(inputs))
@@ -1179,7 +1223,7 @@ def test_counters_equal_results_however_the_batch_ends(
 
 
 class Script:
-    """A node that does what its item says, and the worst that a node can do when it is cancelled."""
+    """Node that ends as its item says, in the worst ways when it is cancelled."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -1197,7 +1241,7 @@ class Script:
             await asyncio.sleep(seconds)
         except asyncio.CancelledError:
             if ending == "swallows":
-                return "as if nothing had been"
+                return "cancellation swallowed"
             if ending == "cleans up":
                 await asyncio.sleep(2)
             while ending == "stays" and not self.over.is_set():
@@ -1225,7 +1269,7 @@ ENDINGS = ["ok", "ok", "raises", "fails", "cancels", "swallows", "cleans up", "s
     cancelled_at=st.sampled_from([None, 0.5, 2.0, 3.5, 7.0]),
     leave_after=st.sampled_from([None, 0, 1, 3, 99]),
 )
-def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_running(
+def test_every_exit_ends_in_time_with_each_item_finished_once(
     inputs: list[tuple[int, str]],
     c: int,
     item_timeout: float | None,
@@ -1235,7 +1279,7 @@ def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_runnin
     cancelled_at: float | None,
     leave_after: int | None,
 ) -> None:
-    told: list[tuple[ItemRecord, str]] = []
+    finished: list[tuple[ItemRecord, str]] = []
     started: list[int] = []
 
     class Tally(Instrument):
@@ -1243,7 +1287,7 @@ def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_runnin
             started.append(item.index)
 
         def item_finished(self, item: ItemRecord) -> None:
-            told.append((item, item.status))
+            finished.append((item, item.status))
 
     async def pulled() -> AsyncIterator[tuple[int, str]]:
         for item in inputs:
@@ -1273,16 +1317,16 @@ def test_every_way_out_ends_in_time_with_every_item_told_once_and_nothing_runnin
             loop.call_later(cancelled_at, using.cancel)
         done, _ = await asyncio.wait([using], timeout=1_000)
         node.over.set()
-        assert done, "it hangs"
+        assert done, "the batch hangs"
         deadline = min(limit for limit in (cancelled_at, batch_timeout, 900.0) if limit is not None)
-        assert loop.time() <= deadline + 5.0 + 0.1, "the deadline, and the grace of those that do not stop"
-        assert sorted(started) == sorted(item.index for item, _ in told) == list(range(len(told)))
-        assert node.running <= sum(item.uncancellable for item, _ in told), "who runs on was let go"
+        assert loop.time() <= deadline + 5.0 + 0.1, "within the deadline and the grace"
+        assert sorted(started) == sorted(item.index for item, _ in finished) == list(range(len(finished)))
+        assert node.running <= sum(item.uncancellable for item, _ in finished), "only abandoned items run on"
         if not using.cancelled() and using.exception() is None and (results := using.result()) is not None:
-            assert Counter(r.status for r in results) == Counter(state for _, state in told)
+            assert Counter(r.status for r in results) == Counter(state for _, state in finished)
             assert source != "list" or len(results) == len(inputs)
         await asyncio.sleep(5)
         assert node.running == 0
-        assert [item.status for item, _ in told] == [state for _, state in told], "what has finished changes no more"
+        assert [item.status for item, _ in finished] == [state for _, state in finished], "finished is final"
 
     run_on(virtual_loop, main())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.pages import overhead_markdown, prices_markdown, read_results, results_markdown
 from flowrt.telemetry.metrics.catalogue import as_markdown
+from tools import layers_picture
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
@@ -17,8 +18,11 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
 }
 
 
-PAGES: dict[str, Callable[[], str]] = {"bench/RESULTS.md": lambda: results_markdown(read_results())}
-"""Pages that are generated as a whole."""
+PAGES: dict[str, Callable[[], str]] = {
+    "bench/RESULTS.md": lambda: results_markdown(read_results()),
+    "docs/pictures/layers.svg": layers_picture.draw,
+}
+"""Files that are generated as a whole."""
 
 
 def filled(page: str, name: str, content: str) -> str:

@@ -39,14 +39,14 @@ SAFEGUARDS = (
         LIFECYCLE,
         "        while not self.over:\n            await self.changed()\n        cut = self.interrupted_by",
         "        while not self.over and self.failure is None:\n            await asyncio.sleep(0.001)\n        cut = self.interrupted_by",
-        "tests/test_reliability.py::test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_cancelled_and_awaited",
+        "tests/test_reliability.py::test_07_fail_fast_raises_the_original_after_the_siblings_ended",
     ),
     Safeguard(
         "stopping cancels what is in flight",
         LIFECYCLE,
         "slot.keeping:  # whose item has ended\n                task.cancel()",
         "slot.keeping:  # whose item has ended\n                pass",
-        "tests/test_reliability.py::test_07_fail_fast_raises_the_original_exception_after_the_siblings_were_cancelled_and_awaited",
+        "tests/test_reliability.py::test_07_fail_fast_raises_the_original_after_the_siblings_ended",
     ),
     Safeguard(
         "a cancelled caller waits for the end",
@@ -60,7 +60,7 @@ SAFEGUARDS = (
         LIFECYCLE,
         "        self._vacant = batch.limit\n",
         "        self._vacant = 3 * batch.limit\n",
-        "tests/test_reliability.py::test_in_flight_is_never_more_than_the_limit_and_equal_to_it_while_work_waits",
+        "tests/test_reliability.py::test_in_flight_equals_the_limit_while_work_waits_and_never_exceeds_it",
     ),
     Safeguard(
         "a lowered limit takes slots away",
@@ -74,7 +74,7 @@ SAFEGUARDS = (
         "flowrt/engine/admission.py",
         "        self.free = limit\n",
         "        self.free = sys.maxsize\n",
-        "tests/test_reliability.py::test_12_a_consumer_that_stops_reading_holds_the_batch_back",
+        "tests/test_reliability.py::test_12_consumer_that_stops_reading_holds_the_batch_back",
     ),
     Safeguard(
         "context variables are isolated",
@@ -88,21 +88,21 @@ SAFEGUARDS = (
         "flowrt/engine/attempt.py",
         "return call(isolate(data))",
         "return call(data)",
-        "tests/test_reliability.py::test_18_a_node_that_changes_its_input_changes_a_copy_and_a_retry_sees_the_original",
+        "tests/test_reliability.py::test_18_node_that_mutates_its_input_mutates_a_copy",
     ),
     Safeguard(
         "who does not stop is let go",
         LIFECYCLE,
         "        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))\n\n    def",
         "\n    def",
-        "tests/test_reliability.py::test_10_a_node_that_swallows_cancellation_is_let_go_after_five_seconds_and_logged_as_uncancellable",
+        "tests/test_reliability.py::test_10_node_that_swallows_cancellation_is_abandoned_after_5_s",
     ),
     Safeguard(
         "a node's own CancelledError fails its item alone",
         SCHEDULER,
         'settle_exception(item, asyncio.CancelledError("the node raised CancelledError itself"))',
         'self.stop("cancelled")',
-        "tests/test_reliability.py::test_10_a_node_that_raises_cancelled_error_itself_is_one_failed_item",
+        "tests/test_reliability.py::test_10_node_that_raises_cancelled_error_fails_its_item_alone",
     ),
     Safeguard(
         "the item's span is current in the node",
@@ -116,7 +116,7 @@ SAFEGUARDS = (
         "flowrt/engine/instrument.py",
         '    def _disable(self, broken: Hook) -> None:\n        instrument = getattr(broken, "__self__", None)\n',
         '    def _disable(self, broken: Hook) -> None:\n        instrument = getattr(broken, "__self__", None)\n        raise\n',
-        "tests/test_reliability.py::test_23_an_instrument_that_raises_is_counted_and_the_items_succeed",
+        "tests/test_reliability.py::test_23_instrument_that_raises_is_counted_and_the_items_succeed",
     ),
     Safeguard(
         "backoff gives the slot to others",
