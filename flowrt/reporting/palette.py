@@ -1,4 +1,8 @@
-"""Colours and words for statuses and causes, the same in every form of a report; they read on light and on dark."""
+"""Colours and labels of statuses and of the ledger's causes, for light and for dark backgrounds.
+
+Reports and Grafana dashboards read them here; the live page repeats them in `flowrt/server/static/page.css`, and a test
+compares the two.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,11 @@ STATUS: Final = {
 
 
 class Bound(NamedTuple):
-    """How a cause of the ledger is shown.
+    """Label and colour of one of the ledger's causes.
 
     Attributes:
-        label: In a legend.
-        color: As `#rrggbb`.
+        label: Text in a legend.
+        color: Colour as `#rrggbb`.
     """
 
     label: str
@@ -33,6 +37,7 @@ BOUND: Final = {
     "backoff": Bound("backoff", "#f59e0b"),
     "loop_blocked": Bound("loop blocked", "#ef4444"),
     "input": Bound("input", "#14b8a6"),
+    "paused": Bound("paused", "#94a3b8"),
     "consumer": Bound("consumer", "#ec4899"),
     "tail": Bound("straggler tail", "#f97316"),
     "service": Bound("service", "#64748b"),
