@@ -57,7 +57,7 @@ def explain_batch(batch: EndedBatch) -> str:
         items=batch.pulled,
         left=ledger.left,
         computing_ns=ledger.computing_ns,
-        stalls=ledger.held.stalls,
+        stalls=ledger.delays.stalls,
     )
 
 
@@ -139,11 +139,11 @@ def why_overstated(batch: EndedBatch, speedup: Speedup) -> str:
     if ledger is not None:
         blocked = ledger.read(batch.finished_ns)["loop_blocked"] / wall_ns
         computing = ledger.computing_ns / wall_ns
-        who = _main_culprit(ledger.held.stalls)
+        who = _main_culprit(ledger.delays.stalls)
         if blocked >= max(0.2, computing):
             by = "something" if who is None else who
             return f"{by} blocked the event loop for {_percent(blocked)} of the time, and the other items waited for it"
-        held = ledger.held.total_ns / wall_ns
+        held = ledger.delays.total_ns / wall_ns
         if computing >= 0.2 or held > 0.5 * (speedup.claimed - speedup.measured):
             return "the items computed on one thread, and those that were ready waited for each other"
     if speedup.method == "sample":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Literal, Protocol
 
-from flowrt.attribution.stalls import Held
+from flowrt.attribution.stalls import DelayTotals
 
 __all__ = [
     "BACKOFF",
@@ -86,7 +86,7 @@ class Ledger:
         due_ns: When the loop's next beat is due; what passes after that is `loop_blocked`.
         charged: What has been charged so far, by cause, in nanoseconds.
         since_ns: Until when that is.
-        held: For how long items were held up by others that had the loop.
+        delays: Time for which items were ready and other code had the loop.
         left: How many items were on their way when the input was over.
         computing_ns: Of `service`, for how long the loop's thread was computing while items waited for slots.
     """
@@ -104,8 +104,8 @@ class Ledger:
         "_width_ns",
         "charged",
         "computing_ns",
+        "delays",
         "due_ns",
-        "held",
         "left",
         "since_ns",
     )
@@ -115,7 +115,7 @@ class Ledger:
         self.charged = [0] * len(CAUSES)
         self.since_ns = 0
         self.due_ns = sys.maxsize
-        self.held = Held()
+        self.delays = DelayTotals()
         self.left = 0
         self.computing_ns = 0
         self._cause = self._rest = SLOTS

@@ -1,4 +1,4 @@
-"""Two figures for the speedup over one item at a time: the one that everybody claims, and a measured one."""
+"""Speedup over one item at a time: the figure usually claimed, and a measured one with an interval."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from statistics import fmean
 from typing import Any, Final, Literal
 
 from flowrt._util.intervals import students_t
-from flowrt.attribution.stalls import Held
+from flowrt.attribution.stalls import DelayTotals
 
-__all__ = ["Method", "SequentialEstimate", "Speedup", "estimate", "speedup_by_held", "speedup_by_sample"]
+__all__ = ["Method", "SequentialEstimate", "Speedup", "estimate", "speedup_by_sample", "speedup_less_delays"]
 
 Method = Literal["sample", "held"]
 
-_APART: Final = 1.25  # claims of more than this times the measured figure's upper end are told of
+_DIVERGES: Final = 1.25  # a claim above this multiple of the interval's upper end is reported
 
 
 @dataclass(frozen=True, slots=True)
 class SequentialEstimate:
-    """How long all items would take one after another.
+    """Estimate of the time that all items would take one after another.
 
     Args:
-        size: How many were measured.
-        sample_s: What was measured: the mean time of a sampled item, in seconds.
-        sample_margin_s: Half the width of the 95 % interval around it, in seconds; infinite for a sample of one
-            from several.
-        item_s: The estimate for the mean time of any item, in seconds.
-        margin_s: As above, for the estimate.
-        items: How many there are in all.
+        size: Number of sampled items.
+        sample_s: Mean time of a sampled item, in seconds: the measurement itself.
+        sample_margin_s: Half the width of its 95 % interval, in seconds; infinite for a sample of one from several.
+        item_s: Estimated mean time of any item, in seconds.
+        margin_s: Half the width of the estimate's 95 % interval, in seconds.
+        items: Number of items in the batch.
     """
 
     size: int
@@ -41,14 +40,17 @@ class SequentialEstimate:
 
     @property
     def total_s(self) -> float:
-        """The estimated mean times the number of items, in seconds."""
+        """Estimated time of all items, in seconds."""
         return self.item_s * self.items
 
     def speedup(self, wall_s: float) -> tuple[float, float, float]:
-        """How many times as long it would take: the estimate, and its 95 % interval's lower and upper end.
+        """Compare the sequential time with the batch's.
 
         Args:
-            wall_s: What the batch took, in seconds.
+            wall_s: Wall time of the batch, in seconds.
+
+        Returns:
+            The ratio, and the lower and upper end of its 95 % interval.
         """
         low_s, high_s = max(0.0, self.item_s - self.margin_s), self.item_s + self.margin_s
         return self.total_s / wall_s, low_s * self.items / wall_s, high_s * self.items / wall_s
@@ -56,18 +58,18 @@ class SequentialEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """How many times as long a batch's work takes one item after another.
+    """Ratio of the time that a batch's items take one after another to the batch's wall time.
 
     Args:
-        claimed: Sum of the execution times over the wall time. The usual figure, and an upper bound: time in which an
-            item was held up by others counts as its own.
-        measured: The honest figure.
-        low: The lower end of its interval.
-        high: The upper end; infinite where a sample of one says nothing of it.
+        claimed: Sum of the execution times over the wall time. The usual figure, and an upper bound: it counts the
+            time that an item waits for others as the item's own.
+        measured: The estimate without that time.
+        low: Lower end of its interval.
+        high: Upper end of its interval; infinite for a sample of one, which gives no upper end.
         method: `sample`: some items were run one after another, and the interval is of 95 %. `held`: the claim less
-            the time for which items were ready and something else had the loop; the interval is of what is not known
+            the time for which items were ready and other code had the loop; the interval covers what is not known
             about when they became ready.
-        estimate: What the sample came to.
+        estimate: The sample's estimate, for the method `sample`.
     """
 
     claimed: float
@@ -79,11 +81,11 @@ class Speedup:
 
     @property
     def diverges(self) -> bool:
-        """Whether the claim is far above anything that the measured figure could be."""
-        return self.claimed > _APART * max(self.high, self.measured)
+        """True if the claim is far above the whole interval."""
+        return self.claimed > _DIVERGES * max(self.high, self.measured)
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is written to a report."""
+        """JSON form, for reports and recordings."""
         return {
             "claimed": self.claimed,
             "measured": self.measured,
@@ -94,31 +96,31 @@ class Speedup:
         }
 
 
-def speedup_by_held(service_s: float, wall_s: float, held: Held, running_s: float = 0.0) -> Speedup:
-    """The speedup with the time for which items were held up by others taken away.
+def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals, running_s: float = 0.0) -> Speedup:
+    """Compute the speedup from the execution times less the items' delays.
 
     Args:
         service_s: Sum of the execution times, in seconds.
-        wall_s: What the batch took, in seconds; more than 0.
-        held: For how long items were held up.
-        running_s: For how much of the wall time some item went on, and so was not held, in seconds.
+        wall_s: Wall time of the batch, in seconds; above 0.
+        delays: Time for which items were ready and other code had the loop.
+        running_s: The part of the wall time in which at least one item ran, in seconds: never subtracted.
     """
 
-    def without(held_ns: int) -> float:
-        return min(service_s, max(running_s, service_s - held_ns / 1e9)) / wall_s
+    def without(delay_ns: int) -> float:
+        return min(service_s, max(running_s, service_s - delay_ns / 1e9)) / wall_s
 
     return Speedup(
-        service_s / wall_s, without(held.total_ns), without(held.most_ns), without(held.least_ns), method="held"
+        service_s / wall_s, without(delays.total_ns), without(delays.most_ns), without(delays.least_ns), method="held"
     )
 
 
 def speedup_by_sample(service_s: float, wall_s: float, found: SequentialEstimate) -> Speedup:
-    """The speedup over what a sequential sample says.
+    """Compute the speedup from a sequential sample.
 
     Args:
         service_s: Sum of the execution times, in seconds.
-        wall_s: What the batch took, in seconds; more than 0.
-        found: What the sample came to.
+        wall_s: Wall time of the batch, in seconds; above 0.
+        found: The sample's estimate.
     """
     measured, low, high = found.speedup(wall_s)
     return Speedup(service_s / wall_s, measured, low, high, "sample", found)
@@ -127,22 +129,22 @@ def speedup_by_sample(service_s: float, wall_s: float, found: SequentialEstimate
 def estimate(
     alone: Mapping[int, float], together: Mapping[int, float], mean_s: float, items: int
 ) -> SequentialEstimate:
-    """Estimate the sequential time of all items from a sample of them and from what each took in the batch.
+    """Estimate the sequential time of all items from a sample and from the batch's own times.
 
-    One item in a hundred takes forty times as long as the others, so the plain mean of a small sample says more about
-    how many of those it caught than about the work. This is the survey's difference estimate: what every item took in
-    the batch, less what being in the batch added to the sampled ones. It is no plain measurement, so the sample's own
-    mean is given beside it. The interval is of that addition; where a batch slows down only its rare stragglers, which
-    a sample may miss, it is too narrow.
+    If one item in a hundred takes forty times as long as the others, the plain mean of a small sample depends mostly
+    on how many of those it caught. This is the difference estimator of survey sampling: the mean time in the batch,
+    less the time that the batch added to the sampled items. It is not a plain measurement, so the sample's own mean
+    is given beside it. The interval covers the added time. It is too narrow for a batch that slows down only its rare
+    stragglers, since a sample may miss them.
 
     Args:
-        alone: What sampled items took one after another, in seconds, by their place in the input.
-        together: What those items took in the batch, in seconds.
-        mean_s: What an item of the batch took on average, in seconds.
-        items: How many items there were.
+        alone: Times of the sampled items one after another, in seconds, by their place in the input.
+        together: Times of the same items in the batch, in seconds.
+        mean_s: Mean time of an item in the batch, in seconds.
+        items: Number of items in the batch.
 
     Raises:
-        ValueError: Nothing was sampled.
+        ValueError: The sample is empty.
     """
     if not alone:
         raise ValueError("an estimate needs at least one sampled item")
@@ -160,7 +162,7 @@ def estimate(
 
 
 def _margin(residuals: Sequence[float], items: int) -> float:
-    """Half the width of a mean's 95 % interval; a sample of everything leaves no doubt."""
+    """Half the width of a mean's 95 % interval: 0 if the sample holds every item."""
     size = len(residuals)
     if size >= items:
         return 0.0

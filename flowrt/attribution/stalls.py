@@ -1,4 +1,4 @@
-"""Stalls of the event loop: who blocked it, and who was held up meanwhile."""
+"""Stalls of the event loop: the culprit, the items that it delayed, and the sums over a batch."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["Held", "Stall", "some_victims"]
+__all__ = ["DelayTotals", "Stall", "most_delayed"]
 
 _MOST_STALLS: Final = 100
-_MOST_VICTIMS: Final = 20
+_MOST_ITEMS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """One time that the loop did not turn while a batch was under way.
+    """One period in which the event loop did not turn while a batch was active.
 
     Args:
-        began_ns: When it was first noticed to be late, in nanoseconds from the batch's start.
-        duration_s: How long it lasted from then on, in seconds.
-        batch: The culprit's batch, or None where the culprit is no item.
-        batch_id: That batch's id.
+        began_ns: When the loop became late, in nanoseconds from the batch's start.
+        duration_s: Length from then on, in seconds.
+        batch: The culprit's batch, or None if the culprit is not an item.
+        batch_id: The id of that batch.
         node: The culprit's node.
-        item_index: The culprit's place in its batch's input.
+        item_index: The culprit's place in the input of its batch.
         trace_id: The culprit's trace.
-        stack: Where in the code it was, one frame a line, innermost last; empty where nobody looked.
-        delayed: How many items of this batch were held up by it.
-        held_s: For how long, summed over them, in seconds.
-        victims: The indices of some of them, with the seconds that each was held.
-        garbage_collection: It was Python's garbage collector for the most part, and no code of anybody's.
+        stack: Python stack of the culprit, one frame per line, innermost last; empty if it was not sampled.
+        delayed: Number of this batch's items that were ready and had to wait.
+        held_s: Sum of their delays, in seconds.
+        victims: Indices of the most delayed items, each with its delay in seconds.
+        garbage_collection: True if Python's garbage collector took most of the time, not the code on the stack.
     """
 
     began_ns: int
@@ -46,7 +46,7 @@ class Stall:
 
     @property
     def culprit(self) -> str:
-        """Who it was, in words."""
+        """The culprit in words."""
         if self.garbage_collection:
             return "the garbage collector"
         if self.node is None:
@@ -54,7 +54,7 @@ class Stall:
         return f"{self.node} item {self.item_index}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As it is written to a report."""
+        """JSON form, for reports and recordings."""
         return {
             "began_s": self.began_ns / 1e9,
             "duration_s": self.duration_s,
@@ -72,18 +72,18 @@ class Stall:
 
 
 @dataclass(slots=True)
-class Held:
-    """For how long a batch's items were ready to go on while something else had the loop, summed over them.
+class DelayTotals:
+    """Time for which a batch's items were ready to run while other code had the loop, summed over the items.
 
-    What is known of an item is that it was ready at the end of a stall. One that had been ready before the stall was
-    held for all of it; one that became ready meanwhile for some of it, and half is the best guess.
+    Readiness is observed at the end of a stall. An item that was ready before the stall waited for all of it. An item
+    that became ready during the stall waited for part of it: half is the best estimate, and the interval says so.
 
     Attributes:
-        known_ns: What is known, in nanoseconds.
-        guessed_ns: At most this much more; half of it is the best guess.
-        own_ns: Of these, what may have been the items' own time.
-        stalls: The latest stalls.
-        stalled: How many there were.
+        known_ns: Delays that are certain, in nanoseconds.
+        guessed_ns: Upper bound of the uncertain delays, in nanoseconds; half of it is the best estimate.
+        own_ns: The part of both that may have been the items' own running time.
+        stalls: The longest stalls.
+        stalled: Number of stalls.
     """
 
     known_ns: int = 0
@@ -95,14 +95,14 @@ class Held:
     _sampled_ns: int = 0
     _squares: float = 0.0
 
-    def add_sample(self, held_ns: int) -> None:
-        """What the items of a busy loop were held since the last look, by how many were ready at this one."""
+    def add_sample(self, delay_ns: int) -> None:
+        """Add the delays on a busy loop since the previous sample, estimated from the items that are ready now."""
         self._samples += 1
-        self._sampled_ns += held_ns
-        self._squares += float(held_ns) ** 2
+        self._sampled_ns += delay_ns
+        self._squares += float(delay_ns) ** 2
 
     def add_stall(self, stall: Stall) -> None:
-        """Keep a stall; of too many, the longest."""
+        """Keep a stall. Beyond the limit, the shortest is dropped."""
         self.stalled += 1
         self.stalls.append(stall)
         if len(self.stalls) > _MOST_STALLS:
@@ -110,17 +110,17 @@ class Held:
 
     @property
     def total_ns(self) -> int:
-        """The best estimate, in nanoseconds."""
+        """Best estimate, in nanoseconds."""
         return max(0, self.known_ns + self.guessed_ns // 2 + self._sampled_ns - self.own_ns)
 
     @property
     def least_ns(self) -> int:
-        """The estimate's lower end."""
+        """Lower end of the estimate, in nanoseconds."""
         return max(0, self.known_ns + self._sampled_ns - self.own_ns - self._margin_ns())
 
     @property
     def most_ns(self) -> int:
-        """The estimate's upper end."""
+        """Upper end of the estimate, in nanoseconds."""
         return self.known_ns + self.guessed_ns + self._sampled_ns + self._margin_ns()
 
     def _margin_ns(self) -> int:
@@ -130,11 +130,14 @@ class Held:
         return int(2 * math.sqrt(variance)) if self._samples > 1 else self._sampled_ns
 
 
-def some_victims(victims: list[tuple[int, int]]) -> tuple[tuple[int, float], ...]:
-    """The most delayed of them.
+def most_delayed(items: list[tuple[int, int]]) -> tuple[tuple[int, float], ...]:
+    """Select the 20 most delayed items.
 
     Args:
-        victims: Indices, with the nanoseconds that each was held.
+        items: Indices, each with its delay in nanoseconds.
+
+    Returns:
+        Indices, each with its delay in seconds, the longest delay first.
     """
-    most = sorted(victims, key=lambda victim: -victim[1])[:_MOST_VICTIMS]
-    return tuple([(index, held_ns / 1e9) for index, held_ns in most])
+    most = sorted(items, key=lambda item: -item[1])[:_MOST_ITEMS]
+    return tuple([(index, delay_ns / 1e9) for index, delay_ns in most])

@@ -1,4 +1,4 @@
-"""A wait that the ledger is told of only where it outlasts a turn of the loop, so that a short one costs nothing."""
+"""Waits that reach the ledger only if they outlast one turn of the loop, so that short waits cost nothing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["Wait"]
 
 
 class Wait:
-    """Those who wait for one thing.
+    """The waiters for one resource, as one wait in the ledger.
 
-    Somebody who begins to wait has the ledger looked after in the loop's next turn: nearly always the wait is over by
-    then, and one look a turn is enough for all.
+    The check runs in the loop's next turn. Nearly every wait is over by then, and one check per turn serves all
+    waiters.
 
     Args:
         ledger: The batch's ledger.
-        cause: What it says of such a wait.
+        cause: The ledger's cause for this wait.
         clock: The batch's clock.
         loop: The running loop.
 
     Attributes:
-        noted: It is known that somebody waits, or about to be looked.
-        told: The ledger has been told so.
+        noted: True while a check is scheduled or the ledger has recorded the wait.
+        told: True while the ledger has recorded the wait.
     """
 
     __slots__ = ("_cause", "_clock", "_ledger", "_loop", "noted", "told")
@@ -39,16 +39,16 @@ class Wait:
         self.told = False
 
     def look_soon(self, holds: Callable[[], bool]) -> None:
-        """Somebody begins to wait; call it while it is not noted.
+        """Schedule the check, as a waiter has just arrived. Call it only while `noted` is False.
 
         Args:
-            holds: Whether somebody waits still.
+            holds: Returns True while there is a waiter.
         """
         self.noted = True
         self._loop.call_soon(self._look, holds)
 
     def over(self) -> None:
-        """Nobody waits any more; call it where the ledger has been told."""
+        """End the wait. Call it only while `told` is True."""
         self.noted = self.told = False
         self._ledger.resume(self._cause, self._clock())
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from flowrt.attribution.stalls import Held, Stall, some_victims
+from flowrt.attribution.stalls import DelayTotals, Stall, most_delayed
 from flowrt.model import BatchRecord, ItemRecord, Slot
 
 __all__ = ["TURNS", "Lateness", "sample_ready"]
@@ -74,7 +74,7 @@ class Lateness:
         """
         if batch.ledger is None:
             return
-        scene = _Scene(batch, batch.ledger.held, is_stall=self.is_stall)
+        scene = _Scene(batch, batch.ledger.delays, is_stall=self.is_stall)
         self._scenes.append(scene)
         late_ns, running, known, old = self.late_ns, False, False, 0
         for slot in batch.slots[:_MOST_SLOTS]:
@@ -128,7 +128,7 @@ class Lateness:
                     duration_s=self.late_ns / 1e9,
                     delayed=len(victims),
                     held_s=sum(held_ns for _, held_ns in victims) / 1e9,
-                    victims=some_victims(victims),
+                    victims=most_delayed(victims),
                     **culprit,
                 )
             )
@@ -137,7 +137,7 @@ class Lateness:
 class _Scene:
     """What one batch looked like when the loop turned again."""
 
-    def __init__(self, batch: BatchRecord, held: Held, *, is_stall: bool) -> None:
+    def __init__(self, batch: BatchRecord, held: DelayTotals, *, is_stall: bool) -> None:
         self.batch = batch
         self.held = held
         self.is_stall = is_stall
@@ -174,4 +174,4 @@ def sample_ready(batch: BatchRecord, passed_ns: int) -> None:
         if item is not None and task is not None and item.started_ns:
             waiter = getattr(task, "_fut_waiter", None)
             ready += waiter is None or waiter.done()
-    batch.ledger.held.add_sample(passed_ns * max(0, ready * step - 1))
+    batch.ledger.delays.add_sample(passed_ns * max(0, ready * step - 1))

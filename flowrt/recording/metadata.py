@@ -54,7 +54,7 @@ def describe(
         "counts": dict(batch.counts),
         "limits": [list(change) for change in limits],
         "ledger": None if batch.ledger is None else _ledger(batch.ledger, batch.finished_ns),
-        "stalls": [] if batch.ledger is None else [stall.as_dict() for stall in batch.ledger.held.stalls],
+        "stalls": [] if batch.ledger is None else [stall.as_dict() for stall in batch.ledger.delays.stalls],
         "speedup": None if speedup is None else speedup.as_dict(),
         "explanation": explain_batch(batch),
         "overstated": "" if speedup is None or not speedup.diverges else why_overstated(batch, speedup),

@@ -148,7 +148,7 @@ class BatchReport:
     @property
     def stalls(self) -> list[Stall]:
         """Times that the event loop was blocked, the longest hundred of them, in order."""
-        return [] if self.batch is None or self.batch.ledger is None else list(self.batch.ledger.held.stalls)
+        return [] if self.batch is None or self.batch.ledger is None else list(self.batch.ledger.delays.stalls)
 
     @property
     def detail(self) -> Detail:

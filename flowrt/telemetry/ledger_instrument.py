@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from flowrt.attribution.ledger import Cause
-from flowrt.attribution.speedup import speedup_by_held
+from flowrt.attribution.speedup import speedup_less_delays
 from flowrt.engine.instrument import Instrument
 from flowrt.eventloop.heartbeat import heartbeat_of
 from flowrt.model import BatchRecord
@@ -35,5 +35,5 @@ class LedgerInstrument(Instrument):
         if batch.speedup is None and batch.ledger is not None and wall_ns > 0 and service_ns:
             bound_ns = batch.ledger.read(batch.finished_ns)
             running_ns = sum(bound_ns[cause] for cause in _RUNNING)
-            held = batch.ledger.held
-            batch.speedup = speedup_by_held(service_ns / 1e9, wall_ns / 1e9, held, running_ns / 1e9)
+            delays = batch.ledger.delays
+            batch.speedup = speedup_less_delays(service_ns / 1e9, wall_ns / 1e9, delays, running_ns / 1e9)

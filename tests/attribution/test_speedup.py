@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor, BatchResults, NodeContext, NodeResult, WorkflowContext
-from flowrt.attribution.speedup import SequentialEstimate, speedup_by_held, speedup_by_sample
-from flowrt.attribution.stalls import Held, Stall
+from flowrt.attribution.speedup import SequentialEstimate, speedup_by_sample, speedup_less_delays
+from flowrt.attribution.stalls import DelayTotals, Stall
 from flowrt.model.node import BaseNode
 
 Run = Callable[[Any], Any]
@@ -155,20 +155,20 @@ def test_a_sample_size_is_a_whole_number_of_items(wrong: Any) -> None:
 
 
 def test_what_items_were_held_is_taken_from_the_claim() -> None:
-    held = Held(known_ns=3_000_000_000, guessed_ns=2_000_000_000)
-    found = speedup_by_held(10.0, 2.0, held)
+    held = DelayTotals(known_ns=3_000_000_000, guessed_ns=2_000_000_000)
+    found = speedup_less_delays(10.0, 2.0, held)
     assert (found.claimed, found.measured, found.low, found.high) == (5.0, 3.0, 2.5, 3.5)
     assert found.diverges
 
 
 def test_what_certainly_ran_is_not_taken() -> None:
-    held = Held(known_ns=9_500_000_000)
-    assert speedup_by_held(10.0, 2.0, held, running_s=2.0).measured == 1.0
-    assert speedup_by_held(1.0, 2.0, held, running_s=2.0).measured == 0.5  # no more than the claim
+    held = DelayTotals(known_ns=9_500_000_000)
+    assert speedup_less_delays(10.0, 2.0, held, running_s=2.0).measured == 1.0
+    assert speedup_less_delays(1.0, 2.0, held, running_s=2.0).measured == 0.5  # no more than the claim
 
 
 def test_samples_of_a_busy_loop_have_a_margin() -> None:
-    held = Held()
+    held = DelayTotals()
     for held_ns in (8_000_000, 10_000_000, 12_000_000):
         held.add_sample(held_ns)
     assert held.total_ns == 30_000_000
@@ -176,7 +176,7 @@ def test_samples_of_a_busy_loop_have_a_margin() -> None:
 
 
 def test_of_too_many_stalls_the_longest_are_kept_and_all_are_counted() -> None:
-    held = Held()
+    held = DelayTotals()
     for number in range(150):
         held.add_stall(Stall(number, float(number)))
     assert held.stalled == 150

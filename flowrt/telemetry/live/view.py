@@ -128,7 +128,7 @@ class BatchView:
             items=batch.pulled,
             left=ledger.left,
             computing_ns=ledger.computing_ns,
-            stalls=ledger.held.stalls.copy(),
+            stalls=ledger.delays.stalls.copy(),
         )
 
     def _stalls(self) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ class BatchView:
                 "delayed": stall.delayed,
                 "held_s": round(stall.held_s, 3),
             }
-            for stall in ledger.held.stalls[-_MOST_STALLS:]
+            for stall in ledger.delays.stalls[-_MOST_STALLS:]
         ]
 
     def _row(self, before: Point, point: Point | None = None) -> list[Any]:
