@@ -1,3 +1,3 @@
-"""What a finished batch came to, worked out from the times of its attempts and shown in several forms."""
+"""Reports of finished batches: figures computed from attempts, as text, HTML, JSON and in notebooks."""
 
 from __future__ import annotations

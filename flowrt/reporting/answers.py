@@ -1,4 +1,4 @@
-"""The two answers that a report begins with: what failed, and why it took so long."""
+"""Headlines of a report: what failed, and what limited the batch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ __all__ = ["what_failed", "why_slow"]
 
 
 def what_failed(detail: Detail) -> tuple[str, list[str]]:
-    """One sentence, and a line for each of the main causes.
+    """Return a sentence about failures, and a line for each main cause.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
     """
     total, failed = detail.total, detail.failed
     if not total:
         return "No item ended.", []
     if not failed:
         retries = detail.retries.get("recovered", 0)
-        recovered = f" {retries:,} of them only after being tried again." if retries else ""
-        return f"Nothing: all {total:,} items ended well.{recovered}", []
+        recovered = f" {retries:,} of them after a retry." if retries else ""
+        return f"Nothing: all {total:,} items ended ok.{recovered}", []
     parts = [
         f"{detail.counts[name]:,} {name.replace('_', ' ')}"
         for name in ("failed", "timed_out", "cancelled")
@@ -31,27 +31,27 @@ def what_failed(detail: Detail) -> tuple[str, list[str]]:
     lines = [f"{cause['items']:,} × {cause['type']}: {cause['text']}" for cause in ended[:3]]
     rest = sum(cause["items"] for cause in ended[3:])
     if rest:
-        lines.append(f"{rest:,} by {len(ended) - 3} further causes")
+        lines.append(f"{rest:,} by {len(ended) - 3} other causes")
     return headline, lines
 
 
 def why_slow(detail: Detail) -> tuple[str, list[str]]:
-    """One sentence with the main cause, and a line for each further one.
+    """Return a sentence with the main cause of the wall time, and a line for each further one.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
     """
     if not detail.wall_s:
-        return "When each item ran is not in this file: record it with --record FILE.", []
+        return "Unknown: this file has no timestamps. Record them with --record FILE.", []
     took = f"It took {duration(detail.wall_s)}"
     main, *others = detail.explanation.split("; ")
     headline = f"{took}: {main}." if main else f"{took}, {detail.throughput:,.1f} items a second."
     lines = [_sentence(clause) for clause in others]
     if "raise max_concurrency" in detail.explanation:
-        lines.append("Whether more slots help, and how much, is what flowrt whatif says of a recording.")
+        lines.append("flowrt whatif estimates from a recording how much more slots would help.")
     if detail.overstated:
         claimed, measured = detail.speedup["claimed"], detail.speedup["measured"]
-        lines.append(f"The claimed speedup of {claimed:,.1f}x is {measured:,.1f}x in truth: {detail.overstated}.")
+        lines.append(f"The speedup is {measured:,.1f}x, not the claimed {claimed:,.1f}x: {detail.overstated}.")
     return headline, lines
 
 

@@ -19,10 +19,13 @@ __all__ = ["Attempts", "require_numpy"]
 
 
 def require_numpy(feature: str) -> Any:
-    """numpy, or a clear word that it is missing.
+    """Import numpy.
 
     Args:
-        feature: What needs it, as the subject of a sentence.
+        feature: The feature that needs it, as the subject of the error message.
+
+    Returns:
+        The module.
 
     Raises:
         MissingExtraError: numpy is not installed.
@@ -36,21 +39,21 @@ def require_numpy(feature: str) -> Any:
 
 @dataclass(slots=True)
 class Attempts:
-    """Columns of attempts, in the order in which they ended; times in nanoseconds from the batch's start.
+    """Columns of attempts, all of the same length, ordered by their end. Times are nanoseconds from the batch's start.
 
     Attributes:
-        index: The items' places in the input.
-        attempt: The attempts' numbers, from 1; 0 where the item had none.
-        arrival: When it could have begun.
-        slot: When it had a slot.
-        start: When the node was called; where `ran` is false, when the attempt ended.
-        end: When it ended.
-        ran: Whether the node was called.
-        outcome: Places in `OUTCOMES`.
-        cause: Numbers of what made it fail, or -1.
-        last: Whether it was its item's last.
-        pulled: Of a last attempt, when its item was pulled; of others, as `arrival`.
-        hedge: Whether it ran beside the item's own attempt and held no slot.
+        index: Index of the item in the input.
+        attempt: Number of the attempt, from 1; 0 for an item that never ran.
+        arrival: Time at which the attempt was ready to run.
+        slot: Time at which it got a slot.
+        start: Time of the node's call; if `ran` is false, the same as `end`.
+        end: Time at which it ended.
+        ran: True if the node was called.
+        outcome: Index into `OUTCOMES`.
+        cause: Number of the failure's cause, or -1.
+        last: True for the last attempt of its item.
+        pulled: For a last attempt, the time at which its item was pulled; for others, the same as `arrival`.
+        hedge: True for a hedge, which runs beside the item's own attempt and holds no slot.
     """
 
     index: Ints
@@ -71,10 +74,10 @@ class Attempts:
 
     @classmethod
     def of_table(cls, table: Any) -> Attempts:
-        """The attempts of a recording.
+        """Return the attempts of a recording.
 
         Args:
-            table: What `read_recording` gave.
+            table: The table from `read_recording`.
 
         Raises:
             MissingExtraError: numpy is not installed.
@@ -83,7 +86,7 @@ class Attempts:
         import pyarrow as pa  # noqa: PLC0415  # an extra
         import pyarrow.compute  # noqa: PLC0415
 
-        pc: Any = pyarrow.compute  # whose stubs know no columns of several chunks
+        pc: Any = pyarrow.compute  # its stubs reject chunked columns
 
         def ints(name: str) -> Any:
             return table[name].to_numpy().astype(np.int64)
@@ -113,13 +116,13 @@ class Attempts:
         return attempts
 
     def _find_pulled(self, np: Any) -> None:
-        """An item that was tried again was pulled before its first attempt."""
+        """Set `pulled` of retried items: they were pulled when their first attempt arrived."""
         first = np.flatnonzero(~self.last & ~self.hedge & (self.attempt == 1))
-        again = np.flatnonzero(self.last & (self.attempt > 1))
-        if not len(first) or not len(again):
+        retried = np.flatnonzero(self.last & (self.attempt > 1))
+        if not len(first) or not len(retried):
             return
         first = first[np.argsort(self.index[first], kind="stable")]
-        at = np.searchsorted(self.index[first], self.index[again])
+        at = np.searchsorted(self.index[first], self.index[retried])
         at = np.minimum(at, len(first) - 1)
-        known = self.index[first[at]] == self.index[again]
-        self.pulled[again[known]] = self.arrival[first[at[known]]]
+        known = self.index[first[at]] == self.index[retried]
+        self.pulled[retried[known]] = self.arrival[first[at[known]]]

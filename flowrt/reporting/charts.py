@@ -1,4 +1,4 @@
-"""The interactive charts of the page, drawn by bokeh."""
+"""Interactive bokeh charts of the HTML report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMITED: Final = "#a78bfa"
 
 
 def library() -> str:
-    """The script that draws the charts, to be put into the page.
+    """Return bokeh's script, to be inlined into the page.
 
     Raises:
         MissingExtraError: bokeh is not installed.
@@ -32,10 +32,10 @@ def library() -> str:
 
 
 def charts_of(detail: Detail) -> dict[str, Any]:
-    """The charts by their names, as many as there are data for.
+    """Return the charts for which there are data, by name.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
 
     Raises:
         MissingExtraError: bokeh is not installed.
@@ -73,39 +73,39 @@ def _figure(y_label: str, unit: Unit | None, time: Any = None, **settings: Any) 
     settings = {"height": _HEIGHT, "tools": _TOOLS, **settings}
     if time is not None:
         settings["x_range"] = time
-    made: Any = figure(sizing_mode="stretch_width", toolbar_location="above", output_backend="canvas", **settings)
-    made.background_fill_color = made.border_fill_color = made.outline_line_color = (
-        None  # the page's own shines through
+    plot: Any = figure(sizing_mode="stretch_width", toolbar_location="above", output_backend="canvas", **settings)
+    plot.background_fill_color = plot.border_fill_color = plot.outline_line_color = (
+        None  # transparent: the page's theme shows through
     )
-    made.toolbar.logo = None
-    made.toolbar.autohide = True
-    made.yaxis.axis_label = y_label
+    plot.toolbar.logo = None
+    plot.toolbar.autohide = True
+    plot.yaxis.axis_label = y_label
     if unit is not None:
-        made.xaxis.axis_label = f"{unit.name} since the start"
-    for axis in (*made.xaxis, *made.yaxis):
+        plot.xaxis.axis_label = f"{unit.name} since the start"
+    for axis in (*plot.xaxis, *plot.yaxis):
         axis.axis_label_text_font_style = "normal"
         axis.minor_tick_line_color = None
-    made.xgrid.grid_line_color = None
-    made.min_border_left = 56
-    return made
+    plot.xgrid.grid_line_color = None
+    plot.min_border_left = 56
+    return plot
 
 
-def _legend(made: Any) -> None:
-    if made.legend:
-        legend = made.legend[0]
+def _legend(plot: Any) -> None:
+    if plot.legend:
+        legend = plot.legend[0]
         legend.orientation = "horizontal"
         legend.click_policy = "hide"
         legend.padding, legend.margin, legend.spacing = 2, 0, 12
         legend.label_text_font_size = "11px"
         legend.glyph_width = legend.glyph_height = 12
         legend.ncols = "auto"
-        made.add_layout(legend, "above")
+        plot.add_layout(legend, "above")
 
 
-def _hover(made: Any, tooltips: list[tuple[str, str]], renderers: list[Any], **settings: Any) -> None:
+def _hover(plot: Any, tooltips: list[tuple[str, str]], renderers: list[Any], **settings: Any) -> None:
     from bokeh.models import HoverTool  # noqa: PLC0415  # an extra
 
-    made.add_tools(HoverTool(tooltips=tooltips, renderers=renderers, **settings))
+    plot.add_tools(HoverTool(tooltips=tooltips, renderers=renderers, **settings))
 
 
 def _pieces(edges: list[float], unit: Unit) -> tuple[Any, Any]:
@@ -119,9 +119,9 @@ def _throughput(detail: Detail, unit: Unit, time: Any) -> Any:
 
     line = detail.timeline
     np = require_numpy("a report of a recording")
-    made = _figure("items / s", unit, time)
+    plot = _figure("items / s", unit, time)
     if line is None:
-        return made
+        return plot
     left, right = _pieces(line.edges, unit)
     below = np.zeros(len(left))
     bars = []
@@ -134,16 +134,16 @@ def _throughput(detail: Detail, unit: Unit, time: Any) -> Any:
     source = ColumnDataSource(columns)
     for name in shown:
         label = name.replace("_", " ")
-        bar = made.quad(
+        bar = plot.quad(
             left="left", right="right", bottom=f"{name}_below", top=f"{name}_top", source=source,
             fill_color=STATUS[name], line_color=None, legend_label=label,
         )  # fmt: skip
         bars.append(bar)
     tips = [("at", f"@left{{0.00}} {unit.short}"), *((n.replace("_", " "), f"@{n}{{0,0.0}} / s") for n in shown)]
-    _hover(made, tips, bars[:1], mode="vline")
-    made.y_range.start = 0
-    _legend(made)
-    return made
+    _hover(plot, tips, bars[:1], mode="vline")
+    plot.y_range.start = 0
+    _legend(plot)
+    return plot
 
 
 def _slots(detail: Detail, unit: Unit, time: Any) -> Any:
@@ -151,40 +151,42 @@ def _slots(detail: Detail, unit: Unit, time: Any) -> Any:
 
     np = require_numpy("a report of a recording")
     line = detail.timeline
-    made = _figure("slots", unit, time)
+    plot = _figure("slots", unit, time)
     if line is None:
-        return made
+        return plot
     left, right = _pieces(line.edges, unit)
     running, limited = np.array(line.running), np.array(line.limited)
     source = ColumnDataSource(
         {"left": left, "right": right, "running": running, "limited": limited, "top": running + limited}
     )
     common = {"left": "left", "right": "right", "source": source, "line_color": None}
-    bars = [made.quad(bottom=0, top="running", fill_color=STATUS["ok"], legend_label="running", **common)]
+    bars = [plot.quad(bottom=0, top="running", fill_color=STATUS["ok"], legend_label="running", **common)]
     if limited.max() > 0:
-        made.quad(bottom="running", top="top", fill_color=_LIMITED, legend_label="waiting for a rate limit", **common)
+        plot.quad(bottom="running", top="top", fill_color=_LIMITED, legend_label="waiting for a rate limit", **common)
     if detail.limits:
         at = [seconds / unit.seconds for seconds, _ in detail.limits] + [detail.wall_s / unit.seconds]
         limits = [limit for _, limit in detail.limits] + [detail.limits[-1][1]]
-        made.step(at, limits, mode="after", line_color="#f97316", line_width=2, legend_label="limit")
+        plot.step(at, limits, mode="after", line_color="#f97316", line_width=2, legend_label="limit")
     tips = [
         ("at", f"@left{{0.00}} {unit.short}"),
         ("running", "@running{0,0.0}"),
         ("waiting for a rate limit", "@limited{0,0.0}"),
     ]
-    _hover(made, tips, bars, mode="vline")
-    _mark_dry(made, line.dry_s, unit)
-    made.y_range.start = 0
-    _legend(made)
-    return made
+    _hover(plot, tips, bars, mode="vline")
+    _mark_last_start(plot, line.dry_s, unit)
+    plot.y_range.start = 0
+    _legend(plot)
+    return plot
 
 
-def _mark_dry(made: Any, dry_s: float, unit: Unit) -> None:
-    """Where the last item began: after that, slots fall empty."""
+def _mark_last_start(plot: Any, start_s: float, unit: Unit) -> None:
+    """Mark the start of the last item: from then on slots become idle."""
     from bokeh.models import Span  # noqa: PLC0415  # an extra
 
-    made.add_layout(
-        Span(location=dry_s / unit.seconds, dimension="height", line_dash="dashed", line_color="#94a3b8", line_width=1)
+    plot.add_layout(
+        Span(
+            location=start_s / unit.seconds, dimension="height", line_dash="dashed", line_color="#94a3b8", line_width=1
+        )
     )
 
 
@@ -192,7 +194,7 @@ def _bound(detail: Detail, unit: Unit, time: Any) -> Any:
     from bokeh.models import ColumnDataSource  # noqa: PLC0415  # an extra
 
     np = require_numpy("a report of a recording")
-    made = _figure("share of the time", unit, time, y_range=(0, 100))
+    plot = _figure("share of the time", unit, time, y_range=(0, 100))
     pieces = detail.bound_timeline
     length = np.array([max(end - begin, 1e-9) for begin, end, _ in pieces])
     columns: dict[str, Any] = {
@@ -208,7 +210,7 @@ def _bound(detail: Detail, unit: Unit, time: Any) -> Any:
         columns[f"{cause}_top"] = below
     source = ColumnDataSource(columns)
     bars = [
-        made.quad(
+        plot.quad(
             left="left", right="right", bottom=f"{cause}_below", top=f"{cause}_top", source=source,
             fill_color=BOUND[cause].color, line_color=None, legend_label=BOUND[cause].label,
         )
@@ -216,9 +218,9 @@ def _bound(detail: Detail, unit: Unit, time: Any) -> Any:
     ]  # fmt: skip
     tips = [("at", f"@left{{0.00}} {unit.short}"), *((BOUND[c].label, f"@{c}{{0.0}} %") for c in shown)]
     if bars:
-        _hover(made, tips, bars[:1], mode="vline")
-    _legend(made)
-    return made
+        _hover(plot, tips, bars[:1], mode="vline")
+    _legend(plot)
+    return plot
 
 
 def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
@@ -229,11 +231,11 @@ def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
     if lanes is None:
         return _figure("slot", unit, time)
     rows = len(lanes.shown)
-    made = _figure("slot", unit, time, height=min(620, 110 + 11 * max(rows, 8)), y_range=(rows - 0.4, -0.6))
+    plot = _figure("slot", unit, time, height=min(620, 110 + 11 * max(rows, 8)), y_range=(rows - 0.4, -0.6))
     step = max(1, rows // 12)
-    made.yaxis.ticker = FixedTicker(ticks=list(range(0, rows, step)))
-    made.yaxis.major_label_overrides = {i: str(lanes.shown[i]) for i in range(0, rows, step)}
-    made.ygrid.grid_line_color = None
+    plot.yaxis.ticker = FixedTicker(ticks=list(range(0, rows, step)))
+    plot.yaxis.major_label_overrides = {i: str(lanes.shown[i]) for i in range(0, rows, step)}
+    plot.ygrid.grid_line_color = None
     lane = np.array(lanes.lane, np.int16)
     begin, end, held = (np.array(each, np.float64) / unit.seconds for each in (lanes.begin, lanes.end, lanes.held))
     index, count = np.array(lanes.index, np.int32), np.array(lanes.count, np.int32)
@@ -243,12 +245,12 @@ def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
     waited = np.flatnonzero((begin - held) * unit.seconds > detail.wall_s / 2000)
     if len(waited):
         source = ColumnDataSource({"lane": lane[waited], "left": held[waited], "right": begin[waited]})
-        made.hbar(
+        plot.hbar(
             y="lane", left="left", right="right", height=0.3, source=source, fill_color=_LIMITED, line_color=None,
             legend_label="waiting for a rate limit",
         )  # fmt: skip
     groups: list[tuple[str, str, Any]] = [
-        ("several, too short to tell apart", _SEVERAL, several & ok),
+        ("several short attempts", _SEVERAL, several & ok),
         ("ok", STATUS["ok"], ok & ~several & ~straggler & (attempt <= 1)),
         ("ok at a later attempt", "#14b8a6", ok & ~several & ~straggler & (attempt > 1)),
         ("straggler", "#f59e0b", ok & straggler),
@@ -272,7 +274,7 @@ def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
                 "ms": width_ms.astype(np.float32),
             }
         )
-        bars = made.hbar(
+        bars = plot.hbar(
             y="lane", left="left", right="right", height=0.78, source=source, fill_color=color,
             line_color=color, line_width=0.5, legend_label=label,
         )  # fmt: skip
@@ -286,30 +288,30 @@ def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
                 ("service time", "@ms{0,0.0} ms"),
                 ("from", f"@left{{0.000}} {unit.short}"),
             ]
-        _hover(made, tips, [bars])
-    _legend(made)
-    return made
+        _hover(plot, tips, [bars])
+    _legend(plot)
+    return plot
 
 
 def _latency(detail: Detail, unit: Unit, time: Any) -> Any:
     from bokeh.models import ColumnDataSource  # noqa: PLC0415  # an extra
 
     np = require_numpy("a report of a recording")
-    made = _figure("service time, ms", unit, time)
+    plot = _figure("service time, ms", unit, time)
     line = detail.timeline
     if line is None:
-        return made
+        return plot
     left, right = _pieces(line.edges, unit)
     source = ColumnDataSource(
         {"at": (left + right) / 2, "p50": np.array(line.p50) * 1e3, "p95": np.array(line.p95) * 1e3}
     )
-    made.line("at", "p50", source=source, line_color=STATUS["ok"], line_width=2, legend_label="median")
-    high = made.line("at", "p95", source=source, line_color="#f59e0b", line_width=2, legend_label="95th percentile")
+    plot.line("at", "p50", source=source, line_color=STATUS["ok"], line_width=2, legend_label="median")
+    high = plot.line("at", "p95", source=source, line_color="#f59e0b", line_width=2, legend_label="95th percentile")
     tips = [("at", f"@at{{0.00}} {unit.short}"), ("median", "@p50{0,0.0} ms"), ("95th percentile", "@p95{0,0.0} ms")]
-    _hover(made, tips, [high], mode="vline")
-    made.y_range.start = 0
-    _legend(made)
-    return made
+    _hover(plot, tips, [high], mode="vline")
+    plot.y_range.start = 0
+    _legend(plot)
+    return plot
 
 
 def _histogram(detail: Detail) -> Any:
@@ -317,21 +319,21 @@ def _histogram(detail: Detail) -> Any:
 
     np = require_numpy("a report of a recording")
     spread = detail.histogram
-    made = _figure("attempts", None, x_axis_type="log")
-    made.xaxis.axis_label = "service time, ms"
-    made.xaxis.formatter = NumeralTickFormatter(format="0,0.[000]")
-    made.yaxis.formatter = NumeralTickFormatter(format="0a")
+    plot = _figure("attempts", None, x_axis_type="log")
+    plot.xaxis.axis_label = "service time, ms"
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[000]")
+    plot.yaxis.formatter = NumeralTickFormatter(format="0a")
     if spread is None:
-        return made
+        return plot
     edges = np.array(spread.edges) * 1e3
     ok, other = np.array(spread.ok), np.array(spread.other)
     source = ColumnDataSource({"left": edges[:-1], "right": edges[1:], "ok": ok, "other": other, "top": ok + other})
     common = {"left": "left", "right": "right", "source": source, "line_color": None}
-    bars = [made.quad(bottom=0, top="ok", fill_color=STATUS["ok"], legend_label="ok", **common)]
+    bars = [plot.quad(bottom=0, top="ok", fill_color=STATUS["ok"], legend_label="ok", **common)]
     if other.any():
-        bars.append(made.quad(bottom="ok", top="top", fill_color=STATUS["failed"], legend_label="not ok", **common))
+        bars.append(plot.quad(bottom="ok", top="top", fill_color=STATUS["failed"], legend_label="not ok", **common))
     tips = [("from", "@left{0,0.00} ms"), ("to", "@right{0,0.00} ms"), ("ok", "@ok{0,0}"), ("not ok", "@other{0,0}")]
-    _hover(made, tips, bars)
-    made.y_range.start = 0
-    _legend(made)
-    return made
+    _hover(plot, tips, bars)
+    plot.y_range.start = 0
+    _legend(plot)
+    return plot

@@ -1,4 +1,4 @@
-"""The figures of a batch: totals, quantiles, what failed and why, retries, and what happened when."""
+"""Figures of a batch: totals, quantiles, causes of failures, retries, timelines."""
 
 from __future__ import annotations
 
@@ -20,38 +20,37 @@ _QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 
 
 @dataclass(slots=True)
 class Detail:
-    """What is to be said of a finished batch. Times are in seconds.
+    """Figures of a finished batch. Times are in seconds.
 
     Attributes:
-        name: The batch's name.
-        node: The node's id.
-        status: How the batch ended, or "" where that is not known.
-        started_at: When it started, as ISO text, or "".
-        wall_s: How long it took; 0 where that is not known.
-        counts: Items by how they ended.
-        attempts: How often the node was called.
-        service: Quantiles of one attempt's service time.
-        duration: Quantiles of an item's time from being pulled to its end.
-        waiting: Quantiles of an item's time in a slot before its first attempt.
-        busy_s: The sum of all service times.
-        throttled_s: What items in slots waited for rate limits or an open circuit, in all.
-        causes: What made items and attempts fail, the most frequent first.
-        retries: How many items were tried again and recovered, and items by their number of attempts.
-        slowest: The items that took longest, with their traces' ids; `duration` is None where only the last attempt's
-            time is known.
-        bound: Seconds of the wall time by what held the batch back, where that was recorded.
-        bound_timeline: The same over time: beginning, end, and seconds by cause.
-        explanation: What held the batch back, in one sentence of clauses, the main one first.
-        overstated: Why the claimed speedup is far above the measured one, where it is.
-        stalls: The worst first: when the loop stood still, by whom, and who had to wait.
-        speedup: The measured and the claimed speedup, where they are known.
-        limits: The concurrency limit from a given second on.
-        settings: The processor's settings.
-        versions: Of flowrt and Python.
-        source: Where all this was read from, or "".
-        timeline: What happened when, where times are known.
-        histogram: How service times are spread.
-        lanes: What ran in which slot.
+        name: Name of the batch.
+        node: Id of the node.
+        status: Status of the batch, or "" if unknown.
+        started_at: Start as ISO 8601 text, or "".
+        wall_s: Wall time; 0 if unknown.
+        counts: Number of items by status.
+        attempts: Number of calls of the node.
+        service: Quantiles of the service time of attempts.
+        duration: Quantiles of items' time from being pulled to their end.
+        waiting: Quantiles of items' time in a slot before their first attempt.
+        busy_s: Sum of all service times.
+        throttled_s: Sum of the times that items in slots waited for rate limits or an open circuit.
+        causes: Causes of failed items and attempts, the most frequent first.
+        retries: Number of retried and of recovered items, and items by number of attempts.
+        slowest: Slowest items with trace ids. `duration` is None if only the last attempt's time is known.
+        bound: Wall time by cause of the ledger; empty if none was recorded.
+        bound_timeline: The ledger over time: begin, end, and seconds by cause.
+        explanation: Sentence of clauses about what limited the batch, the main cause first.
+        overstated: Reason why the claimed speedup is far above the measured one, or "".
+        stalls: Stalls of the event loop with culprit and delayed items, the worst first.
+        speedup: Measured and claimed speedup; empty if unknown.
+        limits: Pairs of a second and the concurrency limit from then on.
+        settings: Settings of the processor.
+        versions: Versions of flowrt and Python.
+        source: File that the figures were read from, or "".
+        timeline: Rates and levels over time, if times are known.
+        histogram: Distribution of service times.
+        lanes: Attempts by slot.
     """
 
     name: str
@@ -85,26 +84,26 @@ class Detail:
 
     @property
     def total(self) -> int:
-        """Items that ended."""
+        """Number of finished items."""
         return sum(self.counts.values())
 
     @property
     def succeeded(self) -> int:
-        """Items that ended ok, in this run or in the one that it resumed."""
+        """Number of items that ended ok, in this run or in the run that it resumed."""
         return self.counts.get("ok", 0) + self.counts.get("resumed", 0)
 
     @property
     def failed(self) -> int:
-        """Items that ended in any other way."""
+        """Number of items that ended with any other status."""
         return self.total - self.succeeded
 
     @property
     def throughput(self) -> float:
-        """Items per second; 0 where the wall time is not known."""
+        """Items per second; 0 if the wall time is unknown."""
         return self.total / self.wall_s if self.wall_s else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the slots' lanes, as JSON holds it."""
+        """Return the figures as JSON values, without the histogram and the lanes."""
         shown = {name: getattr(self, name) for name in self.__slots__ if name not in ("timeline", "histogram", "lanes")}
         shown |= {"total": self.total, "succeeded": self.succeeded, "failed": self.failed}
         shown["throughput"] = self.throughput
@@ -113,12 +112,12 @@ class Detail:
 
 
 def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> Detail:
-    """Work out the figures of a recorded batch.
+    """Compute the figures of a recorded batch.
 
     Args:
-        meta: The recording's metadata.
-        attempts: Its attempts.
-        source: The file's name.
+        meta: Metadata of the recording.
+        attempts: Attempts of the recording.
+        source: Name of the file.
 
     Raises:
         MissingExtraError: numpy is not installed.
@@ -177,7 +176,11 @@ def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> 
 
 
 def quantiles(values_ns: Ints) -> dict[str, float]:
-    """The usual quantiles, the mean and the extremes, in seconds; nothing where there are no values."""
+    """Return quantiles, mean and extremes in seconds; empty if there are no values.
+
+    Args:
+        values_ns: Durations in nanoseconds.
+    """
     np = require_numpy("a report of a recording")
     if not len(values_ns):
         return {}
@@ -206,11 +209,11 @@ def _causes(known: list[dict[str, Any]], attempts: Attempts) -> list[dict[str, A
 
 def _retries(attempts: Attempts) -> dict[str, Any]:
     np = require_numpy("a report of a recording")
-    again = attempts.last & (attempts.attempt > 1)
-    recovered = again & (attempts.outcome == OUTCOMES.index("ok"))
+    retried = attempts.last & (attempts.attempt > 1)
+    recovered = retried & (attempts.outcome == OUTCOMES.index("ok"))
     numbers = np.bincount(attempts.attempt[attempts.last])
     return {
-        "items": int(again.sum()),
+        "items": int(retried.sum()),
         "recovered": int(recovered.sum()),
         "by_attempts": {number: int(count) for number, count in enumerate(numbers.tolist()) if count},
     }

@@ -1,4 +1,4 @@
-"""The output of `flowrt run` as a source of a report: it has no times of day, so no charts over time."""
+"""Report of an output file of `flowrt run`. The file has no timestamps, so there are no charts over time."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from flowrt.reporting.figures import Detail, quantiles
 __all__ = ["detail_of_lines"]
 
 _SLOWEST: Final = 50
-_MOST: Final = 2**63 - 1  # nothing that a column of integers holds is more
+_MAX_INT: Final = 2**63 - 1  # of the int64 columns
 
 
 def detail_of_lines(path: Path) -> Detail:
-    """The figures of an output file.
+    """Compute the figures of an output file.
 
     Args:
-        path: JSON lines, as `flowrt run` writes them.
+        path: JSON Lines file that `flowrt run` wrote.
 
     Raises:
-        RecordingError: It is missing, cut short, or no output of `flowrt run`.
+        RecordingError: The file is missing, truncated, or not an output of `flowrt run`.
         MissingExtraError: numpy is not installed.
     """
     np = require_numpy("a report")
     counts = dict.fromkeys(OUTCOMES, 0)
     causes, by_number = Causes(), Counter[int]()
-    index, took, status, tried = array("q"), array("d"), array("q"), array("q")
+    index, service_s, status, attempts_of = array("q"), array("d"), array("q"), array("q")
     attempts = recovered = 0
     with _opened(path) as lines:
         for number, text in enumerate(lines, 1):
@@ -47,10 +47,10 @@ def detail_of_lines(path: Path) -> Detail:
                 causes.number_of(result)
             if result.attempts:
                 index.append(result.index)
-                took.append(result.execution_time)
+                service_s.append(result.execution_time)
                 status.append(OUTCOMES.index(result.status))
-                tried.append(result.attempts)
-    service = np.frombuffer(took, np.float64) if took else np.zeros(0)
+                attempts_of.append(result.attempts)
+    service = np.frombuffer(service_s, np.float64) if service_s else np.zeros(0)
     slow = np.argsort(-service, kind="stable")[:_SLOWEST]
     return Detail(
         name=path.name,
@@ -71,9 +71,10 @@ def detail_of_lines(path: Path) -> Detail:
             {
                 "index": index[at],
                 "status": OUTCOMES[status[at]],
-                "attempts": tried[at],
-                "duration": took[at] if tried[at] == 1 else None,  # of several attempts a line has the last one's time
-                "service": took[at],
+                "attempts": attempts_of[at],
+                # a line has the time of its last attempt only
+                "duration": service_s[at] if attempts_of[at] == 1 else None,
+                "service": service_s[at],
                 "ended": None,
                 "trace_id": None,
             }
@@ -115,14 +116,14 @@ def _result(path: Path, number: int, text: bytes) -> BatchResult:
 
 
 def _check(result: BatchResult) -> None:
-    """Refuse what no run writes: another program's lines, or a later version's.
+    """Reject lines of other programs and of later versions.
 
     Raises:
-        ValueError: A value is none that a result has.
+        ValueError: A result cannot have this value.
     """
     if result.status not in OUTCOMES:
         raise ValueError(f"unknown status {result.status!r}")
     if not all(text is None or isinstance(text, str) for text in (result.error, result.error_type)):
-        raise ValueError("an error that is no text")
-    if not all(0 <= value < _MOST for value in (result.index, result.attempts, result.execution_time * 1e9)):
-        raise ValueError("a number out of its range")
+        raise ValueError("error and error_type must be text or null")
+    if not all(0 <= value < _MAX_INT for value in (result.index, result.attempts, result.execution_time * 1e9)):
+        raise ValueError("index, attempts or execution_time is out of range")

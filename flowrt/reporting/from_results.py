@@ -1,4 +1,4 @@
-"""A report of results that are in memory: their records say when everything happened."""
+"""Report of results in memory, whose records have the timestamps of their last attempts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["detail_of_results"]
 
 
 def detail_of_results(results: Sequence[BatchResult], name: str, wall_s: float) -> Detail:
-    """The figures of finished results; of an item that was tried again, only the last attempt's times are known.
+    """Compute the figures of finished results. For a retried item only the last attempt's times are known.
 
     Args:
-        results: In any order. Where they are not all of one batch of this process, there are no charts over time.
-        name: The batch's name.
-        wall_s: How long the batch took, in seconds.
+        results: Results in any order. Unless all are of one batch of this process, there are no charts over time.
+        name: Name of the batch.
+        wall_s: Wall time of the batch, in seconds.
 
     Raises:
         MissingExtraError: numpy is not installed.
@@ -32,7 +32,7 @@ def detail_of_results(results: Sequence[BatchResult], name: str, wall_s: float) 
     if batch is None:
         return _without_times(results, name, wall_s, causes)
     rows = [_row(item, batch.started_ns, causes, slowest) for item in results if isinstance(item, ItemRecord)]
-    limits = [(0, batch.limit)] if batch.limit_change is None else []  # one that moved is known only as it was last
+    limits = [(0, batch.limit)] if batch.limit_change is None else []  # only the last value of a changed limit is kept
     meta = describe(batch, settings={}, causes=causes.found, slowest=slowest.ranked(), limits=limits)
     detail = detail_of(meta, _columns(rows))
     detail.attempts = sum(_calls(item) for item in results)
@@ -40,7 +40,7 @@ def detail_of_results(results: Sequence[BatchResult], name: str, wall_s: float) 
 
 
 def _batch_of(results: Sequence[BatchResult]) -> BatchRecord | None:
-    """The one batch that all of the results are records of."""
+    """Return the batch if all results are records of the same one, else None."""
     first = results[0] if results else None
     if not isinstance(first, ItemRecord):
         return None
@@ -72,7 +72,7 @@ def _row(item: ItemRecord, zero_ns: int, causes: Causes, slowest: Slowest) -> tu
 
 
 def _calls(result: BatchResult) -> int:
-    """How often the node was called for it: not at all, in this run, for what a journal has given back."""
+    """Return the number of the node's calls in this run: 0 for an item that the journal restored."""
     if isinstance(result, ItemRecord) and not result.started_ns and not result.first_started_ns:
         return 0
     return 0 if result.status == "resumed" else result.attempts
@@ -107,7 +107,7 @@ def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, cau
         if result.status in ("failed", "timed_out"):
             causes.number_of(result)
     service = np.array([result.execution_time * 1e9 for result in results if _calls(result)]).astype(np.int64)
-    again = [result for result in results if _calls(result) > 1]
+    retried = [result for result in results if _calls(result) > 1]
     return Detail(
         name=name,
         wall_s=wall_s,
@@ -119,5 +119,5 @@ def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, cau
             ({**cause, "items": cause["count"], "attempts": cause["count"]} for cause in causes.found),
             key=lambda cause: -int(cause["items"]),
         ),
-        retries={"items": len(again), "recovered": sum(result.success for result in again), "by_attempts": {}},
+        retries={"items": len(retried), "recovered": sum(result.success for result in retried), "by_attempts": {}},
     )

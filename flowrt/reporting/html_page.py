@@ -1,4 +1,4 @@
-"""A report as one HTML file that holds all it needs and asks nobody for anything."""
+"""Report as one self-contained HTML file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from flowrt.reporting.units import duration, percent
 __all__ = ["page_of"]
 
 _CHARTS: Final = {
-    "throughput": ("Throughput", "Items that ended, a second, by how they ended."),
-    "slots": ("Slots", "How many items ran at once. The dashed line: the last item began, slots fall empty."),
-    "bound": ("What held it back", "Each instant of the time has exactly one cause."),
-    "lanes": ("What ran where", ""),
-    "latency": ("Service time over time", "Of the attempts that ended then."),
-    "histogram": ("How service times are spread", "On a logarithmic axis: a second hump is a second kind of item."),
+    "throughput": ("Throughput", "Finished items per second, by status."),
+    "slots": (
+        "Slots",
+        "Items running at the same time. After the dashed line no item is left to start.",
+    ),
+    "bound": ("What limited the batch", "Each instant of the wall time has exactly one cause."),
+    "lanes": ("Attempts by slot", ""),
+    "latency": ("Service time over time", "Of the attempts that ended in each interval."),
+    "histogram": ("Distribution of service times", "Logarithmic axis: a second peak means a second kind of item."),
 }
-_MOST_CAUSES: Final = 50
-_MOST_STALLS: Final = 20
+_MAX_CAUSES: Final = 50
+_MAX_STALLS: Final = 20
 
 
 def page_of(detail: Detail) -> str:
-    """The whole page.
+    """Return the whole page as HTML.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
 
     Raises:
         MissingExtraError: bokeh is not installed.
@@ -93,7 +96,7 @@ def _tiles(detail: Detail) -> str:
         tiles.append(("p95", duration(s["p95"]), f"p99 {duration(s['p99'])}"))
         tiles.append(("slowest", duration(s["max"]), "one attempt"))
     retried = detail.retries.get("items", 0)
-    tiles.append(("attempts", f"{detail.attempts:,}", f"{retried:,} items tried again"))
+    tiles.append(("attempts", f"{detail.attempts:,}", f"{retried:,} items retried"))
     if detail.speedup:
         speedup = detail.speedup
         if speedup["high"] is None:
@@ -135,7 +138,7 @@ def _charts(charts: dict[str, Any], places: dict[str, str], detail: Detail) -> s
         if name == "lanes" and detail.lanes is not None:
             lanes = detail.lanes
             some = f"{len(lanes.shown)} of {lanes.slots:,} slots" if len(lanes.shown) < lanes.slots else "Every slot"
-            note = f"{some}, {lanes.attempts:,} attempts in all. Zoom in; a click on the legend hides what it names."
+            note = f"{some}, {lanes.attempts:,} attempts. Zoom in for detail; click a legend entry to hide its bars."
         sections.append(
             f'<section class="chart"><h2>{title}</h2><p class="note">{note}</p>'
             f'<div class="plot" id="{_text(places[name])}"></div></section>'
@@ -147,7 +150,7 @@ def _causes(detail: Detail) -> str:
     if not detail.causes:
         return ""
     rows = []
-    for cause in detail.causes[:_MOST_CAUSES]:
+    for cause in detail.causes[:_MAX_CAUSES]:
         examples = "".join(
             f"<li>item {example['index']:,}, attempt {_text(example['attempt'])}: "
             f"<code>{_text(example['error'])}</code>"
@@ -162,8 +165,8 @@ def _causes(detail: Detail) -> str:
             f"<td><details><summary><b>{_text(cause['type'])}</b>{status} {_text(cause['text'])} {where}</summary>"
             f"<ul>{examples}</ul></details></td></tr>"
         )
-    more = len(detail.causes) - _MOST_CAUSES
-    note = f'<p class="note">and {more:,} further causes</p>' if more > 0 else ""
+    more = len(detail.causes) - _MAX_CAUSES
+    note = f'<p class="note">and {more:,} more causes</p>' if more > 0 else ""
     return (
         '<section><h2>What failed, by cause</h2><div class="scroll"><table><thead><tr><th class="n">items</th>'
         f'<th class="n">attempts</th><th>cause, with examples</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
@@ -175,7 +178,7 @@ def _stalls(detail: Detail) -> str:
     if not detail.stalls:
         return ""
     rows = []
-    for stall in detail.stalls[:_MOST_STALLS]:
+    for stall in detail.stalls[:_MAX_STALLS]:
         stack = stall.get("stack")
         shown = f"<details><summary>stack</summary><pre>{_text(stack)}</pre></details>" if stack else ""
         who = stall.get("culprit", stall.get("node", ""))

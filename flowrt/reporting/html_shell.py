@@ -1,4 +1,4 @@
-"""What every page has around its content: styles, scripts and a policy under which nothing else runs."""
+"""HTML shell of every report: styles, scripts, and a content security policy that allows no other script."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["document", "embed", "text"]
 
 
 def document(title: str, inner: Iterable[str], data: str, library: str | None) -> str:
-    """A whole page that holds all it needs and asks nobody for anything.
+    """Return a self-contained page that loads nothing from the network.
 
     Args:
-        title: In the browser's tab.
-        inner: What the body has, as HTML.
-        data: The charts' data, from `embed`.
-        library: The script that draws the charts, or None where there are none.
+        title: Title of the page, as text.
+        inner: Content of the body, as pieces of HTML.
+        data: Data of the charts, from `embed`.
+        library: Script that draws the charts, or None for a page without charts.
     """
     scripts = [*(() if library is None else (library,)), _asset("page.js")]
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-    # only these very scripts run, and nothing is loaded from anywhere, whatever a text in the page says
+    # scripts run by hash only, and nothing is loaded: even an injected tag could not do anything
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -46,19 +46,19 @@ def document(title: str, inner: Iterable[str], data: str, library: str | None) -
 
 
 def text(value: object) -> str:
-    """Text that can stand anywhere in a page, whatever it holds.
+    """Return a value as escaped text, safe in elements and in quoted attributes.
 
     Args:
-        value: What to show.
+        value: The value to show. Lone surrogates become question marks.
     """
     return escape(str(value).encode("utf-8", "replace").decode("utf-8"))
 
 
 def embed(charts: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The charts as JSON that no text in them can break out of, and the names of their places.
+    """Return the charts as JSON that is safe inside a script element, and the ids of their elements by name.
 
     Args:
-        charts: Figures of bokeh by their names.
+        charts: bokeh figures by name.
     """
     if not charts:
         return "null", {}

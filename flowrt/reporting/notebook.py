@@ -1,4 +1,4 @@
-"""A report in a notebook: no script, so that it shows wherever HTML does."""
+"""Report as an HTML fragment without scripts, for notebooks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["fragment_of"]
 
 
 def fragment_of(detail: Detail) -> str:
-    """A piece of HTML; all texts in it are escaped.
+    """Return an HTML fragment with all texts escaped.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
     """
     parts = [f"<b>{_text(detail.name)}</b> {_text(detail.status)}"]
     whole = sum(detail.bound.values())

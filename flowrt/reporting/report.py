@@ -1,4 +1,4 @@
-"""What a batch came to: the totals of its results in constant memory, and all that is known of them on demand."""
+"""Report of a batch: totals in constant memory, details computed on demand."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ __all__ = ["BatchReport"]
 
 
 class BatchReport:
-    """Totals over a batch's results; feed it with `add` as they finish, or make it of a finished list.
+    """Totals over a batch's results. Add results as they finish, or create the report from a finished list with `of`.
 
     Args:
-        name: The batch's name.
+        name: Name of the batch.
 
     Attributes:
-        counts: Items by status.
-        errors: Failed items by error type.
+        counts: Number of items by status.
+        errors: Number of failed items by error type.
         service_times: Execution times of the items that ran, in seconds.
-        wall_time: How long the batch took, in seconds; 0 while that is not known.
-        batch: What is known of the batch that the results are of, where they are one batch's: set it when that has
-            ended.
+        wall_time: Wall time of the batch, in seconds; 0 while unknown.
+        batch: Record of the batch, if the results are of one batch. Set it once the batch has ended.
     """
 
     def __init__(self, name: str = "batch") -> None:
@@ -57,15 +56,15 @@ class BatchReport:
         *,
         keep: bool = False,
     ) -> Self:
-        """The report of finished results.
+        """Return the report of finished results.
 
         Args:
-            results: Taken once.
-            name: The batch's name.
-            wall_time: How long the batch took, in seconds.
-            batch: What is known of the batch that they are of, where it is one batch's.
-            keep: Hold on to the results, so that `detail` and the forms made of it have all that is known of them;
-                else there are only the totals.
+            results: The results. They are iterated once.
+            name: Name of the batch.
+            wall_time: Wall time of the batch, in seconds.
+            batch: Record of the batch, if the results are of one batch.
+            keep: True to keep the results, so that `detail` and its forms (text, HTML, JSON) are complete. Without
+                them there are totals only.
         """
         report = cls(name)
         if keep:
@@ -77,9 +76,9 @@ class BatchReport:
         return report
 
     def add(self, result: BatchResult) -> None:
-        """Count one finished item."""
+        """Add one finished item to the totals."""
         self.counts[result.status] += 1
-        # what has no start ran in another run, or was not left to begin its last attempt
+        # without a start, it ran in an earlier run or its last attempt never began: no service time of this run
         if result.attempts and result.status != "resumed" and getattr(result, "started_ns", 1):
             self.service_times.add(result.execution_time)
         if not result.success and result.error_type is not None:
@@ -87,52 +86,52 @@ class BatchReport:
 
     @property
     def total(self) -> int:
-        """Items that ended."""
+        """Number of finished items."""
         return sum(self.counts.values())
 
     @property
     def succeeded(self) -> int:
-        """Items that ended ok, in this run or in the one that it resumed."""
+        """Number of items that ended ok, in this run or in the run that it resumed."""
         return self.counts["ok"] + self.counts["resumed"]
 
     @property
     def failed(self) -> int:
-        """Items that ended in any other way."""
+        """Number of items that ended with any other status."""
         return self.total - self.succeeded
 
     @property
     def success_rate(self) -> float:
-        """Share of the items that ended ok, 0 to 1; 1 where there were none."""
+        """Share of items that ended ok, 0 to 1; 1 for an empty batch."""
         return self.succeeded / self.total if self.total else 1.0
 
     @property
     def throughput(self) -> float:
-        """Items per second; 0 where the wall time is not known."""
+        """Items per second; 0 if the wall time is unknown."""
         return self.total / self.wall_time if self.wall_time else 0.0
 
     @property
     def claimed_speedup(self) -> float:
-        """Sum of the execution times over the wall time.
+        """Sum of the execution times divided by the wall time.
 
-        The usual figure, and an upper bound: time in which an item was held up by others' blocking counts as its own.
+        This usual figure is an upper bound: it counts the time during which other items delayed an item as its own.
         """
         return self.service_times.total / self.wall_time if self.wall_time else 0.0
 
     @property
     def speedup(self) -> Speedup | None:
-        """The claimed speedup beside the measured one; None where no account was kept."""
+        """Measured and claimed speedup, or None if no ledger was kept."""
         return None if self.batch is None else self.batch.speedup
 
     @property
     def bound_by(self) -> dict[Cause, float]:
-        """The batch's wall time by what held it back, in seconds; empty where no account was kept."""
+        """Wall time by cause of the ledger, in seconds; empty if no ledger was kept."""
         if self.batch is None or self.batch.ledger is None:
             return {}
         return {cause: ns / 1e9 for cause, ns in self.batch.ledger.read(self.batch.finished_ns).items()}
 
     @property
     def timeline(self) -> list[tuple[float, float, dict[Cause, float]]]:
-        """The same over time: pieces from and to in seconds from the start, at most 512 of them."""
+        """Ledger over time: at most 512 intervals as (begin, end, seconds by cause), in seconds from the start."""
         if self.batch is None or self.batch.ledger is None:
             return []
         return [
@@ -142,31 +141,31 @@ class BatchReport:
 
     @property
     def explanation(self) -> str:
-        """What held the batch back, in one sentence; empty where no account was kept."""
+        """Sentence about what limited the batch; empty if no ledger was kept."""
         return "" if self.batch is None else explain_batch(self.batch)
 
     @property
     def stalls(self) -> list[Stall]:
-        """Times that the event loop was blocked, the longest hundred of them, in order."""
+        """Stalls of the event loop in order of time; of more than 100, the longest 100."""
         return [] if self.batch is None or self.batch.ledger is None else list(self.batch.ledger.delays.stalls)
 
     @property
     def detail(self) -> Detail:
-        """All that is known: quantiles, causes with examples, what happened when. Worked out anew each time.
+        """All figures: quantiles, causes with examples, timelines. Each access computes them again.
 
-        Of a report that was fed item by item there are only the totals.
+        A report that was filled with `add` has totals only.
 
         Raises:
             MissingExtraError: numpy is not installed.
         """
         if self._results is None:
             return self._totals()
-        from flowrt.reporting.from_results import detail_of_results  # noqa: PLC0415  # only for those who ask
+        from flowrt.reporting.from_results import detail_of_results  # noqa: PLC0415  # imports numpy
 
-        return self._with_account(detail_of_results(self._results, self.name, self.wall_time))
+        return self._with_record(detail_of_results(self._results, self.name, self.wall_time))
 
-    def _with_account(self, detail: Detail) -> Detail:
-        """What the batch's record knows, and its results do not."""
+    def _with_record(self, detail: Detail) -> Detail:
+        """Add the figures that only the batch's record has."""
         if self.batch is not None:
             detail.node = self.batch.node_id
             detail.status = self.batch.status
@@ -183,7 +182,7 @@ class BatchReport:
         return detail
 
     def _totals(self) -> Detail:
-        from flowrt.reporting.figures import Detail  # noqa: PLC0415  # only for those who ask
+        from flowrt.reporting.figures import Detail  # noqa: PLC0415  # not needed for totals
 
         times = self.service_times
         quantiles = {f"p{100 * q:g}": times.at(q) for q in (0.5, 0.9, 0.95, 0.99, 0.999)} if times.count else {}
@@ -202,10 +201,10 @@ class BatchReport:
                 for kind, count in self.errors.most_common()
             ],
         )
-        return self._with_account(totals)
+        return self._with_record(totals)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures, as JSON holds them; durations in seconds.
+        """Return the figures as JSON values. Durations are in seconds.
 
         Raises:
             MissingExtraError: numpy is not installed.
@@ -213,43 +212,43 @@ class BatchReport:
         return self.detail.as_dict()
 
     def html(self) -> str:
-        """One HTML page with interactive charts that needs no other file and no network.
+        """Return the report as one HTML page with interactive charts that needs no other file and no network.
 
         Raises:
-            MissingExtraError: bokeh is not installed: it comes with the extra `report`.
+            MissingExtraError: bokeh is not installed. It comes with the extra `report`.
         """
         from flowrt.reporting.html_page import page_of  # noqa: PLC0415  # heavy
 
         return page_of(self.detail)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the page, or JSON where the name ends in `.json`; only its owner may read it.
+        """Write the HTML page, or JSON if the name ends in `.json`. The file gets mode 0600.
 
         Args:
-            path: The file; one that exists is replaced.
+            path: The file to write. An existing file is replaced.
 
         Raises:
-            MissingExtraError: bokeh is not installed: it comes with the extra `report`.
-            OSError: It cannot be written.
+            MissingExtraError: bokeh is not installed. It comes with the extra `report`.
+            OSError: The file cannot be written.
         """
         target = Path(path)
-        from flowrt._util.atomic_file import write_private  # noqa: PLC0415  # only for those who ask
+        from flowrt._util.atomic_file import write_private  # noqa: PLC0415  # not needed for totals
 
         write_private(target, json.dumps(self.as_dict(), indent=2) if target.suffix == ".json" else self.html())
 
     def text(self) -> str:
-        """The report as plain text.
+        """Return the report as plain text.
 
         Raises:
             MissingExtraError: numpy is not installed.
         """
-        from flowrt.reporting.terminal import text_of  # noqa: PLC0415  # only for those who ask
+        from flowrt.reporting.terminal import text_of  # noqa: PLC0415  # not needed for totals
 
         return text_of(self.detail)
 
     def _repr_html_(self) -> str:
-        """How a notebook shows it; without numpy, the totals."""
-        from flowrt.reporting.notebook import fragment_of  # noqa: PLC0415  # only for those who ask
+        """Return the fragment that notebooks show; the totals only if numpy is missing."""
+        from flowrt.reporting.notebook import fragment_of  # noqa: PLC0415  # not needed for totals
 
         try:
             return fragment_of(self.detail)

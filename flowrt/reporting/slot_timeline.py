@@ -1,8 +1,8 @@
-"""What ran in which slot: a chart that stays readable, and small, at a million items.
+"""Attempts by slot: data for a chart that stays readable, and small, at a million items.
 
-Slots are found again from the times: an attempt takes the slot that has stood empty for the longest time. Of many
-slots some are shown: those that held the stragglers, and others at equal distances. In a slot, what is shorter than
-the eye can see is drawn together with its neighbours; stragglers, failures and retries are not.
+Slots are reconstructed from the times: an attempt takes the slot that has been idle for longest. If there are many
+slots, a selection is shown: slots that held stragglers, and others at equal distances. Within a slot, attempts shorter
+than a pixel are merged with their neighbours; stragglers, failures and retries are not.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 __all__ = ["Lanes", "make_lanes"]
 
 _LANES: Final = 50
-_OF_STRAGGLERS: Final = 16  # lanes that are shown because a straggler ran there
+_STRAGGLER_LANES: Final = 16  # lanes that are reserved for slots with stragglers
 _STRAGGLERS: Final = 200
-_ODD: Final = 4000  # failures and retries that get a bar of their own
+_MAX_NOTABLE: Final = 4000  # failures and retries with their own bars
 _PIXELS: Final = 600
 _SLOT_BITS: Final = 32
 _SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
-_MOST_PLAIN: Final = 12_000  # bars; beyond this they are drawn together
+_MAX_PLAIN: Final = 12_000  # bars of ordinary attempts; beyond that short ones are merged
 
 
 @dataclass(slots=True)
 class Lanes:
-    """Bars, each an attempt or several that are drawn together; a column each. Times are in seconds.
+    """Columns of bars. A bar is one attempt, or several merged ones. Times are in seconds.
 
     Attributes:
-        slots: How many slots there were.
-        shown: The numbers of those that are shown, in order.
-        lane: Places in `shown`.
-        begin: When the node was called.
-        end: When the attempt ended.
-        held: When the slot was taken: earlier than `begin` where a rate limit was waited for.
-        index: The item's place in the input; -1 for several.
-        count: How many attempts the bar stands for.
-        attempt: The attempt's number; 0 for several.
-        outcome: Places in `OUTCOMES`.
-        straggler: 1 where the attempt is among those that took longest.
-        attempts: How many attempts there were in all slots.
+        slots: Number of slots.
+        shown: Numbers of the shown slots, ascending.
+        lane: Index into `shown`.
+        begin: Time of the node's call.
+        end: Time at which the attempt ended.
+        held: Time at which it took the slot; earlier than `begin` if it waited for a rate limit.
+        index: Index of the item in the input; -1 for merged attempts.
+        count: Number of attempts that the bar stands for.
+        attempt: Number of the attempt; 0 for merged attempts.
+        outcome: Index into `OUTCOMES`.
+        straggler: 1 for an attempt among the slowest, else 0.
+        attempts: Number of attempts in all slots.
     """
 
     slots: int
@@ -63,11 +63,11 @@ class Lanes:
 
 
 def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
-    """The bars of a batch, or None where nothing ran.
+    """Return the bars of a batch, or None if nothing ran.
 
     Args:
-        attempts: The batch's attempts.
-        wall_ns: How long the batch took.
+        attempts: Attempts of the batch.
+        wall_ns: Wall time in nanoseconds.
     """
     np = require_numpy("a report of a recording")
     held = np.flatnonzero(attempts.end > attempts.slot)
@@ -78,34 +78,34 @@ def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
     slot_of = _assign(attempts.slot[held], attempts.end[held])
     slots = int(slot_of.max()) + 1
 
-    took = (attempts.end - attempts.start)[held]
+    service = (attempts.end - attempts.start)[held]
     straggler = np.zeros(len(held), bool)
     most = min(_STRAGGLERS, max(1, len(held) // 200))
-    straggler[np.argpartition(took, -most)[-most:]] = True
-    shown = _choose(slot_of, took, straggler, slots)
+    straggler[np.argpartition(service, -most)[-most:]] = True
+    shown = _choose(slot_of, service, straggler, slots)
     lane_of = np.full(slots, -1)
     lane_of[shown] = np.arange(len(shown))
     lane = lane_of[slot_of]
 
-    odd = (attempts.outcome[held] != OUTCOMES.index("ok")) | (attempts.attempt[held] > 1)
-    odd &= lane >= 0
-    where = np.flatnonzero(odd)
-    if len(where) > _ODD:
-        odd[:] = False
-        odd[where[np.linspace(0, len(where) - 1, _ODD).astype(int)]] = True
-    alone = (lane >= 0) & (straggler | odd)
+    notable = (attempts.outcome[held] != OUTCOMES.index("ok")) | (attempts.attempt[held] > 1)
+    notable &= lane >= 0
+    where = np.flatnonzero(notable)
+    if len(where) > _MAX_NOTABLE:
+        notable[:] = False
+        notable[where[np.linspace(0, len(where) - 1, _MAX_NOTABLE).astype(int)]] = True
+    alone = (lane >= 0) & (straggler | notable)
     plain = (lane >= 0) & ~alone
-    if plain.sum() <= _MOST_PLAIN:
+    if plain.sum() <= _MAX_PLAIN:
         alone |= plain
         plain[:] = False
     else:
-        wide = plain & (took > wall_ns / _PIXELS * 2)
-        if wide.sum() <= _MOST_PLAIN:
+        wide = plain & (service > wall_ns / _PIXELS * 2)
+        if wide.sum() <= _MAX_PLAIN:
             alone |= wide
             plain &= ~wide
 
     one = held[alone]
-    groups = _draw_together(attempts, held[plain], lane[plain], wall_ns)
+    groups = _merge(attempts, held[plain], lane[plain], wall_ns)
     count = len(groups["lane"])
 
     def both(own: Any, grouped: Any) -> list[Any]:
@@ -128,9 +128,9 @@ def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
 
 
 def _assign(begin: Ints, end: Ints) -> Ints:
-    """A slot for each interval, sorted by when they begin; as few slots as there can be."""
+    """Assign a slot to each interval, using as few slots as possible. The intervals are sorted by begin."""
     np = require_numpy("a report of a recording")
-    busy: list[int] = []  # when a slot is free again, and in the low bits its number
+    busy: list[int] = []  # heap of the times at which slots become free, with the slot number in the low bits
     found = []
     for starts, ends in zip(begin.tolist(), end.tolist(), strict=True):
         if busy and busy[0] >> _SLOT_BITS <= starts:
@@ -143,22 +143,22 @@ def _assign(begin: Ints, end: Ints) -> Ints:
     return np.array(found, np.int64)  # type: ignore[no-any-return]
 
 
-def _choose(slot_of: Ints, took: Ints, straggler: Any, slots: int) -> Ints:
-    """The slots to show: all of a few; of many, those of the worst stragglers and some at equal distances."""
+def _choose(slot_of: Ints, service: Ints, straggler: Any, slots: int) -> Ints:
+    """Choose the slots to show: all if they fit, else those of the worst stragglers and some at equal distances."""
     np = require_numpy("a report of a recording")
     if slots <= _LANES:
         return np.arange(slots)  # type: ignore[no-any-return]
     worst = np.flatnonzero(straggler)
-    worst = worst[np.argsort(-took[worst])]
-    chosen = list(dict.fromkeys(slot_of[worst].tolist()))[:_OF_STRAGGLERS]
+    worst = worst[np.argsort(-service[worst])]
+    chosen = list(dict.fromkeys(slot_of[worst].tolist()))[:_STRAGGLER_LANES]
     spread = [s for s in np.linspace(0, slots - 1, _LANES).astype(int).tolist() if s not in chosen]
     step = len(spread) / (_LANES - len(chosen))
     chosen += [spread[int(i * step)] for i in range(_LANES - len(chosen)) if int(i * step) < len(spread)]
     return np.unique(chosen)  # type: ignore[no-any-return]
 
 
-def _draw_together(attempts: Attempts, rows: Ints, lane: Ints, wall_ns: int) -> dict[str, Any]:
-    """Attempts that begin within one pixel of a lane become one bar."""
+def _merge(attempts: Attempts, rows: Ints, lane: Ints, wall_ns: int) -> dict[str, Any]:
+    """Merge attempts that begin within the same pixel of a lane into one bar."""
     np = require_numpy("a report of a recording")
     pixel = (attempts.start[rows] * _PIXELS // wall_ns).astype(np.int64)
     key = lane.astype(np.int64) * (_PIXELS + 1) + np.minimum(pixel, _PIXELS)

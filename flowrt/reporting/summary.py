@@ -1,4 +1,4 @@
-"""What a run came to, on stderr: a table on a terminal, aligned text everywhere else."""
+"""Summary of a run on stderr: a table on a terminal, aligned text elsewhere."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["duration", "make_table", "print_rows", "print_summary", "speedup_row
 
 
 def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
-    """The figures of a run, as pairs of a label and a text.
+    """Return the figures of a run as pairs of a label and a text.
 
     Args:
-        report: Fed with every result; its `wall_time` is set.
+        report: Report with every result added and `wall_time` set.
     """
     rows = [("items", f"{report.total:,}"), ("ok", f"{report.succeeded:,}"), ("failed", f"{report.failed:,}")]
     if resumed := report.counts["resumed"]:
@@ -43,10 +43,10 @@ def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
 
 
 def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
-    """The measured speedup beside the claimed one, and why they are apart where they are.
+    """Return the measured and the claimed speedup, and the reason if they diverge.
 
     Args:
-        report: Its `wall_time` is set, and its `batch` where there is one.
+        report: Report with `wall_time` set, and `batch` if there is one.
     """
     speedup = report.speedup
     how = "sum of execution times / wall time"
@@ -73,19 +73,19 @@ def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
 
 
 def print_summary(report: BatchReport) -> None:
-    """Show the figures on stderr.
+    """Print the figures on stderr.
 
     Args:
-        report: Fed with every result; its `wall_time` is set.
+        report: Report with every result added and `wall_time` set.
     """
     print_rows(report.name, summary_rows(report))
 
 
 def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
-    """Show pairs of a label and a text on stderr; one that is closed or broken changes nothing.
+    """Print pairs of a label and a text on stderr. A closed or broken stderr is ignored.
 
     Args:
-        title: Stands above the table on a terminal.
+        title: Title of the table on a terminal.
         rows: The pairs.
     """
     width = max(len(label) for label, _ in rows)
@@ -97,10 +97,10 @@ def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
 
 
 def make_table(title: str, rows: list[tuple[str, str]]) -> Table:
-    """The pairs as a table to print on a rich console; needs the extra `cli`.
+    """Return the pairs as a rich table. Needs the extra `cli`.
 
     Args:
-        title: Stands above it.
+        title: Title of the table.
         rows: The pairs.
     """
     from rich.table import Table  # noqa: PLC0415  # an extra
@@ -110,7 +110,7 @@ def make_table(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for label, text in rows:
-        table.add_row(Text(label), Text(text))  # Text, so that brackets in an error's name are no markup
+        table.add_row(Text(label), Text(text))  # Text: rich would read brackets in an error's name as markup
     return table
 
 
@@ -124,10 +124,10 @@ def _print_table(title: str, rows: list[tuple[str, str]]) -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them.
+    """Format a duration with two decimals, in seconds or milliseconds.
 
     Args:
-        seconds: How many.
+        seconds: The duration in seconds.
     """
     return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.2f} ms"
 

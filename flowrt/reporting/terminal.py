@@ -1,4 +1,4 @@
-"""A report as text: on a terminal with colours where rich is installed, plain everywhere else."""
+"""Report as text: with colours on a terminal if rich is installed, plain elsewhere."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Section = tuple[str, Rows]
 
 
 def sections_of(detail: Detail) -> list[Section]:
-    """The report as titles with rows of texts, each of one line.
+    """Return the report as sections: a title and rows of one-line texts.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
     """
     failed, causes = what_failed(detail)
     slow, advice = why_slow(detail)
@@ -107,9 +107,9 @@ def _figures(detail: Detail) -> Rows:
                 ", ".join(f"{name} {duration(s[name])}" for name in ("p50", "p95", "p99", "max")),
             )
         )
-    again = detail.retries.get("items", 0)
-    if again:
-        rows.append(("tried again", f"{again:,} items, {detail.retries['recovered']:,} recovered"))
+    retried = detail.retries.get("items", 0)
+    if retried:
+        rows.append(("retried", f"{retried:,} items, {detail.retries['recovered']:,} recovered"))
     rows += [
         (f"{name} speedup", f"{value:,.1f}x")
         for name, value in detail.speedup.items()
@@ -119,10 +119,10 @@ def _figures(detail: Detail) -> Rows:
 
 
 def sparkline(values: list[float]) -> str:
-    """Values as a row of blocks, each the mean of some neighbours.
+    """Return values as a row of block characters. Neighbours are averaged to fit the width.
 
     Args:
-        values: None below 0.
+        values: Non-negative values.
     """
     step = max(1, -(-len(values) // _WIDTH))
     means = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
@@ -133,20 +133,20 @@ def sparkline(values: list[float]) -> str:
 
 
 def text_of(detail: Detail) -> str:
-    """The report as plain text.
+    """Return the report as plain text.
 
     Args:
-        detail: The batch's figures.
+        detail: Figures of the batch.
     """
     return plain(_title(detail), sections_of(detail))
 
 
 def print_report(detail: Detail, out: TextIO) -> None:
-    """Print it.
+    """Print the report.
 
     Args:
-        detail: The batch's figures.
-        out: Where to; colours are for terminals only.
+        detail: Figures of the batch.
+        out: Text stream. Colours are used on terminals only.
     """
     console = _console(out)
     if console is None:
@@ -160,11 +160,11 @@ def _title(detail: Detail) -> str:
 
 
 def plain(title: str, sections: list[Section]) -> str:
-    """Sections as aligned text.
+    """Return sections as aligned text.
 
     Args:
-        title: Stands above them.
-        sections: Their titles and rows.
+        title: First line.
+        sections: Titles and rows.
     """
     lines = [title]
     for heading, rows in sections:
@@ -203,5 +203,5 @@ def _print_rich(console: Console, title: str, detail: Detail) -> None:
         for column in range(max(len(row) for row in rows)):
             table.add_column(style="bold" if column == 0 else None, no_wrap=column == 0)
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))  # Text, so that brackets in an error are no markup
+            table.add_row(*(Text(cell) for cell in row))  # Text: rich would read brackets in an error as markup
         console.print(table)

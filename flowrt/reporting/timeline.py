@@ -1,4 +1,4 @@
-"""What happened when: counts and means over equal pieces of the batch's time."""
+"""Timeline and histogram of a batch: rates and levels over equal intervals, distribution of service times."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Histogram", "Timeline", "make_histogram", "make_timeline"]
 
-_PIECES: Final = 240
-_BARS: Final = 80
+_INTERVALS: Final = 240
+_BINS: Final = 80
 
 
 @dataclass(slots=True)
 class Timeline:
-    """Equal pieces of a batch's time.
+    """Series over equal intervals of a batch's wall time.
 
     Attributes:
-        edges: Where they begin and end, in seconds: one more than there are pieces.
-        ended: Items per second by how they ended.
-        running: How many attempts ran, on average.
-        limited: How many items held a slot and waited for a rate limit, on average.
-        p50: The median service time of the attempts that ended, in seconds; NaN where none did.
-        p95: Their 95th percentile.
-        dry_s: When the last item got its first slot: from then on the batch only runs out.
+        edges: Edges of the intervals, in seconds; one more than there are intervals.
+        ended: Items per second, by status.
+        running: Mean number of running attempts.
+        limited: Mean number of items that held a slot and waited for a rate limit.
+        p50: Median service time of the attempts that ended in the interval, in seconds; NaN if none did.
+        p95: 95th percentile of the same, in seconds.
+        dry_s: Time at which the last item was pulled, in seconds: from then on the input is exhausted.
     """
 
     edges: list[float]
@@ -41,7 +41,7 @@ class Timeline:
     dry_s: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it: null where nothing ended."""
+        """Return the series as JSON values, with null for NaN."""
         shown: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         for name in ("p50", "p95"):
             shown[name] = [None if value != value else value for value in shown[name]]  # noqa: PLR0124  # NaN
@@ -49,27 +49,27 @@ class Timeline:
 
 
 def make_timeline(attempts: Attempts, wall_ns: int) -> Timeline | None:
-    """The pieces of a batch's time, or None where there is nothing to show.
+    """Return the timeline of a batch, or None if it has no attempts.
 
     Args:
-        attempts: The batch's attempts.
-        wall_ns: How long it took.
+        attempts: Attempts of the batch.
+        wall_ns: Wall time in nanoseconds.
     """
     np = require_numpy("a report of a recording")
     if not len(attempts) or wall_ns <= 0:
         return None
-    edges = np.linspace(0, wall_ns, _PIECES + 1)
-    width_s = wall_ns / 1e9 / _PIECES
+    edges = np.linspace(0, wall_ns, _INTERVALS + 1)
+    width_s = wall_ns / 1e9 / _INTERVALS
     ended = {}
     for number, name in enumerate(OUTCOMES):
-        of_it = attempts.last & (attempts.outcome == number)
-        if of_it.any():
-            ended[name] = (np.histogram(attempts.end[of_it], edges)[0] / width_s).tolist()
+        matches = attempts.last & (attempts.outcome == number)
+        if matches.any():
+            ended[name] = (np.histogram(attempts.end[matches], edges)[0] / width_s).tolist()
     ran = attempts.ran
     service = (attempts.end - attempts.start)[ran]
-    piece = np.clip(np.searchsorted(edges, attempts.end[ran], side="right") - 1, 0, _PIECES - 1)
-    order = np.lexsort((service, piece))
-    starts = np.searchsorted(piece[order], np.arange(_PIECES + 1))
+    interval = np.clip(np.searchsorted(edges, attempts.end[ran], side="right") - 1, 0, _INTERVALS - 1)
+    order = np.lexsort((service, interval))
+    starts = np.searchsorted(interval[order], np.arange(_INTERVALS + 1))
     ranked = service[order]
     return Timeline(
         edges=(edges / 1e9).tolist(),
@@ -83,7 +83,7 @@ def make_timeline(attempts: Attempts, wall_ns: int) -> Timeline | None:
 
 
 def _ranks(ranked: Ints, starts: Ints, q: float) -> list[float]:
-    """A quantile of each run of sorted values, in seconds."""
+    """Return a quantile of each group of sorted values, in seconds."""
     found = []
     for begin, end in pairwise(starts.tolist()):
         found.append(float("nan") if begin == end else int(ranked[begin + int(q * (end - begin - 1))]) / 1e9)
@@ -91,11 +91,11 @@ def _ranks(ranked: Ints, starts: Ints, q: float) -> list[float]:
 
 
 def _mean_level(begin: Ints, end: Ints, edges: Any) -> list[float]:
-    """How many intervals were open on average between each two edges."""
+    """Return the mean number of open intervals between neighbouring edges."""
     np = require_numpy("a report of a recording")
 
     def spent(at: Ints) -> Any:
-        """The time that all intervals have been open until each edge, were they never to end."""
+        """Return the total time since all earlier times, at each edge."""
         at = np.sort(at)
         sums = np.concatenate(([0], np.cumsum(at, dtype=np.float64)))
         count = np.searchsorted(at, edges, side="right")
@@ -107,12 +107,12 @@ def _mean_level(begin: Ints, end: Ints, edges: Any) -> list[float]:
 
 @dataclass(slots=True)
 class Histogram:
-    """How service times are spread, in pieces of equal ratio.
+    """Distribution of service times over logarithmic bins.
 
     Attributes:
-        edges: In seconds: one more than there are pieces.
-        ok: Attempts that went well.
-        other: All others.
+        edges: Edges of the bins, in seconds; one more than there are bins.
+        ok: Number of attempts that ended ok, by bin.
+        other: Number of all other attempts, by bin.
     """
 
     edges: list[float]
@@ -121,10 +121,10 @@ class Histogram:
 
 
 def make_histogram(attempts: Attempts) -> Histogram | None:
-    """The spread of the service times, or None where nothing ran.
+    """Return the distribution of service times, or None if nothing ran.
 
     Args:
-        attempts: The batch's attempts.
+        attempts: Attempts of the batch.
     """
     np = require_numpy("a report of a recording")
     ran = attempts.ran
@@ -132,7 +132,7 @@ def make_histogram(attempts: Attempts) -> Histogram | None:
         return None
     service = np.maximum((attempts.end - attempts.start)[ran], 1000) / 1e9
     low, high = service.min(), service.max()
-    edges = np.geomspace(low * 0.99, max(high, low * 1.5) * 1.01, _BARS + 1)
+    edges = np.geomspace(low * 0.99, max(high, low * 1.5) * 1.01, _BINS + 1)
     ok = attempts.outcome[ran] == OUTCOMES.index("ok")
     return Histogram(
         edges=edges.tolist(),

@@ -1,4 +1,4 @@
-"""Times and numbers as people read them."""
+"""Formatting of durations and shares for people."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["Unit", "duration", "percent", "unit_of"]
 
 
 class Unit(NamedTuple):
-    """A unit for the time axis of a chart.
+    """Unit of a chart's time axis.
 
     Attributes:
-        name: In the plural.
-        short: Its symbol.
-        seconds: How many it has.
+        name: Name in the plural.
+        short: Symbol.
+        seconds: Length in seconds.
     """
 
     name: str
@@ -22,12 +22,12 @@ class Unit(NamedTuple):
 
 
 _UNITS: Final = (Unit("hours", "h", 3600.0), Unit("minutes", "min", 60.0))
-_SPACE: Final = "\u00a0"  # a number and its sign stay on one line
+_SPACE: Final = "\u00a0"  # no line break between the number and the sign
 _SECONDS: Final = Unit("seconds", "s", 1.0)
 
 
 def unit_of(wall_s: float) -> Unit:
-    """The unit for a time axis of this length."""
+    """Return the unit for a time axis of `wall_s` seconds."""
     for unit in _UNITS:
         if wall_s >= 5 * unit.seconds:
             return unit
@@ -35,10 +35,10 @@ def unit_of(wall_s: float) -> Unit:
 
 
 def duration(seconds: float) -> str:
-    """A duration with its unit: `340 µs`, `12.3 ms`, `4.56 s`, `12 min 5 s`, `3 h 20 min`.
+    """Format a duration: `340 µs`, `12.3 ms`, `4.56 s`, `12 min 5 s`, `3 h 20 min`.
 
     Args:
-        seconds: How long.
+        seconds: The duration in seconds.
     """
     if seconds >= 3600:
         minutes = round(seconds / 60)
@@ -57,10 +57,10 @@ def _three(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage that never rounds something to nothing, nor nearly all to all.
+    """Format a share as a percentage that rounds neither to 0 % nor to 100 % unless exact.
 
     Args:
-        share: 0 to 1.
+        share: The share, 0 to 1.
     """
     value = share * 100
     if 0 < value < 0.1:

@@ -1,4 +1,4 @@
-"""What the process tells over HTTP: the live page at `/`, `/metrics`, `/healthz` and `/readyz`."""
+"""HTTP server of a process: the live page at `/`, `/metrics`, `/healthz` and `/readyz`."""
 
 from __future__ import annotations
 

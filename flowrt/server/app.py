@@ -1,4 +1,4 @@
-"""The endpoints as one ASGI application, on its own or mounted in a service."""
+"""ASGI application with the endpoints, to serve alone or to mount in a service."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from flowrt.telemetry.metrics.exposition import render
 
 __all__ = ["READINESS", "Readiness", "TelemetryApp", "asgi_app"]
 
-_MOST_RENDERS: Final = 4  # at a time, however many ask
-_GZIP_LEVEL: Final = 1  # the quickest: pages are all repetition, and time is what a scrape takes from the loop
+_MAX_RENDERS: Final = 4  # concurrent; each occupies a thread, so further requests wait
+_GZIP_LEVEL: Final = 1  # the fastest: metrics repeat themselves and compress well, and CPU time is what a scrape costs
 
 _log = logging.getLogger("flowrt.server")
 
 
 class Readiness:
-    """Whether this process takes new work, as `/readyz` tells it.
+    """Readiness of the process, as `/readyz` reports it.
 
     Attributes:
-        draining: Why not, or None while it does.
+        draining: The reason why the process takes no new work, or None while it does.
     """
 
     __slots__ = ("draining",)
@@ -43,17 +43,17 @@ class Readiness:
 
 
 READINESS: Final = Readiness()
-"""The process's own; a `Runtime` that shuts down sets it, whoever serves `/readyz`."""
+"""Readiness of this process. A `Runtime` that shuts down sets it for every application that serves `/readyz`."""
 
 
 def asgi_app(registry: CollectorRegistry = REGISTRY) -> ASGIApp:
-    """The live page at `/`, and `/metrics`, `/healthz` and `/readyz`, as an ASGI application.
+    """Return an ASGI application with the live page at `/`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
-        registry: What `/metrics` renders.
+        registry: The registry that `/metrics` renders.
 
     Returns:
-        An application to mount in a service of your own, which then answers for who may reach it.
+        An application to mount in your own service. The service then controls access to it.
 
     Example:
         >>> from fastapi import FastAPI
@@ -65,36 +65,36 @@ def asgi_app(registry: CollectorRegistry = REGISTRY) -> ASGIApp:
 
 
 class TelemetryApp:
-    """The application that `asgi_app` makes; batches are shown on its page for as long as it lives.
+    """ASGI application that `asgi_app` returns. The process collects data for its page as long as it exists.
 
     Args:
-        registry: What `/metrics` renders.
+        registry: The registry that `/metrics` renders.
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         register()
         self._registry = registry
         self._events = Events(LIVE)
-        self._renders = asyncio.Semaphore(_MOST_RENDERS)
+        self._renders = asyncio.Semaphore(_MAX_RENDERS)
         LIVE.open()
         self._close = weakref.finalize(self, LIVE.close)
         self._close.atexit = False
 
     def close(self) -> None:
-        """Show nothing more. Later calls do nothing."""
+        """Stop collecting data for the page. Later calls do nothing."""
         if self._close.detach() is not None:
             LIVE.close(wait=True)
 
     def end_streams(self) -> None:
-        """End the streams of events; to be called on the loop that serves."""
+        """End all event streams. Call it on the loop that serves them."""
         self._events.end()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or the lifespan's messages."""
+        """Answer one request, or the messages of the lifespan protocol."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await _live(receive, send)
+            await _lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -120,7 +120,7 @@ class TelemetryApp:
             return text(200, "ok") if READINESS.draining is None else text(503, READINESS.draining)
         if path in FILES:
             return page_file(path)
-        if path == "/live/events":  # of HEAD
+        if path == "/live/events":  # HEAD: a GET was served as a stream
             return 200, [(b"content-type", b"text/event-stream")], b""
         if path == "/live/state":
             async with self._renders:
@@ -132,7 +132,7 @@ class TelemetryApp:
         try:
             async with self._renders:
                 return await off_loop(lambda: _render(self._registry, accept, encoding, names))
-        except Exception as exc:  # somebody's collector: the page must say so, the service goes on
+        except Exception as exc:  # a user's collector can raise anything; the service must go on
             _log.warning("/metrics cannot be rendered", exc_info=True)
             return text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")
 
@@ -141,7 +141,7 @@ _PATHS: Final = frozenset({"/metrics", "/healthz", "/readyz", "/live/state", "/l
 
 
 def _route_path(scope: Scope) -> str:
-    """The path below the prefix that the application is mounted at, if any."""
+    """Return the path below the prefix at which the application is mounted, if any."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "").rstrip("/")
     # Behind a proxy that strips its own prefix, root_path holds that prefix and the path does not.
@@ -162,7 +162,7 @@ def _render(registry: CollectorRegistry, accept: str, encoding: str, names: list
     return 200, headers, body
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

@@ -1,4 +1,4 @@
-"""Who may ask: the checks of a server that nothing else protects."""
+"""Access checks of the telemetry server: host, origin and token."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CHALLENGES: Final = ((b"www-authenticate", b'Basic realm="flowrt", charset="UTF
 
 
 def guarded(app: ASGIApp, token: str | None = None) -> ASGIApp:
-    """The application behind the checks of a server that nothing else protects.
+    """Return the application behind access checks.
 
-    A web page cannot read it: a name that was rebound to 127.0.0.1 is answered 421, another origin 403. Each check
-    comes before the application, so that it holds on every route and method.
+    The checks keep foreign web pages out: a host name that was rebound to 127.0.0.1 gets 421, a foreign origin 403.
+    They run before the application, so they hold for every route and method.
 
     Args:
-        app: Reached by requests that pass.
-        token: When given, requests must bring it (401), as `Authorization: Bearer ...` or, as browsers do, as the
-            password of basic authentication under any user name; they may then use any host name.
+        app: The application that receives requests which pass.
+        token: When given, requests need it (else 401) as `Authorization: Bearer ...` or, as browsers send it, as the
+            password of basic authentication with any user name. Any host name is then accepted.
     """
     expected = None if token is None else token.encode()
 
@@ -61,7 +61,7 @@ def _refusal(headers: dict[bytes, bytes], expected: bytes | None) -> Response | 
 
 
 def _token_in(authorization: bytes) -> bytes:
-    """The token that a request brings, or nothing."""
+    """Return the token in an Authorization header, or an empty string."""
     scheme, _, credentials = authorization.strip().partition(b" ")
     credentials = credentials.strip()
     if scheme.lower() == b"bearer":

@@ -1,4 +1,4 @@
-"""One connection of the server: uvicorn's HTTP, with a deadline that no client can put off."""
+"""Connections of the server: uvicorn's HTTP protocol with a deadline per exchange and a bound on their number."""
 
 from __future__ import annotations
 
@@ -17,92 +17,96 @@ from uvicorn.server import ServerState
 
 from flowrt.server.responses import Receive, Scope, Send
 
-__all__ = ["HEAD_BYTES", "Config", "Connection", "Handshake", "Places"]
+__all__ = ["HEAD_BYTES", "Config", "Connection", "ConnectionPool", "Handshake"]
 
-EXCHANGE_S: Final = 10.0  # a request and its response take no longer, or the connection is dropped
+EXCHANGE_S: Final = 10.0  # for one request and its response; then the connection is aborted
 HEAD_BYTES: Final = 16_384
-_MOMENT_S: Final = 0.5
-_FLOOD: Final = 1.25  # times as many, and no moment is given
-_MOST: Final = 512
-_QUIET: Final = logging.Logger("flowrt.server.http", logging.CRITICAL + 1)  # outside the hierarchy: nobody hears it
+_NEW_S: Final = 0.5  # a new connection has this long to send its request, even above the limit
+_FLOOD: Final = 1.25  # above this multiple of the limit, new connections lose that grace
+_MAX_CONNECTIONS: Final = 512
+_SILENT: Final = logging.Logger("flowrt.server.http", logging.CRITICAL + 1)  # outside the hierarchy: has no handlers
 
 
 class Config(uvicorn.Config):
-    """uvicorn's settings; they leave the process's logging alone, which a uvicorn of the user's may share."""
+    """uvicorn's settings without its logging set-up, which would change the loggers of a uvicorn that the user runs."""
 
     def configure_logging(self) -> None:
         """Do nothing."""
 
 
-class Placed(Protocol):
-    """What takes a place."""
+class _Abortable(Protocol):
+    """Member of the pool: a connection, or a TLS handshake that becomes one."""
 
     transport: asyncio.Transport
 
 
-class Places:
-    """The connections that there is room for: for one more, another one goes, so that nobody can keep others out.
+class ConnectionPool:
+    """Bounded set of connections. At the limit, the oldest idle one is aborted, so no client can lock others out.
 
-    First go those that have not asked anything yet, the oldest first, then those that are being answered. One that has
-    just come is given a moment to ask, even if there are too many then.
+    Idle connections (no request yet, or none since the last response) go first, then connections in an exchange,
+    oldest first. A new connection has half a second to send its request, even if that exceeds the limit.
 
     Args:
-        clock: Seconds, ascending.
-        most: How many there may be; 512 by default, or half of the descriptors that the process may have.
+        clock: Monotonic clock, in seconds.
+        limit: Maximum number of connections. By default 512, or half of the file descriptors that the process may
+            open if that is less.
     """
 
-    def __init__(self, clock: Callable[[], float], most: int | None = None) -> None:
+    def __init__(self, clock: Callable[[], float], limit: int | None = None) -> None:
         self._clock = clock
-        self._most = _room() if most is None else most
-        self._silent: dict[Placed, float] = {}  # newest last, with the time since when it is
-        self._answered: dict[Placed, float] = {}
+        self._limit = _default_limit() if limit is None else limit
+        self._idle: dict[_Abortable, float] = {}  # oldest first, with the time since which it is idle
+        self._busy: dict[_Abortable, float] = {}  # oldest first, with the time at which its request came
 
-    def take(self, connection: Placed) -> None:
-        """It has come."""
+    def add(self, connection: _Abortable) -> None:
+        """Add a new connection; abort older ones if the pool is full."""
         now = self._clock()
-        while (taken := len(self._silent) + len(self._answered)) >= self._most:
-            oldest, since = next(iter((self._silent or self._answered).items()))
-            if now - since < _MOMENT_S and taken < _FLOOD * self._most:
+        while (size := len(self._idle) + len(self._busy)) >= self._limit:
+            oldest, since = next(iter((self._idle or self._busy).items()))
+            if now - since < _NEW_S and size < _FLOOD * self._limit:
                 break
-            self.leave(oldest)
+            self.remove(oldest)
             oldest.transport.abort()
-        self._silent[connection] = now
+        self._idle[connection] = now
 
-    def asked(self, connection: Placed) -> None:
-        """It has sent the head of a request."""
-        if self._silent.pop(connection, None) is not None:
-            self._answered[connection] = self._clock()
+    def mark_busy(self, connection: _Abortable) -> None:
+        """Record that the connection has sent the head of a request."""
+        if self._idle.pop(connection, None) is not None:
+            self._busy[connection] = self._clock()
 
-    def waits(self, connection: Placed) -> None:
-        """It has been answered."""
-        if self._answered.pop(connection, None) is not None:
-            self._silent[connection] = self._clock()
+    def mark_idle(self, connection: _Abortable) -> None:
+        """Record that the response is complete."""
+        if self._busy.pop(connection, None) is not None:
+            self._idle[connection] = self._clock()
 
-    def leave(self, connection: Placed) -> None:
-        """It needs no place any more."""
-        self._silent.pop(connection, None)
-        self._answered.pop(connection, None)
+    def remove(self, connection: _Abortable) -> None:
+        """Remove the connection: it is closed, or it has become a stream."""
+        self._idle.pop(connection, None)
+        self._busy.pop(connection, None)
 
 
-def _room() -> int:
-    """Slow clients that are dropped come again: it is cheaper to have them wait for their deadline, within bounds."""
+def _default_limit() -> int:
+    """Return the limit that the process's file descriptors allow.
+
+    It is generous because slow clients that are aborted reconnect at once; waiting for their deadline costs less.
+    """
     try:
         import resource  # noqa: PLC0415  # not on every platform
     except ImportError:
-        return _MOST
+        return _MAX_CONNECTIONS
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if allowed == resource.RLIM_INFINITY else max(16, min(_MOST, allowed // 2))
+    return _MAX_CONNECTIONS if allowed == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, allowed // 2))
 
 
 class Connection(H11Protocol):
-    """One connection, which cannot be held open by sending or reading slowly.
+    """HTTP connection with a deadline per exchange, which slow sending or reading cannot extend.
 
-    A stream of events may go on for ever, as long as each event is taken before its own deadline, and needs no place.
+    An event stream has no total deadline: each event has its own. Streams do not count towards the pool's limit.
 
     Args:
         config: uvicorn's settings.
-        state: What uvicorn shares among connections.
-        places: The connections that are no streams.
+        state: State that uvicorn shares among connections.
+        pool: The pool of connections that are not streams.
         loop: The server's loop.
     """
 
@@ -110,29 +114,29 @@ class Connection(H11Protocol):
         self,
         config: uvicorn.Config,
         state: ServerState,
-        places: Places,
+        pool: ConnectionPool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(config, state, {}, loop)
         self._served_app: Any = self.app
         self.app = self._serve
-        self._places = places
-        self.logger = _QUIET
-        self.access_logger = _QUIET
+        self._pool = pool
+        self.logger = _SILENT
+        self.access_logger = _SILENT
         self.access_log = False
         self._streaming = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Admit it, in another one's place where there are too many."""
+        """Join the pool and start the first deadline."""
         super().connection_made(transport)
         self._restart_deadline()
-        self._places.take(self)
+        self._pool.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Leave the pool and cancel the deadline."""
         super().connection_lost(exc)
-        self._places.leave(self)
+        self._pool.remove(self)
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -143,33 +147,33 @@ class Connection(H11Protocol):
                 super().data_received(data[start : start + HEAD_BYTES])
 
     def on_response_complete(self) -> None:
-        """Give the next request its own time."""
+        """Start the deadline of the next request."""
         self._restart_deadline()
         if self._streaming:
             self._streaming = False
-            self._places.take(self)
+            self._pool.add(self)
         else:
-            self._places.waits(self)
+            self._pool.mark_idle(self)
         super().on_response_complete()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application; a stream of events gets its deadline event by event."""
+        """Call the application; an event stream gets a deadline per event."""
 
         async def send_within(message: Any) -> None:
             if message["type"] == "http.response.start":
                 events = (b"content-type", b"text/event-stream") in message["headers"]
                 self._streaming = events and scope["method"] == "GET"
                 if self._streaming:
-                    self._places.leave(self)
+                    self._pool.remove(self)
             if not self._streaming:
                 await send(message)
                 return
-            self._restart_deadline()  # `send` waits for a reader that is behind
+            self._restart_deadline()  # `send` waits while the client reads too slowly
             await send(message)
-            if self._streaming and self._deadline is not None:  # else the deadline is the next request's
+            if self._streaming and self._deadline is not None:  # after the last event it belongs to the next request
                 self._deadline.cancel()
 
-        self._places.asked(self)
+        self._pool.mark_busy(self)
         await self._served_app(scope, receive, send_within)
 
     def _restart_deadline(self) -> None:
@@ -178,7 +182,7 @@ class Connection(H11Protocol):
         self._deadline = self.loop.call_later(EXCHANGE_S, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP; a head that is too long is told so."""
+        """Answer a malformed request with 400, and a head that is too long with 431."""
         error = sys.exc_info()[1]
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         if status != 431:
@@ -191,22 +195,22 @@ class Connection(H11Protocol):
 
 
 class Handshake(asyncio.Protocol):
-    """What a connection is until both sides agree on TLS: it has a place already, as one that has not asked anything.
+    """TLS handshake of a connection. It counts as an idle member of the pool until it succeeds.
 
     Args:
-        connection: What it is to become.
-        places: The connections that are no streams.
-        tls: The server's certificate.
-        handshake_s: How long it may take, in seconds.
-        shutdown_s: How long the end of the connection may take, in seconds.
+        connection: The connection that takes over the encrypted transport.
+        pool: The pool of connections that are not streams.
+        tls: The TLS context with the server's certificate.
+        handshake_s: Time limit of the handshake, in seconds.
+        shutdown_s: Time limit of the TLS shutdown, in seconds.
     """
 
     def __init__(
-        self, connection: Connection, places: Places, tls: ssl.SSLContext, handshake_s: float, shutdown_s: float
+        self, connection: Connection, pool: ConnectionPool, tls: ssl.SSLContext, handshake_s: float, shutdown_s: float
     ) -> None:
         self.transport: asyncio.Transport
         self._connection = connection
-        self._places = places
+        self._pool = pool
         self._tls = tls
         self._handshake_s = handshake_s
         self._shutdown_s = shutdown_s
@@ -214,21 +218,21 @@ class Handshake(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, in a place of its own."""
+        """Join the pool and begin the handshake."""
         self.transport = cast("asyncio.Transport", transport)
-        self.transport.pause_reading()  # the client may have begun already
-        self._places.take(self)
-        self._task = asyncio.get_running_loop().create_task(self._agree())
+        self.transport.pause_reading()  # start_tls must see the first bytes of the client
+        self._pool.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._handshake())
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came in one piece with the handshake's end."""
+        """Keep application data that arrived in the same packet as the end of the handshake."""
         self._early.append(data)
 
-    async def _agree(self) -> None:
+    async def _handshake(self) -> None:
         loop, transport = asyncio.get_running_loop(), self.transport
         secure: asyncio.Transport | None = None
         try:
-            with suppress(OSError):  # it came to nothing; so are an SSLError and a TimeoutError
+            with suppress(OSError):  # the handshake failed; SSLError and TimeoutError are OSErrors
                 secure = await loop.start_tls(
                     transport,
                     self,
@@ -238,10 +242,10 @@ class Handshake(asyncio.Protocol):
                     ssl_shutdown_timeout=self._shutdown_s,
                 )
         finally:
-            self._places.leave(self)
+            self._pool.remove(self)
         if secure is None:
             return
-        if transport.is_closing():  # another one has its place
+        if transport.is_closing():  # the pool aborted it during the handshake
             secure.abort()
             return
         secure.set_protocol(self._connection)

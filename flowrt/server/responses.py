@@ -1,4 +1,4 @@
-"""Answers as ASGI sends them, with the headers that every one of them has."""
+"""ASGI responses, with the security headers that all of them carry."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SAFE_HEADERS: Final[Headers] = [
 
 
 def text(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:
-    """One line of plain text.
+    """Return a response with one line of plain text.
 
     Args:
         status: The status code.
         message: The line.
-        headers: Further headers.
+        headers: Additional headers.
     """
     return status, [(b"content-type", b"text/plain; charset=utf-8"), *headers], f"{message}\n".encode()
 
 
 async def answer(scope: Scope, send: Send, response: Response) -> None:
-    """Send a whole response; to HEAD, its headers alone."""
+    """Send a whole response, or its headers alone if the method is HEAD."""
     status, headers, body = response
     headers = [*headers, (b"content-length", str(len(body)).encode()), *SAFE_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})

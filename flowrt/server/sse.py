@@ -1,4 +1,4 @@
-"""The live page's server-sent events: the past at once, then what is new, as fast as the reader takes it."""
+"""Server-sent events of the live page: one snapshot with the history, then a state per sample."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from flowrt.telemetry.live import LiveStore
 
 __all__ = ["Events"]
 
-_MOST_STREAMS: Final = 32
+_MAX_STREAMS: Final = 32
 _HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+    (b"x-accel-buffering", b"no"),  # nginx would buffer the events
     *SAFE_HEADERS,
 ]
 
 
 class Events:
-    """Streams of one application.
+    """Event streams of one application.
 
-    A reader that is slow misses frames and is sent the next one there is, so nothing piles up for it.
+    A slow client skips frames and gets the latest one, so no queue builds up for it.
 
     Args:
-        store: Where the frames come from.
+        store: The source of the frames.
     """
 
     def __init__(self, store: LiveStore) -> None:
@@ -35,19 +35,19 @@ class Events:
         self._ending = False
 
     def end(self) -> None:
-        """End every stream; to be called on the loop that serves them."""
+        """End every stream. Call it on the loop that serves them."""
         self._ending = True
         for fresh in self._streams:
             fresh.set()
 
     async def serve(self, receive: Receive, send: Send) -> Response | None:
-        """Send events until the reader is gone.
+        """Send events until the client disconnects.
 
         Returns:
-            What to answer instead where there are too many streams, or None.
+            None after a stream; the response to send instead if too many streams are open.
         """
-        if len(self._streams) >= _MOST_STREAMS:
-            return text(503, f"{_MOST_STREAMS} pages are open: close one", (b"retry-after", b"10"))
+        if len(self._streams) >= _MAX_STREAMS:
+            return text(503, f"{_MAX_STREAMS} pages are open, which is the limit: close one", (b"retry-after", b"10"))
         fresh = asyncio.Event()
         self._streams.add(fresh)
         try:
@@ -60,7 +60,7 @@ class Events:
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
-            with suppress(RuntimeError):  # the loop has been closed: nobody reads
+            with suppress(RuntimeError):  # the loop is closed, and its clients are gone
                 loop.call_soon_threadsafe(fresh.set)
 
         async def wait_for_end() -> None:
@@ -72,8 +72,8 @@ class Events:
         end = self._store.watch(wake)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            past = await off_loop(self._store.snapshot)
-            await send(_event(b"retry: 2000\nevent: snapshot\ndata: " + past))
+            snapshot = await off_loop(self._store.snapshot)
+            await send(_event(b"retry: 2000\nevent: snapshot\ndata: " + snapshot))
             while not (gone.done() or self._ending):
                 await fresh.wait()
                 fresh.clear()

@@ -1,4 +1,7 @@
-"""The live page's files, which the package holds: nothing is fetched from elsewhere, and no path is ever joined."""
+"""Static files of the live page, served from the package by a fixed table.
+
+No file path is built from a request, and the page loads nothing from other hosts.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ FILES: Final = {
     "/live/format.js": ("format.js", b"text/javascript; charset=utf-8"),
     "/live/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
-"""Each path's file and type."""
+"""File name and content type by request path."""
 
 _POLICY: Final = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -27,7 +30,7 @@ _POLICY: Final = (
 
 
 def page_file(path: str) -> Response:
-    """One of the files.
+    """Return the response with one of the files.
 
     Args:
         path: A key of `FILES`.

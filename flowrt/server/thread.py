@@ -1,4 +1,4 @@
-"""The server: uvicorn's HTTP on a loop and a thread of its own, so that it answers whatever the main loop does."""
+"""Telemetry server: uvicorn's HTTP protocol on its own loop and thread, so it answers while the main loop is busy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from flowrt.server.app import TelemetryApp
 from flowrt.server.auth import guarded
-from flowrt.server.connection import HEAD_BYTES, Config, Connection, Handshake, Places
+from flowrt.server.connection import HEAD_BYTES, Config, Connection, ConnectionPool, Handshake
 from flowrt.server.responses import ASGIApp
 from flowrt.telemetry.live import LIVE
 
@@ -31,26 +31,26 @@ _Path = str | os.PathLike[str]
 
 
 class TelemetryServer:
-    """Serves the endpoints from a daemon thread, on a socket that is bound at once.
+    """HTTP server in a daemon thread. The constructor binds the socket; `start` serves it.
 
     Args:
-        port: 0 for a free one.
+        port: The port to bind; 0 chooses a free one.
         host: The address to bind.
-        token: What requests must bring, as a bearer token or as the password of basic authentication; needed to bind
-            an address that others can reach.
-        cert: A file with the certificate and its chain, in PEM form; with it the server speaks TLS.
-        key: A file with the certificate's private key, where it is not in `cert`.
-        app: What to serve, by default `asgi_app()`.
+        token: The token that requests need, as a bearer token or as the password of basic authentication. Required
+            for an address that other machines can reach.
+        cert: PEM file with the certificate and its chain. With it the server speaks TLS.
+        key: PEM file with the private key of the certificate, if `cert` does not hold it.
+        app: The application to serve, by default `asgi_app()`.
 
     Attributes:
-        host: The address that is bound.
-        port: The port that is bound.
-        url: Where it answers, without a trailing slash.
+        host: The bound address.
+        port: The bound port.
+        url: The server's URL, without a trailing slash.
 
     Raises:
-        ValueError: The address is reachable from outside and there is no token, the port is out of range, or the
+        ValueError: Other machines can reach the address and no token is given, the port is out of range, or the
             certificate cannot be used.
-        OSError: The address cannot be bound; the message says why and what to do.
+        OSError: The address cannot be bound. The message says why and what to do.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class TelemetryServer:
         self._thread = threading.Thread(target=self._run, name="flowrt-server", daemon=True)
 
     def start(self) -> None:
-        """Serve, from now until `stop()`."""
+        """Serve until `stop()`."""
         self._thread.start()
         self._ready.wait(5.0)
 
     def stop(self) -> None:
-        """Stop serving: requests under way get a moment to end. Later calls do nothing."""
+        """Stop serving. Active requests have one second to end. Later calls do nothing."""
         loop, app = self._loop, self._own_app
         if loop is not None:
             if app is not None and self._thread.is_alive():
-                with suppress(Exception):  # whatever the page lacks, the port is to be free
-                    LIVE.tell()  # how it ended
-            with suppress(RuntimeError):  # it has been closed already
+                with suppress(Exception):  # a failed sample must not keep the port bound
+                    LIVE.publish()  # open pages show how the batches ended
+            with suppress(RuntimeError):  # the loop is already closed
                 loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(_STOP_S * 2)
         self._socket.close()
@@ -127,12 +127,12 @@ class TelemetryServer:
         config.load()
         state = ServerState()
         state.default_headers = config.encoded_headers
-        places = Places(loop.time)
+        pool = ConnectionPool(loop.time)
         tls = self._tls
 
         def connect() -> asyncio.Protocol:
-            connection = Connection(config, state, places, loop)
-            return connection if tls is None else Handshake(connection, places, tls, _HANDSHAKE_S, _STOP_S)
+            connection = Connection(config, state, pool, loop)
+            return connection if tls is None else Handshake(connection, pool, tls, _HANDSHAKE_S, _STOP_S)
 
         server = await loop.create_server(connect, sock=self._socket)
         self._ready.set()
@@ -164,8 +164,8 @@ def _tls(cert: _Path | None, key: _Path | None) -> ssl.SSLContext:
         raise ValueError("a TLS key needs its certificate: give both, or a certificate's file that holds the key too")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(cert, key, password="")  # or it would ask at the terminal
-    except (OSError, ValueError) as exc:  # an SSLError is an OSError
+        context.load_cert_chain(cert, key, password="")  # without one, OpenSSL would prompt on the terminal
+    except (OSError, ValueError) as exc:  # SSLError is an OSError
         reason = exc.strerror if isinstance(exc, FileNotFoundError) else exc
         files = f"{os.fspath(cert)!r}" + ("" if key is None else f" with key {os.fspath(key)!r}")
         raise ValueError(
@@ -178,7 +178,7 @@ def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # where it would let two processes share the port
+        if sys.platform != "win32":  # on Windows the option lets two processes share the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
         sock.listen(128)

@@ -1,4 +1,4 @@
-"""Recordings of small batches, made in virtual time so that every figure is known."""
+"""Fixtures: recordings of small batches in virtual time, so that every figure is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Load = Callable[[Path], Detail]
 
 
 async def job(x: int) -> int:
-    """Item 3 is a straggler, 5 fails with a hostile text, 7 fails once."""
+    """Node: item 3 is a straggler, item 5 fails with a hostile text."""
     await asyncio.sleep(2.0 if x == 3 else 0.1)
     if x == 5:
         raise ValueError(HOSTILE)
@@ -29,7 +29,7 @@ async def job(x: int) -> int:
 
 
 class FailsOnce:
-    """Fails an item's first attempt."""
+    """Node whose first attempt at one item fails."""
 
     def __init__(self, item: int) -> None:
         self.left = {item}
@@ -44,7 +44,7 @@ class FailsOnce:
 
 @pytest.fixture
 def recording(run_virtual: Run, tmp_path: Path) -> Path:
-    """Twenty items on four slots, under hostile names."""
+    """Recording of 20 items on four slots, with a hostile name."""
     path = tmp_path / "run.parquet"
     policy = RetryPolicy(2, on=ConnectionError, wait=lambda _: 0.3)
     processor = BatchProcessor(FailsOnce(7), 4, retry=policy, record=path, name=f"crawl {HOSTILE}")
@@ -54,7 +54,7 @@ def recording(run_virtual: Run, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load() -> Load:
-    """Gives the figures of a recording."""
+    """Load the figures of a recording."""
 
     def loaded(path: Path) -> Detail:
         meta, table = read_recording(path)
@@ -65,12 +65,12 @@ def load() -> Load:
 
 @pytest.fixture
 def detail(recording: Path, load: Load) -> Detail:
-    """The figures of `recording`."""
+    """Figures of `recording`."""
     return load(recording)
 
 
 def attempts_of(rows: list[dict[str, Any]]) -> Attempts:
-    """Attempts by hand: what a row leaves out is that of an item's first that went well."""
+    """Return attempts from rows. Missing keys get the values of a successful first attempt."""
     import numpy as np
 
     def column(name: str, default: Callable[[int, dict[str, Any]], Any], kind: Any = np.int64) -> Any:

@@ -1,4 +1,4 @@
-"""A report's figures are those of the batch."""
+"""Figures of a report equal those of the batch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_totals_attempts_and_retries(detail: Detail) -> None:
     assert detail.throughput == pytest.approx(20 / detail.wall_s)
 
 
-def test_causes_say_how_many_items_and_attempts_they_cost(detail: Detail) -> None:
+def test_causes_count_items_and_attempts(detail: Detail) -> None:
     assert [(c["type"], c["items"], c["attempts"]) for c in detail.causes] == [
         ("ValueError", 1, 1),
         ("ConnectionError", 0, 1),
     ]
 
 
-def test_an_item_s_duration_runs_from_its_first_attempt_through_its_backoff(detail: Detail) -> None:
+def test_item_duration_includes_its_backoff(detail: Detail) -> None:
     assert detail.service["max"] == pytest.approx(2.0, abs=1e-6)
     slowest = detail.slowest[0]
     assert (slowest["index"], round(slowest["duration"], 3)) == (3, 2.0)
@@ -41,7 +41,7 @@ def test_an_item_s_duration_runs_from_its_first_attempt_through_its_backoff(deta
     assert again["duration"] == pytest.approx(0.5, abs=1e-6)
 
 
-def test_the_timeline_adds_up(detail: Detail) -> None:
+def test_timeline_adds_up(detail: Detail) -> None:
     line = detail.timeline
     assert line is not None
     width = line.edges[1]
@@ -51,9 +51,7 @@ def test_the_timeline_adds_up(detail: Detail) -> None:
     assert max(line.running) == pytest.approx(4, abs=0.01)
 
 
-def test_a_batch_runs_out_from_its_last_item_s_first_attempt_on_whatever_comes_back_later(
-    run_virtual: Run, tmp_path: Path, load: Load
-) -> None:
+def test_input_is_exhausted_at_the_last_pull_despite_retries(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     async def node(x: int) -> int:
         calls.append(x)
         await asyncio.sleep(0.1)
@@ -70,7 +68,7 @@ def test_a_batch_runs_out_from_its_last_item_s_first_attempt_on_whatever_comes_b
     assert timeline.dry_s == pytest.approx(0.2)
 
 
-def test_waits_for_a_rate_limit_are_told_apart(run_virtual: Run, tmp_path: Path, load: Load) -> None:
+def test_rate_limit_waits_are_separate(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     path = tmp_path / "run.parquet"
     run_virtual(BatchProcessor(job, 4, rate_limit=RateLimit(2, per=1.0), record=path).batch(range(3)))
     detail = load(path)
@@ -81,20 +79,18 @@ def test_waits_for_a_rate_limit_are_told_apart(run_virtual: Run, tmp_path: Path,
     assert sum(line.limited) * line.edges[1] == pytest.approx(detail.throttled_s, rel=0.01)
 
 
-def test_the_ledger_sums_to_the_wall_time(detail: Detail) -> None:
+def test_ledger_sums_to_the_wall_time(detail: Detail) -> None:
     assert sum(detail.bound.values()) == pytest.approx(detail.wall_s, rel=1e-6)
     assert sum(end - begin for begin, end, _ in detail.bound_timeline) == pytest.approx(detail.wall_s, rel=1e-6)
 
 
-def test_it_is_json_whatever_is_in_it(detail: Detail) -> None:
+def test_figures_are_valid_json(detail: Detail) -> None:
     again = json.loads(json.dumps(detail.as_dict(), allow_nan=False))
     assert again["total"] == 20
     assert again["causes"][0]["examples"][0]["index"] == 5
 
 
-def test_results_in_memory_give_the_same_figures_as_their_recording(
-    run_virtual: Run, tmp_path: Path, load: Load
-) -> None:
+def test_results_in_memory_equal_their_recording(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     path = tmp_path / "run.parquet"
     results = run_virtual(BatchProcessor(FailsOnce(100), 4, record=path).batch(range(20)))
     memory, file = detail_of_results(results, "job", results.wall_time), load(path)
@@ -105,9 +101,7 @@ def test_results_in_memory_give_the_same_figures_as_their_recording(
     assert memory.timeline.as_dict() == file.timeline.as_dict()
 
 
-def test_results_in_memory_count_no_attempts_of_a_run_that_they_resume(
-    run_virtual: Run, tmp_path: Path, load: Load
-) -> None:
+def test_results_in_memory_exclude_attempts_of_resumed_runs(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     path = tmp_path / "run.parquet"
     settings: dict[str, Any] = {"journal": tmp_path / "journal", "retry": RetryPolicy(2, wait=lambda _: 0.3)}
     run_virtual(BatchProcessor(FailsOnce(7), 4, **settings).batch(range(10)))
@@ -119,7 +113,7 @@ def test_results_in_memory_count_no_attempts_of_a_run_that_they_resume(
         assert getattr(memory, name) == getattr(file, name), name
 
 
-def test_in_memory_every_attempt_counts_and_a_limit_that_moved_is_not_known_from_the_start(run_virtual: Run) -> None:
+def test_results_in_memory_count_attempts_and_omit_changed_limits(run_virtual: Run) -> None:
     retry = RetryPolicy(2, wait=lambda _: 0.3)
     results = run_virtual(BatchProcessor(FailsOnce(7), AdaptiveLimit(2, 40), retry=retry).batch(range(100)))
     detail = detail_of_results(results, "job", results.wall_time)
@@ -130,7 +124,7 @@ def test_in_memory_every_attempt_counts_and_a_limit_that_moved_is_not_known_from
     assert detail_of_results(fixed, "job", fixed.wall_time).limits == [(0.0, 4)]
 
 
-def test_results_that_were_pickled_or_merged_have_totals_and_no_charts() -> None:
+def test_results_without_records_have_totals_only() -> None:
     from flowrt import BatchResult
 
     results = [
@@ -144,7 +138,7 @@ def test_results_that_were_pickled_or_merged_have_totals_and_no_charts() -> None
     assert (detail.attempts, detail.retries["items"]) == (1, 0)
 
 
-def test_a_batch_of_nothing_has_a_report(run_virtual: Run, tmp_path: Path, load: Load) -> None:
+def test_empty_batch_has_a_report(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     path = tmp_path / "run.parquet"
     results = run_virtual(BatchProcessor(job, 4, record=path).batch([]))
     assert load(path).total == 0

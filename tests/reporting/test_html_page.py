@@ -1,4 +1,4 @@
-"""The page holds all it needs, and no text in it does anything."""
+"""HTML report: self-contained, and no text in it can run anything."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def outside_of_scripts(page: str) -> str:
     return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
 
 
-def test_hostile_texts_are_texts(detail: Detail) -> None:
+def test_hostile_text_is_escaped(detail: Detail) -> None:
     page = page_of(detail)
     assert "onerror=" in page, "the text is shown"
     assert "<img" not in outside_of_scripts(page)
     assert page.count("</script>") == 3, "the data's and the two scripts' own"
 
 
-def test_values_of_a_recording_that_are_no_numbers_are_texts(detail: Detail) -> None:
+def test_hostile_values_of_a_recording_are_escaped(detail: Detail) -> None:
     detail.slowest[0]["attempts"] = HOSTILE
     detail.causes[0]["http_status"] = HOSTILE
     detail.causes[0]["examples"][0]["attempt"] = HOSTILE
@@ -42,7 +42,7 @@ def test_values_of_a_recording_that_are_no_numbers_are_texts(detail: Detail) -> 
     assert page.count("</script>") == 3, "the data's and the two scripts' own"
 
 
-def test_it_asks_nobody_for_anything(detail: Detail) -> None:
+def test_page_loads_nothing_from_the_network(detail: Detail) -> None:
     page = outside_of_scripts(page_of(detail))
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "default-src 'none'" in unescape(page)
@@ -50,7 +50,7 @@ def test_it_asks_nobody_for_anything(detail: Detail) -> None:
     assert "script-src 'unsafe-inline'" not in unescape(page)
 
 
-def test_a_speedup_without_an_upper_end_has_no_interval(detail: Detail) -> None:
+def test_speedup_from_one_sample_has_no_interval(detail: Detail) -> None:
     estimate = SequentialEstimate(1, 1.0, math.inf, 1.0, math.inf, 20)
     detail.speedup = speedup_by_sample(40.0, 10.0, estimate).as_dict()
     tiles = page_of(detail).partition('<dl class="tiles">')[2].partition("</dl>")[0]
@@ -59,7 +59,7 @@ def test_a_speedup_without_an_upper_end_has_no_interval(detail: Detail) -> None:
     assert "inf" not in tiles
 
 
-def test_a_lone_surrogate_in_an_error_breaks_nothing(run_virtual: Run, tmp_path: Path) -> None:
+def test_lone_surrogate_in_an_error_is_replaced(run_virtual: Run, tmp_path: Path) -> None:
     async def node(x: int) -> int:
         raise ValueError("\ud800 \x00 \u2028")
 
@@ -72,7 +72,7 @@ def test_a_lone_surrogate_in_an_error_breaks_nothing(run_virtual: Run, tmp_path:
     assert "ValueError" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_a_tenth_of_a_million_items_is_a_small_page(tmp_path: Path) -> None:
+def test_page_of_100_000_items_is_small(tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     write_recording(path, 100_000)
     assert path.stat().st_size / 100_000 <= 24
@@ -83,33 +83,31 @@ def test_a_tenth_of_a_million_items_is_a_small_page(tmp_path: Path) -> None:
 @pytest.mark.parts
 @pytest.mark.xdist_group("browser")
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_in_a_browser_the_charts_are_drawn_and_nothing_else_happens(
-    detail: Detail, tmp_path: Path, scheme: Any, width: int
-) -> None:
-    from tools.browser import chromium  # on the main Python only
+def test_browser_draws_the_charts_and_loads_nothing(detail: Detail, tmp_path: Path, scheme: Any, width: int) -> None:
+    from tools.browser import chromium  # installed for the main Python only
 
     file = tmp_path / "page.html"
     file.write_text(page_of(detail))
-    with chromium() as browser:  # which keeps a loop of its own running: nothing else may need one meanwhile
+    with chromium() as browser:  # occupies the thread's loop while it is open
         assert_drawn(browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}), file, width)
 
 
 def assert_drawn(context: Any, file: Path, width: int) -> None:
     page = context.new_page()
     page.set_default_timeout(90_000)
-    asked: list[str] = []
-    wrong: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    requests: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
     try:
         page.goto(file.as_uri())
         page.wait_for_function(
             "window.Bokeh && Bokeh.documents.length && [...document.querySelectorAll('.plot')]"
             ".every(plot => plot.firstElementChild && plot.firstElementChild.offsetHeight > 100)"
         )
-        assert asked == [file.as_uri()]
-        assert wrong == []
+        assert requests == [file.as_uri()]
+        assert errors == []
         assert page.title() != "owned"
         assert page.locator("img").count() == 0
         assert HOSTILE[:20] in page.locator("h1").inner_text()
@@ -118,6 +116,6 @@ def assert_drawn(context: Any, file: Path, width: int) -> None:
         before = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.click("#theme")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
-        assert wrong == []
+        assert errors == []
     finally:
         context.close()

@@ -1,4 +1,4 @@
-"""What goes into a page is data there, and stays it."""
+"""HTML shell: data stays data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowrt.reporting.html_shell import embed, text
 from .conftest import HOSTILE
 
 
-def test_no_text_of_a_chart_breaks_out_of_the_data() -> None:
+def test_chart_text_cannot_leave_the_script_element() -> None:
     made, places = embed({"one": figure(title=f"{HOSTILE} \u2028", width=100, height=100)})
     assert "<" not in made
     assert "\u2028" not in made
@@ -19,5 +19,5 @@ def test_no_text_of_a_chart_breaks_out_of_the_data() -> None:
     assert list(places) == ["one"]
 
 
-def test_a_text_is_no_markup_whatever_it_holds() -> None:
+def test_text_escapes_markup_and_surrogates() -> None:
     assert text('<b> & "quoted" \ud800') == "&lt;b&gt; &amp; &quot;quoted&quot; ?"

@@ -1,4 +1,4 @@
-"""What a batch came to."""
+"""BatchReport: totals and ratios."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def result(
     )
 
 
-def test_every_status_is_counted_and_only_ok_and_resumed_are_successes() -> None:
+def test_only_ok_and_resumed_count_as_succeeded() -> None:
     report = BatchReport.of([result(status) for status in STATUSES])
     assert report.counts == {"ok": 1, "failed": 1, "timed_out": 1, "cancelled": 1, "resumed": 1}
     assert (report.total, report.succeeded, report.failed) == (5, 2, 3)
     assert report.success_rate == 0.4
 
 
-def test_failures_are_counted_by_type_and_successes_have_none() -> None:
+def test_errors_counts_failures_by_type() -> None:
     report = BatchReport.of(
         [
             result("failed", error_type="ValueError"),
@@ -49,7 +49,7 @@ def test_failures_are_counted_by_type_and_successes_have_none() -> None:
     assert report.errors == {"ValueError": 2, "TimeoutError": 1}
 
 
-def test_figures_come_from_execution_times_over_the_wall_time() -> None:
+def test_throughput_and_speedup_divide_by_the_wall_time() -> None:
     report = BatchReport.of([result(seconds=0.5) for _ in range(20)], "calls", wall_time=2.0)
     assert (report.name, report.wall_time) == ("calls", 2.0)
     assert report.throughput == 10
@@ -57,26 +57,26 @@ def test_figures_come_from_execution_times_over_the_wall_time() -> None:
     assert report.service_times.at(0.5) == pytest.approx(0.5, rel=0.02)
 
 
-def test_an_item_that_never_ran_has_no_service_time() -> None:
+def test_item_that_never_ran_has_no_service_time() -> None:
     report = BatchReport.of([result(seconds=1.0), result("cancelled", seconds=0.0, attempts=0)], wall_time=1.0)
     assert report.service_times.count == 1
     assert report.service_times.at(0.0) == pytest.approx(1.0, rel=0.02)
-    assert report.throughput == 2, "it ended all the same"
+    assert report.throughput == 2, "a cancelled item counts as finished"
 
 
-def test_while_the_wall_time_is_not_known_what_is_divided_by_it_is_0() -> None:
+def test_ratios_are_0_while_the_wall_time_is_unknown() -> None:
     report = BatchReport.of([result()])
     assert (report.wall_time, report.throughput, report.claimed_speedup) == (0, 0, 0)
 
 
-def test_a_batch_of_nothing_is_a_success_and_has_figures_all_the_same() -> None:
+def test_empty_batch_is_a_success_with_zero_figures() -> None:
     report = BatchReport("nothing")
     assert (report.total, report.succeeded, report.failed, report.success_rate) == (0, 0, 0, 1)
     assert (report.throughput, report.claimed_speedup, report.service_times.at(0.99)) == (0, 0, 0)
     assert repr(report) == "<BatchReport 'nothing': no items, 0.000 s>"
 
 
-def test_it_says_what_it_is_in_one_line() -> None:
+def test_repr_is_one_line() -> None:
     results = [result("failed"), *[result()] * 1_234]
     assert repr(BatchReport.of(results, "calls", 1.5)) == "<BatchReport 'calls': 1,234 ok, 1 failed, 1.500 s>"
 
@@ -85,18 +85,18 @@ statuses = st.lists(st.sampled_from(STATUSES), max_size=50)
 
 
 @given(statuses, st.data())
-def test_feeding_it_one_by_one_in_any_order_comes_to_the_same(names: list[Status], data: st.DataObject) -> None:
+def test_order_of_results_does_not_change_the_totals(names: list[Status], data: st.DataObject) -> None:
     results = [result(status, seconds=place / 10, error_type=f"E{place % 3}") for place, status in enumerate(names)]
-    whole, fed = BatchReport.of(results), BatchReport()
+    whole, added = BatchReport.of(results), BatchReport()
     for each in data.draw(st.permutations(results)):
-        fed.add(each)
-    assert (fed.counts, fed.errors) == (whole.counts, whole.errors)
-    assert fed.total == len(results) == fed.succeeded + fed.failed
-    assert fed.service_times.count == whole.service_times.count
-    assert fed.service_times.total == pytest.approx(whole.service_times.total)
+        added.add(each)
+    assert (added.counts, added.errors) == (whole.counts, whole.errors)
+    assert added.total == len(results) == added.succeeded + added.failed
+    assert added.service_times.count == whole.service_times.count
+    assert added.service_times.total == pytest.approx(whole.service_times.total)
 
 
-def test_its_size_does_not_grow_with_the_batch() -> None:
+def test_report_size_does_not_grow_with_the_batch() -> None:
     def results(count: int) -> Iterator[BatchResult]:
         return (result(seconds=(place % 100 + 1) / 10) for place in range(count))
 

@@ -1,4 +1,4 @@
-"""Slots are found again from the times, and the chart stays small whatever the batch."""
+"""Slot timeline: slots are reconstructed from the times, and the chart stays small."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPANS = st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 300)), min_size
 
 
 @given(_SPANS)
-def test_no_two_bars_of_a_slot_overlap_and_no_slot_is_too_many(spans: list[tuple[int, int]]) -> None:
+def test_bars_of_a_slot_do_not_overlap(spans: list[tuple[int, int]]) -> None:
     rows: list[dict[str, Any]] = [{"start": begin, "end": begin + length} for begin, length in spans]
     lanes = make_lanes(attempts_of(rows), 2000)
     assert lanes is not None
@@ -30,7 +30,7 @@ def test_no_two_bars_of_a_slot_overlap_and_no_slot_is_too_many(spans: list[tuple
         assert sum(lanes.count) == len(rows)
 
 
-def test_a_hundred_thousand_attempts_are_few_bars_and_keep_their_stragglers() -> None:
+def test_100_000_attempts_are_merged_except_stragglers() -> None:
     draw = Random(1)  # noqa: S311  # no secret
     rows: list[dict[str, Any]] = []
     for slot in range(200):
@@ -49,7 +49,7 @@ def test_a_hundred_thousand_attempts_are_few_bars_and_keep_their_stragglers() ->
     assert lanes.straggler[at] == 1
 
 
-def test_hedges_hold_no_slot() -> None:
+def test_hedge_holds_no_slot() -> None:
     rows = [{"start": 0, "end": 100}, {"index": 0, "start": 50, "end": 90, "hedge": True, "last": False}]
     lanes = make_lanes(attempts_of(rows), 100)
     assert lanes is not None

@@ -1,4 +1,4 @@
-"""What a run came to, on stderr."""
+"""Summary of a run on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def report(*errors: str) -> BatchReport:
     return made
 
 
-def test_it_holds_totals_failures_by_type_percentiles_throughput_and_the_claimed_speedup() -> None:
+def test_summary_has_totals_failures_percentiles_and_speedup() -> None:
     rows = dict(summary_rows(report("ValueError", "ValueError", "KeyError")))
     assert rows["items"] == "1,003"
     assert rows["ok"] == "1,000"
@@ -37,17 +37,17 @@ def test_it_holds_totals_failures_by_type_percentiles_throughput_and_the_claimed
     assert rows["speedup"] == "10.0x claimed (sum of execution times / wall time)"
 
 
-def test_more_than_ten_types_of_failure_are_summed_up() -> None:
+def test_error_types_beyond_ten_are_summed() -> None:
     rows = dict(summary_rows(report(*(f"Error{i}" for i in range(14)))))
     assert sum(name.startswith("  Error") for name in rows) == 10
     assert rows["  other"] == "4"
 
 
-def test_an_empty_run_has_no_percentiles() -> None:
+def test_empty_run_has_no_percentiles() -> None:
     assert {name for name, _ in summary_rows(BatchReport())} == {"items", "ok", "failed", "wall time", "throughput"}
 
 
-def test_off_a_terminal_it_is_aligned_plain_text_on_stderr(capsys: Any) -> None:
+def test_summary_off_a_terminal_is_aligned_plain_text(capsys: Any) -> None:
     print_summary(report())
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -62,7 +62,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_without_rich_it_is_plain_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summary_without_rich_is_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setitem(sys.modules, "rich.console", None)
@@ -70,7 +70,7 @@ def test_on_a_terminal_without_rich_it_is_plain_text_too(monkeypatch: pytest.Mon
     assert terminal.getvalue().startswith("items       1,000\n")
 
 
-def test_on_a_terminal_it_is_a_table_in_which_brackets_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_summary_table_shows_brackets_literally(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     print_summary(report("[red]Error[/nosuch]"))

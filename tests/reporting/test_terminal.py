@@ -1,4 +1,4 @@
-"""The report as text."""
+"""Report as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_it_begins_with_what_failed_and_why_it_took_so_long(detail: Detail) -> None:
+def test_report_begins_with_failures_and_the_main_cause(detail: Detail) -> None:
     lines = text_of(detail).splitlines()
     assert lines[2] == "What failed"
     assert lines[3].strip().startswith("1 of 20 items (5.0 %): 1 failed.")
@@ -25,7 +25,7 @@ def test_it_begins_with_what_failed_and_why_it_took_so_long(detail: Detail) -> N
     assert "of items took" in lines[slow + 1]
 
 
-def test_a_control_character_in_a_name_or_an_error_reaches_no_terminal(detail: Detail) -> None:
+def test_control_characters_never_reach_the_terminal(detail: Detail) -> None:
     detail.name = "crawl\x1b[31m\nred"
     detail.causes[0]["text"] = "\x1b]0;owned\x07"
     for out in (io.StringIO(), Terminal()):
@@ -34,26 +34,26 @@ def test_a_control_character_in_a_name_or_an_error_reaches_no_terminal(detail: D
         assert "\x1b[31m\n" not in out.getvalue()
 
 
-def test_brackets_in_an_error_are_no_markup(detail: Detail) -> None:
+def test_report_shows_brackets_literally(detail: Detail) -> None:
     detail.causes[0]["text"] = "[/bold] [red]x"
     out = Terminal()
     print_report(detail, out)
     assert "[red]x" in out.getvalue()
 
 
-def test_a_notebook_shows_escaped_texts_and_runs_nothing(detail: Detail) -> None:
+def test_notebook_fragment_is_escaped_and_has_no_script(detail: Detail) -> None:
     fragment = fragment_of(detail)
     assert "<script" not in fragment
     assert "<img" not in fragment
     assert "What failed" in fragment
 
 
-def test_nothing_failed_is_said(detail: Detail) -> None:
+def test_report_says_that_nothing_failed(detail: Detail) -> None:
     detail.counts = {"ok": 3}
-    assert what_failed(detail)[0].startswith("Nothing: all 3 items ended well.")
+    assert what_failed(detail)[0].startswith("Nothing: all 3 items ended ok.")
 
 
-def test_the_explanation_is_a_headline_and_a_line_for_each_further_cause(detail: Detail) -> None:
+def test_explanation_gives_a_headline_and_a_line_per_cause(detail: Detail) -> None:
     detail.wall_s, detail.explanation = (
         10.0,
         "62 % of the time all 4 slots were busy: raise max_concurrency; 21 % waited",
@@ -66,13 +66,13 @@ def test_the_explanation_is_a_headline_and_a_line_for_each_further_cause(detail:
     assert why_slow(detail) == ("It took 10.0 s, 2.0 items a second.", [])
 
 
-def test_a_speedup_that_is_overstated_is_said_so(detail: Detail) -> None:
+def test_report_explains_an_overstated_speedup(detail: Detail) -> None:
     detail.speedup = {"claimed": 9.1, "measured": 1.0, "low": 1.0, "high": 1.1, "method": "held"}
     detail.overstated = "node 'job' blocked the event loop for 95 % of the time"
-    assert "The claimed speedup of 9.1x is 1.0x in truth: node 'job' blocked" in why_slow(detail)[1][-1]
+    assert "The speedup is 1.0x, not the claimed 9.1x: node 'job' blocked" in why_slow(detail)[1][-1]
 
 
-def test_times_and_shares_read_well() -> None:
+def test_durations_and_shares_are_formatted() -> None:
     assert [duration(s) for s in (0, 3.4e-7, 0.00034, 0.0123, 4.563, 59.99, 725, 12_000)] == [
         "0 s", "340 ns", "340 µs", "12.3 ms", "4.56 s", "60.0 s", "12 min 5 s", "3 h 20 min",
     ]  # fmt: skip

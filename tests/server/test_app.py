@@ -1,4 +1,4 @@
-"""The endpoints as an ASGI application: alone, and mounted in FastAPI and Starlette."""
+"""ASGI application: alone, and mounted in FastAPI and Starlette."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _draining() -> Iterator[None]:
     READINESS.draining = None
 
 
-def test_metrics_are_the_default_registry_s_with_flowrt_in_it() -> None:
+def test_metrics_include_flowrt_and_the_default_registry() -> None:
     answer = ask(flowrt.asgi_app(), "/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -62,13 +62,13 @@ def test_metrics_are_the_default_registry_s_with_flowrt_in_it() -> None:
     assert {"flowrt_build_info", "python_info"} <= found
 
 
-def test_metrics_are_openmetrics_for_who_asks(registry: CollectorRegistry) -> None:
+def test_metrics_are_openmetrics_on_request(registry: CollectorRegistry) -> None:
     answer = ask(asgi_app(registry), "/metrics", accept="application/openmetrics-text; version=1.0.0; charset=utf-8")
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert samples(parse_openmetrics(answer.text)) == {"one", "two"}
 
 
-def test_metrics_are_compressed_for_who_asks(registry: CollectorRegistry) -> None:
+def test_metrics_are_compressed_on_request(registry: CollectorRegistry) -> None:
     async def main() -> tuple[dict[bytes, bytes], bytes]:
         sent: list[Any] = []
 
@@ -86,26 +86,26 @@ def test_metrics_are_compressed_for_who_asks(registry: CollectorRegistry) -> Non
     assert samples(parse_text(gzip.decompress(body).decode())) == {"one", "two"}
 
 
-def test_metrics_can_be_narrowed_to_names(registry: CollectorRegistry) -> None:
+def test_metrics_can_be_restricted_to_names(registry: CollectorRegistry) -> None:
     answer = ask(asgi_app(registry), "/metrics?name[]=two")
     assert samples(parse_text(answer.text)) == {"two"}
 
 
-def test_head_tells_the_headers_without_the_body(registry: CollectorRegistry) -> None:
+def test_head_returns_the_headers_of_get(registry: CollectorRegistry) -> None:
     app = asgi_app(registry)
     get, head = ask(app, "/metrics"), ask(app, "/metrics", "HEAD")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers == get.headers
 
 
-def test_healthz_is_ok_and_readyz_too() -> None:
+def test_healthz_and_readyz_are_ok() -> None:
     for path in ("/healthz", "/readyz"):
         answer = ask(asgi_app(), path)
         assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
 @pytest.mark.usefixtures("_draining")
-def test_readyz_is_503_while_the_process_drains_and_healthz_still_200() -> None:
+def test_readyz_is_503_while_draining_and_healthz_is_200() -> None:
     answer = ask(asgi_app(), "/readyz")
     assert (answer.status_code, answer.text) == (503, "shutting down\n")
     assert ask(asgi_app(), "/healthz").status_code == 200
@@ -124,18 +124,18 @@ def test_readyz_is_503_while_the_process_drains_and_healthz_still_200() -> None:
         "/METRICS",
     ],
 )
-def test_any_other_path_is_404(path: str) -> None:
+def test_unknown_path_is_404(path: str) -> None:
     assert ask(asgi_app(), path).status_code == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
-def test_any_other_method_is_405_and_names_those_there_are(path: str, method: str) -> None:
+def test_unknown_method_is_405_with_allow_header(path: str, method: str) -> None:
     answer = ask(asgi_app(), path, method)
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_a_collector_that_raises_is_a_500_that_names_only_the_type() -> None:
+def test_raising_collector_is_500_and_names_the_type_only() -> None:
     class Broken:
         def collect(self) -> Iterator[Any]:
             raise KeyError("a secret")
@@ -148,7 +148,7 @@ def test_a_collector_that_raises_is_a_500_that_names_only_the_type() -> None:
     assert "secret" not in answer.text
 
 
-def test_a_slow_collector_does_not_hold_up_the_loop_it_is_mounted_on() -> None:
+def test_slow_collector_does_not_block_the_mounting_loop() -> None:
     asked, release = threading.Event(), threading.Event()
 
     class Slow:
@@ -181,7 +181,7 @@ def test_a_slow_collector_does_not_hold_up_the_loop_it_is_mounted_on() -> None:
     [("", ""), ("/proxy", ""), ("/proxy", "/proxy")],
     ids=["no proxy", "a proxy that strips its prefix", "a proxy's prefix in the path"],
 )
-def test_it_works_mounted_in_fastapi(root_path: str, before: str) -> None:
+def test_app_works_mounted_in_fastapi(root_path: str, before: str) -> None:
     app = fastapi.FastAPI()
     app.mount("/telemetry", flowrt.asgi_app())
 
@@ -198,14 +198,14 @@ def test_it_works_mounted_in_fastapi(root_path: str, before: str) -> None:
     assert get("/own").json() == "own"
 
 
-def test_it_works_mounted_in_starlette_at_two_levels() -> None:
+def test_app_works_mounted_twice_in_starlette() -> None:
     inner = starlette.routing.Mount("/inner", app=flowrt.asgi_app())
     app = starlette.applications.Starlette(routes=[starlette.routing.Mount("/outer", routes=[inner])])
     assert "flowrt_build_info" in ask(app, "/outer/inner/metrics").text
     assert ask(app, "/outer/inner/metricsx").status_code == 404
 
 
-def test_a_mounted_app_answers_to_any_host() -> None:
+def test_mounted_app_accepts_any_host() -> None:
     assert ask(asgi_app(), "/healthz", host="example.org").status_code == 200
 
 
@@ -226,7 +226,7 @@ def test_lifespan_messages_are_answered() -> None:
     assert asyncio.run(main()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-def test_a_websocket_is_closed() -> None:
+def test_websocket_is_closed() -> None:
     async def main() -> list[Any]:
         sent: list[Any] = []
 
@@ -243,31 +243,31 @@ ROUTES = [(path, method) for path in ("/metrics", "/healthz", "/readyz", "/nope"
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
-def test_a_foreign_host_is_421_on_every_route_and_method(path: str, method: str) -> None:
+def test_foreign_host_is_421_on_every_route_and_method(path: str, method: str) -> None:
     app = guarded(asgi_app())
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil", "[::2]:80", "", "localhost@evil"):
         assert ask(app, path, method, host=host).status_code == 421, host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9464", "localhost", "LocalHost:1", "[::1]", "[::1]:9464"])
-def test_this_machine_s_own_names_are_answered(host: str) -> None:
+def test_loopback_names_are_accepted(host: str) -> None:
     assert ask(guarded(asgi_app()), "/healthz", host=host).status_code == 200
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
-def test_a_foreign_origin_is_403_on_every_route_and_method(path: str, method: str) -> None:
+def test_foreign_origin_is_403_on_every_route_and_method(path: str, method: str) -> None:
     app = guarded(asgi_app())
     for origin in ("http://evil.example", "http://localhost:3000", "null", "http://localhost.evil"):
         assert ask(app, path, method, host="localhost:9464", origin=origin).status_code == 403, origin
 
 
-def test_the_server_s_own_origin_is_let_in() -> None:
+def test_own_origin_is_accepted() -> None:
     answer = ask(guarded(asgi_app()), "/healthz", host="localhost:9464", origin="http://localhost:9464")
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
-def test_a_wrong_token_is_401_on_every_route_and_method(path: str, method: str) -> None:
+def test_wrong_token_is_401_on_every_route_and_method(path: str, method: str) -> None:
     app = guarded(asgi_app(), "correct horse")
     for wrong in ({}, {"authorization": "Bearer wrong"}, {"authorization": "correct horse"}):
         answer = ask(app, path, method, host="any.example", **wrong)
@@ -275,6 +275,6 @@ def test_a_wrong_token_is_401_on_every_route_and_method(path: str, method: str) 
         assert answer.headers.get_list("www-authenticate") == ['Basic realm="flowrt", charset="UTF-8"', "Bearer"]
 
 
-def test_the_right_token_lets_in_under_any_host() -> None:
+def test_right_token_passes_with_any_host() -> None:
     answer = ask(guarded(asgi_app(), "horse"), "/healthz", host="any.example", authorization="Bearer horse")
     assert answer.status_code == 200

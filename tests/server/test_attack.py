@@ -1,4 +1,4 @@
-"""A short cut of `make attack`: the batch goes on, and every request is answered as it should be."""
+"""Short version of `make attack`: the batch continues, and every request gets the right status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tools.attack import _REQUESTS, attack
 pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("attack")]
 
 
-def test_a_batch_goes_on_while_its_server_is_attacked() -> None:
+def test_batch_continues_while_its_server_is_attacked() -> None:
     outcome = attack(sockets=60, seconds=2.5)
     assert all(rate > 0 for rate in outcome.rates)
     assert outcome.opened >= 60

@@ -1,4 +1,4 @@
-"""Who may ask: tokens in each of their forms."""
+"""Access checks: all forms of the token."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def basic(text: str) -> str:
         "basic eDpob3JzZQ==",
     ],
 )
-def test_the_token_is_taken_as_a_bearer_token_and_as_any_user_s_password(authorization: str) -> None:
+def test_token_passes_as_bearer_or_as_any_users_password(authorization: str) -> None:
     assert ask(guarded(asgi_app(), "horse"), "/healthz", authorization=authorization).status_code == 200
 
 
@@ -36,17 +36,17 @@ def test_the_token_is_taken_as_a_bearer_token_and_as_any_user_s_password(authori
     ["", "horse", "Bearer", "Bearer horses", basic("horse"), basic("horse:"), "Basic !!!", "Digest horse"],
 )
 @pytest.mark.parametrize("path", ["/", "/live/events", "/live/state", "/live/page.js", "/metrics", "/nope"])
-def test_nothing_else_is_taken(authorization: str, path: str) -> None:
+def test_other_credentials_get_401(authorization: str, path: str) -> None:
     app = guarded(asgi_app(), "horse")
     assert ask(app, path, authorization=authorization).status_code == 401
 
 
-def test_a_token_may_hold_a_colon_and_letters_of_any_language() -> None:
+def test_token_may_hold_a_colon_and_non_ascii_letters() -> None:
     app = guarded(asgi_app(), "pf:ärd")
     assert ask(app, "/healthz", authorization=basic("me:pf:ärd")).status_code == 200
 
 
-def test_a_websocket_is_refused_before_the_application_sees_it() -> None:
+def test_websocket_of_a_foreign_host_is_refused() -> None:
     async def main() -> list[object]:
         sent: list[object] = []
 

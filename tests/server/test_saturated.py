@@ -1,4 +1,4 @@
-"""A scrape while the loop never idles: it is answered from a thread of its own, and what it says only grows."""
+"""Scrapes while the loop never idles: the server's thread answers, and counters only grow."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ async def nothing(item: int) -> int:
     return item
 
 
-def test_a_saturated_loop_with_64_nodes_is_scraped_again_and_again() -> None:
+def test_scrapes_succeed_while_64_nodes_saturate_the_loop() -> None:
     server = TelemetryServer(0)
     server.start()
-    told: list[dict[str, float]] = []
+    scraped: list[dict[str, float]] = []
     over = threading.Event()
 
     def scrape() -> None:
         try:
-            while len(told) < SCRAPES:
+            while len(scraped) < SCRAPES:
                 with urllib.request.urlopen(f"{server.url}/metrics", timeout=HANG_S) as answer:  # noqa: S310  # loopback
                     text = answer.read().decode()
-                told.append(
+                scraped.append(
                     {
                         sample.labels["node"]: sample.value
                         for family in text_string_to_metric_families(text)
@@ -57,9 +57,9 @@ def test_a_saturated_loop_with_64_nodes_is_scraped_again_and_again() -> None:
             runner.run(asyncio.wait_for(main(), HANG_S))
     finally:
         server.stop()
-    assert len(told) == SCRAPES, "a scrape failed"
-    ours: list[dict[str, Any]] = [{n: v for n, v in each.items() if n.startswith("node-")} for each in told]
-    assert len(ours[-1]) == NODES
-    assert sum(ours[-1].values()) > 0
-    for before, after in pairwise(ours):
+    assert len(scraped) == SCRAPES, "a scrape failed"
+    nodes: list[dict[str, Any]] = [{n: v for n, v in each.items() if n.startswith("node-")} for each in scraped]
+    assert len(nodes[-1]) == NODES
+    assert sum(nodes[-1].values()) > 0
+    for before, after in pairwise(nodes):
         assert all(after[name] >= count for name, count in before.items())

@@ -1,4 +1,4 @@
-"""The server in its thread: real sockets, a blocked main thread, hostile clients."""
+"""TelemetryServer on real sockets: busy main thread, slow and hostile clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
 
 def exchange(server: TelemetryServer, data: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
-        with contextlib.suppress(OSError):  # it may answer before it has read everything
+        with contextlib.suppress(OSError):  # the server may answer before it has read everything
             client.sendall(data)
         answer = b""
         with contextlib.suppress(ConnectionResetError):
@@ -49,14 +49,14 @@ def exchange(server: TelemetryServer, data: bytes) -> bytes:
         return answer
 
 
-def test_it_answers_on_the_loopback_address_only(server: TelemetryServer) -> None:
+def test_server_binds_the_loopback_address_only(server: TelemetryServer) -> None:
     assert server.url == f"http://127.0.0.1:{server.port}"
     assert get(f"{server.url}/healthz") == (200, b"ok\n")
     assert b"flowrt_build_info" in get(f"{server.url}/metrics")[1]
     assert server._socket.getsockname()[0] == "127.0.0.1"
 
 
-def test_the_port_is_bound_before_the_server_starts() -> None:
+def test_port_is_bound_before_start() -> None:
     server = TelemetryServer(0)
     try:
         with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S):
@@ -65,26 +65,26 @@ def test_the_port_is_bound_before_the_server_starts() -> None:
         server.stop()
 
 
-def test_a_port_in_use_is_told_with_port_and_fix(server: TelemetryServer) -> None:
+def test_port_in_use_error_names_port_and_fix(server: TelemetryServer) -> None:
     with pytest.raises(OSError, match=f"port {server.port}: the port is in use; choose another port, or 0") as caught:
         TelemetryServer(server.port)
     assert caught.value.errno is not None
 
 
-def test_an_address_of_another_machine_is_told() -> None:
+def test_foreign_address_error_names_address_and_fix() -> None:
     with pytest.raises(OSError, match=r"192\.0\.2\.1, port 0: .*; choose an address of this machine"):
         TelemetryServer(0, "192.0.2.1", token="t")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104  # refused
-def test_an_address_that_others_can_reach_needs_a_token(host: str) -> None:
+def test_reachable_address_needs_a_token(host: str) -> None:
     with pytest.raises(ValueError, match="give a token"):
         TelemetryServer(0, host)
     with pytest.raises(ValueError, match="give a token"):
         TelemetryServer(0, host, token="")
 
 
-def test_with_a_token_it_binds_wider_and_asks_for_the_token() -> None:
+def test_server_on_all_addresses_requires_the_token() -> None:
     server = TelemetryServer(0, "0.0.0.0", token="horse")  # noqa: S104  # what is tested
     server.start()
     try:
@@ -96,12 +96,12 @@ def test_with_a_token_it_binds_wider_and_asks_for_the_token() -> None:
 
 
 @pytest.mark.parametrize("port", [-1, 65_536, "9464", True, 9464.0])
-def test_a_port_that_is_none_is_a_value_error(port: Any) -> None:
+def test_invalid_port_raises_value_error(port: Any) -> None:
     with pytest.raises(ValueError, match="metrics port must be an integer"):
         TelemetryServer(port)
 
 
-def test_it_answers_while_the_main_thread_is_busy(server: TelemetryServer) -> None:
+def test_server_answers_while_the_main_thread_is_busy(server: TelemetryServer) -> None:
     answers: list[tuple[int, bytes]] = []
     thread = threading.Thread(target=lambda: answers.append(get(f"{server.url}/healthz")))
     thread.start()
@@ -112,34 +112,32 @@ def test_it_answers_while_the_main_thread_is_busy(server: TelemetryServer) -> No
     assert answers == [(200, b"ok\n")]
 
 
-def test_stopping_ends_its_thread_and_frees_the_port(server: TelemetryServer) -> None:
+def test_stop_ends_the_thread_and_frees_the_port(server: TelemetryServer) -> None:
     idle = socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S)
     with idle:
-        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # and keep it alive
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")  # leaves the connection open
         answer = b""
         while not answer.endswith(b"ok\n"):
             answer += idle.recv(1000)
         server.stop()
         assert idle.recv(1000) == b""
     assert not server._thread.is_alive()
-    server.stop()  # again does nothing
+    server.stop()  # a second call does nothing
     again = TelemetryServer(server.port)
     again.stop()
 
 
-def test_stopping_frees_the_port_though_the_page_cannot_be_brought_up_to_date(
-    server: TelemetryServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def tell() -> None:
+def test_stop_frees_the_port_if_the_last_sample_fails(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def publish() -> None:
         raise OSError("broken")
 
-    monkeypatch.setattr(flowrt.telemetry.live.LIVE, "tell", tell)
+    monkeypatch.setattr(flowrt.telemetry.live.LIVE, "publish", publish)
     server.stop()
     assert not server._thread.is_alive()
     TelemetryServer(server.port).stop()
 
 
-def test_a_user_s_uvicorn_keeps_its_loggers() -> None:
+def test_loggers_of_the_users_uvicorn_stay_unchanged() -> None:
     logger = logging.getLogger("uvicorn.access")
     handler = logging.NullHandler()
     logger.addHandler(handler)
@@ -156,7 +154,7 @@ def test_a_user_s_uvicorn_keeps_its_loggers() -> None:
         logger.removeHandler(handler)
 
 
-def test_a_request_is_not_logged(server: TelemetryServer, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
+def test_requests_are_not_logged(server: TelemetryServer, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
     with caplog.at_level(logging.DEBUG):
         get(f"{server.url}/healthz")
         exchange(server, b"nonsense\r\n\r\n")
@@ -164,27 +162,27 @@ def test_a_request_is_not_logged(server: TelemetryServer, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_head_of_100_kilobytes_is_431(server: TelemetryServer) -> None:
+def test_head_of_100_kilobytes_is_431(server: TelemetryServer) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"
     assert exchange(server, request).startswith(b"HTTP/1.1 431")
 
 
-def test_what_is_not_http_is_400(server: TelemetryServer) -> None:
+def test_malformed_request_is_400(server: TelemetryServer) -> None:
     assert exchange(server, b"\x16\x03\x01 nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-def test_requests_in_one_packet_are_answered_in_turn(server: TelemetryServer) -> None:
+def test_pipelined_requests_are_answered_in_order(server: TelemetryServer) -> None:
     one = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
     answer = exchange(server, one + b"\r\n" + one + b"Connection: close\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200") == 2
 
 
-def test_an_exchange_that_takes_too_long_is_cut(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_exchange_is_aborted(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.2)
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as slow:
         ended = False
         deadline = time.monotonic() + HANG_S
-        while not ended and time.monotonic() < deadline:  # a byte now and then keeps no connection open
+        while not ended and time.monotonic() < deadline:  # single bytes do not extend the deadline
             try:
                 slow.sendall(b"G")
                 slow.settimeout(0.02)
@@ -196,7 +194,7 @@ def test_an_exchange_that_takes_too_long_is_cut(server: TelemetryServer, monkeyp
         assert ended
 
 
-def test_five_hundred_idle_connections_keep_nobody_out(server: TelemetryServer) -> None:
+def test_500_idle_connections_do_not_lock_clients_out(server: TelemetryServer) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(500):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S))
@@ -206,7 +204,7 @@ def test_five_hundred_idle_connections_keep_nobody_out(server: TelemetryServer) 
         assert time.monotonic() - began < HANG_S / 2
 
 
-def test_a_reader_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
 
     async def much(scope: Any, receive: Any, send: Any) -> None:
@@ -229,14 +227,12 @@ def test_a_reader_that_does_not_read_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
         server.stop()
 
 
-def test_events_go_on_after_the_deadline_of_an_exchange(
-    server: TelemetryServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_event_stream_outlives_the_exchange_deadline(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
         client.sendall(b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
-        while answer.count(b"event: state") < 2:  # they come every two seconds while nothing runs
+        while answer.count(b"event: state") < 2:  # one every two seconds while no batch runs
             chunk = client.recv(65_536)
             assert chunk
             answer += chunk
@@ -246,16 +242,16 @@ def test_events_go_on_after_the_deadline_of_an_exchange(
         server.stop()
         while chunk := client.recv(65_536):
             answer += chunk
-        assert answer.endswith(b"0\r\n\r\n")  # in order, not cut
+        assert answer.endswith(b"0\r\n\r\n")  # ended in order, not aborted
 
 
-def test_events_of_head_are_their_headers_alone(server: TelemetryServer) -> None:
+def test_head_of_events_returns_headers_only(server: TelemetryServer) -> None:
     answer = exchange(server, b"HEAD /live/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert b"text/event-stream" in answer
     assert answer.endswith(b"\r\n\r\n")
 
 
-def test_the_thirty_third_page_is_told_to_wait(server: TelemetryServer) -> None:
+def test_33rd_event_stream_is_503(server: TelemetryServer) -> None:
     request = b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with contextlib.ExitStack() as stack:
         for _ in range(32):
@@ -267,7 +263,7 @@ def test_the_thirty_third_page_is_told_to_wait(server: TelemetryServer) -> None:
         )
 
 
-def test_the_page_comes_with_a_policy_that_forbids_inline_script(server: TelemetryServer) -> None:
+def test_page_policy_forbids_inline_script(server: TelemetryServer) -> None:
     for path in ("/", "/live/page.js", "/live/page.css"):
         with urllib.request.urlopen(server.url + path, timeout=HANG_S) as answer:  # noqa: S310
             policy = answer.headers["content-security-policy"]
@@ -277,7 +273,7 @@ def test_the_page_comes_with_a_policy_that_forbids_inline_script(server: Telemet
             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_places_are_given_up_by_those_that_ask_nothing_first() -> None:
+def test_full_pool_aborts_idle_connections_first() -> None:
     now = [0.0]
     dropped: list[str] = []
 
@@ -289,24 +285,24 @@ def test_places_are_given_up_by_those_that_ask_nothing_first() -> None:
         def abort(self) -> None:
             dropped.append(self.name)
 
-    places = flowrt.server.connection.Places(lambda: now[0], most=4)
+    pool = flowrt.server.connection.ConnectionPool(lambda: now[0], limit=4)
     each: dict[str, Any] = {name: Fake(name) for name in "abcdefgh"}
     for name in "abcd":
-        places.take(each[name])
-    places.asked(each["a"])
-    places.take(each["e"])  # all have just come: one more than there should be, for a moment
+        pool.add(each[name])
+    pool.mark_busy(each["a"])
+    pool.add(each["e"])  # all are new, so the pool exceeds its limit by one
     assert dropped == []
     now[0] = 1.0
-    places.take(each["f"])
+    pool.add(each["f"])
     assert dropped == ["b", "c"]
     for name in "def":
-        places.asked(each[name])
+        pool.mark_busy(each[name])
     now[0] = 2.0
-    places.take(each["g"])
+    pool.add(each["g"])
     assert dropped == ["b", "c", "a"]
-    places.waits(each["d"])
+    pool.mark_idle(each["d"])
     now[0] = 3.0
-    places.take(each["h"])
+    pool.add(each["h"])
     assert dropped == ["b", "c", "a", "g"]
 
 
@@ -318,7 +314,7 @@ async def two_events(scope: Any, receive: Any, send: Any) -> None:
 
 @contextlib.contextmanager
 def after_a_stream(method: str, app: Any) -> Iterator[socket.socket]:
-    """A connection on which a stream has ended, and that may ask again."""
+    """Connection on which a stream has ended and another request may follow."""
     server = TelemetryServer(0, app=app)
     server.start()
     try:
@@ -336,9 +332,7 @@ STREAMS = pytest.mark.parametrize(("method", "app"), [("HEAD", None), ("GET", tw
 
 
 @STREAMS
-def test_after_a_stream_the_next_request_has_its_deadline(
-    method: str, app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_request_after_a_stream_has_a_deadline(method: str, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
     with after_a_stream(method, app) as client, contextlib.suppress(ConnectionResetError):
         client.sendall(b"G")
@@ -346,19 +340,17 @@ def test_after_a_stream_the_next_request_has_its_deadline(
 
 
 @STREAMS
-def test_after_a_stream_its_connection_has_a_place_again(
-    method: str, app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[flowrt.server.connection.Places] = []
+def test_connection_rejoins_the_pool_after_a_stream(method: str, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools: list[flowrt.server.connection.ConnectionPool] = []
 
-    class Places(flowrt.server.connection.Places):
+    class Recorded(flowrt.server.connection.ConnectionPool):
         def __init__(self, clock: Callable[[], float]) -> None:
             super().__init__(clock)
-            made.append(self)
+            pools.append(self)
 
-    monkeypatch.setattr(flowrt.server.thread, "Places", Places)
+    monkeypatch.setattr(flowrt.server.thread, "ConnectionPool", Recorded)
     with after_a_stream(method, app):
         deadline = time.monotonic() + HANG_S
-        while not made[0]._silent and time.monotonic() < deadline:
+        while not pools[0]._idle and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert made[0]._silent
+        assert pools[0]._idle

@@ -1,4 +1,4 @@
-"""The server over TLS, with certificates made for the test, and `flowrt top` as its client."""
+"""TLS server with generated certificates, and `flowrt top` as its client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HANG_S = 20.0
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority, a server's certificate, its key, and both in one file."""
+    """Folder with a certificate authority, a server certificate, its key, and both in one file."""
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     made = authority.issue_cert("127.0.0.1", "localhost")
@@ -45,7 +45,7 @@ def server(files: Path) -> Iterator[TelemetryServer]:
     server.stop()
 
 
-def test_it_answers_over_tls(server: TelemetryServer, files: Path) -> None:
+def test_server_answers_over_tls(server: TelemetryServer, files: Path) -> None:
     assert server.url == f"https://127.0.0.1:{server.port}"
     context = ssl.create_default_context(cafile=str(files / "authority"))
     client = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=HANG_S, context=context)
@@ -54,7 +54,7 @@ def test_it_answers_over_tls(server: TelemetryServer, files: Path) -> None:
     client.close()
 
 
-def test_without_tls_nothing_is_told(server: TelemetryServer) -> None:
+def test_tls_server_gives_plain_http_no_answer(server: TelemetryServer) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
@@ -66,7 +66,7 @@ def test_without_tls_nothing_is_told(server: TelemetryServer) -> None:
     assert b"HTTP" not in answer
 
 
-def test_a_handshake_that_takes_too_long_is_cut(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_handshake_is_aborted(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.thread, "_HANDSHAKE_S", 0.2)
     server = TelemetryServer(0, cert=files / "both")
     server.start()
@@ -79,9 +79,9 @@ def test_a_handshake_that_takes_too_long_is_cut(files: Path, monkeypatch: pytest
         server.stop()
 
 
-def test_handshakes_that_never_come_to_an_end_keep_nobody_out(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_handshakes_do_not_lock_clients_out(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.thread, "_HANDSHAKE_S", 3 * HANG_S)
-    monkeypatch.setattr(flowrt.server.connection, "_room", lambda: 16)
+    monkeypatch.setattr(flowrt.server.connection, "_default_limit", lambda: 16)
     server = TelemetryServer(0, cert=files / "both")
     server.start()
     try:
@@ -96,7 +96,7 @@ def test_handshakes_that_never_come_to_an_end_keep_nobody_out(files: Path, monke
             while dropped < 50 - 20 and time.monotonic() < deadline:
                 time.sleep(0.01)
                 dropped = sum(is_dropped(client) for client in silent)
-            assert dropped >= 50 - 20  # there is room for a quarter more, for a moment
+            assert dropped >= 50 - 20  # a quarter above the limit, for half a second
             context = ssl.create_default_context(cafile=str(files / "authority"))
             client_of = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=HANG_S, context=context)
             client_of.request("GET", "/healthz")
@@ -117,7 +117,7 @@ def is_dropped(client: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("cert", "key", "said"),
+    ("cert", "key", "reason"),
     [
         (None, "key", "a TLS key needs its certificate"),
         ("cert", None, "cannot be used"),
@@ -126,12 +126,14 @@ def is_dropped(client: socket.socket) -> bool:
         ("key", "cert", "cannot be used"),
     ],
 )
-def test_files_that_cannot_be_used_are_a_value_error(files: Path, cert: str | None, key: str | None, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_unusable_certificate_files_raise_value_error(
+    files: Path, cert: str | None, key: str | None, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
         TelemetryServer(0, cert=cert and files / cert, key=key and files / key)
 
 
-def test_a_runtime_serves_over_tls_and_top_reads_it(files: Path) -> None:
+def test_runtime_serves_over_tls(files: Path) -> None:
     async def main() -> str:
         runtime = flowrt.Runtime.current()
         assert runtime is not None
@@ -142,7 +144,7 @@ def test_a_runtime_serves_over_tls_and_top_reads_it(files: Path) -> None:
     assert flowrt.run(main(), metrics_port=0, log_level="ERROR", **settings).startswith("https://127.0.0.1:")
 
 
-def test_top_is_let_in_with_the_token_and_the_authority(server: TelemetryServer, files: Path) -> None:
+def test_top_connects_with_token_and_authority(server: TelemetryServer, files: Path) -> None:
     authority = str(files / "authority")
 
     def ask(token: str | None, cacert: str | None = authority) -> Answer:
@@ -154,6 +156,6 @@ def test_top_is_let_in_with_the_token_and_the_authority(server: TelemetryServer,
     assert json.dumps(answer.state["batches"]) == "[]"
     assert ask("mule") == Answer(problem="the token is wrong", refused=True)
     assert "set FLOWRT_METRICS_TOKEN" in (ask(None).problem or "")
-    stranger = ask("horse", None)
-    assert stranger.refused
-    assert "its certificate is not trusted" in (stranger.problem or "")
+    untrusted = ask("horse", None)
+    assert untrusted.refused
+    assert "its certificate is not trusted" in (untrusted.problem or "")

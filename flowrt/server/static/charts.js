@@ -1,5 +1,5 @@
-// Small time charts in SVG: lines, or areas stacked to a whole. The legend holds the values, of the latest time or of
-// the one that the pointer or the arrow keys are at, so that they can be read without seeing the lines.
+// Small time charts in SVG: lines, or areas stacked to a whole. The legend holds the values at the latest time, or at the
+// time that the pointer or the arrow keys select, so a reader who cannot see the lines gets the same figures.
 
 import { seconds, short } from "./format.js";
 
@@ -16,7 +16,7 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// The least round number that is not below: 1, 2 or 5 times a power of ten.
+// Return the smallest of 1, 2 or 5 times a power of ten that is not below the value.
 function roundUp(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
@@ -24,7 +24,7 @@ function roundUp(value) {
 }
 
 export class Chart {
-  // series: [{ name, color (a CSS variable), dashed }]; format: how a value is written
+  // series: [{ name, color (a CSS variable), dashed }]; format: turns a value into text
   constructor(host, { title, series, format, stacked = false }) {
     this.title = title;
     this.series = series;
@@ -62,7 +62,7 @@ export class Chart {
     return { key, value };
   }
 
-  // times: seconds, ascending; columns: for each series its values, null where there is none
+  // times: seconds, ascending; columns: values per series, null for a gap
   show(times, columns) {
     this.times = times;
     this.columns = columns;
@@ -125,7 +125,7 @@ export class Chart {
     }
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(...parts);
-    this.tell();
+    this.updateLegend();
   }
 
   lines(x, y) {
@@ -159,16 +159,16 @@ export class Chart {
     });
   }
 
-  tell() {
+  updateLegend() {
     const at = this.at === null ? this.times.length - 1 : this.at;
-    const told = [];
+    const labels = [];
     this.values.forEach(({ key, value }, i) => {
       const here = at < 0 ? null : this.columns[i][at];
       value.textContent = here === null || here === undefined ? "–" : this.format(here);
       key.hidden = this.stacked && !this.columns[i].some((each) => each > 0);
-      if (!key.hidden) told.push(`${this.series[i].name} ${value.textContent}`);
+      if (!key.hidden) labels.push(`${this.series[i].name} ${value.textContent}`);
     });
     this.when.textContent = this.at === null ? "" : `at ${seconds(this.times[at])}`;
-    this.svg.setAttribute("aria-label", `${this.title}. ${this.when.textContent || "Now"}: ${told.join(", ")}`);
+    this.svg.setAttribute("aria-label", `${this.title}. ${this.when.textContent || "Now"}: ${labels.join(", ")}`);
   }
 }

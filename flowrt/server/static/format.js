@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Formatting of numbers and durations for people.
 
 export function count(value) {
   return value.toLocaleString("en-US");
@@ -22,7 +22,7 @@ export function seconds(value) {
   return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
 }
 
-// The same without a fraction that nobody asks for: 90 s is 1 min 30 s, 4.00 s is 4 s.
+// The same without a needless fraction: 4.00 s becomes 4 s.
 export function short(value) {
   return value >= 1 && value < 60 ? `${+value.toFixed(value < 10 ? 1 : 0)} s` : value === 0 ? "0 s" : seconds(value);
 }
@@ -31,7 +31,7 @@ export function percent(share) {
   return share > 0 && share < 0.01 ? "<1 %" : `${Math.round(share * 100)} %`;
 }
 
-// How much is done: all of it is 100 %, and nothing less.
+// Progress rounds down, so that only a finished batch shows 100 %.
 export function progress(share) {
   return `${Math.floor(Math.min(1, share) * 100)} %`;
 }

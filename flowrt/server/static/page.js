@@ -1,4 +1,4 @@
-// The live page: state arrives as server-sent events, and is only ever put into the page as text.
+// The live page. State arrives as server-sent events and enters the page as text only, never as markup.
 
 import { Chart } from "./charts.js";
 import { bytes, clock, count, number, percent, progress, seconds, short } from "./format.js";
@@ -28,7 +28,7 @@ let latestProcess = null;
 
 const charts = {
   bound: new Chart($("bound-chart"), {
-    title: "What held the batch back, as shares of the time",
+    title: "What limits the batch, as shares of the time",
     series: Object.entries(CAUSES).map(([cause, name]) => ({ name, color: `--c-${cause}` })),
     format: percent,
     stacked: true,
@@ -66,7 +66,7 @@ function make(name, className, ...children) {
   return made;
 }
 
-// Rows by key: what stays is not touched, so a selection, a focus or an opened detail outlives an update.
+// Update rows by key. Unchanged rows stay in place, so a selection, the focus or an open detail survives an update.
 function fill(host, rows, keyOf, build, update = () => {}) {
   const old = new Map([...host.children].map((child) => [child.dataset.key, child]));
   rows.forEach((row, place) => {
@@ -163,10 +163,10 @@ function showCharts(batch) {
     Object.keys(CAUSES).forEach((cause, k) => bounds[k].push(all ? (held[ORDER.indexOf(cause)] || 0) / all : 0));
   });
   for (let i = rows.length - 2; i >= 0; i -= 1) {
-    // nothing was charged yet: it is what came next
+    // nothing was charged in this interval: show the next one
     if (bounds.every((column) => column[i] === 0)) bounds.forEach((column) => (column[i] = column[i + 1]));
   }
-  // from the start on: the first look came a little later
+  // extend to the start, which lies a little before the first sample
   const whole = (column) => (column.length ? [column[0], ...column] : column);
   if (times.length) times.unshift(0);
   charts.bound.show(times, bounds.map(whole));
@@ -224,7 +224,7 @@ function place(each) {
   return code;
 }
 
-// Where an item waits: the line of its own code that is innermost, and behind it the whole chain.
+// Where an item waits: the innermost line of user code, with the whole chain of awaits behind it.
 function where(item) {
   const chain = item.places;
   if (!chain.length) return [item.state === "running" ? "in a worker or at its start" : item.state];
@@ -286,10 +286,10 @@ function showStalls(batch) {
     (stall) => stall.at_s,
     (stall) => {
       const of = stall.batch === batch.name || stall.batch === null ? "" : ` of ${stall.batch}`;
-      const unknown = stall.stack ? "code outside the items" : "something that was over before anybody looked";
-      const nobody = stall.garbage_collection ? "Python's garbage collector" : unknown;
-      const who = stall.index === null ? nobody : `item ${count(stall.index)}${of}`;
-      const delayed = stall.delayed ? `; it held up ${count(stall.delayed)} items` : "";
+      const unknown = stall.stack ? "code outside of items" : "an unknown cause (it ended before it could be sampled)";
+      const other = stall.garbage_collection ? "Python's garbage collector" : unknown;
+      const who = stall.index === null ? other : `item ${count(stall.index)}${of}`;
+      const delayed = stall.delayed ? `; it delayed ${count(stall.delayed)} items` : "";
       const text = ` by ${who}, at ${clock(stall.at_s)}${delayed}`;
       const summary = make("summary", "", make("b", "", seconds(stall.duration_s)), text);
       const stack = stall.stack || "no stack";
@@ -424,7 +424,7 @@ function connect() {
   source.addEventListener("error", () => {
     const since = latestProcess === null ? "" : `; as of ${clock(latestProcess.now_s)}`;
     linked("lost", `no connection${since}`);
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 3000); // it was answered with an error
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 3000); // the server answered with an error status
   });
   const timer = setInterval(() => {
     if (source.readyState === EventSource.CLOSED) clearInterval(timer);

@@ -1,4 +1,4 @@
-"""What the live page shows, gathered beside the batches at no cost to their items."""
+"""Data of the live page, sampled from the batches' records by a separate thread at no cost per item."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Where a suspended coroutine waits, read from another thread.
+"""Stack of a suspended coroutine, read from another thread.
 
-Nothing is called in the task's own thread: a coroutine's `cr_await` and its frame's line are plain attributes, and each
-read is atomic under the interpreter's lock. What moves on meanwhile gives a shorter answer, never a wrong thread's.
+Nothing runs in the task's own thread: a coroutine's `cr_await` and its frame's line are plain attributes, and each
+read is atomic under the interpreter's lock. A task that resumes meanwhile gives a shorter stack, never the stack of
+another task.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import flowrt.errors
 
 __all__ = ["Place", "places_of"]
 
-_MOST: Final = 20
-_OURS: Final = f"{Path(flowrt.errors.__file__).parent}{os.sep}"
+_MAX_PLACES: Final = 20
+_FLOWRT: Final = f"{Path(flowrt.errors.__file__).parent}{os.sep}"
 _LINKS: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
 
 
 class Place(NamedTuple):
-    """A line of code at which something waits.
+    """Line of code at which a coroutine waits.
 
     Attributes:
-        function: The function's qualified name.
-        file: The file's path.
-        line: The line's number.
+        function: Qualified name of the function.
+        file: Path of the file.
+        line: Number of the line.
     """
 
     function: str
@@ -37,33 +38,34 @@ class Place(NamedTuple):
 
 
 def places_of(task: asyncio.Task[Any]) -> list[Place]:
-    """The chain of awaits of an item's task below flowrt's own frames, outermost first; empty where there is none.
+    """Return the chain of awaits of an item's task below flowrt's own frames, outermost first.
 
-    It follows tasks that the code waits for (`await asyncio.create_task(...)`, a `gather`'s first pending one).
+    The chain continues into tasks that the code awaits: `await asyncio.create_task(...)`, the first pending task of a
+    `gather`. It is empty for a task that has ended or runs no user code.
 
     Args:
-        task: The worker that runs the item.
+        task: The task that runs the item.
     """
     places: list[Place] = []
     for frame in _frames(task):
         code = frame.f_code
-        if not (code.co_filename.startswith(_OURS) and not places):
+        if not (code.co_filename.startswith(_FLOWRT) and not places):
             places.append(Place(code.co_qualname, code.co_filename, frame.f_lineno))
-        if len(places) >= _MOST:
+        if len(places) >= _MAX_PLACES:
             break
     return places
 
 
 def _frames(task: asyncio.Task[Any]) -> Iterator[FrameType]:
-    followed: set[int] = set()
-    while id(task) not in followed:
-        followed.add(id(task))
-        at: Any = task.get_coro()
-        while at is not None:
-            frame, at = _step(at)
+    visited: set[int] = set()
+    while id(task) not in visited:
+        visited.add(id(task))
+        awaitable: Any = task.get_coro()
+        while awaitable is not None:
+            frame, awaitable = _step(awaitable)
             if frame is not None:
                 yield frame
-        waiter = getattr(task, "_fut_waiter", None)  # CPython's, in both of its implementations
+        waiter = getattr(task, "_fut_waiter", None)  # private, but both the C and the Python Task have it
         for child in getattr(waiter, "_children", ()):
             if not child.done():
                 waiter = child

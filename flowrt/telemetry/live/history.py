@@ -1,4 +1,4 @@
-"""A batch's past in bounded memory: points at even distances over all of it, however long it has run."""
+"""History of a batch in bounded memory: evenly spaced points over its whole life, however long it runs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Final, NamedTuple
 
 __all__ = ["History", "Point", "percentile"]
 
-_MOST: Final = 480
-_LEAST_S: Final = 0.4  # a look between two others, for a page that is opened, makes no point of its own
+_MAX_POINTS: Final = 480
+_MIN_STEP_S: Final = 0.4  # below the sampling interval, so an extra sample for a new page adds no point
 
 
 class Point(NamedTuple):
-    """What was so at one time. Counts run from the batch's start, so leaving points out loses nothing but detail.
+    """Sample of a batch. Its counts are cumulative, so dropping points loses resolution only.
 
     Attributes:
-        at_s: When, in seconds since the batch's start.
+        at_s: Time of the sample, in seconds since the batch's start.
         completed: Items that had ended.
         failed: Of these, items that had failed or timed out.
         inflight: Items in a slot.
         limit: The concurrency limit.
         queued: Items that waited for another attempt, a rate limit or an open circuit.
-        durations: How many items had ended per bucket of duration.
-        bound_s: How long each cause had held the batch back, in seconds.
+        durations: Items that had ended, by bucket of duration.
+        bound_s: Time charged to each cause of the ledger, in seconds.
     """
 
     at_s: float
@@ -36,27 +36,27 @@ class Point(NamedTuple):
 
 
 class History:
-    """Points of a batch; when there are too many, every second one goes and they come half as often from then on."""
+    """Points of a batch. At the limit every second point is dropped, and the step between points doubles."""
 
-    __slots__ = ("_every_s", "points")
+    __slots__ = ("_step_s", "points")
 
     def __init__(self) -> None:
         self.points: list[Point] = []
-        self._every_s = _LEAST_S
+        self._step_s = _MIN_STEP_S
 
     def add(self, point: Point) -> None:
-        """Keep the point, in place of the latest where that is too near to the one before it."""
+        """Append the point; replace the latest one if that is closer to its predecessor than one step."""
         points = self.points
-        if len(points) >= 2 and points[-1].at_s - points[-2].at_s < self._every_s:
+        if len(points) >= 2 and points[-1].at_s - points[-2].at_s < self._step_s:
             points[-1] = point
         else:
             points.append(point)
-        if len(points) > _MOST:
+        if len(points) > _MAX_POINTS:
             self.points = [*points[:-1:2], points[-1]]
-            self._every_s = 1.5 * (points[-1].at_s - points[0].at_s) / len(points)
+            self._step_s = 1.5 * (points[-1].at_s - points[0].at_s) / len(points)
 
     def since(self, seconds: float) -> Point | None:
-        """The point that lies so many seconds before the latest one, or the first; None without any."""
+        """Return the point `seconds` before the latest one, else the first; None if there are no points."""
         points = self.points
         if not points:
             return None
@@ -65,15 +65,15 @@ class History:
 
 
 def percentile(counts: Sequence[int], bounds_s: Sequence[float], q: float) -> float | None:
-    """The value below which a share of the values lie, by interpolation within its bucket.
+    """Return the q-quantile of a histogram, interpolated within its bucket.
 
     Args:
-        counts: How many values fell into each bucket; one more than there are bounds.
-        bounds_s: The buckets' upper bounds, ascending, in seconds.
-        q: The share, 0 to 1.
+        counts: Number of values per bucket; one more bucket than there are bounds.
+        bounds_s: Upper bounds of the buckets, ascending, in seconds.
+        q: The quantile, 0 to 1.
 
     Returns:
-        Seconds; the highest bound for what lies beyond it, None without values.
+        The value in seconds; the highest bound for values beyond it; None if there are no values.
     """
     total = sum(counts)
     if total <= 0:

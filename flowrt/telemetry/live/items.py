@@ -1,4 +1,4 @@
-"""The items worth a row on the live page: failed ones, the slowest, those in flight."""
+"""Item tables of the live page: failures, slowest items, items in flight."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from flowrt.telemetry.live.redaction import redact
 
 __all__ = ["Failures", "Occupied", "Slowest", "oldest", "running_rows"]
 
-_MOST_FAILURES: Final = 20
-_MOST_SLOW: Final = 10
-_MOST_RUNNING: Final = 30
+_MAX_FAILURES: Final = 20
+_MAX_SLOWEST: Final = 10
+_MAX_RUNNING: Final = 30
 
 Occupied = tuple[Slot, ItemRecord]
-"""A slot and the item that was in it when it was looked at."""
+"""Slot, with the item that it held when it was sampled."""
 
 Row = dict[str, Any]
 
@@ -25,32 +25,32 @@ Row = dict[str, Any]
 class Failures:
     """The last items that failed or timed out.
 
-    The loop's thread notes them, the sampler's thread makes rows of them; of a flood, what was pushed out before it
-    was looked at costs nothing more.
+    The loop's thread adds them; the sampler's thread makes the rows. In a burst of failures, items that newer ones
+    push out between two samples cost nothing more.
 
     Args:
-        batch: Their batch.
+        batch: The items' batch.
     """
 
-    __slots__ = ("_batch", "_noted", "rows")
+    __slots__ = ("_batch", "_pending", "rows")
 
     def __init__(self, batch: BatchRecord) -> None:
         self._batch = batch
-        self._noted: deque[tuple[Any, ...]] = deque(maxlen=_MOST_FAILURES)
-        self.rows: deque[Row] = deque(maxlen=_MOST_FAILURES)
+        self._pending: deque[tuple[Any, ...]] = deque(maxlen=_MAX_FAILURES)
+        self.rows: deque[Row] = deque(maxlen=_MAX_FAILURES)
 
-    def note(self, item: ItemRecord) -> None:
-        """Keep what is shown of the item, and nothing else of it alive."""
+    def add(self, item: ItemRecord) -> None:
+        """Copy the fields that the page shows, so that the item itself can be freed."""
         took_ns = item.finished_ns - item.pulled_ns
-        self._noted.append(
+        self._pending.append(
             (item.finished_ns, item.index, item.status, item.error_type, item.error, item.ids, item.attempts, took_ns)
         )
 
     def take(self) -> list[Row]:
-        """Rows of the items noted since the last time, oldest first."""
+        """Return the rows of items added since the last call, oldest first."""
         new: list[Row] = []
-        while self._noted:
-            finished_ns, index, status, error_type, error, ids, attempts, took_ns = self._noted.popleft()
+        while self._pending:
+            finished_ns, index, status, error_type, error, ids, attempts, took_ns = self._pending.popleft()
             row = {
                 "at_s": round((finished_ns + self._batch.epoch_offset_ns) / 1e9, 3),
                 **_row(index, status, ids, attempts, took_ns),
@@ -63,10 +63,10 @@ class Failures:
 
 
 class Slowest:
-    """The slowest items that have ended, found without a hook.
+    """Slowest finished items, found by sampling instead of a hook per item.
 
-    An item that lasts longer than the time between two looks is seen while it runs, and its record says in the end how
-    long it took; of shorter ones the longer are the likelier to be seen.
+    An item that outlasts the sampling interval is always seen while it runs, and its record gives the duration once
+    it has ended. Shorter items are seen with a probability that grows with their duration.
     """
 
     __slots__ = ("_ranked", "_watched")
@@ -75,11 +75,11 @@ class Slowest:
         self._watched: list[ItemRecord] = []
         self._ranked: list[tuple[float, int, Row]] = []
 
-    def look(self, running: list[ItemRecord]) -> None:
-        """Rank those that were running at the last look and have ended, and remember those that run now.
+    def sample(self, running: list[ItemRecord]) -> None:
+        """Rank items that have ended since the last sample, and watch those that run now.
 
         Args:
-            running: The oldest in flight.
+            running: The oldest items in flight.
         """
         for item in self._watched:
             if item.status == "ok" and item.finished_ns:
@@ -88,40 +88,40 @@ class Slowest:
         self._watched = running
 
     def add(self, row: Row) -> None:
-        """Rank an item that has ended."""
+        """Rank a finished item."""
         index, took_s = row["index"], row["duration_s"]
         if any(index == known for _, known, _ in self._ranked):
             return
         shown = {key: row[key] for key in ("index", "status", "trace_id", "attempts", "duration_s")}
         ranked = (took_s, index, shown)
-        if len(self._ranked) < _MOST_SLOW:
+        if len(self._ranked) < _MAX_SLOWEST:
             heapq.heappush(self._ranked, ranked)
         else:
             heapq.heappushpop(self._ranked, ranked)
 
     def rows(self) -> list[Row]:
-        """Slowest first."""
+        """Return the rows, slowest first."""
         return [row for *_, row in sorted(self._ranked, key=lambda ranked: ranked[:2], reverse=True)]
 
 
 def oldest(occupied: list[Occupied]) -> list[Occupied]:
-    """Those that were pulled first, as many as are shown."""
-    return heapq.nsmallest(_MOST_RUNNING, occupied, key=_pulled_ns)
+    """Return the items that were pulled first, as many as the page shows."""
+    return heapq.nsmallest(_MAX_RUNNING, occupied, key=_pulled_ns)
 
 
 def running_rows(occupied: list[Occupied], now_ns: int) -> list[Row]:
-    """Rows of items in flight, with the lines of code at which they wait.
+    """Return rows of items in flight, with the lines of code at which they wait.
 
     Args:
         occupied: The items and their slots.
-        now_ns: The time, by the batch's clock.
+        now_ns: The current time of the batch's clock, in nanoseconds.
     """
     rows: list[Row] = []
     for slot, item in occupied:
         started_ns, task = item.started_ns, slot.task
         places = places_of(task) if started_ns and task is not None else []
         if slot.item is not item:
-            continue  # it ended while we looked: the places are another item's
+            continue  # the item ended meanwhile, so the places may belong to the slot's next item
         rows.append(
             {
                 "index": item.index,

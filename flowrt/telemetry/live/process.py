@@ -1,4 +1,4 @@
-"""The process as the live page shows it: its load, its memory, how late its loop is."""
+"""State of the process for the live page: CPU, memory, loop lag, dropped telemetry."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flowrt.telemetry.metrics.store import METRICS
 __all__ = ["ProcessView"]
 
 _STATM: Final = Path("/proc/self/statm")
-_LEAST_S: Final = 0.25  # over less, a share of the processor is mostly noise
+_MIN_INTERVAL_S: Final = 0.25  # over shorter intervals a CPU share is mostly noise
 
 
 class ProcessView:
-    """Reads what the process uses, between one look and the next."""
+    """Samples CPU time and loop lag between calls of `sample`."""
 
     def __init__(self) -> None:
         self._at_s, self._worked_s = time.monotonic(), time.process_time()
@@ -28,10 +28,10 @@ class ProcessView:
         self._cpu: float | None = None
         self._lag_s: float | None = None
 
-    def look(self) -> None:
-        """Measure from the last look to now."""
+    def sample(self) -> None:
+        """Measure from the last sample to now."""
         now, worked = time.monotonic(), time.process_time()
-        if now - self._at_s < _LEAST_S:
+        if now - self._at_s < _MIN_INTERVAL_S:
             return
         self._cpu = (worked - self._worked_s) / (now - self._at_s)
         self._at_s, self._worked_s = now, worked
@@ -40,7 +40,7 @@ class ProcessView:
         self._lag_s, self._lag_counts = percentile(spread, LAG_BOUNDS_S, 1.0), counts
 
     def state(self) -> dict[str, Any]:
-        """What is shown; shares are of one processor, times in seconds."""
+        """Return the state for the page. CPU is a share of one core; times are in seconds."""
         return {
             "now_s": round(time.time(), 3),
             "pid": os.getpid(),
@@ -56,7 +56,7 @@ class ProcessView:
 
 
 def _rss_bytes() -> int | None:
-    """The memory that the process holds, where the system tells."""
+    """Return the resident set size, or None where /proc is missing."""
     try:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

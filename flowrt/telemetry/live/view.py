@@ -1,4 +1,4 @@
-"""One batch as the live page shows it, read from its record by the sampler's thread."""
+"""View of one batch for the live page, sampled from its record."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from flowrt.telemetry.metrics.store import Shard
 
 __all__ = ["BatchView"]
 
-_WINDOW_S: Final = 30.0  # for the rate, the time left and the percentiles of the moment
-_MOST_STALLS: Final = 10
+_WINDOW_S: Final = 30.0  # of the rate, the ETA and the percentiles
+_MAX_STALLS: Final = 10
 _QUANTILES: Final = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
 
 
 class _Counts(NamedTuple):
-    """What had been counted at one time."""
+    """Cumulative counts at one time."""
 
     by_status: dict[str, int]
     pulled: int
@@ -31,17 +31,17 @@ class _Counts(NamedTuple):
 
 
 class BatchView:
-    """What is shown of one batch, while it runs and after its end.
+    """State of one batch for the page, while it runs and after its end.
 
-    The loop's thread calls the constructor, `failures.note` and `end`, the sampler's thread everything else.
+    The loop's thread calls the constructor, `failures.add` and `end`; the sampler's thread calls everything else.
 
     Args:
-        batch: The record, whose metrics are being kept.
+        batch: The record of the batch. It must have a metrics shard.
 
     Attributes:
         failures: The last items that failed.
-        over: The batch has ended.
-        state: What is shown, as of the last look.
+        over: True once the batch has ended.
+        state: The state as JSON values, as of the last sample.
     """
 
     def __init__(self, batch: BatchRecord) -> None:
@@ -56,15 +56,15 @@ class BatchView:
         self._history = History()
 
     def end(self) -> None:
-        """Take the final counts, while the shard counts for this batch alone."""
+        """Take the final counts before the next batch of the processor adds to the shard."""
         self._last = self._count(self._batch)
         self.over = True
 
     def sample(self, *, detailed: bool) -> None:
-        """Look at the record: a point more of history, and a new `state`.
+        """Read the record: add a point to the history and set a new `state`.
 
         Args:
-            detailed: Whether to find out where in the code the items in flight wait.
+            detailed: True to include the lines of code at which items in flight wait.
         """
         batch, over = self._batch, self.over
         counts = self._since_start(self._count(batch) if self._last is None else self._last)
@@ -74,7 +74,7 @@ class BatchView:
         first = oldest(occupied)
         for row in self.failures.take():
             self._slowest.add(row)
-        self._slowest.look([] if over else [item for _, item in first])
+        self._slowest.sample([] if over else [item for _, item in first])
         completed = sum(counts.by_status.values())
         failed = counts.by_status["failed"] + counts.by_status["timed_out"]
         bound_ns = {} if batch.ledger is None else batch.ledger.read(now_ns, batch.latest_ns)
@@ -114,7 +114,7 @@ class BatchView:
         }
 
     def history(self) -> list[list[Any]]:
-        """The whole past, a row for each point, oldest first."""
+        """Return the history, a row per point, oldest first."""
         points = self._history.points.copy()
         return [self._row(*points[max(0, i - 1) : i + 1]) for i in range(len(points))]
 
@@ -132,7 +132,7 @@ class BatchView:
         )
 
     def _stalls(self) -> list[dict[str, Any]]:
-        """The last stalls of the loop, oldest first."""
+        """Return the last stalls of the loop, oldest first."""
         batch, ledger = self._batch, self._batch.ledger
         if ledger is None:
             return []
@@ -144,16 +144,16 @@ class BatchView:
                 "batch": stall.batch,
                 "index": stall.item_index,
                 "trace_id": stall.trace_id,
-                "stack": redact(_from_here(stall.stack)),
+                "stack": redact(_relative(stall.stack)),
                 "garbage_collection": stall.garbage_collection,
                 "delayed": stall.delayed,
                 "held_s": round(stall.held_s, 3),
             }
-            for stall in ledger.delays.stalls[-_MOST_STALLS:]
+            for stall in ledger.delays.stalls[-_MAX_STALLS:]
         ]
 
     def _row(self, before: Point, point: Point | None = None) -> list[Any]:
-        """What a chart needs of a point, with the percentiles of the items that ended since the one before."""
+        """Return a row for the charts: the point, with percentiles of items that ended since the previous point."""
         if point is None:
             point, spread = before, before.durations
         else:
@@ -162,7 +162,7 @@ class BatchView:
         return [round(point.at_s, 3), *counts, *self._percentiles(spread), [round(s, 4) for s in point.bound_s]]
 
     def _latency(self, durations: tuple[int, ...], before: tuple[int, ...] | None) -> dict[str, float | None]:
-        """Percentiles of the last half minute, or of the whole batch where nothing has ended since."""
+        """Return percentiles over the window, or over the whole batch if no item ended within the window."""
         spread = durations if before is None else tuple(b - a for a, b in zip(before, durations, strict=True))
         if not any(spread):
             spread = durations
@@ -174,7 +174,7 @@ class BatchView:
 
     def _count(self, batch: BatchRecord) -> _Counts:
         shard = self._shard
-        # durations before the statuses: an item in both or in the statuses alone, as the engine counts them
+        # durations first: the engine updates statuses first, so no duration is counted without its status
         each = zip(shard.swift.counts, shard.ok.counts, shard.failed.counts, strict=True)
         durations = tuple(map(sum, each))
         return _Counts(batch.counts.copy(), batch.pulled, durations, shard.errors.copy())
@@ -187,17 +187,17 @@ class BatchView:
         return now._replace(durations=durations, errors={kind: count for kind, count in ranked if count})
 
 
-def _from_here(stack: str) -> str:
-    """The stack with the files below the working directory named from there."""
+def _relative(stack: str) -> str:
+    """Return the stack with paths relative to the working directory."""
     try:
         here = Path.cwd()
-    except OSError:  # it has been removed
+    except OSError:  # the working directory has been removed
         return stack
     return stack.replace(f"{here}{os.sep}", "")
 
 
 def _rate(before: Point | None, point: Point) -> float:
-    """Items per second since the point before, or since the batch's start."""
+    """Return items per second since the earlier point, or since the batch's start."""
     if before is None or before.at_s >= point.at_s:
         return round(point.completed / point.at_s, 3) if point.at_s else 0.0
     return round((point.completed - before.completed) / (point.at_s - before.at_s), 3)

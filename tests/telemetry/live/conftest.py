@@ -1,4 +1,4 @@
-"""A server, a batch on a loop of its own that waits to be told, and a real browser."""
+"""Fixtures: a server, a loop in a separate thread, a real browser."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 HANG_S = 30.0
 
-Aside = Callable[[Coroutine[Any, Any, Any]], threading.Thread]
+Spawn = Callable[[Coroutine[Any, Any, Any]], threading.Thread]
 
 
 @pytest.fixture
 def server() -> Iterator[TelemetryServer]:
-    """A server of the process's own page."""
+    """Server with the page of this process."""
     server = TelemetryServer(0)
     server.start()
     yield server
@@ -32,8 +32,8 @@ def server() -> Iterator[TelemetryServer]:
 
 
 @pytest.fixture
-def aside() -> Iterator[Aside]:
-    """Runs a coroutine on a loop in a thread of its own, as the browser's driver holds this thread's loop."""
+def spawn() -> Iterator[Spawn]:
+    """Run coroutines on loops in other threads, because the browser's driver occupies this thread's loop."""
     threads: list[threading.Thread] = []
 
     def start(main: Coroutine[Any, Any, Any]) -> threading.Thread:
@@ -48,9 +48,9 @@ def aside() -> Iterator[Aside]:
         assert not thread.is_alive(), "the batch did not end"
 
 
-@pytest.fixture(scope="module")  # while it runs, no other loop can in this thread
+@pytest.fixture(scope="module")  # occupies the thread's loop while it is open
 def browser() -> Iterator[Browser]:
-    """Chromium, for all tests of a module."""
+    """Chromium for all tests of a module."""
     from tools.browser import chromium
 
     with chromium() as running:

@@ -1,4 +1,4 @@
-"""Where a coroutine waits, seen from another thread."""
+"""Stack of a suspended coroutine, read from another thread."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ def seen_from_a_thread(run: Run, node: Callable[[asyncio.Future[None]], Awaitabl
     return found
 
 
-def test_the_chain_of_awaits_is_told_outermost_first(run: Run) -> None:
+def test_chain_of_awaits_is_outermost_first(run: Run) -> None:
     first = innermost.__code__.co_firstlineno
     assert seen_from_a_thread(run, middle) == [("middle", first + 5), ("innermost", first + 1)]
 
 
 @pytest.mark.parametrize("node", [through_a_task, through_a_gather])
-def test_what_the_code_waits_for_is_followed(run: Run, node: Callable[[asyncio.Future[None]], Awaitable[None]]) -> None:
+def test_awaited_tasks_are_followed(run: Run, node: Callable[[asyncio.Future[None]], Awaitable[None]]) -> None:
     functions = [function for function, _ in seen_from_a_thread(run, node)]
     assert functions[0] == node.__name__
     assert functions[-2:] == ["middle", "innermost"]
 
 
-def test_an_awaitable_of_one_s_own_is_followed_as_far_as_it_can_be_seen(run: Run) -> None:
+def test_custom_awaitable_is_followed_to_its_await_method(run: Run) -> None:
     functions = [function for function, _ in seen_from_a_thread(run, through_an_awaitable)]
     assert functions == ["through_an_awaitable", "Awaited.__await__"]
 
 
-def test_an_async_generator_is_named_by_the_line_that_asks_it(run: Run) -> None:
+def test_async_generator_is_named_by_its_consumers_line(run: Run) -> None:
     assert seen_from_a_thread(run, through_a_generator)[0][0] == "through_a_generator"
 
 
-def test_a_task_that_is_over_waits_nowhere(run: Run) -> None:
+def test_finished_task_has_no_places(run: Run) -> None:
     async def main() -> int:
         task = asyncio.ensure_future(asyncio.sleep(0))
         await task
@@ -96,7 +96,7 @@ def test_a_task_that_is_over_waits_nowhere(run: Run) -> None:
     assert run(main()) == 0
 
 
-def test_tasks_that_wait_for_each_other_are_told_once(run: Run) -> None:
+def test_cycle_of_tasks_is_visited_once(run: Run) -> None:
     async def main() -> int:
         async def wait_for(other: list[asyncio.Task[None]]) -> None:
             await asyncio.wait([other[0]])

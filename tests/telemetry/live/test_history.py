@@ -1,4 +1,4 @@
-"""The past in bounded memory, and percentiles of bucket counts."""
+"""History in bounded memory, and percentiles of histograms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def point(at_s: float) -> Point:
 
 
 @pytest.mark.parametrize("hours", [0.01, 1, 24, 24 * 30])
-def test_the_whole_past_is_kept_in_a_bounded_number_of_points(hours: float) -> None:
+def test_history_covers_all_time_in_bounded_points(hours: float) -> None:
     history = History()
     steps = min(round(hours * 7200), 50_000)
     step_s = hours * 3600 / steps
@@ -31,14 +31,14 @@ def test_the_whole_past_is_kept_in_a_bounded_number_of_points(hours: float) -> N
     assert max(gaps) <= max(4 * hours * 3600 / len(times), 2 * step_s)
 
 
-def test_a_look_between_two_others_leaves_no_point_of_its_own() -> None:
+def test_extra_sample_replaces_the_latest_point() -> None:
     history = History()
     for at_s in (0.0, 0.5, 0.6, 1.1, 1.6):
         history.add(point(at_s))
     assert [each.at_s for each in history.points] == [0.0, 0.5, 1.1, 1.6]
 
 
-def test_the_point_of_some_time_ago_is_found() -> None:
+def test_since_finds_the_earlier_point() -> None:
     history = History()
     assert history.since(10) is None
     for i in range(100):
@@ -50,16 +50,16 @@ def test_the_point_of_some_time_ago_is_found() -> None:
     assert first.at_s == 0
 
 
-def test_a_percentile_lies_in_the_bucket_of_its_value() -> None:
+def test_percentile_is_in_the_bucket_of_its_value() -> None:
     bounds = (0.1, 0.5, 1.0)
     assert percentile([0, 0, 0, 0], bounds, 0.5) is None
     assert percentile([0, 10, 0, 0], bounds, 0.5) == pytest.approx(0.3)
     assert percentile([90, 9, 1, 0], bounds, 0.99) == pytest.approx(0.5)
-    assert percentile([0, 0, 0, 3], bounds, 0.5) == 1.0  # no more is known of what lies beyond the last bound
+    assert percentile([0, 0, 0, 3], bounds, 0.5) == 1.0  # values beyond the last bound are cut to it
 
 
 @given(st.lists(st.floats(0.001, 0.99), min_size=1, max_size=200), st.floats(0, 1))
-def test_a_percentile_is_right_but_for_its_bucket_s_width(values: list[float], q: float) -> None:
+def test_percentile_is_right_within_a_bucket(values: list[float], q: float) -> None:
     bounds = tuple(i / 10 for i in range(1, 11))
     counts = [0] * 11
     for value in values:

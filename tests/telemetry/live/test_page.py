@@ -1,4 +1,4 @@
-"""The live page in a real browser: what it says is what was counted, and nothing that it shows can do anything."""
+"""Live page in a real browser: its figures equal the counters, and no text on it can run anything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 
 import flowrt
 from flowrt.server import TelemetryServer
-from tests.telemetry.live.conftest import HANG_S, Aside
+from tests.telemetry.live.conftest import HANG_S, Spawn
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -29,7 +29,7 @@ MakeGate = Callable[[int], "Gate"]
 
 
 class Gate:
-    """A node that passes items on, and holds one back until it is opened."""
+    """Node that returns its items and blocks on one of them until it is opened. Every fifth item fails."""
 
     def __init__(self, holds: int) -> None:
         self.holds = holds
@@ -47,8 +47,8 @@ class Gate:
 
 
 @pytest.fixture
-def make_gate(aside: Aside) -> Iterator[MakeGate]:
-    """Makes gates that are open when the batches are waited for at the end, whatever the test came to."""
+def make_gate(spawn: Spawn) -> Iterator[MakeGate]:
+    """Create gates. All are opened at the end, so that a failed test does not hang on its batches."""
     gates: list[Gate] = []
 
     def make_gate(holds: int) -> Gate:
@@ -62,29 +62,29 @@ def make_gate(aside: Aside) -> Iterator[MakeGate]:
 
 @pytest.fixture
 def open_page(browser: Browser, server: TelemetryServer) -> Iterator[OpenPage]:
-    """Opens the page; whatever the browser complains about is a failure."""
+    """Open the page in a new context. Any console message or foreign request fails the test."""
     contexts: list[Any] = []
-    complaints: list[str] = []
-    asked: list[str] = []
+    messages: list[str] = []
+    requests: list[str] = []
 
     def open_page(url: str = "", *, quiet: bool = True, **settings: Any) -> Page:
         context = browser.new_context(**settings)
         context.set_default_timeout(HANG_S * 1000)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("dialog", lambda dialog: messages.append(f"dialog: {dialog.message}"))
         if quiet:
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: messages.append(message.text))
+            page.on("pageerror", lambda error: messages.append(str(error)))
         page.goto(url or server.url)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert [each for each in complaints if "net::ERR_CONNECTION_REFUSED" not in each] == []
-    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "https://127.0.0.1:"))] == []
+    assert [each for each in messages if "net::ERR_CONNECTION_REFUSED" not in each] == []
+    assert [url for url in requests if not url.startswith(("http://127.0.0.1:", "https://127.0.0.1:"))] == []
 
 
 def wait_for(page: Page, selector: str, text: str) -> None:
@@ -104,18 +104,18 @@ def counter(name: str, status: str) -> float:
     return REGISTRY.get_sample_value("flowrt_items_total", labels) or 0.0
 
 
-def start(aside: Aside, gate: Gate, name: str, items: int = 100) -> threading.Thread:
+def start(spawn: Spawn, gate: Gate, name: str, items: int = 100) -> threading.Thread:
     processor = flowrt.BatchProcessor(flowrt.FunctionNode(gate, node_id="Gate"), 10, name=name)
-    return aside(processor.batch(range(items)))
+    return spawn(processor.batch(range(items)))
 
 
-def test_the_numbers_are_the_counters_while_it_runs_and_after(
-    open_page: OpenPage, aside: Aside, make_gate: MakeGate, server: TelemetryServer
+def test_page_shows_the_counters_during_and_after_a_batch(
+    open_page: OpenPage, spawn: Spawn, make_gate: MakeGate, server: TelemetryServer
 ) -> None:
     page = open_page()
     wait_for(page, "#idle h2", "No batch yet")
     gate = make_gate(99)
-    thread = start(aside, gate, "numbers")
+    thread = start(spawn, gate, "numbers")
     wait_for(page, "#done", "99 of 100 items, 99 %")
     assert (counter("numbers", "ok"), counter("numbers", "failed")) == (79, 20)
     assert text_of(page, "#name") == "numbers"
@@ -138,7 +138,7 @@ def test_the_numbers_are_the_counters_while_it_runs_and_after(
     assert text_of(page, "#done") == "100 of 100 items, 100 %"
 
 
-def test_hostile_text_is_shown_and_does_nothing(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+def test_hostile_text_is_shown_as_text(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
     page = open_page()
     gate = make_gate(-1)
     name = f"{HOSTILE}\u202e"
@@ -147,8 +147,8 @@ def test_hostile_text_is_shown_and_does_nothing(open_page: OpenPage, aside: Asid
     async def node(x: int) -> int:
         raise kind(f"{HOSTILE} {x}\x00\udc80")
 
-    aside(flowrt.BatchProcessor(flowrt.FunctionNode(node, node_id=HOSTILE), 2, name=name).batch([1, 2])).join(HANG_S)
-    start(aside, gate, HOSTILE, 10).join(HANG_S)
+    spawn(flowrt.BatchProcessor(flowrt.FunctionNode(node, node_id=HOSTILE), 2, name=name).batch([1, 2])).join(HANG_S)
+    start(spawn, gate, HOSTILE, 10).join(HANG_S)
     wait_for(page, "#failed-items .text", f"{HOSTILE} 8")
     page.locator("#batches button").nth(1).click()
     wait_for(page, "#failed-items .kind", "Bad<img src=x onerror=alert(1)>")
@@ -158,7 +158,7 @@ def test_hostile_text_is_shown_and_does_nothing(open_page: OpenPage, aside: Asid
     assert page.evaluate("document.body.dataset.hit") is None
 
 
-def test_inline_script_is_forbidden(open_page: OpenPage) -> None:
+def test_inline_script_is_blocked(open_page: OpenPage) -> None:
     page = open_page(quiet=False)
     page.evaluate(
         "() => { const script = document.createElement('script');"
@@ -169,9 +169,9 @@ def test_inline_script_is_forbidden(open_page: OpenPage) -> None:
     assert page.evaluate("document.body.dataset.hit") is None
 
 
-def test_a_page_opened_late_shows_the_past(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+def test_page_opened_late_shows_the_history(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
     gate = make_gate(50)
-    start(aside, gate, "late", 60)
+    start(spawn, gate, "late", 60)
     time.sleep(2.2)
     page = open_page()
     wait_for(page, "#done", "59 of 60")
@@ -182,17 +182,17 @@ def test_a_page_opened_late_shows_the_past(open_page: OpenPage, aside: Aside, ma
     gate.open.set()
 
 
-def test_it_goes_on_while_the_loop_is_blocked(open_page: OpenPage, aside: Aside) -> None:
+def test_page_updates_while_the_loop_is_blocked(open_page: OpenPage, spawn: Spawn) -> None:
     page = open_page()
     began, release = threading.Event(), threading.Event()
 
     async def node(x: int) -> int:
         if x == 3:
             began.set()
-            release.wait(HANG_S)  # blocks the loop: that is the point
+            release.wait(HANG_S)  # blocks the loop on purpose
         return x
 
-    thread = aside(flowrt.BatchProcessor(node, 2, name="blocked").batch(range(10)))
+    thread = spawn(flowrt.BatchProcessor(node, 2, name="blocked").batch(range(10)))
     assert began.wait(HANG_S)
     wait_for(page, "#name", "blocked")
     wait_for(page, "#done", "3 of 10")
@@ -203,7 +203,7 @@ def test_it_goes_on_while_the_loop_is_blocked(open_page: OpenPage, aside: Aside)
     wait_for(page, "#status", "finished")
 
 
-def test_it_comes_back_when_the_process_does(open_page: OpenPage, server: TelemetryServer) -> None:
+def test_page_reconnects_when_the_process_restarts(open_page: OpenPage, server: TelemetryServer) -> None:
     page = open_page(quiet=False)
     wait_for(page, "#link-text", "live")
     server.stop()
@@ -217,7 +217,7 @@ def test_it_comes_back_when_the_process_does(open_page: OpenPage, server: Teleme
         again.stop()
 
 
-def test_a_browser_gets_in_with_the_token_as_its_password(browser: Browser, aside: Aside) -> None:
+def test_browser_signs_in_with_the_token_as_password(browser: Browser, spawn: Spawn) -> None:
     server = TelemetryServer(0, token="horse")
     server.start()
     try:
@@ -233,7 +233,7 @@ def test_a_browser_gets_in_with_the_token_as_its_password(browser: Browser, asid
         server.stop()
 
 
-def test_no_secret_is_on_the_page(open_page: OpenPage, aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_and_state_hold_no_secret(open_page: OpenPage, spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "c4nary of the environment")
 
     async def node(item: dict[str, str]) -> str:
@@ -245,7 +245,7 @@ def test_no_secret_is_on_the_page(open_page: OpenPage, aside: Aside, monkeypatch
 
     page = open_page()
     items = [{"n": str(n), "secret": CANARY} for n in range(5)]
-    aside(flowrt.BatchProcessor(node, 2, name="secrets").batch(items)).join(HANG_S)
+    spawn(flowrt.BatchProcessor(node, 2, name="secrets").batch(items)).join(HANG_S)
     wait_for(page, "#failed-items", "KeyError")
     for text in (page.content(), page.request.get(page.url + "live/state").text()):
         assert "[redacted]" in text
@@ -254,13 +254,13 @@ def test_no_secret_is_on_the_page(open_page: OpenPage, aside: Aside, monkeypatch
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1240), ("dark", 390)])
-def test_axe_finds_no_fault(open_page: OpenPage, aside: Aside, make_gate: MakeGate, scheme: str, width: int) -> None:
+def test_axe_finds_no_fault(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate, scheme: str, width: int) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
     axe = Axe()
     gate = make_gate(99)
-    start(aside, gate, f"axe {scheme} {width}").join(0)
+    start(spawn, gate, f"axe {scheme} {width}").join(0)
     wait_for(page, "#done", "99 of 100")
     wait_for(page, "#running-items", "Gate.wait")
     page.locator("#running-items summary").first.click()
@@ -274,16 +274,16 @@ def faults(axe: Any, page: Page) -> list[str]:
     return [f"{each['impact']} {each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in violations]
 
 
-def test_axe_finds_no_fault_before_the_first_batch(open_page: OpenPage) -> None:
+def test_axe_finds_no_fault_on_the_idle_page(open_page: OpenPage) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     assert faults(Axe(), open_page(bypass_csp=True)) == []
 
 
-def test_charts_are_read_with_the_keyboard(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+def test_charts_are_readable_with_the_keyboard(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
     page = open_page()
     gate = make_gate(99)
-    start(aside, gate, "keys")
+    start(spawn, gate, "keys")
     wait_for(page, "#done", "99 of 100")
     page.wait_for_timeout(1_200)
     chart = page.locator("#latency-chart svg")
@@ -295,14 +295,14 @@ def test_charts_are_read_with_the_keyboard(open_page: OpenPage, aside: Aside, ma
     deadline = time.monotonic() + HANG_S
     while not re.search(r"at [\d.]+ m?s", label := chart.get_attribute("aria-label") or ""):
         assert time.monotonic() < deadline, label
-        page.wait_for_timeout(200)  # on a busy machine the page has seen only its first moment
+        page.wait_for_timeout(200)  # a busy machine may have sampled only the start
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     assert "Now" in (chart.get_attribute("aria-label") or "")
     gate.open.set()
 
 
-def test_a_theme_is_chosen_and_remembered(open_page: OpenPage) -> None:
+def test_chosen_theme_is_remembered(open_page: OpenPage) -> None:
     page = open_page(color_scheme="light")
 
     def ground() -> str:
@@ -318,10 +318,10 @@ def test_a_theme_is_chosen_and_remembered(open_page: OpenPage) -> None:
     assert ground() == dark
 
 
-def test_an_error_and_a_trace_can_be_copied(open_page: OpenPage, aside: Aside, make_gate: MakeGate) -> None:
+def test_error_can_be_copied(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     gate = make_gate(-1)
-    start(aside, gate, "copied", 4).join(HANG_S)
+    start(spawn, gate, "copied", 4).join(HANG_S)
     wait_for(page, "#failed-items", "ValueError")
     page.locator("#failed-items .copy").first.click()
     wait_for(page, "#failed-items .copy", "copied")

@@ -1,4 +1,4 @@
-"""What looks like a secret is taken out of what is shown."""
+"""Redaction removes probable secrets and leaves ordinary text."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from flowrt.telemetry.live.redaction import redact
         "denied for canary-of-the-environment",
     ],
 )
-def test_a_secret_is_gone(text: str) -> None:
+def test_secret_is_redacted(text: str) -> None:
     shown = redact(text, {"SOME_TOKEN": "canary-of-the-environment", "HOME": "/home/canary"})
     assert "canary" not in shown
     assert "[redacted]" in shown
 
 
-def test_a_variable_may_go_while_they_are_looked_through() -> None:
-    class Going(UserDict[str, str]):
+def test_redaction_survives_a_vanishing_variable() -> None:
+    class Vanishing(UserDict[str, str]):
         def __iter__(self) -> Iterator[str]:
             names = list(super().__iter__())
             self.data.clear()
             return iter(names)
 
-    assert redact("none of canary", Going(SOME_TOKEN="canary")) == "none of canary"
+    assert redact("none of canary", Vanishing(SOME_TOKEN="canary")) == "none of canary"
 
 
 @pytest.mark.parametrize(
@@ -64,21 +64,21 @@ def test_a_variable_may_go_while_they_are_looked_through() -> None:
         "monkeys: 3",
     ],
 )
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_ordinary_text_stays(text: str) -> None:
     assert redact(text, {"SOME_TOKEN": "canary-of-the-environment", "CITY": "Service"}) == text
 
 
-def test_a_path_is_no_secret_whatever_its_variable_is_called() -> None:
+def test_path_stays_even_if_its_variable_sounds_secret() -> None:
     environment = {"PWD": "/srv/jobs", "SSH_AUTH_SOCK": "/tmp/agent.1234"}  # noqa: S108  # a path that looks like one
     text = "/srv/jobs/enrich.py:12 in look_up, /tmp/agent.1234"
     assert redact(text, environment) == text
 
 
-def test_a_long_text_is_cut_and_a_lone_surrogate_written_out() -> None:
+def test_long_text_is_cut_and_lone_surrogate_escaped() -> None:
     assert len(redact("a b " * 1_000_000)) == 1_000
     assert redact("\udc80") == "\\udc80"
 
 
-def test_hostile_text_takes_no_time() -> None:
+def test_redaction_of_hostile_text_is_fast() -> None:
     for text in ("a" * 100_000, "://" * 30_000, "key=" * 30_000, "-----BEGIN A-----" * 6_000, "Bearer " * 15_000):
         assert len(redact(text)) <= 1_000

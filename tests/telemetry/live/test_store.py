@@ -1,8 +1,9 @@
-"""What is shown of a batch equals what was counted, while it runs and after its end."""
+"""LiveStore: its state equals the counters while a batch runs and after its end."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -19,7 +20,8 @@ from tests.conftest import Run
 
 
 @pytest.fixture(autouse=True)
-def _a_page() -> Any:
+def _open_page() -> Any:
+    gc.collect()  # closes the pages of earlier tests' applications
     LIVE.open()
     yield
     LIVE.close(wait=True)
@@ -39,7 +41,7 @@ async def odd_fails(x: int) -> int:
     return x
 
 
-def test_a_finished_batch_shows_what_was_counted(run: Run) -> None:
+def test_finished_batch_shows_the_counters(run: Run) -> None:
     results = run(flowrt.BatchProcessor(odd_fails, 7, name="counted").batch(range(101)))
     batch = shown("counted")
     assert batch["status"] == "failed"
@@ -57,7 +59,7 @@ def test_a_finished_batch_shows_what_was_counted(run: Run) -> None:
     assert batch["history"][-1][1:3] == [101, 50]
 
 
-def test_a_second_batch_of_a_processor_starts_from_nothing(run: Run) -> None:
+def test_second_batch_of_a_processor_starts_at_zero(run: Run) -> None:
     async def main() -> None:
         processor = flowrt.BatchProcessor(odd_fails, name="twice")
         await processor.batch(range(10))
@@ -72,7 +74,7 @@ def test_a_second_batch_of_a_processor_starts_from_nothing(run: Run) -> None:
     assert first["history"][-1][1] == 10
 
 
-def test_a_running_batch_shows_its_items_and_where_they_wait(run: Run) -> None:
+def test_running_batch_shows_where_its_items_wait(run: Run) -> None:
     async def answer(event: asyncio.Event) -> None:
         await event.wait()
 
@@ -104,7 +106,7 @@ def test_a_running_batch_shows_its_items_and_where_they_wait(run: Run) -> None:
         assert item["age_s"] >= 0
 
 
-def test_a_step_of_the_system_s_clock_is_no_time_that_passed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_of_the_system_clock_does_not_change_ages(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> dict[str, Any]:
         gate = asyncio.Event()
         task = asyncio.create_task(flowrt.BatchProcessor(lambda _: gate.wait(), 1, name="stepped").batch([1]))
@@ -121,7 +123,7 @@ def test_a_step_of_the_system_s_clock_is_no_time_that_passed(run: Run, monkeypat
     assert batch["running"][0]["age_s"] < 1800
 
 
-def test_an_item_that_lasts_is_among_the_slowest_without_a_hook(run: Run) -> None:
+def test_long_item_is_among_the_slowest(run: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(1.2 if x == 13 else 0)
         return x
@@ -132,13 +134,13 @@ def test_an_item_that_lasts_is_among_the_slowest_without_a_hook(run: Run) -> Non
     assert 1.1 <= slowest[0]["duration_s"] < 30
 
 
-def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stall_has_culprit_and_stack(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[3])
 
     async def node(x: int) -> int:
         await asyncio.sleep(0.01)
         if x == 5:
-            time.sleep(0.4)  # blocks the loop: that is the point
+            time.sleep(0.4)  # blocks the loop on purpose
         return x
 
     async def main() -> None:
@@ -147,31 +149,31 @@ def test_stalls_are_shown_with_their_culprit_and_stack(run: Run, monkeypatch: py
 
     run(main())
     batch = shown("stalled")
-    (stall,) = [stall for stall in batch["stalls"] if stall["index"] == 5]  # on a busy machine there may be others
+    (stall,) = [stall for stall in batch["stalls"] if stall["index"] == 5]  # a busy machine may add stalls
     assert 0.2 < stall["duration_s"] < 30
     assert "time.sleep(0.4)" in stall["stack"]
     assert stall["stack"].startswith("tests/telemetry/live/test_store.py:")
     assert "blocked" in batch["explained"]
 
 
-def test_a_batch_that_cannot_be_looked_at_hides_no_other_and_is_told_once(
+def test_failing_sample_hides_no_other_batch_and_logs_once(
     run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    looks: list[str] = []
+    samples: list[str] = []
     sample = store_module.BatchView.sample
 
-    def look(view: store_module.BatchView, *, detailed: bool) -> None:
-        looks.append(view._batch.name)
+    def record(view: store_module.BatchView, *, detailed: bool) -> None:
+        samples.append(view._batch.name)
         if view._batch.name == "broken":
             raise KeyError("broken")
         sample(view, detailed=detailed)
 
-    monkeypatch.setattr(LIVE, "_complained", set())
-    monkeypatch.setattr(store_module.BatchView, "sample", look)
+    monkeypatch.setattr(LIVE, "_warned", set())
+    monkeypatch.setattr(store_module.BatchView, "sample", record)
     monkeypatch.setattr(store_module, "_EVERY_S", 0.01)
 
     async def node(name: str) -> str:
-        while looks.count(name) < 3:
+        while samples.count(name) < 3:
             await asyncio.sleep(0.001)
         return name
 
@@ -182,52 +184,53 @@ def test_a_batch_that_cannot_be_looked_at_hides_no_other_and_is_told_once(
     run(main())
     assert [batch["name"] for batch in json.loads(LIVE.snapshot())["batches"]] == ["whole"]
     assert [record.getMessage() for record in caplog.records if record.name == "flowrt.live"] == [
-        "batch broken cannot be shown"
+        "batch broken cannot be shown: sampling it failed"
     ]
 
 
-def test_its_thread_goes_on_when_a_look_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = threading.Event()
+def test_sampler_continues_after_a_failed_sample(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    three = threading.Event()
+    samples: list[int] = []
 
-    def look(_: object) -> None:
-        if thread_looks.append(1) or len(thread_looks) >= 3:
-            looked.set()
+    def sample(_: object) -> None:
+        samples.append(1)
+        if len(samples) >= 3:
+            three.set()
         raise OSError("broken")
 
-    thread_looks: list[int] = []
-    monkeypatch.setattr(store_module.ProcessView, "look", look)
+    monkeypatch.setattr(store_module.ProcessView, "sample", sample)
     monkeypatch.setattr(store_module, "_EVERY_S", 0.01)
-    run(flowrt.BatchProcessor(lambda _: looked.wait(30), name="unlooked").batch([1]))
-    assert looked.is_set()
+    run(flowrt.BatchProcessor(lambda _: three.wait(30), name="sampled").batch([1]))
+    assert three.is_set()
 
 
-def test_its_thread_ends_though_it_is_told_to_just_as_it_begins_to_listen() -> None:
+def test_sampler_ends_if_stopped_while_it_clears_its_event() -> None:
     end = threading.Event()
 
-    class JustBefore(threading.Event):
+    class StoppedInClear(threading.Event):
         def clear(self) -> None:
             end.set()
             self.set()
             super().clear()
 
-    thread = threading.Thread(target=store_module.LiveStore()._run, args=(end, JustBefore()), daemon=True)
+    thread = threading.Thread(target=store_module.LiveStore()._run, args=(end, StoppedInClear()), daemon=True)
     thread.start()
     thread.join(10.0)
     assert not thread.is_alive()
 
 
-def test_items_that_are_ok_are_told_to_nobody(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[int] = []
-    monkeypatch.setattr(store_module.LiveInstrument, "item_failed", lambda self, item: told.append(item.index))
+def test_successful_items_cause_no_hook_call(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+    monkeypatch.setattr(store_module.LiveInstrument, "item_failed", lambda self, item: noted.append(item.index))
     for hook in ("item_started", "attempt_started", "attempt_ended", "item_finished", "retry_scheduled"):
         assert not hasattr(store_module.LiveInstrument, hook) or getattr(store_module.LiveInstrument, hook) is getattr(
             flowrt.Instrument, hook
         )
-    run(flowrt.BatchProcessor(odd_fails, name="told").batch(range(10)))
-    assert told == [1, 3, 5, 7, 9]
+    run(flowrt.BatchProcessor(odd_fails, name="noted").batch(range(10)))
+    assert noted == [1, 3, 5, 7, 9]
 
 
-def test_cancelled_items_are_no_failures(run: Run) -> None:
+def test_cancelled_items_are_not_failures(run: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(60)
         return x
@@ -239,7 +242,7 @@ def test_cancelled_items_are_no_failures(run: Run) -> None:
     assert batch["failures"] == []
 
 
-def test_without_a_page_nothing_watches(run: Run) -> None:
+def test_batch_is_not_sampled_without_a_page(run: Run) -> None:
     LIVE.close(wait=True)
     try:
         run(flowrt.BatchProcessor(odd_fails, name="unseen").batch(range(3)))
@@ -248,7 +251,7 @@ def test_without_a_page_nothing_watches(run: Run) -> None:
     assert json.loads(LIVE.snapshot())["batches"] == []
 
 
-def test_many_batches_leave_the_last_ten(run: Run) -> None:
+def test_last_ten_ended_batches_stay(run: Run) -> None:
     async def main() -> None:
         for i in range(30):
             await flowrt.BatchProcessor(odd_fails, name=f"small {i}", telemetry=flowrt.Telemetry(logs=False)).batch([2])
@@ -260,7 +263,7 @@ def test_many_batches_leave_the_last_ten(run: Run) -> None:
     assert names == [f"small {i}" for i in range(20, 30)]
 
 
-def test_watchers_are_woken_with_new_frames_and_no_longer_when_they_leave(run: Run) -> None:
+def test_watcher_is_called_per_frame_until_removed(run: Run) -> None:
     frames: list[bytes] = []
     enough = threading.Event()
 
@@ -279,5 +282,5 @@ def test_watchers_are_woken_with_new_frames_and_no_longer_when_they_leave(run: R
     assert len(frames) >= 3
     assert b"watched" in frames[-1]
     count = len(frames)
-    LIVE.tell()
+    LIVE.publish()
     assert len(frames) == count
