@@ -42,7 +42,7 @@ def why_slow(detail: Detail) -> tuple[str, list[str]]:
         detail: Figures of the batch.
     """
     if not detail.wall_s:
-        return "Unknown: this file has no timestamps. Record them with --record FILE.", []
+        return "Unknown, as the file has no timestamps: record it with --record FILE.", []
     took = f"It took {duration(detail.wall_s)}"
     main, *others = detail.explanation.split("; ")
     headline = f"{took}: {main}." if main else f"{took}, {detail.throughput:,.1f} items a second."
