@@ -1,4 +1,4 @@
-"""How the tests run coroutines: on every kind of loop, and in virtual time."""
+"""Shared fixtures: event loops, virtual time, forked commands, a clean process state."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from flowrt.telemetry.tracing import setup
 from tests import examples
 from tests.forked import Forks
 
-_as_it_is = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())  # CI has one of its own
+_as_it_is = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())  # CI has its own profile
 hypothesis.settings.register_profile("here", _as_it_is, max_examples=examples.examples(_as_it_is.max_examples))
 hypothesis.settings.load_profile("here")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job: children would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job of a shell; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class VirtualTimeLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):
-    """An event loop on which a day of sleeping takes milliseconds."""
+    """Event loop in virtual time: a day of sleeping takes milliseconds."""
 
 
 def virtual_loop() -> asyncio.AbstractEventLoop:
-    """A fresh virtual-time loop whose time starts at 0."""
+    """Return a virtual-time loop that starts at 0."""
     loop = VirtualTimeLoop()
     loop.setup_looptime(start=0, idle_step=None)
     return loop
@@ -51,7 +51,7 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 def run_on(factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end and check that it leaves no task behind."""
+    """Run a coroutine to its end and assert that it leaves no task behind."""
 
     async def guarded() -> Any:
         before = asyncio.all_tasks()
@@ -69,28 +69,35 @@ def run_on(factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on a real loop, once on asyncio's and once on uvloop's."""
+    """Runs a coroutine on a real loop: one test with asyncio's, one with uvloop's."""
     factory = LOOPS[request.param]
     return lambda main: run_on(factory, main)
 
 
 @pytest.fixture
 def run_virtual() -> Run:
-    """Runs a coroutine in virtual time: sleeping takes no time."""
+    """Runs a coroutine in virtual time."""
     return lambda main: run_on(virtual_loop, main)
 
 
 ON_ONE_PYTHON = (
-    *("ablation/", "bench/", "chaos/", "cli/test_bench.py", "cli/test_resuming.py", "demo/", "docs/"),
-    *("journal/test_kills.py", "journal/test_scan.py", "loadtest/", "reporting/", "server/test_saturated.py"),
-    *("telemetry/test_exposition.py", "test_typing.py", "whatif/"),
+    *("ablation/", "bench/", "chaos/", "cli/commands/test_bench.py", "cli/options/test_journal.py", "demo/", "docs/"),
+    *("journal/test_kills.py", "journal/test_recovery.py", "loadtest/", "reporting/", "server/test_saturated.py"),
+    *("telemetry/metrics/test_exposition.py", "test_typing.py", "whatif/"),
 )
-"""Tests of whole commands and of formats, which take long and are the same on every Python."""
+"""Slow tests of commands and formats that behave the same on every Python."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the marks are asked for
+def pytest_configure() -> None:
+    """Fail if a path of `ON_ONE_PYTHON` was moved: its tests would run on both, unnoticed."""
+    missing = [path for path in ON_ONE_PYTHON if not (Path(__file__).parent / path).exists()]
+    if missing:
+        raise pytest.UsageError(f"tests/conftest.py: ON_ONE_PYTHON names {missing}, which do not exist")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on one Python only."""
+    """Mark the tests that run on one Python only."""
     for item in items:
         if item.path.relative_to(Path(__file__).parent).as_posix().startswith(ON_ONE_PYTHON):
             item.add_marker(pytest.mark.parts)
@@ -98,24 +105,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
-    """Runs the command in processes that have it imported already."""
+    """Runs the command in processes forked from one that has imported it."""
     server = Forks()
     yield server
     server.close()
 
 
 @pytest.fixture(autouse=True)
-def _a_process_without_a_tracer_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tracer provider is for the life of a process; a test that sets one up leaves none to the next."""
+def _reset_tracer_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reset the tracer provider, which OpenTelemetry lets a process set once."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(setup, "_ours", [])
 
 
 @pytest.fixture(autouse=True)
-def _a_process_that_has_counted_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process keeps 64 pairs of batch and node apart, fewer than the tests have."""
+def _reset_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reset the metrics and the live page: a process has 64 batch-node pairs, fewer than the tests use."""
     for name in ("shards", "limits", "circuits", "batches", "stalls", "_free"):
         monkeypatch.setattr(METRICS, name, {})
-    monkeypatch.setattr(LIVE, "_running", {})  # the page of an application that has not been collected yet holds others
+    monkeypatch.setattr(LIVE, "_running", {})  # an application not yet garbage-collected may still show others
     monkeypatch.setattr(LIVE, "_ended", deque(maxlen=10))

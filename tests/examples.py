@@ -1,4 +1,4 @@
-"""How many examples a property is tried with: all on the main Python, a quarter on the second."""
+"""Number of hypothesis examples: all on the main Python, a quarter on the second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHARE: Final = 4 if os.environ.get("FLOWRT_EXAMPLES") == "fewer" else 1
 
 
 def examples(most: int) -> int:
-    """The number of examples here.
+    """Return the number of examples for this run.
 
     Args:
         most: The number on the main Python.

@@ -1,7 +1,6 @@
-"""Processes of the command that need not import it anew: forked from one that has, and else like any other.
+"""Fork server for tests of the command: each run is forked from a process that has imported it.
 
-Most tests of the command look at what it reads, writes, says and ends with; its imports would take most of their time.
-What a start from nothing does is tested where that is the matter (`test_public_api`, `test_import`).
+Imports would take most of the time of these tests. `test_public_api` and `test_import` test a start from scratch.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from typing import Any
 __all__ = ["Forks", "serve"]
 
 ROOT = Path(__file__).resolve().parents[1]
-_SIZE = 1 << 20  # a request is one message
+_SIZE = 1 << 20  # one request is one message
 
 
 class Forks:
-    """A process that has imported the command, and forks for each run of it."""
+    """Client of a process that has imported the command and forks for each run."""
 
     def __init__(self) -> None:
         self._mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -50,8 +49,8 @@ if forked := serve({theirs.fileno()}):
         Args:
             words: What follows `flowrt`.
             cwd: Its working directory.
-            env: All of its environment.
-            stdin: What it reads, through a pipe.
+            env: Its whole environment.
+            stdin: Its standard input, through a pipe.
             timeout_s: When to kill it and raise, in seconds.
 
         Raises:
@@ -81,7 +80,7 @@ if forked := serve({theirs.fileno()}):
         return subprocess.CompletedProcess(words, code, texts[out_r], texts[err_r])
 
     def close(self) -> None:
-        """End the process; those that it forked have ended."""
+        """End the server; its forks have ended by then."""
         self._mine.close()
         self._process.wait()
 
@@ -95,7 +94,7 @@ def _write(fd: int, text: str) -> None:
     try:
         with open(fd, "w", encoding="utf-8") as end:
             end.write(text)
-    except BrokenPipeError:  # it did not want it
+    except BrokenPipeError:  # the command ended without reading it
         pass
 
 
@@ -103,7 +102,8 @@ def serve(fd: int) -> tuple[str, None, str] | None:
     """Fork for each request.
 
     Returns:
-        In each fork what to run there, so that it ends as an interpreter does; None when there are no more requests.
+        In a fork, the arguments for `runpy.run_module`, so that it exits as an interpreter does; in the server None,
+        after the last request.
     """
 
     with socket.socket(fileno=fd) as server:

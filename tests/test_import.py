@@ -1,7 +1,8 @@
-"""What importing flowrt does to a process: next to nothing."""
+"""`import flowrt` loads little and leaves the process as it was."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,19 +15,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 HEAVY = {
-    # what only a command, a server, an exporter, a demo or an input format needs
+    # needed only by a command, the server, an exporter, the demo or an input format
     *("uvloop", "uvicorn", "h11", "httptools", "starlette", "fastapi", "httpx", "aiohttp", "requests", "urllib3"),
     *("opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf", "grpc", "ray"),
     *("click", "rich", "pyarrow", "numpy", "pandas", "airportsdata", "nadoo_flow"),
-    *("flowrt.cli", "flowrt.demo", "flowrt.runtime", "flowrt.server", "flowrt.runtime.signals", "flowrt.summary"),
-    *("flowrt.reporting", "flowrt.recording", "flowrt.recording.recorder", "flowrt.telemetry.live"),
-    *("flowrt.journal.inspection", "flowrt.sampling", "flowrt.batch.speedup_sample"),
+    *("flowrt.cli", "flowrt.demo", "flowrt.runtime", "flowrt.server", "flowrt.runtime.signals"),
+    *("flowrt.reporting.figures", "flowrt.reporting.html_page", "flowrt.reporting.summary", "flowrt.telemetry.live"),
+    *("flowrt.recording", "flowrt.recording.recorder"),
+    *("flowrt.journal.inspection", "flowrt.batch.speedup_sample"),
 }
 
 
 def python(code: str) -> Any:
-    """Run code in a fresh interpreter, with warnings as errors; what it gives to `tell` comes back."""
-    code = f"import json, sys\ndef tell(what):\n    print(json.dumps(what))\n{code}"
+    """Run code in a fresh interpreter with warnings as errors; return what it passes to `answer`."""
+    code = f"import json, sys\ndef answer(what):\n    print(json.dumps(what))\n{code}"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=ROOT,
@@ -46,8 +48,13 @@ theirs = set(sys.modules)
 """
 
 
-def test_it_imports_nothing_that_only_some_of_its_users_need() -> None:
-    imported = set(python(f"{DEPENDENCIES}import flowrt\ntell(list(set(sys.modules) - theirs))"))
+def test_optional_modules_of_flowrt_exist() -> None:
+    own = sorted(name for name in HEAVY if name.startswith("flowrt."))
+    assert [name for name in own if importlib.util.find_spec(name) is None] == []
+
+
+def test_import_loads_no_optional_module() -> None:
+    imported = set(python(f"{DEPENDENCIES}import flowrt\nanswer(list(set(sys.modules) - theirs))"))
     assert "flowrt.batch" in imported
     assert imported & HEAVY == set()
 
@@ -56,28 +63,28 @@ def test_it_imports_nothing_that_only_some_of_its_users_need() -> None:
     ("name", "module"),
     [("run", "flowrt.runtime"), ("Runtime", "flowrt.runtime"), ("asgi_app", "flowrt.server")],
 )
-def test_what_needs_more_is_imported_when_it_is_asked_for(name: str, module: str) -> None:
-    assert python(f"import flowrt\nflowrt.{name}\ntell({module!r} in sys.modules)") is True
+def test_lazy_name_is_imported_on_first_use(name: str, module: str) -> None:
+    assert python(f"import flowrt\nflowrt.{name}\nanswer({module!r} in sys.modules)") is True
 
 
-def test_names_that_are_imported_later_are_listed_before() -> None:
+def test_lazy_names_are_listed_by_dir() -> None:
     code = """
 import flowrt, flowrt.journal
-tell([sorted({*flowrt.__all__} - {*dir(flowrt)}), sorted({*flowrt.journal.__all__} - {*dir(flowrt.journal)})])
+answer([sorted({*flowrt.__all__} - {*dir(flowrt)}), sorted({*flowrt.journal.__all__} - {*dir(flowrt.journal)})])
 """
     assert python(code) == [[], []]
 
 
-def test_looking_into_a_journal_is_imported_when_it_is_asked_for() -> None:
+def test_journal_inspection_is_imported_on_first_use() -> None:
     code = """
 from flowrt import journal
 functions = [callable(getattr(journal, name)) for _ in range(2) for name in ("export", "records", "summary", "salvage")]
-tell([all(functions), "flowrt.journal.inspection" in sys.modules])
+answer([all(functions), "flowrt.journal.inspection" in sys.modules])
 """
     assert python(code) == [True, True]
 
 
-def test_a_batch_imports_none_of_it_either() -> None:
+def test_batch_loads_no_optional_module() -> None:
     code = f"""{DEPENDENCIES}
 import asyncio, flowrt
 async def node(x):
@@ -85,12 +92,12 @@ async def node(x):
     return x
 results = asyncio.run(flowrt.BatchProcessor(node, item_timeout=5).batch(range(10)))
 assert results.success_rate == 1.0 and results.report.total == 10
-tell(list(set(sys.modules) - theirs))
+answer(list(set(sys.modules) - theirs))
 """
     assert set(python(code)) & HEAVY == set()
 
 
-def test_it_works_where_none_of_it_is_installed() -> None:
+def test_batch_works_without_optional_packages() -> None:
     absent = sorted(name for name in HEAVY if not name.startswith("flowrt"))
     code = f"""
 for name in {absent}:
@@ -98,23 +105,23 @@ for name in {absent}:
 import asyncio, flowrt
 async def node(x):
     return x
-tell([r.output for r in asyncio.run(flowrt.BatchProcessor(node).batch(range(3)))])
+answer([r.output for r in asyncio.run(flowrt.BatchProcessor(node).batch(range(3)))])
 """
     assert python(code) == [0, 1, 2]
 
 
-def test_run_falls_back_to_asyncio_where_uvloop_is_not_installed() -> None:
+def test_run_falls_back_to_asyncio_without_uvloop() -> None:
     code = """
 sys.modules["uvloop"] = None
 import asyncio, flowrt
 async def main():
     return type(asyncio.get_running_loop()).__module__
-tell(flowrt.run(main(), log_level="ERROR"))
+answer(flowrt.run(main(), log_level="ERROR"))
 """
     assert python(code).startswith("asyncio.")
 
 
-def test_it_leaves_the_process_as_it_was() -> None:
+def test_import_leaves_the_process_as_it_was() -> None:
     code = """
 import asyncio, logging, signal, sys, threading, warnings
 from prometheus_client import REGISTRY
@@ -133,19 +140,19 @@ def state():
     ]
 before = state()
 import flowrt
-tell([before, state()])
+answer([before, state()])
 """
     before, after = python(code)
     assert after == before
 
 
 @pytest.mark.parametrize(("module", "name"), [("flowrt", "BatchProcesor"), ("flowrt.journal", "exprot")])
-def test_an_unknown_name_is_an_attribute_error_that_names_it(module: str, name: str) -> None:
+def test_unknown_name_is_an_attribute_error_that_names_it(module: str, name: str) -> None:
     code = f"""
 import {module}
 try:
     {module}.{name}
 except AttributeError as exc:
-    tell(str(exc))
+    answer(str(exc))
 """
     assert python(code) == f"module {module!r} has no attribute {name!r}"

@@ -1,4 +1,4 @@
-"""The public API as its users have it: one behaviour a test, called the way the documentation calls it."""
+"""The public API: one behaviour per test, called as the documentation calls it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fetch(BaseNode):
 
 
 class Search(BaseNode):
-    """A search engine that answers, or fails, after a while."""
+    """Search engine that answers or fails after some seconds."""
 
     def __init__(self, node_id: str, seconds: float, error: str | None = None) -> None:
         super().__init__(node_id, "search")
@@ -72,7 +72,7 @@ class Search(BaseNode):
 
 
 class Flaky:
-    """A node that fails for some items, until it has been called so many times for each."""
+    """Node that fails for some items until it was called `until` times for each."""
 
     def __init__(self, failing: set[int], until: int = 10**9) -> None:
         self.failing, self.until = failing, until
@@ -122,12 +122,12 @@ def page_at(url: str) -> str:
         *("NodeContext", "NodeResult", "WorkflowContext", "race", "run", "Runtime", "RaceNode", "ItemFailedError"),
     ],
 )
-def test_a_name_of_the_contract_is_importable_from_the_package(name: str) -> None:
+def test_public_name_is_importable_from_the_package(name: str) -> None:
     assert name in flowrt.__all__
     assert callable(getattr(flowrt, name))
 
 
-def test_everything_in_all_is_there() -> None:
+def test_star_import_provides_every_name_of_all() -> None:
     namespace: dict[str, Any] = {}
     exec("from flowrt import *", namespace)  # noqa: S102  # a star import is allowed at module level only
     assert set(flowrt.__all__) <= set(namespace)
@@ -168,7 +168,7 @@ KEYWORDS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("function", "expected"), POSITIONAL, ids=lambda value: getattr(value, "__qualname__", ""))
-def test_positional_parameters_have_the_names_order_and_defaults_of_the_contract(
+def test_positional_parameters_keep_names_order_and_defaults(
     function: Callable[..., Any], expected: list[tuple[str, Any]]
 ) -> None:
     parameters = list(inspect.signature(function).parameters.values())[: len(expected)]
@@ -177,14 +177,14 @@ def test_positional_parameters_have_the_names_order_and_defaults_of_the_contract
 
 
 @pytest.mark.parametrize(("function", "expected"), KEYWORDS, ids=lambda value: getattr(value, "__qualname__", ""))
-def test_settings_are_keyword_only_with_the_defaults_of_the_contract(
+def test_settings_are_keyword_only_and_keep_their_defaults(
     function: Callable[..., Any], expected: dict[str, Any]
 ) -> None:
     keywords = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
     assert {name: keywords[name] for name in expected} == expected
 
 
-def test_a_result_has_the_fields_of_the_contract_and_no_others_to_see() -> None:
+def test_result_has_the_documented_fields_and_no_others() -> None:
     result = BatchResult(0, None, success=True)
     assert [name for name in dir(result) if not name.startswith("_")] == sorted(
         [*result.as_dict(), "as_dict", "replace"]
@@ -198,40 +198,40 @@ def test_a_result_has_the_fields_of_the_contract_and_no_others_to_see() -> None:
 # -- nodes -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_class_runs_over_a_batch(run: Run) -> None:
+def test_node_class_runs_over_a_batch(run: Run) -> None:
     results = run(BatchProcessor(Fetch()).batch([{"x": 1}, {"x": 2}]))
     assert [result.output for result in results] == [{"v": 1}, {"v": 2}]
 
 
-def test_a_batch_is_named_after_its_node_unless_told() -> None:
+def test_batch_is_named_after_its_node_by_default() -> None:
     assert BatchProcessor(Fetch()).name == "fetch"
     assert BatchProcessor(Fetch(), name="nightly").name == "nightly"
     assert BatchProcessor(double).name == "double"
 
 
-def test_input_data_is_the_contexts_third_field_and_a_dict_of_its_own_by_default() -> None:
+def test_input_data_is_the_third_field_and_a_fresh_dict_by_default() -> None:
     assert NodeContext("google", "search", {"q": 1}).input_data == {"q": 1}
     first, second = NodeContext("a", "t"), NodeContext("b", "t")
     assert first.input_data == {}
     assert first.input_data is not second.input_data
 
 
-def test_get_input_gives_the_default_for_a_missing_key_and_for_an_input_that_is_no_mapping() -> None:
+def test_get_input_returns_the_default_without_the_key_or_a_mapping() -> None:
     assert NodeContext("n", "t", {"a": 0}).get_input("a", 7) == 0
     assert NodeContext("n", "t", {"a": 0}).get_input("b") is None
     assert NodeContext("n", "t", "text").get_input("a", 7) == 7
 
 
-def test_a_workflow_context_has_an_id_and_variables_of_its_own() -> None:
+def test_workflow_context_has_its_own_id_and_variables() -> None:
     first, second = WorkflowContext(), WorkflowContext()
     first.set_global_variable("tenant", "acme")
     assert first.get_global_variable("tenant") == "acme"
-    assert second.get_global_variable("tenant", "nobody") == "nobody"
+    assert second.get_global_variable("tenant", "none") == "none"
     assert first.global_variables == {"tenant": "acme"}
     assert first.workflow_id != second.workflow_id
 
 
-def test_a_node_result_starts_with_metadata_of_its_own() -> None:
+def test_node_result_starts_with_its_own_metadata() -> None:
     first, second = NodeResult(True), NodeResult(True)
     first.metadata["tokens"] = 5
     assert (first.output, first.error, second.metadata) == (None, None, {})
@@ -260,14 +260,14 @@ class AsyncCallable:
     ],
     ids=["async", "sync", "lambda", "partial", "object", "method", "FunctionNode async", "FunctionNode sync"],
 )
-def test_wherever_a_node_is_taken_a_function_is_taken_too(node: Any, run: Run) -> None:
+def test_function_is_accepted_wherever_a_node_is(node: Any, run: Run) -> None:
     factor = 1 if isinstance(node, functools.partial) else 2
     assert [r.output for r in run(BatchProcessor(node).batch([1, 2]))] == [factor, 2 * factor]
     assert run(race([node], 3)).output == 3 * factor
     assert run(RaceNode("either", [node]).execute(NodeContext("either", "race", 3), WorkflowContext())).success
 
 
-def test_a_function_may_give_a_value_nothing_or_a_node_result(run: Run) -> None:
+def test_function_may_return_a_value_nothing_or_a_node_result(run: Run) -> None:
     async def node(kind: str) -> Any:
         return {"dict": {"a": 1}, "none": None, "result": NodeResult(False, error="no luck")}[kind]
 
@@ -276,7 +276,7 @@ def test_a_function_may_give_a_value_nothing_or_a_node_result(run: Run) -> None:
     assert results[2].error == "no luck"
 
 
-def test_a_sync_function_runs_in_a_worker_thread_and_leaves_the_loop_free(run: Run) -> None:
+def test_sync_function_runs_in_a_thread_and_leaves_the_loop_free(run: Run) -> None:
     arrived = threading.Barrier(3)  # the two items and the loop: each waits until all are there
 
     def blocking(_: int) -> int:
@@ -293,7 +293,7 @@ def test_a_sync_function_runs_in_a_worker_thread_and_leaves_the_loop_free(run: R
     run(main())
 
 
-def test_raising_is_failing_and_the_exception_is_kept(run: Run) -> None:
+def test_exception_fails_the_item_and_is_kept(run: Run) -> None:
     error = KeyError("x")
 
     async def node(_: int) -> None:
@@ -308,7 +308,7 @@ def test_raising_is_failing_and_the_exception_is_kept(run: Run) -> None:
 # -- map, filter, reduce ---------------------------------------------------------------------------------------------
 
 
-def test_map_gives_each_child_its_item_and_counts(run: Run) -> None:
+def test_map_passes_each_child_its_item_and_counts(run: Run) -> None:
     seen: list[Any] = []
 
     async def child(data: dict[str, int]) -> int:
@@ -321,7 +321,7 @@ def test_map_gives_each_child_its_item_and_counts(run: Run) -> None:
     assert (result.success, result.error) == (True, None)
 
 
-def test_map_with_failures_keeps_the_successes_in_their_places(run: Run) -> None:
+def test_map_with_failures_keeps_successes_aligned(run: Run) -> None:
     async def child(data: dict[str, int]) -> float:
         return 6 / data["item"]
 
@@ -344,7 +344,7 @@ def test_map_keeps_falsy_outputs(run: Run) -> None:
     assert result.output["succeeded"] == 5
 
 
-def test_filter_keeps_what_its_function_likes_and_counts(run: Run) -> None:
+def test_filter_keeps_matching_items_and_counts(run: Run) -> None:
     result = run(FilterNode("f", lambda x: x > 2).execute(given(items=[3, 1, 4, 1, 5]), WorkflowContext()))
     assert result.output == {"filtered": [3, 4, 5], "original_count": 5, "filtered_count": 3}
 
@@ -355,7 +355,7 @@ def test_reduce_folds_from_the_left_in_index_order(run: Run) -> None:
     assert result.output == {"result": "(((0+a)+b)+c)", "processed_count": 3}
 
 
-def test_reduce_never_changes_its_initial_value(run: Run) -> None:
+def test_reduce_never_mutates_its_initial_value(run: Run) -> None:
     def collect(sofar: list[int], item: int) -> list[int]:
         sofar.append(item)
         return sofar
@@ -392,7 +392,7 @@ def test_async_filter_and_reduce_functions_are_awaited(run: Run) -> None:
         (functools.partial(ReduceNode, "r", max, 0), "processed_count"),
     ],
 )
-def test_an_output_key_that_is_a_counts_is_refused_at_construction(make: Callable[..., Any], key: str) -> None:
+def test_output_key_that_names_a_count_is_refused_at_construction(make: Callable[..., Any], key: str) -> None:
     with pytest.raises(ValueError, match=key):
         make(output_key=key)
 
@@ -401,7 +401,7 @@ COLLECTION_NODES = [MapNode("m", double), FilterNode("f", bool), ReduceNode("r",
 
 
 @pytest.mark.parametrize("node", COLLECTION_NODES, ids=["map", "filter", "reduce"])
-def test_a_missing_input_key_is_a_failed_result_that_names_it(node: BaseNode, run: Run) -> None:
+def test_missing_input_key_is_a_failed_result_that_names_it(node: BaseNode, run: Run) -> None:
     result = run(node.execute(given(rows=[1]), WorkflowContext()))
     assert result.success is False
     assert "'items'" in result.error
@@ -409,7 +409,7 @@ def test_a_missing_input_key_is_a_failed_result_that_names_it(node: BaseNode, ru
 
 @pytest.mark.parametrize("node", COLLECTION_NODES, ids=["map", "filter", "reduce"])
 @pytest.mark.parametrize("items", ["text", b"bytes", {"a": 1}])
-def test_a_text_bytes_or_mapping_is_no_collection_of_items(node: BaseNode, items: Any, run: Run) -> None:
+def test_text_bytes_and_mappings_are_no_collections_of_items(node: BaseNode, items: Any, run: Run) -> None:
     result = run(node.execute(given(items=items), WorkflowContext()))
     assert result.success is False
     assert type(items).__name__ in result.error
@@ -436,7 +436,7 @@ def test_filter_then_map_then_reduce_is_a_pipeline(run: Run) -> None:
     assert run(main()).output == {"total": 0 + 2 + 4 + 6 + 8, "processed_count": 5}
 
 
-def test_a_collection_node_is_a_node_of_a_batch_like_any_other(run: Run) -> None:
+def test_collection_node_runs_in_a_batch(run: Run) -> None:
     async def length(data: dict[str, str]) -> int:
         return len(data["item"])
 
@@ -450,31 +450,31 @@ def test_a_collection_node_is_a_node_of_a_batch_like_any_other(run: Run) -> None
 # -- racing ------------------------------------------------------------------------------------------------------------
 
 
-def test_of_three_searches_the_first_answer_wins(run_virtual: Run) -> None:
+def test_race_of_three_searches_returns_the_first_answer(run_virtual: Run) -> None:
     searches = [Search("google", 3), Search("bing", 1), Search("ddg", 2)]
     result = run_virtual(race(searches, {"query": "flow"}))
     assert result == NodeResult(True, {"engine": "bing", "query": "flow"})
     assert [search.cleaned_up for search in searches] == [True, False, True]
 
 
-def test_a_race_takes_a_node_context_for_its_input(run_virtual: Run) -> None:
+def test_race_accepts_a_node_context_as_input(run_virtual: Run) -> None:
     result = run_virtual(race([Search("google", 1)], NodeContext("google", "search", {}), WorkflowContext()))
     assert result.output == {"engine": "google", "query": None}
 
 
-def test_the_first_success_wins_not_the_first_to_end(run_virtual: Run) -> None:
+def test_race_returns_the_first_success_not_the_first_end(run_virtual: Run) -> None:
     result = run_virtual(race([Search("google", 1, error="quota"), Search("bing", 2)], {}))
     assert result.output["engine"] == "bing"
 
 
-def test_when_all_searches_fail_one_result_names_each_error(run_virtual: Run) -> None:
+def test_race_of_failures_returns_one_result_naming_each_error(run_virtual: Run) -> None:
     result = run_virtual(race([Search("google", 2, error="quota"), Search("bing", 1, error="offline")], {}))
     assert result.success is False
     assert "google: quota" in result.error
     assert "bing: offline" in result.error
 
 
-def test_a_race_is_a_node_of_a_batch(run_virtual: Run) -> None:
+def test_race_node_runs_in_a_batch(run_virtual: Run) -> None:
     either = RaceNode("either", [Search("google", 3), Search("bing", 1)])
     results = run_virtual(BatchProcessor(either, 5).batch([{"query": i} for i in range(5)]))
     assert [r.output for r in results] == [{"engine": "bing", "query": i} for i in range(5)]
@@ -493,7 +493,7 @@ class Lookup(BaseNode):
         return NodeResult(False, error=self.error)
 
 
-def test_nodes_that_are_dataclasses_race_too(run_virtual: Run) -> None:
+def test_dataclass_nodes_can_race(run_virtual: Run) -> None:
     result = run_virtual(race([Lookup("one"), Lookup("two"), Lookup("two")], {}))
     assert [entry["error"] for entry in result.metadata["errors"]] == ["one", "two", "two"]
 
@@ -501,7 +501,7 @@ def test_nodes_that_are_dataclasses_race_too(run_virtual: Run) -> None:
 # -- batches -----------------------------------------------------------------------------------------------------------
 
 
-def test_results_are_a_list_in_input_order_whatever_finishes_first(run_virtual: Run) -> None:
+def test_results_are_a_list_in_input_order(run_virtual: Run) -> None:
     async def node(seconds: float) -> float:
         await asyncio.sleep(seconds)
         return seconds
@@ -521,13 +521,13 @@ def test_success_rate_is_the_share_of_successes(run: Run) -> None:
     assert len(results.succeeded) + len(results.failed) == len(results)
 
 
-def test_a_batch_of_nothing_is_a_success_of_nothing(run: Run) -> None:
+def test_empty_batch_succeeds(run: Run) -> None:
     results = run(BatchProcessor(double).batch([]))
     assert (list(results), results.succeeded, results.failed, results.success_rate) == ([], [], [], 1.0)
     assert results.report.total == 0
 
 
-def test_the_report_of_a_batch_has_its_totals_and_its_failures_by_type(run: Run) -> None:
+def test_report_has_totals_and_failures_by_type(run: Run) -> None:
     report = run(BatchProcessor(Flaky({1, 3}), name="calls").batch(range(5))).report
     assert (report.name, report.total, report.succeeded, report.failed) == ("calls", 5, 3, 2)
     assert report.errors == {"ConnectionError": 2}
@@ -535,7 +535,7 @@ def test_the_report_of_a_batch_has_its_totals_and_its_failures_by_type(run: Run)
 
 
 @pytest.mark.parametrize("output", [{}, 0, [], "", (), None, False])
-def test_a_falsy_output_is_a_success_in_its_place(output: Any, run: Run) -> None:
+def test_falsy_output_is_a_success(output: Any, run: Run) -> None:
     async def node(x: int) -> Any:
         return output if x == 1 else "something"
 
@@ -546,13 +546,13 @@ def test_a_falsy_output_is_a_success_in_its_place(output: Any, run: Run) -> None
     assert results[1].status == "ok"
 
 
-def test_one_failure_leaves_its_siblings_alone(run: Run) -> None:
+def test_failure_leaves_its_siblings_alone(run: Run) -> None:
     results = run(BatchProcessor(Flaky({0}), 2).batch(range(5)))
     assert [r.status for r in results] == ["failed", "ok", "ok", "ok", "ok"]
     assert results[0].error == "no answer for 0"
 
 
-def test_times_are_those_of_the_item_itself(run_virtual: Run) -> None:
+def test_times_are_those_of_each_item(run_virtual: Run) -> None:
     results = run_virtual(BatchProcessor(asyncio.sleep, 2).batch([1, 2, 3]))
     assert [r.execution_time for r in results] == pytest.approx([1, 2, 3])
     assert [r.queue_time for r in results] == pytest.approx([0, 0, 0])  # an item is pulled when there is a slot for it
@@ -565,7 +565,7 @@ def test_without_tracing_there_are_no_trace_ids(run: Run) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", 2.5, None])
-def test_a_concurrency_that_is_no_positive_integer_is_a_value_error_before_any_work(value: Any) -> None:
+def test_concurrency_that_is_no_positive_integer_is_a_value_error(value: Any) -> None:
     calls = Flaky(set())
     with pytest.raises(ValueError, match="max_concurrency") as raised:
         BatchProcessor(calls, value)
@@ -573,7 +573,7 @@ def test_a_concurrency_that_is_no_positive_integer_is_a_value_error_before_any_w
     assert calls.calls == []
 
 
-def test_an_attempt_over_its_time_is_timed_out_and_its_siblings_go_on(run_virtual: Run) -> None:
+def test_attempt_over_its_limit_times_out_and_siblings_go_on(run_virtual: Run) -> None:
     results = run_virtual(BatchProcessor(asyncio.sleep, 3, item_timeout=2).batch([1, 60, 1, 1]))
     assert [r.status for r in results] == ["ok", "timed_out", "ok", "ok"]
     assert results[1].success is False
@@ -581,7 +581,7 @@ def test_an_attempt_over_its_time_is_timed_out_and_its_siblings_go_on(run_virtua
     assert "2 s" in results[1].error
 
 
-def test_a_batch_over_its_time_gives_what_finished_and_cancels_the_rest(run_virtual: Run) -> None:
+def test_batch_over_its_limit_returns_finished_and_cancels_the_rest(run_virtual: Run) -> None:
     async def main() -> None:
         results = await BatchProcessor(asyncio.sleep, 2, batch_timeout=2.5).batch([1] * 8)
         assert asyncio.get_running_loop().time() == pytest.approx(2.5)
@@ -592,7 +592,7 @@ def test_a_batch_over_its_time_gives_what_finished_and_cancels_the_rest(run_virt
 
 
 @pytest.mark.parametrize("way", ["wait_for", "timeout"])
-def test_a_timeout_around_a_batch_ends_it_and_the_processor_can_be_used_again(way: str, run_virtual: Run) -> None:
+def test_timeout_around_a_batch_leaves_the_processor_usable(way: str, run_virtual: Run) -> None:
     processor = BatchProcessor(asyncio.sleep, 2)
 
     async def limited() -> None:
@@ -611,7 +611,7 @@ def test_a_timeout_around_a_batch_ends_it_and_the_processor_can_be_used_again(wa
     run_virtual(main())
 
 
-def test_fail_fast_raises_the_nodes_own_exception(run: Run) -> None:
+def test_fail_fast_raises_the_exception_of_the_node(run: Run) -> None:
     error = LookupError("item 1")
 
     async def node(x: int) -> None:
@@ -624,7 +624,7 @@ def test_fail_fast_raises_the_nodes_own_exception(run: Run) -> None:
     assert raised.value is error
 
 
-def test_fail_fast_on_a_failed_node_result_raises_an_error_that_has_the_result(run: Run) -> None:
+def test_fail_fast_on_a_failed_result_raises_an_error_holding_it(run: Run) -> None:
     async def node(x: int) -> NodeResult:
         return NodeResult(x != 1, output={"partial": x}, error="quota", metadata={"left": 0})
 
@@ -644,7 +644,7 @@ def test_fail_fast_starts_nothing_after_the_first_failure(run_virtual: Run) -> N
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_call_overrides_the_processors_own_choice_both_ways(own: bool, run: Run) -> None:
+def test_call_overrides_continue_on_error_both_ways(own: bool, run: Run) -> None:
     async def collect() -> list[BatchResult]:
         stream = processor.batch_as_completed(range(3), continue_on_error=not own)
         return [result async for result in stream]
@@ -663,7 +663,7 @@ def test_a_call_overrides_the_processors_own_choice_both_ways(own: bool, run: Ru
             run(processor.batch(range(3)))
 
 
-def test_one_workflow_context_is_shared_by_all_items_and_comes_back(run: Run) -> None:
+def test_workflow_context_is_shared_by_all_items(run: Run) -> None:
     class Count(BaseNode):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
             seen = workflow_context.get_global_variable("seen", 0)
@@ -679,7 +679,7 @@ def test_one_workflow_context_is_shared_by_all_items_and_comes_back(run: Run) ->
 # -- retrying failed items ---------------------------------------------------------------------------------------------
 
 
-def test_retrying_runs_the_failed_ones_only_and_merges_at_their_old_indices(run: Run) -> None:
+def test_retry_failed_reruns_failures_at_their_old_indices(run: Run) -> None:
     flaky = Flaky({1, 3}, until=2)
     processor = BatchProcessor(flaky, 2)
 
@@ -696,7 +696,7 @@ def test_retrying_runs_the_failed_ones_only_and_merges_at_their_old_indices(run:
     run(main())
 
 
-def test_retrying_until_all_is_well_is_a_loop(run: Run) -> None:
+def test_retry_failed_can_loop_until_all_succeed(run: Run) -> None:
     processor = BatchProcessor(Flaky({0, 2}, until=4))
 
     async def main() -> int:
@@ -709,7 +709,7 @@ def test_retrying_until_all_is_well_is_a_loop(run: Run) -> None:
     assert run(main()) == 3
 
 
-def test_retrying_keeps_what_fails_again_as_failed(run: Run) -> None:
+def test_retry_failed_keeps_repeated_failures_as_failed(run: Run) -> None:
     processor = BatchProcessor(Flaky({1}))
 
     async def main() -> None:
@@ -720,7 +720,7 @@ def test_retrying_keeps_what_fails_again_as_failed(run: Run) -> None:
     run(main())
 
 
-def test_retrying_a_whole_success_runs_nothing(run: Run) -> None:
+def test_retry_failed_runs_nothing_after_full_success(run: Run) -> None:
     calls = Flaky(set())
     processor = BatchProcessor(calls)
 
@@ -733,7 +733,7 @@ def test_retrying_a_whole_success_runs_nothing(run: Run) -> None:
     run(main())
 
 
-def test_what_timed_out_or_was_cancelled_is_retried_too(run_virtual: Run) -> None:
+def test_retry_failed_reruns_timed_out_and_cancelled_items(run_virtual: Run) -> None:
     async def main() -> None:
         first = await BatchProcessor(asyncio.sleep, 1, item_timeout=2, batch_timeout=4.5).batch([1, 3, 1, 1])
         assert [r.status for r in first] == ["ok", "timed_out", "ok", "cancelled"]
@@ -744,7 +744,7 @@ def test_what_timed_out_or_was_cancelled_is_retried_too(run_virtual: Run) -> Non
     run_virtual(main())
 
 
-def test_streamed_results_are_retried_and_come_back_in_input_order(run: Run) -> None:
+def test_retry_failed_returns_streamed_results_in_input_order(run: Run) -> None:
     processor = BatchProcessor(Flaky({0, 4}, until=2), 3)
 
     async def main() -> None:
@@ -755,7 +755,7 @@ def test_streamed_results_are_retried_and_come_back_in_input_order(run: Run) -> 
     run(main())
 
 
-def test_a_retry_may_stop_at_the_first_failure(run: Run) -> None:
+def test_retry_failed_may_stop_at_the_first_failure(run: Run) -> None:
     processor = BatchProcessor(Flaky({1}))
 
     async def main() -> None:
@@ -768,7 +768,7 @@ def test_a_retry_may_stop_at_the_first_failure(run: Run) -> None:
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_items_are_streamed_each_once(run: Run) -> None:
+def test_stream_yields_each_of_a_hundred_items_once(run: Run) -> None:
     async def main() -> list[BatchResult]:
         return [result async for result in BatchProcessor(double, 10).batch_as_completed(range(100))]
 
@@ -777,21 +777,21 @@ def test_a_hundred_items_are_streamed_each_once(run: Run) -> None:
     assert all(r.success and r.output == 2 * r.input_data for r in results)
 
 
-def test_results_are_streamed_as_they_finish(run_virtual: Run) -> None:
+def test_stream_yields_results_as_they_finish(run_virtual: Run) -> None:
     async def main() -> list[int]:
         return [r.index async for r in BatchProcessor(asyncio.sleep, 3).batch_as_completed([3, 1, 2])]
 
     assert run_virtual(main()) == [1, 2, 0]
 
 
-def test_failed_items_are_streamed_among_the_others(run: Run) -> None:
+def test_stream_yields_failed_items_too(run: Run) -> None:
     async def main() -> dict[int, str]:
         return {r.index: r.status async for r in BatchProcessor(Flaky({1})).batch_as_completed(range(3))}
 
     assert run(main()) == {0: "ok", 1: "failed", 2: "ok"}
 
 
-def test_leaving_a_stream_early_cancels_what_is_in_flight(run_virtual: Run) -> None:
+def test_leaving_a_stream_early_cancels_active_items(run_virtual: Run) -> None:
     ended: list[int] = []
 
     async def node(x: int) -> None:
@@ -811,7 +811,7 @@ def test_leaving_a_stream_early_cancels_what_is_in_flight(run_virtual: Run) -> N
     run_virtual(main())
 
 
-def test_a_stream_in_async_with_has_ended_when_the_block_is_left(run_virtual: Run) -> None:
+def test_stream_in_async_with_has_ended_after_the_block(run_virtual: Run) -> None:
     ended: list[int] = []
 
     async def node(x: int) -> None:
@@ -829,7 +829,7 @@ def test_a_stream_in_async_with_has_ended_when_the_block_is_left(run_virtual: Ru
     run_virtual(main())
 
 
-def test_a_slow_consumer_holds_the_batch_back(run_virtual: Run) -> None:
+def test_slow_consumer_holds_the_batch_back(run_virtual: Run) -> None:
     finished = taken = 0
 
     async def node(_: int) -> None:
@@ -862,7 +862,7 @@ async def rows() -> AsyncIterator[int]:
     [lambda: [0, 1, 2, 3, 4], lambda: range(5), lambda: (i for i in range(5)), lambda: map(int, "01234"), rows],
     ids=["list", "range", "generator", "map", "async generator"],
 )
-def test_inputs_are_any_iterable_or_async_iterable(make: Callable[[], Any], run: Run) -> None:
+def test_any_iterable_or_async_iterable_is_an_input(make: Callable[[], Any], run: Run) -> None:
     async def streamed() -> list[int]:
         return [r.output async for r in BatchProcessor(double, 2).batch_as_completed(make())]
 
@@ -871,14 +871,14 @@ def test_inputs_are_any_iterable_or_async_iterable(make: Callable[[], Any], run:
 
 
 @pytest.mark.parametrize("inputs", ["text", b"bytes", {"a": 1}, 5, None])
-def test_what_is_no_collection_of_items_is_a_type_error_at_the_call(inputs: Any, run: Run) -> None:
+def test_input_that_is_no_collection_is_a_type_error_at_the_call(inputs: Any, run: Run) -> None:
     with pytest.raises(TypeError, match="iterable of items"):
         run(BatchProcessor(double).batch(inputs))
     with pytest.raises(TypeError, match="iterable of items"):
         BatchProcessor(double).batch_as_completed(inputs)
 
 
-def test_an_endless_input_is_pulled_only_as_far_as_it_is_wanted(run: Run) -> None:
+def test_endless_input_is_pulled_only_on_demand(run: Run) -> None:
     pulled = 0
 
     def endless() -> Iterator[int]:
@@ -896,7 +896,7 @@ def test_an_endless_input_is_pulled_only_as_far_as_it_is_wanted(run: Run) -> Non
     run(main())
 
 
-def test_an_input_that_raises_lets_the_admitted_items_finish_and_comes_out(run: Run) -> None:
+def test_input_that_raises_propagates_after_admitted_items_finish(run: Run) -> None:
     def broken() -> Iterator[int]:
         yield from range(3)
         raise OSError("the file is gone")
@@ -927,14 +927,14 @@ def test_run_serves_metrics_while_the_batch_runs() -> None:
     assert 'flowrt_items_total{batch="served",node="double",status="ok"} 3.0' in page
 
 
-def test_a_runtime_is_entered_with_the_settings_of_the_contract_in_any_loop(run: Run) -> None:
+def test_runtime_accepts_its_documented_settings_on_any_loop(run: Run) -> None:
     async def node(_: int) -> tuple[str, str]:
         await asyncio.sleep(0)
         current = trace.get_current_span().get_span_context()
         return f"{current.trace_id:032x}", f"{current.span_id:016x}"
 
     async def main() -> None:
-        endpoint = "http://127.0.0.1:9"  # nobody is there: telemetry may fail, the work may not
+        endpoint = "http://127.0.0.1:9"  # no collector listens: telemetry may fail, the work may not
         async with Runtime(
             service_name="svc", metrics_port=0, otlp_endpoint=endpoint, log_level="CRITICAL", flush_timeout=0.2
         ) as runtime:
@@ -947,7 +947,7 @@ def test_a_runtime_is_entered_with_the_settings_of_the_contract_in_any_loop(run:
     run(main())
 
 
-def test_with_nothing_set_up_a_batch_works_and_prints_nothing(tmp_path: Path) -> None:
+def test_batch_without_set_up_works_and_prints_nothing(tmp_path: Path) -> None:
     code = """
 import asyncio, flowrt
 async def node(x):
@@ -987,7 +987,7 @@ def test_progress_without_rich_names_the_extra_before_any_work(
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def test_python_m_flowrt_tells_the_version_as_the_command_does(tmp_path: Path) -> None:
+def test_python_m_flowrt_prints_the_version(tmp_path: Path) -> None:
     script = tmp_path / "flowrt"  # what an installer makes of the entry point
     script.write_text("from flowrt.cli.main import main\nmain(prog_name='flowrt')\n")
     for start in (["-m", "flowrt"], [str(script)]):
@@ -995,7 +995,7 @@ def test_python_m_flowrt_tells_the_version_as_the_command_does(tmp_path: Path) -
         assert (done.returncode, done.stdout, done.stderr) == (0, f"flowrt {flowrt.__version__}\n", "")
 
 
-def test_help_of_the_command_and_of_run_show_examples(tmp_path: Path) -> None:
+def test_help_of_the_command_and_of_run_shows_examples(tmp_path: Path) -> None:
     for words in (["--help"], ["run", "--help"]):
         done = python("-m", "flowrt", *words, cwd=tmp_path)
         assert done.returncode == 0
@@ -1003,7 +1003,7 @@ def test_help_of_the_command_and_of_run_show_examples(tmp_path: Path) -> None:
         assert "flowrt run enrich:node airports.jsonl" in done.stdout
 
 
-def test_a_node_of_ones_own_module_runs_over_a_file(tmp_path: Path) -> None:
+def test_node_of_a_user_module_runs_over_a_file(tmp_path: Path) -> None:
     (tmp_path / "jobs.py").write_text("async def double(item):\n    return 2 * item\n")
     (tmp_path / "in.jsonl").write_text("1\n2\n")
     done = python("-m", "flowrt", "run", "jobs:double", "in.jsonl", "-o", "-", "--quiet", cwd=tmp_path)

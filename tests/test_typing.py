@@ -1,4 +1,4 @@
-"""flowrt's types in a user's project: what is right passes mypy --strict, what is wrong is found where it is."""
+"""flowrt's types in a user's project: correct code passes mypy --strict, each mistake is reported in its line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = Path(__file__).parent / "typed_project"
 
-pytestmark = pytest.mark.xdist_group("typing")  # the second takes from the first what mypy knows of the package
+pytestmark = pytest.mark.xdist_group("typing")  # the second test reuses the first one's cache of mypy
 
 Check = Callable[[Path], "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module", name="check")
 def _check(tmp_path_factory: pytest.TempPathFactory) -> Check:
-    """Runs mypy --strict for an environment that flowrt is installed in, where only `py.typed` opens its types."""
+    """Runs mypy --strict in an environment with flowrt installed, whose types count only by `py.typed`."""
     home = tmp_path_factory.mktemp("user")
     venv.create(home / "venv", symlinks=True)
     (site,) = (home / "venv").glob("lib/python*/site-packages")
@@ -47,17 +47,17 @@ def _check(tmp_path_factory: pytest.TempPathFactory) -> Check:
     return check
 
 
-def test_a_project_that_uses_the_api_as_it_is_meant_passes(check: Check) -> None:
+def test_correct_project_passes_mypy_strict(check: Check) -> None:
     done = check(PROJECT / "right.py")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_every_mistake_is_found_in_its_line_and_nothing_else_is(check: Check) -> None:
+def test_every_marked_mistake_is_found_and_nothing_else(check: Check) -> None:
     expected = {
         number: found[1]
         for number, line in enumerate((PROJECT / "wrong.py").read_text().splitlines(), 1)
         if (found := re.search(r"  # ([a-z-]+)$", line))
     }
     done = check(PROJECT / "wrong.py")
-    told = re.findall(r"^wrong\.py:(\d+): error: .*\[([a-z-]+)\]$", done.stdout, re.MULTILINE)
-    assert {int(number): code for number, code in told} == expected, done.stdout + done.stderr
+    reported = re.findall(r"^wrong\.py:(\d+): error: .*\[([a-z-]+)\]$", done.stdout, re.MULTILINE)
+    assert {int(number): code for number, code in reported} == expected, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Every code block in the README and the docs runs."""
+"""Every code block of the documentation runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "bench" / "README.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(language, code, id=f"{page.relative_to(ROOT)}:{page.read_text()[: found.start()].count(chr(10)) + 1}")
@@ -32,7 +35,7 @@ def test_block_runs(language: str, code: str, tmp_path: Path) -> None:
     if language == "python":
         command = [sys.executable, "-W", "error", "-c", code]
     elif language == "sh":
-        # make's own targets would run this very test: their recipes are only checked to exist
+        # running make's targets would run this very test, so only check that they exist
         make = re.sub(r"^make ", f"make -n -C {ROOT} ", code, flags=re.MULTILINE)
         if shutil.which("flowrt", path=environment["PATH"]) is None:
             make = re.sub(r"^flowrt ", f"{sys.executable} -m flowrt ", make, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The generated parts of the documentation are what the code and the recorded figures say."""
+"""Generated parts of the documentation are up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links between the pages lead somewhere."""
+"""Links between the pages resolve."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as code hosts make them."""
+    """Return the anchors that code hosts make of a page's headings."""
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(page.read_text()))
     return {heading.strip().replace(" ", "-") for heading in plain}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     broken = []
     for link in LINK.findall(page.read_text()):
         if link.startswith(("http://", "https://", "mailto:")):

@@ -1,4 +1,4 @@
-"""A user's project that uses flowrt as it is meant: mypy --strict has nothing to say."""
+"""A user's project that passes mypy --strict."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Fetch(BaseNode):
         super().__init__(node_id="fetch", node_type="http", name="Fetch", config={"retries": 3})
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
-        tenant = workflow_context.get_global_variable("tenant", "nobody")
+        tenant = workflow_context.get_global_variable("tenant", "none")
         return NodeResult(success=True, output={"v": node_context.get_input("x"), "tenant": tenant})
 
 

@@ -1,6 +1,6 @@
-"""A user's project with a mistake in every marked line, which mypy finds."""
+"""A user's project with a mistake in every marked line, which mypy reports."""
 
-# ruff: noqa: F401, B018  # mistakes are what it is for
+# ruff: noqa: F401, B018  # the mistakes are intended
 
 from __future__ import annotations
 
