@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.pages import overhead_markdown, prices_markdown, read_results, results_markdown
 from flowrt.telemetry.metrics.catalogue import as_markdown
-from tools import layers_picture
+from tools import layers_picture, public_api
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
@@ -21,6 +21,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
 PAGES: dict[str, Callable[[], str]] = {
     "bench/RESULTS.md": lambda: results_markdown(read_results()),
     "docs/pictures/layers.svg": layers_picture.draw,
+    "tests/public_api.txt": public_api.describe,
 }
 """Files that are generated as a whole."""
 
