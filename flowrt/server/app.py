@@ -10,11 +10,11 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from prometheus_client import REGISTRY
-from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
 from flowrt._util.daemon_thread import off_loop
-from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, text
+from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, header_values, text
 from flowrt.server.sse import Events
 from flowrt.server.static_files import FILES, page_file
 from flowrt.telemetry.live import LIVE
@@ -125,13 +125,12 @@ class TelemetryApp:
         if path == "/live/state":
             async with self._renders:
                 return await off_loop(lambda: (200, [(b"content-type", b"application/json")], LIVE.snapshot()))
-        headers = dict(scope["headers"])
-        accept = headers.get(b"accept", b"").decode("latin-1")
-        encoding = headers.get(b"accept-encoding", b"").decode("latin-1")
+        formats = ",".join(_accepted(scope, b"accept"))
+        compress = any(coding.partition(";")[0].strip() == "gzip" for coding in _accepted(scope, b"accept-encoding"))
         names = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("name[]", [])
         try:
             async with self._renders:
-                return await off_loop(lambda: _render(self._registry, accept, encoding, names))
+                return await off_loop(lambda: _render(self._registry, formats, names, compress=compress))
         except Exception as exc:  # a user's collector can raise anything; the service must go on
             _log.warning("/metrics cannot be rendered", exc_info=True)
             return text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")
@@ -152,11 +151,32 @@ def _route_path(scope: Scope) -> str:
     return path
 
 
-def _render(registry: CollectorRegistry, accept: str, encoding: str, names: list[str]) -> Response:
-    encoder, content_type = choose_encoder(accept)
+def _accepted(scope: Scope, name: bytes) -> list[str]:
+    """Return the elements of an Accept or Accept-Encoding header in lower case, without those that `q=0` refuses.
+
+    prometheus_client ignores `q`, so its own functions would send a refused format.
+    """
+    elements = ",".join(header_values(scope, name)).lower().split(",")
+    return [element.strip() for element in elements if _weight(element) > 0]
+
+
+def _weight(element: str) -> float:
+    """Return the `q` of a header element: 1 if it has none, 0 if it is invalid."""
+    for parameter in element.split(";")[1:]:
+        key, _, value = parameter.partition("=")
+        if key.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _render(registry: CollectorRegistry, formats: str, names: list[str], *, compress: bool) -> Response:
+    encoder, content_type = choose_encoder(formats)
     body = encoder(registry.restricted_registry(names)) if names else render(registry, encoder)
     headers = [(b"content-type", content_type.encode("latin-1")), (b"vary", b"accept, accept-encoding")]
-    if gzip_accepted(encoding):
+    if compress:
         body = gzip.compress(body, _GZIP_LEVEL)
         headers.append((b"content-encoding", b"gzip"))
     return 200, headers, body

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 from typing import Final
 
-from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, text
+from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, header_values, text
 
-__all__ = ["guarded"]
+__all__ = ["check_token", "guarded"]
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _CHALLENGES: Final = ((b"www-authenticate", b'Basic realm="flowrt", charset="UTF-8"'), (b"www-authenticate", b"Bearer"))
+
+
+def check_token(token: str | None) -> None:
+    """Check that requests can carry the token.
+
+    Args:
+        token: The token, or None for no access check.
+
+    Raises:
+        ValueError: The token is empty, or has white space around it, which HTTP headers drop.
+    """
+    if token is not None and (not token or token != token.strip()):
+        raise ValueError(
+            "the metrics token is empty or has white space around it: give a token of visible characters, for "
+            "instance from `openssl rand -hex 16`, or None for access from this machine only"
+        )
 
 
 def guarded(app: ASGIApp, token: str | None = None) -> ASGIApp:
@@ -33,8 +48,7 @@ def guarded(app: ASGIApp, token: str | None = None) -> ASGIApp:
         if kind == "lifespan":
             await app(scope, receive, send)
             return
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        refusal = _refusal(headers, expected)
+        refusal = _refusal(scope, expected)
         if refusal is None:
             await app(scope, receive, send)
         elif kind == "http":
@@ -45,30 +59,36 @@ def guarded(app: ASGIApp, token: str | None = None) -> ASGIApp:
     return guard
 
 
-def _refusal(headers: dict[bytes, bytes], expected: bytes | None) -> Response | None:
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    name, colon, port = host.rpartition(":")
-    if not colon or not port.isdigit():
-        name = host
-    if expected is None and name not in _LOOPBACK:
+def _refusal(scope: Scope, expected: bytes | None) -> Response | None:
+    """Return the response to a request that fails a check. If a header is repeated, every value must pass."""
+    hosts = [host.lower() for host in header_values(scope, b"host")] or [""]
+    if expected is None and not all(_host_name(host) in _LOOPBACK for host in hosts):
         return text(421, "this server answers to 127.0.0.1, localhost and [::1] only")
-    origin = headers.get(b"origin")
-    if origin is not None and origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
+    own = {f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts}
+    if not own.issuperset(origin.lower() for origin in header_values(scope, b"origin")):
         return text(403, "requests from other origins are refused")
-    if expected is not None and not hmac.compare_digest(_token_in(headers.get(b"authorization", b"")), expected):
-        return text(401, "a token is needed, as a bearer token or as the password of any user", *_CHALLENGES)
+    if expected is not None:
+        tokens = [_token_in(value) for value in header_values(scope, b"authorization")] or [b""]
+        if not all(hmac.compare_digest(token, expected) for token in tokens):
+            return text(401, "a token is needed, as a bearer token or as the password of any user", *_CHALLENGES)
     return None
 
 
-def _token_in(authorization: bytes) -> bytes:
-    """Return the token in an Authorization header, or an empty string."""
-    scheme, _, credentials = authorization.strip().partition(b" ")
+def _host_name(host: str) -> str:
+    """Return the host without its port."""
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
+
+
+def _token_in(authorization: str) -> bytes:
+    """Return the token in the value of an Authorization header, or an empty string."""
+    scheme, _, credentials = authorization.strip().partition(" ")
     credentials = credentials.strip()
-    if scheme.lower() == b"bearer":
-        return credentials
-    if scheme.lower() == b"basic":
+    if scheme.lower() == "bearer":
+        return credentials.encode("latin-1")
+    if scheme.lower() == "basic":
         try:
             return base64.b64decode(credentials, validate=True).partition(b":")[2]
-        except binascii.Error:
+        except ValueError:  # not base64; binascii.Error is a ValueError
             return b""
     return b""

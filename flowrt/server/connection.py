@@ -98,6 +98,27 @@ def _default_limit() -> int:
     return _MAX_CONNECTIONS if allowed == resource.RLIM_INFINITY else max(16, min(_MAX_CONNECTIONS, allowed // 2))
 
 
+class _Parser(h11.Connection):
+    """HTTP parser with a limit for request heads.
+
+    h11 itself measures a head only while it is incomplete, so a longer one passes if it arrives in one piece.
+    """
+
+    def next_event(self) -> Any:
+        """Return the next event.
+
+        Raises:
+            RemoteProtocolError: The request is malformed, or its head is longer than `HEAD_BYTES`.
+        """
+        if self.their_state is not h11.IDLE:
+            return super().next_event()
+        buffered = len(self.trailing_data[0])
+        event = super().next_event()
+        if isinstance(event, h11.Request) and buffered - len(self.trailing_data[0]) > HEAD_BYTES:
+            raise h11.RemoteProtocolError(f"the head is longer than {HEAD_BYTES:,} bytes", error_status_hint=431)
+        return event
+
+
 class Connection(H11Protocol):
     """HTTP connection with a deadline per exchange, which slow sending or reading cannot extend.
 
@@ -118,6 +139,7 @@ class Connection(H11Protocol):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(config, state, {}, loop)
+        self.conn = _Parser(h11.SERVER, HEAD_BYTES)
         self._served_app: Any = self.app
         self.app = self._serve
         self._pool = pool
@@ -139,12 +161,6 @@ class Connection(H11Protocol):
         self._pool.remove(self)
         if self._deadline is not None:
             self._deadline.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        """Take the data in pieces: h11 measures a head only while it is incomplete."""
-        for start in range(0, len(data), HEAD_BYTES):
-            if not self.transport.is_closing():
-                super().data_received(data[start : start + HEAD_BYTES])
 
     def on_response_complete(self) -> None:
         """Start the deadline of the next request."""

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-__all__ = ["SAFE_HEADERS", "ASGIApp", "Headers", "Receive", "Response", "Scope", "Send", "answer", "text"]
+__all__ = [
+    "SAFE_HEADERS",
+    "ASGIApp",
+    "Headers",
+    "Receive",
+    "Response",
+    "Scope",
+    "Send",
+    "answer",
+    "header_values",
+    "text",
+]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -21,6 +32,16 @@ SAFE_HEADERS: Final[Headers] = [
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
 ]
+
+
+def header_values(scope: Scope, name: bytes) -> list[str]:
+    """Return all values of a request header, in order.
+
+    Args:
+        scope: The scope of the request.
+        name: Name of the header in lower case.
+    """
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def text(status: int, message: str, *headers: tuple[bytes, bytes]) -> Response:

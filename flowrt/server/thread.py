@@ -16,7 +16,7 @@ from typing import Final
 from uvicorn.server import ServerState
 
 from flowrt.server.app import TelemetryApp
-from flowrt.server.auth import guarded
+from flowrt.server.auth import check_token, guarded
 from flowrt.server.connection import HEAD_BYTES, Config, Connection, ConnectionPool, Handshake
 from flowrt.server.responses import ASGIApp
 from flowrt.telemetry.live import LIVE
@@ -48,8 +48,8 @@ class TelemetryServer:
         url: The server's URL, without a trailing slash.
 
     Raises:
-        ValueError: Other machines can reach the address and no token is given, the port is out of range, or the
-            certificate cannot be used.
+        ValueError: Other machines can reach the address and no token is given, the token is blank, the port is out of
+            range, or the certificate cannot be used.
         OSError: The address cannot be bound. The message says why and what to do.
     """
 
@@ -65,7 +65,8 @@ class TelemetryServer:
     ) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
             raise ValueError(f"the metrics port must be an integer from 0 (a free one) to 65535, not {port!r}")
-        if not token and not _is_loopback(host):
+        check_token(token)
+        if token is None and not _is_loopback(host):
             raise ValueError(
                 f"binding {host!r} lets others read the telemetry: give a token, or bind 127.0.0.1 (the default)"
             )
@@ -74,7 +75,7 @@ class TelemetryServer:
         self._own_app: TelemetryApp | None = None
         if app is None:
             app = self._own_app = TelemetryApp()
-        self._app = guarded(app, token or None)
+        self._app = guarded(app, token)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
         scheme = "http" if self._tls is None else "https"

@@ -68,22 +68,43 @@ def test_metrics_are_openmetrics_on_request(registry: CollectorRegistry) -> None
     assert samples(parse_openmetrics(answer.text)) == {"one", "two"}
 
 
-def test_metrics_are_compressed_on_request(registry: CollectorRegistry) -> None:
+def metrics(registry: CollectorRegistry, *headers: tuple[bytes, bytes]) -> tuple[dict[bytes, bytes], bytes]:
     async def main() -> tuple[dict[bytes, bytes], bytes]:
         sent: list[Any] = []
 
         async def send(message: Any) -> None:
             sent.append(message)
 
-        headers = [(b"accept-encoding", b"br, gzip;q=0.5")]
-        scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": headers, "query_string": b""}
+        scope = {"type": "http", "method": "GET", "path": "/metrics", "headers": [*headers], "query_string": b""}
         await asgi_app(registry)(scope, send, send)  # type: ignore[arg-type]
         return dict(sent[0]["headers"]), sent[1]["body"]
 
-    headers, body = asyncio.run(main())
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"GZIP", b"br, gzip;q=0.5", b"gzip; q=0.001", b"identity;q=0, gzip"])
+def test_metrics_are_compressed_on_request(registry: CollectorRegistry, encoding: bytes) -> None:
+    headers, body = metrics(registry, (b"accept-encoding", encoding))
     assert headers[b"content-encoding"] == b"gzip"
     assert int(headers[b"content-length"]) == len(body)
     assert samples(parse_text(gzip.decompress(body).decode())) == {"one", "two"}
+
+
+def test_split_accept_encoding_header_is_one_list(registry: CollectorRegistry) -> None:
+    headers, _ = metrics(registry, (b"accept-encoding", b"gzip"), (b"accept-encoding", b"br"))
+    assert headers[b"content-encoding"] == b"gzip"
+
+
+@pytest.mark.parametrize("encoding", [b"", b"br", b"gzip;q=0", b"gzip; q=0.0", b"br, gzip;Q=0.000", b"gzip;q=none"])
+def test_metrics_are_not_compressed_unless_accepted(registry: CollectorRegistry, encoding: bytes) -> None:
+    headers, body = metrics(registry, (b"accept-encoding", encoding))
+    assert b"content-encoding" not in headers
+    assert samples(parse_text(body.decode())) == {"one", "two"}
+
+
+def test_refused_openmetrics_is_not_sent(registry: CollectorRegistry) -> None:
+    accept = b"application/openmetrics-text;version=1.0.0;q=0, text/plain;version=0.0.4;q=0.5"
+    assert metrics(registry, (b"accept", accept))[0][b"content-type"].startswith(b"text/plain")
 
 
 def test_metrics_can_be_restricted_to_names(registry: CollectorRegistry) -> None:

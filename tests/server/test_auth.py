@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,40 @@ def test_websocket_of_a_foreign_host_is_refused() -> None:
         return sent
 
     assert asyncio.run(main()) == [{"type": "websocket.close", "code": 1008}]
+
+
+def statuses(headers: list[tuple[bytes, bytes]], token: str | None = None) -> int:
+    async def main() -> int:
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": headers}
+        await guarded(asgi_app(), token)(scope, send, send)  # type: ignore[arg-type]
+        return int(sent[0]["status"])
+
+    return asyncio.run(main())
+
+
+OWN, FOREIGN = (b"origin", b"http://localhost"), (b"origin", b"http://evil.example")
+
+
+@pytest.mark.parametrize(
+    ("origins", "status"),
+    [([OWN, OWN], 200), ([FOREIGN, OWN], 403), ([OWN, FOREIGN], 403), ([FOREIGN, OWN, OWN], 403)],
+)
+def test_every_origin_header_must_be_own(origins: list[tuple[bytes, bytes]], status: int) -> None:
+    assert statuses([(b"host", b"localhost"), *origins]) == status
+
+
+@pytest.mark.parametrize("hosts", [(b"evil.example", b"localhost"), (b"localhost", b"evil.example")])
+def test_every_host_header_must_be_loopback(hosts: tuple[bytes, bytes]) -> None:
+    assert statuses([(b"host", host) for host in hosts]) == 421
+
+
+def test_every_authorization_header_must_hold_the_token() -> None:
+    right, wrong = (b"authorization", b"Bearer horse"), (b"authorization", b"Bearer mule")
+    assert statuses([right, right], "horse") == 200
+    assert statuses([wrong, right], "horse") == 401
+    assert statuses([right, wrong], "horse") == 401

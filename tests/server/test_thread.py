@@ -38,10 +38,12 @@ def get(url: str, **headers: str) -> tuple[int, bytes]:
             return error.code, error.read()
 
 
-def exchange(server: TelemetryServer, data: bytes) -> bytes:
+def exchange(server: TelemetryServer, *packets: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(OSError):  # the server may answer before it has read everything
-            client.sendall(data)
+            for packet in packets:
+                client.sendall(packet)
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while chunk := client.recv(65_536):
@@ -80,8 +82,12 @@ def test_foreign_address_error_names_address_and_fix() -> None:
 def test_reachable_address_needs_a_token(host: str) -> None:
     with pytest.raises(ValueError, match="give a token"):
         TelemetryServer(0, host)
-    with pytest.raises(ValueError, match="give a token"):
-        TelemetryServer(0, host, token="")
+
+
+@pytest.mark.parametrize("token", ["", " ", "\t\n", "horse\n", " horse"])
+def test_blank_or_padded_token_raises_value_error(token: str) -> None:
+    with pytest.raises(ValueError, match="metrics token is empty or has white space around it: give a token"):
+        TelemetryServer(0, token=token)
 
 
 def test_server_on_all_addresses_requires_the_token() -> None:
@@ -165,6 +171,29 @@ def test_requests_are_not_logged(server: TelemetryServer, capfd: pytest.CaptureF
 def test_head_of_100_kilobytes_is_431(server: TelemetryServer) -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"
     assert exchange(server, request).startswith(b"HTTP/1.1 431")
+
+
+def request_of(head_bytes: int) -> bytes:
+    start, end = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: ", b"\r\n\r\n"
+    return start + b"a" * (head_bytes - len(start) - len(end)) + end
+
+
+@pytest.mark.parametrize(
+    ("head_bytes", "status"),
+    [(16_383, 200), (16_384, 200), (16_385, 431), (17_000, 431), (24_000, 431), (31_000, 431), (33_000, 431)],
+)
+@pytest.mark.parametrize("packet_bytes", [1_000, 16_384, 100_000])
+def test_head_limit_is_16_kib(server: TelemetryServer, head_bytes: int, status: int, packet_bytes: int) -> None:
+    request = request_of(head_bytes)
+    packets = [request[at : at + packet_bytes] for at in range(0, head_bytes, packet_bytes)]
+    assert exchange(server, *packets).startswith(b"HTTP/1.1 %d" % status)
+
+
+@pytest.mark.parametrize("head_bytes", [17_000, 31_000, 100_000])
+def test_head_limit_holds_for_pipelined_requests(server: TelemetryServer, head_bytes: int) -> None:
+    answer = exchange(server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + request_of(head_bytes))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 431" in answer
 
 
 def test_malformed_request_is_400(server: TelemetryServer) -> None:
