@@ -1,1 +1,1 @@
-"""How many items at once a node should run, found by running it: load in a closed and in an open loop."""
+"""Load tests: how many items a node should run at once, measured in closed and open loops."""

@@ -1,4 +1,4 @@
-"""A run beside an earlier one: what is better, what is worse, and what is within the noise of both."""
+"""Comparison of a load test with an earlier one: better, worse, or within the noise of both."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from flowrt.loadtest.measurement import OUTCOMES, Interval, Latencies, Step, share_interval
+from flowrt.loadtest.measurement import OUTCOMES, Interval, Latencies, Measurement, share_interval
 from flowrt.loadtest.plan import Plan
-from flowrt.loadtest.search import Run
+from flowrt.loadtest.run import Run
 
 __all__ = ["Baseline", "Change", "Verdict", "compare"]
 
-_LEAST: Final = 0.05  # less is no change: machines differ from themselves by as much from one hour to the next
-_LEAST_FAILURES: Final = 0.005  # the same of the share of failures, in absolute terms
+_MIN_CHANGE: Final = 0.05  # a machine differs from itself by as much from one hour to the next
+_MIN_FAILURES: Final = 0.005  # the same for shares of failures, in absolute terms
 
 Sign = Literal["better", "worse", "same"]
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
-    """One setting of an earlier run.
+class BaselineMeasurement:
+    """One setting of the baseline.
 
     Attributes:
-        outcome: How it ended.
-        ok: How many succeeded, and failed.
-        failed: The same of failures.
+        outcome: How its measurement ended.
+        ok: Successes.
+        failed: Failures.
         throughput: Items a second.
-        latencies: All of them.
+        latencies: Latencies of the successes.
     """
 
     outcome: str
@@ -39,69 +39,69 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What an earlier run wrote.
+    """An earlier load test, read from its JSON.
 
     Attributes:
         mode: `closed` or `open`.
-        about: What it was of, by name.
-        steps: By setting.
-        best: The best setting, or None.
+        about: Node, input and settings, by name.
+        measurements: By setting.
+        best: Best setting, or None.
     """
 
     mode: str
     about: Mapping[str, Any]
-    steps: Mapping[float, Earlier]
+    measurements: Mapping[float, BaselineMeasurement]
     best: float | None
 
     @classmethod
-    def of_json(cls, told: Any) -> Baseline:
-        """Read what `as_json` gave.
+    def of_json(cls, data: Any) -> Baseline:
+        """Read what `as_json` wrote.
 
         Raises:
-            ValueError: It is something else, or damaged; the message says where.
+            ValueError: The data are something else, or damaged; the message says where.
         """
-        if not isinstance(told, dict) or not isinstance(told.get("steps"), list):
+        if not isinstance(data, dict) or not isinstance(data.get("steps"), list):
             raise ValueError("it is not what --json writes")  # noqa: TRY004  # a file, not an argument
         try:
-            steps = {float(step["setting"]): _earlier(step) for step in told["steps"]}
-            plan = told["plan"]
-            about = {name: told[name] for name in ("node", "input", "executor")}
-            about |= {"step": told["step_s"], "item_timeout": plan["item_timeout"]}
-            best = None if told["best"] is None else float(told["best"])
-            return cls(str(told["mode"]), about, steps, best)
+            measurements = {float(step["setting"]): _measurement(step) for step in data["steps"]}
+            plan = data["plan"]
+            about = {name: data[name] for name in ("node", "input", "executor")}
+            about |= {"step": data["step_s"], "item_timeout": plan["item_timeout"]}
+            best = None if data["best"] is None else float(data["best"])
+            return cls(str(data["mode"]), about, measurements, best)
         except KeyError as exc:
             raise ValueError(f"it is not what --json writes: it has no {exc.args[0]!r}") from None
-        except Exception as exc:  # whatever a decoder says of damaged text
+        except Exception as exc:  # decoders raise errors of many types for damaged text
             raise ValueError(f"it is damaged: {type(exc).__name__}: {exc}") from exc
 
     def check(self, plan: Plan) -> None:
-        """See whether a run of that plan could be compared.
+        """Check that a run of a plan can be compared with this baseline.
 
         Raises:
-            ValueError: It could not: the loop is of the other kind, or there is no setting in common.
+            ValueError: The loop is of the other kind, or no setting is in common.
         """
         mode = "open" if plan.open else "closed"
         if self.mode != mode:
-            raise ValueError(f"it is of a loop that was {self.mode}, and this one is {mode}")
-        if plan.settings and not set(plan.settings) & set(self.steps):
-            raise ValueError(f"it has no setting in common with this run: it has {_listed(self.steps)}")
+            raise ValueError(f"it measured {_loop(self.mode)}, and this run measures {_loop(mode)}")
+        if plan.settings and not set(plan.settings) & set(self.measurements):
+            raise ValueError(f"it has no setting in common with this run: it has {_listed(self.measurements)}")
 
 
-def _earlier(step: Mapping[str, Any]) -> Earlier:
+def _measurement(step: Mapping[str, Any]) -> BaselineMeasurement:
     throughput, latencies = Interval.of_json(step["throughput"]), Latencies(step["latencies"])
-    return Earlier(str(step["outcome"]), int(step["ok"]), int(step["failed"]), throughput, latencies)
+    return BaselineMeasurement(str(step["outcome"]), int(step["ok"]), int(step["failed"]), throughput, latencies)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One figure at one setting, then and now.
+    """One figure at one setting, before and now.
 
     Attributes:
-        setting: The concurrency or the arrival rate.
+        setting: Concurrency or arrival rate.
         what: `throughput`, `latency`, `failures` or `outcome`.
-        before: Then; of an outcome in words.
-        now: Now.
-        sign: Whether it is better, worse, or within the noise.
+        before: Figure of the baseline; an outcome in words.
+        now: Figure of this run.
+        sign: Better, worse, or the same within the noise.
     """
 
     setting: float
@@ -113,12 +113,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All changes.
+    """All changes since the baseline.
 
     Attributes:
-        changes: Of every setting that both runs have.
-        percentile: Of the latencies that are compared.
-        notes: What makes the runs differ otherwise.
+        changes: Changes at every setting that both runs measured.
+        percentile: Latency percentile that is compared.
+        notes: Other differences between the runs.
     """
 
     changes: tuple[Change, ...]
@@ -127,7 +127,7 @@ class Verdict:
 
     @property
     def sign(self) -> Sign:
-        """Worse where anything is; else better where anything is."""
+        """Worse if anything is worse; else better if anything is better."""
         signs = {change.sign for change in self.changes}
         return "worse" if "worse" in signs else "better" if "better" in signs else "same"
 
@@ -135,53 +135,52 @@ class Verdict:
 def compare(run: Run, baseline: Baseline, about: Mapping[str, Any]) -> Verdict:
     """Compare a run with an earlier one.
 
-    A figure has changed where its interval and the earlier one do not overlap, and it differs by 5 % at least; a share
-    of failures where it differs by half a point at least. Throughputs and latencies are those of settings that were
-    measured to their end in both runs.
+    A figure has changed if its intervals do not overlap and it differs by at least 5 %; a share of failures, by at
+    least half a point. Throughputs and latencies are compared at settings whose measurements are complete in both runs.
 
     Args:
         run: The run.
-        baseline: The earlier one.
-        about: What this run is of, as the baseline has it.
+        baseline: The earlier run.
+        about: Node, input and settings of the run, as `about` gives them.
 
     Raises:
-        ValueError: They have no setting in common, or one is of a closed and the other of an open loop.
+        ValueError: No setting is in common, or only one of the runs is of an open loop.
     """
     baseline.check(run.plan)
     percentile, changes = run.plan.percentile, list[Change]()
-    for setting, step in run.steps.items():
-        if (old := baseline.steps.get(setting)) is not None:
-            changes += _changes(step, old, percentile)
+    for setting, measured in run.measurements.items():
+        if (old := baseline.measurements.get(setting)) is not None:
+            changes += _changes(measured, old, percentile)
     if not changes:
-        raise ValueError(f"it has no setting in common with this run: it has {_listed(baseline.steps)}")
+        raise ValueError(f"it has no setting in common with this run: it has {_listed(baseline.measurements)}")
     return Verdict(tuple(changes), percentile, tuple(_notes(run, baseline, about)))
 
 
-def _changes(step: Step, old: Earlier, percentile: float) -> list[Change]:
-    setting, changes = step.setting, list[Change]()
-    if step.outcome != old.outcome:
-        sign: Sign = "worse" if old.outcome == "ok" else "better" if step.outcome == "ok" else "same"
-        changes.append(Change(setting, "outcome", _in_words(old.outcome), _in_words(step.outcome), sign))
-    if step.sound and old.outcome == "ok" and old.ok:
-        then, now = old.throughput, step.throughput
+def _changes(measured: Measurement, old: BaselineMeasurement, percentile: float) -> list[Change]:
+    setting, changes = measured.setting, list[Change]()
+    if measured.outcome != old.outcome:
+        sign: Sign = "worse" if old.outcome == "ok" else "better" if measured.outcome == "ok" else "same"
+        changes.append(Change(setting, "outcome", _in_words(old.outcome), _in_words(measured.outcome), sign))
+    if measured.complete and old.outcome == "ok" and old.ok:
+        then, now = old.throughput, measured.throughput
         changes.append(Change(setting, "throughput", then, now, _sign(then, now, 1)))
-        then, now = old.latencies.interval(percentile), step.latency(percentile)
+        then, now = old.latencies.interval(percentile), measured.latency(percentile)
         changes.append(Change(setting, "latency", then, now, _sign(then, now, -1)))
-    before, now = (share_interval(each.failed, each.ok + each.failed) for each in (old, step))
+    before, now = share_interval(old.failed, old.ok + old.failed), measured.failures
     failing: Sign = "same"
-    if now.beyond(before) and abs(now.value - before.value) >= _LEAST_FAILURES:
+    if now.beyond(before) and abs(now.value - before.value) >= _MIN_FAILURES:
         failing = "worse" if now.value > before.value else "better"
     changes.append(Change(setting, "failures", before, now, failing))
     return changes
 
 
 def _in_words(outcome: str) -> str:
-    words = {str(each): told for each, told in OUTCOMES.items()}
-    return words.get(outcome, outcome) or "measured to its end"
+    words = {str(each): text for each, text in OUTCOMES.items()}
+    return words.get(outcome, outcome) or "complete"
 
 
 def _sign(before: Interval, now: Interval, good: int) -> Sign:
-    if not before.value or not now.beyond(before) or abs(now.value / before.value - 1) < _LEAST:
+    if not before.value or not now.beyond(before) or abs(now.value / before.value - 1) < _MIN_CHANGE:
         return "same"
     return "better" if (now.value > before.value) == (good > 0) else "worse"
 
@@ -193,12 +192,16 @@ def _notes(run: Run, baseline: Baseline, about: Mapping[str, Any]) -> list[str]:
             notes.append(
                 f"the baseline's {name.replace('_', ' ')} was {_value(then)}, and now it is {_value(about[name])}"
             )
-    if missing := [setting for setting in baseline.steps if setting not in run.steps]:
-        notes.append(f"the baseline has what this run has not: {_listed(missing)}")
+    if missing := [setting for setting in baseline.measurements if setting not in run.measurements]:
+        notes.append(f"only the baseline has these settings: {_listed(missing)}")
     best = None if run.best is None else run.best.setting
     if best != baseline.best:
         notes.append(f"the best setting was {_setting(baseline.best)}, and now it is {_setting(best)}")
     return notes
+
+
+def _loop(mode: str) -> str:
+    return "an open loop" if mode == "open" else "a closed loop"
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Runs a node at one setting for a while: a closed loop of so many at once, or an open one of so many a second."""
+"""Load generator: runs a node at one setting for a while, in a closed loop (concurrency) or an open one (rate)."""
 
 from __future__ import annotations
 
@@ -12,35 +12,33 @@ from flowrt._util.clock import clock_of
 from flowrt.batch.processor import BatchProcessor
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import one_line
-from flowrt.loadtest.measurement import SLICES, UNFINISHED, Latencies, Outcome, Step
+from flowrt.loadtest.measurement import SLICES, UNFINISHED, Latencies, Measurement, Outcome, share_interval
 from flowrt.loadtest.plan import Plan
 
-__all__ = ["Driver"]
+__all__ = ["LoadGenerator"]
 
-_WARM: Final = 0.1  # the share of a pass that does not count: what it starts with is not what it goes on with
-_LEAST_ITEMS: Final = 20  # before that nothing is said of failures and latencies
-_LEAST_TURNS: Final = 3  # a pass that was cut short tells something if every slot has had so many items
-_DRAIN_S: Final = 10.0  # how long items in flight may go on after a pass, before they are cancelled
-_LOOK_S: Final = 0.25  # how often it is looked whether anything moves
-_FAILING: Final = 5.0  # how many times the error budget stops a step, at least
-_FAILING_LEAST: Final = 0.1  # this share
-_SLOW: Final = 4.0  # how many times the latency budget, or the slowest item of before where nothing ends any more
+_WARM_UP: Final = 0.1  # share of a pass that does not count: caches, connections and pools fill in it
+_MIN_ITEMS: Final = 20  # fewer say nothing about failures and latencies
+_MIN_TURNS: Final = 3  # items of each slot that make a pass that was cut short worth counting
+_DRAIN_S: Final = 10.0  # for items in flight after a pass; then they are cancelled
+_LOOK_S: Final = 0.25  # between two checks for a standstill
+_SLOW: Final = 4.0  # latency budgets, or latencies of the slowest item, after which an item is far too slow
 _BEHIND_S: Final = 1.0  # how late an open loop may start its items
 
 
-class Driver:
-    """Runs the passes one after the other, within the bounds of the plan.
+class LoadGenerator:
+    """Runs passes one after another, within the bounds of the plan.
 
     Args:
-        node: What to run.
-        items: Its inputs, used again from the first when they are used up.
+        node: The node under load.
+        items: Its inputs, used in a cycle.
         plan: The bounds.
         executor: Where the node runs.
-        stopped: Whether somebody wants an end: the pass that runs then is cut, and none follows.
+        stopped: True once the user wants the test to end: the pass that runs is cut, and no other follows.
 
     Attributes:
-        started: How many items have been started in all.
-        stuck: Items of a pass went on when they were cancelled, so that a later one would not run alone.
+        started: Items started so far.
+        stuck: True if items of a pass survived their cancellation: another pass would not run alone.
     """
 
     def __init__(
@@ -51,84 +49,92 @@ class Driver:
         executor: Any = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.node = node
+        self.plan = plan
+        self.executor = executor
+        self.stopped = stopped
+        self.clock = clock_of(asyncio.get_running_loop())
         self.started = 0
         self.stuck = False
-        self.stopped = stopped
-        self._node = node
         self._items = itertools.cycle(items)
-        self._plan = plan
-        self._executor = executor
-        self._clock = clock_of(asyncio.get_running_loop())
-        self._end_ns = self._clock() + round(plan.duration * 1e9)
+        self._end_ns = self.clock() + round(plan.duration * 1e9)
 
     @property
     def left_s(self) -> float:
-        """How much of the plan's time is left, in seconds."""
-        return (self._end_ns - self._clock()) / 1e9
+        """Seconds left of the plan's duration."""
+        return (self._end_ns - self.clock()) / 1e9
 
     @property
     def left(self) -> int:
-        """How many items may still be started."""
-        return self._plan.max_requests - self.started
+        """Items that may still be started."""
+        return self.plan.max_requests - self.started
 
     @property
     def spent(self) -> bool:
-        """Whether the time or the number of items is used up, or somebody said to stop."""
+        """True if no more items may be started."""
         return self.left <= 0 or self.left_s <= 0 or self.stuck or self.stopped()
 
-    async def run(self, setting: float, step_s: float, most_items: int) -> Step:
-        """One pass at one setting.
+    def next_item(self) -> Any:
+        """The next input; counts it as started."""
+        self.started += 1
+        return next(self._items)
+
+    async def run(self, setting: float, step_s: float, max_items: int, stop_share: float) -> Measurement:
+        """Run one pass at one setting.
 
         Args:
-            setting: The concurrency, or the arrival rate in items a second.
-            step_s: How long, in seconds.
-            most_items: After so many items it has told enough.
+            setting: Concurrency, or arrival rate in items a second.
+            step_s: Length of the pass, in seconds.
+            max_items: Items after which the pass has measured enough.
+            stop_share: Share of failures that stops the pass.
         """
-        return await _Pass(self, setting, min(step_s, self.left_s), most_items).run()
+        return await _Pass(self, setting, min(step_s, self.left_s), max_items, stop_share).run()
 
 
 class _Pass:
     """One setting, once.
 
-    What counts is what happens between the end of the warm-up and the end of the pass: in a closed loop what ends then,
-    in an open one what was due then, however late that ends.
+    Counts what happens between the end of the warm-up and the end of the pass: in a closed loop items that end in that
+    time, in an open loop items that are due in it, however late they end.
     """
 
-    def __init__(self, driver: Driver, setting: float, step_s: float, most_items: int) -> None:
-        self._driver = driver
-        self._plan = driver._plan  # noqa: SLF001  # of this module
-        self._clock = driver._clock  # noqa: SLF001
-        self._most_items = most_items
-        self._step = Step(setting)
-        self._warm = Step(setting)  # what does not count, unless there is nothing else
+    def __init__(
+        self, generator: LoadGenerator, setting: float, step_s: float, max_items: int, stop_share: float
+    ) -> None:
+        self._generator = generator
+        self._plan = generator.plan
+        self._clock = generator.clock
+        self._max_items = max_items
+        self._stop_share = stop_share
+        self._measured = Measurement(setting)
+        self._warm_up = Measurement(setting)  # does not count, unless no item ends after it
         self._begin_ns = self._last_ns = self._clock()
         self._end_ns = self._begin_ns + round(step_s * 1e9)
-        self._warm_ns = self._begin_ns + round(step_s * 1e9 * _WARM)
+        self._warm_ns = self._begin_ns + round(step_s * 1e9 * _WARM_UP)
         self._next_ns: int | None = None  # when the next item of an open loop is due
         self._due_ns: dict[int, int] = {}
         self._ends_ns = array("q")  # of the successes
         self._dues_ns = array("q")
         self._stopped_as: Outcome | None = None
-        self._dry = False  # no more items may be started, before the time is over
-        self._started = self._seen = self._bad = self._slow = 0
+        self._exhausted = False  # no more items may be started, before the time is over
+        self._started = self._ended = self._failed = self._too_slow = 0
         self._limit = asyncio.timeout(None)
         self._look_timer: asyncio.TimerHandle | None = None
 
-    async def run(self) -> Step:
-        plan, driver, step = self._plan, self._driver, self._step
+    async def run(self) -> Measurement:
+        plan, generator = self._plan, self._generator
         loop = asyncio.get_running_loop()
-        at_once = plan.most_concurrency if plan.open else int(step.setting)
         processor = BatchProcessor(
-            driver._node,  # noqa: SLF001
-            at_once,
+            generator.node,
+            plan.most_concurrency if plan.open else int(self._measured.setting),
             item_timeout=plan.item_timeout,
-            executor=driver._executor,  # noqa: SLF001
+            executor=generator.executor,
             name="bench",
             telemetry=False,
         )
         length_s = (self._end_ns - self._clock()) / 1e9
-        drain_s = min(_DRAIN_S, max(0.0, driver.left_s - length_s))
-        source: Any = self._arriving() if plan.open else self._waiting()
+        drain_s = min(_DRAIN_S, max(0.0, generator.left_s - length_s))
+        source: Any = self._arriving() if plan.open else self._refilling()
         self._look_timer = loop.call_later(_LOOK_S, self._look)
         closing = 0.0
         try:
@@ -143,36 +149,37 @@ class _Pass:
             closing = self._limit.when() or 0.0
         finally:
             self._look_timer.cancel()
-        driver.stuck = loop.time() - closing > 0.9 * GRACE_S
+        # the batch gives cancelled items a grace before it abandons them: closing as long means that some went on
+        generator.stuck = loop.time() - closing > 0.9 * GRACE_S
         self._close(full_drain=drain_s == _DRAIN_S)
-        return step
+        return self._measured
 
-    # -- what comes ------------------------------------------------------------------------------------------------
+    # -- items that start ------------------------------------------------------------------------------------------
 
     def _next(self) -> Any:
-        self._driver.started += 1
         self._started += 1
-        self._step.most = max(self._step.most, self._started - self._seen)
-        return next(self._driver._items)  # noqa: SLF001
+        measured = self._measured
+        measured.max_in_flight = max(measured.max_in_flight, self._started - self._ended)
+        return self._generator.next_item()
 
-    def _is_dry(self, at_ns: int) -> bool:
-        """Whether no more may be started; otherwise the item that is to come at that time may be."""
-        if self._started >= self._most_items or self._driver.spent:
-            self._dry = True
+    def _is_exhausted(self, at_ns: int) -> bool:
+        """True if no more items may be started; else the item due at that time may."""
+        if self._started >= self._max_items or self._generator.spent:
+            self._exhausted = True
             self._end_ns = min(self._end_ns, at_ns)
             return True
-        if self._started == self._most_items // 10:  # a pass that ends early has a warm-up that does
+        if self._started == self._max_items // 10:  # a pass that ends early has a warm-up that ends early
             self._warm_ns = min(self._warm_ns, at_ns)
         return False
 
-    def _waiting(self) -> Iterator[Any]:
-        """A closed loop: an item comes when another has ended."""
-        while self._stopped_as is None and (now := self._clock()) < self._end_ns and not self._is_dry(now):
+    def _refilling(self) -> Iterator[Any]:
+        """Inputs of a closed loop: an item comes when a slot is free."""
+        while self._stopped_as is None and (now := self._clock()) < self._end_ns and not self._is_exhausted(now):
             yield self._next()
 
     async def _arriving(self) -> AsyncIterator[Any]:
-        """An open loop: items come when they are due, and late ones at once."""
-        gap_ns = 1e9 / self._step.setting
+        """Inputs of an open loop: items come when they are due, and late ones at once."""
+        gap_ns = 1e9 / self._measured.setting
         for index in itertools.count():
             due_ns = self._begin_ns + round(index * gap_ns)
             if due_ns >= self._end_ns:
@@ -181,71 +188,75 @@ class _Pass:
             self._next_ns = due_ns
             if (early_ns := due_ns - self._clock()) > 0:
                 await asyncio.sleep(early_ns / 1e9)
-            if self._stopped_as is not None or self._is_dry(due_ns):
+            if self._stopped_as is not None or self._is_exhausted(due_ns):
                 return
             self._due_ns[index] = due_ns
             yield self._next()
 
-    # -- what ends -------------------------------------------------------------------------------------------------
+    # -- items that end --------------------------------------------------------------------------------------------
 
     def _take(self, result: Any) -> None:
         if result.status == "cancelled":
             return
         finished_ns = result.finished_ns
-        # a timer may ring a millisecond early, and the item is then due when it starts
+        # a timer may ring a millisecond early: the item is then due when it starts
         began_ns = min(self._due_ns.pop(result.index, result.pulled_ns), result.pulled_ns)
         latency_s = (finished_ns - began_ns) / 1e9
+        measured = self._measured
         self._last_ns = finished_ns
-        self._seen += 1
-        self._bad += not result.success
-        self._step.slowest = max(self._step.slowest, latency_s)
+        self._ended += 1
+        self._failed += not result.success
+        measured.slowest = max(measured.slowest, latency_s)
         counted_ns = began_ns if self._plan.open else finished_ns
         if self._plan.open or counted_ns <= self._end_ns:
-            self._count(result, latency_s, self._step if counted_ns >= self._warm_ns else self._warm)
+            self._count(result, latency_s, measured if counted_ns >= self._warm_ns else self._warm_up)
             if self._plan.open:
-                self._step.drift.add((began_ns - self._begin_ns) / 1e9, latency_s)
+                measured.drift.add((began_ns - self._begin_ns) / 1e9, latency_s)
         if result.success:
             self._ends_ns.append(finished_ns)
             self._dues_ns.append(began_ns)
-        if self._stopped_as is None and self._seen >= _LEAST_ITEMS:
+        if self._stopped_as is None and self._ended >= _MIN_ITEMS:
             self._watch(latency_s)
 
-    def _count(self, result: Any, latency_s: float, step: Step) -> None:
+    def _count(self, result: Any, latency_s: float, measured: Measurement) -> None:
         if result.success:
-            step.ok += 1
-            step.latencies.add(latency_s)
+            measured.ok += 1
+            measured.latencies.add(latency_s)
         else:
             kind = result.error_type or "error"
-            step.failed += 1
-            step.failed_latencies.add(latency_s)
-            step.errors[kind] += 1
-            step.examples.setdefault(kind, one_line(result.error or kind))
+            measured.failed += 1
+            measured.failed_latencies.add(latency_s)
+            measured.errors[kind] += 1
+            measured.examples.setdefault(kind, one_line(result.error or kind))
 
     def _watch(self, latency_s: float) -> None:
-        """Stop a step that is falling over: more of it would tell nothing and hurt whoever serves it."""
-        plan = self._plan
-        budget = plan.latency_budget
-        if self._bad / self._seen > max(_FAILING_LEAST, _FAILING * plan.error_budget):
-            self._end_early("failing")
+        """Stop a pass that falls over: going on would measure nothing new and hurt the service."""
+        budget = self._plan.latency_budget
+        if self._failed > self._stop_share * self._ended and self._fails_too_often():
+            self._stop("failing")
         elif budget is not None and latency_s > _SLOW * budget.seconds:
-            self._slow += 1
-            if self._slow / self._seen > 1 - budget.percentile / 100:
-                self._end_early("slow")
+            self._too_slow += 1
+            if self._too_slow / self._ended > 1 - budget.percentile / 100:
+                self._stop("slow")
+
+    def _fails_too_often(self) -> bool:
+        # beyond the noise: at 20 items, three failures are no 15 %
+        return share_interval(self._failed, self._ended).low > self._stop_share
 
     def _look(self) -> None:
-        """Stop a step in which nothing moves any more, which no result would tell."""
+        """Stop a pass at a standstill, which no result would show."""
         self._look_timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
         now = self._clock()
         if self._stopped_as is not None:
             return
         if self._next_ns is not None and now - self._next_ns > _BEHIND_S * 1e9:
-            self._end_early("behind")  # so many are in flight that the next cannot even start
-        elif self._seen and self._started > self._seen and now < self._end_ns:
-            longest_s = max(_DRAIN_S, _SLOW * self._step.slowest)
+            self._stop("behind")  # every permit is taken, and the next item cannot start
+        elif self._ended and self._started > self._ended and now < self._end_ns:
+            longest_s = max(_DRAIN_S, _SLOW * self._measured.slowest)
             if now - self._last_ns > longest_s * 1e9:
-                self._end_early("stalled")
+                self._stop("stalled")
 
-    def _end_early(self, outcome: Outcome) -> None:
+    def _stop(self, outcome: Outcome) -> None:
         self._stopped_as = outcome
         self._end_ns = min(self._end_ns, self._clock())
         latest = asyncio.get_running_loop().time() + _DRAIN_S
@@ -255,46 +266,49 @@ class _Pass:
     # -- at the end ------------------------------------------------------------------------------------------------
 
     def _close(self, *, full_drain: bool) -> None:
-        step, user = self._step, self._driver.stopped()
-        if not step.ok + step.failed and (self._warm.ok or self._warm.failed):
-            warm, self._warm_ns = self._warm, self._begin_ns
-            warm.slowest, warm.most, warm.drift = step.slowest, step.most, step.drift
-            step.join(warm)
-        unfinished = self._started - self._seen
-        if unfinished and not user and (full_drain or self._stopped_as is not None):
-            step.failed += unfinished
-            step.errors[UNFINISHED] += unfinished
-            step.examples[UNFINISHED] = f"it had not ended {_DRAIN_S:g} s after its step"
+        measured, interrupted = self._measured, self._generator.stopped()
+        if not measured.counted and self._warm_up.counted:
+            warm_up, self._warm_ns = self._warm_up, self._begin_ns
+            warm_up.slowest, warm_up.max_in_flight = measured.slowest, measured.max_in_flight
+            warm_up.drift = measured.drift
+            measured.merge(warm_up)
+        unfinished = self._started - self._ended
+        if unfinished and not interrupted and (full_drain or self._stopped_as is not None):
+            measured.failed += unfinished
+            measured.errors[UNFINISHED] += unfinished
+            measured.examples[UNFINISHED] = f"still running {_DRAIN_S:g} s after its step"
         if self._next_ns is not None and self._stopped_as is not None:
-            step.unstarted = 1 + int((self._end_ns - self._next_ns) * step.setting / 1e9)
-        step.outcome = self._outcome()
-        self._tell_throughput()
-        passed = Latencies()
-        passed.join(step.latencies)
-        step.by_pass.append(passed)
+            measured.unstarted = 1 + int((self._end_ns - self._next_ns) * measured.setting / 1e9)
+        measured.outcome = self._outcome()
+        self._add_throughput()
+        latencies = Latencies()
+        latencies.merge(measured.latencies)
+        measured.latencies_by_pass.append(latencies)
 
     def _outcome(self) -> Outcome:
-        step = self._step
+        measured = self._measured
         if self._stopped_as is not None:
             return self._stopped_as
-        if not self._seen:
-            return "cut" if self._dry else "stalled"
-        if self._dry and step.ok < max(_LEAST_ITEMS, 0 if self._plan.open else _LEAST_TURNS * step.setting):
-            return "cut"
-        return "ok" if step.ok + step.failed - step.errors[UNFINISHED] else "short"
+        if not self._ended:
+            return "cut" if self._exhausted else "stalled"
+        if self._exhausted:
+            enough = max(_MIN_ITEMS, 0 if self._plan.open else _MIN_TURNS * measured.setting)
+            if measured.ok < enough:
+                return "cut"
+        return "ok" if measured.counted - measured.errors[UNFINISHED] else "short"
 
-    def _tell_throughput(self) -> None:
-        """Successes a second: by when they ended, or in an open loop that keeps up by when they were due."""
-        step = self._step
+    def _add_throughput(self) -> None:
+        """Add successes a second: by when they ended, or in an open loop that keeps up by when they were due."""
+        measured = self._measured
         length_ns = self._end_ns - self._warm_ns
-        if length_ns <= 0 or step.outcome == "short":
+        if length_ns <= 0 or measured.outcome == "short":
             return
-        times = self._dues_ns if self._plan.open and not step.drift.certain else self._ends_ns
+        times = self._dues_ns if self._plan.open and not measured.drift.certain else self._ends_ns
         counts = [0] * SLICES
         for at_ns in times:
             if self._warm_ns <= at_ns < self._end_ns:
                 counts[(at_ns - self._warm_ns) * SLICES // length_ns] += 1
-        step.means.append(sum(counts) * 1e9 / length_ns)
-        step.lengths.append(length_ns / 1e9)
-        if step.outcome == "ok":  # slices of a step that was stopped tell no noise
-            step.slices += [count * SLICES * 1e9 / length_ns for count in counts]
+        measured.pass_rates.append(sum(counts) * 1e9 / length_ns)
+        measured.pass_lengths_s.append(length_ns / 1e9)
+        if measured.outcome == "ok":  # slices of a pass that was stopped do not show the noise of its setting
+            measured.slices += [count * SLICES * 1e9 / length_ns for count in counts]

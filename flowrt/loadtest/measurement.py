@@ -1,4 +1,4 @@
-"""What one setting came to: counts, throughput in slices of the time, and every latency."""
+"""Measurement of one setting: counts, throughput by slice of time, and every latency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from typing import Any, Final, Literal
 from flowrt._util.intervals import students_t
 from flowrt.errors import MissingExtraError
 
-__all__ = ["OUTCOMES", "SLICES", "UNFINISHED", "Drift", "Interval", "Latencies", "Outcome", "Step", "share_interval"]
+__all__ = [
+    "OUTCOMES",
+    "SLICES",
+    "UNFINISHED",
+    "Drift",
+    "Interval",
+    "Latencies",
+    "Measurement",
+    "Outcome",
+    "share_interval",
+]
 
 Outcome = Literal["ok", "failing", "slow", "behind", "stalled", "short", "cut"]
 OUTCOMES: Final[dict[Outcome, str]] = {
@@ -20,29 +30,29 @@ OUTCOMES: Final[dict[Outcome, str]] = {
     "failing": "stopped: too many items failed",
     "slow": "stopped: items took far longer than the budget",
     "behind": "stopped: items came faster than they ended",
-    "stalled": "stopped: nothing ended any more",
+    "stalled": "stopped: no item ended any more",
     "short": "no item ended within the step",
     "cut": "stopped: the time or the number of items was used up",
 }
 SLICES: Final = 5
-"""Parts of a pass, whose throughputs tell the noise within it."""
+"""Slices of a pass; their throughputs show the noise within it."""
 UNFINISHED: Final = "Unfinished"
-"""What stands for the error of an item that had not ended long after its step."""
+"""Error type of an item that was still running long after its step."""
 
-_HIGHEST_US: Final = 24 * 3_600 * 1_000_000
-_DRIFTING: Final = 0.02  # seconds that latencies grow by in a second where items come faster than they end
-_SURE: Final = 3.0  # standard errors
-_LEAST_FOR_DRIFT: Final = 20
+_MAX_US: Final = 24 * 3_600 * 1_000_000
+_MIN_DRIFT: Final = 0.02  # growth of the latency, in seconds per second, that means a growing queue
+_DRIFT_ERRORS: Final = 3.0  # standard errors between the slope and 0
+_MIN_FOR_DRIFT: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure and what it would be in 95 of 100 repetitions.
+    """A figure with its 95 % confidence interval.
 
     Attributes:
         value: The figure.
-        low: The lower bound.
-        high: The upper bound, infinite where nothing is known of the noise.
+        low: Lower bound.
+        high: Upper bound; infinite if the noise is unknown.
     """
 
     value: float
@@ -51,35 +61,35 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether anything is known of the noise."""
+        """True if the noise is known."""
         return math.isfinite(self.high)
 
     def beyond(self, other: Interval) -> bool:
-        """Whether it differs from another by more than both their noise."""
+        """True if the two intervals do not overlap."""
         return self.low > other.high or self.high < other.low
 
     def as_json(self) -> dict[str, float | None]:
-        """The three of them; `high` is null where it is infinite, which JSON does not have."""
+        """All three figures; `high` is null if infinite, which JSON cannot hold."""
         return {"value": self.value, "low": self.low, "high": self.high if self.known else None}
 
     @classmethod
-    def of_json(cls, told: Mapping[str, Any]) -> Interval:
-        """What `as_json` gave.
+    def of_json(cls, data: Mapping[str, Any]) -> Interval:
+        """Read what `as_json` wrote.
 
         Raises:
             KeyError: A figure is missing.
-            TypeError: One is no number.
+            TypeError: A figure is no number.
         """
-        high = math.inf if told["high"] is None else told["high"]
-        return cls(float(told["value"]), float(told["low"]), float(high))
+        high = math.inf if data["high"] is None else data["high"]
+        return cls(float(data["value"]), float(data["low"]), float(high))
 
 
 def share_interval(part: int, whole: int) -> Interval:
-    """A share with its interval (Wilson's): of nothing it may be any.
+    """Share of a count with Wilson's interval; 0 to 1 for an empty whole.
 
     Args:
-        part: How many are meant.
-        whole: Of how many.
+        part: Items counted.
+        whole: All items.
     """
     if not whole:
         return Interval(0.0, 0.0, 1.0)
@@ -90,10 +100,10 @@ def share_interval(part: int, whole: int) -> Interval:
 
 
 class Latencies:
-    """Latencies in an HdrHistogram: three digits of each, from a microsecond to a day.
+    """HdrHistogram of latencies: three significant digits, from a microsecond to a day.
 
     Args:
-        encoded: What `encode` gave.
+        encoded: Text written by `encode`.
 
     Raises:
         MissingExtraError: hdrhistogram is not installed.
@@ -104,42 +114,42 @@ class Latencies:
             from hdrh.histogram import HdrHistogram  # noqa: PLC0415  # an extra
         except ImportError:
             raise MissingExtraError("flowrt bench", "hdrhistogram", "bench") from None
-        self._of: Any = HdrHistogram(1, _HIGHEST_US, 3) if encoded is None else HdrHistogram.decode(encoded)
+        self._histogram: Any = HdrHistogram(1, _MAX_US, 3) if encoded is None else HdrHistogram.decode(encoded)
 
     def add(self, seconds: float) -> None:
-        """Count one."""
-        self._of.record_value(min(_HIGHEST_US, max(1, round(seconds * 1e6))))
+        """Count one latency."""
+        self._histogram.record_value(min(_MAX_US, max(1, round(seconds * 1e6))))
 
-    def join(self, other: Latencies) -> None:
-        """Count those of another."""
-        self._of.add(other._of)  # of this class
+    def merge(self, other: Latencies) -> None:
+        """Count the latencies of another histogram too."""
+        self._histogram.add(other._histogram)
 
     def encode(self) -> str:
-        """All of it as text, which `Latencies(text)` reads."""
-        text: bytes = self._of.encode()
+        """The whole histogram as text, which `Latencies(text)` reads."""
+        text: bytes = self._histogram.encode()
         return text.decode("ascii")
 
     @property
     def count(self) -> int:
-        """How many there are."""
-        return int(self._of.get_total_count())
+        """Number of latencies."""
+        return int(self._histogram.get_total_count())
 
     def at(self, percentile: float) -> float:
-        """The latency within which that many of a hundred are, in seconds; 0 where there are none."""
-        return float(self._of.get_value_at_percentile(percentile)) / 1e6 if self.count else 0.0
+        """A percentile, in seconds; 0 without latencies."""
+        return float(self._histogram.get_value_at_percentile(percentile)) / 1e6 if self.count else 0.0
 
     @property
-    def most(self) -> float:
-        """The longest, in seconds; 0 where there are none."""
-        return float(self._of.get_max_value()) / 1e6 if self.count else 0.0
+    def longest(self) -> float:
+        """The longest latency, in seconds; 0 without latencies."""
+        return float(self._histogram.get_max_value()) / 1e6 if self.count else 0.0
 
     @property
     def mean(self) -> float:
-        """Their mean, in seconds; 0 where there are none."""
-        return float(self._of.get_mean_value()) / 1e6 if self.count else 0.0
+        """The mean, in seconds; 0 without latencies."""
+        return float(self._histogram.get_mean_value()) / 1e6 if self.count else 0.0
 
     def interval(self, percentile: float) -> Interval:
-        """The same with its noise, by the ranks between which it lies."""
+        """A percentile in seconds, with the interval that its rank leaves open."""
         share, count = percentile / 100, self.count
         half = 1.96 * math.sqrt(share * (1 - share) / count) * 100 if count else 0.0
         return Interval(
@@ -148,36 +158,36 @@ class Latencies:
 
 
 class Drift:
-    """Whether latencies grow as time goes by: where items come faster than they end, each waits longer than the last.
+    """Trend of the latencies over time: a growing queue makes each item wait longer than the one before.
 
-    A straight line is fitted to the latencies over the times at which items were due, by sums that are kept as they
-    come (Welford's); several passes have one slope and each its own height.
+    Least squares line over the times at which items were due, from running sums (Welford). Several passes share one
+    slope; each has its own level.
     """
 
     __slots__ = ("_at", "_both", "_count", "_latencies", "_latency", "_passes", "_times")
 
     def __init__(self) -> None:
         self._count, self._passes = 0, 1
-        self._at = self._latency = 0.0  # the means
-        self._times = self._both = self._latencies = 0.0  # squared distances from them, and their product
+        self._at = self._latency = 0.0  # means
+        self._times = self._both = self._latencies = 0.0  # sums of squared distances from the means, and the product
 
     def add(self, at_s: float, latency_s: float) -> None:
         """Count one item.
 
         Args:
-            at_s: When it was due, in seconds from the beginning of the pass.
-            latency_s: How long it took from then on, in seconds.
+            at_s: When the item was due, in seconds from the start of the pass.
+            latency_s: Its latency from then on, in seconds.
         """
         self._count += 1
-        early, quick = at_s - self._at, latency_s - self._latency
-        self._at += early / self._count
-        self._latency += quick / self._count
-        self._times += early * (at_s - self._at)
-        self._latencies += quick * (latency_s - self._latency)
-        self._both += early * (latency_s - self._latency)
+        before_at, before_latency = at_s - self._at, latency_s - self._latency
+        self._at += before_at / self._count
+        self._latency += before_latency / self._count
+        self._times += before_at * (at_s - self._at)
+        self._latencies += before_latency * (latency_s - self._latency)
+        self._both += before_at * (latency_s - self._latency)
 
-    def join(self, other: Drift) -> None:
-        """Count those of another pass."""
+    def merge(self, other: Drift) -> None:
+        """Count the items of another pass too."""
         self._count += other._count
         self._passes += other._passes
         self._times += other._times
@@ -186,41 +196,41 @@ class Drift:
 
     @property
     def slope(self) -> float:
-        """Seconds that the latency grows by in a second; where a queue grows that is 1 - capacity / rate."""
+        """Growth of the latency, in seconds per second; 1 - capacity / rate for a growing queue."""
         return self._both / self._times if self._times else 0.0
 
     @property
     def certain(self) -> bool:
-        """Whether it grows beyond doubt."""
-        free = self._count - self._passes - 1
+        """True if the latencies grow beyond doubt."""
+        degrees = self._count - self._passes - 1
         slope = self.slope
-        if self._count < _LEAST_FOR_DRIFT or slope <= _DRIFTING:
+        if self._count < _MIN_FOR_DRIFT or slope <= _MIN_DRIFT:
             return False
-        left = max(0.0, self._latencies - slope * self._both) / free
-        return slope > _SURE * math.sqrt(left / self._times)
+        residual = max(0.0, self._latencies - slope * self._both) / degrees
+        return slope > _DRIFT_ERRORS * math.sqrt(residual / self._times)
 
 
 @dataclass(slots=True)
-class Step:
-    """One setting, over all passes.
+class Measurement:
+    """All passes of one setting.
 
     Attributes:
-        setting: The concurrency, or the arrival rate in items a second.
-        ok: How many items succeeded, and failed, of those that count.
-        failed: The same of failures.
-        errors: The failures by type.
-        examples: A message of each.
-        unstarted: In an open loop, items that were due and could not even start.
-        most: How many items were in flight, at most.
-        slowest: How long the slowest item took, in seconds, whether it counts or not.
-        slices: Items a second in each slice of each pass that was not stopped.
-        means: Items a second of each pass.
-        lengths: How long each pass was measured, in seconds.
-        latencies: Of the successes; in an open loop from when the item was to arrive.
-        failed_latencies: Of the failures.
-        by_pass: The latencies of each pass.
-        drift: Whether they grow, in an open loop.
-        outcome: How it ended.
+        setting: Concurrency, or arrival rate in items a second.
+        ok: Successes, of the items that count.
+        failed: Failures, of the items that count.
+        errors: Failures by error type.
+        examples: A message of each error type.
+        unstarted: Items of an open loop that were due and could not start.
+        max_in_flight: Most items in flight.
+        slowest: Latency of the slowest item, in seconds, warm-up included.
+        slices: Items a second in each slice of each pass that ran to its end.
+        pass_rates: Items a second of each pass.
+        pass_lengths_s: Measured length of each pass, in seconds.
+        latencies: Latencies of the successes; in an open loop from when the item was due.
+        failed_latencies: Latencies of the failures.
+        latencies_by_pass: Latencies of the successes of each pass.
+        drift: Trend of the latencies of an open loop.
+        outcome: How the measurement ended.
     """
 
     setting: float
@@ -229,71 +239,80 @@ class Step:
     errors: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     unstarted: int = 0
-    most: int = 0
+    max_in_flight: int = 0
     slowest: float = 0.0
     slices: list[float] = field(default_factory=list)
-    means: list[float] = field(default_factory=list)
-    lengths: list[float] = field(default_factory=list)
+    pass_rates: list[float] = field(default_factory=list)
+    pass_lengths_s: list[float] = field(default_factory=list)
     latencies: Latencies = field(default_factory=Latencies)
     failed_latencies: Latencies = field(default_factory=Latencies)
-    by_pass: list[Latencies] = field(default_factory=list)
+    latencies_by_pass: list[Latencies] = field(default_factory=list)
     drift: Drift = field(default_factory=Drift)
     outcome: Outcome = "ok"
 
-    def join(self, other: Step) -> None:
-        """Count another pass of the same setting."""
+    def merge(self, other: Measurement) -> None:
+        """Add another pass of the same setting."""
         self.ok += other.ok
         self.failed += other.failed
         self.errors += other.errors
         self.examples = other.examples | self.examples
         self.unstarted += other.unstarted
-        self.most = max(self.most, other.most)
+        self.max_in_flight = max(self.max_in_flight, other.max_in_flight)
         self.slowest = max(self.slowest, other.slowest)
         self.slices += other.slices
-        self.means += other.means
-        self.lengths += other.lengths
-        self.latencies.join(other.latencies)
-        self.failed_latencies.join(other.failed_latencies)
-        self.by_pass += other.by_pass
-        self.drift.join(other.drift)
+        self.pass_rates += other.pass_rates
+        self.pass_lengths_s += other.pass_lengths_s
+        self.latencies.merge(other.latencies)
+        self.failed_latencies.merge(other.failed_latencies)
+        self.latencies_by_pass += other.latencies_by_pass
+        self.drift.merge(other.drift)
         if other.outcome != "ok":
             self.outcome = other.outcome
 
     @property
-    def sound(self) -> bool:
-        """Whether it was measured to its end, so that its figures are those of its setting."""
+    def complete(self) -> bool:
+        """True if every pass ran to its end, so that the figures are those of the setting."""
         return self.outcome == "ok" and self.ok > 0
+
+    @property
+    def counted(self) -> int:
+        """Successes and failures."""
+        return self.ok + self.failed
 
     @property
     def failure_rate(self) -> float:
         """Share of failures, 0 to 1."""
-        return self.failed / (self.ok + self.failed) if self.ok + self.failed else 0.0
+        return self.failed / self.counted if self.counted else 0.0
+
+    @property
+    def failures(self) -> Interval:
+        """Share of failures with its interval."""
+        return share_interval(self.failed, self.counted)
 
     @property
     def throughput(self) -> Interval:
-        """Items that succeeded, a second, with its noise: that of the slices or of the passes, whichever is more.
+        """Successes a second; the interval is the wider of that of the slices and that of the passes.
 
-        Nothing is known of the noise where every pass was stopped.
+        The noise is unknown if every pass was stopped.
         """
-        length_s = sum(self.lengths)
+        length_s = sum(self.pass_lengths_s)
         if not length_s:
             return Interval(0.0, 0.0, math.inf)
-        middle = sum(rate * each for rate, each in zip(self.means, self.lengths, strict=True)) / length_s
+        mean = sum(rate * each for rate, each in zip(self.pass_rates, self.pass_lengths_s, strict=True)) / length_s
         if len(self.slices) < 2:
-            return Interval(middle, 0.0, math.inf)
-        degrees = len(self.slices) - 1
-        times = students_t(degrees)
-        half = max(_between(self.means), times * stdev(self.slices) / math.sqrt(len(self.slices)))
-        return Interval(middle, max(0.0, middle - half), middle + half)
+            return Interval(mean, 0.0, math.inf)
+        t = students_t(len(self.slices) - 1)
+        half = max(_spread(self.pass_rates), t * stdev(self.slices) / math.sqrt(len(self.slices)))
+        return Interval(mean, max(0.0, mean - half), mean + half)
 
     def latency(self, percentile: float) -> Interval:
-        """A percentile of the latencies, in seconds, with its noise: that of the ranks or of the passes."""
+        """A latency percentile in seconds; the interval is the wider of that of the ranks and that of the passes."""
         whole = self.latencies.interval(percentile)
-        half = _between([each.at(percentile) for each in self.by_pass if each.count])
+        half = _spread([each.at(percentile) for each in self.latencies_by_pass if each.count])
         low, high = min(whole.low, whole.value - half), max(whole.high, whole.value + half)
         return Interval(whole.value, max(0.0, low), high)
 
 
-def _between(passes: Sequence[float]) -> float:
-    """How far off a figure may be for what the passes differ by; two of them show but a part of it."""
+def _spread(passes: Sequence[float]) -> float:
+    """Half-width of an interval from the passes: their full range, as two passes show only a part of the noise."""
     return max(passes) - min(passes) if passes else 0.0

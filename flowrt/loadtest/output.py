@@ -1,4 +1,4 @@
-"""A run as JSON, and as lines for a terminal."""
+"""Output of a load test: JSON, and lines of text for a terminal."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from typing import Any, Final
 from flowrt._version import __version__
 from flowrt.errors import one_line
 from flowrt.loadtest.comparison import Change, Verdict
-from flowrt.loadtest.measurement import OUTCOMES, Interval, Latencies, Step
-from flowrt.loadtest.search import Run
+from flowrt.loadtest.measurement import OUTCOMES, Interval, Latencies, Measurement
+from flowrt.loadtest.run import Run
+from flowrt.loadtest.usl import COEFFICIENTS
 
-__all__ = ["about", "as_json", "conclusions", "heads", "milliseconds", "row", "verdict_lines"]
+__all__ = ["about", "as_json", "conclusions", "environment", "header", "milliseconds", "row", "verdict_lines"]
 
 _PERCENTILES: Final = (50.0, 95.0, 99.0, 99.9)
 _SHOWN: Final = (50.0, 95.0, 99.0)
-_KINDS: Final = 5  # of errors that are told of
-_EXAMPLE: Final = 200  # characters of a message
+_MAX_ERROR_TYPES: Final = 5
+_MAX_EXAMPLE: Final = 200  # characters of a message
 _SIGNS: Final = {
     "better": "better than the baseline",
     "worse": "worse than the baseline",
@@ -31,45 +32,54 @@ _SIGNS: Final = {
 
 
 def about(run: Run, node: str, source: str, executor: str) -> dict[str, Any]:
-    """What a run is of, by what makes another one differ.
+    """Node, input and settings of a run: two runs that differ in these compare less well.
 
     Args:
         run: The run.
-        node: What ran.
-        source: Where its inputs came from.
-        executor: Where it ran.
+        node: The node, as `MODULE:NODE`.
+        source: The input's name.
+        executor: Where the node ran.
     """
-    plan = run.plan
     return {
         "node": node,
         "input": source,
         "executor": executor,
         "step": run.step_s,
-        "item_timeout": plan.item_timeout,
+        "item_timeout": run.plan.item_timeout,
     }
 
 
-def as_json(run: Run, of: Mapping[str, Any], verdict: Verdict | None = None) -> dict[str, Any]:
-    """All of it, for another program and for a later `compare`.
-
-    Args:
-        run: The run.
-        of: What `about` says of it.
-        verdict: How it compares with a baseline, if it does.
-    """
-    plan, law, best = run.plan, run.law, run.best
+def environment() -> dict[str, str]:
+    """Versions, machine and time of a run, for JSON and page."""
     return {
         "flowrt": __version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "system": f"{platform.system()} {platform.release()}, {os.cpu_count()} cores",
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def as_json(run: Run, of: Mapping[str, Any], verdict: Verdict | None = None) -> dict[str, Any]:
+    """Everything about a run, for other programs and for a later comparison.
+
+    Args:
+        run: The run.
+        of: Its node, input and settings, from `about`.
+        verdict: Comparison with a baseline, if there is one.
+    """
+    plan, law, best = run.plan, run.law, run.best
+    return {
+        **environment(),
         "node": of["node"],
         "input": of["input"],
         "executor": of["executor"],
         "mode": "open" if plan.open else "closed",
         "plan": {**asdict(plan), "latency_budget": None if plan.latency_budget is None else str(plan.latency_budget)},
         "step_s": run.step_s,
-        "steps": [_step(run, step) for step in run.steps.values()],
+        "steps": [_measurement(run, measured) for measured in run.measurements.values()],
         "law": None
         if law is None
         else {**asdict(law), "peak": _finite(law.peak), "knee": _finite(law.knee), "trusted": law.trusted},
@@ -79,35 +89,39 @@ def as_json(run: Run, of: Mapping[str, Any], verdict: Verdict | None = None) -> 
     }
 
 
-def _step(run: Run, step: Step) -> dict[str, Any]:
+def _measurement(run: Run, measured: Measurement) -> dict[str, Any]:
     percentiles = dict.fromkeys((*_PERCENTILES, run.plan.percentile))
+    passes = zip(measured.pass_rates, measured.pass_lengths_s, strict=True)
     return {
-        "setting": step.setting,
-        "outcome": step.outcome,
-        "within_budget": run.within_budget(step),
-        "keeps_up": run.keeps_up(step),
-        "ok": step.ok,
-        "failed": step.failed,
-        "unstarted": step.unstarted,
-        "most_in_flight": step.most,
-        "errors": {kind: {"count": count, "example": step.examples.get(kind)} for kind, count in step.errors.items()},
-        "throughput": step.throughput.as_json(),
-        "passes": [{"items_s": rate, "seconds": s} for rate, s in zip(step.means, step.lengths, strict=True)],
-        "slices": step.slices,
-        "latency_s": {
-            **{f"p{each:g}": step.latency(each).as_json() for each in percentiles},
-            "mean": step.latencies.mean,
-            "max": step.latencies.most,
+        "setting": measured.setting,
+        "outcome": measured.outcome,
+        "within_budget": run.within_budget(measured),
+        "keeps_up": run.keeps_up(measured),
+        "ok": measured.ok,
+        "failed": measured.failed,
+        "added_failures": run.added_failures(measured),
+        "unstarted": measured.unstarted,
+        "most_in_flight": measured.max_in_flight,
+        "errors": {
+            kind: {"count": count, "example": measured.examples.get(kind)} for kind, count in measured.errors.items()
         },
-        "failed_latency_s": _summary(step.failed_latencies),
-        "latencies": step.latencies.encode(),
+        "throughput": measured.throughput.as_json(),
+        "passes": [{"items_s": rate, "seconds": length_s} for rate, length_s in passes],
+        "slices": measured.slices,
+        "latency_s": {
+            **{f"p{each:g}": measured.latency(each).as_json() for each in percentiles},
+            "mean": measured.latencies.mean,
+            "max": measured.latencies.longest,
+        },
+        "failed_latency_s": _summary(measured.failed_latencies),
+        "latencies": measured.latencies.encode(),
     }
 
 
 def _summary(latencies: Latencies) -> dict[str, float] | None:
     if not latencies.count:
         return None
-    return {**{f"p{each:g}": latencies.at(each) for each in _SHOWN}, "mean": latencies.mean, "max": latencies.most}
+    return {**{f"p{each:g}": latencies.at(each) for each in _SHOWN}, "mean": latencies.mean, "max": latencies.longest}
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
@@ -133,8 +147,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def heads(run: Run) -> list[str]:
-    """The heads of the table's columns."""
+# -- table -------------------------------------------------------------------------------------------------------------
+
+
+def header(run: Run) -> list[str]:
+    """Column heads of the table."""
     first = "arrive/s" if run.plan.open else "at once"
     return [first, "items/s", "±", *(f"p{each:g}" for each in _shown(run)), "max", "failed", ""]
 
@@ -143,49 +160,49 @@ def _shown(run: Run) -> list[float]:
     return sorted({*_SHOWN, run.plan.percentile})
 
 
-def row(run: Run, step: Step) -> list[str]:
-    """One setting's figures, and what is to be said of it."""
-    throughput, latencies = step.throughput, step.latencies
+def row(run: Run, measured: Measurement) -> list[str]:
+    """One row of the table: the figures of a setting and the remarks on it."""
+    throughput, latencies = measured.throughput, measured.latencies
     known = throughput.known and throughput.value
     noise = f"{(throughput.high - throughput.low) / 2 / throughput.value:.0%}" if known else "-"
-    told = [latencies.at(each) for each in _shown(run)]
-    spent = [milliseconds(each) for each in (*told, latencies.most)] if step.ok else ["-"] * (len(told) + 1)
-    figures = [f"{step.setting:g}", f"{throughput.value:,.1f}", noise, *spent, f"{step.failure_rate:.1%}"]
-    return [*figures, ", ".join(_words(run, step))]
+    seconds = [*(latencies.at(each) for each in _shown(run)), latencies.longest]
+    times = [milliseconds(each) for each in seconds] if measured.ok else ["-"] * len(seconds)
+    figures = [f"{measured.setting:g}", f"{throughput.value:,.1f}", noise, *times, f"{measured.failure_rate:.1%}"]
+    return [*figures, ", ".join(_remarks(run, measured))]
 
 
-def _words(run: Run, step: Step) -> Iterator[str]:
+def _remarks(run: Run, measured: Measurement) -> Iterator[str]:
     law = run.law
-    if OUTCOMES[step.outcome]:
-        yield OUTCOMES[step.outcome]
-    elif run.best is step:
+    if OUTCOMES[measured.outcome]:
+        yield OUTCOMES[measured.outcome]
+    elif run.best is measured:
         yield "best"
-    elif not run.keeps_up(step):
+    elif not run.keeps_up(measured):
         yield "over: items came faster than they ended"
-    elif not run.within_budget(step):
+    elif not run.within_budget(measured):
         yield "over the budget"
-    if law is not None and law.trusted and step is _nearest(run, law.knee):
+    if law is not None and law.trusted and measured is _nearest(run, law.knee):
         yield "knee"
 
 
-def _nearest(run: Run, setting: float) -> Step | None:
-    if not run.steps or setting > max(run.steps):
+def _nearest(run: Run, setting: float) -> Measurement | None:
+    if not run.measurements or setting > max(run.measurements):
         return None
-    return min(run.steps.values(), key=lambda step: abs(math.log(step.setting / setting)))
+    return min(run.measurements.values(), key=lambda each: abs(math.log(each.setting / setting)))
 
 
 def milliseconds(seconds: float) -> str:
-    """A latency as people read it."""
+    """A latency with its unit: seconds from one second on, else milliseconds."""
     return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.1f} ms"
 
 
+# -- conclusions -------------------------------------------------------------------------------------------------------
+
+
 def conclusions(run: Run) -> Iterator[str]:
-    """What follows from the figures, in words."""
+    """Conclusions of a run, one a line, the best setting first."""
     best, plan = run.best, run.plan
-    budgets = [f"at most {plan.error_budget:.2%} failed"]
-    if plan.latency_budget is not None:
-        budgets.append(str(plan.latency_budget))
-    within = f"within the budget ({', '.join(budgets)})"
+    within = f"within the budget ({', '.join(_budgets(run))})"
     if best is None:
         yield f"no setting stayed {within}"
     elif plan.open:
@@ -196,14 +213,37 @@ def conclusions(run: Run) -> Iterator[str]:
             f"best: {best.setting:g} at once gives {best.throughput.value:,.1f} items a second {within}, "
             f"p{plan.percentile:g} {milliseconds(best.latency(plan.percentile).value)}"
         )
-    yield from _of_the_law(run)
-    for step in run.steps.values():
-        yield from _of_a_step(run, step)
+    yield from _background(run)
+    yield from _law(run)
+    for measured in run.measurements.values():
+        yield from _problems(run, measured)
     yield from _failures(run)
     yield from run.notes
 
 
-def _of_the_law(run: Run) -> Iterator[str]:
+def _budgets(run: Run) -> Iterator[str]:
+    plan = run.plan
+    if plan.single:
+        yield f"at most {plan.error_budget:.2%} failed"
+    else:
+        yield f"load makes at most {plan.error_budget:.2%} fail"
+    if plan.latency_budget is not None:
+        yield str(plan.latency_budget)
+
+
+def _background(run: Run) -> Iterator[str]:
+    """Failures that would exceed the budget if they grew with load."""
+    background = run.background(math.inf)
+    if run.plan.single or background is None or background.value <= run.plan.error_budget:
+        return
+    lowest = _setting(run, next(iter(run.measurements.values())))
+    yield (
+        f"failures: {background.value:.1%} fail at low load too (from {lowest} on): the node or its service fails, "
+        "not the load, so they do not count against the budget"
+    )
+
+
+def _law(run: Run) -> Iterator[str]:
     law = run.law
     if law is None:
         return
@@ -211,56 +251,67 @@ def _of_the_law(run: Run) -> Iterator[str]:
         f"Universal Scalability Law: {law.rate:,.2f} items a second one at a time, contention {law.contention:.2%}, "
         f"coherency {law.coherency:.4%}; it is off by {law.error:.1%}"
     )
-    most = max(run.steps)
+    highest = max(run.measurements)
     if not law.trusted:
-        why = "any three settings fit it" if law.points <= len(_SHOWN) else "it does not describe this node"
-        yield f"knee: not told, as {why}; try further settings"
+        why = (
+            f"{law.points} settings fit any model"
+            if law.points <= COEFFICIENTS
+            else f"the model fits badly ({law.error * 100:.0f} % off)"
+        )
+        yield f"No knee: {why}. Try more settings."
         return
     for name, setting, beyond in (
         ("knee", law.knee, "latency grows faster than throughput"),
-        ("peak", law.peak, "more at once is less in all"),
+        ("peak", law.peak, "throughput falls"),
     ):
-        if setting <= most:
+        if setting <= highest:
             yield f"{name}: at about {setting:,.0f} at once; beyond, {beyond}"
-        elif setting <= 1.5 * most:
-            yield f"{name}: at about {setting:,.0f} at once, if the law goes on beyond what was measured"
+        elif setting <= 1.5 * highest:
+            yield f"{name}: at about {setting:,.0f} at once, if the law holds beyond the highest setting"
         elif name == "knee":
-            yield f"knee: none up to {most:g} at once"
+            yield f"knee: none up to {highest:g} at once"
 
 
-def _of_a_step(run: Run, step: Step) -> Iterator[str]:
-    what = f"{step.setting:g}/s" if run.plan.open else f"{step.setting:g} at once"
-    if step.outcome == "short":
-        enough = math.ceil(4 * step.slowest)
-        yield f"{what}: too short a step, as an item took {step.slowest:.1f} s: pass --step {enough} or more"
-    if step.unstarted:
-        yield f"{what}: {step.unstarted:,} items were due and could not start, {step.most:,} being in flight"
+def _setting(run: Run, measured: Measurement) -> str:
+    return f"{measured.setting:g}/s" if run.plan.open else f"{measured.setting:g} at once"
+
+
+def _problems(run: Run, measured: Measurement) -> Iterator[str]:
+    what = _setting(run, measured)
+    if measured.outcome == "short":
+        enough = math.ceil(4 * measured.slowest)
+        yield f"{what}: too short a step, as an item took {measured.slowest:.1f} s: pass --step {enough} or more"
+    if measured.unstarted:
+        yield (
+            f"{what}: {measured.unstarted:,} items were due and could not start: {measured.max_in_flight:,} were in "
+            "flight"
+        )
 
 
 def _failures(run: Run) -> Iterator[str]:
-    """The errors that came most often, with where and an example of each."""
-    kinds = sum((step.errors for step in run.steps.values()), Counter[str]())
-    for kind, count in kinds.most_common(_KINDS):
-        its = [step for step in run.steps.values() if step.errors[kind]]
-        places = ", ".join(f"{step.errors[kind]:,} at {step.setting:g}" for step in its)
-        example = next((step.examples[kind] for step in its if step.examples.get(kind)), "")
-        told = f", for instance: {example[:_EXAMPLE]}" if example else ""
-        yield f"failed: {count:,} {one_line(kind)} ({places}){told}"
+    """The most frequent error types, with their settings and an example."""
+    kinds = sum((each.errors for each in run.measurements.values()), Counter[str]())
+    for kind, count in kinds.most_common(_MAX_ERROR_TYPES):
+        its = [each for each in run.measurements.values() if each.errors[kind]]
+        settings = ", ".join(f"{each.errors[kind]:,} at {each.setting:g}" for each in its)
+        example = next((each.examples[kind] for each in its if each.examples.get(kind)), "")
+        instance = f", for instance: {example[:_MAX_EXAMPLE]}" if example else ""
+        yield f"failed: {count:,} {one_line(kind)} ({settings}){instance}"
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
-    """What has changed since the baseline, in words."""
+    """Comparison with the baseline, one change a line."""
     yield f"verdict: {_SIGNS[verdict.sign]}"
     for change in verdict.changes:
         if change.sign != "same":
-            before, now = _told(change, change.before), _told(change, change.now)
+            before, now = _figure(change, change.before), _figure(change, change.now)
             what = f"p{verdict.percentile:g}" if change.what == "latency" else change.what
             yield f"  {change.sign} at {change.setting:g}: {what} {before} before, {now} now"
     for note in verdict.notes:
         yield f"  {note}"
 
 
-def _told(change: Change, figure: Interval | str) -> str:
+def _figure(change: Change, figure: Interval | str) -> str:
     if isinstance(figure, str):
         return f"'{figure}'"
     if change.what == "failures":

@@ -1,4 +1,4 @@
-"""What is to be measured, and within which bounds."""
+"""Settings and bounds of a load test."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BUDGET: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LatencyBudget:
-    """How long items may take.
+    """Upper bound of a latency percentile.
 
     Args:
-        seconds: How long, in seconds.
-        percentile: What share of them, in per cent.
+        seconds: The bound, in seconds.
+        percentile: The percentile, between 0 and 100.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     seconds: float
@@ -39,10 +39,10 @@ class LatencyBudget:
 
     @classmethod
     def parse(cls, text: str) -> LatencyBudget:
-        """The budget that is written as `p99=250ms`, `p95=1.5s` or `0.5`, which is of the 95th percentile.
+        """Read `p99=250ms`, `p95=1.5s` or `0.5` (seconds, of the 95th percentile).
 
         Raises:
-            ValueError: It is written in another way.
+            ValueError: The text has another form.
         """
         found = _BUDGET.fullmatch(text.strip())
         if found is None:
@@ -56,22 +56,22 @@ class LatencyBudget:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure.
+    """Settings to measure, and the bounds of the whole test.
 
     Args:
-        concurrencies: A closed loop with each of these many items at once; empty to look for the knee.
-        arrival_rates: An open loop with each of these many items a second, whether earlier ones have ended or not.
-        step: How long each setting is measured in each pass, in seconds.
-        passes: How often each setting is measured; what they differ by is the noise.
-        duration: How long all of it may take, in seconds.
-        max_requests: How many items may be started in all.
-        most_concurrency: How far the search goes, and how many items an open loop has in flight at most.
-        error_budget: The share of items that may fail.
-        latency_budget: How long they may take; None for no such bound.
-        item_timeout: Time limit of one item, in seconds; None for none.
+        concurrencies: Concurrencies of a closed loop; empty to search for the knee.
+        arrival_rates: Arrival rates of an open loop, in items a second.
+        step: Length of one setting in one pass, in seconds.
+        passes: Measurements of each setting; the differences between passes are its noise.
+        duration: Upper bound of the whole test, in seconds.
+        max_requests: Upper bound of items started in the whole test.
+        most_concurrency: Highest concurrency of a search, and most items in flight in an open loop.
+        error_budget: Share of items that load may make fail.
+        latency_budget: Upper bound of a latency percentile; None for no bound.
+        item_timeout: Time limit of one item, in seconds; None for no limit.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     _: KW_ONLY
@@ -89,16 +89,16 @@ class Plan:
     def __post_init__(self) -> None:
         if self.concurrencies and self.arrival_rates:
             raise ValueError(
-                f"--concurrency {_listed(self.concurrencies)} and --arrival-rate {_listed(self.arrival_rates)} are two "
+                f"--concurrency {_joined(self.concurrencies)} and --arrival-rate {_joined(self.arrival_rates)} are two "
                 "runs: give one of them"
             )
         for each in self.concurrencies:
             if isinstance(each, bool) or not isinstance(each, int) or each < 1:
-                raise ValueError(f"--concurrency {_listed(self.concurrencies)}: each is 1 or more, like 1,2,5,10")
+                raise ValueError(f"--concurrency {_joined(self.concurrencies)}: each is 1 or more, like 1,2,5,10")
         for rate in self.arrival_rates:
             if not 0 < rate < math.inf:
                 raise ValueError(
-                    f"--arrival-rate {_listed(self.arrival_rates)}: each is a positive number of items a second, "
+                    f"--arrival-rate {_joined(self.arrival_rates)}: each is a positive number of items a second, "
                     "like 10,50,100"
                 )
         for name in ("passes", "max_requests", "most_concurrency"):
@@ -111,38 +111,43 @@ class Plan:
             raise ValueError(f"--error-budget {self.error_budget!r}: it is a share from 0 to below 1, like 1% or 0.01")
         if len(set(self.settings)) < len(self.settings):
             option = "--arrival-rate" if self.open else "--concurrency"
-            raise ValueError(f"{option} {_listed(self.settings)}: a setting is given twice")
+            raise ValueError(f"{option} {_joined(self.settings)}: a setting is given twice")
 
     @property
     def open(self) -> bool:
-        """Whether items arrive at a rate, in an open loop."""
+        """True for an open loop, in which items arrive at a rate."""
         return bool(self.arrival_rates)
 
     @property
     def searches(self) -> bool:
-        """Whether the settings are to be found."""
+        """True if the test searches for its settings."""
         return not self.concurrencies and not self.arrival_rates
 
     @property
+    def single(self) -> bool:
+        """True for one setting, so that no lower one shows how the node fares with less load."""
+        return len(self.settings) == 1
+
+    @property
     def settings(self) -> tuple[float, ...]:
-        """The concurrencies or rates, in rising order; empty where they are to be found."""
+        """Concurrencies or rates in rising order; empty for a search."""
         return tuple(sorted(self.arrival_rates or self.concurrencies))
 
     @property
     def percentile(self) -> float:
-        """The percentile of latency that counts."""
+        """Latency percentile that the budget bounds; the 95th without a budget."""
         return self.latency_budget.percentile if self.latency_budget is not None else 95.0
 
 
-def _listed(settings: Iterable[float]) -> str:
+def _joined(settings: Iterable[float]) -> str:
     return ",".join(f"{each:g}" for each in settings)
 
 
 def parse_share(text: str) -> float:
-    """A share that is written as `1%` or `0.01`.
+    """Read a share written as `1%` or `0.01`.
 
     Raises:
-        ValueError: It is written in another way, or is not from 0 to below 1.
+        ValueError: The text has another form, or the share is not from 0 to below 1.
     """
     number = text.strip()
     try:

@@ -1,7 +1,7 @@
-"""The Universal Scalability Law: what throughput becomes of concurrency, fitted to what was measured.
+"""The Universal Scalability Law, fitted to measured throughputs.
 
-`X(n) = λ n / (1 + σ (n - 1) + κ n (n - 1))`: λ is the throughput of one at a time, σ the share that is done one after
-the other, κ what the items cost each other. With κ above 0 throughput has a peak, beyond which more at once is less.
+`X(n) = λ n / (1 + σ (n - 1) + κ n (n - 1))`: λ is the throughput at a concurrency of one, σ the serial share
+(contention), κ the cost of keeping concurrent items consistent (coherency). With κ above 0, throughput peaks and falls.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Scalability", "fit_usl"]
+__all__ = ["COEFFICIENTS", "Scalability", "fit_usl"]
 
-_COEFFICIENTS: Final = 3
-_LEAST_POINTS: Final = 3
-_NEAR: Final = 0.15
+COEFFICIENTS: Final = 3
+"""Coefficients of the law: as many points fit it exactly, whatever they are."""
+_MIN_POINTS: Final = 3
+_MAX_ERROR: Final = 0.15  # a model further off than this has no knee worth reporting
 
 
 @dataclass(frozen=True, slots=True)
 class Scalability:
-    """The law's coefficients.
+    """Coefficients of the law, and how well they fit.
 
     Attributes:
-        rate: λ, items a second one at a time.
-        contention: σ.
-        coherency: κ.
-        error: How far the throughputs that were measured are from it, as a share, in the root of the mean square.
-        points: How many concurrencies it was fitted to.
+        rate: λ, items a second at a concurrency of one.
+        contention: σ, the serial share.
+        coherency: κ, the cost of consistency.
+        error: Relative distance of the measured throughputs from the law, as a root mean square.
+        points: Distinct concurrencies in the fit.
     """
 
     rate: float
@@ -37,19 +38,19 @@ class Scalability:
     points: int = 0
 
     def throughput(self, n: float) -> float:
-        """Items a second at a concurrency, as the law has it."""
+        """Predicted items a second at a concurrency."""
         return self.rate * n / (1 + self.contention * (n - 1) + self.coherency * n * (n - 1))
 
     @property
     def peak(self) -> float:
-        """The concurrency of the highest throughput, at least 1; infinite where there is none."""
+        """Concurrency of the highest throughput, at least 1; infinite if throughput never falls."""
         return max(1.0, math.sqrt(max(0.0, 1 - self.contention) / self.coherency)) if self.coherency else math.inf
 
     @property
     def knee(self) -> float:
-        """Where throughput for latency is best (Kleinrock's power); beyond, latency grows faster than throughput does.
+        """Concurrency with the most throughput per latency (Kleinrock's power); beyond it, latency grows faster.
 
-        At least 1, and infinite where the law sees neither contention nor cost of coherency.
+        At least 1; infinite if the law has neither contention nor coherency.
         """
         sigma, kappa = self.contention, self.coherency
         free = max(0.0, 1 - sigma)
@@ -60,18 +61,18 @@ class Scalability:
 
     @property
     def trusted(self) -> bool:
-        """Whether it says something: it has fewer coefficients than points, and goes near all of them."""
-        return self.points > _COEFFICIENTS and self.error <= _NEAR
+        """True if the fit is meaningful: more points than coefficients, and close to all of them."""
+        return self.points > COEFFICIENTS and self.error <= _MAX_ERROR
 
 
 def fit_usl(points: Sequence[tuple[float, float]]) -> Scalability | None:
-    """Fit the law to concurrencies and their throughputs, each of which counts by its relative error.
+    """Fit the law by least squares of the relative error.
 
     Args:
-        points: Pairs of a concurrency and items a second.
+        points: Pairs of concurrency and throughput in items a second.
 
     Returns:
-        The coefficients, none of them negative; None for fewer than three concurrencies, or where nothing came through.
+        Coefficients that are not negative; None for fewer than three concurrencies with a throughput above 0.
 
     Example:
         >>> law = Scalability(10.0, 0.05, 0.001)
@@ -80,29 +81,32 @@ def fit_usl(points: Sequence[tuple[float, float]]) -> Scalability | None:
         (0.05, 0.001, 31)
     """
     points = [(n, x) for n, x in points if x > 0 and n > 0]
-    if len({n for n, _ in points}) < _LEAST_POINTS:
+    if len({n for n, _ in points}) < _MIN_POINTS:
         return None
-    # n / X = (1 + σ (n - 1) + κ n (n - 1)) / λ is linear in 1/λ, σ/λ and κ/λ; weighted by X / n, all shall be 1
+    # n / X = (1 + σ (n - 1) + κ n (n - 1)) / λ is linear in 1/λ, σ/λ and κ/λ; weighted by X / n, each target is 1
     rows = [(x / n, x / n * (n - 1), x * (n - 1)) for n, x in points]
     best: tuple[float, list[float]] | None = None
-    for some in ((0,), (0, 1), (0, 2), (0, 1, 2)):  # a coefficient that would be negative is 0
-        solved = _least_squares(rows, some)
+    for columns in ((0,), (0, 1), (0, 2), (0, 1, 2)):  # leaving a column out sets its coefficient to 0, not below
+        solved = _least_squares(rows, columns)
         if solved is None or min(solved) < 0 or solved[0] <= 0:
             continue
-        wrong = sum((sum(a * c for a, c in zip(row, solved, strict=True)) - 1) ** 2 for row in rows)
-        if best is None or wrong < best[0] * (1 - 1e-9):
-            best = wrong, solved
+        residual = sum((sum(a * c for a, c in zip(row, solved, strict=True)) - 1) ** 2 for row in rows)
+        if best is None or residual < best[0] * (1 - 1e-9):
+            best = residual, solved
     if best is None:
         return None
-    wrong, (inverse, sigma, kappa) = best
-    error = math.sqrt(wrong / len(points))
+    residual, (inverse, sigma, kappa) = best
+    error = math.sqrt(residual / len(points))
     return Scalability(1 / inverse, sigma / inverse, kappa / inverse, error, len({n for n, _ in points}))
 
 
-def _least_squares(rows: Sequence[tuple[float, float, float]], some: tuple[int, ...]) -> list[float] | None:
-    """Coefficients, those not among `some` 0, that make every row's sum come nearest to 1."""
-    size = len(some)
-    system = [[sum(row[i] * row[j] for row in rows) for j in some] + [sum(row[i] for row in rows)] for i in some]
+def _least_squares(rows: Sequence[tuple[float, float, float]], columns: tuple[int, ...]) -> list[float] | None:
+    """Solve the normal equations of `row · coefficients = 1` for the chosen columns; the others are 0.
+
+    Returns None for a singular system.
+    """
+    size = len(columns)
+    system = [[sum(row[i] * row[j] for row in rows) for j in columns] + [sum(row[i] for row in rows)] for i in columns]
     for at in range(size):
         pivot = max(range(at, size), key=lambda row: abs(system[row][at]))
         if abs(system[pivot][at]) < 1e-300:
@@ -110,9 +114,9 @@ def _least_squares(rows: Sequence[tuple[float, float, float]], some: tuple[int, 
         system[at], system[pivot] = system[pivot], system[at]
         for row in range(size):
             if row != at:
-                times = system[row][at] / system[at][at]
-                system[row] = [a - times * b for a, b in zip(system[row], system[at], strict=True)]
-    found = [0.0, 0.0, 0.0]
-    for at, place in enumerate(some):
-        found[place] = system[at][size] / system[at][at]
-    return found
+                factor = system[row][at] / system[at][at]
+                system[row] = [a - factor * b for a, b in zip(system[row], system[at], strict=True)]
+    solution = [0.0, 0.0, 0.0]
+    for at, column in enumerate(columns):
+        solution[column] = system[at][size] / system[at][at]
+    return solution

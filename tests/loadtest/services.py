@@ -1,51 +1,51 @@
-"""Simulated services, whose capacity is known."""
+"""Simulated services of known capacity."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from flowrt.loadtest.load_generator import Driver
-from flowrt.loadtest.measurement import Step
+from flowrt.loadtest.load_generator import LoadGenerator
 from flowrt.loadtest.plan import Plan
-from flowrt.loadtest.search import Run, climb
+from flowrt.loadtest.run import Run
+from flowrt.loadtest.search import search
 from tests.conftest import run_on, virtual_loop
 
 
 class UslService:
-    """Each item takes as long as the Universal Scalability Law has it for those in flight.
+    """Service whose latency follows the Universal Scalability Law for the items in flight.
 
     Args:
-        first_s: How long one alone takes, in seconds.
+        first_s: Latency of an item alone, in seconds.
         contention: σ.
         coherency: κ.
     """
 
     def __init__(self, first_s: float, contention: float, coherency: float) -> None:
         self.law = first_s, contention, coherency
-        self.flying = 0
-        self.most = 0
+        self.in_flight = 0
+        self.max_in_flight = 0
         self.calls = 0
 
     async def __call__(self, item: Any) -> Any:
         first_s, contention, coherency = self.law
         self.calls += 1
-        self.flying += 1
-        n = self.flying
-        self.most = max(self.most, n)
+        self.in_flight += 1
+        n = self.in_flight
+        self.max_in_flight = max(self.max_in_flight, n)
         try:
             await asyncio.sleep(first_s * (1 + contention * (n - 1) + coherency * n * (n - 1)))
         finally:
-            self.flying -= 1
+            self.in_flight -= 1
         return item
 
 
 class Queue:
-    """So many servers, each of which takes so long; who finds none free waits.
+    """Queue before a number of servers.
 
     Args:
-        servers: How many.
-        each_s: How long an item takes, in seconds.
+        servers: Servers, one item each at a time.
+        each_s: Service time of an item, in seconds.
     """
 
     def __init__(self, servers: int, each_s: float) -> None:
@@ -58,21 +58,17 @@ class Queue:
         return item
 
 
-def measured(node: Any, **plan: Any) -> tuple[Run, Driver, float]:
-    """A run in virtual time, its driver, and how long it took, in seconds."""
+def load_test(node: Any, **plan: Any) -> tuple[Run, LoadGenerator, float]:
+    """A run in virtual time, its load generator, and its virtual duration in seconds."""
 
-    async def main() -> tuple[Run, Driver, float]:
+    async def main() -> tuple[Run, LoadGenerator, float]:
         loop = asyncio.get_running_loop()
         chosen = Plan(**plan)
-        driver = Driver(node, [1, 2, 3], chosen)
+        generator = LoadGenerator(node, [1, 2, 3], chosen)
         started = loop.time()
         run = Run(chosen)
-        await climb(driver, run, _heard)
-        return run, driver, loop.time() - started
+        await search(generator, run, lambda _: None)
+        return run, generator, loop.time() - started
 
-    told: tuple[Run, Driver, float] = run_on(virtual_loop, main())
-    return told
-
-
-def _heard(_: Step) -> None:
-    """Nobody listens."""
+    result: tuple[Run, LoadGenerator, float] = run_on(virtual_loop, main())
+    return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +19,9 @@ from flowrt.cli.options.param_types import SECONDS
 
 if TYPE_CHECKING:
     from flowrt.loadtest.comparison import Baseline
-    from flowrt.loadtest.measurement import Step
+    from flowrt.loadtest.measurement import Measurement
     from flowrt.loadtest.plan import Plan
-    from flowrt.loadtest.search import Run
+    from flowrt.loadtest.run import Run
     from flowrt.model.node import BaseNode
 
 __all__ = ["bench"]
@@ -170,7 +172,7 @@ def bench(
     from flowrt.loadtest.output import about, as_json, conclusions, verdict_lines  # noqa: PLC0415  # heavy
 
     plan = _plan(settings)
-    Latencies()  # a missing package is told before anything runs
+    Latencies()  # reports a missing package before anything runs
     if html_file is not None:
         from flowrt.reporting.charts import library  # noqa: PLC0415  # an extra
 
@@ -194,7 +196,7 @@ def bench(
     if html_file is not None:
         from flowrt.loadtest.html_page import page_of  # noqa: PLC0415  # an extra
 
-        _write(html_file, page_of(run, node, source, verdict))
+        _write(html_file, page_of(run, node, source, verdict, command=shlex.join(["flowrt", *sys.argv[1:]])))
     worse = run.best is None or (earlier is not None and (verdict is None or verdict.sign == "worse"))
     raise SystemExit(exit_code or (SOME_FAILED if worse else ALL_OK))
 
@@ -265,8 +267,9 @@ async def _read_items(source: str, form: Format | None) -> list[Any]:
 def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quiet: bool) -> tuple[Run, int]:
     """The run, and 130 or 143 where a signal ended it."""
     from flowrt import runtime  # noqa: PLC0415  # heavy
-    from flowrt.loadtest.load_generator import Driver  # noqa: PLC0415  # heavy
-    from flowrt.loadtest.search import Run, climb  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.load_generator import LoadGenerator  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.run import Run  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.search import search  # noqa: PLC0415  # heavy
 
     run = Run(plan)
 
@@ -275,9 +278,9 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
         return current is not None and current.exit_code is not None
 
     async def main() -> None:
-        await climb(Driver(node, items, plan, executor, stopped), run, tell)
+        await search(LoadGenerator(node, items, plan, executor, stopped), run, tell)
 
-    def tell(step: Step) -> None:
+    def tell(step: Measurement) -> None:
         if not quiet:
             say(_progress(step, plan))
 
@@ -287,12 +290,12 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
         if exc.code not in _INTERRUPTED:
             raise CommandError(f"the node raised SystemExit({exc.code!r}): it is not to end the process") from exc
         if not run.notes or not run.notes[-1].startswith("interrupted"):  # in the middle of a step that did not end
-            run.notes.append("interrupted: what was measured until then is told, without the step that was under way")
+            run.notes.append("interrupted: the figures are those measured until then, without the step that was active")
         return run, int(exc.code)
     return run, 0
 
 
-def _progress(step: Step, plan: Plan) -> str:
+def _progress(step: Measurement, plan: Plan) -> str:
     from flowrt.loadtest.output import milliseconds  # noqa: PLC0415  # heavy
 
     what = f"{step.setting:g}/s" if plan.open else f"{step.setting:g} at once"
@@ -304,9 +307,9 @@ def _progress(step: Step, plan: Plan) -> str:
 
 
 def _table(run: Run) -> Iterator[str]:
-    from flowrt.loadtest.output import heads, row  # noqa: PLC0415  # heavy
+    from flowrt.loadtest.output import header, row  # noqa: PLC0415  # heavy
 
-    rows = [heads(run), *(row(run, step) for step in run.steps.values())]
+    rows = [header(run), *(row(run, measured) for measured in run.measurements.values())]
     widths = [max(len(each[place]) for each in rows) for place in range(len(rows[0]) - 1)]
     for each in rows:
         cells = [f"{cell:>{width}}" for cell, width in zip(each, widths, strict=False)]

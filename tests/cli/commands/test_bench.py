@@ -140,7 +140,7 @@ def test_a_signal_ends_it_and_what_was_measured_is_told(
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted: what was measured until then is told; not measured: 4" in out
+    assert "interrupted: the figures are those measured until then; not measured: 4" in out
     assert len(out.splitlines()[1].split()) > 5
 
 
@@ -160,7 +160,7 @@ def test_a_signal_while_items_hang_ends_it_with_what_was_measured(
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted: what was measured until then is told" in out
+    assert "interrupted: the figures are those measured until then" in out
     assert json.loads((folder / "run.json").read_text())["steps"][0]["setting"] == 1
 
 
