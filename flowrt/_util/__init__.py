@@ -1,1 +1,1 @@
-"""Helpers of general use; none knows a batch."""
+"""General helpers, standard library only; none of them knows a batch."""

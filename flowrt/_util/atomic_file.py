@@ -1,4 +1,4 @@
-"""Writing a file that only its owner may read, whole or not at all."""
+"""Files that take their final name only when they are complete."""
 
 from __future__ import annotations
 
@@ -8,25 +8,70 @@ from pathlib import Path
 
 from flowrt.errors import FlowrtError
 
-__all__ = ["DiskFailedError", "OutputFile", "write_private"]
+__all__ = ["DiskFailedError", "OutputFile", "move_into_place", "open_private", "write_private"]
+
+
+def open_private(path: str | os.PathLike[str], *, new: bool = False) -> int:
+    """Open a file for writing with mode 0600, never through a symlink.
+
+    What an existing file holds is kept, as it may be another process's: truncate it once it is known to be ours.
+
+    Args:
+        path: The file; it is created if it does not exist.
+        new: Whether an existing file is an error.
+
+    Returns:
+        The file descriptor; it is not inherited by child processes.
+
+    Raises:
+        OSError: The file cannot be opened, or is a symlink.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags | os.O_EXCL if new else flags, 0o600)
+
+
+def move_into_place(fd: int, partial: Path, path: Path, *, replace: bool = True) -> None:
+    """Give a complete file its final name, so that it is there with all its content even after a power failure.
+
+    Args:
+        fd: The open file, with nothing left in a buffer.
+        partial: Its temporary name, in the same folder.
+        path: Its final name.
+        replace: Whether an existing file is replaced.
+
+    Raises:
+        FileExistsError: The final name is taken, and `replace` is False.
+        OSError: The disk failed.
+    """
+    os.fsync(fd)
+    if not replace and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists")
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name is an entry of the folder, which has its own blocks on the disk
+    finally:
+        os.close(folder)
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file beside its place and move it there.
+    """Write a whole file with mode 0600, or leave no trace.
 
     Args:
-        path: One that exists is replaced.
-        text: What it is to hold.
+        path: The file; an existing one is replaced.
+        text: The content.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = open_private(partial)
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as opened:
+            opened.truncate()
             opened.write(text)
-        partial.replace(path)
+            opened.flush()
+            move_into_place(fd, partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -34,22 +79,22 @@ def write_private(path: Path, text: str) -> None:
 
 
 class DiskFailedError(Exception):
-    """What was written is not all on the disk; the rest stays under the temporary name."""
+    """The disk did not take all that was written; what it has stays under the temporary name."""
 
 
 class OutputFile:
-    """A file that is written as `<output>.partial` beside its final name.
+    """File that is written line by line as `<output>.partial` beside its final name, with mode 0600.
 
     Args:
-        path: The final name; its folder is made.
-        replace: Whether a file of that name may be replaced.
+        path: The final name; its folder is created.
+        replace: Whether an existing file may be replaced.
 
     Attributes:
         path: The final name.
-        partial: The name until it is complete.
+        partial: The temporary name.
 
     Raises:
-        FlowrtError: The output exists, is a folder, or cannot be made.
+        FlowrtError: The output exists, is a folder, or cannot be created.
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
@@ -61,16 +106,17 @@ class OutputFile:
             raise FlowrtError(f"output {path} exists: name another file, or remove it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.partial.open("wb")
+            self._file = os.fdopen(open_private(self.partial), "wb")
+            self._file.truncate()
         except OSError as exc:
             raise FlowrtError(f"output {path} cannot be written: {exc.strerror}") from exc
         self._failed = False
 
     def write(self, line: bytes) -> None:
-        """Take one line; it is buffered.
+        """Append one line to the buffer.
 
         Raises:
-            DiskFailedError: It cannot be written.
+            DiskFailedError: The disk failed.
         """
         try:
             self._file.write(line)
@@ -78,23 +124,24 @@ class OutputFile:
             raise self._disk_failed(exc) from exc
 
     def close(self, *, complete: bool) -> None:
-        """Write out what is buffered. Later calls do nothing.
+        """Write the buffer to the disk. Later calls do nothing.
 
         Args:
-            complete: Whether it is all there, so that the file takes its final name.
+            complete: Whether the file is complete and takes its final name.
 
         Raises:
-            DiskFailedError: It cannot be written.
+            DiskFailedError: The disk failed.
         """
         if self._file.closed:
             return
         try:
             with self._file:
                 self._file.flush()
-                os.fsync(self._file.fileno())
-            if complete:
-                self.partial.replace(self.path)
-            elif not self.partial.stat().st_size:
+                if complete:
+                    move_into_place(self._file.fileno(), self.partial, self.path)
+                else:
+                    os.fsync(self._file.fileno())
+            if not complete and not self.partial.stat().st_size:
                 self.partial.unlink()
         except OSError as exc:
             if not self._failed:

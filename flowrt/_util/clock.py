@@ -1,4 +1,4 @@
-"""The clock that a batch reads: monotonic nanoseconds, virtual where the loop's time is virtual."""
+"""Clock of a batch: monotonic nanoseconds, virtual on a loop of virtual time."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Clock = Callable[[], int]
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
-    """The clock to time a loop's work with, in nanoseconds.
+    """Choose the clock that times the work of a loop, in nanoseconds.
 
-    asyncio's and uvloop's own time is the system's monotonic clock, coarse or cached; `perf_counter_ns` is the same
-    clock and cheaper. A loop whose class brings its own `time` (a virtual-time loop of a test, say) is asked instead,
-    so that a day passes there in a millisecond.
+    `perf_counter_ns` reads the same monotonic clock as asyncio's and uvloop's own time, which is coarse or cached, and
+    costs less. A loop whose class defines its own `time`, such as a test's virtual-time loop, is read instead, so that
+    a simulated day takes a millisecond.
 
     Args:
         loop: The running loop.
     """
     if is_virtual(loop):
-        return lambda: round(loop.time() * 1e9) + 1  # a virtual time may start at 0, which records keep for "not yet"
+        return lambda: round(loop.time() * 1e9) + 1  # a virtual time may start at 0, which means "not yet" in records
     return perf_counter_ns
 
 
 def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a loop has a time of its own: there, what happens outside of the loop happens at no time.
+    """Return True for a loop with a time of its own, in which work outside the loop takes no time.
 
     Args:
         loop: The running loop.

@@ -1,4 +1,4 @@
-"""Work that takes a while, off the loop that serves."""
+"""Blocking functions in daemon threads, awaited on an event loop."""
 
 from __future__ import annotations
 
@@ -6,41 +6,49 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["off_loop"]
+__all__ = ["run_in_daemon_thread"]
 
 T = TypeVar("T")
 
 
-async def off_loop(work: Callable[[], T]) -> T:
-    """Run in a thread of its own: a service's own thread pool may be busy, and a pool would delay exit.
+def run_in_daemon_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Run a blocking function in a daemon thread of its own.
+
+    Unlike a thread of the loop's default executor, it needs no free place in a shared pool and does not delay the
+    exit of the process.
 
     Args:
-        work: What to do there.
+        loop: The loop that awaits the future.
+        function: The function; it runs to its end even if the future is cancelled.
+        name: Name of the thread.
 
-    Raises:
-        Exception: Whatever the work raises.
+    Returns:
+        A future of the function's result or exception. It never ends if the loop is closed first.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    answer: asyncio.Future[T] = loop.create_future()
 
-    def succeed(value: T) -> None:
-        if not done.done():
-            done.set_result(value)
-
-    def fail(error: Exception) -> None:
-        if not done.done():
-            done.set_exception(error)
+    def settle(result: Any, error: BaseException | None) -> None:
+        if answer.done():  # it was cancelled
+            return
+        if error is None:
+            answer.set_result(result)
+        else:
+            answer.set_exception(error)
 
     def run() -> None:
-        with suppress(RuntimeError):  # the loop has been closed: nobody waits
-            try:
-                value = work()
-            except Exception as exc:  # raised again where it is awaited
-                loop.call_soon_threadsafe(fail, exc)
-            else:
-                loop.call_soon_threadsafe(succeed, value)
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = function()
+        except StopIteration as exc:  # a future refuses it, since no coroutine could raise it
+            error = RuntimeError("the function raised StopIteration")
+            error.__cause__ = exc
+        except BaseException as exc:  # raised again where the future is awaited
+            error = exc
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name="flowrt-scrape", daemon=True).start()
-    return await done
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return answer

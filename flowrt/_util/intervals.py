@@ -12,9 +12,9 @@ _SMALL: Final = (12.706, 4.303, 3.182, 2.776)  # where the expansion below is of
 
 
 def students_t(degrees: int) -> float:
-    """Two-sided 95 % quantile of Student's t distribution.
+    """Compute the two-sided 95 % quantile of Student's t distribution.
 
-    From 5 degrees of freedom on by its expansion around the normal quantile (Abramowitz and Stegun, 26.7.5).
+    From 5 degrees of freedom on, it uses the expansion around the normal quantile (Abramowitz and Stegun, 26.7.5).
 
     Args:
         degrees: Degrees of freedom, at least 1.

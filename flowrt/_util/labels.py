@@ -1,4 +1,4 @@
-"""Text that every telemetry format can hold."""
+"""Text for telemetry labels: valid UTF-8 of bounded length."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LABEL_CHARS: Final = 200
 
 
 def clean(text: str) -> str:
-    r"""The text with lone surrogates written out as `\udc80`: UTF-8 cannot hold them, and one spoils a whole page."""
+    r"""Escape lone surrogates as `\udc80`. UTF-8 cannot encode them, so one would break a whole page."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8") if not text.isascii() else text
 
 
 def label(text: str) -> str:
-    """A label value: clean, and of a length that a series can bear."""
+    """Make a label value: clean text of at most 200 characters."""
     text = clean(text)
     return text if len(text) <= _LABEL_CHARS else text[: _LABEL_CHARS - 1] + "…"

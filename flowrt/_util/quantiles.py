@@ -6,11 +6,11 @@ import math
 
 __all__ = ["Quantiles"]
 
-_GROWTH = math.log(1.02)  # a bucket is 2 % wide, so a quantile is within 1 % of the true one
+_GROWTH = math.log(1.02)  # a bucket is 2 % wide, so a quantile is within 1 % of the true value
 
 
 class Quantiles:
-    """A log-linear histogram of positive values, about 1 % exact from a microsecond to a day.
+    """Log-linear histogram of positive values, exact to about 1 % from a microsecond to a day.
 
     Example:
         >>> q = Quantiles()
@@ -30,7 +30,7 @@ class Quantiles:
         self.highest = 0.0
 
     def add(self, value: float) -> None:
-        """Count one value, in seconds."""
+        """Add one value, in seconds."""
         bucket = math.floor(math.log(value) / _GROWTH) if value > 1e-9 else -1100
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
         self.count += 1
@@ -41,7 +41,7 @@ class Quantiles:
             self.highest = value
 
     def at(self, q: float) -> float:
-        """The value below which a share of `q` (0 to 1) of the values lie; 0 where there are none."""
+        """Return the quantile `q` (0 to 1); 0 while there are no values."""
         if not self.count:
             return 0.0
         rank = q * (self.count - 1)

@@ -1,4 +1,4 @@
-"""Checks of a policy's settings: what is wrong is told with the value and the fix, before any work."""
+"""Checks of settings at construction. Their messages name the setting, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ P = TypeVar("P")
 
 
 def number_or_none(value: Any) -> float | None:
-    """The value where it is a finite number of at least 0, else None; True and False are no numbers here."""
+    """Return a finite number of at least 0 unchanged, and None for anything else, True and False included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if 0 <= value < math.inf else None
@@ -28,15 +28,15 @@ def number_or_none(value: Any) -> float | None:
 def check_number(
     name: str, value: Any, *, least: float = 0.0, most: float = math.inf, above: bool = False, unit: str = ""
 ) -> float:
-    """A finite number within its range.
+    """Check a finite number within a range.
 
     Args:
         name: The setting's name, for the message.
-        value: What the caller gave.
+        value: The value given.
         least: The smallest value allowed.
         most: The largest value allowed.
         above: Whether `least` itself is too small.
-        unit: What it counts, as in "of seconds".
+        unit: The unit, for the message: "of seconds".
 
     Raises:
         ValueError: It is anything else.
@@ -51,7 +51,7 @@ def check_number(
 
 
 def check_count(name: str, value: Any, *, least: int = 1) -> int:
-    """An int of at least `least`.
+    """Check an int of at least `least`.
 
     Raises:
         ValueError: It is anything else.
@@ -62,36 +62,35 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
 
 
 def seconds_to_ns(seconds: float) -> int:
-    """Whole nanoseconds."""
+    """Round to whole nanoseconds."""
     return round(seconds * 1e9)
 
 
 def check_concurrency(value: Any) -> int:
-    """A concurrency limit: an int of at least 1.
+    """Check a concurrency limit: an int of at least 1.
 
     Raises:
         ValueError: It is anything else.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"max_concurrency must be an integer of at least 1, not {value!r}")
-    return value
+    return check_count("max_concurrency", value)
 
 
 def check_duration(name: str, value: Any) -> float | None:
-    """A duration in seconds, or None for no limit.
+    """Check a duration in seconds, or None for no limit.
 
     Raises:
         ValueError: It is not a positive, finite number.
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    number = number_or_none(value)
+    if not number:
         raise ValueError(f"{name} must be a positive number of seconds, or None for no limit, not {value!r}")
-    return float(value)
+    return float(number)
 
 
 def check_policy(name: str, value: Any, kind: type[P]) -> P | None:
-    """A policy of its kind, or None.
+    """Check a policy object of the given class, or None.
 
     Raises:
         TypeError: It is anything else.

@@ -1,4 +1,4 @@
-"""What is under way: begun and ended by any loop's thread, looked through by any other meanwhile."""
+"""Registry of active objects. Any thread may add, remove or iterate at any time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ T = TypeVar("T")
 
 
 class WeakRegistry(Generic[T]):
-    """What has begun and not ended, oldest first; what never ends is not kept alive by it.
+    """Active objects in the order of their start, held weakly.
 
-    A `WeakSet` is looked through in Python, between whose steps another thread may change it; here each step is one
-    call into C.
+    A `WeakSet` iterates in Python, so another thread may change it between two steps. Here, each step is one call
+    into C.
     """
 
     def __init__(self) -> None:
         self._by_id: weakref.WeakValueDictionary[int, T] = weakref.WeakValueDictionary()
 
     def add(self, one: T) -> None:
-        """It begins."""
+        """Add an object that becomes active."""
         self._by_id[id(one)] = one
 
     def discard(self, one: T) -> None:
-        """It has ended, if it had begun."""
+        """Remove an object; one that is not registered is ignored."""
         self._by_id.pop(id(one), None)
 
     def __iter__(self) -> Iterator[T]:
-        """What is under way at this moment."""
+        """Iterate over a snapshot of the active objects."""
         return iter([one for ref in self._by_id.valuerefs() if (one := ref()) is not None])

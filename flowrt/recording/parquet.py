@@ -9,6 +9,7 @@ from array import array
 from pathlib import Path
 from typing import Any, Final
 
+from flowrt._util.atomic_file import open_private
 from flowrt.errors import MissingExtraError
 from flowrt.recording.columns import OUTCOMES, RowBuffer
 from flowrt.recording.error_groups import NO_CAUSE
@@ -64,8 +65,7 @@ class GroupWriter:
         self._pa: Any = pa
         self._pc: Any = pyarrow.compute
         self._started_ns = started_ns
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._file = os.fdopen(fd, "wb")
+        self._file = os.fdopen(open_private(path, new=True), "wb")
         self._schema = pa.schema(
             [
                 ("index", pa.int64()),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
-from flowrt._util.validation import check_duration
+from flowrt._util.daemon_thread import run_in_daemon_thread
+from flowrt._util.validation import check_duration, check_number
 from flowrt.engine.batch_run import active_batches
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.eventloop import gc_tuning
@@ -28,7 +27,6 @@ __all__ = ["Runtime", "Settings", "run"]
 
 T = TypeVar("T")
 
-_POLL_S: Final = 0.005
 _YOUNG: Final = 5_000  # new objects before the garbage collector looks
 _active: Final[list[Runtime]] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
@@ -124,9 +122,9 @@ class Runtime:
         self._server_at = (metrics_port, metrics_host, metrics_token, metrics_cert, metrics_key)
         self._otlp_endpoint = otlp_endpoint
         self._log_settings = (log_format, log_level)
-        self._flush_timeout_s = _check_wait("flush_timeout", flush_timeout)
+        self._flush_timeout_s = check_number("flush_timeout", flush_timeout, unit="of seconds")
         self._stall_after_s = check_duration("stall_after", stall_after)
-        self._shutdown = Shutdown(_check_wait("grace", grace), self._refuse_work)
+        self._shutdown = Shutdown(check_number("grace", grace, unit="of seconds"), self._refuse_work)
         self._entered = False
         self._server: TelemetryServer | None = None
         self._logs: LogSetup | None = None
@@ -337,15 +335,8 @@ def _loop_is_running() -> bool:
 
 
 async def _outside(work: list[Callable[[], None]], deadline: float) -> None:
-    """Run each in a daemon thread, and wait for all until the deadline: a pool's thread could hold up the exit."""
-    threads = [threading.Thread(target=each, name="flowrt-stop", daemon=True) for each in work]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:  # noqa: ASYNC110  # no event
-        await asyncio.sleep(_POLL_S)
-
-
-def _check_wait(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
-    return float(value)
+    """Run each function in a daemon thread and wait for all until the deadline: a pool's threads could delay exit."""
+    loop = asyncio.get_running_loop()
+    running = [run_in_daemon_thread(loop, each, "flowrt-stop") for each in work]
+    if running:
+        await asyncio.wait(running, timeout=max(0.0, deadline - time.monotonic()))

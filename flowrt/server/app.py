@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
-from flowrt._util.daemon_thread import off_loop
+from flowrt._util.daemon_thread import run_in_daemon_thread
 from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, header_values, text
 from flowrt.server.sse import Events
 from flowrt.server.static_files import FILES, page_file
@@ -23,6 +23,7 @@ from flowrt.telemetry.metrics.exposition import render
 
 __all__ = ["READINESS", "Readiness", "TelemetryApp", "asgi_app"]
 
+_THREAD: Final = "flowrt-scrape"
 _MAX_RENDERS: Final = 4  # concurrent; each occupies a thread, so further requests wait
 _GZIP_LEVEL: Final = 1  # the fastest: metrics repeat themselves and compress well, and CPU time is what a scrape costs
 
@@ -122,15 +123,19 @@ class TelemetryApp:
             return page_file(path)
         if path == "/live/events":  # HEAD: a GET was served as a stream
             return 200, [(b"content-type", b"text/event-stream")], b""
+        loop = asyncio.get_running_loop()
         if path == "/live/state":
             async with self._renders:
-                return await off_loop(lambda: (200, [(b"content-type", b"application/json")], LIVE.snapshot()))
+                state = await run_in_daemon_thread(loop, LIVE.snapshot, _THREAD)
+                return 200, [(b"content-type", b"application/json")], state
         formats = ",".join(_accepted(scope, b"accept"))
         compress = any(coding.partition(";")[0].strip() == "gzip" for coding in _accepted(scope, b"accept-encoding"))
         names = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("name[]", [])
         try:
             async with self._renders:
-                return await off_loop(lambda: _render(self._registry, formats, names, compress=compress))
+                return await run_in_daemon_thread(
+                    loop, lambda: _render(self._registry, formats, names, compress=compress), _THREAD
+                )
         except Exception as exc:  # a user's collector can raise anything; the service must go on
             _log.warning("/metrics cannot be rendered", exc_info=True)
             return text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")

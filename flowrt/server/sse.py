@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from flowrt._util.daemon_thread import off_loop
+from flowrt._util.daemon_thread import run_in_daemon_thread
 from flowrt.server.responses import SAFE_HEADERS, Receive, Response, Send, text
 from flowrt.telemetry.live import LiveStore
 
@@ -72,7 +72,7 @@ class Events:
         end = self._store.watch(wake)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            snapshot = await off_loop(self._store.snapshot)
+            snapshot = await run_in_daemon_thread(asyncio.get_running_loop(), self._store.snapshot, "flowrt-scrape")
             await send(_event(b"retry: 2000\nevent: snapshot\ndata: " + snapshot))
             while not (gone.done() or self._ending):
                 await fresh.wait()

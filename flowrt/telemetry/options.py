@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from flowrt._util.validation import check_duration
+from flowrt._util.validation import check_count, check_duration, check_number
 
 __all__ = ["Serving", "TailSampling", "Telemetry", "TraceShape"]
 
@@ -33,11 +33,9 @@ class TailSampling:
     most_spans: int = 10_000
 
     def __post_init__(self) -> None:
-        if isinstance(self.share, bool) or not isinstance(self.share, (int, float)) or not 0 <= self.share <= 1:
-            raise ValueError(f"share must be a number from 0 to 1, not {self.share!r}")
+        check_number("share", self.share, most=1)
         check_duration("slow", self.slow)
-        if isinstance(self.most_spans, bool) or not isinstance(self.most_spans, int) or self.most_spans < 0:
-            raise ValueError(f"most_spans must be an integer, 0 or more, not {self.most_spans!r}")
+        check_count("most_spans", self.most_spans, least=0)
 
 
 @dataclass(frozen=True, slots=True)

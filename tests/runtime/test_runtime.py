@@ -145,7 +145,7 @@ def test_run_inside_a_loop_names_the_way_out() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"grace": -1.0}, "grace must be a number of seconds, 0 or more, not -1.0"),
+        ({"grace": -1.0}, "grace must be a number of seconds of at least 0, not -1.0"),
         ({"flush_timeout": float("nan")}, "flush_timeout must be .* not nan"),
         ({"stall_after": 0}, "stall_after must be a positive number of seconds"),
         ({"log_format": "xml"}, "log_format must be 'json', 'console' or None, not 'xml'"),

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import click
 
+from flowrt._util.atomic_file import open_private
 from flowrt.cli.exit_codes import BAD_USAGE, DISK_FAILED, SOME_FAILED, UNREADABLE_INPUT, CommandError, say
 from flowrt.errors import JournalDamagedError
 from flowrt.journal import JournalSummary, summary
@@ -137,7 +138,7 @@ def _opened(output: str) -> Iterator[BinaryIO]:
             raise _disk_failed("standard output", exc) from exc
         return
     try:
-        fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = open_private(output, new=True)
     except OSError as exc:
         raise CommandError(f"output {output} cannot be made: {exc.strerror}") from exc
     try:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from flowrt._util.atomic_file import move_into_place, open_private
 from flowrt.cli.exit_codes import BAD_USAGE, DISK_FAILED, CommandError, say
 
 __all__ = ["FileTarget", "OutputClosedError", "StreamTarget", "Target", "open_target", "own_stdout"]
@@ -80,10 +81,9 @@ class FileTarget:
             raise CommandError(f"output {path} exists: pass --overwrite to replace it")
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         while True:
             try:
-                fd = os.open(self.partial, flags, 0o600)
+                fd = open_private(self.partial)
             except OSError as exc:
                 raise _unwritable(self.name, exc) from exc
             try:
@@ -120,15 +120,10 @@ class FileTarget:
         """Make it durable and give it its final name."""
         if not self._begun:
             self._begin()
-        os.fsync(self.fd)
-        if not self._overwrite and os.path.lexists(self._path):
-            raise CommandError(f"output {self._path} appeared while the run went on: it is left as it is")
-        self.partial.replace(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            move_into_place(self.fd, self.partial, self._path, replace=self._overwrite)
+        except FileExistsError:
+            raise CommandError(f"output {self._path} appeared while the run went on: it is left as it is") from None
 
     def leave(self) -> None:
         """It is not complete: it keeps its temporary name, and goes where nothing is in it."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from flowrt._util.validation import check_number
+
 __all__ = ["Compression", "ExportSettings", "WireProtocol", "loggable", "read_settings"]
 
 WireProtocol = Literal["http/protobuf", "grpc"]
@@ -62,8 +64,7 @@ class ExportSettings:
             raise ValueError(f"protocol must be 'http/protobuf' or 'grpc', not {self.protocol!r}")
         if self.compression not in get_args(Compression):
             raise ValueError(f"compression must be 'none' or 'gzip', not {self.compression!r}")
-        if not 0 < self.timeout_s < float("inf"):
-            raise ValueError(f"timeout_s must be a positive number of seconds, not {self.timeout_s!r}")
+        check_number("timeout_s", self.timeout_s, above=True, unit="of seconds")
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
                 raise ValueError(f"the header {name!r} cannot be sent: its name or its value has illegal characters")

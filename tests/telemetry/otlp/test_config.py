@@ -195,8 +195,8 @@ def test_of_an_endpoint_nothing_is_shown_that_may_be_secret(endpoint: str, shown
     [
         ("protocol", "http/json", "protocol must be 'http/protobuf' or 'grpc', not 'http/json'"),
         ("compression", "zstd", "compression must be 'none' or 'gzip', not 'zstd'"),
-        ("timeout_s", 0, "timeout_s must be a positive number of seconds, not 0"),
-        ("timeout_s", float("nan"), "timeout_s must be a positive number of seconds, not nan"),
+        ("timeout_s", 0, "timeout_s must be a number of seconds above 0, not 0"),
+        ("timeout_s", float("nan"), "timeout_s must be a number of seconds above 0, not nan"),
         ("headers", {"a b": "canary"}, "the header 'a b' cannot be sent"),
         ("headers", {"a": "canary\n"}, "the header 'a' cannot be sent"),
         ("certificate", "/no/such.pem", "certificate must be a PEM file, and '/no/such.pem' is none"),

@@ -1,0 +1,82 @@
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from flowrt._util import atomic_file
+from flowrt._util.atomic_file import DiskFailedError, OutputFile, open_private, write_private
+from flowrt.errors import FlowrtError
+
+
+def test_private_file_replaces_the_old_one_with_mode_0600(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text("a longer text than the new one")
+    target.chmod(0o644)
+    write_private(target, "new \udc80")
+    assert target.read_text() == "new ?"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    monkeypatch.setattr(atomic_file.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_private(target, "new")
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_private_file_is_never_opened_through_a_symlink(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "link").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic"):
+        open_private(tmp_path / "link")
+    with pytest.raises(FileExistsError):
+        open_private(precious, new=True)
+    assert precious.read_text() == "precious"
+
+
+def test_output_file_takes_its_name_only_when_complete(tmp_path: Path) -> None:
+    output = OutputFile(tmp_path / "new" / "out.jsonl", replace=False)
+    output.partial.write_bytes(b"left by an earlier run")
+    output.write(b"1\n")
+    output.close(complete=False)
+    assert not output.path.exists()
+    output = OutputFile(output.path, replace=False)
+    output.write(b"2\n")
+    output.close(complete=True)
+    output.close(complete=True)
+    assert output.path.read_bytes() == b"2\n"
+    assert not output.partial.exists()
+    with pytest.raises(FlowrtError, match="exists: name another file"):
+        OutputFile(output.path, replace=False)
+    with pytest.raises(FlowrtError, match="is a folder"):
+        OutputFile(tmp_path, replace=True)
+
+
+def test_empty_output_that_is_not_complete_is_removed(tmp_path: Path) -> None:
+    OutputFile(tmp_path / "out.jsonl", replace=False).close(complete=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_is_reported_once_with_the_temporary_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    output = OutputFile(tmp_path / "out.jsonl", replace=False)
+    output.write(b"1\n")
+    monkeypatch.setattr(atomic_file.os, "fsync", full)
+    with pytest.raises(DiskFailedError, match=r"out\.jsonl\.partial cannot be written: No space"):
+        output.close(complete=True)
+    output.close(complete=False)
+    assert not output.path.exists()
