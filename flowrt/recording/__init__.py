@@ -1,10 +1,10 @@
-"""A finished batch on disk: the times of every attempt in columns, and what is known of the whole beside them."""
+"""Recordings: Parquet files with the times of every attempt of a batch, and the batch's metadata."""
 
 from __future__ import annotations
 
 from flowrt.recording.columns import Note, RowBuffer
-from flowrt.recording.error_groups import Causes
+from flowrt.recording.error_groups import ErrorGroups
 from flowrt.recording.errors import RecordingError
 from flowrt.recording.slowest import Slowest
 
-__all__ = ["Causes", "Note", "RecordingError", "RowBuffer", "Slowest"]
+__all__ = ["ErrorGroups", "Note", "RecordingError", "RowBuffer", "Slowest"]

@@ -1,4 +1,4 @@
-"""The columns that fill up while a batch runs: 32 bytes for an attempt, and a note where it was not plain."""
+"""Row buffer that a running batch fills: 32 bytes per attempt, and a note for each attempt off the fast path."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PACK: Final = _STRUCT.pack
 
 
 def finished_ns(packed: bytes) -> int:
-    """When a packed attempt ended."""
+    """End of a packed attempt, on the batch's clock."""
     at: int = _STRUCT.unpack(packed)[3]
     return at
 
 
 class Note(NamedTuple):
-    """What sets an attempt apart from the usual: the item's first, that went well.
+    """Annotation of an attempt that is not an item's first and successful one.
 
     Attributes:
-        row: Its place in the buffer.
-        attempt: Its number, 1 for the first; 0 where the item had none.
-        outcome: Its place in `OUTCOMES`.
-        cause: The number of what made it fail, or `NO_CAUSE`.
-        last: No other attempt of the item comes after it.
-        arrival_ns: When it could have begun: the item was pulled, or the time of its backoff was over.
-        slot_ns: When it had a slot.
-        hedge: It ran beside the item's own attempt, and held no slot.
+        row: Index of the attempt in the buffer.
+        attempt: Number of the attempt, from 1; 0 if the item had none.
+        outcome: Index in `OUTCOMES`.
+        cause: Number of the error group, or `NO_CAUSE`.
+        last: True for the item's last attempt.
+        arrival_ns: Time from which the attempt could have started: the item was pulled, or its backoff ended.
+        slot_ns: Time at which it had a slot.
+        hedge: True if it ran beside the item's own attempt and held no slot.
     """
 
     row: int
@@ -46,12 +46,12 @@ class Note(NamedTuple):
 
 
 class RowBuffer:
-    """Attempts of one row group, in the order in which they ended. Times are those of the batch's clock.
+    """Attempts of one row group, in the order in which they ended. Times are on the batch's clock.
 
     Attributes:
-        packed: Of each attempt, as `PACK` packs them, the item's place in the input, and when it was pulled (which is
-            when it got its slot), when the node was called (0 where it was not), and when the attempt ended.
-        notes: For the attempts that need one.
+        packed: Per attempt, packed by `PACK`: the item's index, and the times at which it was pulled (and got its
+            slot), the node was called (0 if it was not), and the attempt ended.
+        notes: Notes of the attempts that need one.
     """
 
     __slots__ = ("notes", "packed")

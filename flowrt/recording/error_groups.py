@@ -1,4 +1,4 @@
-"""Failures grouped by what caused them: the error's type, and its message without the parts that differ each time."""
+"""Groups failures by cause: the error type, and the message without the parts that vary."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any, Final
 from flowrt.model import BatchResult
 from flowrt.policies.error_classification import kind_of, status_of
 
-__all__ = ["NO_CAUSE", "Causes"]
+__all__ = ["NO_CAUSE", "ErrorGroups"]
 
 NO_CAUSE: Final = -1
 
-_MOST: Final = 200  # causes told apart; what comes after them is one more
-_MOST_TEXTS: Final = 4096  # messages whose cause is remembered
+_MOST: Final = 200  # groups; failures beyond them share one more
+_MAX_TEXTS: Final = 4096  # messages whose group is cached
 _EXAMPLES: Final = 3
 _TEMPLATE_CHARS: Final = 200
 _EXAMPLE_CHARS: Final = 500
-_OTHER: Final = ("_OTHER", "further causes, not told apart")
+_OTHER: Final = ("_OTHER", "further causes, not separated")
 
-# what makes two messages of one cause different: quoted values, addresses, ids, numbers
+# The parts that vary between messages of one cause: quoted values, URLs, ids, numbers.
 _DIFFERS: Final = re.compile(
     r"""(?P<quoted>'[^']*'|"[^"]*")|(?P<url>\b[a-z]+://\S+)|(?P<id>\b(?:0x)?[0-9a-fA-F]{8}(?:[0-9a-fA-F-]{0,64}))\b|(?P<number>\d+(?:[.,:]\d+)*)"""
 )
 _SHOWN: Final = {"quoted": "'…'", "url": "URL", "id": "ID", "number": "N"}
 
 
-class Causes:
-    """Gives each failure the number of its cause, and keeps a few examples of each.
+class ErrorGroups:
+    """Assigns failures to numbered groups, and keeps a few examples of each.
 
     Attributes:
-        found: The causes, by their numbers: dicts that JSON can hold.
+        found: The groups by number, as dicts that JSON can represent.
     """
 
     __slots__ = ("_by_text", "_numbers", "found")
@@ -43,17 +43,17 @@ class Causes:
         self._by_text: dict[tuple[str | None, str, str], int] = {}
 
     def number_of(self, item: BatchResult) -> int:
-        """The number of what made an attempt fail; the attempt counts, and may be an example.
+        """Assign a failed attempt to its group, and return the group's number.
 
         Args:
-            item: It has just failed.
+            item: The item whose attempt has just failed.
         """
         text = (item.error or "")[:_EXAMPLE_CHARS]
         key = (item.error_type, item.status, text)
         number = self._by_text.get(key)
         if number is None:
             number = self._find(item, text)
-            if len(self._by_text) >= _MOST_TEXTS:  # messages that never come twice need not be remembered
+            if len(self._by_text) >= _MAX_TEXTS:  # bounds the memory if every message is different
                 self._by_text.clear()
             self._by_text[key] = number
         cause = self.found[number]
@@ -69,7 +69,7 @@ class Causes:
         status = None if exception is None else status_of(exception)
 
         def placeholder(found: re.Match[str]) -> str:
-            # the status of a response says what happened, and is no value that differs each time
+            # A response's status is part of the cause, not a value that varies.
             return found[0] if found[0] == str(status) else _SHOWN[found.lastgroup or "number"]
 
         shown = text[:_TEMPLATE_CHARS]
@@ -80,7 +80,7 @@ class Causes:
             key = _OTHER
             number = self._numbers.get(key)
         if number is not None:
-            self.found[number]["text"] = key[1]  # the message differs
+            self.found[number]["text"] = key[1]  # messages differ: show the template instead of the first one
         else:
             number = self._numbers[key] = len(self.found)
             timed_out = item.status == "timed_out"
@@ -100,7 +100,7 @@ class Causes:
 
 
 def _where(traceback: TracebackType | None) -> str | None:
-    """The innermost line of code, as `file.py:12 in function`."""
+    """Innermost line of a traceback, as `file.py:12 in function`."""
     if traceback is None:
         return None
     while traceback.tb_next is not None:

@@ -1,4 +1,4 @@
-"""What can be wrong with a recording."""
+"""Error of a file that cannot be read as a recording."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["RecordingError"]
 
 
 class RecordingError(FlowrtError):
-    """A file is no recording that can be read.
+    """The file is not a readable recording.
 
     Args:
-        message: What is wrong with it, and what would be right.
-        missing: Whether there is no such file at all.
+        message: What is wrong with the file, and what to do.
+        missing: True if there is no such file.
     """
 
     def __init__(self, message: str, *, missing: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a recording says of the whole batch: its name, settings, totals, causes of failures, and versions."""
+"""Metadata of a recording: the batch's name, settings, totals, error groups, attribution and versions."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def describe(
     limits: Sequence[tuple[int, int]],
     cpu_ns: int = 0,
 ) -> dict[str, Any]:
-    """The metadata of a batch that is over, as JSON holds it.
+    """Build the metadata of a finished batch, in types that JSON can represent.
 
     Args:
         batch: The batch's record.
         settings: The processor's settings.
-        causes: What made attempts fail.
+        causes: The error groups.
         slowest: The items that took longest.
-        limits: The concurrency limit from the given nanosecond on.
-        cpu_ns: What the loop's thread computed meanwhile; 0 where that is not known.
+        limits: Pairs of a time from the batch's start, in nanoseconds, and the concurrency limit from then on.
+        cpu_ns: CPU time of the loop's thread during the batch, in nanoseconds; 0 if unknown.
     """
     speedup = batch.speedup
     started_s = (batch.started_ns + batch.epoch_offset_ns) / 1e9
@@ -66,7 +66,7 @@ def describe(
 
 
 def _ledger(ledger: Ledger, finished_ns: int) -> dict[str, Any]:
-    """What held the batch back, in nanoseconds by cause, in all and over time."""
+    """The ledger's totals by cause, in nanoseconds, and their timeline."""
     return {
         "causes": list(CAUSES),
         "bound_ns": list(ledger.read(finished_ns).values()),

@@ -1,4 +1,4 @@
-"""Recordings as Parquet files: row groups of attempts, and the batch's metadata as JSON in the footer."""
+"""Reads and writes recordings as Parquet: row groups of attempts, and the batch's metadata as JSON in the footer."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ COLUMNS: Final = (
     "index", "attempt", "arrival_ns", "slot_wait_ns", "limiter_wait_ns", "service_ns", "outcome", "cause", "last",
     "hedge",
 )  # fmt: skip
-"""`arrival_ns` counts from the batch's start; `service_ns` is null where the node was not called."""
+"""Column names. `arrival_ns` counts from the batch's start; `service_ns` is null if the node was not called."""
 
 _KEY: Final = b"flowrt"
 _TIMES: Final = ("arrival_ns", "slot_wait_ns", "limiter_wait_ns", "service_ns")
 
 
 def require_pyarrow(feature: str) -> Any:
-    """pyarrow, or a clear word that it is missing.
+    """Import pyarrow.
 
     Args:
-        feature: What needs it, as the subject of a sentence.
+        feature: The feature that needs it, as the subject of the error's sentence.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -45,14 +45,14 @@ def require_pyarrow(feature: str) -> Any:
 
 
 class GroupWriter:
-    """Writes row groups into a file that only its owner may read.
+    """Writes row groups into a new file with mode 0600.
 
     Args:
-        path: The file; made anew.
-        started_ns: The zero of all times.
+        path: The file to create; it must not exist.
+        started_ns: Start of the batch on its clock; times in the file count from it.
 
     Raises:
-        OSError: The file cannot be made.
+        OSError: The file cannot be created.
     """
 
     def __init__(self, path: Path, started_ns: int) -> None:
@@ -61,7 +61,7 @@ class GroupWriter:
         import pyarrow.parquet as pq  # noqa: PLC0415
 
         make_writer: Any = pq.ParquetWriter
-        # pyarrow's stubs know numbers and lists of columns in few of the places that take them
+        # pyarrow's stubs are incomplete: they reject numbers and lists of columns in places that accept them.
         self._pa: Any = pa
         self._pc: Any = pyarrow.compute
         self._started_ns = started_ns
@@ -77,7 +77,7 @@ class GroupWriter:
                 ("hedge", pa.bool_()),
             ]
         )
-        # differences of neighbours are small, so times take 2 to 4 bytes; the rest is all but constant
+        # Delta encoding: neighbouring times differ little and take 2 to 4 bytes. The other columns are nearly constant.
         self._writer = make_writer(
             self._file,
             self._schema,
@@ -139,12 +139,12 @@ class GroupWriter:
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=count)
 
     def close(self, meta: dict[str, Any]) -> None:
-        """Write the metadata and make all of it durable.
+        """Write the metadata, close the file and sync it to disk.
 
         Raises:
             OSError: The disk failed.
         """
-        # an error's text may hold a lone surrogate, which ASCII JSON can
+        # ASCII, since an error's text may contain a lone surrogate, which UTF-8 cannot encode.
         self._writer.add_key_value_metadata({_KEY: json.dumps(meta, default=str).encode("ascii")})
         self._writer.close()
         self._file.flush()
@@ -152,7 +152,7 @@ class GroupWriter:
         self._file.close()
 
     def abandon(self) -> None:
-        """The file will not be complete."""
+        """Close the incomplete file, ignoring errors."""
         with contextlib.suppress(Exception):
             self._writer.close()
         with contextlib.suppress(OSError):
@@ -160,16 +160,16 @@ class GroupWriter:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The metadata of a recording.
+    """Read the metadata of a recording.
 
     Raises:
-        RecordingError: It is missing, damaged, or no recording.
+        RecordingError: The file is missing, damaged, or not a recording.
     """
     return _open(path)[1]
 
 
 def read_recording(path: Path) -> tuple[dict[str, Any], Any]:
-    """A whole recording.
+    """Read a whole recording.
 
     Args:
         path: The file.
@@ -178,7 +178,7 @@ def read_recording(path: Path) -> tuple[dict[str, Any], Any]:
         The metadata, and the attempts as a pyarrow table with the columns of `COLUMNS`.
 
     Raises:
-        RecordingError: It is missing, damaged, or no recording.
+        RecordingError: The file is missing, damaged, or not a recording.
         MissingExtraError: pyarrow is not installed.
     """
     file, meta = _open(path)
@@ -186,7 +186,9 @@ def read_recording(path: Path) -> tuple[dict[str, Any], Any]:
         table = file.read(columns=list(COLUMNS))
         if set(table.column_names) != set(COLUMNS):
             missing = sorted(set(COLUMNS) - set(table.column_names))
-            raise RecordingError(f"{path} is not a whole recording: it lacks the columns {', '.join(missing)}")
+            raise RecordingError(
+                f"{path} is not a complete recording: it lacks the columns {', '.join(missing)}; record the batch again"
+            )
     except RecordingError:
         raise
     except Exception as exc:
@@ -201,16 +203,18 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     if not path.exists():
         raise RecordingError(f"there is no file {path}", missing=True)
     if not path.is_file():
-        raise RecordingError(f"{path} is no file: name a recording", missing=True)
+        raise RecordingError(f"{path} is not a file: name a recording", missing=True)
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except Exception as exc:
         raise RecordingError(
-            f"{path} is no recording that can be read (cut short, or another kind of file): {_first_line(exc)}"
+            f"{path} is not a readable recording (cut short, or another kind of file): {_first_line(exc)}"
         ) from exc
     raw = (file.metadata.metadata or {}).get(_KEY)
     if raw is None:
-        raise RecordingError(f"{path} is a Parquet file, but not one that --record or record= has written")
+        raise RecordingError(
+            f"{path} is a Parquet file, but not a recording: name a file written by --record or record="
+        )
     try:
         meta = json.loads(raw)
         known = meta["format"] == FORMAT

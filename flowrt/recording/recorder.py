@@ -1,4 +1,4 @@
-"""The flight recorder: every attempt's times, packed on the loop and encoded in a thread."""
+"""Recorder: packs the times of every attempt on the loop's thread and encodes them in another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final
 from flowrt.engine.instrument import Instrument
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.recording.columns import PACK, RowBuffer, finished_ns
-from flowrt.recording.error_groups import NO_CAUSE, Causes
+from flowrt.recording.error_groups import NO_CAUSE, ErrorGroups
 from flowrt.recording.metadata import describe
 from flowrt.recording.slowest import Slowest
 from flowrt.recording.writer_thread import WriterThread
@@ -22,21 +22,21 @@ __all__ = ["Recorder"]
 
 _log = logging.getLogger("flowrt.recorder")
 
-_ROWS: Final = 65_536  # of one row group: 2 MB while it fills
-_SAVE_S: Final = 5.0  # for the rest to reach the disk at the batch's end
+_ROWS: Final = 65_536  # rows per row group: 2 MB in memory
+_SAVE_S: Final = 5.0  # time for the rest to reach the disk at the batch's end
 _HEDGE_OUTCOMES: Final = {"won": "ok", "lost": "cancelled", "failed": "failed"}
-_MOST_LIMITS: Final = 10_000  # changes of the limit that are kept
+_MAX_LIMITS: Final = 10_000  # recorded changes of the concurrency limit
 
 
 class Recorder(Instrument):
-    """Records one batch into a Parquet file: made anew for each.
+    """Records one batch into a Parquet file. Each batch gets its own.
 
-    The file appears under its name when it is complete. Where the disk fails or does not keep up, the batch goes on
-    and there is no file, which is logged.
+    The file appears under its name once it is complete. If the disk fails or does not keep up, the batch goes on
+    without a recording, and an error is logged.
 
     Args:
-        path: The file; one that exists is replaced.
-        settings: The processor's settings, for the file.
+        path: The recording; an existing file is replaced.
+        settings: The processor's settings, for the metadata.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -46,9 +46,11 @@ class Recorder(Instrument):
         self.path = path
         self._settings = settings
         self._writer = WriterThread(path)
-        self._causes = Causes()
+        self._error_groups = ErrorGroups()
         self._slowest = Slowest()
-        self._due: dict[int, tuple[int, int]] = {}  # of items between attempts: when they come back, what they waited
+        self._between_attempts: dict[
+            int, tuple[int, int]
+        ] = {}  # per waiting item: end of its backoff, rate wait so far
         self._limits: list[tuple[int, int]] = []
         self._flushed_ns = 0
         self._batch: BatchRecord | None = None
@@ -63,7 +65,7 @@ class Recorder(Instrument):
     # -- on the loop --------------------------------------------------------------------------------------------------
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """Take the batch's own start as the zero of all times."""
+        """Start the writer's thread. Times in the file count from the batch's start."""
         self._batch = batch
         self._began_cpu_ns = time.thread_time_ns()
         self._flushed_ns = batch.started_ns
@@ -71,9 +73,9 @@ class Recorder(Instrument):
         self._writer.start(batch.started_ns, batch.batch_id)
 
     def item_finished(self, item: ItemRecord) -> None:
-        """Write down the item's last attempt. It is called for every item."""
+        """Record the item's last attempt. Hot path: called for every item."""
         if item.attempts != 1 or item.status != "ok":
-            self._add_odd(item)
+            self._add_annotated(item)
             return
         pulled, finished = item.pulled_ns, item.finished_ns
         self._append(PACK(item.index, pulled, item.started_ns, finished))
@@ -83,14 +85,14 @@ class Recorder(Instrument):
             self._flush()
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """Write down an attempt that is not the item's last."""
+        """Record an attempt that is not the item's last."""
         self._add_attempt(item, last=False)
-        self._due[item.index] = (item.finished_ns + item.retry.delay_ns, item.rate_wait_ns)
+        self._between_attempts[item.index] = (item.finished_ns + item.retry.delay_ns, item.rate_wait_ns)
         if len(self._packed) >= _ROWS:
             self._flush()
 
     def hedge_ended(self, item: ItemRecord) -> None:
-        """Write down an attempt that ran beside the item's own."""
+        """Record a hedge."""
         hedge = item.hedge
         result = hedge.result
         outcome = _HEDGE_OUTCOMES[hedge.outcome]
@@ -100,7 +102,7 @@ class Recorder(Instrument):
             hedge.finished_ns,
             hedge.number,
             outcome,
-            self._causes.number_of(result) if outcome == "failed" else NO_CAUSE,
+            self._error_groups.number_of(result) if outcome == "failed" else NO_CAUSE,
             last=False,
             hedge=True,
             arrival_ns=hedge.started_ns,
@@ -110,25 +112,25 @@ class Recorder(Instrument):
             self._flush()
 
     def limit_changed(self, batch: BatchRecord) -> None:
-        """Remember the limit; it changes when an item has ended, or by hand."""
-        if len(self._limits) < _MOST_LIMITS:
+        """Record the new limit. It counts from the end of the last attempt, after which adaptive limits change."""
+        if len(self._limits) < _MAX_LIMITS:
             at_ns = finished_ns(self._packed[-1]) if self._packed else self._flushed_ns
             self._limits.append((at_ns - batch.started_ns, batch.limit))
 
     def batch_ended(self, batch: BatchRecord) -> None:  # noqa: ARG002
-        """The last rows, and what the loop's thread computed meanwhile."""
+        """Hand over the last rows, and measure the CPU time of the loop's thread."""
         self._cpu_ns = time.thread_time_ns() - self._began_cpu_ns
         self._flush()
 
     async def save(self) -> None:
-        """Wait until the file is complete and in its place, or cannot be."""
+        """Wait until the file is complete under its name, or has failed."""
         batch = self._batch
         if batch is None:
             return
         meta = describe(
             batch,
             settings=self._settings,
-            causes=self._causes.found,
+            causes=self._error_groups.found,
             slowest=self._slowest.ranked(),
             limits=self._limits,
             cpu_ns=self._cpu_ns,
@@ -143,7 +145,7 @@ class Recorder(Instrument):
         tell = _threadsafe(loop, wake)
         timer = threading.Timer(_SAVE_S, tell, (TimeoutError(f"the disk did not take it within {_SAVE_S:g} s"),))
         timer.daemon = True
-        timer.start()  # a loop's own timer would be over at once where its time is virtual
+        timer.start()  # not the loop's timer, which would fire at once in virtual time
         self._writer.close(meta, tell)
         try:
             error = await done
@@ -153,9 +155,9 @@ class Recorder(Instrument):
         if error is not None:
             _log.error("batch %s was not recorded in %s: %s", batch.name, self.path, error)
 
-    # -- what is not plain ---------------------------------------------------------------------------------------------
+    # -- attempts off the fast path ------------------------------------------------------------------------------------
 
-    def _add_odd(self, item: ItemRecord) -> None:
+    def _add_annotated(self, item: ItemRecord) -> None:
         self._add_attempt(item, last=True)
         self._offer(item)
         if len(self._packed) >= _ROWS:
@@ -168,18 +170,18 @@ class Recorder(Instrument):
 
     def _add_attempt(self, item: ItemRecord, *, last: bool) -> None:
         arrival = slot = item.pulled_ns
-        attempt = item.beside or item.attempts  # what ran beside it has a row of its own
-        started = item.started_ns if item.attempts else 0  # a rejected input was let in, and reached no node
-        waiting = self._due.pop(item.index, None)
+        attempt = item.beside or item.attempts  # a hedge has a row of its own
+        started = item.started_ns if item.attempts else 0  # a rejected input got a slot, but reached no node
+        waiting = self._between_attempts.pop(item.index, None)
         if waiting is not None:
             arrival, waited = waiting
             if started:
                 slot = max(arrival, started - (item.rate_wait_ns - waited))
-            else:  # it never came to this attempt
+            else:  # the item ended before this attempt started
                 attempt += 1
                 arrival = slot = min(arrival, item.finished_ns)
         failed = item.status not in ("ok", "resumed", "cancelled")
-        cause = self._causes.number_of(item) if failed else NO_CAUSE
+        cause = self._error_groups.number_of(item) if failed else NO_CAUSE
         self._rows.add(
             item.index,
             started,
@@ -205,7 +207,7 @@ def _threadsafe(
     def from_thread(error: BaseException | None) -> None:
         try:
             loop.call_soon_threadsafe(call, error)
-        except RuntimeError:  # the loop is closed: nobody waits
+        except RuntimeError:  # the loop is closed, and with it the waiting task
             return
 
     return from_thread

@@ -1,4 +1,4 @@
-"""The items that took longest, with the ids of their traces."""
+"""Collects the slowest items of a batch, with their trace ids."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Slowest"]
 
 
 class Slowest:
-    """Keeps the items that took longest from being pulled to their end.
+    """Bounded collection of the items with the longest time from pulled to ended.
 
     Args:
-        most: How many are kept.
+        most: Number of items to keep.
 
     Attributes:
-        bar_ns: Offer only items that took longer than this, in nanoseconds.
+        bar_ns: Duration that an item must exceed to be offered, in nanoseconds.
     """
 
     __slots__ = ("_heap", "_most", "bar_ns")
@@ -28,12 +28,12 @@ class Slowest:
         self.bar_ns = -1
 
     def offer(self, item: BatchResult, duration_ns: int, at_ns: int) -> None:
-        """Keep an item, in place of the quickest of those kept where there are enough.
+        """Keep an item. If the collection is full, it replaces the fastest one.
 
         Args:
-            item: It has ended.
-            duration_ns: From being pulled to its end.
-            at_ns: When it ended, in nanoseconds from the batch's start.
+            item: The ended item.
+            duration_ns: Time from pulled to ended, in nanoseconds.
+            at_ns: Time of its end from the batch's start, in nanoseconds.
         """
         entry = (
             duration_ns,
@@ -56,5 +56,5 @@ class Slowest:
             self.bar_ns = self._heap[0][0]
 
     def ranked(self) -> list[dict[str, Any]]:
-        """Those kept, the slowest first."""
+        """The kept items, slowest first."""
         return [entry for _, _, entry in sorted(self._heap, key=lambda kept: (-kept[0], kept[1]))]

@@ -1,4 +1,4 @@
-"""The thread that encodes row groups and puts the file into place."""
+"""Thread that encodes row groups, writes the file, and renames it into place."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from flowrt.recording.parquet import GroupWriter, read_meta, require_pyarrow
 
 __all__ = ["WriterThread", "check_recording_path"]
 
-_MOST_WAITING: Final = 32  # row groups, 2 MB each: a disk that is further behind than this gets no recording
+_MAX_WAITING: Final = 32  # row groups of 2 MB each; a disk further behind than this ends the recording
 
-Told = Callable[[BaseException | None], None]
+OnDone = Callable[[BaseException | None], None]
 
 
 def check_recording_path(path: str | os.PathLike[str]) -> Path:
-    """A path that a recording can be written to, as far as can be told beforehand.
+    """Check before a run that a recording can be written to a path.
+
+    Args:
+        path: The file to write.
 
     Raises:
-        ValueError: It is a folder, a symlink or a file that is no recording, or its folder does not exist.
+        ValueError: The path is a folder, a symlink or a file that is not a recording, or its folder does not exist.
         MissingExtraError: pyarrow is not installed.
     """
     require_pyarrow("a recording")
@@ -35,9 +38,9 @@ def check_recording_path(path: str | os.PathLike[str]) -> Path:
     if checked.is_symlink():
         raise ValueError(f"record={str(path)!r} is a symlink: name the file that it points to")
     if not checked.parent.is_dir():
-        raise ValueError(f"record={str(path)!r}: its folder does not exist: make it first")
+        raise ValueError(f"record={str(path)!r}: its folder does not exist: create it first")
     if checked.exists() and not (checked.is_file() and (checked.stat().st_size == 0 or _is_recording(checked))):
-        raise ValueError(f"record={str(path)!r} exists and is no recording: name another file, or take it away")
+        raise ValueError(f"record={str(path)!r} exists and is not a recording: name another file, or remove this one")
     return checked
 
 
@@ -50,7 +53,7 @@ def _is_recording(path: Path) -> bool:
 
 
 class WriterThread:
-    """Takes row groups on the loop's thread and writes them on its own.
+    """Queue of row groups, with a thread that writes them.
 
     Args:
         path: The file's final name.
@@ -62,16 +65,16 @@ class WriterThread:
     def __init__(self, path: Path) -> None:
         require_pyarrow("a recording")
         self._path = path
-        self._queue: SimpleQueue[RowBuffer | tuple[dict[str, Any], Told] | None] = SimpleQueue()
+        self._queue: SimpleQueue[RowBuffer | tuple[dict[str, Any], OnDone] | None] = SimpleQueue()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, started_ns: int, batch_id: str) -> None:
-        """Begin.
+        """Start the thread.
 
         Args:
-            started_ns: The zero of all times.
-            batch_id: Goes into the temporary name.
+            started_ns: Start of the batch on its clock; times in the file count from it.
+            batch_id: The batch's id, part of the temporary file's name.
         """
         partial = self._path.with_name(f"{self._path.name}.{batch_id[:8]}.partial")
         self._thread = threading.Thread(
@@ -80,26 +83,26 @@ class WriterThread:
         self._thread.start()
 
     def put(self, rows: RowBuffer) -> None:
-        """Take a row group; it is not to be touched any more."""
+        """Queue a row group. The caller must not change it any more."""
         if self._error is not None:
             return
-        if self._queue.qsize() >= _MOST_WAITING:
+        if self._queue.qsize() >= _MAX_WAITING:
             self._error = OSError("the disk did not keep up")
             self._queue.put(None)
             return
         self._queue.put(rows)
 
-    def close(self, meta: dict[str, Any], told: Told) -> None:
-        """Write what there is and put the file into place.
+    def close(self, meta: dict[str, Any], on_done: OnDone) -> None:
+        """Finish the file and rename it to its final name.
 
         Args:
-            meta: What goes beside the rows.
-            told: Called in the thread with what went wrong, or None.
+            meta: The batch's metadata.
+            on_done: Called in the thread with the error, or None.
         """
-        self._queue.put((meta, told))
+        self._queue.put((meta, on_done))
 
     def give_up(self) -> None:
-        """Nobody waits for the file any more: one that is not in its place by now never will be."""
+        """Give up a file that is not complete: it must not appear after its caller has reported a failure."""
         self._error = self._error or TimeoutError("given up")
 
     # -- in the thread -------------------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ class WriterThread:
                     writer.write(work)
                 except BaseException as exc:  # the batch goes on
                     self._error = exc
-        meta, told = work
+        meta, on_done = work
         if writer is not None and self._error is None:
             try:
                 writer.close(meta)
@@ -132,4 +135,4 @@ class WriterThread:
                 writer.abandon()
             with contextlib.suppress(OSError):
                 partial.unlink()
-        told(self._error)
+        on_done(self._error)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flowrt.model import BatchResult
 from flowrt.recording.columns import OUTCOMES
-from flowrt.recording.error_groups import Causes
+from flowrt.recording.error_groups import ErrorGroups
 from flowrt.recording.errors import RecordingError
 from flowrt.reporting.attempts import require_numpy
 from flowrt.reporting.figures import Detail, quantiles
@@ -33,7 +33,7 @@ def detail_of_lines(path: Path) -> Detail:
     """
     np = require_numpy("a report")
     counts = dict.fromkeys(OUTCOMES, 0)
-    causes, by_number = Causes(), Counter[int]()
+    causes, by_number = ErrorGroups(), Counter[int]()
     index, service_s, status, attempts_of = array("q"), array("d"), array("q"), array("q")
     attempts = recovered = 0
     with _opened(path) as lines:

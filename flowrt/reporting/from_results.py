@@ -7,7 +7,7 @@ from typing import Any
 
 from flowrt.model import BatchRecord, BatchResult, ItemRecord
 from flowrt.recording.columns import OUTCOMES
-from flowrt.recording.error_groups import NO_CAUSE, Causes
+from flowrt.recording.error_groups import NO_CAUSE, ErrorGroups
 from flowrt.recording.metadata import describe
 from flowrt.recording.slowest import Slowest
 from flowrt.reporting.attempts import Attempts, require_numpy
@@ -28,7 +28,7 @@ def detail_of_results(results: Sequence[BatchResult], name: str, wall_s: float) 
         MissingExtraError: numpy is not installed.
     """
     batch = _batch_of(results)
-    causes, slowest = Causes(), Slowest()
+    causes, slowest = ErrorGroups(), Slowest()
     if batch is None:
         return _without_times(results, name, wall_s, causes)
     rows = [_row(item, batch.started_ns, causes, slowest) for item in results if isinstance(item, ItemRecord)]
@@ -48,7 +48,7 @@ def _batch_of(results: Sequence[BatchResult]) -> BatchRecord | None:
     return batch if all(isinstance(item, ItemRecord) and item.batch is batch for item in results) else None
 
 
-def _row(item: ItemRecord, zero_ns: int, causes: Causes, slowest: Slowest) -> tuple[int, ...]:
+def _row(item: ItemRecord, zero_ns: int, causes: ErrorGroups, slowest: Slowest) -> tuple[int, ...]:
     finished, pulled, started, attempt = item.finished_ns, item.pulled_ns, item.started_ns, _calls(item)
     status = item.status
     took = finished - pulled
@@ -99,7 +99,7 @@ def _columns(rows: list[tuple[int, ...]]) -> Attempts:
     )
 
 
-def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, causes: Causes) -> Detail:
+def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, causes: ErrorGroups) -> Detail:
     np = require_numpy("a report with charts")
     counts = dict.fromkeys(OUTCOMES, 0)
     for result in results:

@@ -1,4 +1,4 @@
-"""The built-in instruments: metrics, tracing and logs, each over the engine's own records."""
+"""Built-in instruments: metrics, tracing, logs, the live page and the ledger, all fed by the engine's records."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ _LEDGER: Final = LedgerInstrument()
 
 
 class Observer:
-    """The built-in instruments of one processor.
-
-    Its series exist, at 0, from here on.
+    """Built-in instruments of one processor. Creating it declares the processor's metric series at 0.
 
     Args:
-        choice: Which instruments are wanted.
+        choice: Which instruments the processor wants.
         batch: The processor's name.
         node: The node's id.
         limit: The concurrency limit.
@@ -41,7 +39,10 @@ class Observer:
             self._pair = METRICS.declare(batch, node, limit)
 
     def instruments(self) -> tuple[Instrument, ...]:
-        """What is to watch a batch that starts now, given what the process has set up by now."""
+        """Instruments for a batch that starts now.
+
+        Called once per batch, since tracing, logging and the live page may be set up after the processor was made.
+        """
         choice = self._choice
         tracing: BatchTracing | None = None
         if choice.tracing and tracing_is_set_up():
@@ -49,7 +50,7 @@ class Observer:
         instruments: list[Instrument] = []
         if self._pair is not None:
             instruments += (Reconciliation(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
-            instruments += _on_a_live_page()
+            instruments += _live_instruments()
         if choice.logs and is_listened_to("warning"):
             instruments.append(ItemLogInstrument() if is_listened_to("debug") else LogInstrument())
         if tracing is not None:
@@ -59,11 +60,11 @@ class Observer:
         return tuple(instruments)
 
 
-def _on_a_live_page() -> tuple[Instrument, ...]:
-    """What shows a batch on the live page, where one is served.
+def _live_instruments() -> tuple[Instrument, ...]:
+    """Instrument that feeds the live page; empty if no server serves one.
 
-    The servers import what a page is made of. Where none has, there is no page, and nobody who only runs batches waits
-    for those imports.
+    The servers import the live page's modules. Looking for them in `sys.modules` keeps that import time away from
+    processes that only run batches.
     """
     if "flowrt.telemetry.live" not in sys.modules:
         return ()

@@ -1,4 +1,4 @@
-"""What a batch's account needs of the loop: its beats while the batch is under way, and the sums at its end."""
+"""Connects a batch's ledger to the loop's heartbeat, and estimates the speedup when the batch ends."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from flowrt.telemetry.metrics.instrument import service_ns_of
 __all__ = ["LedgerInstrument"]
 
 
-_RUNNING: Final[tuple[Cause, ...]] = ("slots", "service", "tail", "loop_blocked")  # while these hold, some item goes on
+_RUNNING: Final[tuple[Cause, ...]] = ("slots", "service", "tail", "loop_blocked")  # causes under which an item runs
 
 
 class LedgerInstrument(Instrument):
-    """Lets the loop's heartbeat tell the ledgers of a processor's batches; it has no hook that is called per item.
+    """Registers active batches with the loop's heartbeat. It has no per-item hook.
 
-    It must come after the other built-in instruments, as its end is then told before theirs.
+    It must be the last built-in instrument: `batch_ended` hooks run in reverse order, and the others read the speedup
+    that this one sets.
     """
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """From now on, a loop that does not turn is charged and blamed."""
+        """Start charging time in which the loop is blocked to the batch's ledger."""
         heartbeat_of(asyncio.get_running_loop()).watch(batch)
 
     def batch_ended(self, batch: BatchRecord) -> None:
-        """Find the speedup, unless a sample has told it."""
+        """Stop charging, and estimate the speedup unless a sample measured it."""
         heartbeat_of(asyncio.get_running_loop()).unwatch(batch)
         wall_ns, service_ns = batch.finished_ns - batch.started_ns, service_ns_of(batch)
         if batch.speedup is None and batch.ledger is not None and wall_ns > 0 and service_ns:

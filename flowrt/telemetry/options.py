@@ -1,4 +1,4 @@
-"""What a caller may ask for, checked before any work starts."""
+"""Telemetry options that callers pass, validated at construction."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ TraceShape = Literal["auto", "nested", "linked"]
 
 @dataclass(frozen=True, slots=True)
 class TailSampling:
-    """Which traces to keep once their item has ended: those of items that failed, timed out or were retried, and more.
+    """Tail sampling policy: decides when an item ends whether its trace is kept.
 
-    It holds for what a `Runtime` exports; a tracer provider of your own samples by its own rules.
+    Traces of items that failed, timed out or were retried are always kept. The policy applies to the spans that a
+    `Runtime` exports; a tracer provider of your own samples by its own rules.
 
     Args:
-        share: How much of the unremarkable rest is kept, 0 to 1.
-        slow: Keep items that took this long, in seconds, from being pulled to their end; None for no such rule.
-        most_spans: How many spans under items in flight may wait for the decision; further ones are dropped and
+        share: Share of the remaining traces to keep, 0 to 1.
+        slow: Keep items that took at least this long from pulled to ended, in seconds; None for no such rule.
+        most_spans: Limit of spans that may wait under active items for the decision. Spans over it are dropped and
             counted.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: A value is out of range.
     """
 
     share: float = 0.01
@@ -40,18 +41,18 @@ class TailSampling:
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """Which of the built-in instruments watch a processor.
+    """Selects and configures the built-in instruments of a processor.
 
     Args:
         metrics: Count and time every item for Prometheus.
-        tracing: A span per batch and per item, when the process has a tracer provider.
-        logs: Structured events through structlog, or the standard logger `flowrt` where structlog is not set up.
-        ledger: Keep account of what holds the batch back, and of who blocks the loop.
+        tracing: Make a span per batch and per item, if the process has a tracer provider.
+        logs: Log events through structlog, or through the standard logger `flowrt` if structlog is not configured.
+        ledger: Attribute the batch's wall time to what held it back, and stalls of the loop to their culprits.
         trace_shape: `nested` makes items children of the batch span, `linked` gives each item a trace of its own
             that links to the batch span; `auto` nests batches of at most 1,000 items and links larger ones.
-        tail_sampling: Which traces to keep once their item has ended; None keeps all that the sampler wants.
-        latency_slo: Your objective for an item's duration, in seconds: it becomes a bucket of the histograms, so
-            that the share of items within it can be read exactly.
+        tail_sampling: Policy that decides which traces to keep; None keeps every trace that the sampler chose.
+        latency_slo: Objective for an item's duration, in seconds. It becomes a histogram bucket, so that the share of
+            items within it can be read exactly.
 
     Raises:
         ValueError: `trace_shape` is none of the three, or `latency_slo` is not a positive number.
@@ -75,7 +76,11 @@ class Telemetry:
 
     @classmethod
     def of(cls, choice: bool | Telemetry) -> Telemetry:
-        """All of it for True, nothing for False, or the given choice."""
+        """Return the given options, all instruments for True, or none for False.
+
+        Raises:
+            TypeError: `choice` is none of these.
+        """
         if isinstance(choice, cls):
             return choice
         if choice is True:
@@ -86,7 +91,7 @@ class Telemetry:
 
 
 class Serving(TypedDict, total=False):
-    """Where and to whom telemetry is served, as `flowrt.Runtime` takes it."""
+    """Address, token and certificate of the metrics server: the keyword arguments that `flowrt.Runtime` takes."""
 
     metrics_port: int | None
     metrics_host: str

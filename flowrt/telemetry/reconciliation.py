@@ -1,4 +1,4 @@
-"""The audit: at the end of a batch, what came in, what came out, the counters and the spans are the same number."""
+"""Audit at the end of a batch: inputs, results, counter increments and item spans must be the same number."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ __all__ = ["Reconciliation"]
 
 
 class Reconciliation(Instrument):
-    """Checks one batch; it must be the first of its instruments, as its end is then the last to be told.
+    """Audits one batch.
+
+    It must be the first of the batch's instruments: `batch_ended` hooks run in reverse order, and the audit must see
+    what the others counted.
 
     Args:
-        name: The batch's name among the metrics.
-        tracing: What traces the batch, if anything does.
-        store: Where the result is counted.
+        name: The batch's label value among the metrics.
+        tracing: The instrument that traces the batch, if any.
+        store: The store that the result is written to.
     """
 
     def __init__(self, name: str, tracing: BatchTracing | None, store: MetricsStore = METRICS) -> None:
@@ -26,16 +29,16 @@ class Reconciliation(Instrument):
         self._store = store
 
     def batch_ended(self, batch: BatchRecord) -> None:
-        """Compare, and say so where it does not add up."""
+        """Compare the counts; log `telemetry.mismatch` if they differ."""
         shard = batch.shard
         if not isinstance(shard, Shard):
             return
-        said = {"inputs": batch.pulled, "results": batch.completed, "counted": shard.counted}
+        counts = {"inputs": batch.pulled, "results": batch.completed, "counted": shard.counted}
         if self._tracing is not None:
-            said["spans"] = self._tracing.ended
+            counts["spans"] = self._tracing.ended
         self._store.give_back(shard)
-        unaccounted = sum(abs(count - batch.completed) for count in said.values())
+        unaccounted = sum(abs(count - batch.completed) for count in counts.values())
         self._store.batches[self._name].unaccounted = unaccounted
         if unaccounted:
             about = {"batch": batch.name, "batch_id": batch.batch_id, "node": batch.node_id}
-            log_event("error", "telemetry.mismatch", **about, **said, unaccounted=unaccounted)
+            log_event("error", "telemetry.mismatch", **about, **counts, unaccounted=unaccounted)

@@ -1,4 +1,4 @@
-"""Who blocks the loop: a thread that listens for its heartbeat, and looks when that fails to come."""
+"""Watchdog thread: finds the task that blocks the event loop when the loop's heartbeat stops."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from flowrt.telemetry.tracing.instrument import span_of
 
 __all__ = ["Watchdog"]
 
-_LONG_S: Final = 5.0  # a stall that goes on is reported by then: it may never end
-_QUIET_S: Final = 10.0  # one event per node in this time; the others are counted
-_MOST_FRAMES: Final = 20
-_MOST_LOOKS: Final = 1_000
+_LONG_S: Final = 5.0  # an ongoing stall is reported after this time, since it may never end
+_EVENT_INTERVAL_S: Final = 10.0  # at most one event per node in this time; further ones are counted
+_MAX_FRAMES: Final = 20
+_MAX_SAMPLES: Final = 1_000
 _NO_NODE: Final = "none"
-_COLLECTOR: Final[dict[str, Any]] = {"garbage_collection": True, "stack": ""}  # where it came upon the code is chance
+_GC: Final[dict[str, Any]] = {"garbage_collection": True, "stack": ""}  # no stack: any code may trigger a collection
 
 _FLOWRT: Final = f"{Path(__file__).parent.parent}{os.sep}"
 _ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
@@ -37,26 +37,26 @@ _ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
 
 @dataclass(slots=True)
 class _Stall:
-    """One time that the loop did not turn."""
+    """Period in which the loop did not turn."""
 
     since_ns: int
-    who: dict[str, Any]
+    culprit: dict[str, Any]
     reported: bool = False
 
     @property
     def node(self) -> str:
-        return str(self.who.get("node", _NO_NODE))
+        return str(self.culprit.get("node", _NO_NODE))
 
 
 class Watchdog:
-    """Tells which item blocks the loop, and where in the code: one `loop.blocked` event per stall.
+    """Logs one `loop.blocked` event per stall, with the item that blocked the loop and its stack.
 
-    The culprit's span gets an event of the same name while it lasts.
+    The culprit's span gets an event of the same name during the stall.
 
     Args:
-        loop: The loop to watch; it is the calling thread's.
-        batches: The batches under way. Called from the watchdog's thread.
-        stall_after_s: How long the loop may take for one turn before somebody looks, in seconds.
+        loop: The loop to watch; it runs in the calling thread.
+        batches: Returns the active batches. Called from the watchdog's thread.
+        stall_after_s: Longest turn of the loop that is not a stall, in seconds.
     """
 
     def __init__(
@@ -73,54 +73,54 @@ class Watchdog:
         self._pauses = GcPauses()
         self._stop = threading.Event()
         self._stall: _Stall | None = None
-        self._over: _Stall | None = None  # the loop has turned since, and is about to tell
-        self._looks: tuple[int, list[asyncio.Task[Any] | None]] = (0, [])  # since a beat, who had the loop
+        self._ended: _Stall | None = None  # the loop has turned since then, and will report the stall
+        self._samples: tuple[int, list[asyncio.Task[Any] | None]] = (0, [])  # a beat, and the tasks seen since then
         self._last_event: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
         self._thread = threading.Thread(target=self._watch, name="flowrt-watchdog", daemon=True)
 
     def start(self) -> None:
-        """Watch from now on. To be called on the loop's thread."""
+        """Start watching. Call it on the loop's thread."""
         self._heartbeat.acquire()
         self._heartbeat.blame = self
         self._pauses.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer. To be called on the loop's thread."""
+        """Stop watching, and report a stall that was not reported yet. Call it on the loop's thread."""
         self._stop.set()
         self._thread.join(1.0)
         self._pauses.stop()
         self._heartbeat.release()
         self._heartbeat.blame = None
-        for stall in (self._over, self._stall):
+        for stall in (self._ended, self._stall):
             if stall is not None:
                 self._report(stall, time.perf_counter_ns() - stall.since_ns, ended=True)
-        self._over = self._stall = None
+        self._ended = self._stall = None
 
-    # -- told by the loop's heartbeat, in the loop's thread ---------------------------------------------------------
+    # -- called by the heartbeat, in the loop's thread ---------------------------------------------------------------
 
     def seen(self, beaten_ns: int) -> list[asyncio.Task[Any] | None]:
-        """Who had the loop since that beat, at each look that was taken."""
-        since_ns, tasks = self._looks
+        """Tasks that held the loop since that beat, one per sample."""
+        since_ns, tasks = self._samples
         return tasks if since_ns == beaten_ns else []
 
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
-        """The loop turns again: tell of the stall, and say who it was for the record of it."""
-        for stall in (self._stall, self._over):
+        """Report the stall that has just ended, and return its culprit for the ledger; empty if there was no stall."""
+        for stall in (self._stall, self._ended):
             if stall is not None and stall.since_ns == lateness.beaten_ns:
                 break
         else:
             return {}
         self._report(stall, lateness.now_ns - stall.since_ns, lateness, ended=True)
         names = ("batch", "batch_id", "node", "item_index", "trace_id", "stack", "garbage_collection")
-        return {name: stall.who[name] for name in names if name in stall.who}
+        return {name: stall.culprit[name] for name in names if name in stall.culprit}
 
     # -- in the watchdog's thread ----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         woke_ns, worked = time.perf_counter_ns(), time.process_time()
-        stood_still_ns = 0  # when the whole process was last found to have been stopped, and no node is to blame
+        stopped_ns = 0  # end of the last time that the whole process was suspended: no node's fault
         beat_ns = int(BEAT_S * 1e9)
         while not self._stop.wait(BEAT_S):
             now, cpu = time.perf_counter_ns(), time.process_time()
@@ -128,63 +128,63 @@ class Watchdog:
             woke_ns, worked = now, cpu
             beaten_ns = self._heartbeat.beaten_ns
             stall = self._stall
-            if stall is not None and beaten_ns != stall.since_ns:  # it is told by now, or in one of the next turns
-                self._over, self._stall = stall, None
+            if stall is not None and beaten_ns != stall.since_ns:  # reported by now, or in one of the next turns
+                self._ended, self._stall = stall, None
                 stall = None
             if slept_ns > self._stall_after_ns and idle:
-                stood_still_ns = now
-            late_ns = now - max(beaten_ns, stood_still_ns)
+                stopped_ns = now
+            late_ns = now - max(beaten_ns, stopped_ns)
             collecting = 2 * self._pauses.between(now - late_ns, now) > late_ns
             if late_ns > 2 * beat_ns and not collecting:
-                self._note(beaten_ns)
+                self._sample_task(beaten_ns)
             if stall is None and late_ns > self._stall_after_ns - beat_ns // 2:
-                who, item = (_COLLECTOR, None) if collecting else self._look()
-                if beaten_ns == self._heartbeat.beaten_ns:  # else whoever we saw may be innocent
-                    self._stall = stall = _Stall(beaten_ns, who)
+                culprit, item = (_GC, None) if collecting else self._find_culprit()
+                if beaten_ns == self._heartbeat.beaten_ns:  # else the loop has turned, and the task seen is innocent
+                    self._stall = stall = _Stall(beaten_ns, culprit)
                     METRICS.stalled(stall.node)
-                    _tell_span(item, late_ns / 1e9, who["stack"])
+                    _add_span_event(item, late_ns / 1e9, culprit["stack"])
             elif stall is not None and now - beaten_ns > _LONG_S * 1e9:
                 self._report(stall, now - beaten_ns, ended=False)
 
-    def _note(self, beaten_ns: int) -> None:
-        """Remember who has the loop: what the others are held for is not their own time."""
-        since_ns, tasks = self._looks
+    def _sample_task(self, beaten_ns: int) -> None:
+        """Sample the task that holds the loop. Time for which it delays others is not charged to them."""
+        since_ns, tasks = self._samples
         if since_ns != beaten_ns:
             tasks = []
-            self._looks = (beaten_ns, tasks)
-        if len(tasks) < _MOST_LOOKS:
+            self._samples = (beaten_ns, tasks)
+        if len(tasks) < _MAX_SAMPLES:
             tasks.append(asyncio.current_task(self._loop))
 
-    def _look(self) -> tuple[dict[str, Any], ItemRecord | None]:
-        """What the loop is doing: the task, its place in a batch, its stack."""
+    def _find_culprit(self) -> tuple[dict[str, Any], ItemRecord | None]:
+        """Return the running task with its stack and its place in a batch, and its item if it runs one."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  # the documented way to see another thread
-        who: dict[str, Any] = {"stack": _stack(frame)}
+        culprit: dict[str, Any] = {"stack": _stack(frame)}
         task = asyncio.current_task(self._loop)
         if task is None:
-            return who, None
-        who["task"] = task.get_name()
+            return culprit, None
+        culprit["task"] = task.get_name()
         for batch in self._batches():
             for slot in batch.slots.copy():
                 item = slot.item
                 if slot.task is task and item is not None:
                     about = {"batch": batch.name, "batch_id": batch.batch_id, "node": batch.node_id}
                     ids = {"trace_id": item.trace_id, "span_id": item.span_id} if item.ids else {}
-                    return {**about, "item_index": item.index, **ids, **who}, item
-        return who, None
+                    return {**about, "item_index": item.index, **ids, **culprit}, item
+        return culprit, None
 
     # -- in either thread ------------------------------------------------------------------------------------------
 
     def _report(self, stall: _Stall, duration_ns: int, lateness: Lateness | None = None, *, ended: bool) -> None:
-        """Log the stall, once."""
+        """Log the stall once."""
         if stall.reported:
             return
         stall.reported = True
         node, now = stall.node, time.monotonic()
-        if now - self._last_event.get(node, -_QUIET_S) < _QUIET_S:
+        if now - self._last_event.get(node, -_EVENT_INTERVAL_S) < _EVENT_INTERVAL_S:
             self._suppressed[node] = self._suppressed.get(node, 0) + 1
             return
         self._last_event[node] = now
-        fields = {**stall.who, "duration_s": round(max(0, duration_ns) / 1e9, 3)}
+        fields = {**stall.culprit, "duration_s": round(max(0, duration_ns) / 1e9, 3)}
         if not ended:
             fields["still_blocked"] = True
         if lateness is not None and lateness.delayed:
@@ -194,21 +194,21 @@ class Watchdog:
         log_event("warning", "loop.blocked", **fields)
 
 
-def _tell_span(item: ItemRecord | None, blocked_s: float, stack: str) -> None:
-    """The culprit's span gets an event now: its item may have ended before the loop turns again."""
+def _add_span_event(item: ItemRecord | None, blocked_s: float, stack: str) -> None:
+    """Add an event to the culprit's span during the stall: the item may have ended when the loop turns again."""
     span = None if item is None else span_of(item)
     if span is not None:
         span.add_event("loop.blocked", {"flowrt.blocked.seconds": round(blocked_s, 3), "code.stacktrace": stack})
 
 
 def _stack(frame: FrameType | None) -> str:
-    """The frames below the engine and the loop, one a line, innermost last."""
+    """The frames below the engine and the loop, one per line, innermost last."""
     lines: list[str] = []
-    while frame is not None and len(lines) < _MOST_FRAMES:
+    while frame is not None and len(lines) < _MAX_FRAMES:
         code = frame.f_code
         if lines and code.co_filename.startswith((_FLOWRT, _ASYNCIO)):
             break
-        line = frame.f_lineno or code.co_firstlineno  # seen between two lines, it has none
+        line = frame.f_lineno or code.co_firstlineno  # a frame between two lines has no line number
         text = linecache.getline(code.co_filename, line).strip()
         lines.append(f"{code.co_filename}:{line} in {code.co_qualname}: {text}")
         frame = frame.f_back

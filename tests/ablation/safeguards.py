@@ -109,7 +109,7 @@ SAFEGUARDS = (
         "flowrt/telemetry/tracing/instrument.py",
         "        item.span = (span, attach(Context(values)))\n",
         "        item.span = (span, attach(get_current()))\n",
-        "tests/telemetry/tracing/test_instrument.py::test_spans_opened_by_the_node_nest_under_the_items",
+        "tests/telemetry/tracing/test_instrument.py::test_spans_opened_by_the_node_nest_under_the_item_span",
     ),
     Safeguard(
         "a broken instrument is switched off",

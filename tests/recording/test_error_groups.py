@@ -1,11 +1,13 @@
-"""Failures of one cause are grouped, however their messages differ."""
+"""Grouping of failures by cause, and its bounds."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
 from flowrt.model import BatchResult
-from flowrt.recording.error_groups import Causes
+from flowrt.recording.error_groups import ErrorGroups
 
 
 def failed(
@@ -33,8 +35,8 @@ def failed(
         ("object at 0x7f1122334455", "object at 0x7f1122334466"),
     ],
 )
-def test_messages_that_differ_in_their_values_are_one_cause(errors: tuple[str, str]) -> None:
-    causes = Causes()
+def test_messages_that_differ_only_in_values_form_one_group(errors: tuple[str, str]) -> None:
+    causes = ErrorGroups()
     assert [causes.number_of(failed(i, error)) for i, error in enumerate(errors)] == [0, 0]
     (cause,) = causes.found
     assert cause["count"] == 2
@@ -42,8 +44,8 @@ def test_messages_that_differ_in_their_values_are_one_cause(errors: tuple[str, s
     assert cause["examples"][0]["trace_id"] == "ab" * 16
 
 
-def test_a_message_that_is_always_the_same_is_shown_as_it_is() -> None:
-    causes = Causes()
+def test_constant_message_is_shown_unchanged() -> None:
+    causes = ErrorGroups()
     causes.number_of(failed(0, "'name'", "KeyError"))
     causes.number_of(failed(1, "'name'", "KeyError"))
     assert causes.found[0]["text"] == "'name'"
@@ -52,19 +54,19 @@ def test_a_message_that_is_always_the_same_is_shown_as_it_is() -> None:
     assert causes.found[0]["count"] == 3
 
 
-def test_the_status_of_a_response_is_no_value_that_differs() -> None:
+def test_response_status_is_part_of_the_group() -> None:
     class HTTPError(Exception):
         def __init__(self, status: int) -> None:
             self.status = status
 
-    causes = Causes()
+    causes = ErrorGroups()
     for index, status in enumerate((404, 503, 404)):
         causes.number_of(failed(index, f"{status} for item {index}", "HTTPError", HTTPError(status)))
     assert [(cause["text"], cause["count"]) for cause in causes.found] == [("404 for item N", 2), ("503 for item 1", 1)]
 
 
-def test_other_words_and_other_types_are_other_causes() -> None:
-    causes = Causes()
+def test_different_words_or_types_form_different_groups() -> None:
+    causes = ErrorGroups()
     seen = [
         causes.number_of(failed(0, "no route")),
         causes.number_of(failed(1, "refused")),
@@ -73,22 +75,22 @@ def test_other_words_and_other_types_are_other_causes() -> None:
     assert seen == [0, 1, 2]
 
 
-def test_a_cause_says_its_kind_its_http_status_and_where_it_was_raised() -> None:
+def test_group_has_kind_http_status_and_location() -> None:
     class TooManyError(Exception):
         status_code = 429
 
-    causes = Causes()
+    causes = ErrorGroups()
     try:
         raise TooManyError("slow down")
     except TooManyError as exc:
         causes.number_of(failed(0, "slow down", "TooManyError", exc))
     (cause,) = causes.found
     assert (cause["kind"], cause["http_status"]) == ("rate_limited", 429)
-    assert cause["where"].startswith("test_causes.py:")
+    assert cause["where"].startswith(f"{Path(__file__).name}:")
 
 
-def test_memory_and_examples_are_bounded_however_many_causes_there_are() -> None:
-    causes = Causes()
+def test_groups_and_examples_are_bounded() -> None:
+    causes = ErrorGroups()
     word = "abcdefghij"
     for i in range(10_000):
         text = "".join(word[int(digit)] for digit in f"{i:05d}")

@@ -1,4 +1,4 @@
-"""The flight recorder: what it writes is what happened, and what befalls it does not befall the batch."""
+"""Recorder: the file equals what happened, and a failure of the recorder leaves the batch alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["index"], row["attempt"]))
 
 
-def test_each_items_times_are_in_the_file(run_virtual: Run, tmp_path: Path) -> None:
+def test_recording_has_the_times_of_each_item(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     run_virtual(BatchProcessor(steady, 2, record=path).batch(range(4)))
     meta, _ = read_recording(path)
@@ -44,7 +44,7 @@ def test_each_items_times_are_in_the_file(run_virtual: Run, tmp_path: Path) -> N
     assert meta["limits"] == [[0, 2]]
 
 
-def test_every_attempt_of_a_retried_item_has_its_row(run_virtual: Run, tmp_path: Path) -> None:
+def test_each_attempt_of_a_retried_item_has_a_row(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     tried: list[int] = []
 
@@ -69,14 +69,14 @@ def test_every_attempt_of_a_retried_item_has_its_row(run_virtual: Run, tmp_path:
     assert (cause["type"], cause["count"]) == ("ConnectionError", 2)
 
 
-def test_the_wait_for_a_rate_limit_is_told_apart_from_the_service(run_virtual: Run, tmp_path: Path) -> None:
+def test_rate_limit_wait_is_separate_from_service_time(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     run_virtual(BatchProcessor(steady, 4, rate_limit=RateLimit(1, per=1.0), record=path).batch(range(3)))
     assert [round(row["limiter_wait_ns"] / 1e8) for row in rows_of(path)] == [0, 10, 20]
     assert [round(row["service_ns"] / 1e8) for row in rows_of(path)] == [1, 1, 1]
 
 
-def test_items_that_never_ran_have_no_service_time(run_virtual: Run, tmp_path: Path) -> None:
+def test_item_that_never_ran_has_no_service_time(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     run_virtual(BatchProcessor(steady, 1, batch_timeout=0.15, record=path).batch(range(3)))
     rows = rows_of(path)
@@ -85,16 +85,14 @@ def test_items_that_never_ran_have_no_service_time(run_virtual: Run, tmp_path: P
     assert [row["attempt"] for row in rows] == [1, 1, 0]
 
 
-def test_an_input_that_was_rejected_was_no_attempt(run_virtual: Run, tmp_path: Path) -> None:
+def test_rejected_input_has_no_attempt(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     run_virtual(BatchProcessor(steady, 1, record=path).batch([1, Rejected("no JSON")]))
     (_, row) = rows_of(path)
     assert (row["outcome"], row["attempt"], row["service_ns"]) == ("failed", 0, None)
 
 
-def test_an_item_that_waits_for_its_retry_when_the_batch_ends_is_cancelled_in_the_file(
-    run_virtual: Run, tmp_path: Path
-) -> None:
+def test_item_waiting_for_a_retry_at_the_end_is_recorded_as_cancelled(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
 
     async def fails(x: int) -> int:
@@ -108,7 +106,7 @@ def test_an_item_that_waits_for_its_retry_when_the_batch_ends_is_cancelled_in_th
     ]
 
 
-def test_a_change_of_the_limit_is_in_the_file(run_virtual: Run, tmp_path: Path) -> None:
+def test_change_of_the_limit_is_recorded(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
 
     async def node(x: int) -> int:
@@ -124,9 +122,7 @@ def test_a_change_of_the_limit_is_in_the_file(run_virtual: Run, tmp_path: Path) 
     assert 1 <= round(limits[1][0] / 1e8) <= 2
 
 
-def test_more_rows_than_a_group_holds_are_all_there_and_small(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_row_groups_are_complete_and_compact(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "_ROWS", 1000)
     path = tmp_path / "run.parquet"
 
@@ -142,7 +138,7 @@ def test_more_rows_than_a_group_holds_are_all_there_and_small(
     assert path.stat().st_size / 10_500 <= 24
 
 
-def test_the_file_is_there_when_the_batch_returns_and_no_thread_is_left(run: Run, tmp_path: Path) -> None:
+def test_file_is_complete_and_thread_ended_when_the_batch_returns(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     run(BatchProcessor(steady, 2, record=path).batch(range(3)))
 
@@ -161,7 +157,7 @@ def test_the_file_is_there_when_the_batch_returns_and_no_thread_is_left(run: Run
             assert not thread.is_alive()
 
 
-def test_a_consumer_who_leaves_gets_a_recording_of_what_there_was(run: Run, tmp_path: Path) -> None:
+def test_recording_of_an_abandoned_stream_has_the_finished_items(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
 
     async def node(x: int) -> None:
@@ -176,7 +172,7 @@ def test_a_consumer_who_leaves_gets_a_recording_of_what_there_was(run: Run, tmp_
     assert {row["outcome"] for row in rows_of(path)} == {"ok", "cancelled"}
 
 
-def test_a_disk_that_fails_costs_the_recording_and_nothing_else(
+def test_failing_disk_loses_only_the_recording(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write(self: GroupWriter, rows: RowBuffer) -> None:
@@ -190,9 +186,7 @@ def test_a_disk_that_fails_costs_the_recording_and_nothing_else(
     assert "No space left on device" in caplog.text
 
 
-def test_a_folder_that_goes_away_costs_the_recording_and_nothing_else(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_removed_folder_loses_only_the_recording(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     processor = BatchProcessor(steady, 2, record=folder / "run.parquet")
@@ -202,7 +196,7 @@ def test_a_folder_that_goes_away_costs_the_recording_and_nothing_else(
     assert "was not recorded" in caplog.text
 
 
-def test_a_disk_that_hangs_does_not_hold_the_batch_for_ever(
+def test_hanging_disk_does_not_block_the_batch(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     go_on = threading.Event()
@@ -219,26 +213,26 @@ def test_a_disk_that_hangs_does_not_hold_the_batch_for_ever(
 @pytest.mark.parametrize(
     ("name", "what"), [("nowhere/run.parquet", "does not exist"), ("", "name a file, not the folder")]
 )
-def test_a_path_that_cannot_be_written_is_told_before_any_work(tmp_path: Path, name: str, what: str) -> None:
+def test_unwritable_path_is_rejected_before_any_work(tmp_path: Path, name: str, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         BatchProcessor(steady, record=tmp_path / name)
 
 
-def test_a_file_that_is_no_recording_is_not_replaced(tmp_path: Path) -> None:
+def test_file_that_is_not_a_recording_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "precious.parquet"
     path.write_text("precious")
-    with pytest.raises(ValueError, match="is no recording"):
+    with pytest.raises(ValueError, match="is not a recording"):
         BatchProcessor(steady, record=path)
 
 
-def test_items_that_a_journal_gives_back_are_in_the_file_as_resumed(run: Run, tmp_path: Path) -> None:
+def test_items_from_a_journal_are_recorded_as_resumed(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     for inputs in ([1, 2], [1, 2]):
         run(BatchProcessor(steady, 2, journal=tmp_path / "journal", record=path).batch(inputs))
     assert [(row["outcome"], row["attempt"], row["service_ns"]) for row in rows_of(path)] == [("resumed", 0, None)] * 2
 
 
-def test_a_hedge_has_a_row_of_its_own_beside_the_item_s(run_virtual: Run, tmp_path: Path) -> None:
+def test_hedge_has_a_row_of_its_own(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     calls: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Real telemetry back ends for the tests: a tracer provider in memory, a scrape of the default registry."""
+"""Telemetry back ends for the tests: an in-memory tracer provider, and a scrape of the default registry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Sample = Callable[..., float]
 
 
 class Kept:
-    """A target of the runtime's own provider that keeps what it is given, as the SDK's exporters would see it."""
+    """Target of the Runtime's provider that keeps the spans as the SDK's exporters would see them."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -38,7 +38,7 @@ class Kept:
 def spans(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], list[ReadableSpan]]]:
-    """A tracer provider for the length of a test; calling the fixture gives the spans that have ended."""
+    """Installs a tracer provider for one test; call the fixture for the ended spans."""
     if request.param == "the runtime's provider":
         ours, kept = make_provider(Resource.create({})), Kept()
         ours.target = kept
@@ -55,7 +55,7 @@ def spans(
 
 @pytest.fixture
 def sample() -> Sample:
-    """Scrapes, parses what came, and gives one sample's value; a missing one fails the test."""
+    """Scrapes and parses the page, and returns one sample's value; a missing sample fails the test."""
 
     def look(name: str, **labels: str) -> float:
         text = generate_latest(REGISTRY).decode()
@@ -70,7 +70,7 @@ def sample() -> Sample:
 
 @pytest.fixture
 def events() -> Iterator[list[dict[str, object]]]:
-    """Captures structlog's events, as a process that has set structlog up would see them."""
+    """Captures the events that a process with configured structlog would see."""
     captured: list[dict[str, object]] = []
 
     def keep(_logger: object, method: str, event: dict[str, object]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The audit, with each sink broken in turn."""
+"""Audit at the end of a batch, with each sink broken in turn."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def mismatches(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event for event in events if event["event"] == "telemetry.mismatch"]
 
 
-def test_a_batch_that_adds_up_says_nothing(
+def test_consistent_batch_logs_nothing(
     run: Run, name: str, sample: Sample, events: list[dict[str, Any]], spans: Callable[[], list[ReadableSpan]]
 ) -> None:
     run(BatchProcessor(odd_fails, 3, name=name).batch(range(50)))
@@ -43,10 +43,10 @@ def test_a_batch_that_adds_up_says_nothing(
     assert mismatches(events) == []
 
 
-def test_counters_that_miss_an_item_are_told(
+def test_missing_count_is_logged(
     run: Run, name: str, sample: Sample, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Shard, "add", lambda *_: None)  # what is not swift gets lost
+    monkeypatch.setattr(Shard, "add", lambda *_: None)  # items off the fast path get lost
     run(BatchProcessor(odd_fails, 3, name=name).batch(range(50)))
     assert sample("flowrt_unaccounted_items", batch=name) == 25
     (event,) = mismatches(events)
@@ -54,7 +54,7 @@ def test_counters_that_miss_an_item_are_told(
     assert event["level"] == "error"
 
 
-def test_a_metrics_instrument_that_breaks_midway_is_told(
+def test_metrics_instrument_that_breaks_midway_is_logged(
     run: Run, name: str, sample: Sample, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = MetricsInstrument.item_finished
@@ -72,7 +72,7 @@ def test_a_metrics_instrument_that_breaks_midway_is_told(
 
 
 @pytest.mark.usefixtures("spans")
-def test_spans_that_get_lost_are_told(
+def test_missing_spans_are_logged(
     run: Run, name: str, sample: Sample, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tracing in (TracingInstrument, NativeTracingInstrument):
@@ -89,7 +89,7 @@ def test_spans_that_get_lost_are_told(
     assert mismatches(events)[0]["spans"] == 7
 
 
-def test_the_next_batch_that_adds_up_sets_it_back(
+def test_next_consistent_batch_resets_the_gauge(
     run: Run, name: str, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processor = BatchProcessor(odd_fails, name=name)
@@ -101,7 +101,7 @@ def test_the_next_batch_that_adds_up_sets_it_back(
     assert sample("flowrt_unaccounted_items", batch=name) == 0
 
 
-def test_batches_that_run_at_once_do_not_count_each_other_s_items(run: Run, name: str, sample: Sample) -> None:
+def test_concurrent_batches_are_audited_separately(run: Run, name: str, sample: Sample) -> None:
     import asyncio
 
     async def slow(x: int) -> int:
@@ -118,6 +118,6 @@ def test_batches_that_run_at_once_do_not_count_each_other_s_items(run: Run, name
     assert sample("flowrt_items_total", batch=name, node="slow", status="ok") == 80
 
 
-def test_without_metrics_there_is_no_audit(run: Run, events: list[dict[str, Any]]) -> None:
+def test_disabled_metrics_disable_the_audit(run: Run, events: list[dict[str, Any]]) -> None:
     run(BatchProcessor(odd_fails, telemetry=Telemetry(metrics=False)).batch(range(4)))
     assert mismatches(events) == []

@@ -1,4 +1,4 @@
-"""The watchdog against loops that really block."""
+"""Watchdog on loops that really block."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def watching(loop: asyncio.AbstractEventLoop, stall_after_s: float = 0.1) -> Wat
     return watchdog
 
 
-def test_a_node_that_blocks_for_two_seconds_is_named_with_its_item_and_stack_while_healthz_answers(
-    run: Run, events: Events, sample: Sample
-) -> None:
+def test_blocking_node_is_named_with_stack_while_healthz_answers(run: Run, events: Events, sample: Sample) -> None:
     blocking = threading.Event()
 
     def deep_inside() -> None:
@@ -69,14 +67,14 @@ def test_a_node_that_blocks_for_two_seconds_is_named_with_its_item_and_stack_whi
             results = await BatchProcessor(culprit, max_concurrency=2, name="stalls").batch(range(8))
             assert results.success_rate == 1.0
             await asyncio.to_thread(thread.join)
-            await asyncio.sleep(0.2)  # a beat, so that the stall is seen to be over
+            await asyncio.sleep(0.2)  # a heartbeat, which ends the stall
 
-    BatchProcessor(culprit)  # its series exist from here on
+    BatchProcessor(culprit)  # declares its series
     before = sample("flowrt_loop_stalls_total", node="culprit")
     run(main())
     assert answered[0] < 1.0
     assert sample("flowrt_loop_stalls_total", node="culprit") == before + 1
-    (event,) = [event for event in blocked(events) if event.get("node")]  # a busy machine stalls for no node's sake
+    (event,) = [event for event in blocked(events) if event.get("node")]  # a busy machine has stalls without a node
     assert event["level"] == "warning"
     assert (event["batch"], event["node"], event["item_index"]) == ("stalls", "culprit", 5)
     assert 1.5 < event["duration_s"] < 10.0
@@ -84,15 +82,15 @@ def test_a_node_that_blocks_for_two_seconds_is_named_with_its_item_and_stack_whi
     assert "in " in lines[-1]
     assert lines[-1].endswith("deep_inside: time.sleep(2.0)  # the culprit")
     assert lines[-2].endswith("culprit: deep_inside()")
-    package = f"{Path(flowrt.__file__).parent}{os.sep}"  # a clone may lie in a folder called flowrt
+    package = f"{Path(flowrt.__file__).parent}{os.sep}"  # the checkout's folder may be called flowrt too
     assert not any(package in line for line in lines)
 
 
-def test_what_blocks_outside_any_batch_is_counted_for_no_node(run: Run, events: Events, sample: Sample) -> None:
+def test_stall_outside_any_batch_is_counted_for_no_node(run: Run, events: Events, sample: Sample) -> None:
     async def main() -> None:
-        watchdog = watching(asyncio.get_running_loop(), 0.3)  # more than a busy machine takes by itself
+        watchdog = watching(asyncio.get_running_loop(), 0.3)  # longer than the stalls of a busy machine
         await asyncio.sleep(0.06)
-        time.sleep(0.9)  # what is tested
+        time.sleep(0.9)  # the stall
         await asyncio.sleep(0.2)
         watchdog.stop()
 
@@ -104,7 +102,7 @@ def test_what_blocks_outside_any_batch_is_counted_for_no_node(run: Run, events: 
     assert sample("flowrt_loop_stalls_total", node="none") >= 1
 
 
-def test_the_garbage_collector_is_found_out_and_no_node_is_blamed(run: Run, events: Events, sample: Sample) -> None:
+def test_garbage_collection_is_reported_and_no_node_blamed(run: Run, events: Events, sample: Sample) -> None:
     def slow(phase: str, _: dict[str, Any]) -> None:
         if phase == "start":
             time.sleep(0.5)  # a heap of some million objects
@@ -133,11 +131,11 @@ def test_the_garbage_collector_is_found_out_and_no_node_is_blamed(run: Run, even
     assert "node" not in event
     assert sample("flowrt_loop_stalls_total", node="innocent") == before
     assert "the garbage collector" in [stall.culprit for stall in report.stalls]
-    told = "the event loop was blocked by Python's garbage collector: batch_as_completed keeps no results"
-    assert told in report.explanation
+    explanation = "the event loop was blocked by Python's garbage collector: batch_as_completed keeps no results"
+    assert explanation in report.explanation
 
 
-def test_a_loop_that_turns_is_left_in_peace(run: Run, events: Events) -> None:
+def test_turning_loop_is_not_reported(run: Run, events: Events) -> None:
     async def node(item: int) -> int:
         time.sleep(0.02)  # busy, in pieces
         await asyncio.sleep(0)
@@ -152,12 +150,10 @@ def test_a_loop_that_turns_is_left_in_peace(run: Run, events: Events) -> None:
     assert blocked(events) == []
 
 
-def test_a_node_that_blocks_again_and_again_is_logged_once_and_counted_every_time(
-    run: Run, events: Events, sample: Sample
-) -> None:
+def test_repeated_stalls_are_logged_once_and_all_counted(run: Run, events: Events, sample: Sample) -> None:
     async def again(item: int) -> int:
-        time.sleep(0.35)  # what is tested
-        await asyncio.sleep(0.12)  # a beat comes through
+        time.sleep(0.35)  # the stall
+        await asyncio.sleep(0.12)  # one heartbeat
         return item
 
     async def main() -> None:
@@ -170,16 +166,16 @@ def test_a_node_that_blocks_again_and_again_is_logged_once_and_counted_every_tim
     assert sample("flowrt_loop_stalls_total", node="again") >= 3
 
 
-def test_it_is_told_though_the_loop_s_next_turns_take_long_too(run: Run, events: Events) -> None:
+def test_stall_is_reported_though_the_next_turns_are_slow(run: Run, events: Events) -> None:
     async def node(item: int) -> int:
         if item:
-            await asyncio.sleep(1.0)  # it waits, so the loop looks again in each of its next turns
+            await asyncio.sleep(1.0)  # a waiting item, so that the heartbeat checks each of the next turns
             return item
         await asyncio.sleep(0.05)
         time.sleep(0.3)  # the stall
         for _ in range(4):
             await asyncio.sleep(0)
-            time.sleep(0.07)  # the watchdog looks while the stall is over and not told yet
+            time.sleep(0.07)  # the watchdog samples after the stall, before it is reported
         return item
 
     async def main() -> None:
@@ -191,13 +187,13 @@ def test_it_is_told_though_the_loop_s_next_turns_take_long_too(run: Run, events:
     assert any("# the stall" in event["stack"] and event["duration_s"] > 0.25 for event in blocked(events))
 
 
-def test_a_call_into_c_that_keeps_the_interpreter_to_itself_is_found_afterwards(events: Events) -> None:
-    hog = (1 << 6_000_000) - 1  # its square takes long, and lets no other thread run
+def test_c_call_that_holds_the_gil_is_found_afterwards(events: Events) -> None:
+    hog = (1 << 6_000_000) - 1  # squaring it takes long and holds the GIL
 
     async def main() -> None:
         watchdog = watching(asyncio.get_running_loop())
         deadline = time.monotonic() + 60.0
-        while not blocked(events) and time.monotonic() < deadline:  # on a busy machine the watchdog too comes late
+        while not blocked(events) and time.monotonic() < deadline:  # a busy machine delays the watchdog too
             await asyncio.sleep(0.06)
             square = hog * hog
             assert square.bit_length() == 12_000_000
@@ -208,7 +204,7 @@ def test_a_call_into_c_that_keeps_the_interpreter_to_itself_is_found_afterwards(
     assert any("square" in event["stack"] for event in blocked(events))
 
 
-def test_a_loop_that_never_comes_back_is_reported_all_the_same(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_stall_is_reported(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowrt.telemetry.watchdog._LONG_S", 0.3)
     seen: list[Any] = []
 
@@ -217,18 +213,18 @@ def test_a_loop_that_never_comes_back_is_reported_all_the_same(events: Events, m
         await asyncio.sleep(0.06)
         deadline = time.monotonic() + 30.0
         while not blocked(events) and time.monotonic() < deadline:
-            time.sleep(0.05)  # it never gives the loop its turn
+            time.sleep(0.05)  # the loop never turns
         seen.extend(blocked(events))
         await asyncio.sleep(0.2)
         watchdog.stop()
 
     asyncio.run(main())
     assert [event["still_blocked"] for event in seen] == [True]
-    assert len(blocked(events)) == 1  # not once more when it ends
+    assert len(blocked(events)) == 1  # no second event at the end
 
 
 class Suspended(threading.Event):
-    """What a stopped process looks like from inside: the watchdog's thread and the loop's stand still together."""
+    """Simulates a suspended process: the watchdog's thread and the loop's thread pause together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -239,14 +235,14 @@ class Suspended(threading.Event):
         self.waits += 1
         if self.waits == 3:
             self.stopped.set()
-            time.sleep(0.8)  # and the loop waits until the watchdog has looked
+            time.sleep(0.8)  # the loop pauses until the watchdog has run
             return False
         if self.waits == 4:
             self.continued.set()
         return super().wait(timeout)
 
 
-def test_a_process_that_was_suspended_blames_nobody(events: Events) -> None:
+def test_suspended_process_blames_no_node(events: Events) -> None:
     async def main() -> int:
         suspended = Suspended()
         watchdog = Watchdog(asyncio.get_running_loop(), list, 0.4)
@@ -263,7 +259,7 @@ def test_a_process_that_was_suspended_blames_nobody(events: Events) -> None:
     assert blocked(events) == []
 
 
-def test_stopping_leaves_no_thread_and_no_timer(run: Run) -> None:
+def test_stop_leaves_no_thread_and_no_timer(run: Run) -> None:
     async def main() -> None:
         before = threading.active_count()
         watchdog = watching(asyncio.get_running_loop())
@@ -277,12 +273,12 @@ def test_stopping_leaves_no_thread_and_no_timer(run: Run) -> None:
     run(main())
 
 
-def test_a_frame_that_is_seen_between_two_lines_stands_at_its_first() -> None:
+def test_frame_between_two_lines_shows_its_first_line() -> None:
     def here() -> FrameType:
         return sys._getframe()
 
     first = here.__code__.co_firstlineno
-    here.__code__ = here.__code__.replace(co_linetable=b"")  # all of it is between lines
+    here.__code__ = here.__code__.replace(co_linetable=b"")  # no instruction has a line
     frame = here()
     assert frame.f_lineno is None
     assert _stack(frame).splitlines()[-1].endswith(f":{first} in {here.__qualname__}: def here() -> FrameType:")

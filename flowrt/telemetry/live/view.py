@@ -175,7 +175,7 @@ class BatchView:
     def _count(self, batch: BatchRecord) -> _Counts:
         shard = self._shard
         # durations first: the engine updates statuses first, so no duration is counted without its status
-        each = zip(shard.swift.counts, shard.ok.counts, shard.failed.counts, strict=True)
+        each = zip(shard.fast_path.counts, shard.ok.counts, shard.failed.counts, strict=True)
         durations = tuple(map(sum, each))
         return _Counts(batch.counts.copy(), batch.pulled, durations, shard.errors.copy())
 

@@ -1,1 +1,1 @@
-"""Structured log events, and the thread that writes them."""
+"""Structured logging: the events, their formatting, the thread that writes them, and the process's set-up."""

@@ -1,4 +1,4 @@
-"""Log events: through structlog where the process has set it up, else through the standard logger `flowrt`."""
+"""Log events, sent through structlog if the process configured it, else through the standard logger `flowrt`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from flowrt.telemetry.metrics.store import METRICS
 __all__ = ["ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
 
 _logger = logging.getLogger("flowrt")
-_logger.addHandler(logging.NullHandler())  # a library prints nothing unless somebody listens
+_logger.addHandler(logging.NullHandler())  # a library prints nothing unless the application configures logging
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_QUIET: Final = ("ok", "resumed", "cancelled")  # who cancels a batch says so once, not per item
+_QUIET: Final = ("ok", "resumed", "cancelled")  # cancelling a batch is one event, not one per item
 _PROGRESS_S: Final = 10.0
 _STALLED_S: Final = 60.0
-_BURST: Final = 20  # warnings of one kind that a batch may give at once; then one a second
+_BURST: Final = 20  # warnings of one kind that a batch may log at once; after that one per second
 _REFILL_NS: Final = 1_000_000_000
 
 
 def log_event(level: str, event: str, **fields: Any) -> None:
-    """Log one event. Where that fails it is counted as dropped: those who log have more important things to do.
+    """Log one event. It never raises: an event that cannot be logged is counted as dropped.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
         event: The event's name, for instance `batch.started`.
-        fields: What is known about it; values may hold anything.
+        fields: The event's fields; values may be of any type.
     """
     try:
         if structlog.is_configured():
@@ -45,25 +45,25 @@ def log_event(level: str, event: str, **fields: Any) -> None:
         if _logger.isEnabledFor(number):
             text = " ".join(f"{key}={_one_line(value)}" for key, value in fields.items())
             _logger.log(number, "%s %s", event, text)
-    except Exception:  # the pipe that somebody's sink prints to may have no reader
+    except Exception:  # for instance a sink that prints to a closed pipe
         METRICS.dropped("logs", "export_error")
 
 
 def is_listened_to(level: str) -> bool:
-    """Whether an event of this level would reach anybody."""
+    """True if an event of this level would reach a logger that is enabled and has a handler."""
     if structlog.is_configured():
         try:
             bound = structlog.get_logger("flowrt").bind()
-            kind = type(bound)  # of an instance, some wrappers make any name a method that logs
+            kind = type(bound)  # not the instance: some wrappers turn any attribute into a method that logs
             probe = getattr(kind, "is_enabled_for", None) or getattr(kind, "isEnabledFor", None)
             return probe is None or bool(probe(bound, _LEVELS[level]))
-        except Exception:  # what it wraps knows no levels
+        except Exception:  # the wrapped logger knows no levels
             return True
     return _logger.isEnabledFor(_LEVELS[level]) and _has_real_handler(_logger)
 
 
 def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """A structlog processor: the ids of the current span, unless the event brings its own."""
+    """Structlog processor: adds the ids of the current span, unless the event has its own."""
     span_context = trace.get_current_span().get_span_context()
     if span_context.is_valid and "trace_id" not in event:
         event["trace_id"] = f"{span_context.trace_id:032x}"
@@ -72,7 +72,7 @@ def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str
 
 
 class LogInstrument(Instrument):
-    """Logs one batch: made anew for each."""
+    """Logs the events of one batch. Each batch gets its own."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
@@ -88,11 +88,11 @@ class LogInstrument(Instrument):
         self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """Log that an item will be tried again, within bounds."""
+        """Log `item.retry`, rate-limited."""
         self._warn("item.retry", item, reason=item.retry.reason, delay_s=round(item.retry.delay_ns / 1e9, 6))
 
     def limit_changed(self, batch: BatchRecord) -> None:
-        """Log the new concurrency limit, and why where it adapts by itself."""
+        """Log the new concurrency limit, with the reason if the limit is adaptive."""
         change = batch.limit_change
         why = {} if change is None or change.new != batch.limit else {"before": change.old, "reason": change.reason}
         log_event("info", "limit.changed", **_about(batch), limit=batch.limit, **why)
@@ -104,15 +104,15 @@ class LogInstrument(Instrument):
         log_event(level, "circuit.changed", **_about(batch), before=change.old, state=change.new, reason=change.reason)
 
     def item_failed(self, item: ItemRecord) -> None:
-        """Log a failure, within bounds."""
+        """Log a failure, rate-limited."""
         state = item.status
-        if state == "ok" or state == "resumed":  # of it and its hedge one has won, and the other does not end
+        if state == "ok" or state == "resumed":  # one of the item's attempts won, and its hedge does not end
             self._warn("item.uncancellable", item)
         else:
             self._warn("item.timed_out" if state == "timed_out" else "item.failed", item)
 
     def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
-        """Log a warning about an item, unless there were many just now; then count it."""
+        """Log a warning about an item, or count it as suppressed if the allowance is used up."""
         allowance = self._warnings.get(event)
         if allowance is None:
             allowance = self._warnings[event] = _Allowance(item.finished_ns)
@@ -173,7 +173,7 @@ class LogInstrument(Instrument):
 
 
 class ItemLogInstrument(LogInstrument):
-    """Logs every item that completes, too: for where events of DEBUG are heard."""
+    """Logs `item.completed` too, at DEBUG."""
 
     def item_finished(self, item: ItemRecord) -> None:
         """Log `item.completed`."""
@@ -182,7 +182,7 @@ class ItemLogInstrument(LogInstrument):
 
 
 class _Allowance:
-    """How many warnings of one kind may still be given: a burst, then one a second."""
+    """Token bucket for warnings of one kind: a burst, then one per second."""
 
     __slots__ = ("_left", "_refilled_ns", "suppressed")
 

@@ -1,4 +1,4 @@
-"""Events as text: one line each, whatever their values hold."""
+"""Formats log events as text, one line per event whatever the values hold."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, Final
 
 import structlog
 
-__all__ = ["console_renderer", "first_class", "json_line", "one_line_values"]
+__all__ = ["console_renderer", "json_line", "one_line_values", "order_keys"]
 
 _FIRST: Final = ("timestamp", "level", "event")
 _TRACEBACKS: Final = ("exception", "stack")
 _DEEPEST: Final = 8
-_WIDEST_BITS: Final = 1_024  # Python refuses to write out integers of more than 4,300 digits
+_WIDEST_BITS: Final = 1_024  # Python refuses to convert integers of more than 4,300 digits to decimal
 
 
-def first_class(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: time, level and event come first."""
+def order_keys(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Structlog processor: puts time, level and event first."""
     head = {key: event[key] for key in _FIRST if key in event}
     return {**head, **event}
 
 
 def json_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
-    """A structlog renderer: the event as one line of plain ASCII JSON that every parser takes."""
+    """Structlog renderer: the event as one line of ASCII JSON that every parser accepts."""
     try:
         return json.dumps(event, allow_nan=False, default=_text)
-    except (TypeError, ValueError, RecursionError):  # a key, a NaN or a cycle that JSON has no form for
+    except (TypeError, ValueError, RecursionError):  # a key, a NaN or a cycle that JSON cannot represent
         return json.dumps(_plain(event), allow_nan=False)
 
 
 def one_line_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: what would break a terminal's line is written out, but for a traceback."""
+    """Structlog processor: escapes characters that would break a terminal's line, except in tracebacks."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = value if key in _TRACEBACKS else _visible(value)
@@ -46,7 +46,7 @@ def _visible(text: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """The value's repr, or its type's name where that raises."""
+    """The value's repr, or its type's name if `repr` raises."""
     try:
         return repr(value)
     except Exception:
@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """The value as JSON can hold it."""
+    """The value in types that JSON can represent."""
     if isinstance(value, int) and value.bit_length() > _WIDEST_BITS:
         return hex(value)
     if value is None or isinstance(value, (str, bool, int)):
@@ -71,9 +71,9 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def console_renderer(*, colors: bool) -> structlog.dev.ConsoleRenderer:
-    """A structlog renderer for people.
+    """Structlog renderer for terminals.
 
     Args:
-        colors: Whether the stream is a terminal.
+        colors: True if the stream is a terminal.
     """
     return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)

@@ -1,4 +1,4 @@
-"""Sets up structured logging for a process that has none; existing configuration stays as it is."""
+"""Configures structured logging for a process that has none. It leaves existing configuration alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import structlog
 
 from flowrt.telemetry.logs.events import add_trace_ids
-from flowrt.telemetry.logs.formatting import console_renderer, first_class, json_line, one_line_values
+from flowrt.telemetry.logs.formatting import console_renderer, json_line, one_line_values, order_keys
 from flowrt.telemetry.logs.writer_thread import LineSink
 
 __all__ = ["LogFormat", "LogLevel", "LogSetup"]
@@ -20,17 +20,17 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 
 class LogSetup:
-    """Structured lines on stderr, from structlog and from the standard library's logging alike.
+    """Log configuration that writes structured lines to stderr, both from structlog and from `logging`.
 
-    A structlog that is configured stays as it is. So does a logging whose root logger has handlers, where no format
-    is asked for; where one is, it holds for flowrt's own loggers and for structlog.
+    It changes nothing if structlog is configured already. If the root logger has handlers, it changes nothing without
+    a `format`; with one, it configures only structlog and flowrt's own loggers.
 
     Args:
         format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
-        level: The least that is logged.
+        level: Lowest level that is logged.
 
     Attributes:
-        active: Whether there was anything to set up.
+        active: True if this object configured logging.
 
     Raises:
         ValueError: The format or the level is not one of those.
@@ -53,7 +53,7 @@ class LogSetup:
 
     def _set_up(self, format: LogFormat, level: str) -> None:  # noqa: A002
         sink = self._sink = LineSink(sys.stderr)
-        # What an event goes through, whichever of the two ways it came.
+        # The processors that events of both structlog and logging pass through.
         shared: list[Any] = [
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
@@ -61,14 +61,14 @@ class LogSetup:
             structlog.processors.StackInfoRenderer(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ]
-        render: list[Any] = [structlog.processors.format_exc_info, first_class, json_line]
+        render: list[Any] = [structlog.processors.format_exc_info, order_keys, json_line]
         if format == "console":
             render = [one_line_values, console_renderer(colors=sys.stderr.isatty())]
         structlog.configure(
             processors=[*shared, *render],
             wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
             logger_factory=lambda *_: _SinkLogger(sink),
-            cache_logger_on_first_use=False,  # loggers that are kept must not outlive this
+            cache_logger_on_first_use=False,  # a cached logger would keep writing to this sink after `close`
         )
         self._undo.append(structlog.reset_defaults)
 
@@ -79,12 +79,12 @@ class LogSetup:
         )
         handler.setFormatter(formatter)
         root, ours = logging.getLogger(), logging.getLogger("flowrt")
-        shy = bool(root.handlers)
-        target = ours if shy else root
+        root_is_configured = bool(root.handlers)
+        target = ours if root_is_configured else root
         propagate, before = ours.propagate, ours.level
         target.addHandler(handler)
         ours.setLevel(level)
-        ours.propagate = not shy
+        ours.propagate = not root_is_configured
 
         def undo() -> None:
             target.removeHandler(handler)
@@ -94,10 +94,10 @@ class LogSetup:
         self._undo.append(undo)
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """Write out what was logged and put everything back. Later calls do nothing.
+        """Write the queued lines and restore the previous configuration. Later calls do nothing.
 
         Args:
-            timeout_s: How long to wait for stderr at most, in seconds.
+            timeout_s: Longest wait for stderr, in seconds.
         """
         while self._undo:
             self._undo.pop()()
@@ -107,7 +107,7 @@ class LogSetup:
 
 
 class _SinkLogger:
-    """What structlog ends in: every level is one line."""
+    """Logger at the end of structlog's chain: writes every event as one line."""
 
     def __init__(self, sink: LineSink) -> None:
         self.msg = self.debug = self.info = self.warning = self.error = self.critical = sink.write
@@ -115,7 +115,7 @@ class _SinkLogger:
 
 
 class _SinkHandler(logging.Handler):
-    """What logging ends in."""
+    """Handler of the standard library's records."""
 
     def __init__(self, sink: LineSink) -> None:
         super().__init__()
@@ -124,6 +124,6 @@ class _SinkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception as exc:  # arguments that do not fit the message: the message alone says more than nothing
+        except Exception as exc:  # arguments that do not fit the message: log the message without them
             line = json_line(None, "", {"level": record.levelname.lower(), "event": str(record.msg), "broken": exc})
         self._sink.write(line)

@@ -1,4 +1,4 @@
-"""Where log lines go: a thread writes them, so that a full or slow stderr never blocks the loop."""
+"""Thread that writes log lines, so that a full or slow stderr never blocks the loop."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from flowrt.telemetry.metrics.store import METRICS
 
 __all__ = ["LineSink"]
 
-_MOST_LINES: Final = 10_000
+_MAX_LINES: Final = 10_000
 _FLUSH_S: Final = 1.0
 
 
 class LineSink:
-    """Writes lines to a stream from a thread of its own, in the order in which they came.
+    """Queue of log lines with a thread that writes them to a stream in order.
 
-    Lines that find the queue full, or the stream broken, are dropped and counted.
+    Lines are dropped and counted if the queue is full or the stream is broken.
 
     Args:
-        stream: For instance `sys.stderr`.
+        stream: The stream to write to, for instance `sys.stderr`.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -36,29 +36,29 @@ class LineSink:
         self._thread.start()
 
     def write(self, line: str) -> None:
-        """Take one line, without its end."""
-        if self._closed or os.getpid() != self._pid:  # a forked child has no thread
+        """Queue one line, given without its line end."""
+        if self._closed or os.getpid() != self._pid:  # the thread does not run in a forked child
             self._emit(line)
         elif self._hangs:
             METRICS.dropped("logs", "shutdown")
-        elif self._lines.qsize() >= _MOST_LINES:
+        elif self._lines.qsize() >= _MAX_LINES:
             METRICS.dropped("logs", "queue_full")
         else:
             self._lines.put(line)
-            if self._over:  # meanwhile
+            if self._over:  # closed since the check above: the thread may never see this line
                 self._clear()
 
     def close(self, timeout_s: float = _FLUSH_S) -> None:
-        """Wait until what was taken is written; later lines are written at once.
+        """Wait until the queued lines are written. Later lines are written at once, in the calling thread.
 
         Args:
-            timeout_s: How long to wait at most, in seconds; lines that are left then are dropped.
+            timeout_s: Longest wait, in seconds; lines that are left then are dropped.
         """
-        if self._over or os.getpid() != self._pid:  # what waits is a forked child's parent's to write
+        if self._over or os.getpid() != self._pid:  # in a forked child the queued lines belong to the parent
             return
         self._lines.put(None)
         self._thread.join(timeout_s)
-        self._hangs = self._thread.is_alive()  # then nobody may write to the stream at once
+        self._hangs = self._thread.is_alive()  # then a write from the calling thread would hang too
         self._closed = not self._hangs
         self._clear()
 
@@ -66,7 +66,7 @@ class LineSink:
         """Wait until the queue is empty.
 
         Args:
-            timeout_s: How long to wait at most, in seconds.
+            timeout_s: Longest wait, in seconds.
         """
         deadline = time.monotonic() + timeout_s
         while not self._lines.empty() and time.monotonic() < deadline:
@@ -77,7 +77,7 @@ class LineSink:
         return self._closed or self._hangs
 
     def _clear(self) -> None:
-        """Write what came too late for the thread; count it where the stream hangs."""
+        """Write the lines that came too late for the thread, or count them as dropped if the stream hangs."""
         with suppress(queue.Empty):
             while True:
                 line = self._lines.get_nowait()
@@ -86,7 +86,7 @@ class LineSink:
                 elif line is not None:
                     METRICS.dropped("logs", "shutdown")
         if self._hangs:
-            self._lines.put(None)  # should it ever come to it
+            self._lines.put(None)  # ends the thread, should the stream ever recover
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -96,5 +96,5 @@ class LineSink:
         try:
             self._stream.write(f"{line}\n")
             self._stream.flush()
-        except Exception:  # closed, full, or unable to encode: telemetry may fail, the work may not
+        except Exception:  # closed, full, or unable to encode: a broken stream must not fail the work
             METRICS.dropped("logs", "export_error")

@@ -1,1 +1,1 @@
-"""Prometheus metrics: a store that batches count in, read when scraped."""
+"""Prometheus metrics: batches count in a store, which a collector reads at each scrape."""

@@ -1,4 +1,4 @@
-"""Every metric that flowrt exposes: the one description that the collector, the documentation and the tests share."""
+"""Catalogue of the metrics that flowrt exposes, shared by the collector, the documentation and the tests."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LAG_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family.
+    """Metric family.
 
     Args:
-        name: Its full name; a counter's includes `_total`.
-        kind: Its Prometheus type.
-        help: What it counts or measures, and its unit.
-        labels: Its label names.
+        name: Full name; a counter's includes `_total`.
+        kind: Prometheus type.
+        help: What the metric counts or measures, and its unit.
+        labels: Label names.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Metric:
 
 
 CIRCUIT_STATES: Final = ("closed", "half_open", "open")
-"""The states of a circuit breaker, each at the place of its number."""
+"""States of a circuit breaker; the index of a state is the metric's value for it."""
 
 _PAIR = ("batch", "node")
 _BATCH = ("batch",)
@@ -47,32 +47,42 @@ _BATCH = ("batch",)
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric
     for metric in (
-        Metric("flowrt_items_total", "counter", "Items that ended, by how they ended.", (*_PAIR, "status")),
-        Metric("flowrt_item_errors_total", "counter", "Items that failed, by type of error.", (*_PAIR, "error_type")),
+        Metric("flowrt_items_total", "counter", "Items that ended, by terminal status.", (*_PAIR, "status")),
+        Metric("flowrt_item_errors_total", "counter", "Items that failed, by error type.", (*_PAIR, "error_type")),
         Metric(
             "flowrt_item_attempts_total",
             "counter",
-            "Attempts that ended, retries included; hedges are counted apart.",
+            "Attempts that ended, including retries; hedges have a metric of their own.",
             (*_PAIR, "status"),
         ),
-        Metric("flowrt_item_retries_total", "counter", "Further attempts, by why one was needed.", (*_PAIR, "reason")),
+        Metric("flowrt_item_retries_total", "counter", "Retries, by reason.", (*_PAIR, "reason")),
         Metric(
             "flowrt_item_hedges_total",
             "counter",
-            "Second attempts beside a straggler's first: they won, lost, or failed.",
+            "Hedges (second attempts beside a straggler's first), by outcome: won, lost or failed.",
             (*_PAIR, "outcome"),
         ),
-        Metric("flowrt_item_duration_seconds", "histogram", "From pulled to ended, in seconds.", (*_PAIR, "status")),
-        Metric("flowrt_attempt_duration_seconds", "histogram", "Service time of one attempt, in seconds.", _PAIR),
-        Metric("flowrt_item_queue_wait_seconds", "histogram", "From pulled to the first start, in seconds.", _PAIR),
-        Metric("flowrt_items_inflight", "gauge", "Items that occupy a slot now.", _PAIR),
+        Metric(
+            "flowrt_item_duration_seconds",
+            "histogram",
+            "Time of an item from pulled to ended, in seconds.",
+            (*_PAIR, "status"),
+        ),
+        Metric("flowrt_attempt_duration_seconds", "histogram", "Service time of an attempt, in seconds.", _PAIR),
+        Metric(
+            "flowrt_item_queue_wait_seconds",
+            "histogram",
+            "Time of an item from pulled to its first start, in seconds.",
+            _PAIR,
+        ),
+        Metric("flowrt_items_inflight", "gauge", "Items that occupy a slot.", _PAIR),
         Metric(
             "flowrt_items_queued",
             "gauge",
-            "Items that wait for a retry, a rate limit or an open circuit now.",
+            "Items that wait for a retry, a rate limit or an open circuit.",
             _PAIR,
         ),
-        Metric("flowrt_concurrency_limit", "gauge", "Slots that there are now.", _PAIR),
+        Metric("flowrt_concurrency_limit", "gauge", "Concurrency limit in force: the number of slots.", _PAIR),
         Metric("flowrt_slot_busy_seconds_total", "counter", "Time for which slots were occupied, in seconds.", _PAIR),
         Metric(
             "flowrt_rate_limit_wait_seconds_total",
@@ -83,7 +93,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric(
             "flowrt_retry_backoff_seconds_total",
             "counter",
-            "Time that ended items were told to wait between attempts, in seconds.",
+            "Backoff scheduled between the attempts of ended items, in seconds.",
             _PAIR,
         ),
         Metric(
@@ -95,49 +105,58 @@ CATALOGUE: Final[dict[str, Metric]] = {
         Metric(
             "flowrt_circuit_state",
             "gauge",
-            "State of the node's circuit breaker: 0 closed, 1 half-open, 2 open; 0 where there is none.",
+            "State of the node's circuit breaker: 0 closed, 1 half-open, 2 open; 0 if the node has none.",
             _PAIR,
         ),
-        Metric("flowrt_batches_total", "counter", "Batches that ended, by how they ended.", ("batch", "status")),
-        Metric("flowrt_batches_active", "gauge", "Batches under way.", _BATCH),
-        Metric("flowrt_batch_items_expected", "gauge", "Items that the batches under way hold, where known.", _BATCH),
-        Metric("flowrt_batch_items_completed", "gauge", "Items that ended in the batches under way.", _BATCH),
-        Metric("flowrt_batch_duration_seconds", "histogram", "From a batch's start to its end, in seconds.", _BATCH),
+        Metric("flowrt_batches_total", "counter", "Batches that ended, by status.", ("batch", "status")),
+        Metric("flowrt_batches_active", "gauge", "Active batches.", _BATCH),
+        Metric("flowrt_batch_items_expected", "gauge", "Items of active batches, where the number is known.", _BATCH),
+        Metric("flowrt_batch_items_completed", "gauge", "Items of active batches that have ended.", _BATCH),
+        Metric(
+            "flowrt_batch_duration_seconds", "histogram", "Time from a batch's start to its end, in seconds.", _BATCH
+        ),
         Metric(
             "flowrt_batch_last_success_timestamp_seconds",
             "gauge",
-            "When a batch last ended with every item ok, in seconds since 1970; 0 for never.",
+            "Time at which a batch last ended with every item ok, in seconds since 1970; 0 for never.",
             _BATCH,
         ),
         Metric(
             "flowrt_batch_last_completion_timestamp_seconds",
             "gauge",
-            "When a batch last ended in any way, in seconds since 1970; 0 for never.",
+            "Time at which a batch last ended, whatever its status, in seconds since 1970; 0 for never.",
             _BATCH,
         ),
         Metric(
             "flowrt_batch_speedup_ratio",
             "gauge",
-            "Speedup of the last batch over one item at a time: sum of execution times over wall time (claimed), and "
-            "what is left without the time for which items held each other up, or what a sample says (measured).",
+            "Speedup of the last batch over one item at a time. Claimed: sum of execution times over wall time. "
+            "Measured: the same without the time for which items delayed each other, or the result of a sample.",
             ("batch", "method"),
         ),
-        Metric("flowrt_event_loop_lag_seconds", "histogram", "How late the loop ran a timer, in seconds.", ()),
-        Metric("flowrt_loop_stalls_total", "counter", "Times that a node blocked the event loop.", ("node",)),
+        Metric("flowrt_event_loop_lag_seconds", "histogram", "Delay of the event loop's timers, in seconds.", ()),
+        Metric(
+            "flowrt_loop_stalls_total", "counter", "Stalls of the event loop, by the node that caused them.", ("node",)
+        ),
         Metric(
             "flowrt_telemetry_dropped_total",
             "counter",
-            "Telemetry that was not delivered or not kept apart, and why.",
+            "Telemetry that was not delivered, or counted without its own labels, by reason.",
             ("signal", "reason"),
         ),
-        Metric("flowrt_telemetry_queue_size", "gauge", "Spans that wait for export now.", ("signal",)),
+        Metric("flowrt_telemetry_queue_size", "gauge", "Spans that wait for export.", ("signal",)),
         Metric(
             "flowrt_telemetry_queue_limit",
             "gauge",
-            "Spans that may wait for export, if all are as large as those of late; 0 where nothing is exported.",
+            "Spans that may wait for export, estimated from the size of recent ones; 0 if nothing is exported.",
             ("signal",),
         ),
-        Metric("flowrt_unaccounted_items", "gauge", "Items pulled that have not been counted as ended; 0.", _BATCH),
+        Metric(
+            "flowrt_unaccounted_items",
+            "gauge",
+            "Difference between the audit's counts of the last batch, in items; expected to be 0.",
+            _BATCH,
+        ),
         Metric(
             "flowrt_instrument_errors_total", "counter", "Instruments disabled because they raised.", ("instrument",)
         ),

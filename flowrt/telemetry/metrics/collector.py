@@ -1,4 +1,4 @@
-"""The collector in the registry: the store's plain ints as metric families, for whoever collects them."""
+"""Collector in the Prometheus registry: converts the store's integers into metric families."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from flowrt.telemetry.metrics.exemplars import Exemplar
 from flowrt.telemetry.metrics.snapshot import Distribution, Reader, Reading
 from flowrt.telemetry.metrics.store import METRICS, MetricsStore
 
-__all__ = ["STAND_IN", "StoreCollector", "as_family", "collector_in", "register"]
+__all__ = ["PLACEHOLDER", "StoreCollector", "as_family", "collector_in", "register"]
 
-STAND_IN: Final = Family(f"flowrt_{secrets.token_hex(8)}", "", "gauge")
-"""A family without samples, of a name that nobody else's has."""
+PLACEHOLDER: Final = Family(f"flowrt_{secrets.token_hex(8)}", "", "gauge")
+"""Family without samples, with a random name that no other family has."""
 
 _registered: dict[CollectorRegistry, StoreCollector] = {}
 
 
 def register(registry: CollectorRegistry = REGISTRY, store: MetricsStore = METRICS) -> None:
-    """Put a store into a registry, once.
+    """Register a collector of a store with a registry, once.
 
     Args:
-        registry: The default Prometheus registry, unless a test wants its own.
-        store: The process's own, unless a test wants another.
+        registry: The Prometheus registry; tests pass their own.
+        store: The store to collect; tests pass their own.
     """
     if registry not in _registered:
         _registered[registry] = collector = StoreCollector(store)
@@ -40,7 +40,7 @@ def register(registry: CollectorRegistry = REGISTRY, store: MetricsStore = METRI
 
 
 def collector_in(registry: CollectorRegistry) -> StoreCollector | None:
-    """The collector that `register` has put into a registry, if it has."""
+    """The collector that `register` added to a registry, or None."""
     return _registered.get(registry)
 
 
@@ -48,10 +48,10 @@ class StoreCollector(Collector):
     """Reads a store at every scrape.
 
     Args:
-        store: What to read.
+        store: The store to read.
 
     Attributes:
-        reader: Reads it.
+        reader: The store's reader.
     """
 
     def __init__(self, store: MetricsStore) -> None:
@@ -59,30 +59,30 @@ class StoreCollector(Collector):
         self._thread = threading.local()
 
     def describe(self) -> Iterable[Family]:
-        """The names, without reading anything."""
+        """Families without samples; the store is not read."""
         for metric in CATALOGUE.values():
             name = metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name
             yield Family(name, metric.help, metric.kind)
 
     def collect(self) -> Iterator[Family]:
-        """All families, as of now."""
-        if getattr(self._thread, "stands_in", False):
-            yield STAND_IN
+        """All families with their current samples."""
+        if getattr(self._thread, "placeholder_only", False):
+            yield PLACEHOLDER
         else:
             yield from map(as_family, self.reader.read())
 
     @contextmanager
-    def standing_in(self) -> Iterator[None]:
-        """Within it, what this thread collects is `STAND_IN` in place of all families."""
-        self._thread.stands_in = True
+    def placeholder_only(self) -> Iterator[None]:
+        """Context in which `collect`, called from this thread, yields `PLACEHOLDER` instead of all families."""
+        self._thread.placeholder_only = True
         try:
             yield
         finally:
-            self._thread.stands_in = False
+            self._thread.placeholder_only = False
 
 
 def as_family(reading: Reading) -> Family:
-    """A reading in the form that prometheus_client renders."""
+    """Convert a reading into a family of prometheus_client."""
     metric = reading.metric
     family: Any
     if metric.kind == "histogram":

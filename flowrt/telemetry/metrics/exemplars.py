@@ -1,4 +1,4 @@
-"""Exemplars: for each bucket of a histogram of durations, a trace that fell into it."""
+"""Exemplars: for each bucket of a duration histogram, the trace of an item in it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from flowrt.model import ItemRecord
 
 __all__ = ["Exemplar", "Exemplars"]
 
-_KEEP_NS: Final = 1_000_000_000  # a scrape comes every few seconds: no need for a new one with every item
+_KEEP_NS: Final = 1_000_000_000  # scrapes are seconds apart: an exemplar per item would be wasted work
 
 
 class Exemplar(NamedTuple):
-    """One item's trace.
+    """Trace of one item.
 
     Attributes:
         trace_id: 32 hexadecimal digits.
-        value_s: How long the item took, in seconds.
-        at_s: When it ended, in seconds since 1970.
+        value_s: The item's duration, in seconds.
+        at_s: Time at which the item ended, in seconds since 1970.
     """
 
     trace_id: str
@@ -26,14 +26,14 @@ class Exemplar(NamedTuple):
 
 
 class Exemplars:
-    """The latest exemplar of each bucket, renewed once a second.
+    """Latest exemplar of each bucket, replaced at most once per second.
 
     Args:
-        buckets: How many there are.
+        buckets: Number of buckets.
 
     Attributes:
-        due_ns: From when on a bucket wants a new one, by the batch's clock.
-        latest: What each bucket has.
+        due_ns: Per bucket, the time from which its exemplar may be replaced, on the batch's clock.
+        latest: Per bucket, its exemplar.
     """
 
     __slots__ = ("due_ns", "latest")
@@ -43,7 +43,7 @@ class Exemplars:
         self.latest: list[Exemplar | None] = [None] * buckets
 
     def take(self, bucket: int, item: ItemRecord) -> None:
-        """Keep the item's trace for its bucket, if it will be exported."""
+        """Make the item's trace its bucket's exemplar, if the trace will be exported."""
         trace_id = item.trace_id
         if trace_id is None or item.unkept:
             return

@@ -1,9 +1,9 @@
-"""The page of a scrape: flowrt's own series from prepared lines, everything else by prometheus_client.
+"""Renders the page of a scrape: flowrt's own series from cached lines, all others by prometheus_client.
 
-A scrape shares the GIL with the loop, and on a saturated one has half of the time: each millisecond counts twice. Of
-the thousands of lines few change from one scrape to the next, and those in their numbers alone, so each series keeps
-its lines, and the lines' pattern where the numbers do change. How a line looks is not known here: prometheus_client
-renders one series of each metric in the format that is asked for, and all others are made after that.
+A scrape shares the GIL with the loop, so its time is lost to a saturated loop. Of the thousands of lines few change
+between scrapes, and only in their numbers. Each series therefore caches its lines, and their pattern for when the
+numbers change. This module knows no format: prometheus_client renders one series of each metric in the requested
+format, and that rendering is the pattern of all others.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from flowrt.telemetry.metrics.catalogue import CATALOGUE, Metric
-from flowrt.telemetry.metrics.collector import STAND_IN, as_family, collector_in
+from flowrt.telemetry.metrics.collector import PLACEHOLDER, as_family, collector_in
 from flowrt.telemetry.metrics.exemplars import Exemplar
 from flowrt.telemetry.metrics.snapshot import Distribution, Labels, Reading, Row, Value
 
 __all__ = ["Encoder", "render"]
 
 Encoder = Callable[[Collector], bytes]
-"""What `prometheus_client.exposition.choose_encoder` gives: it renders what a registry holds in one format."""
+"""Encoder as returned by `prometheus_client.exposition.choose_encoder`: renders a registry in one format."""
 
-_BOUND_NS: Final = 123_456_789  # that of no metric: it is where the bounds go in the pattern
+_BOUND_NS: Final = 123_456_789  # a bound that no metric has: it marks the place of the bounds in the pattern
 _BOUND: Final = repr(_BOUND_NS / 1e9)
 _ONE: Final = Distribution((_BOUND_NS,), (0, 0), 0.0, (Exemplar("0", 0.0, 0.0), None))
-_SMALL: Final = 1_000_000  # from here on numbers are written with an exponent
-_as_number: Final[Callable[[float], str]] = floatToGoString  # it has no types
+_SMALL: Final = 1_000_000  # the formats write numbers from here on with an exponent
+_as_number: Final[Callable[[float], str]] = floatToGoString  # prometheus_client leaves it untyped
 
 
 def render(registry: CollectorRegistry, encoder: Encoder) -> bytes:
-    """The same bytes as `encoder(registry)`, sooner where `register` has put a store into the registry.
+    """Render the same bytes as `encoder(registry)`, faster if the registry holds a store's collector.
 
     Args:
-        registry: What to render.
-        encoder: The format.
+        registry: The registry to render.
+        encoder: The format's encoder.
 
     Raises:
-        Exception: Whatever a collector in the registry raises.
+        Exception: Any exception of a collector in the registry.
     """
     collector = collector_in(registry)
     if collector is None:
         return encoder(registry)
     layout = _layout(encoder)
-    with collector.standing_in():
+    with collector.placeholder_only():
         page = encoder(registry)
     before, stand_in, after = page.partition(layout.stand_in)
-    if not stand_in:  # it has been taken out of the registry
+    if not stand_in:  # the collector was unregistered
         return page
     return b"".join([before, *[layout.lines(reading) for reading in collector.reader.read()], after])
 
 
 class _Only(Collector):
-    """Holds some families and nothing else."""
+    """Collector of the given families alone."""
 
     def __init__(self, *families: Family) -> None:
         self._families = families
@@ -66,7 +66,7 @@ class _Only(Collector):
 
 
 def _one_of(metric: Metric) -> Family:
-    """A metric with one series, whose label values are the label names between `@`, and whose numbers are 0."""
+    """Metric with one series. Its label values are the label names between `@`, its numbers are 0."""
     labels = tuple(f"@{name}@" for name in metric.labels)
     return as_family(Reading(metric, [(labels, _ONE if metric.kind == "histogram" else 0.0)]))
 
@@ -75,18 +75,18 @@ _PROBE: Final = _Only(*map(_one_of, map(CATALOGUE.__getitem__, ("flowrt_items_to
 
 
 class _Layout:
-    """Renders readings in one format. Any number of threads may use it at once.
+    """Renders readings in one format. Safe to use from several threads at once.
 
     Args:
-        encoder: The format.
+        encoder: The format's encoder.
 
     Attributes:
-        stand_in: How it shows the family that stands in for all of flowrt's.
+        stand_in: The placeholder family, rendered in this format.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         end = encoder(_Only())
-        self.stand_in = encoder(_Only(STAND_IN)).removesuffix(end)
+        self.stand_in = encoder(_Only(PLACEHOLDER)).removesuffix(end)
         exemplars = b"trace_id" in encoder(_PROBE)
         self._metrics = {
             name: _Lines(encoder(_Only(_one_of(metric))).removesuffix(end).decode(), metric, exemplars)
@@ -94,7 +94,7 @@ class _Layout:
         }
 
     def lines(self, reading: Reading) -> bytes:
-        """All lines of one metric."""
+        """Lines of one metric."""
         return self._metrics[reading.metric.name].render(reading.rows)
 
 
@@ -102,7 +102,7 @@ _layouts: dict[bytes, _Layout] = {}
 
 
 def _layout(encoder: Encoder) -> _Layout:
-    """A format's layout; there are many formats by name, but few that show the probe in their own way."""
+    """Layout of a format. Formats that render the probe alike share one: there are many names, but few formats."""
     shown = encoder(_PROBE)
     layout = _layouts.get(shown)
     if layout is None:
@@ -111,11 +111,11 @@ def _layout(encoder: Encoder) -> _Layout:
 
 
 class _Kept(NamedTuple):
-    """One series, as it was shown last.
+    """Cached rendering of one series.
 
     Attributes:
-        value: What it said.
-        lines: Its lines.
+        value: The rendered value.
+        lines: The rendered lines.
         pattern: The lines with `%s` in place of the numbers.
     """
 
@@ -128,9 +128,9 @@ class _Lines:
     """Renders one metric.
 
     Args:
-        shown: How a format shows `_one_of` it.
+        shown: `_one_of(metric)`, rendered in the format.
         metric: The metric.
-        exemplars: Whether the format shows exemplars.
+        exemplars: True if the format shows exemplars.
     """
 
     def __init__(self, shown: str, metric: Metric, exemplars: bool) -> None:
@@ -144,21 +144,24 @@ class _Lines:
         self._kept: dict[Labels, _Kept] = {}
 
     def _pattern_of(self, line: str) -> str:
-        """A line with places for the labels, which are filled in once, and for the number, which is each time."""
+        """Pattern of a line, with named places for the labels and `%%s` for the number.
+
+        The labels are filled in once per series, which leaves `%s`; the number is filled in at every change.
+        """
         pattern = line.removesuffix("0.0").replace("%", "%%")
         for name in self._names:
             pattern = pattern.replace(f'"@{name}@"', f'"%({name})s"')
         return f"{pattern}%%s\n"
 
     def render(self, rows: Sequence[Row]) -> bytes:
-        """All lines, with those above them."""
+        """Lines of the metric's series, below its HELP and TYPE lines."""
         kept, parts = self._kept, [self._head]
         for labels, value in rows:
             series = kept.get(labels)
             if series is None or series.value != value:
                 series = kept[labels] = self._series(labels, value, series)
             parts.append(series.lines)
-        if len(kept) > len(rows):  # some series is no more; another thread may still use the old ones
+        if len(kept) > len(rows):  # a series is gone; replace the dict, since other threads may be using it
             self._kept = {labels: kept[labels] for labels, _ in rows}
         return "".join(parts).encode()
 
@@ -180,7 +183,7 @@ class _Lines:
         return pattern % dict(zip(self._names, map(_escaped, labels), strict=True))
 
     def _numbers(self, value: Distribution) -> tuple[str, ...]:
-        """The counts of the buckets, the count and the sum, in the order of the lines."""
+        """Counts of the buckets, the count and the sum, in the order of the lines."""
         counts = value.counts
         texts = [f"{count}.0" for count in counts] if counts[-1] < _SMALL else list(map(_as_number, counts))
         count = texts[-1]
@@ -193,7 +196,7 @@ class _Lines:
 
 
 def _escaped(text: str) -> str:
-    """A label value as every format writes it, in a pattern."""
+    """Label value, escaped as all formats do and for use in a pattern."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"").replace("%", "%%")
 
 

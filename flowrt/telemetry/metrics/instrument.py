@@ -1,4 +1,4 @@
-"""Counts a batch and its items in the metrics store."""
+"""Instrument that counts a batch and its items in the metrics store."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["MetricsInstrument", "service_ns_of"]
 
 
 def service_ns_of(batch: BatchRecord) -> int:
-    """Sum of a batch's attempts' times so far; 0 where no metrics are kept."""
+    """Sum of the service times of a batch's attempts so far, in nanoseconds; 0 if the batch has no metrics."""
     return batch.shard.service_ns if isinstance(batch.shard, Shard) else 0
 
 
 class MetricsInstrument(Instrument):
-    """Counts one batch: made anew for each.
+    """Counts the items of one batch. Each batch gets its own.
 
     Args:
-        pair: The pair under which `MetricsStore.declare` wants it counted.
-        latency_slo_s: A bound to add to the duration buckets, in seconds.
-        store: Where to count.
+        pair: The (batch, node) pair that `MetricsStore.declare` returned.
+        latency_slo_s: Additional bound of the duration histograms, in seconds.
+        store: The store to count in.
     """
 
     def __init__(
@@ -34,20 +34,21 @@ class MetricsInstrument(Instrument):
     ) -> None:
         self._pair = pair
         self._store = store
-        slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)  # or it may be a bucket twice, in nanoseconds
+        # Rounded to nanoseconds, as the bounds are: else it could become a second bucket with an equal bound.
+        slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)
         self._bounds_s = tuple(sorted({*DURATION_BOUNDS_S, *slo}))
         self._shard: Shard
-        self._swift: Histogram  # the shard's, within reach, as is the rest
+        self._fast_path: Histogram  # this and the following belong to the shard; attributes here are faster to reach
         self._bounds_ns: tuple[int, ...]
         self._counts: list[int]
         self._due_ns: list[int]
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """Choose the shard to count in, and watch the loop's lag while the batch runs."""
+        """Take a shard to count in, and measure the loop's lag while the batch runs."""
         store, loop = self._store, asyncio.get_running_loop()
         batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s)
-        swift = self._swift = shard.swift
-        self._bounds_ns, self._counts = swift.bounds_ns, swift.counts
+        fast_path = self._fast_path = shard.fast_path
+        self._bounds_ns, self._counts = fast_path.bounds_ns, fast_path.counts
         self._due_ns = shard.ok_exemplars.due_ns
         store.limits[self._pair] = batch.limit
         store.loop_name = type(loop).__module__.partition(".")[0]
@@ -55,13 +56,13 @@ class MetricsInstrument(Instrument):
         heartbeat_of(loop).acquire(store.lag.add)
 
     def item_finished(self, item: ItemRecord) -> None:
-        """Count one item: two additions for nearly every one."""
+        """Count one item. Nearly every item takes the fast path of two additions."""
         started_ns = item.started_ns
         if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
             elapsed_ns = item.finished_ns - started_ns
             bucket = bisect_left(self._bounds_ns, elapsed_ns)
             self._counts[bucket] += 1
-            self._swift.sum_ns += elapsed_ns
+            self._fast_path.sum_ns += elapsed_ns
             if item.ids and item.finished_ns >= self._due_ns[bucket]:
                 self._shard.ok_exemplars.take(bucket, item)
         else:
@@ -77,7 +78,7 @@ class MetricsInstrument(Instrument):
             item.batch.shard.hedges[item.hedge.outcome] += 1
 
     def circuit_changed(self, batch: BatchRecord) -> None:
-        """Note the state that the circuit is in."""
+        """Store the circuit's new state."""
         self._store.circuits[self._pair] = batch.circuit.new
 
     def batch_ended(self, batch: BatchRecord) -> None:

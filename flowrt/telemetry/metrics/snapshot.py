@@ -1,4 +1,4 @@
-"""One reading of the store: what every series says now, in plain values that any form can be made of."""
+"""Snapshot of the store: the current value of every series, independent of any exposition format."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ __all__ = ["Distribution", "Labels", "Reader", "Reading", "Row", "Value"]
 
 
 class Distribution(NamedTuple):
-    """What a histogram says.
+    """Value of a histogram.
 
     Attributes:
-        bounds_ns: Upper bounds of the buckets in nanoseconds, ascending, without the last one's, which is infinite.
-        counts: Values up to each bound, and at last all of them.
-        sum_s: Their sum in seconds.
-        exemplars: What each bucket has, or nothing at all where none has any.
+        bounds_ns: Upper bounds of the buckets in nanoseconds, ascending, without the infinite last one.
+        counts: Cumulative counts, one per bound and the total at the end.
+        sum_s: Sum of the values, in seconds.
+        exemplars: One exemplar or None per bucket; empty if no bucket has one.
     """
 
     bounds_ns: tuple[int, ...]
@@ -45,18 +45,18 @@ class Distribution(NamedTuple):
 
 
 Labels = tuple[str, ...]
-"""A series' label values, in the order of its metric's label names."""
+"""Label values of a series, in the order of its metric's label names."""
 
 Value = float | Distribution
 Row = tuple[Labels, Value]
 
 
 class Reading(NamedTuple):
-    """What all series of one metric say.
+    """Values of all series of one metric.
 
     Attributes:
         metric: The metric.
-        rows: Label values and value of each series; distributions where the metric is a histogram, else numbers.
+        rows: Label values and value of each series: a distribution for a histogram, else a number.
     """
 
     metric: Metric
@@ -64,10 +64,10 @@ class Reading(NamedTuple):
 
 
 class Reader:
-    """Reads a store again and again; what has been busy or bound never reads less than before.
+    """Reads a store. Counters that it derives from running items never decrease between two reads.
 
     Args:
-        store: What to read.
+        store: The store to read.
     """
 
     def __init__(self, store: MetricsStore) -> None:
@@ -76,7 +76,7 @@ class Reader:
         self._bound_s: dict[tuple[tuple[str, str], Cause], float] = {}
 
     def read(self) -> list[Reading]:
-        """Every metric of the catalogue, as of now."""
+        """Current values of every metric in the catalogue."""
         return [*self._items(), *self._gauges(), *self._batches(), *self._process()]
 
     def _pairs(self) -> list[tuple[tuple[str, str], list[Shard]]]:
@@ -86,14 +86,14 @@ class Reader:
         items, errors, attempts, retries, hedges, backoff, rate_wait = _lists(7)
         duration, attempt, queue_wait = _lists(3)
         for pair, shards in self._pairs():
-            swift = [_Copy.of(shard.swift) for shard in shards]
-            swift_count = sum(sum(histogram.counts) for histogram in swift)
+            fast_path = [_Copy.of(shard.fast_path) for shard in shards]
+            fast_path_count = sum(sum(histogram.counts) for histogram in fast_path)
             for status in STATUSES:
                 count = sum([shard.items[status] for shard in shards])
-                items.append(((*pair, status), count + swift_count if status == "ok" else count))
+                items.append(((*pair, status), count + fast_path_count if status == "ok" else count))
             for status in ("ok", "failed", "timed_out"):
                 count = sum([shard.attempts[status] for shard in shards])
-                attempts.append(((*pair, status), count + swift_count if status == "ok" else count))
+                attempts.append(((*pair, status), count + fast_path_count if status == "ok" else count))
             for reason in RETRY_REASONS:
                 retries.append(((*pair, reason), sum([shard.retries[reason] for shard in shards])))
             for outcome in HEDGE_OUTCOMES:
@@ -108,12 +108,12 @@ class Reader:
             ok, failed = [_Copy.of(shard.ok) for shard in shards], [_Copy.of(shard.failed) for shard in shards]
             bounds_s = DURATION_BOUNDS_S
             shown = [(shard.ok.bounds_ns, shard.ok_exemplars) for shard in shards]
-            duration.append(((*pair, "ok"), _merged([*swift, *ok], bounds_s, exemplars=shown)))
+            duration.append(((*pair, "ok"), _merged([*fast_path, *ok], bounds_s, exemplars=shown)))
             shown = [(shard.failed.bounds_ns, shard.failed_exemplars) for shard in shards]
             duration.append(((*pair, "failed"), _merged(failed, bounds_s, exemplars=shown)))
-            attempt.append((pair, _merged([*swift, *[_Copy.of(shard.attempt) for shard in shards]], bounds_s)))
+            attempt.append((pair, _merged([*fast_path, *[_Copy.of(shard.attempt) for shard in shards]], bounds_s)))
             waits = [_Copy.of(shard.queue_wait) for shard in shards]
-            queue_wait.append((pair, _merged(waits, QUEUE_WAIT_BOUNDS_S, at_zero=swift_count)))
+            queue_wait.append((pair, _merged(waits, QUEUE_WAIT_BOUNDS_S, at_zero=fast_path_count)))
         yield Reading(CATALOGUE["flowrt_items_total"], items)
         yield Reading(CATALOGUE["flowrt_item_errors_total"], errors)
         yield Reading(CATALOGUE["flowrt_item_attempts_total"], attempts)
@@ -131,10 +131,11 @@ class Reader:
         running: dict[tuple[str, str], int] = {}
         waiting: dict[tuple[str, str], int] = {}
         limits: dict[tuple[str, str], int] = {}
-        held_ns: dict[tuple[str, str], int] = {}
+        occupied_ns: dict[tuple[str, str], int] = {}
         bound_ns: dict[tuple[tuple[str, str], Cause], int] = {}
-        for pair, shards in self._pairs():  # before the slots: an item that ends in between is counted late, not twice
-            held_ns[pair] = sum([s.swift.sum_ns + s.attempt.sum_ns + s.rate_wait_ns for s in shards])
+        # Shards before slots: an item that ends in between is then missing from this read, and not counted twice.
+        for pair, shards in self._pairs():
+            occupied_ns[pair] = sum([s.fast_path.sum_ns + s.attempt.sum_ns + s.rate_wait_ns for s in shards])
             for cause in CAUSES:
                 bound_ns[pair, cause] = sum([shard.bound_ns[cause] for shard in shards])
         for batch in list(store.active):
@@ -149,13 +150,13 @@ class Reader:
                 item = slot.item
                 if item is not None:
                     running[pair] = running.get(pair, 0) + 1
-                    held_ns[pair] = held_ns.get(pair, 0) + _held_ns(item, now)
+                    occupied_ns[pair] = occupied_ns.get(pair, 0) + _occupied_ns(item, now)
         for pair in list(store.shards):
             inflight.append((pair, running.get(pair, 0)))
             queued.append((pair, waiting.get(pair, 0)))
             circuit.append((pair, CIRCUIT_STATES.index(store.circuits.get(pair, "closed"))))
             limit.append((pair, limits.get(pair, store.limits.get(pair, 0))))
-            seconds = max(self._busy_s.get(pair, 0.0), held_ns.get(pair, 0) / 1e9)
+            seconds = max(self._busy_s.get(pair, 0.0), occupied_ns.get(pair, 0) / 1e9)
             self._busy_s[pair] = seconds
             busy.append((pair, seconds))
             for cause in CAUSES:
@@ -172,10 +173,10 @@ class Reader:
     def _batches(self) -> Iterator[Reading]:
         store = self._store
         ended, active, expected, completed, duration, success, completion, speedup, unaccounted = _lists(9)
-        under_way = list(store.active)
+        active_records = list(store.active)
         for name, batch in store.batches.copy().items():
             key = (name,)
-            mine = [record for record in under_way if record.shard.pair[0] == name]
+            mine = [record for record in active_records if record.shard.pair[0] == name]
             ended += [((name, status), count) for status, count in batch.ended.items()]
             active.append((key, len(mine)))
             expected.append((key, sum([record.expected or 0 for record in mine])))
@@ -198,10 +199,10 @@ class Reader:
     def _process(self) -> Iterator[Reading]:
         store = self._store
         lag = _merged([_Copy.of(store.lag)], LAG_BOUNDS_S)
-        crowded = sum(shard.total for shard in store.shards.get(OTHER_PAIR, []).copy())
+        overflow = sum(shard.total for shard in store.shards.get(OTHER_PAIR, []).copy())
         dropped: list[Row] = []
         for (signal, reason), count in store.drops.copy().items():
-            extra = crowded if (signal, reason) == ("metrics", "cardinality") else 0
+            extra = overflow if (signal, reason) == ("metrics", "cardinality") else 0
             dropped.append(((signal, reason), count + extra))
         pipeline = store.pipeline
         size, most = (0, 0) if pipeline is None else (pipeline.waiting, pipeline.limit)
@@ -220,16 +221,19 @@ def _lists(number: int) -> list[list[Row]]:
     return [[] for _ in range(number)]
 
 
-def _held_ns(item: ItemRecord, now_ns: int) -> int:
-    """For how long an item has occupied slots, as far as it is not counted: what ended before a retry is."""
-    started_ns = item.started_ns  # read once: the loop's thread goes on
+def _occupied_ns(item: ItemRecord, now_ns: int) -> int:
+    """Time for which an item has occupied slots and that the shard has not counted yet.
+
+    The shard has counted the attempts before the last retry.
+    """
+    started_ns = item.started_ns  # read once: the loop's thread changes it meanwhile
     if started_ns:
         return max(0, now_ns - started_ns) + item.rate_wait_ns
     return max(0, now_ns - item.pulled_ns) if item.attempts == 0 else item.rate_wait_ns
 
 
 class _Copy(NamedTuple):
-    """A histogram at one moment: while the loop's thread goes on, its counts are used more than once."""
+    """Copy of a histogram: its counts are used more than once while the loop's thread changes the original."""
 
     bounds_ns: tuple[int, ...]
     counts: list[int]
@@ -241,19 +245,19 @@ class _Copy(NamedTuple):
 
 
 _Shown = Sequence[tuple[tuple[int, ...], Exemplars]]
-"""Exemplars, each with the bounds of the buckets that they belong to."""
+"""Exemplars, each with the bounds of its histogram's buckets."""
 
 
 def _merged(
     histograms: Sequence[_Copy], bounds_s: tuple[float, ...], *, at_zero: int = 0, exemplars: _Shown = ()
 ) -> Distribution:
-    """The sum of some histograms, whose bounds may differ.
+    """Sum of histograms, whose bounds may differ.
 
     Args:
-        histograms: What to sum up.
-        bounds_s: The bounds where there are none, in seconds.
-        at_zero: How many values of zero to add.
-        exemplars: For each bucket the latest of these is shown.
+        histograms: The histograms to add up.
+        bounds_s: Bounds of the result if there are no histograms, in seconds.
+        at_zero: Number of zero values to add.
+        exemplars: Candidates; the latest one of each bucket is used.
     """
     if not histograms:
         bounds_ns = tuple([round(bound * 1e9) for bound in bounds_s])
@@ -273,7 +277,7 @@ def _merged(
 
 
 def _spread(histogram: _Copy, bounds_ns: Iterable[int]) -> _Copy:
-    """The same histogram over more bounds."""
+    """The same histogram over a superset of its bounds."""
     by_bound = dict(zip(histogram.bounds_ns, histogram.counts, strict=False))
     counts = [by_bound.get(bound, 0) for bound in bounds_ns]
     return _Copy(tuple(bounds_ns), [*counts, histogram.counts[-1]], histogram.sum_ns)

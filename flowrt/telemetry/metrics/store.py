@@ -1,8 +1,8 @@
-"""Counting: plain ints on the loop's thread, turned into metric families only when somebody scrapes.
+"""Store of the metrics: integers that the loop's thread increments, read at each scrape.
 
-A shard belongs to one (batch, node) pair, and one batch at a time counts in it, so nothing needs a lock: that batch's
-loop writes, the scrape reads, and what the shard gained from the batch's start to its end is what the batch counted.
-What can be derived at the scrape (totals, attempts, gauges) is not counted per item.
+A shard belongs to one (batch, node) pair, and one batch at a time counts in it. The hot path therefore needs no lock:
+that batch's loop writes, the scrape reads, and the difference between the batch's end and its start is what the batch
+counted. Values that a scrape can derive (totals, attempts, gauges) are not counted per item.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = [
 ]
 
 OTHER_PAIR: Final = ("_other", "_other")
-"""Where items are counted once there are more (batch, node) pairs than the store keeps apart."""
+"""Pair under which items are counted once there are more (batch, node) pairs than the limit of labels."""
 
-_MOST_PAIRS: Final = 64
-_MOST_ERROR_TYPES: Final = 20
+_MAX_PAIRS: Final = 64
+_MAX_ERROR_TYPES: Final = 20
 _OTHER_ERROR: Final = "_OTHER"
 _FAILED_ATTEMPTS: Final = {"failed": "failed", "cancelled": "failed", "timed_out": "timed_out"}
 
@@ -45,10 +45,10 @@ DROP_REASONS: Final[tuple[DropReason, ...]] = ("queue_full", "export_error", "ca
 
 
 class Histogram:
-    """Counts per bucket, over bounds in nanoseconds.
+    """Histogram over bounds in nanoseconds, with a count per bucket.
 
     Args:
-        bounds_s: Upper bounds of the buckets in seconds, ascending; one more bucket takes the rest.
+        bounds_s: Upper bounds of the buckets in seconds, ascending; an additional last bucket has no bound.
     """
 
     __slots__ = ("bounds_ns", "counts", "sum_ns")
@@ -59,7 +59,7 @@ class Histogram:
         self.sum_ns = 0
 
     def add(self, value_ns: int) -> int:
-        """Count one value, and give its bucket's place."""
+        """Count one value and return its bucket's index."""
         bucket = bisect_left(self.bounds_ns, value_ns)
         self.counts[bucket] += 1
         self.sum_ns += value_ns
@@ -67,7 +67,7 @@ class Histogram:
 
 
 class ErrorTypes:
-    """The error types of a (batch, node) pair that have series of their own: the first that any of its batches has."""
+    """Error types of a (batch, node) pair that have a series of their own: the first ones that occur."""
 
     __slots__ = ("_lock", "_names")
 
@@ -76,24 +76,24 @@ class ErrorTypes:
         self._lock = threading.Lock()
 
     def admit(self, name: str) -> str:
-        """The name under which a type is counted.
+        """Return the label value under which to count an error type.
 
         Args:
-            name: Its own.
+            name: The error type.
         """
         names = self._names
         if name not in names:
             with self._lock:
-                if len(names) < _MOST_ERROR_TYPES:
+                if len(names) < _MAX_ERROR_TYPES:
                     names.add(name)
         return name if name in names else _OTHER_ERROR
 
 
 class Shard:
-    """What was counted for one (batch, node) pair, by one batch after another.
+    """Counts of one (batch, node) pair, incremented by one batch after another.
 
-    Nearly every item is ok at its first attempt and started the moment it was pulled: such an item is counted in
-    `swift` alone, which stands for one item ok, its duration, its one attempt and a queue wait of nothing.
+    Nearly every item is ok at its first attempt and starts the moment it is pulled. Such an item is counted in
+    `fast_path` alone, which stands for one item with status ok, its duration, its one attempt and a queue wait of 0.
     """
 
     __slots__ = (
@@ -106,6 +106,7 @@ class Shard:
         "errors",
         "failed",
         "failed_exemplars",
+        "fast_path",
         "hedges",
         "items",
         "items_before",
@@ -116,7 +117,6 @@ class Shard:
         "rate_wait_ns",
         "retries",
         "service_ns_before",
-        "swift",
     )
 
     def __init__(
@@ -125,7 +125,7 @@ class Shard:
         self.pair = pair
         self.bounds_s = bounds_s
         self.error_types = error_types or ErrorTypes()
-        self.swift = Histogram(bounds_s)
+        self.fast_path = Histogram(bounds_s)
         self.items: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.errors: dict[str, int] = {}
         self.attempts = {"ok": 0, "failed": 0, "timed_out": 0}
@@ -144,16 +144,16 @@ class Shard:
         self.service_ns_before = 0
 
     def begin(self) -> None:
-        """A batch starts to count here."""
+        """Start counting for a new batch."""
         for exemplars in (self.ok_exemplars, self.failed_exemplars):
-            exemplars.due_ns = [0] * len(exemplars.due_ns)  # its clock may be another one
+            exemplars.due_ns = [0] * len(exemplars.due_ns)  # the new batch's clock may differ
         self.items_before = self.total
-        self.service_ns_before = self.swift.sum_ns + self.attempt.sum_ns
+        self.service_ns_before = self.fast_path.sum_ns + self.attempt.sum_ns
 
     @property
     def total(self) -> int:
-        """Items counted, of all batches."""
-        return sum(self.swift.counts) + sum(self.items.values())
+        """Items counted by all batches."""
+        return sum(self.fast_path.counts) + sum(self.items.values())
 
     @property
     def counted(self) -> int:
@@ -162,22 +162,22 @@ class Shard:
 
     @property
     def service_ns(self) -> int:
-        """Sum of the attempts' times since the batch began."""
-        return self.swift.sum_ns + self.attempt.sum_ns - self.service_ns_before
+        """Sum of the attempts' service times since the batch began, in nanoseconds."""
+        return self.fast_path.sum_ns + self.attempt.sum_ns - self.service_ns_before
 
     def add(self, item: ItemRecord) -> None:
-        """Count an item that is not swift."""
+        """Count an item that is not on the fast path."""
         state = item.status
         self.items[state] += 1
         if state != "ok" and state != "resumed":
             self._add_error(item.error_type or "unknown")
         if item.attempts:
-            held_ns = item.finished_ns - item.pulled_ns
-            bucket = (self.ok if state == "ok" else self.failed).add(held_ns)
+            duration_ns = item.finished_ns - item.pulled_ns
+            bucket = (self.ok if state == "ok" else self.failed).add(duration_ns)
             exemplars = self.ok_exemplars if state == "ok" else self.failed_exemplars
             if item.finished_ns >= exemplars.due_ns[bucket]:
                 exemplars.take(bucket, item)
-            if item.started_ns:  # else it waited for another attempt, and what it had is counted
+            if item.started_ns:  # else the item ended while it waited for a retry, and its attempts are counted
                 self._add_attempt(item)
             self.queue_wait.add(item.queue_wait_ns)
         self.backoff_ns += item.backoff_ns
@@ -185,7 +185,7 @@ class Shard:
 
     def add_retry(self, item: ItemRecord) -> None:
         """Count an attempt that is not the item's last."""
-        if item.started_ns:  # else it had not begun
+        if item.started_ns:  # else the attempt did not reach the node
             self._add_attempt(item)
         self.retries[item.retry.reason] += 1
 
@@ -201,7 +201,7 @@ class Shard:
 
 
 class BatchShard:
-    """What is counted per batch name, once per batch."""
+    """Counts per batch name, updated once per batch."""
 
     __slots__ = ("duration", "ended", "last_completion_s", "last_success_s", "speedup", "unaccounted")
 
@@ -215,19 +215,19 @@ class BatchShard:
 
 
 class Waiting(Protocol):
-    """What holds telemetry on its way out."""
+    """Queue of telemetry to export."""
 
     @property
     def waiting(self) -> int:
-        """How much waits now."""
+        """Number of entries that wait."""
 
     @property
     def limit(self) -> int:
-        """How much may wait."""
+        """Largest number of entries that may wait."""
 
 
 class MetricsStore:
-    """Everything counted in this process."""
+    """All counts of a process."""
 
     def __init__(self) -> None:
         self.shards: dict[tuple[str, str], list[Shard]] = {}
@@ -244,20 +244,20 @@ class MetricsStore:
         self._lock = threading.Lock()
 
     def declare(self, batch: str, node: str, limit: int) -> tuple[str, str]:
-        """Make a pair's series, at 0, if there is room for it.
+        """Create a pair's series at 0, up to the limit of pairs.
 
         Args:
             batch: The processor's name.
             node: The node's id.
-            limit: Its concurrency limit.
+            limit: The processor's concurrency limit.
 
         Returns:
-            The pair under which its items are to be counted.
+            The pair under which to count the processor's items: `OTHER_PAIR` over the limit.
         """
         pair = (label(batch), label(node))
         with self._lock:
             if pair not in self.shards:
-                if len(self.shards) >= _MOST_PAIRS:
+                if len(self.shards) >= _MAX_PAIRS:
                     pair = OTHER_PAIR
                 self.shards.setdefault(pair, [])
             self.limits[pair] = limit
@@ -266,11 +266,11 @@ class MetricsStore:
         return pair
 
     def take(self, pair: tuple[str, str], bounds_s: tuple[float, ...]) -> Shard:
-        """A shard of a declared pair, for one batch, until it is given back.
+        """Take a shard of a declared pair for one batch, until `give_back`.
 
         Args:
-            pair: What `declare` gave.
-            bounds_s: The bounds of its histograms of durations, in seconds.
+            pair: The pair that `declare` returned.
+            bounds_s: Bounds of the shard's duration histograms, in seconds.
         """
         with self._lock:
             free = self._free.setdefault(pair, [])
@@ -286,27 +286,27 @@ class MetricsStore:
         return shard
 
     def give_back(self, shard: Shard) -> None:
-        """The batch has ended; what it counted stays."""
+        """Return a shard after its batch has ended. Its counts stay."""
         with self._lock:
             self._free[shard.pair].append(shard)
 
     def stalled(self, node: str) -> None:
-        """Count a time that a node blocked the loop.
+        """Count a stall of the loop.
 
         Args:
-            node: The node's id, or `none` where the culprit is no node.
+            node: The id of the node that caused it, or `none` if no node did.
         """
         node = label(node)
         with self._lock:
-            if node not in self.stalls and len(self.stalls) > _MOST_PAIRS:
+            if node not in self.stalls and len(self.stalls) > _MAX_PAIRS:
                 node = OTHER_PAIR[1]
             self.stalls[node] = self.stalls.get(node, 0) + 1
 
     def dropped(self, signal: Signal, reason: DropReason, count: int = 1) -> None:
-        """Count telemetry that is lost."""
+        """Count dropped telemetry."""
         with self._lock:
             self.drops[signal, reason] += count
 
 
 METRICS: Final = MetricsStore()
-"""The process's own store; the collector in the default Prometheus registry reads it."""
+"""The process's store, which the collector in the default Prometheus registry reads."""

@@ -1,4 +1,4 @@
-"""The export of spans over OTLP: a hand-over that costs the loop next to nothing, and an account of every span."""
+"""Export of spans over OTLP: the pipeline from finished spans to a collector, its transports and its settings."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = [
 
 
 def make_transport(settings: ExportSettings) -> Transport:
-    """The way to the collector that the settings describe.
+    """Make the transport for the settings' protocol.
 
     Args:
-        settings: Where to and how.
+        settings: Endpoint, protocol and credentials.
 
     Raises:
-        MissingExtraError: It is gRPC, and grpcio is not installed.
+        MissingExtraError: The protocol is gRPC, and grpcio is not installed.
         ValueError: A certificate cannot be read.
     """
     if settings.protocol == "grpc":

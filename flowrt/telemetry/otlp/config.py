@@ -1,4 +1,4 @@
-"""Where spans are exported to and how: the standard `OTEL_EXPORTER_OTLP_*` variables, and arguments that win."""
+"""Export settings, read from arguments and the standard `OTEL_EXPORTER_OTLP_*` variables. Arguments win."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Compression = Literal["none", "gzip"]
 _TRACES_PATH: Final = "/v1/traces"
 _DEFAULT_ENDPOINTS: Final = {"http/protobuf": "http://localhost:4318", "grpc": "http://localhost:4317"}
 _DEFAULT_TIMEOUT_S: Final = 10.0
-_MILLISECONDS_FROM: Final = 1_000.0  # nobody waits 17 minutes for one request: that was meant as milliseconds
+_MILLISECONDS_FROM: Final = 1_000.0  # a timeout of 17 minutes for one request must have been meant as milliseconds
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -31,22 +31,22 @@ _log = logging.getLogger("flowrt.export")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSettings:
-    """Where spans are exported to and how.
+    """Settings of the span export, validated at construction.
 
     Args:
-        endpoint: The URL that spans are posted to, with its path; with gRPC, the collector's URL. A user and a
+        endpoint: URL that spans are posted to, including the path; with gRPC, the collector's URL. A user and a
             password in it become an `Authorization` header.
         protocol: `http/protobuf` or `grpc`.
-        headers: Sent with each request. They may hold secrets, so they are neither shown nor logged.
-        timeout_s: How long one request may take, in seconds.
+        headers: Headers of every request. They may hold secrets, so they appear neither in `repr` nor in logs.
+        timeout_s: Longest time of one request, in seconds.
         compression: `none` or `gzip`.
-        certificate: A file with the certificates to trust, instead of the system's.
-        client_certificate: A file with the certificate that this client shows.
-        client_key: A file with that certificate's key.
-        insecure: With gRPC and an endpoint without a scheme: no TLS.
+        certificate: PEM file with the certificates to trust instead of the system's.
+        client_certificate: PEM file with this client's certificate.
+        client_key: PEM file with the key of the client's certificate.
+        insecure: Use no TLS with gRPC if the endpoint has no scheme.
 
     Raises:
-        ValueError: One of them is not usable; the message says which and why.
+        ValueError: A setting is not usable; the message names the setting and the reason.
     """
 
     endpoint: str
@@ -67,25 +67,27 @@ class ExportSettings:
         check_number("timeout_s", self.timeout_s, above=True, unit="of seconds")
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-                raise ValueError(f"the header {name!r} cannot be sent: its name or its value has illegal characters")
+                raise ValueError(
+                    f"the header {name!r} cannot be sent: its name or its value has characters that HTTP does not allow"
+                )
         for setting in ("certificate", "client_certificate", "client_key"):
             path = getattr(self, setting)
             if path is not None and not Path(path).is_file():
-                raise ValueError(f"{setting} must be a PEM file, and {path!r} is none")
+                raise ValueError(f"{setting} must name a PEM file; there is no file {path!r}")
         if self.client_key is not None and self.client_certificate is None:
-            raise ValueError("client_key needs client_certificate, the certificate that the key belongs to")
+            raise ValueError("client_key needs client_certificate: pass the certificate that the key belongs to")
         self._move_user_into_headers(self._checked_url())
 
     @property
     def url(self) -> SplitResult:
-        """The endpoint in its parts; with gRPC it has a scheme, `http` or `https`, even where none was given."""
+        """The endpoint, parsed. With gRPC, a missing scheme is filled in: `http` if insecure, else `https`."""
         if "://" not in self.endpoint:
             return urlsplit(f"{'http' if self.insecure else 'https'}://{self.endpoint}")
         return urlsplit(self.endpoint)
 
     @property
     def where(self) -> str:
-        """The endpoint as it may be logged."""
+        """The endpoint without its query, for logs."""
         url = self.url
         return urlunsplit((url.scheme, url.netloc, url.path, "", ""))
 
@@ -94,7 +96,7 @@ class ExportSettings:
         try:
             url = self.url
             usable = (bare or "://" in self.endpoint) and url.scheme in ("http", "https") and bool(url.hostname)
-            _ = url.port  # a port that is none raises
+            _ = url.port  # raises if the port is not a number in range
         except ValueError:
             usable = False
         if not usable:
@@ -119,15 +121,15 @@ class ExportSettings:
 
 
 def loggable(endpoint: object) -> str:
-    """An endpoint, usable or not, as it may be logged: a user and a password, a query and a fragment may be secret.
+    """Redact an endpoint for logs: user, password, query and fragment may be secret.
 
     Args:
-        endpoint: What was given.
+        endpoint: The value that was passed, valid or not.
     """
     text = str(endpoint)
     scheme, slashes, rest = text.partition("://") if "://" in text else ("", "", text)
     bare, *more = re.split(r"[?#]", rest, maxsplit=1)
-    shown = "..." if more and "@" in more[0] else bare.rpartition("@")[2]  # in which the `?` may be the password's
+    shown = "..." if more and "@" in more[0] else bare.rpartition("@")[2]  # the `?` may be part of the password
     return f"{scheme}{slashes}{shown}"
 
 
@@ -143,24 +145,24 @@ def read_settings(
     client_key: str | None = None,
     insecure: bool | None = None,
 ) -> ExportSettings:
-    """What the arguments say, and where they are silent the environment.
+    """Read the export settings from the arguments, and from the environment for those that are None.
 
-    `OTEL_EXPORTER_OTLP_TRACES_X` wins over `OTEL_EXPORTER_OTLP_X`. A timeout there is in seconds, as the Python SDK
-    reads it, and from 1,000 on in milliseconds, as the specification has it.
+    `OTEL_EXPORTER_OTLP_TRACES_X` wins over `OTEL_EXPORTER_OTLP_X`. A timeout from the environment is in seconds, as
+    the Python SDK reads it, and from 1,000 on in milliseconds, as the specification defines it.
 
     Args:
-        endpoint: The collector's base URL; over HTTP, `/v1/traces` is added unless it ends so.
+        endpoint: The collector's base URL; over HTTP, `/v1/traces` is appended if missing.
         protocol: `http/protobuf` or `grpc`.
-        headers: Sent with each request, beside those of the environment.
-        timeout_s: How long one request may take, in seconds.
+        headers: Headers of every request, in addition to those of the environment.
+        timeout_s: Longest time of one request, in seconds.
         compression: `none` or `gzip`.
-        certificate: A file with the certificates to trust.
-        client_certificate: A file with the certificate that this client shows.
-        client_key: A file with that certificate's key.
-        insecure: With gRPC and an endpoint without a scheme: no TLS.
+        certificate: PEM file with the certificates to trust.
+        client_certificate: PEM file with this client's certificate.
+        client_key: PEM file with the key of the client's certificate.
+        insecure: Use no TLS with gRPC if the endpoint has no scheme.
 
     Raises:
-        ValueError: Something there is not usable; the message says what and why.
+        ValueError: A setting is not usable; the message names the setting and the reason.
     """
     if protocol is None:
         protocol = cast("WireProtocol", _one_of("PROTOCOL", get_args(WireProtocol), "http/protobuf"))
@@ -180,7 +182,7 @@ def read_settings(
 
 
 def _variable(name: str) -> tuple[str, str]:
-    """The variable that holds, for traces before for all signals, and what it says."""
+    """Name and value of the variable in force: the one for traces wins over the one for all signals."""
     for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         text = os.environ.get(variable, "").strip()
         if text:
@@ -211,7 +213,10 @@ def _timeout_s() -> float:
 
 
 def _headers() -> dict[str, str]:
-    """`name=value,name=value`, percent-encoded; what is no header is named without its value, which may be secret."""
+    """Headers from the environment, written as `name=value,name=value` with percent-encoding.
+
+    The warning about an invalid header does not show its value, which may be secret.
+    """
     variable, text = _variable("HEADERS")
     headers: dict[str, str] = {}
     for pair in filter(None, (part.strip() for part in text.split(","))):
@@ -220,8 +225,8 @@ def _headers() -> dict[str, str]:
         if equals and _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value):
             headers[name] = value
         else:
-            shown = repr(name) if equals else "one without '='"
-            _log.warning("%s has a header that cannot be sent, %s: it is left out", variable, shown)
+            shown = repr(name) if equals else "an entry without '='"
+            _log.warning("%s has a header that cannot be sent, %s: the header is ignored", variable, shown)
     return headers
 
 
@@ -231,7 +236,7 @@ def _endpoint(endpoint: str | None, protocol: WireProtocol) -> str:
             raise ValueError(f"the OTLP endpoint must be the collector's URL, a str, not {loggable(endpoint)!r}")
         return _with_path(endpoint, protocol)
     for_traces = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
-    if for_traces:  # used as it is, says the specification
+    if for_traces:  # the specification says to use it unchanged
         return for_traces
     return _with_path(
         os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or _DEFAULT_ENDPOINTS[protocol], protocol

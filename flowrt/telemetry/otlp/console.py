@@ -1,4 +1,4 @@
-"""Spans on standard output, for a look at what would be exported."""
+"""Console transport: prints spans to standard output instead of exporting them."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ __all__ = ["ConsoleTransport", "as_json"]
 
 
 def as_json(spans: Sequence[Any]) -> bytes:
-    """Spans as the SDK's own JSON, one after the other.
+    """Encode spans as the SDK's JSON, one after the other.
 
     Args:
-        spans: Item spans and the SDK's own, mixed.
+        spans: Item spans and SDK spans, mixed.
     """
     readable = (span.readable() if isinstance(span, ItemSpan) else span for span in spans)
     return "".join(f"{span.to_json()}\n" for span in readable).encode("utf-8", "backslashreplace")
 
 
 class ConsoleTransport:
-    """Writes to standard output."""
+    """Transport that writes to standard output."""
 
     timeout_s = 10.0
     where = "standard output"
 
     def pack(self, payload: bytes) -> bytes:
-        """As it is."""
+        """Return the payload unchanged."""
         return payload
 
     def send(self, body: bytes) -> Outcome:
-        """Write it."""
+        """Write the body."""
         try:
             sys.stdout.write(body.decode())
             sys.stdout.flush()
@@ -42,10 +42,10 @@ class ConsoleTransport:
         return Outcome(taken=True)
 
     def abort(self) -> None:
-        """A write cannot be cut short."""
+        """Do nothing: a write to standard output cannot be interrupted."""
 
     def close(self) -> None:
-        """Standard output is not ours."""
+        """Do nothing: standard output belongs to the process."""
 
     def forget(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: there is no connection."""

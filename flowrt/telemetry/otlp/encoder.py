@@ -1,32 +1,35 @@
-"""Encodes spans so that one that cannot be encoded takes no other with it, and no request becomes too large."""
+"""Splits spans into requests: isolates spans that cannot be encoded, and bounds the size of a request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flowrt.telemetry.otlp.sender import complain
+from flowrt.telemetry.otlp.sender import warn_rate_limited
 
 __all__ = ["encoded"]
 
 
 def encoded(
-    encode: Callable[[Sequence[Any]], bytes], spans: Sequence[Any], request_bytes: int, lose: Callable[[int], None]
+    encode: Callable[[Sequence[Any]], bytes],
+    spans: Sequence[Any],
+    request_bytes: int,
+    on_unencodable: Callable[[int], None],
 ) -> Iterator[tuple[bytes, int]]:
-    """Encoded requests, each with how many spans it has.
+    """Yield encoded requests, each with its number of spans.
 
     Args:
-        encode: Makes an ExportTraceServiceRequest of some spans.
-        spans: What to encode; halved where that fails or the request is too large.
-        request_bytes: How large a request may be, in bytes, unless it is one span.
-        lose: Told how many spans cannot be encoded.
+        encode: Encodes spans as an ExportTraceServiceRequest.
+        spans: The spans to encode. They are halved if encoding fails or the request is too large.
+        request_bytes: Size limit of a request, in bytes. A request of one span may be larger.
+        on_unencodable: Called with the number of spans that cannot be encoded.
     """
     try:
         payload = encode(spans)
     except Exception as exc:
         if len(spans) == 1:
-            complain(("encode", type(exc)), "a span cannot be encoded and is lost: %r", exc)
-            lose(1)
+            warn_rate_limited(("encode", type(exc)), "dropped a span that cannot be encoded: %r", exc)
+            on_unencodable(1)
             return
     else:
         if len(spans) == 1 or len(payload) <= request_bytes:
@@ -34,5 +37,5 @@ def encoded(
             return
         del payload
     half = len(spans) // 2
-    yield from encoded(encode, spans[:half], request_bytes, lose)
-    yield from encoded(encode, spans[half:], request_bytes, lose)
+    yield from encoded(encode, spans[:half], request_bytes, on_unencodable)
+    yield from encoded(encode, spans[half:], request_bytes, on_unencodable)

@@ -1,4 +1,4 @@
-"""OTLP over gRPC: grpcio's channel, handed bytes that are encoded already."""
+"""OTLP over gRPC: sends encoded requests through a grpcio channel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flowrt.errors import MissingExtraError, one_line
 from flowrt.telemetry.otlp.config import ExportSettings
 from flowrt.telemetry.otlp.transport import Outcome, fields, partial_success
 
-if "grpc" not in sys.modules:  # it reads this when it is imported
+if "grpc" not in sys.modules:  # grpc reads the variable at import
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "1")
 
 try:
@@ -24,19 +24,19 @@ except ImportError:
 __all__ = ["GrpcTransport"]
 
 _METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-# The OTLP specification's list; RESOURCE_EXHAUSTED is on it only where the collector says that it recovers.
+# The OTLP specification's list. RESOURCE_EXHAUSTED is retryable only if the collector sends a retry delay.
 _RETRYABLE: Final = frozenset(
     {"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS", "RESOURCE_EXHAUSTED"}
 )
 _RETRY_INFO: Final = b"type.googleapis.com/google.rpc.RetryInfo"
 _OPTIONS: Final = (
     ("grpc.primary_user_agent", f"flowrt/{__version__}"),
-    ("grpc.enable_retries", 0),  # when to try again is decided in one place, which is not there
+    ("grpc.enable_retries", 0),  # the sender retries; gRPC retrying too would multiply the attempts
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-_MOST_SHOWN: Final = 200
+_MAX_SHOWN: Final = 200
 # Without it, a child that touches gRPC hangs or is aborted.
 _SURVIVES_FORKS: Final = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in ("1", "true", "yes")
 _FORK_ADVICE: Final = (
@@ -46,10 +46,10 @@ _FORK_ADVICE: Final = (
 
 
 class GrpcTransport:
-    """Calls a collector's TraceService.
+    """Transport that calls a collector's TraceService.
 
     Args:
-        settings: Where to and how.
+        settings: Endpoint, headers and credentials.
     """
 
     def __init__(self, settings: ExportSettings) -> None:
@@ -72,11 +72,11 @@ class GrpcTransport:
         self._usable = True
 
     def pack(self, payload: bytes) -> bytes:
-        """Nothing: gRPC compresses by itself."""
+        """Return the payload unchanged: gRPC compresses it."""
         return payload
 
     def send(self, body: bytes) -> Outcome:
-        """Make one attempt."""
+        """Send one request."""
         if not self._usable:
             return Outcome(False, kind="forked", detail=_FORK_ADVICE)
         if self._channel is None:
@@ -96,7 +96,7 @@ class GrpcTransport:
         return Outcome(True, rejected=rejected, kind=kind, detail=_shown(message))
 
     def abort(self) -> None:
-        """Cancel the call that is under way."""
+        """Cancel the active call."""
         call = self._call
         if call is not None:
             call.cancel()
@@ -108,7 +108,7 @@ class GrpcTransport:
             channel.close()
 
     def forget(self) -> None:
-        """In a forked child: the channel is the parent's, and is not to be touched again."""
+        """In a forked child, drop the parent's channel without closing it."""
         self._of_parents += (self._channel, self._export, self._call)
         self._channel = self._export = self._call = None
         self._usable = _SURVIVES_FORKS
@@ -138,7 +138,7 @@ def _failure(error: Any) -> Outcome:
 
 
 def _retry_delay_s(status: bytes) -> float | None:
-    """What a google.rpc.Status says about trying again, in seconds; None where it says nothing."""
+    """Retry delay of a google.rpc.Status in seconds; None if it has none."""
     for number, detail in fields(status):
         if number != 3 or not isinstance(detail, bytes):
             continue
@@ -148,7 +148,7 @@ def _retry_delay_s(status: bytes) -> float | None:
             delay = dict(fields(info)).get(1, b"")
             parts = dict(fields(delay)) if isinstance(delay, bytes) else {}
             seconds, nanos = parts.get(1, 0), parts.get(2, 0)
-            if isinstance(seconds, int) and isinstance(nanos, int) and seconds < 1 << 63:  # not negative
+            if isinstance(seconds, int) and isinstance(nanos, int) and seconds < 1 << 63:  # else negative
                 return seconds + nanos / 1e9
             return 0.0
     return None
@@ -156,4 +156,4 @@ def _retry_delay_s(status: bytes) -> float | None:
 
 def _shown(text: str) -> str:
     text = one_line(text)
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

@@ -1,4 +1,4 @@
-"""OTLP over HTTP: one kept-alive connection of the standard library's, in reach of whoever wants to cut it."""
+"""OTLP over HTTP: sends requests over one keep-alive connection that another thread can abort."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from flowrt.telemetry.otlp.transport import Outcome, fields, partial_success
 __all__ = ["HttpTransport"]
 
 _RETRYABLE: Final = frozenset({429, 502, 503, 504})  # the OTLP specification's list
-_MOST_RESPONSE_BYTES: Final = 65_536
-_MOST_SHOWN: Final = 200
-_GZIP_LEVEL: Final = 1  # a third of the time of the default level for a tenth more bytes
+_MAX_RESPONSE_BYTES: Final = 65_536
+_MAX_SHOWN: Final = 200
+_GZIP_LEVEL: Final = 1  # takes a third of the default level's time for a tenth more bytes
 
 
 class HttpTransport:
-    """Posts requests to a collector.
+    """Transport that posts requests to a collector.
 
-    Redirects are not followed. A proxy that the environment names is used, as elsewhere in Python.
+    It does not follow redirects. It uses the proxy that the environment names, as urllib does.
 
     Args:
-        settings: Where to and how.
+        settings: Endpoint, headers and certificates.
 
     Raises:
         ValueError: A certificate cannot be read.
@@ -58,18 +58,18 @@ class HttpTransport:
         self._tls = _tls(settings) if self._url.scheme == "https" else None
         self._target = f"{self._url.path or '/'}{'?' if self._url.query else ''}{self._url.query}"
         self._proxy = _proxy(self._url)
-        if self._proxy is not None and self._tls is None:  # a proxy is told the whole URL, or asked for a tunnel
+        if self._proxy is not None and self._tls is None:  # over TLS the proxy gets a CONNECT instead
             self._target = f"http://{self._url.netloc}{self._target}"
             self._headers.update(_proxy_authorization(self._proxy))
         self._connection: http.client.HTTPConnection | None = None
         self._of_parents: list[http.client.HTTPConnection] = []
 
     def pack(self, payload: bytes) -> bytes:
-        """Compress the payload where that is wanted."""
+        """Compress the payload if the settings ask for it."""
         return gzip.compress(payload, _GZIP_LEVEL, mtime=0) if self._gzip else payload
 
     def send(self, body: bytes) -> Outcome:
-        """Make one attempt."""
+        """Send one request."""
         try:
             status, headers, answer = self._exchange(body)
         except (OSError, http.client.HTTPException) as exc:
@@ -81,14 +81,16 @@ class HttpTransport:
             return Outcome(True, rejected=rejected, kind=kind, detail=_shown(message))
         kind = f"HTTP {status}"
         if 300 <= status < 400:
-            return Outcome(False, kind=kind, detail=f"{kind}: redirects are not followed, name the right endpoint")
+            return Outcome(
+                False, kind=kind, detail=f"{kind}: flowrt follows no redirects; set the endpoint to the final URL"
+            )
         detail = f"{kind} {_message(headers, answer)}".rstrip()
         if status in _RETRYABLE:
             return Outcome(False, retry=True, after_s=_retry_after_s(headers), kind=kind, detail=detail)
         return Outcome(False, kind=kind, detail=detail)
 
     def abort(self) -> None:
-        """Cut the connection under whoever waits for it."""
+        """Shut the connection down, so that a blocked `send` returns with an error."""
         connection = self._connection
         sock = None if connection is None else connection.sock
         if sock is not None:
@@ -103,10 +105,10 @@ class HttpTransport:
                 connection.close()
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's connection, without a word to the other end."""
+        """In a forked child, drop the parent's connection without sending anything on it."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            # Not `close`, now or when it is collected: the parent's thread may hold a lock of its buffered reader.
+            # Keep the object, so that it is never closed: the parent's thread may hold its buffered reader's lock.
             self._of_parents.append(connection)
             sock = connection.sock
             if sock is not None:
@@ -117,22 +119,22 @@ class HttpTransport:
 
     def _exchange(self, body: bytes) -> tuple[int, Message, bytes]:
         connection = self._connection
-        if connection is None or connection.sock is None or _readable(connection.sock):  # closed by the other end
+        if connection is None or connection.sock is None or _readable(connection.sock):  # the collector closed it
             self.close()
             connection = self._connection = self._new_connection()
         try:
             connection.request("POST", self._target, body, self._headers)
         except (BrokenPipeError, ConnectionResetError):
-            if connection.sock is None:  # not even connected
+            if connection.sock is None:  # the connection attempt failed
                 raise
-            # it would not read on, and may have said why
+            # The collector stopped reading; its response may say why.
         response = connection.getresponse()
         answer = b""
         try:
-            answer = response.read(_MOST_RESPONSE_BYTES)
-        except (OSError, http.client.HTTPException):  # the status was said, and holds
+            answer = response.read(_MAX_RESPONSE_BYTES)
+        except (OSError, http.client.HTTPException):  # the status has arrived, and is valid without the body
             self.close()
-        if not response.isclosed():  # there is more than anybody wants to read
+        if not response.isclosed():  # the body exceeds the limit
             self.close()
         return response.status, response.headers, answer
 
@@ -150,7 +152,7 @@ class HttpTransport:
 
 
 class _Response(http.client.HTTPResponse):
-    """One whose status and headers are whole: the standard library takes what ends early for what ends."""
+    """Response that raises if its status line or headers are cut short; the standard library accepts those."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -180,18 +182,18 @@ def _tls(settings: ExportSettings) -> ssl.SSLContext:
 
 
 def _certificates() -> str | None:
-    """None for the system's; where there are none, certifi's if it is installed."""
+    """Path of certifi's certificates if the system has none and certifi is installed; else None."""
     paths = ssl.get_default_verify_paths()
     if not (paths.cafile or paths.capath):
         with contextlib.suppress(ImportError):
-            import certifi  # noqa: PLC0415  # often there, never needed
+            import certifi  # noqa: PLC0415  # optional, though often installed
 
             return certifi.where()
     return None
 
 
 def _proxy(url: SplitResult) -> SplitResult | None:
-    """The HTTP proxy that the environment names for a URL."""
+    """HTTP proxy that the environment names for a URL, or None."""
     proxy = urllib.request.getproxies().get(url.scheme)
     if not proxy or urllib.request.proxy_bypass(url.netloc):
         return None
@@ -209,7 +211,7 @@ def _host_and_port(url: SplitResult) -> tuple[str, int]:
 
 
 def _readable(sock: socket.socket) -> bool:
-    """Whether an idle connection has something to say, which can only be that it is over."""
+    """True if an idle connection is readable, which means that the other end closed it."""
     try:
         if hasattr(select, "poll"):
             poll = select.poll()
@@ -221,7 +223,7 @@ def _readable(sock: socket.socket) -> bool:
 
 
 def _retry_after_s(headers: Message) -> float:
-    """What `Retry-After` says, in seconds or as a date; 0 where it says nothing that can be understood."""
+    """Delay of a `Retry-After` header (seconds or a date), in seconds; 0 if it is missing or invalid."""
     text = (headers.get("Retry-After") or "").strip()
     try:
         after_s = float(text)
@@ -234,7 +236,7 @@ def _retry_after_s(headers: Message) -> float:
 
 
 def _message(headers: Message, answer: bytes) -> str:
-    """What an error's body says: a google.rpc.Status, or text."""
+    """Message of an error response: from a google.rpc.Status, or the body's text."""
     if "protobuf" in (headers.get("Content-Type") or ""):
         try:
             found = dict(fields(answer)).get(2, b"")
@@ -246,7 +248,7 @@ def _message(headers: Message, answer: bytes) -> str:
 
 def _shown(text: str) -> str:
     text = one_line(text)
-    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
 
 
 def _error_text(exc: Exception) -> str:

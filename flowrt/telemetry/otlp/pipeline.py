@@ -1,8 +1,8 @@
-"""From finished spans to a collector: a hand-over without a lock, encoding in short bursts, an account of every span.
+"""Pipeline from finished spans to a collector. Every span is counted as waiting, exported or dropped.
 
-loop thread      append; after every few, look: one comparison
-encoder thread   woken by count or after a delay; encodes some hundred spans at a time, then lets go of the GIL
-sender thread    see `delivery`
+loop thread      appends without a lock; after every few spans it checks the backlog: one comparison
+encoder thread   woken by the number of spans or after a delay; encodes some hundred at a time, then releases the GIL
+sender thread    sends and retries requests; see `sender`
 """
 
 from __future__ import annotations
@@ -17,39 +17,37 @@ from typing import Any, Final
 
 from flowrt.telemetry.metrics.store import METRICS, DropReason
 from flowrt.telemetry.otlp.encoder import encoded
-from flowrt.telemetry.otlp.sender import Backoff, Delivery, unobserved
+from flowrt.telemetry.otlp.sender import Backoff, Sender, suppress_instrumentation
 from flowrt.telemetry.otlp.transport import Transport
 
 __all__ = ["SpanPipeline"]
 
 _MIB: Final = 1 << 20
 _BURST_SPANS: Final = 256
-_BREATH_S: Final = 50e-6
+_YIELD_S: Final = 50e-6
 _SATURATED_S: Final = 2e-3
-_LAST_WORDS_S: Final = 0.1
+_FINAL_JOIN_S: Final = 0.1
 
 
 class SpanPipeline:
-    """Takes finished spans from any thread and exports them.
+    """Exports finished spans, which any thread may put in.
 
-    At rest, and at any time but for what `put` is doing just now,
-    `ended == exported + sum(dropped.values()) + waiting`, exactly.
+    `ended == exported + sum(dropped.values()) + waiting` holds at all times, except for a span that is inside `put`.
 
-    Whoever puts in one span after the other may `append` them, which is `put` without its look at what waits, and
-    `look` after every few, and after the last one.
+    A producer of many spans may call `append`, which is `put` without the check of the backlog, and `check_backlog`
+    after every few spans and after the last one.
 
     Args:
-        transport: The way to the collector.
-        encode: Makes an ExportTraceServiceRequest of some spans; called from a thread of its own.
-        takes_plain: Whether that takes a `PlainSpan`, too.
-        most_spans: How many spans may wait, whether encoded or not; further ones are dropped and counted.
-        most_bytes: How many bytes of encoded spans may wait; while there are as many, further spans are dropped and
-            counted.
-        batch_spans: How many spans wake the encoder, and how many it encodes at once at most. A request may be several
-            such batches, joined.
-        delay_s: How long a span waits for others, in seconds.
-        request_bytes: How much is sent in one request at most, in bytes, unless one span alone is larger.
-        backoff: When to try again.
+        transport: Connection to the collector.
+        encode: Encodes spans as an ExportTraceServiceRequest. Called in the encoder's thread.
+        takes_plain: True if `encode` accepts a `PlainSpan` too.
+        most_spans: Limit of waiting spans, encoded or not. Spans over it are dropped and counted.
+        most_bytes: Limit of waiting encoded spans, in bytes. Spans over it are dropped and counted.
+        batch_spans: Number of spans that wakes the encoder, and the most that it encodes at once. A request may join
+            several such batches.
+        delay_s: Longest time that a span waits for others, in seconds.
+        request_bytes: Size limit of a request, in bytes. A request of one span may be larger.
+        backoff: Retry delays.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class SpanPipeline:
         most_bytes: int = 64 * _MIB,
         batch_spans: int = 2_048,
         delay_s: float = 0.5,
-        request_bytes: int = 7 * _MIB // 2,  # gRPC servers take 4 MiB by default
+        request_bytes: int = 7 * _MIB // 2,  # gRPC servers accept 4 MiB by default
         backoff: Backoff | None = None,
     ) -> None:
         self.takes_plain = takes_plain
@@ -71,7 +69,7 @@ class SpanPipeline:
         self._most_spans = most_spans
         self._most_bytes = most_bytes
         self._batch_spans = min(batch_spans, most_spans)
-        self._wake_at = max(1, min(batch_spans, most_spans // 2))  # what comes until it is awake has room
+        self._wake_at = max(1, min(batch_spans, most_spans // 2))  # leaves capacity for spans that end meanwhile
         self._delay_s = delay_s
         self._request_bytes = request_bytes
         self._backoff = backoff or Backoff()
@@ -86,28 +84,28 @@ class SpanPipeline:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # for the encoder
-        self._settling = threading.Condition(self._lock)  # for who waits for a flush
-        self._entered = 0  # spans that have left the hand-over; those still in it are in `_waiting`
-        self._refused = 0  # of them, those that never got further
-        self._done = 0  # of them, those that are exported or dropped
+        self._work = threading.Condition(self._lock)  # wakes the encoder
+        self._progress = threading.Condition(self._lock)  # wakes callers of `force_flush`
+        self._taken = 0  # spans taken out of `_waiting` so far
+        self._dropped_early = 0  # of those, spans dropped before encoding
+        self._done = 0  # of those, spans exported or dropped
         self._exported = 0
         self._dropped: dict[DropReason, int] = {"queue_full": 0, "export_error": 0, "shutdown": 0}
         self._awake = True
-        self._starved = False
-        self._urgent = False
-        self._span_bytes = 1.0  # encoded, of late
-        self._level = -1  # `put` calls for help once more than this many spans wait
-        self._threads: tuple[threading.Thread, Delivery] | None = None
+        self._out_of_capacity = False
+        self._flush_requested = False
+        self._span_bytes = 1.0  # mean encoded size in the last request
+        self._wake_above = -1  # `put` handles the backlog once more than this many spans wait
+        self._threads: tuple[threading.Thread, Sender] | None = None
 
     def _start(self) -> None:
-        delivery = Delivery(self._transport, self._settled, request_bytes=self._request_bytes, backoff=self._backoff)
-        encoder = threading.Thread(target=self._run, args=(delivery,), name="flowrt-spans-encode", daemon=True)
+        sender = Sender(self._transport, self._on_sent, request_bytes=self._request_bytes, backoff=self._backoff)
+        encoder = threading.Thread(target=self._run, args=(sender,), name="flowrt-spans-encode", daemon=True)
         encoder.start()
-        self._threads = encoder, delivery
+        self._threads = encoder, sender
 
     def _after_fork(self) -> None:
-        """In a forked child: what waits is the parent's to export; the child's first span starts its own threads."""
+        """In a forked child, drop the parent's spans. The child's first span starts threads of its own."""
         self._waiting.clear()
         self._reset()
         self._transport.forget()
@@ -115,97 +113,99 @@ class SpanPipeline:
     # -- for the producers --------------------------------------------------------------------------------------------
 
     def put(self, span: Any) -> None:
-        """Take a finished span.
+        """Add a finished span to the queue.
 
         Args:
-            span: What `encode` can encode.
+            span: A span that `encode` accepts.
         """
         self.append(span)
-        self.look(1)
+        self.check_backlog(1)
 
-    def look(self, added: int) -> None:
-        """See whether there is something to do about what waits.
+    def check_backlog(self, added: int) -> None:
+        """Wake the encoder, or drop spans over the limit, if the backlog requires it.
 
         Args:
-            added: How many spans were appended since the last look, at most.
+            added: Number of spans appended since the last check, or more.
         """
-        if len(self._waiting) > self._level:
-            self._crowded(added)
+        if len(self._waiting) > self._wake_above:
+            self._handle_backlog(added)
 
-    def _crowded(self, added: int) -> None:
-        """There is something to do about what waits: wake the encoder, or take the newest back."""
+    def _handle_backlog(self, added: int) -> None:
+        """Wake the encoder, and drop the newest spans if the limit is exceeded."""
         with self._lock:
             if self._closed:
-                self._refuse_all("shutdown")
+                self._drop_all("shutdown")
                 return
             if self._threads is None:
                 try:
                     self._start()
-                except RuntimeError:  # no thread can be started any more: the interpreter is at its end
-                    self._refuse_all("shutdown")
+                except RuntimeError:  # the interpreter is shutting down and starts no threads
+                    self._drop_all("shutdown")
                     return
-            for _ in range(min(added, len(self._waiting) - self._room())):
-                self._refuse("queue_full")
+            for _ in range(min(added, len(self._waiting) - self._capacity())):
+                self._drop_newest("queue_full")
             if not self._awake:
                 self._awake = True
-                self._set_level()
+                self._update_wake_level()
                 self._work.notify()
 
-    def _refuse_all(self, reason: DropReason) -> None:
+    def _drop_all(self, reason: DropReason) -> None:
         for _ in range(len(self._waiting)):
-            self._refuse(reason)
+            self._drop_newest(reason)
 
-    def _refuse(self, reason: DropReason) -> None:
+    def _drop_newest(self, reason: DropReason) -> None:
         try:
             self._waiting.pop()
-        except IndexError:  # the encoder has it
+        except IndexError:  # the encoder took it meanwhile
             return
-        self._entered += 1
-        self._refused += 1
+        self._taken += 1
+        self._dropped_early += 1
         self._drop(reason, 1)
 
-    # -- the account --------------------------------------------------------------------------------------------------
+    # -- counts -------------------------------------------------------------------------------------------------------
 
     @property
     def ended(self) -> int:
-        """Spans that were put in."""
+        """Number of spans put in."""
         with self._lock:
-            return self._entered + len(self._waiting)
+            return self._taken + len(self._waiting)
 
     @property
     def exported(self) -> int:
-        """Spans that the collector took."""
+        """Number of spans that the collector accepted."""
         return self._exported
 
     @property
     def dropped(self) -> dict[DropReason, int]:
-        """Spans that are lost, by reason."""
+        """Number of dropped spans, by reason."""
         with self._lock:
             return self._dropped.copy()
 
     @property
     def waiting(self) -> int:
-        """Spans that were put in and have no end yet."""
+        """Number of spans that are neither exported nor dropped yet."""
         with self._lock:
-            return len(self._waiting) + self._held()
+            return len(self._waiting) + self._in_export()
 
     @property
     def limit(self) -> int:
-        """How many spans may wait, if all are as large as those of late."""
+        """Number of spans that may wait, estimated from the size of recent ones."""
         return min(self._most_spans, int(self._most_bytes / self._span_bytes))
 
-    def _held(self) -> int:
-        """Spans that the encoder or the sender has."""
-        return self._entered - self._done
+    def _in_export(self) -> int:
+        """Number of spans that the encoder or the sender holds."""
+        return self._taken - self._done
 
-    def _room(self) -> int:
-        """How many spans may wait for the encoder now."""
-        if self._threads is not None and self._threads[1].held_bytes >= self._most_bytes:
+    def _capacity(self) -> int:
+        """Number of spans that may wait for the encoder."""
+        if self._threads is not None and self._threads[1].queued_bytes >= self._most_bytes:
             return 0
-        return max(0, self._most_spans - self._held())
+        return max(0, self._most_spans - self._in_export())
 
-    def _set_level(self) -> None:
-        self._level = -1 if self._closed else self._room() if self._awake else min(self._wake_at - 1, self._room())
+    def _update_wake_level(self) -> None:
+        self._wake_above = (
+            -1 if self._closed else self._capacity() if self._awake else min(self._wake_at - 1, self._capacity())
+        )
 
     def _drop(self, reason: DropReason, count: int) -> None:
         if count:
@@ -213,30 +213,30 @@ class SpanPipeline:
             self._dropped[reason] += count
             METRICS.dropped("spans", reason, count)
 
-    def _settled(self, count: int, rejected: int, taken: bool) -> None:
-        """A request has come to its end."""
+    def _on_sent(self, count: int, rejected: int, taken: bool) -> None:
+        """Count the spans of a request that was accepted or given up."""
         with self._lock:
-            if self._closed:  # too late: these are counted as dropped
+            if self._closed:  # `close` has counted these as dropped
                 return
             if taken:
                 self._done += count - rejected
                 self._exported += count - rejected
             self._drop("export_error", rejected if taken else count)
-            self._set_level()
-            if self._starved:
+            self._update_wake_level()
+            if self._out_of_capacity:
                 self._work.notify()
-            self._settling.notify_all()
+            self._progress.notify_all()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Export what was put in before now.
+        """Export the spans put in before the call.
 
         Args:
-            timeout_millis: How long to wait at most, in milliseconds.
+            timeout_millis: Longest wait, in milliseconds.
 
         Returns:
-            Whether none of it waits any more.
+            True if each of them is exported or dropped.
         """
         return self._flush(time.monotonic() + timeout_millis / 1_000, last=False)
 
@@ -244,95 +244,102 @@ class SpanPipeline:
         with self._lock:
             if self._threads is None or self._closed:
                 return not self._waiting
-            delivery = self._threads[1]
-            self._urgent = True
+            sender = self._threads[1]
+            self._flush_requested = True
             self._work.notify()
-            goal = self._entered - self._refused + len(self._waiting)
-        delivery.hurry()
+            goal = self._taken - self._dropped_early + len(self._waiting)
+        sender.retry_now()
         with self._lock:
-            while self._done - self._refused < goal and not self._closed:
+            while self._done - self._dropped_early < goal and not self._closed:
                 left_s = deadline - time.monotonic()
-                if left_s <= 0 or (last and delivery.barred_until > deadline):  # told to come back when it is too late
+                if left_s <= 0 or (last and sender.retry_after_until > deadline):  # the collector's delay exceeds ours
                     return False
-                self._settling.wait(min(left_s, 0.05) if last else left_s)
+                self._progress.wait(min(left_s, 0.05) if last else left_s)
         return True
 
     def close(self, timeout_s: float) -> None:
-        """Export what waits and stop; what is left when the time is over is dropped and counted.
+        """Export the waiting spans and stop. Spans left after the timeout are dropped and counted.
 
         Args:
-            timeout_s: How long to wait at most, in seconds.
+            timeout_s: Longest wait, in seconds.
         """
         deadline = time.monotonic() + timeout_s
-        last_words_s = min(_LAST_WORDS_S, timeout_s / 10)
-        self._flush(deadline - last_words_s, last=True)
+        join_s = min(_FINAL_JOIN_S, timeout_s / 10)
+        self._flush(deadline - join_s, last=True)
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._set_level()
+            self._update_wake_level()
             while self._waiting:
                 self._waiting.popleft()
-                self._entered += 1
-            self._drop("shutdown", self._held())
+                self._taken += 1
+            self._drop("shutdown", self._in_export())
             self._work.notify()
-            self._settling.notify_all()
+            self._progress.notify_all()
             threads = self._threads
         if threads is not None:
-            encoder, delivery = threads
-            delivery.stop()
-            for thread in (delivery, encoder):  # daemons: one that hangs holds nobody
-                thread.join(max(0.0, min(last_words_s, deadline - time.monotonic())))
+            encoder, sender = threads
+            sender.stop()
+            for thread in (sender, encoder):  # daemon threads: one that hangs does not delay the process's exit
+                thread.join(max(0.0, min(join_s, deadline - time.monotonic())))
 
     # -- the encoder --------------------------------------------------------------------------------------------------
 
-    def _run(self, delivery: Delivery) -> None:
-        with unobserved():
-            while self._wait_for_work(delivery):
-                self._encode_waiting(delivery)
-                delivery.go()
+    def _run(self, sender: Sender) -> None:
+        with suppress_instrumentation():
+            while self._wait_for_work(sender):
+                self._encode_waiting(sender)
+                sender.mark_due()
 
-    def _wait_for_work(self, delivery: Delivery) -> bool:
+    def _wait_for_work(self, sender: Sender) -> bool:
         with self._lock:
-            # Without room there is nothing that `put` could wake it for: a request that is settled does.
-            self._starved = self._awake = self._room() == 0
-            self._set_level()
-            if not self._urgent and not self._closed and (self._starved or len(self._waiting) <= self._level):
+            # Without capacity `put` has no reason to wake the encoder; the end of a request does.
+            self._out_of_capacity = self._awake = self._capacity() == 0
+            self._update_wake_level()
+            if (
+                not self._flush_requested
+                and not self._closed
+                and (self._out_of_capacity or len(self._waiting) <= self._wake_above)
+            ):
                 self._work.wait(self._delay_s)
-            self._urgent = self._starved = False
+            self._flush_requested = self._out_of_capacity = False
             self._awake = True
-            self._set_level()
-        delivery.watch()
+            self._update_wake_level()
+        sender.abort_overdue()
         return not self._closed
 
-    def _encode_waiting(self, delivery: Delivery) -> None:
-        """Encode until nothing waits, letting the loop run in between unless it would not let us run again."""
+    def _encode_waiting(self, sender: Sender) -> None:
+        """Encode until no spans wait. Sleep briefly after each burst to release the GIL to the loop.
+
+        On a saturated loop the sleep takes long, as the GIL does not come back in time: then encode without sleeping.
+        """
         burst = min(_BURST_SPANS, self._batch_spans)
         while spans := self._take(min(burst, max(1, int(self._request_bytes / self._span_bytes / 2)))):
-            for payload, count in encoded(self._encode, spans, self._request_bytes, self._lose):
-                delivery.offer(payload, count)
+            for payload, count in encoded(self._encode, spans, self._request_bytes, self._drop_unencodable):
+                sender.offer(payload, count)
                 self._span_bytes = max(1.0, len(payload) / count)
             spans.clear()
             if burst < self._batch_spans and self._waiting:
                 before = time.perf_counter()
-                time.sleep(_BREATH_S)
+                time.sleep(_YIELD_S)
                 if time.perf_counter() - before > _SATURATED_S:
                     burst = self._batch_spans
 
     def _take(self, most: int) -> list[Any]:
-        """Some of what waits; nothing while there is no room for it encoded."""
+        """Take waiting spans out of the queue; none while the limit of encoded bytes is reached."""
         with self._lock:
-            if self._closed or self._room() == 0:
+            if self._closed or self._capacity() == 0:
                 return []
             popleft = self._waiting.popleft
             spans = [popleft() for _ in range(min(most, len(self._waiting)))]
-            self._entered += len(spans)
-            self._set_level()
+            self._taken += len(spans)
+            self._update_wake_level()
             return spans
 
-    def _lose(self, count: int) -> None:
+    def _drop_unencodable(self, count: int) -> None:
         with self._lock:
             if not self._closed:
                 self._drop("export_error", count)
-                self._set_level()
-                self._settling.notify_all()
+                self._update_wake_level()
+                self._progress.notify_all()

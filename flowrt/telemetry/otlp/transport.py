@@ -1,4 +1,4 @@
-"""What a way to a collector looks like, and how its answers read."""
+"""Transport protocol, the outcome of a request, and a decoder for a collector's responses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["Outcome", "Transport", "fields", "partial_success"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request.
+    """Outcome of one request.
 
     Attributes:
-        taken: The collector has it.
-        rejected: How many of its spans the collector did not want all the same.
-        retry: It may be sent again.
-        after_s: The collector asked to be left alone for this long, in seconds.
-        kind: What went wrong, of low cardinality: each is logged once a minute at most.
-        detail: What went wrong, in full.
+        taken: The collector accepted the request.
+        rejected: Number of spans in it that the collector rejected.
+        retry: The request may be sent again.
+        after_s: Delay before the next request that the collector asked for, in seconds.
+        kind: Kind of failure, of low cardinality: each kind is logged at most once per minute.
+        detail: Full description of the failure.
     """
 
     taken: bool
@@ -31,35 +31,38 @@ class Outcome:
 
 
 class Transport(Protocol):
-    """A way to a collector, used by one thread but for `abort` and `forget`."""
+    """Connection to a collector. One thread uses it; only `abort` and `forget` may be called from others."""
 
     timeout_s: float
-    """How long one request may take, in seconds."""
+    """Longest time of one request, in seconds."""
 
     where: str
-    """The collector, as it may be logged."""
+    """The collector's address, for logs."""
 
     def pack(self, payload: bytes) -> bytes:
-        """Make a request's body of an encoded ExportTraceServiceRequest, once for all attempts."""
+        """Make a request's body from an encoded ExportTraceServiceRequest. Called once for all attempts."""
 
     def send(self, body: bytes) -> Outcome:
-        """Make one attempt."""
+        """Send one request."""
 
     def abort(self) -> None:
-        """Make a request that is under way end at once; may be called from any thread, and does not block."""
+        """End the active request at once. It does not block, and may be called from any thread."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release the connection."""
 
     def forget(self) -> None:
-        """In a forked child: what is open is the parent's."""
+        """In a forked child, drop the parent's connection without closing it."""
 
 
 def partial_success(response: bytes) -> tuple[int, str]:
-    """How many spans an ExportTraceServiceResponse says were rejected, and why; garbage says nothing.
+    """Decode an ExportTraceServiceResponse.
 
     Args:
-        response: The body of a successful answer.
+        response: Body of a successful response.
+
+    Returns:
+        The number of rejected spans and the collector's message; 0 and "" if the body cannot be decoded.
     """
     try:
         inner = next((value for number, value in fields(response) if number == 1), b"")
@@ -67,19 +70,19 @@ def partial_success(response: bytes) -> tuple[int, str]:
     except ValueError:
         return 0, ""
     rejected, message = found.get(1, 0), found.get(2, b"")
-    if not isinstance(rejected, int) or not isinstance(message, bytes) or rejected >= 1 << 63:  # negative
+    if not isinstance(rejected, int) or not isinstance(message, bytes) or rejected >= 1 << 63:  # a negative number
         return 0, ""
     return rejected, message.decode(errors="replace")
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """A protobuf message's fields, each with its number.
+    """Yield the fields of an encoded protobuf message, each with its number.
 
     Args:
-        message: Encoded.
+        message: The encoded message.
 
     Raises:
-        ValueError: It is no protobuf.
+        ValueError: The bytes are not a protobuf message.
     """
     at, end = 0, len(message)
     while at < end:
@@ -94,7 +97,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         else:
             size = {1: 8, 5: 4}.get(wire_type, -1)
         if size < 0 or at + size > end:
-            raise ValueError(f"no protobuf at byte {at}")
+            raise ValueError(f"invalid protobuf field at byte {at}")
         yield number, message[at : at + size]
         at += size
 
@@ -107,4 +110,4 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise ValueError(f"no varint at byte {at}")
+    raise ValueError(f"invalid protobuf varint at byte {at}")

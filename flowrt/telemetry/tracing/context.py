@@ -1,4 +1,4 @@
-"""What makes a span the current one for every item, without the calls that the context API's own functions make."""
+"""Fast access to the current OpenTelemetry context: reads and sets the context variable behind the API directly."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from opentelemetry.context import Context
 __all__ = ["SPAN_KEY", "attach", "detach", "find_variable", "get_current", "reset"]
 
 (SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
-"""The API's name for the span in a context, asked of the API."""
+"""Key of the span in a context, read from a context that the API made."""
 
-_PLAIN: Final = ("", "contextvars_context")  # values of OTEL_PYTHON_CONTEXT
+_PLAIN: Final = ("", "contextvars_context")  # values of OTEL_PYTHON_CONTEXT that select the API's own context
 
 
 def find_variable() -> ContextVar[Context] | None:
-    """The variable behind the context API, found by what it holds.
+    """Find the context variable behind the context API by attaching a marker.
 
-    None where something else is behind it: a vendor's own does more than to set a variable, and wants to be asked.
+    Returns:
+        The variable; None if `OTEL_PYTHON_CONTEXT` names a vendor's runtime context, which may do more than set one.
     """
     if os.environ.get("OTEL_PYTHON_CONTEXT", "") not in _PLAIN:
         return None
-    return copy_context().run(_look)
+    return copy_context().run(_variable_that_attach_sets)
 
 
-def _look() -> ContextVar[Context] | None:
+def _variable_that_attach_sets() -> ContextVar[Context] | None:
     mark, before = Context(), copy_context()
     otel_context.attach(mark)
     changed = [each for each, value in copy_context().items() if each not in before or before[each] is not value]
@@ -43,16 +44,16 @@ get_current: Callable[[], Context] = otel_context.get_current if _variable is No
 attach: Callable[[Context], Token[Context]] = otel_context.attach if _variable is None else _variable.set
 """Make a context the current one."""
 reset: Callable[[Token[Context]], None] = otel_context.detach if _variable is None else _variable.reset
-"""Let what was current before be so again; it may raise where `detach` does not."""
+"""Restore the previous context. It raises in another context, where `detach` does not."""
 
 
 def detach(token: Token[Context]) -> None:
-    """Let what was current before be so again.
+    """Restore the previous context.
 
     Args:
-        token: What `attach` gave.
+        token: The token that `attach` returned.
     """
     try:
         reset(token)
-    except (ValueError, RuntimeError):  # of another context: the API says so in the log
+    except (ValueError, RuntimeError):  # the token belongs to another context: the API logs that
         otel_context.detach(token)

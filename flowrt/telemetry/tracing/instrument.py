@@ -1,4 +1,4 @@
-"""Spans: one for the batch, one for each item, through the process's own tracer provider."""
+"""Tracing instrument: a span for the batch and one for each item, made by the process's tracer provider."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_curre
 __all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "span_of", "tracing_is_set_up"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
-_INTERNAL: Final = SpanKind.INTERNAL  # to look it up in the enumeration costs more than one would think
+_INTERNAL: Final = SpanKind.INTERNAL  # a module constant, since the attribute lookup on an enum is slow
 _log = logging.getLogger("flowrt.tracing")
-_told: Final[list[str]] = []  # what was said once and need not be said again
+_warned: Final[list[str]] = []  # warnings that are logged once per process
 
 _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
 def tracing_is_set_up() -> bool:
-    """Whether the process has a tracer provider that could do something with a span."""
+    """True if the process has a tracer provider that is not a no-op."""
     return not isinstance(trace.get_tracer_provider(), _PASSIVE)
 
 
 @runtime_checkable
 class InstrumentingProvider(Protocol):
-    """Tracer provider that brings an instrument of its own, such as a Runtime's."""
+    """Tracer provider with a tracing instrument of its own, such as a Runtime's."""
 
     def make_instrument(self, shape: TraceShape, tail: TailSampling | None) -> BatchTracing | None:
-        """Make the instrument of one batch; None if the general one has to do."""
+        """Make the instrument of one batch; None if `TracingInstrument` must be used."""
 
 
 def make_tracing(shape: TraceShape, tail: TailSampling | None) -> BatchTracing:
-    """Make the instrument that traces one batch: the provider's own where it has one."""
+    """Make the instrument that traces one batch: the provider's own if it has one, else `TracingInstrument`."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, InstrumentingProvider):
         instrument = provider.make_instrument(shape, tail)
         if instrument is not None:
             return instrument
-    if tail is not None and not _told:
-        _told.append("tail_sampling")
+    if tail is not None and not _warned:
+        _warned.append("tail_sampling")
         _log.warning(
-            "tail_sampling is not used: this process has a tracer provider or span processors of its own, which "
-            "decide for themselves; sample there, or in the collector"
+            "tail_sampling is ignored: this process has a tracer provider or span processors of its own, which choose "
+            "the spans to export; sample there, or in the collector"
         )
     return TracingInstrument(shape)
 
 
 class BatchTracing(Instrument):
-    """Traces one batch: made anew for each, when the process has a tracer provider.
+    """Base of the instruments that trace one batch. Each batch gets its own.
 
     Args:
-        shape: How items hang together with the batch span.
+        shape: Relation of the item spans to the batch span.
 
     Attributes:
-        ended: How many item spans have ended.
+        ended: Number of item spans that have ended.
     """
 
     def __init__(self, shape: TraceShape = "auto") -> None:
@@ -75,12 +75,12 @@ class BatchTracing(Instrument):
         self._links: list[Link] | None = None  # None: items are the batch span's children
         self._offset_ns = 0
         self._prompt = False
-        self._seen: Context | None = None  # the worker's context, and
-        self._base = Context()  # what an item's span starts in, and
-        self._values: dict[str, object] = {}  # that, and the span of the item that started last
+        self._seen: Context | None = None  # the worker's context, from which the next two are derived
+        self._base = Context()  # the context in which an item's span starts
+        self._values: dict[str, object] = {}  # the values of `_base`, with the span of the item that started last
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """Start the batch span and make it current for the workers to inherit."""
+        """Start the batch span and make it current, so that the workers inherit it."""
         self._item_name = clean(f"process {batch.node_id}")
         self._common = {
             "flowrt.batch.name": clean(batch.name),
@@ -103,8 +103,8 @@ class BatchTracing(Instrument):
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
 
-    def _tell_attempt(self, item: ItemRecord, parent: trace.Span) -> None:
-        """A span for an attempt that has just ended, of an item that has several."""
+    def _add_attempt_span(self, item: ItemRecord, parent: trace.Span) -> None:
+        """Add a span for an attempt that has just ended, of an item with several attempts."""
         if not item.started_ns:
             return
         span = self._tracer.start_span(
@@ -118,8 +118,8 @@ class BatchTracing(Instrument):
             set_failed(span, item)
         span.end(item.finished_ns + self._offset_ns)
 
-    def _tell_hedge(self, item: ItemRecord, parent: trace.Span) -> None:
-        """A span for a hedge that has just ended."""
+    def _add_hedge_span(self, item: ItemRecord, parent: trace.Span) -> None:
+        """Add a span for a hedge that has just ended."""
         hedge = item.hedge
         if hedge is None:
             return
@@ -140,14 +140,14 @@ class BatchTracing(Instrument):
         span.end(hedge.finished_ns + self._offset_ns)
 
     def _rebase(self) -> None:
-        """The worker's context is another one than it was: build on that."""
+        """Derive the context of item spans from the worker's context, which has changed."""
         self._seen = self._base = get_current()
         if self._links is not None:
-            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root, with the baggage kept
+            self._base = trace.set_span_in_context(trace.INVALID_SPAN, self._seen)  # a root span that keeps the baggage
         self._values = dict(self._base)
 
     def batch_ended(self, batch: BatchRecord) -> None:
-        """Put the totals on the batch span, and end it."""
+        """Set the totals on the batch span and end it."""
         span = batch.span
         ok = batch.counts["ok"] + batch.counts["resumed"]
         span.set_attribute("flowrt.batch.items.ok", ok)
@@ -159,10 +159,10 @@ class BatchTracing(Instrument):
 
 
 class TracingInstrument(BatchTracing):
-    """Makes its spans through the API, so that any provider's sampler, processors and exporters see them.
+    """Makes spans through the API, so that any provider's sampler, processors and exporters see them.
 
-    What is the same for every item is made once: the context in which spans start, and all of the context in which the
-    node runs but for the span.
+    Everything that items share is made once per batch: the context in which their spans start, and the context in
+    which the node runs except for the span.
     """
 
     def __init__(self, shape: TraceShape = "auto") -> None:
@@ -174,7 +174,7 @@ class TracingInstrument(BatchTracing):
         if get_current() is not self._seen:
             self._rebase()
         attributes = {**self._common, "flowrt.item.index": item.index}
-        if self._prompt and item.status == "running":  # which costs less to say now than by a call at the end
+        if self._prompt and item.status == "running":  # an attribute at the start is cheaper than a call at the end
             attributes["flowrt.item.queue_wait"] = 0.0
         span = self._start_span(
             self._item_name,
@@ -185,7 +185,7 @@ class TracingInstrument(BatchTracing):
             item.pulled_ns + self._offset_ns,
         )
         context = span.get_span_context()
-        if context.trace_id:  # of a provider that is disabled, spans have none
+        if context.trace_id:  # 0 if the provider is disabled
             item.ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big")
         if not context.trace_flags.sampled:
             item.unkept = True
@@ -194,38 +194,38 @@ class TracingInstrument(BatchTracing):
         item.span = (span, attach(Context(values)))
 
     def attempt_started(self, item: ItemRecord) -> None:
-        """Make the item's span the current one again, where the next attempt runs."""
+        """Make the item's span the current one in the next attempt's context."""
         span, _ = item.span
         item.span = (span, attach(trace.set_span_in_context(span)))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """Leave the attempt's context, and tell of the attempt."""
+        """Leave the attempt's context and add the attempt's span."""
         span, token = item.span
         item.span = (span, None)
         detach(token)
-        self._tell_attempt(item, span)
+        self._add_attempt_span(item, span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
-        """Tell of the hedge."""
-        self._tell_hedge(item, item.span[0])
+        """Add the hedge's span."""
+        self._add_hedge_span(item, item.span[0])
 
     def item_finished(self, item: ItemRecord) -> None:
-        """Say on the span what became of the item, and end it."""
+        """Set the item's outcome on its span and end the span."""
         span, token = item.span
         item.span = None
-        # of one that does not end the context is still in use, in a task that nobody waits for
+        # The context of an uncancellable item stays in use: its task was abandoned and still runs in it.
         if token is not None and not item.uncancellable:
             detach(token)
         if span.is_recording():
             attempts, started_ns = item.attempts, item.started_ns
             if attempts > 1:
-                self._tell_attempt(item, span)
+                self._add_attempt_span(item, span)
                 span.set_attribute("flowrt.item.attempts", attempts)
             if not self._prompt:
                 wait_ns = started_ns - item.pulled_ns if attempts < 2 and started_ns else item.queue_wait_ns
                 if wait_ns >= 0:
                     span.set_attribute("flowrt.item.queue_wait", wait_ns / 1e9)
-            if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # nearly every item has none of those
+            if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # skips the property for nearly every item
                 span.set_attribute("flowrt.item.held", item.stalled_ns / 1e9)
             if item.status != "ok" and item.status != "resumed":
                 set_failed(span, item)
@@ -234,17 +234,17 @@ class TracingInstrument(BatchTracing):
 
 
 def span_of(item: ItemRecord) -> trace.Span | None:
-    """The item's span, if it has one that still records."""
+    """The item's span if it is recording, else None."""
     span: Any = item.span[0] if isinstance(item.span, tuple) else item.span
     return span if isinstance(span, trace.Span) and span.is_recording() else None
 
 
 def set_failed(span: trace.Span, item: ItemRecord) -> None:
-    """Say on a span why its item failed."""
+    """Set an item's error on a span: `error.type`, the status and the exception event."""
     span.set_attribute("error.type", clean(item.error_type or "unknown"))
     span.set_status(Status(StatusCode.ERROR, clean(item.error or "")))
     if item.exception is not None:
         try:
             span.record_exception(item.exception)
-        except Exception:  # an exception whose own methods raise: its type and message are on the span already
+        except Exception:  # an exception whose methods raise: its type and message are on the span already
             span.add_event("exception", {"exception.type": clean(item.error_type or "unknown")})

@@ -1,4 +1,4 @@
-"""The item spans of a provider of our own: made once, sampled once where that can be, handed over without a lock."""
+"""Tracing instrument of the Runtime's provider: makes item spans itself and hands them over without a lock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current, reset
-from flowrt.telemetry.tracing.ids import draw, make_ids, numbers_of, stock
+from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
 from flowrt.telemetry.tracing.instrument import BatchTracing, set_failed
 from flowrt.telemetry.tracing.otlp_encoding import template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
@@ -23,10 +23,10 @@ from flowrt.telemetry.tracing.tail_sampling import SpanBuffer, is_wanted
 
 __all__ = ["NativeTracingInstrument"]
 
-_pop_ids: Final = stock.pop
-_LOOK_EVERY: Final = 16  # plain spans are handed over before anybody looks whether there is room for them
+_pop_ids: Final = id_pool.pop
+_CHECK_EVERY: Final = 16  # plain spans are appended first; the pipeline checks its limit after this many
 _PARENT_BASED: Final = (ParentBased, ParentBasedTraceIdRatio)
-_LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a sampler by ratio takes this trace, if it takes any
+_LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a ratio sampler takes this trace if it takes any
 _HIGHEST_IDS: Final = b"\xff" * 16 + b"\1" * 8
 _ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
 _CHILDREN_ALIKE: Final = re.compile(
@@ -35,7 +35,7 @@ _CHILDREN_ALIKE: Final = re.compile(
 
 
 def _detach(span: ItemSpan) -> None:
-    """Let what was current before the span be so again."""
+    """Restore the context from before the span."""
     token, span.token = span.token, None
     if token is not None:
         try:
@@ -45,44 +45,46 @@ def _detach(span: ItemSpan) -> None:
 
 
 class NativeTracingInstrument(BatchTracing):
-    """Makes a batch's item spans itself and hands them to the provider's exporter.
+    """Makes the item spans of one batch as `ItemSpan` and hands them to the provider's target.
+
+    If the sampler decides alike for all items, it is called once per batch.
 
     Args:
-        provider: The runtime's own; it has no span processor but the runtime's.
-        shape: How items hang together with the batch span.
-        tail: Which of the sampler's choice to keep.
+        provider: The Runtime's provider, without further span processors.
+        shape: Relation of the item spans to the batch span.
+        tail: Tail sampling policy for the spans that the sampler chose.
 
     Attributes:
-        unsampled: How many item spans were not wanted, at their start or at their end.
+        unsampled: Number of item spans that the sampler or the tail sampling discarded.
     """
 
     def __init__(self, provider: RuntimeProvider, shape: TraceShape = "auto", tail: TailSampling | None = None) -> None:
         super().__init__(shape)
         self.unsampled = 0
         self._tail = tail
-        self._held: SpanBuffer | None = None
-        self._outer: SpanBuffer | None = None  # where the batch itself stands under an item whose end is waited for
+        self._buffer: SpanBuffer | None = None
+        self._outer_buffer: SpanBuffer | None = None  # the enclosing item's buffer, if the batch runs inside an item
         self._provider = provider
-        self._target: Any = None  # what takes plain spans, where there is something that does
-        self._any_ids = False  # whether those of the stock will do
-        self._holds = False
+        self._target: Any = None  # the pipeline, if it takes plain spans
+        self._any_ids = False  # True if ids may come from the pool: no custom generator, no given trace id
+        self._buffers_spans = False
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
-        self._frame: SpanFrame | None = None  # of every item, where the sampler decides once
-        self._by_ratio: tuple[int, SpanFrame, SpanFrame] | None = None  # of ids below a bound, and of the others
+        self._frame: SpanFrame | None = None  # for every item, if the sampler decides alike for all
+        self._by_ratio: tuple[int, SpanFrame, SpanFrame] | None = None  # bound; frames for ids below it and for others
         self._parent: SpanContext | None = None
-        self._trace_id = 0  # of every item, where they are the batch span's children
+        self._trace_id = 0  # of every item, if items are the batch span's children
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """Start the batch span, and ask the sampler about all items at once where it decides for all alike."""
+        """Start the batch span, and call the sampler once if it decides alike for all items."""
         super().batch_started(batch)
         if self._tail is not None:
-            held = self._provider.held
-            if held is None:
-                held = self._provider.held = SpanBuffer(self._tail.most_spans)
-            held.most_spans = max(held.most_spans, self._tail.most_spans)
-            self._held = held
+            buffer = self._provider.span_buffer
+            if buffer is None:
+                buffer = self._provider.span_buffer = SpanBuffer(self._tail.most_spans)
+            buffer.most_spans = max(buffer.most_spans, self._tail.most_spans)
+            self._buffer = buffer
         elif self._links is None:
-            self._outer = self._provider.held
+            self._outer_buffer = self._provider.span_buffer
         parent: SpanContext | None = batch.span.get_span_context()
         if self._links is None and parent is not None:
             self._trace_id = parent.trace_id
@@ -90,7 +92,7 @@ class NativeTracingInstrument(BatchTracing):
             parent = None
         self._parent = parent
         self._any_ids = type(self._provider.id_generator) is RandomIdGenerator and not self._trace_id
-        self._holds = self._held is not None or self._outer is not None
+        self._buffers_spans = self._buffer is not None or self._outer_buffer is not None
         self._target = self._provider.plain_target
         self._rebase()
         if self._decides_once():
@@ -99,13 +101,13 @@ class NativeTracingInstrument(BatchTracing):
             self._by_ratio = bound, self._ask(_LOWEST_IDS, 0), self._ask(_HIGHEST_IDS, 0)
 
     def item_started(self, item: ItemRecord) -> None:
-        """Make the item's span and make it the current one for the node."""
+        """Make the item's span and make it the current one in the node's context."""
         if get_current() is not self._seen:
             self._rebase()
         try:
             ids = _pop_ids() if self._any_ids else self._new_ids()
         except IndexError:
-            ids = draw()
+            ids = refill_ids()
         frame = self._frame
         if frame is None:
             if (by_ratio := self._by_ratio) is None:
@@ -114,76 +116,76 @@ class NativeTracingInstrument(BatchTracing):
                 frame = by_ratio[1] if int.from_bytes(ids[8:16], "big") < by_ratio[0] else by_ratio[2]
         item.ids = ids
         item.span = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
-        if self._holds:
-            self._hold(ids)
+        if self._buffers_spans:
+            self._open_buffer(ids)
         values = self._values
         values[SPAN_KEY] = span
         span.token = attach(Context(values))
 
     def attempt_started(self, item: ItemRecord) -> None:
-        """Make the item's span the current one again, where the next attempt runs."""
+        """Make the item's span the current one in the next attempt's context."""
         if get_current() is not self._seen:
             self._rebase()
         span: ItemSpan = item.span
         span.token = attach(trace.set_span_in_context(span, self._base))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """Leave the attempt's context, and tell of the attempt."""
+        """Leave the attempt's context and add the attempt's span."""
         span: ItemSpan = item.span
         _detach(span)
-        self._tell_attempt(item, span)
+        self._add_attempt_span(item, span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
-        """Tell of the hedge."""
+        """Add the hedge's span."""
         span: ItemSpan = item.span
         if span.frame.recording:
-            self._tell_hedge(item, span)
+            self._add_hedge_span(item, span)
 
     def item_finished(self, item: ItemRecord) -> None:
-        """End the item's span and hand it over."""
+        """End the item's span and hand it over. Nearly every item takes the fast path."""
         span: ItemSpan = item.span
         item.span = None
         frame = span.frame
         if (
-            item.status == "ok" and item.attempts == 1 and span.additions is None and frame.swift
-        ):  # nearly every one; of those that the node has ended itself, none
+            item.status == "ok" and item.attempts == 1 and span.additions is None and frame.fast_path
+        ):  # a span that the node ended itself has additions
             _detach(span)
             start_ns, append = span.start_ns, frame.append
             span.end_ns = end_ns = item.finished_ns
             wait_ns = item.started_ns - start_ns
-            held_ns = 0 if item._sparse is None else item.stalled_ns  # noqa: SLF001  # nothing seldom has come to it
+            delayed_ns = 0 if item._sparse is None else item.stalled_ns  # noqa: SLF001  # skips the property
             self.ended = ended = self.ended + 1
             if append is not None:
-                append((frame.template, span.ids, span.index, start_ns, end_ns, wait_ns, held_ns))
-                if not ended % _LOOK_EVERY:
-                    self._target.look(_LOOK_EVERY)
+                append((frame.template, span.ids, span.index, start_ns, end_ns, wait_ns, delayed_ns))
+                if not ended % _CHECK_EVERY:
+                    self._target.check_backlog(_CHECK_EVERY)
                 return
-            if held_ns:
-                span.held_ns = held_ns
+            if delayed_ns:
+                span.delayed_ns = delayed_ns
             span.wait_ns, span.attempts = wait_ns, 1
             frame.hand_over(span)
             return
-        if item.uncancellable:  # its context is still in use, in a task that nobody waits for
+        if item.uncancellable:  # its task was abandoned and still runs in the span's context
             span.token = None
         _detach(span)
-        if span.end_ns:  # by the node, which handed it over
+        if span.end_ns:  # the node ended the span, which handed it over
             if not frame.sampled:
                 item.unkept = True
                 self.unsampled += 1
             self._end()
-            if self._held is not None:
-                self._let_go(item, self._held, wanted=frame.sampled or self._wants(item))
+            if self._buffer is not None:
+                self._release_buffered(item, self._buffer, wanted=frame.sampled or self._wants(item))
             return
         span.attempts = attempts = item.attempts
-        if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # as above
-            span.held_ns = item.stalled_ns
+        if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # skips the property
+            span.delayed_ns = item.stalled_ns
         started_ns = item.started_ns
         if attempts < 2 and started_ns:
             span.wait_ns = started_ns - item.pulled_ns
         else:
             span.wait_ns = item.queue_wait_ns
             if attempts > 1 and frame.recording:
-                self._tell_attempt(item, span)
+                self._add_attempt_span(item, span)
         state = item.status
         if state != "ok" and state != "resumed" and frame.recording:
             span.complete()
@@ -192,11 +194,11 @@ class NativeTracingInstrument(BatchTracing):
             span.complete()
         span.end_ns = item.finished_ns
         wanted = True
-        if self._held is not None:
+        if self._buffer is not None:
             wanted = self._wants(item)
-            self._let_go(item, self._held, wanted=wanted)
+            self._release_buffered(item, self._buffer, wanted=wanted)
         if wanted and frame.sampled:
-            if self._outer is None or not self._outer.take(numbers_of(item.ids)[1], span):
+            if self._outer_buffer is None or not self._outer_buffer.take(ids_to_ints(item.ids)[1], span):
                 frame.hand_over(span)
         else:
             item.unkept = True
@@ -204,42 +206,48 @@ class NativeTracingInstrument(BatchTracing):
         self._end()
 
     def batch_ended(self, batch: BatchRecord) -> None:
-        """End the batch span, after the last of the items'."""
+        """End the batch span after the last item span."""
         if self._target is not None:
-            self._target.look(_LOOK_EVERY)
+            self._target.check_backlog(_CHECK_EVERY)
         super().batch_ended(batch)
 
     # -- within -----------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """A span that is not plain has ended: look after as many as if it were, for it may stand where those look."""
+        """Count an ended span that is not plain.
+
+        It may take the place at which the fast path would check the backlog, so the check is made here too.
+        """
         self.ended = ended = self.ended + 1
-        if self._target is not None and not ended % _LOOK_EVERY:
-            self._target.look(_LOOK_EVERY)
+        if self._target is not None and not ended % _CHECK_EVERY:
+            self._target.check_backlog(_CHECK_EVERY)
 
     def _wants(self, item: ItemRecord) -> bool:
         return self._tail is not None and is_wanted(item, self._tail)
 
-    def _let_go(self, item: ItemRecord, held: SpanBuffer, *, wanted: bool) -> None:
-        """Hand over what stands under the item's span, or forget it."""
-        for span in held.close(numbers_of(item.ids)[1]):
+    def _release_buffered(self, item: ItemRecord, buffer: SpanBuffer, *, wanted: bool) -> None:
+        """Hand over the spans under the item's span, or discard them."""
+        for span in buffer.close(ids_to_ints(item.ids)[1]):
             if wanted:
                 self._provider.hand_over(span)
 
-    def _hold(self, ids: bytes) -> None:
-        """An item has begun for whose end other spans wait."""
-        _, span_id = numbers_of(ids)
-        if self._held is not None:
-            self._held.open(span_id)
-        elif self._outer is not None and self._parent is not None:
-            self._outer.start(span_id, self._parent.span_id)
+    def _open_buffer(self, ids: bytes) -> None:
+        """Start buffering the spans under an item that has just started."""
+        _, span_id = ids_to_ints(ids)
+        if self._buffer is not None:
+            self._buffer.open(span_id)
+        elif self._outer_buffer is not None and self._parent is not None:
+            self._outer_buffer.start(span_id, self._parent.span_id)
 
     def _new_ids(self) -> bytes:
         generator = self._provider.id_generator
         return make_ids(self._trace_id or generator.generate_trace_id(), generator.generate_span_id())
 
     def _decides_once(self) -> bool:
-        """Whether the sampler says the same of every item: it may look at the trace's id, which roots do not share."""
+        """True if the sampler is known to decide alike for all items.
+
+        A ratio sampler decides by the trace id, which differs between root spans.
+        """
         sampler = self._provider.sampler
         if type(sampler) in _PARENT_BASED:
             alike = _CHILDREN_ALIKE if self._links is None else _ROOTS_ALIKE
@@ -247,7 +255,7 @@ class NativeTracingInstrument(BatchTracing):
         return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and self._links is None)
 
     def _bound_of_ids(self) -> int | None:
-        """The bound of the SDK's own sampler by ratio, which looks at a root's trace id alone: its lower 64 bits."""
+        """Bound of the SDK's ratio sampler, which samples root spans if the trace id's lower 64 bits are below it."""
         if self._links is None:
             return None
         sampler: Any = self._provider.sampler
@@ -255,21 +263,21 @@ class NativeTracingInstrument(BatchTracing):
         return root.bound if type(root) is TraceIdRatioBased else None
 
     def _ask(self, ids: bytes, index: int) -> SpanFrame:
-        """The frame for what the sampler says of one item."""
+        """Call the sampler for one item and return the frame for its decision."""
         own = (
             {"flowrt.item.index": index, "flowrt.item.queue_wait": 0.0}
             if self._prompt
             else {"flowrt.item.index": index}
         )
         result = self._provider.sampler.should_sample(
-            self._base, numbers_of(ids)[0], self._item_name, SpanKind.INTERNAL, self._common | own, self._links
+            self._base, ids_to_ints(ids)[0], self._item_name, SpanKind.INTERNAL, self._common | own, self._links
         )
-        # a sampler may add attributes of its own, which then come before those in no order that anybody sees
+        # The sampler's own attributes go into the frame, before the item's: no reader depends on their order.
         added = {key: value for key, value in (result.attributes or {}).items() if key not in own}
         key = (result.decision, result.trace_state, tuple(added.items()))
         try:
             return self._frames[key]
-        except (KeyError, TypeError):  # not seen before, or an attribute that is a list
+        except (KeyError, TypeError):  # a new decision, or one with an attribute that is a list
             pass
         frame = self._make_frame(result.decision, result.trace_state, added)
         try:
@@ -302,7 +310,7 @@ class NativeTracingInstrument(BatchTracing):
             hand_over=provider.hand_over,
             prompt=self._prompt,
         )
-        frame.swift = frame.sampled and not self._holds
-        if frame.swift and self._target is not None and template_of(frame).takes_plain:
+        frame.fast_path = frame.sampled and not self._buffers_spans
+        if frame.fast_path and self._target is not None and template_of(frame).takes_plain:
             frame.append = self._target.append
         return frame

@@ -1,9 +1,9 @@
-"""Spans as OTLP protobuf, written straight into bytes.
+"""OTLP protobuf encoder that writes spans straight into bytes.
 
 The fields and their numbers are those of opentelemetry-proto's `trace/v1/trace.proto` and `common/v1/common.proto`.
-An item span to which nothing was added is all constants but for its ids, times and index: what is constant is encoded
-once per batch, and one `struct.pack` writes the whole span. What waits for export is not the span but the few values
-that are its own, as a `PlainSpan`; many are encoded at once, in one loop, which is cheaper than one by one.
+An item span without additions consists of constants, except for its ids, times and index. The constants are encoded
+once per batch, and one `struct.pack` writes the whole span. The export queue holds only the values that differ, as a
+`PlainSpan`, and one loop encodes many of them, which is cheaper than one call per span.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["PlainSpan", "Template", "encode_spans", "template_of"]
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
 
 PlainSpan = tuple["Template", bytes, int, int, int, int, int]
-"""An ended span to which nothing was added: its batch's template, ids, index, start, end, how long its item waited for
-its first attempt, and how long it was held up; times in nanoseconds by the batch's clock."""
+"""Ended span without additions: its batch's template, ids, index, start, end, the item's queue wait, and the time for
+which stalls delayed it. Times are in nanoseconds on the batch's clock."""
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _KIND_INTERNAL: Final = 1  # SPAN_KIND_INTERNAL
@@ -41,16 +41,16 @@ _INT64: Final = range(-(1 << 63), 1 << 63)
 _TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
 _START_KEY: Final = 0x39  # field 7, of 64 bits
 _END_KEY: Final = 0x41  # field 8, of 64 bits
-_MOST_BLOCKS: Final = 1_024
+_MAX_BLOCKS: Final = 1_024
 _pack_double: Final = struct.Struct("<d").pack
 
 
 def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
-    """One ExportTraceServiceRequest.
+    """Encode spans as one ExportTraceServiceRequest.
 
     Args:
-        spans: Item spans, plain ones among them as what is left of them, and the SDK's own, mixed.
-        encode_others: Encodes the SDK's own as a request; requests joined are a request.
+        spans: Item spans, plain spans and SDK spans, mixed.
+        encode_others: Encodes SDK spans as a request; concatenated requests are a valid request.
     """
     others: list[ReadableSpan] = []
     plain: dict[Template, list[PlainSpan]] = {}
@@ -87,27 +87,27 @@ def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
 
 
 class Envelope:
-    """What spans of one origin are sent in, encoded.
+    """Encoded resource and scope that enclose the spans of one origin.
 
     Args:
-        resource: What their provider describes.
-        scope: The tracer that they come from.
+        resource: The provider's resource.
+        scope: The tracer's instrumentation scope.
     """
 
     def __init__(self, resource: Resource, scope: InstrumentationScope) -> None:
         self.origin = id(resource), id(scope)
-        self._of = resource, scope  # kept, so that nothing else has their ids
+        self._of = resource, scope  # a reference keeps other objects from getting the same `id()`
         self._scope_head = _message(1, _scope(scope))
         self._scope_tail = _text(3, scope.schema_url)
         self._resource_head = _message(1, _attributes(1, resource.attributes))
         self._resource_tail = _text(3, resource.schema_url)
 
     def enclose(self, spans: list[bytes], parts: list[bytes]) -> None:
-        """The request's field `resource_spans`, with one scope, in pieces: joined once, they are copied once.
+        """Append the request's field `resource_spans` with one scope, in parts: a single join copies them once.
 
         Args:
-            spans: Each the scope's field `spans`.
-            parts: Where the pieces are added.
+            spans: Encoded spans, each as the scope's field `spans`.
+            parts: List that the parts are appended to.
         """
         scope_size = len(self._scope_head) + sum(map(len, spans)) + len(self._scope_tail)
         before_scope = _key(2, _LENGTH) + _varint(scope_size)
@@ -118,7 +118,7 @@ class Envelope:
 
 
 def template_of(frame: SpanFrame) -> Template:
-    """The frame's own, made when it is first asked for."""
+    """The frame's template, made at the first call."""
     if frame.template is None:
         frame.template = Template(frame)
     template: Template = frame.template
@@ -126,15 +126,15 @@ def template_of(frame: SpanFrame) -> Template:
 
 
 class Template:
-    """A batch's constants, encoded.
+    """Encoded constants of a batch's spans.
 
     Args:
-        frame: The batch's.
+        frame: The batch's frame.
 
     Attributes:
-        envelope: What its spans are sent in.
-        takes_plain: Whether a span to which nothing was added is within the limits.
-        encode_plain: Encodes such spans and adds each to a list, as the scope's field `spans`.
+        envelope: Envelope of the spans.
+        takes_plain: True if a span without additions is within the span limits.
+        encode_plain: Encodes plain spans and appends each to a list, as the scope's field `spans`.
     """
 
     def __init__(self, frame: SpanFrame) -> None:
@@ -143,7 +143,7 @@ class Template:
         self._parent = b"" if frame.parent is None else _bytes(4, frame.parent.span_id.to_bytes(8, "big"))
         self._state = _text(3, _trace_state(frame.trace_state))
         self._flags = _key(16, _FIXED32) + struct.pack("<I", _flags(frame.parent))
-        # the attributes' bound: with a tiny one even the constants do not fit, and the slow way knows what goes
+        # With a tiny limit even the constants do not fit; then `complete` applies the limits to each span.
         limits = frame.limits
         fits = limits.max_span_attributes is None or limits.max_span_attributes >= len(frame.attributes) + 3
         short = limits.max_span_attribute_length
@@ -153,7 +153,7 @@ class Template:
         self.encode_plain = self._plain_encoder(frame)
 
     def encode(self, span: ItemSpan) -> bytes:
-        """The scope's field `spans`."""
+        """Encode an item span as the scope's field `spans`."""
         additions = span.additions
         if additions is not None:
             return self._encode_whole(span, additions)
@@ -161,15 +161,16 @@ class Template:
             return self._encode_whole(span, span.complete())
         encoded: list[bytes] = []
         self.encode_plain(
-            [(self, span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.held_ns)], encoded
+            [(self, span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.delayed_ns)], encoded
         )
         return encoded[0]
 
     def _plain_encoder(self, frame: SpanFrame) -> Callable[[Iterable[PlainSpan], list[bytes]], None]:
-        """A closure: its variables are reached faster than an object's.
+        """Make the encoder of plain spans: a closure, since its variables are faster to reach than attributes.
 
-        Fields may come in any order, so that the constants are two pieces: one up to the index's lowest 7 bits, and one
-        from there, through its other bits, which change every 128 items, to the queue wait, which is 0 for nearly all.
+        Protobuf fields may come in any order. The constants therefore form two pieces: one up to the lowest 7 bits of
+        the index, and one from there to the queue wait, which is 0 for nearly every item. The second contains the
+        other bits of the index, so it changes every 128 items.
         """
         head = b"".join(
             (
@@ -184,7 +185,7 @@ class Template:
             )
         )
         wait = _message(9, _text(1, "flowrt.item.queue_wait") + _message(2, _key(4, _FIXED64) + bytes(8)))
-        held_key = _message(9, _text(1, "flowrt.item.held") + _message(2, _key(4, _FIXED64) + bytes(8)))[:-8]
+        delayed_key = _message(9, _text(1, "flowrt.item.held") + _message(2, _key(4, _FIXED64) + bytes(8)))[:-8]
         offset_ns = self._offset_ns
         blocks: dict[int, tuple[Callable[..., bytes], int, bytes, bytes]] = {}
 
@@ -197,28 +198,28 @@ class Template:
             tail = more + wait + _TRACE_ID_KEY
             size = len(before) + 1 + len(tail) + 26 + 9 + 9
             before = _key(2, _LENGTH) + _varint(size) + before
-            if len(blocks) >= _MOST_BLOCKS:
+            if len(blocks) >= _MAX_BLOCKS:
                 blocks.clear()
             pack = struct.Struct(f"<{len(before)}sB{len(tail)}s26sBQBQ").pack
-            lowest = (number << 7) - (0x80 if number else 0)  # the byte says that others follow
+            lowest = (number << 7) - (0x80 if number else 0)  # the varint's continuation bit is set
             block = blocks[number] = pack, lowest, before, tail
             return block
 
         def encode_all(spans: Iterable[PlainSpan], encoded: list[bytes]) -> None:
             add, block_of = encoded.append, blocks.get
-            for _, ids, index, start_ns, end_ns, wait_ns, held_ns in spans:
+            for _, ids, index, start_ns, end_ns, wait_ns, delayed_ns in spans:
                 pack, lowest, before, tail = block_of(index >> 7) or add_block(index >> 7)
                 if wait_ns:
                     tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
                 span = pack(
                     before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
                 )
-                add(_with(span, held_key + _pack_double(held_ns / 1e9)) if held_ns else span)
+                add(_with(span, delayed_key + _pack_double(delayed_ns / 1e9)) if delayed_ns else span)
 
         return encode_all
 
     def _encode_whole(self, span: ItemSpan, additions: Additions) -> bytes:
-        """A span to which something was added."""
+        """Encode a span with additions."""
         ids = span.ids
         attributes, events, links = additions.attributes, additions.events, additions.links
         return _message(
@@ -247,7 +248,7 @@ class Template:
 
 
 def _with(span: bytes, more: bytes) -> bytes:
-    """An encoded span with one more field."""
+    """Append one field to an encoded span."""
     start = 2
     while span[start - 1] & 0x80:  # past the key and the length
         start += 1
@@ -298,7 +299,7 @@ def _trace_state(state: TraceState | None) -> str:
 
 
 def _attributes(field: int, attributes: Mapping[str, Any] | None) -> bytes:
-    """Each as a KeyValue; one that no format can hold is left out."""
+    """Each attribute as a KeyValue. Values that OTLP cannot represent are left out."""
     parts = []
     for key, value in (attributes or {}).items():
         try:
@@ -331,7 +332,7 @@ def _value(value: Any) -> bytes:
     raise TypeError(f"{type(value).__name__} is no attribute value")
 
 
-# -- protobuf's own ------------------------------------------------------------------------------------------------
+# -- protobuf primitives -------------------------------------------------------------------------------------------
 
 
 def _varint(value: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Sets up a tracer provider for a process that has none; an existing provider stays as it is."""
+"""Installs a tracer provider in a process that has none. It leaves an existing provider alone."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _log = logging.getLogger("flowrt.setup")
 
 
 class TraceSetup:
-    """A tracer provider for a process that has none, with export where an endpoint is named.
+    """Tracing of a process: installs a provider if there is none, and exports spans if an endpoint is named.
 
-    The standard variables hold (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`,
-    `OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_*`, `OTEL_BSP_*`, `OTEL_SDK_DISABLED`); arguments win over them.
+    It reads the standard variables (`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`,
+    `OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_*`, `OTEL_BSP_*`, `OTEL_SDK_DISABLED`). Arguments win over them.
 
     Args:
         service_name: The resource's `service.name`.
-        otlp_endpoint: The collector's base URL; `/v1/traces` is added.
+        otlp_endpoint: The collector's base URL; `/v1/traces` is appended.
 
     Attributes:
-        pipeline: What exports finished spans, or None where nothing is exported.
+        pipeline: The pipeline that exports finished spans, or None if none are exported.
 
     Raises:
-        MissingExtraError: There is an endpoint, and the exporter for it is not installed.
+        MissingExtraError: There is an endpoint, but the exporter for it is not installed.
         ValueError: The endpoint is not an http or https URL.
     """
 
@@ -57,8 +57,8 @@ class TraceSetup:
         if not _ours and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             if otlp_endpoint is not None:
                 _log.warning(
-                    "otlp_endpoint=%r is not used: this process has a tracer provider of its own; add an exporter to "
-                    "that one, or leave it to flowrt to make one",
+                    "otlp_endpoint=%r is ignored: this process has a tracer provider already; add an exporter to that "
+                    "provider, or set none, so that flowrt installs its own",
                     loggable(otlp_endpoint),
                 )
             return None
@@ -70,10 +70,10 @@ class TraceSetup:
         return pipeline
 
     def close(self, timeout_s: float) -> None:
-        """Export what waits, as far as there is time, and if nobody else does, stop exporting. Later calls do nothing.
+        """Export the waiting spans. The last user of the pipeline closes it. Later calls do nothing.
 
         Args:
-            timeout_s: How long to wait for the collector at most, in seconds.
+            timeout_s: Longest wait for the collector, in seconds.
         """
         pipeline = self.pipeline
         if pipeline is None:
@@ -82,7 +82,7 @@ class TraceSetup:
             others = _users.pop(pipeline, 0) - 1
             if others > 0:
                 _users[pipeline] = others
-                self.pipeline = None  # the last one tells of it
+                self.pipeline = None  # the last user reports the counts
         if others > 0:
             pipeline.force_flush(round(timeout_s * 1_000))
         elif others == 0:
@@ -91,7 +91,7 @@ class TraceSetup:
                 _ours[0].target = METRICS.pipeline = None
 
     def report(self) -> None:
-        """Log what was lost, and what cannot be accounted for, if anything."""
+        """Log the dropped spans and any mismatch between the pipeline's counts."""
         pipeline = self.pipeline
         if pipeline is None:
             return
@@ -106,32 +106,32 @@ class TraceSetup:
             )
 
 
-_ours: Final[list[RuntimeProvider]] = []  # at most one
-_users: Final[dict[SpanPipeline, int]] = {}  # how many runtimes export through it
+_ours: Final[list[RuntimeProvider]] = []  # the provider that flowrt installed, if any
+_users: Final[dict[SpanPipeline, int]] = {}  # number of runtimes that export through a pipeline
 _sharing: Final = threading.Lock()
 
 
 def _running() -> SpanPipeline | None:
-    """What another runtime of this process exports through."""
+    """The pipeline of another Runtime in this process, or None."""
     return next((each for each in _users if _ours and each is _ours[0].target), None)
 
 
 def _resource(service_name: str | None) -> Resource:
-    """What the process's own provider describes."""
+    """The resource of the installed provider, or a new one."""
     if not _ours:
         return Resource.create({} if service_name is None else {"service.name": service_name})
     resource = _ours[0].resource
     running = resource.attributes.get("service.name")
     if service_name is not None and service_name != running:
-        _log.warning("service_name=%r is not used: this process traces as %r already", service_name, running)
+        _log.warning("service_name=%r is ignored: this process already traces as %r", service_name, running)
     return resource
 
 
 def make_provider(resource: Resource) -> RuntimeProvider:
-    """Make a provider whose item spans are made by flowrt itself.
+    """Make a provider whose item spans flowrt makes itself.
 
     Args:
-        resource: What the provider describes.
+        resource: The provider's resource.
     """
     return RuntimeProvider(resource, NativeTracingInstrument)
 
@@ -155,7 +155,9 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
         if wanted == "none" or not (named or wanted == "otlp"):
             return None
         if wanted not in ("", "otlp"):
-            _log.warning("OTEL_TRACES_EXPORTER=%s is not supported: use otlp, console or none; spans stay here", wanted)
+            _log.warning(
+                "OTEL_TRACES_EXPORTER=%s is not supported: no spans are exported; use otlp, console or none", wanted
+            )
             return None
     elif not isinstance(otlp_endpoint, str) or ("://" not in otlp_endpoint and not _over_grpc()):
         raise ValueError(
@@ -193,7 +195,7 @@ def _pipeline_settings() -> Mapping[str, Any]:
         if text.isdecimal() and int(text) > 0:
             settings[setting] = int(text) if unit == 1 else int(text) / unit
         elif text:
-            _log.warning("%s=%r is not a positive integer: the default is used", variable, text)
+            _log.warning("%s=%r is not a positive integer: using the default", variable, text)
     return settings
 
 

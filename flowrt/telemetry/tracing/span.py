@@ -1,7 +1,7 @@
-"""The item span: an OpenTelemetry span that costs a fraction of the SDK's and says the same.
+"""Item span: an OpenTelemetry span that costs a fraction of the SDK's and exports the same data.
 
-What all items of a batch have in common is kept once, in a `SpanFrame`. What nearly no item has (attributes, events,
-links and a status of its own) is kept in `Additions`, made when somebody first adds something.
+Data that the items of a batch share is kept once, in a `SpanFrame`. Data that few items have (attributes, events, links
+and a status of their own) is kept in `Additions`, made at the first addition.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from flowrt._version import __version__
-from flowrt.telemetry.tracing.ids import numbers_of
+from flowrt.telemetry.tracing.ids import ids_to_ints
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -33,40 +33,41 @@ if TYPE_CHECKING:
 __all__ = ["SCOPE", "Additions", "ItemSpan", "SpanFrame"]
 
 SCOPE: Final = InstrumentationScope("flowrt", __version__)
-"""The tracer that item spans come from."""
+"""Instrumentation scope of the item spans."""
 
 _log = logging.getLogger("flowrt.tracing")
 _UNSET: Final = Status(StatusCode.UNSET)
-_adding = threading.Lock()  # for the first addition to a span, which code in a worker thread may make
+_adding = threading.Lock()  # guards the first addition to a span, which worker threads may make concurrently
 
 
 class SpanFrame:
-    """What the item spans of a batch have in common.
+    """Data that the item spans of a batch share.
 
     Args:
-        name: Their name.
-        resource: What the provider describes.
-        scope: The tracer that they come from.
+        name: Span name.
+        resource: The provider's resource.
+        scope: Instrumentation scope.
         limits: The provider's span limits.
-        attributes: What every one has, before its index.
-        links: What every one links to.
-        parent: The batch span's context, where they are its children.
-        flags: Their trace flags.
-        trace_state: What the sampler gave.
-        recording: Whether the sampler wants them recorded.
-        offset_ns: Nanoseconds from the batch's clock to 1970.
-        prompt: Whether an item that starts does so at once, so that its queue wait is known from the beginning.
+        attributes: Attributes of every span; the index follows them.
+        links: Links of every span.
+        parent: The batch span's context, if the items are its children.
+        flags: Trace flags.
+        trace_state: Trace state from the sampler.
+        recording: True if the sampler wants the spans recorded.
+        offset_ns: Difference between Unix time and the batch's clock, in nanoseconds.
+        prompt: True if items start at once, so that their queue wait is known from the beginning.
         hand_over: Takes every sampled span that has ended.
 
     Attributes:
-        swift: Whether `hand_over` takes every span that has ended, with nothing else to decide.
-        template: The encoder's own handle.
-        append: Takes a `PlainSpan` for a span that is one; None where that is not wanted.
+        fast_path: True if every ended span goes straight to `hand_over`.
+        template: The encoder's template, made on demand.
+        append: Takes a `PlainSpan` in place of a span without additions; None if the target does not.
     """
 
     __slots__ = (
         "append",
         "attributes",
+        "fast_path",
         "flags",
         "hand_over",
         "limits",
@@ -79,7 +80,6 @@ class SpanFrame:
         "resource",
         "sampled",
         "scope",
-        "swift",
         "template",
         "trace_state",
     )
@@ -115,13 +115,13 @@ class SpanFrame:
         self.offset_ns = offset_ns
         self.hand_over = hand_over
         self.prompt = prompt
-        self.swift = False
+        self.fast_path = False
         self.template: Any = None
         self.append: Callable[[Any], None] | None = None
 
 
 class Additions:
-    """What somebody added to a span, within the limits."""
+    """Data that was added to a span, within the span limits."""
 
     __slots__ = ("attributes", "events", "links", "name", "status")
 
@@ -130,7 +130,7 @@ class Additions:
         limits = frame.limits
         self.name = frame.name
         attributes = {**frame.attributes, "flowrt.item.index": span.index}
-        if frame.prompt and getattr(span, "wait_ns", 0) >= 0:  # before the end it is not set
+        if frame.prompt and getattr(span, "wait_ns", 0) >= 0:  # not set before the end
             attributes["flowrt.item.queue_wait"] = 0.0
         self.attributes = BoundedAttributes(
             limits.max_span_attributes,
@@ -144,30 +144,30 @@ class Additions:
 
 
 class ItemSpan(trace.Span):
-    """One item's span, recording from the moment it is made.
+    """Span of one item.
 
-    Reading it (`name`, `attributes`, `events`, `links`, `status`, `kind`, `parent`, `resource`, `start_time`,
-    `end_time`, `context`) works as with the SDK's own.
+    Its attributes (`name`, `attributes`, `events`, `links`, `status`, `kind`, `parent`, `resource`, `start_time`,
+    `end_time`, `context`) can be read as those of an SDK span.
 
     Args:
-        frame: What it has in common with the batch's others.
-        ids: As `ids.py` makes them: the trace id in the first 16 bytes, the span id in the last 8.
-        index: The item's place in the input.
-        start_ns: When it started, by the batch's clock.
+        frame: Data shared with the batch's other spans.
+        ids: Ids as `ids.py` encodes them: the trace id in the first 16 bytes, the span id in the last 8.
+        index: The item's index in the input.
+        start_ns: Start time on the batch's clock.
 
     Attributes:
-        end_ns: When it ended by that clock, or 0.
-        wait_ns: How long the item waited for its first attempt, or -1 where it never had one.
-        held_ns: How long it had been held up after the last stall that it was in; 0 where it was in none.
-        attempts: How many attempts there were.
-        token: Of the context in which the span is the current one.
+        end_ns: End time on the batch's clock, or 0.
+        wait_ns: The item's wait for its first attempt, in nanoseconds; -1 if it had none.
+        delayed_ns: Time for which stalls of the loop delayed the item, in nanoseconds.
+        attempts: Number of attempts.
+        token: Token of the context in which the span is the current one.
     """
 
     __slots__ = ("additions", "attempts", "end_ns", "frame", "ids", "index", "start_ns", "token", "wait_ns")
 
-    # Rare, so not slots that are filled for every item: an instance that needs them has them in its dictionary.
+    # Rarely set, so they are no slots, which every item would have to fill: a span that needs one uses its `__dict__`.
     _context: SpanContext | None = None
-    held_ns: int = 0
+    delayed_ns: int = 0
 
     def __init__(self, frame: SpanFrame, ids: bytes, index: int, start_ns: int) -> None:
         self.frame = frame
@@ -176,32 +176,32 @@ class ItemSpan(trace.Span):
         self.start_ns = start_ns
         self.end_ns = 0
         self.additions: Additions | None = None
-        self.token: Token[Context] | None  # set by who makes it the current one
-        self.wait_ns: int  # set at the end, as is the next
+        self.token: Token[Context] | None  # set by the code that makes the span current
+        self.wait_ns: int  # set at the end, like `attempts`
         self.attempts: int
 
-    # -- what OpenTelemetry asks of a span -------------------------------------------------------------------------
+    # -- the API's span ---------------------------------------------------------------------------------------------
 
     def get_span_context(self) -> SpanContext:
-        """Its ids and flags, made when they are first asked for."""
+        """Ids and flags, made at the first call."""
         context = self._context
         if context is None:
             frame = self.frame
-            trace_id, span_id = numbers_of(self.ids)
+            trace_id, span_id = ids_to_ints(self.ids)
             context = self._context = SpanContext(trace_id, span_id, False, frame.flags, frame.trace_state)
         return context
 
     def is_recording(self) -> bool:
-        """Whether what is added to it now is kept."""
+        """True if additions are kept: the sampler wants the span recorded, and it has not ended."""
         return self.frame.recording and not self.end_ns
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        """Set an attribute; of an ended span it is refused with a warning."""
+        """Set an attribute. An ended span logs a warning and ignores it."""
         if self._takes("an attribute"):
             self._added().attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
-        """Set several."""
+        """Set several attributes."""
         if self._takes("an attribute"):
             self._added().attributes.update(attributes)
 
@@ -210,8 +210,8 @@ class ItemSpan(trace.Span):
 
         Args:
             name: The event's name.
-            attributes: What is known about it.
-            timestamp: When it was, in nanoseconds since 1970; now by default.
+            attributes: The event's attributes.
+            timestamp: Time of the event, in nanoseconds since 1970; now by default.
         """
         if self._takes("an event"):
             limits = self.frame.limits
@@ -221,7 +221,7 @@ class ItemSpan(trace.Span):
             self._added().events.append(Event(name, bounded, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
-        """Link to another span."""
+        """Add a link to another span."""
         worth_it = context is not None and (context.is_valid or attributes or context.trace_state)
         if worth_it and self._takes("a link"):
             limits = self.frame.limits
@@ -231,18 +231,18 @@ class ItemSpan(trace.Span):
             self._added().links.append(Link(context, bounded))
 
     def update_name(self, name: str) -> None:
-        """Give it another name."""
+        """Change the span's name."""
         if self._takes("a name"):
             self._added().name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Set its status; OK is final, and UNSET changes nothing."""
+        """Set the status. OK is final, and UNSET is ignored."""
         if not self._takes("a status"):
             return
         if isinstance(status, StatusCode):
             status = Status(status, description)
         elif description is not None:
-            _log.warning("description %r is not used: the Status brings its own", description)
+            _log.warning("description %r is ignored: the Status object has its own", description)
         additions = self._added()
         if status.status_code is not StatusCode.UNSET and additions.status.status_code is not StatusCode.OK:
             additions.status = status
@@ -254,7 +254,7 @@ class ItemSpan(trace.Span):
         timestamp: int | None = None,
         escaped: bool = False,
     ) -> None:
-        """Add an exception with its stack as an event."""
+        """Add an event for an exception, with its stack trace."""
         kind = type(exception)
         module = "" if kind.__module__ in (None, "builtins") else kind.__module__
         about: dict[str, AttributeValue] = {
@@ -266,16 +266,16 @@ class ItemSpan(trace.Span):
         self.add_event("exception", {**about, **(attributes or {})}, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
-        """End it before its item does; what comes later is refused.
+        """End the span before its item ends. Later additions are ignored.
 
         Args:
-            end_time: In nanoseconds since 1970; now by default.
+            end_time: End time in nanoseconds since 1970; now by default.
         """
         if self.end_ns:
-            _log.warning("a span is ended once")
+            _log.warning("the span has ended already: this call of end() is ignored")
             return
         if self.frame.recording:
-            self._added()  # an ended span is encoded as it is now, whatever becomes of its item
+            self._added()  # keeps the span from being encoded as a plain one, with the item's later outcome
         self.end_ns = (time.time_ns() if end_time is None else end_time) - self.frame.offset_ns
         if self.frame.sampled:
             self.frame.hand_over(self)
@@ -288,16 +288,16 @@ class ItemSpan(trace.Span):
             self.set_status(Status(StatusCode.ERROR, f"{type(exc_val).__name__}: {exc_val}"))
         super().__exit__(exc_type, exc_val, exc_tb)
 
-    # -- what the SDK's spans can be asked besides ------------------------------------------------------------------
+    # -- the SDK's readable span -------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The span's name."""
         return self.frame.name if self.additions is None else self.additions.name
 
     @property
     def context(self) -> SpanContext:
-        """Its ids and flags."""
+        """Ids and flags."""
         return self.get_span_context()
 
     @property
@@ -307,51 +307,51 @@ class ItemSpan(trace.Span):
 
     @property
     def parent(self) -> SpanContext | None:
-        """The batch span's context, where this is its child."""
+        """The batch span's context, if this span is its child."""
         return self.frame.parent
 
     @property
     def start_time(self) -> int:
-        """In nanoseconds since 1970."""
+        """Start time, in nanoseconds since 1970."""
         return self.start_ns + self.frame.offset_ns
 
     @property
     def end_time(self) -> int | None:
-        """In nanoseconds since 1970, or None before the end."""
+        """End time, in nanoseconds since 1970; None before the end."""
         return self.end_ns + self.frame.offset_ns if self.end_ns else None
 
     @property
     def status(self) -> Status:
-        """Its status so far."""
+        """The status so far."""
         return _UNSET if self.additions is None else self.additions.status
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Its attributes so far."""
+        """A copy of the attributes so far."""
         return self._added().attributes.copy()
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """Its events so far."""
+        """The events so far."""
         return () if self.additions is None else tuple(self.additions.events)
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """What it links to."""
+        """The links so far."""
         return self.frame.links if self.additions is None else tuple(self.additions.links)
 
     @property
     def resource(self) -> Resource:
-        """What its provider describes."""
+        """The provider's resource."""
         return self.frame.resource
 
     @property
     def instrumentation_scope(self) -> InstrumentationScope:
-        """The tracer it comes from."""
+        """The tracer's instrumentation scope."""
         return self.frame.scope
 
     def readable(self) -> ReadableSpan:
-        """The ended span as the SDK's own exporters want it."""
+        """The ended span as an SDK span, for the SDK's exporters."""
         additions = self.additions or self.complete()
         return ReadableSpan(
             name=additions.name,
@@ -369,14 +369,14 @@ class ItemSpan(trace.Span):
         )
 
     def complete(self) -> Additions:
-        """Its additions, made where there are none, with what its item's end has to say; called once, at the end."""
+        """Add the attributes that are known at the item's end, and return the additions. Called once."""
         additions = self._added()
         if self.attempts > 1:
             additions.attributes["flowrt.item.attempts"] = self.attempts
         if self.wait_ns >= 0 and not self.frame.prompt:
             additions.attributes["flowrt.item.queue_wait"] = self.wait_ns / 1e9
-        if self.held_ns:
-            additions.attributes["flowrt.item.held"] = self.held_ns / 1e9
+        if self.delayed_ns:
+            additions.attributes["flowrt.item.held"] = self.delayed_ns / 1e9
         return additions
 
     # -- within -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tail sampling: which traces are worth keeping is decided when their item has ended."""
+"""Tail sampling: decides when an item ends whether its trace is kept, and buffers the spans under it until then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SpanBuffer", "is_wanted"]
 
 
 def is_wanted(item: ItemRecord, policy: TailSampling) -> bool:
-    """Whether an ended item's trace is kept: it went wrong, was retried, was slow, or is of the share kept anyway."""
+    """True if an ended item's trace is kept: it failed, was retried, was slow, or is in the random share."""
     if item.attempts > 1 or item.status not in ("ok", "resumed"):
         return True
     if policy.slow is not None and item.finished_ns - item.pulled_ns >= policy.slow * 1e9:
@@ -22,8 +22,8 @@ def is_wanted(item: ItemRecord, policy: TailSampling) -> bool:
     return random() < policy.share  # noqa: S311  # nothing secret
 
 
-class _Held:
-    """What waits for one item's end."""
+class _Buffered:
+    """Spans that wait for one item's end."""
 
     __slots__ = ("ids", "spans")
 
@@ -33,51 +33,55 @@ class _Held:
 
 
 class SpanBuffer:
-    """The ended spans under items that have not ended.
+    """Buffer of ended spans under items that have not ended.
 
     Args:
-        most_spans: How many may wait; further ones are dropped and counted.
+        most_spans: Limit of buffered spans. Spans over it are dropped and counted.
     """
 
     def __init__(self, most_spans: int) -> None:
         self.most_spans = most_spans
-        self._by_id: dict[int, _Held] = {}  # of an item's span and of all under it
+        self._by_id: dict[int, _Buffered] = {}  # by the id of the item's span and of each span under it
         self._count = 0
-        self._lock = threading.Lock()  # spans of instrumented clients end in any thread
+        self._lock = threading.Lock()  # spans of instrumented clients may end in any thread
 
     def open(self, item_span_id: int) -> None:
-        """An item has begun."""
-        self._by_id[item_span_id] = _Held(item_span_id)
+        """Start buffering the spans under an item."""
+        self._by_id[item_span_id] = _Buffered(item_span_id)
 
     def start(self, span_id: int, parent_id: int) -> None:
-        """A span has begun under another."""
+        """Register a span that started under another one."""
         with self._lock:
-            held = self._by_id.get(parent_id)
-            if held is not None:
-                self._by_id[span_id] = held
-                held.ids.append(span_id)
+            buffered = self._by_id.get(parent_id)
+            if buffered is not None:
+                self._by_id[span_id] = buffered
+                buffered.ids.append(span_id)
 
     def take(self, span_id: int, span: Any) -> bool:
-        """Hold a span that has ended, if it stands under an item that has not."""
+        """Buffer a finished span until its item span ends.
+
+        Returns:
+            False if the span is not under an active item.
+        """
         with self._lock:
-            held = self._by_id.get(span_id)
-            if held is None:
+            buffered = self._by_id.get(span_id)
+            if buffered is None:
                 return False
             if self._count >= self.most_spans:
                 METRICS.dropped("spans", "queue_full")
             else:
                 self._count += 1
-                held.spans.append(span)
+                buffered.spans.append(span)
         return True
 
     def close(self, item_span_id: int) -> list[Any]:
-        """The item has ended: give what stands under it."""
+        """Remove an ended item and return the spans buffered under it."""
         with self._lock:
-            held = self._by_id[item_span_id]
-            for span_id in held.ids:
+            buffered = self._by_id[item_span_id]
+            for span_id in buffered.ids:
                 del self._by_id[span_id]
-            self._count -= len(held.spans)
-        return held.spans
+            self._count -= len(buffered.spans)
+        return buffered.spans
 
     def __len__(self) -> int:
         return self._count

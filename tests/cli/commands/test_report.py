@@ -142,10 +142,10 @@ def test_a_page_that_cannot_be_written_is_bad_usage(recorded: Path) -> None:
     ("name", "code", "said"),
     [
         ("missing.parquet", 2, "there is no file"),
-        (".", 2, "is no file"),
+        (".", 2, "is not a file"),
         ("cut.parquet", 65, "cut short, or another kind of file"),
         ("flipped.parquet", 65, ""),
-        ("foreign.parquet", 65, "not one that --record or record= has written"),
+        ("foreign.parquet", 65, "a Parquet file, but not a recording"),
         ("other.parquet", 65, "format 99"),
         ("empty.parquet", 65, "cut short, or another kind of file"),
         ("reportjob.py", 65, "cut short, or another kind of file"),
@@ -187,7 +187,7 @@ def test_run_writes_the_page_and_leaves_no_recording_that_nobody_asked_for(folde
         (("--report", "in.jsonl"), "is no report"),
         (("--report", "nowhere/page.html"), "does not exist"),
         (("--report", "."), "is a folder"),
-        (("--record", "in.jsonl"), "is no recording"),
+        (("--record", "in.jsonl"), "is not a recording"),
         (("--record", "nowhere/run.parquet"), "does not exist"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Log events, through structlog where it is set up and through the standard library else."""
+"""Log events through structlog, and through the standard library if structlog is not configured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def of(events: Events, name: str) -> Events:
     return [event for event in events if event["event"] == name]
 
 
-def test_a_batch_is_told_from_start_to_end(run: Run, events: Events) -> None:
+def test_batch_logs_start_and_completion(run: Run, events: Events) -> None:
     run(BatchProcessor(odd_fails, 4, name="things").batch(range(6)))
     (started,) = of(events, "batch.started")
     (completed,) = of(events, "batch.completed")
@@ -45,7 +45,7 @@ def test_a_batch_is_told_from_start_to_end(run: Run, events: Events) -> None:
     assert started["batch"] == "things"
 
 
-def test_a_failed_item_is_a_warning_with_its_cause(run: Run, events: Events) -> None:
+def test_failed_item_logs_a_warning_with_its_error(run: Run, events: Events) -> None:
     run(BatchProcessor(odd_fails, 4).batch([7]))
     (failed,) = of(events, "item.failed")
     assert failed["level"] == "warning"
@@ -56,40 +56,40 @@ def test_a_failed_item_is_a_warning_with_its_cause(run: Run, events: Events) -> 
     assert failed["node"] == "odd_fails"
 
 
-def test_warnings_are_limited_and_none_is_lost_from_the_count(run: Run, events: Events) -> None:
+def test_warnings_are_rate_limited_and_suppressed_ones_counted(run: Run, events: Events) -> None:
     run(BatchProcessor(odd_fails, 4).batch([1] * 5_000))
-    told = of(events, "item.failed")
+    warnings = of(events, "item.failed")
     (completed,) = of(events, "batch.completed")
-    assert 20 <= len(told) < 100
-    assert len(told) + completed.get("suppressed", 0) + sum(e.get("suppressed", 0) for e in told) == 5_000
+    assert 20 <= len(warnings) < 100
+    assert len(warnings) + completed.get("suppressed", 0) + sum(e.get("suppressed", 0) for e in warnings) == 5_000
 
 
-def test_a_timeout_has_an_event_of_its_own(run_virtual: Run, events: Events) -> None:
+def test_timeout_logs_its_own_event(run_virtual: Run, events: Events) -> None:
     run_virtual(BatchProcessor(asyncio.sleep, item_timeout=1).batch([5]))
     (timed_out,) = of(events, "item.timed_out")
     assert timed_out["duration_s"] == 1
 
 
-def test_progress_is_told_every_ten_seconds_at_most(run_virtual: Run, events: Events) -> None:
+def test_progress_is_logged_at_most_every_ten_seconds(run_virtual: Run, events: Events) -> None:
     run_virtual(BatchProcessor(asyncio.sleep, 1).batch([1] * 95))
     assert len(of(events, "batch.progress")) == 9
 
 
-def test_a_batch_without_progress_is_told_to_stall_once(run_virtual: Run, events: Events) -> None:
+def test_batch_without_progress_logs_one_stall(run_virtual: Run, events: Events) -> None:
     run_virtual(BatchProcessor(asyncio.sleep, 1).batch([600]))
     (stalled,) = of(events, "batch.stalled")
     assert stalled["level"] == "warning"
     assert stalled["inflight"] == 1
 
 
-def test_items_carry_their_trace_ids(run: Run, events: Events, spans: Any) -> None:
+def test_item_events_have_trace_ids(run: Run, events: Events, spans: Any) -> None:
     (result,) = run(BatchProcessor(odd_fails).batch([1]))
     (failed,) = of(events, "item.failed")
     assert failed["trace_id"] == result.trace_id
     assert failed["span_id"] == result.span_id
 
 
-def test_completed_items_are_told_at_debug_only(run: Run) -> None:
+def test_completed_items_are_logged_at_debug_only(run: Run) -> None:
     for level, expected in ((logging.INFO, 0), (logging.DEBUG, 3)):
         lines = structlog.testing.CapturingLoggerFactory()
         structlog.configure(
@@ -101,13 +101,11 @@ def test_completed_items_are_told_at_debug_only(run: Run) -> None:
             run(BatchProcessor(odd_fails).batch([0, 2, 4]))
         finally:
             structlog.reset_defaults()
-        told = [json.loads(call.args[0]) for call in lines.logger.calls]
-        assert sum(event["event"] == "item.completed" for event in told) == expected
+        logged = [json.loads(call.args[0]) for call in lines.logger.calls]
+        assert sum(event["event"] == "item.completed" for event in logged) == expected
 
 
-def test_without_structlog_the_standard_logger_gets_one_line_an_event(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_standard_logger_gets_one_line_per_event_without_structlog(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     async def fails(_: int) -> None:
         raise ValueError('two\nlines, "quoted" and \udc80')
 
@@ -119,12 +117,12 @@ def test_without_structlog_the_standard_logger_gets_one_line_an_event(
     failed.encode("utf-8")
 
 
-def test_logs_can_be_switched_off(run: Run, events: Events) -> None:
+def test_logs_can_be_disabled(run: Run, events: Events) -> None:
     run(BatchProcessor(odd_fails, telemetry=Telemetry(logs=False)).batch([1]))
     assert events == []
 
 
-def test_with_no_set_up_at_all_nothing_is_printed() -> None:
+def test_unconfigured_process_prints_nothing() -> None:
     code = """
 import asyncio, flowrt
 async def fails(x): raise ValueError(x)
@@ -138,12 +136,12 @@ assert results.success_rate == 0
 
 
 @pytest.mark.parametrize("wrapper", [structlog.stdlib.BoundLogger, structlog.BoundLogger, structlog.BoundLoggerBase])
-def test_a_batch_runs_whatever_wrapper_structlog_is_configured_with(run: Run, wrapper: type[Any]) -> None:
-    """The first asks a logger that has no levels whether it has one, the second takes the question for an event."""
-    told: Events = []
+def test_batch_runs_with_any_structlog_wrapper(run: Run, wrapper: type[Any]) -> None:
+    """One wrapper asks a logger without levels for its level, another takes the question for an event."""
+    logged: Events = []
 
     def keep(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-        told.append(event)
+        logged.append(event)
         raise structlog.DropEvent
 
     structlog.configure(processors=[keep], wrapper_class=wrapper)
@@ -152,15 +150,15 @@ def test_a_batch_runs_whatever_wrapper_structlog_is_configured_with(run: Run, wr
     finally:
         structlog.reset_defaults()
     assert [result.output for result in results] == [0, 2, 4]
-    assert all(isinstance(event["event"], str) for event in told)
+    assert all(isinstance(event["event"], str) for event in logged)
 
 
 @pytest.mark.parametrize("way", ["structlog", "logging"])
-def test_a_sink_that_raises_costs_events_that_are_counted_and_nothing_else(
+def test_raising_sink_loses_only_its_events_and_they_are_counted(
     run: Run, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
-        raise BrokenPipeError("nobody reads")
+        raise BrokenPipeError("no reader")
 
     class Broken(logging.Handler):
         emit = broken
@@ -182,7 +180,7 @@ def test_a_sink_that_raises_costs_events_that_are_counted_and_nothing_else(
     assert not instrument_errors.get("LogInstrument")
 
 
-def test_a_value_without_a_representation_costs_its_event_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_value_without_repr_loses_only_its_event(caplog: pytest.LogCaptureFixture) -> None:
     class Unshown:
         def __repr__(self) -> str:
             raise RuntimeError

@@ -1,4 +1,4 @@
-"""Exemplars: a bucket's trace, for traces that are kept."""
+"""Exemplars of buckets, for sampled traces only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Run = Callable[[Any], Any]
 
 
 def exemplars(batch: str, status: str) -> list[Any]:
-    """The exemplars that a scrape shows of a batch's items."""
+    """Exemplars of a batch's items on a scraped page."""
     text = generate_latest(REGISTRY).decode()
     return [
         sample.exemplar
@@ -44,7 +44,7 @@ def name() -> str:
     return f"ex{uuid.uuid4().hex[:8]}"
 
 
-def test_an_exemplar_names_a_trace_of_its_bucket(run: Run, name: str, spans: Callable[[], list[ReadableSpan]]) -> None:
+def test_exemplar_names_a_trace_of_its_bucket(run: Run, name: str, spans: Callable[[], list[ReadableSpan]]) -> None:
     results = run(BatchProcessor(odd_fails, 2, name=name).batch(range(20)))
     assert spans()
     for status, kind in (("ok", results.succeeded), ("failed", results.failed)):
@@ -54,12 +54,12 @@ def test_an_exemplar_names_a_trace_of_its_bucket(run: Run, name: str, spans: Cal
         assert float(exemplar.timestamp) == pytest.approx(spans()[-1].end_time / 1e9, abs=60)
 
 
-def test_without_traces_there_are_none(run: Run, name: str) -> None:
+def test_untraced_batch_has_no_exemplars(run: Run, name: str) -> None:
     run(BatchProcessor(odd_fails, name=name).batch(range(4)))
     assert exemplars(name, "ok") == []
 
 
-def test_a_trace_that_the_sampler_drops_is_no_exemplar(run: Run, name: str) -> None:
+def test_unsampled_trace_is_not_an_exemplar(run: Run, name: str) -> None:
     with patch.object(trace, "_TRACER_PROVIDER", TracerProvider(ALWAYS_OFF, shutdown_on_exit=False)):
         results = run(BatchProcessor(odd_fails, name=name).batch(range(4)))
     assert results[0].trace_id

@@ -1,4 +1,4 @@
-"""The page of a scrape against prometheus_client's own: the same bytes in every format."""
+"""Differential test of the scraped page: the same bytes as prometheus_client's, in every format."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fill(data: st.DataObject, histogram: Histogram) -> None:
 
 
 def work(data: st.DataObject, store: MetricsStore) -> None:
-    """Something happens: a processor is made, a batch counts, the process loses something."""
+    """Change a store at random: declare a processor, count a batch, drop telemetry."""
     pair = store.declare(data.draw(labels), data.draw(labels), data.draw(st.integers(1, 100)))
     store.loop_name = data.draw(st.sampled_from(["asyncio", "uvloop"]))
     store.circuits[pair] = data.draw(st.sampled_from(["closed", "half_open", "open"]))
@@ -73,7 +73,7 @@ def work(data: st.DataObject, store: MetricsStore) -> None:
     slo = data.draw(st.sampled_from([(), (0.2,), (0.005,), (700.0,)]))
     for _ in range(data.draw(st.integers(0, 2))):
         shard = store.take(pair, tuple(sorted({*DURATION_BOUNDS_S, *slo})))
-        for histogram in (shard.swift, shard.ok, shard.failed, shard.attempt, shard.queue_wait):
+        for histogram in (shard.fast_path, shard.ok, shard.failed, shard.attempt, shard.queue_wait):
             fill(data, histogram)
         shard.items[data.draw(st.sampled_from(STATUSES))] += data.draw(counts)
         shard.errors[label(data.draw(labels))] = data.draw(counts)
@@ -87,7 +87,7 @@ def work(data: st.DataObject, store: MetricsStore) -> None:
 
 
 def registry_of(store: MetricsStore) -> CollectorRegistry:
-    """A registry with somebody else's metrics before and after flowrt's."""
+    """Registry with foreign metrics before and after flowrt's."""
     registry = CollectorRegistry(target_info={"service": "tried"})
     Gauge("before", "Before.", ["by"], registry=registry).labels('"\\\n').set(1)
     register(registry, store)
@@ -108,16 +108,16 @@ def assert_same_page(registry: CollectorRegistry) -> None:
     max_examples=examples(25), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )  # shrinking takes minutes
 @given(st.data())
-def test_every_page_is_the_one_that_prometheus_client_renders(data: st.DataObject) -> None:
+def test_page_equals_that_of_prometheus_client_in_every_format(data: st.DataObject) -> None:
     store = MetricsStore()
     registry = registry_of(store)
     assert_same_page(registry)
-    for _ in range(data.draw(st.integers(1, 4))):  # lines are kept from one scrape to the next
+    for _ in range(data.draw(st.integers(1, 4))):  # later scrapes use cached lines
         work(data, store)
         assert_same_page(registry)
 
 
-def test_a_batch_under_way_is_shown_as_prometheus_client_shows_it() -> None:
+def test_page_of_an_active_batch_equals_that_of_prometheus_client() -> None:
     reached, registry = 0, CollectorRegistry()
     register(registry)
 
@@ -126,14 +126,14 @@ def test_a_batch_under_way_is_shown_as_prometheus_client_shows_it() -> None:
         await asyncio.sleep(0)
         if x % 10 == 0:
             (batch,) = [batch for batch in METRICS.active if batch.name == name]
-            with patch.object(batch, "clock", return_value=batch.clock()):  # or slots are busier at the second page
+            with patch.object(batch, "clock", return_value=batch.clock()):  # else busy time grows between the two pages
                 assert_same_page(registry)
             reached += 1
         if x % 3 == 0:
             raise ValueError("a third")
         return x
 
-    name = f"under way {uuid.uuid4().hex[:8]}"
+    name = f"active {uuid.uuid4().hex[:8]}"
     results = asyncio.run(BatchProcessor(node, 4, name=name, telemetry=Telemetry(latency_slo=0.2)).batch(range(30)))
     assert {result.error_type for result in results.failed} == {"ValueError"}
     assert reached == 3
@@ -143,11 +143,11 @@ def test_a_batch_under_way_is_shown_as_prometheus_client_shows_it() -> None:
 @pytest.fixture
 def store() -> MetricsStore:
     store = MetricsStore()
-    store.take(store.declare("batch", "node", 1), DURATION_BOUNDS_S).swift.add(5)
+    store.take(store.declare("batch", "node", 1), DURATION_BOUNDS_S).fast_path.add(5)
     return store
 
 
-def test_lines_whose_numbers_stay_are_not_made_again(store: MetricsStore) -> None:
+def test_unchanged_lines_are_not_rendered_again(store: MetricsStore) -> None:
     registry = registry_of(store)
     page = render(registry, generate_latest)
     with (
@@ -157,7 +157,7 @@ def test_lines_whose_numbers_stay_are_not_made_again(store: MetricsStore) -> Non
         assert render(registry, generate_latest) == page
 
 
-def test_series_that_are_no_more_are_forgotten(store: MetricsStore) -> None:
+def test_removed_series_leave_the_cache(store: MetricsStore) -> None:
     registry = registry_of(store)
     for number in range(50):
         store.loop_name = f"loop{number}"
@@ -166,7 +166,7 @@ def test_series_that_are_no_more_are_forgotten(store: MetricsStore) -> None:
     assert len(exposition._layout(generate_latest)._metrics["flowrt_build_info"]._kept) == 1
 
 
-def test_formats_that_differ_in_name_alone_share_their_lines(store: MetricsStore) -> None:
+def test_formats_that_differ_only_in_name_share_a_layout(store: MetricsStore) -> None:
     registry = registry_of(store)
     for version in range(1, 30):
         encoder, _ = choose_encoder(f"application/openmetrics-text; version={version}.0.0")
@@ -174,13 +174,13 @@ def test_formats_that_differ_in_name_alone_share_their_lines(store: MetricsStore
     assert len(exposition._layouts) <= 6
 
 
-def test_while_a_page_is_rendered_other_threads_collect_everything(store: MetricsStore) -> None:
+def test_placeholder_is_invisible_to_other_threads(store: MetricsStore) -> None:
     registry = registry_of(store)
     collector = collector_in(registry)
     assert collector is not None
     whole = generate_latest(registry)
     pages: list[bytes] = []
-    with collector.standing_in():
+    with collector.placeholder_only():
         thread = threading.Thread(target=lambda: pages.append(generate_latest(registry)))
         thread.start()
         thread.join()
@@ -189,7 +189,7 @@ def test_while_a_page_is_rendered_other_threads_collect_everything(store: Metric
     assert b"flowrt_items_total" not in pages[1]
 
 
-def test_a_collector_that_raises_spoils_only_its_own_scrape(store: MetricsStore) -> None:
+def test_raising_collector_fails_only_its_scrape(store: MetricsStore) -> None:
     class Broken:
         broken = True
 
@@ -207,7 +207,7 @@ def test_a_collector_that_raises_spoils_only_its_own_scrape(store: MetricsStore)
     assert b"flowrt_items_total{" in generate_latest(registry)
 
 
-def test_a_registry_without_flowrt_s_collector_is_rendered_as_it_is(store: MetricsStore) -> None:
+def test_registry_without_flowrt_is_rendered_unchanged(store: MetricsStore) -> None:
     plain, registry = CollectorRegistry(), registry_of(store)
     Gauge("own", "Own.", registry=plain).set(3)
     assert_same_page(plain)

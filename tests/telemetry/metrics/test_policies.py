@@ -1,4 +1,4 @@
-"""What retries, hedges, limits and circuits leave in metrics, spans and log events."""
+"""Retries, hedges, limits and circuits in metrics, spans and log events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Act = Callable[[int, int], Any]
 
 
 class Scripted(BaseNode):
-    """Acts by item and attempt: sleeps for a float, raises an exception."""
+    """Node with a script per item and attempt: sleeps for a float, raises an exception."""
 
     def __init__(self, act: Act) -> None:
         super().__init__("scripted")
@@ -47,7 +47,7 @@ class Scripted(BaseNode):
 
 
 def tree(spans: list[ReadableSpan], index: int) -> list[tuple[Any, ...]]:
-    """What stands under one item's span, in the order of its numbers."""
+    """Child spans of one item's span, ordered by attempt number."""
     (item,) = [
         span
         for span in spans
@@ -55,7 +55,7 @@ def tree(spans: list[ReadableSpan], index: int) -> list[tuple[Any, ...]]:
     ]
     assert item.context is not None
     under = [span for span in spans if span.parent is not None and span.parent.span_id == item.context.span_id]
-    told = [
+    attempts = [
         (
             span.attributes["flowrt.attempt.number"],
             span.attributes.get("flowrt.attempt.hedge"),
@@ -65,11 +65,11 @@ def tree(spans: list[ReadableSpan], index: int) -> list[tuple[Any, ...]]:
         if span.name == "attempt scripted" and span.attributes is not None
     ]
     calls = [span for span in under if span.name == "call"]
-    assert len(calls) == max(1, len(told)), "what a client opens stands under the item, in every attempt"
-    return sorted(told, key=str)
+    assert len(calls) == max(1, len(attempts)), "a client's spans are children of the item span in every attempt"
+    return sorted(attempts, key=str)
 
 
-def test_each_attempt_of_a_retried_item_is_a_span_and_is_counted(
+def test_each_attempt_of_a_retried_item_has_a_span_and_is_counted(
     run_virtual: Run, spans: Spans, sample: Sample
 ) -> None:
     node = Scripted(lambda x, attempt: ConnectionError("no") if x == 0 and attempt < 3 else 1.0)
@@ -89,7 +89,7 @@ def test_each_attempt_of_a_retried_item_is_a_span_and_is_counted(
     assert sample("flowrt_item_duration_seconds_sum", status="ok", **pair) >= 5 + 1 + 1
 
 
-def test_a_hedge_is_a_span_of_its_own_and_is_counted_apart(run_virtual: Run, spans: Spans, sample: Sample) -> None:
+def test_hedge_has_a_span_and_a_counter_of_its_own(run_virtual: Run, spans: Spans, sample: Sample) -> None:
     takes = {(0, 1): 60.0, (0, 2): 1.0, (1, 1): 3.0, (1, 2): 60.0, (2, 1): 4.0, (2, 2): ConnectionError("no")}
     processor = BatchProcessor(
         Scripted(lambda x, attempt: takes.get((x, attempt), 1.0)), 10, hedge=Hedge(after=2.0, share=1.0)
@@ -108,7 +108,7 @@ def test_a_hedge_is_a_span_of_its_own_and_is_counted_apart(run_virtual: Run, spa
     assert sample("flowrt_unaccounted_items", batch="scripted") == 0
 
 
-def test_a_hedged_item_that_will_not_stop_is_told(run_virtual: Run, events: list[dict[str, Any]]) -> None:
+def test_uncancellable_hedge_is_logged(run_virtual: Run, events: list[dict[str, Any]]) -> None:
     async def stubborn(x: int) -> str:
         tries.append(x)
         if len(tries) > 1:
@@ -123,8 +123,8 @@ def test_a_hedged_item_that_will_not_stop_is_told(run_virtual: Run, events: list
     async def main() -> None:
         (result,) = await BatchProcessor(stubborn, 1, hedge=Hedge(after=2.0)).batch([1])
         assert result.success
-        (told,) = [event for event in events if event["event"] == "item.uncancellable"]
-        assert (told["level"], told["status"], told["attempt"]) == ("warning", "ok", 2)
+        (event,) = [event for event in events if event["event"] == "item.uncancellable"]
+        assert (event["level"], event["status"], event["attempt"]) == ("warning", "ok", 2)
         await asyncio.sleep(100)
         (left,) = [task for task in asyncio.all_tasks() if task.get_name() == "stubborn"]
         left.cancel()
@@ -133,7 +133,7 @@ def test_a_hedged_item_that_will_not_stop_is_told(run_virtual: Run, events: list
     run_virtual(main())
 
 
-def test_every_change_of_the_limit_is_an_event_with_its_reason_and_a_gauge(
+def test_limit_change_is_logged_with_its_reason_and_sets_the_gauge(
     run_virtual: Run, events: list[dict[str, Any]], sample: Sample
 ) -> None:
     class ThrottledError(Exception):
@@ -158,7 +158,7 @@ def test_every_change_of_the_limit_is_an_event_with_its_reason_and_a_gauge(
     assert 1 < seen[0] <= 32
 
 
-def test_a_circuit_s_changes_are_events_and_its_state_a_gauge(
+def test_circuit_change_is_logged_and_sets_the_gauge(
     run_virtual: Run, events: list[dict[str, Any]], sample: Sample
 ) -> None:
     async def main() -> None:
@@ -173,15 +173,15 @@ def test_a_circuit_s_changes_are_events_and_its_state_a_gauge(
         assert sample("flowrt_circuit_state", **pair) == 0
 
     run_virtual(main())
-    told = [(e["before"], e["state"], e["level"]) for e in events if e["event"] == "circuit.changed"]
-    assert told == [
+    changes = [(e["before"], e["state"], e["level"]) for e in events if e["event"] == "circuit.changed"]
+    assert changes == [
         ("closed", "open", "warning"),
         ("open", "half_open", "info"),
         ("half_open", "closed", "info"),
     ]
 
 
-def test_time_spent_waiting_for_a_rate_is_counted(run_virtual: Run, sample: Sample) -> None:
+def test_rate_limit_wait_is_counted(run_virtual: Run, sample: Sample) -> None:
     processor = BatchProcessor(Scripted(lambda x, attempt: 0.5), 5, rate_limit=RateLimit(1, per=10))
     run_virtual(processor.batch(range(3)))
     pair = {"batch": "scripted", "node": "scripted"}

@@ -1,4 +1,4 @@
-"""What a scrape shows of batches, by the default Prometheus registry."""
+"""Metrics of batches, scraped from the default Prometheus registry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Sample = Callable[..., float]
 
 @pytest.fixture
 def name() -> str:
-    """A batch label of this test's own: the store is the process's."""
+    """A unique batch label, since all tests share the process's store."""
     return f"b{uuid.uuid4().hex[:8]}"
 
 
@@ -40,7 +40,7 @@ async def half(x: int) -> int:
     return x
 
 
-def test_series_stand_at_zero_before_any_batch(name: str, sample: Sample) -> None:
+def test_series_start_at_zero(name: str, sample: Sample) -> None:
     BatchProcessor(half, 7, name=name)
     for status in ("ok", "failed", "timed_out", "cancelled", "resumed"):
         assert sample("flowrt_items_total", batch=name, node="half", status=status) == 0
@@ -49,7 +49,7 @@ def test_series_stand_at_zero_before_any_batch(name: str, sample: Sample) -> Non
     assert sample("flowrt_item_duration_seconds_bucket", batch=name, node="half", status="ok", le="+Inf") == 0
 
 
-def test_counters_add_up_to_the_results(run: Run, name: str, sample: Sample) -> None:
+def test_counters_equal_the_results(run: Run, name: str, sample: Sample) -> None:
     run(BatchProcessor(half, 4, name=name).batch(range(100)))
     assert sample("flowrt_items_total", batch=name, node="half", status="ok") == 50
     assert sample("flowrt_items_total", batch=name, node="half", status="failed") == 50
@@ -66,7 +66,7 @@ def test_counters_add_up_to_the_results(run: Run, name: str, sample: Sample) -> 
     assert sample("flowrt_batch_last_success_timestamp_seconds", batch=name) == 0
 
 
-def test_durations_fall_into_their_buckets(run_virtual: Run, name: str, sample: Sample) -> None:
+def test_durations_are_counted_in_their_buckets(run_virtual: Run, name: str, sample: Sample) -> None:
     run_virtual(BatchProcessor(asyncio.sleep, 3, name=name).batch([0.02, 0.3, 45]))
     counted = {
         le: sample("flowrt_item_duration_seconds_bucket", batch=name, node="sleep", status="ok", le=le)
@@ -79,9 +79,7 @@ def test_durations_fall_into_their_buckets(run_virtual: Run, name: str, sample: 
     assert sample("flowrt_batch_speedup_ratio", batch=name, method="claimed") == pytest.approx(45.32 / 45)
 
 
-def test_slots_are_never_busier_than_there_are_when_retries_wait_for_one(
-    run_virtual: Run, name: str, sample: Sample
-) -> None:
+def test_busy_time_never_exceeds_the_slots_with_waiting_retries(run_virtual: Run, name: str, sample: Sample) -> None:
     seen: set[int] = set()
 
     async def second_time(x: int) -> int:
@@ -97,20 +95,20 @@ def test_slots_are_never_busier_than_there_are_when_retries_wait_for_one(
     assert sample("flowrt_batch_duration_seconds_sum", batch=name) * 2 >= 40
 
 
-def test_a_latency_objective_is_a_bucket(run_virtual: Run, name: str, sample: Sample) -> None:
+def test_latency_slo_adds_a_bucket(run_virtual: Run, name: str, sample: Sample) -> None:
     processor = BatchProcessor(asyncio.sleep, 3, name=name, telemetry=Telemetry(latency_slo=0.2))
     run_virtual(processor.batch([0.15, 0.21, 0.3]))
     assert sample("flowrt_item_duration_seconds_bucket", batch=name, node="sleep", status="ok", le="0.2") == 1
 
 
-def test_a_latency_objective_within_a_nanosecond_of_a_bucket_is_that_bucket(run: Run, name: str) -> None:
+def test_latency_slo_within_a_nanosecond_of_a_bucket_adds_none(run: Run, name: str) -> None:
     run(BatchProcessor(half, 3, name=name, telemetry=Telemetry(latency_slo=0.25 + 1e-12)).batch([0]))
     page = generate_latest(REGISTRY).decode().splitlines()
     lines = [line for line in page if f'batch="{name}"' in line and 'le="0.25"' in line]
     assert len(lines) == 4  # durations ok and failed, attempts, queue waits
 
 
-def test_a_running_batch_shows_what_is_in_flight(run: Run, name: str, sample: Sample) -> None:
+def test_running_batch_shows_items_in_flight(run: Run, name: str, sample: Sample) -> None:
     async def main() -> None:
         gate = asyncio.Event()
         batch = asyncio.create_task(BatchProcessor(lambda _: gate.wait(), 3, name=name).batch(range(8)))
@@ -130,7 +128,7 @@ def test_a_running_batch_shows_what_is_in_flight(run: Run, name: str, sample: Sa
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
-def test_a_step_of_the_system_s_clock_is_no_time_that_passed(
+def test_step_of_the_system_clock_is_not_measured(
     run: Run, name: str, sample: Sample, monkeypatch: pytest.MonkeyPatch, step_s: int
 ) -> None:
     async def main() -> None:
@@ -151,7 +149,7 @@ def test_a_step_of_the_system_s_clock_is_no_time_that_passed(
     run(main())
 
 
-def test_a_scrape_reads_the_time_of_a_loop_that_has_its_own(run_virtual: Run, name: str, sample: Sample) -> None:
+def test_scrape_uses_the_clock_of_a_virtual_time_loop(run_virtual: Run, name: str, sample: Sample) -> None:
     async def main() -> None:
         batch = asyncio.create_task(BatchProcessor(asyncio.sleep, 3, name=name).batch([60, 60, 60]))
         await asyncio.sleep(40)
@@ -161,7 +159,7 @@ def test_a_scrape_reads_the_time_of_a_loop_that_has_its_own(run_virtual: Run, na
     run_virtual(main())
 
 
-def test_timeouts_and_cancellations_have_their_own_status(run_virtual: Run, name: str, sample: Sample) -> None:
+def test_timed_out_and_cancelled_items_have_their_own_status(run_virtual: Run, name: str, sample: Sample) -> None:
     processor = BatchProcessor(asyncio.sleep, 2, name=name, item_timeout=1, batch_timeout=3)
     run_virtual(processor.batch([0.5, 2, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]))
     by_status = {
@@ -185,7 +183,7 @@ def test_error_types_are_bounded(run: Run, name: str, sample: Sample) -> None:
     assert sample("flowrt_item_errors_total", batch=name, node="raises", error_type="_OTHER") == 30
 
 
-def test_error_types_are_bounded_over_all_batches_at_a_time(run: Run, name: str, sample: Sample) -> None:
+def test_error_types_are_bounded_across_concurrent_batches(run: Run, name: str, sample: Sample) -> None:
     async def raises(x: int) -> None:
         await asyncio.sleep(0)
         raise type(f"Error{x}", (Exception,), {})
@@ -200,12 +198,12 @@ def test_error_types_are_bounded_over_all_batches_at_a_time(run: Run, name: str,
         s.labels["error_type"]: s.value for s in families["flowrt_item_errors"].samples if s.labels["batch"] == name
     }
     assert len(mine) == 21
-    # a type is counted either under its name by all batches or by none
+    # All batches agree on which types have a series of their own.
     assert all(mine[kind] == (2 if int(kind.removeprefix("Error")) < 15 else 1) for kind in mine if kind != "_OTHER")
     assert sum(mine.values()) == 60
 
 
-def test_pairs_are_bounded_and_the_rest_is_counted_as_crowded() -> None:
+def test_pairs_over_the_limit_are_counted_under_other() -> None:
     store = MetricsStore()
     pairs = [store.declare(f"batch{i}", "node", 1) for i in range(100)]
     assert len(set(pairs)) == 65
@@ -231,7 +229,7 @@ def test_pairs_are_bounded_and_the_rest_is_counted_as_crowded() -> None:
 
 
 @pytest.mark.parametrize("odd", ['new\nline "quoted" \\', "lone \udc80 surrogate", "x" * 1_000_000, "naïve ☃"])
-def test_any_name_leaves_the_page_parseable(odd: str, run: Run) -> None:
+def test_page_parses_with_any_name(odd: str, run: Run) -> None:
     async def fails(_: int) -> None:
         raise type(odd.replace("\0", ""), (Exception,), {})(odd)
 
@@ -241,7 +239,7 @@ def test_any_name_leaves_the_page_parseable(odd: str, run: Run) -> None:
     assert max(map(len, text.splitlines())) < 2_000
 
 
-def test_two_threads_that_share_a_name_lose_no_count(name: str, sample: Sample) -> None:
+def test_batches_of_two_threads_with_one_name_lose_no_count(name: str, sample: Sample) -> None:
     processor = BatchProcessor(half, 5, name=name)
     threads = [threading.Thread(target=lambda: asyncio.run(processor.batch(range(0, 4_000, 2)))) for _ in range(3)]
     for thread in threads:
@@ -251,19 +249,19 @@ def test_two_threads_that_share_a_name_lose_no_count(name: str, sample: Sample) 
     assert sample("flowrt_items_total", batch=name, node="half", status="ok") == 6_000
 
 
-def test_switched_off_it_shows_nothing(run: Run, name: str) -> None:
+def test_disabled_metrics_show_nothing(run: Run, name: str) -> None:
     run(BatchProcessor(half, 4, name=name, telemetry=False).batch(range(10)))
     assert name not in generate_latest(REGISTRY).decode()
 
 
-def test_a_scrape_exposes_the_catalogue_and_nothing_else() -> None:
+def test_scrape_exposes_exactly_the_catalogue() -> None:
     BatchProcessor(half)
     text = generate_latest(REGISTRY).decode()
     exposed = dict(re.findall(r"^# TYPE (flowrt_\S+) (\S+)$", text, re.MULTILINE))
     assert exposed == {name: metric.kind for name, metric in CATALOGUE.items()}
 
 
-def test_a_broken_instrument_is_counted_and_the_items_go_on(run: Run, name: str, sample: Sample) -> None:
+def test_broken_instrument_is_counted_and_items_go_on(run: Run, name: str, sample: Sample) -> None:
     class Broken(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
             raise RuntimeError("broken")
@@ -274,7 +272,7 @@ def test_a_broken_instrument_is_counted_and_the_items_go_on(run: Run, name: str,
     assert sample("flowrt_items_total", batch=name, node="half", status="ok") == 5
 
 
-def test_a_blocked_loop_shows_as_lag(run: Run, sample: Sample) -> None:
+def test_blocked_loop_is_measured_as_lag(run: Run, sample: Sample) -> None:
     async def blocks(_: int) -> None:
         threading.Event().wait(0.12)
         await asyncio.sleep(0.12)
@@ -285,7 +283,7 @@ def test_a_blocked_loop_shows_as_lag(run: Run, sample: Sample) -> None:
     assert after > before
 
 
-def test_what_is_tried_again_without_having_begun_took_no_time() -> None:
+def test_retry_of_an_attempt_that_never_started_counts_no_time() -> None:
     batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=1)
     item = ItemRecord(batch, 0, None, 5)
     item.finished_ns, item.status, item.retry = 10**15, "failed", SimpleNamespace(reason="error")

@@ -1,4 +1,4 @@
-"""Fixtures for the export of spans: scripted collectors, and nothing left behind."""
+"""Fixtures for the export of spans: scripted collectors, and a check for leaked threads and descriptors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from flowrt.telemetry.live import LIVE
-from flowrt.telemetry.otlp import sender as delivery
+from flowrt.telemetry.otlp import sender
 from tests.telemetry.otlp.harness import HANG_GUARD_S, Answer, Collector
 
 
 @pytest.fixture
 def collector() -> Iterator[Callable[..., Collector]]:
-    """Starts a collector with a script, for the length of the test."""
+    """Starts scripted collectors and stops them after the test."""
     started: list[Collector] = []
 
     def start(*script: Answer, **settings: Any) -> Collector:
@@ -29,8 +29,8 @@ def collector() -> Iterator[Callable[..., Collector]]:
 
 
 @pytest.fixture(autouse=True)
-def _complaints_are_new_in_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "_complained_at", {})
+def _warnings_are_new_in_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "_warned_at", {})
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +42,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    """What a test's pipelines started has ended with them."""
+    """Fails a test whose pipelines leave threads or descriptors behind."""
     before = set(threading.enumerate())
-    kept = {"flowrt-live"} if LIVE.served else set()  # by an earlier test's application that was not collected yet
+    kept = {"flowrt-live"} if LIVE.served else set()  # an earlier test's application may not be garbage-collected yet
     yield
     for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("flowrt-") and thread.name not in kept:

@@ -1,4 +1,4 @@
-"""Collectors that behave as they are told to, on loopback, and spans to send them."""
+"""Scripted collectors on loopback, and spans to send to them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ HANG_GUARD_S = 30.0
 
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
-    """The official encoding."""
+    """Encode spans with the SDK's OTLP encoder."""
     return encode_spans(spans).SerializeToString()
 
 
 def names_in(payload: bytes) -> list[str]:
-    """The names of the spans in a request, by the official parser."""
+    """Names of the spans in a request, read by the official protobuf parser."""
     request = ExportTraceServiceRequest.FromString(payload)
     return [span.name for part in request.resource_spans for scope in part.scope_spans for span in scope.spans]
 
 
 @dataclass
 class Request:
-    """What came over HTTP."""
+    """Request that the collector received."""
 
     line: str
     headers: dict[str, str]
@@ -55,11 +55,11 @@ class Request:
 
 @dataclass
 class Answer:
-    """How one request is answered.
+    """Scripted answer to one request.
 
     Attributes:
-        act: Does it.
-        takes: Whether the collector has taken the request, before it answers.
+        act: Sends the answer.
+        takes: True if the collector accepts the request before it answers.
     """
 
     act: Callable[[socket.socket, Collector], None]
@@ -88,7 +88,7 @@ def partial(rejected: int, message: str) -> Answer:
 
 
 def raw(content: bytes, *, takes: bool = False, reset: bool = False) -> Answer:
-    """Sends just that and ends the connection."""
+    """Sends the given bytes and closes the connection."""
 
     def act(sock: socket.socket, there: Collector) -> None:
         sock.sendall(content)
@@ -102,7 +102,7 @@ def raw(content: bytes, *, takes: bool = False, reset: bool = False) -> Answer:
 
 
 def hang(content: bytes = b"", *, takes: bool = False) -> Answer:
-    """Sends that and then nothing more."""
+    """Sends the given bytes and hangs."""
 
     def act(sock: socket.socket, there: Collector) -> None:
         sock.sendall(content)
@@ -112,7 +112,7 @@ def hang(content: bytes = b"", *, takes: bool = False) -> Answer:
 
 
 def trickle(content: bytes, *, takes: bool = False) -> Answer:
-    """Sends that and then a byte now and then, forever."""
+    """Sends the given bytes, then single bytes forever."""
 
     def act(sock: socket.socket, there: Collector) -> None:
         sock.sendall(content)
@@ -123,11 +123,11 @@ def trickle(content: bytes, *, takes: bool = False) -> Answer:
 
 
 class Collector:
-    """An HTTP server that answers as a script says: one answer a request, the last one again and again.
+    """HTTP server with a script: one answer per request, the last one repeated.
 
     Attributes:
-        requests: What came, in order.
-        taken: The names of the spans that it took.
+        requests: The received requests, in order.
+        taken: Names of the accepted spans.
     """
 
     def __init__(self, *script: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -200,7 +200,7 @@ class Collector:
 
 
 def spans_named(names: Sequence[str]) -> list[ReadableSpan]:
-    """Finished spans of the SDK's."""
+    """Finished SDK spans."""
     provider, kept = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     tracer = provider.get_tracer("test")
@@ -215,12 +215,12 @@ def numbered(count: int) -> list[str]:
 
 
 def assert_balanced(pipeline: SpanPipeline) -> None:
-    """Every span that was put in has one end."""
+    """Assert that every span is exported, dropped or waiting."""
     assert pipeline.ended == pipeline.exported + sum(pipeline.dropped.values()) + pipeline.waiting
 
 
 def assert_threads_end(pipeline: SpanPipeline) -> None:
-    """A pipeline that is closed has cut what it was waiting for."""
+    """Assert that a closed pipeline's threads end."""
     assert pipeline._threads is not None
     encoder, sender = pipeline._threads[0], pipeline._threads[1]._thread
     for thread in (encoder, sender):
@@ -228,9 +228,9 @@ def assert_threads_end(pipeline: SpanPipeline) -> None:
         assert not thread.is_alive()
 
 
-def eventually(true: Callable[[], object]) -> None:
-    """Wait until something is true."""
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true."""
     deadline = time.monotonic() + HANG_GUARD_S
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.005)

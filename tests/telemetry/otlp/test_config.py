@@ -1,4 +1,4 @@
-"""The standard variables, and arguments that win over them."""
+"""Export settings from arguments and the standard variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def put(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
         monkeypatch.setenv(PREFIX + name, value)
 
 
-def test_without_any_it_is_the_local_collector_over_http() -> None:
+def test_default_is_a_local_collector_over_http() -> None:
     settings = read_settings()
     assert settings == ExportSettings(endpoint="http://localhost:4318/v1/traces")
     assert (settings.timeout_s, settings.compression, settings.protocol) == (10.0, "none", "http/protobuf")
@@ -34,19 +34,19 @@ def test_without_any_it_is_the_local_collector_over_http() -> None:
         ("http://[::1]:4318", "http://[::1]:4318/v1/traces"),
     ],
 )
-def test_the_path_is_added_to_a_base_url(monkeypatch: pytest.MonkeyPatch, base: str, endpoint: str) -> None:
+def test_traces_path_is_appended_to_a_base_url(monkeypatch: pytest.MonkeyPatch, base: str, endpoint: str) -> None:
     assert read_settings(base).endpoint == endpoint
     put(monkeypatch, ENDPOINT=base)
     assert read_settings().endpoint == endpoint
 
 
-def test_the_endpoint_for_traces_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_endpoint_is_used_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, ENDPOINT="http://all:4318", TRACES_ENDPOINT="http://traces:1/mine/")
     assert read_settings().endpoint == "http://traces:1/mine/"
     assert read_settings("http://argument:2").endpoint == "http://argument:2/v1/traces"
 
 
-def test_nothing_is_added_to_a_grpc_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpc_endpoint_gets_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, ENDPOINT="https://c:4317", PROTOCOL="grpc")
     settings = read_settings()
     assert (settings.protocol, settings.url.netloc, settings.url.scheme) == ("grpc", "c:4317", "https")
@@ -55,7 +55,7 @@ def test_nothing_is_added_to_a_grpc_endpoint(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("insecure", "scheme"), [("true", "http"), ("TRUE", "http"), ("false", "https"), ("", "https")]
 )
-def test_a_grpc_endpoint_without_a_scheme_is_secure_unless_it_is_said_not_to_be(
+def test_grpc_endpoint_without_scheme_uses_tls_unless_insecure(
     monkeypatch: pytest.MonkeyPatch, insecure: str, scheme: str
 ) -> None:
     put(monkeypatch, ENDPOINT="c:4317", PROTOCOL="grpc", INSECURE=insecure)
@@ -64,9 +64,7 @@ def test_a_grpc_endpoint_without_a_scheme_is_secure_unless_it_is_said_not_to_be(
     assert read_settings("https://c:4317", insecure=True).url.scheme == "https"
 
 
-def test_what_is_said_for_traces_wins_and_arguments_win_over_all(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_traces_variables_win_and_arguments_win_over_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     files = {name: str(tmp_path / name) for name in ("all", "traces", "argument")}
     for path in files.values():
         Path(path).touch()
@@ -104,15 +102,13 @@ def test_what_is_said_for_traces_wins_and_arguments_win_over_all(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("7", 7.0), ("0.5", 0.5), ("999", 999.0), ("1000", 1.0), ("10000", 10.0)]
 )
-def test_a_timeout_is_in_seconds_unless_only_milliseconds_make_sense(
-    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
-) -> None:
+def test_timeout_from_1000_on_is_in_milliseconds(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
     put(monkeypatch, TIMEOUT=text)
     assert read_settings().timeout_s == seconds
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf"])
-def test_a_timeout_that_is_none_is_said_and_not_used(
+def test_invalid_timeout_is_logged_and_ignored(
     monkeypatch: pytest.MonkeyPatch, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(monkeypatch, TIMEOUT=text)
@@ -120,7 +116,7 @@ def test_a_timeout_that_is_none_is_said_and_not_used(
     assert "OTEL_EXPORTER_OTLP_TIMEOUT" in caplog.text
 
 
-def test_what_is_not_supported_is_said_and_not_used(
+def test_unsupported_value_is_logged_and_ignored(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(monkeypatch, PROTOCOL="http/json", TRACES_COMPRESSION="zstd")
@@ -132,7 +128,7 @@ def test_what_is_not_supported_is_said_and_not_used(
     ]
 
 
-def test_headers_are_percent_decoded_and_those_that_are_none_left_out_without_their_values(
+def test_headers_are_decoded_and_invalid_ones_logged_without_value(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(
@@ -142,14 +138,14 @@ def test_headers_are_percent_decoded_and_those_that_are_none_left_out_without_th
     assert read_settings().headers == {"authorization": "Basic a=b", "x-a": "1", "x-c": ""}
     assert "canary" not in caplog.text
     assert [message.rpartition("sent, ")[2].partition(":")[0] for message in caplog.messages] == [
-        "one without '='",
+        "an entry without '='",
         "'bad name'",
         "'x-b'",
         "''",
     ]
 
 
-def test_a_user_in_the_endpoint_becomes_a_header_and_is_shown_nowhere() -> None:
+def test_user_in_the_endpoint_becomes_a_hidden_header() -> None:
     settings = read_settings("https://me:p%40ss@c:4318/base?key=1")
     assert settings.headers == {"Authorization": "Basic bWU6cEBzcw=="}
     assert settings.endpoint == "https://c:4318/base/v1/traces?key=1"
@@ -162,12 +158,12 @@ def test_a_user_in_the_endpoint_becomes_a_header_and_is_shown_nowhere() -> None:
 @pytest.mark.parametrize(
     "endpoint", ["", "localhost:4318", "ftp://c", "http://", "http://c:port", "http://[::1", "unix:/x", "//c", 4318]
 )
-def test_an_endpoint_that_is_none_is_refused_with_an_example(endpoint: object) -> None:
+def test_invalid_endpoint_is_rejected_with_an_example(endpoint: object) -> None:
     with pytest.raises(ValueError, match=r"URL"):
         read_settings(endpoint)  # type: ignore[arg-type]
 
 
-def test_a_refused_endpoint_shows_no_password() -> None:
+def test_rejected_endpoint_shows_no_password() -> None:
     with pytest.raises(ValueError, match="not 'ftp://c/v1/traces'") as caught:
         read_settings("ftp://me:canary@c?key=canary")
     assert "canary" not in str(caught.value)
@@ -186,7 +182,7 @@ def test_a_refused_endpoint_shows_no_password() -> None:
         ("me:canary@c", "c"),
     ],
 )
-def test_of_an_endpoint_nothing_is_shown_that_may_be_secret(endpoint: str, shown: str) -> None:
+def test_loggable_endpoint_hides_user_query_and_fragment(endpoint: str, shown: str) -> None:
     assert loggable(endpoint) == shown
 
 
@@ -199,11 +195,11 @@ def test_of_an_endpoint_nothing_is_shown_that_may_be_secret(endpoint: str, shown
         ("timeout_s", float("nan"), "timeout_s must be a number of seconds above 0, not nan"),
         ("headers", {"a b": "canary"}, "the header 'a b' cannot be sent"),
         ("headers", {"a": "canary\n"}, "the header 'a' cannot be sent"),
-        ("certificate", "/no/such.pem", "certificate must be a PEM file, and '/no/such.pem' is none"),
+        ("certificate", "/no/such.pem", "certificate must name a PEM file; there is no file '/no/such.pem'"),
         ("client_key", __file__, "client_key needs client_certificate"),
     ],
 )
-def test_an_argument_that_is_not_usable_is_refused(setting: str, value: object, message: str) -> None:
+def test_invalid_argument_is_rejected_by_name(setting: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         read_settings("http://c:4318", **{setting: value})  # type: ignore[arg-type]
     assert "canary" not in str(caught.value)

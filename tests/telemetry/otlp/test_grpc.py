@@ -1,4 +1,4 @@
-"""Export over gRPC, to grpcio's own server."""
+"""Export over gRPC to a grpcio server."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def hangs(there: Collector, context: grpc.ServicerContext) -> bytes:
 
 
 class Collector:
-    """A gRPC server that answers as a script says: one answer a request, the last one again and again."""
+    """gRPC server with a script: one answer per request, the last one repeated."""
 
     def __init__(self, *script: Answer, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.script = list(script or (ok,))
@@ -124,7 +124,7 @@ def collector() -> Iterator[Start]:
 
 @pytest.fixture
 def export() -> Iterator[Export]:
-    """Makes pipelines over gRPC and ends them with the test, their books balanced."""
+    """Makes gRPC pipelines; after the test, closes them and checks their counts."""
     made: list[SpanPipeline] = []
 
     def start(endpoint: str, *, backoff: Backoff = PATIENT, **settings: Any) -> SpanPipeline:
@@ -144,11 +144,11 @@ def put_all(pipeline: SpanPipeline, names: list[str]) -> None:
         pipeline.put(span)
 
 
-# -- a collector that works --------------------------------------------------------------------------------------------
+# -- working collector -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_spans_arrive_with_their_headers(collector: Start, export: Export, compression: str) -> None:
+def test_spans_and_headers_arrive(collector: Start, export: Export, compression: str) -> None:
     there = collector()
     pipeline = export(there.endpoint, compression=compression, headers={"API-Key": "secret"})
     put_all(pipeline, numbered(3_000))
@@ -160,7 +160,7 @@ def test_spans_arrive_with_their_headers(collector: Start, export: Export, compr
     assert metadata["user-agent"].startswith("flowrt/")
 
 
-def test_an_endpoint_without_a_scheme_is_insecure_where_that_is_said(
+def test_insecure_endpoint_without_scheme_uses_no_tls(
     collector: Start, export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = collector()
@@ -171,13 +171,13 @@ def test_an_endpoint_without_a_scheme_is_insecure_where_that_is_said(
     assert there.taken == ["s"]
 
 
-# -- one that fails ----------------------------------------------------------------------------------------------------
+# -- failing collector -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "code", ["CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"]
 )
-def test_a_fault_that_passes_loses_nothing(collector: Start, export: Export, code: str) -> None:
+def test_transient_fault_loses_nothing(collector: Start, export: Export, code: str) -> None:
     there = collector(fails(code), fails(code), ok)
     pipeline = export(there.endpoint)
     put_all(pipeline, numbered(10))
@@ -186,13 +186,13 @@ def test_a_fault_that_passes_loses_nothing(collector: Start, export: Export, cod
     assert len(there.attempts) == 3
 
 
-def test_a_fault_that_stays_loses_what_it_must_and_counts_it(collector: Start, export: Export) -> None:
+def test_permanent_fault_counts_every_dropped_span(collector: Start, export: Export) -> None:
     pipeline = export(collector(fails("UNAVAILABLE")).endpoint, backoff=QUICK)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.dropped["export_error"] == 10)
 
 
-def test_nobody_there_loses_what_it_must_and_counts_it(export: Export) -> None:
+def test_absent_collector_counts_every_dropped_span(export: Export) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     pipeline = export(f"http://127.0.0.1:{port}", backoff=QUICK)
@@ -203,7 +203,7 @@ def test_nobody_there_loses_what_it_must_and_counts_it(export: Export) -> None:
 @pytest.mark.parametrize(
     "code", ["INVALID_ARGUMENT", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED", "INTERNAL", "UNKNOWN"]
 )
-def test_a_status_that_is_for_good_is_not_tried_again(
+def test_permanent_status_is_not_retried(
     collector: Start, export: Export, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = collector(fails(code, "no\nsuch thing"))
@@ -214,12 +214,10 @@ def test_a_status_that_is_for_good_is_not_tried_again(
     assert len(there.attempts) == 2
     (record,) = (record for record in caplog.records if record.name == "flowrt.export")
     assert record.levelno == logging.WARNING
-    assert f"{there.endpoint}: {code} no; such thing; 10 spans are lost" in record.getMessage()
+    assert f"{there.endpoint}: {code} no; such thing; dropped 10 spans" in record.getMessage()
 
 
-def test_exhausted_resources_are_for_good_unless_the_collector_says_when_to_come_back(
-    collector: Start, export: Export
-) -> None:
+def test_resource_exhausted_is_retried_only_with_a_retry_delay(collector: Start, export: Export) -> None:
     there = collector(fails("RESOURCE_EXHAUSTED", "too large", ErrorInfo(reason="size")), ok)
     pipeline = export(there.endpoint)
     put_all(pipeline, ["lost"])
@@ -234,7 +232,7 @@ def test_exhausted_resources_are_for_good_unless_the_collector_says_when_to_come
     assert there.attempts[1] - there.attempts[0] >= 1.05
 
 
-def test_rejected_spans_are_counted(collector: Start, export: Export) -> None:
+def test_rejected_spans_are_counted_as_dropped(collector: Start, export: Export) -> None:
     response = ExportTraceServiceResponse()
     response.partial_success.rejected_spans = 3
     there = collector(lambda there, context: response.SerializeToString())
@@ -245,7 +243,7 @@ def test_rejected_spans_are_counted(collector: Start, export: Export) -> None:
     assert (pipeline.exported, pipeline.dropped["export_error"]) == (7, 3)
 
 
-def test_a_collector_that_hangs_does_not_hold_up_the_end(collector: Start, export: Export) -> None:
+def test_hanging_collector_does_not_delay_close(collector: Start, export: Export) -> None:
     pipeline = export(collector(hangs).endpoint, timeout_s=3_600)
     put_all(pipeline, numbered(10))
     began = time.monotonic()
@@ -255,15 +253,15 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(collector: Start, expor
     assert_threads_end(pipeline)
 
 
-def test_a_collector_that_hangs_is_left_after_the_timeout(collector: Start, export: Export) -> None:
+def test_hanging_collector_is_aborted_after_the_timeout(collector: Start, export: Export) -> None:
     there = collector(hangs, ok)
     pipeline = export(there.endpoint, timeout_s=0.2)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.exported == 10)
 
 
-def test_one_that_is_no_grpc_server_does_not_hold_up_the_end(export: Export) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
+def test_server_without_grpc_does_not_delay_close(export: Export) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and never answers
         pipeline = export(f"http://127.0.0.1:{server.getsockname()[1]}")
         put_all(pipeline, numbered(10))
         began = time.monotonic()
@@ -272,7 +270,7 @@ def test_one_that_is_no_grpc_server_does_not_hold_up_the_end(export: Export) -> 
         assert pipeline.dropped["shutdown"] == 10
 
 
-def test_a_collector_that_restarts_in_the_middle_loses_nothing(collector: Start, export: Export) -> None:
+def test_collector_restart_loses_nothing(collector: Start, export: Export) -> None:
     there = collector()
     pipeline = export(there.endpoint)
     put_all(pipeline, numbered(100))
@@ -287,10 +285,10 @@ def test_a_collector_that_restarts_in_the_middle_loses_nothing(collector: Start,
     assert pipeline.exported == 200
 
 
-# -- what it needs -----------------------------------------------------------------------------------------------------
+# -- requirements ------------------------------------------------------------------------------------------------------
 
 
-def test_without_grpcio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_grpcio_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "flowrt.telemetry.otlp.grpc", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     with pytest.raises(MissingExtraError, match=r"needs the package 'grpcio': pip install 'flowrt\[grpc\]'"):
@@ -323,7 +321,7 @@ FORK = """
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("prepared", [True, False])
-def test_a_forked_child_exports_its_own_spans_or_says_why_it_cannot(collector: Start, prepared: bool) -> None:
+def test_forked_child_exports_its_spans_or_says_why_not(collector: Start, prepared: bool) -> None:
     there = collector()
     child = (1, 0) if prepared else (0, 1)
     first = "" if prepared else "import grpc"

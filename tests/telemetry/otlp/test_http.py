@@ -1,4 +1,4 @@
-"""Export over HTTP to collectors that fail in every way, with every span accounted for."""
+"""Export over HTTP to collectors with all kinds of faults; every span is accounted for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Start = Callable[..., Collector]
 
 @pytest.fixture
 def export() -> Iterator[Export]:
-    """Makes pipelines over HTTP and ends them with the test, their books balanced."""
+    """Makes HTTP pipelines; after the test, closes them and checks their counts."""
     made: list[SpanPipeline] = []
 
     def start(endpoint: str, *, backoff: Backoff = QUICK, **settings: Any) -> SpanPipeline:
@@ -68,15 +68,15 @@ def put_all(pipeline: SpanPipeline, names: list[str]) -> None:
 
 
 def refused() -> str:
-    """An endpoint where nobody listens."""
+    """Endpoint on a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-# -- a collector that works --------------------------------------------------------------------------------------------
+# -- working collector -------------------------------------------------------------------------------------------------
 
 
-def test_spans_arrive_over_one_kept_alive_connection(collector: Start, export: Export) -> None:
+def test_spans_share_one_keep_alive_connection(collector: Start, export: Export) -> None:
     there = collector()
     pipeline = export(there.endpoint)
     for number in range(5):
@@ -92,7 +92,7 @@ def test_spans_arrive_over_one_kept_alive_connection(collector: Start, export: E
     assert "content-encoding" not in request.headers
 
 
-def test_requests_are_compressed_where_that_is_wanted(collector: Start, export: Export) -> None:
+def test_requests_are_compressed_on_request(collector: Start, export: Export) -> None:
     there = collector()
     pipeline = export(there.endpoint, compression="gzip")
     put_all(pipeline, numbered(100))
@@ -101,7 +101,7 @@ def test_requests_are_compressed_where_that_is_wanted(collector: Start, export: 
     assert {request.headers["content-encoding"] for request in there.requests} == {"gzip"}
 
 
-def test_headers_path_and_query_are_sent_as_they_are_set(
+def test_headers_path_and_query_are_sent_unchanged(
     collector: Start, export: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = collector()
@@ -119,9 +119,7 @@ def test_headers_path_and_query_are_sent_as_they_are_set(
     assert request.headers["content-type"] == "application/x-protobuf"
 
 
-def test_a_proxy_that_the_environment_names_is_asked(
-    collector: Start, export: Export, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxy_from_the_environment_is_used(collector: Start, export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = collector()
     monkeypatch.setenv("http_proxy", f"http://me:pass@127.0.0.1:{proxy.port}")
     pipeline = export("http://collector.invalid:4318")
@@ -133,7 +131,7 @@ def test_a_proxy_that_the_environment_names_is_asked(
     assert proxy.requests[0].headers["host"] == "collector.invalid:4318"
 
 
-def test_a_slow_collector_gets_everything_in_few_requests(collector: Start, export: Export) -> None:
+def test_slow_collector_gets_all_spans_in_few_requests(collector: Start, export: Export) -> None:
     there = collector(slow(0.1, status(200)))
     pipeline = export(there.endpoint)
     put_all(pipeline, numbered(20_000))
@@ -143,7 +141,7 @@ def test_a_slow_collector_gets_everything_in_few_requests(collector: Start, expo
     assert len(there.requests) < 20
 
 
-# -- one that fails ----------------------------------------------------------------------------------------------------
+# -- failing collector -------------------------------------------------------------------------------------------------
 
 JUNK = b"\x00\xff garbage that is no HTTP\r\n\r\n"
 FAULTS: dict[str, Answer] = {
@@ -151,7 +149,7 @@ FAULTS: dict[str, Answer] = {
     "502": status(502),
     "503 with a body": status(503, b"overloaded"),
     "504": status(504),
-    "429 and a Retry-After that nobody understands": status(429, Retry_After="soon"),
+    "429 and an invalid Retry-After": status(429, Retry_After="soon"),
     "a reset": raw(b"", reset=True),
     "the end of the connection": raw(b""),
     "a reset within the status": raw(b"HTTP/1.1 200", reset=True),
@@ -180,7 +178,7 @@ BROKEN_BODIES: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_that_passes_loses_nothing(collector: Start, export: Export, fault: str) -> None:
+def test_transient_fault_loses_nothing(collector: Start, export: Export, fault: str) -> None:
     there = collector(FAULTS[fault], FAULTS[fault], status(200))
     pipeline = export(there.endpoint, backoff=PATIENT)
     put_all(pipeline, numbered(10))
@@ -190,7 +188,7 @@ def test_a_fault_that_passes_loses_nothing(collector: Start, export: Export, fau
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "refused"])
-def test_a_fault_that_stays_loses_what_it_must_and_counts_it(collector: Start, export: Export, fault: str) -> None:
+def test_permanent_fault_counts_every_dropped_span(collector: Start, export: Export, fault: str) -> None:
     pipeline = export(refused() if fault == "refused" else collector(FAULTS[fault]).endpoint)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.dropped["export_error"] == 10)
@@ -198,7 +196,7 @@ def test_a_fault_that_stays_loses_what_it_must_and_counts_it(collector: Start, e
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 415, 500, 501, 505])
-def test_a_status_that_is_for_good_is_not_tried_again(
+def test_permanent_status_is_not_retried(
     collector: Start, export: Export, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = collector(status(code, b"no\nsuch thing " + b"x" * 1_000))
@@ -220,10 +218,10 @@ def test_redirects_are_not_followed(collector: Start, export: Export, caplog: py
     put_all(pipeline, ["s"])
     eventually(lambda: pipeline.dropped["export_error"] == 1)
     assert not elsewhere.requests
-    assert "redirects are not followed" in caplog.text
+    assert "flowrt follows no redirects" in caplog.text
 
 
-def test_a_status_message_in_protobuf_is_logged_as_text(
+def test_protobuf_status_message_is_logged_as_text(
     collector: Start, export: Export, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = b"\x08\x03\x12\x0bno such key"
@@ -231,11 +229,11 @@ def test_a_status_message_in_protobuf_is_logged_as_text(
     pipeline = export(there.endpoint)
     put_all(pipeline, ["s"])
     eventually(lambda: pipeline.dropped["export_error"] == 1)
-    assert "HTTP 400 no such key; 1 spans are lost" in caplog.text
+    assert "HTTP 400 no such key; dropped 1 spans" in caplog.text
 
 
 @pytest.mark.parametrize("reads_on", [True, False])
-def test_a_refusal_before_the_body_is_read_is_understood(
+def test_response_before_the_body_is_read_is_used(
     export: Export, reads_on: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse_early(server: socket.socket) -> None:
@@ -243,7 +241,7 @@ def test_a_refusal_before_the_body_is_read_is_understood(
         with sock:
             sock.recv(100)
             sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            while reads_on and sock.recv(65_536):  # else the rest of the body is met with a reset
+            while reads_on and sock.recv(65_536):  # unread bytes would make the close a connection reset
                 pass
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -253,13 +251,13 @@ def test_a_refusal_before_the_body_is_read_is_understood(
         pipeline.put(spans_named(["x" * 8_000_000])[0])
         eventually(lambda: pipeline.dropped["export_error"] == 1)
         thread.join(HANG_GUARD_S)
-    assert "HTTP 413; 1 spans are lost" in caplog.text
+    assert "HTTP 413; dropped 1 spans" in caplog.text
 
 
-# -- what it asks for --------------------------------------------------------------------------------------------------
+# -- retry delays of the collector -------------------------------------------------------------------------------------
 
 
-def test_retry_after_in_seconds_is_kept_to(collector: Start, export: Export) -> None:
+def test_retry_after_in_seconds_is_honoured(collector: Start, export: Export) -> None:
     there = collector(status(429, Retry_After="1"), status(200))
     pipeline = export(there.endpoint, backoff=PATIENT)
     put_all(pipeline, ["s"])
@@ -267,7 +265,7 @@ def test_retry_after_in_seconds_is_kept_to(collector: Start, export: Export) -> 
     assert there.requests[1].at - there.requests[0].at >= 0.95
 
 
-def test_retry_after_as_a_date_is_kept_to(collector: Start, export: Export) -> None:
+def test_retry_after_as_a_date_is_honoured(collector: Start, export: Export) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)  # whole seconds: 2 to 3 from now
     there = collector(status(503, Retry_After=date), status(200))
     pipeline = export(there.endpoint, backoff=PATIENT)
@@ -276,11 +274,11 @@ def test_retry_after_as_a_date_is_kept_to(collector: Start, export: Export) -> N
     assert there.requests[1].at - there.requests[0].at >= 1.5
 
 
-def test_a_retry_after_of_an_hour_does_not_hold_up_the_end(collector: Start, export: Export) -> None:
+def test_retry_after_of_an_hour_does_not_delay_close(collector: Start, export: Export) -> None:
     there = collector(status(429, Retry_After="3600"))
     pipeline = export(there.endpoint, backoff=Backoff())
     put_all(pipeline, numbered(10))
-    eventually(lambda: pipeline._threads is not None and pipeline._threads[1].barred_until)
+    eventually(lambda: pipeline._threads is not None and pipeline._threads[1].retry_after_until)
     began = time.monotonic()
     pipeline.close(HANG_GUARD_S)
     assert time.monotonic() - began < HANG_GUARD_S / 2
@@ -296,11 +294,11 @@ def test_rejected_spans_are_counted_and_the_reason_is_logged(
         pipeline._waiting.append(span)  # all at once, and so in one request
     assert pipeline.force_flush()
     assert (pipeline.exported, pipeline.dropped["export_error"]) == (7, 3)
-    assert "too; old; 3 of 10 spans were rejected" in caplog.text
+    assert "too; old; the collector rejected 3 of 10 spans" in caplog.text
 
 
 @pytest.mark.parametrize("body", BROKEN_BODIES)
-def test_a_success_is_one_whatever_its_body(
+def test_success_with_any_body_counts_as_exported(
     collector: Start, export: Export, body: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = collector(BROKEN_BODIES[body])
@@ -313,7 +311,7 @@ def test_a_success_is_one_whatever_its_body(
     assert not caplog.records
 
 
-# -- one that hangs ----------------------------------------------------------------------------------------------------
+# -- hanging collector -------------------------------------------------------------------------------------------------
 
 HANGS: dict[str, Answer] = {
     "without an answer": hang(),
@@ -325,7 +323,7 @@ HANGS: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("how", [*HANGS, "a body that does not end", "a body that trickles"])
-def test_a_collector_that_hangs_does_not_hold_up_the_end(collector: Start, export: Export, how: str) -> None:
+def test_hanging_collector_does_not_delay_close(collector: Start, export: Export, how: str) -> None:
     pipeline = export(collector((HANGS | BROKEN_BODIES)[how]).endpoint, backoff=PATIENT, timeout_s=3_600)
     put_all(pipeline, numbered(10))
     began = time.monotonic()
@@ -336,7 +334,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(collector: Start, expor
 
 
 @pytest.mark.parametrize("how", HANGS)
-def test_a_collector_that_hangs_is_left_after_the_timeout(collector: Start, export: Export, how: str) -> None:
+def test_hanging_collector_is_aborted_after_the_timeout(collector: Start, export: Export, how: str) -> None:
     there = collector(HANGS[how], status(200))
     pipeline = export(there.endpoint, backoff=PATIENT, timeout_s=0.2)
     put_all(pipeline, numbered(10))
@@ -344,12 +342,12 @@ def test_a_collector_that_hangs_is_left_after_the_timeout(collector: Start, expo
     assert there.taken == numbered(10)
 
 
-def test_a_collector_whose_connections_are_not_accepted_does_not_hold_up_the_end(export: Export) -> None:
+def test_unaccepted_connections_do_not_delay_close(export: Export) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
         filling = []
-        for _ in range(3):  # what is beyond the backlog is not even connected
+        for _ in range(3):  # connections over the backlog are not accepted
             sock = socket.socket()
             sock.setblocking(False)
             sock.connect_ex(server.getsockname())
@@ -364,7 +362,7 @@ def test_a_collector_whose_connections_are_not_accepted_does_not_hold_up_the_end
             sock.close()
 
 
-def test_a_collector_that_restarts_in_the_middle_loses_nothing(collector: Start, export: Export) -> None:
+def test_collector_restart_loses_nothing(collector: Start, export: Export) -> None:
     there = collector()
     pipeline = export(there.endpoint, backoff=PATIENT)
     put_all(pipeline, numbered(100))
@@ -380,7 +378,7 @@ def test_a_collector_that_restarts_in_the_middle_loses_nothing(collector: Start,
     assert pipeline.exported == 300
 
 
-def test_a_connection_that_the_collector_closed_while_it_was_idle_is_replaced(
+def test_connection_closed_while_idle_is_replaced(
     collector: Start, export: Export, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = collector(raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", takes=True))
@@ -409,7 +407,7 @@ def test_no_secret_is_logged(export: Export, caplog: pytest.LogCaptureFixture, m
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_has_a_connection_of_its_own(collector: Start) -> None:
+def test_forked_child_opens_its_own_connection(collector: Start) -> None:
     there = collector()
     code = f"""
     import os

@@ -1,4 +1,4 @@
-"""The hand-over, the encoder and the account, with a way to the collector that does as it is told."""
+"""Span pipeline: queue, encoder and counts, with a scripted transport."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ LOST = Outcome(False, kind="HTTP 400", detail="HTTP 400 bad")
 QUICK = Backoff(first_s=0.01, most_s=0.02, give_up_s=0.2)
 
 
-class Told:
-    """A way to a collector that answers as a script says, the last answer again and again."""
+class ScriptedTransport:
+    """Transport with a script: one outcome per request, the last one repeated."""
 
     timeout_s = 10.0
     where = "http://collector"
 
     def __init__(self, *script: Outcome | Exception, hang: bool = False) -> None:
         self.script = list(script or (TAKEN,))
-        self.bodies: list[bytes] = []  # of each attempt
+        self.bodies: list[bytes] = []  # one per attempt
         self.taken: list[str] = []
         self.at: list[float] = []
         self.suppressed: list[object] = []
@@ -84,7 +84,7 @@ def numbered(count: int) -> list[str]:
 
 
 class Counted:
-    """A function that knows what it was called with."""
+    """Wrapper that records the calls of a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -100,74 +100,74 @@ Make = Callable[..., SpanPipeline]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes pipelines, and ends them with the test, their books balanced."""
-    made: list[tuple[Told, SpanPipeline]] = []
+    """Makes pipelines; after the test, closes them and checks their counts."""
+    made: list[tuple[ScriptedTransport, SpanPipeline]] = []
 
-    def start(told: Told, **settings: Any) -> SpanPipeline:
-        pipeline = SpanPipeline(told, **{"encode": encode, "delay_s": 0.01, "backoff": QUICK, **settings})
-        made.append((told, pipeline))
+    def start(transport: ScriptedTransport, **settings: Any) -> SpanPipeline:
+        pipeline = SpanPipeline(transport, **{"encode": encode, "delay_s": 0.01, "backoff": QUICK, **settings})
+        made.append((transport, pipeline))
         return pipeline
 
     yield start
-    for told, pipeline in made:
+    for transport, pipeline in made:
         pipeline.close(0.0)
-        told.go.set()
+        transport.go.set()
         assert_balanced(pipeline)
         assert pipeline.waiting == 0
 
 
-# -- what goes in comes out --------------------------------------------------------------------------------------------
+# -- export ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_span_is_exported_in_order_and_counted(make: Make) -> None:
-    told = Told()
-    pipeline = make(told)
+    transport = ScriptedTransport()
+    pipeline = make(transport)
     put_all(pipeline, numbered(5_000))
     assert pipeline.force_flush()
-    assert told.taken == numbered(5_000)
+    assert transport.taken == numbered(5_000)
     assert (pipeline.ended, pipeline.exported, sum(pipeline.dropped.values()), pipeline.waiting) == (5_000, 5_000, 0, 0)
 
 
-def test_a_producer_at_full_speed_loses_nothing(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, encode=lambda spans: b"s " * len(spans))
+def test_producer_at_full_speed_loses_nothing(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, encode=lambda spans: b"s " * len(spans))
     put = pipeline.put
     for _ in range(300_000):
         put(None)
     pipeline.close(HANG_GUARD_S)
-    assert len(told.taken) == 300_000
+    assert len(transport.taken) == 300_000
     assert (pipeline.ended, pipeline.exported) == (300_000, 300_000)
 
 
-def test_a_lone_span_waits_no_longer_than_the_delay(make: Make) -> None:
-    told = Told()
-    pipeline = make(told)
+def test_single_span_waits_no_longer_than_the_delay(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport)
     pipeline.put("alone")
     eventually(lambda: pipeline.exported)
-    assert told.taken == ["alone"]
+    assert transport.taken == ["alone"]
 
 
-def test_enough_spans_do_not_wait_for_the_delay(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, delay_s=3_600, batch_spans=10)
+def test_full_batch_does_not_wait_for_the_delay(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, delay_s=3_600, batch_spans=10)
     eventually(lambda: not pipeline._awake)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.exported == 10)
-    assert told.taken == numbered(10)
+    assert transport.taken == numbered(10)
 
 
-def test_half_of_what_there_is_room_for_does_not_wait_either(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, delay_s=3_600, most_spans=20)
+def test_half_of_the_capacity_does_not_wait_for_the_delay(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, delay_s=3_600, most_spans=20)
     eventually(lambda: not pipeline._awake)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.exported == 10)
-    assert told.taken == numbered(10)
+    assert transport.taken == numbered(10)
 
 
-def test_several_threads_may_put(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, most_spans=2_000)
+def test_put_is_thread_safe(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, most_spans=2_000)
     threads = [threading.Thread(target=put_all, args=(pipeline, numbered(20_000))) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -175,142 +175,142 @@ def test_several_threads_may_put(make: Make) -> None:
         thread.join(HANG_GUARD_S)
     assert pipeline.force_flush()
     assert pipeline.ended == 80_000
-    assert pipeline.exported == len(told.taken) == 80_000 - pipeline.dropped["queue_full"]
+    assert pipeline.exported == len(transport.taken) == 80_000 - pipeline.dropped["queue_full"]
 
 
-def test_what_waits_behind_a_request_is_joined_to_the_next_up_to_its_size(make: Make) -> None:
-    told = Told(hang=True)
-    pipeline = make(told, request_bytes=4_000)
+def test_spans_behind_a_request_are_joined_up_to_the_size_limit(make: Make) -> None:
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, request_bytes=4_000)
     pipeline.put("first")
-    eventually(lambda: told.bodies)
+    eventually(lambda: transport.bodies)
     for name in numbered(1_000):
         pipeline.put(name)
         if name.endswith("00"):
             time.sleep(0.002)
-    told.go.set()
+    transport.go.set()
     assert pipeline.force_flush()
-    assert told.taken == ["first", *numbered(1_000)]
-    sizes = [len(body) for body in told.bodies[1:]]
+    assert transport.taken == ["first", *numbered(1_000)]
+    sizes = [len(body) for body in transport.bodies[1:]]
     assert max(sizes) <= 4_000
     assert sum(sizes) / len(sizes) > 1_000
 
 
-def test_spans_too_large_for_one_request_go_out_in_several(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, request_bytes=1_000, batch_spans=512, delay_s=3_600)
+def test_spans_over_the_size_limit_are_split_into_requests(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, request_bytes=1_000, batch_spans=512, delay_s=3_600)
     names = [f"{number:0100}" for number in range(500)]
     put_all(pipeline, names)
     assert pipeline.force_flush()
-    assert told.taken == names
-    assert max(map(len, told.bodies)) <= 1_000
+    assert transport.taken == names
+    assert max(map(len, transport.bodies)) <= 1_000
 
 
-def test_a_span_too_large_for_any_request_goes_out_alone(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, request_bytes=100)
+def test_span_over_the_size_limit_is_sent_alone(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, request_bytes=100)
     put_all(pipeline, ["small", "x" * 1_000, "small too"])
     assert pipeline.force_flush()
-    assert told.taken == ["small", "x" * 1_000, "small", "too"]
-    assert b"x" * 1_000 + b" " in told.bodies
+    assert transport.taken == ["small", "x" * 1_000, "small", "too"]
+    assert b"x" * 1_000 + b" " in transport.bodies
 
 
-# -- what does not fit -------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
-def test_spans_beyond_the_bound_are_dropped_and_counted_exactly(make: Make) -> None:
+def test_spans_over_the_limit_are_dropped_and_counted(make: Make) -> None:
     before = METRICS.drops["spans", "queue_full"]
-    told = Told(hang=True)
-    pipeline = make(told, most_spans=100)
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, most_spans=100)
     put_all(pipeline, numbered(1_000))
     assert pipeline.waiting == pipeline.limit == 100
     assert pipeline.dropped == {"queue_full": 900, "export_error": 0, "shutdown": 0}
     assert METRICS.drops["spans", "queue_full"] == before + 900
-    told.go.set()
+    transport.go.set()
     assert pipeline.force_flush()
-    assert told.taken == numbered(100)
-    put_all(pipeline, numbered(50))  # there is room again
+    assert transport.taken == numbered(100)
+    put_all(pipeline, numbered(50))  # there is capacity again
     assert pipeline.force_flush()
     assert (pipeline.exported, pipeline.dropped["queue_full"]) == (150, 900)
 
 
-def test_spans_that_are_looked_at_after_every_few_are_dropped_and_counted_too(make: Make) -> None:
-    told = Told(hang=True)
-    pipeline = make(told, most_spans=100)
+def test_appended_spans_over_the_limit_are_dropped_and_counted(make: Make) -> None:
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, most_spans=100)
     for _ in range(50):
         for span in numbered(20):
             pipeline.append(span)
-        pipeline.look(20)
+        pipeline.check_backlog(20)
     assert pipeline.waiting == 100
     assert pipeline.dropped == {"queue_full": 900, "export_error": 0, "shutdown": 0}
 
 
-def test_a_look_takes_back_no_more_than_was_added(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = make(Told(hang=True), most_spans=100, batch_spans=1_000, delay_s=HANG_GUARD_S)
-    eventually(lambda: not pipeline._awake)  # from here on it is woken by nothing but the room
+def test_backlog_check_drops_no_more_than_was_added(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make(ScriptedTransport(hang=True), most_spans=100, batch_spans=1_000, delay_s=HANG_GUARD_S)
+    eventually(lambda: not pipeline._awake)  # from here on only free capacity wakes it
     for span in numbered(40):
         pipeline.append(span)
-    monkeypatch.setattr(pipeline, "_room", lambda: 0)  # as when a slow collector has left none for bytes
+    monkeypatch.setattr(pipeline, "_capacity", lambda: 0)  # as if a slow collector had used up the byte limit
     pipeline.append("late")
-    monkeypatch.setattr(pipeline, "_level", 0)
-    pipeline.look(1)
+    monkeypatch.setattr(pipeline, "_wake_above", 0)
+    pipeline.check_backlog(1)
     assert pipeline.dropped["queue_full"] == 1
     assert pipeline.waiting == 40
 
 
-def test_bytes_beyond_the_bound_are_dropped_and_counted_exactly(make: Make) -> None:
-    told = Told(hang=True)
-    pipeline = make(told, most_bytes=100_000, batch_spans=16)
+def test_spans_over_the_byte_limit_are_dropped_and_counted(make: Make) -> None:
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, most_bytes=100_000, batch_spans=16)
     large = "x" * 999
     for _ in range(1_000):
         pipeline.put(large)
         time.sleep(0.0001)
-    eventually(lambda: not pipeline._waiting or pipeline._room() == 0)
-    held = pipeline._held() * 1_000
+    eventually(lambda: not pipeline._waiting or pipeline._capacity() == 0)
+    held = pipeline._in_export() * 1_000
     assert 100_000 <= held <= 100_000 + 2_048_000
     assert pipeline.dropped["queue_full"] > 0
     assert pipeline.limit == 100
     assert_balanced(pipeline)
-    told.go.set()
+    transport.go.set()
     assert pipeline.force_flush()
-    assert pipeline.exported == len(told.taken) == 1_000 - pipeline.dropped["queue_full"]
-    put_all(pipeline, numbered(10))  # there is room again
+    assert pipeline.exported == len(transport.taken) == 1_000 - pipeline.dropped["queue_full"]
+    put_all(pipeline, numbered(10))  # there is capacity again
     assert pipeline.force_flush()
-    assert told.taken[-10:] == numbered(10)
+    assert transport.taken[-10:] == numbered(10)
 
 
-def test_a_pipeline_without_room_neither_spins_nor_sleeps_on(make: Make) -> None:
-    told, encoding = Told(hang=True), threading.Event()
+def test_encoder_without_capacity_waits_and_wakes(make: Make) -> None:
+    transport, encoding = ScriptedTransport(hang=True), threading.Event()
 
     def wait_and_encode(names: Sequence[str]) -> bytes:
         encoding.wait(HANG_GUARD_S)
         return encode(names)
 
-    pipeline = make(told, encode=wait_and_encode, most_bytes=1, batch_spans=1, delay_s=3_600)
+    pipeline = make(transport, encode=wait_and_encode, most_bytes=1, batch_spans=1, delay_s=3_600)
     pipeline.put("first")
-    eventually(lambda: pipeline._entered)
+    eventually(lambda: pipeline._taken)
     pipeline.put("second")
     pipeline._take = take = Counted(pipeline._take)  # type: ignore[method-assign,assignment]
     encoding.set()
-    eventually(lambda: pipeline._starved)
+    eventually(lambda: pipeline._out_of_capacity)
     put_all(pipeline, numbered(1_000))
     time.sleep(0.05)
     assert pipeline.dropped["queue_full"] == 1_000
-    assert len(take.calls) == 1  # the one that found no room
-    told.go.set()
-    eventually(lambda: told.taken == ["first", "second"])
+    assert len(take.calls) == 1  # the call that found no capacity
+    transport.go.set()
+    eventually(lambda: transport.taken == ["first", "second"])
 
 
-def test_a_flush_waits_for_what_was_taken_and_not_for_what_was_refused(make: Make) -> None:
-    told = Told(hang=True)
-    pipeline = make(told, most_spans=100)
+def test_flush_does_not_wait_for_dropped_spans(make: Make) -> None:
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, most_spans=100)
     put_all(pipeline, numbered(200))
     flushed: list[bool] = []
     flush = threading.Thread(target=lambda: flushed.append(pipeline.force_flush()))
     flush.start()
-    eventually(lambda: told.bodies)
+    eventually(lambda: transport.bodies)
     put_all(pipeline, numbered(200))
     assert not flushed
-    told.go.set()
+    transport.go.set()
     flush.join(HANG_GUARD_S)
     assert flushed == [True]
     assert (pipeline.exported, pipeline.dropped["queue_full"]) == (100, 300)
@@ -319,140 +319,134 @@ def test_a_flush_waits_for_what_was_taken_and_not_for_what_was_refused(make: Mak
 # -- spans that cannot be encoded --------------------------------------------------------------------------------------
 
 
-def test_a_span_that_cannot_be_encoded_takes_no_other_with_it_and_is_logged_once(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unencodable_span_is_dropped_alone_and_logged_once(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     def picky(names: Sequence[str]) -> bytes:
         if any("bad" in name for name in names):
             raise TypeError("no such attribute")
         return encode(names)
 
-    told = Told()
-    pipeline = make(told, encode=picky, delay_s=3_600)
+    transport = ScriptedTransport()
+    pipeline = make(transport, encode=picky, delay_s=3_600)
     put_all(pipeline, [*numbered(700), "bad", *numbered(300), "bad", *numbered(20)])
     assert pipeline.force_flush()
-    assert told.taken == [*numbered(700), *numbered(300), *numbered(20)]
+    assert transport.taken == [*numbered(700), *numbered(300), *numbered(20)]
     assert pipeline.dropped["export_error"] == 2
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "no such attribute" in caplog.text
 
 
-# -- what the collector says -------------------------------------------------------------------------------------------
+# -- outcomes of requests ----------------------------------------------------------------------------------------------
 
 
-def test_a_request_that_may_be_sent_again_is(make: Make) -> None:
-    told = Told(LATER, LATER, TAKEN)
-    pipeline = make(told)
+def test_retryable_request_is_sent_again(make: Make) -> None:
+    transport = ScriptedTransport(LATER, LATER, TAKEN)
+    pipeline = make(transport)
     pipeline.put("s")
     eventually(lambda: pipeline.exported == 1)
-    assert told.bodies == [b"s "] * 3
+    assert transport.bodies == [b"s "] * 3
 
 
-def test_a_request_that_must_not_be_sent_again_is_lost_and_the_next_is_not(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    told = Told(LOST, TAKEN)
-    pipeline = make(told)
+def test_unretryable_request_is_dropped_and_the_next_is_sent(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    transport = ScriptedTransport(LOST, TAKEN)
+    pipeline = make(transport)
     pipeline.put("first")
     eventually(lambda: pipeline.dropped["export_error"] == 1)
     pipeline.put("second")
     assert pipeline.force_flush()
-    assert told.taken == ["second"]
-    assert caplog.messages == ["export of spans to http://collector: HTTP 400 bad; 1 spans are lost"]
+    assert transport.taken == ["second"]
+    assert caplog.messages == ["export of spans to http://collector: HTTP 400 bad; dropped 1 spans"]
 
 
-def test_a_collector_that_stays_away_costs_what_it_was_tried_with_and_is_logged_rarely(
-    make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    told = Told(LATER)
-    pipeline = make(told)
+def test_absent_collector_drops_requests_and_is_logged_rarely(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    transport = ScriptedTransport(LATER)
+    pipeline = make(transport)
     pipeline.put("s")
     eventually(lambda: pipeline.dropped["export_error"] == 1)
-    assert len(told.bodies) > 2
+    assert len(transport.bodies) > 2
     pipeline.put("s")
     eventually(lambda: pipeline.dropped["export_error"] == 2)
     assert caplog.messages == [
-        "export of spans to http://collector: refused; spans wait to be sent again",
-        "export of spans to http://collector: refused; 1 spans are lost after 0.2 s of trying",
+        "export of spans to http://collector: refused; retrying",
+        "export of spans to http://collector: refused; dropped 1 spans after 0.2 s of retries",
     ]
 
 
-def test_a_collector_that_asks_to_be_left_alone_is(make: Make) -> None:
-    told = Told(Outcome(False, retry=True, after_s=0.15), TAKEN)
-    pipeline = make(told)
+def test_retry_delay_of_the_collector_is_honoured(make: Make) -> None:
+    transport = ScriptedTransport(Outcome(False, retry=True, after_s=0.15), TAKEN)
+    pipeline = make(transport)
     pipeline.put("s")
-    eventually(lambda: told.at)
-    assert pipeline.force_flush()  # which hurries, but not against its word
-    assert told.at[1] - told.at[0] >= 0.15
+    eventually(lambda: transport.at)
+    assert pipeline.force_flush()  # skips the backoff, but not the collector's delay
+    assert transport.at[1] - transport.at[0] >= 0.15
 
 
-def test_a_flush_does_not_wait_for_a_backoff(make: Make) -> None:
-    told = Told(LATER, TAKEN)
-    pipeline = make(told, backoff=Backoff(first_s=3_600, most_s=3_600, give_up_s=7_200))
+def test_flush_skips_the_backoff(make: Make) -> None:
+    transport = ScriptedTransport(LATER, TAKEN)
+    pipeline = make(transport, backoff=Backoff(first_s=3_600, most_s=3_600, give_up_s=7_200))
     pipeline.put("s")
     eventually(lambda: pipeline._threads is not None and pipeline._threads[1]._failures)
     assert pipeline.force_flush()
-    assert told.taken == ["s"]
+    assert transport.taken == ["s"]
 
 
-def test_spans_that_the_collector_rejects_are_counted(make: Make) -> None:
-    told = Told(Outcome(True, rejected=3, kind="partial success"), Outcome(True, rejected=99))
-    pipeline = make(told, delay_s=3_600)
+def test_rejected_spans_are_counted(make: Make) -> None:
+    transport = ScriptedTransport(Outcome(True, rejected=3, kind="partial success"), Outcome(True, rejected=99))
+    pipeline = make(transport, delay_s=3_600)
     put_all(pipeline, numbered(10))
     assert pipeline.force_flush()
     assert (pipeline.exported, pipeline.dropped["export_error"]) == (7, 3)
     put_all(pipeline, numbered(10))
-    assert pipeline.force_flush()  # no more than there were
+    assert pipeline.force_flush()  # capped at the number of spans
     assert (pipeline.exported, pipeline.dropped["export_error"]) == (7, 13)
 
 
-def test_an_error_that_nobody_foresaw_loses_one_request_and_not_the_thread(make: Make) -> None:
-    told = Told(RuntimeError("unforeseen"), TAKEN)
-    pipeline = make(told)
+def test_unexpected_error_loses_one_request_and_not_the_thread(make: Make) -> None:
+    transport = ScriptedTransport(RuntimeError("unforeseen"), TAKEN)
+    pipeline = make(transport)
     pipeline.put("first")
     eventually(lambda: pipeline.dropped["export_error"] == 1)
     pipeline.put("second")
     assert pipeline.force_flush()
-    assert told.taken == ["second"]
+    assert transport.taken == ["second"]
 
 
-def test_a_request_that_takes_too_long_is_cut(make: Make) -> None:
-    told = Told(hang=True)
-    told.timeout_s = -1.0  # with the grace, at once
-    pipeline = make(told)
+def test_request_over_its_timeout_is_aborted(make: Make) -> None:
+    transport = ScriptedTransport(hang=True)
+    transport.timeout_s = -1.0  # the grace makes that 0 s
+    pipeline = make(transport)
     pipeline.put("s")
-    eventually(lambda: told.aborted)
+    eventually(lambda: transport.aborted)
     assert pipeline.exported == 0
 
 
-def test_neither_thread_is_traced(make: Make) -> None:
+def test_pipeline_threads_suppress_instrumentation(make: Make) -> None:
     seen = []
 
-    def look(names: Sequence[str]) -> bytes:
+    def observe(names: Sequence[str]) -> bytes:
         seen.append(otel_context.get_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY))
         return encode(names)
 
-    told = Told()
-    pipeline = make(told, encode=look)
+    transport = ScriptedTransport()
+    pipeline = make(transport, encode=observe)
     pipeline.put("s")
     assert pipeline.force_flush()
-    assert (seen, told.suppressed) == ([True], [True])
+    assert (seen, transport.suppressed) == ([True], [True])
 
 
-# -- flush and end -----------------------------------------------------------------------------------------------------
+# -- flush and close ---------------------------------------------------------------------------------------------------
 
 
-def test_a_flush_that_is_not_done_in_time_says_so(make: Make) -> None:
-    pipeline = make(Told(hang=True))
+def test_flush_returns_false_after_its_timeout(make: Make) -> None:
+    pipeline = make(ScriptedTransport(hang=True))
     pipeline.put("s")
     assert not pipeline.force_flush(20)
     assert_balanced(pipeline)
     assert pipeline.waiting == 1
 
 
-def test_a_flush_ends_although_others_go_on(make: Make) -> None:
-    told, over = Told(), threading.Event()
-    pipeline = make(told)
+def test_flush_ends_while_other_spans_arrive(make: Make) -> None:
+    transport, over = ScriptedTransport(), threading.Event()
+    pipeline = make(transport)
 
     def go_on() -> None:
         while not over.is_set():
@@ -464,29 +458,29 @@ def test_a_flush_ends_although_others_go_on(make: Make) -> None:
         for number in range(5):
             pipeline.put(f"mine{number}")
             assert pipeline.force_flush(int(HANG_GUARD_S * 1_000))
-            assert f"mine{number}" in told.taken
+            assert f"mine{number}" in transport.taken
     finally:
         over.set()
         other.join(HANG_GUARD_S)
 
 
-def test_the_end_exports_what_waits_and_leaves_no_thread(make: Make) -> None:
-    told = Told()
-    pipeline = make(told, delay_s=3_600)
+def test_close_exports_waiting_spans_and_ends_the_threads(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport, delay_s=3_600)
     put_all(pipeline, numbered(700))
     pipeline.close(HANG_GUARD_S)
-    assert told.taken == numbered(700)
-    assert told.closed.wait(HANG_GUARD_S)
-    pipeline.close(HANG_GUARD_S)  # again does nothing
+    assert transport.taken == numbered(700)
+    assert transport.closed.wait(HANG_GUARD_S)
+    pipeline.close(HANG_GUARD_S)  # a second close does nothing
     assert pipeline.force_flush()
 
 
-def test_a_collector_that_hangs_holds_the_end_up_by_the_timeout_and_its_spans_count_as_dropped_once(
+def test_hanging_collector_delays_close_by_the_timeout_only(
     make: Make,
 ) -> None:
     before = METRICS.drops["spans", "shutdown"]
-    told = Told(hang=True)
-    pipeline = make(told)
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport)
     put_all(pipeline, numbered(35))
     began = time.monotonic()
     pipeline.close(0.2)
@@ -495,37 +489,40 @@ def test_a_collector_that_hangs_holds_the_end_up_by_the_timeout_and_its_spans_co
     put_all(pipeline, numbered(2))
     assert (pipeline.ended, pipeline.dropped["shutdown"], len(pipeline._waiting)) == (37, 37, 0)
     assert METRICS.drops["spans", "shutdown"] == before + 37
-    told.go.set()
-    assert told.closed.wait(HANG_GUARD_S)
-    pipeline._settled(35, 0, True)
-    assert (pipeline.exported, pipeline.dropped["shutdown"]) == (0, 37)  # too late to count
+    transport.go.set()
+    assert transport.closed.wait(HANG_GUARD_S)
+    pipeline._on_sent(35, 0, True)
+    assert (pipeline.exported, pipeline.dropped["shutdown"]) == (
+        0,
+        37,
+    )  # `close` has counted them
 
 
-def test_the_end_does_not_wait_for_a_backoff(make: Make) -> None:
-    told = Told(LATER)
-    pipeline = make(told, backoff=Backoff(first_s=3_600, most_s=3_600, give_up_s=7_200))
+def test_close_skips_the_backoff(make: Make) -> None:
+    transport = ScriptedTransport(LATER)
+    pipeline = make(transport, backoff=Backoff(first_s=3_600, most_s=3_600, give_up_s=7_200))
     pipeline.put("s")
-    eventually(lambda: told.bodies)
+    eventually(lambda: transport.bodies)
     pipeline.close(0.1)
-    assert told.closed.wait(HANG_GUARD_S)
-    assert len(told.bodies) == 2  # it was tried once more
+    assert transport.closed.wait(HANG_GUARD_S)
+    assert len(transport.bodies) == 2  # one more attempt during close
     assert pipeline.dropped["shutdown"] == 1
 
 
-def test_the_end_comes_at_once_where_the_collector_wants_to_be_left_alone_for_longer(make: Make) -> None:
-    told = Told(Outcome(False, retry=True, after_s=3_600))
-    pipeline = make(told, backoff=Backoff())
+def test_close_returns_at_once_if_the_retry_delay_exceeds_the_timeout(make: Make) -> None:
+    transport = ScriptedTransport(Outcome(False, retry=True, after_s=3_600))
+    pipeline = make(transport, backoff=Backoff())
     pipeline.put("s")
-    eventually(lambda: pipeline._threads is not None and pipeline._threads[1].barred_until)
+    eventually(lambda: pipeline._threads is not None and pipeline._threads[1].retry_after_until)
     began = time.monotonic()
     pipeline.close(HANG_GUARD_S)
     assert time.monotonic() - began < HANG_GUARD_S / 2
-    assert (len(told.bodies), pipeline.dropped["shutdown"]) == (1, 1)
+    assert (len(transport.bodies), pipeline.dropped["shutdown"]) == (1, 1)
 
 
-def test_producers_that_go_on_past_the_end_are_counted(make: Make) -> None:
-    told = Told()
-    pipeline = make(told)
+def test_spans_put_after_close_are_counted(make: Make) -> None:
+    transport = ScriptedTransport()
+    pipeline = make(transport)
     counts = [0] * 3
     over = threading.Event()
 
@@ -545,25 +542,25 @@ def test_producers_that_go_on_past_the_end_are_counted(make: Make) -> None:
         other.join(HANG_GUARD_S)
     assert pipeline.ended == sum(counts)
     assert pipeline.dropped["shutdown"] > 0
-    assert pipeline.exported <= len(told.taken)
+    assert pipeline.exported <= len(transport.taken)
 
 
-def test_spans_appended_past_the_end_are_counted_at_the_next_look(make: Make) -> None:
-    pipeline = make(Told())
+def test_spans_appended_after_close_are_counted_at_the_next_check(make: Make) -> None:
+    pipeline = make(ScriptedTransport())
     pipeline.close(HANG_GUARD_S)
     for span in numbered(5):
         pipeline.append(span)
-    pipeline.look(5)
+    pipeline.check_backlog(5)
     assert pipeline.dropped["shutdown"] == pipeline.ended == 5
 
 
-def test_a_child_that_cannot_start_threads_any_more_drops_its_spans_and_counts_them(
+def test_child_that_cannot_start_threads_counts_its_spans_as_dropped(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    pipeline = make(Told())
+    pipeline = make(ScriptedTransport())
     pipeline.close(1.0)
     pipeline._closed = False
     pipeline._after_fork()  # as in a child
@@ -573,7 +570,7 @@ def test_a_child_that_cannot_start_threads_any_more_drops_its_spans_and_counts_t
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_forked_child_exports_its_own_spans_and_not_the_parent_s() -> None:
+def test_forked_child_exports_its_own_spans_only() -> None:
     code = """
     import os
     from flowrt.telemetry.otlp import Outcome, SpanPipeline

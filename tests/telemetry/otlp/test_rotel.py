@@ -1,4 +1,4 @@
-"""Export to a real collector, over both protocols, which forwards to a sink that the official parser reads."""
+"""Export over both protocols to a real collector, which forwards to a sink with the official parser."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def free_port() -> int:
 
 
 class Ports:
-    """Where a collector listens."""
+    """Ports of a collector."""
 
     def __init__(self) -> None:
         self.of = {"http/protobuf": free_port(), "grpc": free_port()}
@@ -56,7 +56,7 @@ class Ports:
 
 @contextmanager
 def running(ports: Ports, sink: Collector) -> Iterator[None]:
-    """The collector in a process of its own; at the end it forwards what it has."""
+    """Runs the collector in a process of its own; at its end it forwards what it holds."""
     libraries = f"{sysconfig.get_config_var('LIBDIR')}:{os.environ.get('LD_LIBRARY_PATH', '')}"
     agent = subprocess.Popen(
         [
@@ -69,7 +69,7 @@ def running(ports: Ports, sink: Collector) -> Iterator[None]:
             f"--otlp-exporter-endpoint={sink.endpoint}",
             "--batch-timeout=50ms",
         ],
-        env={**os.environ, "LD_LIBRARY_PATH": libraries},  # it is linked to the interpreter's library
+        env={**os.environ, "LD_LIBRARY_PATH": libraries},  # the collector is linked to the interpreter's library
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -84,7 +84,7 @@ def running(ports: Ports, sink: Collector) -> Iterator[None]:
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_everything_arrives(
+def test_all_spans_arrive(
     collector: Start, protocol: Literal["http/protobuf", "grpc"], compression: Literal["none", "gzip"]
 ) -> None:
     sink, ports = collector(), Ports()
@@ -100,7 +100,7 @@ def test_everything_arrives(
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_restart_in_the_middle_loses_nothing(collector: Start, protocol: Literal["http/protobuf", "grpc"]) -> None:
+def test_restart_loses_nothing(collector: Start, protocol: Literal["http/protobuf", "grpc"]) -> None:
     sink, ports = collector(), Ports()
     transport = make_transport(read_settings(ports.endpoint(protocol), protocol=protocol))
     pipeline = SpanPipeline(transport, encode, delay_s=0.02, backoff=Backoff(first_s=0.05, most_s=0.2))

@@ -22,7 +22,7 @@ Start = Callable[..., Collector]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """PEM files: an authority, a server's and a client's certificate and key."""
+    """PEM files of an authority, and certificates and keys of a server and a client."""
     folder = tmp_path_factory.mktemp("tls")
     authority = trustme.CA()
     server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("client@example.org")
@@ -44,7 +44,7 @@ def context(files: Files, *, client: bool = False) -> ssl.SSLContext:
 
 
 def exported(endpoint: str, **settings: Any) -> SpanPipeline:
-    """Exports one span, and gives the pipeline when it has ended one way or another."""
+    """Exports one span, and returns the pipeline once the span is exported or dropped."""
     transport = make_transport(read_settings(endpoint, **settings))
     pipeline = SpanPipeline(transport, encode, delay_s=0.01, backoff=QUICK)
     pipeline.put(spans_named(["s"])[0])
@@ -54,23 +54,21 @@ def exported(endpoint: str, **settings: Any) -> SpanPipeline:
     return pipeline
 
 
-def test_a_certificate_that_is_named_is_trusted(
-    collector: Start, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configured_certificate_is_trusted(collector: Start, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     there = collector(tls=context(files))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", files["authority"])
     assert exported(there.endpoint).exported == 1
     assert there.taken == ["s"]
 
 
-def test_one_that_is_not_is_not(collector: Start, files: Files, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_certificate_is_rejected(collector: Start, files: Files, caplog: pytest.LogCaptureFixture) -> None:
     there = collector(tls=context(files))
     assert exported(there.endpoint).dropped["export_error"] == 1
     assert not there.requests
     assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
 
 
-def test_a_client_shows_its_certificate(collector: Start, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_certificate_is_sent(collector: Start, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     there = collector(tls=context(files, client=True))
     assert exported(there.endpoint, certificate=files["authority"]).dropped["export_error"] == 1
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", files["client"])
@@ -78,7 +76,7 @@ def test_a_client_shows_its_certificate(collector: Start, files: Files, monkeypa
     assert exported(there.endpoint, certificate=files["authority"]).exported == 1
 
 
-def test_a_file_that_is_no_certificate_is_refused_by_name(tmp_path: Path, files: Files) -> None:
+def test_invalid_certificate_file_is_named(tmp_path: Path, files: Files) -> None:
     path = tmp_path / "none.pem"
     path.write_text("no certificate")
     with pytest.raises(ValueError, match=r"certificate '.*none\.pem' cannot be read"):
@@ -89,7 +87,7 @@ def test_a_file_that_is_no_certificate_is_refused_by_name(tmp_path: Path, files:
 
 @pytest.fixture
 def grpc_endpoint(files: Files) -> Iterator[tuple[str, list[str]]]:
-    """A gRPC server that wants a client's certificate."""
+    """gRPC server that requires a client certificate."""
     taken: list[str] = []
 
     def export(request: bytes, _: grpc.ServicerContext) -> bytes:
@@ -111,9 +109,7 @@ def grpc_endpoint(files: Files) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("scheme", ["https://", ""])
-def test_grpc_trusts_and_shows_what_it_is_told_to(
-    grpc_endpoint: tuple[str, list[str]], files: Files, scheme: str
-) -> None:
+def test_grpc_uses_the_configured_certificates(grpc_endpoint: tuple[str, list[str]], files: Files, scheme: str) -> None:
     address, taken = grpc_endpoint
     its = {"protocol": "grpc", "certificate": files["authority"]}
     assert exported(f"{scheme}{address}", **its).dropped["export_error"] == 1

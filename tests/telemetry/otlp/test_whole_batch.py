@@ -1,4 +1,4 @@
-"""A batch with everything on at full speed, counted where its spans arrive."""
+"""Batches at full speed with all telemetry on: every span arrives."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def node(item: int) -> int:
     return item
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.1], ids=["an idle collector", "one that takes 100 ms"])
-def test_every_span_arrives_once_and_as_its_item_was(
+@pytest.mark.parametrize("delay_s", [0.0, 0.1], ids=["fast collector", "collector that takes 100 ms"])
+def test_every_span_arrives_once_with_its_items_outcome(
     collector: Callable[..., Collector], monkeypatch: pytest.MonkeyPatch, delay_s: float
 ) -> None:
     there = collector(slow(delay_s, status(200)))
@@ -64,7 +64,7 @@ def test_every_span_arrives_once_and_as_its_item_was(
 
 
 class Looked:
-    """Takes spans as a pipeline does, and remembers how many came by `append` from one look to the next."""
+    """Target that takes plain spans and records how many were appended between two checks."""
 
     takes_plain = True
 
@@ -76,9 +76,9 @@ class Looked:
         self.unseen += 1
 
     def put(self, _: Any) -> None:
-        """One that is looked at by itself."""
+        """Take a span that is checked at once."""
 
-    def look(self, added: int) -> None:
+    def check_backlog(self, added: int) -> None:
         assert added >= self.unseen
         self.seen.append(self.unseen)
         self.unseen = 0
@@ -88,7 +88,7 @@ class Looked:
 
 
 @pytest.mark.parametrize("odd", [0, 1])
-def test_what_waits_is_looked_at_whichever_items_are_plain(monkeypatch: pytest.MonkeyPatch, odd: int) -> None:
+def test_backlog_is_checked_whichever_items_are_plain(monkeypatch: pytest.MonkeyPatch, odd: int) -> None:
     target = Looked()
     provider = make_provider(Resource({}))
     provider.target = target

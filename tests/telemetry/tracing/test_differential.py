@@ -1,4 +1,4 @@
-"""The same scripted batch through the SDK's spans and ours gives the same OTLP payload, but for ids and times."""
+"""Differential test: a scripted batch gives the same OTLP payload through SDK spans and ours, except ids and times."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ UNSAMPLED = SpanContext(0xFEED, 0xBEEF, is_remote=True, trace_flags=TraceFlags(0
 
 
 class Payload:
-    """A target that keeps what went by."""
+    """Target that keeps the spans."""
 
     def __init__(self, *, takes_plain: bool = False) -> None:
         self.takes_plain = takes_plain
         self.spans: list[Any] = []
         self.append = self.put = self.spans.append
 
-    def look(self, added: int) -> None:
-        """There is always room."""
+    def check_backlog(self, added: int) -> None:
+        """Do nothing: there is no limit."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return True
 
 
 class Scripted(BaseNode):
-    """Does to its span what the script says."""
+    """Applies the item's script to its span."""
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         item: Script = node_context.input_data
@@ -96,16 +96,16 @@ def payload_of(
     batch_timeout: float | None = None,
     loop: Callable[[], asyncio.AbstractEventLoop] = virtual_loop,
 ) -> ExportTraceServiceRequest:
-    """What would be sent of a batch of that script, each item of which may have a second attempt if there are retries.
+    """Payload of a batch with the given script, in which each item may have a second attempt if there are retries.
 
-    Where plain ones are taken, of spans to which nothing was added only what is their own is kept.
+    With `plain`, the target takes spans without additions as a `PlainSpan`.
     """
     with patch.dict(os.environ, environment):
         provider = make_provider(Resource({"service.name": "tested"}))
     kept = Payload(takes_plain=plain)
     provider.target = kept
     if not ours:
-        provider.add_span_processor(SpanProcessor())  # somebody else wants to see the SDK's spans
+        provider.add_span_processor(SpanProcessor())  # a processor makes the provider use SDK spans
 
     async def main() -> None:
         here = baggage.set_baggage("who", "me")
@@ -134,7 +134,7 @@ def payload_of(
 
 
 def comparable(request: ExportTraceServiceRequest) -> list[tuple[Any, ...]]:
-    """The spans without what no two runs share, each with the name of what it stands under."""
+    """Spans without ids and times, each with its parent's name."""
     spans = [
         (resource_spans.resource, scope_spans.scope, span)
         for resource_spans in request.resource_spans
@@ -148,7 +148,7 @@ def comparable(request: ExportTraceServiceRequest) -> list[tuple[Any, ...]]:
 
     by_id = {span.span_id: key(span) for _, _, span in spans}
     batch_trace = {span.trace_id for _, _, span in spans if span.name.startswith("batch ")}
-    told = []
+    rows = []
     for resource, scope, span in spans:
         under = by_id.get(span.parent_span_id, span.parent_span_id.hex())
         roots = span.trace_id in batch_trace
@@ -168,8 +168,8 @@ def comparable(request: ExportTraceServiceRequest) -> list[tuple[Any, ...]]:
         span.start_time_unix_nano = span.end_time_unix_nano = 0
         known = (ELSEWHERE.trace_id.to_bytes(16, "big") == span.trace_id, roots)
         span.trace_id = span.span_id = span.parent_span_id = b""
-        told.append((key(span), under, known, str(resource), str(scope), str(span)))
-    return sorted(told)
+        rows.append((key(span), under, known, str(resource), str(scope), str(span)))
+    return sorted(rows)
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -198,7 +198,7 @@ SAMPLERS = ["always_on", "always_off", "parentbased_always_on", "parentbased_alw
     st.sampled_from([{}, {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "4", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "10"}]),
     st.booleans(),
 )
-def test_the_payload_is_the_same(
+def test_payload_equals_that_of_the_sdk(
     script: list[Script], parent: SpanContext | None, shape: str, sampler: str, limits: dict[str, str], retries: bool
 ) -> None:
     given_: dict[str, Any] = {
@@ -215,8 +215,8 @@ def test_the_payload_is_the_same(
 
 
 @pytest.mark.parametrize("retries", [True, False])
-def test_the_payload_of_a_batch_that_is_stopped_is_the_same(retries: bool) -> None:
-    """Some items have ended, some are cut short, and of some nothing has begun."""
+def test_payload_of_a_stopped_batch_equals_that_of_the_sdk(retries: bool) -> None:
+    """Some items have ended, some are cancelled, and some have not started."""
     script: list[Script] = [{}, {"attributes": {"k": 1}}, *[{"ending": "hangs", "attributes": {"k": 2}}] * 4, {}, {}]
     sent = [
         comparable(payload_of(script, ours=ours, plain=plain, shape="nested", retries=retries, batch_timeout=1))
@@ -229,7 +229,7 @@ def test_the_payload_of_a_batch_that_is_stopped_is_the_same(retries: bool) -> No
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])
-def test_a_sampler_of_shares_is_asked_per_trace(shape: str, run_virtual: Callable[[Any], Any]) -> None:
+def test_ratio_sampler_is_applied_per_trace(shape: str, run_virtual: Callable[[Any], Any]) -> None:
     with patch.dict(os.environ, {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}):
         provider = make_provider(Resource({}))
     kept = Payload()
@@ -248,12 +248,12 @@ def test_a_sampler_of_shares_is_asked_per_trace(shape: str, run_virtual: Callabl
         assert 120 < len(items) < 280
         wanted = {span.index for span in items}
         assert {span.ids[:16].hex() for span in items} == {results[index].trace_id for index in wanted}
-    assert len({result.span_id for result in results}) == 400, "items that are not sampled have ids all the same"
+    assert len({result.span_id for result in results}) == 400, "unsampled items have ids too"
 
 
 @pytest.mark.parametrize("name", ["traceidratio", "parentbased_traceidratio"])
 @pytest.mark.parametrize("share", ["0", "0.3", "1"])
-def test_the_sdk_s_sampler_of_shares_is_not_asked_for_every_item_and_obeyed(
+def test_sdk_ratio_sampler_is_obeyed_without_a_call_per_item(
     name: str, share: str, run_virtual: Callable[[Any], Any]
 ) -> None:
     with patch.dict(os.environ, {"OTEL_TRACES_SAMPLER": name, "OTEL_TRACES_SAMPLER_ARG": share}):
@@ -282,7 +282,7 @@ def test_the_sdk_s_sampler_of_shares_is_not_asked_for_every_item_and_obeyed(
     assert calls < 10
 
 
-def test_a_sampler_s_own_attributes_are_on_the_span() -> None:
+def test_attributes_of_a_sampler_are_on_the_span() -> None:
     from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 
     class Odd(Sampler):
@@ -307,7 +307,7 @@ def test_a_sampler_s_own_attributes_are_on_the_span() -> None:
     assert all(span.attributes["odd"] is True for span in items)
 
 
-def test_an_id_generator_of_the_user_s_makes_the_ids() -> None:
+def test_custom_id_generator_makes_the_ids() -> None:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
 
     class Counting(IdGenerator):
@@ -333,7 +333,7 @@ def test_an_id_generator_of_the_user_s_makes_the_ids() -> None:
     assert all(0 < int(result.span_id, 16) < 100 for result in results)
 
 
-def test_links_of_a_batch_lead_to_its_span() -> None:
+def test_links_lead_to_the_batch_span() -> None:
     request = payload_of([{}] * 3, ours=True, parent=None, shape="linked", environment={})
     spans = [s for rs in request.resource_spans for ss in rs.scope_spans for s in ss.spans]
     (batch,) = [span for span in spans if span.name.startswith("batch ")]

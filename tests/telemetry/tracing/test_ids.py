@@ -1,4 +1,4 @@
-"""Ids of item spans: drawn ahead, never twice, and in the form in which they are sent."""
+"""Ids of item spans: unique, drawn ahead, and encoded for OTLP."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from flowrt.telemetry.tracing.ids import SPAN_ID_KEY, draw, make_ids, numbers_of, stock
+from flowrt.telemetry.tracing.ids import SPAN_ID_KEY, id_pool, ids_to_ints, make_ids, refill_ids
 
 
-def test_drawn_ids_are_all_different_and_in_their_form() -> None:
-    drawn = [stock.pop() if stock else draw() for _ in range(1_000)]
-    numbers = [numbers_of(ids) for ids in drawn]
+def test_drawn_ids_are_unique_and_encoded() -> None:
+    drawn = [id_pool.pop() if id_pool else refill_ids() for _ in range(1_000)]
+    numbers = [ids_to_ints(ids) for ids in drawn]
     assert len({trace_id for trace_id, _ in numbers}) == len({span_id for _, span_id in numbers}) == 1_000
     assert {(len(ids), ids[16:18]) for ids in drawn} == {(26, SPAN_ID_KEY)}
     assert [make_ids(*both) for both in numbers] == drawn
 
 
 def _tell(there: Connection) -> None:
-    there.send([stock.pop() if stock else draw() for _ in range(300)])
+    there.send([id_pool.pop() if id_pool else refill_ids() for _ in range(300)])
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_child_has_other_ids_than_its_parent() -> None:
-    draw()
-    left = list(stock)
+def test_forked_child_draws_different_ids() -> None:
+    refill_ids()
+    left = list(id_pool)
     here, there = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_tell, args=(there,))
     child.start()

@@ -1,4 +1,4 @@
-"""Spans through the process's own tracer provider."""
+"""Spans made by the process's tracer provider."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def split(spans: list[ReadableSpan]) -> tuple[ReadableSpan, dict[int, ReadableSp
     return batch, items
 
 
-def test_every_item_has_a_span_under_the_batchs(run: Run, spans: Spans) -> None:
+def test_item_spans_are_children_of_the_batch_span(run: Run, spans: Spans) -> None:
     results = run(BatchProcessor(fails_on_three, 2, name="things").batch(range(6)))
     batch, items = split(spans())
     assert len(items) == 6
@@ -60,7 +60,7 @@ def test_every_item_has_a_span_under_the_batchs(run: Run, spans: Spans) -> None:
         assert (span.end_time - span.start_time) / 1e9 == pytest.approx(results[index].execution_time)
 
 
-def test_a_failure_is_on_its_span_and_success_leaves_it_unset(run: Run, spans: Spans) -> None:
+def test_failure_sets_the_span_status_and_success_leaves_it_unset(run: Run, spans: Spans) -> None:
     run(BatchProcessor(fails_on_three).batch(range(6)))
     _, items = split(spans())
     assert items[3].status.status_code is StatusCode.ERROR
@@ -71,7 +71,7 @@ def test_a_failure_is_on_its_span_and_success_leaves_it_unset(run: Run, spans: S
     assert "error.type" not in items[2].attributes
 
 
-def test_spans_opened_by_the_node_nest_under_the_items(run: Run, spans: Spans) -> None:
+def test_spans_opened_by_the_node_nest_under_the_item_span(run: Run, spans: Spans) -> None:
     async def calls(x: int) -> None:
         with trace.get_tracer("client").start_as_current_span(f"GET {x}"):
             await asyncio.sleep(0.001)
@@ -84,7 +84,7 @@ def test_spans_opened_by_the_node_nest_under_the_items(run: Run, spans: Spans) -
     }
 
 
-def test_a_node_in_a_thread_sees_its_span_too(run: Run, spans: Spans) -> None:
+def test_node_in_a_thread_has_its_span_current(run: Run, spans: Spans) -> None:
     def blocking(x: int) -> None:
         trace.get_current_span().set_attribute("thread", x)
 
@@ -103,7 +103,7 @@ def test_a_node_in_a_thread_sees_its_span_too(run: Run, spans: Spans) -> None:
         ("linked", [0] * 2, False),
     ],
 )
-def test_large_and_open_ended_batches_are_linked(
+def test_large_and_unsized_batches_are_linked(
     shape: Any, inputs: Any, nested: bool, run_virtual: Run, spans: Spans
 ) -> None:
     run_virtual(BatchProcessor(asyncio.sleep, 50, telemetry=Telemetry(trace_shape=shape)).batch(inputs))
@@ -118,7 +118,7 @@ def test_large_and_open_ended_batches_are_linked(
         assert len({span.context.trace_id for span in items.values()}) == len(items)
 
 
-def test_the_batch_joins_the_callers_trace_and_its_baggage_reaches_the_node(run: Run, spans: Spans) -> None:
+def test_batch_joins_the_callers_trace_and_passes_its_baggage(run: Run, spans: Spans) -> None:
     seen: list[object] = []
 
     async def node(_: int) -> None:
@@ -137,7 +137,7 @@ def test_the_batch_joins_the_callers_trace_and_its_baggage_reaches_the_node(run:
     assert seen == ["acme", "acme"]
 
 
-def test_the_callers_current_span_is_untouched(run: Run, spans: Spans) -> None:
+def test_callers_current_span_is_unchanged(run: Run, spans: Spans) -> None:
     async def main() -> None:
         with trace.get_tracer("app").start_as_current_span("request") as request:
             async for _ in BatchProcessor(fails_on_three).batch_as_completed(range(10)):
@@ -148,9 +148,7 @@ def test_the_callers_current_span_is_untouched(run: Run, spans: Spans) -> None:
     run(main())
 
 
-def test_leaving_early_ends_every_span_and_detaches_cleanly(
-    run: Run, spans: Spans, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_abandoned_stream_ends_all_spans_and_detaches(run: Run, spans: Spans, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async for _ in BatchProcessor(asyncio.sleep, 5).batch_as_completed([0.001] + [30] * 20):
             break
@@ -163,7 +161,7 @@ def test_leaving_early_ends_every_span_and_detaches_cleanly(
     assert "detach" not in caplog.text
 
 
-def test_timed_out_and_cancelled_items_say_so(run_virtual: Run, spans: Spans) -> None:
+def test_timed_out_and_cancelled_items_have_an_error_status(run_virtual: Run, spans: Spans) -> None:
     run_virtual(BatchProcessor(asyncio.sleep, 2, item_timeout=1, batch_timeout=3).batch([2, 0.5] + [0.9] * 9))
     _, items = split(spans())
     assert len(items) == 11
@@ -172,7 +170,7 @@ def test_timed_out_and_cancelled_items_say_so(run_virtual: Run, spans: Spans) ->
     assert "not started" in items[10].status.description
 
 
-def test_odd_text_reaches_the_exporter_as_valid_utf8(run: Run, spans: Spans) -> None:
+def test_lone_surrogates_are_exported_as_valid_utf8(run: Run, spans: Spans) -> None:
     async def fails(_: int) -> None:
         raise ValueError("lone \udc80 surrogate\nand a line")
 
@@ -182,7 +180,7 @@ def test_odd_text_reaches_the_exporter_as_valid_utf8(run: Run, spans: Spans) -> 
     assert batch.name.encode("utf-8").startswith(b"batch na")
 
 
-def test_an_exception_whose_message_raises_is_still_one_failed_span(run: Run, spans: Spans) -> None:
+def test_exception_whose_str_raises_gives_one_failed_span(run: Run, spans: Spans) -> None:
     class OddError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no message")
@@ -196,13 +194,13 @@ def test_an_exception_whose_message_raises_is_still_one_failed_span(run: Run, sp
     assert results[0].error
 
 
-def test_without_a_provider_nothing_is_traced(run: Run) -> None:
+def test_nothing_is_traced_without_a_provider(run: Run) -> None:
     (result,) = run(BatchProcessor(fails_on_three).batch([1]))
     assert result.trace_id is None
 
 
 class Watching(SpanProcessor):
-    """Keeps what a service's own processor sees of spans that start and end."""
+    """Span processor that records what it sees at start and end."""
 
     def __init__(self) -> None:
         self.started: list[tuple[dict[str, Any], Any]] = []
@@ -223,7 +221,7 @@ def own_provider(monkeypatch: pytest.MonkeyPatch, sampler: Any = None) -> Watchi
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])
-def test_a_processor_of_the_service_s_sees_attributes_and_context_at_the_start(
+def test_span_processor_sees_attributes_and_context_at_the_start(
     shape: Any, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watching = own_provider(monkeypatch)
@@ -245,9 +243,7 @@ def test_a_processor_of_the_service_s_sees_attributes_and_context_at_the_start(
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])
-def test_a_sampler_of_the_service_s_decides_item_by_item_on_their_attributes(
-    shape: Any, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sampler_decides_per_item_on_its_attributes(shape: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class Even(Sampler):
         def should_sample(self, parent_context: Any, trace_id: int, name: str, *rest: Any, **more: Any) -> Any:
             attributes = rest[1]
@@ -275,7 +271,7 @@ def test_a_sampler_of_the_service_s_decides_item_by_item_on_their_attributes(
     )
 
 
-def test_what_a_node_leaves_current_is_not_so_any_more_after_its_item(run: Run, spans: Spans) -> None:
+def test_span_left_current_by_a_node_does_not_outlive_its_item(run: Run, spans: Spans) -> None:
     seen: list[trace.Span] = []
 
     class After(Instrument):
@@ -294,8 +290,8 @@ def test_what_a_node_leaves_current_is_not_so_any_more_after_its_item(run: Run, 
 
 
 @pytest.mark.usefixtures("spans")
-def test_the_context_is_restored_so_that_one_worker_serves_all_items(run: Run) -> None:
-    workers: list[Any] = []  # kept, so that none has another's id
+def test_context_is_restored_after_each_item(run: Run) -> None:
+    workers: list[Any] = []  # references keep ids unique
 
     async def node(_: int) -> None:
         workers.append(asyncio.current_task())
@@ -304,7 +300,7 @@ def test_the_context_is_restored_so_that_one_worker_serves_all_items(run: Run) -
     assert len(set(map(id, workers))) == 1, "a worker whose context an item has changed is replaced"
 
 
-def test_what_the_source_puts_into_the_context_reaches_its_item(run: Run, spans: Spans) -> None:
+def test_context_set_by_the_source_reaches_its_item(run: Run, spans: Spans) -> None:
     async def node(_: int) -> object:
         return baggage.get_baggage("row")
 
@@ -325,7 +321,7 @@ import contextvars
 from opentelemetry.context import Context
 
 class Elsewhere:
-    """A vendor's: it counts, and keeps more than one variable."""
+    """Vendor's runtime context that counts calls and sets more than one variable."""
     calls = 0
     def __init__(self):
         self.values = contextvars.ContextVar("values", default=Context())
@@ -362,7 +358,7 @@ async def main():
     ],
     ids=["the SDK's provider", "the runtime's provider"],
 )
-def test_a_runtime_context_of_a_vendor_s_is_asked_for_every_item(ours: str, run: str, tmp_path: Path) -> None:
+def test_vendor_runtime_context_is_used_for_every_item(ours: str, run: str, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     info = tmp_path / "elsewhere-1.dist-info"
     info.mkdir()
@@ -382,10 +378,10 @@ def test_a_runtime_context_of_a_vendor_s_is_asked_for_every_item(ours: str, run:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 6, "the batch's and one for each item"
+    assert int(done.stdout) >= 6, "one for the batch and one per item"
 
 
-def test_a_provider_that_is_disabled_gives_nobody_an_id(
+def test_disabled_provider_gives_no_ids(
     run: Run, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, object]]
 ) -> None:
     async def fails(_: int) -> None:

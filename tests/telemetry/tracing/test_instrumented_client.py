@@ -1,4 +1,4 @@
-"""A node that calls a real HTTP service through an instrumented client."""
+"""Node that calls a real HTTP service through an instrumented client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.telemetry.tracing.test_differential import comparable, payload_of
 
 @asynccontextmanager
 async def service() -> AsyncIterator[str]:
-    """A service that answers with the trace headers it was sent, to every third call with 503."""
+    """Service that returns the trace headers it received; every third call gets a 503."""
 
     async def answer(request: web.Request) -> web.Response:
         x = int(request.match_info["x"])
@@ -39,7 +39,7 @@ async def service() -> AsyncIterator[str]:
 
 
 async def call(item: dict[str, Any]) -> dict[str, Any]:
-    """One call, whose client span says which one it was and not which port the service happened to have."""
+    """Make one call; its client span has the call's number instead of the random port."""
     async with (
         service() as url,
         httpx.AsyncClient(transport=AsyncOpenTelemetryTransport(httpx.AsyncHTTPTransport())) as client,
@@ -48,7 +48,7 @@ async def call(item: dict[str, Any]) -> dict[str, Any]:
         response.raise_for_status()
     got = json.loads(response.text)["traceparent"].split("-")[1]
     here = trace.get_current_span().get_span_context()
-    assert got == f"{here.trace_id:032x}", "the service is told of the item's own trace"
+    assert got == f"{here.trace_id:032x}", "the service receives the item's trace id"
     return item
 
 
@@ -68,7 +68,7 @@ def without_ports(request: ExportTraceServiceRequest) -> ExportTraceServiceReque
     return request
 
 
-def test_its_spans_stand_under_the_item_s_and_are_the_same_as_through_the_sdk() -> None:
+def test_client_spans_nest_under_the_item_as_with_the_sdk() -> None:
     script = [{"x": x} for x in range(6)]
     sent = {
         ours: payload_of(script, ours=ours, work=call, loop=uvloop.new_event_loop, shape="linked")
@@ -88,7 +88,7 @@ def test_its_spans_stand_under_the_item_s_and_are_the_same_as_through_the_sdk() 
     assert comparable(without_ports(sent[True])) == comparable(without_ports(sent[False]))
 
 
-def test_many_calls_at_once_do_not_mix_their_traces() -> None:
+def test_concurrent_calls_do_not_mix_their_traces() -> None:
     request = payload_of([{"x": 0}] * 20, ours=True, work=call, loop=asyncio.SelectorEventLoop, shape="linked")
     spans = spans_of(request)
     items = {span.span_id: span.trace_id for span in spans if span.name == "process call"}

@@ -1,4 +1,4 @@
-"""Logging and tracing for a process that has none: what is set up, and that nothing else is touched."""
+"""Set-up of logging and tracing in a process without any, and its absence in others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def logged() -> Iterator[Callable[..., list[str]]]:
-    """Sets logging up on a stream, runs something, and gives the lines that came out."""
+    """Configure logging on a stream, run a function, and return the lines."""
     stream = io.StringIO()
 
     def lines(act: Callable[[], object], form: str = "json", level: str = "INFO") -> list[str]:
@@ -56,7 +56,7 @@ def logged() -> Iterator[Callable[..., list[str]]]:
 
 
 class Hostile:
-    """A value that cannot be shown."""
+    """Value whose repr raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -83,7 +83,7 @@ NASTY: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", NASTY)
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_one_event_is_one_line_whatever_its_values_hold(logged: Callable[..., list[str]], name: str, form: str) -> None:
+def test_event_with_any_values_is_one_line(logged: Callable[..., list[str]], name: str, form: str) -> None:
     (line,) = logged(lambda: log_event("info", "item.failed", value=NASTY[name], after=1), form)
     assert len(line.splitlines()) == 1
     assert line.encode("utf-8")
@@ -94,13 +94,13 @@ def test_one_event_is_one_line_whatever_its_values_hold(logged: Callable[..., li
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_an_event_s_own_name_may_hold_anything(logged: Callable[..., list[str]], form: str) -> None:
+def test_event_name_may_hold_anything(logged: Callable[..., list[str]], form: str) -> None:
     (line,) = logged(lambda: log_event("warning", "two\nlines\udc80"), form)
     assert len(line.splitlines()) == 1
     assert line.encode("utf-8")
 
 
-def test_time_level_and_event_come_first(logged: Callable[..., list[str]]) -> None:
+def test_time_level_and_event_are_the_first_fields(logged: Callable[..., list[str]]) -> None:
     (line,) = logged(lambda: log_event("warning", "batch.stalled", aaa=1, batch="b"))
     event = json.loads(line)
     assert list(event)[:3] == ["timestamp", "level", "event"]
@@ -110,7 +110,7 @@ def test_time_level_and_event_come_first(logged: Callable[..., list[str]]) -> No
     assert abs(time.mktime(stamp) - time.mktime(time.gmtime())) < 60
 
 
-def test_the_standard_library_s_logging_comes_out_the_same(logged: Callable[..., list[str]]) -> None:
+def test_standard_logging_has_the_same_format(logged: Callable[..., list[str]]) -> None:
     def act() -> None:
         try:
             raise ValueError("two\nlines")
@@ -125,7 +125,7 @@ def test_the_standard_library_s_logging_comes_out_the_same(logged: Callable[...,
     assert "ValueError: two\nlines" in event["exception"]
 
 
-def test_a_message_that_does_not_fit_its_arguments_is_still_a_line(logged: Callable[..., list[str]]) -> None:
+def test_message_with_wrong_arguments_is_still_logged(logged: Callable[..., list[str]]) -> None:
     (line,) = logged(lambda: logging.getLogger("flowrt.something").warning("%d items", "no number"))
     assert json.loads(line)["event"] == "%d items"
 
@@ -139,7 +139,7 @@ def test_events_below_the_level_are_not_logged(logged: Callable[..., list[str]])
     assert [json.loads(line)["event"] for line in logged(act, "json", "warning")] == ["loud"]
 
 
-def test_events_carry_the_ids_of_the_span_they_happen_in(logged: Callable[..., list[str]]) -> None:
+def test_events_have_the_ids_of_the_current_span(logged: Callable[..., list[str]]) -> None:
     def act() -> None:
         with TracerProvider(shutdown_on_exit=False).get_tracer("t").start_as_current_span("s") as span:
             ids.append(f"{span.get_span_context().trace_id:032x}")
@@ -150,7 +150,7 @@ def test_events_carry_the_ids_of_the_span_they_happen_in(logged: Callable[..., l
     assert [json.loads(line)["trace_id"] for line in logged(act)] == ids * 2
 
 
-def test_what_somebody_bound_is_on_the_events_that_happen_there(
+def test_bound_context_variables_are_on_the_events(
     logged: Callable[..., list[str]], run_virtual: Callable[[Any], Any]
 ) -> None:
     async def node(x: int) -> None:
@@ -168,7 +168,7 @@ def test_what_somebody_bound_is_on_the_events_that_happen_there(
     assert all("customer" not in event for event in events if event["event"].startswith("batch."))
 
 
-def test_everything_is_as_before_when_it_is_over() -> None:
+def test_close_restores_the_previous_configuration() -> None:
     root, ours = logging.getLogger(), logging.getLogger("flowrt")
     before = (root.handlers[:], ours.handlers[:], ours.level, ours.propagate, threading.active_count())
     logs = LogSetup("json", "DEBUG")
@@ -180,7 +180,7 @@ def test_everything_is_as_before_when_it_is_over() -> None:
     assert not structlog.is_configured()
 
 
-def test_a_configured_structlog_stays_as_it_is() -> None:
+def test_configured_structlog_is_left_alone() -> None:
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     try:
         before = structlog.get_config()
@@ -192,7 +192,7 @@ def test_a_configured_structlog_stays_as_it_is() -> None:
         structlog.reset_defaults()
 
 
-def test_handlers_of_the_root_logger_stay_the_only_ones() -> None:
+def test_handlers_of_the_root_logger_are_left_alone() -> None:
     assert logging.getLogger().handlers  # pytest's own
     before = logging.getLogger().handlers[:]
     logs = LogSetup()
@@ -203,7 +203,7 @@ def test_handlers_of_the_root_logger_stay_the_only_ones() -> None:
     asked_for.close()
 
 
-def test_a_process_without_logging_gets_json_lines_from_every_logger() -> None:
+def test_unconfigured_process_gets_json_lines_from_every_logger() -> None:
     code = """
     import logging
     from flowrt.telemetry.logs.setup import LogSetup
@@ -226,7 +226,7 @@ def test_a_process_without_logging_gets_json_lines_from_every_logger() -> None:
 
 
 class Stuck(io.StringIO):
-    """A stream that takes nothing until it is released."""
+    """Stream that blocks until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ class Stuck(io.StringIO):
         return super().write(text)
 
 
-def test_a_stream_that_hangs_holds_up_neither_the_writer_nor_the_end() -> None:
+def test_hanging_stream_blocks_neither_write_nor_close() -> None:
     stream = Stuck()
     sink = LineSink(stream)
     before = METRICS.drops["logs", "queue_full"]
@@ -247,12 +247,12 @@ def test_a_stream_that_hangs_holds_up_neither_the_writer_nor_the_end() -> None:
     sink.close(0.05)
     assert time.monotonic() - began < 10.0
     dropped = METRICS.drops["logs", "queue_full"] - before
-    assert 498 <= dropped <= 500  # all but the queue's 10,000 and what the thread holds
+    assert 498 <= dropped <= 500  # all but the queue's 10,000 and the lines that the thread holds
     stream.release.set()
     sink._thread.join(10)
 
 
-def test_a_stream_that_is_closed_costs_lines_that_are_counted_and_nothing_else() -> None:
+def test_closed_stream_loses_only_its_lines_and_they_are_counted() -> None:
     stream = io.StringIO()
     stream.close()
     before = METRICS.drops["logs", "export_error"]
@@ -263,7 +263,7 @@ def test_a_stream_that_is_closed_costs_lines_that_are_counted_and_nothing_else()
     assert METRICS.drops["logs", "export_error"] == before + 3
 
 
-def test_lines_come_out_in_order_and_all_of_them_by_the_end() -> None:
+def test_lines_are_written_in_order_and_completely_at_close() -> None:
     stream = io.StringIO()
     sink = LineSink(stream)
     for number in range(2_000):
@@ -273,12 +273,12 @@ def test_lines_come_out_in_order_and_all_of_them_by_the_end() -> None:
     assert stream.getvalue().split() == [*map(str, range(2_000)), "after"]
 
 
-def test_what_others_log_while_it_closes_is_written_too() -> None:
+def test_lines_logged_during_close_are_written() -> None:
     class Meanwhile(io.StringIO):
         def write(self, text: str) -> int:
             if text == "first\n":
                 deadline = time.monotonic() + 30
-                while sink._lines.empty() and time.monotonic() < deadline:  # until it is told to end
+                while sink._lines.empty() and time.monotonic() < deadline:  # until `close` asks the thread to end
                     time.sleep(0.001)
                 sink.write("late")
             return super().write(text)
@@ -290,7 +290,7 @@ def test_what_others_log_while_it_closes_is_written_too() -> None:
     assert stream.getvalue().split() == ["first", "late"]
 
 
-def test_a_forked_child_leaves_what_waits_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forked_child_leaves_queued_lines_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stuck()
     sink = LineSink(stream)
     sink.write("one")
@@ -303,7 +303,7 @@ def test_a_forked_child_leaves_what_waits_to_its_parent(monkeypatch: pytest.Monk
     assert stream.getvalue().split() == ["one", "two"]
 
 
-def test_what_a_stream_that_hangs_never_gets_is_counted_exactly() -> None:
+def test_lines_that_a_hanging_stream_never_gets_are_counted() -> None:
     stream = Stuck()
     sink = LineSink(stream)
     before = METRICS.drops["logs", "shutdown"]
@@ -336,7 +336,7 @@ ENDPOINT = "http://127.0.0.1:9"
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_a_process_without_a_provider_gets_one_that_exports_nothing_unless_told() -> None:
+def test_unconfigured_process_gets_a_provider_that_exports_nothing() -> None:
     traces = TraceSetup("mine")
     assert traces.pipeline is None
     provider = trace.get_tracer_provider()
@@ -362,7 +362,7 @@ def test_a_process_without_a_provider_gets_one_that_exports_nothing_unless_told(
         (None, {}, None),
     ],
 )
-def test_arguments_win_over_the_environment_and_that_over_nothing(
+def test_arguments_win_over_the_environment(
     monkeypatch: pytest.MonkeyPatch, argument: str | None, env: dict[str, str], url: str | None
 ) -> None:
     for name, value in env.items():
@@ -373,7 +373,7 @@ def test_arguments_win_over_the_environment_and_that_over_nothing(
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_the_queue_s_settings_come_from_the_environment(
+def test_queue_settings_come_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
@@ -388,7 +388,7 @@ def test_the_queue_s_settings_come_from_the_environment(
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unused(
+def test_existing_provider_stays_and_an_ignored_endpoint_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     mine = TracerProvider(shutdown_on_exit=False)
@@ -396,17 +396,17 @@ def test_a_provider_of_the_process_s_own_stays_and_an_endpoint_is_said_to_be_unu
     traces = TraceSetup("other", ENDPOINT)
     assert trace.get_tracer_provider() is mine
     assert traces.pipeline is None
-    assert "otlp_endpoint='http://127.0.0.1:9' is not used" in caplog.text
+    assert "otlp_endpoint='http://127.0.0.1:9' is ignored" in caplog.text
 
 
 SECRETIVE = "https://user:secret@127.0.0.1:9/base?key=secret#secret"
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_what_is_secret_in_an_endpoint_is_not_told_where_it_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_secret_in_an_ignored_endpoint_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     trace.set_tracer_provider(TracerProvider(shutdown_on_exit=False))
     TraceSetup(None, SECRETIVE)
-    assert "otlp_endpoint='https://127.0.0.1:9/base' is not used" in caplog.text
+    assert "otlp_endpoint='https://127.0.0.1:9/base' is ignored" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -414,15 +414,15 @@ def test_what_is_secret_in_an_endpoint_is_not_told_where_it_is_not_used(caplog: 
 @pytest.mark.parametrize(
     "endpoint", [SECRETIVE.partition("//")[2], "ftp" + SECRETIVE[5:], SECRETIVE.encode(), "http://u:secret@c:secret"]
 )
-def test_what_is_secret_in_an_endpoint_is_not_told_where_it_cannot_be_used(endpoint: Any) -> None:
-    with pytest.raises(ValueError, match="must be the collector's http or https URL") as told:
+def test_secret_in_an_invalid_endpoint_is_not_shown(endpoint: Any) -> None:
+    with pytest.raises(ValueError, match="must be the collector's http or https URL") as caught:
         TraceSetup(None, endpoint)
-    assert "user" not in str(told.value)
-    assert "key" not in str(told.value)
+    assert "user" not in str(caught.value)
+    assert "key" not in str(caught.value)
 
 
 class Taker:
-    """Stands in a pipeline's place."""
+    """Fake pipeline."""
 
     waiting, limit = 0, 10
 
@@ -450,9 +450,7 @@ class Taker:
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_a_pipeline_that_cannot_account_for_its_spans_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unaccounted_spans_are_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(setup, "_make_pipeline", lambda *_: Taker(lose=2))
     traces = TraceSetup("mine", ENDPOINT)
     trace.get_tracer("t").start_span("s").end()
@@ -463,9 +461,7 @@ def test_a_pipeline_that_cannot_account_for_its_spans_is_told(
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_spans_can_be_looked_at_on_standard_output(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_console_exporter_prints_spans(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     traces = TraceSetup("mine")
     asyncio.run(BatchProcessor(abs, name="looked at").batch([-1]))
@@ -476,7 +472,7 @@ def test_spans_can_be_looked_at_on_standard_output(
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
+def test_consecutive_runtimes_export_to_their_own_endpoints(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporters = [Taker(), Taker()]
@@ -488,12 +484,12 @@ def test_one_after_another_each_exports_to_its_own_and_a_changed_name_is_told(
         traces.close(10.0)
         trace.get_tracer("t").start_span("between").end()
     assert [exporter.names for exporter in exporters] == [["s0"], ["s1"]]
-    assert "service_name='two' is not used: this process traces as 'one' already" in caplog.text
+    assert "service_name='two' is ignored: this process already traces as 'one'" in caplog.text
 
 
 @pytest.mark.usefixtures("_no_variables")
 @pytest.mark.parametrize("first", [0, 1])
-def test_of_several_at_a_time_the_last_one_to_end_ends_the_export_and_tells_of_it(
+def test_last_of_concurrent_runtimes_ends_the_export_and_reports(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first: int
 ) -> None:
     exporter = Taker(lose=2)
@@ -517,7 +513,7 @@ def test_of_several_at_a_time_the_last_one_to_end_ends_the_export_and_tells_of_i
 
 
 @pytest.mark.usefixtures("_no_variables")
-def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.common", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'flowrt\[otlp\]'"):
         TraceSetup(None, ENDPOINT)
@@ -531,7 +527,7 @@ def test_a_missing_exporter_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         ({"OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_OTLP_ENDPOINT": ENDPOINT}, "zipkin is not supported"),
     ],
 )
-def test_what_the_environment_asks_for_in_vain_is_told(
+def test_unsupported_environment_settings_are_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, env: dict[str, str], message: str
 ) -> None:
     for name, value in env.items():

@@ -1,4 +1,4 @@
-"""The item span and its encoding against the SDK's own, field for field."""
+"""Differential test of the item span and its encoding against the SDK's, field by field."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LINKED = SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(3))
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    logging.disable(logging.WARNING)  # both warn of what they drop
+    logging.disable(logging.WARNING)  # both log a warning for what they drop
     yield
     logging.disable(logging.NOTSET)
 
@@ -64,9 +64,9 @@ def frame_of(limits: SpanLimits, taken: list[ItemSpan], *, nested: bool) -> Span
 
 
 def the_sdks(
-    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool, held_ns: int = 0
+    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool, delayed_ns: int = 0
 ) -> ReadableSpan:
-    """The span that the SDK makes of the same item, used in the same way."""
+    """SDK span of the same item, changed in the same way."""
     kept = _Kept()
     provider = TracerProvider(ALWAYS_ON, RESOURCE, shutdown_on_exit=False, span_limits=limits)
     provider.add_span_processor(kept)
@@ -82,19 +82,19 @@ def the_sdks(
     use(span)
     if span.is_recording():
         span.set_attribute("flowrt.item.queue_wait", 0.25)
-        if held_ns:
-            span.set_attribute("flowrt.item.held", held_ns / 1e9)
+        if delayed_ns:
+            span.set_attribute("flowrt.item.held", delayed_ns / 1e9)
     span.end(1_000_000_000_900)
     return kept.spans[0]
 
 
 def ours(
-    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], ids: bytes, *, nested: bool, held_ns: int = 0
+    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], ids: bytes, *, nested: bool, delayed_ns: int = 0
 ) -> ItemSpan:
     taken: list[ItemSpan] = []
     span = ItemSpan(frame_of(limits, taken, nested=nested), ids, index, 500)
     use(span)
-    span.wait_ns, span.attempts, span.held_ns = 250_000_000, 1, held_ns
+    span.wait_ns, span.attempts, span.delayed_ns = 250_000_000, 1, delayed_ns
     if span.is_recording():
         if span.additions is not None:
             span.complete()
@@ -105,7 +105,7 @@ def ours(
 
 
 def spans_of(payload: bytes) -> Any:
-    """The request, its times of events made equal: each side takes its own."""
+    """Request with equal times of events, as each side reads the clock itself."""
     request = ExportTraceServiceRequest.FromString(payload)
     for resource_spans in request.resource_spans:
         for scope_spans in resource_spans.scope_spans:
@@ -117,14 +117,14 @@ def spans_of(payload: bytes) -> Any:
 
 
 def assert_same(
-    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool, held_ns: int = 0
+    limits: SpanLimits, index: int, use: Callable[[trace.Span], None], *, nested: bool, delayed_ns: int = 0
 ) -> None:
-    theirs = the_sdks(limits, index, use, nested=nested, held_ns=held_ns)
+    theirs = the_sdks(limits, index, use, nested=nested, delayed_ns=delayed_ns)
     context = theirs.get_span_context()
-    mine = ours(limits, index, use, make_ids(context.trace_id, context.span_id), nested=nested, held_ns=held_ns)
+    mine = ours(limits, index, use, make_ids(context.trace_id, context.span_id), nested=nested, delayed_ns=delayed_ns)
     expected = spans_of(official([theirs]).SerializeToString())
     assert spans_of(encode_spans([mine], lambda _: b"")) == expected
-    # and through the SDK's exporters, where there is no OTLP
+    # the same through exporters of the SDK, which take no OTLP
     assert spans_of(official([mine.readable()]).SerializeToString()) == expected
 
 
@@ -134,7 +134,7 @@ def _nothing(span: trace.Span) -> None:
 
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("index", [0, 1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152, 2**31, 2**40])
-def test_a_span_to_which_nothing_was_added_is_the_sdk_s(index: int, nested: bool) -> None:
+def test_plain_span_equals_that_of_the_sdk(index: int, nested: bool) -> None:
     assert_same(SpanLimits(), index, _nothing, nested=nested)
 
 
@@ -148,7 +148,7 @@ def test_a_span_to_which_nothing_was_added_is_the_sdk_s(index: int, nested: bool
         SpanLimits(max_attributes=SpanLimits.UNSET, max_span_attributes=SpanLimits.UNSET),
     ],
 )
-def test_limits_hold_where_nothing_was_added(limits: SpanLimits) -> None:
+def test_limits_apply_to_plain_spans(limits: SpanLimits) -> None:
     assert_same(limits, 5, _nothing, nested=False)
 
 
@@ -202,15 +202,15 @@ LIMITS = st.builds(
 @pytest.mark.parametrize("use", [_nothing, lambda span: span.set_attribute("of the node", 1)])
 @pytest.mark.parametrize("limits", [SpanLimits(), *(SpanLimits(max_span_attributes=most) for most in range(9))])
 @pytest.mark.parametrize("index", [5, 129])
-def test_of_an_item_that_was_held_it_tells_for_how_long(
+def test_delayed_item_has_its_delay_as_an_attribute(
     limits: SpanLimits, use: Callable[[trace.Span], None], index: int, nested: bool
 ) -> None:
-    assert_same(limits, index, use, nested=nested, held_ns=310_000_000)
+    assert_same(limits, index, use, nested=nested, delayed_ns=310_000_000)
 
 
 @settings(max_examples=examples(300), deadline=None)
 @given(LIMITS, st.integers(0, 2**21), st.lists(STEPS, max_size=6), st.booleans())
-def test_whatever_a_node_does_to_its_span_the_payload_is_the_sdk_s(
+def test_any_change_to_a_span_gives_the_payload_of_the_sdk(
     limits: SpanLimits, index: int, steps: list[Callable[[trace.Span], Any]], nested: bool
 ) -> None:
     def use(span: trace.Span) -> None:
@@ -220,7 +220,7 @@ def test_whatever_a_node_does_to_its_span_the_payload_is_the_sdk_s(
     assert_same(limits, index, use, nested=nested)
 
 
-def test_leaving_its_with_block_by_an_error_says_so_as_the_sdk_does() -> None:
+def test_error_in_a_with_block_is_recorded_as_by_the_sdk() -> None:
     def use(span: trace.Span) -> None:
         with pytest.raises(ZeroDivisionError), span:
             math.fmod(1, 1 // 0)
@@ -234,7 +234,7 @@ def test_leaving_its_with_block_by_an_error_says_so_as_the_sdk_does() -> None:
     assert dict(mine.events[0].attributes or {})["exception.escaped"] == "True"
 
 
-def test_what_the_sdk_s_spans_can_be_asked_ours_can() -> None:
+def test_span_has_the_properties_of_an_sdk_span() -> None:
     taken: list[ItemSpan] = []
     frame = frame_of(SpanLimits(), taken, nested=True)
     span = ItemSpan(frame, make_ids(PARENT.trace_id, 0x77), 4, 500)
@@ -257,7 +257,7 @@ def test_what_the_sdk_s_spans_can_be_asked_ours_can() -> None:
     assert span.end_time is not None
 
 
-def test_a_lone_surrogate_is_written_out_and_a_number_without_room_is_left_out() -> None:
+def test_lone_surrogate_is_escaped_and_too_large_int_is_left_out() -> None:
     def use(span: trace.Span) -> None:
         span.set_attribute("text", "a\udc80b")
         span.set_attribute("number", 2**70)
@@ -271,7 +271,7 @@ def test_a_lone_surrogate_is_written_out_and_a_number_without_room_is_left_out()
     assert "number" not in attributes
 
 
-def test_spans_of_several_batches_and_the_sdk_s_own_share_a_request() -> None:
+def test_spans_of_several_batches_and_the_sdk_share_a_request() -> None:
     limits, taken = SpanLimits(), list[ItemSpan]()
     one, two = frame_of(limits, taken, nested=True), frame_of(limits, taken, nested=False)
     spans: list[Any] = []

@@ -1,4 +1,4 @@
-"""Tail sampling: which traces are kept, with all that stands under them."""
+"""Tail sampling keeps or drops an item span together with its child spans."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeProvider]:
     provider.target = Kept()
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     yield provider
-    assert provider.held is None or len(provider.held) == 0, "nothing is held for ever"
-    assert provider.held is None or not provider.held._by_id
+    assert provider.span_buffer is None or len(provider.span_buffer) == 0, "the buffer is empty at the end"
+    assert provider.span_buffer is None or not provider.span_buffer._by_id
 
 
 def kept(provider: RuntimeProvider, prefix: str) -> list[ReadableSpan]:
@@ -51,7 +51,7 @@ async def calls(x: int) -> int:
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])
-def test_what_went_wrong_and_what_was_slow_is_kept_with_all_under_it(
+def test_failed_and_slow_items_are_kept_with_their_child_spans(
     run_virtual: Run, provider: RuntimeProvider, shape: Any
 ) -> None:
     telemetry = Telemetry(trace_shape=shape, tail_sampling=TailSampling(share=0, slow=2))
@@ -63,7 +63,7 @@ def test_what_went_wrong_and_what_was_slow_is_kept_with_all_under_it(
     assert results[1].trace_id is not None
 
 
-def test_a_share_of_the_rest_is_kept(run_virtual: Run, provider: RuntimeProvider) -> None:
+def test_share_of_the_remaining_items_is_kept(run_virtual: Run, provider: RuntimeProvider) -> None:
     telemetry = Telemetry(tail_sampling=TailSampling(share=0.5))
 
     async def fine(x: int) -> int:
@@ -73,7 +73,7 @@ def test_a_share_of_the_rest_is_kept(run_virtual: Run, provider: RuntimeProvider
     assert 120 < len(kept(provider, "process ")) < 280
 
 
-def test_what_is_held_is_bounded_and_what_does_not_fit_is_counted(run: Run, provider: RuntimeProvider) -> None:
+def test_buffer_is_bounded_and_dropped_spans_are_counted(run: Run, provider: RuntimeProvider) -> None:
     before = METRICS.drops["spans", "queue_full"]
     telemetry = Telemetry(tail_sampling=TailSampling(share=1, most_spans=3))
 
@@ -87,7 +87,7 @@ def test_what_is_held_is_bounded_and_what_does_not_fit_is_counted(run: Run, prov
     assert METRICS.drops["spans", "queue_full"] - before == 5
 
 
-def test_spans_elsewhere_pass_at_once(run: Run, provider: RuntimeProvider) -> None:
+def test_spans_outside_items_are_not_buffered(run: Run, provider: RuntimeProvider) -> None:
     async def main() -> None:
         await BatchProcessor(calls, telemetry=Telemetry(tail_sampling=TailSampling(share=0))).batch([1])
         trace.get_tracer("other").start_span("elsewhere").end()
@@ -97,7 +97,7 @@ def test_spans_elsewhere_pass_at_once(run: Run, provider: RuntimeProvider) -> No
     assert kept(provider, "GET ") == []
 
 
-def test_a_batch_inside_an_item_shares_its_fate(run_virtual: Run, provider: RuntimeProvider) -> None:
+def test_batch_inside_an_item_is_kept_or_dropped_with_it(run_virtual: Run, provider: RuntimeProvider) -> None:
     async def child(item: Any) -> int:
         trace.get_tracer("client").start_span("deep").end()
         return 1
@@ -117,16 +117,16 @@ def test_a_batch_inside_an_item_shares_its_fate(run_virtual: Run, provider: Runt
     assert len(trace_ids) == 2
 
 
-def test_a_provider_with_processors_of_the_user_s_decides_for_itself_and_that_is_told_once(
+def test_tail_sampling_with_foreign_processors_is_ignored_and_logged(
     run: Run, provider: RuntimeProvider, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "_told", [])
+    monkeypatch.setattr(tracing, "_warned", [])
     provider.add_span_processor(SpanProcessor())
     processor = BatchProcessor(calls, telemetry=Telemetry(tail_sampling=TailSampling(share=0)))
     run(processor.batch([0, 1]))
     run(processor.batch([0, 1]))
     assert len(kept(provider, "process ")) == 4
-    assert [record.getMessage() for record in caplog.records if "tail_sampling is not used" in record.getMessage()] == [
+    assert [record.getMessage() for record in caplog.records if "tail_sampling is ignored" in record.getMessage()] == [
         caplog.records[0].getMessage()
     ]
 
@@ -135,11 +135,11 @@ WRONG = {"share": (-0.1, 1.1, math.nan, True), "slow": (0,), "most_spans": (-1, 
 
 
 @pytest.mark.parametrize(("setting", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_a_setting_out_of_range_is_named(setting: str, value: Any) -> None:
+def test_setting_out_of_range_is_named(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{setting} must be .* not {value}"):
         TailSampling(**{setting: value})
 
 
-def test_a_policy_that_is_none_is_refused() -> None:
+def test_policy_of_a_wrong_type_is_rejected() -> None:
     with pytest.raises(TypeError, match="TailSampling"):
         Telemetry(tail_sampling=0.5)  # type: ignore[arg-type]
