@@ -56,7 +56,7 @@ def ticks(low: float, high: float) -> list[float]:
 
 def _blank(x: str, y: str, xs: Sequence[float], ys: Sequence[float], **settings: Any) -> Any:
     """An empty figure with two logarithmic axes, unless `settings` says otherwise."""
-    from bokeh.models import CustomJSTickFormatter, FixedTicker, Range1d  # noqa: PLC0415  # an extra
+    from bokeh.models import FixedTicker, NumeralTickFormatter, Range1d  # noqa: PLC0415  # an extra
     from bokeh.plotting import figure  # noqa: PLC0415  # an extra
 
     options: dict[str, Any] = {"x_axis_type": "log", "y_axis_type": "log"} | settings
@@ -76,8 +76,7 @@ def _blank(x: str, y: str, xs: Sequence[float], ys: Sequence[float], **settings:
         if options[f"{kind}_axis_type"] == "log" and values:
             low, high = min(values), max(values)
             axis.ticker = FixedTicker(ticks=ticks(low, high), minor_ticks=[])
-            # the built-in formatter of a logarithmic axis writes 10³
-            axis.formatter = CustomJSTickFormatter(code="return Number(tick.toPrecision(6)).toLocaleString('en')")
+            axis.formatter = NumeralTickFormatter(format="0,0.[0000]")  # the default of a logarithmic axis writes 10³
             setattr(made, f"{kind}_range", Range1d(low / 1.3, high * 1.3))
     made.min_border_left = 56
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,3 +102,22 @@ def test_both_axes_of_the_charts_are_logarithmic() -> None:
     for chart in charts.values():
         assert {type(chart.x_scale).__name__, type(chart.y_scale).__name__} == {"LogScale"}
     assert charts["throughput"].yaxis[0].ticker.ticks == [10.0, 20.0, 50.0, 100.0, 200.0, 500.0]
+
+
+@pytest.mark.parts
+@pytest.mark.xdist_group("browser")
+def test_browser_draws_every_chart_without_an_error(tmp_path: Path) -> None:
+    from tools.browser import chromium  # installed for the main Python only
+
+    file = tmp_path / "run.html"
+    file.write_text(page_of(run_of(SCALING, failed=20, latency_budget=LatencyBudget(0.2, 95)), "jobs:node", "in.jsonl"))
+    errors: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1_000, "height": 900})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(file.as_uri())
+        page.wait_for_function("document.querySelectorAll('.plot .bk-Figure').length === 4", timeout=30_000)
+        heights = page.evaluate("[...document.querySelectorAll('.plot')].map(each => each.offsetHeight)")
+    assert errors == []
+    assert min(heights) >= 250
