@@ -1,9 +1,12 @@
-"""What another setting would have made of a recorded batch: its attempts, run again by the same engine in no time."""
+"""What-if forecasts: replay the attempts of a recording under other settings, by the same engine in virtual time."""
 
 from __future__ import annotations
 
 from flowrt.whatif.forecast import Figures, Forecast, forecast, sweep
-from flowrt.whatif.recorded_attempts import Tape
+from flowrt.whatif.recorded_attempts import RecordedAttempts
 from flowrt.whatif.scenario import Plan
 
-__all__ = ["Figures", "Forecast", "Plan", "Tape", "forecast", "sweep"]
+__all__ = ["Figures", "Forecast", "Plan", "RecordedAttempts", "Tape", "forecast", "sweep"]
+
+Tape = RecordedAttempts
+"""Former name of `RecordedAttempts`."""

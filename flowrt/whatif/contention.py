@@ -1,7 +1,7 @@
-"""How the service behind slows down with more calls at once: the Universal Scalability Law, where the data shows it.
+"""Contention model: how the latency of calls depends on their concurrency, fitted to a recording.
 
-The law says that a call's latency at concurrency N is `a · (1 + σ (N - 1) + κ N (N - 1))`: σ for what is done one after
-the other, κ for what the calls cost each other. A batch that ran at one concurrency all the time says nothing of it.
+By the Universal Scalability Law, a call's latency at concurrency N is `a · (1 + σ (N - 1) + κ N (N - 1))`: σ is the
+serial share, κ the cost of coherency. A batch that ran at one concurrency throughout shows neither.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Contention", "fit_contention"]
 
-_LEAST_LEVELS: Final = 3
-_LEAST_AT_LEVEL: Final = 30
-_LEAST_RATIO: Final = 2.0  # between the highest level and the lowest
-_LEAST_RISE: Final = 0.05  # of the latency over that range: less is no contention
-_LEAST_FIT: Final = 0.7  # how much of the levels' differences the law explains
-_MOST_LEVELS: Final = 12
+_MIN_LEVELS: Final = 3
+_MIN_ATTEMPTS: Final = 30  # at each level
+_MIN_RATIO: Final = 2.0  # of the highest level to the lowest
+_MIN_RISE: Final = 0.05  # of the latency over that range: less is no contention
+_MIN_EXPLAINED: Final = 0.7  # share of the variance between levels that the law explains
+_MAX_LEVELS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Contention:
-    """The law's coefficients, or why there are none.
+    """Coefficients of the law, or why there are none.
 
     Attributes:
         known: `fitted`, `independent` (the recording shows that latency does not depend on concurrency) or `unknown`.
-        low: The lowest concurrency that the recording has enough attempts at.
-        high: The highest.
-        sigma: What is done one after the other.
-        kappa: What the calls cost each other.
+        low: Lowest concurrency with enough recorded attempts.
+        high: Highest concurrency with enough recorded attempts.
+        sigma: Serial share.
+        kappa: Cost of coherency.
     """
 
     known: str
@@ -45,11 +45,11 @@ class Contention:
     kappa: float = 0.0
 
     def factor(self, before: int, now: int) -> float:
-        """How much longer a call takes at another concurrency.
+        """Ratio of a call's latency at another concurrency to the recorded one.
 
         Args:
-            before: The concurrency at which it was recorded; 0 where that is not known.
-            now: The concurrency now.
+            before: Concurrency at which the call was recorded; 0 if unknown.
+            now: Concurrency of the replay.
         """
         if self.known != "fitted" or not before:
             return 1.0
@@ -58,8 +58,8 @@ class Contention:
     def _latency(self, n: int) -> float:
         return 1.0 + self.sigma * (n - 1) + self.kappa * n * (n - 1)
 
-    def says(self) -> str:
-        """One sentence for whoever reads a forecast."""
+    def note(self) -> str:
+        """One sentence for the notes of a forecast."""
         if self.known == "fitted":
             return (
                 f"latency depends on load: a Universal Scalability Law is used, fitted between {self.low} and "
@@ -76,23 +76,23 @@ class Contention:
 
 
 def fit_contention(attempts: Attempts) -> Contention:
-    """Fit the law to the attempts that went well.
+    """Fit the law to the successful attempts.
 
     Args:
-        attempts: The batch's attempts.
+        attempts: Attempts of the batch.
     """
     np = require_numpy("a forecast")
-    good = attempts.ran & (attempts.outcome == OUTCOMES.index("ok"))
+    successful = attempts.ran & (attempts.outcome == OUTCOMES.index("ok"))
     ran = attempts.ran
     starts, ends = np.sort(attempts.start[ran]), np.sort(attempts.end[ran])
-    begin, end = attempts.start[good], attempts.end[good]
+    begin, end = attempts.start[successful], attempts.end[successful]
     if not len(begin):
         return Contention("unknown", 1, 1)
     level = _mean_inflight(starts, ends, begin, end)
-    took = (end - begin) / 1e9
-    levels, means, counts = _levels(level, took)
+    service_s = (end - begin) / 1e9
+    levels, means, counts = _levels(level, service_s)
     low, high = max(1, round(float(levels.min()))), max(1, round(float(levels.max())))
-    if len(levels) < _LEAST_LEVELS or levels.max() < _LEAST_RATIO * levels.min():
+    if len(levels) < _MIN_LEVELS or levels.max() < _MIN_RATIO * levels.min():
         return Contention("unknown", low, high)
     law = fit_usl(list(zip(levels.tolist(), (levels / means).tolist(), strict=True)))
     if law is None:
@@ -102,14 +102,14 @@ def fit_contention(attempts: Attempts) -> Contention:
     mean = np.average(means, weights=counts)
     scatter = np.average((means - mean) ** 2, weights=counts)
     explained = 1 - np.average((means - fitted) ** 2, weights=counts) / scatter if scatter > 0 else 0.0
-    if rise < _LEAST_RISE or explained < _LEAST_FIT:
+    if rise < _MIN_RISE or explained < _MIN_EXPLAINED:
         spread = (means.max() - means.min()) / mean
-        return Contention("independent" if spread < 3 * _LEAST_RISE or rise < _LEAST_RISE else "unknown", low, high)
+        return Contention("independent" if spread < 3 * _MIN_RISE or rise < _MIN_RISE else "unknown", low, high)
     return Contention("fitted", low, high, law.contention, law.coherency)
 
 
 def _mean_inflight(starts: Ints, ends: Ints, begin: Ints, end: Ints) -> Any:
-    """How many attempts ran, on average, when each began and when it ended."""
+    """Concurrency of each attempt: the mean of the attempts running at its start and at its end."""
     np = require_numpy("a forecast")
 
     def running(at: Ints, side: str) -> Any:
@@ -118,15 +118,15 @@ def _mean_inflight(starts: Ints, ends: Ints, begin: Ints, end: Ints) -> Any:
     return np.maximum((running(begin, "right") + running(end, "left")) / 2, 1.0)
 
 
-def _levels(level: Any, took: Any) -> tuple[Any, Any, Any]:
-    """Mean latencies at some levels of concurrency, each of enough attempts."""
+def _levels(level: Any, service_s: Any) -> tuple[Any, Any, Any]:
+    """Mean service times by level of concurrency, in seconds, with the number of attempts at each level."""
     np = require_numpy("a forecast")
-    edges = np.geomspace(level.min(), level.max() * 1.001, _MOST_LEVELS + 1)
-    place = np.clip(np.searchsorted(edges, level, side="right") - 1, 0, _MOST_LEVELS - 1)
-    counts = np.bincount(place, minlength=_MOST_LEVELS)
-    enough = counts >= max(_LEAST_AT_LEVEL, len(level) // 200)
+    edges = np.geomspace(level.min(), level.max() * 1.001, _MAX_LEVELS + 1)
+    place = np.clip(np.searchsorted(edges, level, side="right") - 1, 0, _MAX_LEVELS - 1)
+    counts = np.bincount(place, minlength=_MAX_LEVELS)
+    enough = counts >= max(_MIN_ATTEMPTS, len(level) // 200)
     if not enough.any():
-        return level.mean(keepdims=True), took.mean(keepdims=True), np.array([len(level)])
-    levels = np.bincount(place, level, _MOST_LEVELS)[enough] / counts[enough]
-    means = np.bincount(place, took, _MOST_LEVELS)[enough] / counts[enough]
+        return level.mean(keepdims=True), service_s.mean(keepdims=True), np.array([len(level)])
+    levels = np.bincount(place, level, _MAX_LEVELS)[enough] / counts[enough]
+    means = np.bincount(place, service_s, _MAX_LEVELS)[enough] / counts[enough]
     return levels, means, counts[enough]

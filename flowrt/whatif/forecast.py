@@ -1,4 +1,4 @@
-"""What a batch would come to under other settings, beside what it came to."""
+"""Forecast: predicted figures of a batch under other settings, beside its recorded ones."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any, Final
 
 from flowrt.model import ItemRecord
 from flowrt.reporting.attempts import require_numpy
-from flowrt.whatif.recorded_attempts import Tape
+from flowrt.whatif.recorded_attempts import RecordedAttempts
 from flowrt.whatif.replay import Replay, replay
 from flowrt.whatif.scenario import Plan
 
 __all__ = ["Figures", "Forecast", "Point", "Sweep", "forecast", "knee_of", "sweep"]
 
-_OFF: Final = 0.1  # a replay that misses what it replays by more than this is said to
+_MAX_ERROR: Final = 0.1  # a replay further off its recording gets a note
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a batch came to, or would come to. Times are in seconds.
+    """Figures of a batch, recorded or predicted. Times are in seconds.
 
     Attributes:
-        makespan: How long it took.
-        throughput: Items per second.
-        p50: The median of an item's time from being pulled to its end.
-        p95: Its 95th percentile.
-        p99: Its 99th percentile.
-        slowest: The longest.
-        throttled: What items waited for rate limits, in all.
-        calls: How often the node was called.
-        busy: For how long, in all.
-        retried: Items that were tried again.
-        ok: Items that ended ok.
+        makespan: Duration of the batch.
+        throughput: Items a second.
+        p50: Median of the items' times from pull to end.
+        p95: 95th percentile of those times.
+        p99: 99th percentile of those times.
+        slowest: Longest of those times.
+        throttled: Total wait for rate limits.
+        calls: Calls of the node.
+        busy: Total time in calls.
+        retried: Items with retries.
+        ok: Items that succeeded.
         failed: Items that failed.
         timed_out: Items that timed out.
         cancelled: Items that were cancelled.
-        cost: Calls by their price, where one was given.
+        cost: Calls times their price; None without a price.
     """
 
     makespan: float
@@ -58,13 +58,13 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A replay's figures beside the recorded ones.
+    """Predicted figures beside the recorded ones.
 
     Attributes:
-        recorded: What the batch came to.
-        replayed: What a replay under the recorded settings comes to: how far a replay can be trusted.
-        predicted: What it would come to.
-        notes: What that rests on.
+        recorded: Figures of the recorded batch.
+        replayed: Figures of a replay under the recorded settings: their distance from `recorded` is the replay's error.
+        predicted: Figures under the other settings.
+        notes: Assumptions behind the forecast.
     """
 
     recorded: Figures
@@ -73,13 +73,18 @@ class Forecast:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The fields as a dict, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One value of a setting and what it would come to."""
+    """One value of a setting, and the predicted figures.
+
+    Attributes:
+        value: The value.
+        figures: The figures.
+    """
 
     value: int
     figures: Figures
@@ -87,13 +92,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A setting's values and what each would come to.
+    """Predicted figures over the values of a setting.
 
     Attributes:
-        setting: Its name.
-        points: In rising order.
-        knee: The value beyond which more gains little, or None where there is none.
-        forecast: That of the recorded settings, for comparison.
+        setting: Name of the setting.
+        points: Values in rising order, each with its figures.
+        knee: Value beyond which more gains little; None if there is none.
+        recorded: Figures of the recorded batch.
+        notes: Assumptions behind the forecasts.
     """
 
     setting: str
@@ -103,80 +109,80 @@ class Sweep:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The fields as a dict, for JSON."""
         return asdict(self)
 
 
-def forecast(tape: Tape, plan: Plan, *, price: float | None = None) -> Forecast:
-    """Predict what a batch would come to.
+def forecast(attempts: RecordedAttempts, plan: Plan, *, price: float | None = None) -> Forecast:
+    """Predict the figures of a batch under other settings.
 
     Args:
-        tape: The recording.
-        plan: The settings.
-        price: Of one call.
+        attempts: Recorded attempts.
+        plan: Settings to predict for.
+        price: Price of one call.
     """
-    base = recorded_plan(tape)
-    replayed = _figures(replay(tape, base), tape, price)
-    ran = replay(tape, plan)
-    predicted = _figures(ran, tape, price)
-    recorded = recorded_figures(tape, price)
-    notes = [*tape.notes, *plan.notes, *_doubts(tape, plan, recorded, replayed, ran)]
+    base = recorded_plan(attempts)
+    replayed = _figures(replay(attempts, base), attempts, price)
+    ran = replay(attempts, plan)
+    predicted = _figures(ran, attempts, price)
+    recorded = recorded_figures(attempts, price)
+    notes = [*attempts.notes, *plan.notes, *_doubts(attempts, plan, recorded, replayed, ran)]
     if plan != base:
-        notes += _limit_notes(tape, plan)
+        notes += _limit_notes(attempts, plan)
     return Forecast(recorded, replayed, predicted, tuple(notes))
 
 
-def recorded_plan(tape: Tape) -> Plan:
-    """The settings of the recording."""
-    return Plan.recorded(tape.meta.get("settings", {}), tape.meta.get("limits", []))
+def recorded_plan(attempts: RecordedAttempts) -> Plan:
+    """The recorded settings."""
+    return Plan.recorded(attempts.meta.get("settings", {}), attempts.meta.get("limits", []))
 
 
 def sweep(
-    tape: Tape,
+    attempts: RecordedAttempts,
     plan: Plan,
     setting: str,
     values: Iterable[int],
     *,
     price: float | None = None,
-    told: Callable[[int], None] = lambda _: None,
+    on_value: Callable[[int], None] = lambda _: None,
 ) -> Sweep:
-    """Predict what a batch would come to at several values of a setting.
+    """Predict the figures of a batch for several values of a setting.
 
     Args:
-        tape: The recording.
+        attempts: Recorded attempts.
         plan: The other settings.
         setting: `max_concurrency` or `retries`.
-        values: To be tried.
-        price: Of one call.
-        told: Called with each value before it is tried.
+        values: Values to predict for.
+        price: Price of one call.
+        on_value: Called with each value before its replay.
     """
     points = []
     for value in sorted(set(values)):
-        told(value)
+        on_value(value)
         changes: dict[str, Any] = {setting: value}
-        ran = replay(tape, plan.changed(**changes))
-        points.append(Point(value, _figures(ran, tape, price)))
+        ran = replay(attempts, plan.changed(**changes))
+        points.append(Point(value, _figures(ran, attempts, price)))
     knee = knee_of([(p.value, p.figures.throughput) for p in points]) if setting == "max_concurrency" else None
-    recorded = recorded_figures(tape, price)
-    notes = [*tape.notes, *plan.notes]
+    recorded = recorded_figures(attempts, price)
+    notes = [*attempts.notes, *plan.notes]
     if setting != "max_concurrency":
-        notes += _limit_notes(tape, plan)
+        notes += _limit_notes(attempts, plan)
     return Sweep(setting, tuple(points), knee, recorded, tuple(notes))
 
 
 def knee_of(curve: list[tuple[int, float]]) -> int | None:
-    """Where a rising curve turns flat: the point that is highest above the line between its ends.
+    """Knee of a rising curve: the point highest above the line between its ends.
 
     Args:
-        curve: Values and what they give, in rising order of the values.
+        curve: Pairs of a value and its gain, in rising order of the values.
 
     Returns:
-        The value, or None where the curve is straight or there are fewer than 3 points.
+        The value at the knee; None for a straight curve or fewer than 3 points.
     """
     if len(curve) < 3:
         return None
     best = max(y for _, y in curve)
-    end = next(at for at, (_, y) in enumerate(curve) if y >= 0.98 * best)  # beyond it there is nothing to gain
+    end = next(at for at, (_, y) in enumerate(curve) if y >= 0.98 * best)  # the curve is flat beyond
     if end == 0:
         return curve[0][0]
     (x0, y0), (x1, y1) = curve[0], curve[min(len(curve) - 1, end + 1)]
@@ -187,18 +193,18 @@ def knee_of(curve: list[tuple[int, float]]) -> int | None:
     return curve[height.index(top)][0] if top > 0.05 else None
 
 
-def recorded_figures(tape: Tape, price: float | None = None) -> Figures:
-    """What the recorded batch came to, without what an earlier run had finished.
+def recorded_figures(attempts: RecordedAttempts, price: float | None = None) -> Figures:
+    """Figures of the recorded batch, without items that an earlier run had finished.
 
     Args:
-        tape: The recording.
-        price: Of one call.
+        attempts: Recorded attempts.
+        price: Price of one call.
     """
-    detail = tape.detail
+    detail = attempts.detail
     duration, counts = detail.duration, detail.counts
     return Figures(
         makespan=detail.wall_s,
-        throughput=tape.items / detail.wall_s if detail.wall_s else 0.0,
+        throughput=attempts.items / detail.wall_s if detail.wall_s else 0.0,
         p50=duration.get("p50", 0.0),
         p95=duration.get("p95", 0.0),
         p99=duration.get("p99", 0.0),
@@ -215,12 +221,12 @@ def recorded_figures(tape: Tape, price: float | None = None) -> Figures:
     )
 
 
-def _figures(ran: Replay, tape: Tape, price: float | None) -> Figures:
+def _figures(ran: Replay, attempts: RecordedAttempts, price: float | None) -> Figures:
     np = require_numpy("a forecast")
     results = [item for item in ran.results if isinstance(item, ItemRecord)]
     took = np.array([item.finished_ns - item.pulled_ns for item in results if item.attempts] or [0]) / 1e9
     p50, p95, p99 = (float(q) for q in np.quantile(took, (0.5, 0.95, 0.99)))
-    makespan = max(ran.results.wall_time, _least_s(tape, ran.calls))
+    makespan = max(ran.results.wall_time, _min_makespan_s(attempts, ran.calls))
     status = [item.status for item in results]
     return Figures(
         makespan=makespan,
@@ -241,38 +247,39 @@ def _figures(ran: Replay, tape: Tape, price: float | None) -> Figures:
     )
 
 
-def _least_s(tape: Tape, calls: int) -> float:
-    """The loop's own work: that many calls cannot be made in less, however many slots there are."""
-    cpu_ns = tape.meta.get("cpu_ns") or 0
-    return float(cpu_ns) / 1e9 * calls / max(1, tape.detail.attempts)
+def _min_makespan_s(attempts: RecordedAttempts, calls: int) -> float:
+    """Lower bound of the makespan, in seconds: the loop's own work for that many calls, whatever the slots."""
+    cpu_ns = attempts.meta.get("cpu_ns") or 0
+    return float(cpu_ns) / 1e9 * calls / max(1, attempts.detail.attempts)
 
 
-def _limit_notes(tape: Tape, plan: Plan) -> list[str]:
-    if not plan.limit_as_recorded or len(tape.meta.get("limits", [])) < 2:
+def _limit_notes(attempts: RecordedAttempts, plan: Plan) -> list[str]:
+    if not plan.limit_as_recorded or len(attempts.meta.get("limits", [])) < 2:
         return []
-    moves = (
-        "the recorded concurrency limit moved: it changes when it changed then, whatever an adaptive limit would make "
-        "of the other settings; max_concurrency gives a fixed one"
+    note = (
+        "the recorded concurrency limit changed over time: the replay repeats its changes, even where an adaptive "
+        "limit would react to the other settings; max_concurrency sets a fixed limit"
     )
-    return [moves]
+    return [note]
 
 
-def _doubts(tape: Tape, plan: Plan, recorded: Figures, replayed: Figures, ran: Replay) -> list[str]:
+def _doubts(attempts: RecordedAttempts, plan: Plan, recorded: Figures, replayed: Figures, ran: Replay) -> list[str]:
     doubts = []
-    if recorded.makespan and abs(replayed.makespan / recorded.makespan - 1) > _OFF:
+    if recorded.makespan and abs(replayed.makespan / recorded.makespan - 1) > _MAX_ERROR:
         doubts.append(
             f"a replay under the recorded settings takes {replayed.makespan:.3g} s and not {recorded.makespan:.3g} s: "
-            "something held the batch back that attempts' times do not show, so take the ratio of the two forecasts"
+            "something delayed the batch that the attempts' times do not show, so compare the predicted makespan with "
+            "the replayed one"
         )
-    if ran.results.wall_time < _least_s(tape, ran.calls):
-        doubts.append("with so many slots the event loop's own work is what binds: more of them would give nothing")
-    if plan.retry is not None and not tape.knows_retries and recorded.failed + recorded.timed_out:
+    if ran.results.wall_time < _min_makespan_s(attempts, ran.calls):
+        doubts.append("the event loop's own work is the bottleneck at so many slots: more slots would gain nothing")
+    if plan.retry is not None and not attempts.knows_retries and recorded.failed + recorded.timed_out:
         doubts.append(
-            "the recording does not show how items fare when they are tried again: further attempts are drawn from all "
-            "attempts, as if each failure were a matter of chance"
+            "the recording has too few retries to show how they end: further attempts are drawn from all attempts, as "
+            "if each failure were chance"
         )
     if plan.hedge is not None:
-        doubts.append("a hedge is assumed to fare like any attempt that went well, whatever its item")
+        doubts.append("a hedge is assumed to take as long as any successful attempt, whatever its item")
     if ran.never_ended:
-        doubts.append(f"{ran.never_ended:,} calls were recorded as never ending, and end only by a time limit")
+        doubts.append(f"{ran.never_ended:,} calls have no recorded end: only a time limit ends them")
     return doubts

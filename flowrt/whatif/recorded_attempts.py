@@ -1,4 +1,4 @@
-"""A recording made ready for replaying: each item's attempts, and the pools that further ones are drawn from."""
+"""Recorded attempts, prepared for a replay: those of each item, and pools from which further ones are drawn."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from flowrt.whatif.contention import Contention, fit_contention
 if TYPE_CHECKING:
     from flowrt.reporting.attempts import Ints
 
-__all__ = ["Call", "Tape"]
+__all__ = ["Call", "RecordedAttempts"]
 
 _OK, _FAILED, _TIMED_OUT, _CANCELLED, _RESUMED = range(len(OUTCOMES))
-_FEW: Final = 20  # draws from fewer than this say little
+_MIN_POOL: Final = 20  # fewer attempts are no basis for draws
 _SEED: Final = 20_240_229
 
 
 class Call(NamedTuple):
-    """One attempt to be replayed.
+    """One attempt of a replay.
 
     Attributes:
-        service_s: How long it takes.
-        cause: The number of what makes it fail, or -1.
-        inflight: How many ran when it began, where that is known; else 0.
+        service_s: Service time, in seconds.
+        cause: Number of the cause of its failure; -1 for a success.
+        inflight: Attempts running when it began; 0 if unknown.
     """
 
     service_s: float
@@ -40,21 +40,21 @@ class Call(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tape:
-    """What a replay needs of a recording.
+class RecordedAttempts:
+    """Attempts of a recording, in the form that a replay needs.
 
     Attributes:
-        detail: What the recorded batch came to.
-        meta: The recording's metadata.
-        items: How many items there are to replay.
-        service: Of each item's first attempt, in the order in which they were pulled.
-        cause: What made it fail, or -1.
-        inflight: How many attempts ran when it began.
-        later: Of some items, their attempts after the first.
-        delays: Seconds that the source needed before each item, where it held the batch back; else nothing.
-        retried: By cause, whether the recorded batch tried it again.
-        contention: How latency depends on concurrency, as far as the recording shows.
-        notes: What a forecast from it rests on.
+        detail: Figures of the recorded batch.
+        meta: Metadata of the recording.
+        items: Number of items to replay.
+        service: Service time of each item's first attempt, in seconds, in the order in which items were pulled.
+        cause: Number of the cause of that attempt's failure; -1 for a success.
+        inflight: Attempts running when that attempt began.
+        later: Attempts after the first, by item; only for items that have any.
+        delays: Seconds that the source took for each item, if it delayed the batch; else empty.
+        retried: True for each cause whose failures the recorded batch retried.
+        contention: Dependence of latency on concurrency, as far as the recording shows it.
+        notes: Assumptions behind a forecast.
     """
 
     detail: Detail
@@ -68,16 +68,16 @@ class Tape:
     retried: dict[int, bool]
     contention: Contention
     notes: list[str]
-    _good: Any = field(repr=False)
-    _again: dict[int, list[Call]] = field(repr=False)
-    _any: list[Call] = field(repr=False)
+    _successful_s: Any = field(repr=False)
+    _retries: dict[int, list[Call]] = field(repr=False)
+    _sample: list[Call] = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path) -> Tape:
+    def load(cls, path: Path) -> RecordedAttempts:
         """Read a recording.
 
         Raises:
-            RecordingError: It is missing, damaged, no recording, or holds no attempt.
+            RecordingError: The file is missing, damaged, no recording, or holds no attempt.
             MissingExtraError: pyarrow or numpy is not installed.
         """
         meta, table = read_recording(path)
@@ -87,34 +87,34 @@ class Tape:
         return cls.of(meta, attempts, source=str(path))
 
     @classmethod
-    def of(cls, meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> Tape:
-        """Make a tape of attempts.
+    def of(cls, meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> RecordedAttempts:
+        """Prepare attempts for a replay.
 
         Args:
-            meta: The recording's metadata.
-            attempts: Its attempts; at least one ran.
-            source: The file's name.
+            meta: Metadata of the recording.
+            attempts: Attempts of the recording; at least one ran.
+            source: Name of the file.
         """
         np = require_numpy("a forecast")
         notes: list[str] = []
         contention = fit_contention(attempts)
-        notes.append(contention.says())
+        notes.append(contention.note())
         rng = np.random.default_rng(_SEED)
         service = (attempts.end - attempts.start) / 1e9
         ok = attempts.ran & (attempts.outcome == _OK)
         won = attempts.index[attempts.hedge & (attempts.outcome == _OK)]
-        good = np.sort(service[ok & ~np.isin(attempts.index, won)])
-        if not len(good):
-            good = np.sort(service[attempts.ran])
+        successful_s = np.sort(service[ok & ~np.isin(attempts.index, won)])
+        if not len(successful_s):
+            successful_s = np.sort(service[attempts.ran])
         refused = (attempts.attempt == 0) & ((attempts.outcome == _FAILED) | (attempts.outcome == _TIMED_OUT))
-        here = ~refused & (attempts.outcome != _RESUMED)
-        service, uncertain = _uncensor(attempts, service, good, won, here, rng)
+        replayed = ~refused & (attempts.outcome != _RESUMED)
+        service, censored = _uncensor(attempts, service, successful_s, won, replayed, rng)
         cause = np.where(attempts.outcome == _OK, -1, attempts.cause)
         cause[(attempts.outcome == _TIMED_OUT) | (attempts.outcome == _CANCELLED)] = -1
-        if uncertain:
+        if censored:
             notes.append(
-                f"{uncertain:,} attempts were cut short (by a timeout, the batch's end or a hedge): how long they "
-                "would have taken is drawn from the attempts that took longer, and where none did, they never end"
+                f"{censored:,} attempts were cut short (by a timeout, the batch's end or a hedge): their service times are "
+                "drawn from the attempts that took longer; without any, they never end"
             )
         if refused.any():
             notes.append(
@@ -123,7 +123,7 @@ class Tape:
             )
         running = _inflight(attempts)
 
-        own = np.flatnonzero(here & ~attempts.hedge)
+        own = np.flatnonzero(replayed & ~attempts.hedge)
         own = own[np.lexsort((attempts.attempt[own], attempts.index[own]))]
         index = attempts.index[own]
         firsts = np.flatnonzero(np.diff(index, prepend=-1))
@@ -140,8 +140,10 @@ class Tape:
             ]
         delays = _delays(meta, attempts, first)
         if len(delays):
-            notes.append("the input (or whoever took the results) held the batch back; that is replayed as it was")
-        again, everything = _pools(attempts, service, cause, own)
+            notes.append(
+                "the input (or the consumer of the results) delayed the batch: a replay repeats the recorded delays"
+            )
+        retries, sample = _pools(attempts, service, cause, own)
         return cls(
             detail=detail_of(meta, attempts, source=source),
             meta=meta,
@@ -154,46 +156,48 @@ class Tape:
             retried=_retried(attempts),
             contention=contention,
             notes=notes,
-            _good=good,
-            _again=again,
-            _any=everything,
+            _successful_s=successful_s,
+            _retries=retries,
+            _sample=sample,
         )
 
     def first(self, place: int) -> Call:
-        """An item's first attempt."""
+        """The first attempt of an item."""
         return Call(self.service[place], self.cause[place], self.inflight[place])
 
     def retry(self, place: int, number: int, failed_by: int, rng: Random) -> Call:
-        """An attempt after the first: as it was recorded, or one like those that followed the same failure.
+        """An attempt after the first: the recorded one, or a draw from those that followed the same failure.
 
         Args:
-            place: Which item.
-            number: 1 for the first retry.
-            failed_by: The cause of the failure before.
-            rng: Draws it.
+            place: Position of the item.
+            number: Number of the retry, from 1.
+            failed_by: Cause of the failure before.
+            rng: Random generator of the draw.
         """
         known = self.later.get(place)
         if known is not None and number <= len(known):
             return known[number - 1]
-        pool = self._again.get(failed_by) or self._any
+        pool = self._retries.get(failed_by) or self._sample
         return rng.choice(pool)
 
     def hedge(self, rng: Random) -> Call:
-        """An attempt beside another: one like any that went well."""
-        return Call(float(rng.choice(self._good)), -1, 0)
+        """A hedge: a draw from the successful attempts."""
+        return Call(float(rng.choice(self._successful_s)), -1, 0)
 
     @property
     def knows_retries(self) -> bool:
-        """Whether the recording shows how attempts fare after failures."""
-        return bool(self._again)
+        """True if the recording shows enough attempts that followed failures."""
+        return bool(self._retries)
 
 
-def _uncensor(attempts: Attempts, service: Any, good: Any, won: Ints, here: Any, rng: Any) -> tuple[Any, int]:
-    """How long attempts would have taken that were not left to their end."""
+def _uncensor(
+    attempts: Attempts, service: Any, successful_s: Any, won: Ints, replayed: Any, rng: Any
+) -> tuple[Any, int]:
+    """Service times with those of attempts that were cut short replaced by draws of longer ones, and their number."""
     np = require_numpy("a forecast")
     service = service.copy()
     cut = np.flatnonzero(
-        here
+        replayed
         & (
             ~attempts.ran
             | (attempts.outcome == _TIMED_OUT)
@@ -203,15 +207,15 @@ def _uncensor(attempts: Attempts, service: Any, good: Any, won: Ints, here: Any,
     )
     if not len(cut):
         return service, 0
-    at = np.searchsorted(good, service[cut], side="right")
-    longer = len(good) - at
+    at = np.searchsorted(successful_s, service[cut], side="right")
+    longer = len(successful_s) - at
     drawn = at + (rng.random(len(cut)) * longer).astype(np.int64)
-    service[cut] = np.where(longer > 0, good[np.minimum(drawn, len(good) - 1)], np.inf)
+    service[cut] = np.where(longer > 0, successful_s[np.minimum(drawn, len(successful_s) - 1)], np.inf)
     return service, len(cut)
 
 
 def _inflight(attempts: Attempts) -> Any:
-    """How many attempts ran when each began, itself included."""
+    """Attempts running when each began, itself included."""
     np = require_numpy("a forecast")
     ran = attempts.ran
     starts, ends = np.sort(attempts.start[ran]), np.sort(attempts.end[ran])
@@ -221,19 +225,19 @@ def _inflight(attempts: Attempts) -> Any:
 
 
 def _delays(meta: dict[str, Any], attempts: Attempts, first: Ints) -> Any:
-    """How long the source took to give each item, once there was a slot for it."""
+    """Seconds that the source took for each item once a slot was free; empty if it did not delay the batch."""
     np = require_numpy("a forecast")
     ledger = meta.get("ledger") or {"causes": [], "bound_ns": []}
     bound = dict(zip(ledger["causes"], ledger["bound_ns"], strict=True))
     wall_ns = max(1, int(meta.get("wall_ns") or 0))
     if bound and (bound.get("input", 0) + bound.get("consumer", 0)) / wall_ns < 0.02:
         return np.zeros(0)
-    held = ~attempts.hedge
-    taken = np.sort(attempts.slot[held])
-    left = np.sort(attempts.end[held])
+    own = ~attempts.hedge  # hedges hold no slot
+    taken = np.sort(attempts.slot[own])
+    left = np.sort(attempts.end[own])
     limit = max((limit for _, limit in meta.get("limits", [])), default=int(np.max(_inflight(attempts))))
     pulled = attempts.arrival[first]
-    number = np.searchsorted(taken, pulled, side="left")  # how many slots had been taken before
+    number = np.searchsorted(taken, pulled, side="left")  # slots taken before
     free = np.where(number < limit, 0, left[np.clip(number - limit, 0, len(left) - 1)])
     delays = np.maximum(0, pulled - np.maximum(np.concatenate(([0], pulled[:-1])), free)) / 1e9
     if not bound and delays.sum() < 0.02 * wall_ns / 1e9:
@@ -242,23 +246,23 @@ def _delays(meta: dict[str, Any], attempts: Attempts, first: Ints) -> Any:
 
 
 def _pools(attempts: Attempts, service: Any, cause: Any, own: Ints) -> tuple[dict[int, list[Call]], list[Call]]:
-    """Attempts that followed a failure, by its cause; and some of all, for where there are too few of those."""
+    """Retries by the cause of the failure before, and a sample of all attempts for causes with too few retries."""
     np = require_numpy("a forecast")
     index, number = attempts.index[own], attempts.attempt[own]
     follows = np.flatnonzero((index[1:] == index[:-1]) & (number[1:] > number[:-1])) + 1
-    again: dict[int, list[Call]] = {}
+    retries: dict[int, list[Call]] = {}
     for at in follows.tolist():
         row, before = own[at], own[at - 1]
         if attempts.ran[row]:
-            again.setdefault(int(cause[before]), []).append(Call(float(service[row]), int(cause[row]), 0))
-    again = {number: calls for number, calls in again.items() if len(calls) >= _FEW}
+            retries.setdefault(int(cause[before]), []).append(Call(float(service[row]), int(cause[row]), 0))
+    retries = {number: calls for number, calls in retries.items() if len(calls) >= _MIN_POOL}
     rows = own[attempts.ran[own]]
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), 10_000)).astype(int)]
-    return again, [Call(float(service[row]), int(cause[row]), 0) for row in some.tolist()]
+    sample = rows[np.linspace(0, len(rows) - 1, min(len(rows), 10_000)).astype(int)]
+    return retries, [Call(float(service[row]), int(cause[row]), 0) for row in sample.tolist()]
 
 
 def _retried(attempts: Attempts) -> dict[int, bool]:
-    """By cause, whether any attempt that it made fail was followed by another."""
+    """By cause, true if any failure of that cause was retried."""
     np = require_numpy("a forecast")
     found: dict[int, bool] = {}
     own = ~attempts.hedge & (attempts.cause >= 0)

@@ -1,4 +1,4 @@
-"""One replay: the recorded attempts as a node, run by a BatchProcessor in virtual time."""
+"""Replay: recorded attempts as a node, run by a BatchProcessor in virtual time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 from flowrt.batch.processor import BatchProcessor
 from flowrt.batch.results import BatchResults
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
-from flowrt.whatif.recorded_attempts import Call, Tape
+from flowrt.whatif.recorded_attempts import Call, RecordedAttempts
 from flowrt.whatif.scenario import Plan
 from flowrt.whatif.virtual_clock_loop import run_virtual
 
@@ -24,8 +24,8 @@ class _ReplayedError(Exception):
     """A recorded failure.
 
     Attributes:
-        cause: Its number.
-        status_code: The HTTP status that it had.
+        cause: Number of its cause.
+        status_code: Its HTTP status, if it had one.
     """
 
     def __init__(self, cause: int, text: str, status: int | None) -> None:
@@ -35,40 +35,40 @@ class _ReplayedError(Exception):
             self.status_code = status
 
 
-class _LateError(_ReplayedError, TimeoutError):
-    """A recorded failure that was a timeout of the node's own."""
+class _ReplayedTimeoutError(_ReplayedError, TimeoutError):
+    """A recorded timeout that the node raised itself."""
 
 
-class _Recorded(BaseNode):
-    """Takes as long for an item as its recorded attempt did, and fails as it failed."""
+class _ReplayNode(BaseNode):
+    """Node whose attempts take as long and fail as the recorded ones."""
 
-    def __init__(self, tape: Tape, rng: Random) -> None:
+    def __init__(self, recorded: RecordedAttempts, rng: Random) -> None:
         super().__init__(node_id="replay", node_type="replay", name="replay", config={})
         self.calls = 0
         self.busy_s = 0.0
         self.never_ended = 0
-        self._tape = tape
+        self._recorded = recorded
         self._rng = rng
         self._running: dict[int, int] = {}
         self._inflight = 0
-        self._failed: dict[int, tuple[int, int]] = {}  # items between attempts: how many failed, and the last cause
+        self._failed: dict[int, tuple[int, int]] = {}  # of unfinished items: failed attempts, and the last cause
         self._ok = NodeResult(success=True)
         self._loop = asyncio.get_running_loop()
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
         place: Any = node_context.input_data
-        beside = place in self._running
-        call = self._call(place, node_context.attempt, beside=beside)
+        hedge = place in self._running
+        call = self._call(place, node_context.attempt, hedge=hedge)
         self.calls += 1
         self._inflight += 1
         self._running[place] = self._running.get(place, 0) + 1
         began_s = self._loop.time()
         try:
-            takes_s = call.service_s * self._tape.contention.factor(call.inflight, self._inflight)
-            if takes_s > _FOREVER_S:
+            service_s = call.service_s * self._recorded.contention.factor(call.inflight, self._inflight)
+            if service_s > _FOREVER_S:
                 self.never_ended += 1
-                takes_s = _FOREVER_S
-            await asyncio.sleep(takes_s)
+                service_s = _FOREVER_S
+            await asyncio.sleep(service_s)
         finally:
             self._inflight -= 1
             self.busy_s += self._loop.time() - began_s
@@ -76,42 +76,42 @@ class _Recorded(BaseNode):
                 del self._running[place]
             else:
                 self._running[place] -= 1
-            if not beside and call.cause < 0:  # it may be cut short and come back
+            if not hedge and call.cause < 0:  # a timeout may cut it short, and a retry may follow
                 self._failed[place] = (self._failed.get(place, (0, -1))[0] + 1, -1)
         if call.cause >= 0:
-            if not beside:
+            if not hedge:
                 self._failed[place] = (self._failed.get(place, (0, -1))[0] + 1, call.cause)
             return self._fail(call.cause)
         self._failed.pop(place, None)
         return self._ok
 
-    def _call(self, place: int, attempt: int, *, beside: bool) -> Call:
-        if beside:
-            return self._tape.hedge(self._rng)
+    def _call(self, place: int, attempt: int, *, hedge: bool) -> Call:
+        if hedge:
+            return self._recorded.hedge(self._rng)
         if attempt == 1:
-            return self._tape.first(place)
+            return self._recorded.first(place)
         number, cause = self._failed.get(place, (1, -1))
-        return self._tape.retry(place, number, cause, self._rng)
+        return self._recorded.retry(place, number, cause, self._rng)
 
     def _fail(self, number: int) -> NodeResult:
-        causes = self._tape.meta.get("causes", [])
+        causes = self._recorded.meta.get("causes", [])
         cause = causes[number] if number < len(causes) else {"kind": "error", "text": "failed"}
         if not cause.get("raised", True):
-            # with the cause, which a text would not have: whether it is tried again depends on it
+            # the error carries the cause, which decides whether a retry follows
             return NodeResult(success=False, error=_ReplayedError(number, cause.get("text", "failed"), None))
-        kind = _LateError if cause["kind"] == "timeout" else _ReplayedError
+        kind = _ReplayedTimeoutError if cause["kind"] == "timeout" else _ReplayedError
         status: Any = 429 if cause["kind"] == "rate_limited" else cause.get("http_status")
         raise kind(number, cause.get("text", "failed"), status)
 
 
 class Replay:
-    """What came of one replay.
+    """Result of a replay.
 
     Attributes:
-        results: Of each item.
-        calls: How often the node was called.
-        busy_s: For how long, in all.
-        never_ended: Calls of which the recording does not tell that they ever end.
+        results: Results of the items.
+        calls: Calls of the node.
+        busy_s: Total time in calls, in seconds.
+        never_ended: Calls whose end the recording does not show.
     """
 
     __slots__ = ("busy_s", "calls", "never_ended", "results")
@@ -123,49 +123,49 @@ class Replay:
         self.never_ended: int = node.never_ended
 
 
-def replay(tape: Tape, plan: Plan) -> Replay:
-    """Run a recording again.
+def replay(recorded: RecordedAttempts, plan: Plan) -> Replay:
+    """Replay recorded attempts.
 
     Args:
-        tape: The recording.
-        plan: The settings to run it under.
+        recorded: The attempts.
+        plan: Settings of the replay.
     """
-    return run_virtual(_run(tape, plan))
+    return run_virtual(_run(recorded, plan))
 
 
-async def _run(tape: Tape, plan: Plan) -> Replay:
+async def _run(recorded: RecordedAttempts, plan: Plan) -> Replay:
     rng = Random(_SEED)  # noqa: S311  # the same draws each time are the point
-    node = _Recorded(tape, rng)
-    limits = tape.meta.get("limits", []) if plan.limit_as_recorded else []
+    node = _ReplayNode(recorded, rng)
+    limits = recorded.meta.get("limits", []) if plan.limit_as_recorded else []
     processor = BatchProcessor(
         node,
         limits[0][1] if limits else plan.max_concurrency,
         item_timeout=plan.item_timeout,
         batch_timeout=plan.batch_timeout,
-        retry=plan.retry_policy(rng, wanted=_wanted(tape)),
+        retry=plan.retry_policy(rng, wanted=_retried(recorded)),
         rate_limit=plan.rate_limits(),
         hedge=plan.hedge,
         telemetry=False,
     )
     loop = asyncio.get_running_loop()
     timers = [loop.call_later(at_ns / 1e9, processor.set_max_concurrency, limit) for at_ns, limit in limits[1:]]
-    source: Any = _delayed(tape) if tape.delays else range(tape.items)
+    source: Any = _delayed(recorded) if recorded.delays else range(recorded.items)
     results = await processor.batch(source)
     for timer in timers:
         timer.cancel()
     return Replay(results, node)
 
 
-async def _delayed(tape: Tape) -> AsyncIterator[int]:
-    for place, delay_s in enumerate(tape.delays):
+async def _delayed(recorded: RecordedAttempts) -> AsyncIterator[int]:
+    for place, delay_s in enumerate(recorded.delays):
         if delay_s > 0:
             await asyncio.sleep(delay_s)
         yield place
 
 
-def _wanted(tape: Tape) -> Any:
-    """Which failures are tried again, as the recorded policy did; None where there was none to tell."""
-    if tape.meta.get("settings", {}).get("retry") is None:
+def _retried(recorded: RecordedAttempts) -> Any:
+    """Predicate of the failures that the recorded policy retried; None if it had no policy."""
+    if recorded.meta.get("settings", {}).get("retry") is None:
         return None
-    retried = tape.retried
+    retried = recorded.retried
     return lambda exc: not isinstance(exc, _ReplayedError) or retried.get(exc.cause, False)

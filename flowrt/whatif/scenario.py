@@ -1,4 +1,4 @@
-"""The settings of a replay: as they were recorded, but for those that are to be others."""
+"""Settings of a replay: the recorded ones, with changes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from flowrt.policies import Hedge, RateLimit, RetryPolicy
 __all__ = ["UNSET", "Plan"]
 
 UNSET: Final[Any] = object()
-"""Stands for a setting that stays as it was recorded."""
+"""Marks a setting that stays as recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a batch is replayed under.
+    """Settings under which a batch is replayed.
 
     Attributes:
-        max_concurrency: How many items may run at once.
+        max_concurrency: Concurrency limit.
         item_timeout: Time limit of one attempt, in seconds.
         batch_timeout: Time limit of the whole batch, in seconds.
-        retry: Which failed attempts are tried again.
-        rates: Amounts and their times, in seconds, of which all hold, each with the most at once and an item's cost.
-        hedge: When a straggler gets a second attempt.
-        notes: What of the recorded settings cannot be replayed.
-        limit_as_recorded: Whether the concurrency limit changes when it changed then, up to `max_concurrency`; else it
-            is that all the time.
+        retry: Retry policy.
+        rates: Rate limits, which all hold: amount, period in seconds, burst, and cost of an item.
+        hedge: Hedging policy.
+        notes: Recorded settings that a replay leaves out.
+        limit_as_recorded: True if the concurrency limit changes when the recorded one did, up to `max_concurrency`;
+            else it is `max_concurrency` throughout.
     """
 
     max_concurrency: int
@@ -41,11 +41,11 @@ class Plan:
 
     @classmethod
     def recorded(cls, settings: dict[str, Any], limits: list[list[int]]) -> Plan:
-        """The settings of the recording itself.
+        """The recorded settings.
 
         Args:
-            settings: As the recording has them.
-            limits: The concurrency limit from the given nanosecond on.
+            settings: Settings in the recording's metadata.
+            limits: Pairs of a time in nanoseconds and the concurrency limit from then on.
         """
         notes = []
         retry = settings.get("retry")
@@ -53,11 +53,11 @@ class Plan:
         if settings.get("breaker"):
             notes.append("the recorded circuit breaker is not replayed")
         if any(limit["cost"] is None for limit in rates):
-            notes.append("the recorded rate limit weighs items differently, which a replay counts as 1 each")
+            notes.append("the recorded rate limit has a cost function: a replay counts each item as 1")
         if isinstance(retry, dict) and (isinstance(retry.get("wait"), dict) or isinstance(retry.get("when"), dict)):
-            notes.append("functions of the recorded retry policy are not replayed: its waits are the default ones")
+            notes.append("functions of the recorded retry policy are not replayed: a replay uses the default waits")
         if not settings.get("continue_on_error", True):
-            notes.append("that the recorded batch stops at its first failed item is not replayed")
+            notes.append("the recorded batch stops at its first failed item: a replay goes on")
         hedge = settings.get("hedge")
         return cls(
             max_concurrency=max([limit for _, limit in limits], default=settings.get("max_concurrency", 10)),
@@ -79,15 +79,15 @@ class Plan:
         rates: list[RateLimit] = UNSET,
         hedge: Hedge | None = UNSET,
     ) -> Plan:
-        """The same with some other settings.
+        """A copy with other settings.
 
         Args:
-            max_concurrency: How many items may run at once, all the time.
+            max_concurrency: Concurrency limit, fixed throughout.
             item_timeout: Time limit of one attempt, in seconds; None for no limit.
             batch_timeout: Time limit of the whole batch, in seconds; None for no limit.
-            retries: How often a failed item is tried again at most; 0 for never.
+            retries: Most retries of an item; 0 for none.
             rates: Rate limits in place of the recorded ones; an empty list for none.
-            hedge: When a straggler gets a second attempt; None for never.
+            hedge: Hedging policy; None for none.
         """
         changes: dict[str, Any] = {
             "max_concurrency": max_concurrency,
@@ -105,11 +105,11 @@ class Plan:
         return replace(self, **{name: value for name, value in changes.items() if value is not UNSET})
 
     def retry_policy(self, rng: Random, *, wanted: Any = None) -> RetryPolicy | None:
-        """The retry policy, with waits that are the same in each replay.
+        """The retry policy, with reproducible waits; None for no retries.
 
         Args:
-            rng: Draws the waits.
-            wanted: Decides which failures are tried again, where the recording shows it.
+            rng: Random generator of the waits.
+            wanted: Predicate of the failures to retry, if the recording shows which were; else the policy decides.
         """
         policy = self.retry
         if policy is None:
@@ -123,7 +123,7 @@ class Plan:
         return replace(policy, **changes)
 
     def rate_limits(self) -> list[RateLimit] | None:
-        """Rate limits that nothing has gone through yet."""
+        """Fresh rate limits, with a full burst; None without limits."""
         return [RateLimit(rate, per, burst=burst, cost=cost) for rate, per, burst, cost in self.rates] or None
 
 

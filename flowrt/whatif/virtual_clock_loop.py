@@ -1,4 +1,4 @@
-"""An event loop whose time is its own: where it would sleep, its clock jumps ahead."""
+"""Event loop with a virtual clock: instead of sleeping, the clock jumps ahead."""
 
 from __future__ import annotations
 
@@ -11,38 +11,43 @@ __all__ = ["VirtualLoop", "run_virtual"]
 
 T = TypeVar("T")
 
-_GRAIN_S: Final = 1e-7
+_RESOLUTION_S: Final = 1e-7
 
 
 class _Jumping(selectors.SelectSelector):
-    """Waits for nothing: a wait is a jump of the clock."""
+    """Selector that never waits: it advances the clock by the timeout instead."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now; where nothing is, the time is over at once."""
+        """Return what is ready now; if nothing is, advance the clock by `timeout` seconds.
+
+        Raises:
+            RuntimeError: No timer is set, so that nothing would ever happen.
+        """
         ready = super().select(0)
         if ready:
             return ready
         if timeout is None:
-            raise RuntimeError("everything waits and nothing will happen: the replay has come to a standstill")
+            raise RuntimeError("the replay is at a standstill: every task waits, and no timer is set")
         self.now_s += max(0.0, timeout)
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Runs what awaits timers and itself alone, as quickly as it can be computed."""
+    """Event loop for coroutines that await only timers and each other; takes no real time to sleep."""
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
         super().__init__(self._jumping)
-        # how close to now a timer must be to be due: below the grain of a float after years, it would never be
-        self._clock_resolution = _GRAIN_S
+        # timers this close to now are due: after years of virtual time, a float resolves no smaller difference, and a
+        # timer below its resolution would never be due
+        self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
-        """Seconds since the loop was made, as its timers see them."""
+        """Virtual seconds since the loop was made."""
         return self._jumping.now_s
 
 
@@ -50,7 +55,7 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in virtual time.
 
     Args:
-        main: It must wait for timers and its own tasks alone.
+        main: A coroutine that awaits only timers and its own tasks.
     """
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

@@ -1,4 +1,4 @@
-"""Batches recorded in virtual time, where a rerun is exact: a forecast can be compared to the truth."""
+"""Batches recorded in virtual time: a real run under other settings is exact, so forecasts can be checked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor
-from flowrt.whatif import Tape
+from flowrt.whatif import RecordedAttempts
 from tests.conftest import Run
 
 
 class Service:
-    """Takes a time that differs from item to item, and fails an item's first attempts."""
+    """Service whose time differs from item to item, and that fails the first attempts of an item."""
 
     def __init__(self, fails: Callable[[int], int] = lambda _: 0, straggler: float = 0.0) -> None:
         draw = Random(3)  # noqa: S311  # the same times in each run are the point
@@ -34,16 +34,18 @@ class Service:
         return x
 
 
-Record = Callable[..., Tape]
+Record = Callable[..., RecordedAttempts]
 
 
 @pytest.fixture
 def record(run_virtual: Run, tmp_path: Path) -> Record:
-    """Runs a batch in virtual time and gives its tape."""
+    """Runs a batch in virtual time and returns its recorded attempts."""
 
-    def recorded(node: Any, *arguments: Any, inputs: Iterable[int] | AsyncIterator[int], **settings: Any) -> Tape:
+    def recorded(
+        node: Any, *arguments: Any, inputs: Iterable[int] | AsyncIterator[int], **settings: Any
+    ) -> RecordedAttempts:
         path = tmp_path / "run.parquet"
         run_virtual(BatchProcessor(node, *arguments, record=path, **settings).batch(inputs))
-        return Tape.load(path)
+        return RecordedAttempts.load(path)
 
     return recorded

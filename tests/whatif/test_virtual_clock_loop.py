@@ -1,4 +1,4 @@
-"""The loop of the replays: no time passes in it but its own."""
+"""Event loop with a virtual clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowrt._util.clock import is_virtual
 from flowrt.whatif.virtual_clock_loop import VirtualLoop, run_virtual
 
 
-def test_a_day_of_sleeping_takes_no_time_and_wakes_in_order() -> None:
+def test_a_day_of_sleep_takes_no_time_and_wakes_in_order() -> None:
     woken: list[tuple[float, int]] = []
 
     async def sleeper(hours: int) -> None:
@@ -27,7 +27,7 @@ def test_a_day_of_sleeping_takes_no_time_and_wakes_in_order() -> None:
     assert woken == [(3600, 1), (18_000, 5), (86_400, 24)]
 
 
-def test_a_timeout_is_of_that_time() -> None:
+def test_timeout_fires_in_virtual_time() -> None:
     async def main() -> float:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(10):
@@ -37,7 +37,7 @@ def test_a_timeout_is_of_that_time() -> None:
     assert run_virtual(main()) == 10
 
 
-def test_what_waits_for_ever_is_an_error_and_no_hang() -> None:
+def test_waiting_for_ever_raises_instead_of_hanging() -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -45,7 +45,7 @@ def test_what_waits_for_ever_is_an_error_and_no_hang() -> None:
         run_virtual(main())
 
 
-def test_a_wait_below_the_clock_s_grain_ends() -> None:
+def test_wait_below_the_clock_resolution_ends() -> None:
     async def main() -> float:
         await asyncio.sleep(1e8)
         for _ in range(10):
@@ -55,7 +55,7 @@ def test_a_wait_below_the_clock_s_grain_ends() -> None:
     assert run_virtual(main()) == pytest.approx(1e8)
 
 
-def test_the_engine_takes_its_time_for_what_it_is() -> None:
+def test_engine_recognises_the_virtual_clock() -> None:
     loop = VirtualLoop()
     try:
         assert is_virtual(loop)

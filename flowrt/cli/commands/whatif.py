@@ -18,7 +18,7 @@ from flowrt.recording.errors import RecordingError
 if TYPE_CHECKING:
     from flowrt.policies import Hedge, RateLimit
     from flowrt.whatif.forecast import Forecast, Sweep
-    from flowrt.whatif.recorded_attempts import Tape
+    from flowrt.whatif.recorded_attempts import RecordedAttempts
     from flowrt.whatif.scenario import Plan
 
 __all__ = ["whatif"]
@@ -95,7 +95,7 @@ def whatif(
 ) -> None:
     """Predict what a recorded run would have come to under other settings."""
     from flowrt.whatif.forecast import forecast, recorded_plan, sweep  # noqa: PLC0415  # heavy
-    from flowrt.whatif.recorded_attempts import Tape  # noqa: PLC0415  # heavy
+    from flowrt.whatif.recorded_attempts import RecordedAttempts  # noqa: PLC0415  # heavy
 
     for name, given, ruled_out in (
         ("rate", bool(rates), no_rate),
@@ -105,7 +105,7 @@ def whatif(
         if given and ruled_out:
             raise CommandError(f"--{name} and --no-{name} contradict each other")
     try:
-        tape = Tape.load(file)
+        attempts = RecordedAttempts.load(file)
     except RecordingError as exc:
         raise as_command_error(exc) from exc
     changes: dict[str, Any] = {}
@@ -119,18 +119,23 @@ def whatif(
         changes["retries"] = retries
     if hedge is not None or no_hedge:
         changes["hedge"] = hedge
-    plan = recorded_plan(tape).changed(**changes)
+    plan = recorded_plan(attempts).changed(**changes)
     try:
         if swept is None:
-            found = forecast(tape, plan, price=price)
-            _show(found.as_dict() if as_json else None, lambda: _table(tape, plan, found))
+            found = forecast(attempts, plan, price=price)
+            _show(found.as_dict() if as_json else None, lambda: _table(attempts, plan, found))
         else:
             setting, values = swept
             show = sys.stderr is not None and sys.stderr.isatty()
             curve = sweep(
-                tape, plan, setting, values, price=price, told=lambda value: say(f"{setting} {value}") if show else None
+                attempts,
+                plan,
+                setting,
+                values,
+                price=price,
+                on_value=lambda value: say(f"{setting} {value}") if show else None,
             )
-            _show(curve.as_dict() if as_json else None, lambda: _curve(tape, curve))
+            _show(curve.as_dict() if as_json else None, lambda: _curve(attempts, curve))
     except RuntimeError as exc:  # a replay that stands still
         raise CommandError(str(exc)) from exc
 
@@ -139,7 +144,7 @@ def _show(as_json: dict[str, Any] | None, text: Any) -> None:
     click.echo(text() if as_json is None else json.dumps(as_json, indent=2))
 
 
-def _table(tape: Tape, plan: Plan, found: Forecast) -> str:
+def _table(attempts: RecordedAttempts, plan: Plan, found: Forecast) -> str:
     from flowrt.reporting.units import duration  # noqa: PLC0415  # heavy
 
     recorded, predicted = found.recorded, found.predicted
@@ -165,12 +170,12 @@ def _table(tape: Tape, plan: Plan, found: Forecast) -> str:
         a, b = getattr(recorded, name), getattr(predicted, name)
         if a or b or name in ("ok", "failed"):
             counts(name.replace("_", " "), a, b)
-    title = f"{one_line(tape.detail.name)}: {_settings(tape, plan)}"
+    title = f"{one_line(attempts.detail.name)}: {_settings(attempts, plan)}"
     return "\n".join([title, "", *_aligned(rows), "", *(f"- {note}" for note in found.notes)])
 
 
-def _settings(tape: Tape, plan: Plan) -> str:
-    moves = plan.limit_as_recorded and len(tape.meta.get("limits", [])) > 1
+def _settings(attempts: RecordedAttempts, plan: Plan) -> str:
+    moves = plan.limit_as_recorded and len(attempts.meta.get("limits", [])) > 1
     parts = [f"max_concurrency {'as recorded, up to ' if moves else ''}{plan.max_concurrency:,}"]
     parts += [f"rate {rate:g} in {per:g} s" for rate, per, _, _ in plan.rates]
     if plan.item_timeout is not None:
@@ -203,12 +208,12 @@ def _aligned(rows: list[tuple[str, str, str, str]]) -> list[str]:
     ]
 
 
-def _curve(tape: Tape, curve: Sweep) -> str:
+def _curve(attempts: RecordedAttempts, curve: Sweep) -> str:
     from flowrt.reporting.units import duration  # noqa: PLC0415  # heavy
 
     longest = max(point.figures.makespan for point in curve.points)
     width = max(len(str(point.value)) for point in curve.points)
-    lines = [f"{one_line(tape.detail.name)}: makespan by {curve.setting}", ""]
+    lines = [f"{one_line(attempts.detail.name)}: makespan by {curve.setting}", ""]
     for point in curve.points:
         figures = point.figures
         bar = "█" * max(1, round(_BAR * figures.makespan / longest))
