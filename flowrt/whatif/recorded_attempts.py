@@ -113,8 +113,8 @@ class RecordedAttempts:
         cause[(attempts.outcome == _TIMED_OUT) | (attempts.outcome == _CANCELLED)] = -1
         if censored:
             notes.append(
-                f"{censored:,} attempts were cut short (by a timeout, the batch's end or a hedge): their service times are "
-                "drawn from the attempts that took longer; without any, they never end"
+                f"{censored:,} attempts were cut short (by a timeout, the batch's end or a hedge): their service times "
+                "are drawn from the attempts that took longer; without any, they never end"
             )
         if refused.any():
             notes.append(
@@ -140,9 +140,7 @@ class RecordedAttempts:
             ]
         delays = _delays(meta, attempts, first)
         if len(delays):
-            notes.append(
-                "the input (or the consumer of the results) delayed the batch: a replay repeats the recorded delays"
-            )
+            notes.append("the input (or the consumer of the results) delayed the batch: a replay repeats its delays")
         retries, sample = _pools(attempts, service, cause, own)
         return cls(
             detail=detail_of(meta, attempts, source=source),
