@@ -113,11 +113,11 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group bench --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group frames --group bench --group dashboards
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group lint --group bench --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group frames --group lint --group bench --group dashboards
 	touch $@ $(VENV)/.test $(VENV)/.bench  # it has all that these have
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowrt._version import __version__
 from flowrt.batch.processor import BatchProcessor
-from flowrt.batch.results import BatchResults
+from flowrt.batch.results import BatchFailedError, BatchResults
+from flowrt.batch.shortcuts import map as map  # noqa: A004  # not in __all__: a star import would hide the builtin
+from flowrt.batch.shortcuts import node
 from flowrt.engine.instrument import Instrument
 from flowrt.errors import FlowrtError, JournalError, MissingExtraError
 from flowrt.journal import JournalPolicy
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptiveLimit",
     "BaseNode",
+    "BatchFailedError",
     "BatchProcessor",
     "BatchRecord",
     "BatchReport",
@@ -66,6 +69,7 @@ __all__ = [
     "WorkflowContext",
     "__version__",
     "asgi_app",
+    "node",
     "race",
     "run",
 ]

@@ -1,27 +1,62 @@
-"""What a batch gives to its caller: the results of all its items."""
+"""BatchResults: the results of a batch in input order, with views for common questions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from html import escape
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final, Self
 
+from flowrt.errors import FlowrtError
 from flowrt.model import BatchRecord, BatchResult
+from flowrt.model.result import ItemFailedError
 from flowrt.reporting.report import BatchReport
 
-__all__ = ["BY_INDEX", "BatchResults"]
+__all__ = ["BY_INDEX", "BatchFailedError", "BatchResults"]
 
 BY_INDEX: Final = attrgetter("index")
-"""What to sort results by for the order of the input."""
+"""Sort key that restores input order."""
+
+
+class BatchFailedError(ExceptionGroup[Exception], FlowrtError):
+    """Items of a batch failed: a group of their exceptions, raised by `BatchResults.raise_for_failures`.
+
+    An item without an exception of its own (a failed NodeResult, a cancelled item) has an `ItemFailedError` in the
+    group, so `except*` finds each cause.
+
+    Args:
+        failed: The failed results, at least one.
+        total: Number of items in the batch.
+
+    Attributes:
+        failed: The failed results, in the order of `exceptions`.
+    """
+
+    failed: list[BatchResult]
+    total: int
+
+    def __new__(cls, failed: Sequence[BatchResult], total: int) -> Self:
+        types = ", ".join(f"{count:,} {kind}" for kind, count in Counter(r.error_type for r in failed).most_common(5))
+        first = failed[0]
+        message = f"{len(failed):,} of {total:,} items failed ({types}); the first is item {first.index}: {first.error}"
+        errors = [r.exception if isinstance(r.exception, Exception) else ItemFailedError(r) for r in failed]
+        group = super().__new__(cls, message, errors)
+        group.failed = list(failed)
+        group.total = total
+        return group
+
+    def __reduce__(self) -> tuple[type[BatchFailedError], tuple[list[BatchResult], int]]:
+        return type(self), (self.failed, self.total)
 
 
 class BatchResults(list[BatchResult]):
-    """The results of a batch, in input order.
+    """Results of a batch, in input order.
 
     Attributes:
-        wall_time: How long the batch took, in seconds.
-        name: The processor's name.
-        batch: What is known of the batch, where they are one batch's.
+        wall_time: Wall time of the batch, in seconds.
+        name: Name of the processor.
+        batch: Record of the batch, if the results are of one batch.
     """
 
     def __init__(
@@ -38,21 +73,87 @@ class BatchResults(list[BatchResult]):
         self.wall_time = wall_time
 
     @property
+    def outputs(self) -> list[Any]:
+        """Outputs in input order, with None for each failed item."""
+        return [result.output if result.success else None for result in self]
+
+    @property
     def succeeded(self) -> list[BatchResult]:
-        """The results that are successes."""
+        """Results of the items that ended `ok` or `resumed`."""
         return [result for result in self if result.success]
 
     @property
     def failed(self) -> list[BatchResult]:
-        """The results that are not: failed, timed out or cancelled."""
+        """Results of the items that failed, timed out or were cancelled."""
         return [result for result in self if not result.success]
 
     @property
     def success_rate(self) -> float:
-        """Share of successes, 0 to 1; 1 for a batch of nothing."""
+        """Share of successes, 0 to 1; 1 for an empty batch."""
         return sum(result.success for result in self) / len(self) if self else 1.0
 
     @property
     def report(self) -> BatchReport:
-        """What failed and why it took so long: totals here, more by its `text()`, `html()` and `save(path)`."""
+        """Report of the batch: totals, and details by its `text()`, `html()` and `save(path)`."""
         return BatchReport.of(self, self.name, self.wall_time, self.batch, keep=True)
+
+    def raise_for_failures(self) -> Self:
+        """Raise one exception for all failed items, if there are any.
+
+        Returns:
+            The results themselves, for chaining.
+
+        Raises:
+            BatchFailedError: Items failed, timed out or were cancelled.
+        """
+        if failed := self.failed:
+            raise BatchFailedError(failed, len(self))
+        return self
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame, one row per item.
+
+        The columns are index, status, input, output, error, error_type, attempts, execution_time and queue_time, the
+        last two in seconds. Inputs and outputs are the very objects.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        from flowrt.batch.tables import to_pandas  # noqa: PLC0415  # not needed to run a batch
+
+        return to_pandas(self)
+
+    def to_polars(self) -> Any:
+        """Return a polars DataFrame with the columns of `to_pandas` and the values of `to_arrow`.
+
+        Raises:
+            MissingExtraError: polars or pyarrow is not installed.
+        """
+        from flowrt.batch.tables import to_polars  # noqa: PLC0415  # not needed to run a batch
+
+        return to_polars(self)
+
+    def to_arrow(self) -> Any:
+        """Return a pyarrow Table with the columns of `to_pandas`.
+
+        Inputs or outputs without a common Arrow type become JSON text.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed.
+        """
+        from flowrt.batch.tables import to_arrow  # noqa: PLC0415  # not needed to run a batch
+
+        return to_arrow(self)
+
+    def __repr__(self) -> str:
+        counts = Counter(result.status for result in self)
+        parts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+        return f"<BatchResults {self.name!r}: {parts or 'no items'}, {self.wall_time:.3f} s>"
+
+    def _repr_html_(self) -> str:
+        """Return what notebooks show: the totals, what limited the batch, and the first rows."""
+        from flowrt.batch.tables import html_table  # noqa: PLC0415  # not needed to run a batch
+
+        explanation = "" if self.batch is None else self.report.explanation
+        lines = "".join(f"<p>{escape(text)}</p>" for text in (repr(self), explanation) if text)
+        return f"<div>{lines}{html_table(self)}</div>"

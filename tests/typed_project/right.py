@@ -98,6 +98,19 @@ async def batches() -> int:
     return len(results)
 
 
+@flowrt.node(max_concurrency=5, item_timeout=2)
+async def triple(x: int) -> int:
+    return 3 * x
+
+
+async def one_line() -> list[Any]:
+    results = await flowrt.map(double, [1, 2], max_concurrency=2, name="nightly")
+    assert_type(results, BatchResults)
+    assert_type(results.raise_for_failures(), BatchResults)
+    assert_type(await triple.map(range(3), max_concurrency=1), BatchResults)
+    return results.outputs
+
+
 async def nodes() -> NodeResult:
     workflow = WorkflowContext(workflow_id="w")
     mapped = await MapNode("m", double, output_key="out").execute(NodeContext("m", "map", {"items": [1]}), workflow)

@@ -37,6 +37,9 @@ async def main() -> int:
     BatchProcessor(double, item_timeout="5 s")  # arg-type
     BatchProcessor(double, retires=3)  # call-arg
     Lazy("lazy")  # abstract
+    await flowrt.map(double, [1], retires=3)  # call-arg
+    await flowrt.map(double, 5)  # arg-type
+    flowrt.node(max_concurrency="5")  # call-overload
     NodeResult("yes", output=1)  # arg-type
     results = await processor.batch(5)  # arg-type
     results.sucess_rate  # attr-defined

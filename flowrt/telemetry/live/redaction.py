@@ -40,7 +40,7 @@ def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
 
     Example:
         >>> redact("401 for https://me:pw@example.com/v1?key=abc: token=s3cr3t")
-        '401 for https://[redacted]@example.com/v1?[redacted]: token=[redacted]'
+        '401 for https://[redacted]@example.com/v1?[redacted] token=[redacted]'
     """
     text = clean(text[: 2 * _MAX_CHARS])
     for name in list(environment):
