@@ -1,4 +1,4 @@
-"""Every exception that flowrt raises on purpose."""
+"""Exceptions that flowrt raises, and helpers for error texts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = [
 
 
 class FlowrtError(Exception):
-    """Base of the exceptions that flowrt itself raises."""
+    """Base class of the exceptions that flowrt itself raises."""
 
 
 class MissingExtraError(FlowrtError, ImportError):
-    """A feature needs a package that comes with one of flowrt's extras.
+    """A feature needs a package of one of flowrt's extras, which is not installed.
 
     Args:
-        feature: What was asked for, as the subject of a sentence.
-        package: The package that is missing.
+        feature: The feature, as the subject of the message's sentence.
+        package: The missing package.
         extra: The extra that installs it.
     """
 
@@ -35,27 +35,27 @@ class MissingExtraError(FlowrtError, ImportError):
 
 
 class JournalError(FlowrtError):
-    """A journal cannot be used; the base of the four ways in which that happens.
+    """Base class of the errors of a journal that cannot be used.
 
     Attributes:
-        exit_code: How a command ends that needs the journal.
+        exit_code: Exit code of a command that fails with this error.
     """
 
     exit_code: ClassVar[int]
 
 
 class JournalMismatchError(JournalError):
-    """The journal belongs to another run: its input, its node or a setting that matters is another."""
+    """The journal belongs to another run: its input, its node or a setting that matters differs."""
 
     exit_code = 3
 
 
 class JournalDamagedError(JournalError):
-    """The journal holds bytes that nobody wrote, before its end.
+    """The journal is damaged before its end: it holds bytes that flowrt did not write.
 
     Args:
-        message: What was found, and what to do.
-        offset: Where the damage begins, in bytes from the start of the file.
+        message: The damage, and what to do about it.
+        offset: Start of the damage, in bytes from the start of the file.
     """
 
     exit_code = 4
@@ -69,7 +69,7 @@ class JournalDamagedError(JournalError):
 
 
 class JournalDiskError(JournalError):
-    """The disk would not take or keep what the journal wrote; nothing more is written to it."""
+    """The disk failed to write or sync the journal; nothing more is written to the file."""
 
     exit_code = 5
 
@@ -81,14 +81,14 @@ class JournalInUseError(JournalError):
 
 
 def error_text(error: object) -> str:
-    """The message of an error, never empty, whatever its `__str__` does.
+    """Return the message of an error, never empty, even if its `__str__` raises.
 
     Args:
-        error: An exception, or what a node gave as its `error`.
+        error: An exception, or the `error` of a node's result.
     """
     try:
         text = str(error) if error is not None else ""
-    except Exception as broken:  # a message that cannot be made must not take the item's outcome with it
+    except Exception as broken:  # a broken __str__ must not lose the item's outcome
         return f"{type(error).__name__} (its message could not be read: __str__ raised {type(broken).__name__})"
     if text.strip():
         return text
@@ -98,5 +98,5 @@ def error_text(error: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """The text without line breaks and control characters, whatever it holds."""
+    """Return the text on one line: line breaks become `; `, control characters become spaces."""
     return "".join(c if c.isprintable() else " " for c in str(text).replace("\n", "; ")).strip()

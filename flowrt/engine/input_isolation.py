@@ -1,4 +1,4 @@
-"""A node's own copy of its input, so that changing it changes nothing elsewhere."""
+"""Input isolation: each attempt gets its own copy of the item's input."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _ATOMS: Final = frozenset(
 
 
 def isolate(value: Any) -> Any:
-    """Copy plain containers (dict, list, set, tuple) all the way down; share everything else.
+    """Copy plain containers (dict, list, set, tuple) at all levels; share all other objects.
 
-    Objects of other classes may be connections or models that must not be copied, so a node that changes one of those
-    changes the caller's own.
+    Objects of other classes may be connections or models that must not be copied; a node that changes such an object
+    changes the caller's.
 
     Args:
         value: An input of any type.
     """
     kind = type(value)
     if kind is dict:
-        if not is_tracked(value):  # by the garbage collector: it holds nothing that could hold anything
+        if not is_tracked(value):  # the garbage collector does not track a dict that holds no containers
             return value.copy()
     elif kind in _ATOMS:
         return value

@@ -12,10 +12,10 @@ __all__ = ["Executor", "LoopExecutor", "Session", "ThreadsExecutor", "executor_o
 
 
 def executor_of(choice: Any) -> Executor:
-    """The executor for what a caller passed: None or "loop", "threads", or an executor.
+    """Return the executor for a caller's choice: None or "loop", "threads", or an executor.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: `choice` is none of these.
     """
     if choice is None or choice == "loop":
         return LoopExecutor()

@@ -1,4 +1,4 @@
-"""What an executor is: it opens a place to run a node's attempts in, for the length of one batch."""
+"""Executor protocol: opens a session that runs a node's attempts for one batch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["Executor", "Session"]
 
 
 class Session(Protocol):
-    """An executor at work for one batch."""
+    """An executor's state for one batch."""
 
     @property
     def invoke(self) -> Callable[[NodeContext, WorkflowContext], Awaitable[Any]]:
-        """Runs one attempt and gives what the node's `execute` gave, or raises what it raised."""
+        """Run one attempt; return or raise what the node's `execute` returns or raises."""
 
     def abandon_one(self) -> None:
-        """An attempt did not end when it was cancelled: make up for the place that it still holds."""
+        """Replace the capacity of an attempt that did not end when it was cancelled."""
 
     def close(self) -> None:
-        """The batch is over; every attempt has ended but those that were lost."""
+        """Release the resources at the end of the batch; all attempts have ended, except abandoned ones."""
 
 
 class Executor(Protocol):
-    """Where attempts run."""
+    """Runs attempts; the loop and the threads are two executors."""
 
     def open(self, node: BaseNode, slots: int) -> Session:
-        """Get ready to run up to `slots` attempts of a node at once."""
+        """Open a session that runs up to `slots` attempts of a node at once."""

@@ -1,4 +1,4 @@
-"""Attempts on the caller's event loop, the default; what would block it goes to threads."""
+"""Loop executor, the default: attempts on the caller's event loop; plain functions go to threads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["LoopExecutor"]
 
 
 class LoopExecutor:
-    """Runs coroutine functions on the loop that the batch runs on, and plain functions in worker threads."""
+    """Runs coroutine functions on the batch's loop, and plain functions in worker threads."""
 
     def open(self, node: BaseNode, slots: int) -> Session:
-        """Nothing to get ready for a coroutine function; a pool of threads for a plain one."""
+        """Open a session; a plain function gets a pool of threads."""
         call = blocking_call(node)
         return _LoopSession(node) if call is None else ThreadsSession(call, slots, node.node_id)
 
@@ -31,7 +31,7 @@ class _LoopSession:
         self.invoke: Callable[[NodeContext, WorkflowContext], Awaitable[Any]] = node.execute
 
     def abandon_one(self) -> None:
-        """Nothing to make up for: a task that does not end holds no place of the executor's."""
+        """Do nothing: a task that does not end takes no capacity of the executor."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the session holds no resources."""

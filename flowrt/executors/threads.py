@@ -1,4 +1,4 @@
-"""Attempts in worker threads: for functions that block, and for async nodes that must be kept off the caller's loop."""
+"""Threads executor: attempts in worker threads, for blocking functions and for async nodes that block the loop."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowConte
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
 
-_ROOM: Final = 10_000
+_MOST_THREADS: Final = 10_000
 
 Call = Callable[[NodeContext, WorkflowContext], Any]
 
 
 def blocking_call(node: BaseNode) -> Call | None:
-    """The plain function behind a node, or None when its `execute` is a coroutine function."""
+    """Return the plain function behind a node, or None if its `execute` is a coroutine function."""
     if type(node).execute is FunctionNode.execute and isinstance(node, FunctionNode):
         return None if node.is_async else node.call
     return None if is_async(node.execute) else node.execute
 
 
 class ThreadsSession:
-    """A pool of threads of one batch's own, so that nobody else's blocking calls take its places.
+    """Thread pool of one batch, which other blocking calls of the process cannot exhaust.
 
-    An attempt that is cancelled, however often, keeps its slot until its thread has really ended or has been lost: a
-    thread cannot be interrupted, and the bound on what runs at once is a promise.
+    A cancelled attempt keeps its slot until its thread has ended or was abandoned, however often it is cancelled: a
+    thread cannot be interrupted, and the concurrency limit must hold.
 
     Args:
         call: The blocking function to run in a thread.
-        slots: How many may run at once.
-        name: Names the threads.
+        slots: Attempts that may run at once.
+        name: Prefix of the threads' names.
     """
 
     def __init__(self, call: Call, slots: int, name: str) -> None:
         self._call = call
         self._slots = slots
         self._name = f"flowrt-{name}"
-        self._lost = False
+        self._abandoned = False
         self._pool = self._new_pool()
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
-        """Run one attempt in a thread, in the caller's context; an awaitable result is awaited on the loop."""
+        """Run one attempt in a thread, in the caller's context; await an awaitable result on the loop."""
         value = await self._in_thread(self._call, node_context, workflow_context)
         return await value if inspect.isawaitable(value) else value
 
@@ -61,37 +61,37 @@ class ThreadsSession:
             while not future.done():
                 try:
                     await asyncio.wait([future])
-                except asyncio.CancelledError:  # told once more: its own time is over, and the batch's too
-                    if pool is not self._pool:  # it was lost: only a closing loop still waits for it
+                except asyncio.CancelledError:  # cancelled again: first by the item's timeout, then by the batch's
+                    if pool is not self._pool:  # it was abandoned: only a closing loop still waits for it
                         raise
             if not future.cancelled():
-                future.exception()  # looked at, so that it is not reported as never retrieved
+                future.exception()  # mark it as retrieved, or asyncio logs "exception was never retrieved"
             raise
 
     def abandon_one(self) -> None:
-        """Leave the pool to the attempt that does not end, and go on with a fresh one."""
-        self._lost = True
+        """Leave the pool to the attempt that does not end, and continue with a new one."""
+        self._abandoned = True
         self._pool.shutdown(wait=False)
         self._pool = self._new_pool()
 
     def close(self) -> None:
-        """End the threads; all are idle, so this takes no time worth speaking of."""
-        self._pool.shutdown(wait=not self._lost)
+        """End the threads; all are idle, so this does not block noticeably."""
+        self._pool.shutdown(wait=not self._abandoned)
 
     def _new_pool(self) -> ThreadPoolExecutor:
-        # a thread is started only when none is idle: the workers are the bound, also when their number is raised
-        return ThreadPoolExecutor(max(self._slots, _ROOM), thread_name_prefix=self._name)
+        # a thread starts only when none is idle: the batch's workers are the bound, even after their number is raised
+        return ThreadPoolExecutor(max(self._slots, _MOST_THREADS), thread_name_prefix=self._name)
 
 
 class _OwnLoopSession(ThreadsSession):
-    """Coroutine functions, each attempt on an event loop of its own in a worker thread."""
+    """Runs coroutine functions: each attempt on an event loop of its own in a worker thread."""
 
     def __init__(self, node: BaseNode, slots: int) -> None:
         self._node = node
         super().__init__(node.execute, slots, node.node_id)
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
-        """Run one attempt in a thread; cancelling it cancels the coroutine there."""
+        """Run one attempt in a thread; cancellation cancels the coroutine there."""
         own = _OwnLoop(self._node)
         return await self._in_thread(own.run, node_context, workflow_context, interrupt=own.cancel)
 
@@ -107,7 +107,7 @@ class _OwnLoop:
         self._cancelled = False
 
     def run(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
-        """Run the node to its end in this thread."""
+        """Run the node in this thread until it ends."""
 
         async def main() -> Any:
             with self._lock:
@@ -124,7 +124,7 @@ class _OwnLoop:
             return runner.run(main(), context=contextvars.copy_context())
 
     def cancel(self) -> None:
-        """Cancel the node's coroutine, if it has not ended."""
+        """Cancel the node's coroutine unless it has ended."""
         with self._lock:
             self._cancelled = True
             if self._loop is not None and self._task is not None:
@@ -134,11 +134,11 @@ class _OwnLoop:
 class ThreadsExecutor:
     """Runs every attempt in a worker thread: `executor="threads"`.
 
-    A coroutine function runs there on an event loop of its attempt's own.
+    Each attempt of a coroutine function runs there on an event loop of its own.
     """
 
     def open(self, node: BaseNode, slots: int) -> ThreadsSession:
-        """A pool of at most `slots` threads, started as they are needed."""
+        """Open a pool of at most `slots` threads, started on demand."""
         call = blocking_call(node)
         return _OwnLoopSession(node, slots) if call is None else ThreadsSession(call, slots, node.node_id)
 

@@ -1,6 +1,7 @@
-"""The journal: an append log of finished items that survives kills, and that a later run resumes from.
+"""The journal: an append-only log of finished items that survives kills and lets a later run resume.
 
-An append log, not SQLite, by measurement: see the module `format` for its bytes and `scan` for what is made of damage.
+Measurements favoured an append-only log over SQLite. The module `format` documents its bytes, `recovery` how damage is
+handled.
 """
 
 import importlib
@@ -30,10 +31,10 @@ __all__ = [
 ]
 
 _LATER = ("JournalSummary", "export", "lines", "records", "summary")
-"""Names for looking into a journal, which no batch does: their module is imported when somebody asks for one."""
+"""Names of the inspection module, which no batch needs; it is imported at the first access."""
 
 
-if not TYPE_CHECKING:  # or a slip in a name would pass
+if not TYPE_CHECKING:  # a module-level __getattr__ would hide misspelt names from the type checker
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:

@@ -1,4 +1,4 @@
-"""The journal's file: opened for one process alone, found whole or made whole, and extended group by group."""
+"""The journal's file: locked by one process, repaired when opened, and extended group by group."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from flowrt.journal.recovery import Scan
 
 try:
     import fcntl
-except ImportError:  # Windows: the rest of flowrt needs none of it
+except ImportError:  # Windows, where the rest of flowrt works without it
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["JournalFile"]
 
-_ROOM_BYTES: Final = 1 << 20  # so much must be free before the first item
+_RESERVE_BYTES: Final = 1 << 20  # free space required before the first item
 _READ_BYTES: Final = 4096
 _STANDARD: Final = 2  # the last descriptor of the standard streams
 _USAGE: Final = {
@@ -38,20 +38,20 @@ _USAGE: Final = {
 
 
 class JournalFile:
-    """A file that one process extends.
+    """Journal file that one process extends.
 
     Args:
-        path: Made with mode 0600 where it does not exist.
-        disk: The system's calls.
+        path: The file; created with mode 0600 if missing.
+        disk: The operating system's calls.
 
     Attributes:
-        torn_bytes: How much of a torn tail was cut off.
-        end: Where the next group begins; everything before it is on the disk once `open` has returned.
+        torn_bytes: Size of the torn tail that was cut off, in bytes.
+        end: Offset of the next group; everything before it is on the disk once `ready` has returned.
 
     Raises:
-        JournalInUseError: Another process, or another batch of this one, has it open.
+        JournalInUseError: Another process, or another batch of this one, has the file open.
         JournalDiskError: The disk is read-only, or failed.
-        ValueError: It cannot be a journal's place.
+        ValueError: The path cannot be that of a journal.
     """
 
     def __init__(self, path: Path, disk: Disk) -> None:
@@ -69,7 +69,7 @@ class JournalFile:
 
     def _open(self) -> int:
         if fcntl is None:
-            raise ValueError("a journal needs the file locks of POSIX, which this system has not: pass journal=None")
+            raise ValueError("a journal needs POSIX file locks, which this system lacks: pass journal=None")
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
         try:
             fd = os.open(self._path, flags, 0o600)
@@ -82,13 +82,13 @@ class JournalFile:
             raise ValueError(f"journal {str(self._path)!r} is no regular file: name another")
         if fd > _STANDARD:
             return fd
-        try:  # a standard stream is closed, and what anybody writes to it must not end up in here
+        try:  # a standard stream is closed: take another descriptor, or output to that stream would end up in here
             return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STANDARD + 1)
         finally:
             os.close(fd)
 
     def _claim(self) -> None:
-        """Lock the file that has the name now: whoever held the lock may have moved it meanwhile."""
+        """Lock the file that has the name now: the previous holder of the lock may have moved the file."""
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,15 +109,15 @@ class JournalFile:
         """Read everything and cut off a torn tail.
 
         Args:
-            table: Is told of every item's line.
+            table: Receives the place of every item's line.
 
         Returns:
-            The header, or None for a new journal, whose header is to be written next.
+            The header, or None for a new journal, whose header must be written next.
 
         Raises:
-            JournalDamagedError: There is damage that is no torn tail.
-            JournalMismatchError: It has a format that this version does not read.
-            JournalDiskError: It cannot be read or written.
+            JournalDamagedError: The file is damaged before its end.
+            JournalMismatchError: The file has a format that this version does not read.
+            JournalDiskError: The file cannot be read or written.
         """
         try:
             with open(self._fd, "rb", buffering=1 << 20, closefd=False) as file:
@@ -132,36 +132,36 @@ class JournalFile:
         return scan.header
 
     def ready(self, header: Header | None) -> None:
-        """Make sure that what is there is on the disk and that there is room for more, before the first item.
+        """Sync the existing content and reserve space for more, before the first item.
 
         Args:
-            header: Of a new journal; None where the file has one.
+            header: The header of a new journal; None if the file has one.
 
         Raises:
             JournalDiskError: The disk is full, read-only, or failed.
         """
         try:
-            with contextlib.suppress(PermissionError):  # somebody else's file that we may write
+            with contextlib.suppress(PermissionError):  # another user's file that this one may write
                 os.fchmod(self._fd, 0o600)
             if header is not None:
                 self._write(encode_header(header))
-            self._disk.sync(self._fd)  # also what an earlier process wrote and did not live to sync
-            self._write(encode_marker(self.end, 0))  # says so to whoever reads it later
+            self._disk.sync(self._fd)  # an earlier process may have died between its write and its sync
+            self._write(encode_marker(self.end, 0))  # proves to a later reader that everything before was synced
             self._disk.sync(self._fd)
             self._disk.sync_folder(self._path.parent)
-            self._disk.reserve(self._fd, self.end, _ROOM_BYTES)
+            self._disk.reserve(self._fd, self.end, _RESERVE_BYTES)
             self._disk.truncate(self._fd, self.end)
         except OSError as exc:
             raise self._disk_failed("writing", exc) from exc
 
     def extend(self, lines: Sequence[bytes]) -> None:
-        """Append a group of lines and return when they are on the disk.
+        """Append a group of lines and return once they are on the disk.
 
         Args:
-            lines: Of items; none of them for the line alone that begins a group.
+            lines: Lines of items; if empty, only the group's marker is written.
 
         Raises:
-            JournalDiskError: They may not be on the disk, and nothing more will be written.
+            JournalDiskError: The lines may not be on the disk, and nothing more will be written.
         """
         if self._failed:
             raise self._refusal("it failed before")
@@ -172,8 +172,9 @@ class JournalFile:
             self._write(encode_marker(start, len(records)) + records)
             self._disk.sync(self._fd)
         except OSError as exc:
-            # Once a sync has failed nobody knows what is on the disk: asking again might be told that all is well. The
-            # group is taken out, best effort, so that whoever resumes does not read what nobody was told of.
+            # After a failed sync the content of the disk is unknown, and a second sync might report success all the
+            # same. Cut the group off, best effort, so that a later run does not restore items that were never
+            # reported as durable.
             self._failed = True
             with contextlib.suppress(OSError):
                 self._disk.truncate(self._fd, start)
@@ -189,19 +190,19 @@ class JournalFile:
             left = left[written:]
 
     def _check_ours(self) -> None:
-        """Records in a file without a name, or behind a hole, would be lost without anybody knowing."""
+        """Check that the file still has a name and its size: records behind a hole would be lost silently."""
         status = os.fstat(self._fd)
         if not status.st_nlink:
             raise OSError(errno.ENOENT, "it was removed while the run went on")
         if status.st_size != self.end:
-            raise OSError(errno.EIO, f"its size was changed by somebody else, from {self.end} to {status.st_size}")
+            raise OSError(errno.EIO, f"another program changed its size, from {self.end} to {status.st_size}")
 
     def line_at(self, offset: int) -> bytes:
-        """What stands behind the checksum of the line that begins at an offset.
+        """Return the body of the line at an offset: the text after its checksum.
 
         Raises:
-            JournalDamagedError: It is not what was read there before.
-            JournalDiskError: It cannot be read.
+            JournalDamagedError: The line has changed since the file was opened.
+            JournalDiskError: The line cannot be read.
         """
         size = _READ_BYTES
         try:
@@ -221,14 +222,14 @@ class JournalFile:
         return body
 
     def close(self) -> None:
-        """Let go of the file and its lock; later calls do nothing."""
+        """Close the file and release its lock; later calls do nothing."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):
-                fcntl.flock(self._fd, fcntl.LOCK_UN)  # also for a child that was forked and has not got to disown() yet
+                fcntl.flock(self._fd, fcntl.LOCK_UN)  # a forked child that has not called disown() yet shares the lock
         self.disown()
 
     def disown(self) -> None:
-        """Let go of the file in a forked child, whose parent keeps the lock."""
+        """Close the file in a forked child, whose parent keeps the lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,4 +1,4 @@
-"""What makes a run the run it is: digests of its input, of single items, and the name of its node."""
+"""Fingerprint: what identifies a run, made of digests of its input and items and the name of its node."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _BLOCK_BYTES: Final = 1 << 20
 
 
 def digest_of_file(fd: int, start: int = 0) -> str:
-    """The digest of a file's content, whatever its name and its time; about 1 s for a gigabyte.
+    """Return the digest of a file's content, independent of its name and time; about 1 s per gigabyte.
 
     Args:
-        fd: A regular file; where it stands is left as it is.
-        start: Where the content begins.
+        fd: A regular file; its position does not change.
+        start: Offset at which the content begins, in bytes.
     """
     digest = hashlib.blake2b(digest_size=16)
     at = start
@@ -40,25 +40,25 @@ def digest_of_file(fd: int, start: int = 0) -> str:
 
 
 def digest_of_item(data: Any) -> bytes:
-    """The checksum of one input, the same in every process.
+    """Return the checksum of one input, the same in every process.
 
-    It tells inputs apart that JSON tells apart, and what an output has a form for. Any other object counts by its type
-    alone, as its repr may hold its address.
+    It distinguishes inputs that differ as JSON, and types that an output file has a form for. All other objects of one
+    type have the same checksum, because their repr may contain an address.
 
     Args:
         data: An item.
     """
     try:
         text = _text_of(data)
-    except Exception:  # a cycle, a key that is no string, nesting too deep
+    except Exception:  # a cycle, a key that is not a string, or too deep nesting
         text = _type_of(data)
     return b"%08x" % crc32(text.encode("ascii", "backslashreplace"))
 
 
 def name_of_node(node: BaseNode) -> dict[str, Any]:
-    """What names a node in a fingerprint: its id, its type and where its code is, not what its code says.
+    """Return what identifies a node in a fingerprint: its id, its type and the place of its code, not the code itself.
 
-    A node may be mended before its failed items are run again. Of a partial's arguments there is a checksum, too.
+    So a node may be fixed before its failed items run again. A partial adds a checksum of its arguments.
 
     Args:
         node: The node.

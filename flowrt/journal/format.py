@@ -1,15 +1,15 @@
-"""The bytes of a journal: text, a line each, with a checksum before what it holds.
+"""Format of a journal: lines of text, each with a checksum before its body.
 
     flowrt-journal 5f0c11aa 1 {"created": ..., "flowrt": ..., "fingerprint": {...}}
     6d2b90e4 @ 133 478
     0b7a4f21 0 ok 9e1c55d0 {"index": 0, "success": true, "status": "ok", "output": ...}
     c91d03b7 1 failed - {"index": 1, ...}
 
-The first line is the header. A line with an `@` begins a group: the group's own offset, and how many bytes of records
-follow it; it is written only after every byte before it was synced, which is how a torn tail and a damaged middle are
-told apart. Any other line is a finished item: index, status, checksum of its input (or `-`), and the line that the
-item has in an output file. Checksums are CRC-32 over all that stands behind them, in eight lower-case hexadecimal
-digits. JSON here is ASCII without line breaks, so a line break always ends a line.
+The first line is the header. A line with an `@` is the marker that begins a group: the group's own offset, and the size
+of the records that follow, in bytes. It is written only after every byte before it was synced; that distinguishes a
+torn tail from a damaged middle. Any other line is the record of a finished item: index, status, checksum of its input
+(or `-`), and the item's line of an output file. A checksum is the CRC-32 of the rest of the line, in eight lower-case
+hexadecimal digits. JSON here is ASCII without line breaks, so a line break always ends a line.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 MAGIC: Final = b"flowrt-journal "
 FORMAT: Final = 1
-MARKER_BYTES: Final = 64  # no line that begins a group is longer: 8 + 2 numbers of up to 20 digits, and what parts them
+MARKER_BYTES: Final = 64  # no marker is longer: a checksum of 8, two numbers of up to 20 digits, and separators
 NO_DIGEST: Final = b"-"
 STATUS_CODES: Final = {b"ok": 1, b"failed": 2, b"timed_out": 3}
 
@@ -49,12 +49,12 @@ Fingerprint = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a journal says about the run that it belongs to.
+    """First line of a journal: the run that it belongs to.
 
     Attributes:
-        fingerprint: What makes the run the run it is, by name; JSON values.
-        created: When, as an ISO time in UTC.
-        flowrt: The version of flowrt that made it.
+        fingerprint: What identifies the run: JSON values by name.
+        created: When the journal was created, an ISO time in UTC.
+        flowrt: The version of flowrt that created it.
     """
 
     fingerprint: Fingerprint
@@ -63,16 +63,20 @@ class Header:
 
 
 def encode_header(header: Header) -> bytes:
-    """The first line of a journal."""
+    """Return the first line of a journal."""
     text = json.dumps({"created": header.created, "flowrt": header.flowrt, "fingerprint": header.fingerprint})
     return MAGIC + sealed(b"%d %s\n" % (FORMAT, text.encode("ascii")))
 
 
 def decode_header(line: bytes) -> tuple[int, Header | None] | None:
-    """The format and, where it is this one, the header; None for a line that is no whole header.
+    """Parse the first line of a journal.
 
     Args:
         line: The file's first line with its line break.
+
+    Returns:
+        The number of the format, and the header if this version reads that format; None for a line that is not a
+        whole header.
     """
     body = body_of(line.removeprefix(MAGIC)) if line.startswith(MAGIC) else None
     if body is None:
@@ -80,25 +84,25 @@ def decode_header(line: bytes) -> tuple[int, Header | None] | None:
     number, _, text = body.partition(b" ")
     if int(number) != FORMAT:
         return int(number), None
-    told = json.loads(text)
-    return FORMAT, Header(told["fingerprint"], told["created"], told["flowrt"])
+    header = json.loads(text)
+    return FORMAT, Header(header["fingerprint"], header["created"], header["flowrt"])
 
 
 def encode_marker(offset: int, size_bytes: int) -> bytes:
-    """The line that begins a group.
+    """Return the marker that begins a group.
 
     Args:
-        offset: Where it will stand.
-        size_bytes: How many bytes of records will follow it.
+        offset: The marker's offset in the file.
+        size_bytes: Size of the records that follow it.
     """
     return sealed(b"@ %d %d\n" % (offset, size_bytes))
 
 
 def encode_record(result: BatchResult, digest: bytes = NO_DIGEST) -> bytes:
-    """The line of a finished item.
+    """Return the record of a finished item.
 
     Args:
-        result: How it ended: ok, failed or timed_out.
+        result: The item's result: ok, failed or timed_out.
         digest: The checksum of its input.
     """
     body = b"%d %s %s %s" % (result.index, result.status.encode("ascii"), digest, encode_result(result))
@@ -106,25 +110,25 @@ def encode_record(result: BatchResult, digest: bytes = NO_DIGEST) -> bytes:
 
 
 def decode_record(body: bytes) -> tuple[bytes, bytes]:
-    """The checksum of its input, and the item's line of an output file.
+    """Return the checksum of an item's input, and the item's line of an output file.
 
     Args:
-        body: What `body_of` gave for its line.
+        body: The body of a record, as `body_of` returned it.
     """
     _, _, digest, line = body.split(b" ", 3)
     return digest, line
 
 
 def body_of(line: bytes) -> bytes | None:
-    """What stands behind a line's checksum, or None where the checksum says that it is not what was written."""
+    """Return the text after a line's checksum, or None if the checksum does not match."""
     body = line[9:]
     return body if line[:9] == b"%08x " % crc32(body) and body[-1:] == b"\n" else None
 
 
 def sealed(body: bytes) -> bytes:
-    """A line with its checksum before it; the opposite of `body_of`.
+    """Return a line with its checksum before it; the inverse of `body_of`.
 
     Args:
-        body: What the line says, with its line break.
+        body: The line's text, with its line break.
     """
     return b"%08x %s" % (crc32(body), body)

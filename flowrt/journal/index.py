@@ -1,4 +1,4 @@
-"""Which items a journal holds and where: eight bytes for each."""
+"""Index of a journal: which items it holds and where, in eight bytes per item."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from flowrt.journal.format import STATUS_CODES
 
 __all__ = ["Table"]
 
-_GAP: Final = 1 << 20  # an index further beyond the others than this is kept apart
+_GAP: Final = 1 << 20  # an index further beyond the others goes into a dict, or it would allocate a huge array
 _STATUSES: Final = {code: status.decode("ascii") for status, code in STATUS_CODES.items()}
 
 
 class Table:
-    """For each index the place of its latest record and how it ended."""
+    """Offset of the latest record, and status, of each item."""
 
     __slots__ = ("_far", "_near", "_size")
 
     def __init__(self) -> None:
-        self._near = array("Q")  # offset << 2 | code of the status; 0 for none
+        self._near = array("Q")  # by index: offset << 2 | code of the status; 0 for no record
         self._far: dict[int, int] = {}
         self._size = 0
 
     def put(self, index: int, offset: int, code: int) -> None:
-        """Note a record; a later one of the same index takes its place.
+        """Add a record; it replaces an earlier one of the same index.
 
         Args:
             index: The item's index.
-            offset: Where its line begins.
-            code: Of its status.
+            offset: Start of its line, in bytes.
+            code: Code of its status.
         """
         near = self._near
         entry = offset << 2 | code
@@ -48,7 +48,7 @@ class Table:
             self._far[index] = entry
 
     def get(self, index: int) -> tuple[int, str] | None:
-        """Where the index's record begins and the item's status, or None."""
+        """Return the offset of the item's record and the item's status, or None."""
         entry = self._entry(index)
         return (entry >> 2, _STATUSES[entry & 3]) if entry else None
 
@@ -64,7 +64,7 @@ class Table:
         return self._entry(index) != 0
 
     def __iter__(self) -> Iterator[int]:
-        """The indices in order."""
+        """Iterate over the indices in order."""
         for index in range(len(self._near)):
             if self._entry(index):
                 yield index
@@ -78,7 +78,7 @@ class Table:
         return len(self._near) - 1
 
     def counts(self) -> dict[str, int]:
-        """How many items ended in which way."""
+        """Return the number of items by status."""
         counts = dict.fromkeys(_STATUSES.values(), 0)
         for index in self:
             counts[_STATUSES[self._entry(index) & 3]] += 1

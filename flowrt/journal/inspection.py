@@ -1,4 +1,4 @@
-"""Looking into a journal without taking part in it: nothing is locked or written, and its run may be under way."""
+"""Inspection of a journal: it locks and writes nothing, so the journal's run may be active."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ __all__ = ["JournalSummary", "export", "lines", "records", "summary"]
 
 @dataclass(frozen=True, slots=True)
 class JournalSummary:
-    """What a journal holds.
+    """Content of a journal, in numbers.
 
     Attributes:
         path: The file.
-        created: When it was begun, an ISO time in UTC; empty where not even its first line was written whole.
-        flowrt: The version of flowrt that began it.
-        fingerprint: What it says about its run.
-        items: Items in it, each counted once.
-        records: Records in it; more than items where items ran again.
+        created: When the journal was created, an ISO time in UTC; empty if its first line is incomplete.
+        flowrt: The version of flowrt that created it.
+        fingerprint: What identifies its run.
+        items: Number of items, each counted once.
+        records: Number of records; higher than `items` if items ran again.
         counts: Items by status.
         last_index: The highest index, -1 for none.
         groups: How often records were synced.
         size_bytes: The file's size.
-        torn_bytes: Bytes at its end that are not whole: a torn tail, or a group that is just being written.
-        damaged_at: Where it is damaged, in bytes from the start, or None; what stands behind is not counted.
-        damage: What is to be said about that.
+        torn_bytes: Incomplete bytes at its end: a torn tail, or a group that is being written.
+        damaged_at: Offset of the damage, in bytes from the start, or None; records after it are not counted.
+        damage: Description of the damage, or None.
     """
 
     path: str
@@ -55,15 +55,15 @@ class JournalSummary:
 
 
 def summary(path: str | os.PathLike[str]) -> JournalSummary:
-    """Say what a journal holds, as far as it can be read.
+    """Summarise a journal, as far as it can be read.
 
     Args:
         path: A journal.
 
     Raises:
-        JournalDamagedError: The file is no journal, or its first line is damaged.
-        JournalMismatchError: It has a format that this version does not read.
-        OSError: It cannot be opened.
+        JournalDamagedError: The file is not a journal, or its first line is damaged.
+        JournalMismatchError: The journal has a format that this version does not read.
+        OSError: The file cannot be opened.
     """
     table, seen = Table(), 0
     damage: JournalDamagedError | None = None
@@ -94,32 +94,32 @@ def summary(path: str | os.PathLike[str]) -> JournalSummary:
 
 
 def records(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[BatchResult]:
-    """Every record in the order of writing; an item that ran again has several, of which the last counts.
+    """Iterate over all records in the order of writing; the last record of an item counts.
 
     Args:
         path: A journal.
-        skip_damaged: Go on behind damage.
+        skip_damaged: True to skip damaged lines.
 
     Raises:
-        JournalDamagedError: It is damaged; what stood before has been given by then.
-        JournalMismatchError: It has a format that this version does not read.
-        OSError: It cannot be opened.
+        JournalDamagedError: The journal is damaged; the records before the damage were yielded.
+        JournalMismatchError: The journal has a format that this version does not read.
+        OSError: The file cannot be opened.
     """
     for line in lines(path, skip_damaged=skip_damaged):
         yield result_of_line(line)
 
 
 def lines(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[bytes]:
-    """The line of an output file of every record, in the order of writing, those that no longer count too.
+    """Iterate over all records as lines of an output file, in the order of writing, superseded records included.
 
     Args:
         path: A journal.
-        skip_damaged: Go on behind damage.
+        skip_damaged: True to skip damaged lines.
 
     Raises:
-        JournalDamagedError: It is damaged; what stood before has been given by then.
-        JournalMismatchError: It has a format that this version does not read.
-        OSError: It cannot be opened.
+        JournalDamagedError: The journal is damaged; the lines before the damage were yielded.
+        JournalMismatchError: The journal has a format that this version does not read.
+        OSError: The file cannot be opened.
     """
     with _opened(path) as (file, size):
         for _, _, _, body in Scan(file, size, str(path), skip_damaged=skip_damaged):
@@ -127,18 +127,18 @@ def lines(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterat
 
 
 def export(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[bytes]:
-    """The lines of an output file, in the order of the indices, each index once, as its last record says.
+    """Iterate over the lines of an output file, one per index, in the order of the indices, from each last record.
 
-    The journal is read once before the first line is given; its outputs are not held.
+    The whole journal is read before the first line is yielded; its outputs are not kept in memory.
 
     Args:
         path: A journal.
-        skip_damaged: Go on behind damage.
+        skip_damaged: True to skip damaged lines.
 
     Raises:
-        JournalDamagedError: It is damaged; nothing has been given by then.
-        JournalMismatchError: It has a format that this version does not read.
-        OSError: It cannot be opened.
+        JournalDamagedError: The journal is damaged; no line was yielded.
+        JournalMismatchError: The journal has a format that this version does not read.
+        OSError: The file cannot be opened.
     """
     table = Table()
     with _opened(path) as (file, size):
@@ -149,10 +149,10 @@ def export(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Itera
             if entry is None:
                 continue
             file.seek(entry[0])
-            again = body_of(file.readline())
-            if again is None:
+            body = body_of(file.readline())
+            if body is None:
                 raise JournalDamagedError(f"journal {path} changed at offset {entry[0]} while it was read", entry[0])
-            yield decode_record(again)[1]
+            yield decode_record(body)[1]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Journal: what survives a run that is killed, and gives the next run what is done already."""
+"""Journal: the finished items of a run, kept on disk so that a later run resumes after a kill."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from flowrt.model import BatchResult
 __all__ = ["KEPT", "Journal", "result_of_line"]
 
 KEPT: Final = frozenset(status.decode("ascii") for status in STATUS_CODES)
-"""The statuses of items that are journaled: what was cancelled has not finished and runs again."""
+"""Statuses of journaled items; a cancelled item has not finished and runs again."""
 
 _log = logging.getLogger("flowrt.journal")
 _open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 class Journal:
-    """The finished items of one run, in a file that outlives it.
+    """Finished items of one run, in a file that outlives the process.
 
-    Open it, `start` it, `append` each finished item, hand its result on when `durable` is told of it, and `close`. A
-    later run that opens the same file asks `restore` about each item before it runs it.
+    Open it, `start` it, `append` each finished item, release the item's result once `durable` receives its token, and
+    `close`. A later run that opens the same file calls `restore` for each item before running it.
 
-    What is kept of an item is what its line in an output file says: index, status, output, error, error_type, attempts
-    and execution_time. So a restored output is what JSON makes of it (a tuple is a list, a date its ISO text), and
-    metadata, exception, times in the queue and trace are not restored.
+    A journal keeps what an item's line of an output file holds: index, status, output, error, error_type, attempts and
+    execution_time. So a restored output is the JSON form of the original (a tuple becomes a list, a date its ISO text),
+    and metadata, exception, queue times and trace are not restored.
 
     Args:
-        path: Made with mode 0600 where it does not exist; its folder has to.
-        fingerprint: What makes the run the run it is, by name, as JSON values: a journal of another is refused.
-        check_inputs: Keep a checksum of each item's input, and refuse to restore the item for another input. For
-            inputs whose digest is not in the fingerprint.
-        retry_failed: Let items that did not end ok run again.
-        disk: The system's calls.
+        path: The file; created with mode 0600 if missing. Its folder must exist.
+        fingerprint: What identifies the run: JSON values by name. A journal with another fingerprint is refused.
+        check_inputs: True to keep a checksum of each item's input, and to refuse to restore the item for another
+            input; for inputs whose digest is not in the fingerprint.
+        retry_failed: True to run items again that did not end ok.
+        disk: The operating system's calls.
 
     Attributes:
         path: The file.
-        created: When the journal was begun, an ISO time in UTC.
-        resumed: Whether the file held a journal already.
-        torn_bytes: How much of a torn tail was cut off.
+        created: When the journal was created, an ISO time in UTC.
+        resumed: True if the file held a journal already.
+        torn_bytes: Size of the torn tail that was cut off, in bytes.
 
     Raises:
         JournalMismatchError: The journal belongs to another run; the message names what differs.
@@ -101,11 +101,11 @@ class Journal:
             )
         _open_journals.add(self)
 
-    def _compare(self, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    def _compare(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         differ = [
-            f"{name} was {json.dumps(held.get(name))} and is {json.dumps(wanted.get(name))}"
-            for name in sorted({*held, *wanted})
-            if held.get(name) != wanted.get(name)
+            f"{name} was {json.dumps(found.get(name))} and is {json.dumps(wanted.get(name))}"
+            for name in sorted({*found, *wanted})
+            if found.get(name) != wanted.get(name)
         ]
         if differ:
             raise JournalMismatchError(
@@ -113,33 +113,33 @@ class Journal:
                 "run it as it was, or name another journal"
             )
 
-    # -- what is done already ------------------------------------------------------------------------------------
+    # -- items of earlier runs -----------------------------------------------------------------------------------
 
     @property
     def held(self) -> int:
-        """Items that the journal held when it was opened, whatever became of them."""
+        """Number of items in the journal when it was opened, of any status."""
         return len(self._table)
 
     @property
     def last_index(self) -> int:
-        """The highest index that the journal held when it was opened, -1 for none: the input has to reach it."""
+        """The highest index in the journal when it was opened, -1 for none; the input must reach it."""
         return self._table.last
 
     def counts(self) -> dict[str, int]:
-        """How many of the items that the journal held ended in which way."""
+        """Return the number of items by status, as of opening."""
         return self._table.counts()
 
     def restore(self, index: int, input_data: Any) -> BatchResult | None:
-        """The result of an item that an earlier run finished, or None where it has to run.
+        """Return the result of an item that an earlier run finished, or None if the item must run.
 
-        An item that had ended ok is `resumed`; one that had not is given back as it was.
+        An item that ended ok has the status `resumed`; any other result is unchanged.
 
         Args:
-            index: The item's place in the input.
-            input_data: The input itself.
+            index: The item's index in the input.
+            input_data: The item's input.
 
         Raises:
-            JournalMismatchError: The item had another input then.
+            JournalMismatchError: The item had another input in the earlier run.
             JournalDamagedError: The journal was damaged since it was opened.
             JournalDiskError: The journal cannot be read.
         """
@@ -160,10 +160,10 @@ class Journal:
         return None if self._retry_failed else result_of_line(line, input_data)
 
     def line(self, index: int) -> bytes | None:
-        """The line of an output file for an item that an earlier run finished, or None.
+        """Return the line of an output file for an item that an earlier run finished, or None.
 
         Args:
-            index: The item's place in the input.
+            index: The item's index in the input.
 
         Raises:
             JournalDamagedError: The journal was damaged since it was opened.
@@ -172,7 +172,7 @@ class Journal:
         entry = self._table.get(index)
         return None if entry is None else decode_record(self._file.line_at(entry[0]))[1]
 
-    # -- what is done from now on --------------------------------------------------------------------------------
+    # -- items of this run ---------------------------------------------------------------------------------------
 
     def start(
         self,
@@ -182,13 +182,13 @@ class Journal:
         *,
         threaded: bool = True,
     ) -> None:
-        """Get ready to take items.
+        """Start the writer.
 
         Args:
-            call: How to call the other two from another thread: `loop.call_soon_threadsafe`.
-            durable: Takes the tokens of items that are on the disk now, once per group, in the order of appending.
-            failed: Takes the error and the tokens of all items that are not, once at most.
-            threaded: False writes within `call`, on the loop: for tests in virtual time, where `call` is
+            call: Schedules the two callbacks from the writer's thread: `loop.call_soon_threadsafe`.
+            durable: Called with the tokens of items that are on the disk, once per group, in the order of appending.
+            failed: Called at most once, with the error and the tokens of all items that are not on the disk.
+            threaded: False to write inside `call`, on the loop: for tests in virtual time, where `call` is
                 `loop.call_soon`.
         """
         if self._writer is not None or self._closed:
@@ -196,56 +196,56 @@ class Journal:
         self._writer = GroupWriter(self._file, call, durable, failed, threaded=threaded)
 
     def append(self, result: BatchResult, token: Any) -> None:
-        """Take a finished item, without waiting; `durable` or `failed` is told of its token.
+        """Queue a finished item for writing, without waiting; its token goes to `durable` or `failed`.
 
-        To be called by the thread that `call` calls in.
+        Call it on the thread that `call` schedules on.
 
         Args:
-            result: How it ended; its status is one of `KEPT`.
-            token: Whatever stands for the item.
+            result: The item's result; its status is one of `KEPT`.
+            token: Any object that stands for the item.
 
         Raises:
             ValueError: The item has not finished: its status is not one of `KEPT`.
-            JournalDiskError: The disk failed before; `failed` has been told or will be.
+            JournalDiskError: The disk failed before; `failed` was called or will be.
             JournalInUseError: The journal was closed, or this process is a child of the one that opened it.
         """
         if self._writer is None:
             raise RuntimeError(f"{self!r} takes items after start()")
         if result.status not in KEPT:
-            raise ValueError(f"item {result.index} is {result.status}: only what finished is journaled")
+            raise ValueError(f"item {result.index} is {result.status}: only finished items are journaled")
         digest = digest_of_item(result.input_data) if self._check_inputs else NO_DIGEST
         self._writer.append(encode_record(result, digest), token)
 
     @property
     def pending(self) -> int:
-        """Items that were appended and that neither `durable` nor `failed` has been told of."""
+        """Number of appended items that were not passed to `durable` or `failed` yet."""
         return 0 if self._writer is None else self._writer.pending
 
     @property
     def error(self) -> JournalDiskError | None:
-        """Why nothing more is written, once the disk has failed."""
+        """The disk's failure, after which nothing more is written, or None."""
         return None if self._writer is None else self._writer.error
 
-    # -- the end ---------------------------------------------------------------------------------------------------
+    # -- closing ---------------------------------------------------------------------------------------------------
 
     def close(self, *, timeout_s: float = CLOSE_S) -> None:
-        """Write what waits, and let go of the file; later calls do nothing.
+        """Write the queued items and close the file; later calls do nothing.
 
-        It waits for the disk: on a loop, call it in a thread, or once nothing is pending.
+        The call blocks on the disk: from a loop, call it in a thread, or when nothing is pending.
 
         Args:
             timeout_s: How long to wait for the disk, in seconds.
 
         Raises:
-            JournalDiskError: Something that waited could not be written, or the disk did not answer in time.
+            JournalDiskError: A queued item could not be written, or the disk did not answer in time.
         """
         self._end(abort=False, timeout_s=timeout_s)
 
     def abort(self, *, timeout_s: float = CLOSE_S) -> None:
-        """Let go of the file and leave what waits unwritten; nobody is told of it.
+        """Close the file without writing the queued items; no callback receives their tokens.
 
         Args:
-            timeout_s: How long to wait for what is being written, in seconds.
+            timeout_s: How long to wait for the current write, in seconds.
 
         Raises:
             JournalDiskError: The disk did not answer in time.
@@ -265,14 +265,14 @@ class Journal:
         if not writer.stop(abort=abort, timeout_s=timeout_s):
             raise JournalDiskError(
                 f"journal {self.path}: the disk did not answer within {timeout_s:g} s; "
-                "what was not told to be finished may run again"
+                "items without a result may run again"
             )
         self._file.close()
         if writer.error is not None and not failed_before and not abort:
             raise writer.error
 
     def _disown(self) -> None:
-        """This process is a forked child: the journal is its parent's."""
+        """Close the journal in a forked child: it belongs to the parent."""
         self._closed = True
         self._file.disown()
         if self._writer is not None:
@@ -294,30 +294,30 @@ class Journal:
 
 
 def result_of_line(line: bytes, input_data: Any = None) -> BatchResult:
-    """The result whose line of an output file this is.
+    """Parse a line of an output file into a result.
 
     Args:
         line: JSON.
         input_data: The item's input.
     """
-    told = _load(line)
+    values = _load(line)
     return BatchResult(
-        told["index"],
+        values["index"],
         input_data,
-        success=told["success"],
-        output=told["output"],
-        error=told["error"],
-        execution_time=told["execution_time"],
-        status=told["status"],
-        error_type=told["error_type"],
-        attempts=told["attempts"],
+        success=values["success"],
+        output=values["output"],
+        error=values["error"],
+        execution_time=values["execution_time"],
+        status=values["status"],
+        error_type=values["error_type"],
+        attempts=values["attempts"],
     )
 
 
 def _load(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except RecursionError:  # nested almost as deep as the stack was when it was written: take an empty stack
+    except RecursionError:  # the nesting fits only into an empty stack: parse in a thread of its own
         found: list[Any] = []
         thread = threading.Thread(target=lambda: found.append(json.loads(line)), name="flowrt-journal-decoder")
         thread.start()
@@ -326,12 +326,12 @@ def _load(line: bytes) -> Any:
 
 
 def _as_json(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """The fingerprint as it will be read again."""
+    """Return the fingerprint as a later run will read it."""
     try:
-        told: dict[str, Any] = json.loads(json.dumps(dict(fingerprint), allow_nan=False))
+        parsed: dict[str, Any] = json.loads(json.dumps(dict(fingerprint), allow_nan=False))
     except (TypeError, ValueError) as exc:
         raise ValueError(f"a journal's fingerprint must be of JSON values, not {fingerprint!r}: {exc}") from exc
-    return told
+    return parsed
 
 
 def _disown_all() -> None:

@@ -1,4 +1,4 @@
-"""What a journal asks of the operating system, in one place, so that tests can make it fail."""
+"""System calls of a journal, in one class, so that tests can make them fail."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 try:
     import fcntl
-except ImportError:  # Windows, where a journal is refused when it is opened
+except ImportError:  # Windows, where opening a journal is refused
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Disk"]
@@ -18,25 +18,25 @@ _CANNOT_RESERVE: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EN
 
 
 class Disk:
-    """The calls as the system has them; each may raise OSError."""
+    """The operating system's calls; each may raise OSError."""
 
     def write(self, fd: int, data: memoryview, offset: int) -> int:
-        """Write some of the data at an offset and say how much."""
+        """Write some of the data at an offset and return the number of bytes written."""
         return os.pwrite(fd, data, offset)
 
     def sync(self, fd: int) -> None:
-        """Return when everything written so far is on the disk."""
-        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: its fsync leaves data in the drive's own cache
+        """Block until everything written so far is on the disk."""
+        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, whose fsync leaves data in the drive's cache
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
         else:
             os.fdatasync(fd)
 
     def truncate(self, fd: int, size_bytes: int) -> None:
-        """Cut the file."""
+        """Cut the file to a size."""
         os.ftruncate(fd, size_bytes)
 
     def reserve(self, fd: int, offset: int, size_bytes: int) -> None:
-        """Find out that there is room from an offset on; the file may be longer afterwards."""
+        """Check for free space by allocating from an offset on; the file may be longer afterwards."""
         if not hasattr(os, "posix_fallocate"):
             return
         try:
@@ -46,7 +46,7 @@ class Disk:
                 raise
 
     def sync_folder(self, folder: Path) -> None:
-        """Return when the folder's list of names is on the disk."""
+        """Block until the folder's list of names is on the disk."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)

@@ -1,4 +1,4 @@
-"""What a batch is told about its journal."""
+"""JournalPolicy: a batch's settings for its journal."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ __all__ = ["JournalPolicy"]
 
 @dataclass(frozen=True, slots=True)
 class JournalPolicy:
-    """Where a batch journals its finished items, and what a journal must be of to be resumed from.
+    """Where a batch journals its finished items, and which journals it may resume from.
 
     Args:
-        path: The journal; made with mode 0600 where it does not exist, resumed from where it does.
-        retry_failed: Run the items again that had not ended ok.
-        fingerprint: What else makes the run the run it is, such as a model's name or a prompt's version, by name, as
-            JSON values; the node's own id, type, code and config are in it in any case. It stands in the journal as
-            it is.
-        check_inputs: Keep a checksum of each item's input, and refuse to resume with another.
+        path: The journal; created with mode 0600 if missing, else resumed from.
+        retry_failed: True to run items again that did not end ok.
+        fingerprint: Further values that identify the run, such as a model's name or a prompt's version: JSON values by
+            name. The node's id, type, code and config are always part of it. The journal stores it in plain text.
+        check_inputs: True to keep a checksum of each item's input, and to refuse to resume with another input.
 
     Raises:
-        TypeError: The path is no path, the fingerprint no mapping, or a switch no bool.
+        TypeError: The path is not a path, the fingerprint not a mapping, or a switch not a bool.
         ValueError: The path is empty.
 
     Example:
@@ -54,10 +53,10 @@ class JournalPolicy:
 
     @classmethod
     def of(cls, choice: Any) -> JournalPolicy | Journal | None:
-        """A path as a policy; a policy, an open journal and None as they are.
+        """Turn a path into a policy; return a policy, an open journal and None unchanged.
 
         Raises:
-            TypeError: It is anything else.
+            TypeError: `choice` is anything else.
             ValueError: The path is empty.
         """
         if choice is None or isinstance(choice, (cls, Journal)):
@@ -67,10 +66,10 @@ class JournalPolicy:
         raise TypeError(f"journal must be a path, a flowrt.JournalPolicy(...) or None, not {choice!r}")
 
     def open(self, node: BaseNode) -> Journal:
-        """Open the journal for a run of a node; it reads what is there, which takes about 2 s for a million items.
+        """Open the journal for a run of a node; reading an existing one takes about 2 s per million items.
 
         Args:
-            node: What runs; of its config only a checksum is kept.
+            node: The node that runs; the journal keeps only a checksum of its config.
 
         Raises:
             JournalMismatchError: The journal belongs to another run.

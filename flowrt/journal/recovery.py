@@ -1,15 +1,15 @@
-"""Reading a journal from its start, and telling a torn tail from a damaged middle.
+"""Scan of a journal from its start, which distinguishes a torn tail from a damaged middle.
 
-Reading stops at the first line that is not what was written, at offset X. It lies in the group whose line told of E as
-its end. The journal is *damaged* where something shows that the bytes at X had been written and synced:
+The scan stops at the first invalid line, at offset X. X lies in a group whose marker announced its end E. The journal
+is *damaged* if one of three things proves that the bytes at X had been written and synced:
 
-1. a whole line behind X begins a group: it was written only after everything before it was on the disk; or
-2. X is before E and the file goes on behind E by more than a line that begins a group: so does that; or
-3. whole records follow X, and between X and the first of them no 16 bytes in a row are zero. Text has no zero bytes:
-   where there are some, pages of the last group never reached the disk, which may happen where power fails.
+1. a valid marker follows X, because a marker is written only after everything before it is on the disk; or
+2. X is before E and the file goes on after E by more than a marker, which proves that a later group was begun; or
+3. valid records follow X, and between X and the first of them no 16 bytes in a row are zero. Text has no zero bytes;
+   zeros mean that pages of the last group never reached the disk, as may happen in a power failure.
 
-Everything else is a *torn tail*: what was being written when the process or the machine died. Nobody has seen the
-results in it, as its sync had not returned, so it is cut off and its items run again.
+Everything else is a *torn tail*: the group that was being written when the process or the machine died. Its sync had
+not returned, so its results were never reported. The tail is cut off, and its items run again.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _HEADER_BYTES: Final = 1 << 20
 
 
 Line = tuple[int, int, int, bytes]
-"""A finished item's line: where it begins, the item's index, its status' code, what stands behind the checksum."""
+"""A finished item's line: its offset, the item's index, the code of its status, and the line's body."""
 
 
 class Scan:
-    """Reads a journal once, from the start.
+    """One pass over a journal.
 
     Args:
-        file: At its start, with a buffer.
-        size_bytes: Its size; what is appended from now on is not read.
-        name: For messages.
-        skip_damaged: Go on behind damage with the next whole line.
+        file: A buffered file, positioned at its start.
+        size_bytes: The file's size; later appends are not read.
+        name: The file's name, for messages.
+        skip_damaged: True to go on with the next valid line after damage.
 
     Attributes:
-        header: The journal's header; None where not even that was written whole, and so nothing else.
-        end: Where the last whole line ends, once everything was read.
-        torn_bytes: How long the torn tail is.
-        damaged_bytes: How much was skipped.
-        groups: How many groups hold records.
+        header: The journal's header; None if it is incomplete, and then the journal is empty.
+        end: End of the last valid line, in bytes, after the pass.
+        torn_bytes: Size of the torn tail.
+        damaged_bytes: Size of the skipped lines.
+        groups: Number of groups with records.
 
     Raises:
-        JournalDamagedError: The file is no journal, or its first line is damaged.
-        JournalMismatchError: It is of a format that this version does not read.
+        JournalDamagedError: The file is not a journal, or its first line is damaged.
+        JournalMismatchError: The journal has a format that this version does not read.
     """
 
     def __init__(self, file: BinaryIO, size_bytes: int, name: str, *, skip_damaged: bool = False) -> None:
@@ -84,19 +84,19 @@ class Scan:
         raise JournalDamagedError(f"{self._name} is not a journal of flowrt: name another file", 0)
 
     def __iter__(self) -> Iterator[Line]:
-        """Every item's line, in the order in which they were written.
+        """Iterate over the items' lines in the order of writing.
 
         Raises:
-            JournalDamagedError: Damage that is no torn tail.
+            JournalDamagedError: The journal is damaged before its end.
         """
         if self.header is None:
             return
-        crc_and_rest, codes = body_of, STATUS_CODES
+        checked_body, codes = body_of, STATUS_CODES
         offset = group_end = self.end
         size = self._size
         for line in iter(self._file.readline, b""):
             after = offset + len(line)
-            body = crc_and_rest(line) if after <= size else None
+            body = checked_body(line) if after <= size else None
             if body is None:
                 if self._torn(offset, group_end):
                     return
@@ -115,10 +115,10 @@ class Scan:
                 return
 
     def _torn(self, offset: int, group_end: int) -> bool:
-        """Whether the line at the offset begins the torn tail; else it is damage.
+        """Return True if the line at the offset begins the torn tail, False if it is damage to skip.
 
         Raises:
-            JournalDamagedError: It is damage, and not to be skipped.
+            JournalDamagedError: The line is damage, and `skip_damaged` is false.
         """
         resume_at = self._file.tell()
         reason = self._proof(offset, group_end)
@@ -130,7 +130,7 @@ class Scan:
         return False
 
     def _proof(self, offset: int, group_end: int) -> str | None:
-        """What shows that the bytes at the offset had been synced, or None."""
+        """Return the proof that the bytes at the offset had been synced, or None."""
         if offset < group_end and self._size > group_end + MARKER_BYTES:
             return "a later group was begun"
         self._file.seek(offset)
@@ -155,4 +155,4 @@ class Scan:
             )
 
 
-_FIX: Final = "`flowrt journal salvage FILE NEW` makes a new journal of what is whole, to resume from"
+_FIX: Final = "`flowrt journal salvage FILE NEW` copies what is intact into a new journal, to resume from"

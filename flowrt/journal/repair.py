@@ -1,4 +1,4 @@
-"""Making a new journal of what is still whole in a damaged one."""
+"""Salvage of a damaged journal: its intact records go into a new one."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ _GROUP_BYTES: Final = 1 << 20
 
 
 def salvage(path: str | os.PathLike[str], new_path: str | os.PathLike[str], *, disk: Disk | None = None) -> int:
-    """Copy every whole record into a new journal, to resume from: the items of the damaged ones run again.
+    """Copy all intact records into a new journal, to resume from; the items of damaged records run again.
 
     Args:
-        path: A journal; left as it is.
+        path: A journal; it is not changed.
         new_path: A file that does not exist.
-        disk: The system's calls.
+        disk: The operating system's calls.
 
     Returns:
-        How many bytes of the old journal were left out.
+        Number of bytes of the old journal that were left out.
 
     Raises:
         FileExistsError: The new file exists.
-        JournalDamagedError: Not even the first line is whole.
-        JournalMismatchError: It has a format that this version does not read.
+        JournalDamagedError: The first line is damaged.
+        JournalMismatchError: The journal has a format that this version does not read.
         JournalDiskError: The new journal cannot be written.
-        OSError: The old one cannot be read.
+        OSError: The old journal cannot be read.
     """
     with Path(path).open("rb", buffering=1 << 20) as source:
         scan = Scan(source, os.fstat(source.fileno()).st_size, str(path), skip_damaged=True)
         if scan.header is None:
-            raise JournalDamagedError(f"journal {path} holds nothing: begin a new one", 0)
+            raise JournalDamagedError(f"journal {path} is empty: start a new one", 0)
         if os.path.lexists(new_path):
-            raise FileExistsError(f"{new_path} exists: name a new file for what can be saved of {path}")
+            raise FileExistsError(f"{new_path} exists: name a new file for the intact records of {path}")
         target = JournalFile(Path(new_path), Disk() if disk is None else disk)
         try:
             target.read(Table())
             target.ready(scan.header)
             group: list[bytes] = []
-            held = 0
+            size_bytes = 0
             for _, _, _, body in scan:
                 group.append(sealed(body))
-                held += len(body)
-                if held > _GROUP_BYTES:
+                size_bytes += len(body)
+                if size_bytes > _GROUP_BYTES:
                     target.extend(group)
-                    group, held = [], 0
+                    group, size_bytes = [], 0
             target.extend(group)
         finally:
             target.close()

@@ -1,4 +1,4 @@
-"""Group commit: lines are taken without waiting, written together, and told of once they are on the disk."""
+"""Group commit: lines are queued without waiting, written together, and reported once they are on the disk."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["CLOSE_S", "Call", "GroupWriter"]
 
 T = TypeVar("T")
 Call = Callable[..., Any]
-"""Has a function called later with arguments, by the thread that appends: `loop.call_soon_threadsafe`."""
+"""Schedules a function with arguments on the thread that appends: `loop.call_soon_threadsafe`."""
 
 _log = logging.getLogger("flowrt.journal")
 CLOSE_S: Final = 5.0
-"""How long a disk may take to answer at the end, in seconds."""
+"""How long closing waits for the disk, in seconds."""
 
 
 class GroupWriter(Generic[T]):
-    """Writes what one thread appends, in a thread of its own: whatever waits when a sync returns is the next group.
+    """Writer thread of a journal: all lines queued when a sync returns are the next group.
 
     Args:
-        file: Where to.
-        call: How `durable` and `failed` are to be called.
-        durable: Takes the tokens of a group that is on the disk, in the order of appending.
-        failed: Takes the error and the tokens of all lines that may not be on the disk; called once at most.
-        threaded: False writes within `call` itself, for tests in virtual time.
+        file: The journal's file.
+        call: Schedules `durable` and `failed`.
+        durable: Called with the tokens of a group that is on the disk, in the order of appending.
+        failed: Called at most once, with the error and the tokens of all lines that may not be on the disk.
+        threaded: False to write inside `call` itself, for tests in virtual time.
 
     Attributes:
-        error: Why nothing more is written.
-        pending: Lines that neither `durable` nor `failed` has been told of.
+        error: The disk's failure, after which nothing more is written, or None.
+        pending: Number of lines not passed to `durable` or `failed` yet.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class GroupWriter(Generic[T]):
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
-        self._refusal: JournalError | None = None  # why no line is taken any more
+        self._refusal: JournalError | None = None  # raised by append() once no more lines are accepted
         if threaded:
             self._thread = threading.Thread(target=self._run, name="flowrt-journal", daemon=True)
             self._thread.start()
 
     def append(self, line: bytes, token: T) -> None:
-        """Take a line; `durable` or `failed` will be told of its token.
+        """Queue a line; its token goes to `durable` or `failed`.
 
         Raises:
             JournalDiskError: The disk failed before.
@@ -91,15 +91,15 @@ class GroupWriter(Generic[T]):
                 self._bell.get()
             self._asleep = False
             self._write_all()
-        self._write_all()  # what came just before it was told to stop
+        self._write_all()  # lines queued just before the stop
         if self.error is None and not self._aborting:
             try:
-                self._file.extend(())  # shows a later reader that every byte before it was synced
+                self._file.extend(())  # proves to a later reader that every byte before it was synced
             except JournalDiskError as exc:
-                _log.warning("the journal was closed without its last line, which nothing depends on: %s", exc)
+                _log.warning("the journal was closed without its final marker; no item is lost: %s", exc)
 
     def _write_all(self) -> None:
-        """Write what waits, and what has come to wait by then."""
+        """Write the queued lines group by group until the queue is empty."""
         waiting = self._waiting
         while waiting and self.error is None and not self._aborting:
             group = [waiting.popleft() for _ in range(len(waiting))]
@@ -107,24 +107,24 @@ class GroupWriter(Generic[T]):
                 self._file.extend([line for line, _ in group])
             except JournalDiskError as exc:
                 self.error = self._refusal = exc
-                self._tell(self._tell_failed, exc, group)
+                self._notify(self._report_failed, exc, group)
             else:
-                self._tell(self._tell_durable, group)
+                self._notify(self._report_durable, group)
         if self._thread is None:
             self._asleep = True
 
-    def _tell(self, told: Callable[..., None], *args: Any) -> None:
+    def _notify(self, report: Callable[..., None], *args: Any) -> None:
         try:
-            self._call(told, *args)
-        except RuntimeError:  # the loop was closed: nobody is there to be told
-            _log.debug("nobody was told what became of a group of the journal")
+            self._call(report, *args)
+        except RuntimeError:  # the loop was closed
+            _log.debug("the outcome of a group of the journal was not reported: the loop was closed")
 
-    def _tell_durable(self, group: list[tuple[bytes, T]]) -> None:
+    def _report_durable(self, group: list[tuple[bytes, T]]) -> None:
         self.pending -= len(group)
         self._durable([token for _, token in group])
 
-    def _tell_failed(self, error: JournalDiskError, group: list[tuple[bytes, T]]) -> None:
-        """Runs where lines are appended, so that none can slip in between."""
+    def _report_failed(self, error: JournalDiskError, group: list[tuple[bytes, T]]) -> None:
+        """Report the group and the queue as failed; runs on the appending thread, so that no line slips in between."""
         tokens = [token for _, token in group]
         tokens += [token for _, token in self._waiting]
         self._waiting.clear()
@@ -132,14 +132,15 @@ class GroupWriter(Generic[T]):
         self._failed(error, tokens)
 
     def stop(self, *, abort: bool = False, timeout_s: float = CLOSE_S) -> bool:
-        """Write what waits and end the thread.
+        """Write the queued lines and end the thread.
 
         Args:
-            abort: Leave what waits unwritten; nobody is told of it.
+            abort: True to drop the queued lines without a report.
             timeout_s: How long to wait for the disk, in seconds.
 
         Returns:
-            Whether it has ended; a disk that does not answer keeps the thread, which does not keep the process.
+            True if the thread has ended. If the disk does not answer, the daemon thread stays, and does not keep the
+            process from exiting.
         """
         self._aborting = self._aborting or abort
         self._stopping = True
@@ -152,7 +153,7 @@ class GroupWriter(Generic[T]):
         return not self._thread.is_alive()
 
     def disown(self) -> None:
-        """This process is a forked child: nothing is written by it."""
+        """Drop the queue in a forked child, which writes nothing."""
         self._refusal = JournalInUseError(
             f"a journal is written by the process that opened it, {self._pid}, not by its child {os.getpid()}"
         )

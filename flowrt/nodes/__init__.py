@@ -1,1 +1,1 @@
-"""Nodes: what users write and what the library brings ready-made."""
+"""Composite nodes: map, filter, reduce and race."""

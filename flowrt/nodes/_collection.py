@@ -1,4 +1,4 @@
-"""What the nodes over collections share: reading the input, checking the settings."""
+"""Shared parts of the nodes over collections: input, failures and checks of settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def each_item(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[
 
 
 def items_of(node_context: NodeContext, key: str) -> Any:
-    """The collection under the key, or a failed result that says what is wrong with it."""
+    """Return the collection under the key, or a failed result that explains why there is none."""
     data = node_context.input_data
     if not isinstance(data, Mapping):
         return failed(f"input must be a mapping with the key {key!r}, not {type(data).__name__}")

@@ -1,4 +1,4 @@
-"""FilterNode: keep the items for which a predicate is true."""
+"""FilterNode: keeps the items for which a predicate is true."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class FilterNode(BaseNode):
 
     Args:
         node_id: Names the node.
-        filter_fn: `fn(item)`, called on the loop, so it should be quick; an async one is awaited.
-        input_key: Where in the input the items are.
-        output_key: Where in the output the kept items go.
-        name: For people; the node_id by default.
-        config: Settings of the node's own.
+        filter_fn: `fn(item)`, called on the loop, so it should be quick; an async function is awaited.
+        input_key: Key of the items in the input.
+        output_key: Key of the kept items in the output.
+        name: Display name; the node_id by default.
+        config: The node's own settings.
 
     Raises:
-        ValueError: `output_key` is one of the counts' keys.
+        ValueError: `output_key` is the key of a count.
         TypeError: `filter_fn` is not callable.
     """
 
@@ -46,8 +46,8 @@ class FilterNode(BaseNode):
         """Filter the items.
 
         Returns:
-            `{output_key: [...], "original_count", "filtered_count"}`, or a failed result that names the item for
-            which the predicate raised.
+            `{output_key: [...], "original_count", "filtered_count"}`, or a failed result that names the item at which
+            the predicate or the source raised.
         """
         items = items_of(node_context, self.input_key)
         if isinstance(items, NodeResult):

@@ -1,4 +1,4 @@
-"""MapNode: run a node over each item of a collection, as a batch of its own."""
+"""MapNode: runs a node over each item of a collection, as a batch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _CUT_SHORT: Final = "its batch was ended before all of its items had run"
 
 
 class MapNode(BaseNode):
-    """Runs a node over each item of a collection, at once and observed, as a batch named after the MapNode.
+    """Runs a node over each item of a collection, concurrently and observed, as a batch named after the MapNode.
 
     Args:
         node_id: Names the node and its batch.
-        child_node: A BaseNode, which gets `{"item": item}`, or a function, which gets the same.
-        input_key: Where in the input the items are: any iterable or async iterable but a str, bytes or mapping.
-        output_key: Where in the output the results go, aligned with the items; None at failed places.
-        max_concurrency: How many items may run at once; an int of at least 1.
-        continue_on_error: Whether a failed item leaves the others running.
-        name: For people; the node_id by default.
-        config: Settings of the node's own.
+        child_node: A BaseNode or a function; either receives `{"item": item}`.
+        input_key: Key of the items in the input: any iterable or async iterable except a str, bytes or mapping.
+        output_key: Key of the results in the output, aligned with the items; None for failed items.
+        max_concurrency: Items that may run at once; an int of at least 1.
+        continue_on_error: True to run the other items after a failure.
+        name: Display name; the node_id by default.
+        config: The node's own settings.
 
     Raises:
-        ValueError: `max_concurrency` is not an int of at least 1, or `output_key` is one of the counts' keys.
+        ValueError: `max_concurrency` is not an int of at least 1, or `output_key` is the key of a count.
         TypeError: `child_node` is neither a BaseNode nor a function.
     """
 
@@ -53,15 +53,15 @@ class MapNode(BaseNode):
 
     @property
     def child_node(self) -> BaseNode:
-        """The node that is run for each item."""
+        """The node that runs for each item."""
         return self._processor.node
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         """Run the child over all items.
 
         Returns:
-            `{output_key: [...], "total", "succeeded", "failed"}`; with failures `success` is False, the successes
-            are kept and `metadata["errors"]` lists `{index, error}`.
+            `{output_key: [...], "total", "succeeded", "failed"}`; after failures `success` is False, the output keeps
+            the successes and `metadata["errors"]` lists `{index, error}`.
         """
         items = items_of(node_context, self.input_key)
         if isinstance(items, NodeResult):
@@ -71,8 +71,8 @@ class MapNode(BaseNode):
         outputs: dict[int, Any] = {}
         total = 0
         stopped: str | None = None
-        failure: BatchResult | None = None  # the first, by which the batch may have been stopped
-        told = False
+        failure: BatchResult | None = None  # the first one, which may have stopped the batch
+        listed = False  # the exception that stopped the batch is that of the first failure
         try:
             async with stream:
                 async for result in stream:
@@ -83,10 +83,10 @@ class MapNode(BaseNode):
                         errors.append({"index": result.index, "error": result.error})
                         failure = failure or result
         except ItemFailedError as exc:
-            stopped, told = error_text(exc), exc.result is failure
-        except Exception as exc:  # the failed item's own exception, or the source's
+            stopped, listed = error_text(exc), exc.result is failure
+        except Exception as exc:  # the exception of a failed item or of the source
             stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
-            told = failure is not None and exc is failure.exception
+            listed = failure is not None and exc is failure.exception
         errors.sort(key=lambda entry: entry["index"])
         output = {
             self.output_key: [outputs.get(index) for index in range(total)],
@@ -100,13 +100,13 @@ class MapNode(BaseNode):
             return failed(stopped or _CUT_SHORT, {"errors": errors}, output)
         first = f"item {errors[0]['index']}: {errors[0]['error']}"
         message = f"{total - len(outputs)} of {total} items did not succeed; the first: {first}"
-        if stopped is not None and not told:
+        if stopped is not None and not listed:
             message += f"; {stopped}"
         return failed(message, {"errors": errors}, output)
 
 
 class _Sized:
-    """Wrapped items of a known number, so that progress and metrics know it too."""
+    """Wrapped items with a length, for progress and metrics."""
 
     def __init__(self, items: Collection[Any]) -> None:
         self._items = items
@@ -119,7 +119,7 @@ class _Sized:
 
 
 def _wrap(items: Iterable[Any] | AsyncIterable[Any]) -> Iterable[Any] | AsyncIterable[Any]:
-    """The items as a MapNode's child gets them."""
+    """Wrap the items as a MapNode's child receives them."""
     if isinstance(items, AsyncIterable):
         return _wrapped_async(items)
     return _Sized(items) if isinstance(items, Collection) else _wrapped(items)

@@ -1,4 +1,4 @@
-"""Racing nodes: the first success wins, the others are cancelled."""
+"""Race: several nodes on one input; the first success wins, the others are cancelled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
     within 5 s is left behind.
 
     Args:
-        nodes: BaseNodes or functions of one argument; each gets its own copy of the input.
+        nodes: BaseNodes or functions of one argument; each receives its own copy of the input.
         input_data: The input, or a NodeContext that holds it.
         workflow_context: Shared by all nodes; a new one by default.
 
@@ -30,7 +30,7 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
         `metadata["errors"]` lists them as `{node_id, error}`.
 
     Raises:
-        ValueError: There is no node.
+        ValueError: `nodes` is empty.
         TypeError: A node is neither a BaseNode nor a function.
     """
     runners = [as_node(node) for node in nodes]
@@ -60,16 +60,16 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
 
 
 class RaceNode(BaseNode):
-    """`race` as a node: its input goes to each of the nodes, the first success is its result.
+    """`race` as a node: its input goes to all its nodes, and the first success is its result.
 
     Args:
         node_id: Names the node.
         nodes: BaseNodes or functions of one argument.
-        name: For people; the node_id by default.
-        config: Settings of the node's own.
+        name: Display name; the node_id by default.
+        config: The node's own settings.
 
     Raises:
-        ValueError: There is no node.
+        ValueError: `nodes` is empty.
         TypeError: A node is neither a BaseNode nor a function.
     """
 
@@ -105,7 +105,7 @@ def _outcome(task: asyncio.Task[NodeResult]) -> NodeResult:
 
 
 async def _end(tasks: Iterable[asyncio.Task[NodeResult]]) -> None:
-    """Cancel what still runs and wait for it, also when the waiting itself is cancelled."""
+    """Cancel the running tasks and wait for their end, even if this call is cancelled."""
     running = {task for task in tasks if not task.done()}
     for task in running:
         task.cancel()
@@ -120,14 +120,14 @@ async def _end(tasks: Iterable[asyncio.Task[NodeResult]]) -> None:
             running = {task for task in running if not task.done()}
     for task in tasks:
         if task.done():
-            _look_at(task)
+            _retrieve(task)
         else:
-            task.add_done_callback(_look_at)
+            task.add_done_callback(_retrieve)
     if interrupted is not None:
         raise interrupted
 
 
-def _look_at(task: asyncio.Task[NodeResult]) -> None:
-    """Take a loser's exception, so that it is not reported as never retrieved."""
+def _retrieve(task: asyncio.Task[NodeResult]) -> None:
+    """Retrieve a loser's exception, or asyncio logs that it was never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""ReduceNode: fold the items of a collection into one value."""
+"""ReduceNode: folds the items of a collection into one value."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class ReduceNode(BaseNode):
 
     Args:
         node_id: Names the node.
-        reduce_fn: `fn(accumulator, item)` → the new accumulator, called on the loop; an async one is awaited.
-        initial_value: Where each run starts, from a copy of its own.
-        input_key: Where in the input the items are.
-        output_key: Where in the output the result goes.
-        name: For people; the node_id by default.
-        config: Settings of the node's own.
+        reduce_fn: `fn(accumulator, item)` → the new accumulator, called on the loop; an async function is awaited.
+        initial_value: The first accumulator; each run starts from a deep copy of it.
+        input_key: Key of the items in the input.
+        output_key: Key of the result in the output.
+        name: Display name; the node_id by default.
+        config: The node's own settings.
 
     Raises:
-        ValueError: `output_key` is the count's key.
+        ValueError: `output_key` is the key of the count.
         TypeError: `reduce_fn` is not callable.
     """
 
@@ -50,8 +50,8 @@ class ReduceNode(BaseNode):
         """Fold the items.
 
         Returns:
-            `{output_key: value, "processed_count"}`, or a failed result that names the item at which the function
-            raised.
+            `{output_key: value, "processed_count"}`, or a failed result that names the item at which the function or
+            the source raised.
         """
         items = items_of(node_context, self.input_key)
         if isinstance(items, NodeResult):

@@ -1,7 +1,7 @@
-"""Policies: when to try again, how fast to go, how much at once, when to stop asking.
+"""Policies: retries, rate limits, adaptive concurrency, circuit breaker and hedging.
 
-Each policy is a plain object that a caller makes and hands over; what it decides depends on nothing but what it is
-told, times included. The standard library and flowrt's own records are all that it needs.
+Each policy is a plain object that the caller creates and passes to a batch. Its decisions depend only on the arguments
+of its methods; times are arguments, too. A policy needs only the standard library and flowrt's own records.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AdaptiveLimit: a concurrency limit that finds the point beyond which more at once only wait for each other."""
+"""AdaptiveLimit: a concurrency limit that searches for the knee, beyond which more concurrency only adds queueing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Outcome = Literal["ok", "failed", "timed_out", "throttled"]
 Reason = Literal["slow_start", "growth", "latency", "probe", "throttled", "timeouts", "set"]
 
 _LEAST_SAMPLES: Final = 4
-_CALM: Final = 0.4  # of the tolerated rise in latency: up to here the limit grows, beyond it holds
-_HOLDS: Final = 10  # windows without a change before a look at the latency with less going on
-_BELOW: Final = 0.9  # a cut goes this far below the estimated knee, where nothing queues
-_BACKOFF: Final = 0.7  # what throttling and timeouts leave of the limit
-_TIMEOUT_SHARE: Final = 0.1  # of attempts, above what is usual
-_LEAST_ATTEMPTS: Final = 10  # as many as a share of timeouts is taken of at least
+_GROWTH_SHARE: Final = 0.4  # of the tolerated rise in latency: below it the limit grows, above it holds
+_HOLDS: Final = 10  # windows without a change before a probe measures the latency at a lower limit
+_BELOW_KNEE: Final = 0.9  # a cut lands at this factor of the estimated knee, where nothing should queue
+_BACKOFF: Final = 0.7  # factor for the limit after throttling or timeouts
+_TIMEOUT_SHARE: Final = 0.1  # of attempts, in excess of the usual share
+_LEAST_ATTEMPTS: Final = 10  # smallest denominator of the share of timeouts
 _LONGEST_PAUSE_NS: Final = 5_000_000_000
 
 
@@ -29,13 +29,13 @@ class LimitChange:
     """One change of a limit.
 
     Attributes:
-        at_ns: When, by the batch's clock.
-        old: The limit before.
-        new: The limit from then on.
-        reason: `slow_start` and `growth` raise it; `latency`, `throttled` and `timeouts` cut it; `probe` lowers it
-            for a moment to see whether latency follows; `set` is a caller's own.
-        latency_s: The mean latency that was seen, in seconds; 0 where the reason is another.
-        baseline_s: The latency without queueing, as far as known, in seconds.
+        at_ns: Time of the change, in nanoseconds on the batch's clock.
+        old: The limit before the change.
+        new: The limit after the change.
+        reason: `slow_start` and `growth` raise the limit; `latency`, `throttled` and `timeouts` cut it; `probe` lowers
+            it briefly to see whether latency falls with it; `set` is a change by the caller.
+        latency_s: The mean latency of the window, in seconds; 0 for reasons other than latency.
+        baseline_s: The estimated latency without queueing, in seconds; 0 while unknown.
     """
 
     at_ns: int
@@ -48,17 +48,17 @@ class LimitChange:
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveLimit:
-    """Lets a batch find its concurrency by itself, between two bounds.
+    """Concurrency limit that a batch adapts between two bounds.
 
-    It starts low and doubles while latency stays as it was, then grows slowly; it grows only while the slots are what
-    holds the batch back. It cuts when the service throttles, when attempts time out, and when latency rises.
+    The limit starts low, doubles while latency stays flat, then grows slowly. It grows only while all slots are in
+    use. It is cut when the service throttles, when attempts time out, and when latency rises.
 
     Args:
-        min: The lowest limit, and where it starts unless `start` is given.
+        min: The lowest limit, and the first one unless `start` is given.
         max: The highest limit.
-        start: Where it starts.
-        tolerance: How much the latency may rise over that without queueing before the limit is cut, as a factor.
-        window: The least time to measure over before a change, in seconds.
+        start: The first limit.
+        tolerance: How far latency may rise above the latency without queueing before the limit is cut, as a factor.
+        window: Shortest time to measure before a change, in seconds.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -86,42 +86,42 @@ class AdaptiveLimit:
         check_number("window", self.window, unit="of seconds")
 
     def begin(self) -> LimitController:
-        """The state of one limit in force; what it has learned holds for later batches of the same node too."""
+        """Create the controller of one limit; its estimates also hold for later batches of the same node."""
         return LimitController(self)
 
 
 class LimitController:
-    """Finds the limit from what attempts tell.
+    """Adapts a limit to the latency and the outcomes of attempts.
 
-    After each change it lets one round of attempts pass, which began before, then measures a round: the mean latency,
-    and whether all slots were in use. Three things happen:
+    After each change the controller ignores one round of attempts, which began under the old limit. Then it measures a
+    round: the mean latency, and whether all slots were in use. There are three cases:
 
-    - GcThreshold: latency is near the baseline. The limit doubles (slow start) or grows by its square root.
-    - Rising: the limit holds.
-    - Above tolerance: latency is queueing. By Little's law `limit * baseline / latency` is where the queue begins; the
-      limit falls to 0.9 of that. There nothing should queue, so the next round's latency is what the baseline is
-      corrected by. That makes the baseline right itself: when it was too high, it shrinks with each cut; when the
-      service itself became slower, latency does not fall with the limit, and the baseline rises to it.
+    - Near the baseline: the limit doubles (slow start) or grows by its square root.
+    - Between the baseline and the tolerance: the limit holds.
+    - Above the tolerance: attempts are queueing. By Little's law the queue begins at `limit * baseline / latency`; the
+      limit falls to 0.9 of that, where nothing should queue. The next round's latency then corrects the baseline: if
+      the baseline was too high, it shrinks with each cut; if the service itself became slower, latency does not fall
+      with the limit, and the baseline rises to it.
 
-    A limit that holds for long is lowered for one round in the same way, which keeps a stale baseline from holding it
-    where it is. (A moving average for a baseline, as in Netflix's Gradient2, follows the queue that a batch always
-    makes and lets the limit drift upwards; a minimum, as in Vegas, is too low for latencies that vary.)
+    A limit that holds for long is lowered for one round in the same way, so that a stale baseline cannot pin it. (A
+    moving average as baseline, as in Netflix's Gradient2, follows the queue that a batch always builds and lets the
+    limit drift upwards; a minimum, as in Vegas, is too low for latencies that vary.)
 
     Attributes:
-        limit: The limit in force.
+        limit: The current limit.
         changes: The last 1,000 changes.
-        changed: How many changes there were.
+        changed: Number of changes so far.
     """
 
     __slots__ = (
-        "_baseline", "_bottom", "_ceiling", "_changed_ns", "_count", "_full", "_held", "_max", "_min", "_need",
-        "_opened_ns", "_settling", "_slow_start", "_squares", "_timeouts", "_timing_out", "_tolerance", "_total",
+        "_baseline", "_below_knee", "_ceiling", "_changed_ns", "_count", "_full", "_holds", "_max", "_min", "_need",
+        "_opened_ns", "_skip", "_slow_start", "_squares", "_timeouts", "_timing_out", "_tolerance", "_total",
         "_usual_timeouts", "_window_ns", "changed", "changes", "limit",
     )  # fmt: skip
 
-    _opened_ns: int  # when the window began, 0 for not yet
+    _opened_ns: int  # start of the window, 0 if it has not started
     _need: int  # attempts to measure
-    _count: int  # attempts measured that went well
+    _count: int  # successful attempts measured
     _full: int  # of these, with all slots in use
     _timeouts: int
     _total: float  # seconds
@@ -135,37 +135,37 @@ class LimitController:
         self.limit = policy.min if policy.start is None else policy.start
         self.changes: deque[LimitChange] = deque(maxlen=1000)
         self.changed = 0
-        self._baseline = 0.0  # seconds; 0 for not known yet
+        self._baseline = 0.0  # seconds; 0 while unknown
         self._slow_start = True
-        self._bottom = False  # the limit was just lowered to where nothing should queue
+        self._below_knee = False  # the limit was just lowered to where nothing should queue
         self._ceiling = 0  # the limit at which the service throttled last
         self._timing_out = False  # the limit was just cut because of timeouts
-        self._usual_timeouts = 0.0  # their share when the limit is not to blame
-        self._held = 0
+        self._usual_timeouts = 0.0  # share of timeouts that a lower limit does not cure
+        self._holds = 0  # windows in a row that left the limit unchanged
         self._changed_ns = 0
-        self._settling = self.limit if self.limit > 1 else 0
-        self._open()
+        self._skip = self.limit if self.limit > 1 else 0  # attempts to ignore: they began under another limit
+        self._open_window()
 
     @property
     def baseline_s(self) -> float:
-        """The latency without queueing, in seconds; 0 while nothing is known."""
+        """The estimated latency without queueing, in seconds; 0 while unknown."""
         return self._baseline
 
     def on_result(self, now_ns: int, latency_ns: int, inflight: int, outcome: Outcome = "ok") -> int:
-        """Learn from an attempt that has ended.
+        """Record an attempt that has ended, and adapt the limit.
 
         Args:
-            now_ns: When it ended.
-            latency_ns: How long it took.
-            inflight: Attempts that were running, this one included.
-            outcome: How it ended. What `failed` says nothing about the service's capacity.
+            now_ns: End of the attempt, in nanoseconds.
+            latency_ns: Duration of the attempt, in nanoseconds.
+            inflight: Number of running attempts, this one included.
+            outcome: How it ended. A `failed` attempt says nothing about the service's capacity and is ignored.
 
         Returns:
-            The limit from now on; where it differs, `changes[-1]` says why.
+            The limit from now on; after a change, `changes[-1]` holds the reason.
         """
         if outcome == "ok":
-            if self._settling:
-                self._settle(now_ns)
+            if self._skip:
+                self._skip_one(now_ns)
                 return self.limit
             latency = latency_ns * 1e-9
             if not self._opened_ns:
@@ -176,13 +176,13 @@ class LimitController:
             if inflight >= self.limit:
                 self._full += 1
             if self._count >= self._need and now_ns - self._opened_ns >= self._window_ns:
-                self._judge(now_ns)
+                self._close_window(now_ns)
         elif outcome != "failed" and now_ns - latency_ns >= self._changed_ns:
-            # an attempt that began before the last change says nothing about the limit now in force
+            # an attempt that began before the last change says nothing about the current limit
             if outcome == "throttled":
                 self._back_off(now_ns, "throttled")
-            elif self._settling:
-                self._settle(now_ns)
+            elif self._skip:
+                self._skip_one(now_ns)
             else:
                 self._timeouts += 1
                 seen = self._count + self._timeouts
@@ -192,55 +192,63 @@ class LimitController:
         return self.limit
 
     def set(self, now_ns: int, limit: int) -> int:
-        """Put the limit where a caller wants it, within the bounds; it adapts from there."""
+        """Set the limit, clamped to the bounds; it adapts from there.
+
+        Args:
+            now_ns: The current time, in nanoseconds.
+            limit: The wanted limit.
+
+        Returns:
+            The limit from now on.
+        """
         self._slow_start = False
         self._change(now_ns, limit, "set")
         return self.limit
 
-    def _settle(self, now_ns: int) -> None:
-        """One more attempt of those that the last change does not speak of has ended."""
-        self._settling -= 1
-        if not self._settling:
+    def _skip_one(self, now_ns: int) -> None:
+        """Ignore an attempt that began under another limit; the last of them opens the window."""
+        self._skip -= 1
+        if not self._skip:
             self._opened_ns = now_ns
 
     def _learn_timeouts(self, seen: int) -> None:
-        """Timeouts that a lower limit does not cure are not of its making."""
+        """Update the usual share of timeouts: the limit does not cause what a lower limit does not cure."""
         share = self._timeouts / seen
         if self._timing_out:
             self._usual_timeouts = (self._usual_timeouts + share) / 2
         elif share < self._usual_timeouts:
             self._usual_timeouts += 0.1 * (share - self._usual_timeouts)
 
-    def _judge(self, now_ns: int) -> None:
-        """A window is over: grow, hold or cut."""
+    def _close_window(self, now_ns: int) -> None:
+        """Grow, hold or cut by the window's measurements."""
         count = self._count
         mean = self._total / count
         variance = max(0.0, self._squares / count - mean * mean)
-        surely = mean - math.sqrt(variance / count)  # few attempts of very different length prove little
+        lower_bound = mean - math.sqrt(variance / count)  # a few attempts of very different length prove little
         full = 2 * self._full >= count
         if not self._baseline:
             self._baseline = mean
-        elif self._bottom:
+        elif self._below_knee:
             self._baseline = (self._baseline + mean) / 2
         elif mean < self._baseline:
             self._baseline += 0.3 * (mean - self._baseline)
-        self._bottom = False
+        self._below_knee = False
         baseline = self._baseline
         self._learn_timeouts(count + self._timeouts)
         self._timing_out = False
-        self._open(now_ns)
-        if surely > self._tolerance * baseline:
+        self._open_window(now_ns)
+        if lower_bound > self._tolerance * baseline:
             self._lower(now_ns, mean, "latency")
         elif not full:
             return
-        elif mean <= (1 + _CALM * (self._tolerance - 1)) * baseline:
-            self._held = 0
+        elif mean <= (1 + _GROWTH_SHARE * (self._tolerance - 1)) * baseline:
+            self._holds = 0
             if self.limit < self._max:
                 self._grow(now_ns, mean)
         else:
             self._slow_start = False
-            self._held += 1
-            if self._held >= _HOLDS:
+            self._holds += 1
+            if self._holds >= _HOLDS:
                 self._lower(now_ns, mean, "probe")
 
     def _grow(self, now_ns: int, latency: float) -> None:
@@ -249,25 +257,25 @@ class LimitController:
             self._change(now_ns, 2 * limit, "slow_start", latency)
             return
         step = max(1, math.isqrt(limit))
-        if self._ceiling and limit + step > self._ceiling * _BELOW:
-            step = 1  # near where the service throttled, one at a time
+        if self._ceiling and limit + step > self._ceiling * _BELOW_KNEE:
+            step = 1  # approach the limit that was throttled in single steps
             if limit >= self._ceiling:
                 self._ceiling = 0
         self._change(now_ns, limit + step, "growth", latency)
 
     def _lower(self, now_ns: int, latency: float, reason: Reason) -> None:
-        """Go below the knee, where the next window measures the latency without queueing."""
+        """Cut the limit below the knee, so that the next window measures the latency without queueing."""
         self._slow_start = False
-        self._held = 0
+        self._holds = 0
         knee = self.limit * self._baseline / latency
-        if self.limit == self._min:  # it cannot go lower: this is what the service takes with nothing in its queue
+        if self.limit == self._min:  # no lower limit is allowed: take this latency for the one without queueing
             self._baseline = (self._baseline + latency) / 2
             return
-        self._bottom = True
-        self._change(now_ns, max(math.floor(_BELOW * knee), self.limit // 2), reason, latency)
+        self._below_knee = True
+        self._change(now_ns, max(math.floor(_BELOW_KNEE * knee), self.limit // 2), reason, latency)
 
     def _back_off(self, now_ns: int, reason: Reason) -> None:
-        # throttled attempts end early: without a pause they would cut to the bottom before the first cut has shown
+        # throttled attempts end early: without a pause they would cut to the minimum before the first cut takes effect
         pause = min(max(self._window_ns, seconds_to_ns(self._baseline)), _LONGEST_PAUSE_NS)
         if self._changed_ns and now_ns - self._changed_ns < pause and not self._slow_start:
             return
@@ -275,7 +283,7 @@ class LimitController:
         if reason == "throttled":
             self._ceiling = self.limit
         self._timing_out = reason == "timeouts"
-        self._bottom = False
+        self._below_knee = False
         self._change(now_ns, math.floor(_BACKOFF * self.limit), reason)
 
     def _change(self, now_ns: int, limit: int, reason: Reason, latency: float = 0.0) -> None:
@@ -283,15 +291,15 @@ class LimitController:
         self.limit = new = min(max(limit, self._min), self._max)
         self._changed_ns = now_ns
         if new == old:
-            self._open(now_ns)
+            self._open_window(now_ns)
             return
-        self._settling = max(old, new)  # until what began before has ended
-        self._open()
+        self._skip = max(old, new)  # attempts that began before the change
+        self._open_window()
         self.changed += 1
         self.changes.append(LimitChange(now_ns, old, new, reason, latency, self._baseline))
 
-    def _open(self, now_ns: int = 0) -> None:
-        """Begin to measure anew, from the next result on where no time is given."""
+    def _open_window(self, now_ns: int = 0) -> None:
+        """Start a new window, at the next result if no time is given."""
         self._opened_ns = now_ns
         self._need = max(_LEAST_SAMPLES, self.limit)
         self._count = self._full = self._timeouts = 0

@@ -1,4 +1,4 @@
-"""CircuitBreaker: when a service fails too often, leave it alone for a while."""
+"""CircuitBreaker: stops attempts for a while when a service fails too often."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SLICES: Final = 10
 
 
 class CircuitOpenError(FlowrtError):
-    """The circuit breaker is open: the service failed too often lately, so the item was not tried."""
+    """The circuit breaker is open: the service failed too often recently, so the item was not tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Transition:
     """One change of a breaker's state.
 
     Attributes:
-        at_ns: When, by the batch's clock.
-        old: The state before.
-        new: The state from then on.
-        reason: For people.
+        at_ns: Time of the change, in nanoseconds on the batch's clock.
+        old: The state before the change.
+        new: The state after the change.
+        reason: Explanation as text.
     """
 
     at_ns: int
@@ -41,31 +41,33 @@ class Transition:
 
 
 def is_service_failure(error: Any) -> bool:
-    """Whether a failed attempt speaks against the service: all do but those that a 4xx status blames on the item.
+    """Return True if a failed attempt counts against the service.
+
+    All failures count, except those that a 4xx status blames on the item.
 
     Args:
-        error: The exception, or what the node gave as its error.
+        error: The exception, or the `error` of the node's result.
     """
     status = status_of(error)
     return status is None or status >= 500 or status in (408, 425, 429)
 
 
 class CircuitBreaker:
-    """Stops attempts while a service fails: closed lets all pass, open none, half-open a few to see.
+    """Stops attempts while a service fails: closed admits all attempts, open none, half-open a few probes.
 
-    It opens when, over the last `window`, at least `minimum` attempts ended and `failure_ratio` of them failed; after
-    `cooldown` it lets `probes` attempts through. When all of these succeed it closes; when one fails it opens again.
-    Attempts that began before it last changed do not count as probes. Pass the same object to several processors of
-    one event loop that call the same service.
+    The breaker opens when, over the last `window`, at least `minimum` attempts ended and `failure_ratio` of them
+    failed. After `cooldown` it admits `probes` attempts. When all of these succeed it closes; when one fails it opens
+    again. Attempts that began before the last transition do not count as probes. Pass the same object to several
+    processors of one event loop that call the same service.
 
     Args:
-        failure_ratio: The share of failed attempts that opens it, above 0 and at most 1.
-        window: Over how much time, in seconds.
-        cooldown: How long it stays open, in seconds.
-        minimum: Attempts within the window below which it stays closed.
-        probes: Attempts that are let through to see whether the service is well again.
-        open: What an open circuit does with items: `"fail"` fails them at once, `"pause"` begins none until it closes.
-        counts: A function of a failed attempt's error that says whether it speaks against the service.
+        failure_ratio: The share of failed attempts that opens the breaker, above 0 and at most 1.
+        window: Period over which the share is measured, in seconds.
+        cooldown: How long the breaker stays open, in seconds.
+        minimum: Fewest attempts within the window that can open the breaker.
+        probes: Attempts admitted while half-open, to test the service.
+        open: What an open circuit does with items: `"fail"` fails them at once, `"pause"` starts none until it closes.
+        counts: A function of a failed attempt's error; True if it counts against the service.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -79,8 +81,8 @@ class CircuitBreaker:
     """
 
     __slots__ = (
-        "_bad", "_changed_ns", "_cooldown_ns", "_failed_last", "_good", "_listeners", "_passed", "_probing", "_sick",
-        "_slice_ns", "_slices", "_waiting", "closed", "cooldown", "counts", "failure_ratio", "minimum", "on_open",
+        "_changed_ns", "_cooldown_ns", "_failed", "_listeners", "_probes_started", "_probes_succeeded", "_slice_ns",
+        "_slices", "_succeeded", "_waiters", "closed", "cooldown", "counts", "failure_ratio", "minimum", "on_open",
         "probes", "state", "transitions", "window",
     )  # fmt: skip
 
@@ -107,27 +109,27 @@ class CircuitBreaker:
         self.on_open = open
         self.counts = counts
         self.state: State = "closed"
-        self.closed = True  # what a caller on the hot path looks at
+        self.closed = True  # one attribute to read on the hot path
         self.transitions: deque[Transition] = deque(maxlen=1000)
         self._listeners: tuple[Callable[[Transition], None], ...] = ()
         self._cooldown_ns = seconds_to_ns(self.cooldown)
         self._slice_ns = max(1, seconds_to_ns(self.window) // _SLICES)
-        self._slices: deque[list[int]] = deque()  # when it began, attempts that went well, attempts that did not
-        self._good = 0
-        self._bad = 0
+        self._slices: deque[list[int]] = deque()  # of the window: start in ns, successes, failures
+        self._succeeded = 0  # sums over the slices
+        self._failed = 0
         self._changed_ns = 0
-        self._probing: deque[int] = deque()  # when the probes under way began
-        self._passed = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._probes_started: deque[int] = deque()  # start of each running probe, in ns
+        self._probes_succeeded = 0
+        self._waiters: list[asyncio.Future[None]] = []
 
     def wait_ns(self, now_ns: int) -> int:
-        """Ask to begin an attempt while the breaker is not `closed`; 0 means go on, and begin it at `now_ns`.
+        """Ask for a probe while the breaker is not `closed`.
 
         Args:
-            now_ns: The time.
+            now_ns: The current time, in nanoseconds.
 
         Returns:
-            0, or after how many nanoseconds to ask again.
+            0 if the attempt may start, at `now_ns`; else the time until the next ask, in nanoseconds.
         """
         if self.closed:
             return 0
@@ -136,55 +138,55 @@ class CircuitBreaker:
             if left > 0:
                 return left
             self._change(now_ns, "half_open", f"{self.cooldown:g} s have passed")
-        probing = self._probing
-        while probing and now_ns - probing[0] >= self._cooldown_ns:
-            probing.popleft()  # nobody said how it ended: its place must not be lost
-        if len(probing) + self._passed < self.probes:
-            probing.append(now_ns)
+        started = self._probes_started
+        while started and now_ns - started[0] >= self._cooldown_ns:
+            started.popleft()  # its end was never recorded: free its permit, or the breaker would stay half-open
+        if len(started) + self._probes_succeeded < self.probes:
+            started.append(now_ns)
             return 0
-        return probing[0] + self._cooldown_ns - now_ns
+        return started[0] + self._cooldown_ns - now_ns
 
     async def wait(self, wait_ns: int) -> None:
-        """Wait until it is time to ask again: sooner where it closes or a probe that was cancelled makes way.
+        """Wait until it is time to ask again; return early if the breaker closes or a cancelled probe frees a permit.
 
         Args:
-            wait_ns: What `wait_ns` gave.
+            wait_ns: The longest wait, as `wait_ns` returned it, in nanoseconds.
         """
-        sooner: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(sooner)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
         try:
-            await asyncio.wait([sooner], timeout=wait_ns / 1e9)
+            await asyncio.wait([waiter], timeout=wait_ns / 1e9)
         finally:
-            self._waiting.remove(sooner)
+            self._waiters.remove(waiter)
 
     def refusal(self, now_ns: int) -> CircuitOpenError:
-        """The error of an item that an open circuit fails."""
+        """Make the error of an item that an open circuit fails."""
         left_s = max(0, self._changed_ns + self._cooldown_ns - now_ns) / 1e9
         then = f"next try in {left_s:.3g} s" if self.state == "open" else "it is being probed"
         reason = self.transitions[-1].reason if self.transitions else "closed"
         return CircuitOpenError(f"the circuit is {self.state.replace('_', '-')} ({reason}): not tried; {then}")
 
     def record(self, now_ns: int, started_ns: int, ok: bool | None) -> None:
-        """Say how an attempt ended.
+        """Record how an attempt ended.
 
         Args:
-            now_ns: When it ended.
-            started_ns: When it began; of a probe, the time at which `wait_ns` let it go.
-            ok: Whether it went well; None for an attempt that was cancelled and says nothing.
+            now_ns: End of the attempt, in nanoseconds.
+            started_ns: Start of the attempt, in nanoseconds; for a probe, the time at which `wait_ns` admitted it.
+            ok: True for a success, False for a failure, None for a cancelled attempt, which says nothing.
         """
         if self.closed:
             if ok is not None:
                 self._count(now_ns, ok)
-        elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probing:
-            self._probing.remove(started_ns)
+        elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probes_started:
+            self._probes_started.remove(started_ns)
             if ok is None:
                 self._wake()
                 return
             if not ok:
                 self._change(now_ns, "open", "a probe failed")
                 return
-            self._passed += 1
-            if self._passed >= self.probes:
+            self._probes_succeeded += 1
+            if self._probes_succeeded >= self.probes:
                 probes = "the probe" if self.probes == 1 else f"{self.probes} probes"
                 self._change(now_ns, "closed", f"{probes} went well")
 
@@ -207,18 +209,18 @@ class CircuitBreaker:
             slices.append([now_ns, 0, 0])
             horizon = now_ns - _SLICES * self._slice_ns
             while slices[0][0] <= horizon:
-                _, good, bad = slices.popleft()
-                self._good -= good
-                self._bad -= bad
+                _, succeeded, failed = slices.popleft()
+                self._succeeded -= succeeded
+                self._failed -= failed
         if ok:
             slices[-1][1] += 1
-            self._good += 1
+            self._succeeded += 1
             return
         slices[-1][2] += 1
-        self._bad = bad = self._bad + 1
-        total = self._good + bad
-        if total >= self.minimum and bad >= self.failure_ratio * total:
-            self._change(now_ns, "open", f"{bad} of {total} attempts failed within {self.window:g} s")
+        self._failed = failed = self._failed + 1
+        total = self._succeeded + failed
+        if total >= self.minimum and failed >= self.failure_ratio * total:
+            self._change(now_ns, "open", f"{failed} of {total} attempts failed within {self.window:g} s")
 
     def _change(self, now_ns: int, state: State, reason: str) -> None:
         transition = Transition(now_ns, self.state, state, reason)
@@ -226,8 +228,8 @@ class CircuitBreaker:
         self.closed = state == "closed"
         self._changed_ns = now_ns
         self._slices.clear()
-        self._good = self._bad = self._passed = 0
-        self._probing.clear()
+        self._succeeded = self._failed = self._probes_succeeded = 0
+        self._probes_started.clear()
         self.transitions.append(transition)
         if self.closed:
             self._wake()
@@ -235,9 +237,9 @@ class CircuitBreaker:
             listener(transition)
 
     def _wake(self) -> None:
-        for sooner in self._waiting:
-            if not sooner.done():
-                sooner.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def __repr__(self) -> str:
-        return f"<CircuitBreaker: {self.state}, {self._bad} of {self._good + self._bad} failed>"
+        return f"<CircuitBreaker: {self.state}, {self._failed} of {self._succeeded + self._failed} failed>"

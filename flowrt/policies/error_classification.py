@@ -1,7 +1,7 @@
-"""What an exception says about the service behind it, whichever client library raised it.
+"""Classification of errors: HTTP status, Retry-After and kind of an exception, for any client library.
 
-Clients agree on nothing but a few attribute names, so those are asked for, in an order that takes the more specific
-first. Only failures come here: none of it is on the way of an item that succeeds.
+Client libraries agree only on a few attribute names, so the functions read those, the most specific first. They run
+for failed attempts only; successful items do not pay for them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any, Final, Literal
 __all__ = ["Kind", "kind_of", "parse_retry_after", "retry_after_of", "status_of"]
 
 Kind = Literal["error", "timeout", "rate_limited"]
-"""Why an attempt failed, as far as what to do next depends on it."""
+"""Why an attempt failed, as far as the next step depends on it."""
 
 _STATUS_NAMES: Final = ("status", "status_code", "code")
 _MISSING: Final = object()
 
 
 def status_of(exc: object) -> int | None:
-    """The HTTP status that an exception carries, or None.
+    """Return the HTTP status that an exception carries, or None.
 
-    Looked for in `status` (aiohttp), `status_code` (model APIs' clients), `response.status_code` (httpx, requests),
-    `response.status` and `code` (urllib). A `code` that is no HTTP status is none.
+    Reads `status` (aiohttp), `status_code` (clients of model APIs), `response.status_code` (httpx, requests),
+    `response.status` and `code` (urllib). A `code` outside 100 to 599 is ignored.
 
     Args:
         exc: Any exception.
@@ -42,15 +42,15 @@ def status_of(exc: object) -> int | None:
 
 
 def retry_after_of(exc: object, attribute: str = "retry_after", wall_s: float | None = None) -> float | None:
-    """For how long the service asked not to be called, in seconds, or None.
+    """Return how long the service asks its callers to wait, in seconds, or None.
 
-    Looked for in the attribute, then among the headers of the exception and of its response: `retry-after-ms`, then
-    `Retry-After`.
+    Reads the attribute first, then the headers of the exception's response and of the exception: `retry-after-ms`,
+    then `Retry-After`.
 
     Args:
         exc: Any exception.
         attribute: The attribute's name.
-        wall_s: The time since 1970 in seconds, to which a date is compared; the system's by default.
+        wall_s: The time since 1970, in seconds, to compare a date with; the system's by default.
     """
     found = parse_retry_after(_get(exc, attribute), wall_s)
     if found is not None:
@@ -69,11 +69,11 @@ def retry_after_of(exc: object, attribute: str = "retry_after", wall_s: float | 
 
 
 def parse_retry_after(value: Any, wall_s: float | None = None) -> float | None:
-    """Seconds from a number, a numeral, an HTTP date, a timedelta or a datetime; None for anything else.
+    """Parse a number, a numeral, an HTTP date, a timedelta or a datetime into seconds; None for anything else.
 
     Args:
-        value: As an exception or a header gives it. A moment that is past means 0.
-        wall_s: The time since 1970 in seconds; the system's by default.
+        value: The value of an attribute or header. A time in the past means 0.
+        wall_s: The time since 1970, in seconds; the system's by default.
     """
     if value is None or isinstance(value, bool):
         return None
@@ -101,18 +101,18 @@ def parse_retry_after(value: Any, wall_s: float | None = None) -> float | None:
 
 
 def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
-    """Whether an exception tells of a timeout, of throttling, or of something else.
+    """Classify an exception as a timeout, as throttling, or as another error.
 
     Args:
         exc: Any exception.
-        retry_after: What `retry_after_of` found, where it was asked: a service that says when to come back throttles.
+        retry_after: The result of `retry_after_of`, if known: a service that names a wait is throttling.
     """
     status = status_of(exc)
     if status == 429 or retry_after is not None:
         return "rate_limited"
     if isinstance(exc, TimeoutError) or status in (408, 504):
         return "timeout"
-    # httpx, requests and the model APIs' clients name their timeouts so and derive them from their own base
+    # httpx, requests and the clients of model APIs have "Timeout" in the name and derive from a base of their own
     if any("Timeout" in cls.__name__ for cls in type(exc).__mro__):
         return "timeout"
     return "error"
@@ -121,7 +121,7 @@ def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
 def _get(holder: object, name: str) -> Any:
     try:
         return getattr(holder, name, None)
-    except Exception:  # a property that raises says nothing about the service
+    except Exception:  # a property that raises: treat it as missing
         return None
 
 
@@ -129,7 +129,7 @@ def _header(headers: Any, name: str) -> Any:
     for spelling in (name, name.lower()):
         try:
             value = headers[spelling] if isinstance(headers, Mapping) else headers.get(spelling, _MISSING)
-        except Exception:  # not there, or not a mapping at all
+        except Exception:  # a missing header, or headers of an unknown type
             value = _MISSING
         if value is not _MISSING:
             return value

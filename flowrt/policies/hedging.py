@@ -1,4 +1,4 @@
-"""Hedge: when a straggler deserves a second attempt beside its first."""
+"""Hedge: when a straggler gets a second attempt beside its first."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Hedge:
     For nodes that may run twice for one item at the same time, such as reads.
 
     Args:
-        after: When an attempt counts as a straggler: a quantile of those that went well, such as `"p95"`, or seconds.
+        after: The duration from which an attempt is a straggler: a quantile of successful attempts, such as `"p95"`,
+            or seconds.
         most: Further attempts that one item may get.
-        share: Hedges that a batch may spend, as a share of its first attempts: when everything is slow, doing it
-            twice makes it slower. One is always free.
-        minimum: Attempts that must have gone well before a quantile is trusted.
+        share: Hedges that a batch may spend, as a share of its first attempts: when everything is slow, hedges only
+            add load. The first hedge is always free.
+        minimum: Successful attempts needed before a quantile is used.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -57,27 +58,27 @@ class Hedge:
 
     @property
     def quantile(self) -> float | None:
-        """The quantile, 0 to 1, or None where `after` is a time."""
+        """The quantile, 0 to 1, or None if `after` is a time."""
         found = _QUANTILE.fullmatch(self.after) if isinstance(self.after, str) else None
         return float(found[1]) / 100 if found and float(found[1]) > 0 else None
 
     def begin(self) -> HedgeTracker:
-        """What one batch needs to decide by this policy."""
+        """Create the state of this policy for one batch."""
         return HedgeTracker(self)
 
 
 class HedgeTracker:
-    """A batch's hedges: made by `Hedge.begin`.
+    """State of a batch's hedges, created by `Hedge.begin`.
 
-    The quantile is that of the last thousand or two of attempts: a service that becomes slower as a whole has no more
+    The quantile covers the last one to two thousand attempts: a service that becomes slower as a whole has no more
     stragglers than before.
 
     Attributes:
-        learns: Whether `record` wants to know of attempts.
-        after_ns: From when on a running attempt is a straggler; None while too little is known.
+        learns: True if `record` needs the attempts' durations.
+        after_ns: The duration from which a running attempt is a straggler, in nanoseconds; None while unknown.
         most: Hedges that one item may get.
         share: Hedges that a batch may spend, as a share of its first attempts.
-        hedged: Hedges that were granted.
+        hedged: Hedges granted so far.
     """
 
     __slots__ = ("_durations", "_mark", "_quantile", "after_ns", "hedged", "learns", "most", "share")
@@ -93,17 +94,17 @@ class HedgeTracker:
         self.hedged = 0
 
     def record(self, duration_ns: int) -> None:
-        """An attempt went well; call it where `learns` is true.
+        """Record a successful attempt; needed only if `learns` is true.
 
         Args:
-            duration_ns: How long the item took; a hedged one from the start of its first attempt, or the quantile
-                would fall with every hedge.
+            duration_ns: The item's duration in nanoseconds; for a hedged item from the start of its first attempt, or
+                the quantile would fall with every hedge.
         """
         durations = self._durations
         durations.add(duration_ns * 1e-9)
         if durations.count >= self._mark:
             self.after_ns = max(1, seconds_to_ns(durations.at(self._quantile)))
-            # looked up at 20, 40, 80 … and then once in a thousand: a look sorts some hundred buckets
+            # computed at 20, 40, 80 … and then once per thousand, because it sorts several hundred buckets
             self._mark *= 2
             if self._mark > _GENERATION:
                 if durations.count >= _GENERATION:
@@ -111,12 +112,12 @@ class HedgeTracker:
                 self._mark = _GENERATION
 
     def due(self, running_ns: int, hedges: int, first_attempts: int) -> bool:
-        """Whether a running item gets a further attempt now; a granted one counts against the share.
+        """Decide if a running item gets a further attempt now; a granted one counts against the share.
 
         Args:
-            running_ns: For how long its first attempt has run.
-            hedges: How many further attempts it already got.
-            first_attempts: How many items the batch has begun.
+            running_ns: How long the item's first attempt has been running, in nanoseconds.
+            hedges: Further attempts that the item already got.
+            first_attempts: Items that the batch has started.
         """
         after = self.after_ns
         if after is None or hedges >= self.most or running_ns < after * (hedges + 1):
@@ -127,9 +128,9 @@ class HedgeTracker:
         return True
 
     def give_back(self) -> None:
-        """What `due` granted last is not made use of."""
+        """Return the hedge that `due` granted last, unused."""
         self.hedged -= 1
 
     def __repr__(self) -> str:
-        after = "nothing known yet" if self.after_ns is None else f"after {self.after_ns / 1e9:.3g} s"
+        after = "quantile unknown" if self.after_ns is None else f"after {self.after_ns / 1e9:.3g} s"
         return f"<HedgeTracker: {after}, {self.hedged} hedged>"

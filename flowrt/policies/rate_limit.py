@@ -1,4 +1,4 @@
-"""RateLimit: so much per second or minute, counted in requests, tokens or whatever an item costs."""
+"""RateLimit: a limit per second or minute, in requests, tokens or any other cost of an item."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
 
 Clock = Callable[[], int]
 
-_SMALL_BURST: Final = 10  # a handful of items need not be spread over a minute
-# whoever takes from several limits does so in one order, or two could block each other
+_SMALL_BURST: Final = 10  # a few items need no pacing over a minute
+# callers that take from several limits take in one order, or two of them could block each other
 _serials: Final = itertools.count()
 
 
 class CostTooHighError(FlowrtError):
-    """An item costs more than its rate limit admits within a whole window, so it can never run."""
+    """An item costs more than its rate limit admits in a whole window, so it can never run."""
 
 
 class RateLimit:
-    """A limit on what starts within a time: in no window of `per` seconds, wherever it begins, more than `rate`.
+    """Rate limit over a sliding window: no window of `per` seconds, wherever it begins, starts more than `rate`.
 
-    Windows are half-open: what started exactly `per` seconds ago no longer counts. Within a window the flow is paced:
-    at most `burst` comes at once. Services that speak of a limit per minute often enforce a share of it per second.
+    Windows are half-open: a start exactly `per` seconds ago no longer counts. Within a window the flow is paced: at
+    most `burst` starts at once. Services with a limit per minute often enforce a share of it per second.
 
-    Pass the same object to several processors on one event loop and they share the limit: in each, items go in the
-    order of asking; between them, who asked first goes first. It outlives batches and loops, but one loop at a time.
+    Processors that share a RateLimit object on one event loop share the limit: each processor's items start in the
+    order of asking, and between processors the first to ask goes first. A RateLimit outlives batches and loops, but
+    serves one loop at a time.
 
     Args:
         rate: The most that starts within the window; a number above 0.
         per: The window's length, in seconds.
         burst: The most that starts at once; by default one second's share, at least 10. `burst=rate` admits all of
             a window at once, `burst=1` makes the flow even (to about 10 ms).
-        cost: What an item costs: a number, or a function of the item, such as an estimate of its tokens.
-        actual: Where a node reports what an item really cost: a key of its `NodeResult.metadata`, or a function of
-            that metadata. Less than estimated is given back, more counts from then on; where it raises, the estimate
-            stays. By default the key `"cost"` where `cost` is a function, and no report otherwise.
+        cost: The cost of an item: a number, or a function of the item, such as an estimate of its tokens.
+        actual: Where a node reports the actual cost of an item: a key of its `NodeResult.metadata`, or a function of
+            that metadata. The limit gives back what was estimated too high and charges the rest from then on; if the
+            function raises, the estimate stays. By default the key `"cost"` if `cost` is a function, else no report.
 
     Attributes:
-        window: What was admitted, and when more may be.
-        constant: What every item costs, in millionths, or None where a function says so.
-        line: Those who wait, in the order of asking.
-        reports: The actual cost is wanted.
-        serial: Its place in the one order in which limits are taken from.
+        window: The log of admitted costs.
+        constant: The cost of every item, in millionths, or None if a function computes it.
+        line: The waiters, in the order of asking.
+        reports: True if nodes report actual costs.
+        serial: Position in the global order in which callers take from several limits.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -107,53 +108,53 @@ class RateLimit:
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> RateLimit:
-        """A limit from text such as `100/s`, `600/min`, `2.5/s`, `90k/min` or `5/10s`.
+        """Make a limit from text such as `100/s`, `600/min`, `2.5/s`, `90k/min` or `5/10s`.
 
         Args:
-            text: Amount, slash, and a unit (ms, s, min, h, d), maybe with a count before it.
+            text: Amount, slash, and a unit (ms, s, min, h, d), optionally with a count before the unit.
             settings: Further arguments of the RateLimit.
 
         Raises:
-            ValueError: The text is none of that form.
+            ValueError: The text does not have that form.
         """
         rate, per = parse_rate(text)
         return cls(rate, per, **settings)
 
     def price(self, item: Any) -> int:
-        """What an item costs, in millionths.
+        """Return the cost of an item, in millionths.
 
         Raises:
-            CostTooHighError: It costs more than a whole window admits.
-            ValueError: The cost function gave no number of at least 0.
-            Exception: What the cost function raised.
+            CostTooHighError: The item costs more than a whole window admits.
+            ValueError: The cost function returned something other than a number of at least 0.
+            Exception: Any exception of the cost function.
         """
         if self._cost is None:
             return self.constant or 0
         return self._checked(self._cost(item))
 
     def reported(self, metadata: Mapping[str, Any] | None) -> int | None:
-        """What an item really cost, in millionths, by its metadata; None where that does not say, or makes no sense."""
+        """Return the actual cost of an item by its metadata, in millionths; None if missing or invalid."""
         where = self._actual
         if where is None or metadata is None:
             return None
         try:
             number = number_or_none(metadata.get(where) if isinstance(where, str) else where(metadata))
-        except Exception:  # an attempt that raised has no metadata, and a function may take some for granted
+        except Exception:  # an attempt that raised has no metadata, which the function may not expect
             return None
         return None if number is None else _units(number)
 
     async def acquire(self, cost: float = 1) -> Reservation:
-        """Wait until a cost may start, in the order of asking; a cancelled caller leaves nothing behind.
+        """Wait until a cost may start, in the order of asking; a cancelled caller is not charged.
 
         Args:
-            cost: What is about to start costs.
+            cost: The cost to charge.
 
         Returns:
-            What was admitted: `settle` it with the actual cost once that is known.
+            The reservation: `settle` it once the actual cost is known.
 
         Raises:
-            CostTooHighError: It costs more than a whole window admits.
-            ValueError: It is not a number of at least 0.
+            CostTooHighError: The cost is more than a whole window admits.
+            ValueError: The cost is not a number of at least 0.
             RuntimeError: Another event loop is using the limit.
         """
         loop = asyncio.get_running_loop()
@@ -163,11 +164,11 @@ class RateLimit:
         return self.start(price)
 
     def bind(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        """Use the limit on this loop from now on.
+        """Bind the limit to a loop.
 
         Args:
             loop: The running loop.
-            clock: Monotonic nanoseconds.
+            clock: Returns monotonic nanoseconds.
 
         Raises:
             RuntimeError: Another running event loop is using it.
@@ -187,19 +188,19 @@ class RateLimit:
         self._clock = clock
 
     def free(self, price: int, now_ns: int) -> bool:
-        """Whether a cost may start now, with nobody who asked before still waiting."""
+        """Return True if a cost may start now: it fits, and no earlier caller is waiting."""
         return not self.line and self.window.fits(price, now_ns)
 
     async def enter(self, price: int) -> None:
-        """Wait in line until a cost is admitted; it is held until `start` or `leave`."""
+        """Wait in line until a cost is admitted; it stays reserved until `start` or `leave`."""
         now = self._clock()
         if self.free(price, now):
-            self.window.hold(price, now)
+            self.window.reserve(price, now)
             return
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (admitted, price)
         self.line.append(place)
-        self._look()
+        self._admit_waiters()
         try:
             await admitted
         except asyncio.CancelledError:
@@ -207,27 +208,27 @@ class RateLimit:
                 self.leave(price)
             elif place in self.line:
                 self.line.remove(place)
-                self._look()
+                self._admit_waiters()
             raise
 
     def start(self, price: int) -> Reservation:
-        """What was held starts now."""
+        """Charge a reserved cost, from now on."""
         reservation = Reservation(self, self.window.start(price, self._clock()), price)
-        self._look()
+        self._admit_waiters()
         return reservation
 
     def leave(self, price: int) -> None:
-        """What was held never starts."""
-        self.window.let_go(price)
-        self._look()
+        """Release a reserved cost that will not start."""
+        self.window.release(price)
+        self._admit_waiters()
 
     def settle(self, charge: Charge, price: int, actual: int) -> None:
-        """Correct what was charged, in millionths."""
+        """Replace a charged cost by the actual one, both in millionths."""
         self.window.settle(charge, price, actual, self._clock())
-        self._look()
+        self._admit_waiters()
 
-    def _look(self) -> None:
-        """Admit whoever may start now, in the order of asking, and look again when the next one may."""
+    def _admit_waiters(self) -> None:
+        """Admit the waiters that may start now, in the order of asking, and set the timer for the next one."""
         queue, window = self.line, self.window
         if self._timer is not None:
             self._timer.cancel()
@@ -240,12 +241,12 @@ class RateLimit:
             now = self._clock()
             ready = window.ready_ns(price, now)
             if ready is None:
-                return  # whoever is held will look when it starts or leaves
+                return  # a reserved cost is in the way; its start or leave calls this again
             if ready > now:
-                self._timer = admitted.get_loop().call_later((ready - now) / 1e9, self._look)
+                self._timer = admitted.get_loop().call_later((ready - now) / 1e9, self._admit_waiters)
                 return
             queue.popleft()
-            window.hold(price, now)
+            window.reserve(price, now)
             admitted.set_result(None)
 
     def _checked(self, cost: Any) -> int:
@@ -262,18 +263,18 @@ class RateLimit:
 
     def __repr__(self) -> str:
         return (
-            f"<RateLimit {self.rate:g} per {self.per:g} s: {(self.window.used + self.window.held) / UNIT:g} used, "
+            f"<RateLimit {self.rate:g} per {self.per:g} s: {(self.window.used + self.window.reserved) / UNIT:g} used, "
             f"{len(self.line)} waiting>"
         )
 
 
 class Reservation:
-    """What a limit has admitted.
+    """A cost that a limit has admitted and charged.
 
     Args:
         limit: The limit.
-        charge: Where it was written down.
-        price: The cost that was reserved, in millionths.
+        charge: The entry in the limit's log.
+        price: The estimated cost, in millionths.
     """
 
     __slots__ = ("charge", "limit", "price")
@@ -284,13 +285,13 @@ class Reservation:
         self.price = price
 
     def settle(self, actual: float) -> None:
-        """Replace the estimate by what it really cost: less is given back, more counts from now on.
+        """Replace the estimate by the actual cost: the limit gives back a surplus and charges the rest from now on.
 
         Args:
             actual: A number of at least 0.
 
         Raises:
-            ValueError: It is none.
+            ValueError: `actual` is not such a number.
         """
         price = _units(check_number("actual", actual))
         self.limit.settle(self.charge, self.price, price)
@@ -305,7 +306,7 @@ def _units(cost: float) -> int:
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
-    # a loop whose class brings a time of its own (a test's virtual time) is asked; others share the system's clock
+    # a loop class with its own time() (a test's virtual time) is read; other loops share the system's clock
     time = type(loop).time
     if isinstance(time, FunctionType) and time is not asyncio.BaseEventLoop.time:
         return lambda: round(loop.time() * 1e9) + 1

@@ -1,4 +1,4 @@
-"""Where a batch's items wait for its rate limits: all of them at once, and in the order of asking."""
+"""RateLimiter: a batch's side of its rate limits; items take from all of them at once, in the order of asking."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["RateLimiter", "Ticket", "check_limits"]
 
 
 class Ticket:
-    """What the limits said of one attempt.
+    """The limits' answer for one attempt.
 
     Attributes:
-        granted: It may start; else `await gate.wait(ticket)` first.
-        prices: What it costs in each limit, in millionths.
-        reservations: What was charged, where something remains to be settled.
+        granted: True if the attempt may start; else `await limiter.wait(ticket)` first.
+        prices: Its cost in each limit, in millionths.
+        reservations: The charged costs, if they remain to be settled.
     """
 
     __slots__ = ("granted", "prices", "reservations")
@@ -33,11 +33,11 @@ _GRANTED: Final = Ticket(True, ())
 
 
 class RateLimiter:
-    """One batch's way through one or several rate limits.
+    """One batch's access to one or several rate limits.
 
-    An item takes from all its limits at once or waits, and those behind it wait too. Only the first of a batch stands
-    in line at the limits themselves, so batches that share a limit take turns, and one that waits for one limit keeps
-    no more than one item's cost from the others.
+    An item takes from all limits at once or waits, and later items wait behind it. Only a batch's first waiter stands
+    in line at the limits themselves. So batches that share a limit take turns, and a batch that waits for one limit
+    reserves at most one item's cost in the others.
 
     Args:
         limits: One limit or several.
@@ -45,8 +45,8 @@ class RateLimiter:
         clock: The batch's clock.
 
     Attributes:
-        settles: Some limit wants to know what an item really cost.
-        waiting: Items that wait.
+        settles: True if a limit needs the items' actual costs.
+        waiting: Number of waiting items.
 
     Raises:
         RuntimeError: A limit is in use on another event loop.
@@ -67,15 +67,15 @@ class RateLimiter:
         self._turn = asyncio.Lock()
 
     def take(self, item: Any) -> Ticket:
-        """Let an attempt start now, if all limits allow.
+        """Admit an attempt now, if all limits allow it.
 
         Args:
             item: The item's input, for the cost functions.
 
         Raises:
             CostTooHighError: The item costs more than a limit ever admits.
-            ValueError: A cost function gave no number of at least 0.
-            Exception: What a cost function raised.
+            ValueError: A cost function returned something other than a number of at least 0.
+            Exception: Any exception of a cost function.
         """
         prices = self._constant
         if prices is None:
@@ -83,7 +83,7 @@ class RateLimiter:
         if self.waiting:
             return Ticket(False, prices)
         now = self._clock()
-        if self._only is not None:  # one limit and nothing to settle: the common case, on the way of every attempt
+        if self._only is not None:  # fast path of the common case: one limit and nothing to settle
             free = not self._only.line and self._only.window.take(prices[0], now)
             return _GRANTED if free else Ticket(False, prices)
         for limit, price in zip(self.limits, prices, strict=True):
@@ -100,7 +100,7 @@ class RateLimiter:
         return _GRANTED
 
     async def wait(self, ticket: Ticket) -> None:
-        """Wait until a ticket that was not granted is; whoever is cancelled here leaves nothing behind."""
+        """Wait until the ticket is granted; a cancelled caller is not charged."""
         self.waiting += 1
         entered: list[tuple[RateLimit, int]] = []
         try:
@@ -119,7 +119,7 @@ class RateLimiter:
             self.waiting -= 1
 
     def settle(self, ticket: Ticket, metadata: Mapping[str, Any] | None) -> None:
-        """Reconcile an attempt's estimates with what its node reported; call it where `settles` is true."""
+        """Replace an attempt's estimated costs by those that its node reported; needed only if `settles` is true."""
         for reservation in ticket.reservations:
             actual = reservation.limit.reported(metadata)
             if actual is not None:
@@ -131,10 +131,10 @@ class RateLimiter:
 
 
 def check_limits(limits: Any) -> tuple[RateLimit, ...]:
-    """One rate limit or several, as a tuple.
+    """Return one or several rate limits as a tuple.
 
     Raises:
-        ValueError: It is anything else, or holds the same limit twice.
+        ValueError: `limits` is anything else, or holds the same limit twice.
     """
     several = (limits,) if isinstance(limits, RateLimit) else limits
     found = tuple(several) if isinstance(several, Iterable) and not isinstance(several, (str, bytes)) else ()

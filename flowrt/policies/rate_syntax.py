@@ -1,4 +1,4 @@
-"""Rates as people write them: `100/s`, `600/min`, `90k/min`."""
+"""Parser for rates written as text: `100/s`, `600/min`, `90k/min`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _RATE: Final = re.compile(r"(?P<amount>\d[\d_]*(?:\.\d+)?)(?P<times>[kM]?)/(?P<c
 
 
 def parse_rate(text: str) -> tuple[float, float]:
-    """How much, and within how many seconds.
+    """Parse a rate into an amount and a period in seconds.
 
     Args:
-        text: Amount, slash, and a unit (ms, s, min, h, d), maybe with a count before it.
+        text: Amount, slash, and a unit (ms, s, min, h, d), optionally with a count before the unit.
 
     Raises:
-        ValueError: The text is none of that form.
+        ValueError: The text does not have that form.
     """
     found = _RATE.fullmatch("".join(text.split())) if isinstance(text, str) else None
     unit = found["unit"] if found else ""
@@ -41,7 +41,7 @@ def parse_rate(text: str) -> tuple[float, float]:
         raise ValueError(f"a rate is written like 100/s, 600/min, 2.5/s, 90k/min or 5/10s, not {text!r}")
     amount = Fraction(found["amount"].replace("_", "")) * _TIMES[found["times"]]
     per = scale * int(found["count"] or 1)
-    # 2.5 in a second would let 2 pass in each; 5 in two seconds is the same rate
+    # 2.5 per second would admit 2 in each second; 5 per two seconds is the same rate without the loss
     whole = amount.limit_denominator(1_000)
     if whole and whole == amount:
         return whole.numerator, per * whole.denominator

@@ -1,4 +1,4 @@
-"""RetryPolicy: which failed attempts are tried again, and after how long."""
+"""RetryPolicy: which failed attempts are retried, and after how long."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from flowrt.policies.rate_limit import CostTooHighError
 __all__ = ["TRANSIENT_STATUS_CODES", "Retries", "Retry", "RetryPolicy", "RetryState"]
 
 TRANSIENT_STATUS_CODES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-"""HTTP statuses that another attempt may cure: timeouts, throttling, a service or its proxy in trouble."""
+"""HTTP statuses that a retry may cure: timeouts, throttling, a failing service or proxy."""
 
-_FINAL: Final = (CircuitOpenError, CostTooHighError)  # flowrt's own refusals, which another attempt would only repeat
+_FINAL: Final = (CircuitOpenError, CostTooHighError)  # flowrt's own refusals, which a retry would only repeat
 
 On = type[Exception] | Collection[type[Exception]] | Callable[[BaseException], bool]
 
 
 class Retry(NamedTuple):
-    """The decision to try again.
+    """The decision to retry.
 
     Attributes:
-        delay_ns: How long to wait before, in nanoseconds.
+        delay_ns: Wait before the next attempt, in nanoseconds.
         reason: Why the attempt failed: `error`, `timeout` or `rate_limited`.
     """
 
@@ -38,34 +38,33 @@ class Retry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Which failed attempts are tried again, how often and after how long.
+    """Which failed attempts are retried, how often and after how long.
 
-    The wait grows exponentially and is drawn anew between 0 and its ceiling each time ("full jitter"), so that items
-    that failed together do not come back together. Where the service says how long to wait, that is waited for, with
-    the jitter on top. An exception that carries an HTTP status is tried again only for the statuses that another
-    attempt may cure: a 404 fails at once.
+    The wait is random between 0 and a ceiling that grows exponentially ("full jitter"), so that items that failed
+    together do not return together. If the service names a wait, the jitter comes on top of that. An exception that
+    carries an HTTP status is retried only for statuses that another attempt may cure: a 404 fails at once.
 
     Args:
-        attempts: How often an item is tried at most, the first attempt included; 1 means never again.
+        attempts: Most attempts per item, the first one included; 1 disables retries.
         base: Ceiling of the first wait, in seconds.
-        cap: No ceiling grows above this, in seconds.
-        factor: How much each ceiling is above the one before.
-        on: The exceptions to try again for: a type, several, or a function of the exception, which then decides
-            alone. A node that returns a failure with a message and no exception counts as an `ItemFailedError`.
-        timeouts: Whether an attempt that ran out of `item_timeout` is tried again.
-        status_codes: The HTTP statuses to try again for; None to pay no regard to them.
-        when: A function of the NodeResult that a node returned, successes too: True tries again, False does not. An
+        cap: Upper bound of all ceilings, in seconds.
+        factor: Growth of the ceiling from one attempt to the next.
+        on: The exceptions to retry: a type, several types, or a function of the exception, which then decides alone. A
+            node that returns a failure with a message and no exception counts as an `ItemFailedError`.
+        timeouts: True to retry attempts that exceeded `item_timeout`.
+        status_codes: The HTTP statuses to retry; None to ignore statuses.
+        when: A function of every NodeResult that a node returns, successes included: True retries, False does not. An
             item whose result is still unwanted after its last attempt keeps that result.
-        retry_after: Where an exception says how long to wait: the name of its attribute (its headers are looked at
-            too), or a function that gives seconds, a date or None. None to pay no regard to it.
-        retry_after_max: When asked to wait longer than this, in seconds, the item fails at once.
-        budget: Retries that a batch may spend, as a share of its first attempts: when everything fails, trying
-            everything again makes it worse. None for no such limit.
-        budget_minimum: Retries that are free, so that a small batch gets all of its own.
-        waiting: How many items may wait for another attempt before no new ones are begun; by default 10 times the
+        retry_after: Where an exception says how long to wait: the name of its attribute (its headers are read, too),
+            or a function that returns seconds, a date or None. None to ignore such waits.
+        retry_after_max: If the service asks for a longer wait than this, in seconds, the item fails at once.
+        budget: Retries that a batch may spend, as a share of its first attempts: when everything fails, retries only
+            add load. None for no limit.
+        budget_minimum: Retries that are free, so that a small batch is not limited.
+        waiting: Items that may wait for a retry before the batch starts no new items; by default 10 times the
             concurrency, at least 1,000.
-        wait: A wait strategy to use in place of the exponential one: a function of a `RetryState` that gives seconds.
-            Those of tenacity fit as they are.
+        wait: A wait strategy in place of the exponential one: a function of a `RetryState` that returns seconds.
+            Strategies of tenacity work unchanged.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -118,7 +117,11 @@ class RetryPolicy:
             object.__setattr__(self, "status_codes", _checked_codes(self.status_codes))
 
     def ceiling_s(self, attempt: int) -> float:
-        """The most that is waited after the given attempt (1 for the first), in seconds, when nobody asks for more."""
+        """Return the longest random wait after an attempt, in seconds.
+
+        Args:
+            attempt: 1 for the first attempt.
+        """
         try:
             return min(self.cap, self.base * self.factor ** (attempt - 1))
         except OverflowError:
@@ -131,21 +134,21 @@ class RetryPolicy:
         random: Callable[[], float] = random.random,
         wall: Callable[[], float] = time.time,
     ) -> Retries:
-        """What one batch needs to decide by this policy.
+        """Create the state of this policy for one batch.
 
         Args:
-            max_concurrency: How many items of it may run at once.
-            random: Gives numbers from 0 to 1.
-            wall: The time since 1970 in seconds; for services that name a date.
+            max_concurrency: The batch's concurrency limit.
+            random: Returns random numbers from 0 to 1.
+            wall: Returns the time since 1970 in seconds, for services that name a date.
         """
         return Retries(self, max_concurrency, random=random, wall=wall)
 
 
 class RetryState:
-    """What a wait strategy is told; it has the names that tenacity's strategies ask for.
+    """Argument of a wait strategy, with the attributes that tenacity's strategies read.
 
     Attributes:
-        attempt_number: How many attempts were made.
+        attempt_number: Number of attempts so far.
         outcome: The last attempt: `outcome.failed`, `outcome.exception()` and `outcome.result()`.
     """
 
@@ -173,14 +176,14 @@ class _Outcome:
 
 
 class Retries:
-    """A batch's retries: made by `RetryPolicy.begin`, asked only after an attempt that did not succeed.
+    """State of a batch's retries, created by `RetryPolicy.begin`.
 
     Attributes:
         policy: The policy.
-        waiting: How many items may wait for another attempt.
-        judges_successes: Whether `decide` wants to see successes too.
-        spent: Retries that were granted.
-        refused: Retries that were not, because the budget was spent.
+        waiting: Items that may wait for a retry.
+        judges_successes: True if `decide` must see successes, too.
+        spent: Retries granted so far.
+        refused: Retries refused so far because the budget was spent.
     """
 
     __slots__ = ("_random", "_wall", "judges_successes", "policy", "refused", "spent", "waiting")
@@ -197,20 +200,20 @@ class Retries:
         self._wall = wall
 
     def decide(self, outcome: Any, attempt: int, first_attempts: int, *, timed_out: bool = False) -> Retry | None:
-        """Whether to try again after an attempt, and when; a granted retry counts against the budget.
+        """Decide if an item is retried after an attempt, and when; a granted retry counts against the budget.
 
         Args:
-            outcome: What the node raised, or the NodeResult that it returned.
-            attempt: How many attempts the item has had, this one included.
-            first_attempts: How many items the batch has begun.
-            timed_out: The attempt was stopped because its time was over.
+            outcome: The exception that the node raised, or the NodeResult that it returned.
+            attempt: Attempts of the item so far, this one included.
+            first_attempts: Items that the batch has started.
+            timed_out: True if the attempt was stopped at its timeout.
 
         Returns:
-            The decision, or None when the outcome stands.
+            The decision, or None if the outcome is final.
 
         Raises:
-            Exception: What a function of the policy (`on`, `when`, `retry_after`, `wait`) raised.
-            ValueError: `wait` gave no number of seconds.
+            Exception: Any exception of a function of the policy (`on`, `when`, `retry_after`, `wait`).
+            ValueError: `wait` returned something other than a number of seconds.
         """
         policy = self.policy
         if attempt >= policy.attempts:
@@ -265,7 +268,7 @@ class Retries:
             return self._random() * self.policy.ceiling_s(attempt)
         seconds = number_or_none(wait(RetryState(attempt, outcome)))
         if seconds is None:
-            raise ValueError(f"the wait strategy {wait!r} must give a number of seconds of at least 0")
+            raise ValueError(f"the wait strategy {wait!r} must return a number of seconds of at least 0")
         return seconds
 
     def __repr__(self) -> str:

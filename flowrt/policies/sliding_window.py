@@ -1,4 +1,4 @@
-"""The core of a rate limit: what was admitted lately, and when more may be. It reads no clock and awaits nothing."""
+"""Sliding window: the arithmetic of a rate limit. It reads no clock and awaits nothing."""
 
 from __future__ import annotations
 
@@ -8,64 +8,64 @@ from typing import Final
 __all__ = ["UNIT", "Charge", "Window"]
 
 UNIT: Final = 1_000_000
-"""Costs are counted in whole millionths: sums of them stay exact, however many there are."""
+"""Costs are whole millionths, so that sums stay exact."""
 
 _GRAINS: Final = 1024
 _TIMER_NS: Final = 10_000_000  # event loops wake up a few milliseconds late, which must not cost throughput
 
 Charge = list[int]
-"""Costs admitted at about the same time: when the last of them was, their sum, when the first was."""
+"""Entry of the log, costs admitted at about the same time: time of the last one, their sum, time of the first one."""
 
 
 class Window:
     """Admits no more than `rate` within any `per_ns`, and no more than `burst` at once.
 
-    Two rules hold together. The window: a log of what was admitted, so that in every half-open interval of length
-    `per_ns`, wherever it starts, the sum is at most `rate`. The pace: a generic cell rate algorithm, under which
-    costs may come up to `burst` ahead of an even flow. Charges within a thousandth of the window are kept as one that
-    counts from the last of them, so the log is short, and the first rule holds all the same.
+    Two rules apply at once. The window: a log of admitted costs, so that in every half-open interval of length
+    `per_ns`, wherever it starts, the sum is at most `rate`. The pace: a generic cell rate algorithm, under which costs
+    may start up to `burst` ahead of an even flow. Charges within a thousandth of the window share a log entry, which
+    counts from the last of them: that keeps the log short and the first rule exact.
 
     Args:
         rate: The most within the window, in millionths.
         per_ns: The window's length, in nanoseconds.
-        burst: The most at once, in millionths; no less than the share of 10 ms, finer than which no loop keeps time.
+        burst: The most at once, in millionths; raised to the share of 10 ms, the precision of event loop timers.
 
     Attributes:
         used: The sum of the charges in the log.
-        held: Admitted, and yet to start: in every window until then.
+        reserved: Costs that were admitted and have not started; they count in every window until they start.
     """
 
-    __slots__ = ("_burst", "_grain_ns", "_log", "_next_ns", "_paced", "held", "per_ns", "rate", "used")
+    __slots__ = ("_burst", "_grain_ns", "_log", "_next_ns", "_paced", "per_ns", "rate", "reserved", "used")
 
     def __init__(self, rate: int, per_ns: int, burst: int) -> None:
         self.rate = rate
         self.per_ns = per_ns
         self.used = 0
-        self.held = 0
+        self.reserved = 0
         self._burst = max(burst, rate * _TIMER_NS // per_ns)
-        self._paced = self._burst < rate  # the window alone allows no more than a burst of all of it
+        self._paced = self._burst < rate  # a burst of a whole window needs no pacing: the first rule bounds it
         self._grain_ns = per_ns // _GRAINS
         self._log: deque[Charge] = deque()
-        self._next_ns = 0  # when the next cost would come in an even flow
+        self._next_ns = 0  # start of the next cost in an even flow
 
     def fits(self, cost: int, now_ns: int) -> bool:
-        """Whether a cost may start now."""
+        """Return True if a cost may start now."""
         log = self._log
         horizon = now_ns - self.per_ns
         while log and log[0][0] <= horizon:
             self.used -= log.popleft()[1]
-        if self.used + self.held + cost > self.rate:
+        if self.used + self.reserved + cost > self.rate:
             return False
         return not self._paced or self._next_ns - self._ahead_ns(cost) <= now_ns
 
     def take(self, cost: int, now_ns: int) -> Charge | None:
-        """`charge` if it `fits`, in one go: it is called for every attempt."""
+        """Charge a cost if it fits, else return None; `fits` and `charge` in one, because every attempt calls it."""
         log = self._log
         horizon = now_ns - self.per_ns
         while log and log[0][0] <= horizon:
             self.used -= log.popleft()[1]
         used = self.used + cost
-        if used + self.held > self.rate:
+        if used + self.reserved > self.rate:
             return None
         if self._paced:
             if self._next_ns - self._ahead_ns(cost) > now_ns:
@@ -80,11 +80,11 @@ class Window:
         return charge
 
     def ready_ns(self, cost: int, now_ns: int) -> int | None:
-        """When a cost may start if nothing else does before; None while that depends on when something held starts."""
+        """Return when a cost may start if no other starts before; None while that depends on a reserved cost."""
         if self.fits(cost, now_ns):
             return now_ns
         ready = now_ns
-        excess = self.used + self.held + cost - self.rate
+        excess = self.used + self.reserved + cost - self.rate
         for charge in self._log:
             if excess <= 0:
                 break
@@ -95,47 +95,47 @@ class Window:
         return max(ready, self._next_ns - self._ahead_ns(cost)) if self._paced else ready
 
     def charge(self, cost: int, now_ns: int) -> Charge:
-        """A cost that fits starts now."""
+        """Charge a cost that fits, from now on."""
         if self._paced:
             self._pace(cost, now_ns)
         return self._enter(cost, now_ns)
 
-    def hold(self, cost: int, now_ns: int) -> None:
-        """A cost that fits is admitted and starts later."""
+    def reserve(self, cost: int, now_ns: int) -> None:
+        """Admit a cost that fits and starts later."""
         if self._paced:
             self._pace(cost, now_ns)
-        self.held += cost
+        self.reserved += cost
 
     def start(self, cost: int, now_ns: int) -> Charge:
-        """What was held starts now."""
-        self.held -= cost
+        """Charge a reserved cost, from now on."""
+        self.reserved -= cost
         return self._enter(cost, now_ns)
 
-    def let_go(self, cost: int) -> None:
-        """What was held never starts."""
-        self.held -= cost
+    def release(self, cost: int) -> None:
+        """Give back a reserved cost that will not start."""
+        self.reserved -= cost
         self._unpace(cost)
 
     def settle(self, charge: Charge, estimate: int, actual: int, now_ns: int) -> None:
-        """Correct a charge: less gives the difference back, more counts from now on, beyond the rate if need be."""
+        """Correct a charge: give back a surplus, or charge the rest from now on, beyond the rate if need be."""
         if actual > estimate:
             self._pace(actual - estimate, now_ns)
             self._enter(actual - estimate, now_ns)
-        elif charge[0] > now_ns - self.per_ns:  # else it is out of the window, and maybe out of the log
+        elif charge[0] > now_ns - self.per_ns:  # else it has left the window, and perhaps the log
             charge[1] -= estimate - actual
             self.used -= estimate - actual
             self._unpace(estimate - actual)
 
     def restart(self, now_ns: int) -> None:
-        """Another loop takes over: nothing is held any more, and charges later than its clock are forgotten."""
-        self.held = 0
+        """Take over for another loop: drop the reserved costs, and charges later than the loop's clock."""
+        self.reserved = 0
         if self._log and self._log[-1][0] > now_ns:
             self._log.clear()
             self.used = 0
             self._next_ns = 0
 
     def _ahead_ns(self, cost: int) -> int:
-        """How far ahead of an even flow a cost may come; one above the burst must not be ahead at all."""
+        """Return how far ahead of an even flow a cost may start; a cost above the burst may not be ahead at all."""
         return (self._burst - cost) * self.per_ns // self.rate if cost < self._burst else 0
 
     def _pace(self, cost: int, now_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""Runtime: telemetry, signals and the loop for a process that has set up none of its own."""
+"""Runtime: sets up telemetry, signal handling and the event loop of a process."""
 
 from __future__ import annotations
 

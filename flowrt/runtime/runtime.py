@@ -1,4 +1,4 @@
-"""The runtime: everything around a batch that a process may not have yet, from its start to its orderly end."""
+"""Runtime and `run`: telemetry, signal handling, GC tuning and the event loop, from start to orderly shutdown."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["Runtime", "Settings", "run"]
 
 T = TypeVar("T")
 
-_YOUNG: Final = 5_000  # new objects before the garbage collector looks
+_GC_THRESHOLD: Final = 5_000  # new objects before the youngest generation is collected
 _active: Final[list[Runtime]] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 
 class Settings(TypedDict, total=False):
-    """What `Runtime` and `run` can be told; `Runtime` says what each means."""
+    """Settings of `Runtime` and `run`; see `Runtime` for their meaning."""
 
     service_name: str | None
     metrics_port: int | None
@@ -50,42 +50,42 @@ class Settings(TypedDict, total=False):
 
 
 class Runtime:
-    """Metrics, traces, logs and signals for a process that has none; to be used as `async with Runtime(...):`.
+    """Sets up metrics, traces, logs and signal handling of a process; use it as `async with Runtime(...):`.
 
-    What the process has set up already stays as it is: a tracer provider, a structlog configuration, handlers of the
-    root logger, signal handlers. Several runtimes may be active: each serves its own port, and what the first one set
-    up, the others use.
+    A Runtime does not replace what the process has set up already: a tracer provider, a structlog configuration,
+    handlers of the root logger, signal handlers. Several runtimes may be active: each serves its own port, and they
+    share what the first one set up.
 
-    What is loaded when it starts is frozen for the garbage collector (`gc.freeze`) until the last runtime ends, and the
-    collector comes after 5,000 new objects where it would come sooner (`gc.set_threshold`).
+    GC tuning: entering the first runtime freezes all existing objects (`gc.freeze`) until the last one ends, and raises
+    the threshold of the youngest generation to 5,000 new objects if it is lower (`gc.set_threshold`).
 
-    SIGINT and SIGTERM drain: `/readyz` answers 503, no item is admitted any more, and those in flight have `grace`
-    seconds; a batch that runs within an item is part of it, and goes on. The block goes on with the partial results;
-    where no batch is active, or when the grace is over, the task that entered the block is cancelled. Leaving the block
-    after a signal raises `SystemExit` with 130 or 143, unless an exception of the block's own is on its way. A second
-    signal ends the process within a second.
+    SIGINT and SIGTERM drain: `/readyz` answers 503, no item is admitted any more, and items in flight have `grace`
+    seconds; a batch inside an item is part of that item and goes on. The block continues with the partial results. If
+    no batch is active, or at the end of the grace, the task that entered the block is cancelled. Leaving the block
+    after a signal raises `SystemExit` with 130 or 143, unless the block raises another exception. A second signal ends
+    the process within a second.
 
     Args:
         service_name: The traces' `service.name`; `OTEL_SERVICE_NAME` by default.
-        metrics_port: Where to serve the live page at `/`, `/metrics`, `/healthz` and `/readyz`; 0 for a free port,
-            None for no server.
+        metrics_port: Port of the live page at `/`, `/metrics`, `/healthz` and `/readyz`; 0 for a free port, None for no
+            server.
         metrics_host: The address to serve on.
-        metrics_token: What requests must bring, as a bearer token or as the password of basic authentication; needed
-            to serve on an address that others can reach.
+        metrics_token: Secret that requests must carry, as a bearer token or as the password of basic authentication;
+            required to serve on an address that other hosts can reach.
         metrics_cert: A file with a certificate in PEM form, to serve over TLS.
-        metrics_key: A file with the certificate's private key, where it is not in the same one.
-        otlp_endpoint: The OTLP/HTTP collector's base URL; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
-            `otlp`. Without either, spans are made, so that logs and results have trace ids, and not exported.
+        metrics_key: A file with the certificate's private key, if the certificate's file lacks it.
+        otlp_endpoint: Base URL of the OTLP/HTTP collector; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
+            `otlp`. Without an endpoint, spans exist, so that logs and results have trace ids, but are not exported.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
-        log_level: The least that is logged.
-        grace: How long items in flight have after a signal, in seconds.
-        flush_timeout: How long leaving may take for the telemetry's sake, in seconds.
-        stall_after: How long one turn of the loop may take before a thread looks who takes it, for `loop.blocked` to
-            tell, in seconds; None for no such watch.
+        log_level: The lowest level that is logged.
+        grace: How long items in flight may run after a signal, in seconds.
+        flush_timeout: How long leaving the block may wait for telemetry, in seconds.
+        stall_after: Duration of one turn of the loop from which a watchdog thread samples its stack, for the event
+            `loop.blocked`, in seconds; None for no watchdog.
 
     Attributes:
-        metrics_url: Where `/metrics` is, once entered, or None.
-        live_url: Where the live page is, once entered, or None.
+        metrics_url: URL of `/metrics`, once entered, or None.
+        live_url: URL of the live page, once entered, or None.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -130,30 +130,30 @@ class Runtime:
         self._logs: LogSetup | None = None
         self._traces: TraceSetup | None = None
         self._watchdog: Watchdog | None = None
-        self._calm: gc_tuning.GcThreshold | None = None
+        self._gc_threshold: gc_tuning.GcThreshold | None = None
 
     @staticmethod
     def current() -> Runtime | None:
-        """The runtime that was entered last and is active, in whatever loop, or None.
+        """Return the active runtime that was entered last, on any loop, or None.
 
-        Code inside `flowrt.run` finds here what the runtime serves, for instance its `metrics_url`.
+        Code inside `flowrt.run` uses it to find the runtime's URLs, such as `metrics_url`.
         """
         return _active[-1] if _active else None
 
     @property
     def exit_code(self) -> int | None:
-        """128 and the number of the signal that asked for an end, or None while none has."""
+        """128 plus the number of the signal that was received, or None without a signal."""
         signum = self._shutdown.signum
         return None if signum is None else 128 + signum
 
     async def __aenter__(self) -> Self:
-        """Set up what is missing.
+        """Set up what the process lacks.
 
         Raises:
             OSError: The metrics port cannot be bound.
             MissingExtraError: There is an OTLP endpoint, and the extra `otlp` is not installed.
             ValueError: A setting is out of its range.
-            RuntimeError: It has been entered before.
+            RuntimeError: The runtime was entered before.
         """
         await self._start()
         return self
@@ -161,7 +161,7 @@ class Runtime:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Flush and take down what was set up; raise `SystemExit` if a signal asked for the end."""
+        """Flush and shut down; raise `SystemExit` after a signal."""
         try:
             await self._stop()
         finally:
@@ -175,7 +175,7 @@ class Runtime:
 
     async def _start(self) -> None:
         if self._entered:
-            raise RuntimeError("a Runtime is entered once: make another one for another block")
+            raise RuntimeError("a Runtime can be entered only once: create a new Runtime for each block")
         self._entered = True
         try:
             port, host, token, cert, key = self._server_at
@@ -201,17 +201,17 @@ class Runtime:
                 self._shutdown.bind(loop, task)
             _active.append(self)
             gc_tuning.freeze()
-            self._calm = gc_tuning.GcThreshold(_YOUNG)
+            self._gc_threshold = gc_tuning.GcThreshold(_GC_THRESHOLD)
         except BaseException:
             await self._stop()
             self._shutdown.uninstall()
             raise
 
     async def _stop(self) -> None:
-        """Take down what was set up, within the flush timeout whatever anybody else does."""
+        """Shut down within the flush timeout, even if an exporter hangs."""
         deadline = time.monotonic() + self._flush_timeout_s
-        if self._calm is not None:
-            self._calm.end()
+        if self._gc_threshold is not None:
+            self._gc_threshold.end()
         if self in _active:
             _active.remove(self)
             if not _active:
@@ -225,9 +225,9 @@ class Runtime:
         try:
             work: list[Callable[[], None]] = [server.stop] if server is not None else []
             if traces is not None and traces.pipeline is not None:
-                # A little less than there is, so that what it had to drop is still told.
+                # Less than the whole timeout, so that the count of dropped spans can still be reported.
                 work.append(lambda: traces.close(0.9 * self._flush_timeout_s))
-            await _outside(work, deadline)
+            await _in_threads(work, deadline)
             if traces is not None:
                 traces.report()
         finally:
@@ -253,21 +253,21 @@ class Runtime:
 
 
 def run(main: Coroutine[Any, Any, T], **settings: Unpack[Settings]) -> T:
-    """Run a coroutine on uvloop inside a `Runtime`: like `asyncio.run`, plus telemetry and signals.
+    """Run a coroutine on uvloop inside a `Runtime`: `asyncio.run` with telemetry and signal handling.
 
-    Where uvloop is not installed, asyncio's own loop is used.
+    Without uvloop it uses asyncio's own loop.
 
     Args:
         main: The coroutine, for instance `main()`.
         settings: Passed to `Runtime`.
 
     Returns:
-        What the coroutine returns.
+        The coroutine's result.
 
     Raises:
-        SystemExit: With 130 after SIGINT, 143 after SIGTERM, once the coroutine has ended and all is flushed.
+        SystemExit: With 130 after SIGINT, 143 after SIGTERM, after the coroutine has ended and telemetry was flushed.
         TypeError: `main` is not a coroutine.
-        RuntimeError: A loop runs in this thread already.
+        RuntimeError: This thread already runs a loop.
 
     Example:
         >>> import flowrt
@@ -280,10 +280,11 @@ def run(main: Coroutine[Any, Any, T], **settings: Unpack[Settings]) -> T:
         raise TypeError(f"run() takes a coroutine: run(main()), not {main!r}")
     try:
         if _loop_is_running():
-            raise RuntimeError("a loop runs in this thread already: use `async with flowrt.Runtime(...)` in it")
+            raise RuntimeError("this thread already runs a loop: use `async with flowrt.Runtime(...)` in it")
         runtime = Runtime(**settings)
         shutdown = runtime._shutdown  # noqa: SLF001  # of this module
-        # Before the runner, which then installs none of its own, and until its loop is closed: what is left may hang.
+        # Install before the runner, which then adds no handler of its own, and uninstall after its loop is closed:
+        # a task that is left may hang, and a second signal must still end the process.
         shutdown.install()
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -295,7 +296,7 @@ def run(main: Coroutine[Any, Any, T], **settings: Unpack[Settings]) -> T:
         finally:
             shutdown.uninstall()
     finally:
-        main.close()  # where it was never started
+        main.close()  # no "never awaited" warning if it was not started
     if runtime.exit_code is not None:
         raise SystemExit(runtime.exit_code)
     return result
@@ -311,7 +312,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _end_tasks() -> None:
-    """Cancel the loop's other tasks, and let go of those that do not end: a runner would wait for them for ever."""
+    """Cancel the loop's other tasks, and abandon those that do not end: a runner would wait for them for ever."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if not left:
         return
@@ -319,8 +320,8 @@ async def _end_tasks() -> None:
         task.cancel()
     _, stuck = await asyncio.wait(left, timeout=GRACE_S)
     for task in stuck:
-        asyncio._unregister_task(task)  # noqa: SLF001  # documented, for those who keep tasks of their own
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  # it is told here
+        asyncio._unregister_task(task)  # noqa: SLF001  # documented for third-party schedulers
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  # it is logged here instead
     if stuck:
         names = sorted(task.get_name() for task in stuck)
         log_event("warning", "shutdown.abandoned", tasks=len(stuck), names=names[:10])
@@ -334,7 +335,7 @@ def _loop_is_running() -> bool:
     return True
 
 
-async def _outside(work: list[Callable[[], None]], deadline: float) -> None:
+async def _in_threads(work: list[Callable[[], None]], deadline: float) -> None:
     """Run each function in a daemon thread and wait for all until the deadline: a pool's threads could delay exit."""
     loop = asyncio.get_running_loop()
     running = [run_in_daemon_thread(loop, each, "flowrt-stop") for each in work]

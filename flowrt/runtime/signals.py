@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first drains the batches, a second ends the process."""
+"""SIGINT and SIGTERM: the first signal drains the batches, the second ends the process."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ __all__ = ["REASON", "Shutdown"]
 REASON: Final = "shutting down"
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_POLL_S: Final = 0.02  # a batch that starts while draining gets this long
-_FORCE_S: Final = 0.8  # after a second signal: an orderly end may still come first
-_HANDLED: Final = 0x80  # marks a byte that Python's handler wrote; C's has the bare number
+_POLL_S: Final = 0.02  # interval at which batches that start while draining are drained, too
+_FORCE_S: Final = 0.8  # after a second signal, for an orderly end to finish first
+_HANDLED: Final = 0x80  # marks a byte that Python's handler wrote; the C handler writes the bare number
 _END: Final = b"\0"
 _installed: Final[list[Shutdown]] = []
 
 
 class Shutdown:
-    """Ends one task's work in order, when a signal asks for it.
+    """Orderly shutdown of one task's work after a signal.
 
-    Handlers that are not Python's or asyncio's defaults stay: whoever installed them answers for shutting down.
+    Handlers that are not Python's or asyncio's defaults stay in place: the code that installed them is responsible for
+    shutting down.
 
     Args:
-        grace_s: How long batches and the task have to end by themselves, in seconds; then the task is cancelled.
-        on_signal: Called at once at the first signal, in Python's signal handler.
+        grace_s: How long batches and the task may take to end, in seconds; then the task is cancelled.
+        on_signal: Called by Python's signal handler at the first signal.
 
     Attributes:
-        signum: The first signal that came, or None.
-        cancelled: Whether the task was cancelled for it.
+        signum: The first signal received, or None.
+        cancelled: True if the task was cancelled because of it.
     """
 
     def __init__(self, grace_s: float, on_signal: Callable[[], None]) -> None:
@@ -54,25 +55,25 @@ class Shutdown:
         self._began_s: float | None = None
         self._drained = False
         self._previous: dict[int, Any] = {}
-        self._ours: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
-        self._next_fd = -1
-        self._taken = False
+        self._next_fd = -1  # the previous wake-up descriptor, to which signals are forwarded
+        self._has_wakeup_fd = False
 
     # -- the process's side ------------------------------------------------------------------------------------------
 
     def install(self) -> None:
-        """Handle the signals from now on; outside the main thread, where Python allows no handlers, do nothing."""
+        """Install the signal handlers; do nothing outside the main thread, where Python allows none."""
         if self._thread is not None or threading.current_thread() is not threading.main_thread():
             return
         free = [signum for signum in _SIGNALS if _is_default(signal.getsignal(signum))]
         if not free:
             return
-        theirs, self._ours = socket.socketpair()
-        self._ours.setblocking(False)
-        # The interpreter runs a handler between two bytecodes, which a long call into C holds up; the byte that its
-        # C code writes to the wake-up descriptor reaches this thread all the same.
-        self._thread = threading.Thread(target=self._listen, args=(theirs,), name="flowrt-signals", daemon=True)
+        receiver, self._socket = socket.socketpair()
+        self._socket.setblocking(False)
+        # The interpreter runs a handler between two bytecodes, so a long call into C delays it. The byte that the C
+        # handler writes to the wake-up descriptor reaches this thread without delay.
+        self._thread = threading.Thread(target=self._listen, args=(receiver,), name="flowrt-signals", daemon=True)
         self._thread.start()
         _installed.append(self)
         for signum in free:
@@ -80,29 +81,29 @@ class Shutdown:
             signal.signal(signum, self._handle)
 
     def uninstall(self) -> None:
-        """Put back the handlers that were there. Later calls do nothing."""
+        """Restore the previous handlers. Later calls do nothing."""
         self.unbind()
-        thread, ours = self._thread, self._ours
-        if thread is None or ours is None:
+        thread, sender = self._thread, self._socket
+        if thread is None or sender is None:
             return
-        self._thread = self._ours = None
+        self._thread = self._socket = None
         _installed.remove(self)
         self._restore()
         with suppress(OSError):
-            ours.send(_END)
-        thread.join(0.1)  # unless a second signal came: then it is there to end the process
-        ours.close()
+            sender.send(_END)
+        thread.join(0.1)  # after a second signal it stays, to end the process
+        sender.close()
 
     def forget(self) -> None:
-        """In a forked child: what it has of its parent's would take its signals for the parent's."""
-        if self._ours is not None:
+        """Uninstall in a forked child, where the inherited socket would report the child's signals to the parent."""
+        if self._socket is not None:
             current = signal.set_wakeup_fd(-1)
-            if current != self._ours.fileno():
+            if current != self._socket.fileno():
                 signal.set_wakeup_fd(current)
-            self._ours.close()
+            self._socket.close()
         self._restore()
-        self._loop = self._task = self._thread = self._ours = None
-        self._taken = False
+        self._loop = self._task = self._thread = self._socket = None
+        self._has_wakeup_fd = False
 
     def _restore(self) -> None:
         for signum, handler in self._previous.items():
@@ -115,19 +116,19 @@ class Shutdown:
             self.signum = signum
             self._on_signal()
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has been closed: there is nothing left to drain
+            with suppress(RuntimeError):  # the loop was closed: nothing is left to drain
                 self._loop.call_soon_threadsafe(self._begin if first else self._cancel)
-        if self._ours is not None:
+        if self._socket is not None:
             with suppress(OSError):
-                self._ours.send(bytes([signum | _HANDLED]))
+                self._socket.send(bytes([signum | _HANDLED]))
 
-    def _listen(self, theirs: socket.socket) -> None:
+    def _listen(self, receiver: socket.socket) -> None:
         seen: list[int] = []
-        with theirs:
-            while (data := theirs.recv(64)) and _END not in data:
+        with receiver:
+            while (data := receiver.recv(64)) and _END not in data:
                 seen += data
                 plain = bytes(number for number in data if number < _HANDLED)
-                if plain and self._next_fd != -1:  # the loop's own descriptor: it waits for these
+                if plain and self._next_fd != -1:  # the loop's own descriptor, which the loop reads
                     with suppress(OSError):
                         os.write(self._next_fd, plain)
                 direct = [number for number in seen if number in self._previous]
@@ -139,33 +140,33 @@ class Shutdown:
     # -- the loop's side -----------------------------------------------------------------------------------------------
 
     def bind(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-        """From now on a signal drains this loop's batches and then cancels this task. To be called in the task.
+        """Let a signal drain this loop's batches and then cancel this task; call it in the task.
 
         Args:
             loop: The running loop.
-            task: The task whose end is the end of the work.
+            task: The task to cancel after the grace.
         """
         if self._thread is None:
             return
         self._loop, self._task = loop, task
-        if self._ours is not None:
-            self._next_fd = signal.set_wakeup_fd(self._ours.fileno(), warn_on_full_buffer=False)
-            self._taken = True
+        if self._socket is not None:
+            self._next_fd = signal.set_wakeup_fd(self._socket.fileno(), warn_on_full_buffer=False)
+            self._has_wakeup_fd = True
         if self.signum is not None:
             self._begin()
 
     def unbind(self) -> None:
-        """A signal no longer touches the loop; it is still remembered, and a second one still ends the process."""
+        """Leave the loop alone from now on; a first signal is still recorded, and a second one ends the process."""
         if self._loop is not None:
-            self._tell_if_drained(self._loop, len(active_batches(self._loop)))
+            self._log_if_drained(self._loop, len(active_batches(self._loop)))
         self._loop = self._task = None
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        if self._taken and self._ours is not None:
-            self._taken = False
+        if self._has_wakeup_fd and self._socket is not None:
+            self._has_wakeup_fd = False
             current = signal.set_wakeup_fd(self._next_fd)
-            if current != self._ours.fileno():  # somebody took it after us
+            if current != self._socket.fileno():  # other code has set a descriptor since: keep it
                 signal.set_wakeup_fd(current)
             self._next_fd = -1
 
@@ -184,18 +185,19 @@ class Shutdown:
             self._cancel()
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell every batch to admit nothing more, again and again: others may start.
+        """Drain all batches, repeatedly, because new ones may start.
 
-        A batch within an item of another goes on, like all that the item does: else the item would be half done.
+        A batch inside an item of another batch goes on, like the rest of the item's work, or the item would be left
+        half done.
         """
         active = active_batches(loop)
         for scheduler in active:
             if not scheduler.within_another:
                 scheduler.drain(REASON)
-        self._tell_if_drained(loop, len(active))
+        self._log_if_drained(loop, len(active))
         self._timers["poll"] = loop.call_later(_POLL_S, self._drain, loop)
 
-    def _tell_if_drained(self, loop: asyncio.AbstractEventLoop, active: int) -> None:
+    def _log_if_drained(self, loop: asyncio.AbstractEventLoop, active: int) -> None:
         if self._began_s is not None and not active and not self._drained:
             self._drained = True
             log_event("info", "shutdown.drained", duration_s=round(loop.time() - self._began_s, 3))
@@ -212,12 +214,12 @@ def _forget() -> None:
     _installed.clear()
 
 
-if hasattr(os, "register_at_fork"):  # where there are forks
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_forget)
 
 
 def _is_default(handler: Any) -> bool:
-    """Whether nobody but Python itself or `asyncio.run` has installed this handler."""
+    """Return True if Python itself or `asyncio.run` installed this handler."""
     if isinstance(handler, functools.partial):
         handler = handler.func
     return handler in (signal.SIG_DFL, signal.default_int_handler) or isinstance(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-# everything that a run imports, so that a fork has it
+# import all modules of a run before the fork
 import flowrt.batch.processor
 import flowrt.cli.commands.run
 import flowrt.cli.commands.run_job
@@ -28,7 +28,7 @@ CALLS = ("write", "pwrite", "fdatasync", "fsync", "ftruncate", "posix_fallocate"
 
 
 def run(folder: str, words: list[str], die_at: int = 0, when: When = "after") -> None:
-    """Run the command in a folder, with what it says in the file `said`, and end with its exit code."""
+    """Run the command in a folder, with its stderr in the file `said`, and exit with its code."""
     os.chdir(folder)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
@@ -49,7 +49,7 @@ def run(folder: str, words: list[str], die_at: int = 0, when: When = "after") ->
 
 
 def _die_at(number: int, when: When) -> None:
-    """Count the calls of the whole process, and end it at one of them."""
+    """Count the calls of the whole process, and kill it at one of them."""
     lock, calls = threading.Lock(), 0
 
     def is_due() -> bool:

@@ -1,4 +1,4 @@
-"""What an uninterrupted run gives, once for all."""
+"""Outcomes of an uninterrupted run, computed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Expected = Callable[[int], dict[int, tuple[Any, ...]]]
 
 @pytest.fixture(scope="session")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
-    """Gives the outcomes of so many items, run without any interruption."""
+    """Return a function for the outcomes of a number of items in an uninterrupted run."""
     known: dict[int, dict[int, tuple[Any, ...]]] = {}
 
     def outcomes_of(items: int) -> dict[int, tuple[Any, ...]]:

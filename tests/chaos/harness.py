@@ -1,4 +1,4 @@
-"""A job for the chaos suite, a way to run it in a process that may be killed, and what must hold in the end."""
+"""Job of the chaos suite, a process that may be killed, and the final checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from tests.chaos import child
 
 FULL = os.environ.get("FLOWRT_CHAOS") == "full"
-"""Whether all of it is to run, as `make chaos` does, or the short cut of `make test`."""
+"""True for the whole suite (`make chaos`), False for the short one (`make test`)."""
 
 KILLS = int(os.environ.get("FLOWRT_KILLS", "200" if FULL else "5"))
 SEED = os.environ.get("FLOWRT_SEED", "7")
@@ -40,7 +40,7 @@ _fork.set_forkserver_preload(["tests.chaos.child"])
 
 
 def make_job(folder: Path, items: int) -> None:
-    """A folder with a node and an input, of which one line cannot be read."""
+    """Create a folder with a node and an input with one invalid line."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.py").write_text(JOB)
     lines = [str(item) for item in range(items)]
@@ -56,7 +56,7 @@ def start(folder: Path, words: list[str] | None = None, die_at: int = 0, when: c
 
 
 def code_of(process: BaseProcess) -> int:
-    """Wait for the process and give its exit code, negative for a signal."""
+    """Wait for the process and return its exit code, negative for a signal."""
     process.join(60)
     code = process.exitcode
     assert code is not None, "it hangs"
@@ -81,7 +81,7 @@ def executions(folder: Path) -> int:
 
 
 def outcomes(folder: Path) -> dict[int, tuple[Any, ...]]:
-    """What the output says of each item, but for times; no index may be there twice."""
+    """Return the output of each item without times; assert that no index is there twice."""
     lines = [json.loads(line) for line in (folder / "out.jsonl").read_bytes().splitlines()]
     found = {
         line["index"]: (line["status"], line["output"], line["error"], line["error_type"], line["attempts"])
@@ -92,9 +92,9 @@ def outcomes(folder: Path) -> dict[int, tuple[Any, ...]]:
 
 
 def check_end(folder: Path, expected: dict[int, tuple[Any, ...]], kills: int) -> None:
-    """The output is that of an uninterrupted run, and no more ran than must."""
+    """Assert that the output equals that of an uninterrupted run, and that no more items ran than necessary."""
     assert outcomes(folder) == expected
-    runnable = len(expected) - 1  # one line cannot be read
+    runnable = len(expected) - 1  # one line is invalid
     assert runnable <= executions(folder) <= runnable + CONCURRENCY * kills
     assert "Traceback" not in said(folder), said(folder)
     assert not (folder / "out.jsonl.partial").exists()

@@ -1,4 +1,4 @@
-"""Disks that fail at any call, fill up, or keep what nobody wrote: nothing that was seen is lost, damage is named."""
+"""Disks that fail at any call, fill up, or return wrong bytes: no visible result is lost, damage is reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
 
 
 class Job:
-    """A node that counts its runs, and a batch of it on a journal."""
+    """Node that counts its runs, and a batch of it with a journal."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ def whole(tmp_path: Path) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("code", [NO_SPACE, BROKEN])
 @pytest.mark.parametrize("operation", ["write", "sync", "truncate", "reserve", "sync_folder"])
-def test_a_disk_that_fails_at_any_call_loses_nothing_that_was_seen(
+def test_disk_failure_at_any_call_loses_no_visible_result(
     operation: str, code: int, tmp_path: Path, whole: list[tuple[Any, ...]]
 ) -> None:
     failed, number = True, 0
@@ -77,22 +77,20 @@ def test_a_disk_that_fails_at_any_call_loses_nothing_that_was_seen(
         assert job.run() == whole, number
         assert all(job.runs[index] == 1 for index in seen), number
         assert job.runs.total() <= N + C, number
-        if disk.calls.count(operation) < number:  # there is no such call any more
+        if disk.calls.count(operation) < number:  # the run makes no further call
             break
     assert number > 1
 
 
 def lines_of(path: Path) -> list[int]:
-    """Where each line of a journal begins, and where the last ends."""
+    """Return the start of each line of a journal, and the end of the last."""
     data = path.read_bytes()
     return [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
 
 
-def test_cut_at_any_byte_of_its_last_records_only_the_tail_is_lost(
-    tmp_path: Path, whole: list[tuple[Any, ...]]
-) -> None:
+def test_journal_cut_at_any_byte_loses_only_the_tail(tmp_path: Path, whole: list[tuple[Any, ...]]) -> None:
     content, begins = (tmp_path / "whole.journal").read_bytes(), lines_of(tmp_path / "whole.journal")
-    first = begins[-8]  # the last records, their groups' lines and the journal's last
+    first = begins[-8]  # the last records, their groups' markers and the final marker
     for cut in range(first, len(content) + 1, 1 if FULL else 7):
         job = Job(tmp_path / "cut.journal")
         job.path.write_bytes(content[:cut])
@@ -102,9 +100,7 @@ def test_cut_at_any_byte_of_its_last_records_only_the_tail_is_lost(
         assert len(job.runs) <= C * 3
 
 
-def test_a_flipped_bit_is_named_by_its_line_or_costs_only_the_tail(
-    tmp_path: Path, whole: list[tuple[Any, ...]]
-) -> None:
+def test_flipped_bit_is_reported_or_costs_only_the_tail(tmp_path: Path, whole: list[tuple[Any, ...]]) -> None:
     content, begins = (tmp_path / "whole.journal").read_bytes(), lines_of(tmp_path / "whole.journal")
     named = 0
     for at in range(0, len(content), 1 if FULL else 11):
@@ -116,11 +112,11 @@ def test_a_flipped_bit_is_named_by_its_line_or_costs_only_the_tail(
         try:
             assert job.run() == whole, at
         except JournalDamagedError as exc:
-            assert exc.offset == line, at  # noqa: PT017  # either way is right, this one has to name it
+            assert exc.offset == line, at  # noqa: PT017  # both outcomes are right; an error must name the line
             assert not job.runs
             named += 1
         else:
-            assert at >= begins[-2] - 1, at  # only the last line, with the line break before it, may have been cut off
+            assert at >= begins[-2] - 1, at  # only the last line and the line break before it may be cut off
     assert named > len(content) / (2 if FULL else 22)
 
 
@@ -138,12 +134,12 @@ ls > ../there
 
 
 def small_disk(folder: Path, ballast_kib: int, words: list[str]) -> int:
-    """Run the command on a disk of 3 MiB of which some is taken, and take the journal out; gives the exit code."""
+    """Run the command on a disk of 3 MiB that is partly full, copy the journal out, and return the exit code."""
     (folder / "disk").mkdir()
     space = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-rm"]
-    told = [str(ballast_kib), str(ROOT), sys.executable, " ".join(words)]
+    arguments = [str(ballast_kib), str(ROOT), sys.executable, " ".join(words)]
     done = subprocess.run(
-        [*space, "sh", "-c", SMALL_DISK, "sh", *told],
+        [*space, "sh", "-c", SMALL_DISK, "sh", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -162,27 +158,25 @@ PATHS = [word if word != "in.jsonl" else "../in.jsonl" for word in WORDS]
 
 @pytest.mark.parts  # a tmpfs of its own
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
-def test_a_disk_that_fills_up_ends_the_run_which_goes_on_where_there_is_room(
-    tmp_path: Path, expected: Expected
-) -> None:
+def test_run_on_a_full_disk_resumes_once_space_is_free(tmp_path: Path, expected: Expected) -> None:
     items = 1500
     make_job(tmp_path, items)
     code = small_disk(tmp_path, 0, PATHS)
-    told = (tmp_path / "said").read_text()
-    assert code == 5, told
-    assert "No space left on device" in told
+    stderr = (tmp_path / "said").read_text()
+    assert code == 5, stderr
+    assert "No space left on device" in stderr
     assert "out.jsonl\n" not in (tmp_path / "there").read_text()
     kept = {result.index for result in records(tmp_path / "run.journal")}
     assert 100 < len(kept) < items
     assert len(kept) <= int((tmp_path / "executions").read_text()) <= len(kept) + CONCURRENCY
     finish(tmp_path)
-    assert executions(tmp_path) == items - 1 - len(kept)  # one line cannot be read
+    assert executions(tmp_path) == items - 1 - len(kept)  # one line is invalid
     assert outcomes(tmp_path) == expected(items)
 
 
 @pytest.mark.parts  # a tmpfs of its own
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, of util-linux")
-def test_a_disk_that_is_full_already_is_told_before_the_first_item(tmp_path: Path) -> None:
+def test_full_disk_is_reported_before_the_first_item(tmp_path: Path) -> None:
     make_job(tmp_path, 10)
     assert small_disk(tmp_path, 2500, PATHS) == 5
     assert "journal run.journal: writing it failed: No space left on device" in (tmp_path / "said").read_text()

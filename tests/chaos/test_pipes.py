@@ -1,4 +1,4 @@
-"""Readers who leave, and a stderr that nobody reads: the run ends or goes on, and nothing that finished runs again."""
+"""Closed pipes and a blocked stderr: the run ends or goes on, and no finished item runs again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TO_PIPE = [word if word != "out.jsonl" else "-" for word in WORDS]
 
 
 def shell(folder: Path, script: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a line of bash with `$flowrt` in it, which gives the exit codes of its pipeline."""
+    """Run a line of bash with `$flowrt` in it, and return the exit codes of its pipeline."""
     command = f"{sys.executable} -P -m flowrt run"
     return subprocess.run(
         ["bash", "-c", f"{script}; echo ${{PIPESTATUS[0]}} > code"],
@@ -35,9 +35,7 @@ def shell(folder: Path, script: str) -> subprocess.CompletedProcess[bytes]:
 
 
 @pytest.mark.parametrize("taken_bytes", [0, 1, 10_000, 100_000, 400_000] if FULL else [1, 100_000])
-def test_a_reader_who_leaves_at_any_time_costs_at_most_what_was_in_flight(
-    taken_bytes: int, tmp_path: Path, expected: Expected
-) -> None:
+def test_closed_pipe_costs_at_most_the_items_in_flight(taken_bytes: int, tmp_path: Path, expected: Expected) -> None:
     items = 600
     make_job(tmp_path, items)
     done = shell(tmp_path, f"$flowrt {' '.join(TO_PIPE)} | head -c {taken_bytes}")
@@ -55,7 +53,7 @@ def test_a_reader_who_leaves_at_any_time_costs_at_most_what_was_in_flight(
 
 @pytest.mark.parametrize("end", ["2>&-", "2>/dev/full", "2> >(exec 0<&-; touch left)"])
 @pytest.mark.parametrize("more", ["", "--report page.html", "--log-format console", "--metrics-port 0"])
-def test_a_run_whose_stderr_is_broken_ends_as_another_would(end: str, more: str, tmp_path: Path) -> None:
+def test_broken_stderr_does_not_change_the_run(end: str, more: str, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(
         "import asyncio, os\n"
         "async def node(x):\n"
@@ -72,7 +70,7 @@ def test_a_run_whose_stderr_is_broken_ends_as_another_would(end: str, more: str,
 
 
 @pytest.mark.parametrize("end", ["2>&-", "2>/dev/full"])
-def test_a_stderr_that_takes_nothing_changes_nothing(end: str, tmp_path: Path, expected: Expected) -> None:
+def test_blocked_stderr_does_not_change_the_run(end: str, tmp_path: Path, expected: Expected) -> None:
     items = 60
     make_job(tmp_path, items)
     shell(tmp_path, f"$flowrt {' '.join(WORDS)} {end}")

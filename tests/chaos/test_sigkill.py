@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.parts]  # one fork s
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_random_moments_and_resumed(tmp_path: Path, expected: Expected) -> None:
+def test_run_killed_at_random_moments_resumes(tmp_path: Path, expected: Expected) -> None:
     items, dice = 300, chance()
     whole = expected(items)
     kills = runs = 0
@@ -34,9 +34,9 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path, expected: Expected
             if code != -9:
                 break
             killed += 1
-            if (folder / "out.jsonl").exists():  # only ever whole
+            if (folder / "out.jsonl").exists():  # the final name only ever holds a complete file
                 assert outcomes(folder) == whole
-        finish(folder)  # a resumed run that has nothing left to do
+        finish(folder)  # a second resumed run has nothing to do
         check_end(folder, whole, killed)
         kills += killed
     assert kills >= KILLS
@@ -46,7 +46,7 @@ STEPS = [(at, when) for at in range(1, 400) for when in ("before", "half", "afte
 
 
 @pytest.mark.timeout(900)
-def test_killed_between_any_two_steps_and_resumed(tmp_path: Path, expected: Expected) -> None:
+def test_run_killed_between_any_two_steps_resumes(tmp_path: Path, expected: Expected) -> None:
     items, dice = 12, chance()
     whole = expected(items)
     reached = True
@@ -68,7 +68,7 @@ def test_killed_between_any_two_steps_and_resumed(tmp_path: Path, expected: Expe
 
 
 def _kill_at(folder: Path, items: int, at: int, when: When) -> bool:
-    """Whether the run came that far."""
+    """Return True if the run reached that step."""
     make_job(folder, items)
     code = code_of(start(folder, die_at=at, when=when))
     assert code in {1, -9}, (at, when, code, said(folder))

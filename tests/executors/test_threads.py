@@ -1,4 +1,4 @@
-"""Attempts in worker threads."""
+"""Threads executor: slots, contexts, timeouts and abandonment."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Counted:
         return x * 2
 
 
-def test_a_plain_function_runs_in_as_many_threads_as_there_are_slots(run: Run) -> None:
+def test_plain_function_runs_in_as_many_threads_as_slots(run: Run) -> None:
     counted = Counted(0.005)
     results = run(processor(counted, 12).batch(range(60)))
     assert [r.output for r in results] == [x * 2 for x in range(60)]
@@ -59,7 +59,7 @@ def test_a_plain_function_runs_in_as_many_threads_as_there_are_slots(run: Run) -
     assert threading.get_ident() not in counted.threads
 
 
-def test_a_plain_execute_of_a_class_runs_in_a_thread_too(run: Run) -> None:
+def test_plain_execute_of_a_class_runs_in_a_thread(run: Run) -> None:
     class Blocking(BaseNode):
         def __init__(self) -> None:
             super().__init__("blocking")
@@ -71,7 +71,7 @@ def test_a_plain_execute_of_a_class_runs_in_a_thread_too(run: Run) -> None:
     assert [r.output for r in run(processor(Blocking()).batch(range(5)))] == [1, 2, 3, 4, 5]
 
 
-def test_a_plain_function_that_gives_an_awaitable_has_it_awaited_on_the_loop(run: Run) -> None:
+def test_awaitable_from_a_plain_function_is_awaited_on_the_loop(run: Run) -> None:
     async def later(x: int) -> int:
         assert threading.current_thread() is threading.main_thread()
         return x
@@ -82,7 +82,7 @@ def test_a_plain_function_that_gives_an_awaitable_has_it_awaited_on_the_loop(run
     assert [r.output for r in run(processor(node).batch(range(3)))] == [0, 1, 2]
 
 
-def test_the_callers_context_is_seen_and_not_changed(run: Run) -> None:
+def test_thread_sees_the_callers_context_and_does_not_change_it(run: Run) -> None:
     def node(_: int) -> str:
         seen = var.get()
         var.set("changed in a thread")
@@ -95,14 +95,14 @@ def test_the_callers_context_is_seen_and_not_changed(run: Run) -> None:
     run(main())
 
 
-def test_a_timed_out_thread_keeps_its_slot_until_it_has_ended(run: Run) -> None:
+def test_timed_out_thread_keeps_its_slot_until_it_ends(run: Run) -> None:
     counted = Counted(0.08)
     results = run(processor(counted, 2, item_timeout=0.02).batch(range(6)))
     assert {r.status for r in results} == {"timed_out"}
     assert counted.most == 2
 
 
-def test_the_loop_is_free_while_threads_work(run: Run) -> None:
+def test_loop_is_not_blocked_while_threads_work(run: Run) -> None:
     async def main() -> int:
         turns = 0
         batch = asyncio.create_task(processor(Counted(0.02)).batch(range(8)))
@@ -114,7 +114,7 @@ def test_the_loop_is_free_while_threads_work(run: Run) -> None:
     assert run(main()) > 5
 
 
-def test_async_nodes_get_loops_of_their_own_in_threads(run: Run) -> None:
+def test_async_nodes_run_on_their_own_loops_in_threads(run: Run) -> None:
     async def node(x: int) -> int:
         assert threading.current_thread() is not threading.main_thread()
         await asyncio.sleep(0.001)
@@ -124,7 +124,7 @@ def test_async_nodes_get_loops_of_their_own_in_threads(run: Run) -> None:
     assert [r.output for r in results] == list(range(10))
 
 
-def test_an_async_node_in_a_thread_is_cancelled_on_timeout(run: Run) -> None:
+def test_async_node_in_a_thread_is_cancelled_on_timeout(run: Run) -> None:
     cleaned = []
 
     async def node(x: int) -> None:
@@ -138,7 +138,7 @@ def test_an_async_node_in_a_thread_is_cancelled_on_timeout(run: Run) -> None:
     assert sorted(cleaned) == [0, 1, 2, 3]
 
 
-def test_fail_fast_waits_for_the_threads_that_run(run: Run) -> None:
+def test_fail_fast_waits_for_running_threads(run: Run) -> None:
     counted = Counted(0.03)
 
     def node(x: int) -> int:
@@ -153,7 +153,7 @@ def test_fail_fast_waits_for_the_threads_that_run(run: Run) -> None:
 
 @pytest.mark.parametrize("limits", [(0.02, 0.04), (0.04, 0.02)], ids=["the item's first", "the batch's first"])
 @pytest.mark.parametrize("own_loop", [False, True], ids=["plain", "async"])
-def test_the_loop_is_free_while_a_thread_ends_that_is_over_its_time_and_the_batchs(
+def test_loop_is_free_while_a_thread_outlasts_both_timeouts(
     limits: tuple[float, float], own_loop: bool, run: Run
 ) -> None:
     release = threading.Event()
@@ -175,7 +175,7 @@ def test_the_loop_is_free_while_a_thread_ends_that_is_over_its_time_and_the_batc
     assert result.status == "timed_out"
 
 
-def test_an_attempt_that_is_cancelled_again_is_not_over_before_its_thread_unless_that_was_lost(run: Run) -> None:
+def test_attempt_cancelled_twice_ends_with_its_thread_or_abandonment(run: Run) -> None:
     release = threading.Event()
 
     async def main() -> None:
@@ -191,7 +191,7 @@ def test_an_attempt_that_is_cancelled_again_is_not_over_before_its_thread_unless
         await asyncio.sleep(0.005)
         assert not task.done()
         session.abandon_one()
-        task.cancel()  # as a closing loop does
+        task.cancel()  # as a closing loop would
         with pytest.raises(asyncio.CancelledError):
             await task
         assert not release.is_set()
@@ -201,7 +201,7 @@ def test_an_attempt_that_is_cancelled_again_is_not_over_before_its_thread_unless
     run(main())
 
 
-def test_a_thread_that_does_not_end_is_left_and_others_take_its_place(run_virtual: Run) -> None:
+def test_thread_that_never_ends_is_abandoned_and_replaced(run_virtual: Run) -> None:
     release = threading.Event()
 
     def node(x: int) -> int:
@@ -226,6 +226,6 @@ def test_a_thread_that_does_not_end_is_left_and_others_take_its_place(run_virtua
 
 
 @pytest.mark.parametrize("executor", ["process", 5, "Threads"])
-def test_a_wrong_executor_is_refused_by_name(executor: Any) -> None:
+def test_unknown_executor_is_refused_by_name(executor: Any) -> None:
     with pytest.raises(ValueError, match="executor must be 'loop', 'threads'"):
         processor(asyncio.sleep, executor=executor)

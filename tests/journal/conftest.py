@@ -1,4 +1,4 @@
-"""Where the tests keep their journal."""
+"""Fixtures of the journal's tests."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file that does not exist yet."""
+    """Path of a journal that does not exist yet."""
     return tmp_path / "run.journal"

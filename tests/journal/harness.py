@@ -1,4 +1,4 @@
-"""A disk that fails when told, and a way to use a journal without a loop."""
+"""Faulty disks, and a stand-in for the loop of a journal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FINGERPRINT = {"node": "enrich", "input": "airports"}
 
 
 class FaultyDisk(Disk):
-    """Fails at chosen calls, and notes every call.
+    """Disk that fails at chosen calls and records all calls.
 
     Args:
-        failures: The number of a call, from 1, for each operation that is to fail, and the error's number.
-        forever: Whether it goes on failing from then on.
-        short: Write no more than so many bytes at once.
+        failures: For each operation that fails: the number of the call, from 1, and the errno.
+        forever: True if later calls of the operation fail, too.
+        short: Most bytes per write.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class FaultyDisk(Disk):
 
 
 class HastyDisk(Disk):
-    """Syncs nothing: for tests that open thousands of files and cut no power."""
+    """Disk without syncs, for tests that open thousands of files and simulate no power cut."""
 
     def sync(self, fd: int) -> None:
         pass
@@ -74,8 +74,8 @@ class HastyDisk(Disk):
         pass
 
 
-class Teller:
-    """Stands for the loop: what a journal wants called is called by `settle`, in the test's own thread."""
+class FakeLoop:
+    """Stand-in for the loop: `settle` runs a journal's callbacks in the test's own thread."""
 
     def __init__(self) -> None:
         self.durable: list[Any] = []
@@ -100,7 +100,7 @@ class Teller:
         self.lost += tokens
 
     def step(self) -> bool:
-        """Do one thing that is asked for, if there is any."""
+        """Run the next callback, if any."""
         try:
             function, args = self._calls.get_nowait()
         except queue.Empty:
@@ -109,33 +109,33 @@ class Teller:
         return True
 
     def settle(self, journal: Journal) -> None:
-        """Wait until the journal has told of everything."""
+        """Run callbacks until the journal has reported all items."""
         while journal.pending:
             function, args = self._calls.get(timeout=60)
             function(*args)
 
 
 def item(index: int, **fields: Any) -> BatchResult:
-    """A finished item."""
+    """Return the result of a finished item."""
     values: dict[str, Any] = {"success": True, "output": {"v": index}, "attempts": 1, "execution_time": 0.25}
     return BatchResult(index, {"x": index}, **{**values, **fields})
 
 
 def failure(index: int, **fields: Any) -> BatchResult:
-    """An item that failed."""
+    """Return the result of a failed item."""
     values = {"success": False, "output": None, "status": "failed", "error": "no", "error_type": "ValueError"}
     return item(index, **{**values, **fields})
 
 
 def write(path: Path, results: Iterable[BatchResult], *, group: int = 3, close: bool = True, **options: Any) -> None:
-    """Journal results in groups of a size; without `close`, leave the file as a kill does."""
-    teller = Teller()
-    journal = teller.start(Journal(path, FINGERPRINT, **options), threaded=False)
+    """Journal results in groups of a size; without `close`, leave the file as a kill would."""
+    loop = FakeLoop()
+    journal = loop.start(Journal(path, FINGERPRINT, **options), threaded=False)
     for number, result in enumerate(results, 1):
         journal.append(result, result.index)
         if number % group == 0:
-            teller.settle(journal)
-    teller.settle(journal)
+            loop.settle(journal)
+    loop.settle(journal)
     if close:
         journal.close()
     else:
@@ -143,8 +143,8 @@ def write(path: Path, results: Iterable[BatchResult], *, group: int = 3, close: 
         journal._closed = True
 
 
-def held(path: Path, indices: Iterable[int], **options: Any) -> dict[int, str]:
-    """What a run that resumes is given: index and status."""
+def restored(path: Path, indices: Iterable[int], **options: Any) -> dict[int, str]:
+    """Return the status of each item that a resumed run restores, by index."""
     with Journal(path, FINGERPRINT, **options) as journal:
         found = {index: journal.restore(index, {"x": index}) for index in indices}
     return {index: result.status for index, result in found.items() if result is not None}

@@ -1,4 +1,4 @@
-"""What makes a run the run it is reads the same in every process."""
+"""Fingerprint: digests and node names, equal in every process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Thing:
 
 
 class Model:
-    """As pydantic's."""
+    """Model with the method of pydantic's."""
 
     def __init__(self, **values: Any) -> None:
         self.values = values
@@ -79,26 +79,26 @@ CYCLE.append(CYCLE)
         ("\ud800", "\ud801"),
     ],
 )
-def test_inputs_that_differ_have_other_digests(one: Any, other: Any) -> None:
+def test_different_inputs_have_different_digests(one: Any, other: Any) -> None:
     assert digest_of_item(one) == digest_of_item(one)
     assert digest_of_item(one) != digest_of_item(other)
     assert len(digest_of_item(one)) == 8
 
 
 @pytest.mark.parametrize("value", [Thing(), [Thing()], CYCLE, {(1, 2): 3}, lambda: None, Thing, Model, np.int64])
-def test_what_json_has_no_form_for_counts_by_its_type(value: Any) -> None:
+def test_objects_without_a_json_form_count_by_type(value: Any) -> None:
     assert digest_of_item(value) == digest_of_item(value)
     assert digest_of_item([Thing(), 1]) == digest_of_item([Thing(), 1])
     assert digest_of_item([Thing(), 1]) != digest_of_item([Thing(), 2])
 
 
-def test_a_digest_is_the_same_in_another_process() -> None:
+def test_digest_is_the_same_in_another_process() -> None:
     code = (
         "from flowrt.journal import digest_of_item as d\n"
         "class Thing: pass\n"
         "print([d({'b': 1, 'a': {'x', 'y', 'z', 'w'}, 'thing': [Thing()]}), d('é')])\n"
     )
-    told = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed},
@@ -109,10 +109,10 @@ def test_a_digest_is_the_same_in_another_process() -> None:
         ).stdout
         for seed in ("1", "2", "3")
     }
-    assert len(told) == 1
+    assert len(digests) == 1
 
 
-def test_a_files_digest_is_of_its_content_alone(tmp_path: Path) -> None:
+def test_digest_of_file_depends_on_its_content_only(tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     digests = []
     for name, data in (("a", content), ("b", content), ("c", content[:-1] + bytes([content[-1] ^ 1])), ("d", b"")):
@@ -152,7 +152,7 @@ class Fetcher:
         (Crawl("crawl", "http"), "crawl", "Crawl"),
     ],
 )
-def test_a_node_is_named_by_its_id_and_where_its_code_is(node: BaseNode, name: str, code: str) -> None:
+def test_node_is_named_by_its_id_and_the_place_of_its_code(node: BaseNode, name: str, code: str) -> None:
     named = name_of_node(node)
     assert named["node"] == name
     assert named["code"].endswith(f":{code}")
@@ -163,7 +163,7 @@ async def ask(item: Any, model: str, limit: int = 0) -> Any:
     return item, model, limit
 
 
-def test_a_partials_arguments_are_part_of_the_name() -> None:
+def test_arguments_of_a_partial_are_part_of_the_name() -> None:
     def named(*args: Any, **keywords: Any) -> dict[str, Any]:
         return name_of_node(FunctionNode(functools.partial(ask, *args, **keywords)))
 

@@ -1,4 +1,4 @@
-"""The table of what a journal holds behaves as a dictionary of indices, in eight bytes each."""
+"""Table: behaves like a dictionary by index, in eight bytes per item."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _a_small_gap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(_indices, st.integers(0, 2**60), st.sampled_from([1, 2, 3]))))
-def test_it_holds_the_last_of_each_index(entries: list[tuple[int, int, int]]) -> None:
+def test_table_holds_the_last_record_of_each_index(entries: list[tuple[int, int, int]]) -> None:
     table = Table()
     model: dict[int, tuple[int, str]] = {}
     for index, offset, code in entries:
@@ -35,14 +35,14 @@ def test_it_holds_the_last_of_each_index(entries: list[tuple[int, int, int]]) ->
         assert table.get(absent) == model.get(absent)
 
 
-def test_an_index_far_away_takes_no_room_for_what_lies_between() -> None:
+def test_distant_index_allocates_no_gap() -> None:
     table = Table()
     table.put(10**15, 5, 1)
     assert len(table._near) == 0
     assert list(table) == [10**15]
 
 
-def test_an_index_that_was_far_away_is_found_after_the_near_ones_have_reached_it() -> None:
+def test_distant_index_is_found_after_the_gap_is_filled() -> None:
     table = Table()
     far = GAP + 5
     table.put(far, 7, 2)

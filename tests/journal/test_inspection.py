@@ -1,4 +1,4 @@
-"""Looking into a journal, damaged or in use, and saving what is whole in it."""
+"""Inspection of active and damaged journals, and salvage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flowrt._version import __version__
 from flowrt.errors import JournalDamagedError, JournalDiskError
 from flowrt.journal import Journal, export, records, salvage, summary
 from flowrt.model.json_lines import encode_result
-from tests.journal.harness import FINGERPRINT, FULL, FaultyDisk, Teller, failure, held, item, write
+from tests.journal.harness import FINGERPRINT, FULL, FakeLoop, FaultyDisk, failure, item, restored, write
 
 ITEMS = [item(4), failure(1), item(0), failure(2, status="timed_out"), item(1)]
 
@@ -23,7 +23,7 @@ def flip(path: Path, at: int) -> None:
 
 
 def start_of(path: Path, index: int) -> int:
-    """Where the first record of an index begins."""
+    """Return the offset of an index's first record."""
     at = 0
     for line in path.read_bytes().splitlines(keepends=True)[1:]:
         if line.split(b" ")[1] == b"%d" % index:
@@ -32,7 +32,7 @@ def start_of(path: Path, index: int) -> int:
     raise KeyError(index)
 
 
-def test_a_summary_counts_each_item_once_by_its_last_record(path: Path) -> None:
+def test_summary_counts_each_item_once_by_its_last_record(path: Path) -> None:
     write(path, ITEMS)
     seen = summary(path)
     assert (seen.items, seen.records, seen.groups, seen.last_index) == (4, 5, 2, 4)
@@ -51,18 +51,18 @@ def test_records_come_in_the_order_of_writing(path: Path) -> None:
     assert found[0].input_data is None
 
 
-def test_an_export_has_each_index_once_in_order_as_an_output_file_would(path: Path) -> None:
+def test_export_has_each_index_once_and_in_order(path: Path) -> None:
     write(path, ITEMS)
     last = {result.index: result for result in ITEMS}
     assert list(export(path)) == [encode_result(last[index]) for index in sorted(last)]
 
 
-def test_a_journal_that_is_being_written_can_be_looked_into(path: Path) -> None:
-    teller = Teller()
-    with teller.start(Journal(path, FINGERPRINT)) as journal:
+def test_active_journal_can_be_inspected(path: Path) -> None:
+    loop = FakeLoop()
+    with loop.start(Journal(path, FINGERPRINT)) as journal:
         for index in range(3):
             journal.append(item(index), index)
-            teller.settle(journal)
+            loop.settle(journal)
             assert summary(path).items == index + 1
             assert len(list(export(path))) == index + 1
         before = path.read_bytes()
@@ -73,7 +73,7 @@ def test_a_journal_that_is_being_written_can_be_looked_into(path: Path) -> None:
         path.write_bytes(before)
 
 
-def test_looking_changes_nothing(path: Path) -> None:
+def test_inspection_changes_nothing(path: Path) -> None:
     write(path, ITEMS, close=False)
     path.write_bytes(path.read_bytes()[:-5])
     path.chmod(0o400)
@@ -82,7 +82,7 @@ def test_looking_changes_nothing(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_summary_of_a_damaged_journal_says_where_and_counts_what_stands_before(path: Path) -> None:
+def test_summary_of_a_damaged_journal_names_the_offset(path: Path) -> None:
     write(path, ITEMS)
     start = start_of(path, 0)
     flip(path, start + 30)
@@ -98,14 +98,14 @@ def test_a_summary_of_a_damaged_journal_says_where_and_counts_what_stands_before
     assert [result.index for result in records(path, skip_damaged=True)] == [4, 1, 2, 1]
 
 
-def test_a_summary_of_a_journal_without_a_whole_first_line_is_empty(path: Path) -> None:
+def test_summary_of_an_incomplete_first_line_is_empty(path: Path) -> None:
     path.write_bytes(b"flowrt-jour")
     seen = summary(path)
     assert (seen.items, seen.created, seen.torn_bytes) == (0, "", 11)
     assert list(records(path)) == list(export(path)) == []
 
 
-def test_what_is_no_journal_is_refused(path: Path) -> None:
+def test_other_file_than_a_journal_is_refused(path: Path) -> None:
     path.write_bytes(b"a,b\n")
     for look in (summary, lambda p: list(records(p)), lambda p: list(export(p))):
         with pytest.raises(JournalDamagedError, match="is not a journal of flowrt"):
@@ -115,7 +115,7 @@ def test_what_is_no_journal_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["one record", "a group's beginning", "many records"])
-def test_what_is_whole_is_saved_into_a_new_journal_to_resume_from(path: Path, where: str) -> None:
+def test_salvage_copies_intact_records_to_resume_from(path: Path, where: str) -> None:
     results = [item(index) for index in range(40)]
     write(path, results)
     lost = {7} if where == "one record" else set() if where == "a group's beginning" else {7, 8, 20}
@@ -130,14 +130,14 @@ def test_what_is_whole_is_saved_into_a_new_journal_to_resume_from(path: Path, wh
     left_out = salvage(path, new)
     assert left_out > 10
     assert path.read_bytes() == before
-    assert set(held(new, range(41))) == set(range(40)) - lost
+    assert set(restored(new, range(41))) == set(range(40)) - lost
     write(new, [results[index] for index in lost])
     assert list(export(new)) == [encode_result(result) for result in results]
     with pytest.raises(FileExistsError):
         salvage(path, new)
 
 
-def test_a_large_journal_is_saved_in_groups(path: Path) -> None:
+def test_salvage_writes_a_large_journal_in_groups(path: Path) -> None:
     results = [item(index, output="x" * 100_000) for index in range(50)]
     write(path, [*results, item(50)])
     with path.open("ab") as file:
@@ -145,14 +145,14 @@ def test_a_large_journal_is_saved_in_groups(path: Path) -> None:
     new = path.with_name("new.journal")
     assert salvage(path, new) == 4
     assert summary(new).groups == 5
-    assert len(held(new, range(51))) == 51
+    assert len(restored(new, range(51))) == 51
 
 
-def test_nothing_is_saved_of_what_has_no_first_line_or_onto_a_full_disk(path: Path) -> None:
+def test_salvage_fails_without_a_first_line_or_on_a_full_disk(path: Path) -> None:
     write(path, ITEMS)
     with pytest.raises(JournalDiskError):
         salvage(path, path.with_name("new.journal"), disk=FaultyDisk({"sync": (3, FULL)}))
     path.write_bytes(b"flowrt")
-    with pytest.raises(JournalDamagedError, match="holds nothing"):
+    with pytest.raises(JournalDamagedError, match="is empty"):
         salvage(path, path.with_name("other.journal"))
     assert not path.with_name("other.journal").exists()

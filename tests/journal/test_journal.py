@@ -1,4 +1,4 @@
-"""A journal as a run uses it: what it takes, tells, keeps, gives back and refuses."""
+"""Journal: append, durability reports, restore, refusals and closing."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from flowrt.model import BatchResult
 from flowrt.model.json_lines import encode_result
 from tests.conftest import Run
 from tests.examples import examples
-from tests.journal.harness import FINGERPRINT, FaultyDisk, Teller, failure, held, item, write
+from tests.journal.harness import FINGERPRINT, FakeLoop, FaultyDisk, failure, item, restored, write
 
 
-def test_a_result_is_told_of_only_after_it_was_synced(path: Path) -> None:
-    disk, teller = FaultyDisk(), Teller()
-    synced_when_told: list[int] = []
+def test_item_is_reported_durable_only_after_its_sync(path: Path) -> None:
+    disk, loop = FaultyDisk(), FakeLoop()
+    syncs_at_report: list[int] = []
     journal = Journal(path, FINGERPRINT, disk=disk)
     before = disk.calls.count("sync")
-    journal.start(teller.call, lambda _: synced_when_told.append(disk.calls.count("sync") - before), pytest.fail)
+    journal.start(loop.call, lambda _: syncs_at_report.append(disk.calls.count("sync") - before), pytest.fail)
     for index in range(3):
         journal.append(item(index), index)
-        teller.settle(journal)
+        loop.settle(journal)
     journal.close()
-    assert synced_when_told == [1, 2, 3]
-    assert disk.calls[-8:] == ["write", "sync"] * 4  # three groups and the last line
+    assert syncs_at_report == [1, 2, 3]
+    assert disk.calls[-8:] == ["write", "sync"] * 4  # three groups and the final marker
 
 
-def test_what_comes_while_the_disk_is_busy_is_one_group(path: Path) -> None:
+def test_items_queued_during_a_sync_form_one_group(path: Path) -> None:
     class Slow(FaultyDisk):
         def sync(self, fd: int) -> None:
             super().sync(fd)
@@ -57,31 +57,31 @@ def test_what_comes_while_the_disk_is_busy_is_one_group(path: Path) -> None:
                 in_sync.set()
                 go_on.wait(60)
 
-    in_sync, go_on, teller = threading.Event(), threading.Event(), Teller()
-    journal = teller.start(Journal(path, FINGERPRINT, disk=Slow()))
+    in_sync, go_on, loop = threading.Event(), threading.Event(), FakeLoop()
+    journal = loop.start(Journal(path, FINGERPRINT, disk=Slow()))
     journal.append(item(0), 0)
     assert in_sync.wait(60)
     for index in range(1, 100):
         journal.append(item(index), index)
     assert journal.pending == 100
-    assert teller.durable == []
+    assert loop.durable == []
     go_on.set()
-    teller.settle(journal)
+    loop.settle(journal)
     journal.close()
-    assert teller.groups == [[0], list(range(1, 100))]
+    assert loop.groups == [[0], list(range(1, 100))]
 
 
-def test_a_loop_is_told_once_per_group(run: Run, path: Path) -> None:
+def test_loop_is_notified_once_per_group(run: Run, path: Path) -> None:
     async def main() -> list[int]:
         loop = asyncio.get_running_loop()
-        told: list[int] = []
+        reported: list[int] = []
         journal = Journal(path, FINGERPRINT)
         done = loop.create_future()
 
         def durable(tokens: list[int]) -> None:
             assert asyncio.get_running_loop() is loop
-            told.extend(tokens)
-            if len(told) == 1000:
+            reported.extend(tokens)
+            if len(reported) == 1000:
                 done.set_result(None)
 
         journal.start(loop.call_soon_threadsafe, durable, lambda error, _: done.set_exception(error))
@@ -91,12 +91,12 @@ def test_a_loop_is_told_once_per_group(run: Run, path: Path) -> None:
                 await asyncio.sleep(0)
         await done
         await asyncio.to_thread(journal.close)
-        return told
+        return reported
 
     assert run(main()) == list(range(1000))
 
 
-def test_without_a_thread_it_works_in_virtual_time(run_virtual: Run, path: Path) -> None:
+def test_unthreaded_writer_works_in_virtual_time(run_virtual: Run, path: Path) -> None:
     async def main() -> list[list[int]]:
         groups: list[list[int]] = []
         with Journal(path, FINGERPRINT) as journal:
@@ -109,10 +109,10 @@ def test_without_a_thread_it_works_in_virtual_time(run_virtual: Run, path: Path)
         return groups
 
     assert run_virtual(main()) == [[0, 1], [2, 3], [4, 5]]
-    assert len(held(path, range(7))) == 6
+    assert len(restored(path, range(7))) == 6
 
 
-def test_a_later_run_is_given_what_finished_and_runs_the_rest(path: Path) -> None:
+def test_later_run_restores_finished_items_and_runs_the_rest(path: Path) -> None:
     write(path, [item(0), failure(1, attempts=3), item(3), failure(4, status="timed_out", output={"partly": 1})])
     with Journal(path, FINGERPRINT) as journal:
         assert journal.resumed
@@ -130,12 +130,12 @@ def test_a_later_run_is_given_what_finished_and_runs_the_rest(path: Path) -> Non
         assert journal.restore(5, {"x": 5}) is None
 
 
-def test_failed_items_run_again_when_asked(path: Path) -> None:
+def test_retry_failed_runs_failed_items_again(path: Path) -> None:
     write(path, [item(0), failure(1), failure(2, status="timed_out")])
-    assert held(path, range(3), retry_failed=True) == {0: "resumed"}
+    assert restored(path, range(3), retry_failed=True) == {0: "resumed"}
 
 
-def test_an_item_that_ran_again_counts_by_its_last_record(path: Path) -> None:
+def test_last_record_of_an_item_counts(path: Path) -> None:
     write(path, [failure(1), item(0)])
     write(path, [item(1), item(0, output="again")])
     with Journal(path, FINGERPRINT) as journal:
@@ -154,18 +154,18 @@ def test_an_item_that_ran_again_counts_by_its_last_record(path: Path) -> None:
         ({"node": "enrich"}, 'input was "airports" and is null'),
     ],
 )
-def test_another_runs_journal_is_refused_by_what_differs(path: Path, other: dict[str, str], said: str) -> None:
+def test_journal_of_another_run_is_refused_with_the_differences(path: Path, other: dict[str, str], said: str) -> None:
     write(path, [item(0)])
     before = path.read_bytes()
     with pytest.raises(JournalMismatchError, match=said) as caught:
         Journal(path, other)
     assert caught.value.exit_code == 3
     assert path.read_bytes() == before
-    assert held(path, [0]) == {0: "resumed"}  # and its lock was let go of
+    assert restored(path, [0]) == {0: "resumed"}  # and the lock was released
 
 
 @pytest.mark.parametrize("retry_failed", [False, True])
-def test_an_item_with_another_input_is_refused_by_its_index(path: Path, retry_failed: bool) -> None:
+def test_item_with_another_input_is_refused_by_its_index(path: Path, retry_failed: bool) -> None:
     write(path, [item(0), failure(1)])
     with Journal(path, FINGERPRINT, retry_failed=retry_failed) as journal:
         for index in (0, 1):
@@ -173,13 +173,13 @@ def test_an_item_with_another_input_is_refused_by_its_index(path: Path, retry_fa
                 journal.restore(index, {"x": 7})
 
 
-def test_inputs_are_not_compared_where_the_fingerprint_has_their_digest(path: Path) -> None:
+def test_inputs_are_not_compared_without_check_inputs(path: Path) -> None:
     write(path, [item(0)], check_inputs=False)
     with Journal(path, FINGERPRINT, check_inputs=False) as journal:
         assert journal.restore(0, {"x": 7}) is not None
 
 
-def test_a_journal_of_a_later_format_is_refused(path: Path) -> None:
+def test_journal_of_a_later_format_is_refused(path: Path) -> None:
     from flowrt.journal.format import sealed
 
     path.write_bytes(b"flowrt-journal " + sealed(b"2 {}\n"))
@@ -188,9 +188,9 @@ def test_a_journal_of_a_later_format_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b'{"index": 0}\n', b"some text", b"flowrt-journal", b"\n"])
-def test_a_file_that_is_no_journal_is_left_as_it_is(path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_journal_is_not_changed(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    if content == b"flowrt-journal":  # what a journal whose first line was cut begins with
+    if content == b"flowrt-journal":  # like a journal whose first line was cut
         Journal(path, FINGERPRINT).close()
         return
     with pytest.raises(JournalDamagedError, match="is not a journal of flowrt") as caught:
@@ -199,7 +199,7 @@ def test_a_file_that_is_no_journal_is_left_as_it_is(path: Path, content: bytes) 
     assert path.read_bytes() == content
 
 
-def test_the_file_is_its_users_alone(path: Path) -> None:
+def test_journal_file_is_private_to_its_user(path: Path) -> None:
     write(path, [item(0)])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
@@ -207,21 +207,19 @@ def test_the_file_is_its_users_alone(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_second_user_of_the_file_is_refused_at_once(path: Path) -> None:
+def test_second_user_of_the_file_is_refused_at_once(path: Path) -> None:
     with Journal(path, FINGERPRINT) as first:
-        teller = Teller()
-        teller.start(first)
+        loop = FakeLoop()
+        loop.start(first)
         with pytest.raises(JournalInUseError, match="in use by another run") as caught:
             Journal(path, FINGERPRINT)
         assert caught.value.exit_code == 75
         first.append(item(0), 0)
-        teller.settle(first)
-    assert held(path, [0]) == {0: "resumed"}
+        loop.settle(first)
+    assert restored(path, [0]) == {0: "resumed"}
 
 
-def test_the_file_that_has_the_name_when_the_lock_is_free_is_the_one_that_is_used(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_renamed_while_waiting_for_the_lock_is_reopened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(path, [item(0)])
     flock, moved = fcntl.flock, path.with_name("moved")
 
@@ -246,7 +244,7 @@ def test_the_file_that_has_the_name_when_the_lock_is_free_is_the_one_that_is_use
         ("n" * 300, "its name is too long"),
     ],
 )
-def test_a_place_where_no_journal_can_be_is_refused_with_the_fix(tmp_path: Path, place: str, said: str) -> None:
+def test_impossible_path_is_refused_with_the_fix(tmp_path: Path, place: str, said: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=said):
@@ -254,60 +252,63 @@ def test_a_place_where_no_journal_can_be_is_refused_with_the_fix(tmp_path: Path,
 
 
 @pytest.mark.parametrize("fingerprint", [{"a": object()}, {"a": float("nan")}, {"a": {1, 2}}])
-def test_a_fingerprint_that_is_not_json_is_refused_before_the_file_is_made(path: Path, fingerprint: Any) -> None:
+def test_fingerprint_without_json_form_creates_no_file(path: Path, fingerprint: Any) -> None:
     with pytest.raises(ValueError, match="must be of JSON values"):
         Journal(path, fingerprint)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("status", ["cancelled", "resumed"])
-def test_what_has_not_finished_is_not_taken(path: Path, status: Any) -> None:
-    with Teller().start(Journal(path, FINGERPRINT)) as journal, pytest.raises(ValueError, match=f"item 5 is {status}"):
+def test_append_refuses_unfinished_items(path: Path, status: Any) -> None:
+    with (
+        FakeLoop().start(Journal(path, FINGERPRINT)) as journal,
+        pytest.raises(ValueError, match=f"item 5 is {status}"),
+    ):
         journal.append(item(5, success=status == "resumed", status=status), 5)
 
 
-def test_nothing_is_taken_before_the_start_and_after_the_end(path: Path) -> None:
+def test_append_is_refused_before_start_and_after_close(path: Path) -> None:
     journal = Journal(path, FINGERPRINT)
     with pytest.raises(RuntimeError, match="takes items after start"):
         journal.append(item(0), 0)
-    Teller().start(journal)
+    FakeLoop().start(journal)
     with pytest.raises(RuntimeError, match="was started before"):
-        Teller().start(journal)
+        FakeLoop().start(journal)
     journal.close()
     journal.close()
     with pytest.raises(JournalInUseError, match="was closed"):
         journal.append(item(0), 0)
 
 
-def test_closing_writes_what_waits_and_ends_the_thread(path: Path) -> None:
-    teller = Teller()
-    journal = teller.start(Journal(path, FINGERPRINT))
+def test_close_writes_queued_items_and_ends_the_thread(path: Path) -> None:
+    loop = FakeLoop()
+    journal = loop.start(Journal(path, FINGERPRINT))
     for index in range(500):
         journal.append(item(index), index)
     journal.close()
-    teller.settle(journal)
-    assert teller.durable == list(range(500))
+    loop.settle(journal)
+    assert loop.durable == list(range(500))
     assert "flowrt-journal" not in [thread.name for thread in threading.enumerate()]
-    assert len(held(path, range(500))) == 500
+    assert len(restored(path, range(500))) == 500
 
 
-def test_an_error_in_the_block_still_keeps_what_finished(path: Path) -> None:
-    with contextlib.suppress(KeyboardInterrupt), Teller().start(Journal(path, FINGERPRINT)) as journal:
+def test_error_in_the_block_keeps_finished_items(path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), FakeLoop().start(Journal(path, FINGERPRINT)) as journal:
         journal.append(item(0), 0)
         raise KeyboardInterrupt
-    assert held(path, [0]) == {0: "resumed"}
+    assert restored(path, [0]) == {0: "resumed"}
 
 
-def test_aborting_leaves_what_waits_unwritten(path: Path) -> None:
-    teller = Teller()
-    journal = teller.start(Journal(path, FINGERPRINT), threaded=False)
+def test_abort_does_not_write_queued_items(path: Path) -> None:
+    loop = FakeLoop()
+    journal = loop.start(Journal(path, FINGERPRINT), threaded=False)
     journal.append(item(0), 0)
     journal.abort()
-    assert teller.durable == teller.lost == []
-    assert held(path, [0]) == {}
+    assert loop.durable == loop.lost == []
+    assert restored(path, [0]) == {}
 
 
-def test_a_disk_that_does_not_answer_does_not_hold_up_the_end(path: Path) -> None:
+def test_hanging_disk_does_not_block_close(path: Path) -> None:
     class Hung(FaultyDisk):
         def sync(self, fd: int) -> None:
             super().sync(fd)
@@ -315,7 +316,7 @@ def test_a_disk_that_does_not_answer_does_not_hold_up_the_end(path: Path) -> Non
                 release.wait(60)
 
     release = threading.Event()
-    journal = Teller().start(Journal(path, FINGERPRINT, disk=Hung()))
+    journal = FakeLoop().start(Journal(path, FINGERPRINT, disk=Hung()))
     journal.append(item(0), 0)
     with pytest.raises(JournalDiskError, match=r"did not answer within 0\.05 s"):
         journal.close(timeout_s=0.05)
@@ -326,21 +327,21 @@ def test_a_disk_that_does_not_answer_does_not_hold_up_the_end(path: Path) -> Non
     journal._file.close()
 
 
-def test_a_loop_that_was_closed_meanwhile_is_not_told(path: Path) -> None:
+def test_closed_loop_is_not_notified(path: Path) -> None:
     loop = asyncio.new_event_loop()
     journal = Journal(path, FINGERPRINT)
     journal.start(loop.call_soon_threadsafe, pytest.fail, pytest.fail)
     loop.close()
     journal.append(item(0), 0)
     journal.close()
-    assert held(path, [0]) == {0: "resumed"}
+    assert restored(path, [0]) == {0: "resumed"}
 
 
-def test_a_forked_child_writes_nothing_and_holds_no_lock(path: Path) -> None:
-    teller = Teller()
-    journal = teller.start(Journal(path, FINGERPRINT))
+def test_forked_child_writes_nothing_and_holds_no_lock(path: Path) -> None:
+    loop = FakeLoop()
+    journal = loop.start(Journal(path, FINGERPRINT))
     journal.append(item(0), 0)
-    teller.settle(journal)
+    loop.settle(journal)
     size = path.stat().st_size
     read, write_end = os.pipe()
     child = os.fork()
@@ -366,17 +367,17 @@ def test_a_forked_child_writes_nothing_and_holds_no_lock(path: Path) -> None:
         os._exit(0)
     try:
         with pytest.raises(JournalInUseError):
-            Journal(path, FINGERPRINT)  # a child that is forked does not let go of its parent's lock
+            Journal(path, FINGERPRINT)  # the forked child does not release its parent's lock
         journal.append(item(2), 2)
-        teller.settle(journal)
+        loop.settle(journal)
         journal.close()
-        assert held(path, range(3)) == {0: "resumed", 2: "resumed"}  # though the child lives
+        assert restored(path, range(3)) == {0: "resumed", 2: "resumed"}  # though the child lives
     finally:
         os.kill(sleeper, 9)
         os.waitpid(sleeper, 0)
 
 
-def test_a_child_that_outlives_its_killed_parent_holds_no_lock(path: Path) -> None:
+def test_child_of_a_killed_parent_holds_no_lock(path: Path) -> None:
     write(path, [item(0)])
     journal = Journal(path, FINGERPRINT)
     read, write_end = os.pipe()
@@ -387,8 +388,8 @@ def test_a_child_that_outlives_its_killed_parent_holds_no_lock(path: Path) -> No
         os._exit(0)
     try:
         assert os.read(read, 1) == b"."
-        os.close(journal._file._fd)  # all that is left of a killed process
-        assert held(path, [0]) == {0: "resumed"}
+        os.close(journal._file._fd)  # like the end of a killed process
+        assert restored(path, [0]) == {0: "resumed"}
     finally:
         journal._file._fd = -1
         journal.close()
@@ -398,7 +399,7 @@ def test_a_child_that_outlives_its_killed_parent_holds_no_lock(path: Path) -> No
         os.close(write_end)
 
 
-def test_a_restored_output_is_what_json_makes_of_it(path: Path) -> None:
+def test_restored_output_is_the_json_form(path: Path) -> None:
     output = {"when": datetime(2024, 1, 2, tzinfo=UTC), "at": (1, 2), 3: {"a", "b"}, "nan": float("nan")}
     write(path, [item(0, output=output)])
     with Journal(path, FINGERPRINT) as journal:
@@ -412,7 +413,7 @@ def test_a_restored_output_is_what_json_makes_of_it(path: Path) -> None:
     ["\ud800 lone", "line\nbreak\r\u2028\0", "é" * 3, "x" * 20_000_000, list(range(100_000)), "", None, 0, [], {}],
     ids=["surrogate", "breaks", "accents", "20 MB", "long", "empty", "none", "zero", "list", "dict"],
 )
-def test_any_output_comes_back(path: Path, output: Any) -> None:
+def test_any_output_is_restored(path: Path, output: Any) -> None:
     write(path, [item(0, output=output), item(1), failure(2, error="\udcff\n" * 3)])
     with Journal(path, FINGERPRINT) as journal:
         done, after, failed = (journal.restore(index, {"x": index}) for index in range(3))
@@ -422,7 +423,7 @@ def test_any_output_comes_back(path: Path, output: Any) -> None:
     assert failed == failure(2, error="\udcff\n" * 3)
 
 
-def test_nesting_that_could_be_written_can_be_read(path: Path) -> None:
+def test_deep_nesting_that_was_written_can_be_read(path: Path) -> None:
     deep: Any = []
     for _ in range(sys.getrecursionlimit() - 150):
         deep = [deep]
@@ -467,7 +468,7 @@ _results = st.builds(
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(_results, max_size=20), st.integers(1, 5))
-def test_what_goes_in_comes_out(tmp_path: Path, results: list[BatchResult], group: int) -> None:
+def test_appended_items_are_restored(tmp_path: Path, results: list[BatchResult], group: int) -> None:
     path = tmp_path / "any.journal"
     path.unlink(missing_ok=True)
     write(path, results, group=group)
@@ -482,23 +483,23 @@ def test_what_goes_in_comes_out(tmp_path: Path, results: list[BatchResult], grou
             assert found == result
 
 
-def test_a_large_journal_is_read_back_without_holding_its_outputs(path: Path) -> None:
+def test_large_journal_is_read_without_keeping_outputs(path: Path) -> None:
     count = 100_000
-    teller = Teller()
-    journal = teller.start(Journal(path, FINGERPRINT, check_inputs=False))
+    loop = FakeLoop()
+    journal = loop.start(Journal(path, FINGERPRINT, check_inputs=False))
     for index in range(count):
         journal.append(item(index, output=f"output {index} " * 8), index)
         if journal.pending > 5000:
-            teller.settle(journal)
+            loop.settle(journal)
     journal.close()
-    teller.settle(journal)
-    assert teller.durable == list(range(count))
+    loop.settle(journal)
+    assert loop.durable == list(range(count))
     assert path.stat().st_size > 22_000_000
     tracemalloc.start()
     try:
         with Journal(path, FINGERPRINT, check_inputs=False) as again:
             opened_bytes, peak_bytes = tracemalloc.get_traced_memory()
-            assert opened_bytes < 2_500_000  # eight for each item, and what reading left
+            assert opened_bytes < 2_500_000  # eight per item, plus the buffers of reading
             assert peak_bytes < 6_500_000
             assert again.held == count
             for index in range(0, count, 997):
@@ -509,7 +510,7 @@ def test_a_large_journal_is_read_back_without_holding_its_outputs(path: Path) ->
         tracemalloc.stop()
 
 
-def test_every_error_can_be_caught_and_ends_a_command_in_its_own_way() -> None:
+def test_every_journal_error_has_its_exit_code() -> None:
     codes = {
         kind.__name__: kind.exit_code
         for kind in (JournalMismatchError, JournalDamagedError, JournalDiskError, JournalInUseError)
@@ -523,7 +524,7 @@ def test_every_error_can_be_caught_and_ends_a_command_in_its_own_way() -> None:
     assert issubclass(JournalDamagedError, FlowrtError)
 
 
-def test_a_journal_never_takes_the_place_of_a_closed_standard_stream(path: Path) -> None:
+def test_journal_never_reuses_a_standard_descriptor(path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
@@ -542,7 +543,7 @@ with Journal({str(path)!r}, {{}}) as journal:
     assert b"C library" not in path.read_bytes()
 
 
-def test_without_the_locks_of_posix_all_but_journals_works(path: Path) -> None:
+def test_only_journals_fail_without_posix_locks(path: Path) -> None:
     code = f"""
 import sys, os, random, asyncio, concurrent.futures.thread  # of the standard library, which knows its platform
 sys.modules["fcntl"] = None  # as on Windows
@@ -552,7 +553,7 @@ assert asyncio.run(flowrt.BatchProcessor(abs).batch([-1])).success_rate == 1.0
 try:
     asyncio.run(flowrt.BatchProcessor(abs, journal={str(path)!r}).batch([-1]))
 except ValueError as exc:
-    assert "needs the file locks of POSIX" in str(exc)
+    assert "needs POSIX file locks" in str(exc)
 else:
     raise SystemExit("it was not refused")
 """

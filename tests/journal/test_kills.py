@@ -1,4 +1,4 @@
-"""Killed at random points and resumed: nothing that anybody saw is lost, and nothing is there twice."""
+"""Runs killed at random points and resumed: no visible result is lost, and none is there twice."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def start(path: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(path: Path) -> None:
+def test_repeatedly_killed_run_ends_like_an_uninterrupted_one(path: Path) -> None:
     chance = random.Random(os.environ.get("FLOWRT_SEED", "7"))  # noqa: S311  # a moment, not a secret
     executed, seen = path.with_name("executed"), path.with_name("seen")
     kills = 0

@@ -1,4 +1,4 @@
-"""Whatever happens to a journal, in whatever order: what was told of is given back, as it was, and never twice."""
+"""Journal as a state machine: durable items are restored unchanged and once, after any sequence of faults."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from flowrt.errors import JournalDiskError
 from flowrt.journal import Journal, export, summary
 from flowrt.model import BatchResult
 from tests.examples import examples
-from tests.journal.harness import FINGERPRINT, FULL, FaultyDisk, Teller, failure, item
+from tests.journal.harness import FINGERPRINT, FULL, FakeLoop, FaultyDisk, failure, item
 
 INDICES = st.integers(0, 15)
 BLOCK = 64  # a small page
 
 
 class PowerCutError(BaseException):
-    """The process is no more."""
+    """The simulated end of the process."""
 
 
 class CutDisk(FaultyDisk):
-    """Loses power in the middle of a write, or between a write and its sync; knows what was synced."""
+    """Disk that loses power in the middle of a write, or between a write and its sync; knows what was synced."""
 
     def __init__(self, synced_bytes: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class CutDisk(FaultyDisk):
         self.synced_bytes = self.end
 
     def reserve(self, fd: int, offset: int, size_bytes: int) -> None:
-        """There is room."""
+        """Succeed."""
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         super().truncate(fd, size_bytes)
@@ -58,14 +58,14 @@ class CutDisk(FaultyDisk):
 
 
 class JournalMachine(RuleBasedStateMachine):
-    """A run that appends, is told, crashes, loses pages, and resumes."""
+    """A run that appends items, receives reports, crashes, loses pages, and resumes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "run.journal"
-        self.told: dict[int, BatchResult] = {}  # what somebody has seen
-        self.untold: dict[int, list[BatchResult]] = {}  # what may be there or not
+        self.reported: dict[int, BatchResult] = {}  # reported as durable, or restored
+        self.uncertain: dict[int, list[BatchResult]] = {}  # may be in the file or not
         self.journal: Journal | None = None
         self.disk = CutDisk(0)
         self.version = 0
@@ -74,22 +74,22 @@ class JournalMachine(RuleBasedStateMachine):
     @rule()
     def open(self) -> None:
         self.disk = CutDisk(self.disk.synced_bytes)
-        self.teller = Teller()
+        self.loop = FakeLoop()
         self.journal = Journal(self.path, FINGERPRINT, disk=self.disk)
         for index in range(16):
             found = self.journal.restore(index, {"x": index})
-            if index not in self.told and index not in self.untold:
+            if index not in self.reported and index not in self.uncertain:
                 assert found is None
                 continue
-            allowed = list(self.untold.get(index, []))
-            if index in self.told:
-                allowed.append(self.told[index])
-                assert found is not None, f"{index} was told of and is lost"
+            allowed = list(self.uncertain.get(index, []))
+            if index in self.reported:
+                allowed.append(self.reported[index])
+                assert found is not None, f"{index} was reported as durable and is lost"
             if found is not None:
-                assert _told_as(found) in [_told_as(result) for result in allowed]
-                self.told[index] = found  # from now on it has been seen
-        self.untold.clear()
-        self.teller.start(self.journal, threaded=False)
+                assert _as_line(found) in [_as_line(result) for result in allowed]
+                self.reported[index] = found
+        self.uncertain.clear()
+        self.loop.start(self.journal, threaded=False)
 
     @precondition(lambda self: self.journal is not None)
     @rule(index=INDICES, ok=st.booleans(), length=st.sampled_from([0, 1, 100, 300]))
@@ -100,22 +100,22 @@ class JournalMachine(RuleBasedStateMachine):
         result = item(index, output=output) if ok else failure(index, error=output)
         try:
             self.journal.append(result, result)
-        except JournalDiskError:  # it has failed; what is lost by that is told when the loop next turns
+        except JournalDiskError:  # the disk failed; the loop's next step reports the lost items
             assert self.journal.error is not None
             return
-        self.untold.setdefault(index, []).append(result)
+        self.uncertain.setdefault(index, []).append(result)
 
     @precondition(lambda self: self.journal is not None)
     @rule(cut_in=st.sampled_from(["", "", "", "write", "sync"]), data=st.data())
     def step(self, cut_in: str, data: st.DataObject) -> None:
         self.disk.cut_in = cut_in
         try:
-            self.teller.step()
+            self.loop.step()
         except PowerCutError:
             self._lose_power(data)
             return
         self.disk.cut_in = ""
-        self._hear()
+        self._collect_reports()
 
     @precondition(lambda self: self.journal is not None)
     @rule(operation=st.sampled_from(["write", "sync"]))
@@ -136,27 +136,27 @@ class JournalMachine(RuleBasedStateMachine):
             self.journal.close()
         except JournalDiskError:
             assert not had_failed
-        while self.teller.step():
-            self._hear()
+        while self.loop.step():
+            self._collect_reports()
         assert self.journal.pending == 0
         self.journal = None
 
-    def _hear(self) -> None:
-        for result in self.teller.durable:
-            versions = self.untold[result.index]
+    def _collect_reports(self) -> None:
+        for result in self.loop.durable:
+            versions = self.uncertain[result.index]
             versions.remove(result)
             if not versions:
-                del self.untold[result.index]
-            self.told[result.index] = result
-        self.teller.durable.clear()
-        for result in self.teller.lost:  # it was told that they may not be there: they must not come back
-            self.untold[result.index].remove(result)
-            if not self.untold[result.index]:
-                del self.untold[result.index]
-        if self.teller.lost:
+                del self.uncertain[result.index]
+            self.reported[result.index] = result
+        self.loop.durable.clear()
+        for result in self.loop.lost:  # reported as failed: they must not be restored
+            self.uncertain[result.index].remove(result)
+            if not self.uncertain[result.index]:
+                del self.uncertain[result.index]
+        if self.loop.lost:
             assert self.journal is not None
             assert self.journal.error is not None
-        self.teller.lost.clear()
+        self.loop.lost.clear()
 
     def teardown(self) -> None:
         if self.journal is not None:
@@ -165,7 +165,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def _lose_power(self, data: st.DataObject) -> None:
-        """The process ends; of what was not synced, any pages are lost, and perhaps the end of the file."""
+        """End the process: any unsynced pages are lost, and perhaps the end of the file."""
         assert self.journal is not None
         self.journal._file.close()
         self.journal._closed = True
@@ -187,11 +187,11 @@ class JournalMachine(RuleBasedStateMachine):
             assert summary(self.path).damaged_at is None
             indices = [json.loads(line)["index"] for line in export(self.path)]
             assert indices == sorted(set(indices))
-            assert set(self.told) <= set(indices)
+            assert set(self.reported) <= set(indices)
 
 
-def _told_as(result: BatchResult) -> tuple[Any, ...]:
-    """What can be known of a result again."""
+def _as_line(result: BatchResult) -> tuple[Any, ...]:
+    """Return the parts of a result that a journal keeps."""
     return result.success, result.output, result.error, result.attempts
 
 

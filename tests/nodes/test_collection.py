@@ -48,7 +48,7 @@ def test_map_takes_any_iterable_and_keeps_its_order(make: Callable[[range], Any]
     [MapNode("m", Double()), FilterNode("f", bool), ReduceNode("r", lambda a, b: a, 0)],
     ids=["map", "filter", "reduce"],
 )
-def test_what_is_no_collection_is_a_failed_result_that_says_so(node: BaseNode, items: Any, run: Run) -> None:
+def test_input_that_is_not_a_collection_is_a_failed_result(node: BaseNode, items: Any, run: Run) -> None:
     result = run(node.execute(given(items), WorkflowContext()))
     assert not result.success
     assert type(items).__name__ in result.error
@@ -63,14 +63,14 @@ def test_what_is_no_collection_is_a_failed_result_that_says_so(node: BaseNode, i
     ],
     ids=["map", "filter", "reduce"],
 )
-def test_a_missing_key_is_named_beside_those_there_are(node: BaseNode, run: Run) -> None:
+def test_missing_key_is_reported_with_the_existing_keys(node: BaseNode, run: Run) -> None:
     result = run(node.execute(given([1], "offered"), WorkflowContext()))
     assert not result.success
     assert "'wanted'" in result.error
     assert "'offered'" in result.error
 
 
-def test_map_keeps_the_successes_aligned_when_some_fail(run: Run) -> None:
+def test_map_keeps_successes_aligned_when_items_fail(run: Run) -> None:
     result = run(MapNode("m", Double(), max_concurrency=3).execute(given([1, 13, 3, 13, 0]), WorkflowContext()))
     assert not result.success
     assert result.output == {"results": [2, None, 6, None, 0], "total": 5, "succeeded": 3, "failed": 2}
@@ -78,7 +78,7 @@ def test_map_keeps_the_successes_aligned_when_some_fail(run: Run) -> None:
     assert "unlucky" in result.error
 
 
-def test_map_that_stops_at_the_first_failure_starts_no_more(run: Run) -> None:
+def test_fail_fast_map_starts_no_items_after_a_failure(run: Run) -> None:
     started: list[int] = []
 
     async def child(data: dict[str, int]) -> int:
@@ -97,7 +97,7 @@ def test_map_that_stops_at_the_first_failure_starts_no_more(run: Run) -> None:
 
 
 @pytest.mark.parametrize("make", [list, iter], ids=["list", "iterator"])
-def test_map_whose_batch_was_cut_short_is_no_success(make: Callable[[range], Any], run: Run) -> None:
+def test_map_whose_batch_was_cut_short_fails(make: Callable[[range], Any], run: Run) -> None:
     async def node(data: dict[str, int]) -> int:
         if data["item"] == 2:
             active_batches(asyncio.get_running_loop())[0].drain("shutting down")
@@ -110,7 +110,7 @@ def test_map_whose_batch_was_cut_short_is_no_success(make: Callable[[range], Any
     assert result.error == "its batch was ended before all of its items had run"
 
 
-def test_map_bounds_what_runs_at_once_and_shares_the_workflow(run: Run) -> None:
+def test_map_bounds_concurrency_and_shares_the_workflow(run: Run) -> None:
     running, most = 0, 0
 
     class Child(BaseNode):
@@ -132,12 +132,12 @@ def test_map_bounds_what_runs_at_once_and_shares_the_workflow(run: Run) -> None:
     assert result.output["results"] == ["acme"] * 20
 
 
-def test_map_of_nothing_is_a_success(run: Run) -> None:
+def test_map_over_no_items_succeeds(run: Run) -> None:
     result = run(MapNode("m", Double()).execute(given([]), WorkflowContext()))
     assert result == NodeResult(True, {"results": [], "total": 0, "succeeded": 0, "failed": 0})
 
 
-def test_an_items_source_that_raises_is_a_failed_result(run: Run) -> None:
+def test_source_that_raises_is_a_failed_result(run: Run) -> None:
     def source() -> Any:
         yield 1
         raise OSError("disk gone")
@@ -149,7 +149,7 @@ def test_an_items_source_that_raises_is_a_failed_result(run: Run) -> None:
 
 
 @pytest.mark.parametrize("continue_on_error", [True, False])
-def test_an_items_source_that_raises_is_told_beside_the_items_that_failed(run: Run, continue_on_error: bool) -> None:
+def test_source_error_is_reported_beside_failed_items(run: Run, continue_on_error: bool) -> None:
     async def source() -> AsyncIterator[int]:
         yield 0
         yield 1
@@ -167,7 +167,7 @@ def test_an_items_source_that_raises_is_told_beside_the_items_that_failed(run: R
     assert "stopped by OSError: disk gone" in result.error
 
 
-def test_a_failure_that_a_node_returned_and_that_stops_the_map_is_told_once(run: Run) -> None:
+def test_returned_failure_that_stops_the_map_is_reported_once(run: Run) -> None:
     async def child(data: dict[str, int]) -> NodeResult:
         return NodeResult(False, error="busy")
 
@@ -177,12 +177,12 @@ def test_a_failure_that_a_node_returned_and_that_stops_the_map_is_told_once(run:
 
 
 @pytest.mark.parametrize("key", ["total", "succeeded", "failed"])
-def test_a_map_output_key_that_is_a_counts_is_refused(key: str) -> None:
+def test_output_key_of_a_count_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         MapNode("m", Double(), output_key=key)
 
 
-def test_other_settings_are_checked_at_construction() -> None:
+def test_settings_are_checked_at_construction() -> None:
     with pytest.raises(ValueError, match="filtered_count"):
         FilterNode("f", bool, output_key="filtered_count")
     with pytest.raises(ValueError, match="processed_count"):
@@ -195,7 +195,7 @@ def test_other_settings_are_checked_at_construction() -> None:
         MapNode("m", Double)
 
 
-def test_filter_keeps_order_and_counts_with_sync_and_async_predicates(run: Run) -> None:
+def test_filter_keeps_order_with_sync_and_async_predicates(run: Run) -> None:
     async def odd(x: int) -> bool:
         await asyncio.sleep(0)
         return bool(x % 2)
@@ -205,7 +205,7 @@ def test_filter_keeps_order_and_counts_with_sync_and_async_predicates(run: Run) 
         assert result == NodeResult(True, {"filtered": [1, 3, 5], "original_count": 6, "filtered_count": 3})
 
 
-def test_a_predicate_that_raises_names_the_item(run: Run) -> None:
+def test_predicate_that_raises_fails_with_the_item(run: Run) -> None:
     result = run(FilterNode("f", lambda x: 1 / (x - 2)).execute(given(range(6)), WorkflowContext()))
     assert not result.success
     assert "item 2" in result.error
@@ -222,7 +222,7 @@ def test_reduce_folds_from_the_left_with_sync_and_async_functions(run: Run) -> N
         assert result == NodeResult(True, {"result": "<abc", "processed_count": 3})
 
 
-def test_a_mutable_start_is_never_carried_into_the_next_run(run: Run) -> None:
+def test_mutable_initial_value_is_not_shared_between_runs(run: Run) -> None:
     def collect(kept: dict[str, list[int]], item: int) -> dict[str, list[int]]:
         kept["all"].append(item)
         return kept
@@ -234,7 +234,7 @@ def test_a_mutable_start_is_never_carried_into_the_next_run(run: Run) -> None:
     assert start == {"all": []}
 
 
-def test_the_three_make_a_pipeline(run: Run) -> None:
+def test_map_filter_and_reduce_form_a_pipeline(run: Run) -> None:
     async def main() -> Any:
         workflow = WorkflowContext()
         mapped = await MapNode("m", Double(), output_key="doubled").execute(given(range(10)), workflow)

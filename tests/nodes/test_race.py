@@ -1,4 +1,4 @@
-"""Racing nodes."""
+"""race and RaceNode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Search(BaseNode):
         try:
             await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.1)  # cleaning up takes a while, and is waited for
+            await asyncio.sleep(0.1)  # race waits for the clean-up
             self.ended = "cancelled"
             raise
         self.ended = "done"
@@ -35,7 +35,7 @@ class Search(BaseNode):
         return NodeResult(True, {"from": self.node_id})
 
 
-def test_the_first_success_wins_and_the_others_have_ended(run_virtual: Run) -> None:
+def test_first_success_wins_and_losers_have_ended(run_virtual: Run) -> None:
     nodes = [Search("google", 3), Search("bing", 1), Search("ddg", 2)]
     context = NodeContext("google", "search", {})
     result = run_virtual(race(nodes, context))
@@ -44,7 +44,7 @@ def test_the_first_success_wins_and_the_others_have_ended(run_virtual: Run) -> N
     assert context.input_data == {}, "each node worked on a copy of its own"
 
 
-def test_a_failure_does_not_win(run_virtual: Run) -> None:
+def test_failure_does_not_win(run_virtual: Run) -> None:
     async def raises(_: Any) -> None:
         raise ValueError("broken")
 
@@ -52,7 +52,7 @@ def test_a_failure_does_not_win(run_virtual: Run) -> None:
     assert result.output == {"from": "ddg"}
 
 
-def test_when_all_fail_each_error_is_named(run_virtual: Run) -> None:
+def test_race_without_a_success_lists_every_error(run_virtual: Run) -> None:
     class Odd(Search):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
             return {"not": "a NodeResult"}
@@ -71,7 +71,7 @@ def test_when_all_fail_each_error_is_named(run_virtual: Run) -> None:
         assert text in result.error
 
 
-def test_cancelling_the_race_cancels_and_awaits_its_nodes(run_virtual: Run) -> None:
+def test_cancelled_race_cancels_and_awaits_its_nodes(run_virtual: Run) -> None:
     nodes = [Search("google", 30), Search("bing", 40)]
 
     async def main() -> None:
@@ -82,7 +82,7 @@ def test_cancelling_the_race_cancels_and_awaits_its_nodes(run_virtual: Run) -> N
     run_virtual(main())
 
 
-def test_a_loser_that_will_not_end_is_left_after_the_grace_period(run_virtual: Run) -> None:
+def test_loser_that_does_not_end_is_abandoned_after_the_grace(run_virtual: Run) -> None:
     async def main() -> None:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
@@ -106,7 +106,7 @@ def test_a_loser_that_will_not_end_is_left_after_the_grace_period(run_virtual: R
     run_virtual(main())
 
 
-def test_functions_race_too_also_those_that_block(run: Run) -> None:
+def test_plain_and_async_functions_race(run: Run) -> None:
     def blocking(data: dict[str, int]) -> int:
         time.sleep(0.01)
         return data["x"]
@@ -117,14 +117,14 @@ def test_functions_race_too_also_those_that_block(run: Run) -> None:
     assert run(race([slow, blocking], {"x": 5})).output == 5
 
 
-def test_a_race_of_nobody_is_refused(run: Run) -> None:
+def test_race_without_nodes_is_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="at least one node"):
         run(race([], {}))
     with pytest.raises(ValueError, match="at least one node"):
         RaceNode("r", [])
 
 
-def test_as_a_node_it_runs_in_a_batch(run_virtual: Run) -> None:
+def test_race_node_runs_in_a_batch(run_virtual: Run) -> None:
     async def slow(x: int) -> str:
         await asyncio.sleep(5)
         return f"slow {x}"

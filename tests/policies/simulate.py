@@ -1,4 +1,4 @@
-"""A service to adapt to, in virtual time: a few places, a queue before them, and clients that keep a limit full."""
+"""Simulated service in virtual time: a fixed capacity, one queue, and clients that keep a limit full."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flowrt.policies.adaptive_concurrency import LimitController
 
 
 def seeded(seed: int) -> random.Random:
-    """Random numbers that are the same in each run."""
+    """Return a seeded random generator."""
     return random.Random(seed)  # noqa: S311  # for a simulation
 
 
 @dataclass
 class Run:
-    """What came of a simulated batch.
+    """Outcome of a simulated batch.
 
     Attributes:
         limits: The limit after each result.
@@ -35,12 +35,12 @@ class Run:
     timed_out: int = 0
 
     def mean_limit(self, since: float = 0.5) -> float:
-        """The mean limit over the rest of the run, from a share of its results on."""
+        """Return the mean limit of the run's tail, which starts at a share of its results."""
         rest = self.limits[int(len(self.limits) * since) :]
         return sum(rest) / len(rest)
 
     def rate(self, since: float = 0.5) -> float:
-        """Good results per second over the rest of the run."""
+        """Return successes per second over the run's tail."""
         rest = self.ends[int(len(self.ends) * since) :]
         return (len(rest) - 1) / (rest[-1] - rest[0])
 
@@ -56,10 +56,10 @@ def simulate(
     demand: float = float("inf"),
     inspect: Callable[[LimitController], None] = lambda controller: None,
 ) -> Run:
-    """Keep `controller.limit` attempts at a service with `capacity` places and one queue, until enough have ended.
+    """Run `controller.limit` concurrent attempts on a service with `capacity` and one queue, until enough have ended.
 
     Args:
-        controller: What is tested; told of every result.
+        controller: The controller under test; it receives every result.
         results: When to stop.
         capacity: Places at a time.
         service_s: Draws how long an attempt that starts at a time is served.

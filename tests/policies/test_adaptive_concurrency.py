@@ -22,7 +22,7 @@ SERVICE: dict[str, Draw] = {
     "uniform": lambda r: r.uniform(0.05, 0.15),
     "exponential": lambda r: r.expovariate(10),
     "heavy-tailed": lambda r: r.lognormvariate(math.log(0.1) - 0.5, 1.0),
-}  # a mean of 0.1 s each
+}  # each with a mean of 0.1 s
 
 
 def batch(policy: AdaptiveLimit, results: int = 10_000, *, seed: int = 1, draw: str = "uniform", **how: Any) -> Run:
@@ -35,52 +35,52 @@ def batch(policy: AdaptiveLimit, results: int = 10_000, *, seed: int = 1, draw: 
 @pytest.mark.parametrize("draw", SERVICE)
 @pytest.mark.parametrize("capacity", [4, 20, 100])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_it_settles_near_the_knee_whatever_the_latencies_are_like(capacity: int, draw: str, seed: int) -> None:
+def test_limit_settles_near_the_knee_for_any_latency_distribution(capacity: int, draw: str, seed: int) -> None:
     run = batch(AdaptiveLimit(1, 1000), 12_000, seed=seed, draw=draw, capacity=lambda at: capacity)
     assert 0.8 * capacity <= run.mean_limit() <= 2 * capacity
     assert run.rate() >= 0.85 * capacity / 0.1
     assert max(run.limits) <= 5 * capacity
 
 
-def test_it_finds_a_knee_of_one() -> None:
+def test_limit_finds_a_knee_of_one() -> None:
     run = batch(AdaptiveLimit(1, 1000), 2_000, capacity=lambda at: 1)
     assert run.mean_limit() < 3
 
 
-def test_it_goes_to_the_most_allowed_where_latency_does_not_rise_and_stays() -> None:
+def test_limit_stays_at_its_maximum_while_latency_is_flat() -> None:
     run = batch(AdaptiveLimit(2, 40), 20_000, capacity=lambda at: 1000)
     assert run.mean_limit() > 38
     assert max(run.limits) == 40
 
 
-def test_it_follows_a_service_that_loses_most_of_its_places() -> None:
+def test_limit_falls_when_the_service_loses_capacity() -> None:
     run = batch(AdaptiveLimit(1, 500), 20_000, capacity=lambda at: 50 if at < 20 else 10)
     assert 9 <= run.mean_limit(0.8) <= 20
 
 
-def test_it_follows_a_service_that_gains_places() -> None:
+def test_limit_rises_when_the_service_gains_capacity() -> None:
     run = batch(AdaptiveLimit(1, 500), 20_000, capacity=lambda at: 10 if at < 20 else 50)
     assert 45 <= run.mean_limit(0.7) <= 90
 
 
-def test_a_service_that_becomes_slower_by_itself_keeps_its_limit() -> None:
-    """Latency that does not fall with the limit is no queue of ours: the baseline rises to it."""
+def test_limit_survives_a_service_that_becomes_slower_by_itself() -> None:
+    """Latency that does not fall with the limit is not caused by queueing: the baseline rises to it."""
     rng = seeded(1)
     run = batch(AdaptiveLimit(1, 500), 20_000, service_s=lambda at: rng.uniform(0.05, 0.15) * (3 if at > 20 else 1))
     assert 45 <= run.mean_limit(0.7) <= 90
 
 
-def test_a_start_far_beyond_the_knee_does_not_pass_for_the_baseline_for_good() -> None:
+def test_baseline_recovers_from_a_start_far_beyond_the_knee() -> None:
     run = batch(AdaptiveLimit(1, 500, start=40), 20_000, capacity=lambda at: 5)
     assert run.mean_limit(0.8) < 12
 
 
-def test_it_grows_only_while_the_slots_are_what_binds() -> None:
+def test_limit_grows_only_while_all_slots_are_in_use() -> None:
     run = batch(AdaptiveLimit(1, 500), 10_000, capacity=lambda at: 1000, demand=20)
     assert max(run.limits) <= 32, "twenty attempts at once prove nothing about more than the next doubling"
 
 
-def test_throttling_cuts_and_the_service_is_rarely_pushed_there_again() -> None:
+def test_throttling_cuts_the_limit_and_rarely_recurs() -> None:
     rng = seeded(1)
     controller = AdaptiveLimit(1, 500).begin()
     run = simulate(
@@ -93,7 +93,7 @@ def test_throttling_cuts_and_the_service_is_rarely_pushed_there_again() -> None:
     assert run.rate() > 200
 
 
-def test_one_burst_of_throttling_is_one_cut() -> None:
+def test_burst_of_throttling_causes_one_cut() -> None:
     controller = AdaptiveLimit(1, 100, start=50).begin()
     for i in range(200):
         controller.on_result(1_000_000_000 + i, 20_000_000, 50, "throttled")
@@ -102,15 +102,15 @@ def test_one_burst_of_throttling_is_one_cut() -> None:
     )
 
 
-def test_the_next_cut_waits_until_the_last_can_have_shown() -> None:
-    """Refusals come back fast: one a millisecond must not bring the limit to the bottom in an instant."""
+def test_next_cut_waits_until_the_last_one_took_effect() -> None:
+    """Refusals return fast: one per millisecond must not cut the limit to its minimum at once."""
     controller = AdaptiveLimit(1, 100, start=50, window=0.1).begin()
     for ms in range(1, 251):
         controller.on_result(ms * 1_000_000, 500_000, 50, "throttled")
     assert [(change.at_ns // 1_000_000, change.new) for change in controller.changes] == [(1, 35), (101, 24), (201, 16)]
 
 
-def test_timeouts_that_come_of_queueing_cut() -> None:
+def test_timeouts_caused_by_queueing_cut_the_limit() -> None:
     rng = seeded(1)
     controller = AdaptiveLimit(1, 500, tolerance=100).begin()  # latency alone would never cut
     run = simulate(
@@ -121,14 +121,14 @@ def test_timeouts_that_come_of_queueing_cut() -> None:
     assert run.timed_out < 0.12 * 15_000
 
 
-def test_timeouts_that_no_lower_limit_cures_do_not_keep_it_low() -> None:
+def test_timeouts_of_other_causes_do_not_keep_the_limit_low() -> None:
     rng = seeded(1)
     run = batch(AdaptiveLimit(1, 500), 20_000, service_s=lambda at: rng.uniform(0.05, 0.15), timeout_s=0.12)
     assert run.timed_out > 5_000
     assert run.mean_limit(0.7) > 20
 
 
-def test_failures_say_nothing_about_capacity() -> None:
+def test_failures_do_not_change_the_limit() -> None:
     controller = AdaptiveLimit(1, 100).begin()
     for i in range(1, 1000):
         controller.on_result(i * 1_000_000_000, 1_000_000, 1, "failed")
@@ -136,7 +136,7 @@ def test_failures_say_nothing_about_capacity() -> None:
     assert controller.baseline_s == 0
 
 
-def test_slow_start_doubles_and_each_change_tells_its_reason() -> None:
+def test_slow_start_doubles_and_records_the_reason() -> None:
     controller = AdaptiveLimit(1, 64).begin()
     simulate(controller, 2_000, capacity=lambda at: 1000, service_s=lambda at: 0.1)
     assert [(change.old, change.new, change.reason) for change in controller.changes] == [
@@ -149,7 +149,7 @@ def test_slow_start_doubles_and_each_change_tells_its_reason() -> None:
     assert repr(controller) == "<LimitController: 64 of 1 to 64, baseline 0.1 s>"
 
 
-def test_a_caller_sets_the_limit_within_its_bounds() -> None:
+def test_set_clamps_the_limit_to_its_bounds() -> None:
     controller = AdaptiveLimit(2, 50).begin()
     assert [controller.set(1, 20), controller.set(2, 1000), controller.set(3, 0)] == [20, 50, 2]
     assert [change.reason for change in controller.changes] == ["set"] * 3
@@ -167,7 +167,7 @@ results = st.tuples(
 
 @given(st.integers(1, 50), st.integers(0, 100), st.data(), st.lists(results, max_size=300))
 @settings(max_examples=examples(200))
-def test_the_limit_never_leaves_its_bounds_and_every_change_is_told(
+def test_limit_stays_in_bounds_and_records_every_change(
     least: int, span: int, data: st.DataObject, ended: list[tuple[int, int, int, Any]]
 ) -> None:
     start = data.draw(st.none() | st.integers(least, least + span))
@@ -190,7 +190,7 @@ def test_the_limit_never_leaves_its_bounds_and_every_change_is_told(
 
 @given(st.integers(1, 5), st.integers(5, 60), st.integers(0, 2**32), st.sampled_from(list(SERVICE)))
 @settings(max_examples=examples(15), deadline=None)
-def test_a_service_of_any_size_is_used_and_not_flooded(least: int, capacity: int, seed: int, draw: str) -> None:
+def test_service_of_any_size_is_used_but_not_flooded(least: int, capacity: int, seed: int, draw: str) -> None:
     def inspect(controller: LimitController) -> None:
         assert least <= controller.limit <= 200
 
@@ -214,6 +214,6 @@ def test_a_service_of_any_size_is_used_and_not_flooded(least: int, capacity: int
         ({"window": math.inf}, "window must be a number"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+def test_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptiveLimit(**wrong)

@@ -1,4 +1,4 @@
-"""CircuitBreaker: when it opens, what it lets through to see, and when it closes."""
+"""CircuitBreaker: transitions, probes and the errors that count."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ S = 1_000_000_000
 
 
 def opened(**settings_: Any) -> CircuitBreaker:
-    """A breaker that opened at 1 s and cools down for 10."""
+    """A breaker that opened at 1 s, with a cooldown of 10 s."""
     breaker = CircuitBreaker(**{"failure_ratio": 0.5, "window": 10, "cooldown": 10, "minimum": 2, **settings_})
     for _ in range(2):
         breaker.record(1 * S, 1 * S, ok=False)
@@ -28,7 +28,7 @@ def opened(**settings_: Any) -> CircuitBreaker:
     return breaker
 
 
-def test_it_stays_closed_below_the_ratio_and_below_the_minimum() -> None:
+def test_breaker_stays_closed_below_the_ratio_or_the_minimum() -> None:
     breaker = CircuitBreaker(failure_ratio=0.5, minimum=10)
     for i in range(9):
         breaker.record(i, i, ok=False)
@@ -39,7 +39,7 @@ def test_it_stays_closed_below_the_ratio_and_below_the_minimum() -> None:
     assert breaker.closed, "a fifth is less than half"
 
 
-def test_it_opens_when_the_ratio_is_reached_and_says_why() -> None:
+def test_breaker_opens_at_the_ratio_and_gives_the_reason() -> None:
     breaker = CircuitBreaker(failure_ratio=0.5, window=30, minimum=10)
     for i in range(1, 11):
         breaker.record(i * S, i * S, ok=i <= 5)
@@ -47,7 +47,7 @@ def test_it_opens_when_the_ratio_is_reached_and_says_why() -> None:
     assert not breaker.closed
 
 
-def test_failures_of_long_ago_are_forgotten() -> None:
+def test_failures_before_the_window_do_not_count() -> None:
     breaker = CircuitBreaker(failure_ratio=0.5, window=10, minimum=4)
     for i in range(3):
         breaker.record(i, i, ok=False)
@@ -58,7 +58,7 @@ def test_failures_of_long_ago_are_forgotten() -> None:
     assert not breaker.closed
 
 
-def test_an_open_one_lets_nothing_through_until_it_has_cooled_down() -> None:
+def test_open_breaker_admits_nothing_before_the_cooldown_ends() -> None:
     breaker = opened()
     assert breaker.wait_ns(1 * S) == 10 * S
     assert breaker.wait_ns(9 * S) == 2 * S
@@ -70,7 +70,7 @@ def test_an_open_one_lets_nothing_through_until_it_has_cooled_down() -> None:
     assert "it is being probed" in str(breaker.refusal(11 * S))
 
 
-def test_one_probe_at_a_time_and_its_success_closes() -> None:
+def test_half_open_breaker_admits_one_probe_and_closes_on_success() -> None:
     breaker = opened()
     assert breaker.wait_ns(11 * S) == 0
     assert breaker.wait_ns(12 * S) == 9 * S, "until the probe has ended, or is given up"
@@ -80,7 +80,7 @@ def test_one_probe_at_a_time_and_its_success_closes() -> None:
     assert [change.new for change in breaker.transitions] == ["open", "half_open", "closed"]
 
 
-def test_a_failed_probe_opens_it_again_for_the_whole_cooldown() -> None:
+def test_failed_probe_reopens_the_breaker_for_a_whole_cooldown() -> None:
     breaker = opened()
     assert breaker.wait_ns(11 * S) == 0
     breaker.record(13 * S, 11 * S, ok=False)
@@ -88,7 +88,7 @@ def test_a_failed_probe_opens_it_again_for_the_whole_cooldown() -> None:
     assert breaker.wait_ns(13 * S) == 10 * S
 
 
-def test_several_probes_must_all_go_well() -> None:
+def test_breaker_closes_only_after_all_probes_succeed() -> None:
     breaker = opened(probes=3)
     assert [breaker.wait_ns(11 * S + i) for i in range(4)] == [0, 0, 0, 10 * S - 3]
     breaker.record(12 * S, 11 * S, ok=True)
@@ -98,7 +98,7 @@ def test_several_probes_must_all_go_well() -> None:
     assert breaker.state == "open"
 
 
-def test_what_began_before_is_no_probe() -> None:
+def test_attempt_started_before_the_transition_is_not_a_probe() -> None:
     breaker = opened()
     breaker.record(2 * S, 1 * S, ok=True)
     assert breaker.state == "open"
@@ -109,7 +109,7 @@ def test_what_began_before_is_no_probe() -> None:
     assert breaker.state == "half_open"
 
 
-def test_a_cancelled_probe_makes_way_for_the_next() -> None:
+def test_cancelled_probe_frees_its_permit() -> None:
     breaker = opened()
     assert breaker.wait_ns(11 * S) == 0
     breaker.record(12 * S, 11 * S, ok=None)
@@ -117,20 +117,20 @@ def test_a_cancelled_probe_makes_way_for_the_next() -> None:
     assert breaker.wait_ns(12 * S) == 0
 
 
-def test_a_probe_that_nobody_reports_is_given_up_after_a_cooldown() -> None:
+def test_unrecorded_probe_frees_its_permit_after_a_cooldown() -> None:
     breaker = opened()
     assert breaker.wait_ns(11 * S) == 0
     assert breaker.wait_ns(21 * S) == 0
 
 
-def test_a_cancelled_attempt_counts_neither_way() -> None:
+def test_cancelled_attempt_does_not_count() -> None:
     breaker = CircuitBreaker(minimum=1, failure_ratio=1)
     for i in range(100):
         breaker.record(i, i, ok=None)
     assert breaker.closed
 
 
-def test_after_closing_it_starts_with_a_clean_slate() -> None:
+def test_breaker_counts_from_zero_after_closing() -> None:
     breaker = opened()
     breaker.wait_ns(11 * S)
     breaker.record(11 * S, 11 * S, ok=True)
@@ -138,7 +138,7 @@ def test_after_closing_it_starts_with_a_clean_slate() -> None:
     assert breaker.closed, "one failure is no sample of two"
 
 
-def test_whoever_listens_hears_every_transition_until_they_leave() -> None:
+def test_listener_receives_every_transition_until_it_unsubscribes() -> None:
     breaker = CircuitBreaker(minimum=1)
     heard: list[Transition] = []
     leave = breaker.subscribe(heard.append)
@@ -162,19 +162,19 @@ def test_whoever_listens_hears_every_transition_until_they_leave() -> None:
         (None, True),
     ],
 )
-def test_an_item_that_the_service_refuses_does_not_speak_against_the_service(error: Any, against: bool) -> None:
+def test_client_error_does_not_count_against_the_service(error: Any, against: bool) -> None:
     assert is_service_failure(error) == against
 
 
 class Circuit(RuleBasedStateMachine):
-    """Attempts that begin and end in any order, and the promises that hold throughout."""
+    """Attempts that start and end in any order, and the breaker's invariants."""
 
     @initialize(minimum=st.integers(1, 5), ratio=st.sampled_from([0.2, 0.5, 1]), probes=st.integers(1, 3))
     def begin(self, minimum: int, ratio: float, probes: int) -> None:
         self.breaker = CircuitBreaker(ratio, window=10, cooldown=5, minimum=minimum, probes=probes)
         self.minimum, self.ratio, self.probes = minimum, ratio, probes
         self.now = 1
-        self.running: list[tuple[int, bool]] = []  # when, whether a probe
+        self.running: list[tuple[int, bool]] = []  # start in ns, whether it is a probe
         self.counted: deque[tuple[int, bool]] = deque()
         self.heard: list[Transition] = []
         self.breaker.subscribe(self.heard.append)
@@ -204,7 +204,7 @@ class Circuit(RuleBasedStateMachine):
         self.breaker.record(self.now, started, ok)
         after = self.breaker.state
         if before == "open":
-            assert after == "open", "what was under way neither closes nor prolongs"
+            assert after == "open", "an earlier attempt neither closes the breaker nor prolongs the cooldown"
         if before == "closed" and after == "open":
             assert ok is False
             recent = [good for at, good in self.counted if at > self.now - 10 * S]
@@ -228,7 +228,7 @@ class Circuit(RuleBasedStateMachine):
             if later.new == "half_open":
                 assert later.at_ns >= sooner.at_ns + 5 * S, "it cools down for its time"
         if self.breaker.state == "half_open":
-            assert len(self.breaker._probing) + self.breaker._passed <= self.probes
+            assert len(self.breaker._probes_started) + self.breaker._probes_succeeded <= self.probes
 
 
 TestCircuit = Circuit.TestCase
@@ -250,6 +250,6 @@ TestCircuit.settings = settings(max_examples=examples(200), stateful_step_count=
         ({"counts": 5}, "counts must be a function of the error"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+def test_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CircuitBreaker(**wrong)

@@ -1,4 +1,4 @@
-"""What exceptions of other libraries say, read by the names that they use."""
+"""Classification of the exceptions of other libraries by their attributes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def urllib_error(status: int, **headers: str) -> urllib.error.HTTPError:
         (None, None),
     ],
 )
-def test_a_status_is_found_where_clients_keep_it(exc: Any, status: int | None) -> None:
+def test_status_of_reads_the_attributes_of_common_clients(exc: Any, status: int | None) -> None:
     assert status_of(exc) == status
 
 
@@ -91,11 +91,11 @@ def test_a_status_is_found_where_clients_keep_it(exc: Any, status: int | None) -
         (ValueError(), None),
     ],
 )
-def test_how_long_to_wait_is_found_where_clients_keep_it(exc: Any, seconds: float | None) -> None:
+def test_retry_after_of_reads_the_attributes_of_common_clients(exc: Any, seconds: float | None) -> None:
     assert retry_after_of(exc, wall_s=WALL_S) == seconds
 
 
-def test_another_attribute_may_hold_it() -> None:
+def test_retry_after_of_reads_a_named_attribute() -> None:
     assert retry_after_of(FailureError(wait_for=4), "wait_for") == 4
 
 
@@ -115,12 +115,12 @@ def test_another_attribute_may_hold_it() -> None:
         (datetime(2026, 1, 1, 12, 0, 5), 5.0),  # noqa: DTZ001  # as parsed from a date without a zone
     ],
 )
-def test_numbers_numerals_dates_and_spans_are_read(value: Any, seconds: float | None) -> None:
+def test_parse_retry_after_reads_numbers_numerals_and_dates(value: Any, seconds: float | None) -> None:
     assert parse_retry_after(value, WALL_S) == seconds
 
 
 @given(st.text() | st.binary() | st.integers() | st.floats() | st.timedeltas() | st.none())
-def test_whatever_a_header_holds_gives_a_wait_or_nothing(value: Any) -> None:
+def test_parse_retry_after_never_raises(value: Any) -> None:
     seconds = parse_retry_after(value, WALL_S)
     assert seconds is None or 0 <= seconds < float("inf")
 
@@ -138,9 +138,9 @@ def test_whatever_a_header_holds_gives_a_wait_or_nothing(value: Any) -> None:
         (None, "error"),
     ],
 )
-def test_timeouts_and_throttling_are_told_from_other_errors(exc: Any, kind: str) -> None:
+def test_kind_of_distinguishes_timeouts_and_throttling(exc: Any, kind: str) -> None:
     assert kind_of(exc) == kind
 
 
-def test_a_service_that_says_when_to_come_back_throttles() -> None:
+def test_retry_after_makes_an_error_rate_limited() -> None:
     assert kind_of(httpx_error(503), retry_after=5.0) == "rate_limited"

@@ -1,4 +1,4 @@
-"""Hedge: who counts as a straggler, and how many may be hedged."""
+"""Hedge: which attempts are stragglers, and how many hedges are granted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.policies.simulate import seeded
 MS = 1_000_000
 
 
-def test_nobody_is_a_straggler_before_enough_is_known() -> None:
+def test_no_attempt_is_a_straggler_before_the_minimum() -> None:
     tracker = Hedge("p95", minimum=20).begin()
     for _ in range(19):
         tracker.record(10 * MS)
@@ -26,7 +26,7 @@ def test_nobody_is_a_straggler_before_enough_is_known() -> None:
     assert not tracker.due(9 * MS, 0, 100)
 
 
-def test_a_straggler_is_beyond_the_quantile_of_those_before() -> None:
+def test_straggler_exceeds_the_quantile_of_earlier_attempts() -> None:
     rng = seeded(1)
     tracker = Hedge("p90").begin()
     for _ in range(1000):
@@ -34,7 +34,7 @@ def test_a_straggler_is_beyond_the_quantile_of_those_before() -> None:
     assert tracker.after_ns == pytest.approx(90 * MS, rel=0.05)
 
 
-def test_the_quantile_follows_a_service_that_changes() -> None:
+def test_quantile_follows_a_service_that_changes() -> None:
     tracker = Hedge("p50").begin()
     for _ in range(5_000):
         tracker.record(10 * MS)
@@ -43,14 +43,14 @@ def test_the_quantile_follows_a_service_that_changes() -> None:
     assert tracker.after_ns == pytest.approx(1000 * MS, rel=0.02)
 
 
-def test_seconds_need_no_learning() -> None:
+def test_hedge_after_seconds_needs_no_samples() -> None:
     tracker = Hedge(after=2.0).begin()
     assert not tracker.learns
     assert [tracker.due(ms * MS, 0, 10) for ms in (1999, 2000)] == [False, True]
     assert repr(tracker) == "<HedgeTracker: after 2 s, 1 hedged>"
 
 
-def test_an_item_gets_no_more_than_its_most_each_after_the_same_time_again() -> None:
+def test_item_gets_at_most_its_hedges_at_equal_intervals() -> None:
     tracker = Hedge(after=1.0, most=2, share=1.0).begin()
     assert tracker.due(1000 * MS, 0, 100)
     assert not tracker.due(1999 * MS, 1, 100)
@@ -59,7 +59,7 @@ def test_an_item_gets_no_more_than_its_most_each_after_the_same_time_again() -> 
 
 
 @given(st.floats(0.001, 1), st.lists(st.booleans(), max_size=300))
-def test_the_share_of_hedges_is_bounded(share: float, slow: list[bool]) -> None:
+def test_hedges_are_bounded_by_the_share(share: float, slow: list[bool]) -> None:
     tracker = Hedge(after=1.0, share=share).begin()
     granted = sum(tracker.due(5000 * MS if late else 0, 0, begun) for begun, late in enumerate(slow, start=1))
     assert granted == tracker.hedged <= math.ceil(1 + share * len(slow))
@@ -67,7 +67,7 @@ def test_the_share_of_hedges_is_bounded(share: float, slow: list[bool]) -> None:
         assert granted >= 1, "one is always free"
 
 
-def test_the_share_comes_on_top_of_the_free_one() -> None:
+def test_share_is_added_to_the_free_hedge() -> None:
     tracker = Hedge(after=1.0, share=0.1).begin()
     assert sum(tracker.due(5000 * MS, 0, 100) for _ in range(100)) == 11
 
@@ -88,6 +88,6 @@ def test_the_share_comes_on_top_of_the_free_one() -> None:
         ({"minimum": 0}, "minimum must be"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+def test_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Hedge(**wrong)

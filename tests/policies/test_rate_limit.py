@@ -1,4 +1,4 @@
-"""RateLimit: waiting in line, being cancelled there, settling up, and what is refused."""
+"""RateLimit: order of waiters, cancellation, settlement and validation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def clock() -> int:
 
 
 async def starts_of(limit: RateLimit, costs: list[float]) -> list[float]:
-    """When each of the callers that ask together starts, in seconds."""
+    """Return the start of each of several simultaneous callers, in seconds."""
     loop = asyncio.get_running_loop()
 
     async def one(cost: float) -> float:
@@ -37,29 +37,29 @@ async def starts_of(limit: RateLimit, costs: list[float]) -> list[float]:
     return await asyncio.gather(*(one(cost) for cost in costs))
 
 
-def test_what_exceeds_the_rate_waits_for_the_next_window(run_virtual: Run) -> None:
+def test_cost_beyond_the_rate_waits_for_the_next_window(run_virtual: Run) -> None:
     starts = run_virtual(starts_of(RateLimit(3, per=1.0), [1] * 8))
     assert starts == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-def test_an_even_flow_has_no_burst(run_virtual: Run) -> None:
+def test_burst_of_one_gives_an_even_flow(run_virtual: Run) -> None:
     starts = run_virtual(starts_of(RateLimit(10, per=1.0, burst=1), [1] * 25))
     assert starts == pytest.approx([i / 10 for i in range(25)])
 
 
-def test_a_limit_per_minute_is_paced_by_the_second(run_virtual: Run) -> None:
+def test_limit_per_minute_is_paced_per_second(run_virtual: Run) -> None:
     starts = run_virtual(starts_of(RateLimit(600, per=60), [1] * 1200))
     assert starts.count(0) == 10
     assert starts == sorted(starts)
     assert starts[-1] == pytest.approx(119, abs=2), "the pace costs no throughput"
 
 
-def test_whoever_asks_first_starts_first_whatever_it_costs(run_virtual: Run) -> None:
+def test_waiters_start_in_the_order_of_asking_at_any_cost(run_virtual: Run) -> None:
     starts = run_virtual(starts_of(RateLimit(10, per=1.0), [8, 10, 1, 1, 1]))
     assert starts == [0, 1, 2, 2, 2], "small ones do not slip past the large one"
 
 
-def test_a_caller_cancelled_in_line_gives_its_place_to_the_next(run_virtual: Run) -> None:
+def test_waiter_cancelled_in_line_lets_the_next_start(run_virtual: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         limit = RateLimit(1, per=1.0)
@@ -70,12 +70,12 @@ def test_a_caller_cancelled_in_line_gives_its_place_to_the_next(run_virtual: Run
         tasks[2].cancel()
         await asyncio.gather(tasks[1], tasks[3])
         assert loop.time() == pytest.approx(2.0)
-        assert limit.window.held == 0
+        assert limit.window.reserved == 0
 
     run_virtual(main())
 
 
-def test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back(run_virtual: Run) -> None:
+def test_waiter_cancelled_in_the_tick_of_admission_is_not_charged(run_virtual: Run) -> None:
     async def main() -> None:
         limit = RateLimit(10, per=60)
         estimated = await limit.acquire(10)
@@ -83,18 +83,18 @@ def test_a_caller_cancelled_in_the_tick_it_is_admitted_gives_it_back(run_virtual
         second = asyncio.create_task(limit.acquire(10))
         await asyncio.sleep(1)
         estimated.settle(0)
-        assert limit.window.held == 10 * UNIT, "the first is admitted, and its task has not run yet"
+        assert limit.window.reserved == 10 * UNIT, "the first is admitted, and its task has not run yet"
         first.cancel()
         await second
         assert asyncio.get_running_loop().time() == pytest.approx(1)
         assert first.cancelled()
-        assert limit.window.held == 0
+        assert limit.window.reserved == 0
         assert limit.window.used == 10 * UNIT
 
     run_virtual(main())
 
 
-def test_on_real_loops_no_window_overflows_and_all_come_through(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_window_overflows_on_real_loops(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     charged: list[tuple[int, int]] = []
     enter = Window._enter
 
@@ -114,7 +114,7 @@ def test_on_real_loops_no_window_overflows_and_all_come_through(run: Run, monkey
     assert worst_window(charged, 50_000_000) <= 100
 
 
-def test_when_the_first_in_line_gives_up_a_smaller_one_starts_at_once(run_virtual: Run) -> None:
+def test_smaller_waiter_starts_when_the_first_is_cancelled(run_virtual: Run) -> None:
     async def main() -> None:
         limit = RateLimit(10, per=1.0)
         await limit.acquire(5)
@@ -130,7 +130,7 @@ def test_when_the_first_in_line_gives_up_a_smaller_one_starts_at_once(run_virtua
 
 @given(st.data())
 @settings(max_examples=examples(60), deadline=None)
-def test_cancelling_anybody_at_any_time_loses_and_duplicates_nothing(data: st.DataObject) -> None:
+def test_cancelled_waiters_lose_and_duplicate_no_cost(data: st.DataObject) -> None:
     rate = data.draw(st.integers(1, 6))
     costs = data.draw(st.lists(st.integers(0, rate), min_size=1, max_size=25))
     cancels = data.draw(st.lists(st.tuples(st.integers(0, len(costs) - 1), st.sampled_from([0, 0.5, 1, 1.5, 2, 3]))))
@@ -149,7 +149,7 @@ def test_cancelling_anybody_at_any_time_loses_and_duplicates_nothing(data: st.Da
             loop.call_at(at, tasks[which].cancel)
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert sum(result is None for result in done) == len(begun)
-        assert limit.window.held == 0
+        assert limit.window.reserved == 0
         assert not limit.line
         await asyncio.sleep(1.001)
         assert limit.window.fits(rate * UNIT, clock()), "all of it is free again"
@@ -158,10 +158,10 @@ def test_cancelling_anybody_at_any_time_loses_and_duplicates_nothing(data: st.Da
     assert worst_window(begun, 10**9) <= rate
     assert [cost for _, cost in begun] == [
         cost for i, cost in enumerate(costs) if i not in {which for which, _ in cancels}
-    ] or cancels, "nobody who was not cancelled is missing or out of order"
+    ] or cancels, "a caller that was not cancelled is missing or out of order"
 
 
-def test_less_than_estimated_is_given_back_and_lets_the_next_start(run_virtual: Run) -> None:
+def test_settling_lower_gives_back_and_admits_the_next(run_virtual: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         limit = RateLimit(100, per=60, burst=100)
@@ -175,7 +175,7 @@ def test_less_than_estimated_is_given_back_and_lets_the_next_start(run_virtual: 
     run_virtual(main())
 
 
-def test_more_than_estimated_counts_from_when_it_is_known(run_virtual: Run) -> None:
+def test_settling_higher_charges_from_the_settlement_on(run_virtual: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         limit = RateLimit(100, per=60, burst=100)
@@ -188,7 +188,7 @@ def test_more_than_estimated_counts_from_when_it_is_known(run_virtual: Run) -> N
     run_virtual(main())
 
 
-def test_settling_after_the_window_gives_nothing_back_twice(run_virtual: Run) -> None:
+def test_settling_after_the_window_gives_nothing_back(run_virtual: Run) -> None:
     async def main() -> None:
         limit = RateLimit(10, per=1.0)
         first = await limit.acquire(10)
@@ -202,7 +202,7 @@ def test_settling_after_the_window_gives_nothing_back_twice(run_virtual: Run) ->
     run_virtual(main())
 
 
-def test_a_cost_that_can_never_fit_fails_at_once(run_virtual: Run) -> None:
+def test_cost_above_the_rate_fails_at_once(run_virtual: Run) -> None:
     async def main() -> None:
         limit = RateLimit(100, per=60)
         with pytest.raises(CostTooHighError, match=r"a cost of 101 can never fit into 100 per 60 s: split the item"):
@@ -213,13 +213,13 @@ def test_a_cost_that_can_never_fit_fails_at_once(run_virtual: Run) -> None:
 
 
 @pytest.mark.parametrize("cost", [-1, math.nan, math.inf, True, "5", None])
-def test_a_cost_that_is_no_cost_is_told(cost: Any, run_virtual: Run) -> None:
+def test_invalid_cost_is_refused_with_the_value(cost: Any, run_virtual: Run) -> None:
     limit = RateLimit(100, cost=lambda item: cost)
     with pytest.raises(ValueError, match="the cost of an item must be a finite number of at least 0, not"):
         limit.price({})
 
 
-def test_costs_of_tenths_add_up_exactly() -> None:
+def test_fractional_costs_add_up_exactly() -> None:
     limit = RateLimit(1, per=1.0, cost=0.1, burst=1)
     now, admitted = 1, 0
     while limit.window.fits(limit.price(None), now):
@@ -228,7 +228,7 @@ def test_costs_of_tenths_add_up_exactly() -> None:
     assert admitted == 10
 
 
-def test_what_the_node_reports_is_read_from_its_metadata() -> None:
+def test_actual_cost_is_read_from_the_metadata() -> None:
     limit = RateLimit(100, cost=lambda item: 5)
     assert limit.reports
     assert limit.reported({"cost": 7}) == 7 * UNIT
@@ -241,7 +241,7 @@ def test_what_the_node_reports_is_read_from_its_metadata() -> None:
     assert not RateLimit(100).reports
 
 
-def test_a_limit_outlives_its_loop() -> None:
+def test_limit_outlives_its_loop() -> None:
     limit = RateLimit(2, per=60, burst=2)
 
     async def wait_in_vain() -> None:
@@ -257,12 +257,12 @@ def test_a_limit_outlives_its_loop() -> None:
             await asyncio.wait_for(limit.acquire(), 0.01)
 
     run_on(asyncio.SelectorEventLoop, still_full())
-    limit.window.hold(UNIT, 1)  # by a loop that was closed on somebody who was about to start
+    limit.window.reserve(UNIT, 1)  # by a loop that was closed before its waiter started
     starts = run_on(virtual_loop, starts_of(limit, [1, 1]))
     assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
 
 
-def test_two_running_loops_do_not_share_one_limit() -> None:
+def test_limit_refuses_a_second_running_loop() -> None:
     limit = RateLimit(2)
     entered, leave = threading.Event(), threading.Event()
 
@@ -299,7 +299,7 @@ def test_two_running_loops_do_not_share_one_limit() -> None:
         ("7/minutes", 7, 60),
     ],
 )
-def test_a_rate_is_read_as_people_write_it(text: str, rate: float, per: float) -> None:
+def test_parse_accepts_common_notations(text: str, rate: float, per: float) -> None:
     limit = RateLimit.parse(text)
     assert (limit.rate, limit.per) == (rate, pytest.approx(per))
 
@@ -307,7 +307,7 @@ def test_a_rate_is_read_as_people_write_it(text: str, rate: float, per: float) -
 @pytest.mark.parametrize(
     "text", ["", "100", "/s", "100/", "100/fortnight", "-1/s", "nan/s", "1e3/s", "100/s/s", "0/s", "5/0s", None, 5]
 )
-def test_text_that_is_no_rate_is_refused(text: Any) -> None:
+def test_parse_refuses_other_text_with_examples(text: Any) -> None:
     with pytest.raises(ValueError, match=r"rate|per"):
         RateLimit.parse(text)
 
@@ -335,15 +335,15 @@ def test_text_that_is_no_rate_is_refused(text: Any) -> None:
         ({"actual": 5}, "actual must be a metadata key, a function"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+def test_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RateLimit(**{"rate": 10, **wrong})
 
 
 @given(st.data())
 @settings(max_examples=examples(60), deadline=None)
-def test_batches_that_share_limits_keep_them_all_and_all_come_through(data: st.DataObject) -> None:
-    """Requests and tokens at once, through several gates, some in another order, some cancelled."""
+def test_batches_that_share_limits_keep_all_of_them(data: st.DataObject) -> None:
+    """Requests and tokens together, through several limiters, in different orders, some callers cancelled."""
     per = 1.0
     requests, tokens = data.draw(st.integers(1, 5)), data.draw(st.integers(5, 20))
     sizes = st.lists(st.integers(0, tokens), max_size=12)
@@ -377,7 +377,7 @@ def test_batches_that_share_limits_keep_them_all_and_all_come_through(data: st.D
             done = await asyncio.gather(*tasks, return_exceptions=True)
         assert sum(result is None for result in done) == len(begun)
         assert {type(result) for result in done} <= {type(None), asyncio.CancelledError}
-        assert calls.window.held == size.window.held == 0
+        assert calls.window.reserved == size.window.reserved == 0
 
     run_on(virtual_loop, main())
     assert worst_window(begun, 10**9) <= tokens

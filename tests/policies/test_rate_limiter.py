@@ -1,4 +1,4 @@
-"""A batch's way through its limits: all at once, in order, shared fairly, reconciled."""
+"""RateLimiter: several limits at once, in order, shared fairly, settled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def through(gate: RateLimiter, item: Any) -> float:
     return round(asyncio.get_running_loop().time(), 6)
 
 
-def test_an_item_waits_for_whichever_limit_is_tighter(run_virtual: Run) -> None:
+def test_item_waits_for_the_tighter_limit(run_virtual: Run) -> None:
     async def main() -> None:
         gate = gate_of(RateLimit(4, per=1.0), RateLimit(10, per=1.0, cost=lambda item: item))
         starts = await asyncio.gather(*(through(gate, item) for item in [5, 5, 5, 1, 1, 1, 1]))
@@ -39,7 +39,7 @@ def test_an_item_waits_for_whichever_limit_is_tighter(run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_requests_per_second_and_per_minute_hold_together(run_virtual: Run) -> None:
+def test_limits_per_second_and_per_minute_hold_together(run_virtual: Run) -> None:
     async def main() -> None:
         gate = gate_of(RateLimit(2, per=1.0), RateLimit(5, per=60))
         assert not gate.settles
@@ -49,7 +49,7 @@ def test_requests_per_second_and_per_minute_hold_together(run_virtual: Run) -> N
     run_virtual(main())
 
 
-def test_who_waits_for_one_limit_does_not_hold_up_those_of_another(run_virtual: Run) -> None:
+def test_waiter_for_one_limit_does_not_block_another_limit(run_virtual: Run) -> None:
     async def main() -> None:
         calls, tokens = RateLimit(10, per=1.0), RateLimit(5, per=10.0, burst=5, cost=lambda item: item)
         both, only_calls = gate_of(calls, tokens), gate_of(calls)
@@ -60,7 +60,7 @@ def test_who_waits_for_one_limit_does_not_hold_up_those_of_another(run_virtual: 
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
-        assert calls.window.held == tokens.window.held == 0
+        assert calls.window.reserved == tokens.window.reserved == 0
 
     run_virtual(main())
 
@@ -78,7 +78,7 @@ def test_batches_that_share_a_limit_take_turns(run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_nobody_slips_in_between_those_who_wait(run_virtual: Run) -> None:
+def test_later_item_does_not_overtake_waiters(run_virtual: Run) -> None:
     async def main() -> None:
         gate = gate_of(RateLimit(1, per=1.0))
         order: list[int] = []
@@ -98,7 +98,7 @@ def test_nobody_slips_in_between_those_who_wait(run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_a_worker_that_is_back_at_once_does_not_overtake_those_who_wait(run_virtual: Run) -> None:
+def test_returning_worker_does_not_overtake_waiters(run_virtual: Run) -> None:
     async def main() -> None:
         gate = gate_of(RateLimit(2, per=1.0))
         order: list[str] = []
@@ -114,7 +114,7 @@ def test_a_worker_that_is_back_at_once_does_not_overtake_those_who_wait(run_virt
     run_virtual(main())
 
 
-def test_what_a_cancelled_item_held_of_one_limit_goes_to_the_next_at_once(run_virtual: Run) -> None:
+def test_cancelled_item_releases_its_reserved_cost_at_once(run_virtual: Run) -> None:
     async def main() -> None:
         calls, tokens = RateLimit(1, per=1.0), RateLimit(1, per=60)
         both, only_calls = gate_of(calls, tokens), gate_of(calls)
@@ -129,7 +129,7 @@ def test_what_a_cancelled_item_held_of_one_limit_goes_to_the_next_at_once(run_vi
     run_virtual(main())
 
 
-def test_limits_named_in_different_orders_do_not_block_each_other(run_virtual: Run) -> None:
+def test_limits_in_different_orders_do_not_deadlock(run_virtual: Run) -> None:
     async def main() -> None:
         a, b = (RateLimit(10, per=1.0, cost=lambda item: item) for _ in range(2))
         gates = gate_of(a, b), gate_of(b, a)
@@ -139,7 +139,7 @@ def test_limits_named_in_different_orders_do_not_block_each_other(run_virtual: R
     run_virtual(main())
 
 
-def test_what_nodes_report_is_reconciled_per_limit(run_virtual: Run) -> None:
+def test_reported_costs_are_settled_per_limit(run_virtual: Run) -> None:
     async def main() -> None:
         calls, tokens = RateLimit(10, per=60), RateLimit(100, per=60, burst=100, cost=lambda item: 50, actual="tokens")
         gate = gate_of(calls, tokens)
@@ -165,7 +165,7 @@ def test_what_nodes_report_is_reconciled_per_limit(run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_an_item_that_never_fits_fails_before_it_takes_from_any_limit(run_virtual: Run) -> None:
+def test_item_above_one_limit_takes_from_none(run_virtual: Run) -> None:
     async def main() -> None:
         calls, tokens = RateLimit(10), RateLimit(100, cost=lambda item: item)
         gate = gate_of(calls, tokens)
@@ -176,7 +176,7 @@ def test_an_item_that_never_fits_fails_before_it_takes_from_any_limit(run_virtua
     run_virtual(main())
 
 
-def test_a_cost_function_is_asked_once_per_attempt(run_virtual: Run) -> None:
+def test_cost_function_is_called_once_per_attempt(run_virtual: Run) -> None:
     async def main() -> None:
         asked: list[int] = []
         gate = gate_of(RateLimit(1, per=1.0, cost=lambda item: asked.append(item) or 1))  # type: ignore[func-returns-value]
@@ -187,7 +187,7 @@ def test_a_cost_function_is_asked_once_per_attempt(run_virtual: Run) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "100/s", [], [RateLimit(1), 5]])
-def test_what_is_no_rate_limit_is_refused(wrong: Any, run_virtual: Run) -> None:
+def test_other_objects_than_rate_limits_are_refused(wrong: Any, run_virtual: Run) -> None:
     async def main() -> None:
         with pytest.raises(ValueError, match=r"rate_limit must be a RateLimit\(...\) or several, not"):
             RateLimiter(wrong, asyncio.get_running_loop(), clock)
@@ -195,7 +195,7 @@ def test_what_is_no_rate_limit_is_refused(wrong: Any, run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_the_same_limit_twice_is_a_slip(run_virtual: Run) -> None:
+def test_same_limit_twice_is_refused(run_virtual: Run) -> None:
     async def main() -> None:
         limit = RateLimit(1)
         with pytest.raises(ValueError, match="the same limit twice"):

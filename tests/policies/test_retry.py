@@ -1,4 +1,4 @@
-"""RetryPolicy: what is tried again, after how long, and when a batch has had enough."""
+"""RetryPolicy: the decision, the wait and the budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MS = 1_000_000
 
 
 def retries(policy: RetryPolicy, draw: float = 1.0) -> Retries:
-    """With the jitter always at this share of its ceiling."""
+    """Retries whose jitter is always this share of the ceiling."""
     return policy.begin(10, random=lambda: draw, wall=lambda: WALL_S)
 
 
@@ -31,14 +31,14 @@ def decide(policy: RetryPolicy, outcome: Any, attempt: int = 1, **how: Any) -> R
     return retries(policy).decide(outcome, attempt, 1000, **how)
 
 
-def test_waits_double_up_to_the_cap() -> None:
+def test_ceilings_double_up_to_the_cap() -> None:
     policy = RetryPolicy(attempts=10, base=0.1, cap=1.0)
     waits = [decide(policy, ValueError(), attempt) for attempt in range(1, 10)]
     assert [wait and wait.delay_ns // MS for wait in waits] == [100, 200, 400, 800, 1000, 1000, 1000, 1000, 1000]
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1e6), st.floats(0, 1e6), st.floats(1, 1e3), st.floats(0, 1))
-def test_a_wait_is_between_nothing_and_its_ceiling(
+def test_wait_is_between_zero_and_its_ceiling(
     attempt: int, base: float, more: float, factor: float, draw: float
 ) -> None:
     policy = RetryPolicy(attempts=attempt + 1, base=base, cap=base + more, factor=factor)
@@ -48,7 +48,7 @@ def test_a_wait_is_between_nothing_and_its_ceiling(
     assert policy.ceiling_s(attempt + 1) >= policy.ceiling_s(attempt)
 
 
-def test_jitter_spreads_over_the_whole_range() -> None:
+def test_jitter_covers_the_whole_range() -> None:
     rng = seeded(1)
     live = RetryPolicy(base=1.0, budget=None).begin(random=rng.random)
     waits = sorted(r.delay_ns / 1e9 for _ in range(1000) if (r := live.decide(ValueError(), 1, 1)))
@@ -57,7 +57,7 @@ def test_jitter_spreads_over_the_whole_range() -> None:
     assert waits[500] == pytest.approx(0.5, abs=0.06)
 
 
-def test_the_last_attempt_is_the_last() -> None:
+def test_last_attempt_is_not_retried() -> None:
     policy = RetryPolicy(attempts=3)
     assert [decide(policy, ValueError(), attempt) is None for attempt in (1, 2, 3, 4)] == [False, False, True, True]
     assert decide(RetryPolicy(attempts=1), ValueError()) is None
@@ -83,7 +83,7 @@ class MineError(ConnectionError):
         (Exception, CircuitBreaker().refusal(0), False),
     ],
 )
-def test_the_type_or_a_function_decides_about_exceptions(on: Any, exc: BaseException, again: bool) -> None:
+def test_on_decides_by_type_or_function(on: Any, exc: BaseException, again: bool) -> None:
     assert (decide(RetryPolicy(on=on), exc) is not None) == again
 
 
@@ -98,15 +98,15 @@ def test_the_type_or_a_function_decides_about_exceptions(on: Any, exc: BaseExcep
         ((), 503, False),
     ],
 )
-def test_an_exception_with_a_status_is_judged_by_it(codes: Any, status: int, again: bool) -> None:
+def test_status_decides_about_an_exception_that_carries_one(codes: Any, status: int, again: bool) -> None:
     assert (decide(RetryPolicy(status_codes=codes), httpx_error(status)) is not None) == again
 
 
-def test_a_status_does_not_help_an_exception_of_another_type() -> None:
+def test_transient_status_does_not_override_the_type() -> None:
     assert decide(RetryPolicy(on=ConnectionError), httpx_error(503)) is None
 
 
-def test_a_function_decides_alone_whatever_the_status() -> None:
+def test_on_function_overrides_the_status() -> None:
     assert decide(RetryPolicy(on=lambda exc: True), httpx_error(404)) is not None
 
 
@@ -125,20 +125,20 @@ def test_a_function_decides_alone_whatever_the_status() -> None:
         ("not a NodeResult", None, Exception, True),
     ],
 )
-def test_what_a_node_returned_is_judged_too(result: Any, when: Any, on: Any, again: bool) -> None:
+def test_returned_failures_are_retried_too(result: Any, when: Any, on: Any, again: bool) -> None:
     assert (decide(RetryPolicy(when=when, on=on), result) is not None) == again
 
 
-def test_successes_are_shown_only_to_a_policy_that_judges_them() -> None:
+def test_successes_are_judged_only_with_when() -> None:
     assert not retries(RetryPolicy()).judges_successes
     assert retries(RetryPolicy(when=bool)).judges_successes
 
 
-def test_the_predicate_on_results_is_not_asked_about_exceptions() -> None:
+def test_when_is_not_called_for_exceptions() -> None:
     assert decide(RetryPolicy(when=lambda result: result.output == ""), ValueError()) is not None
 
 
-def test_an_attempt_out_of_time_is_tried_again_unless_told_not_to() -> None:
+def test_timed_out_attempt_is_retried_unless_disabled() -> None:
     assert decide(RetryPolicy(on=ValueError), TimeoutError(), timed_out=True) == Retry(100 * MS, "timeout")
     assert decide(RetryPolicy(timeouts=False), TimeoutError(), timed_out=True) is None
     assert decide(RetryPolicy(timeouts=False), TimeoutError()) is not None, "the node's own is an error like others"
@@ -154,13 +154,13 @@ def test_an_attempt_out_of_time_is_tried_again_unless_told_not_to() -> None:
         (NodeResult(False, error="no"), "error"),
     ],
 )
-def test_the_reason_is_one_of_the_metrics(exc: Any, reason: str) -> None:
+def test_reason_is_a_label_of_the_metrics(exc: Any, reason: str) -> None:
     retry = decide(RetryPolicy(), exc)
     assert retry is not None
     assert retry.reason == reason
 
 
-def test_what_the_service_asks_for_is_waited_with_jitter_on_top() -> None:
+def test_retry_after_is_waited_plus_jitter() -> None:
     exc = httpx_error(429, {"Retry-After": "20"})
     for draw, waited in ((0.0, 20_000), (1.0, 20_100)):
         retry = retries(RetryPolicy(cap=5), draw).decide(exc, 1, 1)
@@ -177,20 +177,20 @@ def test_what_the_service_asks_for_is_waited_with_jitter_on_top() -> None:
         (None, 0),
     ],
 )
-def test_where_it_says_so_can_be_told(where: Any, waited_ms: int) -> None:
+def test_source_of_retry_after_is_configurable(where: Any, waited_ms: int) -> None:
     policy = RetryPolicy(base=0, retry_after=where)
     retry = decide(policy, FailureError(retry_after=2, wait_for=3))
     assert retry is not None
     assert retry.delay_ns == waited_ms * MS
 
 
-def test_a_date_is_compared_with_the_wall_clock() -> None:
+def test_date_in_retry_after_is_compared_with_the_wall_clock() -> None:
     policy = RetryPolicy(base=0)
     retry = decide(policy, httpx_error(503, {"Retry-After": "Thu, 01 Jan 2026 12:01:30 GMT"}))
     assert retry == Retry(90_000 * MS, "rate_limited")
 
 
-def test_who_is_asked_to_wait_too_long_fails_at_once() -> None:
+def test_retry_after_beyond_the_maximum_fails_at_once() -> None:
     policy = RetryPolicy(base=0, retry_after_max=60)
     assert decide(policy, FailureError(retry_after=60)) is not None
     assert decide(policy, FailureError(retry_after=61)) is None
@@ -208,7 +208,7 @@ def test_retries_never_exceed_the_budget(budget: float, minimum: int, failing: l
     assert live.spent + live.refused == sum(failing)
 
 
-def test_a_retry_storm_stops() -> None:
+def test_retry_storm_stops_at_the_budget() -> None:
     live = RetryPolicy(attempts=100).begin()
     attempts = 0
     for first_attempts in range(1, 10_001):
@@ -220,18 +220,18 @@ def test_a_retry_storm_stops() -> None:
     assert repr(live) == f"<Retries: {live.spent} spent, {live.refused} refused>"
 
 
-def test_a_small_batch_gets_all_its_retries() -> None:
+def test_small_batch_is_not_limited_by_the_budget() -> None:
     live = RetryPolicy(attempts=3).begin()
     assert all(live.decide(ValueError(), attempt, 50) for _ in range(50) for attempt in (1, 2))
 
 
-def test_a_refused_retry_costs_no_budget() -> None:
+def test_refused_retry_costs_no_budget() -> None:
     live = retries(RetryPolicy(on=KeyError))
     assert live.decide(ValueError(), 1, 1) is None
     assert (live.spent, live.refused) == (0, 0)
 
 
-def test_a_wait_strategy_of_tenacitys_shape_is_asked() -> None:
+def test_wait_strategy_receives_a_tenacity_like_state() -> None:
     seen: list[RetryState] = []
 
     def wait(state: RetryState) -> float:
@@ -251,12 +251,12 @@ def test_a_wait_strategy_of_tenacitys_shape_is_asked() -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, None, "1"])
-def test_a_wait_strategy_that_gives_no_seconds_is_told(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="must give a number of seconds"):
+def test_wait_strategy_without_seconds_raises_value_error(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="must return a number of seconds"):
         decide(RetryPolicy(wait=lambda state: wrong), ValueError())
 
 
-def test_how_many_may_wait_goes_with_the_concurrency() -> None:
+def test_waiting_limit_scales_with_the_concurrency() -> None:
     assert RetryPolicy().begin(10).waiting == 1000
     assert RetryPolicy().begin(500).waiting == 5000
     assert RetryPolicy(waiting=7).begin(500).waiting == 7
@@ -294,7 +294,7 @@ def test_how_many_may_wait_goes_with_the_concurrency() -> None:
         ({"waiting": 0}, "waiting must be an integer of at least 1, not 0"),
     ],
 )
-def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
+def test_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RetryPolicy(**wrong)
 
@@ -307,7 +307,7 @@ def test_a_setting_out_of_range_is_refused_with_value_and_fix(wrong: dict[str, A
         (tenacity.wait_fixed(1) + tenacity.wait_incrementing(0, 5), [1.0, 6.0, 11.0]),
     ],
 )
-def test_tenacitys_own_strategies_fit_as_they_are(strategy: Any, waits: list[float]) -> None:
+def test_strategies_of_tenacity_work_unchanged(strategy: Any, waits: list[float]) -> None:
     retries = RetryPolicy(9, wait=strategy).begin()
     decided = [retries.decide(ConnectionError(), attempt, 10) for attempt in (1, 2, 3)]
     assert [retry.delay_ns / 1e9 for retry in decided if retry is not None] == waits

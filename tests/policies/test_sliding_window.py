@@ -1,4 +1,4 @@
-"""The core of a rate limit against the plain statement of what it promises."""
+"""Window against a naive implementation of its two rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.examples import examples
 
 
 def worst_window(charges: list[tuple[int, int]], per_ns: int) -> int:
-    """The largest sum within any half-open interval of length `per_ns`; one that begins at a charge is among them."""
+    """Return the largest sum within any half-open interval of length `per_ns`; some maximum starts at a charge."""
     return max((sum(cost for at, cost in charges if begin <= at < begin + per_ns) for begin, _ in charges), default=0)
 
 
@@ -29,7 +29,7 @@ def arrivals(draw: st.DrawFn) -> tuple[int, int, int, list[tuple[int, int]]]:
 
 @given(arrivals())
 @settings(max_examples=examples(400))
-def test_no_window_wherever_it_begins_holds_more_than_the_rate(case: Any) -> None:
+def test_no_window_exceeds_the_rate(case: Any) -> None:
     rate, per_ns, burst, asked = case
     window = Window(rate, per_ns, burst)
     now, charges = 5, []
@@ -44,7 +44,7 @@ def test_no_window_wherever_it_begins_holds_more_than_the_rate(case: Any) -> Non
 
 @given(arrivals())
 @settings(max_examples=examples(400))
-def test_waiting_until_it_says_so_is_enough_and_no_window_overflows(case: Any) -> None:
+def test_waiting_until_ready_suffices_and_no_window_overflows(case: Any) -> None:
     rate, per_ns, burst, asked = case
     window = Window(rate, per_ns, burst)
     now, charges = 5, []
@@ -62,7 +62,7 @@ def test_waiting_until_it_says_so_is_enough_and_no_window_overflows(case: Any) -
     assert worst_window(charges, per_ns) <= rate
 
 
-def test_a_full_rate_is_reached_and_kept() -> None:
+def test_full_rate_is_reached_and_sustained() -> None:
     window = Window(100, 10**9, 100)
     now, admitted = 1, []
     while len(admitted) < 1000:
@@ -75,7 +75,7 @@ def test_a_full_rate_is_reached_and_kept() -> None:
     assert admitted[-1] - admitted[0] == 9 * 10**9
 
 
-def test_an_even_flow_is_even() -> None:
+def test_pace_is_even_with_a_burst_of_one() -> None:
     window = Window(100, 10**9, 1)
     now, admitted = 1, []
     for _ in range(300):
@@ -87,7 +87,7 @@ def test_an_even_flow_is_even() -> None:
     assert {later - sooner for sooner, later in itertools.pairwise(admitted)} == {10**7}
 
 
-def test_a_cost_above_the_burst_waits_until_nothing_is_ahead() -> None:
+def test_cost_above_the_burst_waits_for_the_even_flow() -> None:
     window = Window(100, 10**9, 10)
     assert window.fits(60, 1)
     window.charge(60, 1)
@@ -95,7 +95,7 @@ def test_a_cost_above_the_burst_waits_until_nothing_is_ahead() -> None:
     assert window.ready_ns(30, 1) == 1 + 600_000_000
 
 
-def test_memory_is_bounded_however_many_are_admitted() -> None:
+def test_log_is_bounded_for_any_number_of_charges() -> None:
     window = Window(10**6 * UNIT, 10**9, 10**6 * UNIT)
     for i in range(100_000):
         window.charge(UNIT, i * 10_000)
@@ -104,7 +104,7 @@ def test_memory_is_bounded_however_many_are_admitted() -> None:
 
 @given(st.lists(st.integers(1, 10**6), max_size=2000))
 @settings(max_examples=examples(50))
-def test_charges_kept_as_one_still_keep_every_window(steps: list[int]) -> None:
+def test_merged_charges_keep_every_window(steps: list[int]) -> None:
     """Steps far below a thousandth of the window, so that most charges are merged."""
     window, now, charges = Window(300, 10**9, 300), 1, []
     for step in steps:
@@ -115,7 +115,7 @@ def test_charges_kept_as_one_still_keep_every_window(steps: list[int]) -> None:
 
 
 class Reconciling(RuleBasedStateMachine):
-    """Charges, holds and settlements in any order, beside a list that is kept in the simplest way."""
+    """Charges, reservations and settlements in any order, compared with a plain list."""
 
     @initialize(rate=st.integers(1, 30), burst=st.integers(1, 30))
     def begin(self, rate: int, burst: int) -> None:
@@ -123,9 +123,9 @@ class Reconciling(RuleBasedStateMachine):
         self.window = Window(rate, self.per_ns, min(burst, rate))
         self.rate = rate
         self.now = 1
-        self.open: list[tuple[Charge, int, int]] = []  # charge, when, cost
-        self.held: list[int] = []
-        self.ledger: list[list[int]] = []  # when, cost
+        self.open: list[tuple[Charge, int, int]] = []  # charge, time, cost
+        self.reserved: list[int] = []
+        self.ledger: list[list[int]] = []  # time, cost
 
     @rule(step=st.sampled_from([1, 8, 100, 3_000, 9_990, 10_000, 12_000]))
     def time_passes(self, step: int) -> None:
@@ -144,21 +144,21 @@ class Reconciling(RuleBasedStateMachine):
     @rule(cost=st.integers(0, 30))
     def one_is_held_if_it_may(self, cost: int) -> None:
         if cost <= self.rate and self.window.fits(cost, self.now):
-            self.window.hold(cost, self.now)
-            self.held.append(cost)
+            self.window.reserve(cost, self.now)
+            self.reserved.append(cost)
             assert self.spent() <= self.rate
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.reserved)
     @rule()
     def a_held_one_starts(self) -> None:
-        cost = self.held.pop(0)
+        cost = self.reserved.pop(0)
         self.open.append((self.window.start(cost, self.now), len(self.ledger), cost))
         self.ledger.append([self.now, cost])
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.reserved)
     @rule()
     def a_held_one_leaves(self) -> None:
-        self.window.let_go(self.held.pop())
+        self.window.release(self.reserved.pop())
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), actual=st.integers(0, 60))
@@ -171,19 +171,19 @@ class Reconciling(RuleBasedStateMachine):
             self.ledger[place][1] = actual
 
     def spent(self) -> int:
-        return sum(self.held) + sum(cost for at, cost in self.ledger if at > self.now - self.per_ns)
+        return sum(self.reserved) + sum(cost for at, cost in self.ledger if at > self.now - self.per_ns)
 
     @invariant()
     def it_never_counts_less_than_was_spent(self) -> None:
         if hasattr(self, "window"):
-            self.window.fits(0, self.now)  # takes out what has left the window
-            used = self.window.used + self.window.held
-            # merging keeps a charge for up to a thousandth of the window longer
+            self.window.fits(0, self.now)  # drops the charges that have left the window
+            used = self.window.used + self.window.reserved
+            # a merged charge stays up to a thousandth of the window longer
             late = sum(
                 cost for at, cost in self.ledger if self.now - self.per_ns * 1.001 <= at <= self.now - self.per_ns
             )
             assert self.spent() <= used <= self.spent() + late
-            assert self.window.held == sum(self.held)
+            assert self.window.reserved == sum(self.reserved)
 
 
 TestReconciling = Reconciling.TestCase

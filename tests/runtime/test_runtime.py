@@ -1,4 +1,4 @@
-"""What `run` and `Runtime` set up, and how they end: signals, flushing, exit codes."""
+"""Runtime and run: set-up, signals, flushing and exit codes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ uvloop.run(outer())
 
 
 class Script:
-    """A process of its own that runs a script: signals end processes."""
+    """Script in a child process, because signals end processes."""
 
     def __init__(self, body: str, way: str = "run", *, settings: str = "dict(grace=5.0)", **env: str) -> None:
         code = f"{PRELUDE}\nsettings = {settings}\n{textwrap.dedent(body)}\n{WAYS[way]}"
@@ -84,7 +84,7 @@ class Script:
         raise AssertionError(f"{word!r} never came: {self.out!r}, {self.process.communicate()[1]}")
 
     def end(self) -> tuple[int, str, list[dict[str, Any]]]:
-        """Its exit code, what it printed, and its log events."""
+        """Return its exit code, its output and its log events."""
         try:
             out, err = self.process.communicate(timeout=HANG_S)
         except subprocess.TimeoutExpired:
@@ -102,7 +102,7 @@ def names(events: list[dict[str, Any]]) -> list[str]:
 # -- run ---------------------------------------------------------------------------------------------------------------
 
 
-def test_run_returns_what_the_coroutine_returns_on_uvloop() -> None:
+def test_run_returns_the_result_of_the_coroutine_on_uvloop() -> None:
     async def main() -> str:
         return type(asyncio.get_running_loop()).__module__
 
@@ -127,12 +127,12 @@ def test_run_leaves_no_thread_and_no_handler_behind() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 3, BatchProcessor, BatchProcessor(abs).batch])
-def test_run_takes_a_coroutine_and_says_so(wrong: Any) -> None:
+def test_run_refuses_other_objects_than_coroutines(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"run\(main\(\)\)"):
         run(wrong)
 
 
-def test_run_inside_a_loop_names_the_way_out() -> None:
+def test_run_inside_a_loop_suggests_runtime() -> None:
     async def inner() -> None: ...
 
     async def main() -> None:
@@ -155,7 +155,7 @@ def test_run_inside_a_loop_names_the_way_out() -> None:
         ({"otlp_endpoint": "127.0.0.1:4318"}, "otlp_endpoint must be .* for instance http://127.0.0.1:4318"),
     ],
 )
-def test_a_wrong_setting_is_told_before_any_work(settings: dict[str, Any], message: str) -> None:
+def test_invalid_setting_is_refused_before_any_work(settings: dict[str, Any], message: str) -> None:
     worked = []
 
     async def main() -> None:
@@ -169,7 +169,7 @@ def test_a_wrong_setting_is_told_before_any_work(settings: dict[str, Any], messa
     assert not structlog.is_configured()
 
 
-def test_a_port_in_use_is_told_with_the_fix() -> None:
+def test_port_in_use_is_reported_with_the_fix() -> None:
     async def main() -> None: ...
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -179,7 +179,7 @@ def test_a_port_in_use_is_told_with_the_fix() -> None:
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, KeyError, asyncio.CancelledError])
-def test_what_the_coroutine_raises_comes_out(exception: type[BaseException]) -> None:
+def test_run_raises_the_exception_of_the_coroutine(exception: type[BaseException]) -> None:
     async def main() -> None:
         raise exception("mine")
 
@@ -189,7 +189,7 @@ def test_what_the_coroutine_raises_comes_out(exception: type[BaseException]) -> 
     assert threading.active_count() == before
 
 
-def test_keyboard_interrupt_inside_a_node_comes_out() -> None:
+def test_keyboard_interrupt_inside_a_node_propagates() -> None:
     async def node(item: int) -> int:
         if item == 3:
             raise KeyboardInterrupt("in a node")
@@ -215,7 +215,7 @@ def test_importing_flowrt_imports_no_loop_no_server_and_no_sdk() -> None:
 # -- Runtime -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_runtime_serves_metrics_of_its_batches_while_they_run(run: Any) -> None:
+def test_runtime_serves_metrics_of_active_batches(run: Any) -> None:
     async def node(item: int) -> int:
         return item
 
@@ -229,7 +229,7 @@ def test_a_runtime_serves_metrics_of_its_batches_while_they_run(run: Any) -> Non
     assert re.search(r'flowrt_items_total\{batch="served on [^"]*",node="node",status="ok"\} 7.0', run(main()))
 
 
-def test_a_port_is_free_again_when_its_runtime_has_ended(run: Any) -> None:
+def test_port_is_free_after_the_runtime_ends(run: Any) -> None:
     async def main() -> None:
         async with Runtime(metrics_port=0) as runtime:
             assert runtime.metrics_url is not None
@@ -241,7 +241,7 @@ def test_a_port_is_free_again_when_its_runtime_has_ended(run: Any) -> None:
     run(main())
 
 
-def test_two_runtimes_at_once_serve_two_ports_and_share_the_rest(run: Any) -> None:
+def test_two_runtimes_serve_two_ports_and_share_the_rest(run: Any) -> None:
     async def main() -> None:
         async with Runtime(metrics_port=0) as one, Runtime(metrics_port=0) as other:
             assert one.metrics_url != other.metrics_url
@@ -255,7 +255,7 @@ def test_two_runtimes_at_once_serve_two_ports_and_share_the_rest(run: Any) -> No
     run(main())
 
 
-def test_a_runtime_is_entered_once() -> None:
+def test_runtime_can_be_entered_only_once() -> None:
     async def main() -> None:
         runtime = Runtime()
         async with runtime:
@@ -267,7 +267,7 @@ def test_a_runtime_is_entered_once() -> None:
     asyncio.run(main())
 
 
-def test_a_handler_that_the_host_installed_stays() -> None:
+def test_handler_of_the_host_stays() -> None:
     def mine(*_: object) -> None: ...
 
     async def main() -> Any:
@@ -281,7 +281,7 @@ def test_a_handler_that_the_host_installed_stays() -> None:
         signal.signal(signal.SIGTERM, previous)
 
 
-def test_asyncio_s_own_handler_of_ctrl_c_is_back_after_the_block() -> None:
+def test_asyncio_handler_of_sigint_is_restored_after_the_block() -> None:
     async def main() -> None:
         before = signal.getsignal(signal.SIGINT)
         async with Runtime():
@@ -291,7 +291,7 @@ def test_asyncio_s_own_handler_of_ctrl_c_is_back_after_the_block() -> None:
     asyncio.run(main())
 
 
-def test_a_runtime_in_another_thread_leaves_the_signals_alone() -> None:
+def test_runtime_in_another_thread_installs_no_handlers() -> None:
     codes: list[Any] = []
 
     async def main() -> None:
@@ -321,7 +321,7 @@ async def main():
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_drains_and_the_partial_results_are_kept(way: str, signum: signal.Signals, code: int) -> None:
+def test_signal_drains_and_keeps_partial_results(way: str, signum: signal.Signals, code: int) -> None:
     script = Script(DRAINS, way)
     script.wait_for("started")
     script.process.send_signal(signum)
@@ -329,7 +329,7 @@ def test_a_signal_drains_and_the_partial_results_are_kept(way: str, signum: sign
     assert returncode == code
     first, second = (line for line in out.splitlines() if line.startswith("tally"))
     assert first == "tally {'ok': 4, 'cancelled': 9996}"
-    # a batch that starts while draining is drained at once, with what its workers had pulled by then
+    # a batch that starts while draining is drained at once, with the items that its workers had pulled by then
     assert int(re.findall(r"'cancelled': (\d+)", second)[0]) >= 96
     assert names(events) == ["runtime.started", "shutdown.started", "shutdown.drained"]
     assert events[0]["level"] == "info"
@@ -337,7 +337,7 @@ def test_a_signal_drains_and_the_partial_results_are_kept(way: str, signum: sign
     assert (started["signal"], started["batches"]) == (signum.name, 1)
 
 
-def test_a_signal_drains_where_nobody_reads_the_log() -> None:
+def test_signal_drains_while_the_log_pipe_is_blocked() -> None:
     """As in `python job.py | tee log`: the signal ends tee, too."""
     script = Script(
         """
@@ -363,7 +363,7 @@ def test_a_signal_drains_where_nobody_reads_the_log() -> None:
     assert "tally {'ok': 4, 'cancelled': 9996}" in out
 
 
-def test_an_item_with_a_batch_of_its_own_is_whole_after_a_signal_or_runs_again(tmp_path: Path) -> None:
+def test_item_with_an_inner_batch_is_complete_or_runs_again(tmp_path: Path) -> None:
     body = """
     from flowrt import MapNode
     async def child(item):
@@ -398,7 +398,7 @@ def test_an_item_with_a_batch_of_its_own_is_whole_after_a_signal_or_runs_again(t
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_signal_with_no_batch_under_way_cancels_the_main_task_at_once(way: str) -> None:
+def test_signal_without_a_batch_cancels_the_main_task_at_once(way: str) -> None:
     script = Script(
         """
         async def main():
@@ -447,7 +447,7 @@ def test_items_that_outlast_the_grace_are_cancelled_and_awaited(way: str) -> Non
     assert (ended["status"], ended["cancelled"]) == ("cancelled", 100)
 
 
-def test_a_node_that_never_stops_holds_the_process_up_for_two_graces_at_most() -> None:
+def test_endless_node_delays_the_exit_by_two_graces_at_most() -> None:
     script = Script(
         """
         async def node(item):
@@ -469,11 +469,11 @@ def test_a_node_that_never_stops_holds_the_process_up_for_two_graces_at_most() -
     returncode, _, events = script.end()
     assert returncode == 143
     assert 10 <= time.monotonic() - began < HANG_S, "5 s until the batch lets go of it, 5 s until the loop does"
-    (told,) = [event for event in events if event["event"] == "shutdown.abandoned"]
-    assert (told["level"], told["tasks"]) == ("warning", 1)
+    (abandoned,) = [event for event in events if event["event"] == "shutdown.abandoned"]
+    assert (abandoned["level"], abandoned["tasks"]) == ("warning", 1)
 
 
-def test_an_exception_of_main_s_own_is_not_hidden_by_the_signal() -> None:
+def test_exception_of_main_is_not_hidden_by_the_signal() -> None:
     script = Script(
         """
         async def node(item):
@@ -505,7 +505,7 @@ BLOCKS = {
     ("way", "how"),
     [*(("run", how) for how in BLOCKS), *((way, "a long call into C") for way in ("asyncio", "uvloop"))],
 )
-def test_a_second_signal_ends_the_process_within_a_second_whatever_a_node_does(way: str, how: str) -> None:
+def test_second_signal_ends_the_process_within_a_second(way: str, how: str) -> None:
     body = textwrap.indent(textwrap.dedent(BLOCKS[how]).strip(), "    ")
     script = Script(
         f"async def node(item):\n    print('started', flush=True)\n{body}\n"
@@ -521,14 +521,14 @@ def test_a_second_signal_ends_the_process_within_a_second_whatever_a_node_does(w
     began = time.monotonic()
     returncode = script.end()[0]
     assert returncode == 143
-    assert time.monotonic() - began < 5.0  # 0.8 s and what the machine takes
+    assert time.monotonic() - began < 5.0  # 0.8 s plus the machine's delay
 
 
 FORKS = """
 import os, warnings
 def fork():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there are threads; the child uses none of them
+        warnings.simplefilter("ignore")  # Python warns about forks with threads; the child uses none of them
         begun, begins = os.pipe()
         child = os.fork()
     if child:
@@ -554,15 +554,15 @@ async def main():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_one_signal_to_all_of_a_process_and_its_forked_children_drains(way: str) -> None:
-    """As Ctrl-C at a terminal, or `timeout`."""
+def test_signal_to_a_process_and_its_forked_children_drains(way: str) -> None:
+    """Ctrl-C at a terminal and `timeout` signal the whole group."""
     script = Script(FORKS, way)
     children = [int(word) for word in script.wait_for("children").split()[1:]]
     script.wait_for("started")
     for pid in (script.process.pid, *children):
         os.kill(pid, signal.SIGINT)
     script.wait_for("tally")
-    for pid in children:  # in which asyncio has a handler of its own
+    for pid in children:  # where asyncio has a handler of its own
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     returncode, out, events = script.end()
@@ -571,8 +571,8 @@ def test_one_signal_to_all_of_a_process_and_its_forked_children_drains(way: str)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_signals_to_forked_children_end_those_and_are_none_to_the_process(way: str) -> None:
-    """As a pool of processes ends its own."""
+def test_signals_to_forked_children_do_not_reach_the_parent(way: str) -> None:
+    """A process pool ends its workers with signals."""
     script = Script(FORKS, way)
     for word in script.wait_for("children").split()[1:]:
         os.kill(int(word), signal.SIGTERM)
@@ -581,7 +581,7 @@ def test_signals_to_forked_children_end_those_and_are_none_to_the_process(way: s
     assert out.splitlines()[2:] == ["tally {'ok': 2}", "ended -15", "ended -15"]
 
 
-def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None:
+def test_readyz_answers_503_while_draining_on_a_blocked_loop() -> None:
     script = Script(
         """
         async def node(item):
@@ -597,7 +597,7 @@ def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None
         """.replace("await main()", "await main_()"),
     )
     base = script.wait_for("url").split()[1].removesuffix("/metrics")
-    script.wait_for("started")  # a signal with no batch under way would end it
+    script.wait_for("started")  # a signal without an active batch would end the process
 
     def status(path: str) -> int:
         try:
@@ -618,10 +618,10 @@ def test_readyz_answers_503_while_draining_even_if_the_loop_is_blocked() -> None
     assert script.end()[0] == 143
 
 
-# -- what the process has already --------------------------------------------------------------------------------------
+# -- existing set-up of the process ------------------------------------------------------------------------------------
 
 
-def test_logs_go_to_a_configured_structlog_and_it_stays_configured() -> None:
+def test_logs_go_to_the_existing_structlog_configuration() -> None:
     seen: list[Any] = []
 
     def keep(_logger: Any, _method: str, event: Any) -> str:
@@ -639,7 +639,7 @@ def test_logs_go_to_a_configured_structlog_and_it_stays_configured() -> None:
     assert seen == ["runtime.started"]
 
 
-def test_the_endpoint_that_is_told_at_the_start_holds_no_secret() -> None:
+def test_endpoint_in_the_start_event_contains_no_secret() -> None:
     async def main() -> None: ...
 
     try:
@@ -647,7 +647,7 @@ def test_the_endpoint_that_is_told_at_the_start_holds_no_secret() -> None:
             structlog.configure()
             run(main(), otlp_endpoint="http://user:secret@127.0.0.1:9/base?key=secret", flush_timeout=0.1)
     finally:
-        structlog.reset_defaults()  # what captures them configures structlog at its end, too
+        structlog.reset_defaults()  # the capture configures structlog at its end, too
     assert events[0]["otlp_endpoint"] == "http://127.0.0.1:9/base"
 
 
@@ -655,7 +655,7 @@ def test_the_endpoint_that_is_told_at_the_start_holds_no_secret() -> None:
 
 
 class Collector:
-    """A collector that takes everything, or answers 500, or never answers."""
+    """Collector that accepts all requests, answers 500, or never answers."""
 
     def __init__(self, behaviour: str) -> None:
         self.requests: list[tuple[str, bytes]] = []
@@ -729,14 +729,14 @@ def test_spans_reach_the_collector_before_the_end(collector: Collector, how: str
 
 
 @pytest.mark.parametrize("env", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
-def test_export_can_be_switched_off_by_the_environment(collector: Collector, env: dict[str, str]) -> None:
+def test_environment_disables_the_export(collector: Collector, env: dict[str, str]) -> None:
     script = Script(EXPORTS, settings="dict()", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **env)
     assert script.end()[0] == 0
     assert collector.requests == []
 
 
 @pytest.mark.parametrize("collector", ["hung", "failing", "refused"], indirect=True)
-def test_a_broken_collector_changes_no_result_and_delays_the_end_by_no_more_than_its_timeout(
+def test_broken_collector_delays_the_end_by_its_timeout_at_most(
     collector: Collector, request: pytest.FixtureRequest
 ) -> None:
     url = collector.url
@@ -747,7 +747,7 @@ def test_a_broken_collector_changes_no_result_and_delays_the_end_by_no_more_than
     script = Script(EXPORTS, settings=f"dict(otlp_endpoint={url!r}, flush_timeout={timeout_s})")
     ended = float(script.wait_for("main ended").split()[2])
     returncode, out, events = script.end()
-    assert time.time() - ended < timeout_s + 3.0  # the flush timeout, and what a busy machine takes to end a process
+    assert time.time() - ended < timeout_s + 3.0  # the flush timeout, plus the time to end a process on a busy machine
     assert returncode == 0
     assert "tally {'ok': 50}" in out
     dropped = next(event for event in events if event["event"] == "telemetry.dropped")
@@ -756,7 +756,7 @@ def test_a_broken_collector_changes_no_result_and_delays_the_end_by_no_more_than
     assert dropped["exported"] == 0
 
 
-def test_the_current_runtime_is_the_one_entered_last_and_nothing_outside() -> None:
+def test_current_runtime_is_the_last_entered_or_none() -> None:
     async def main() -> None:
         async with flowrt.Runtime(log_level="ERROR") as outer:
             assert flowrt.Runtime.current() is outer
