@@ -33,7 +33,7 @@ def test_choice_is_evenly_spread_and_deterministic() -> None:
 
 @pytest.mark.parametrize("count", [0, len(AIRPORTS) + 1])
 def test_choice_outside_the_range_is_refused(count: int) -> None:
-    with pytest.raises(FlowrtError, match=f"ask for 1 to {len(AIRPORTS):,}"):
+    with pytest.raises(FlowrtError, match=f"choose 1 to {len(AIRPORTS):,}"):
         choose(AIRPORTS, count)
 
 

@@ -174,7 +174,7 @@ def test_signal_while_items_hang_prints_the_measured_steps(
         (["service:quick", "in.jsonl", "--concurrency", "1", "--arrival-rate", "1"], "give one of them", 2),
         (
             ["service:quick", "in.jsonl", "--concurrency", "auto", "--arrival-rate", "5"],
-            "--concurrency auto and --arrival-rate 5 are two runs: give one of them",
+            "--concurrency auto and --arrival-rate 5 are separate measurements: pass one of them",
             2,
         ),
         (["service:quick", "in.jsonl", "--json", "x", "--html", "x"], "are both 'x': name two files", 2),
@@ -186,7 +186,7 @@ def test_signal_while_items_hang_prints_the_measured_steps(
         (["service:quick", "in.jsonl", "--json", "in.jsonl"], "'in.jsonl' exists: pass --overwrite", 2),
         (["service:quick", "in.jsonl", "--baseline", "no.json"], "'no.json' does not exist", 2),
         (["service:quick", "in.jsonl", "--baseline", "in.jsonl"], "cannot be read", 65),
-        (["service:quick", "empty.jsonl"], "empty.jsonl has no items to run", 65),
+        (["service:quick", "empty.jsonl"], "empty.jsonl has no items", 65),
         (["service:quick", "bad.jsonl"], "line 2: not JSON", 65),
     ],
 )

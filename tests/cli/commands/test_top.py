@@ -182,7 +182,7 @@ def test_missing_server_exits_1_and_a_wrong_token_exits_2() -> None:
 def test_invalid_url_exits_2(url: str) -> None:
     done = CliRunner().invoke(main, ["top", url, "--once"])
     assert done.exit_code == 2, done.output
-    assert "give for instance http://127.0.0.1:9464" in done.output
+    assert "pass for example http://127.0.0.1:9464" in done.output
 
 
 def test_server_that_is_not_flowrt_is_reported() -> None:
