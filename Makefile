@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
+.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos sdk-tests ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,9 @@ format: $(VENV)/.lint  ## Put the code into form
 
 chaos: $(VENV)/.test  ## Kill, tear, fill up and resume: 200 SIGKILLs, every step, every byte; about ten minutes
 	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py tests/journal/test_recovery.py $(PYTEST_ARGS)
+
+sdk-tests: $(VENV)/.test  ## Download the OpenTelemetry SDK's span tests and run them against flowrt's item span
+	$(BIN)/python -m tools.sdk_span_tests $(PYTEST_ARGS)
 
 ablation: $(VENV)/.test  ## Take out one safeguard after the other and see the test that is there for it fail
 	$(BIN)/python -m tests.ablation $(ABLATION_ARGS)
