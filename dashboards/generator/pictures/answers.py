@@ -1,4 +1,4 @@
-"""What a Prometheus answers to the queries of a dashboard, in the form that the drawing reads."""
+"""Answers of a Prometheus to the queries of a dashboard, in the form that `draw.tsx` reads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MOST_EXEMPLARS: Final = 60
 
 
 def answers_of(board: Board, api: Api, start_s: float, end_s: float, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Each panel's answers, by the panel's id.
+    """Return the answers of each panel, by the panel's id.
 
     Args:
         board: The dashboard.
-        api: Whom to ask.
-        start_s: From when on, in seconds since 1970.
-        end_s: Until when, in seconds since 1970.
-        chosen: The dashboard's variables that are not at `All`.
+        api: The Prometheus.
+        start_s: Start in seconds since 1970.
+        end_s: End in seconds since 1970.
+        chosen: Values of the dashboard's variables that are not at `All`.
     """
     return {
         str(panel["id"]): [_answer(target, api, start_s, end_s, chosen) for target in panel.get("targets", [])]
@@ -58,13 +58,13 @@ def _answer(
 
 
 def marks_of(board: Board, api: Api, start_s: float, end_s: float) -> list[dict[str, Any]]:
-    """When what the annotations stand for began.
+    """Return the vertical lines of the annotations: the start of each event within the time shown.
 
     Args:
         board: The dashboard.
-        api: Whom to ask.
-        start_s: From when on, in seconds since 1970.
-        end_s: Until when, in seconds since 1970.
+        api: The Prometheus.
+        start_s: Start in seconds since 1970.
+        end_s: End in seconds since 1970.
     """
     marks = []
     for annotation in board.get("annotations", {}).get("list", []):

@@ -1,5 +1,6 @@
-// Draws one dashboard with Grafana's own components, from answers of a real Prometheus.
-// What a heatmap and the marks of annotations and exemplars need beyond @grafana/ui is painted onto its plot.
+// Draws one dashboard with Grafana's own components, from the answers of a real Prometheus.
+// @grafana/ui has no heatmap, annotations or exemplars: they are painted onto its plot.
+// window.PROBLEMS has the errors of panels by title, and the panels that show nothing.
 import {
   applyFieldOverrides,
   createTheme,
@@ -8,6 +9,7 @@ import {
   FieldType,
   getDisplayProcessor,
   getFieldDisplayValues,
+  renderTextPanelMarkdown,
   PanelData,
   Registry,
   standardTransformers,
@@ -46,7 +48,9 @@ interface Picture {
   from: number; to: number; width: number; chosen: Array<[string, string]>;
 }
 
-declare global { interface Window { PICTURE: Picture; DRAWN: boolean } }
+declare global { interface Window { PICTURE: Picture; DRAWN: boolean; PROBLEMS: Record<string, string> } }
+
+window.PROBLEMS = {};
 
 const picture = window.PICTURE;
 const theme = createTheme({ colors: { mode: 'dark' } });
@@ -234,7 +238,7 @@ function displays(panel: Panel): any[] {
 
 function Bars({ panel, width, height }: { panel: Panel; width: number; height: number }) {
   const all = displays(panel);
-  if (!all.length) { return <Nothing>none</Nothing>; }
+  if (!all.length) { return <Nothing>{panel.fieldConfig.defaults.noValue ?? 'No data'}</Nothing>; }
   const most = Math.max(...all.map((each) => each.display.numeric));
   const tall = Math.min(44, height / all.length);
   return (
@@ -266,7 +270,24 @@ function Content({ panel, frame, width, height }: { panel: Panel; frame?: DataFr
     case 'stat': return <Number_ panel={panel} width={width} height={height} />;
     case 'bargauge': return <Bars panel={panel} width={width} height={height} />;
     case 'table': return <Rows panel={panel} frame={frame!} width={width} height={height} />;
-    default: return <Nothing>{`no way to draw a panel of type ${panel.type}`}</Nothing>;
+    case 'text': return <div style={{ padding: 8, height, overflow: 'auto' }} dangerouslySetInnerHTML={{ __html: renderTextPanelMarkdown(panel.options.content) }} />;
+    default: throw new Error(`no way to draw a panel of type ${panel.type}`);
+  }
+}
+
+class Guard extends React.Component<{ title: string; children: React.ReactNode }, { error?: Error }> {
+  state: { error?: Error } = {};
+
+  static getDerivedStateFromError(error: Error) {
+    return { error };
+  }
+
+  componentDidCatch(error: Error) {
+    window.PROBLEMS[this.props.title] = String(error);
+  }
+
+  render() {
+    return this.state.error ? <Nothing>{String(this.state.error)}</Nothing> : this.props.children;
   }
 }
 
@@ -294,9 +315,11 @@ function Dashboard({ frames }: { frames: Record<number, DataFrame> }) {
                 return <div key={panel.id} style={{ ...box, position: 'absolute', color: theme.colors.text.primary, fontWeight: 500, paddingTop: 6 }}>⌄ {panel.title}</div>;
               }
               return (
-                <div key={panel.id} style={{ ...box, position: 'absolute' }}>
+                <div key={panel.id} data-panel={panel.title} style={{ ...box, position: 'absolute' }}>
                   <PanelChrome title={panel.title} width={box.width} height={box.height}>
-                    {(width, height) => <Content panel={panel} frame={frames[panel.id]} width={width} height={height} />}
+                    {(width, height) => (
+                      <Guard title={panel.title}><Content panel={panel} frame={frames[panel.id]} width={width} height={height} /></Guard>
+                    )}
                   </PanelChrome>
                 </div>
               );
@@ -315,7 +338,16 @@ async function main() {
     if (panel.type === 'table') { frames[panel.id] = await tableFrame(panel); }
   }
   createRoot(document.getElementById('root')!).render(<Dashboard frames={frames} />);
-  setTimeout(() => { window.DRAWN = true; }, 500);
+  setTimeout(() => {
+    for (const panel of document.querySelectorAll<HTMLElement>('[data-panel]')) {
+      const title = panel.dataset.panel!;
+      const content = panel.innerText.replace(title, '').trim();
+      if (!(title in window.PROBLEMS) && (content.includes('No data') || !(content || panel.querySelector('canvas')))) {
+        window.PROBLEMS[title] = 'it shows nothing';
+      }
+    }
+    window.DRAWN = true;
+  }, 500);
 }
 
 void main();
