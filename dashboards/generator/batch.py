@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.generator.frame import frame
 from dashboards.generator.links import link_to, row_link, runbook, to
-from dashboards.generator.panels import ERRORS, Panel, Query, lines, number
+from dashboards.generator.panels import COLOURS, ERRORS, Panel, Query, lines, number
 from dashboards.generator.promql import Chosen
 from dashboards.generator.recording import FAILED
 from dashboards.generator.shared import (
@@ -58,14 +58,14 @@ def _now() -> list[Panel]:
     return [
         failing(_Q, width=3),
         number(
-            "Items failed (count, time shown)",
+            "Failed (items, time shown)",
             "Items that failed or timed out. The Node dashboard has their errors.",
-            "short",
+            "locale",
             Query(f"sum({_Q.increase('flowrt_items_total', FAILED)})"),
             steps=((None, "text"), (0.5, ERRORS)),
             decimals=0,
             trend=False,
-            width=3,
+            width=4,
             nothing="no items",
             links=[link_to("Nodes", to("flowrt-node")), runbook("FlowrtItemErrorBudgetBurn")],
         ),
@@ -88,7 +88,7 @@ def _now() -> list[Panel]:
             nothing="unknown",
             links=[runbook("FlowrtBatchStalled")],
         ),
-        holding(width=6),
+        holding(width=5),
         items_per_second(),
         number(
             "Last success (ago)",
@@ -129,6 +129,7 @@ def _waits() -> list[Panel]:
             Query(f"sum({_Q.rate('flowrt_rate_limit_wait_seconds_total')})", "rate_limit"),
             Query(f"sum({_Q.rate('flowrt_retry_backoff_seconds_total')})", "backoff"),
             width=8,
+            most=1,
         ),
         queue_wait(_Q, width=8),
         in_flight(_Q, width=8, links=[runbook("FlowrtSaturated")]),
@@ -162,11 +163,11 @@ def _runs() -> list[Panel]:
             ],
             width=14,
             sort="Items failing",
-            widths={"Last end": 120},
+            widths={"Last end": 120, "With failures": 110, "Unaccounted": 105},
             row_links={"batch": [row_link("Only this batch", "flowrt-batch", "batch")]},
         ),
         lines(
-            "Run duration (mean of the time shown, s)",
+            "Run duration (mean, s)",
             "Time from a batch's start to its end. Each point is the mean of the runs that ended in the time shown "
             "before it.",
             "s",
@@ -179,6 +180,7 @@ def _runs() -> list[Panel]:
             "(measured).",
             "suffix:×",
             Query(f"max by (batch, method) ({_Q.metric('flowrt_batch_speedup_ratio')})", "{{batch}} ({{method}})"),
+            patterns={r"/\(claimed\)$/": COLOURS["limit"]},
             width=5,
         ),
     ]

@@ -58,7 +58,7 @@ def _now() -> list[Panel]:
             nothing="no failures",
         ),
         number(
-            "Attempts per item (mean, now)",
+            "Attempts/item (mean, now)",
             "Above 1, items are retried.",
             "none",
             Query(f"sum({_Q.rate('flowrt_item_attempts_total')}) / (sum({ended}) > 0)"),
@@ -153,6 +153,7 @@ def _failures() -> list[Panel]:
             "suffix: /s",
             Query(f"sum by (reason) ({_Q.rate('flowrt_item_retries_total')})", "{{reason}}"),
             width=8,
+            most=1,
             stacked=True,
         ),
         lines(
@@ -169,6 +170,7 @@ def _failures() -> list[Panel]:
             "suffix: /s",
             Query(f"sum by (outcome) ({_Q.rate('flowrt_item_hedges_total')})", "{{outcome}}"),
             width=8,
+            most=1,
             stacked=True,
         ),
         loop_blocks(_Q, links=[link_to("Runtime", to("flowrt-runtime"))]),

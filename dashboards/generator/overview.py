@@ -12,7 +12,7 @@ from dashboards.generator.panels import Panel, Query, lines, number
 from dashboards.generator.promql import Chosen
 from dashboards.generator.shared import (
     FAILING_SERIES,
-    FULL,
+    FULL_CELL,
     alerts_firing,
     bound_by,
     distribution,
@@ -70,7 +70,7 @@ def _now() -> list[Panel]:
         ),
         items_per_second(),
         number(
-            "Item duration (p99, now)",
+            "Duration (p99, now)",
             "99 % of the items take less than this from being pulled to their end, retries and waits included.",
             "s",
             Query(_Q.at_most(0.99, "flowrt_item_duration_seconds")),
@@ -95,10 +95,10 @@ def _failing() -> list[Panel]:
                 Column("Items/s", f"sum by ({_NODE}) ({_Q.rate('flowrt_items_total')})", "short"),
                 Column("Mean attempt", _Q.mean("flowrt_attempt_duration_seconds", _NODE), "s"),
                 Column("Retries/s", f"sum by ({_NODE}) ({_Q.rate('flowrt_item_retries_total')})", "short"),
-                Column("Slots in use", slots_share(_Q, _NODE), "percentunit", FULL),
+                Column("Slots in use", slots_share(_Q, _NODE), "percentunit", FULL_CELL),
             ],
             width=14,
-            height=6,
+            height=7,
             sort="Items failing",
             row_links={
                 "node": [row_link("Where its time goes", "flowrt-node", "batch", "node")],
@@ -116,7 +116,7 @@ def _failing() -> list[Panel]:
             ),
             nothing="no failures",
             width=10,
-            height=6,
+            height=7,
             series_links=[link_to("The node", to("flowrt-node", node="${__field.labels.node}"))],
         ),
     ]

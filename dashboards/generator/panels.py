@@ -1,14 +1,15 @@
 """Panels in one form for all dashboards: title, description, unit, and the names and colours of series.
 
 No panel colours its series by their order, as Grafana does by default: then the first series would be green even where
-it fails. Statuses, causes and percentiles have fixed colours, series by node or batch are shades of one colour, and a
-share of failures is coloured by its value.
+it fails. Statuses, causes and percentiles have fixed colours, other series range from blue to purple by their value,
+and a share of failures turns yellow and red.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
@@ -41,7 +42,7 @@ Steps = Sequence[tuple[float | None, str]]
 DATASOURCE: Final = common_model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 NEUTRAL: Final = "#5794f2"
-"""Base colour of series that are neither good nor bad: nodes, batches, processes."""
+"""Colour of series that are neither good nor bad."""
 
 ERRORS: Final = STATUS["failed"]
 """Base colour of series that count failures."""
@@ -213,11 +214,12 @@ def lines(
     height: int = 8,
     stacked: bool = False,
     filled: bool = False,
-    shades: str = NEUTRAL,
+    shades: str | None = None,
     by_value: Steps = (),
     most: float | None = None,
     least: float | None = 0,
     steps: Steps = (),
+    patterns: Mapping[str, str] = MappingProxyType({}),
     links: Sequence[dashboard.DashboardLink] = (),
     series_links: Sequence[dashboard.DashboardLink] = (),
 ) -> timeseries.Panel:
@@ -232,17 +234,20 @@ def lines(
         height: Rows of the grid.
         stacked: Stack the series.
         filled: Fill the area under a single series a little.
-        shades: Base colour of the series that `COLOURS` does not name.
+        shades: Base colour of the series that `COLOURS` does not name; None for blue to purple, by their last values.
         by_value: Colour each series by its highest value in the time shown instead, and draw `steps` from the same
             values; the first step has no value.
         most: Lowest end of the axis.
         least: Highest start of the axis.
         steps: Horizontal lines with their colours; the first step has no value.
+        patterns: Colours of series by regular expressions on their names.
         links: Links in the panel's head.
         series_links: Links of each series.
     """
-    colour = dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(shades)
-    if by_value:
+    colour = dashboard.FieldColor().mode(model.FieldColorModeId.CONTINUOUS_BL_PU)
+    if shades is not None:
+        colour = dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(shades)
+    elif by_value:
         # The highest rather than the last value: a node that failed and recovered must stand out too.
         colour = (
             dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS).series_by(model.FieldColorSeriesByMode.MAX)
@@ -288,6 +293,8 @@ def lines(
         panel = panel.with_target(target(query, place))
     for name in _names(queries):
         panel = panel.override_by_name(name, _fixed(COLOURS[name]))
+    for pattern, colour_name in patterns.items():
+        panel = panel.override_by_regexp(pattern, _fixed(colour_name))
     return panel
 
 

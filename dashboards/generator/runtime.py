@@ -59,7 +59,7 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtEventLoopBlocked")],
         ),
         number(
-            "Event loop blocked (times, time shown)",
+            "Loop stalls (time shown)",
             "How often a node blocked the event loop.",
             "none",
             Query(f"sum({_Q.increase('flowrt_loop_stalls_total')})"),
@@ -69,9 +69,9 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtEventLoopBlocked")],
         ),
         number(
-            "Telemetry dropped (count, time shown)",
+            "Dropped (time shown)",
             "Spans, log events and exemplars that were not delivered, and series that were merged into _other.",
-            "short",
+            "locale",
             Query(f"sum({dropped})"),
             steps=_NONE_ALLOWED,
             decimals=0,

@@ -15,8 +15,9 @@ from dashboards.generator.tables import Column
 
 __all__ = [
     "FAILING",
+    "FAILING_CELL",
     "FAILING_SERIES",
-    "FULL",
+    "FULL_CELL",
     "alerts_firing",
     "bound_by",
     "distribution",
@@ -38,8 +39,10 @@ __all__ = [
 Links = Sequence[dashboard.DashboardLink]
 
 FAILING: Final = ((None, "green"), (0.01, "#EAB839"), (0.05, ERRORS))
-FAILING_SERIES: Final = ((None, NEUTRAL), (0.01, "#EAB839"), (0.05, ERRORS))
+FAILING_SERIES: Final = ((None, NEUTRAL), *FAILING[1:])
+FAILING_CELL: Final = ((None, "transparent"), *FAILING[1:])
 FULL: Final = ((None, "text"), (0.9, "#EAB839"), (0.98, "orange"))
+FULL_CELL: Final = ((None, "transparent"), *FULL[1:])
 
 BOUND: Final = (
     "Wall time of the batches by what held them back; the shares add up to 100 %. slots: every slot is busy and inputs "
@@ -86,7 +89,7 @@ def failing_column(chosen: Chosen, by: str) -> Column:
         chosen: The dashboard's variables.
         by: Labels of a row.
     """
-    return Column("Items failing", failing_share(chosen, by), "percentunit", FAILING, decimals=1)
+    return Column("Items failing", failing_share(chosen, by), "percentunit", FAILING_CELL, decimals=1)
 
 
 def slots_share(chosen: Chosen, by: str = "") -> str:
@@ -124,7 +127,7 @@ def alerts_firing(description: str, *, links: Links = ()) -> Panel:
 def items_per_second() -> Panel:
     """Stat: the rate of items that end."""
     return number(
-        "Items ended (per second, now)",
+        "Items ended (/s, now)",
         "Items that ended, whatever their status.",
         "suffix: /s",
         Query(f"sum({_BATCHES.rate('flowrt_items_total')})"),
@@ -226,6 +229,7 @@ def queue_wait(chosen: Chosen, *, width: int = 12) -> Panel:
         "s",
         *percentiles(chosen, "flowrt_item_queue_wait_seconds", 0.95, 0.99),
         width=width,
+        most=0.01,
     )
 
 
@@ -283,6 +287,7 @@ def loop_blocks(chosen: Chosen, *, links: Links = ()) -> Panel:
         Query(culprits(f"60 * sum by (node) ({chosen.rate('flowrt_loop_stalls_total')})"), "{{node}}"),
         shades=ERRORS,
         width=8,
+        most=1,
         links=[*links, runbook("FlowrtEventLoopBlocked")],
     )
 
@@ -317,7 +322,7 @@ def holding(*, width: int = 5) -> Panel:
         width: Columns, of 24.
     """
     return number(
-        "Held back mostly by (% of wall time, now)",
+        "Held back by (% of time, now)",
         BOUND,
         "percentunit",
         Query(f"topk(1, {_shares_of_bound()})", "{{by}}"),

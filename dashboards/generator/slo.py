@@ -19,8 +19,11 @@ from dashboards.generator.tables import Column, rows
 __all__ = ["slo"]
 
 _BURNING: Final = ((None, "green"), (1, "#EAB839"), (6, "orange"), (14.4, ERRORS))
+_BURNING_CELL: Final = ((None, "transparent"), *_BURNING[1:])
 _BURNING_SERIES: Final = ((None, NEUTRAL), *_BURNING[1:])
 _LEFT: Final = ((None, ERRORS), (0, "orange"), (0.25, "#EAB839"), (0.5, "green"))
+_LEFT_CELL: Final = (*_LEFT[:-1], (0.5, "transparent"))
+_LATE_SERIES: Final = ((None, NEUTRAL), (0.05, ERRORS))
 _FAILURES: Final = "job_batch:flowrt_item_failures:ratio_rate"
 _LATE: Final = "job_batch:flowrt_items_late:ratio_rate"
 
@@ -89,7 +92,7 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtLatencySLO")],
         ),
         number(
-            "May fail (%, objective)",
+            "May fail (objective)",
             "Share of items that may fail, as set in flowrt.objectives.yaml.",
             "percentunit",
             Query(f"max({FAILURE_RATIO})"),
@@ -97,7 +100,7 @@ def _now() -> list[Panel]:
             width=3,
         ),
         number(
-            "May be late (%, objective)",
+            "May be late (objective)",
             "Share of successful items that may be late, as set in flowrt.objectives.yaml with the threshold.",
             "percentunit",
             Query(f"max({LATE_RATIO})"),
@@ -117,11 +120,11 @@ def _burn() -> list[Panel]:
             + ".",
             ("job", "batch"),
             [
-                Column(window, f"{_ratio(_FAILURES, window)} / scalar({FAILURE_RATIO})", "suffix:×", _BURNING)
+                Column(window, f"{_ratio(_FAILURES, window)} / scalar({FAILURE_RATIO})", "suffix:×", _BURNING_CELL)
                 for window in BURN_WINDOWS
             ]
-            + [Column("Left", f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})", "percentunit", _LEFT)],
-            height=6,
+            + [Column("Left", f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})", "percentunit", _LEFT_CELL)],
+            height=7,
             links=[runbook("FlowrtItemErrorBudgetBurn")],
         ),
         rows(
@@ -129,10 +132,10 @@ def _burn() -> list[Panel]:
             "The same for successful items that took longer than the threshold.",
             ("job", "batch"),
             [
-                Column(window, f"{_ratio(_LATE, window)} / scalar({LATE_RATIO})", "suffix:×", _BURNING)
+                Column(window, f"{_ratio(_LATE, window)} / scalar({LATE_RATIO})", "suffix:×", _BURNING_CELL)
                 for window in BURN_WINDOWS
             ],
-            height=6,
+            height=7,
             links=[runbook("FlowrtLatencySLO")],
         ),
     ]
@@ -172,8 +175,8 @@ def _time() -> list[Panel]:
             "percentunit",
             Query(_ratio(_LATE, "5m"), "{{job}} / {{batch}}"),
             width=6,
-            most=0.01,
-            by_value=FAILING_SERIES,
+            most=0.05,
+            by_value=_LATE_SERIES,
         ),
         rows(
             "Alerts that fire, one per row (now)",
@@ -183,7 +186,7 @@ def _time() -> list[Panel]:
             width=16,
             height=8,
             sort="severity",
-            widths={"alertname": 220, "instance": 130, "detail": 160, "severity": 80, "Firing": 60},
+            widths={"alertname": 240, "instance": 130, "detail": 160, "severity": 80, "Firing": 60},
             row_links={"alertname": [{"title": "Runbooks", "url": "/d/flowrt-runbooks/"}]},
         ),
         lines(

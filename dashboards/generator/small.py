@@ -12,6 +12,7 @@ from dashboards.generator.panels import Panel, Query, lines, number
 from dashboards.generator.promql import Chosen
 from dashboards.generator.shared import (
     FAILING,
+    FAILING_CELL,
     FAILING_SERIES,
     failing,
     failing_column,
@@ -71,7 +72,7 @@ def _now() -> list[Panel]:
         ),
         failing(_Q),
         number(
-            "Batches ended (per second, now)",
+            "Batches ended (/s, now)",
             "Batches that ended, whatever their status.",
             "suffix: /s",
             Query(f"sum({_Q.rate('flowrt_batches_total')})"),
@@ -110,7 +111,7 @@ def _names() -> list[Panel]:
             "One row per name. Click a name to see its items.",
             ("batch",),
             [
-                Column("Batches failing", _failing("batch"), "percentunit", FAILING, decimals=1),
+                Column("Batches failing", _failing("batch"), "percentunit", FAILING_CELL, decimals=1),
                 failing_column(_Q, "batch"),
                 Column("Batches/s", f"sum by (batch) ({_Q.rate('flowrt_batches_total')})", "short"),
                 Column("Mean duration", _Q.mean(_DURATION, "batch"), "s"),
@@ -120,6 +121,7 @@ def _names() -> list[Panel]:
             ],
             width=16,
             sort="Batches failing",
+            widths={"Items per batch": 120},
             row_links={"batch": [row_link("Its items", "flowrt-batch", "batch")]},
         ),
         lines(

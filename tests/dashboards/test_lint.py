@@ -163,7 +163,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
         "$pile is no variable",
         "define pile",
     ),
-    "series coloured by their order": (line_colour(mode="palette-classic"), QUEUE_WAIT, "by their order", "status"),
+    "series coloured by their order": (line_colour(mode="palette-classic"), QUEUE_WAIT, "palette-classic", "status"),
     "a green series": (line_colour(mode="fixed", fixedColor="green"), QUEUE_WAIT, "can be green", "neutral"),
     "series that are green by their value": (green_step, QUEUE_WAIT, "can be green", "neutral"),
     "a careless annotation": (bad_annotation, "annotation Alerts", "not narrowed by $job", 'job=~"$job"'),

@@ -19,8 +19,7 @@ import pytest
 from dashboards.generator.files import FOLDER
 from dashboards.generator.filled import filled
 from dashboards.generator.lint.findings import panels_of
-from dashboards.generator.pictures.components import bundle
-from dashboards.generator.pictures.drawing import draw, recorded
+from dashboards.generator.pictures.drawing import Drawing, recorded
 from dashboards.generator.servers import Api, Servers
 from dashboards.generator.windows import Time
 from tools.browser import chromium
@@ -197,14 +196,13 @@ def test_series_of_known_values_have_a_fixed_colour(scraped: Scraped) -> None:
 
 
 def test_every_panel_is_drawn_by_the_components_of_grafana(scraped: Scraped, tmp_path: Path) -> None:
-    code = bundle(tmp_path)
     with chromium() as browser:
+        drawing = Drawing(browser, tmp_path)
         for name, board in BOARDS.items():
             now = time.time()
             picture = recorded(board, scraped.api, now - 20, now, {})
-            assert draw(picture, browser, code, tmp_path / f"{name}.html") == {}, name
-        picture["board"] = {**board, "panels": [{**next(panels_of(board)), "type": "unheard-of"}]}
-        broken = draw(picture, browser, code, tmp_path / "broken.html")
+            assert drawing.draw(picture) == {}, name
+        broken = drawing.draw({**picture, "board": {**board, "panels": [{**board["panels"][0], "type": "unheard-of"}]}})
     assert list(broken.values()) == ["Error: no way to draw a panel of type unheard-of"]
 
 

@@ -15,7 +15,20 @@ from flowrt.telemetry.metrics.catalogue import CATALOGUE
 __all__ = ["UNITS", "lint"]
 
 UNITS: Final = frozenset(
-    {"none", "short", "percent", "percentunit", "s", "ms", "bytes", "ops", "reqps", "dateTimeFromNow", "dtdurations"}
+    {
+        "none",
+        "short",
+        "percent",
+        "percentunit",
+        "s",
+        "ms",
+        "bytes",
+        "ops",
+        "reqps",
+        "dateTimeFromNow",
+        "dtdurations",
+        "locale",
+    }
 )
 """Units that the dashboards may use, by Grafana's names, beside `prefix:...` and `suffix:...`."""
 
@@ -27,6 +40,7 @@ _DASHBOARD: Final = re.compile(r"/d/([\w-]+)")
 _NEEDS_NO_QUERY: Final = frozenset({"text", "row"})
 _IN_PARENTHESES: Final = re.compile(r"\(([^()]+)\)$")
 _WINDOW: Final = re.compile(r"\b(now|ago|time shown|last \w+|\d+ days|objective|per window)\b")
+_MODES: Final = frozenset({"fixed", "shades", "thresholds", "continuous-BlPu"})
 _GREEN: Final = frozenset({"green", "dark-green", "light-green", "semi-dark-green", "super-light-green", "#73bf69"})
 
 
@@ -138,8 +152,8 @@ def _colours(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
     config = panel.get("fieldConfig", {})
     defaults = config.get("defaults", {})
     colour = defaults.get("color", {})
-    if str(colour.get("mode")).startswith(("palette-classic", "continuous")):
-        yield "its series are coloured by their order", "colour them by status or value: `lines` in panels.py does"
+    if colour.get("mode") not in _MODES:
+        yield f"its colour mode is {colour.get('mode')}", "colour by status or value, as `lines` in panels.py does"
     steps = defaults.get("thresholds", {}).get("steps", []) if colour.get("mode") == "thresholds" else []
     fixed = [colour, *(p["value"] for o in config.get("overrides", []) for p in o["properties"] if p["id"] == "color")]
     used = {step.get("color") for step in steps} | {each.get("fixedColor") for each in fixed}

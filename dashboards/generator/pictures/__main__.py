@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,8 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from dashboards.generator.files import FOLDER
-from dashboards.generator.pictures.components import bundle
-from dashboards.generator.pictures.drawing import draw, recorded
+from dashboards.generator.pictures.drawing import Drawing, recorded
 from dashboards.generator.servers import Servers
 from dashboards.generator.windows import Time
 from tools.browser import chromium
@@ -29,7 +27,11 @@ from tools.browser import chromium
 _ROOT: Final = FOLDER.parent
 _PICTURES: Final = _ROOT / "docs" / "pictures"
 _FASTER: Final = 20
-_CHOSEN: Final = {"flowrt-batch": {"batch": "airports"}, "flowrt-node": {"batch": "airports", "node": "enrich"}}
+_CHOSEN: Final = {
+    "flowrt-batch": {"batch": "airports"},
+    "flowrt-node": {"batch": "airports", "node": "enrich"},
+    "flowrt-small": {"batch": "invoices|photos|quotes"},
+}
 _DRAWABLE: Final = ("flowrt-overview", "flowrt-batch", "flowrt-small", "flowrt-node", "flowrt-runtime", "flowrt-slo")
 
 
@@ -45,17 +47,15 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder that keeps the answers; with answers in it, draw those")
     chosen = parser.parse_args()
     kept = chosen.keep
-    with tempfile.TemporaryDirectory() as folder:
-        code = bundle(Path(folder))
-        if kept is not None and (kept / f"{_DRAWABLE[-1]}.json").exists():
-            pictures = {name: json.loads((kept / f"{name}.json").read_text()) for name in _DRAWABLE}
-        else:
-            pictures = _record(chosen.well, chosen.wrong)
-        if kept is not None:
-            kept.mkdir(parents=True, exist_ok=True)
-            for name, picture in pictures.items():
-                (kept / f"{name}.json").write_text(json.dumps(picture))
-        return _draw(pictures, code, Path(folder))
+    if kept is not None and (kept / f"{_DRAWABLE[-1]}.json").exists():
+        pictures = {name: json.loads((kept / f"{name}.json").read_text()) for name in _DRAWABLE}
+    else:
+        pictures = _record(chosen.well, chosen.wrong)
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            (kept / f"{name}.json").write_text(json.dumps(picture))
+    return _draw(pictures)
 
 
 def _record(well_s: float, wrong_s: float) -> dict[str, Any]:
@@ -93,17 +93,16 @@ def _trial(well_s: float) -> Iterator[str]:
         process.communicate()
 
 
-def _draw(pictures: dict[str, Any], code: tuple[str, str], folder: Path) -> int:
+def _draw(pictures: dict[str, Any]) -> int:
     failed = 0
     _PICTURES.mkdir(parents=True, exist_ok=True)
-    with chromium() as browser:
+    with chromium() as browser, tempfile.TemporaryDirectory() as folder:
+        drawing = Drawing(browser, Path(folder))
         for name, picture in pictures.items():
-            page_file = folder / f"{name}.html"
-            for panel, error in draw(picture, browser, code, page_file).items():
+            path = _PICTURES / f"{name}.png"
+            for panel, error in drawing.draw(picture, path).items():
                 failed = 1
                 sys.stderr.write(f"{name}: {panel}: {error}\n")
-            path = _PICTURES / f"{name}.png"
-            shutil.copy(page_file.with_suffix(".png"), path)
             sys.stdout.write(f"written: {path.relative_to(_ROOT)}\n")
     return failed
 

@@ -10,10 +10,10 @@ from dashboards.generator.filled import filled
 from dashboards.generator.lint.findings import Board, panels_of
 from dashboards.generator.servers import Api
 
-__all__ = ["answers_of", "marks_of"]
+__all__ = ["STEP_S", "answers_of", "marks_of"]
 
 _INTERVAL: Final = "10s"
-_STEP_S: Final = 2.0
+STEP_S: Final = 2.0
 _MARKS: Final = {"Batch starts": "#5794f2", "Alerts": "#f2495c"}
 _MOST_EXEMPLARS: Final = 60
 
@@ -46,7 +46,7 @@ def _answer(
     else:
         found = [
             {"metric": each["metric"], "values": each["values"], "legend": _legend(target, each["metric"])}
-            for each in api.ranged(expr, start_s, end_s, _STEP_S)
+            for each in api.ranged(expr, start_s, end_s, STEP_S)
         ]
     exemplars = [
         (exemplar["timestamp"], float(exemplar["value"]))
@@ -68,9 +68,9 @@ def marks_of(board: Board, api: Api, start_s: float, end_s: float) -> list[dict[
     """
     marks = []
     for annotation in board.get("annotations", {}).get("list", []):
-        for series in api.ranged(_fill(annotation["expr"], start_s, end_s, {}), start_s, end_s, _STEP_S):
+        for series in api.ranged(_fill(annotation["expr"], start_s, end_s, {}), start_s, end_s, STEP_S):
             began_s = float(series["values"][0][0])
-            if began_s > start_s + _STEP_S:
+            if began_s > start_s + STEP_S:
                 marks.append({"at": began_s, "colour": _MARKS[annotation["name"]]})
     return marks
 

@@ -1,6 +1,7 @@
-// Draws one dashboard with Grafana's own components, from the answers of a real Prometheus.
+// Draws dashboards with Grafana's own components, from the answers of a real Prometheus.
 // @grafana/ui has no heatmap, annotations or exemplars: they are painted onto its plot.
-// window.PROBLEMS has the errors of panels by title, and the panels that show nothing.
+// window.DRAW draws one dashboard and resolves to its problems: the errors of panels by title, and the panels that show
+// nothing.
 import {
   applyFieldOverrides,
   createTheme,
@@ -45,27 +46,33 @@ interface Panel {
 interface Mark { at: number; colour: string }
 interface Picture {
   board: { title: string; panels: Panel[] }; answers: Record<string, Answer[]>; marks: Mark[];
-  from: number; to: number; width: number; chosen: Array<[string, string]>;
+  from: number; to: number; step: number; width: number; chosen: Array<[string, string]>;
 }
 
-declare global { interface Window { PICTURE: Picture; DRAWN: boolean; PROBLEMS: Record<string, string> } }
+declare global { interface Window { DRAW: (picture: Picture) => Promise<Record<string, string>> } }
 
-window.PROBLEMS = {};
 
-const picture = window.PICTURE;
+let picture: Picture;
+let timeRange: TimeRange;
+let registry: Registry<any>;
+let problems: Record<string, string>;
 const theme = createTheme({ colors: { mode: 'dark' } });
-const timeRange: TimeRange = {
-  from: dateTime(picture.from * 1000), to: dateTime(picture.to * 1000),
-  raw: { from: dateTime(picture.from * 1000), to: dateTime(picture.to * 1000) },
-};
 const CELL = 38, GAP = 8;
 
 const overridable = ['unit', 'min', 'max', 'decimals', 'displayName', 'thresholds', 'color', 'links', 'noValue', 'mappings'];
-const custom = new Set(['cellOptions', 'width', ...picture.board.panels.flatMap((panel) => Object.keys(panel.fieldConfig?.defaults?.custom ?? {}))]);
-const registry = new Registry<any>(() => [
-  ...overridable.map((id) => option(id, id, false)),
-  ...[...custom].map((key) => option(`custom.${key}`, key, true)),
-]);
+
+function choose(next: Picture) {
+  picture = next;
+  problems = {};
+  const range = { from: dateTime(picture.from * 1000), to: dateTime(picture.to * 1000) };
+  timeRange = { ...range, raw: range };
+  const custom = new Set(['cellOptions', 'width', ...picture.board.panels.flatMap((panel) => Object.keys(panel.fieldConfig?.defaults?.custom ?? {}))]);
+  registry = new Registry<any>(() => [
+    ...overridable.map((id) => option(id, id, false)),
+    ...[...custom].map((key) => option(`custom.${key}`, key, true)),
+  ]);
+}
+
 function option(id: string, path: string, isCustom: boolean) {
   return { id, path, isCustom, name: id, process: (value: any) => value, shouldApply: () => true };
 }
@@ -81,21 +88,29 @@ function configured(panel: Panel, frames: DataFrame[]): DataFrame[] {
   } as any);
 }
 
+// Prometheus leaves out the times without a value; Grafana's data source puts null there, so that lines have gaps.
+function withGaps(values: Array<[number, string]>): Array<[number, number | null]> {
+  return values.flatMap(([at, value], place): Array<[number, number | null]> => {
+    const gap = place > 0 && at - values[place - 1][0] > 1.5 * picture.step;
+    return gap ? [[at - picture.step, null], [at, Number(value)]] : [[at, Number(value)]];
+  });
+}
+
 function seriesFrames(panel: Panel): DataFrame[] {
   const frames = (picture.answers[panel.id] ?? []).flatMap((answer) =>
-    answer.series.map((series) =>
-      toDataFrame({
+    answer.series.map((series) => {
+      const values = withGaps(series.values);
+      return toDataFrame({
         refId: answer.refId, name: series.legend,
         fields: [
-          { name: 'Time', type: FieldType.time, values: series.values.map(([at]) => at * 1000), config: {} },
+          { name: 'Time', type: FieldType.time, values: values.map(([at]) => at * 1000), config: {} },
           {
-            name: 'Value', type: FieldType.number, labels: series.metric,
-            values: series.values.map(([, value]) => Number(value)),
+            name: 'Value', type: FieldType.number, labels: series.metric, values: values.map(([, value]) => value),
             config: { displayNameFromDS: series.legend },
           },
         ],
-      })
-    )
+      });
+    })
   );
   return configured(panel, frames);
 }
@@ -283,7 +298,7 @@ class Guard extends React.Component<{ title: string; children: React.ReactNode }
   }
 
   componentDidCatch(error: Error) {
-    window.PROBLEMS[this.props.title] = String(error);
+    problems[this.props.title] = String(error);
   }
 
   render() {
@@ -332,22 +347,22 @@ function Dashboard({ frames }: { frames: Record<number, DataFrame> }) {
   );
 }
 
-async function main() {
+window.DRAW = async (next) => {
+  choose(next);
   const frames: Record<number, DataFrame> = {};
   for (const panel of picture.board.panels) {
     if (panel.type === 'table') { frames[panel.id] = await tableFrame(panel); }
   }
-  createRoot(document.getElementById('root')!).render(<Dashboard frames={frames} />);
-  setTimeout(() => {
-    for (const panel of document.querySelectorAll<HTMLElement>('[data-panel]')) {
-      const title = panel.dataset.panel!;
-      const content = panel.innerText.replace(title, '').trim();
-      if (!(title in window.PROBLEMS) && (content.includes('No data') || !(content || panel.querySelector('canvas')))) {
-        window.PROBLEMS[title] = 'it shows nothing';
-      }
+  const place = document.createElement('div');
+  document.body.replaceChildren(place);
+  createRoot(place).render(<Dashboard frames={frames} />);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  for (const panel of place.querySelectorAll<HTMLElement>('[data-panel]')) {
+    const title = panel.dataset.panel!;
+    const content = panel.innerText.replace(title, '').trim();
+    if (!(title in problems) && (content.includes('No data') || !(content || panel.querySelector('canvas')))) {
+      problems[title] = 'it shows nothing';
     }
-    window.DRAWN = true;
-  }, 500);
-}
-
-void main();
+  }
+  return problems;
+};

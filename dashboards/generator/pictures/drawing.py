@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,10 +9,11 @@ from typing import Any, Final
 from playwright.sync_api import Browser
 
 from dashboards.generator.lint.findings import Board
-from dashboards.generator.pictures.answers import answers_of, marks_of
+from dashboards.generator.pictures.answers import STEP_S, answers_of, marks_of
+from dashboards.generator.pictures.components import bundle
 from dashboards.generator.servers import Api
 
-__all__ = ["draw", "recorded"]
+__all__ = ["Drawing", "recorded"]
 
 _WIDTH: Final = 1500
 _DRAWN_MS: Final = 60_000
@@ -22,14 +22,13 @@ _PAGE: Final = """<!doctype html>
 <meta charset="utf-8">
 <style>body {{ margin: 0; background: #111217; font-family: "DejaVu Sans", sans-serif }}</style>
 <style>{style}</style>
-<div id="root"></div>
-<script>window.PICTURE = {data};</script>
+<body></body>
 <script>{code}</script>
 """
 
 
 def recorded(board: Board, api: Api, start_s: float, end_s: float, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Return a dashboard with the answers to its queries, as `draw` takes it.
+    """Return a dashboard with the answers to its queries, as `Drawing.draw` takes it.
 
     Args:
         board: The dashboard.
@@ -45,32 +44,44 @@ def recorded(board: Board, api: Api, start_s: float, end_s: float, chosen: Mappi
         "marks": marks_of(board, api, start_s, end_s),
         "from": start_s,
         "to": end_s,
+        "step": STEP_S,
         "width": _WIDTH,
-        "chosen": [(each.get("label", each["name"]), chosen.get(each["name"], "All")) for each in variables],
+        "chosen": [
+            (each.get("label", each["name"]), chosen.get(each["name"], "All").replace("|", " + ")) for each in variables
+        ],
     }
 
 
-def draw(picture: dict[str, Any], browser: Browser, code: tuple[str, str], page_file: Path) -> dict[str, str]:
-    """Draw one dashboard and write `page_file` with the suffix `.png` beside the page.
+class Drawing:
+    """Page that draws one dashboard after the other: loading Grafana's components takes longer than drawing.
 
     Args:
-        picture: What `recorded` returned.
         browser: The browser.
-        code: Script and style sheet, from `bundle`.
-        page_file: File for the page.
-
-    Returns:
-        Errors by panel, `page` for those outside of panels; empty if all panels were drawn.
+        folder: Folder for the page's files.
     """
-    script, style = (text.replace("</script", "<\\/script") for text in code)
-    data = json.dumps(picture).replace("</", "<\\/")
-    page_file.write_text(_PAGE.format(data=data, style=style, code=script))
-    page = browser.new_page(viewport={"width": _WIDTH, "height": 900}, timezone_id="UTC")
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(page_file.as_uri())
-    page.wait_for_function("window.DRAWN", timeout=_DRAWN_MS)
-    page.screenshot(path=page_file.with_suffix(".png"), full_page=True)
-    found: dict[str, str] = page.evaluate("window.PROBLEMS")
-    page.close()
-    return found | ({"page": "\n".join(errors)} if errors else {})
+
+    def __init__(self, browser: Browser, folder: Path) -> None:
+        script, style = (text.replace("</script", "<\\/script") for text in bundle(folder))
+        file = folder / "page.html"
+        file.write_text(_PAGE.format(style=style, code=script))
+        self._errors: list[str] = []
+        self._page = browser.new_page(viewport={"width": _WIDTH, "height": 900}, timezone_id="UTC")
+        self._page.set_default_timeout(_DRAWN_MS)
+        self._page.on("pageerror", lambda error: self._errors.append(str(error)))
+        self._page.goto(file.as_uri())
+
+    def draw(self, picture: dict[str, Any], target: Path | None = None) -> dict[str, str]:
+        """Draw one dashboard.
+
+        Args:
+            picture: What `recorded` returned.
+            target: PNG file to write; None for none.
+
+        Returns:
+            Errors by panel, `page` for those outside of panels; empty if all panels were drawn.
+        """
+        self._errors.clear()
+        found: dict[str, str] = self._page.evaluate("picture => window.DRAW(picture)", picture)
+        if target is not None:
+            self._page.screenshot(path=target, full_page=True)
+        return found | ({"page": "\n".join(self._errors)} if self._errors else {})
