@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "FlowrtError",
+    "ItemFailedError",
     "JournalDamagedError",
     "JournalDiskError",
     "JournalError",
@@ -13,12 +14,31 @@ __all__ = [
     "JournalMismatchError",
     "MissingExtraError",
     "error_text",
+    "error_type_of",
     "one_line",
 ]
 
 
 class FlowrtError(Exception):
     """Base class of the exceptions that flowrt itself raises."""
+
+
+class ItemFailedError(FlowrtError):
+    """An item failed and the batch was told to stop at the first failure.
+
+    Raised where there is no exception of the node's own to raise: the node returned a `NodeResult` whose
+    `success` is false, or the item's attempt ran out of time.
+
+    Args:
+        result: The failed item; its `error` is the message.
+    """
+
+    def __init__(self, result: Any) -> None:
+        super().__init__(f"item {result.index} {result.status}: {result.error}")
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[ItemFailedError], tuple[Any]]:
+        return type(self), (self.result,)
 
 
 class MissingExtraError(FlowrtError, ImportError):
@@ -95,6 +115,15 @@ def error_text(error: object) -> str:
     if isinstance(error, BaseException):
         return type(error).__name__
     return "the node reported a failure without an error message"
+
+
+def error_type_of(error: object) -> str:
+    """The low-cardinality name of an error, the same on spans, metrics, logs and results.
+
+    Args:
+        error: An exception, or anything else that a node gave as its `error`.
+    """
+    return type(error).__name__ if isinstance(error, BaseException) else ItemFailedError.__name__
 
 
 def one_line(text: object) -> str:

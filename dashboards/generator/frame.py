@@ -1,4 +1,4 @@
-"""Frame of every dashboard: variables, annotations, links, and the placement of panels."""
+"""What every dashboard has around its panels: variables, annotations, links, and where each panel stands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG: Final = "flowrt"
 _ALL: Final = ".+"
 
 Row = tuple[str, Sequence[Builder[model.Panel]]]
-"""A heading and its panels, from left to right; they wrap at 24 columns."""
+"""A heading and the panels under it, from left to right; they wrap at 24 columns."""
 
 
 def frame(
@@ -29,20 +29,18 @@ def frame(
     *,
     variables: Sequence[str] = (),
     source: str = "flowrt_build_info",
-    queried: bool = True,
-    starts: bool = True,
+    annotated: bool = True,
 ) -> model.Dashboard:
-    """Build a dashboard.
+    """A whole dashboard.
 
     Args:
-        uid: Identity, which links use.
-        title: Title.
-        description: The questions that it answers.
-        rows: Rows of panels.
+        uid: Its identity, which links use.
+        title: Its name.
+        description: What it is for.
+        rows: What it shows.
         variables: Labels to choose by, beside job and instance.
-        source: Metric whose labels fill the variables.
-        queried: False for a dashboard of texts, which needs neither variables nor annotations.
-        starts: Mark the starts of batches; False where they start many times a second.
+        source: The metric whose labels fill the variables.
+        annotated: Whether it marks when batches started and alerts fired.
     """
     board = (
         dashboard.Dashboard(title)
@@ -56,13 +54,11 @@ def frame(
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .link(_all_dashboards())
     )
-    if queried:
+    if annotated:
         board = board.with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         for name in ("job", "instance", *variables):
             board = board.with_variable(_variable(name, source if name in variables else "flowrt_build_info"))
-        if starts:
-            board = board.annotation(_batch_starts())
-        board = board.annotation(_alerts())
+        board = board.annotation(_batch_starts()).annotation(_alerts())
     number = 0
     for heading, panels in rows:
         if heading:

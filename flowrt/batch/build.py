@@ -1,4 +1,4 @@
-"""How a processor's batches are put together: the engine's parts, the policies, the journal and the instruments."""
+"""Builds a batch run from a processor's settings: the engine's parts, the policies, the journal, the instruments."""
 
 from __future__ import annotations
 
@@ -6,265 +6,227 @@ import asyncio
 import logging
 import time
 import uuid
-import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from flowrt._util.clock import Clock, clock_of, is_virtual
-from flowrt.attribution.ledger import Ledger
+from flowrt._util.clock import clock_of
+from flowrt.attribution.ledger import CONSUMER, Ledger
+from flowrt.attribution.wait import Wait
+from flowrt.batch.active_runs import ActiveRuns
+from flowrt.batch.config import BatchConfig, describe_settings
+from flowrt.batch.journal_opening import open_journal
 from flowrt.batch.progress_bar import ProgressBar
 from flowrt.engine.admission import Admission
-from flowrt.engine.attempt import make_begin, make_direct, settle, settle_value
-from flowrt.engine.durability import JournalSink, open_in_thread
-from flowrt.engine.hedging import Hedging
+from flowrt.engine.attempt import make_begin, make_direct
+from flowrt.engine.batch_run import BatchRun
+from flowrt.engine.durability import JournalSink
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
+from flowrt.engine.outcome import Deliver, settle, settle_value
+from flowrt.engine.parts import RunParts
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
-from flowrt.engine.worker import Deliver, Scheduler
-from flowrt.executors import Executor
-from flowrt.journal import Journal, JournalPolicy
 from flowrt.model import BatchRecord, Rejected
-from flowrt.model.node import BaseNode, WorkflowContext
-from flowrt.policies import (
-    CircuitBreaker,
-    Hedge,
-    LimitChange,
-    LimitController,
-    RateLimit,
-    RateLimiter,
-    RetryPolicy,
-    Transition,
-)
+from flowrt.model.node import WorkflowContext
+from flowrt.policies import RateLimiter, Transition
 from flowrt.telemetry import Observer
-from flowrt.telemetry.options import Telemetry
 
 if TYPE_CHECKING:
     from flowrt.recording.recorder import Recorder
 
-__all__ = ["Assembly", "Inputs", "now_ns"]
+__all__ = ["Inputs", "build_run"]
 
 Inputs = Iterable[Any] | AsyncIterable[Any]
 _log: Final = logging.getLogger("flowrt.batch")
 
 
-class Assembly:
-    """Puts one batch after another together, by the settings of a `BatchProcessor`, which checks and sets them."""
+async def build_run(
+    config: BatchConfig,
+    inputs: Inputs,
+    *,
+    runs: ActiveRuns,
+    observer: Observer,
+    deliver: Deliver,
+    bounded: bool,
+    workflow_context: WorkflowContext | None,
+    progress: bool,
+) -> BatchRun:
+    """Build a run that is ready to start, with its journal open.
 
-    node: BaseNode
-    name: str
-    max_concurrency: int
-    continue_on_error: bool
-    item_timeout: float | None
-    batch_timeout: float | None
-    retry: RetryPolicy | None
-    rate_limits: tuple[RateLimit, ...]
-    breaker: CircuitBreaker | None
-    hedge: Hedge | None
-    record: Path | None
-    speedup_sample: int | None
-    telemetry: Telemetry
-    _controller: LimitController | None
-    _executor: Executor
-    _instruments: tuple[Instrument, ...]
-    _observer: Observer
-    _running: weakref.WeakSet[Scheduler]
+    Args:
+        config: The processor's settings.
+        inputs: Where items come from.
+        runs: The processor's active runs, which this one joins.
+        observer: The processor's built-in instruments.
+        deliver: Takes the results.
+        bounded: True if finished results wait for a consumer, so that they have to be bounded.
+        workflow_context: Shared by all items; a new one by default.
+        progress: Draw a progress bar.
 
-    async def _prepare(
-        self,
-        inputs: Inputs,
-        workflow_context: WorkflowContext | None,
-        continue_on_error: bool | None,
-        deliver: Deliver,
-        admission: Admission,
-        progress: bool,
-        journal: JournalPolicy | Journal | None,
-    ) -> Scheduler:
-        """A scheduler that is ready to start, with its journal open."""
-        sampled = () if self.speedup_sample is None else await self._sample(inputs, self.speedup_sample)
-        keeper = None if journal is None else await self._open(journal)
-        try:
-            return self._scheduler(
-                inputs,
-                workflow_context,
-                continue_on_error,
-                deliver,
-                admission,
-                progress=progress,
-                keeper=keeper,
-                sampled=sampled,
-            )
-        except BaseException:
-            if keeper is not None:
-                await keeper.aclose()
-            raise
-
-    async def _open(self, journal: JournalPolicy | Journal) -> JournalSink:
-        """The journal of one batch; reading it may take a while, in which others have the loop."""
-        loop = asyncio.get_running_loop()
-        threaded = not is_virtual(loop)
-        if isinstance(journal, Journal):
-            return JournalSink(journal, loop, threaded=threaded, close=False)
-        opened = await open_in_thread(loop, journal, self.node) if threaded else journal.open(self.node)
-        return JournalSink(opened, loop, threaded=threaded, close=True)
-
-    async def _sample(self, inputs: Inputs, size: int) -> tuple[Instrument, ...]:
-        """Run some items one after another, where the inputs can be looked at before the batch."""
-        if not isinstance(inputs, Sequence):
-            _log.warning(
-                "speedup_sample=%d is not used: the inputs of batch %r are a %s, not a sequence; pass a list",
-                size,
-                self.name,
-                type(inputs).__name__,
-            )
-            return ()
-        # before the batch, and only for those who want a sample
-        from flowrt.batch.speedup_sample import (  # noqa: PLC0415
-            SampledSpeedup,
-            places_to_sample,
-            run_sequentially,
+    Raises:
+        JournalError: The journal cannot be used.
+    """
+    sampled = () if config.speedup_sample is None else await _run_sample(config, inputs, config.speedup_sample)
+    journal = None if config.journal is None else await open_journal(config.journal, config.node)
+    try:
+        return _assemble(
+            config,
+            inputs,
+            runs=runs,
+            observer=observer,
+            deliver=deliver,
+            bounded=bounded,
+            workflow_context=workflow_context,
+            progress=progress,
+            journal=journal,
+            sampled=sampled,
         )
+    except BaseException:
+        if journal is not None:
+            await journal.aclose()
+        raise
 
-        places = places_to_sample(len(inputs), size) if inputs else []
-        places = [place for place in places if not isinstance(inputs[place], Rejected)]
-        items = [isolate(inputs[place]) for place in places]
-        session = self._executor.open(self.node, 1)
-        try:
-            times = await run_sequentially(self.node, items, self.item_timeout, session.invoke)
-        finally:
-            session.close()
-        return (SampledSpeedup(dict(zip(places, times, strict=True))),)
 
-    def _scheduler(
-        self,
-        inputs: Inputs,
-        workflow_context: WorkflowContext | None,
-        continue_on_error: bool | None,
-        deliver: Deliver,
-        admission: Admission,
-        *,
-        progress: bool,
-        keeper: JournalSink | None,
-        sampled: tuple[Instrument, ...] = (),
-    ) -> Scheduler:
-        loop = asyncio.get_running_loop()
-        clock = clock_of(loop)
-        source = make_source(inputs)
-        if keeper is not None and source.expected is not None:
-            keeper.check_length(source.expected)
-        batch = BatchRecord(
-            name=self.name,
-            node_id=self.node.node_id,
-            node_type=self.node.node_type,
-            batch_id=uuid.uuid4().hex,
-            limit=self.max_concurrency if self._controller is None else self._controller.limit,
-            expected=source.expected,
-            clock=clock,
-            epoch_offset_ns=time.time_ns() - clock(),
+async def _run_sample(config: BatchConfig, inputs: Inputs, size: int) -> tuple[Instrument, ...]:
+    """Run some items one after another, where the inputs can be read before the batch."""
+    if not isinstance(inputs, Sequence):
+        _log.warning(
+            "speedup_sample=%d is not used: the inputs of batch %r are a %s, not a sequence; pass a list",
+            size,
+            config.name,
+            type(inputs).__name__,
         )
-        if self.telemetry.ledger:
-            batch.ledger = Ledger(batch)
-        instruments = (*self._observer.instruments(), *self._instruments, *((ProgressBar(),) if progress else ()))
-        instruments += sampled
-        recorder = None if self.record is None else _make_recorder(self.record, self)
-        if recorder is not None:
-            instruments = (recorder, *instruments)  # its `batch_ended` is called last
-        dispatch = Dispatch(instruments)
-        session = self._executor.open(self.node, self.max_concurrency)
+        return ()
+    from flowrt.batch.speedup_sample import (  # noqa: PLC0415  # only for those who want a sample
+        SampledSpeedup,
+        places_to_sample,
+        run_sequentially,
+    )
+
+    places = places_to_sample(len(inputs), size) if inputs else []
+    places = [place for place in places if not isinstance(inputs[place], Rejected)]
+    items = [isolate(inputs[place]) for place in places]
+    session = config.executor.open(config.node, 1)
+    try:
+        times = await run_sequentially(config.node, items, config.item_timeout, session.invoke)
+    finally:
+        session.close()
+    return (SampledSpeedup(dict(zip(places, times, strict=True))),)
+
+
+def _assemble(
+    config: BatchConfig,
+    inputs: Inputs,
+    *,
+    runs: ActiveRuns,
+    observer: Observer,
+    deliver: Deliver,
+    bounded: bool,
+    workflow_context: WorkflowContext | None,
+    progress: bool,
+    journal: JournalSink | None,
+    sampled: tuple[Instrument, ...],
+) -> BatchRun:
+    loop = asyncio.get_running_loop()
+    clock = clock_of(loop)
+    node, controller = config.node, runs.controller
+    source = make_source(inputs)
+    if journal is not None and source.expected is not None:
+        journal.check_length(source.expected)
+    batch = BatchRecord(
+        name=config.name,
+        node_id=node.node_id,
+        node_type=node.node_type,
+        batch_id=uuid.uuid4().hex,
+        limit=config.limit if controller is None else controller.limit,
+        expected=source.expected,
+        clock=clock,
+        epoch_offset_ns=time.time_ns() - clock(),
+    )
+    if config.telemetry.ledger:
+        batch.ledger = Ledger(batch)
+    recorder = None if config.record is None else _make_recorder(config)
+    dispatch = Dispatch(
+        (
+            *(() if recorder is None else (recorder,)),
+            *observer.instruments(),
+            *config.instruments,
+            *((ProgressBar(),) if progress else ()),
+            *sampled,
+        )
+    )
+    session = config.executor.open(node, config.limit)
+    policies, close_policies = _make_policies(config, runs, batch, loop, dispatch)
+    direct = make_direct(node, session.invoke) if policies is None and config.hedge is None else None
+    if direct is None:
         workflow = WorkflowContext() if workflow_context is None else workflow_context
-        keep_going = self.continue_on_error if continue_on_error is None else continue_on_error
-        guard, close_guard = self._make_guard(batch, loop, clock, dispatch)
+        attempt = make_begin(node, session.invoke, workflow, batch)
+    else:
+        attempt = direct
 
-        direct = make_direct(self.node, session.invoke) if guard is None and self.hedge is None else None
-        begin = direct or make_begin(self.node, session.invoke, workflow, batch)
-        hedging: Hedging | None = None
-        if self.hedge is not None:
-            hedging = Hedging(
-                begin,
-                self.hedge.begin(),
-                batch,
-                loop,
-                clock,
-                guard=guard,
-                dispatch=dispatch,
-                abandon_one=session.abandon_one,
-            )
-            begin = hedging.begin
+    def close() -> None:
+        close_policies()
+        session.close()
 
-        def close() -> None:
-            if hedging is not None:
-                hedging.stop()
-            close_guard()
-            session.close()
-
-        scheduler = Scheduler(
+    consumer = Wait(batch.ledger, CONSUMER, clock, loop) if bounded and batch.ledger is not None else None
+    run = BatchRun(
+        RunParts(
             batch=batch,
+            loop=loop,
+            clock=clock,
             source=source,
-            begin=begin,
+            admission=Admission(config.limit if bounded else None, consumer),
+            attempt=attempt,
             settle=settle if direct is None else settle_value,
-            admission=admission,
             deliver=deliver,
             dispatch=dispatch,
-            clock=clock,
-            guard=guard,
-            keeper=keeper,
-            hedging=hedging,
-            fail_fast=not keep_going,
-            item_timeout_s=self.item_timeout,
-            batch_timeout_s=self.batch_timeout,
-            abandon_one=session.abandon_one,
+            policies=policies,
+            journal=journal,
+            hedge=None if config.hedge is None else config.hedge.begin(),
+            fail_fast=not config.continue_on_error,
+            item_timeout_s=config.item_timeout,
+            batch_timeout_s=config.batch_timeout,
+            task_per_item=config.task_per_item,
+            abandon_attempt=session.abandon_one,
             close=close,
             save=None if recorder is None else recorder.save,
         )
-        self._running.add(scheduler)
-        return scheduler
-
-    def _make_guard(
-        self, batch: BatchRecord, loop: asyncio.AbstractEventLoop, clock: Clock, dispatch: Dispatch
-    ) -> tuple[PolicyPipeline | None, Callable[[], None]]:
-        """The policies of one batch, and what to call at its end."""
-        breaker = self.breaker
-        if self.retry is None and not self.rate_limits and breaker is None and self._controller is None:
-            return None, lambda: None
-
-        def tell_circuit(transition: Transition) -> None:
-            batch.circuit = transition
-            dispatch.notify("circuit_changed", batch)
-
-        guard = PolicyPipeline(
-            batch,
-            clock,
-            gate=RateLimiter(self.rate_limits, loop, clock) if self.rate_limits else None,
-            breaker=breaker,
-            retries=None if self.retry is None else self.retry.begin(self.max_concurrency),
-            controller=self._controller,
-            set_limit=self._set_running_limit,
-        )
-        return guard, (lambda: None) if breaker is None else breaker.subscribe(tell_circuit)
-
-    def _set_running_limit(self, limit: int) -> None:
-        for scheduler in list(self._running):
-            batch = scheduler.batch
-            if not scheduler.over and batch.limit != limit:
-                if self._controller is None:
-                    batch.limit_change = LimitChange(now_ns(), batch.limit, limit, "set")
-                else:
-                    batch.limit_change = self._controller.changes[-1]
-                scheduler.set_limit(limit)
+    )
+    runs.add(run)
+    return run
 
 
-def _make_recorder(path: Path, processor: Assembly) -> Recorder:
-    from flowrt.batch.config import describe_settings  # noqa: PLC0415  # only for those who record
-    from flowrt.recording.recorder import Recorder  # noqa: PLC0415  # as above
+def _make_policies(
+    config: BatchConfig, runs: ActiveRuns, batch: BatchRecord, loop: asyncio.AbstractEventLoop, dispatch: Dispatch
+) -> tuple[PolicyPipeline | None, Callable[[], None]]:
+    """The policies of one batch, and what to call at its end."""
+    breaker, controller, clock = config.breaker, runs.controller, batch.clock
+    if config.retry is None and not config.rate_limit and breaker is None and controller is None:
+        return None, _do_nothing
 
-    return Recorder(path, describe_settings(processor))
+    def notify_circuit(transition: Transition) -> None:
+        batch.circuit = transition
+        dispatch.notify("circuit_changed", batch)
+
+    policies = PolicyPipeline(
+        batch,
+        clock,
+        rate_limiter=RateLimiter(config.rate_limit, loop, clock) if config.rate_limit else None,
+        breaker=breaker,
+        retries=None if config.retry is None else config.retry.begin(config.limit),
+        controller=controller,
+        set_limit=runs.set_limit,
+    )
+    return policies, _do_nothing if breaker is None else breaker.subscribe(notify_circuit)
 
 
-def now_ns() -> int:
-    """The time by the clock of the loop that runs in this thread, or by that of all real loops."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return time.perf_counter_ns()
-    return clock_of(loop)()
+def _do_nothing() -> None:
+    pass
+
+
+def _make_recorder(config: BatchConfig) -> Recorder | None:
+    if config.record is None:
+        return None
+    from flowrt.recording.recorder import Recorder  # noqa: PLC0415  # only for those who record
+
+    return Recorder(config.record, describe_settings(config))

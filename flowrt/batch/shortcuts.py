@@ -27,8 +27,8 @@ class BatchSettings(TypedDict, total=False):
     continue_on_error: bool
     item_timeout: float | None
     batch_timeout: float | None
-    retry: RetryPolicy | None
-    rate_limit: RateLimit | Iterable[RateLimit] | None
+    retry: RetryPolicy | int | None
+    rate_limit: RateLimit | str | Iterable[RateLimit | str] | None
     breaker: CircuitBreaker | None
     hedge: Hedge | None
     executor: str | Executor | None
@@ -38,6 +38,7 @@ class BatchSettings(TypedDict, total=False):
     name: str | None
     telemetry: bool | Telemetry
     instruments: Iterable[Instrument]
+    task_per_item: bool
 
 
 class ConfiguredNode(FunctionNode):

@@ -1,6 +1,7 @@
-"""HTTP service of the demo, in its own process: `python -m flowrt.demo.service`.
+"""The demo's HTTP service, in a process of its own: `python -m flowrt.demo.service`.
 
-It prints its port as one line of JSON and ends when its standard input closes, so that it never outlives its parent.
+It prints its port as one line of JSON, and ends when its standard input does, so that it never outlives whoever
+started it.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _AIRPORTS: Final = web.AppKey("airports", dict[str, Airport])
 
 
 class Plan(NamedTuple):
-    """Behaviour of the service for one airport.
+    """How the service treats the requests for one airport.
 
     Args:
-        status: HTTP status of the answer.
-        latency_s: Time until the answer, in seconds.
+        status: What it answers.
+        latency_s: How long it takes to, in seconds.
     """
 
     status: int
@@ -43,22 +44,22 @@ class Plan(NamedTuple):
 
 
 def plan_of(code: str) -> Plan:
-    """Return the plan of an airport, which depends on its code only: 2 % are answered 503, 1 % late.
+    """2 % of the airports are answered 503, 1 % late; which ones depends on their codes alone.
 
     Args:
-        code: IATA code of the airport.
+        code: The airport's IATA code.
     """
-    chance = random.Random(f"{_SEED}:{code}")  # noqa: S311  # must be reproducible
-    draw = chance.random()
-    straggler = _ERRORS <= draw < _ERRORS + _STRAGGLERS
-    return Plan(503 if draw < _ERRORS else 200, chance.uniform(*(_STRAGGLER_S if straggler else _LATENCY_S)))
+    chance = random.Random(f"{_SEED}:{code}")  # noqa: S311  # to be the same every time is the point
+    lot = chance.random()
+    straggler = _ERRORS <= lot < _ERRORS + _STRAGGLERS
+    return Plan(503 if lot < _ERRORS else 200, chance.uniform(*(_STRAGGLER_S if straggler else _LATENCY_S)))
 
 
 def make_app(airports: dict[str, Airport]) -> web.Application:
-    """Create the application with its route `GET /airports/{iata}`.
+    """The service: `GET /airports/{iata}`.
 
     Args:
-        airports: Airports by code.
+        airports: What it knows, by code.
     """
     app = web.Application()
     app[_AIRPORTS] = airports
@@ -83,15 +84,15 @@ async def _get_airport(request: web.Request) -> web.Response:
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
+    over = asyncio.Event()
 
-    def wait_for_eof() -> None:
+    def wait_for_the_end() -> None:
         with suppress(OSError, ValueError):
             sys.stdin.buffer.read()
-        with suppress(RuntimeError):  # the loop is closed already
-            loop.call_soon_threadsafe(stopped.set)
+        with suppress(RuntimeError):  # the loop has been closed already
+            loop.call_soon_threadsafe(over.set)
 
-    threading.Thread(target=wait_for_eof, name="stdin", daemon=True).start()
+    threading.Thread(target=wait_for_the_end, name="stdin", daemon=True).start()
     runner = web.AppRunner(make_app(load_airports()), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -99,11 +100,11 @@ async def _serve() -> None:
         await site.start()
         sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
         sys.stdout.flush()
-        await stopped.wait()
+        await over.wait()
     finally:
         await runner.cleanup()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and needs answers while it drains
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which still wants answers while it drains
     asyncio.run(_serve())

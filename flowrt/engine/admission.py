@@ -1,4 +1,4 @@
-"""Admission: the one place where a worker waits before it may pull an item."""
+"""Admission: the one place where a worker waits before it pulls an item."""
 
 from __future__ import annotations
 
@@ -7,104 +7,111 @@ import sys
 from collections import deque
 
 from flowrt.attribution.wait import Wait
+from flowrt.engine.waiters import Waiters
 
 __all__ = ["Admission"]
 
 
 class Admission:
-    """Places for items, from the pull until somebody has taken the result.
+    """Permits for items, held from the pull until the consumer has taken the result.
 
-    A finished result keeps its place until it is taken, so a slow consumer holds the batch back. A worker with a place
-    at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`.
+    A finished result keeps its permit until it is taken, so a slow consumer holds the batch back. A worker with a
+    permit at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`.
 
     Args:
-        limit: How many items may be between the source and the consumer at once; by default the workers, one item
-            each, are the only bound.
+        limit: Most items between the source and the consumer; None where the workers, one item each, are the only
+            bound.
+        consumer: Accounts for the time in which the consumer holds workers up, where a ledger is kept.
 
     Attributes:
-        free: Places left now; 0 once closed.
-        consumer: Keeps account of the time for which the consumer holds workers up, if anything does.
-        closed: No item is admitted any more.
+        free: Permits left now; 0 once closed.
+        closed: True once no further item is admitted.
     """
 
-    __slots__ = ("_away", "_limit", "_room", "_waiters", "closed", "consumer", "free")
+    __slots__ = ("_away", "_capacity", "_consumer", "_limit", "_rest", "_waiters", "closed", "free")
 
-    def __init__(self, limit: int = sys.maxsize) -> None:
-        self._limit = limit
-        self.free = limit
-        self._room = 0  # once closed, for results of items that will not run
+    def __init__(self, limit: int | None = None, consumer: Wait | None = None) -> None:
+        self._limit = self.free = sys.maxsize if limit is None else limit
+        self._consumer = consumer
         self.closed = False
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self.consumer: Wait | None = None
+        self._waiters = Waiters()
         self._away = False
+        self._capacity = 0  # once closed: permits for results of items that are not run
+        self._rest: deque[asyncio.Future[None]] = deque()
 
-    def consumer_leaves(self) -> None:
-        """The consumer has taken a result and is at work on it."""
+    def consumer_left(self) -> None:
+        """Note that the consumer has taken a result and works on it."""
         self._away = True
-        if self._waiters and self.consumer is not None and not self.consumer.noted:
-            self.consumer.look_soon(self._is_held)
+        if len(self._waiters) and self._consumer is not None and not self._consumer.noted:
+            self._consumer.look_soon(self._is_held_back)
 
-    def consumer_comes(self) -> None:
-        """The consumer wants the next result."""
+    def consumer_came(self) -> None:
+        """Note that the consumer wants the next result."""
         self._away = False
-        if self.consumer is not None and self.consumer.told:
-            self.consumer.over()
+        if self._consumer is not None and self._consumer.told:
+            self._consumer.over()
 
-    def _is_held(self) -> bool:
-        return self._away and bool(self._waiters)
+    def _is_held_back(self) -> bool:
+        return self._away and len(self._waiters) > 0
 
     async def wait(self) -> bool:
-        """Wait for a place; True means that one is free for the caller to take before it awaits anything else."""
+        """Wait for a permit.
+
+        Returns:
+            True if one is free, for the caller to take before it awaits anything else; False once closed.
+        """
         while not self.free:
             if self.closed:
                 return False
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            if self._away and self.consumer is not None and not self.consumer.noted:
-                self.consumer.look_soon(self._is_held)
-            await waiter
+            if self._away and self._consumer is not None and not self._consumer.noted:
+                self._consumer.look_soon(self._is_held_back)
+            await self._waiters.wait()
         return True
 
     def release(self) -> None:
-        """Give a place back, in the order of asking to whoever waits."""
+        """Give a permit back; the worker that has waited longest gets it."""
         if self.closed:
-            self._room += 1
+            self._capacity += 1
+            while self._rest:
+                waiter = self._rest.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
         else:
             self.free += 1
-        waiters = self._waiters
-        while waiters:
-            waiter = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
+            self._waiters.wake_one()
 
     def resize(self, limit: int) -> None:
-        """Make room for a higher limit; places that there are stay, since results may be waiting in them."""
-        while self._limit < limit and not self.closed:
-            self._limit += 1
-            self.release()
+        """Add permits for a higher limit; existing ones stay, since results may hold them.
 
-    async def take_room(self) -> None:
-        """Once closed: wait for a place for the result of an item that will not run, and take it."""
-        while self._room <= 0:
+        Args:
+            limit: The new concurrency limit.
+        """
+        more = limit - self._limit
+        if more > 0 and not self.closed:
+            self._limit = limit
+            for _ in range(more):
+                self.release()
+
+    async def take_capacity(self) -> None:
+        """Once closed: wait until the consumer has room for the result of an item that is not run."""
+        while self._capacity <= 0:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self._rest.append(waiter)
             await waiter
-        self._room -= 1
+        self._capacity -= 1
 
     def close(self) -> None:
-        """Admit nothing more; whoever waits is told so."""
+        """Admit no further item and let the waiting workers go."""
         if self.closed:
             return
         self.closed = True
-        self._room = self.free
+        self._capacity = self.free
         self.free = 0
-        if self.consumer is not None and self.consumer.told:
-            self.consumer.over()
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._consumer is not None and self._consumer.told:
+            self._consumer.over()
+        self._waiters.wake_all()
 
     def __repr__(self) -> str:
-        return f"<Admission: {'closed' if self.closed else f'{self.free} free'}, {len(self._waiters)} waiting>"
+        state = "closed" if self.closed else f"{self.free} free"
+        return f"<Admission: {state}, {len(self._waiters)} waiting>"

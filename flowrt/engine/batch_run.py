@@ -1,208 +1,123 @@
-"""A batch's life but for its items' way: its workers come and go, and every way out ends with nothing left running."""
+"""Life cycle of a batch: start, drain, stop, join. No task outlives it."""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
-from types import FrameType
 from typing import Any, Final
 
-from flowrt._util.clock import Clock
-from flowrt._util.weak_registry import WeakRegistry
-from flowrt.engine.admission import Admission
-from flowrt.engine.durability import JournalSink
+from flowrt.attribution.ledger import INPUT
+from flowrt.attribution.wait import Wait
+from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.hedging import Hedging
-from flowrt.engine.instrument import Dispatch
-from flowrt.engine.source import Source, is_own
+from flowrt.engine.item_task import ACTIVE_RUNS, make_task, retrieve_exception
+from flowrt.engine.parts import RunParts
+from flowrt.engine.retry_queue import RetryQueue
+from flowrt.engine.source import Source
 from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
+from flowrt.engine.worker_pool import WorkerPool
 from flowrt.errors import JournalError
-from flowrt.eventloop.gc_tuning import GcThreshold
-from flowrt.model import BatchRecord, Slot
+from flowrt.model import Slot
 
-__all__ = ["Lifecycle", "active_batches", "look_at"]
+__all__ = ["BatchRun", "active_batches"]
 
-_YOUNG_EACH: Final = 20  # objects of one item in flight, and then some
-_YOUNG_MOST: Final = 50_000
-
-_active: Final[WeakRegistry[Lifecycle]] = WeakRegistry()
-_around: Final[ContextVar[weakref.ref[Lifecycle] | None]] = ContextVar("flowrt_batch", default=None)
+_enclosing: Final[ContextVar[weakref.ref[BatchRun] | None]] = ContextVar("flowrt_batch", default=None)
 
 
-def active_batches(loop: asyncio.AbstractEventLoop) -> list[Lifecycle]:
-    """The batches under way on a loop."""
-    return [life for life in _active if life.loop is loop and not life.over]
+def active_batches(loop: asyncio.AbstractEventLoop) -> list[BatchRun]:
+    """The batch runs that are active on a loop."""
+    return [run for run in ACTIVE_RUNS if run.loop is loop and not run.over]
 
 
-class Lifecycle(ABC):
-    """Starts a batch, staffs its slots, and brings it to its end; what its workers do is its subclass's.
+class BatchRun:
+    """One run of a batch.
 
     Args:
-        batch: The batch's record.
-        source: Where inputs come from.
-        admission: Holds workers back.
-        dispatch: The instruments' hooks.
-        clock: Monotonic nanoseconds.
-        keeper: Has finished items journaled, where there is a journal.
-        hedging: What begins attempts, where stragglers get a second one.
-        item_timeout_s: Time limit of one attempt.
-        batch_timeout_s: Time limit of the whole batch.
-        close: Called once, when the last worker has ended.
-        save: Awaited once, after the batch's end and before whoever joins it goes on; it raises nothing.
+        parts: What it is made of.
 
     Attributes:
-        failure: What `join` will raise.
-        interrupted_by: The cancellation of whoever waited for the batch.
-        over: Nothing of it is left.
+        batch: The batch's record.
+        loop: The loop that it runs on.
+        admission: Holds workers back.
+        interrupted_by: The cancellation of the caller that waited for the batch, or None.
+        over: True if nothing of it is left.
     """
 
-    def __init__(
-        self,
-        *,
-        batch: BatchRecord,
-        source: Source,
-        admission: Admission,
-        dispatch: Dispatch,
-        clock: Clock,
-        keeper: JournalSink | None,
-        hedging: Hedging | None,
-        item_timeout_s: float | None,
-        batch_timeout_s: float | None,
-        close: Callable[[], None],
-        save: Callable[[], Coroutine[Any, Any, None]] | None,
-    ) -> None:
-        self.batch = batch
-        self.admission = admission
-        self.loop = asyncio.get_running_loop()
-        self.failure: BaseException | None = None
+    def __init__(self, parts: RunParts) -> None:
+        self.batch = parts.batch
+        self.loop = parts.loop
+        self.admission = parts.admission
         self.interrupted_by: asyncio.CancelledError | None = None
         self.over = False
-        self._source = source
-        self._dispatch = dispatch
-        self._clock = clock
-        self._keeper = keeper
-        self._hedging = hedging
-        self._item_timeout_s = item_timeout_s
-        self._batch_timeout_s = batch_timeout_s
-        self._close = close
-        self._save = save
-
-        self._workers: dict[asyncio.Task[None], Slot] = {}
-        self._frames: dict[asyncio.Task[Any], FrameType] = {}  # of those workers in which an attempt has raised
-        self._vacant = batch.limit
-        self._starting = 0  # workers that were hired and have not come to work yet
-        self._stopped: str | None = None  # why, once the batch has been told to stop
-        self._drained: str | None = None  # why, once it has been told to admit nothing more
-        self._skip_rest = False
-        self._closing: asyncio.Task[None] | None = None
-        self._saving: asyncio.Task[None] | None = None
-        self._concluded = False
-        self._journal_closing = False
-        self._deadlines: ItemTimeouts | None = None
-        self._calm: GcThreshold | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._waiters: list[asyncio.Future[None]] = []
-        self._outer = _find_outer()
+        self._clock = parts.clock
+        self._dispatch = parts.dispatch
+        self._journal = parts.journal
+        self._batch_timeout_s = parts.batch_timeout_s
+        self._close = parts.close
+        self._save = parts.save
+        self._enclosing = _find_enclosing()
         self._context: Context = copy_context()
-        self._context.run(_around.set, weakref.ref(self))
-        self._turn_ns = 0  # when the loop last had its turn
+        batch = self.batch
+        source = parts.source
+        retries: RetryQueue | None = None
+        if parts.policies is not None and parts.policies.retries is not None:
+            retries = RetryQueue(source, batch, parts.policies.retries.waiting, self.loop, self._clock)
+            source = retries
+        self._source = source
+        batch.prompt = parts.policies is None and parts.journal is None
+        begin = parts.attempt
+        self._hedging: Hedging | None = None
+        if parts.hedge is not None:
+            self._hedging = Hedging(parts, parts.hedge, self._abandon_task)
+            begin = self._hedging.begin
+        self._cancellation = Cancellation(
+            parts, source, retries, self._hedging, self._context, self._replace_slot, self._leave_slot
+        )
+        self._pool = WorkerPool(parts, source, retries, begin, self._cancellation, self._context, self._all_left)
+        self._timeouts: ItemTimeouts | None = None
+        if parts.item_timeout_s is not None:
+            self._timeouts = ItemTimeouts(
+                self.loop,
+                self._clock,
+                batch.slots,
+                parts.item_timeout_s,
+                self._cancellation.expire,
+                self._cancellation.abandon,
+            )
+        self._batch_timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[Any] | None = None
+        self._saving: asyncio.Task[Any] | None = None
+        self._journal_closing = False
+        self._concluded = False
+        self._waiters: list[asyncio.Future[None]] = []
 
     @property
-    def within_another(self) -> bool:
-        """Whether it is part of an item of a batch that is under way: what is cut short of it is missing there."""
-        outer = None if self._outer is None else self._outer()
+    def nested(self) -> bool:
+        """True if it is part of an item of an active batch, which would lack what is cut short here."""
+        outer = None if self._enclosing is None else self._enclosing()
         return outer is not None and not outer.over
 
-    # -- what the subclass says ----------------------------------------------------------------------------------------
-
-    @abstractmethod
-    async def _work(self, slot: Slot) -> None:
-        """Serve a slot until there is nothing more to do."""
-
-    @abstractmethod
-    def _expire(self, slot: Slot) -> None:
-        """The item in the slot is over its time limit."""
-
-    @abstractmethod
-    def _abandon(self, slot: Slot) -> None:
-        """The item did not end when it was told to: finish it here and give its slot to a new worker."""
-
-    @abstractmethod
-    def _cancel_waiting(self) -> None:
-        """Items that waited for another attempt end as cancelled."""
-
-    @abstractmethod
-    def _cancel_unpulled(self) -> None:
-        """Inputs that came while the batch ended, and that nobody will ask for again, end as cancelled."""
-
-    @abstractmethod
-    async def _cancel_rest(self) -> None:
-        """Inputs that are all there and were never started end as cancelled, at the pace of whoever takes them."""
-
-    def _let_go(self) -> None:
-        """Keep no input and no item, nor a cycle in which they would wait for the garbage collector."""
-        self.batch.latest = None
-        self._frames.clear()
-        self._source = Source(())
-        self._deadlines = None
-
-    # -- workers -------------------------------------------------------------------------------------------------------
+    # -- start and changes ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Set the batch going: its first worker pulls the first item, and workers are hired as items come."""
+        """Start the batch: its first worker pulls the first item, and workers are added as items come."""
         batch = self.batch
-        if self._keeper is not None:
-            self._keeper.start()
-        batch.started_ns = self._turn_ns = self._clock()
+        if self._journal is not None:
+            self._journal.start()
+        batch.started_ns = self._clock()
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
-        _active.add(self)
-        self._calm = GcThreshold(_young(batch.limit))
+        ACTIVE_RUNS.add(self)
         self._context.run(self._dispatch.notify, "batch_started", batch)
-        if self._item_timeout_s is not None:
-            self._deadlines = ItemTimeouts(
-                self.loop, self._clock, batch.slots, self._item_timeout_s, self._expire, self._abandon
-            )
+        wait = None if batch.ledger is None else Wait(batch.ledger, INPUT, self._clock, self.loop)
+        self._source.start(self._context.copy(), wait)  # before the next line: a source is part of no item
+        self._context.run(_enclosing.set, weakref.ref(self))
+        if self._timeouts is not None:
+            self._timeouts.start()
         if self._batch_timeout_s is not None:
-            self._timers.append(self.loop.call_later(self._batch_timeout_s, self._batch_timed_out))
-        self._hire()
-
-    def _hire(self) -> None:
-        """Double the staff, as far as there are slots: a short batch at a high limit makes few workers."""
-        if self.admission.closed:
-            return
-        for _ in range(min(self._vacant, max(1, len(self._workers)))):
-            self._vacant -= 1
-            slot = Slot()
-            self.batch.slots.append(slot)
-            self._staff(slot)
-
-    def _staff(self, slot: Slot) -> None:
-        """Give the slot a worker with a clean context."""
-        work = self._work(slot)
-        # not by the loop's task factory: an eager one would have it at work before it is counted among the workers
-        task = asyncio.Task(work, loop=self.loop, name=self.batch.name, context=self._context.copy())
-        slot.task = task
-        self._workers[task] = slot
-        self._starting += 1
-        task.add_done_callback(self._worker_ended)
-        if self._stopped is not None:
-            task.cancel()
-
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
-        slot = self._workers.pop(task)
-        if (frame := self._frames.pop(task, None)) is not None:
-            frame.clear()
-        if slot.task is task:
-            self.batch.slots.remove(slot)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail(error, "the engine failed")
-        if not self._workers:
-            self._wind_up()
-        elif self.batch.ledger is not None and self.batch.completed:
-            self.batch.ledger.slot_vacated(self._clock())
+            self._batch_timer = self.loop.call_later(self._batch_timeout_s, self._timed_out)
+        self._pool.hire()
 
     def set_limit(self, limit: int) -> None:
         """Change the concurrency limit from now on; a lower one holds as the items in flight end.
@@ -211,172 +126,137 @@ class Lifecycle(ABC):
             limit: At least 1.
         """
         more = limit - self.batch.limit
-        if not more:
+        if not more or self._concluded:
             return
         self.batch.limit = limit
-        self._vacant += more
         self.admission.resize(limit)
-        if self._calm is not None:
-            self._calm.resize(_young(limit))
         self._context.copy().run(self._dispatch.notify, "limit_changed", self.batch)
-        if self._vacant > 0 and self._workers and not self._starting:
-            self._hire()
+        self._pool.resize(more)
 
-    # -- ways to its end -----------------------------------------------------------------------------------------------
-
-    def _run_dry(self) -> None:
-        """No more inputs, since the latest one was pulled."""
-        batch = self.batch
-        if batch.ledger is not None:
-            left, ended = batch.pulled - batch.completed, batch.completed > 0
-            batch.ledger.input_exhausted(self._clock(), batch.latest_ns, left, ended=ended)
-
-    def _stop_short(self) -> None:
-        """There may be more inputs, and none is wanted any more."""
-        batch = self.batch
-        if batch.ledger is not None:
-            now = self._clock()
-            batch.ledger.input_exhausted(now, now, batch.pulled - batch.completed, ended=batch.completed > 0)
-
-    def _source_failed(self, exc: BaseException) -> None:
-        """No more inputs: what was admitted finishes, then join() raises the source's own error."""
-        if not is_own(exc):
-            raise exc
-        if self.failure is None:
-            own = exc.__traceback__  # which begins with the frame of our caller, and that holds the whole batch
-            self.failure = exc.with_traceback(None if own is None else own.tb_next)
-        self.admission.close()
-        self._stop_short()
-        if not isinstance(exc, (Exception, asyncio.CancelledError)):
-            self.stop(f"the source raised {type(exc).__name__}")
-
-    def _fail(self, exc: BaseException, reason: str) -> None:
-        if self.failure is None:
-            self.failure = exc
-        self.stop(f"the batch was stopped because {reason}")
-
-    def _batch_timed_out(self) -> None:
-        self._skip_rest = self._stopped is None
-        self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s")
+    # -- drain and stop ------------------------------------------------------------------------------------------------
 
     def drain(self, reason: str) -> None:
         """Admit nothing more; attempts in flight go on to their end.
 
-        Items that wait for a rate limit or a circuit are cancelled, and so is the rest of a list or the like.
+        Args:
+            reason: For the error of the items that are not started.
         """
-        if self._stopped is not None or self._drained is not None:
-            return
-        current = asyncio.current_task(self.loop)
-        waiting = {  # for the source, or for what lets their attempts begin
-            task: slot.item
-            for task, slot in self._workers.items()
-            if task is not current and not slot.keeping and (slot.item is None or not slot.item.started_ns)
-        }
-        if self.admission.closed and not any(waiting.values()):
-            return  # all that is left is in flight
-        self._skip_rest = not self.admission.closed  # else the source is at its end, or has raised
-        self._drained = reason
-        self.admission.close()
-        self._stop_short()
-        for task in waiting:
-            task.cancel()
+        if not self._concluded:
+            self._cancellation.drain(reason)
 
-    def stop(self, reason: str) -> None:
-        """Admit nothing more and cancel what is in flight; whoever joins the batch sees it end.
+    def stop(self, reason: str, *, cancels_rest: bool = False) -> None:
+        """Admit nothing more and cancel what is in flight; `join` returns once it has ended.
 
         Args:
             reason: For the error of the items that are cut short.
+            cancels_rest: Give inputs that were never started a result. Off where no consumer is left to take it.
         """
         if self._concluded:
             return
-        if self._stopped is not None or self._closing is not None:
-            self._skip_rest = False  # whoever wanted the rest is gone
-            if self._closing is not None:
-                self._closing.cancel()
-            return
-        self._stopped = reason
-        self.admission.close()
-        self._stop_short()
-        if self._hedging is not None:
-            self._hedging.stop()
-        current = asyncio.current_task(self.loop)
-        for task, slot in self._workers.items():
-            if task is not current and not slot.keeping:  # whose item has ended
-                task.cancel()
-        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
+        if self._closing is None:
+            self._cancellation.stop(reason, cancels_rest=cancels_rest)
+        elif not cancels_rest:
+            self._closing.cancel()
 
-    def _abandon_all(self) -> None:
-        for slot in list(self._workers.values()):
-            self._abandon(slot)
-        if self._workers:  # they have what was given up journaled
-            self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))
+    def _timed_out(self) -> None:
+        self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s", cancels_rest=True)
 
-    # -- its end -------------------------------------------------------------------------------------------------------
+    # -- slots, for the parts that are made before the pool ------------------------------------------------------------
 
-    def _wind_up(self) -> None:
-        """The last worker has ended."""
+    def _abandon_task(self, task: asyncio.Task[Any]) -> None:
+        self._cancellation.abandon_task(task)
+
+    def _replace_slot(self) -> None:
+        self._pool.replace()
+
+    def _leave_slot(self, slot: Slot) -> None:
+        self._pool.leave(slot)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _all_left(self) -> None:
+        """Wind up: the last slot has ended."""
         if self._closing is not None or self._journal_closing:
             return
-        source = self._source
-        self._context.copy().run(self._cancel_waiting)
-        rest = self._skip_rest and self.batch.expected is not None and not source.awaits
-        if not rest and (source.dry or not source.awaits):
+        cancellation, source = self._cancellation, self._source
+        self._context.copy().run(cancellation.cancel_requeued)
+        rest = cancellation.cancels_rest and self.batch.expected is not None and not source.awaits
+        if not rest and (source.exhausted or not source.awaits):
             self._close_journal()
             return
-        work = self._cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
-        self._closing = self.loop.create_task(work, context=self._context.copy())
-        self._closing.add_done_callback(look_at)
-        self._closing.add_done_callback(lambda _: self._cancel_unpulled(), context=self._context.copy())
-        self._closing.add_done_callback(lambda _: self._close_journal())
+        work = cancellation.cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
+        self._closing = make_task(self.loop, work, name=f"{self.batch.name} end", context=self._context.copy())
+        self._closing.add_done_callback(self._closed)
+
+    def _closed(self, closing: asyncio.Task[Any]) -> None:
+        retrieve_exception(closing)
+        self._context.copy().run(self._cancellation.cancel_unpulled)
+        self._close_journal()
 
     def _close_journal(self) -> None:
-        """Nothing will finish any more."""
-        if self._keeper is None:
+        if self._journal is None:
             self._conclude()
             return
         self._journal_closing = True
-        self._keeper.close(self._journal_closed)
+        self._journal.close(self._journal_closed)
 
     def _journal_closed(self, error: JournalError | None) -> None:
-        if self.failure is None:
-            self.failure = error
+        if self._cancellation.failure is None:
+            self._cancellation.failure = error
         self._conclude()
 
     def _conclude(self) -> None:
+        """End the record and notify the instruments: no item will finish any more."""
         if self._concluded:
             return
         self._concluded = True
-        if self._deadlines is not None:
-            self._deadlines.cancel()
-        for timer in self._timers:
-            timer.cancel()
-        if self._calm is not None:
-            self._calm.end()
-        self._close()
-        batch = self.batch
+        if self._timeouts is not None:
+            self._timeouts.cancel()
+        if self._batch_timer is not None:
+            self._batch_timer.cancel()
+        if self._hedging is not None:
+            self._hedging.stop()
+        cancellation, batch = self._cancellation, self.batch
+        try:
+            self._close()
+        except Exception as exc:  # an executor's or a policy's
+            cancellation.failure = cancellation.failure or exc
         batch.finished_ns = self._clock()
         if batch.ledger is not None:
             batch.ledger.close(batch.finished_ns)
         ok = batch.counts["ok"] + batch.counts["resumed"]
-        if self.interrupted_by is not None or self._drained is not None:
+        if self.interrupted_by is not None or cancellation.drained is not None:
             batch.status = "cancelled"
         else:
-            batch.status = "ok" if self.failure is None and ok == batch.completed else "failed"
-        self._context.run(self._dispatch.notify, "batch_ended", batch)
-        self._let_go()
+            batch.status = "ok" if cancellation.failure is None and ok == batch.completed else "failed"
+        self._context.copy().run(self._dispatch.notify, "batch_ended", batch)
+        self._release()
         if self._save is None:
             self._set_over()
         else:
-            self._saving = self.loop.create_task(self._save(), context=self._context.copy())
-            self._saving.add_done_callback(look_at)
-            self._saving.add_done_callback(lambda _: self._set_over())
+            self._saving = make_task(self.loop, self._save(), name=f"{batch.name} save", context=self._context.copy())
+            self._saving.add_done_callback(self._saved)
+
+    def _release(self) -> None:
+        """Let go of inputs and items, and of cycles in which they would wait for the garbage collector."""
+        self.batch.latest = None
+        self._source = Source(())
+        self._hedging = self._timeouts = None
+        self._cancellation.close()
+        self._pool.close()
+
+    def _saved(self, saving: asyncio.Task[Any]) -> None:
+        retrieve_exception(saving)
+        self._set_over()
 
     def _set_over(self) -> None:
         self.over = True
-        _active.discard(self)
+        ACTIVE_RUNS.discard(self)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    # -- join ----------------------------------------------------------------------------------------------------------
 
     async def join(self) -> None:
         """Wait until the batch is over.
@@ -388,8 +268,8 @@ class Lifecycle(ABC):
         while not self.over:
             await self.changed()
         cut = self.interrupted_by
-        error = self.failure if cut is None else asyncio.CancelledError(*cut.args)
-        self.failure = None
+        error = self._cancellation.failure if cut is None else asyncio.CancelledError(*cut.args)
+        self._cancellation.failure = None
         if error is not None:
             try:
                 raise error
@@ -410,22 +290,10 @@ class Lifecycle(ABC):
         finally:
             self._waiters.remove(waiter)
 
-
-def _find_outer() -> weakref.ref[Lifecycle] | None:
-    """The batch that runs the item whose attempt has got here; a source that a worker pulls from is no item's."""
-    outer = _around.get()
-    batch = None if outer is None else outer()
-    task = asyncio.current_task()
-    slot = None if batch is None or task is None else batch._workers.get(task)  # noqa: SLF001  # of its own class
-    return None if slot is not None and slot.item is None else outer
+    def __repr__(self) -> str:
+        return f"<BatchRun of {self.batch!r}, {len(self.batch.slots)} slots, {self.admission!r}>"
 
 
-def _young(limit: int) -> int:
-    """How many new objects the garbage collector is to wait for, with so many items in flight."""
-    return min(_YOUNG_MOST, _YOUNG_EACH * limit)
-
-
-def look_at(task: asyncio.Task[Any]) -> None:
-    """Take a task's exception, so that it is not reported as never retrieved."""
-    if not task.cancelled():
-        task.exception()
+def _find_enclosing() -> weakref.ref[BatchRun] | None:
+    """The run whose item's attempt makes this batch, if any."""
+    return _enclosing.get()

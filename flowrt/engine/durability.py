@@ -1,4 +1,4 @@
-"""Between the end of an item's last attempt and its result: the journal keeps it before anybody sees it."""
+"""Durability: the journal keeps a finished item before its result is handed over."""
 
 from __future__ import annotations
 
@@ -6,28 +6,67 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
+from flowrt.engine.item_task import clear_cancellation
 from flowrt.errors import JournalDiskError, JournalError, JournalMismatchError
-from flowrt.journal import KEPT, Journal, JournalPolicy
 from flowrt.model import BatchResult, ItemRecord, Slot
-from flowrt.model.node import BaseNode
 
-__all__ = ["JournalSink", "open_in_thread"]
+__all__ = ["JournalLog", "JournalSink", "run_in_thread"]
 
 T = TypeVar("T")
 
 
+_KEPT: Final = ("ok", "failed", "timed_out")
+"""Statuses of items that have finished; a later run repeats the others."""
+
+
+class JournalLog(Protocol):
+    """What the engine needs of a journal, as `flowrt.journal.Journal` has it."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def last_index(self) -> int:
+        """The largest index of an item that it holds, or -1."""
+
+    def start(
+        self,
+        call: Callable[..., Any],
+        kept: Callable[[list[Any]], None],
+        lost: Callable[[JournalDiskError, list[Any]], None],
+        *,
+        threaded: bool = True,
+    ) -> None:
+        """Get ready to take items; `kept` and `lost` are called by `call` with the tokens of items."""
+
+    def restore(self, index: int, input_data: Any) -> BatchResult | None:
+        """How an earlier run finished an item, if it did."""
+
+    def append(self, result: BatchResult, token: Any) -> None:
+        """Take an item that has finished."""
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+
+
 class _Pending:
-    """An item whose record is on its way to the disk."""
+    """An item whose record is on its way to the disk.
+
+    Attributes:
+        outcome: False while it is on its way, True once it is on the disk, or why it may not be there.
+    """
 
     __slots__ = ("outcome", "waiter")
 
     def __init__(self, waiter: asyncio.Future[None]) -> None:
         self.waiter = waiter
-        self.outcome: JournalError | bool = False  # True once it is on the disk
+        self.outcome: JournalError | bool = False
 
-    def tell(self, outcome: JournalError | bool) -> None:
+    def resolve(self, outcome: JournalError | bool) -> None:
         self.outcome = outcome
         if not self.waiter.done():
             self.waiter.set_result(None)
@@ -40,12 +79,12 @@ class JournalSink:
         journal: Open, and not started.
         loop: The running loop.
         threaded: False writes on the loop, where its time is virtual.
-        close: Whether the journal is to be closed at the batch's end: whoever opened it closes it.
+        close: Close the journal at the batch's end. False where the caller opened it, and closes it.
     """
 
     __slots__ = ("_close", "_journal", "_loop", "_threaded")
 
-    def __init__(self, journal: Journal, loop: asyncio.AbstractEventLoop, *, threaded: bool, close: bool) -> None:
+    def __init__(self, journal: JournalLog, loop: asyncio.AbstractEventLoop, *, threaded: bool, close: bool) -> None:
         self._journal = journal
         self._loop = loop
         self._threaded = threaded
@@ -54,7 +93,7 @@ class JournalSink:
     def start(self) -> None:
         """Get ready to take items."""
         call = self._loop.call_soon_threadsafe if self._threaded else self._loop.call_soon
-        self._journal.start(call, _durable, _lost, threaded=self._threaded)
+        self._journal.start(call, _kept, _lost, threaded=self._threaded)
 
     def restore(self, item: ItemRecord) -> BatchResult | None:
         """How an earlier run finished the item, or None where it has to run.
@@ -67,10 +106,10 @@ class JournalSink:
         return self._journal.restore(item.index, item.input_data)
 
     def check_length(self, count: int) -> None:
-        """Refuse an input that is shorter than the one that the journal is of.
+        """Refuse an input that is shorter than the journal's.
 
         Args:
-            count: How many items the input holds.
+            count: Number of items in the input.
 
         Raises:
             JournalMismatchError: The journal holds items beyond it.
@@ -83,23 +122,25 @@ class JournalSink:
             )
 
     def wants(self, item: ItemRecord) -> bool:
-        """Whether the item has finished, so that no later run is to run it: what had no attempt cost nothing."""
+        """True if the item has finished for good; one without an attempt cost nothing, and a later run starts it."""
         if item.status == "ok":
             return True
-        if item.status not in KEPT or not item.attempts:
+        if item.status not in _KEPT or not item.attempts:
             return False
         error = item.exception
         return error is None or isinstance(error, (Exception, asyncio.CancelledError))
 
-    async def keep(self, item: ItemRecord, slot: Slot, on_cancel: Callable[[], None]) -> JournalError | None:
-        """Return once the item is on the disk, or with the reason why it may not be.
+    async def keep(self, item: ItemRecord, slot: Slot) -> JournalError | None:
+        """Wait until the item is on the disk.
 
-        Being cancelled changes nothing, as the disk does not hear of it, unless the slot was given up.
+        A cancellation changes nothing, as the disk does not hear of it, unless the slot was abandoned.
 
         Args:
             item: It has finished.
             slot: Where it ran.
-            on_cancel: Told each time that the caller was cancelled.
+
+        Returns:
+            Why the item may not be on the disk, or None.
         """
         pending = _Pending(self._loop.create_future())
         try:
@@ -112,12 +153,12 @@ class JournalSink:
             except asyncio.CancelledError:
                 if slot.abandoned:
                     raise
-                on_cancel()
+                clear_cancellation()
                 pending.waiter = self._loop.create_future()
         return None if pending.outcome is True else pending.outcome
 
     def close(self, closed: Callable[[JournalError | None], None]) -> None:
-        """Let go of the journal, if it is the batch's own. Nothing can cancel that; the disk has 5 s to answer.
+        """Close the journal, if it is the batch's own. Nothing cancels that; the disk has 5 s to answer.
 
         Args:
             closed: Called on the loop, at once or later, with what could not be written.
@@ -125,7 +166,7 @@ class JournalSink:
         if not self._close:
             closed(None)
         elif self._threaded:
-            _in_thread(self._loop, self._journal.close).add_done_callback(lambda closing: closed(_error_of(closing)))
+            run_in_thread(self._loop, self._journal.close).add_done_callback(lambda closing: closed(_error_of(closing)))
         else:
             try:
                 self._journal.close()
@@ -135,7 +176,7 @@ class JournalSink:
                 closed(None)
 
     async def aclose(self) -> None:
-        """Let go of a journal that was not used; waits for it also when cancelled."""
+        """Close a journal that was not used; waits for that also when cancelled."""
         done = self._loop.create_future()
         self.close(done.set_result)
         while not done.done():
@@ -151,37 +192,11 @@ def _error_of(closing: asyncio.Future[None]) -> JournalError | None:
     return None
 
 
-async def open_in_thread(loop: asyncio.AbstractEventLoop, policy: JournalPolicy, node: BaseNode) -> Journal:
-    """Open a journal while the loop goes on: one of a million items takes about 2 s to read.
-
-    Args:
-        loop: The running loop.
-        policy: Which journal.
-        node: What runs.
-
-    Raises:
-        JournalError: It cannot be used.
-        ValueError: Its path or its fingerprint can be none.
-    """
-    opening = _in_thread(loop, lambda: policy.open(node))
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_let_go)
-        raise
-
-
-def _let_go(opening: asyncio.Future[Journal]) -> None:
-    """Nobody is there any more to use it."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().abort()
-
-
-def _in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> asyncio.Future[T]:
-    """What a function gives that waits for a disk, from a thread of its own that ends with the answer."""
+def run_in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> asyncio.Future[T]:
+    """Run a function that waits for a disk in a thread of its own, which ends with the answer."""
     answer: asyncio.Future[T] = loop.create_future()
 
-    def tell(result: Any, error: BaseException | None) -> None:
+    def set_answer(result: Any, error: BaseException | None) -> None:
         if error is None:
             answer.set_result(result)
         else:
@@ -195,17 +210,17 @@ def _in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> as
         except BaseException as exc:  # raised again where it is awaited
             error = exc
         with contextlib.suppress(RuntimeError):  # the loop was closed
-            loop.call_soon_threadsafe(tell, result, error)
+            loop.call_soon_threadsafe(set_answer, result, error)
 
     threading.Thread(target=work, name="flowrt-journal-file", daemon=True).start()
     return answer
 
 
-def _durable(group: list[_Pending]) -> None:
+def _kept(group: list[_Pending]) -> None:
     for pending in group:
-        pending.tell(True)
+        pending.resolve(True)
 
 
 def _lost(error: JournalDiskError, group: list[_Pending]) -> None:
     for pending in group:
-        pending.tell(error)
+        pending.resolve(error)

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Final
 
-from flowrt._util.clock import Clock
-from flowrt.engine.attempt import Begin, settle, settle_exception
-from flowrt.engine.instrument import Dispatch
-from flowrt.engine.policy_pipeline import PolicyPipeline
+from flowrt.engine.outcome import settle, settle_exception
+from flowrt.engine.parts import RunParts
 from flowrt.engine.timeouts import GRACE_S
-from flowrt.model import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord
+from flowrt.model import HedgeOutcome, HedgeRecord, ItemRecord
 from flowrt.model.node import NodeResult
 from flowrt.policies.hedging import HedgeTracker
 from flowrt.policies.rate_limiter import Ticket
@@ -29,43 +27,24 @@ _COARSEST_NS: Final = 10_000_000  # how late it may be where stragglers are a ma
 
 
 class Hedging:
-    """Begins a batch's attempts, and a further one beside each straggler.
+    """Begins a batch's attempts, and a second one beside each straggler.
 
     Args:
-        attempt: Begins one attempt.
-        tracker: Says who is a straggler, and how many may be hedged.
-        batch: The batch's record.
-        loop: The running loop.
-        clock: The batch's clock.
-        guard: The policies that a further attempt must pass too.
-        dispatch: The instruments' hooks.
-        abandon_one: Told when a rival did not end when it was cancelled.
-
-    Attributes:
-        on_stuck: Told the worker of an item whose rival has won and whose own attempt does not end.
+        parts: The run's parts.
+        tracker: Decides which items are stragglers, and how many may be hedged.
+        on_stuck: Called with the task of an item whose hedge has won and whose own attempt does not end.
     """
 
-    def __init__(
-        self,
-        attempt: Begin,
-        tracker: HedgeTracker,
-        batch: BatchRecord,
-        loop: asyncio.AbstractEventLoop,
-        clock: Clock,
-        *,
-        guard: PolicyPipeline | None,
-        dispatch: Dispatch,
-        abandon_one: Callable[[], None],
-    ) -> None:
-        self.on_stuck: Callable[[asyncio.Task[Any]], None] = lambda _: None
-        self._attempt = attempt
+    def __init__(self, parts: RunParts, tracker: HedgeTracker, on_stuck: Callable[[asyncio.Task[Any]], None]) -> None:
+        self._attempt = parts.attempt
         self._tracker = tracker
-        self._batch = batch
-        self._loop = loop
-        self._clock = clock
-        self._guard = guard
-        self._dispatch = dispatch
-        self._abandon_one = abandon_one
+        self._batch = parts.batch
+        self._loop = parts.loop
+        self._clock = parts.clock
+        self._policies = parts.policies
+        self._dispatch = parts.dispatch
+        self._abandon_attempt = parts.abandon_attempt
+        self._on_stuck = on_stuck
         self._races: dict[int, _Race] = {}  # by the item's index, in the order in which they began
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -162,8 +141,8 @@ class Hedging:
         if not tracker.due(now - item.started_ns, race.hedges, batch.begun):
             return
         ticket: Ticket | None = None
-        if self._guard is not None:
-            admitted, ticket = self._guard.spare(item)
+        if self._policies is not None:
+            admitted, ticket = self._policies.enter_hedge(item)
             if not admitted:
                 tracker.give_back()
                 return
@@ -252,7 +231,7 @@ class Hedging:
         for rival, task in rivals.items():
             if rival.number:
                 if not task.done():
-                    self._abandon_one()
+                    self._abandon_attempt()
                 self._tell(rival, "lost")
             else:
                 race.item.hedges -= 1
@@ -263,7 +242,7 @@ class Hedging:
 
     def _stuck(self, race: _Race) -> None:
         if self._races.get(race.item.index) is race:
-            self.on_stuck(race.worker)
+            self._on_stuck(race.worker)
 
     def _tell(self, rival: _Rival, fate: HedgeOutcome) -> None:
         if not self._dispatch.hedge_ended:

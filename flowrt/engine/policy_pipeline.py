@@ -1,13 +1,13 @@
-"""The policies around an attempt: what it must pass before it begins, and what is learned once it has ended."""
+"""Policy pipeline: what an attempt must pass before it begins, and what the policies learn once it has ended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from flowrt._util.clock import Clock
 from flowrt.attribution.ledger import RATE_LIMIT
-from flowrt.engine.attempt import RejectedInputError, settle_exception
+from flowrt.engine.outcome import RejectedInputError, settle_exception
 from flowrt.model import BatchRecord, ItemRecord, Rejected
 from flowrt.policies.adaptive_concurrency import LimitController, Outcome
 from flowrt.policies.circuit_breaker import CircuitBreaker
@@ -17,30 +17,30 @@ from flowrt.policies.retry import Retries, Retry
 
 __all__ = ["PolicyPipeline"]
 
-_THROTTLED: dict[str, Outcome] = {"rate_limited": "throttled", "timeout": "timed_out", "error": "failed"}
+_OUTCOMES: Final[dict[str, Outcome]] = {"rate_limited": "throttled", "timeout": "timed_out", "error": "failed"}
 
 
 class PolicyPipeline:
-    """What surrounds the attempts of one batch, where a policy asks for it.
+    """Policies around the attempts of one batch.
 
     Args:
         batch: The batch's record.
         clock: The batch's clock.
-        gate: The rate limits.
+        rate_limiter: The rate limits.
         breaker: The node's circuit breaker.
-        retries: What decides on further attempts.
-        controller: What finds the concurrency limit.
-        set_limit: Told when the controller wants another limit.
+        retries: Decides on further attempts.
+        controller: Finds the concurrency limit.
+        set_limit: Called with a new limit when the controller wants one.
     """
 
-    __slots__ = ("_batch", "_breaker", "_clock", "_controller", "_gate", "_set_limit", "retries")
+    __slots__ = ("_batch", "_breaker", "_clock", "_controller", "_rate_limiter", "_set_limit", "retries")
 
     def __init__(
         self,
         batch: BatchRecord,
         clock: Clock,
         *,
-        gate: RateLimiter | None = None,
+        rate_limiter: RateLimiter | None = None,
         breaker: CircuitBreaker | None = None,
         retries: Retries | None = None,
         controller: LimitController | None = None,
@@ -48,28 +48,28 @@ class PolicyPipeline:
     ) -> None:
         self._batch = batch
         self._clock = clock
-        self._gate = gate
+        self._rate_limiter = rate_limiter
         self._breaker = breaker
         self._controller = controller
         self._set_limit = set_limit
         self.retries = retries
 
     def enter(self, item: ItemRecord) -> bool:
-        """Let an attempt begin now, if nothing holds it back; else `await wait(item)`.
+        """Let an attempt begin now if nothing holds it back; else `await wait(item)`.
 
         Raises:
             CircuitOpenError: The circuit is open, and lets items fail.
             CostTooHighError: The item costs more than a rate limit ever admits.
             Exception: What a rate limit's cost function raised.
         """
-        breaker, gate = self._breaker, self._gate
-        if type(item.input_data) is Rejected:  # there will be no attempt: it costs nothing and probes nothing
+        breaker, rate_limiter = self._breaker, self._rate_limiter
+        if type(item.input_data) is Rejected:  # it has no attempt: it costs nothing and probes nothing
             item.started_ns = item.pulled_ns
             return True
         if breaker is not None and not breaker.closed:
             return False
-        if gate is not None:
-            ticket = gate.take(item.input_data)
+        if rate_limiter is not None:
+            ticket = rate_limiter.take(item.input_data)
             if not ticket.granted:
                 item.ticket = ticket
                 return False
@@ -78,14 +78,18 @@ class PolicyPipeline:
         item.started_ns = self._clock() if item.attempts else item.pulled_ns
         return True
 
-    def spare(self, item: ItemRecord) -> tuple[bool, Ticket | None]:
-        """Whether a further attempt may begin beside the item's own, at once, and what the limits charged for it."""
+    def enter_hedge(self, item: ItemRecord) -> tuple[bool, Ticket | None]:
+        """Let a second attempt begin beside the item's own, now or not at all.
+
+        Returns:
+            Whether it may begin, and what the rate limits charged for it.
+        """
         if self._breaker is not None and not self._breaker.closed:
             return False, None
-        if self._gate is None:
+        if self._rate_limiter is None:
             return True, None
         try:
-            ticket = self._gate.take(item.input_data)
+            ticket = self._rate_limiter.take(item.input_data)
         except Exception:  # the cost function's: the item's own attempt goes on
             return False, None
         return ticket.granted, ticket if ticket.reservations else None
@@ -98,7 +102,7 @@ class PolicyPipeline:
             CostTooHighError: As `enter`.
             Exception: As `enter`.
         """
-        breaker, gate, batch = self._breaker, self._gate, self._batch
+        breaker, rate_limiter, batch = self._breaker, self._rate_limiter, self._batch
         asked_ns, began_ns = self._clock(), 0
         batch.queued += 1
         if batch.ledger is not None:
@@ -106,16 +110,16 @@ class PolicyPipeline:
         try:
             while True:
                 began_ns = 0 if breaker is None else await self._pass(breaker)
-                if gate is not None:
+                if rate_limiter is not None:
                     if item.ticket is None:
-                        item.ticket = gate.take(item.input_data)
+                        item.ticket = rate_limiter.take(item.input_data)
                     if not item.ticket.granted:
-                        await gate.wait(item.ticket)
+                        await rate_limiter.wait(item.ticket)
                 if began_ns or breaker is None or breaker.closed:
                     break
                 item.ticket = None  # the circuit opened meanwhile; what the limits charged stays charged
         except BaseException:
-            if breaker is not None and began_ns:  # a probe that never begins makes way for another
+            if breaker is not None and began_ns:  # a probe that does not begin makes way for the next
                 breaker.record(self._clock(), began_ns, None)
             raise
         finally:
@@ -127,7 +131,7 @@ class PolicyPipeline:
         item.started_ns = began_ns or self._clock()
 
     async def _pass(self, breaker: CircuitBreaker) -> int:
-        """Wait for the circuit; gives the time under which it knows a probe, 0 where it is closed."""
+        """Wait for the circuit; returns the time by which it identifies a probe, 0 where it is closed."""
         while not breaker.closed:
             now = self._clock()
             wait_ns = breaker.wait_ns(now)
@@ -138,38 +142,41 @@ class PolicyPipeline:
             await breaker.wait(wait_ns)
         return 0
 
-    def leave(self, item: ItemRecord, outcome: Any) -> Retry | None:
-        """An attempt has ended, or was refused: learn from it, and say whether the item is to be tried again.
+    def leave(self, item: ItemRecord, outcome: Any, *, ending: bool) -> Retry | None:
+        """Learn from an attempt that has ended or was refused, and decide whether the item is tried again.
 
         Args:
-            item: Its record, settled.
+            item: Its record, with the attempt's outcome.
             outcome: What the node raised, or what it returned.
+            ending: The batch is being drained or stopped, so that a cancellation is the engine's and no failure.
         """
         if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
             item.ticket = None
             return None
         began = item.started_ns > 0
         state = item.status
+        cut_short = state == "cancelled" and ending
         broken: Exception | None = None  # what a policy's function raised
         if began and self._breaker is not None:
             ok: bool | None = None
-            if state != "cancelled":
+            if not cut_short:
+                error = item.error if item.exception is None else item.exception
                 try:
-                    ok = state == "ok" or not self._breaker.counts(item.exception or item.error)
+                    ok = state == "ok" or not self._breaker.counts(error)
                 except Exception as exc:
                     ok, broken = False, exc
             self._breaker.record(item.finished_ns, item.started_ns, ok)
-        if began and item.ticket is not None and self._gate is not None and self._gate.settles:
-            self._gate.settle(item.ticket, item.metadata)
+        if began and item.ticket is not None and self._rate_limiter is not None and self._rate_limiter.settles:
+            self._rate_limiter.settle(item.ticket, item.metadata)
         item.ticket = None
-        if began and self._controller is not None and state != "cancelled":
+        if began and self._controller is not None and not cut_short:
             self._adapt(self._controller, item)
         retries = self.retries
         if (
             broken is None
             and began  # else what refused it would only do so again, and no attempt counts it
             and retries is not None
-            and state != "cancelled"
+            and not cut_short
             and (state != "ok" or retries.judges_successes)
         ):
             try:
@@ -184,12 +191,13 @@ class PolicyPipeline:
         return None
 
     def _adapt(self, controller: LimitController, item: ItemRecord) -> None:
+        """Let the controller learn from an attempt, and change the limit if it wants another."""
         batch = self._batch
         outcome: Outcome = "ok"
         if item.status == "timed_out":
             outcome = "timed_out"
         elif item.status != "ok":
-            outcome = _THROTTLED[kind_of(item.exception)]
+            outcome = _OUTCOMES[kind_of(item.exception)]
         before = controller.limit
         inflight = batch.pulled - batch.completed - batch.queued
         limit = controller.on_result(item.finished_ns, item.finished_ns - item.started_ns, inflight, outcome)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Self
+from typing import Final, Self
 
-from flowrt.engine.worker import Deliver, Scheduler
+from flowrt.engine.batch_run import BatchRun
+from flowrt.engine.outcome import Deliver
 from flowrt.model import BatchRecord, BatchResult
 
 __all__ = ["ResultStream"]
+
+_LEFT: Final = "the consumer left"
+_TWO_CONSUMERS: Final = "a result stream has one consumer: two tasks are waiting for its next result"
 
 
 class ResultStream(AsyncIterator[BatchResult]):
@@ -20,78 +24,75 @@ class ResultStream(AsyncIterator[BatchResult]):
     go of the stream, which cancels what is in flight; `async with` or `aclose()` also waits until it has ended.
 
     Args:
-        start: Makes a scheduler that delivers to the given function.
+        start: Makes a run that delivers to the given function.
     """
 
-    __slots__ = ("__weakref__", "_closed", "_outlet", "_scheduler", "_start", "_starting")
+    __slots__ = ("__weakref__", "_closed", "_outlet", "_run", "_start", "_starting")
 
-    def __init__(self, start: Callable[[Deliver], Awaitable[Scheduler]]) -> None:
+    def __init__(self, start: Callable[[Deliver], Awaitable[BatchRun]]) -> None:
         self._start = start
         self._outlet = _Outlet()
-        self._scheduler: Scheduler | None = None
+        self._run: BatchRun | None = None
         self._closed = False
         self._starting = False
 
     @property
     def batch(self) -> BatchRecord | None:
-        """What is known of the batch; None before the first result is asked for."""
-        return None if self._scheduler is None else self._scheduler.batch
+        """The batch's record; None before the first result is asked for."""
+        return None if self._run is None else self._run.batch
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> BatchResult:
-        outlet, scheduler = self._outlet, self._scheduler
+        outlet, run = self._outlet, self._run
         if self._closed:
             raise StopAsyncIteration
-        if scheduler is None:
-            scheduler = await self._begin()
-        admission = scheduler.admission
-        if admission.consumer is not None:
-            admission.consumer_comes()
+        if run is None:
+            run = await self._begin()
+        run.admission.consumer_came()
         while not outlet.finished:
-            if scheduler.over:
+            if run.over:
                 self._closed = True
-                await scheduler.join()
+                await _end(run)
                 raise StopAsyncIteration
             if outlet.waiter is not None:
                 raise RuntimeError(_TWO_CONSUMERS)
-            outlet.waiter = scheduler.loop.create_future()
-            await scheduler.changed(outlet.waiter)
+            outlet.waiter = run.loop.create_future()
+            await run.changed(outlet.waiter)
             outlet.waiter = None
-            if scheduler.interrupted_by is not None:
+            if run.interrupted_by is not None:
                 self._closed = True
-                await scheduler.join()
-        admission.release()
-        if admission.consumer is not None:
-            admission.consumer_leaves()
+                await _end(run)
+        run.admission.release()
+        run.admission.consumer_left()
         return outlet.finished.popleft()
 
-    async def _begin(self) -> Scheduler:
+    async def _begin(self) -> BatchRun:
         if self._starting:
             raise RuntimeError(_TWO_CONSUMERS)
         self._starting = True
         try:
-            scheduler = self._scheduler = await self._start(self._outlet.put)
+            run = self._run = await self._start(self._outlet.put)
         finally:
             self._starting = False
-        scheduler.start()
+        run.start()
         if self._closed:  # meanwhile, while the journal was being read
-            scheduler.stop(_LEFT)
-        return scheduler
+            run.stop(_LEFT)
+        return run
 
     async def aclose(self) -> None:
         """Cancel what is in flight and wait until it has ended; later calls do nothing."""
         self._closed = True
-        scheduler = self._scheduler
-        if scheduler is None:
+        run = self._run
+        if run is None:
             return
-        scheduler.stop(_LEFT)
-        while not scheduler.over:
-            await scheduler.changed()
+        run.stop(_LEFT)
+        while not run.over:
+            await run.changed()
         self._outlet.finished.clear()
-        if scheduler.interrupted_by is not None:
-            raise asyncio.CancelledError(*scheduler.interrupted_by.args)
+        if run.interrupted_by is not None:
+            raise asyncio.CancelledError(*run.interrupted_by.args)
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,20 +101,29 @@ class ResultStream(AsyncIterator[BatchResult]):
         await self.aclose()
 
     def __del__(self) -> None:
-        scheduler = self._scheduler
-        if scheduler is not None and not scheduler.over and not scheduler.loop.is_closed():
-            scheduler.loop.call_soon_threadsafe(scheduler.stop, _LEFT)
+        run = self._run
+        if run is not None and not run.over and not run.loop.is_closed():
+            run.loop.call_soon_threadsafe(run.stop, _LEFT)
 
     def __repr__(self) -> str:
-        return f"<ResultStream of {self._scheduler or 'a batch not started'}>"
+        return f"<ResultStream of {self._run or 'a batch not started'}>"
 
 
-_LEFT = "the consumer left"
-_TWO_CONSUMERS = "a result stream has one consumer: two tasks are waiting for its next result"
+async def _end(run: BatchRun) -> None:
+    """Raise what ended the run early, if anything did.
+
+    Raises:
+        RuntimeError: It was a StopAsyncIteration, which from `__anext__` would read as the end of the stream. Async
+            generators do the same.
+    """
+    try:
+        await run.join()
+    except StopAsyncIteration as exc:
+        raise RuntimeError("the batch raised StopAsyncIteration") from exc
 
 
 class _Outlet:
-    """What the scheduler fills and the stream empties; the scheduler holds no reference to the stream itself."""
+    """Queue that the run fills and the stream empties; the run holds no reference to the stream itself."""
 
     __slots__ = ("finished", "waiter")
 

@@ -1,31 +1,43 @@
-"""Items that come back: a source that gives each of them again when its time to be retried has come."""
+"""Retry queue: a source that also yields items again when their next attempt is due."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from contextvars import Context
 from typing import Any
 
 from flowrt._util.clock import Clock
 from flowrt.attribution.ledger import BACKOFF
+from flowrt.attribution.wait import Wait
 from flowrt.engine.delay_queue import DelayQueue
-from flowrt.engine.source import END, LATER, Source, is_own
+from flowrt.engine.source import END, LATER, AsyncSource, Source
+from flowrt.engine.waiters import Waiters
 from flowrt.model import BatchRecord, ItemRecord
 
-__all__ = ["RetryQueue"]
+__all__ = ["Requeued", "RetryQueue"]
+
+
+class Requeued:
+    """An item that is ready for another attempt, as opposed to an input."""
+
+    __slots__ = ("item",)
+
+    def __init__(self, item: ItemRecord) -> None:
+        self.item = item
 
 
 class RetryQueue(Source):
-    """The inputs of another source, and in between, as they fall due, the items that are to be tried again.
+    """The inputs of a source, and in between, as they become ready, the items to be tried again.
 
-    While as many items wait as may, no new input is pulled. END comes when the inputs are over and no item can come
-    back any more; an error of the inputs' own is raised then, too.
+    While as many items are in backoff as may be, no new input is pulled. END comes when the inputs are exhausted and
+    no item can be tried again; an error of the inputs is raised then, too, so that the items on their way finish.
 
     Args:
         inputs: The source of new inputs.
         batch: The batch's record.
-        bound: How many items may wait.
+        bound: Most items in backoff.
         loop: The running loop.
         clock: The batch's clock.
     """
@@ -35,20 +47,29 @@ class RetryQueue(Source):
     ) -> None:
         self.awaits = inputs.awaits
         self.computes = inputs.computes
+        self.sets_variables = True  # the inputs may; what they set is read through this one
         self.expected = inputs.expected
-        self.dry = False
         self._inputs = inputs
         self._batch = batch
         self._loop = loop
         self._clock = clock
         self._backoff: DelayQueue[ItemRecord] = DelayQueue(bound)
-        self._due: deque[ItemRecord] = deque()
-        self._fetched: deque[Any] = deque()
-        self._fetching: asyncio.Task[Any] | bool = False  # whether somebody waits for the next input, as a task or not
-        self._parked: deque[asyncio.Future[None]] = deque()
+        self._ready: deque[ItemRecord] = deque()
+        self._waiters = inputs.waiters if isinstance(inputs, AsyncSource) else Waiters()
+        self._idle = Waiters()  # workers that wait for a retry alone: no input is to be fetched for them
         self._timer: asyncio.TimerHandle | None = None
-        self._error: Exception | asyncio.CancelledError | None = None
-        self._held = False  # slots stand empty for want of items that are in backoff, as the ledger knows
+        self._error: BaseException | None = None
+        self._inputs_ended = False
+        self._stopped = False
+        self._holds_back = False  # the ledger has it that slots stand empty while items are in backoff
+
+    @property
+    def exhausted(self) -> bool:  # type: ignore[override]  # an attribute of the inputs
+        """True once the inputs have ended by themselves."""
+        return self._inputs.exhausted
+
+    def start(self, context: Context, wait: Wait | None) -> None:
+        self._inputs.start(context, wait)
 
     def push(self, item: ItemRecord, due_ns: int) -> None:
         """Let an item wait for its next attempt.
@@ -62,98 +83,74 @@ class RetryQueue(Source):
         self._batch.queued += 1
         if first is None or due_ns < first:
             self._set_timer()
-        self._tell()
-
-    @property
-    def unattended(self) -> bool:
-        """Items wait here, and whoever asks for one waits for the next input and would not see them fall due."""
-        return self._fetching is True and not self._parked and bool(self._backoff or self._due)
+        self._account()
 
     def item_ended(self) -> None:
-        """An item will not come back: it may have been the last that could."""
-        if self._parked and self._is_over():
-            self._wake_all()
+        """Note that an item will not be tried again: it may have been the last that could be."""
+        if len(self._idle) and self._is_over():
+            self._idle.wake_all()
 
     def pull(self) -> Any:
-        if self._due:
+        if self._ready:
             self._batch.queued -= 1
-            item = self._due.popleft()
-            if not self._due:
-                self._tell()
-            return item
-        if self._fetched:
-            if not self._fetching:
-                self._wake_one()  # whoever takes this one is gone: another has to ask for the next
-            return self._fetched.popleft()
-        if not self._inputs.dry and not self._backoff.full:
+            self.variables = ()
+            item = self._ready.popleft()
+            if not self._ready:
+                self._account()
+            return Requeued(item)
+        if not self._inputs_ended and not self._backoff.full:
             try:
                 data = self._inputs.pull()
-            except Exception as exc:  # raised when what is under way has ended
-                self._end_inputs(exc)
+            except BaseException as exc:  # raised once the items on their way have ended
+                self._error = exc
+                self._end_inputs()
             else:
                 if data is not END:
-                    if self._parked and data is not LATER:
-                        self._wake_one()  # of those who found as many items in backoff as may be: there is more
+                    self.variables = self._inputs.variables
+                    if data is not LATER:
+                        self._idle.wake_one()  # of those that found the backoff full: there is more
                     return data
-                self._inputs.dry = True
+                self._end_inputs()
         return self._at_end() if self._is_over() else LATER
 
-    async def apull(self) -> Any:
-        while (data := self.pull()) is LATER:
-            if self._inputs.dry or self._backoff.full or self._fetching:
-                await self._park()
-                self._tell()
-            elif self._backoff:
-                # items may fall due before the next input comes: whoever is parked takes what is first
-                task = self._fetching = self._loop.create_task(self._inputs.apull())
-                task.add_done_callback(self._take_fetched)
-            else:  # the usual case pays for no task
-                self._fetching = True
-                try:
-                    data = await self._inputs.apull()
-                except (Exception, asyncio.CancelledError) as exc:  # as in pull
-                    if not is_own(exc):
-                        raise
-                    self._end_inputs(exc)
-                else:
-                    if data is not END:
-                        return data
-                    self._wake_all()
-                finally:
-                    self._fetching = False
-                    self._wake_one()
-        return data
+    async def wait(self) -> None:
+        if self._stopped:
+            return
+        if self._inputs_ended or self._backoff.full:
+            self._account(waiting=1)
+            await self._idle.wait()
+        else:
+            await self._inputs.wait()
+        self._account()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._inputs.stop()
+        self._idle.wake_all()
 
     async def aclose(self) -> None:
-        if isinstance(self._fetching, asyncio.Task):
-            self._fetching.cancel()
-            await asyncio.wait([self._fetching])
-            await asyncio.sleep(0)  # it may have been done already, and what it gave is taken in this turn
         await self._inputs.aclose()
 
-    def leftover(self) -> Iterable[ItemRecord]:
+    def take_requeued(self) -> Iterable[ItemRecord]:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = [*self._due, *self._backoff.drain()]
-        self._due.clear()
+        left = [*self._ready, *self._backoff.drain()]
+        self._ready.clear()
         self._batch.queued -= len(left)
         return left
 
-    def unpulled(self) -> Iterable[Any]:
-        left = list(self._fetched)
-        self._fetched.clear()
-        return left
+    def take_unpulled(self) -> Iterable[Any]:
+        return self._inputs.take_unpulled()
 
     # -- within -----------------------------------------------------------------------------------------------------
 
     def _is_over(self) -> bool:
         batch = self._batch
-        return self._inputs.dry and not self._fetched and batch.completed == batch.pulled
+        return self._stopped or (self._inputs_ended and batch.completed == batch.pulled)
 
     def _at_end(self) -> Any:
-        self.dry = True
-        self._wake_all()  # of those who found as many items in backoff as may be, not all have been woken
+        self._wake_all()
         if self._error is not None:
             error, self._error = self._error, None
             try:
@@ -162,22 +159,16 @@ class RetryQueue(Source):
                 del error  # or it would hold on to itself by its traceback
         return END
 
-    def _end_inputs(self, exc: Exception | asyncio.CancelledError) -> None:
-        self._inputs.dry = True
-        self._error = exc
+    def _end_inputs(self) -> None:
+        self._inputs_ended = True
         self._wake_all()
 
-    def _take_fetched(self, task: asyncio.Task[Any]) -> None:
-        self._fetching = False
-        try:
-            data = task.result()
-        except (Exception, asyncio.CancelledError) as exc:
-            if not task.cancelling():  # else aclose has ended it
-                self._end_inputs(exc)
-        else:
-            if data is not END:
-                self._fetched.append(data)
-        self._wake_all() if self._inputs.dry else self._wake_one()
+    def _wake_all(self) -> None:
+        self._waiters.wake_all()
+        self._idle.wake_all()
+
+    def _wake_one(self) -> None:
+        (self._idle if len(self._idle) else self._waiters).wake_one()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -185,56 +176,38 @@ class RetryQueue(Source):
             self._timer = None
         due_ns = self._backoff.due_ns
         if due_ns is not None:
-            self._timer = self._loop.call_later(max(0, due_ns - self._clock()) / 1e9, self._fall_due)
+            self._timer = self._loop.call_later(max(0, due_ns - self._clock()) / 1e9, self._make_ready)
 
-    def _fall_due(self) -> None:
+    def _make_ready(self) -> None:
+        """Move the items that are due from backoff to the ready ones."""
         self._timer = None
         was_full = self._backoff.full
         now = self._clock()
         while (item := self._backoff.pop(now)) is not None:
-            self._due.append(item)
+            self._ready.append(item)
             self._wake_one()
         self._set_timer()
         if was_full and not self._backoff.full:
-            self._wake_one()
-        self._tell()
+            self._idle.wake_one()
+        self._account()
 
-    def _tell(self) -> None:
-        """Keep account of the time for which slots stand empty while items are in backoff, or for want of any."""
+    def _account(self, waiting: int = 0) -> None:
+        """Have the ledger know while slots stand empty because items are in backoff, or for want of any item.
+
+        Args:
+            waiting: How many workers are about to wait for a retry.
+        """
         batch, ledger = self._batch, self._batch.ledger
         if ledger is None:
             return
-        dry = self._inputs.dry
-        held = bool(self._parked and self._backoff and (dry or self._backoff.full))
-        if held is not self._held:
-            self._held = held
-            (ledger.wait if held else ledger.resume)(BACKOFF, self._clock())
-        if dry:
-            if self._due or self._fetched:
+        exhausted = self._inputs_ended
+        holds_back = bool((len(self._idle) or waiting) and self._backoff and (exhausted or self._backoff.full))
+        if holds_back is not self._holds_back:
+            self._holds_back = holds_back
+            (ledger.wait if holds_back else ledger.resume)(BACKOFF, self._clock())
+        if exhausted:
+            if self._ready:
                 ledger.input_available(self._clock())
             else:
                 ended = bool(self._backoff) or batch.completed > 0
                 ledger.input_exhausted(self._clock(), batch.latest_ns, batch.pulled - batch.completed, ended=ended)
-
-    async def _park(self) -> None:
-        waiter = self._loop.create_future()
-        self._parked.append(waiter)
-        self._tell()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._wake_one()  # it was somebody's turn: another one's now
-            raise
-
-    def _wake_one(self) -> None:
-        parked = self._parked
-        while parked:
-            waiter = parked.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
-
-    def _wake_all(self) -> None:
-        while self._parked:
-            self._wake_one()

@@ -1,129 +1,281 @@
-"""The source: one lazy stream of inputs that all workers of a batch pull from."""
+"""The source: one lazy stream of inputs that all workers of a batch pull from.
+
+User code that yields inputs always runs in one context and, where it is async, in one task: a generator may set a
+context variable and reset it, or hold a timeout or a task group open across its yields. What a generator has set when
+it yields an input is set for that input's item, too, as for a task that is created inside a loop over it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sized
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any, Final
 
 from flowrt.attribution.wait import Wait
+from flowrt.engine.item_task import make_task, retrieve_exception
+from flowrt.engine.waiters import Waiters
 from flowrt.model import ItemRecord
 
-__all__ = ["END", "LATER", "Source", "check_inputs", "is_own", "make_source"]
+__all__ = ["END", "LATER", "Source", "check_inputs", "length_of", "make_source"]
 
 END: Final[Any] = object()
-"""What a source gives once it is dry."""
+"""What `pull` returns once the source is exhausted."""
 
 LATER: Final[Any] = object()
-"""What `pull` gives where the next input has to be waited for: with `apull`."""
+"""What `pull` returns while there is no input yet: `wait`, then pull again."""
+
+Variables = Sequence[tuple[ContextVar[Any], Any]]
+"""Context variables with their values."""
+
+_IN_MEMORY: Final = (list, tuple, range, set, frozenset)
 
 
 class Source:
-    """A sync iterable, pulled without awaiting.
+    """Inputs that are in memory: a list, a range and the like.
 
     Args:
         inputs: Iterated once.
 
     Attributes:
-        awaits: Whether inputs have to be waited for.
-        computes: Whether `pull` may run code that takes time.
-        expected: How many inputs there are, or None when that is not known beforehand.
-        dry: Nothing is left, as far as has been found out.
-        pull: Gives the next input, END, or LATER where that has to be waited for.
+        awaits: True if inputs may have to be waited for.
+        computes: True if `pull` may run code that takes time.
+        expected: Number of inputs, or None where it is not known beforehand.
+        exhausted: True once the iterator has ended by itself, so that there is nothing to close.
+        pull: Returns the next input, END or LATER; raises what the iterator raises.
+        sets_variables: True if the iterator may set context variables for an item.
+        variables: What it had set when it yielded the input that was pulled last.
     """
 
     awaits = False
-    computes: bool
+    computes = False
+    sets_variables = False
+    variables: Variables = ()
     pull: Callable[[], Any]
 
     def __init__(self, inputs: Iterable[Any]) -> None:
-        self.expected = len(inputs) if isinstance(inputs, Sized) else None
-        self.dry = False
-        self.computes = not isinstance(inputs, _AT_HAND)
+        self.expected = length_of(inputs)
+        self.exhausted = False
         self.pull = partial(next, iter(inputs), END)  # a call into C: it is made for every item
 
-    def tell(self, wait: Wait) -> None:
-        """Keep account of the time for which somebody waits for an input."""
+    def start(self, context: Context, wait: Wait | None) -> None:
+        """Get ready to be pulled from.
 
-    async def apull(self) -> Any:
-        """The next input, or END."""
-        return self.pull()
+        Args:
+            context: Where the iterator's code runs.
+            wait: Accounts for the time in which workers wait for an input, where a ledger is kept.
+        """
+
+    async def wait(self) -> None:
+        """Wait until `pull` may return something else than LATER."""
+
+    def stop(self) -> None:
+        """Produce no further input; workers that wait for one get END."""
 
     async def aclose(self) -> None:
         """Release what the iterator holds, when the batch ends before the source does."""
 
-    def leftover(self) -> Iterable[ItemRecord]:
-        """Items that were pulled and wait here for another attempt, which they will not have."""
+    def take_requeued(self) -> Iterable[ItemRecord]:
+        """Take the items that wait for another attempt, which they will not have."""
         return ()
 
-    def unpulled(self) -> Iterable[Any]:
-        """Inputs that have come and that nobody has pulled, nor will."""
+    def take_unpulled(self) -> Iterable[Any]:
+        """Take the inputs that have arrived and that no worker has pulled."""
         return ()
 
 
-class _AsyncSource(Source):
-    """An async iterable, pulled by one worker at a time in the order of asking."""
+class IteratorSource(Source):
+    """Inputs of a sync iterable whose iterator runs code, such as a generator."""
+
+    computes = True
+    sets_variables = True
+
+    def __init__(self, inputs: Iterable[Any]) -> None:
+        self.expected = length_of(inputs)
+        self.exhausted = False
+        self._advance: Callable[[], Any] = partial(next, iter(inputs), END)
+        self._context = _SourceContext(Context())
+
+    def start(self, context: Context, wait: Wait | None) -> None:  # noqa: ARG002  # nothing is waited for
+        self._context = _SourceContext(context)
+        self._advance = partial(context.run, self._advance)
+
+    def pull(self) -> Any:
+        data = self._advance()
+        self.variables = self._context.changed()
+        return data
+
+
+class AsyncSource(Source):
+    """Inputs of an async iterable, driven by a feeder task of its own.
+
+    The feeder asks for an input only while a worker waits for one, so nothing is read ahead.
+
+    Attributes:
+        waiters: Workers that wait for an input.
+    """
 
     awaits = True
     computes = False  # what takes time here is waited for
+    sets_variables = True
 
     def __init__(self, inputs: AsyncIterable[Any]) -> None:
-        self.expected = len(inputs) if isinstance(inputs, Sized) else None
-        self.dry = False
+        self.expected = length_of(inputs)
+        self.exhausted = False
+        self.waiters = Waiters()
         self._aiterator: AsyncIterator[Any] = aiter(inputs)
-        self._broken = False  # it has raised: asked again, it might never answer
-        self._turn = asyncio.Lock()
-        self.pull = _later
+        self._ready: deque[tuple[Any, Variables]] = deque()
+        self._error: BaseException | None = None
+        self._ended = False  # nothing more will become ready
+        self._stopped = False
+        self._feeder: asyncio.Task[None] | None = None
+        self._demand: asyncio.Future[None] | None = None  # the feeder sleeps here while no worker waits
+        self._context = _SourceContext(Context())
         self._wait: Wait | None = None
-        self._asking = 0  # workers that have asked for an input and have none yet
 
-    def tell(self, wait: Wait) -> None:
-        self._wait = wait
+    def start(self, context: Context, wait: Wait | None) -> None:
+        self._context, self._wait = _SourceContext(context), wait
 
-    async def apull(self) -> Any:
+    def pull(self) -> Any:
+        if self._ready:
+            data, self.variables = self._ready.popleft()
+            return data
+        if self._error is not None:
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error  # or it would hold on to itself by its traceback
+        return END if self._ended or self._stopped else LATER
+
+    async def wait(self) -> None:
         wait = self._wait
-        self._asking += 1
         if wait is not None and not wait.noted:
-            wait.look_soon(self._is_asked)
+            wait.look_soon(self._is_waited_for)
+        self._request()
+        await self.waiters.wait()
+        if wait is not None and wait.told and not len(self.waiters):
+            wait.over()
+
+    def _request(self) -> None:
+        """Have the feeder fetch an input, for a worker that is about to join `waiters`."""
+        if self._feeder is None:
+            loop = asyncio.get_running_loop()
+            self._feeder = make_task(loop, self._feed(), name="flowrt source", context=self._context.context)
+            self._feeder.add_done_callback(retrieve_exception)
+        elif self._demand is not None and not self._demand.done():
+            self._demand.set_result(None)
+
+    async def _feed(self) -> None:
+        """Fetch inputs while workers wait for them, and close the iterator at the end, all in this task."""
         try:
-            async with self._turn:
-                if self.dry or self._broken:
-                    return END
-                try:
-                    return await anext(self._aiterator)
-                except StopAsyncIteration:
-                    self.dry = True
-                    return END
-                except BaseException as exc:
-                    self._broken = is_own(exc)
-                    raise
+            await self._fetch()
+        except StopAsyncIteration:
+            self.exhausted = True
+            return
+        except BaseException as exc:  # raised again by pull()
+            if not self._stopped:
+                own = exc.__traceback__
+                self._error = exc.with_traceback(None if own is None else own.tb_next)
         finally:
-            self._asking -= 1
-            if wait is not None and wait.told and not self._asking:
-                wait.over()
+            self._ended = True
+            self.waiters.wake_all()
+        await self._close()
 
-    def _is_asked(self) -> bool:
-        return self._asking > 0
+    async def _fetch(self) -> None:
+        while not self._stopped:
+            if len(self.waiters) or await self._wait_for_demand():
+                self._put(await anext(self._aiterator))
+                self.waiters.wake_one()  # who leaves the line, so that one input is fetched for each
 
-    async def aclose(self) -> None:
+    def _put(self, data: Any) -> None:
+        self._ready.append((data, self._context.changed()))
+
+    async def _close(self) -> None:
         close = getattr(self._aiterator, "aclose", None)
-        if close is not None and not self.dry:
-            self.dry = True
+        if close is not None:
             await close()
 
+    async def _wait_for_demand(self) -> bool:
+        """Sleep until a worker waits or the source is stopped.
 
-_AT_HAND: Final = (list, tuple, range, set, frozenset)
+        A timeout that the iterator holds open across its yields cancels this task while it sleeps here. The
+        iterator is where such a cancellation belongs, so it is thrown in there.
+
+        Returns:
+            True if an input is wanted; False if one has just arrived, or the source was stopped.
+        """
+        self._demand = asyncio.get_running_loop().create_future()
+        try:
+            await self._demand
+        except asyncio.CancelledError as exc:
+            throw = getattr(self._aiterator, "athrow", None)
+            if self._stopped or throw is None:
+                raise
+            self._put(await throw(exc))
+            return False
+        finally:
+            self._demand = None
+        return not self._stopped
+
+    def _is_waited_for(self) -> bool:
+        return len(self.waiters) > 0
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._demand is not None:
+            if not self._demand.done():
+                self._demand.set_result(None)
+        elif self._feeder is not None:
+            self._feeder.cancel()
+        self.waiters.wake_all()
+
+    async def aclose(self) -> None:
+        self.stop()
+        if self._feeder is None:
+            if not self._ended:  # it was never asked for anything
+                self._ended = True
+                await self._close()
+            return
+        try:
+            await asyncio.wait([self._feeder])
+        except asyncio.CancelledError:  # the grace period is over
+            self._feeder.cancel()
+            raise
+
+    def take_unpulled(self) -> Iterable[Any]:
+        left = [data for data, _ in self._ready]
+        self._ready.clear()
+        return left
 
 
-def _later() -> Any:
-    return LATER
+class _SourceContext:
+    """The context that a source's code runs in, and what that code has set there."""
+
+    __slots__ = ("_before", "context")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._before = dict(context.items())
+
+    def changed(self) -> Variables:
+        """The variables that differ from what they were before the source began."""
+        before = self._before
+        return [pair for pair in self.context.items() if before.get(pair[0], self) is not pair[1]]
 
 
-def is_own(exc: BaseException) -> bool:
-    """Whether the source raised this by itself: it is no cancellation of the task that asked for an input."""
-    task = asyncio.current_task()
-    return not isinstance(exc, asyncio.CancelledError) or task is None or not task.cancelling()
+def length_of(inputs: Any) -> int | None:
+    """Number of inputs, or None where it is not known: many a `__len__` raises, or is too large for an index."""
+    if not isinstance(inputs, Sized):
+        return None
+    try:
+        return len(inputs)
+    except Exception:  # a lazy query, a wrapped generator, a range beyond the machine's integers
+        return None
 
 
 def check_inputs(inputs: Any) -> None:
@@ -140,5 +292,7 @@ def check_inputs(inputs: Any) -> None:
 
 
 def make_source(inputs: Any) -> Source:
-    """The source for any iterable or async iterable."""
-    return _AsyncSource(inputs) if isinstance(inputs, AsyncIterable) else Source(inputs)
+    """Make the source of any iterable or async iterable."""
+    if isinstance(inputs, AsyncIterable):
+        return AsyncSource(inputs)
+    return Source(inputs) if isinstance(inputs, _IN_MEMORY) else IteratorSource(inputs)

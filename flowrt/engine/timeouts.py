@@ -34,7 +34,7 @@ class ItemTimeouts:
         abandon: Gives its slot away.
     """
 
-    __slots__ = ("_abandon", "_clock", "_expire", "_loop", "_slots", "_step_s", "_timeout_ns", "_timer")
+    __slots__ = ("_abandon", "_clock", "_expire", "_loop", "_slots", "_step_s", "_timeout_ns", "_timeout_s", "_timer")
 
     def __init__(
         self,
@@ -52,7 +52,12 @@ class ItemTimeouts:
         self._step_s = min(_STEP_S, timeout_s / 100)
         self._expire = expire
         self._abandon = abandon
-        self._timer: asyncio.TimerHandle | None = loop.call_later(timeout_s, self._look)
+        self._timeout_s = timeout_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look at the slots from now on."""
+        self._timer = self._loop.call_later(self._timeout_s, self._look)
 
     def cancel(self) -> None:
         """Look no more."""

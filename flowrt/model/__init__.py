@@ -7,7 +7,7 @@ and logs all read that record; nobody keeps a second clock.
 from __future__ import annotations
 
 from flowrt.model.batch import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord, Slot
-from flowrt.model.result import STATUSES, BatchResult, ItemFailedError, Rejected, Status, error_type_of
+from flowrt.model.result import STATUSES, BatchResult, Rejected, Status
 
 __all__ = [
     "STATUSES",
@@ -15,10 +15,8 @@ __all__ = [
     "BatchResult",
     "HedgeOutcome",
     "HedgeRecord",
-    "ItemFailedError",
     "ItemRecord",
     "Rejected",
     "Slot",
     "Status",
-    "error_type_of",
 ]

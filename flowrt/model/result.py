@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
-from flowrt.errors import FlowrtError
-
-__all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "SparseAttribute", "Status", "error_type_of"]
+__all__ = ["STATUSES", "BatchResult", "Rejected", "SparseAttribute", "Status"]
 
 T = TypeVar("T")
 
@@ -212,30 +210,3 @@ class BatchResult:
 
 _SUCCESSES: Final = ("ok", "resumed")
 _RESULT_FIELDS: Final = tuple(BatchResult.__init__.__annotations__)[:-1]
-
-
-class ItemFailedError(FlowrtError):
-    """An item failed and the batch was told to stop at the first failure.
-
-    Raised where there is no exception of the node's own to raise: the node returned a `NodeResult` whose
-    `success` is false, or the item's attempt ran out of time.
-
-    Args:
-        result: The failed item; its `error` is the message.
-    """
-
-    def __init__(self, result: BatchResult) -> None:
-        super().__init__(f"item {result.index} {result.status}: {result.error}")
-        self.result = result
-
-    def __reduce__(self) -> tuple[type[ItemFailedError], tuple[BatchResult]]:
-        return type(self), (self.result,)
-
-
-def error_type_of(error: object) -> str:
-    """The low-cardinality name of an error, the same on spans, metrics, logs and results.
-
-    Args:
-        error: An exception, or anything else that a node gave as its `error`.
-    """
-    return type(error).__name__ if isinstance(error, BaseException) else ItemFailedError.__name__

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, NamedTuple
 
 from flowrt._util.validation import check_count, check_number, number_or_none, seconds_to_ns
-from flowrt.model.result import ItemFailedError
+from flowrt.errors import ItemFailedError
 from flowrt.policies.circuit_breaker import CircuitOpenError
 from flowrt.policies.error_classification import Kind, kind_of, parse_retry_after, retry_after_of, status_of
 from flowrt.policies.rate_limit import CostTooHighError

@@ -192,7 +192,7 @@ class Shutdown:
         """
         active = active_batches(loop)
         for scheduler in active:
-            if not scheduler.within_another:
+            if not scheduler.nested:
                 scheduler.drain(REASON)
         self._log_if_drained(loop, len(active))
         self._timers["poll"] = loop.call_later(_POLL_S, self._drain, loop)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from flowrt._util.weak_registry import WeakRegistry
-from flowrt.engine import batch_run
 from flowrt.telemetry.metrics.store import MetricsStore
 
 
@@ -49,7 +48,7 @@ def _hasty_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_hasty_threads")
-@pytest.mark.parametrize("under_way", [MetricsStore().active, type(batch_run._active)()], ids=["metrics", "engine"])
+@pytest.mark.parametrize("under_way", [MetricsStore().active, WeakRegistry()], ids=["metrics", "engine"])
 def test_others_may_begin_and_end_meanwhile(under_way: Any) -> None:
     things = [Thing() for _ in range(200)]
     for thing in things:

@@ -71,7 +71,7 @@ def test_a_report_says_it_of_its_batch(run_virtual: Run) -> None:
 
     report = run_virtual(BatchProcessor(node, 3).batch(range(12))).report
     assert report.bound_by["slots"] == 3
-    assert report.explanation.startswith("the last 17 % of items took 67 % of the time: a shorter item_timeout")
+    assert report.explanation.startswith("the last 8 % of items took 67 % of the time: a shorter item_timeout")
     assert report.timeline[0][:2] == pytest.approx((0, report.timeline[0][1]))
     assert sum(end - begin for begin, end, _ in report.timeline) == pytest.approx(report.wall_time)
     assert report.stalls == []

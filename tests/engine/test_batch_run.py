@@ -400,7 +400,7 @@ def test_a_batch_is_within_another_while_an_item_of_that_one_runs_it(run_virtual
 
     def note() -> None:
         for scheduler in active_batches(asyncio.get_running_loop()):
-            within.setdefault(scheduler.batch.name, []).append(scheduler.within_another)
+            within.setdefault(scheduler.batch.name, []).append(scheduler.nested)
 
     async def main() -> None:
         left: list[asyncio.Task[Any]] = []

@@ -815,16 +815,23 @@ def test_an_input_that_comes_while_items_are_in_backoff_and_the_batch_ends_is_no
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("retry", 3), ("breaker", 0.5), ("retry", RateLimit(1)), ("breaker", RetryPolicy())]
+    ("name", "value"), [("retry", "3"), ("breaker", 0.5), ("retry", RateLimit(1)), ("breaker", RetryPolicy())]
 )
 def test_a_policy_of_another_kind_is_refused(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"{name} must be a"):
         BatchProcessor(Flaky({}), **{name: value})
 
 
-def test_a_rate_limit_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="rate_limit must be"):
-        BatchProcessor(Flaky({}), rate_limit="100/s")  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", [5, [RateLimit(1), 3], "fast"])
+def test_rate_limit_of_another_kind_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"rate_limit must be|a rate is written like"):
+        BatchProcessor(Flaky({}), rate_limit=value)
+
+
+def test_shorthands_stand_for_a_retry_policy_and_a_rate_limit() -> None:
+    processor = BatchProcessor(Flaky({}), retry=3, rate_limit="100/s")
+    assert processor.retry == RetryPolicy(3)
+    assert [(limit.rate, limit.per) for limit in processor.rate_limit] == [(100, 1)]
 
 
 def test_an_adaptive_limit_that_was_set_by_hand_goes_on_adapting_from_there(run_virtual: Run) -> None:

@@ -1,4 +1,4 @@
-"""`python -m dashboards.generator.lint [FILE ...]`: problems of the dashboards and their fixes; by default of all."""
+"""`python -m dashboards.generator.lint [FILE ...]`: problems in dashboards, by default in all, and how to fix them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dashboards.generator.lint import lint
 
 
 def main(arguments: list[str]) -> int:
-    """Print the findings of the linter.
+    """Read the files and say what is wrong.
 
     Args:
-        arguments: Paths of JSON files; empty for all dashboards.
+        arguments: Paths of JSON files; none for all dashboards.
 
     Returns:
-        Exit code: 0 no findings, 1 findings, 2 a file cannot be read.
+        The exit code: 0 nothing wrong, 1 something, 2 a file cannot be read.
     """
     paths = [Path(argument) for argument in arguments] or sorted((FOLDER / "grafana" / "dashboards").glob("*.json"))
     boards = {}

@@ -290,14 +290,18 @@ def test_span_left_current_by_a_node_does_not_outlive_its_item(run: Run, spans: 
 
 
 @pytest.mark.usefixtures("spans")
-def test_context_is_restored_after_each_item(run: Run) -> None:
-    workers: list[Any] = []  # references keep ids unique
+@pytest.mark.parametrize("shared", [False, True])
+def test_context_is_restored_after_each_item(shared: bool, run: Run) -> None:
+    seen: list[Any] = []
 
-    async def node(_: int) -> None:
-        workers.append(asyncio.current_task())
+    async def node(_: int) -> str:
+        current = dict(context.get_current())
+        seen.append(set(current))
+        return format(trace.get_current_span().get_span_context().span_id, "016x")
 
-    run(BatchProcessor(node, 1).batch(range(5)))
-    assert len(set(map(id, workers))) == 1, "a worker whose context an item has changed is replaced"
+    results = run(BatchProcessor(node, 1, task_per_item=not shared).batch(range(5)))
+    assert [result.output for result in results] == [result.span_id for result in results]
+    assert all(keys == seen[0] for keys in seen), "an item's context holds nothing of the one before"
 
 
 def test_context_set_by_the_source_reaches_its_item(run: Run, spans: Spans) -> None:

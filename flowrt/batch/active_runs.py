@@ -1,0 +1,87 @@
+"""Active runs of one processor, and the concurrency limit that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from typing import Protocol
+
+from flowrt._util.clock import clock_of
+from flowrt.model import BatchRecord
+from flowrt.policies import LimitChange, LimitController
+
+__all__ = ["ActiveRuns", "Run", "now_ns"]
+
+
+class Run(Protocol):
+    """What the shared limit needs of a batch run."""
+
+    @property
+    def batch(self) -> BatchRecord:
+        """The batch's record."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it runs on."""
+
+    @property
+    def over(self) -> bool:
+        """True if nothing of it is left."""
+
+    def set_limit(self, limit: int) -> None:
+        """Change its concurrency limit."""
+
+
+class ActiveRuns:
+    """Runs of a processor, on whatever loops they are.
+
+    Args:
+        controller: Finds the limit, where it adapts by itself.
+    """
+
+    def __init__(self, controller: LimitController | None) -> None:
+        self.controller = controller
+        self._runs: weakref.WeakSet[Run] = weakref.WeakSet()
+
+    def add(self, run: Run) -> None:
+        """Have a run follow the limit."""
+        self._runs.add(run)
+
+    def set_limit(self, limit: int) -> None:
+        """Change the limit of every active run, each on its own loop's thread.
+
+        Args:
+            limit: At least 1.
+        """
+        here = _running_loop()
+        for run in list(self._runs):
+            if run.over:
+                continue
+            if run.loop is here:
+                self._change(run, limit)
+            elif not run.loop.is_closed():
+                run.loop.call_soon_threadsafe(self._change, run, limit)
+
+    def _change(self, run: Run, limit: int) -> None:
+        batch = run.batch
+        if run.over or batch.limit == limit:
+            return
+        if self.controller is None or not self.controller.changes:
+            batch.limit_change = LimitChange(now_ns(), batch.limit, limit, "set")
+        else:
+            batch.limit_change = self.controller.changes[-1]
+        run.set_limit(limit)
+
+
+def now_ns() -> int:
+    """The time by the clock of the loop that runs in this thread, or by that of all real loops."""
+    loop = _running_loop()
+    return time.perf_counter_ns() if loop is None else clock_of(loop)()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

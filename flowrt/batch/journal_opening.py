@@ -1,0 +1,76 @@
+"""Opens the journal of one batch without holding up the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from flowrt._util.clock import is_virtual
+from flowrt.engine.durability import JournalSink, run_in_thread
+from flowrt.journal import Journal, JournalPolicy
+from flowrt.model.node import BaseNode
+
+__all__ = ["open_journal"]
+
+
+async def open_journal(journal: JournalPolicy | Journal, node: BaseNode) -> JournalSink:
+    """Open a journal for one batch, or use the one that the caller has opened.
+
+    Args:
+        journal: Which journal.
+        node: What runs.
+
+    Raises:
+        JournalError: It cannot be used.
+        ValueError: Its path or its fingerprint is not valid.
+    """
+    loop = asyncio.get_running_loop()
+    threaded = not is_virtual(loop)
+    if isinstance(journal, Journal):
+        return JournalSink(journal, loop, threaded=threaded, close=False)
+    opened = await _open_in_thread(loop, journal, node) if threaded else journal.open(node)
+    return JournalSink(opened, loop, threaded=threaded, close=True)
+
+
+class _Opening:
+    """A journal that a thread opens for a caller who may be gone by then."""
+
+    def __init__(self, policy: JournalPolicy, node: BaseNode) -> None:
+        self._policy = policy
+        self._node = node
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._journal: Journal | None = None
+
+    def open(self) -> Journal:
+        journal = self._policy.open(self._node)
+        with self._lock:
+            self._journal = journal
+            if self._given_up:
+                journal.abort()
+        return journal
+
+    def give_up(self) -> None:
+        """Close the journal, at once or when it has opened, whether or not the loop still runs then."""
+        with self._lock:
+            self._given_up = True
+            if self._journal is not None:
+                self._journal.abort()
+
+
+async def _open_in_thread(loop: asyncio.AbstractEventLoop, policy: JournalPolicy, node: BaseNode) -> Journal:
+    """Open a journal while the loop goes on: one of a million items takes about 2 s to read."""
+    opening = _Opening(policy, node)
+    answer = run_in_thread(loop, opening.open)
+    try:
+        return await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        answer.add_done_callback(_retrieve_exception)
+        opening.give_up()
+        raise
+
+
+def _retrieve_exception(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled():
+        answer.exception()

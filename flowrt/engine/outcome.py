@@ -1,0 +1,212 @@
+"""Outcomes: every transition of an item's record to a status, and what follows a final one."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import flowrt.errors
+from flowrt.engine.instrument import Dispatch
+from flowrt.errors import error_text, error_type_of
+from flowrt.model import BatchRecord, BatchResult, ItemRecord
+from flowrt.model.node import NodeResult
+
+__all__ = [
+    "Deliver",
+    "Finisher",
+    "RejectedInputError",
+    "Settle",
+    "cancel",
+    "cancel_retry",
+    "mark_not_kept",
+    "set_timed_out",
+    "settle",
+    "settle_exception",
+    "settle_value",
+    "without_engine_frames",
+]
+
+_ENGINE: Final = f"{Path(__file__).parent}{os.sep}"
+_MACHINERY: Final = tuple(
+    f"{Path(file).parent}{os.sep}" for file in (asyncio.__file__, concurrent.futures.__file__, flowrt.errors.__file__)
+)
+
+
+Deliver = Callable[[BatchResult], None]
+"""Takes a finished result; where admission has a limit, the consumer calls `admission.release()` for each."""
+
+Settle = Callable[[ItemRecord, Any], None]
+"""Records what the node returned."""
+
+
+class RejectedInputError(Exception):
+    """The item is a `Rejected` and reaches no node."""
+
+
+def settle_value(item: ItemRecord, value: Any) -> None:
+    """Record what a function returned: its value is the output, unless it is a NodeResult."""
+    if isinstance(value, NodeResult):
+        settle(item, value)
+    else:
+        item.status = "ok"
+        item.output = value
+
+
+def settle(item: ItemRecord, result: Any) -> None:
+    """Record what a node returned."""
+    if type(result) is NodeResult and result.success:
+        item.status = "ok"
+        item.output = result.output
+        if result._metadata is not None:  # noqa: SLF001  # the property would make a dict for every item
+            item._metadata = result._metadata  # noqa: SLF001  # as above
+    else:
+        _settle_other(item, result)
+
+
+def settle_exception(item: ItemRecord, exc: BaseException) -> None:
+    """Record what a node raised, without the engine's own frames."""
+    item.status = "failed"
+    if isinstance(exc, RejectedInputError):
+        rejected = item.input_data
+        item.input_data = rejected.input_data
+        item.error = rejected.error
+        item.error_type = rejected.error_type
+        return
+    item.error = error_text(exc)
+    item.error_type = error_type_of(exc)
+    item.exception = exc.with_traceback(_users_part(exc.__traceback__))
+
+
+def _settle_other(item: ItemRecord, result: Any) -> None:
+    if not isinstance(result, NodeResult):
+        item.status = "failed"
+        item.error = (
+            f"node {item.batch.node_id!r} returned {type(result).__name__}, not a NodeResult: "
+            "return NodeResult(success=True, output=...)"
+        )
+        item.error_type = "TypeError"
+        item.exception = TypeError(item.error)
+        return
+    item.output = result.output
+    item._metadata = result.metadata  # noqa: SLF001  # as above
+    if result.success:  # an instance of a subclass
+        item.status = "ok"
+        return
+    item.status = "failed"
+    item.error = error_text(result.error)
+    item.error_type = error_type_of(result.error)
+    if isinstance(result.error, BaseException):
+        item.exception = result.error
+
+
+def _users_part(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's own code on; without any of it, the whole but for the worker's frame."""
+    at = traceback
+    while at is not None and at.tb_frame.f_code.co_filename.startswith(_MACHINERY):
+        at = at.tb_next
+    if at is None and traceback is not None:
+        return traceback.tb_next  # the worker's frame holds the whole batch
+    return at
+
+
+def without_engine_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback from the first frame on that is not the engine's."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_ENGINE):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def cancel(item: ItemRecord, reason: str) -> None:
+    """Record that an item was cancelled.
+
+    Args:
+        item: The item.
+        reason: Its `error`.
+    """
+    item.status = "cancelled"
+    item.error = reason
+    item.error_type = "CancelledError"
+
+
+def cancel_retry(item: ItemRecord, reason: str) -> None:
+    """Record that an item is not tried again, and how its last attempt ended."""
+    cancel(item, f"not tried again: {reason}; attempt {item.attempts} ended in {item.error_type}: {item.error}")
+
+
+def mark_not_kept(item: ItemRecord, reason: str, error: BaseException | None = None) -> None:
+    """Record that the journal did not keep an item: a later run repeats it, so its result is not handed over."""
+    cancel(item, reason)
+    item.output = item._metadata = None  # noqa: SLF001  # the record is the engine's
+    item.error_type = "JournalDiskError" if error is None else type(error).__name__
+    item.exception = error
+
+
+def set_timed_out(item: ItemRecord, timeout_s: float | None) -> None:
+    """Record that an attempt ran out of time.
+
+    Args:
+        item: The item.
+        timeout_s: The time limit, in seconds.
+    """
+    item.status = "timed_out"
+    item.output = None
+    item.error = f"the attempt took longer than item_timeout={timeout_s:g} s"
+    item.error_type = "TimeoutError"
+    item.exception = TimeoutError(item.error)
+
+
+class Finisher:
+    """Finishes items: counts them, notifies the instruments and delivers the results.
+
+    Args:
+        batch: The batch's record.
+        dispatch: The instruments' hooks.
+        deliver: Takes the results.
+        item_ended: Called after each item, where items may be tried again: the last that could be may have ended.
+        not_ok: Called after an item that did not end ok, or None.
+    """
+
+    __slots__ = ("_batch", "_deliver", "_dispatch", "_item_ended", "_not_ok")
+
+    def __init__(
+        self,
+        batch: BatchRecord,
+        dispatch: Dispatch,
+        deliver: Deliver,
+        item_ended: Callable[[], None] | None,
+        not_ok: Callable[[ItemRecord], None] | None,
+    ) -> None:
+        self._batch = batch
+        self._dispatch = dispatch
+        self._deliver = deliver
+        self._item_ended = item_ended
+        self._not_ok = not_ok
+
+    def finish(self, item: ItemRecord) -> None:
+        """Finish an item whose status is final.
+
+        Args:
+            item: Its outcome and times are set.
+        """
+        dispatch, state = self._dispatch, item.status
+        self._batch.counts[state] += 1
+        if dispatch.attempt_ended and item.started_ns and item.attempts:
+            dispatch.notify("attempt_ended", item)
+        if (
+            (state != "ok" or item.attempts > 1)
+            and dispatch.item_failed
+            and (state == "failed" or state == "timed_out" or item.uncancellable)
+        ):
+            dispatch.notify("item_failed", item)
+        if (notify_finished := dispatch.notify_finished) is not None:
+            notify_finished(item)
+        self._deliver(item)
+        if self._item_ended is not None:
+            self._item_ended()
+        if self._not_ok is not None and state != "ok" and state != "resumed":
+            self._not_ok(item)

@@ -1,0 +1,72 @@
+"""What a batch run is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from flowrt._util.clock import Clock
+from flowrt.engine.admission import Admission
+from flowrt.engine.attempt import Begin
+from flowrt.engine.durability import JournalSink
+from flowrt.engine.instrument import Dispatch
+from flowrt.engine.outcome import Deliver, Settle, settle
+from flowrt.engine.policy_pipeline import PolicyPipeline
+from flowrt.engine.source import Source
+from flowrt.model import BatchRecord
+from flowrt.policies.hedging import HedgeTracker
+
+__all__ = ["RunParts"]
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunParts:
+    """Parts of one batch run, assembled by `flowrt.batch.build.build_run`.
+
+    Args:
+        batch: The batch's record.
+        loop: The running loop.
+        clock: Monotonic nanoseconds.
+        source: Where inputs come from.
+        admission: Holds workers back.
+        attempt: Begins one attempt.
+        settle: Records what an attempt returned.
+        deliver: Takes the results.
+        dispatch: The instruments' hooks.
+        policies: The policies around attempts, if any.
+        journal: Keeps finished items, if there is a journal.
+        hedge: Decides which items get a second attempt beside their first, if any do.
+        fail_fast: Stop at the first item that does not end ok.
+        item_timeout_s: Time limit of one attempt, in seconds.
+        batch_timeout_s: Time limit of the whole batch, in seconds.
+        task_per_item: Run each item in a task of its own; False shares a task among the items of a slot.
+        abandon_attempt: Called when an attempt did not end in time and is left running.
+        close: Called once, when no worker is left.
+        save: Awaited once, after the batch's end and before `join` returns; it raises nothing.
+    """
+
+    batch: BatchRecord
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    source: Source
+    admission: Admission
+    attempt: Begin
+    settle: Settle = settle
+    deliver: Deliver
+    dispatch: Dispatch
+    policies: PolicyPipeline | None = None
+    journal: JournalSink | None = None
+    hedge: HedgeTracker | None = None
+    fail_fast: bool = False
+    item_timeout_s: float | None = None
+    batch_timeout_s: float | None = None
+    task_per_item: bool = True
+    abandon_attempt: Callable[[], None] = _do_nothing
+    close: Callable[[], None] = _do_nothing
+    save: Callable[[], Coroutine[Any, Any, None]] | None = None

@@ -1,0 +1,52 @@
+"""Tasks that wait in line, woken one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from flowrt.engine.item_task import clear_cancellation
+
+__all__ = ["Waiters"]
+
+
+class Waiters:
+    """First-in, first-out line of waiting tasks.
+
+    `wait` returns when it is this task's turn, or when the task was cancelled by code other than the engine's: the
+    engine wakes its waiting tasks and never cancels them. The caller checks its condition again in either case.
+    """
+
+    __slots__ = ("_futures",)
+
+    def __init__(self) -> None:
+        self._futures: deque[asyncio.Future[None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    async def wait(self) -> None:
+        """Wait for `wake_one` or `wake_all`."""
+        future = asyncio.get_running_loop().create_future()
+        self._futures.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            clear_cancellation()
+            with suppress(ValueError):  # it was woken in the same turn
+                self._futures.remove(future)
+
+    def wake_one(self) -> None:
+        """Wake the task that has waited longest, if any."""
+        futures = self._futures
+        while futures:
+            future = futures.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Wake every waiting task."""
+        while self._futures:
+            self.wake_one()

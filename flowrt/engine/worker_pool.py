@@ -1,0 +1,106 @@
+"""The pool of slots: as many items run at once as it has slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+
+from flowrt.engine.attempt import Begin
+from flowrt.engine.cancellation import Cancellation
+from flowrt.engine.item_task import ItemTask
+from flowrt.engine.parts import RunParts
+from flowrt.engine.retry_queue import RetryQueue
+from flowrt.engine.source import Source
+from flowrt.engine.worker import Worker
+from flowrt.model import Slot
+
+__all__ = ["WorkerPool"]
+
+
+class WorkerPool:
+    """Slots of one batch run, filled as items come.
+
+    Args:
+        parts: The run's parts.
+        source: Where items come from.
+        retries: Where items wait for another attempt, if any may have one.
+        begin: Begins one attempt.
+        cancellation: How items end other than by themselves.
+        context: What each task's context is a copy of.
+        empty: Called when the last slot has ended.
+
+    Attributes:
+        vacant: Slots without a worker; below zero, so many slots have to end, since the limit was lowered.
+        starting: Workers whose task has not begun.
+    """
+
+    def __init__(
+        self,
+        parts: RunParts,
+        source: Source,
+        retries: RetryQueue | None,
+        begin: Begin,
+        cancellation: Cancellation,
+        context: Context,
+        empty: Callable[[], None],
+    ) -> None:
+        self.vacant = parts.batch.limit
+        self.starting = 0
+        self._batch = parts.batch
+        self._loop = parts.loop
+        self._clock = parts.clock
+        self._admission = parts.admission
+        self._cancellation = cancellation
+        self._context = context
+        self._empty = empty
+        self._worker = Worker(parts, source, retries, begin, cancellation, self, context)
+
+    def hire(self) -> None:
+        """Double the number of workers, as far as slots are vacant: a short batch at a high limit makes few."""
+        if self._admission.closed:
+            return
+        slots = self._batch.slots
+        for _ in range(min(self.vacant, max(1, len(slots)))):
+            self.vacant -= 1
+            self.starting += 1
+            slot = Slot()
+            slots.append(slot)
+            slot.task = ItemTask(
+                self._begin(slot), loop=self._loop, name=self._batch.name, context=self._context.copy()
+            )
+
+    async def _begin(self, slot: Slot) -> None:
+        self.starting -= 1
+        await self._worker.run(slot)
+
+    def leave(self, slot: Slot) -> None:
+        """End a slot: it has no further item."""
+        slots = self._batch.slots
+        slots.remove(slot)
+        slot.task = None
+        if not slots:
+            self._empty()
+        elif self._batch.ledger is not None and self._batch.completed:
+            self._batch.ledger.slot_vacated(self._clock())
+
+    def replace(self) -> None:
+        """Give the place of a slot whose item was abandoned to a new worker."""
+        if self._cancellation.stopped is None:
+            self.vacant += 1
+            self.hire()
+        if not self._batch.slots:
+            self._empty()
+
+    def resize(self, more: int) -> None:
+        """Change the number of slots; where there are too many, those end whose items do.
+
+        Args:
+            more: By how many; may be negative.
+        """
+        self.vacant += more
+        if self.vacant > 0 and self._batch.slots and not self.starting:
+            self.hire()
+
+    def close(self) -> None:
+        """Let go of the worker and, with it, of the inputs."""
+        del self._worker, self._empty

@@ -1,0 +1,312 @@
+"""The way of an item: each in a task of its own, whose cancellation and state are its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flowrt
+from flowrt import BatchProcessor, FlowrtError, RetryPolicy
+from flowrt.engine.item_task import ItemTask
+from flowrt.errors import ItemFailedError
+from tests.conftest import LOOPS
+
+Run = Callable[[Any], Any]
+
+variable: ContextVar[Any] = ContextVar("variable", default=None)
+
+
+def processor(node: Any, concurrency: int = 3, **options: Any) -> BatchProcessor:
+    return BatchProcessor(node, concurrency, telemetry=options.pop("telemetry", False), **options)
+
+
+def statuses(results: Any) -> list[str]:
+    return [result.status for result in results]
+
+
+async def cancel_itself(x: int) -> int:
+    """Every third item's task is cancelled by code that flowrt did not ask, as by a library's late timeout."""
+    if x % 3 == 1:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.1, task.cancel)
+    await asyncio.sleep(1)
+    return x
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_stray_cancel_ends_its_item_alone(shared: bool, run_virtual: Run) -> None:
+    results = run_virtual(processor(cancel_itself, task_per_item=not shared).batch(range(12)))
+    assert statuses(results) == ["ok", "cancelled", "ok"] * 4
+    assert {result.error_type for result in results if not result.success} == {"CancelledError"}
+    assert all("late task.cancel()" in result.error for result in results if not result.success)
+    assert all(isinstance(result.exception, asyncio.CancelledError) for result in results if not result.success)
+
+
+def test_stray_cancel_is_retried_by_default(run_virtual: Run) -> None:
+    tried: set[int] = set()
+
+    async def node(x: int) -> int:
+        if x in tried:
+            return x
+        tried.add(x)
+        return await cancel_itself(x)
+
+    results = run_virtual(processor(node, retry=2).batch(range(6)))
+    assert statuses(results) == ["ok"] * 6
+    assert [result.attempts for result in results] == [1, 2, 1, 1, 2, 1]
+
+
+def test_cancelled_error_raised_by_the_node_is_retried_by_default(run_virtual: Run) -> None:
+    tried: set[int] = set()
+
+    async def node(x: int) -> int:
+        if x not in tried:
+            tried.add(x)
+            raise asyncio.CancelledError
+        return x
+
+    results = run_virtual(processor(node, retry=RetryPolicy(2, on=(asyncio.CancelledError,))).batch(range(3)))
+    assert [(result.status, result.attempts) for result in results] == [("ok", 2)] * 3
+
+
+def test_stray_cancel_stops_a_fail_fast_batch(run_virtual: Run) -> None:
+    with pytest.raises(ItemFailedError, match=r"item 1 cancelled") as caught:
+        run_virtual(processor(cancel_itself, 2, continue_on_error=False).batch(range(12)))
+    assert caught.value.result.index == 1
+
+
+def test_cancelled_error_of_the_node_stops_a_fail_fast_batch(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        with pytest.raises(FlowrtError, match="item 0 failed"):
+            await processor(node, 2, continue_on_error=False).batch(range(4))
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling(), "the caller was not cancelled"
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_timeout_that_never_uncancels_leaves_every_item_a_result(shared: bool, run_virtual: Run) -> None:
+    """As aiohttp before 3.10.6 and async-timeout before 4.0.3 on Python 3.11 and newer."""
+
+    async def node(x: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.01, task.cancel)
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            if x % 2:
+                raise TimeoutError from None
+        await asyncio.sleep(0.01)
+        return x
+
+    results = run_virtual(processor(node, task_per_item=not shared).batch(range(12)))
+    assert statuses(results) == ["ok", "failed"] * 6
+    assert {result.error_type for result in results if not result.success} == {"TimeoutError"}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_late_cancel_leaves_one_result_per_input(shared: bool, run_virtual: Run) -> None:
+    """A cancel that comes when the item has ended meets a finished task, or with shared tasks the next item."""
+
+    async def node(x: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        if x % 4 == 0:
+            asyncio.get_running_loop().call_soon(task.cancel)
+        return x
+
+    async def main() -> list[str]:
+        results = await processor(node, task_per_item=not shared).batch(range(40))
+        assert [result.index for result in results] == list(range(40))
+        return statuses(results)
+
+    found = run_virtual(main())
+    assert set(found) == ({"ok", "cancelled"} if "cancelled" in found and shared else {"ok"})
+
+
+def test_cancel_before_the_first_step_waits_for_it(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(1)
+        return x
+
+    async def main() -> list[str]:
+        work = asyncio.ensure_future(processor(node, 2, name="early").batch(range(6)))
+        for _ in range(4):
+            await asyncio.sleep(0)
+            for task in asyncio.all_tasks():
+                if isinstance(task, ItemTask):
+                    task.cancel()
+        return statuses(await work)
+
+    found = run_virtual(main())
+    assert len(found) == 6
+    assert set(found) == {"ok", "cancelled"}
+
+
+@pytest.mark.parametrize("loop_factory", [LOOPS["asyncio"], LOOPS["uvloop"]])
+def test_asyncio_run_leaves_nothing_when_it_closes_the_loop(loop_factory: Any) -> None:
+    started: list[int] = []
+    ended: list[int] = []
+
+    async def node(x: int) -> None:
+        started.append(x)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(x)
+
+    async def main() -> None:
+        asyncio.get_running_loop().create_task(processor(node, 4).batch(range(1000)))
+        await asyncio.sleep(0.05)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    assert started == [0, 1, 2, 3]
+    assert sorted(ended) == started
+
+
+def test_items_do_not_share_their_current_task(run_virtual: Run) -> None:
+    """State keyed by `current_task()`, as SQLAlchemy's `async_scoped_session` keeps it, is new for each item."""
+    sessions: dict[int, list[int]] = {}
+    tasks: list[Any] = []
+
+    async def node(x: int) -> int:
+        task = asyncio.current_task()
+        tasks.append(task)  # keeps it, so that no id is used twice
+        session = sessions.setdefault(id(task), [])
+        session.append(x)
+        await asyncio.sleep(0.01)
+        return len(session)
+
+    results = run_virtual(processor(node).batch(range(20)))
+    assert [result.output for result in results] == [1] * 20
+
+
+class Equal:
+    """A value that is equal to any other, so that a comparison of contexts finds no change."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("value", [Equal(), float("nan"), [], 1])
+def test_context_variable_does_not_reach_the_next_item(value: Any, run_virtual: Run) -> None:
+    seen: list[Any] = []
+
+    async def node(x: int) -> None:
+        seen.append(variable.get())
+        variable.set(value)
+        await asyncio.sleep(0.01)
+
+    run_virtual(processor(node, 2).batch(range(10)))
+    assert seen == [None] * 10
+
+
+def test_shared_tasks_run_the_items_of_a_slot_in_one_task(run_virtual: Run) -> None:
+    tasks: set[Any] = set()
+
+    async def node(x: int) -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0.01)
+
+    run_virtual(processor(node, 3, task_per_item=False).batch(range(30)))
+    assert len(tasks) == 3
+
+
+@pytest.mark.parametrize("factory", ["loop and coroutine", "eager"])
+def test_any_task_factory_of_the_loop_will_do(factory: str, run_virtual: Run) -> None:
+    if factory == "eager" and sys.version_info < (3, 12):
+        pytest.skip("Python 3.12 brings it")
+
+    async def inputs() -> Any:
+        for x in range(10):
+            yield x
+
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.01 * (x % 3))
+        return x
+
+    def legacy(loop: asyncio.AbstractEventLoop, coro: Any) -> Any:
+        return asyncio.Task(coro, loop=loop)
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_task_factory(legacy if factory != "eager" else getattr(asyncio, "eager_task_factory"))  # noqa: B009
+        assert len(await processor(node, batch_timeout=60, retry=2).batch(range(10))) == 10
+        assert len(await processor(node).batch(inputs())) == 10
+        async with processor(node).batch_as_completed(inputs()) as stream:
+            async for _ in stream:
+                break
+        loop.set_task_factory(None)
+
+    run_virtual(main())
+
+
+def test_error_of_an_executor_s_session_fails_the_batch(run_virtual: Run) -> None:
+    """An error outside of any attempt becomes the batch's failure; it does not hang the batch."""
+
+    class Session:
+        async def invoke(self, node_context: Any, workflow_context: Any) -> Any:
+            raise ValueError("the item's own")
+
+        def abandon_one(self) -> None:
+            pass
+
+        def close(self) -> None:
+            raise OSError("the pool is broken")
+
+    class Executor:
+        def open(self, node: Any, slots: int) -> Session:
+            return Session()
+
+    async def node(x: int) -> int:
+        return x
+
+    with pytest.raises(OSError, match="the pool is broken"):
+        run_virtual(processor(node, executor=Executor()).batch(range(4)))
+
+
+CALLS_PER_ITEM = {"shared": 6, "own task": 6}
+
+
+@pytest.mark.parametrize("kind", CALLS_PER_ITEM)
+def test_an_item_costs_few_python_calls(kind: str) -> None:
+    """Counted with the profiler's hook, for an async function that returns at once, with telemetry off."""
+
+    async def node(x: int) -> int:
+        return x
+
+    package = str(Path(flowrt.__file__).parent)
+
+    async def main(count: int) -> int:
+        batch = processor(node, 1, task_per_item=kind == "own task")
+        calls = 0
+
+        def profile(frame: Any, event: str, arg: Any) -> None:
+            nonlocal calls
+            calls += event == "call" and frame.f_code.co_filename.startswith(package)
+
+        sys.setprofile(profile)
+        try:
+            await batch.batch(range(count))
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    few, many = asyncio.run(main(10)), asyncio.run(main(110))
+    assert (many - few) / 100 <= CALLS_PER_ITEM[kind]
