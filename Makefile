@@ -18,6 +18,10 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
+.PHONY: examples
+examples: $(VENV)/.test  ## Run the examples and compare what they print with what they say
+	$(BIN)/python -m pytest -v tests/docs/test_examples.py $(PYTEST_ARGS)
+
 demo: $(VENV)/.demo  ## Run the main job on real data: 2,000 airports through a local HTTP service
 	$(BIN)/flowrt demo $(DEMO_ARGS)
 
@@ -113,11 +117,11 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group frames --group bench --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group notebook --group bench --group dashboards
 	touch $@
 
 $(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group frames --group lint --group bench --group dashboards
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group notebook --group lint --group bench --group dashboards
 	touch $@ $(VENV)/.test $(VENV)/.bench  # it has all that these have
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
