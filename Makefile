@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium chaos ablation soak clean
+.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium grafana chaos sdk-tests ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,7 @@ demo: $(VENV)/.demo  ## Run the main job on real data: 2,000 airports through a 
 
 test: test-main test-next  ## Run the tests, on Python 3.13 too where it is present
 
-test-main: $(VENV)/.test prometheus chromium
+test-main: $(VENV)/.test prometheus chromium grafana
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
@@ -38,6 +38,7 @@ prepare: parts $(VENV)/.lint $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)  # what lin
 parts:  # one after the other, since apt-get is for one at a time
 	@$(MAKE) --no-print-directory prometheus
 	@$(MAKE) --no-print-directory chromium
+	@$(MAKE) --no-print-directory grafana
 
 # Each worker would compile the assertions of all tests for itself.
 collect-main: $(VENV)/.test
@@ -51,7 +52,6 @@ lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tools.layout
 	$(BIN)/python -m dashboards.generator --check
 	$(BIN)/python -m dashboards.generator.lint
 
@@ -61,6 +61,9 @@ format: $(VENV)/.lint  ## Put the code into form
 
 chaos: $(VENV)/.test  ## Kill, tear, fill up and resume: 200 SIGKILLs, every step, every byte; about ten minutes
 	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py tests/journal/test_recovery.py $(PYTEST_ARGS)
+
+sdk-tests: $(VENV)/.test  ## Download the OpenTelemetry SDK's span tests and run them against flowrt's item span
+	$(BIN)/python -m tools.sdk_span_tests $(PYTEST_ARGS)
 
 ablation: $(VENV)/.test  ## Take out one safeguard after the other and see the test that is there for it fail
 	$(BIN)/python -m tests.ablation $(ABLATION_ARGS)
@@ -96,7 +99,7 @@ gate: $(VENV)/.bench  ## Compare what an item costs with what is recorded
 attack: $(VENV)/.test  ## Attack the server of a running batch: 500 slow sockets for a minute
 	$(BIN)/python -m tools.attack --sockets 500 --seconds 60
 
-pictures: $(VENV)/.test prometheus chromium  ## Draw the pictures of the dashboards anew; needs Node.js
+pictures: $(VENV)/.test prometheus chromium grafana  ## Draw the pictures of the dashboards
 	$(BIN)/python -m dashboards.generator.pictures
 
 pictures-live: $(VENV)/.test chromium  ## Take the pictures of the live page anew
@@ -108,6 +111,10 @@ prometheus:  # a real one, for the tests that scrape
 
 chromium:  # a real one, for the tests of the live page
 	@command -v chromium >/dev/null || tools/install-chromium
+
+grafana:  # its components, which draw the dashboards in tests and pictures; kept in the user's cache
+	@command -v npm >/dev/null || tools/install-node
+	@$(PYTHON) -m dashboards.generator.pictures.components
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -127,3 +127,4 @@ def _reset_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(METRICS, name, {})
     monkeypatch.setattr(LIVE, "_running", {})  # an application not yet garbage-collected may still show others
     monkeypatch.setattr(LIVE, "_ended", deque(maxlen=10))
+    monkeypatch.setattr(LIVE, "_failed", deque(maxlen=5))

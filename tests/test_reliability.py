@@ -28,14 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -56,6 +53,7 @@ from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseErr
 from flowrt.journal import Journal
 from flowrt.model import STATUSES, ItemRecord
 from flowrt.server import TelemetryServer
+from flowrt.testing import CapturedTelemetry, capture_telemetry
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 from tests.forked import Forks
@@ -73,13 +71,11 @@ uvloop.new_event_loop().close()  # libuv opens its descriptors once per process:
 class Oracle(Instrument):
     """Makes fully observed processors, and compares records, counters, spans and log events."""
 
-    def __init__(self, exporter: InMemorySpanExporter, events: list[dict[str, Any]]) -> None:
-        self.events = events
+    def __init__(self, telemetry: CapturedTelemetry) -> None:
+        self.telemetry = telemetry
+        self.events = telemetry.events
         self.finished: list[ItemRecord] = []
         self.statuses: Counter[str] = Counter()
-        self._exporter = exporter
-        BatchProcessor(FunctionNode(len, NODE), name=BATCH)  # its series exist from here on
-        self._before = self.counters()
 
     def item_finished(self, item: ItemRecord) -> None:
         self.finished.append(item)
@@ -90,12 +86,8 @@ class Oracle(Instrument):
         own = settings.pop("instruments", ())
         return BatchProcessor(node, max_concurrency, *args, name=BATCH, instruments=[*own, self], **settings)
 
-    def counters(self) -> dict[str, int]:
-        labels = {"batch": BATCH, "node": NODE}
-        return {status: int(sample("flowrt_items_total", **labels, status=status)) for status in STATUSES}
-
     def spans(self) -> list[ReadableSpan]:
-        return [s for s in self._exporter.get_finished_spans() if s.attributes and "flowrt.item.index" in s.attributes]
+        return self.telemetry.item_spans
 
     def check(self, **expected: int) -> None:
         """Assert that records, counters, spans and log events agree, and equal `expected` if given."""
@@ -103,24 +95,15 @@ class Oracle(Instrument):
         if expected:
             assert statuses == expected
         assert statuses == Counter(item.status for item in self.finished), "a finished record does not change"
-        now = self.counters()
-        assert {status: now[status] - self._before[status] for status in STATUSES if statuses[status]} == statuses
-        assert sum(now.values()) - sum(self._before.values()) == len(self.finished)
-        terminal = ("item.completed", "item.failed", "item.timed_out")
-        assert Counter(event["status"] for event in self.events if event["event"] in terminal) == statuses
-        spans = self.spans()
-        assert Counter(span.attributes.get("error.type") for span in spans) == Counter(  # type: ignore[union-attr]
-            item.error_type for item in self.finished
-        )
-        started = [event for event in self.events if event["event"] == "batch.started"]
-        ended = [span for span in self._exporter.get_finished_spans() if span.name == f"batch {BATCH}"]
-        assert len(ended) == len(started), "every batch span has ended"
+        self.telemetry.assert_agrees_with(self.finished, batch=BATCH)
+        ended = [span for span in self.telemetry.spans if span.name == f"batch {BATCH}"]
+        assert len(ended) == len(self.telemetry.logged("batch.started")), "every batch span has ended"
         parents = {span.context.span_id for span in ended}
-        for span in spans:
+        for span in self.spans():
             above = {span.parent.span_id} if span.parent else {link.context.span_id for link in span.links}
             assert above <= parents
-        assert sample("flowrt_unaccounted_items", batch=BATCH) == 0
-        assert sample("flowrt_items_inflight", batch=BATCH, node=NODE) == 0
+        self.telemetry.assert_counted(0, "flowrt_unaccounted_items", batch=BATCH)
+        self.telemetry.assert_counted(0, "flowrt_items_inflight", batch=BATCH, node=NODE)
 
 
 def sample(name: str, **labels: str) -> float:
@@ -137,21 +120,11 @@ def descriptors() -> set[str]:
 
 
 @pytest.fixture
-def oracle(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Oracle]:
-    provider, exporter = TracerProvider(shutdown_on_exit=False), InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    events: list[dict[str, Any]] = []
-
-    def keep(_logger: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
-        events.append({**event, "level": method})
-        raise structlog.DropEvent
-
-    watched = Oracle(exporter, events)
-    structlog.configure(processors=[keep])
+def oracle(caplog: pytest.LogCaptureFixture) -> Iterator[Oracle]:
+    BatchProcessor(FunctionNode(len, NODE), name=BATCH)  # the collector and its first threads exist from here on
     threads, open_before = set(threading.enumerate()), descriptors()
-    yield watched
-    structlog.reset_defaults()
+    with capture_telemetry() as telemetry:
+        yield Oracle(telemetry)
     gc.collect()
     assert set(threading.enumerate()) <= threads, "no thread is left"
     assert descriptors() <= open_before, "no file descriptor is left"

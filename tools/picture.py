@@ -1,4 +1,4 @@
-"""Draws docs/demo.svg, the terminal of a real run of `flowrt demo`: `python -m tools.picture`."""
+"""Draw docs/demo.svg, the terminal of a real run of `flowrt demo`: `python -m tools.picture`."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from flowrt.reporting.summary import make_table
 
 PICTURE = Path(__file__).parents[1] / "docs" / "demo.svg"
 WIDTH = 100
-# The usual form loads a font from the network; the letters' places are in the file, any monospaced font will do.
-FORM = re.sub(r"\s*(@font-face \{\{.*?\}\}|<!--.*?-->)", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
+# rich's template loads a font from the network. The file positions every letter, so any monospaced font will do.
+TEMPLATE = re.sub(r"\s*(@font-face \{\{.*?\}\}|<!--.*?-->)", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL).replace(
     "Fira Code, ", ""
 )
 
 
 class Snapshot(ProgressBar):
-    """A progress bar that nobody sees; one of its states is kept.
+    """Invisible progress bar, of which one state is printed.
 
     Args:
-        kept: Where that state is printed.
-        share: How much of the batch is done by then, 0 to 1.
+        kept: Console for that state.
+        share: Completed share of the batch at that moment, 0 to 1.
     """
 
     def __init__(self, kept: Console, share: float = 0.6) -> None:
@@ -51,11 +51,11 @@ class Snapshot(ProgressBar):
 
 
 def draw(airports: int = 2000, concurrency: int = 50) -> str:
-    """Run the demo and give its terminal as SVG.
+    """Run the demo and return its terminal as SVG.
 
     Args:
-        airports: How many items.
-        concurrency: How many may run at once.
+        airports: Number of items.
+        concurrency: Maximum number of items at once.
     """
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(Text("$ flowrt demo", style="bold"))
@@ -79,7 +79,7 @@ def draw(airports: int = 2000, concurrency: int = 50) -> str:
             console.print(make_table(title_of(job), rows))
 
         runtime.run(demo.run(started, ended, serve=False), log_level=LOG_LEVEL)
-    return console.export_svg(title="flowrt demo", code_format=FORM, unique_id="demo")
+    return console.export_svg(title="flowrt demo", code_format=TEMPLATE, unique_id="demo")
 
 
 if __name__ == "__main__":

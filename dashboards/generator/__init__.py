@@ -1,5 +1,5 @@
-"""Grafana dashboards, Prometheus rules and the files around them, generated from the catalogue of metrics.
+"""Generator of the Grafana dashboards, Prometheus rules and provisioning files.
 
-`python -m dashboards.generator` writes them into the package (`dashboards`), from where `flowrt dashboards export`
-takes them. Nothing here is needed at run time.
+`python -m dashboards.generator` writes them to `dashboards/`, and the wheel takes them from there for
+`flowrt dashboards export`. Nothing here is needed at run time.
 """

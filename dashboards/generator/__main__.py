@@ -1,4 +1,4 @@
-"""`python -m dashboards.generator` writes the generated files; `--check` names those that differ and fails."""
+"""`python -m dashboards.generator` writes the generated files; `--check` lists those that differ and fails."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dashboards.generator.files import FOLDER, generate, write, written
 
 
 def main(arguments: list[str]) -> int:
-    """Write or check.
+    """Write or check the generated files.
 
     Args:
-        arguments: Of the command.
+        arguments: Arguments of the command.
 
     Returns:
-        The exit code.
+        Exit code: 0 success, 1 a file differs, 2 wrong arguments.
     """
     if arguments not in ([], ["--check"]):
         sys.stderr.write("usage: python -m dashboards.generator [--check]\n")
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     present = written(FOLDER)
     differing = [name for name, text in files.items() if present.get(name) != text]
     for name in sorted({*differing, *set(present) - set(files)}):
-        sys.stderr.write(f"{FOLDER.name}/{name} differs from what the code says: run `make dashboards`\n")
+        sys.stderr.write(f"{FOLDER.name}/{name} differs from what the generator writes: run `make dashboards`\n")
     return 1 if differing or set(present) - set(files) else 0
 
 

@@ -1,4 +1,4 @@
-"""Alerts: each says what is wrong, links to its dashboard and its runbook, and is silent where nothing is."""
+"""Alerts. Each summary says what happened, with the value; each description says what it means and what to do."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dashboards.generator.windows import REAL, Time
 __all__ = ["BURNS", "MINIMUM_ITEMS", "alert_groups"]
 
 MINIMUM_ITEMS: Final = 100
-"""Items that must have ended in the long window: of a handful, one failure would already be a burning budget."""
+"""Items that must have ended in the long window: in a small batch, one failure alone would burn the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Burn:
-    """One pair of windows in which the budget must burn too fast.
+    """Pair of windows over which a budget must burn too fast.
 
     Args:
-        factor: How many times faster than it may.
-        long: The window that says that it matters.
-        short: The window that says that it goes on.
-        severity: How urgent it is.
+        factor: Burn rate above which the alert fires, as a multiple of the rate that the objective allows.
+        long: Window that shows that the burn matters.
+        short: Window that shows that the burn continues.
+        severity: Label of the alert.
     """
 
     factor: float
@@ -41,26 +41,33 @@ BURNS: Final = (
 
 
 def alert_groups(time: Time = REAL) -> dict[str, Any]:
-    """The rules file.
+    """Return the content of the rules file.
 
     Args:
-        time: How fast time goes.
+        time: Speed of time.
     """
     groups = {"flowrt.objectives.alerts": _objectives(time), "flowrt.alerts": _others(time)}
     return {"groups": [{"name": name, "interval": time.pace("30s"), "rules": rules} for name, rules in groups.items()]}
 
 
+_CULPRIT: Final = '{{ if eq $labels.node "none" }}Unknown code{{ else }}Node {{ $labels.node }}{{ end }}'
+"""Subject of an alert on the event loop: `none` is the node of a stall whose culprit the watchdog could not name."""
+
+
 def _objectives(time: Time) -> list[dict[str, Any]]:
+    batch = "batch {{ $labels.batch }} of {{ $labels.job }}"
+    share = "{{ $value | humanizePercentage }} of the items of batch {{ $labels.batch }}"
     return [
         *(
             _alert(
                 "FlowrtItemErrorBudgetBurn",
                 _burning("job_batch:flowrt_item_failures", FAILURE_RATIO, burn, time),
                 severity=burn.severity,
-                summary="{{ $value | humanizePercentage }} of the items of batch {{ $labels.batch }} fail",
+                summary=f"{share} fail",
                 description=(
-                    f"Over {burn.long} and over {burn.short}, batch {{{{ $labels.batch }}}} of {{{{ $labels.job }}}}"
-                    f" has spent its error budget more than {burn.factor:g} times as fast as it may."
+                    f"Over {burn.long} and over {burn.short}, {batch} spent its error budget more than"
+                    f" {burn.factor:g} times as fast as the objective allows. Find the failing node and its most"
+                    " frequent error on the Overview dashboard."
                 ),
                 dashboard="flowrt-slo",
                 variables=("job", "batch"),
@@ -73,11 +80,11 @@ def _objectives(time: Time) -> list[dict[str, Any]]:
                 "FlowrtLatencySLO",
                 _burning("job_batch:flowrt_items_late", LATE_RATIO, burn, time),
                 severity=burn.severity,
-                summary="{{ $value | humanizePercentage }} of the items of batch {{ $labels.batch }} are late",
+                summary=f"{share} are late",
                 description=(
-                    f"Over {burn.long} and over {burn.short}, items of batch {{{{ $labels.batch }}}} of"
-                    " {{ $labels.job }} took longer than the objective's threshold more than"
-                    f" {burn.factor:g} times as often as they may."
+                    f"Over {burn.long} and over {burn.short}, more than {burn.factor:g} times as many items of"
+                    f" {batch} as the objective allows took longer than its threshold. See on the Node dashboard"
+                    " whether attempts, retries or the rate limit take the time."
                 ),
                 dashboard="flowrt-slo",
                 variables=("job", "batch"),
@@ -106,8 +113,11 @@ def _others(time: Time) -> list[dict[str, Any]]:
             "and job_instance_batch:flowrt_items:increase5m == 0",
             wait=time.pace("10m"),
             severity="critical",
-            summary="Batch {{ $labels.batch }} is under way, but no item has ended for a quarter of an hour",
-            description="On {{ $labels.instance }}, {{ $value }} batches are active and none of their items ends.",
+            summary="No item of batch {{ $labels.batch }} has ended for 15 minutes",
+            description=(
+                "Active batches of that name on {{ $labels.instance }}: {{ $value }}. The Batch dashboard says what"
+                " holds them back; if items hang in the node, set item_timeout."
+            ),
             dashboard="flowrt-batch",
             variables=("job", "instance", "batch"),
         ),
@@ -117,8 +127,8 @@ def _others(time: Time) -> list[dict[str, Any]]:
             severity="warning",
             summary="Batch {{ $labels.batch }} has not succeeded for {{ $value | humanizeDuration }}",
             description=(
-                "Batch {{ $labels.batch }} of {{ $labels.job }} is listed among those that have to succeed again and"
-                " again, and its time is over."
+                "The objectives of {{ $labels.job }} ask for a success of this batch more often. Check whether its"
+                " schedule started it, and whether items of its last run failed."
             ),
             dashboard="flowrt-batch",
             variables=("job", "batch"),
@@ -128,10 +138,11 @@ def _others(time: Time) -> list[dict[str, Any]]:
             f"min_over_time(job_batch_node:flowrt_slots:utilization_rate5m[{time.window('15m')}]) > 0.95",
             wait=time.pace("30m"),
             severity="info",
-            summary="Every slot of node {{ $labels.node }} has been busy for three quarters of an hour",
+            summary="Every slot of node {{ $labels.node }} has been busy for 45 minutes",
             description=(
-                "Batch {{ $labels.batch }} of {{ $labels.job }} uses {{ $value | humanizePercentage }} of its slots: it"
-                " can go no faster at this concurrency."
+                "Batch {{ $labels.batch }} of {{ $labels.job }} uses {{ $value | humanizePercentage }} of its slots, so"
+                " max_concurrency limits its pace. If the batch is late and attempts are as quick as ever, raise"
+                " max_concurrency."
             ),
             dashboard="flowrt-batch",
             variables=("job", "batch"),
@@ -141,10 +152,10 @@ def _others(time: Time) -> list[dict[str, Any]]:
             f"sum by (job, instance, node) (increase(flowrt_loop_stalls_total[{time.window('10m')}])) > 2.5",
             severity="warning",
             labels={"sign": "stalls"},
-            summary="Node {{ $labels.node }} blocks the event loop",
+            summary=f"{_CULPRIT} blocked the event loop {{{{ $value | humanize }}}} times in 10 minutes",
             description=(
-                "On {{ $labels.instance }} it did {{ $value | humanize }} times in ten minutes; every other item"
-                " waited meanwhile."
+                "Every other item on {{ $labels.instance }} waited meanwhile. The log event loop.blocked has the stack:"
+                " move that call to a thread, or use an async client."
             ),
             dashboard="flowrt-runtime",
             variables=("job", "instance"),
@@ -156,7 +167,10 @@ def _others(time: Time) -> list[dict[str, Any]]:
             severity="warning",
             labels={"sign": "lag"},
             summary="The event loop of {{ $labels.instance }} is {{ $value | humanizeDuration }} late",
-            description="One timer in a hundred of {{ $labels.job }} runs that late, and every item waits as long.",
+            description=(
+                "1 % of the timers of {{ $labels.job }} run that late or later, and items wait as long. If the CPU is"
+                " near one core, lower the concurrency or run more processes; else look for a blocking call."
+            ),
             dashboard="flowrt-runtime",
             variables=("job", "instance"),
         ),
@@ -165,8 +179,14 @@ def _others(time: Time) -> list[dict[str, Any]]:
             "sum by (job, instance, signal, reason)"
             f" (increase(flowrt_telemetry_dropped_total[{time.window('10m')}])) > 0",
             severity="warning",
-            summary="{{ $labels.instance }} loses {{ $labels.signal }}: {{ $labels.reason }}",
-            description="About {{ $value | humanize }} were lost in ten minutes. Results are not affected.",
+            summary=(
+                "{{ $labels.instance }} dropped {{ $value | humanize }} {{ $labels.signal }} in 10 minutes:"
+                " {{ $labels.reason }}"
+            ),
+            description=(
+                "Results are not affected, but some traces or log events are missing. The runbook has the fix for"
+                " {{ $labels.reason }}."
+            ),
             dashboard="flowrt-runtime",
             variables=("job", "instance"),
         ),
@@ -175,7 +195,10 @@ def _others(time: Time) -> list[dict[str, Any]]:
             "max by (job, instance, batch) (flowrt_unaccounted_items) > 0",
             severity="warning",
             summary="{{ $value }} items of batch {{ $labels.batch }} were pulled but never counted as ended",
-            description="The audit at a batch's end on {{ $labels.instance }} found it: please report it as a defect.",
+            description=(
+                "The audit at the batch's end on {{ $labels.instance }} found the difference, which is a defect of"
+                " flowrt. Please report it with the log event telemetry.mismatch."
+            ),
             dashboard="flowrt-runtime",
             variables=("job", "instance"),
         ),
@@ -184,8 +207,11 @@ def _others(time: Time) -> list[dict[str, Any]]:
             _down(time),
             wait=time.pace("5m"),
             severity="critical",
-            summary="{{ $labels.instance }} of {{ $labels.job }} cannot be scraped",
-            description="It ran flowrt for more than an hour and has not answered for five minutes.",
+            summary="Prometheus cannot scrape {{ $labels.instance }} of {{ $labels.job }}",
+            description=(
+                "The process ran flowrt for more than an hour and has not answered for 5 minutes. Check whether it is"
+                " alive; if it is gone, start it again, with the same journal."
+            ),
             dashboard="flowrt-overview",
             variables=("job",),
         ),
@@ -193,9 +219,9 @@ def _others(time: Time) -> list[dict[str, Any]]:
 
 
 def _missing(time: Time) -> str:
-    """Since the last success that is remembered, or since the process started where there has been none.
+    """Time since the last success, or since the process's start if it had none, beyond the objective's interval.
 
-    The process forgets at a restart, so the past week is asked.
+    A restart clears the metric, so the query looks back over a week.
     """
     last = "flowrt_batch_last_success_timestamp_seconds"
     week = time.window("7d")
@@ -211,7 +237,7 @@ def _missing(time: Time) -> str:
 
 
 def _down(time: Time) -> str:
-    """A process that ran for an hour was no short job whose end is meant."""
+    """Target that is down after an hour or more: a process that ran for less is a short job, whose end is no outage."""
     day, hour = time.window("1d"), time.length_s("1h")
     lived = f"max_over_time((time() - process_start_time_seconds)[{day}:{time.window('5m')}]) > {hour:g}"
     return f"up == 0\nand on (job, instance) max_over_time(flowrt_build_info[{day}])\nand on (job, instance) {lived}"

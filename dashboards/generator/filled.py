@@ -1,4 +1,4 @@
-"""A dashboard's queries as Grafana would send them: with its variables filled in."""
+"""Queries of a dashboard with Grafana's variables filled in."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["filled"]
 
 
 def filled(query: str, *, interval: str, span: str, chosen: Mapping[str, str] | None = None) -> str:
-    """The query.
+    """Return the query as Grafana sends it.
 
     Args:
-        query: With Grafana's variables.
-        interval: What `$__rate_interval` and `$__interval` stand for.
-        span: What `$__range` stands for.
-        chosen: The dashboard's variables that are not at `All`.
+        query: PromQL with Grafana's variables.
+        interval: Value of `$__rate_interval` and `$__interval`.
+        span: Value of `$__range`.
+        chosen: Values of the dashboard's variables that are not at `All`.
     """
     values = {"job": ".+", "instance": ".+", "batch": ".+", "node": ".+", **(chosen or {})}
     query = query.replace("$__rate_interval", interval).replace("$__range", span).replace("$__interval", interval)

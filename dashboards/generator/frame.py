@@ -1,4 +1,4 @@
-"""What every dashboard has around its panels: variables, annotations, links, and where each panel stands."""
+"""Frame of every dashboard: variables, annotations, links, and the placement of panels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG: Final = "flowrt"
 _ALL: Final = ".+"
 
 Row = tuple[str, Sequence[Builder[model.Panel]]]
-"""A heading and the panels under it, from left to right; they wrap at 24 columns."""
+"""A heading and its panels, from left to right; they wrap at 24 columns."""
 
 
 def frame(
@@ -29,18 +29,20 @@ def frame(
     *,
     variables: Sequence[str] = (),
     source: str = "flowrt_build_info",
-    annotated: bool = True,
+    queried: bool = True,
+    starts: bool = True,
 ) -> model.Dashboard:
-    """A whole dashboard.
+    """Build a dashboard.
 
     Args:
-        uid: Its identity, which links use.
-        title: Its name.
-        description: What it is for.
-        rows: What it shows.
+        uid: Identity, which links use.
+        title: Title.
+        description: The questions that it answers.
+        rows: Rows of panels.
         variables: Labels to choose by, beside job and instance.
-        source: The metric whose labels fill the variables.
-        annotated: Whether it marks when batches started and alerts fired.
+        source: Metric whose labels fill the variables.
+        queried: False for a dashboard of texts, which needs neither variables nor annotations.
+        starts: Mark the starts of batches; False where they start many times a second.
     """
     board = (
         dashboard.Dashboard(title)
@@ -54,11 +56,13 @@ def frame(
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .link(_all_dashboards())
     )
-    if annotated:
+    if queried:
         board = board.with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
         for name in ("job", "instance", *variables):
             board = board.with_variable(_variable(name, source if name in variables else "flowrt_build_info"))
-        board = board.annotation(_batch_starts()).annotation(_alerts())
+        if starts:
+            board = board.annotation(_batch_starts())
+        board = board.annotation(_alerts())
     number = 0
     for heading, panels in rows:
         if heading:

@@ -1,4 +1,4 @@
-"""What is promised, each promise in one place: a rules file that users edit."""
+"""Objectives: a rules file that users edit, with each objective in one place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LATE: Final = "instance_batch_node:flowrt_items_late:total"
 THRESHOLD_LE: Final = "10.0"
 
 _FILE: Final = """\
-# What you promise. The other rules, the alerts and the SLO dashboard read it here; edit it and reload Prometheus.
+# Your objectives. The other rules, the alerts and the SLO dashboard read them here. Edit them and reload Prometheus.
 groups:
   - name: flowrt.objectives
     interval: {interval}
@@ -28,8 +28,8 @@ groups:
       - record: {late_ratio}
         expr: vector(0.05)
 
-      # Items that were late. `le` is the threshold in seconds and must be one of the histogram's buckets: those that
-      # docs/telemetry.md lists, or the latency_slo that you gave to Telemetry. For a threshold of its own for a batch:
+      # Items that were late. `le` is the threshold in seconds and must be a bucket of the histogram: one listed in
+      # docs/telemetry.md, or the latency_slo that you passed to Telemetry. To give one batch another threshold:
       #   (sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="+Inf"}}))
       #   - (sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", batch="nightly", le="60.0"}})
       #      or sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", batch!="nightly", le="{le}"}}))
@@ -38,8 +38,8 @@ groups:
           sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="+Inf"}})
           - sum without (le) (flowrt_item_duration_seconds_bucket{{status="ok", le="{le}"}})
 
-      # Batches that have to succeed again and again, and how many seconds may pass from one success to the next:
-      # add such a rule for each of yours. A batch that is not listed may rest for as long as it likes.
+      # Batches that must succeed regularly, and the seconds that may pass between two successes: add a rule for each
+      # of yours. A batch that is not listed has no schedule to keep.
       - record: {success_interval}
         expr: vector({day})
         labels:
@@ -48,10 +48,10 @@ groups:
 
 
 def objectives_file(time: Time = REAL) -> str:
-    """The rules file.
+    """Return the rules file.
 
     Args:
-        time: How fast time goes.
+        time: Speed of time.
     """
     return _FILE.format(
         interval=time.pace("30s"),

@@ -1,9 +1,15 @@
-"""Panels in the one form that all dashboards share: title, description, unit, and how series are named and coloured."""
+"""Panels in one form for all dashboards: title, description, unit, and the names and colours of series.
+
+No panel colours its series by their order, as Grafana does by default: then the first series would be green even where
+it fails. Statuses, causes and percentiles have fixed colours, other series range from blue to purple by their value,
+and a share of failures turns yellow and red.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, timeseries
@@ -13,9 +19,13 @@ from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmap_model
 from grafana_foundation_sdk.models import prometheus as prometheus_model
 
+from flowrt.reporting.palette import BOUND, STATUS
+
 __all__ = [
     "COLOURS",
     "DATASOURCE",
+    "ERRORS",
+    "NEUTRAL",
     "Panel",
     "Query",
     "Steps",
@@ -31,30 +41,41 @@ Steps = Sequence[tuple[float | None, str]]
 
 DATASOURCE: Final = common_model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
+NEUTRAL: Final = "#5794f2"
+"""Colour of series that are neither good nor bad."""
+
+ERRORS: Final = STATUS["failed"]
+"""Base colour of series that count failures."""
+
+_GREY: Final = "#8e8e8e"
+
 COLOURS: Final = {
-    "ok": "green",
-    "failed": "red",
-    "timed_out": "orange",
-    "cancelled": "#8e8e8e",
-    "resumed": "blue",
-    "service": "green",
-    "slots": "#3274d9",
-    "rate_limit": "yellow",
-    "backoff": "orange",
-    "loop_blocked": "red",
-    "consumer": "purple",
-    "input": "#8ab8ff",
-    "tail": "#8e8e8e",
-    "p50": "green",
-    "p95": "yellow",
-    "p99": "red",
-    "limit": "#8e8e8e",
-    "in flight": "green",
-    "waiting": "orange",
-    "done": "green",
-    "expected": "#8e8e8e",
+    **STATUS,
+    **{cause: bound.color for cause, bound in BOUND.items()},
+    "p50": "#8ab8ff",
+    "p95": "#3274d9",
+    "p99": "#b877d9",
+    "mean": "#ccccdc",
+    "limit": _GREY,
+    "in flight": NEUTRAL,
+    "waiting": STATUS["timed_out"],
+    "done": NEUTRAL,
+    "expected": _GREY,
+    "error": STATUS["failed"],
+    "timeout": STATUS["timed_out"],
+    "rate_limited": BOUND["rate_limit"].color,
+    "won": STATUS["ok"],
+    "lost": STATUS["cancelled"],
 }
-"""The colour of a series by its name: the same thing looks the same on every dashboard."""
+"""Colour of a series by its name, the same on every dashboard."""
+
+_VALUES: Final = {
+    "{{status}}": tuple(STATUS),
+    "{{by}}": tuple(BOUND),
+    "{{reason}}": ("error", "timeout", "rate_limited"),
+    "{{outcome}}": ("won", "lost", "failed"),
+}
+"""Names of the series of a query by its legend, where each value of the label has a colour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +83,10 @@ class Query:
     """One query of a panel.
 
     Args:
-        expr: In PromQL.
-        legend: What its series are called, with `{{label}}` for a label's value.
-        exemplars: Whether to show traces as dots.
-        instant: Only the latest value, not a series over time.
+        expr: PromQL.
+        legend: Names of the series, with `{{label}}` for a label's value.
+        exemplars: Show traces as dots.
+        instant: Ask for the latest value only, not for a series over time.
     """
 
     expr: str
@@ -75,13 +96,13 @@ class Query:
 
 
 def target(query: Query, place: int, *, as_table: bool = False, as_heatmap: bool = False) -> prometheus.Dataquery:
-    """A panel's query as Grafana keeps it.
+    """Query in Grafana's form.
 
     Args:
-        query: What to ask.
-        place: Which of the panel's queries it is, from 0.
-        as_table: The latest values, a row for each series.
-        as_heatmap: A histogram's buckets.
+        query: The query.
+        place: Its index among the panel's queries, from 0.
+        as_table: Return the latest values, one row per series.
+        as_heatmap: Return the buckets of a histogram.
     """
     form = (
         prometheus_model.PromQueryFormat.TABLE
@@ -105,7 +126,7 @@ def target(query: Query, place: int, *, as_table: bool = False, as_heatmap: bool
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
-    """Colours from a value on.
+    """Thresholds: each step's colour holds from its value up.
 
     Args:
         steps: Values, ascending, each with its colour; the first has no value.
@@ -141,22 +162,22 @@ def number(
     names: Mapping[str, tuple[str, str]] | None = None,
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> stat.Panel:
-    """A large number.
+    """Stat panel: one large number.
 
     Args:
-        title: What it is.
-        description: What it means and what to do about it.
+        title: Quantity, with its unit and window in parentheses.
+        description: Meaning, and what to do about a bad value.
         unit: Grafana's name of the unit.
-        query: Gives it.
-        steps: Its colour from a value on.
-        width: Of 24.
-        decimals: How many to show.
-        named: Show the series' name as well.
+        query: Query of one series.
+        steps: Colour of the number from a value up.
+        width: Columns, of 24.
+        decimals: Number of decimals.
+        named: Show the series' name too.
         filled: Colour the background rather than the number.
-        trend: Draw how it came about behind it.
-        nothing: What to show where there is no data.
-        names: What to show for certain values, and in which colour.
-        links: From the panel's head.
+        trend: Draw the history behind the number.
+        nothing: Text where there is no data.
+        names: Text and colour for certain values.
+        links: Links in the panel's head.
     """
     area = common_model.BigValueGraphMode.AREA if trend else common_model.BigValueGraphMode.NONE
     panel = (
@@ -193,29 +214,44 @@ def lines(
     height: int = 8,
     stacked: bool = False,
     filled: bool = False,
+    shades: str | None = None,
+    by_value: Steps = (),
     most: float | None = None,
     least: float | None = 0,
     steps: Steps = (),
+    patterns: Mapping[str, str] = MappingProxyType({}),
     links: Sequence[dashboard.DashboardLink] = (),
     series_links: Sequence[dashboard.DashboardLink] = (),
 ) -> timeseries.Panel:
-    """Series over time.
+    """Time series panel.
 
     Args:
-        title: What it is.
-        description: What it means and what to do about it.
+        title: Quantity, with its unit in parentheses.
+        description: Meaning, and what to do about a bad value.
         unit: Grafana's name of the unit.
-        queries: Give the series.
-        width: Of 24.
-        height: In rows of the grid.
-        stacked: Add the series up.
+        queries: Queries of the series.
+        width: Columns, of 24.
+        height: Rows of the grid.
+        stacked: Stack the series.
         filled: Fill the area under a single series a little.
-        most: Where the axis ends at least.
-        least: Where it begins at most.
-        steps: Lines to draw, with their colours; the first has no value.
-        links: From the panel's head.
-        series_links: From each series.
+        shades: Base colour of the series that `COLOURS` does not name; None for blue to purple, by their last values.
+        by_value: Colour each series by its highest value in the time shown instead, and draw `steps` from the same
+            values; the first step has no value.
+        most: Lowest end of the axis.
+        least: Highest start of the axis.
+        steps: Horizontal lines with their colours; the first step has no value.
+        patterns: Colours of series by regular expressions on their names.
+        links: Links in the panel's head.
+        series_links: Links of each series.
     """
+    colour = dashboard.FieldColor().mode(model.FieldColorModeId.CONTINUOUS_BL_PU)
+    if shades is not None:
+        colour = dashboard.FieldColor().mode(model.FieldColorModeId.SHADES).fixed_color(shades)
+    elif by_value:
+        # The highest rather than the last value: a node that failed and recovered must stand out too.
+        colour = (
+            dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS).series_by(model.FieldColorSeriesByMode.MAX)
+        )
     panel = (
         timeseries.Panel()
         .title(title)
@@ -224,10 +260,10 @@ def lines(
         .datasource(DATASOURCE)
         .span(width)
         .height(height)
-        .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
+        .color_scheme(colour)
         .line_width(1)
         .fill_opacity(70 if stacked else 15 if filled else 0)
-        .show_points(common_model.VisibilityMode.NEVER)
+        .show_points(common_model.VisibilityMode.AUTO)
         .span_nulls(False)
         .legend(
             common.VizLegendOptions()
@@ -249,28 +285,26 @@ def lines(
         panel = panel.min(least)
     if most is not None:
         panel = panel.axis_soft_max(most)
-    if steps:
-        panel = panel.thresholds(thresholds(steps)).thresholds_style(
+    if steps or by_value:
+        panel = panel.thresholds(thresholds(by_value or steps)).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(common_model.GraphThresholdsStyleMode.DASHED)
         )
     for place, query in enumerate(queries):
         panel = panel.with_target(target(query, place))
     for name in _names(queries):
         panel = panel.override_by_name(name, _fixed(COLOURS[name]))
+    for pattern, colour_name in patterns.items():
+        panel = panel.override_by_regexp(pattern, _fixed(colour_name))
     return panel
 
 
 def _names(queries: Sequence[Query]) -> list[str]:
-    """The series whose colour is settled: those that a query names, and any where a query names by status or cause."""
+    """Names of the series that have a fixed colour."""
     names = [query.legend for query in queries if query.legend in COLOURS]
-    for label, values in (("{{status}}", _STATUS), ("{{by}}", _BOUND)):
-        if any(query.legend == label for query in queries):
+    for legend, values in _VALUES.items():
+        if any(query.legend == legend for query in queries):
             names += values
     return names
-
-
-_STATUS: Final = ("ok", "failed", "timed_out", "cancelled", "resumed")
-_BOUND: Final = ("service", "slots", "rate_limit", "backoff", "loop_blocked", "consumer", "input", "tail")
 
 
 def heat(
@@ -282,15 +316,15 @@ def heat(
     width: int = 12,
     links: Sequence[dashboard.DashboardLink] = (),
 ) -> heatmap.Panel:
-    """How a histogram's buckets fill over time.
+    """Heatmap panel: a histogram's buckets over time.
 
     Args:
-        title: What it is.
-        description: What it means.
+        title: Quantity, with its unit in parentheses.
+        description: Meaning, and what to do about a bad value.
         query: `sum by (le) (rate(..._bucket[...]))`.
         unit: Grafana's name of the bounds' unit.
-        width: Of 24.
-        links: From the panel's head.
+        width: Columns, of 24.
+        links: Links in the panel's head.
     """
     return (
         heatmap.Panel()

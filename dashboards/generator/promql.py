@@ -1,12 +1,18 @@
-"""PromQL made of the catalogue's metrics: no name and no label that is not there can be written."""
+"""PromQL built from the catalogue: an unknown metric or label raises instead of reaching a dashboard."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from flowrt.telemetry.metrics.catalogue import CATALOGUE
+from flowrt.telemetry.metrics.catalogue import (
+    CATALOGUE,
+    DURATION_BOUNDS_S,
+    LAG_BOUNDS_S,
+    QUEUE_WAIT_BOUNDS_S,
+    RUN_BOUNDS_S,
+)
 
-__all__ = ["FIRING", "PROCESS_METRICS", "Chosen", "recorded"]
+__all__ = ["FIRING", "LOWEST_BOUND_S", "PROCESS_METRICS", "UNKNOWN_CULPRIT", "Chosen", "culprits", "recorded"]
 
 PROCESS_METRICS: Final = {
     "up": "gauge",
@@ -18,69 +24,100 @@ PROCESS_METRICS: Final = {
     "python_gc_collections_total": "counter",
     "scrape_duration_seconds": "gauge",
 }
-"""What Prometheus itself and prometheus_client tell about every Python process."""
+"""Metrics that Prometheus and prometheus_client add for every Python process, with their types."""
 
 FIRING: Final = 'ALERTS{alertname=~"Flowrt.+", alertstate="firing", job=~"$job"}'
-"""The alerts of flowrt that fire now, for the jobs chosen."""
+"""Selector of the flowrt alerts that fire now, for the chosen jobs."""
+
+LOWEST_BOUND_S: Final = {
+    "flowrt_item_duration_seconds": DURATION_BOUNDS_S[0],
+    "flowrt_attempt_duration_seconds": DURATION_BOUNDS_S[0],
+    "flowrt_item_queue_wait_seconds": QUEUE_WAIT_BOUNDS_S[0],
+    "flowrt_batch_duration_seconds": RUN_BOUNDS_S[0],
+    "flowrt_event_loop_lag_seconds": LAG_BOUNDS_S[0],
+}
+"""Upper bound of each histogram's first bucket, in seconds. Below it a percentile is made up: Prometheus draws a line
+from 0 to the bound, so that half the bound is reported as the median of anything quick."""
+
+UNKNOWN_CULPRIT: Final = "culprit unknown"
 
 _RATE: Final = "$__rate_interval"
 
 
 class Chosen:
-    """Queries for what a dashboard's variables choose: job and instance always, further labels where a metric has them.
+    """Queries narrowed by a dashboard's variables: always by job and instance, by the others where a metric has them.
 
     Args:
-        variables: The further labels.
+        variables: Variables beside job and instance.
     """
 
     def __init__(self, *variables: str) -> None:
         self._variables = variables
 
     def metric(self, name: str, where: str = "") -> str:
-        """A selector.
+        """Return a selector.
 
         Args:
             name: The metric; of a histogram with `_bucket`, `_sum` or `_count`.
             where: Further matchers.
 
         Raises:
-            KeyError: There is no such metric.
+            KeyError: The catalogue has no such metric.
         """
         labels = ["job", "instance", *(label for label in self._variables if label in _labels(name))]
         parts = [f'{label}=~"${label}"' for label in labels]
         return f"{name}{{{', '.join([*parts, where] if where else parts)}}}"
 
     def rate(self, name: str, where: str = "") -> str:
-        """How fast a counter grows, by the second."""
+        """Return a counter's rate per second."""
         return f"rate({self.metric(name, where)}[{_RATE}])"
 
-    def increase(self, name: str, where: str = "", *, window: str = "$__range") -> str:
-        """How much a counter grew, by default over all that the dashboard shows."""
-        return f"increase({self.metric(name, where)}[{window}])"
+    def increase(self, name: str, where: str = "") -> str:
+        """Return a counter's increase over the time shown."""
+        return f"increase({self.metric(name, where)}[$__range])"
 
-    def quantile(self, q: float, name: str, where: str = "") -> str:
-        """A quantile of a histogram.
+    def quantile(self, q: float, name: str, where: str = "", *, by: str = "") -> str:
+        """Return a quantile of a histogram; nothing where it lies in the first bucket.
 
         Args:
-            q: From 0 to 1.
+            q: The quantile, from 0 to 1.
             name: The histogram.
             where: Further matchers.
+            by: Labels to keep.
         """
-        return f"histogram_quantile({q:g}, sum by (le) ({self.rate(f'{name}_bucket', where)}))"
+        return f"{self._quantile(q, name, where, by)} > {LOWEST_BOUND_S[name]:g}"
 
-    def average(self, name: str, per: str) -> str:
-        """The mean of what a histogram took in.
+    def at_most(self, q: float, name: str) -> str:
+        """Return an upper bound of a quantile: the quantile, or the first bucket's bound where it lies below."""
+        return f"clamp_min({self._quantile(q, name, '', '')}, {LOWEST_BOUND_S[name]:g})"
+
+    def _quantile(self, q: float, name: str, where: str, by: str) -> str:
+        labels = f"{by}, le" if by else "le"
+        return f"histogram_quantile({q:g}, sum by ({labels}) ({self.rate(f'{name}_bucket', where)}))"
+
+    def mean(self, name: str, by: str = "") -> str:
+        """Return the mean of a histogram's observations, which is exact whatever the buckets are.
 
         Args:
             name: The histogram.
-            per: Labels to keep apart.
+            by: Labels to keep.
         """
+        grouped = f"sum by ({by})" if by else "sum"
         total, count = self.rate(f"{name}_sum"), self.rate(f"{name}_count")
-        return f"sum by ({per}) ({total}) / (sum by ({per}) ({count}) > 0)"
+        return f"{grouped} ({total}) / ({grouped} ({count}) > 0)"
+
+
+def culprits(expr: str) -> str:
+    """Rename the node `none`, which stands for a stall without a known culprit.
+
+    Args:
+        expr: A query with the label `node`.
+    """
+    return f'label_replace({expr}, "node", "{UNKNOWN_CULPRIT}", "node", "none")'
 
 
 def _labels(name: str) -> tuple[str, ...]:
-    """The labels of a metric, beside those that Prometheus gives it."""
+    """Labels of a metric, beside those that Prometheus adds."""
     if name in PROCESS_METRICS:
         return ()
     known = CATALOGUE.get(name)
@@ -93,11 +130,11 @@ def _labels(name: str) -> tuple[str, ...]:
 
 
 def recorded(name: str, *labels: str) -> str:
-    """A selector of a recorded series, which has no instance.
+    """Return a selector of a recorded series, which has no instance.
 
     Args:
-        name: As in the recording rules.
-        labels: Variables to narrow it by, beside job.
+        name: The series, as in the recording rules.
+        labels: Variables beside job.
     """
     chosen = ", ".join(f'{label}=~"${label}"' for label in ("job", *labels))
     return f"{name}{{{chosen}}}"

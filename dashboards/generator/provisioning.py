@@ -1,4 +1,4 @@
-"""The files that make Prometheus, Alertmanager, Grafana and a trace store find each other."""
+"""Settings of Prometheus, Alertmanager, Grafana and Tempo that connect them to each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 __all__ = ["PROVISIONING"]
 
 _PROMETHEUS: Final = """\
-# Scrapes a flowrt process on this machine. With service discovery, processes that have ended are forgotten.
+# Scrapes one flowrt process on this machine. Use service discovery for more: it drops the targets that have ended.
 global:
   scrape_interval: 5s
   scrape_timeout: 5s
@@ -30,24 +30,24 @@ scrape_configs:
 """
 
 _ALERTMANAGER: Final = """\
-# Groups the alerts of a batch; the receiver is yours to fill in: https://prometheus.io/docs/alerting/latest/configuration/
+# Groups the alerts of each batch. Fill in the receiver: https://prometheus.io/docs/alerting/latest/configuration/
 route:
-  receiver: nobody
+  receiver: default
   group_by: [alertname, job, batch]
   group_wait: 10s
   group_interval: 1m
   repeat_interval: 4h
 receivers:
-  - name: nobody
+  - name: default
 inhibit_rules:
-  # Who is told that a budget burns fast need not be told that it burns slowly.
+  # A budget that burns fast burns slowly too: one notification is enough.
   - source_matchers: ["severity=critical"]
     target_matchers: ["severity=warning"]
     equal: [alertname, job, batch]
 """
 
 _DATASOURCES: Final = """\
-# Prometheus, and the trace store that the dots on the panels lead to.
+# Prometheus, and Tempo, where the dots on the panels lead.
 apiVersion: 1
 datasources:
   - name: Prometheus
@@ -77,7 +77,7 @@ datasources:
 """
 
 _PROVIDER: Final = """\
-# Grafana reads the dashboards from this folder. They can be looked at and copied; changes belong in their source.
+# Grafana loads the dashboards from this folder, read-only. Copy one to change it.
 apiVersion: 1
 providers:
   - name: flowrt
@@ -89,7 +89,7 @@ providers:
 """
 
 _TEMPO: Final = """\
-# A trace store for trying out: OTLP in on 4317 and 4318, kept on its own disk for a day.
+# A trace store to try: receives OTLP on ports 4317 and 4318 and keeps traces on its own disk for a day.
 server:
   http_listen_address: 127.0.0.1
   http_listen_port: 3200

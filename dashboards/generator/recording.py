@@ -1,4 +1,4 @@
-"""Recording rules: what alerts and the SLO dashboard read, computed once. Names are `level:metric:operations`."""
+"""Recording rules that alerts and the SLO dashboard read. Names have the form `level:metric:operations`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BURN_WINDOWS", "ENDED", "FAILED", "recording_groups"]
 BURN_WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 ENDED: Final = 'status=~"ok|failed|timed_out"'
-"""Items that count for the objective: those cancelled and those resumed were not tried to the end."""
+"""Items that count for the objective: cancelled and resumed items did not run to the end."""
 
 FAILED: Final = 'status=~"failed|timed_out"'
 
@@ -20,10 +20,10 @@ Rule = dict[str, Any]
 
 
 def recording_groups(time: Time = REAL) -> dict[str, Any]:
-    """The rules file.
+    """Return the content of the rules file.
 
     Args:
-        time: How fast time goes.
+        time: Speed of time.
     """
     short = [window for window in BURN_WINDOWS if window in ("5m", "30m", "1h", "2h")]
     long = [window for window in BURN_WINDOWS if window not in short]
@@ -90,7 +90,7 @@ def _burn(window: str, time: Time) -> list[Rule]:
 
 
 def _budget(time: Time) -> list[Rule]:
-    """Over 30 days: from recorded rates, since raw ones would be read by the million."""
+    """Ratio over 30 days, from recorded rates: over raw series the query would read millions of samples."""
     w = time.window("30d")
     return [
         _rule(

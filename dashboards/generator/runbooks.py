@@ -1,4 +1,4 @@
-"""Runbooks: the pages of docs/runbooks as a dashboard, so that an alert's link works wherever the others do."""
+"""Runbooks dashboard: the pages of docs/runbooks, so that an alert's link works without access to the repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGES: Final = Path(__file__).parents[2] / "docs" / "runbooks"
 
 
 def runbooks() -> model.Dashboard:
-    """The dashboard: a panel per alert, in the order in which links count them."""
+    """Build the dashboard: one panel per alert, in the order that `runbook_path` counts in."""
     panels = [
         notes(alert, f"What {alert} means, and what to do.", _without_title((PAGES / f"{alert}.md").read_text()))
         for alert in ALERTS
@@ -27,7 +27,7 @@ def runbooks() -> model.Dashboard:
         "flowrt / Runbooks",
         "What each alert means, and what to do.",
         [("", panels)],
-        annotated=False,
+        queried=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""Runtime and telemetry health: the process under the batches, and whether what it tells is whole."""
+"""Runtime dashboard: the process that runs the batches, and whether its telemetry is complete."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.generator.frame import frame
 from dashboards.generator.links import runbook
-from dashboards.generator.panels import Panel, Query, lines, number
+from dashboards.generator.panels import ERRORS, Panel, Query, lines, number
 from dashboards.generator.promql import Chosen
-from dashboards.generator.shared import distribution, percentiles
+from dashboards.generator.shared import distribution, loop_blocks, percentiles
 from dashboards.generator.tables import Column, rows
 
 __all__ = ["runtime"]
 
 _Q: Final = Chosen()
 
-_ALL_OR_NOTHING = ((None, "green"), (1, "red"))
+_NONE_ALLOWED: Final = ((None, "green"), (0.5, ERRORS))
 
 
 def runtime() -> model.Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     return frame(
         "flowrt-runtime",
         "flowrt / Runtime and telemetry health",
-        "The process under the batches, and whether what it tells is whole.",
+        "The process that runs the batches, and whether its telemetry is complete.",
         [
             ("", _now()),
             ("Event loop", _loop()),
@@ -40,60 +40,60 @@ def _now() -> list[Panel]:
     size, limit = _Q.metric("flowrt_telemetry_queue_size"), _Q.metric("flowrt_telemetry_queue_limit")
     return [
         number(
-            "Processes down",
-            "Of those that were scraped at some time in the time shown.",
+            "Processes down (now)",
+            "Processes that Prometheus cannot scrape.",
             "none",
             Query(f"count({_Q.metric('up')} == 0) or vector(0)"),
-            steps=_ALL_OR_NOTHING,
+            steps=_NONE_ALLOWED,
             trend=False,
             links=[runbook("FlowrtTargetDown")],
         ),
         number(
-            "Event loop lag",
-            "99 of 100 timers are less late than this.",
+            "Event loop lag (p99, now)",
+            "99 % of the event loop's timers are less late than this.",
             "s",
-            Query(_Q.quantile(0.99, "flowrt_event_loop_lag_seconds")),
-            steps=((None, "green"), (0.1, "#EAB839"), (0.5, "red")),
+            Query(_Q.at_most(0.99, "flowrt_event_loop_lag_seconds")),
+            steps=((None, "green"), (0.1, "#EAB839"), (0.5, ERRORS)),
             decimals=1,
             nothing="no batch",
             links=[runbook("FlowrtEventLoopBlocked")],
         ),
         number(
-            "Loop blocked",
-            "Times that a node blocked the event loop in the time shown.",
+            "Loop stalls (time shown)",
+            "How often a node blocked the event loop.",
             "none",
             Query(f"sum({_Q.increase('flowrt_loop_stalls_total')})"),
-            steps=_ALL_OR_NOTHING,
+            steps=_NONE_ALLOWED,
             decimals=0,
             trend=False,
             links=[runbook("FlowrtEventLoopBlocked")],
         ),
         number(
-            "Telemetry lost",
-            "Spans, log events, exemplars and series that were not delivered or not kept apart in the time shown.",
-            "short",
+            "Dropped (time shown)",
+            "Spans, log events and exemplars that were not delivered, and series that were merged into _other.",
+            "locale",
             Query(f"sum({dropped})"),
-            steps=_ALL_OR_NOTHING,
+            steps=_NONE_ALLOWED,
             decimals=0,
             trend=False,
             links=[runbook("FlowrtTelemetryDropped")],
         ),
         number(
-            "Export queue",
-            "How full it is with spans on their way out.",
+            "Export queue (% full, now)",
+            "Spans that wait for export, of those that may. When the queue is full, spans are dropped.",
             "percentunit",
             Query(f"max({size} / ({limit} > 0))"),
-            steps=((None, "green"), (0.7, "#EAB839"), (0.9, "red")),
+            steps=((None, "green"), (0.7, "#EAB839"), (0.9, ERRORS)),
             decimals=0,
-            nothing="nothing exported",
+            nothing="no export",
             links=[runbook("FlowrtTelemetryDropped")],
         ),
         number(
-            "Items unaccounted for",
-            "Items pulled that were never counted as ended. It must be 0.",
+            "Items unaccounted for (now)",
+            "Items pulled that were never counted as ended. Anything but 0 is a defect.",
             "none",
             Query(f"sum({_Q.metric('flowrt_unaccounted_items')})"),
-            steps=_ALL_OR_NOTHING,
+            steps=_NONE_ALLOWED,
             trend=False,
             links=[runbook("FlowrtItemsUnaccounted")],
         ),
@@ -104,50 +104,43 @@ def _loop() -> list[Panel]:
     lag = "flowrt_event_loop_lag_seconds"
     return [
         lines(
-            "How late timers run",
-            "The event loop's lag, while batches are under way.",
+            "Event loop lag (s)",
+            "Delay of the event loop's timers while batches are active.",
             "s",
             *percentiles(_Q, lag, 0.5, 0.95, 0.99),
             width=8,
         ),
-        distribution("How late timers run, all of them", _Q, lag, row="lag", what="timers", width=8),
-        lines(
-            "Times that a node blocked the loop",
-            "By culprit. The log event loop.blocked has the item and the stack.",
-            "short",
-            Query(f"sum by (node) ({_Q.increase('flowrt_loop_stalls_total', window='$__rate_interval')})", "{{node}}"),
-            width=8,
-            links=[runbook("FlowrtEventLoopBlocked")],
-        ),
+        distribution("Event loop lag, all timers (s)", _Q, lag, row="lag", what="timers", width=8),
+        loop_blocks(_Q),
     ]
 
 
 def _process() -> list[Panel]:
     return [
         lines(
-            "CPU",
+            "CPU (cores)",
             "Cores in use, by process. Near 1, Python's own work on the event loop is the limit.",
             "short",
             Query(f"sum by (instance) ({_Q.rate('process_cpu_seconds_total')})", "{{instance}}"),
             width=6,
         ),
         lines(
-            "Memory",
+            "Memory (resident bytes)",
             "Resident memory, by process. It does not grow with the length of a batch.",
             "bytes",
             Query(f"max by (instance) ({_Q.metric('process_resident_memory_bytes')})", "{{instance}}"),
             width=6,
         ),
         lines(
-            "Garbage collections",
-            "By generation. Many of generation 2 cost time: the node keeps much alive.",
+            "Garbage collections (per second)",
+            "By generation. Frequent collections of generation 2 cost time: the node keeps many objects alive.",
             "suffix: /s",
             Query(f"sum by (generation) ({_Q.rate('python_gc_collections_total')})", "generation {{generation}}"),
             width=6,
         ),
         lines(
-            "Open files, of those allowed",
-            "Connections count too.",
+            "Open files (% of the limit)",
+            "Open file descriptors, connections included, by process.",
             "percentunit",
             Query(
                 f"max by (instance) ({_Q.metric('process_open_fds')} / {_Q.metric('process_max_fds')})", "{{instance}}"
@@ -161,34 +154,35 @@ def _telemetry() -> list[Panel]:
     size, limit = _Q.metric("flowrt_telemetry_queue_size"), _Q.metric("flowrt_telemetry_queue_limit")
     return [
         lines(
-            "Lost, by what and why",
-            "What was not delivered, or not kept apart.",
+            "Telemetry dropped (per second)",
+            "Spans, log events, exemplars and series that were lost, by reason.",
             "suffix: /s",
             Query(
                 f"sum by (signal, reason) ({_Q.rate('flowrt_telemetry_dropped_total')}) > 0", "{{signal}}: {{reason}}"
             ),
+            shades=ERRORS,
             width=8,
             links=[runbook("FlowrtTelemetryDropped")],
         ),
         lines(
-            "Export queue",
-            "Spans on their way out, and how many may wait.",
+            "Export queue (spans)",
+            "Spans that wait for export, and the queue's limit.",
             "short",
             Query(f"sum by (signal) ({size})", "{{signal}} waiting"),
             Query(f"sum by (signal) ({limit})", "limit"),
             width=8,
         ),
         lines(
-            "Time to scrape",
-            "How long Prometheus takes to read /metrics.",
+            "Scrape duration (s)",
+            "Time that Prometheus takes to read /metrics.",
             "s",
             Query(f"max by (instance) ({_Q.metric('scrape_duration_seconds')})", "{{instance}}"),
             width=8,
             links=[runbook("FlowrtTargetDown")],
         ),
         rows(
-            "Processes",
-            "What runs where, since when.",
+            "Processes (now)",
+            "Version, Python and event loop of each process, and its start.",
             ("job", "instance", "version", "python", "loop"),
             [
                 Column(
@@ -202,14 +196,15 @@ def _telemetry() -> list[Panel]:
             widths={"instance": 150},
         ),
         rows(
-            "Instruments that were switched off",
-            "They raised; the batches went on without them. The log has the traceback.",
+            "Disabled instruments (errors, time shown)",
+            "Instruments that raised. The batches went on without them; the log has the traceback.",
             ("instance", "instrument"),
             [
                 Column(
                     "Errors",
                     f"sum by (instance, instrument) ({_Q.increase('flowrt_instrument_errors_total')}) > 0",
                     "none",
+                    ((None, ERRORS),),
                     decimals=0,
                 )
             ],

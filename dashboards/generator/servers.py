@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager as Debian brings them, with the generated rules, on loopback ports until stopped."""
+"""Debian's Prometheus and Alertmanager with the generated rules, on loopback ports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ANSWER_S: Final = 20.0
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody uses."""
+    """Return a free port on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -36,24 +36,24 @@ def free_port() -> int:
 
 
 class Api:
-    """What a Prometheus answers.
+    """Client of Prometheus's HTTP API.
 
     Args:
-        url: Its address.
+        url: Address of the server.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def get(self, path: str, **parameters: str) -> Any:
-        """The data of an answer.
+        """Return the data of an answer.
 
         Args:
-            path: Below `/api/v1/`.
-            parameters: Of the request.
+            path: Path below `/api/v1/`.
+            parameters: Parameters of the request.
 
         Raises:
-            ValueError: It refused; the message is its own.
+            ValueError: The server refused the request; the message is the server's.
         """
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
@@ -63,34 +63,34 @@ class Api:
             raise ValueError(f"{parameters}: {exc.read().decode(errors='replace')}") from exc
 
     def series(self, expr: str) -> list[dict[str, Any]]:
-        """What a query gives now.
+        """Return the present value of a query.
 
         Args:
-            expr: In PromQL.
+            expr: PromQL.
         """
         found: list[dict[str, Any]] = self.get("query", query=expr)["result"]
         return found
 
     def ranged(self, expr: str, start_s: float, end_s: float, step_s: float) -> list[dict[str, Any]]:
-        """What a query gives over time.
+        """Return the values of a query over time.
 
         Args:
-            expr: In PromQL.
-            start_s: In seconds since 1970.
-            end_s: In seconds since 1970.
-            step_s: In seconds.
+            expr: PromQL.
+            start_s: Start in seconds since 1970.
+            end_s: End in seconds since 1970.
+            step_s: Time between two values in seconds.
         """
         times = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:g}"}
         found: list[dict[str, Any]] = self.get("query_range", query=expr, **times)["result"]
         return found
 
     def exemplars(self, expr: str, start_s: float, end_s: float) -> list[dict[str, Any]]:
-        """The exemplars of the series that a query reads.
+        """Return the exemplars of the series that a query reads.
 
         Args:
-            expr: In PromQL.
-            start_s: In seconds since 1970.
-            end_s: In seconds since 1970.
+            expr: PromQL.
+            start_s: Start in seconds since 1970.
+            end_s: End in seconds since 1970.
         """
         found: list[dict[str, Any]] = self.get(
             "query_exemplars", query=expr, start=f"{start_s:.3f}", end=f"{end_s:.3f}"
@@ -99,19 +99,21 @@ class Api:
 
 
 class Servers:
-    """Both, to be used as `with Servers(...):`.
+    """Prometheus and Alertmanager, as a context manager.
 
     Args:
-        folder: For their settings, data and logs.
-        targets: What to scrape, as `host:port`.
-        scrape_s: How often, in seconds.
-        time: How fast time goes for the rules.
-        prometheus_port: 0 for a free one.
-        alertmanager_port: 0 for a free one.
+        folder: Folder for settings, data and logs.
+        targets: Targets to scrape, as `host:port`.
+        scrape_s: Scrape interval in seconds.
+        time: Speed of time for the rules.
+        objectives: Rules file with the objectives; None for the generated one.
+        webhook: URL that Alertmanager notifies at once of each alert that fires or resolves; None for no notifications.
+        prometheus_port: Port of Prometheus, 0 for a free one.
+        alertmanager_port: Port of Alertmanager, 0 for a free one.
 
     Attributes:
-        prometheus: Its API, once they are up.
-        alertmanager_url: Its address.
+        prometheus: API of Prometheus.
+        alertmanager_url: Address of Alertmanager.
     """
 
     def __init__(
@@ -121,6 +123,8 @@ class Servers:
         *,
         scrape_s: float,
         time: Time = REAL,
+        objectives: str | None = None,
+        webhook: str | None = None,
         prometheus_port: int = 0,
         alertmanager_port: int = 0,
     ) -> None:
@@ -128,22 +132,24 @@ class Servers:
         self._targets = targets
         self._scrape_s = scrape_s
         self._time = time
+        self._objectives = objectives
+        self._webhook = webhook
         self._ports = (prometheus_port or free_port(), alertmanager_port or free_port())
         self.prometheus = Api(f"http://127.0.0.1:{self._ports[0]}")
         self.alertmanager_url = f"http://127.0.0.1:{self._ports[1]}"
         self._running: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 
     def __enter__(self) -> Self:
-        """As `start`."""
+        """Start the servers."""
         self.start()
         return self
 
     def start(self) -> None:
-        """Start them, and wait until they answer.
+        """Start the servers and wait until they answer.
 
         Raises:
-            FileNotFoundError: One is not installed.
-            RuntimeError: One ended, or does not answer in time.
+            FileNotFoundError: A server is not installed.
+            RuntimeError: A server ended, or does not answer in time.
         """
         self._write_settings()
         folder, (prometheus, alertmanager) = self._folder, self._ports
@@ -164,7 +170,7 @@ class Servers:
             )
             for url in (self.alertmanager_url, self.prometheus.url):
                 self._wait(f"{url}/-/ready")
-            self._check()  # who answers may be somebody else
+            self._check()  # the answer may come from another process on the same port
         except BaseException:
             self.stop()
             raise
@@ -172,11 +178,11 @@ class Servers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop them."""
+        """Stop the servers."""
         self.stop()
 
     def alerts(self) -> list[dict[str, Any]]:
-        """What fires at Alertmanager now."""
+        """Return the alerts that Alertmanager holds."""
         with urllib.request.urlopen(  # noqa: S310  # a loopback address
             f"{self.alertmanager_url}/api/v2/alerts", timeout=_ANSWER_S
         ) as response:
@@ -184,7 +190,7 @@ class Servers:
         return found
 
     def stop(self) -> None:
-        """Stop them; later calls do nothing."""
+        """Stop the servers; further calls do nothing."""
         for process, _ in self._running:
             process.terminate()
         for process, log in self._running:
@@ -204,16 +210,29 @@ class Servers:
         settings["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{self._ports[1]}"]
         settings["scrape_configs"][0]["static_configs"][0]["targets"] = self._targets
         (self._folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
-        (self._folder / "alertmanager.yml").write_text(PROVISIONING["alertmanager/alertmanager.yml"])
-        for name, text in rule_files(self._time).items():
+        (self._folder / "alertmanager.yml").write_text(self._alertmanager())
+        rules = rule_files(self._time)
+        if self._objectives is not None:
+            rules["flowrt.objectives.yaml"] = self._objectives
+        for name, text in rules.items():
             (self._folder / name).write_text(text)
+
+    def _alertmanager(self) -> str:
+        text = PROVISIONING["alertmanager/alertmanager.yml"]
+        if self._webhook is None:
+            return text
+        settings = yaml.safe_load(text)
+        settings["route"].update(group_wait="0s", group_interval="1s")
+        settings["receivers"][0]["webhook_configs"] = [{"url": self._webhook, "send_resolved": True}]
+        changed: str = yaml.safe_dump(settings)
+        return changed
 
     def _start(self, name: str, *arguments: str) -> None:
         command = shutil.which(name) or shutil.which(name, path="/usr/bin")
         if command is None:
-            raise FileNotFoundError(f"{name} is not installed: tools/install-prometheus does it on Debian")
+            raise FileNotFoundError(f"{name} is not installed: run tools/install-prometheus on Debian")
         log = (self._folder / f"{name}.log").open("wb")
-        # in a session of their own: Ctrl-C is for us, who then stop them
+        # In a session of its own, since Ctrl-C is for the parent, which then stops the servers.
         process = subprocess.Popen(  # noqa: S603
             [command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
@@ -232,7 +251,7 @@ class Servers:
                 time.sleep(0.05)
 
     def _check(self) -> None:
-        """Raise where one has ended."""
+        """Raise if a server has ended."""
         for process, log in self._running:
             if process.poll() is not None:
                 said = Path(str(log.name)).read_text(errors="replace")[-2000:]

@@ -1,4 +1,4 @@
-"""Panels that more than one dashboard has, and the colours of the shares that they tell."""
+"""Panels that several dashboards share, and the thresholds of their colours."""
 
 from __future__ import annotations
 
@@ -8,65 +8,115 @@ from typing import Final
 from grafana_foundation_sdk.builders import dashboard
 
 from dashboards.generator.links import link_to, runbook, to
-from dashboards.generator.panels import Panel, Query, heat, lines, number
-from dashboards.generator.promql import FIRING, Chosen
+from dashboards.generator.panels import ERRORS, NEUTRAL, Panel, Query, heat, lines, number
+from dashboards.generator.promql import FIRING, Chosen, culprits
 from dashboards.generator.recording import ENDED, FAILED
+from dashboards.generator.tables import Column
 
 __all__ = [
     "FAILING",
-    "FULL",
+    "FAILING_CELL",
+    "FAILING_SERIES",
+    "FULL_CELL",
     "alerts_firing",
     "bound_by",
     "distribution",
     "failing",
+    "failing_column",
+    "failing_share",
     "holding",
     "in_flight",
+    "item_durations",
     "items_by_status",
     "items_per_second",
+    "loop_blocks",
     "percentiles",
+    "queue_wait",
     "slots_in_use",
+    "slots_share",
 ]
 
 Links = Sequence[dashboard.DashboardLink]
 
-FAILING: Final = ((None, "green"), (0.01, "#EAB839"), (0.05, "red"))
+FAILING: Final = ((None, "green"), (0.01, "#EAB839"), (0.05, ERRORS))
+FAILING_SERIES: Final = ((None, NEUTRAL), *FAILING[1:])
+FAILING_CELL: Final = ((None, "transparent"), *FAILING[1:])
 FULL: Final = ((None, "text"), (0.9, "#EAB839"), (0.98, "orange"))
+FULL_CELL: Final = ((None, "transparent"), *FULL[1:])
 
 BOUND: Final = (
-    "Wall time of the batches by what held them back; the parts add up to all of it. slots: every slot is busy and "
-    "items are left, so raise max_concurrency if the service can take it. service: every item that is left runs. "
-    "tail: some of the last ones run while slots stand empty. rate_limit: your own limit. backoff: waits before "
-    "retries, so look at the failures. loop_blocked: a node blocks the event loop. consumer: whoever reads the results "
-    "is slow. input: whatever yields the items is slow."
+    "Wall time of the batches by what held them back; the shares add up to 100 %. slots: every slot is busy and inputs "
+    "are left, so raise max_concurrency if the service allows. service: every item left is running. tail: some of the "
+    "last items run while slots are empty. rate_limit: your own limit. backoff: waits before retries, so look at the "
+    "failures. loop_blocked: a node blocks the event loop. consumer: the reader of the results is slow. input: the "
+    "source of the items is slow."
 )
 
 _BATCHES: Final = Chosen("batch")
 
 
-def percentiles(chosen: Chosen, histogram: str, *shares: float) -> list[Query]:
-    """Queries for percentiles of a histogram, each called `p` and its number.
+def percentiles(chosen: Chosen, histogram: str, *shares: float, exemplars: bool = False) -> list[Query]:
+    """Return queries for a histogram's mean and percentiles.
 
     Args:
-        chosen: What the dashboard's variables choose.
+        chosen: The dashboard's variables.
         histogram: The metric.
-        shares: Which ones, from 0 to 1.
+        shares: The percentiles, from 0 to 1.
+        exemplars: Show traces as dots.
     """
-    return [Query(chosen.quantile(share, histogram), f"p{100 * share:g}") for share in shares]
+    return [
+        Query(chosen.mean(histogram), "mean", exemplars=exemplars),
+        *(Query(chosen.quantile(share, histogram), f"p{100 * share:g}") for share in shares),
+    ]
+
+
+def failing_share(chosen: Chosen, by: str = "") -> str:
+    """Return the query for the share of items that failed or timed out, of those that ran to the end.
+
+    Args:
+        chosen: The dashboard's variables.
+        by: Labels to keep.
+    """
+    grouped = f"sum by ({by})" if by else "sum"
+    ended, failed = chosen.rate("flowrt_items_total", ENDED), chosen.rate("flowrt_items_total", FAILED)
+    return f"{grouped} ({failed}) / ({grouped} ({ended}) > 0)"
+
+
+def failing_column(chosen: Chosen, by: str) -> Column:
+    """Return a table's column for the share of items that fail.
+
+    Args:
+        chosen: The dashboard's variables.
+        by: Labels of a row.
+    """
+    return Column("Items failing", failing_share(chosen, by), "percentunit", FAILING_CELL, decimals=1)
+
+
+def slots_share(chosen: Chosen, by: str = "") -> str:
+    """Return the query for the share of slots that are busy.
+
+    Args:
+        chosen: The dashboard's variables.
+        by: Labels to keep.
+    """
+    grouped = f"sum by ({by})" if by else "sum"
+    busy, limit = chosen.rate("flowrt_slot_busy_seconds_total"), chosen.metric("flowrt_concurrency_limit")
+    return f"{grouped} ({busy}) / ({grouped} ({limit}) > 0)"
 
 
 def alerts_firing(description: str, *, links: Links = ()) -> Panel:
-    """How many alerts fire.
+    """Stat: the number of alerts that fire.
 
     Args:
-        description: What it means.
-        links: From the panel's head.
+        description: Meaning of the number.
+        links: Links in the panel's head.
     """
     return number(
-        "Alerts firing",
+        "Alerts firing (now)",
         description,
         "none",
         Query(f"count({FIRING}) or vector(0)"),
-        steps=((None, "green"), (1, "red")),
+        steps=((None, "green"), (1, ERRORS)),
         filled=True,
         trend=False,
         width=3,
@@ -75,10 +125,10 @@ def alerts_firing(description: str, *, links: Links = ()) -> Panel:
 
 
 def items_per_second() -> Panel:
-    """How many items end."""
+    """Stat: the rate of items that end."""
     return number(
-        "Items per second",
-        "Items that ended in any way.",
+        "Items ended (/s, now)",
+        "Items that ended, whatever their status.",
         "suffix: /s",
         Query(f"sum({_BATCHES.rate('flowrt_items_total')})"),
         decimals=1,
@@ -87,15 +137,15 @@ def items_per_second() -> Panel:
 
 
 def items_by_status(*, width: int, links: Links = ()) -> Panel:
-    """How many items end, stacked by how.
+    """Stack: the rate of items that end, by status.
 
     Args:
-        width: Of 24.
-        links: From the panel's head.
+        width: Columns, of 24.
+        links: Links in the panel's head.
     """
     return lines(
-        "Items per second by how they ended",
-        "Items that ended, by status.",
+        "Items ended, by status (per second)",
+        "A red band that grows means that more items fail: the Node dashboard has their errors.",
         "suffix: /s",
         Query(f"sum by (status) ({_BATCHES.rate('flowrt_items_total')})", "{{status}}"),
         stacked=True,
@@ -104,42 +154,40 @@ def items_by_status(*, width: int, links: Links = ()) -> Panel:
     )
 
 
-def failing(chosen: Chosen, description: str) -> Panel:
-    """The share of items that fail.
+def failing(chosen: Chosen, *, width: int = 4) -> Panel:
+    """Stat: the share of items that fail.
 
     Args:
-        chosen: What the dashboard's variables choose.
-        description: What it means.
+        chosen: The dashboard's variables.
+        width: Columns, of 24.
     """
-    ended, failed = chosen.rate("flowrt_items_total", ENDED), chosen.rate("flowrt_items_total", FAILED)
     return number(
-        "Failing",
-        description,
+        "Items failing (%, now)",
+        "Share of the items that failed or timed out, of those that ran to the end.",
         "percentunit",
-        Query(f"sum({failed}) / (sum({ended}) > 0)"),
+        Query(failing_share(chosen)),
         steps=FAILING,
         filled=True,
         trend=False,
         decimals=1,
+        width=width,
         nothing="no items",
         links=[runbook("FlowrtItemErrorBudgetBurn")],
     )
 
 
-def slots_in_use(chosen: Chosen, description: str, *, links: Links = ()) -> Panel:
-    """The share of slots that are busy.
+def slots_in_use(chosen: Chosen, *, links: Links = ()) -> Panel:
+    """Stat: the share of slots that are busy.
 
     Args:
-        chosen: What the dashboard's variables choose.
-        description: What it means.
-        links: From the panel's head.
+        chosen: The dashboard's variables.
+        links: Links in the panel's head.
     """
-    busy, limit = chosen.rate("flowrt_slot_busy_seconds_total"), chosen.metric("flowrt_concurrency_limit")
     return number(
-        "Slots in use",
-        description,
+        "Slots in use (%, now)",
+        "Busy slots, of all slots. At 100 % the concurrency limit sets the pace.",
         "percentunit",
-        Query(f"sum({busy}) / (sum({limit}) > 0)"),
+        Query(slots_share(chosen)),
         steps=FULL,
         decimals=0,
         width=3,
@@ -148,17 +196,16 @@ def slots_in_use(chosen: Chosen, description: str, *, links: Links = ()) -> Pane
 
 
 def in_flight(chosen: Chosen, *, width: int = 12, links: Links = ()) -> Panel:
-    """Items that run and items that wait, under the limit.
+    """Lines: items that run and items that wait, under the limit.
 
     Args:
-        chosen: What the dashboard's variables choose.
-        width: Of 24.
-        links: From the panel's head.
+        chosen: The dashboard's variables.
+        width: Columns, of 24.
+        links: Links in the panel's head.
     """
     return lines(
-        "In flight, waiting, and the limit",
-        "Items that occupy a slot, items that wait for a retry, a rate limit or an open circuit, and the slots "
-        "that there are.",
+        "In flight, waiting, and the limit (items)",
+        "Items that occupy a slot, items that wait for a retry, a rate limit or an open circuit, and the slots.",
         "short",
         Query(f"sum({chosen.metric('flowrt_items_inflight')})", "in flight"),
         Query(f"sum({chosen.metric('flowrt_items_queued')})", "waiting"),
@@ -168,19 +215,55 @@ def in_flight(chosen: Chosen, *, width: int = 12, links: Links = ()) -> Panel:
     )
 
 
+def queue_wait(chosen: Chosen, *, width: int = 12) -> Panel:
+    """Lines: the time from an item's being pulled to its first attempt.
+
+    Args:
+        chosen: The dashboard's variables.
+        width: Columns, of 24.
+    """
+    return lines(
+        "Queue wait (s)",
+        "Time from pulling an item to its first attempt. The mean is exact; a percentile below 5 ms, the histogram's "
+        "first bucket, is not drawn.",
+        "s",
+        *percentiles(chosen, "flowrt_item_queue_wait_seconds", 0.95, 0.99),
+        width=width,
+        most=0.01,
+    )
+
+
+def item_durations(chosen: Chosen, *, width: int = 12) -> Panel:
+    """Lines: how long items take, with traces as dots.
+
+    Args:
+        chosen: The dashboard's variables.
+        width: Columns, of 24.
+    """
+    return lines(
+        "Item duration (s)",
+        "Time from pulling an item to its end, retries and waits included. A dot is a trace: click it to see the item.",
+        "s",
+        *percentiles(chosen, "flowrt_item_duration_seconds", 0.5, 0.95),
+        Query(chosen.quantile(0.99, "flowrt_item_duration_seconds"), "p99", exemplars=True),
+        width=width,
+        links=[runbook("FlowrtLatencySLO")],
+    )
+
+
 def distribution(
     title: str, chosen: Chosen, histogram: str, *, row: str, what: str, exemplars: bool = False, width: int = 12
 ) -> Panel:
-    """A histogram's buckets over time.
+    """Heatmap of a histogram.
 
     Args:
-        title: What it is.
-        chosen: What the dashboard's variables choose.
+        title: Quantity, with its unit in parentheses.
+        chosen: The dashboard's variables.
         histogram: The metric.
         row: What a row is a range of.
         what: What is counted.
-        exemplars: Whether to show traces as dots.
-        width: Of 24.
+        exemplars: Show traces as dots.
+        width: Columns, of 24.
     """
     return heat(
         title,
@@ -190,10 +273,33 @@ def distribution(
     )
 
 
-def bound_by(*, width: int = 12) -> Panel:
-    """The stack of what held the batches back."""
+def loop_blocks(chosen: Chosen, *, links: Links = ()) -> Panel:
+    """Lines: how often each node blocks the event loop.
+
+    Args:
+        chosen: The dashboard's variables.
+        links: Links in the panel's head, before the runbook.
+    """
     return lines(
-        "What holds the batches back",
+        "Event loop blocked, by node (times per minute)",
+        "Every other item waits meanwhile. The log event loop.blocked has the item and the stack.",
+        "short",
+        Query(culprits(f"60 * sum by (node) ({chosen.rate('flowrt_loop_stalls_total')})"), "{{node}}"),
+        shades=ERRORS,
+        width=8,
+        most=1,
+        links=[*links, runbook("FlowrtEventLoopBlocked")],
+    )
+
+
+def bound_by(*, width: int = 12) -> Panel:
+    """Stack: the wall time of batches by what held them back.
+
+    Args:
+        width: Columns, of 24.
+    """
+    return lines(
+        "What holds the batches back (% of wall time)",
         BOUND,
         "percentunit",
         Query(_shares_of_bound(), "{{by}}"),
@@ -210,9 +316,13 @@ def _shares_of_bound() -> str:
 
 
 def holding(*, width: int = 5) -> Panel:
-    """The one thing that holds the batches back most."""
+    """Stat: the largest cause of wall time.
+
+    Args:
+        width: Columns, of 24.
+    """
     return number(
-        "Held back mostly by",
+        "Held back by (% of time, now)",
         BOUND,
         "percentunit",
         Query(f"topk(1, {_shares_of_bound()})", "{{by}}"),

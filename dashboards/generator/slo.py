@@ -1,6 +1,8 @@
-"""SLO: what is promised, what is left of it, and how fast it is being used up."""
+"""SLO dashboard: the objectives, the error budget left, and how fast it burns."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from grafana_foundation_sdk.models import dashboard as model
 
@@ -8,29 +10,38 @@ from dashboards.generator.alerts import BURNS
 from dashboards.generator.frame import frame
 from dashboards.generator.links import runbook
 from dashboards.generator.objectives import FAILURE_RATIO, LATE_RATIO
-from dashboards.generator.panels import Panel, Query, lines, number
+from dashboards.generator.panels import ERRORS, NEUTRAL, Panel, Query, lines, number
 from dashboards.generator.promql import FIRING, recorded
 from dashboards.generator.recording import BURN_WINDOWS
-from dashboards.generator.shared import alerts_firing
+from dashboards.generator.shared import FAILING_SERIES, alerts_firing
 from dashboards.generator.tables import Column, rows
 
 __all__ = ["slo"]
 
-_BURNING = ((None, "green"), (1, "#EAB839"), (6, "orange"), (14.4, "red"))
-_LEFT = ((None, "red"), (0, "orange"), (0.25, "#EAB839"), (0.5, "green"))
-_FAILURES = "job_batch:flowrt_item_failures:ratio_rate"
-_LATE = "job_batch:flowrt_items_late:ratio_rate"
+_BURNING: Final = ((None, "green"), (1, "#EAB839"), (6, "orange"), (14.4, ERRORS))
+_BURNING_CELL: Final = ((None, "transparent"), *_BURNING[1:])
+_BURNING_SERIES: Final = ((None, NEUTRAL), *_BURNING[1:])
+_LEFT: Final = ((None, ERRORS), (0, "orange"), (0.25, "#EAB839"), (0.5, "green"))
+_LEFT_CELL: Final = (*_LEFT[:-1], (0.5, "transparent"))
+_LATE_SERIES: Final = ((None, NEUTRAL), (0.05, ERRORS))
+_FAILURES: Final = "job_batch:flowrt_item_failures:ratio_rate"
+_LATE: Final = "job_batch:flowrt_items_late:ratio_rate"
+
+_DETAIL: Final = ("long", "short", "signal", "reason", "sign")
+"""Labels that tell apart the instances of one alert on the same batch, node and process."""
+
+_NAMES: Final = ("alertname", "severity", "job", "instance", "batch", "node", "detail")
 
 
 def slo() -> model.Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     return frame(
         "flowrt-slo",
         "flowrt / SLO",
-        "What is promised, what is left of it over 30 days, and how fast it is being used up.",
+        "The objectives, what is left of the error budget of 30 days, and how fast it burns.",
         [
             ("", _now()),
-            ("How fast the budgets burn: 1 is as fast as they may", _burn()),
+            ("How fast the budgets burn: at 1× they last exactly 30 days", _burn()),
             ("Over time", _time()),
         ],
         variables=("batch",),
@@ -46,8 +57,8 @@ def _now() -> list[Panel]:
     left = f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})"
     return [
         number(
-            "Error budget left",
-            "Of 30 days, for the batch that has least. Below 0 the objective is missed.",
+            "Error budget left (%, 30 days)",
+            "Of the batch that has the least left. Below 0 % the objective is missed.",
             "percentunit",
             Query(f"min({left})"),
             steps=_LEFT,
@@ -59,8 +70,8 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtItemErrorBudgetBurn")],
         ),
         number(
-            "Burning now",
-            "How many times faster than it may the error budget goes, over the last hour, for the worst batch.",
+            "Error budget burn (×, last hour)",
+            "Share of items that failed over the share that may fail, for the worst batch.",
             "suffix:×",
             Query(f"max({_ratio(_FAILURES, '1h')} / scalar({FAILURE_RATIO}))"),
             steps=_BURNING,
@@ -70,8 +81,8 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtItemErrorBudgetBurn")],
         ),
         number(
-            "Late items burn",
-            "How many times more often than they may items take longer than the threshold, over the last hour.",
+            "Late items burn (×, last hour)",
+            "Share of successful items that were late over the share that may be late, for the worst batch.",
             "suffix:×",
             Query(f"max({_ratio(_LATE, '1h')} / scalar({LATE_RATIO}))"),
             steps=_BURNING,
@@ -81,106 +92,108 @@ def _now() -> list[Panel]:
             links=[runbook("FlowrtLatencySLO")],
         ),
         number(
-            "Items may fail",
-            "The objective, as it stands in flowrt.objectives.yaml.",
+            "May fail (objective)",
+            "Share of items that may fail, as set in flowrt.objectives.yaml.",
             "percentunit",
             Query(f"max({FAILURE_RATIO})"),
             trend=False,
             width=3,
         ),
         number(
-            "Items may be late",
-            "The objective, as it stands in flowrt.objectives.yaml with its threshold.",
+            "May be late (objective)",
+            "Share of successful items that may be late, as set in flowrt.objectives.yaml with the threshold.",
             "percentunit",
             Query(f"max({LATE_RATIO})"),
             trend=False,
             width=3,
         ),
-        alerts_firing("Alerts of flowrt that fire now for the jobs chosen."),
+        alerts_firing("Alerts of flowrt that fire for the chosen jobs: as many as the table below has rows."),
     ]
 
 
 def _burn() -> list[Panel]:
     return [
         rows(
-            "Error budget, by batch and window",
-            "Left is what remains of the budget of 30 days. An alert fires when both windows of a pair burn too fast: "
-            + ", ".join(f"{burn.long} and {burn.short} above {burn.factor:g}" for burn in BURNS)
+            "Error budget burn, by batch (×, per window)",
+            "Left: what remains of the budget of 30 days. An alert fires when both windows of a pair burn too fast: "
+            + ", ".join(f"{burn.long} and {burn.short} above {burn.factor:g}×" for burn in BURNS)
             + ".",
             ("job", "batch"),
             [
-                Column(window, f"{_ratio(_FAILURES, window)} / scalar({FAILURE_RATIO})", "suffix:×", _BURNING)
+                Column(window, f"{_ratio(_FAILURES, window)} / scalar({FAILURE_RATIO})", "suffix:×", _BURNING_CELL)
                 for window in BURN_WINDOWS
             ]
-            + [Column("Left", f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})", "percentunit", _LEFT)],
-            height=6,
+            + [Column("Left", f"1 - {_ratio(_FAILURES, '30d')} / scalar({FAILURE_RATIO})", "percentunit", _LEFT_CELL)],
+            height=7,
             links=[runbook("FlowrtItemErrorBudgetBurn")],
         ),
         rows(
-            "Late items, by batch and window",
-            "The same for items that took longer than the threshold.",
+            "Late items burn, by batch (×, per window)",
+            "The same for successful items that took longer than the threshold.",
             ("job", "batch"),
             [
-                Column(window, f"{_ratio(_LATE, window)} / scalar({LATE_RATIO})", "suffix:×", _BURNING)
+                Column(window, f"{_ratio(_LATE, window)} / scalar({LATE_RATIO})", "suffix:×", _BURNING_CELL)
                 for window in BURN_WINDOWS
             ],
-            height=6,
+            height=7,
             links=[runbook("FlowrtLatencySLO")],
         ),
     ]
+
+
+def _alerts() -> str:
+    """One series per alert that fires, with all that tells it apart from the others in few columns."""
+    labels = ", ".join(f'"{label}"' for label in _DETAIL)
+    return f'max by ({", ".join(_NAMES)}) (label_join({FIRING}, "detail", " ", {labels}))'
 
 
 def _time() -> list[Panel]:
     windows = sorted({window for burn in BURNS for window in (burn.long, burn.short)}, key=BURN_WINDOWS.index)
     return [
         lines(
-            "How fast the error budget burns, by window",
-            "The worst batch. The lines are where the alerts are.",
+            "Error budget burn, by window (×)",
+            "The worst batch. An alert fires when both windows of a pair are above their dashed line.",
             "suffix:×",
             *(
                 Query(f"max({_ratio(_FAILURES, window)} / scalar({FAILURE_RATIO}))", f"over {window}")
                 for window in windows
             ),
-            steps=((None, "transparent"), (1, "#EAB839"), (6, "orange"), (14.4, "red")),
+            by_value=_BURNING_SERIES,
         ),
         lines(
-            "Failing, by batch",
-            "The share of the items that failed or timed out, over five minutes.",
+            "Items failing, by batch (%, 5m)",
+            "Share of the items that failed or timed out, over five minutes.",
             "percentunit",
             Query(_ratio(_FAILURES, "5m"), "{{job}} / {{batch}}"),
             width=6,
             most=0.01,
+            by_value=FAILING_SERIES,
         ),
         lines(
-            "Late, by batch",
-            "The share of the successful items that took longer than the threshold, over five minutes.",
+            "Items late, by batch (%, 5m)",
+            "Share of the successful items that took longer than the threshold, over five minutes.",
             "percentunit",
             Query(_ratio(_LATE, "5m"), "{{job}} / {{batch}}"),
             width=6,
-            most=0.01,
+            most=0.05,
+            by_value=_LATE_SERIES,
         ),
         rows(
-            "Alerts firing",
-            "What fires now. The severity says how urgent it is, the runbook what to do.",
-            ("alertname", "severity", "batch", "node", "instance"),
-            [
-                Column(
-                    "Firing",
-                    f"max by (alertname, severity, batch, node, instance) ({FIRING})",
-                    "none",
-                )
-            ],
-            height=7,
-            widths={"alertname": 230, "instance": 140},
-            row_links={
-                "alertname": [{"title": "Runbooks", "url": "/d/flowrt-runbooks/"}],
-            },
+            "Alerts that fire, one per row (now)",
+            "Start with the critical ones. Click an alert for its runbook.",
+            _NAMES,
+            [Column("Firing", _alerts(), "none")],
+            width=16,
+            height=8,
+            sort="severity",
+            widths={"alertname": 240, "instance": 130, "detail": 160, "severity": 80, "Firing": 60},
+            row_links={"alertname": [{"title": "Runbooks", "url": "/d/flowrt-runbooks/"}]},
         ),
         lines(
-            "Items that count for the objectives",
-            "Without traffic nothing burns: items that ended in any way that counts, by the second.",
+            "Items that count for the objectives (per second)",
+            "Items that ended as ok, failed or timed out. Without them no budget burns.",
             "suffix: /s",
             Query(recorded("job_batch:flowrt_items_ended:rate5m", "batch"), "{{job}} / {{batch}}"),
-            height=7,
+            width=8,
         ),
     ]

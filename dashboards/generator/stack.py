@@ -1,7 +1,7 @@
-"""`python -m dashboards.generator.stack`: a running demo with Prometheus, the rules and Alertmanager.
+"""`python -m dashboards.generator.stack`: a running demo with Prometheus, the rules and Alertmanager, without Docker.
 
-Without Docker; all on 127.0.0.1. Ctrl-C ends all of it and leaves nothing behind. Grafana is not among Debian's
-packages: `dashboards/compose.yaml` brings it.
+Everything listens on 127.0.0.1. Ctrl-C stops everything and leaves no process or file behind. Debian has no package of
+Grafana: `dashboards/compose.yaml` adds it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run the stack until Ctrl-C.
 
     Args:
-        arguments: Of the command.
+        arguments: Arguments of the command.
 
     Returns:
-        The exit code: 0 ended by Ctrl-C or SIGTERM, 1 something did not start.
+        Exit code: 0 stopped by Ctrl-C or SIGTERM, 1 a part did not start.
     """
     parser = argparse.ArgumentParser(prog="python -m dashboards.generator.stack", description=main.__doc__)
-    parser.add_argument("--items", type=int, default=6000, help="how many airports the demo enriches")
-    parser.add_argument("--concurrency", type=int, default=5, help="how many at once")
-    parser.add_argument("--metrics-port", type=int, default=9464, help="of the demo; another one where it is in use")
+    parser.add_argument("--items", type=int, default=6000, help="number of airports that the demo enriches")
+    parser.add_argument("--concurrency", type=int, default=5, help="number of items at once")
+    parser.add_argument("--metrics-port", type=int, default=9464, help="metrics port of the demo; any if in use")
     chosen = parser.parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="flowrt-stack-") as folder:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             _serve(Path(folder), demo)
         except KeyboardInterrupt:
-            _say("\nending ...")
+            _say("\nstopping ...")
         except (RuntimeError, FileNotFoundError) as exc:
             _say(f"stack: {exc}")
             code = 1
@@ -69,15 +69,15 @@ def _start_demo(folder: Path, chosen: argparse.Namespace) -> subprocess.Popen[st
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is for us, who then end it
+        start_new_session=True,  # Ctrl-C is for the parent, which then stops the demo
     )
 
 
 def _serve(folder: Path, demo: subprocess.Popen[str]) -> None:
-    """Watch the demo until somebody interrupts.
+    """Watch the demo until an interrupt.
 
     Raises:
-        RuntimeError: The demo did not start, or something ended.
+        RuntimeError: The demo did not start, or a part ended.
     """
     target = urlsplit(_metrics_of(demo)).netloc
     with Servers(
@@ -94,7 +94,7 @@ def _serve(folder: Path, demo: subprocess.Popen[str]) -> None:
         _say(f"rules         {url}/rules")
         _say(f"alerts        {url}/alerts")
         _say(f"alertmanager  {servers.alertmanager_url}")
-        _say("Ctrl-C ends all of it; dashboards/compose.yaml brings Grafana and a trace store")
+        _say("Ctrl-C stops everything; dashboards/compose.yaml adds Grafana and a trace store")
         while demo.poll() is None:
             time.sleep(0.2)
         raise RuntimeError(f"the demo ended with {demo.returncode}")
@@ -110,7 +110,7 @@ def _metrics_of(demo: subprocess.Popen[str]) -> str:
 
 
 def _free(port: int) -> int:
-    """The port, or 0 for any other where it is in use."""
+    """Return the port, or 0 (any port) if it is in use."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -120,7 +120,7 @@ def _free(port: int) -> int:
 
 
 def _end(demo: subprocess.Popen[str]) -> None:
-    """Let it drain, and make sure that it is gone."""
+    """Drain the demo, and kill it if it does not end."""
     if demo.poll() is None:
         demo.send_signal(signal.SIGTERM)
     try:

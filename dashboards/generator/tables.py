@@ -1,4 +1,4 @@
-"""Panels that list: tables, bars and texts."""
+"""Panels that list: tables, bar gauges and texts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from grafana_foundation_sdk.models import common as common_model
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import text as text_model
 
-from dashboards.generator.panels import DATASOURCE, Query, Steps, target, thresholds
+from dashboards.generator.panels import DATASOURCE, ERRORS, Query, Steps, target, thresholds
 
 __all__ = ["Column", "bars", "notes", "rows"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table that is a query's value.
+    """Column of a table: the values of one query.
 
     Args:
-        title: Its head.
-        query: Gives one row per set of labels.
+        title: Head of the column.
+        query: PromQL that returns one series per row.
         unit: Grafana's name of the unit.
-        steps: Colours from a value on, for the cell's background.
-        decimals: How many to show.
+        steps: Colours of the cell's background from a value up.
+        decimals: Number of decimals.
     """
 
     title: str
@@ -42,22 +42,24 @@ def bars(
     unit: str,
     query: Query,
     *,
+    nothing: str,
     width: int = 12,
     height: int = 8,
-    steps: Steps = ((None, "red"),),
+    steps: Steps = ((None, ERRORS),),
     series_links: Sequence[dashboard.DashboardLink] = (),
 ) -> bargauge.Panel:
-    """One bar per series: what there is most of stands out.
+    """Bar gauge panel: one bar per series.
 
     Args:
-        title: What it is.
-        description: What it means.
+        title: Quantity, with its unit and window in parentheses.
+        description: Meaning, and what to do about a bad value.
         unit: Grafana's name of the unit.
         query: An instant query.
-        width: Of 24.
-        height: In rows of the grid.
-        steps: A bar's colour from a value on.
-        series_links: From each bar.
+        nothing: Text where there is no data.
+        width: Columns, of 24.
+        height: Rows of the grid.
+        steps: Colour of a bar from a value up.
+        series_links: Links of each bar.
     """
     return (
         bargauge.Panel()
@@ -68,6 +70,7 @@ def bars(
         .span(width)
         .height(height)
         .min(0)
+        .no_value(nothing)
         .orientation(common_model.VizOrientation.HORIZONTAL)
         .display_mode(common_model.BarGaugeDisplayMode.BASIC)
         .thresholds(thresholds(steps))
@@ -91,19 +94,19 @@ def rows(
     row_links: dict[str, Sequence[dict[str, Any]]] | None = None,
     widths: dict[str, int] | None = None,
 ) -> table.Panel:
-    """A table: a row per set of labels, a column per query.
+    """Table panel: one row per set of labels, one column per query.
 
     Args:
-        title: What it is.
-        description: What it means.
-        labels: The columns that name the row.
-        columns: The columns with values.
-        width: Of 24.
-        height: In rows of the grid.
-        sort: The column to sort by, largest first.
-        links: From the panel's head.
-        row_links: From the cells of a column.
-        widths: Of columns that need more room than the others, in pixels.
+        title: Quantity, with its window in parentheses.
+        description: Meaning, and what to do about a bad value.
+        labels: Columns that name the row.
+        columns: Columns with values.
+        width: Columns of the grid, of 24.
+        height: Rows of the grid.
+        sort: Column to sort by, largest first.
+        links: Links in the panel's head.
+        row_links: Links of a column's cells.
+        widths: Widths of columns in pixels, where the default is too narrow.
     """
     panel = (
         table.Panel()
@@ -132,7 +135,7 @@ def rows(
 
 
 def _organised(labels: Sequence[str], columns: Sequence[Column]) -> dict[str, Any]:
-    """The label columns first, then the values in their order, under their titles; a lone query's value is `Value`."""
+    """Order labels before values, and rename the values: Grafana calls a single one `Value`, several `Value #A` etc."""
     values = ["Value"] if len(columns) == 1 else [f"Value #{chr(ord('A') + place)}" for place in range(len(columns))]
     order = [*labels, *values]
     return {
@@ -157,14 +160,14 @@ def _cell(column: Column) -> list[model.DynamicConfigValue]:
 
 
 def notes(title: str, description: str, markdown: str, *, width: int = 24, height: int = 10) -> text_panel.Panel:
-    """A text.
+    """Text panel.
 
     Args:
-        title: What it is.
-        description: What it is for.
+        title: Head of the panel.
+        description: Purpose of the text.
         markdown: The text.
-        width: Of 24.
-        height: In rows of the grid.
+        width: Columns, of 24.
+        height: Rows of the grid.
     """
     return (
         text_panel.Panel()

@@ -1,12 +1,13 @@
-"""Batches in which everything happens that dashboards show: for tests, pictures, and trying out.
+"""Batches that show everything the dashboards can show: for tests and pictures.
 
 `python -m dashboards.generator.trial [WELL_S]` prints the address of its metrics and runs batches until it is stopped:
 
-- `airports`: node `enrich`, after WELL_S seconds, fails for one item in five, retries, and blocks the event loop;
+- `airports`: after WELL_S seconds, node `enrich` fails for one item in five, retries, and blocks the event loop;
 - `invoices`: node `price` is healthy and waits for its rate limit;
-- `photos`: node `resize` has stragglers, which are hedged.
+- `photos`: node `resize` has stragglers, which are hedged;
+- `quotes`: batches of a few items, several a second; after WELL_S seconds one in eight fails.
 
-One instrument raises, and the collector refuses every span, so that both can be seen.
+One instrument raises, and the collector refuses every span, so that both show up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = ["trial"]
 _BLOCKED_S: Final = 0.4
 _BLOCKED_ITEM: Final = 151
 
-_chance = random.Random(7)  # noqa: S311  # to be much the same every time is the point
+_chance = random.Random(7)  # noqa: S311  # a fixed seed, so that runs look alike
 
 
 class Broken(Instrument):
@@ -47,24 +48,31 @@ class Broken(Instrument):
         raise RuntimeError(f"item {item.index} was too much")
 
 
-class Enrich:
-    """Goes wrong at some time.
+class Failing:
+    """Nodes that fail from some time on.
 
     Args:
-        wrong_from_s: From when on, by the monotonic clock.
+        wrong_from_s: Start of the failures, by the monotonic clock.
     """
 
     def __init__(self, wrong_from_s: float) -> None:
         self._wrong_from_s = wrong_from_s
 
     async def enrich(self, number: int) -> int:
-        """Fail for good at one item in five, and for the first time at one in twenty."""
+        """Fail always for one item in five, and on the first attempt for one in twenty."""
         await asyncio.sleep(_chance.uniform(0.02, 0.06))
         return number if time.monotonic() < self._wrong_from_s else self._go_wrong(number)
 
+    async def quote(self, number: int) -> int:
+        """Fail for the first item of one batch in eight."""
+        await asyncio.sleep(_chance.uniform(0.005, 0.015))
+        if number == 0 and time.monotonic() >= self._wrong_from_s and _chance.random() < 0.125:
+            raise LookupError("no quote for this customer")
+        return number
+
     def _go_wrong(self, number: int) -> int:
         if number % _BLOCKED_ITEM == _BLOCKED_ITEM - 1:
-            time.sleep(_BLOCKED_S)  # what must not be done is what is shown
+            time.sleep(_BLOCKED_S)  # blocks the event loop on purpose
         if number % 5 == 0:
             raise ConnectionResetError("the registry closed the connection")
         if number % 10 == 1 and _chance.random() < 0.5:
@@ -73,26 +81,26 @@ class Enrich:
 
 
 async def price(number: int) -> int:
-    """Always right."""
+    """Succeed always."""
     await asyncio.sleep(_chance.uniform(0.01, 0.02))
     return number
 
 
 async def resize(number: int) -> int:
-    """Slow for one item in fifty, and quick the second time."""
+    """Take a second for one item in fifty, and be quick at the second attempt."""
     await asyncio.sleep(1.0 if _chance.random() < 0.02 else _chance.uniform(0.04, 0.08))
     return number
 
 
-async def _again_and_again(processor: BatchProcessor, items: int) -> None:
+async def _repeat(processor: BatchProcessor, items: int, pause_s: float = 0.3) -> None:
     while True:
         async for _ in processor.batch_as_completed(range(items)):
             pass
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(pause_s)
 
 
 async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A collector that wants no spans."""
+    """Refuse every span, as a collector."""
     with suppress(OSError, asyncio.IncompleteReadError):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -101,10 +109,10 @@ async def _refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def trial(well_s: float, started: Callable[[str], None]) -> None:
-    """Run it until it is cancelled.
+    """Run the batches until cancelled.
 
     Args:
-        well_s: How long all is well, in seconds.
+        well_s: Time without failures, in seconds.
         started: Called with the address of the metrics.
     """
     collector = await asyncio.start_server(_refuse, "127.0.0.1", 0)
@@ -114,27 +122,29 @@ async def trial(well_s: float, started: Callable[[str], None]) -> None:
         Runtime(metrics_port=0, otlp_endpoint=address, log_level="CRITICAL", stall_after=0.2) as runtime,
     ):
         started(str(runtime.metrics_url))
-        node = FunctionNode(Enrich(time.monotonic() + well_s).enrich, node_id="enrich")
+        failing = Failing(time.monotonic() + well_s)
+        node = FunctionNode(failing.enrich, node_id="enrich")
         again = RetryPolicy(attempts=2, base=0.5, on=(ConnectionError, TimeoutError), budget=None)
         breaker = CircuitBreaker()
         work: list[Awaitable[None]] = [
-            _again_and_again(
+            _repeat(
                 BatchProcessor(node, 12, retry=again, breaker=breaker, name="airports", item_timeout=5),
                 12_000,
             ),
-            _again_and_again(
+            _repeat(
                 BatchProcessor(price, 8, rate_limit=RateLimit(60), name="invoices", instruments=[Broken()]),
                 240,
             ),
-            _again_and_again(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300),
+            _repeat(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300),
+            _repeat(BatchProcessor(failing.quote, 4, name="quotes"), 4, pause_s=0.1),
         ]
         await asyncio.gather(*work)
 
 
-def _tell(url: str) -> None:
+def _print(url: str) -> None:
     sys.stdout.write(f"{url}\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    asyncio.run(trial(float(sys.argv[1]) if sys.argv[1:] else 0.0, _tell))
+    asyncio.run(trial(float(sys.argv[1]) if sys.argv[1:] else 0.0, _print))

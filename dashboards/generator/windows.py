@@ -1,4 +1,4 @@
-"""Windows of time as rules write them, and the same rules in compressed time."""
+"""Time windows of the rules, and their compression for tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def seconds(window: str) -> int:
-    """How long a window is, in seconds.
+    """Return a window's length in seconds.
 
     Args:
         window: A number and a unit, as in `5m`.
 
     Raises:
-        ValueError: It is neither seconds, minutes, hours nor days.
+        ValueError: The unit is neither s, m, h nor d.
     """
     found = re.fullmatch(r"(\d+)([smhd])", window)
     if found is None:
@@ -28,36 +28,35 @@ def seconds(window: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """How fast time goes for the rules.
+    """Speed of time for the rules, so that a test of hours takes seconds.
 
     Args:
-        factor: How many times faster than real time. What lasts hours can then be tried in seconds; the names of
-            recorded series keep the windows that they have in real time.
+        factor: Speed as a multiple of real time. The names of recorded series keep their windows of real time.
     """
 
     factor: int = 1
 
     def window(self, window: str) -> str:
-        """The window as PromQL writes it.
+        """Return the compressed window in PromQL's form.
 
         Args:
-            window: As in real time.
+            window: The window in real time.
         """
         return window if self.factor == 1 else f"{round(self.length_s(window) * 1000)}ms"
 
     def length_s(self, window: str) -> float:
-        """How long the window is, in seconds.
+        """Return the compressed window's length in seconds.
 
         Args:
-            window: As in real time.
+            window: The window in real time.
         """
         return seconds(window) / self.factor
 
     def pace(self, window: str) -> str:
-        """How often to evaluate, or how long to wait: as `window`, though never under a fifth of a second.
+        """Return a compressed evaluation interval or waiting time, at least 200 ms.
 
         Args:
-            window: As in real time.
+            window: The interval in real time.
         """
         return window if self.factor == 1 else f"{max(200, round(self.length_s(window) * 1000))}ms"
 

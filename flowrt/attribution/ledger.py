@@ -1,8 +1,9 @@
-"""The ledger: what held a batch back, at every instant of its wall time.
+"""Ledger of a batch: which cause held it back, at every instant of its wall time.
 
-What binds a batch changes only where somebody begins or ends to wait: a worker for an input, an attempt for its rate
-limit, a result for its consumer. Those are the slow paths, and there time is charged; an item that waits nowhere
-costs nothing. Times are nanoseconds of the batch's monotonic clock, and sums are exact.
+The cause changes only when a wait begins or ends: of a slot for an input, of an attempt for its rate limit, of a result
+for its consumer. Time is charged there, on slow paths, and an item that never waits costs nothing. What the loop did
+meanwhile is kept once for all batches (`LoopTime`), and a ledger looks it up when it charges or is read, so a batch
+that only waits costs nothing either. Times are nanoseconds of the batch's monotonic clock, and sums are exact.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Literal, Protocol
 
+from flowrt.attribution.loop_time import COMPUTING, LoopTime
 from flowrt.attribution.stalls import DelayTotals
+from flowrt.attribution.timeline import Timeline
 
 __all__ = [
     "BACKOFF",
     "CAUSES",
     "CONSUMER",
     "INPUT",
-    "LATE_NS",
     "LOOP_BLOCKED",
     "RATE_LIMIT",
     "SERVICE",
@@ -41,23 +43,20 @@ CAUSES: Final[tuple[Cause, ...]] = (
     "tail",
     "service",
 )
-"""Every cause: what each means is in `docs/explain.md`."""
+"""Every cause; `docs/explain.md` says what each means."""
 
 INPUT, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
 
-LATE_NS: Final = 25_000_000
-"""A loop that is later than this with a beat is blocked; below, it is busy."""
 
-_FIRST_WIDTH_NS: Final = 10_000_000
-_MOST_BUCKETS: Final = 512
+_NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
 
 
 class Progress(Protocol):
-    """What the ledger reads of a batch: how far its input has been pulled."""
+    """The progress of a batch through its input, as far as its ledger needs it."""
 
     @property
     def expected(self) -> int | None:
-        """Number of inputs, or None where it is not known."""
+        """Number of inputs, or None if it is not known."""
 
     @property
     def pulled(self) -> int:
@@ -75,37 +74,34 @@ class Progress(Protocol):
 class Ledger:
     """Charges each instant of one batch to one cause.
 
-    Where several hold at once, the one that comes first counts: a blocked loop, then the consumer, a rate limit,
-    backoff, the input. Where nobody waits for any of these, it is `slots` while inputs are left, `service` when every
-    item left is running, and `tail` when some of the last ones are while slots stand empty.
+    If several hold at once, the first of these counts: a blocked loop, the consumer, a rate limit, backoff, the input.
+    If none holds, the cause is `slots` while inputs are left, `service` while every item left is running, and `tail`
+    while some of the last items run beside empty slots.
 
     Args:
-        batch: The batch's record; None for one whose length is not known and which pulls nothing.
+        batch: The batch's record; None for a batch of unknown length that pulls nothing.
 
     Attributes:
-        due_ns: When the loop's next beat is due; what passes after that is `loop_blocked`.
-        charged: What has been charged so far, by cause, in nanoseconds.
-        since_ns: Until when that is.
+        charged: Nanoseconds charged so far, by cause.
+        since_ns: The time until which they are charged.
         delays: Time for which items were ready and other code had the loop.
-        left: How many items were on their way when the input was over.
-        computing_ns: Of `service`, for how long the loop's thread was computing while items waited for slots.
+        left: Number of items that were still running or queued when the input was exhausted.
+        computing_ns: The part of `service` in which the loop's thread computed while items waited for slots.
     """
 
     __slots__ = (
         "_batch",
-        "_buckets",
         "_cause",
         "_end_ns",
-        "_flushed",
-        "_full_ns",
-        "_origin_ns",
+        "_loop_time",
+        "_opened_ns",
+        "_position",
         "_rest",
+        "_timeline",
         "_waits",
-        "_width_ns",
         "charged",
         "computing_ns",
         "delays",
-        "due_ns",
         "left",
         "since_ns",
     )
@@ -114,28 +110,26 @@ class Ledger:
         self._batch = batch
         self.charged = [0] * len(CAUSES)
         self.since_ns = 0
-        self.due_ns = sys.maxsize
         self.delays = DelayTotals()
         self.left = 0
         self.computing_ns = 0
         self._cause = self._rest = SLOTS
         self._waits = [0] * len(CAUSES)
-        self._origin_ns = 0
+        self._opened_ns = 0
         self._end_ns = sys.maxsize
-        self._width_ns = _FIRST_WIDTH_NS
-        self._full_ns = 0  # the end of the timeline's bucket that is being filled
-        self._flushed = self.charged.copy()
-        self._buckets: list[tuple[int, ...]] = []
+        self._loop_time = _NO_LOOP
+        self._position = 0
+        self._timeline = Timeline(len(CAUSES))
 
-    # -- told by the engine ------------------------------------------------------------------------------------------
+    # -- called by the engine ------------------------------------------------------------------------------------------
 
     def open(self, now_ns: int) -> None:
-        """The batch has started."""
-        self.since_ns = self._origin_ns = now_ns
-        self._full_ns = now_ns + self._width_ns
+        """Start the account, as the batch starts."""
+        self.since_ns = self._opened_ns = now_ns
+        self._timeline.open(now_ns)
 
     def wait(self, cause: int, now_ns: int) -> None:
-        """Somebody begins to wait.
+        """Record that a wait begins.
 
         Args:
             cause: `INPUT`, `RATE_LIMIT`, `BACKOFF` or `CONSUMER`.
@@ -147,26 +141,36 @@ class Ledger:
             self._change(now_ns)
 
     def resume(self, cause: int, now_ns: int) -> None:
-        """Somebody who waited goes on."""
+        """Record that a wait ends.
+
+        Args:
+            cause: The cause given to `wait`.
+            now_ns: The time.
+        """
         waits = self._waits
         waits[cause] -= 1
         if not waits[cause]:
             self._change(now_ns)
 
     def blocked(self, cause: int, began_ns: int, now_ns: int) -> None:
-        """The loop stood still for a known cause, since a time after which nothing else has been told."""
+        """Record that the loop stood still for a known cause.
+
+        Args:
+            cause: The cause, such as `INPUT` for an iterator that blocks.
+            began_ns: When it began; nothing has been recorded since.
+            now_ns: The time.
+        """
         self._charge(began_ns)
-        if now_ns > self.since_ns:
-            self._add(cause, now_ns)
+        self._add(cause, min(now_ns, self._end_ns))
 
     def input_exhausted(self, now_ns: int, since_ns: int, left: int, *, ended: bool) -> None:
-        """No item waits for a slot any more.
+        """Record that no item waits for a slot.
 
         Args:
             now_ns: The time.
             since_ns: Since when none has waited.
-            left: How many items are on their way.
-            ended: Whether any item has ended, so that a slot stands empty.
+            left: Number of items that are running or queued.
+            ended: Whether any item has ended, so that a slot is empty.
         """
         if self._cause == SLOTS:
             self._charge(min(now_ns, max(self.since_ns, since_ns)))
@@ -177,82 +181,68 @@ class Ledger:
         self._change(now_ns)
 
     def input_available(self, now_ns: int) -> None:
-        """Items wait for slots again: some have come back for another attempt."""
+        """Record that items wait for slots again, as some are due for another attempt."""
         self._rest = SLOTS
         self._change(now_ns)
 
     def slot_vacated(self, now_ns: int) -> None:
-        """A slot that had an item stands empty from now on."""
+        """Record that a slot has become empty for good."""
         if self._rest == SERVICE:
             self._rest = TAIL
             self._change(now_ns)
 
     def close(self, now_ns: int) -> None:
-        """The batch has ended: charge what is left, and nothing after that."""
+        """Charge the rest, as the batch has ended. Later calls charge nothing."""
         self._charge(now_ns)
         self._end_ns = now_ns
-        self.due_ns = sys.maxsize
+        self._loop_time = _NO_LOOP
 
-    # -- told by the loop's heartbeat --------------------------------------------------------------------------------
+    # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
-    def beat(self, now_ns: int, latest_ns: int, *, computing: bool) -> None:
-        """The loop has turned.
+    def follow(self, loop_time: LoopTime) -> None:
+        """Charge what the loop does from now on.
+
+        Args:
+            loop_time: The intervals of the batch's loop.
+        """
+        self._loop_time, self._position = loop_time, loop_time.position
+
+    def settle(self, now_ns: int) -> None:
+        """Charge until now, so that the loop's older intervals can be dropped.
 
         Args:
             now_ns: The time.
-            latest_ns: When the latest item got its slot.
-            computing: The loop's thread was computing all the time, so that more slots would not have helped.
         """
-        if self._cause == SLOTS:
-            # what has passed since the latest item came is charged later: it may have been the last
-            if computing:
-                self._cause = SERVICE
-                before_ns = self.charged[SERVICE]
-                self._charge(now_ns)
-                self.computing_ns += self.charged[SERVICE] - before_ns
-                self._cause = SLOTS
-            elif now_ns - self.due_ns >= LATE_NS:
-                self._charge(now_ns)
-            elif latest_ns > self.since_ns:
-                self._charge(min(now_ns, latest_ns))
-        else:
-            self._charge(now_ns)
+        self._charge(now_ns)
 
-    # -- read from anywhere ------------------------------------------------------------------------------------------
+    # -- read from any thread ------------------------------------------------------------------------------------------
 
     def read(self, now_ns: int, latest_ns: int | None = None) -> dict[Cause, int]:
-        """Nanoseconds by cause until now; they sum to the time since the batch started.
+        """Return nanoseconds by cause until now; they sum to the time since the batch started.
 
         Args:
-            now_ns: The time; that of its end, or later, for a batch that has ended and was closed.
+            now_ns: The time; for a batch that has ended, its end or later.
             latest_ns: When the latest item got its slot. With it, what is not certain yet is left out, so that no
-                value is ever lower than it was read before.
+                value is ever lower than in an earlier call.
         """
-        charged, since_ns, cause, due_ns = self.charged.copy(), self.since_ns, self._cause, self.due_ns
+        charged, since_ns, cause, position = self.charged.copy(), self.since_ns, self._cause, self._position
         now_ns = min(now_ns, self._end_ns)
-        if now_ns - due_ns >= LATE_NS:
-            begin_ns = max(due_ns, since_ns)
-            charged[LOOP_BLOCKED] += max(0, now_ns - begin_ns)
-            now_ns = begin_ns
-        if latest_ns is not None and cause == SLOTS:
-            now_ns = min(now_ns, latest_ns)
-        charged[cause] += max(0, now_ns - since_ns)
+        certain_ns = now_ns if latest_ns is None or cause != SLOTS else latest_ns
+        for each, until_ns, _ in self._pieces(cause, position, since_ns, now_ns):
+            charged[each] += max(0, (until_ns if each != SLOTS else min(until_ns, certain_ns)) - since_ns)
+            since_ns = max(since_ns, until_ns)
         return dict(zip(CAUSES, charged, strict=True))
 
     def timeline(self) -> Iterator[tuple[int, int, dict[Cause, int]]]:
-        """The ledger over time, in at most 512 pieces of equal length but for the last.
+        """Divide the ledger over time into at most 512 pieces of equal length but for the last.
 
         Yields:
-            Where a piece begins and ends, in nanoseconds from the batch's start, and its nanoseconds by cause.
+            Begin and end of a piece in nanoseconds from the batch's start, and its nanoseconds by cause.
         """
-        width_ns, buckets = self._width_ns, self._buckets.copy()
-        buckets.append(tuple([c - f for c, f in zip(self.charged, self._flushed, strict=True)]))
-        for place, charged in enumerate(buckets):
-            if any(charged):
-                begin_ns = place * width_ns
-                yield begin_ns, begin_ns + sum(charged), dict(zip(CAUSES, charged, strict=True))
+        for begin_ns, end_ns, charged in self._timeline.pieces():
+            yield begin_ns, end_ns, dict(zip(CAUSES, charged, strict=True))
 
-    # -- within ------------------------------------------------------------------------------------------------------
+    # -- internal ------------------------------------------------------------------------------------------------------
 
     def _change(self, now_ns: int) -> None:
         waits = self._waits
@@ -270,59 +260,55 @@ class Ledger:
             self._charge(now_ns)
             self._cause = cause
 
-    def _charge(self, now_ns: int) -> None:
-        """Charge what has passed to what it was."""
-        now_ns = min(now_ns, self._end_ns)
-        if now_ns <= self.since_ns:
+    def _pieces(self, cause: int, position: int, since_ns: int, now_ns: int) -> Iterator[tuple[int, int, bool]]:
+        """Divide a period: the given cause, and in between what the loop did.
+
+        Yields:
+            A cause, until when it holds, and whether that is because the loop's thread computed.
+        """
+        if now_ns <= since_ns:
             return
-        end_ns = now_ns
-        if now_ns - self.due_ns >= LATE_NS:
-            end_ns = max(self.since_ns, self.due_ns)
-        cause = self._cause
-        if cause == SLOTS and self._batch is not None and self._is_all_pulled():
-            self._add(SLOTS, min(end_ns, max(self.since_ns, self._batch.latest_ns)))
-            cause = SERVICE
-        self._add(cause, end_ns)
-        self._add(LOOP_BLOCKED, now_ns)
+        for kind, begin_ns, end_ns in self._loop_time.between(position, self._opened_ns, since_ns, now_ns):
+            if kind != COMPUTING:
+                yield cause, begin_ns, False
+                yield LOOP_BLOCKED, end_ns, False
+            elif cause == SLOTS:  # more slots would only have waited for the same thread
+                yield cause, begin_ns, False
+                yield SERVICE, end_ns, True
+        yield cause, now_ns, False
+
+    def _charge(self, now_ns: int) -> None:
+        """Charge the time until now to the present cause, but for what the loop did."""
+        now_ns = min(now_ns, self._end_ns)
+        last_ns = None  # until when inputs are known to have waited, for a list that has been pulled whole
+        if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
+            last_ns = self._batch.latest_ns
+        for cause, until_ns, computing in self._pieces(self._cause, self._position, self.since_ns, now_ns):
+            passed_ns = until_ns - self.since_ns
+            if cause == SLOTS and last_ns is not None:
+                self._add(SLOTS, min(until_ns, last_ns))
+                self._add(SERVICE, until_ns)
+            else:
+                self._add(cause, until_ns)
+            if computing:
+                self.computing_ns += passed_ns
+        self._position = self._loop_time.position_at(self._position, self.since_ns)
 
     def _is_all_pulled(self) -> bool:
-        """Whether no further input can come, as is known of a list before anybody has asked it in vain."""
+        """Return True if no further input can come, as is known of a list before the next pull."""
         batch = self._batch
         if batch is None or batch.expected is None:
             return False
-        return batch.pulled >= batch.expected and not batch.queued  # what is queued may be due for a slot
+        return batch.pulled >= batch.expected and not batch.queued  # a queued item may be due for a slot
 
     def _add(self, cause: int, now_ns: int) -> None:
-        charged = self.charged
-        while now_ns > self._full_ns:
-            passed_ns, self.since_ns = self._full_ns - self.since_ns, self._full_ns
-            charged[cause] += passed_ns
-            if now_ns - self._origin_ns > _MOST_BUCKETS * self._width_ns:
-                self._widen()
-            else:
-                self._flush()
+        passed_ns = now_ns - self.since_ns
+        if passed_ns <= 0:
+            return
+        self._timeline.add(cause, now_ns)
         # in this order, so that another thread that reads in between sees too little and not too much
-        passed_ns, self.since_ns = now_ns - self.since_ns, now_ns
-        charged[cause] += passed_ns
-
-    def _flush(self) -> None:
-        """The timeline's bucket is full."""
-        charged = self.charged
-        self._buckets.append(tuple([c - f for c, f in zip(charged, self._flushed, strict=True)]))
-        self._flushed = charged.copy()
-        self._full_ns += self._width_ns
-
-    def _widen(self) -> None:
-        """Twice the width: every two buckets become one."""
-        self._flush()
-        buckets = self._buckets
-        if len(buckets) % 2:  # the first half of a bucket that is being filled
-            last = buckets.pop()
-            self._flushed = [f - c for f, c in zip(self._flushed, last, strict=True)]
-        pairs = zip(buckets[::2], buckets[1::2], strict=True)
-        self._buckets = [tuple([a + b for a, b in zip(one, other, strict=True)]) for one, other in pairs]
-        self._width_ns *= 2
-        self._full_ns = self._origin_ns + (len(self._buckets) + 1) * self._width_ns
+        self.since_ns = now_ns
+        self.charged[cause] += passed_ns
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{CAUSES[i]} {ns / 1e9:.3f} s" for i, ns in enumerate(self.charged) if ns)

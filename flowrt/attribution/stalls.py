@@ -80,6 +80,7 @@ class DelayTotals:
 
     Attributes:
         known_ns: Delays that are certain, in nanoseconds.
+        likely_ns: Delays that are likely, of items that ended in a long turn; they count in full.
         guessed_ns: Upper bound of the uncertain delays, in nanoseconds; half of it is the best estimate.
         own_ns: The part of both that may have been the items' own running time.
         stalls: The longest stalls.
@@ -87,6 +88,7 @@ class DelayTotals:
     """
 
     known_ns: int = 0
+    likely_ns: int = 0
     guessed_ns: int = 0
     own_ns: int = 0
     stalls: list[Stall] = field(default_factory=list)
@@ -111,7 +113,7 @@ class DelayTotals:
     @property
     def total_ns(self) -> int:
         """Best estimate, in nanoseconds."""
-        return max(0, self.known_ns + self.guessed_ns // 2 + self._sampled_ns - self.own_ns)
+        return max(0, self.known_ns + self.likely_ns + self.guessed_ns // 2 + self._sampled_ns - self.own_ns)
 
     @property
     def least_ns(self) -> int:
@@ -121,7 +123,7 @@ class DelayTotals:
     @property
     def most_ns(self) -> int:
         """Upper end of the estimate, in nanoseconds."""
-        return self.known_ns + self.guessed_ns + self._sampled_ns + self._margin_ns()
+        return self.known_ns + self.likely_ns + self.guessed_ns + self._sampled_ns + self._margin_ns()
 
     def _margin_ns(self) -> int:
         if not self._samples:

@@ -1,4 +1,4 @@
-"""How the command ends: its exit codes, and the one line that says why."""
+"""Exit codes, and the one-line messages on stderr."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ INTERRUPTED: Final = 130
 
 
 class CommandError(click.ClickException):
-    """The command cannot go on: one line on stderr and an exit code, no traceback.
+    """Error that ends the command with one line on stderr and an exit code, without a traceback.
 
     Args:
         message: What is wrong, with the value and the fix.
-        exit_code: The process's exit code.
+        exit_code: Exit code of the process.
     """
 
     def __init__(self, message: str, exit_code: int = BAD_USAGE) -> None:
@@ -40,7 +40,7 @@ class CommandError(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click declares it on the class
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the one line."""
+        """Print the message on one line."""
         if file is None:
             say(self.message)
         else:
@@ -48,7 +48,7 @@ class CommandError(click.ClickException):
 
 
 def say(message: str) -> None:
-    """One line on stderr; a stderr that is closed or broken changes nothing."""
+    """Print one line on stderr. A closed or broken stderr is ignored."""
     try:
         click.echo(f"flowrt: {one_line(message)}", err=True)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The console entry: a group whose commands are imported when they are called."""
+"""Console entry point: a command group that imports each command only when it runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["LazyGroup", "main"]
 _COMMANDS: Final = {
     "run": ("flowrt.cli.commands.run", "Run a node over every item of a file."),
     "top": ("flowrt.cli.commands.top", "Watch the batches of a running process in the terminal."),
-    "report": ("flowrt.cli.commands.report", "What failed in a finished run, and why it took so long."),
-    "whatif": ("flowrt.cli.commands.whatif", "What other settings would have made of a recorded run."),
-    "bench": ("flowrt.cli.commands.bench", "How many items at once a node should run, found by running it."),
-    "journal": ("flowrt.cli.commands.journal", "Look into the journal of a run."),
-    "demo": ("flowrt.cli.commands.demo", "The main job on real data against a local HTTP service."),
-    "dashboards": ("flowrt.cli.commands.dashboards", "Grafana dashboards, Prometheus rules and alerts."),
+    "report": ("flowrt.cli.commands.report", "Show what failed in a finished run, and why it took so long."),
+    "whatif": ("flowrt.cli.commands.whatif", "Predict a recorded run under other settings."),
+    "bench": ("flowrt.cli.commands.bench", "Measure how many items at once a node should run."),
+    "journal": ("flowrt.cli.commands.journal", "Inspect the journal of a run."),
+    "demo": ("flowrt.cli.commands.demo", "Enrich real airports against a local HTTP service."),
+    "dashboards": ("flowrt.cli.commands.dashboards", "Export Grafana dashboards, Prometheus rules and alerts."),
 }
 
 _EXAMPLES: Final = """\b
@@ -37,39 +37,39 @@ Examples:
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and imports one only when it is asked for.
+    """Click group that imports a command's module on first use.
 
-    Each is a click command in a module's attribute of the same name.
+    Each command is the attribute of its module that has the command's name.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The names, in the order in which they are shown."""
+        """Return the names in display order."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command itself, or None where there is none of that name."""
+        """Import and return a command, or None if the name is unknown."""
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """List the commands without importing them."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run, and end the process also where a thread of a node's never ends, which Python would wait for."""
-        _fill_stderr()
+        """Run the command. Exit even if a node's thread never returns: Python itself would wait for it."""
+        _ensure_stderr()
         try:
             return super().main(*args, **kwargs)
         except SystemExit as exc:
-            if isinstance(exc.code, int) and any(_never_ends(thread) for thread in threading.enumerate()):
-                _leave(exc.code)
+            if isinstance(exc.code, int) and any(_is_abandoned(thread) for thread in threading.enumerate()):
+                _exit_process(exc.code)
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what flowrt itself raises is one line, Ctrl-C is 130."""
+        """Run the command. An error of flowrt's own is one line on stderr, Ctrl-C is exit code 130."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -80,12 +80,12 @@ class LazyGroup(click.Group):
             raise CommandError(str(exc)) from exc
 
 
-def _never_ends(thread: threading.Thread) -> bool:
-    """Whether it runs an item that was given up: other threads of flowrt's have ended by now, or are daemons."""
+def _is_abandoned(thread: threading.Thread) -> bool:
+    """True if the thread runs an abandoned item: all other threads of flowrt have ended by now or are daemons."""
     return thread.name.startswith("flowrt-") and not thread.daemon
 
 
-def _leave(code: int) -> NoReturn:
+def _exit_process(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -102,8 +102,11 @@ def main() -> None:
     """Run a node over many items at once, with every item traced, measured and accounted for."""
 
 
-def _fill_stderr() -> None:
-    """Where stderr is closed, the next file that is opened would get its number, and what is said would go there."""
+def _ensure_stderr() -> None:
+    """Open /dev/null as stderr if it is closed.
+
+    Otherwise the next file to be opened would get descriptor 2, and messages would be written into it.
+    """
     try:
         os.fstat(2)
     except OSError:

@@ -1,1 +1,1 @@
-"""The main job on real data: airports enriched through a local HTTP service in another process."""
+"""Demo on real data: enriches airports through a local HTTP service in another process."""

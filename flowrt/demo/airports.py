@@ -1,4 +1,4 @@
-"""Real airports, from the package `airportsdata`, and which one is nearest to which."""
+"""Airport data from the package `airportsdata`, with a search for the nearest neighbour."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _METRES_PER_FOOT: Final = 0.3048
 
 @dataclass(frozen=True, slots=True)
 class Airport:
-    """An airport with an IATA code.
+    """Airport with an IATA code.
 
     Args:
-        iata: Its code, three letters or digits.
-        name: Its name.
-        city: The city it serves; may be empty.
-        country: ISO 3166 code of its country.
-        latitude: In degrees north.
-        longitude: In degrees east.
-        elevation_m: Above sea level, in metres.
-        time_zone: Its IANA time zone.
+        iata: IATA code, three letters or digits.
+        name: Name of the airport.
+        city: City that it serves; may be empty.
+        country: ISO 3166 code of the country.
+        latitude: Latitude in degrees north.
+        longitude: Longitude in degrees east.
+        elevation_m: Elevation above sea level in metres.
+        time_zone: IANA time zone.
     """
 
     iata: str
@@ -43,7 +43,7 @@ class Airport:
 
 
 def load_airports() -> dict[str, Airport]:
-    """All airports that have an IATA code, sorted by it.
+    """Load all airports that have an IATA code, sorted by code.
 
     Raises:
         MissingExtraError: The package `airportsdata` is not installed.
@@ -70,27 +70,30 @@ def load_airports() -> dict[str, Airport]:
 
 
 def choose(airports: Mapping[str, Airport], count: int) -> list[Airport]:
-    """So many airports at even distances in the order of their codes: the same ones every time.
+    """Choose evenly spaced airports in the order of their codes; deterministic.
 
     Args:
-        airports: Sorted by code.
-        count: How many.
+        airports: Airports sorted by code.
+        count: Number of airports.
 
     Raises:
-        FlowrtError: There are not so many.
+        FlowrtError: `count` is not between 1 and the number of airports.
     """
     every = list(airports.values())
     if not 1 <= count <= len(every):
-        raise FlowrtError(f"there are {len(every):,} airports, not {count:,}: ask for 1 to {len(every):,}")
-    return [every[place * len(every) // count] for place in range(count)]
+        raise FlowrtError(f"there are {len(every):,} airports, not {count:,}: choose 1 to {len(every):,}")
+    return [every[number * len(every) // count] for number in range(count)]
 
 
 def distance_km(a: Airport, b: Airport) -> float:
-    """The great-circle distance, in kilometres, by the haversine formula.
+    """Compute the great-circle distance by the haversine formula.
 
     Args:
-        a: One end.
-        b: The other.
+        a: First airport.
+        b: Second airport.
+
+    Returns:
+        Distance in kilometres.
     """
     lat_a, lat_b = math.radians(a.latitude), math.radians(b.latitude)
     across = math.sin((lat_b - lat_a) / 2) ** 2
@@ -99,10 +102,10 @@ def distance_km(a: Airport, b: Airport) -> float:
 
 
 class Atlas:
-    """Finds an airport's nearest neighbour without measuring the way to every other one.
+    """Spatial index of airports, sorted by latitude: finds the nearest neighbour without computing every distance.
 
     Args:
-        airports: All there are.
+        airports: Airports by code.
     """
 
     def __init__(self, airports: Mapping[str, Airport]) -> None:
@@ -110,16 +113,16 @@ class Atlas:
         self._latitudes = [airport.latitude for airport in self._by_latitude]
 
     def nearest(self, airport: Airport) -> tuple[Airport, float] | None:
-        """The nearest other airport and how far it is, in kilometres; None where there is no other."""
+        """Return the nearest other airport and its distance in kilometres, or None if there is no other."""
         best: Airport | None = None
         best_km = math.inf
         start = bisect_left(self._latitudes, airport.latitude)
-        # North, then south: no place is nearer than its difference in latitude, so either way ends soon.
-        for places in (range(start, len(self._latitudes)), range(start - 1, -1, -1)):
-            for place in places:
-                if abs(self._latitudes[place] - airport.latitude) * _KM_PER_DEGREE > best_km:
+        # North, then south. The difference in latitude is a lower bound of the distance, so both scans end early.
+        for indices in (range(start, len(self._latitudes)), range(start - 1, -1, -1)):
+            for index in indices:
+                if abs(self._latitudes[index] - airport.latitude) * _KM_PER_DEGREE > best_km:
                     break
-                other = self._by_latitude[place]
+                other = self._by_latitude[index]
                 if other.iata != airport.iata and (km := distance_km(airport, other)) < best_km:
                     best, best_km = other, km
         return None if best is None else (best, best_km)

@@ -1,4 +1,4 @@
-"""The demo's node: one airport in, what the service knows about it out."""
+"""Node of the demo: looks an airport up in the service."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["EnrichAirport", "ServiceError"]
 
 
 class ServiceError(Exception):
-    """The service answered something other than 200.
+    """Error for an answer of the service other than 200.
 
     Args:
-        status: The HTTP status.
+        status: HTTP status.
     """
 
     def __init__(self, status: int) -> None:
@@ -25,10 +25,10 @@ class ServiceError(Exception):
 
 
 class EnrichAirport(BaseNode):
-    """Asks the service about an airport; to be used inside `async with`, which opens and closes its one session.
+    """Node that requests an airport's data; `async with` opens and closes its HTTP session.
 
     Args:
-        url: Where the service is, without a trailing slash.
+        url: URL of the service, without a trailing slash.
     """
 
     def __init__(self, url: str) -> None:
@@ -39,7 +39,7 @@ class EnrichAirport(BaseNode):
         """Open the session."""
         self._session = aiohttp.ClientSession(
             self.config["url"],
-            # how many run at once and for how long is the batch's to say
+            # the batch limits concurrency and time
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=None),
         )
@@ -48,17 +48,17 @@ class EnrichAirport(BaseNode):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the session."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
-        """Look the airport up.
+        """Request the airport's data.
 
         Raises:
-            ServiceError: The answer is not 200.
-            RuntimeError: It is used outside `async with`.
+            ServiceError: The status is not 200.
+            RuntimeError: The node is used outside `async with`.
         """
         if self._session is None:
             raise RuntimeError("EnrichAirport has no session: use it inside `async with EnrichAirport(url) as node`")

@@ -1,4 +1,4 @@
-"""The demo's work: a sample one item after another, then the batch with its telemetry served and its results kept."""
+"""Job of the demo: a sequential sample, then the batch, with telemetry served and results written."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ __all__ = ["ITEM_TIMEOUT_S", "LOG_LEVEL", "SAMPLE_SIZE", "Demo"]
 
 ITEM_TIMEOUT_S: Final = 2.0
 SAMPLE_SIZE: Final = 40
-LOG_LEVEL: Final = "ERROR"  # failures by the dozen are meant: the summary counts them
+LOG_LEVEL: Final = "ERROR"  # dozens of failures are intended: the summary counts them
 
 _NAME: Final = "airports"
 
-Tell = Callable[["Demo"], None]
+Callback = Callable[["Demo"], None]
 
 
 class Demo:
-    """Enriches airports, once.
+    """Demo run: enriches airports once.
 
     Args:
-        airports: The items.
-        service_url: Where the service is.
-        output: Where results go; closed at the end.
-        concurrency: How many items may run at once.
-        serving: Where and to whom to serve the telemetry; a free port is taken where that is in use.
-        progress: Whether to draw a progress bar.
-        instruments: Further instruments for the batch.
+        airports: The airports.
+        service_url: URL of the service.
+        output: File for the results; closed at the end.
+        concurrency: Maximum number of items at once.
+        serving: Options of the telemetry server; if its port is in use, a free one is taken.
+        progress: Draw a progress bar.
+        instruments: Additional instruments of the batch.
 
     Attributes:
-        items: What the node gets, in order.
-        report: The totals so far.
-        metrics_url: Where `/metrics` is, while it runs.
-        complete: Every item has its line in the output.
-        serving: The batch is complete, and the endpoints are kept up.
+        items: Input items in order.
+        report: Totals so far.
+        metrics_url: URL of `/metrics` during the run.
+        complete: True if every item has its line in the output.
+        serving: True while the endpoints are kept up after a complete batch.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Demo:
         self._progress = progress
         self._instruments = instruments
 
-    async def run(self, started: Tell, ended: Tell, *, serve: bool) -> None:
-        """Measure the sample, run the batch, and serve the telemetry meanwhile.
+    async def run(self, started: Callback, ended: Callback, *, serve: bool) -> None:
+        """Measure the sample and run the batch while serving telemetry.
 
         Args:
-            started: Called when the endpoints are up, before the first item.
-            ended: Called when the last item is done, while they are still up.
-            serve: Keep them up until the task is cancelled.
+            started: Called before the first item, when the endpoints are up.
+            ended: Called after the last item, while the endpoints are still up.
+            serve: Keep the endpoints up until the task is cancelled.
 
         Raises:
             FlowrtError: The metrics cannot be served.
@@ -103,7 +103,7 @@ class Demo:
                 await asyncio.Event().wait()
 
     async def _open_runtime(self, stack: AsyncExitStack) -> Runtime:
-        """A runtime of its own, which knows its URL, within the one that brings the loop and the signals."""
+        """Open a runtime for the server, inside the one that provides the loop and the signals."""
         try:
             return await stack.enter_async_context(Runtime(**self._serving, log_level=LOG_LEVEL))
         except ValueError as exc:
@@ -111,11 +111,11 @@ class Demo:
         except OSError as exc:
             if exc.errno != errno.EADDRINUSE:
                 raise FlowrtError(exc.strerror or str(exc)) from exc
-            on_a_free_port: Serving = {**self._serving, "metrics_port": 0}
-            return await stack.enter_async_context(Runtime(**on_a_free_port, log_level=LOG_LEVEL))
+            free_port: Serving = {**self._serving, "metrics_port": 0}
+            return await stack.enter_async_context(Runtime(**free_port, log_level=LOG_LEVEL))
 
     async def _run_batch(self, node: EnrichAirport) -> None:
-        """Run a sample and then all items, and write each one's line when it is done."""
+        """Run the sample and then all items, and write each item's line as it completes."""
         processor = BatchProcessor(
             node,
             self.concurrency,

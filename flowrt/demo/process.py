@@ -1,4 +1,4 @@
-"""The demo's service as a child process that does not outlive its parent."""
+"""Child process of the demo's service, which does not outlive its parent."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _STOP_S: Final = 5.0
 
 
 class ServiceProcess:
-    """Runs the service while the block lasts; to be used as `with ServiceProcess() as service:`.
+    """Context manager that runs the service: `with ServiceProcess() as service:`.
 
-    The child ends when its standard input closes, which the operating system does for a parent that is killed.
+    The child ends when its standard input closes, which the operating system does even for a killed parent.
 
     Attributes:
-        url: Where it answers, without a trailing slash.
-        pid: Its process id.
+        url: URL of the service, without a trailing slash.
+        pid: Process id of the child.
     """
 
     def __init__(self) -> None:
@@ -33,24 +33,24 @@ class ServiceProcess:
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start it and wait until it answers.
+        """Start the service and wait until it listens.
 
         Raises:
-            FlowrtError: It ended at once.
+            FlowrtError: The child ended before it listened.
         """
         child = self._child = subprocess.Popen(
             [sys.executable, "-m", "flowrt.demo.service"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=Path(flowrt.__file__).parents[1],  # where -m finds this very flowrt
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent alone
+            cwd=Path(flowrt.__file__).parents[1],  # so that -m finds this flowrt
+            start_new_session=True,  # Ctrl-C in the terminal must reach the parent only
         )
         self.pid = child.pid
         try:
-            assert child.stdout is not None  # noqa: S101  # it is a pipe
+            assert child.stdout is not None  # noqa: S101  # stdout is a pipe
             line = child.stdout.readline()
             if not line:
-                raise FlowrtError(f"the demo's service did not start: it ended with exit code {child.wait(_STOP_S)}")
+                raise FlowrtError(f"the demo's service did not start: exit code {child.wait(_STOP_S)}")
             self.url = f"http://127.0.0.1:{json.loads(line)['port']}"
         except BaseException:
             self._stop()
@@ -60,7 +60,7 @@ class ServiceProcess:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End it."""
+        """Stop the service."""
         self._stop()
 
     def _stop(self) -> None:
@@ -76,5 +76,5 @@ class ServiceProcess:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            child.kill()  # where it hangs, or a signal came; one that has ended is left alone
+            child.kill()  # if it hangs or a signal interrupted the wait; harmless after its end
             child.wait()

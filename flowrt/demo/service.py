@@ -1,7 +1,6 @@
-"""The demo's HTTP service, in a process of its own: `python -m flowrt.demo.service`.
+"""HTTP service of the demo, in its own process: `python -m flowrt.demo.service`.
 
-It prints its port as one line of JSON, and ends when its standard input does, so that it never outlives whoever
-started it.
+It prints its port as one line of JSON and ends when its standard input closes, so that it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _AIRPORTS: Final = web.AppKey("airports", dict[str, Airport])
 
 
 class Plan(NamedTuple):
-    """How the service treats the requests for one airport.
+    """Behaviour of the service for one airport.
 
     Args:
-        status: What it answers.
-        latency_s: How long it takes to, in seconds.
+        status: HTTP status of the answer.
+        latency_s: Time until the answer, in seconds.
     """
 
     status: int
@@ -44,22 +43,22 @@ class Plan(NamedTuple):
 
 
 def plan_of(code: str) -> Plan:
-    """2 % of the airports are answered 503, 1 % late; which ones depends on their codes alone.
+    """Return the plan of an airport, which depends on its code only: 2 % are answered 503, 1 % late.
 
     Args:
-        code: The airport's IATA code.
+        code: IATA code of the airport.
     """
-    chance = random.Random(f"{_SEED}:{code}")  # noqa: S311  # to be the same every time is the point
-    lot = chance.random()
-    straggler = _ERRORS <= lot < _ERRORS + _STRAGGLERS
-    return Plan(503 if lot < _ERRORS else 200, chance.uniform(*(_STRAGGLER_S if straggler else _LATENCY_S)))
+    chance = random.Random(f"{_SEED}:{code}")  # noqa: S311  # must be reproducible
+    draw = chance.random()
+    straggler = _ERRORS <= draw < _ERRORS + _STRAGGLERS
+    return Plan(503 if draw < _ERRORS else 200, chance.uniform(*(_STRAGGLER_S if straggler else _LATENCY_S)))
 
 
 def make_app(airports: dict[str, Airport]) -> web.Application:
-    """The service: `GET /airports/{iata}`.
+    """Create the application with its route `GET /airports/{iata}`.
 
     Args:
-        airports: What it knows, by code.
+        airports: Airports by code.
     """
     app = web.Application()
     app[_AIRPORTS] = airports
@@ -84,15 +83,15 @@ async def _get_airport(request: web.Request) -> web.Response:
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    over = asyncio.Event()
+    stopped = asyncio.Event()
 
-    def wait_for_the_end() -> None:
+    def wait_for_eof() -> None:
         with suppress(OSError, ValueError):
             sys.stdin.buffer.read()
-        with suppress(RuntimeError):  # the loop has been closed already
-            loop.call_soon_threadsafe(over.set)
+        with suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(stopped.set)
 
-    threading.Thread(target=wait_for_the_end, name="stdin", daemon=True).start()
+    threading.Thread(target=wait_for_eof, name="stdin", daemon=True).start()
     runner = web.AppRunner(make_app(load_airports()), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -100,11 +99,11 @@ async def _serve() -> None:
         await site.start()
         sys.stdout.write(json.dumps({"port": runner.addresses[0][1]}) + "\n")
         sys.stdout.flush()
-        await over.wait()
+        await stopped.wait()
     finally:
         await runner.cleanup()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which still wants answers while it drains
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and needs answers while it drains
     asyncio.run(_serve())

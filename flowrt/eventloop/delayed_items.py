@@ -1,168 +1,213 @@
-"""Who was held up while the loop was blocked: the items in flight that could have gone on and had to wait.
+"""Items delayed while the event loop was blocked: they were ready to run and had to wait.
 
-Looked at when the loop turns again, before any of them runs: a task whose future is done, or that waits for none, is
-ready. Nothing is kept per item for it, and nothing is done while the loop turns in time.
+They are found when the loop turns again, before any of them runs: a task whose future is done, or that waits for none,
+is ready. Items that ended in the long turn itself were ready before it began. Nothing is kept per item for this, and
+nothing is done while the loop turns in time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flowrt.attribution.stalls import DelayTotals, Stall, most_delayed
 from flowrt.model import BatchRecord, ItemRecord, Slot
 
-__all__ = ["TURNS", "Lateness", "sample_ready"]
+__all__ = ["TURNS", "Ended", "Lateness", "sample_ready"]
 
-_STALL_NS: Final = 100_000_000  # what is shorter is counted and not kept
-_MOST_SLOTS: Final = 2_000  # looked at after a stall, and
-_SAMPLED_SLOTS: Final = 64  # at a beat of a busy loop
+_STALL_NS: Final = 100_000_000  # shorter lateness is counted, but not kept as a stall
+_MOST_SLOTS: Final = 2_000  # looked at in one batch after a late beat
+_LEAST_NS: Final = 1_000_000  # a shorter delay of an item that ended is not worth counting
+_SAMPLED_SLOTS: Final = 64  # looked at in one batch at a beat of a busy loop
 
 TURNS: Final = 2
-"""After so many more turns every timer and socket that was ready has told so, on asyncio's loop and on uvloop."""
+"""After this many more turns, every timer and socket that was ready has woken its task, on asyncio and on uvloop."""
+
+Ended = dict[BatchRecord, list[tuple[ItemRecord, int]]]
+"""Items that ended since the beat was due, by batch, each with the time at which another item ended before it."""
 
 
 class Lateness:
-    """One time that the loop turned late.
+    """One late turn of the loop.
 
     Args:
-        beaten_ns: When it had turned before.
-        due_ns: When it should have turned.
-        now_ns: When it did.
-        seen: The tasks that had the loop meanwhile, one for each look that somebody took.
+        beaten_ns: When the beat before it ended.
+        due_ns: When the late beat was due.
+        now_ns: When it came.
+        seen: The task that had the loop at each sample taken meanwhile.
+        ready: `id` of each item that was seen ready meanwhile, with the time of the last such sample.
+        ended: Items that ended meanwhile.
     """
 
-    def __init__(self, beaten_ns: int, due_ns: int, now_ns: int, seen: Sequence[asyncio.Task[Any] | None] = ()) -> None:
+    def __init__(
+        self,
+        beaten_ns: int,
+        due_ns: int,
+        now_ns: int,
+        *,
+        seen: Sequence[asyncio.Task[Any] | None] = (),
+        ready: Mapping[int, int] | None = None,
+        ended: Ended | None = None,
+    ) -> None:
         self.beaten_ns = beaten_ns
         self.due_ns = due_ns
         self.now_ns = now_ns
         self._seen = seen
+        self._ready = ready or {}
+        self._ended = ended or {}
         self._scenes: list[_Scene] = []
 
     @property
     def late_ns(self) -> int:
-        """How late it was."""
+        """How late the beat came."""
         return self.now_ns - self.due_ns
 
     @property
     def is_stall(self) -> bool:
-        """Whether it was late enough to be told of."""
+        """True if it is long enough to be reported as a stall."""
         return self.late_ns >= _STALL_NS
 
     @property
     def waits(self) -> bool:
-        """Whether there are items that may turn out to have been ready."""
+        """True while there are items that may turn out to have been ready."""
         return any(scene.waiting for scene in self._scenes)
 
     @property
     def delayed(self) -> int:
-        """How many items were held up, as far as is known."""
-        return sum(len(scene.victims) for scene in self._scenes)
+        """Number of delayed items, as far as is known."""
+        return sum(len(scene.delayed) for scene in self._scenes)
 
     @property
     def held_s(self) -> float:
-        """For how long, summed over them, in seconds."""
-        return sum(held_ns for scene in self._scenes for held_ns in scene.victims.values()) / 1e9
+        """Sum of their delays, in seconds."""
+        return sum(delay_ns for scene in self._scenes for delay_ns in scene.delayed.values()) / 1e9
 
-    def look(self, batch: BatchRecord, before: int) -> None:
-        """Find a batch's items that are ready.
+    def look(self, batch: BatchRecord) -> None:
+        """Find the delayed items of a batch.
 
         Args:
-            batch: It is watched, so it has a ledger.
-            before: How many items it had in flight when the loop had turned before.
+            batch: A watched batch, which has a ledger.
         """
         if batch.ledger is None:
             return
         scene = _Scene(batch, batch.ledger.delays, is_stall=self.is_stall)
         self._scenes.append(scene)
-        late_ns, running, known, old = self.late_ns, False, False, 0
+        late_ns, running, known = self.late_ns, False, False
+        due_ns, now_ns, seen = self.due_ns, self.now_ns, self._seen
         for slot in batch.slots[:_MOST_SLOTS]:
             item, task = slot.item, slot.task
-            if item is None or task is None or not item.started_ns:
+            if item is None or task is None or not (started_ns := item.started_ns):
                 continue
-            old += item.started_ns <= self.due_ns
             waiter = getattr(task, "_fut_waiter", None)
-            held_ns = self.now_ns - max(self.due_ns, item.started_ns)
-            if looks := self._seen.count(task):
-                held_ns -= late_ns * looks // len(self._seen)
+            begin_ns = max(started_ns, due_ns)
+            delay_ns = now_ns - begin_ns
+            if seen and (looks := seen.count(task)):
+                delay_ns -= late_ns * looks // len(self._seen)
                 known = True
             if waiter is None:
-                scene.held.known_ns += held_ns
-                scene.blame(item, held_ns)
+                scene.totals.known_ns += delay_ns
+                scene.add(item, delay_ns)
                 running = True
             elif waiter.done():
-                scene.held.guessed_ns += held_ns
-                scene.blame(item, held_ns // 2)
+                scene.totals.guessed_ns += delay_ns
+                scene.add(item, delay_ns // 2)
+            elif id(item) in self._ready:
+                # it was ready, has run since, and waits for something else now
+                seen_ns = min(delay_ns, max(0, self._ready[id(item)] - begin_ns))
+                scene.totals.known_ns += seen_ns
+                scene.totals.guessed_ns += delay_ns - seen_ns
+                scene.add(item, (delay_ns + seen_ns) // 2)
             else:
-                scene.waiting.append((slot, item, waiter, held_ns))
-        # each of those that have ended meanwhile was held until it did; but one of them may have had the loop
-        ended = max(0, before - old)
-        scene.held.guessed_ns += (ended if known or running else max(0, ended - 1)) * late_ns
-        if running and not known:
-            scene.held.own_ns += late_ns  # one of them had the loop
+                scene.waiting.append((slot, item, waiter, delay_ns))
+        had_loop = self._look_at_ended(scene)
+        if running and not known and not had_loop:
+            scene.totals.own_ns += late_ns  # one of them had the loop
+
+    def _look_at_ended(self, scene: _Scene) -> bool:
+        """Find the delayed items among those that ended in the long turn.
+
+        Until another item ended before it, each was kept waiting: all tasks of a turn are ready when it begins. Then
+        it may have had the loop itself.
+
+        Returns:
+            True if one of them is likely to have had the loop for most of the time.
+        """
+        had_loop = False
+        for item, before_ns in self._ended.get(scene.batch, ()):
+            begin_ns = max(self.due_ns, item.started_ns)
+            if not item.started_ns or item.finished_ns <= begin_ns:
+                continue
+            seen_ns = max(0, self._ready.get(id(item), 0) - begin_ns)
+            delay_ns = max(seen_ns, before_ns - begin_ns)
+            had_loop |= item.finished_ns - begin_ns - delay_ns > self.late_ns // 2
+            scene.totals.known_ns += seen_ns
+            scene.totals.likely_ns += delay_ns - seen_ns
+            if delay_ns >= _LEAST_NS:
+                scene.add(item, delay_ns)
+        return had_loop
 
     def look_again(self) -> None:
-        """A turn later: timers and sockets that were ready have told so."""
+        """Look at the waiting items one turn later: timers and sockets that were ready have woken their tasks."""
         for scene in self._scenes:
             left = []
-            for slot, item, waiter, held_ns in scene.waiting:
+            for slot, item, waiter, delay_ns in scene.waiting:
                 if waiter.done() or slot.item is not item:
-                    scene.held.guessed_ns += held_ns
-                    scene.blame(item, held_ns // 2)
+                    scene.totals.guessed_ns += delay_ns
+                    scene.add(item, delay_ns // 2)
                 else:
-                    left.append((slot, item, waiter, held_ns))
+                    left.append((slot, item, waiter, delay_ns))
             scene.waiting = left
 
     def keep(self, culprit: dict[str, Any]) -> None:
-        """Write the stall down for each batch.
+        """Record the stall for each batch.
 
         Args:
-            culprit: What is known about it, by the names that `Stall` gives it.
+            culprit: What is known of the culprit, as arguments of `Stall`.
         """
         for scene in self._scenes:
-            victims = list(scene.victims.items())
-            scene.held.add_stall(
+            delayed = list(scene.delayed.items())
+            scene.totals.add_stall(
                 Stall(
                     began_ns=max(0, self.due_ns - scene.batch.started_ns),
                     duration_s=self.late_ns / 1e9,
-                    delayed=len(victims),
-                    held_s=sum(held_ns for _, held_ns in victims) / 1e9,
-                    victims=most_delayed(victims),
+                    delayed=len(delayed),
+                    held_s=sum(delay_ns for _, delay_ns in delayed) / 1e9,
+                    victims=most_delayed(delayed),
                     **culprit,
                 )
             )
 
 
 class _Scene:
-    """What one batch looked like when the loop turned again."""
+    """One batch as it was when the loop turned again."""
 
-    def __init__(self, batch: BatchRecord, held: DelayTotals, *, is_stall: bool) -> None:
+    def __init__(self, batch: BatchRecord, totals: DelayTotals, *, is_stall: bool) -> None:
         self.batch = batch
-        self.held = held
+        self.totals = totals
         self.is_stall = is_stall
-        self.victims: dict[int, int] = {}
+        self.delayed: dict[int, int] = {}
         self.waiting: list[tuple[Slot, ItemRecord, Any, int]] = []
 
-    def blame(self, item: ItemRecord, held_ns: int) -> None:
-        """The item was held up: it knows for how long, and after a stall its span will say so when it ends.
+    def add(self, item: ItemRecord, delay_ns: int) -> None:
+        """Record an item's delay. After a stall its span gets it, too, when the item ends.
 
-        To tell the span now would take the loop 50 µs an item, and make it late again.
+        Setting it on the span now would take 50 µs per item, and would make the loop late again.
         """
-        if held_ns <= 0:
+        if delay_ns <= 0:
             return
-        item.held_ns += held_ns
-        self.victims[item.index] = held_ns
+        item.held_ns += delay_ns
+        self.delayed[item.index] = delay_ns
         if self.is_stall:
             item.stalled_ns = item.held_ns
 
 
 def sample_ready(batch: BatchRecord, passed_ns: int) -> None:
-    """Look at some of a busy loop's items: those that are ready wait for each other.
+    """Sample the items of a busy loop: those that are ready wait for each other.
 
     Args:
         batch: The batch.
-        passed_ns: The time since the last look, for which this one stands.
+        passed_ns: The time that the sample stands for.
     """
     if batch.ledger is None:
         return

@@ -1,28 +1,36 @@
-"""The loop's heartbeat: how late it comes is how long the loop was blocked, and by whom and to whose cost is found out.
+"""Heartbeat of an event loop: a timer whose lateness is the time for which the loop was blocked.
 
-A beat is a timer of the loop's own. It comes forty times a second while somebody listens, and right away again after
-a late one, since a loop that was blocked once often is again.
+It beats forty times a second while there are listeners, and faster after a late beat, since a loop that was blocked
+once often is again. A beat costs the same however many batches wait: what the loop did is kept once (`LoopTime`), and
+items are looked at only after a late beat, or some of them while the loop is busy.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import weakref
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from flowrt.attribution.ledger import LATE_NS
-from flowrt.eventloop.delayed_items import TURNS, Lateness, sample_ready
-from flowrt.model import BatchRecord
+from flowrt.attribution.loop_time import BLOCKED, COMPUTING, LATE_NS, LoopTime
+from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, sample_ready
+from flowrt.model import BatchRecord, ItemRecord
 
 __all__ = ["BEAT_S", "Blame", "Heartbeat", "heartbeat_of"]
 
 BEAT_S: Final = 0.025
-_SOON_S: Final = 0.001  # the first beat after a late one; each that is in time is followed by one after twice as long
-_SLOW_NS: Final = 5_000_000  # a turn of the loop that took so long kept items waiting
-_COMPUTING: Final = 0.9  # the share of its time that a loop's thread computes when more work would only wait for it
+_SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with each beat in time
+_SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
+_COMPUTING: Final = 0.9  # the share of its time that a thread computes when more work would only wait for it
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
+_LEAST_REST: Final = 10  # times a beat's own cost, so that beats never take more than a tenth of the loop
+_SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
+_MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
+_MOST_LOOKED_AT: Final = 2_000  # slots and batches looked at after a late beat, and
+_MOST_AFTER_STALL: Final = 20_000  # after a stall
 
 try:
     from resource import RUSAGE_THREAD, getrusage
@@ -33,7 +41,7 @@ except ImportError:  # neither on Windows nor on macOS
 else:
 
     def _waits() -> int:
-        """How often this thread has given its processor up to wait for something."""
+        """Number of times that this thread has given up its processor to wait."""
         return getrusage(RUSAGE_THREAD).ru_nvcsw
 
 
@@ -43,61 +51,76 @@ _heartbeats: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Heartbeat] = w
 
 
 class Blame(Protocol):
-    """What watches from outside while the loop is blocked."""
+    """Observer on another thread, which samples the loop while it is blocked."""
 
     def seen(self, beaten_ns: int) -> list[asyncio.Task[Any] | None]:
-        """Who had the loop since that beat, at each look that was taken; empty where none was."""
+        """Return the task that had the loop at each sample since a beat; empty if there was no sample."""
+
+    def ready(self, beaten_ns: int) -> Mapping[int, int]:
+        """Return the `id` of each item seen ready while another task had the loop, with the time of the last sample."""
 
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
-        """The loop turns again: say who blocked it, as far as was seen; for a `Stall`."""
+        """Return what is known of the culprit once the loop turns again, as arguments of `Stall`."""
 
 
 class Heartbeat:
-    """The beats of one loop, for as long as somebody listens.
+    """The beats of one loop, for as long as there are listeners.
 
-    A loop whose time is virtual has no lag and gets no beats.
+    A loop of virtual time is never late and gets no beats.
 
     Args:
         loop: The loop to measure.
 
     Attributes:
-        beaten_ns: When the latest beat came, by `perf_counter_ns`; 0 before the first.
-        blame: What looks at the loop from another thread, if anything does.
+        loop_time: When the loop was blocked or computing, for the ledgers of its batches.
+        beaten_ns: When the latest beat ended, by `perf_counter_ns`; 0 before the first.
+        slow_ns: An item that ends later than this ends in a turn that makes others wait: see `add_ended`.
+        blame: The observer on another thread, if there is one.
     """
 
     __slots__ = (
         "__weakref__",
         "_batches",
         "_cpu_ns",
-        "_due_ns",
+        "_ended",
+        "_ended_ns",
         "_interval_s",
         "_listeners",
         "_loop",
+        "_offset",
         "_reports",
         "_timer",
+        "_turned_ns",
         "_waited",
         "beaten_ns",
         "blame",
+        "loop_time",
+        "slow_ns",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)
         self._listeners = 0
         self._reports: dict[Report, int] = {}
-        self._batches: dict[BatchRecord, int] = {}  # with how many items each had in flight at the last beat
+        self._batches: OrderedDict[BatchRecord, int] = OrderedDict()  # with the position at which each was settled
+        self._ended: Ended = {}
+        self._ended_ns = 0  # when the latest item of these ended
         self._timer: asyncio.TimerHandle | None = None
-        self._due_ns = 0
+        self._turned_ns = 0  # when the latest beat began
         self._cpu_ns = 0
         self._waited = 0
+        self._offset = 0
         self._interval_s = BEAT_S
+        self.loop_time = LoopTime()
         self.beaten_ns = 0
+        self.slow_ns = sys.maxsize
         self.blame: Blame | None = None
 
     def acquire(self, report: Report | None = None) -> None:
-        """Start beating, or go on.
+        """Add a listener. The first one starts the beats.
 
         Args:
-            report: Called with each beat's lateness in nanoseconds, once however often it was given here.
+            report: Called with each beat's lateness in nanoseconds, once however often it is given.
         """
         if report is not None:
             self._reports[report] = self._reports.get(report, 0) + 1
@@ -105,20 +128,23 @@ class Heartbeat:
         loop = self._loop()
         if self._listeners == 1 and loop is not None and abs(loop.time() - time.monotonic()) < 1.0:
             self._interval_s = BEAT_S
-            self._arm(loop, time.perf_counter_ns())
+            self._turned_ns = time.perf_counter_ns()
+            self._arm(loop)
 
     def release(self, report: Report | None = None) -> None:
-        """Stop beating when nobody else listens.
+        """Remove a listener. The last one stops the beats.
 
         Args:
-            report: What was given to `acquire`.
+            report: The function given to `acquire`.
         """
         if self._listeners == 1 and self._timer is not None:
             self._timer.cancel()
             self._timer = None
             now = time.perf_counter_ns()
-            if now > self._due_ns:  # a batch that never let the loop turn: this beat would have come that late
-                self._tell(now)
+            if now > self.loop_time.due_ns:  # a batch that never let the loop turn: the beat would have come that late
+                self._measure(now)
+            self.loop_time, self.slow_ns = LoopTime(), sys.maxsize
+            self._ended.clear()
         self._listeners -= 1
         if report is not None:
             self._reports[report] -= 1
@@ -126,72 +152,128 @@ class Heartbeat:
                 del self._reports[report]
 
     def watch(self, batch: BatchRecord) -> None:
-        """Tell a batch's ledger of every beat, from its start on."""
+        """Charge what the loop does to a batch's ledger, from the batch's start on."""
         self.acquire()
         if self._timer is not None and batch.ledger is not None:
-            self._batches[batch] = 0
-            batch.ledger.due_ns = max(self._due_ns, time.perf_counter_ns())
+            batch.ledger.follow(self.loop_time)
+            self._batches[batch] = self.loop_time.position
 
     def unwatch(self, batch: BatchRecord) -> None:
-        """The batch has ended."""
-        before = self._batches.pop(batch, None)
-        if before is not None and batch.finished_ns - self._due_ns >= LATE_NS:  # in a turn that took long
-            lateness = self._lateness(batch.finished_ns)
-            lateness.look(batch, before)
+        """Stop, as the batch has ended."""
+        watched = self._batches.pop(batch, None) is not None
+        if watched and batch.finished_ns - self.loop_time.due_ns >= LATE_NS:  # in a turn that took long
+            lateness = self._lateness(batch.finished_ns, self._ended)
+            lateness.look(batch)
             self._conclude(lateness)
+        self._ended.pop(batch, None)
         self.release()
 
-    # -- within -----------------------------------------------------------------------------------------------------
+    def add_ended(self, item: ItemRecord) -> None:
+        """Note an item that has ended after `slow_ns`, so that its delay is known when the loop turns again.
 
-    def _arm(self, loop: asyncio.AbstractEventLoop, now: int) -> None:
-        self.beaten_ns = now
-        self._due_ns = now + int(self._interval_s * 1e9)
+        Args:
+            item: It leaves its slot in the same turn, where no later look would find it.
+        """
+        self._ended.setdefault(item.batch, []).append((item, self._ended_ns))
+        self._ended_ns = item.finished_ns
+
+    # -- internal ------------------------------------------------------------------------------------------------------
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.beaten_ns = now = time.perf_counter_ns()
+        self.loop_time.due_ns = now + int(self._interval_s * 1e9)
+        self.slow_ns = self.loop_time.due_ns + _SLOW_NS
         self._cpu_ns = time.thread_time_ns()
         self._waited = _waits()
         self._timer = loop.call_later(self._interval_s, self._beat)
 
     def _beat(self) -> None:
-        now, late = time.perf_counter_ns(), True
+        now, slow = time.perf_counter_ns(), True
         try:
-            late = self._tell(now)
-        finally:  # the next beat comes whatever becomes of this one
+            slow = self._measure(now)
+        finally:  # the next beat comes even if this one fails
             loop = self._loop()
             if loop is not None:
-                self._interval_s = _SOON_S if late else min(2 * self._interval_s, BEAT_S)
-                self._arm(loop, now)
-                for batch in self._batches:
-                    if batch.ledger is not None:
-                        batch.ledger.due_ns = self._due_ns
+                self._turned_ns = now
+                interval_s = _SOON_S if slow else min(2 * self._interval_s, BEAT_S)
+                self._interval_s = max(interval_s, _LEAST_REST * (time.perf_counter_ns() - now) / 1e9)
+                self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
 
-    def _tell(self, now: int) -> bool:
-        """Report how late the loop is, and charge it where it is blocked; says whether it is slow."""
-        late_ns = max(0, now - self._due_ns)
+    def _measure(self, now: int) -> bool:
+        """Report how late the loop is, record what it did, and return True if it is slow."""
+        loop_time, due_ns = self.loop_time, self.loop_time.due_ns
+        late_ns = max(0, now - due_ns)
         for report in self._reports:
             report(late_ns)
-        slow = late_ns >= _SLOW_NS
         passed_ns = max(1, now - self.beaten_ns)
         share = (time.thread_time_ns() - self._cpu_ns) / passed_ns
-        if _waits() == self._waited >= 0:  # on a processor that it shares it gets less than all, and never rests
+        if _waits() == self._waited >= 0:  # on a processor that it shares, it gets less than all and never rests
             share = 1.0
-        lateness = self._lateness(now) if late_ns >= LATE_NS else None
-        for batch in self._batches:
-            if batch.ledger is not None:
-                if lateness is not None:
-                    lateness.look(batch, self._batches[batch])
-                elif slow or share > _BUSY:
-                    sample_ready(batch, passed_ns)
-                batch.ledger.beat(now, batch.latest_ns, computing=share > _COMPUTING)
-                self._batches[batch] = batch.pulled - batch.completed - batch.queued
-        if lateness is not None:
-            self._look_again(lateness, TURNS)
+        late = late_ns >= LATE_NS
+        before = loop_time.position
+        if share > _COMPUTING:
+            loop_time.add(COMPUTING, self._turned_ns, due_ns if late else now)
+        if late:
+            loop_time.add(BLOCKED, due_ns, now)
+        if loop_time.position != before:
+            self._settle_some(now)
+        ended = self._ended
+        if ended:
+            self._ended = {}
+        slow = late_ns >= _SLOW_NS
+        if late:
+            self._look(self._lateness(now, ended), ended)
+        elif slow or share > _BUSY:
+            self._sample(passed_ns)
         return slow
 
-    def _lateness(self, now: int) -> Lateness:
-        seen = [] if self.blame is None else self.blame.seen(self.beaten_ns)
-        return Lateness(self.beaten_ns, self._due_ns, now, seen)
+    def _settle_some(self, now: int) -> None:
+        """Charge the ledgers that have not been charged for longest, and drop the intervals that all have read."""
+        batches, position = self._batches, self.loop_time.position
+        for _ in range(min(len(batches), len(batches) // _SETTLED + 1)):
+            batch = next(iter(batches))
+            if batch.ledger is not None:
+                batch.ledger.settle(now)
+            batches[batch] = position
+            batches.move_to_end(batch)
+        self.loop_time.drop_before(next(iter(batches.values()), position))
+
+    def _sample(self, passed_ns: int) -> None:
+        """Sample items of a busy loop: of a few batches at each beat, so each sample stands for several beats."""
+        batches = self._in_turn()[:_MOST_SAMPLED]
+        for batch in batches:
+            sample_ready(batch, passed_ns * len(self._batches) // len(batches))
+        self._offset += len(batches)
+
+    def _in_turn(self) -> list[BatchRecord]:
+        """The batches, beginning with those that have been looked at least recently."""
+        batches = list(self._batches)
+        begin = self._offset = self._offset % max(1, len(batches))
+        return batches[begin:] + batches[:begin]
+
+    def _look(self, lateness: Lateness, ended: Ended) -> None:
+        """Find the items that were delayed: of all batches, or of so many as take a few milliseconds."""
+        left = _MOST_AFTER_STALL if lateness.is_stall else _MOST_LOOKED_AT
+        for batch in ended:
+            if batch in self._batches:
+                lateness.look(batch)
+        for batch in self._in_turn():
+            if left <= 0:
+                break
+            left -= 1 + len(batch.slots)
+            self._offset += 1
+            if batch not in ended:
+                lateness.look(batch)
+        self._look_again(lateness, TURNS)
+
+    def _lateness(self, now: int, ended: Ended) -> Lateness:
+        blame, beaten_ns = self.blame, self.beaten_ns
+        seen, ready = ([], {}) if blame is None else (blame.seen(beaten_ns), blame.ready(beaten_ns))
+        return Lateness(beaten_ns, self.loop_time.due_ns, now, seen=seen, ready=ready, ended=ended)
 
     def _look_again(self, lateness: Lateness, turns: int) -> None:
-        """Look at the victims once more in each of the next turns, and then write the stall down."""
+        """Look at the waiting items once more in each of the next turns, and then record the stall."""
+        began = time.perf_counter_ns()
         loop = self._loop()
         if turns < TURNS:
             lateness.look_again()
@@ -199,6 +281,8 @@ class Heartbeat:
             loop.call_soon(self._look_again, lateness, turns - 1)
         else:
             self._conclude(lateness)
+        if turns < TURNS:  # in a turn after the beat, whose lateness this work is not
+            self.loop_time.due_ns += time.perf_counter_ns() - began
 
     def _conclude(self, lateness: Lateness) -> None:
         culprit = {} if self.blame is None else self.blame.culprit(lateness)
@@ -207,7 +291,7 @@ class Heartbeat:
 
 
 def heartbeat_of(loop: asyncio.AbstractEventLoop) -> Heartbeat:
-    """The loop's one heartbeat."""
+    """Return the loop's only heartbeat."""
     heartbeat = _heartbeats.get(loop)
     if heartbeat is None:
         heartbeat = _heartbeats[loop] = Heartbeat(loop)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flowrt.model import BatchResult
 from flowrt.policies.error_classification import kind_of, status_of
 
-__all__ = ["NO_CAUSE", "ErrorGroups"]
+__all__ = ["NO_CAUSE", "ErrorGroups", "template_of"]
 
 NO_CAUSE: Final = -1
 
@@ -26,6 +26,20 @@ _DIFFERS: Final = re.compile(
     r"""(?P<quoted>'[^']*'|"[^"]*")|(?P<url>\b[a-z]+://\S+)|(?P<id>\b(?:0x)?[0-9a-fA-F]{8}(?:[0-9a-fA-F-]{0,64}))\b|(?P<number>\d+(?:[.,:]\d+)*)"""
 )
 _SHOWN: Final = {"quoted": "'…'", "url": "URL", "id": "ID", "number": "N"}
+
+
+def template_of(text: str, http_status: int | None) -> str:
+    """Return an error message without the parts that vary between items of the same cause.
+
+    Args:
+        text: The message.
+        http_status: HTTP status of the exception. It stays in the message: it is part of the cause.
+    """
+
+    def placeholder(found: re.Match[str]) -> str:
+        return found[0] if found[0] == str(http_status) else _SHOWN[found.lastgroup or "number"]
+
+    return _DIFFERS.sub(placeholder, text[:_TEMPLATE_CHARS])
 
 
 class ErrorGroups:
@@ -68,12 +82,8 @@ class ErrorGroups:
         exception = item.exception
         status = None if exception is None else status_of(exception)
 
-        def placeholder(found: re.Match[str]) -> str:
-            # A response's status is part of the cause, not a value that varies.
-            return found[0] if found[0] == str(status) else _SHOWN[found.lastgroup or "number"]
-
         shown = text[:_TEMPLATE_CHARS]
-        template = _DIFFERS.sub(placeholder, shown)
+        template = template_of(text, status)
         key = (item.error_type or "Error", template)
         number = self._numbers.get(key)
         if number is None and len(self.found) >= _MOST:

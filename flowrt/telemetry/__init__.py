@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from flowrt.engine.instrument import Instrument
-from flowrt.telemetry.ledger_instrument import LedgerInstrument
+from flowrt.telemetry.ledger_instrument import ItemLedgerInstrument, LedgerInstrument
 from flowrt.telemetry.logs.events import ItemLogInstrument, LogInstrument, is_listened_to
 from flowrt.telemetry.metrics.collector import register
 from flowrt.telemetry.metrics.instrument import MetricsInstrument
@@ -56,7 +56,7 @@ class Observer:
         if tracing is not None:
             instruments.append(tracing)
         if choice.ledger:
-            instruments.append(_LEDGER)
+            instruments.append(_LEDGER if choice.metrics else ItemLedgerInstrument())
         return tuple(instruments)
 
 

@@ -8,11 +8,11 @@ from typing import Final
 from flowrt.attribution.ledger import Cause
 from flowrt.attribution.speedup import speedup_less_delays
 from flowrt.engine.instrument import Instrument
-from flowrt.eventloop.heartbeat import heartbeat_of
-from flowrt.model import BatchRecord
+from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
+from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.instrument import service_ns_of
 
-__all__ = ["LedgerInstrument"]
+__all__ = ["ItemLedgerInstrument", "LedgerInstrument"]
 
 
 _RUNNING: Final[tuple[Cause, ...]] = ("slots", "service", "tail", "loop_blocked")  # causes under which an item runs
@@ -38,3 +38,20 @@ class LedgerInstrument(Instrument):
             running_ns = sum(bound_ns[cause] for cause in _RUNNING)
             delays = batch.ledger.delays
             batch.speedup = speedup_less_delays(service_ns / 1e9, wall_ns / 1e9, delays, running_ns / 1e9)
+
+
+class ItemLedgerInstrument(LedgerInstrument):
+    """Ledger instrument of one batch without metrics, with the hook that the metrics instrument has otherwise."""
+
+    def __init__(self) -> None:
+        self._heartbeat: Heartbeat
+
+    def batch_started(self, batch: BatchRecord) -> None:
+        """Find the loop's heartbeat, and start charging."""
+        self._heartbeat = heartbeat_of(asyncio.get_running_loop())
+        super().batch_started(batch)
+
+    def item_finished(self, item: ItemRecord) -> None:
+        """Note an item that ends in a long turn of the loop."""
+        if item.finished_ns > self._heartbeat.slow_ns:
+            self._heartbeat.add_ended(item)

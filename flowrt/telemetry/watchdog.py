@@ -8,8 +8,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -28,6 +29,7 @@ _LONG_S: Final = 5.0  # an ongoing stall is reported after this time, since it m
 _EVENT_INTERVAL_S: Final = 10.0  # at most one event per node in this time; further ones are counted
 _MAX_FRAMES: Final = 20
 _MAX_SAMPLES: Final = 1_000
+_MAX_SLOTS: Final = 2_000  # per sample, since the loop may need the interpreter meanwhile
 _NO_NODE: Final = "none"
 _GC: Final[dict[str, Any]] = {"garbage_collection": True, "stack": ""}  # no stack: any code may trigger a collection
 
@@ -46,6 +48,18 @@ class _Stall:
     @property
     def node(self) -> str:
         return str(self.culprit.get("node", _NO_NODE))
+
+
+@dataclass(slots=True)
+class _Samples:
+    """What was seen of a blocked loop since a beat.
+
+    The watchdog's thread adds to it while the loop is blocked; the loop reads it when it turns again.
+    """
+
+    beaten_ns: int
+    tasks: list[asyncio.Task[Any] | None] = field(default_factory=list)
+    ready: dict[int, int] = field(default_factory=dict)
 
 
 class Watchdog:
@@ -74,7 +88,7 @@ class Watchdog:
         self._stop = threading.Event()
         self._stall: _Stall | None = None
         self._ended: _Stall | None = None  # the loop has turned since then, and will report the stall
-        self._samples: tuple[int, list[asyncio.Task[Any] | None]] = (0, [])  # a beat, and the tasks seen since then
+        self._samples = _Samples(0)
         self._last_event: dict[str, float] = {}
         self._suppressed: dict[str, int] = {}
         self._thread = threading.Thread(target=self._watch, name="flowrt-watchdog", daemon=True)
@@ -102,8 +116,13 @@ class Watchdog:
 
     def seen(self, beaten_ns: int) -> list[asyncio.Task[Any] | None]:
         """Tasks that held the loop since that beat, one per sample."""
-        since_ns, tasks = self._samples
-        return tasks if since_ns == beaten_ns else []
+        samples = self._samples
+        return samples.tasks if samples.beaten_ns == beaten_ns else []
+
+    def ready(self, beaten_ns: int) -> Mapping[int, int]:
+        """Ids of items seen ready while another task held the loop since that beat, with the time of the last look."""
+        samples = self._samples
+        return samples.ready if samples.beaten_ns == beaten_ns else {}
 
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
         """Report the stall that has just ended, and return its culprit for the ledger; empty if there was no stall."""
@@ -133,10 +152,11 @@ class Watchdog:
                 stall = None
             if slept_ns > self._stall_after_ns and idle:
                 stopped_ns = now
-            late_ns = now - max(beaten_ns, stopped_ns)
+            # The interval between two beats may be longer than usual.
+            late_ns = now - max(beaten_ns, stopped_ns, self._heartbeat.loop_time.due_ns - beat_ns)
             collecting = 2 * self._pauses.between(now - late_ns, now) > late_ns
             if late_ns > 2 * beat_ns and not collecting:
-                self._sample_task(beaten_ns)
+                self._sample(beaten_ns, now)
             if stall is None and late_ns > self._stall_after_ns - beat_ns // 2:
                 culprit, item = (_GC, None) if collecting else self._find_culprit()
                 if beaten_ns == self._heartbeat.beaten_ns:  # else the loop has turned, and the task seen is innocent
@@ -146,14 +166,26 @@ class Watchdog:
             elif stall is not None and now - beaten_ns > _LONG_S * 1e9:
                 self._report(stall, now - beaten_ns, ended=False)
 
-    def _sample_task(self, beaten_ns: int) -> None:
-        """Sample the task that holds the loop. Time for which it delays others is not charged to them."""
-        since_ns, tasks = self._samples
-        if since_ns != beaten_ns:
-            tasks = []
-            self._samples = (beaten_ns, tasks)
-        if len(tasks) < _MAX_SAMPLES:
-            tasks.append(asyncio.current_task(self._loop))
+    def _sample(self, beaten_ns: int, now: int) -> None:
+        """Sample the task that holds the loop, and the items that are ready and wait for it.
+
+        Time for which a task delays others is not charged to them.
+        """
+        samples = self._samples
+        if samples.beaten_ns != beaten_ns:
+            samples = self._samples = _Samples(beaten_ns)
+        if len(samples.tasks) >= _MAX_SAMPLES:
+            return
+        current = asyncio.current_task(self._loop)
+        samples.tasks.append(current)
+        slots = chain.from_iterable([batch.slots.copy() for batch in self._batches()])
+        for slot in islice(slots, _MAX_SLOTS):
+            item, task = slot.item, slot.task
+            if item is None or task is None or task is current or not item.started_ns:
+                continue
+            waiter = getattr(task, "_fut_waiter", None)
+            if waiter is None or waiter.done():
+                samples.ready[id(item)] = now
 
     def _find_culprit(self) -> tuple[dict[str, Any], ItemRecord | None]:
         """Return the running task with its stack and its place in a batch, and its item if it runs one."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flowrt import BatchProcessor, BatchRecord, CircuitBreaker, Instrument, RateLimit, RetryPolicy, Telemetry
 from flowrt.attribution.ledger import CAUSES, CONSUMER, INPUT, LOOP_BLOCKED, RATE_LIMIT, SERVICE, SLOTS, TAIL, Ledger
+from flowrt.attribution.loop_time import BLOCKED, LoopTime
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 
@@ -322,21 +323,25 @@ def test_of_causes_that_hold_at_once_the_outermost_counts() -> None:
 
 
 def test_what_passes_after_a_beat_was_due_is_a_blocked_loop_whatever_else_holds() -> None:
+    loop_time = LoopTime()
     ledger = opened()
-    ledger.due_ns = 2 * S
+    ledger.follow(loop_time)
+    loop_time.due_ns = 2 * S
     ledger.wait(INPUT, 1 * S)
     ledger.resume(INPUT, 5 * S)  # the loop has not turned since
     assert (ledger.charged[INPUT], ledger.charged[LOOP_BLOCKED]) == (1 * S, 3 * S)
     assert ledger.read(6 * S)["loop_blocked"] == 4 * S
-    ledger.beat(6 * S, 0, computing=False)
-    ledger.due_ns = 7 * S
+    loop_time.add(BLOCKED, 2 * S, 6 * S)
+    loop_time.due_ns = 7 * S
     ledger.close(6 * S)
     assert ledger.charged[LOOP_BLOCKED] == 4 * S
 
 
 def test_a_loop_that_is_a_little_late_is_not_blocked() -> None:
+    loop_time = LoopTime()
     ledger = opened()
-    ledger.due_ns = S
+    ledger.follow(loop_time)
+    loop_time.due_ns = S
     ledger.close(S + 20_000_000)
     assert ledger.charged[LOOP_BLOCKED] == 0
     assert ledger.charged[SLOTS] == S + 20_000_000

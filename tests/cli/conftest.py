@@ -1,4 +1,4 @@
-"""How the tests run the command: as its own process in a folder of its own, with a module of nodes to name."""
+"""Fixtures that run the command as a separate process, in a temporary folder with a module of nodes."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ Flowrt = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def environment() -> dict[str, str]:
-    """The process's own, with this flowrt on the path, and no colours or widths of the caller's terminal."""
+    """Return the environment of the tests with this flowrt on the path and a fixed terminal."""
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "TERM": "xterm"}
 
 
 @pytest.fixture(name="command")
 def _command() -> tuple[list[str], dict[str, str]]:
-    """The command's own words, and the environment to start it in."""
+    """Return the command line and the environment of `flowrt`."""
     return COMMAND, environment()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with `nodes.py` in it."""
+    """Change to an empty working directory with `nodes.py` in it."""
     (tmp_path / "nodes.py").write_text(NODES)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -78,7 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def flowrt(folder: Path, forks: Forks) -> Flowrt:
-    """Runs the command in the folder and waits for its end."""
+    """Return a function that runs the command in the folder and waits for its end."""
 
     def call(*arguments: object, stdin: str = "", timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         words = [str(argument) for argument in arguments]
@@ -89,7 +89,7 @@ def flowrt(folder: Path, forks: Forks) -> Flowrt:
 
 @pytest.fixture(name="lines_of")
 def _lines_of() -> Callable[[str | Path], list[dict[str, Any]]]:
-    """Reads the output's lines, in the order of their indices."""
+    """Return a function that reads the output's lines, sorted by index."""
 
     def read(text: str | Path) -> list[dict[str, Any]]:
         raw = text.read_text() if isinstance(text, Path) else text

@@ -1,4 +1,4 @@
-"""The console entry: names its commands, imports them when called, says in one line what went wrong."""
+"""Console entry point: lists its commands, imports them on use, reports errors in one line."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from flowrt import MissingExtraError, __version__
 from flowrt.cli.main import main
 
 
-def test_the_version_is_told() -> None:
+def test_version_option_prints_the_version() -> None:
     assert CliRunner().invoke(main, ["--version"]).output == f"flowrt {__version__}\n"
 
 
-def test_help_names_the_commands_with_examples() -> None:
+def test_help_lists_commands_and_examples() -> None:
     text = CliRunner().invoke(main, ["--help"]).output
     assert "run" in text
     assert "demo" in text
     assert "flowrt run enrich:node airports.jsonl" in text
 
 
-def test_the_commands_help_has_examples_and_exit_codes() -> None:
+def test_command_help_has_examples_and_exit_codes() -> None:
     text = CliRunner().invoke(main, ["run", "--help"]).output
     assert "-o - | jq" in text
     assert "65 unreadable input" in text
@@ -48,7 +48,7 @@ def test_help_imports_no_command_and_no_user_code(folder: Path, command: Any) ->
     assert done.stdout.splitlines()[-1] == "none"
 
 
-def test_a_command_in_another_module_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_imported_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("flowrt.cli.commands.demo")
 
     @click.command()
@@ -61,18 +61,18 @@ def test_a_command_in_another_module_is_found_by_its_name(monkeypatch: pytest.Mo
     assert CliRunner().invoke(main, ["demo", "--count", "3"]).output == "demo 3\n"
 
 
-def test_an_unknown_command_is_bad_usage() -> None:
+def test_unknown_command_is_bad_usage() -> None:
     result = CliRunner().invoke(main, ["nosuch"])
     assert result.exit_code == 2
     assert "nosuch" in result.output
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "told"),
+    ("raised", "code", "expected"),
     [(KeyboardInterrupt(), 130, ""), (MissingExtraError("a demo", "aiohttp", "demo"), 2, "flowrt[demo]")],
 )
-def test_an_interrupt_is_130_and_a_missing_extra_one_line(
-    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, told: str
+def test_interrupt_exits_130_and_a_missing_extra_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, expected: str
 ) -> None:
     module = types.ModuleType("flowrt.cli.commands.demo")
 
@@ -84,5 +84,5 @@ def test_an_interrupt_is_130_and_a_missing_extra_one_line(
     monkeypatch.setitem(sys.modules, "flowrt.cli.commands.demo", module)
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == code
-    assert told in result.output
+    assert expected in result.output
     assert "Traceback" not in result.output

@@ -1,4 +1,4 @@
-"""What the tests of dashboards share: the tools of Prometheus."""
+"""Fixtures of the dashboards' tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def tool(name: str) -> str:
-    """The path of a command that a Debian package brings."""
+    """Return the path of a command of a Debian package."""
     found = shutil.which(name) or shutil.which(name, path="/usr/bin")
     if found is None:
         pytest.fail(f"{name} is neither on the PATH nor in /usr/bin: `make test` installs it")
@@ -17,5 +17,5 @@ def tool(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
-    """The path of `promtool`."""
+    """Return the path of `promtool`."""
     return tool("promtool")

@@ -1,4 +1,4 @@
-"""Histories for the rules, as `promtool test rules` reads them: what was scraped, and which alerts must fire when."""
+"""Histories for `promtool test rules`: scraped values, and the alerts expected at each moment."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PAIR: Final = {**BATCH, "node": "fetch"}
 
 @dataclass(frozen=True)
 class Firing:
-    """An alert that must fire, in full.
+    """Alert that must fire, with its texts.
 
     Args:
-        labels: Of the alert, without its name.
-        summary: As it is told.
-        description: As it is told.
-        dashboard: Where its link leads.
+        labels: Labels of the alert, without its name.
+        summary: Expected summary.
+        description: Expected description.
+        dashboard: Expected path of the link to the dashboard.
     """
 
     labels: dict[str, str]
@@ -31,33 +31,33 @@ class Firing:
 
 @dataclass(frozen=True)
 class Case:
-    """One history.
+    """One history for one alert.
 
     Args:
-        alert: The alert that it is about.
-        name: What happens.
-        series: Values by series, in promtool's notation, one for each minute.
-        fires: By moment, the label sets of the alert's instances that fire then; () where it must be silent.
-        told: By moment, all that is told.
-        interval: Between two values, where it is no minute.
+        alert: Name of the alert.
+        name: Description of the history.
+        series: Values by series, in promtool's notation.
+        fires: Labels of the alert's instances that fire, by moment; () where none may.
+        texts: The whole alert, by moment.
+        interval: Time between two values.
     """
 
     alert: str
     name: str
     series: dict[str, str]
     fires: dict[str, tuple[dict[str, str], ...]] = field(default_factory=dict)
-    told: dict[str, Firing] = field(default_factory=dict)
+    texts: dict[str, Firing] = field(default_factory=dict)
     interval: str = "1m"
 
 
 def s(name: str, labels: dict[str, str], **more: str) -> str:
-    """A series in Prometheus's form."""
+    """Return a series in Prometheus's notation."""
     matched = ", ".join(f'{key}="{value}"' for key, value in {**labels, **more}.items())
     return f"{name}{{{matched}}}"
 
 
 def items(ok: str, failed: str, **labels: str) -> dict[str, str]:
-    """Counters of items that ended."""
+    """Return counters of items that ended."""
     pair = {**PAIR, **labels}
     return {
         s("flowrt_items_total", pair, status="ok"): ok,
@@ -69,7 +69,7 @@ def items(ok: str, failed: str, **labels: str) -> dict[str, str]:
 
 
 def durations(in_time: str, all_of_them: str) -> dict[str, str]:
-    """A histogram of successful items' durations, as far as the rules read it."""
+    """Return the buckets of successful items' durations that the rules read."""
     return {
         s("flowrt_item_duration_seconds_bucket", PAIR, status="ok", le="10.0"): in_time,
         s("flowrt_item_duration_seconds_bucket", PAIR, status="ok", le="+Inf"): all_of_them,
@@ -95,7 +95,7 @@ IDLE: Final = {
     s("up", HERE): "1x130",
     s("process_start_time_seconds", HERE): "0x130",
 }
-"""A service that is up and has had nothing to do for hours."""
+"""An idle service, up for hours."""
 
 AT_ANY_TIME: Final = ("1m", "6m", "1h", "2h")
 
@@ -112,12 +112,12 @@ OF_BATCH: Final = {"job": "svc", "batch": "nightly"}
 
 
 def burns(*pairs: dict[str, str]) -> tuple[dict[str, str], ...]:
-    """Instances of an objective's alert."""
+    """Return instances of an objective's alert."""
     return tuple({**OF_BATCH, **pair} for pair in pairs)
 
 
 def silent(*moments: str) -> dict[str, tuple[dict[str, str], ...]]:
-    """The alert must not fire then."""
+    """Return moments at which the alert must not fire."""
     return dict.fromkeys(moments, ())
 
 
@@ -132,15 +132,15 @@ CASES: Final = (
             "10m": Firing(
                 {**OF_BATCH, **PAGE},
                 "20% of the items of batch nightly fail",
-                "Over 1h and over 5m, batch nightly of svc has spent its error budget more than 14.4 times as fast as"
-                " it may.",
+                "Over 1h and over 5m, batch nightly of svc spent its error budget more than 14.4 times as fast as the"
+                " objective allows. Find the failing node and its most frequent error on the Overview dashboard.",
                 "/d/flowrt-slo/?var-job=svc&var-batch=nightly",
             )
         },
     ),
     Case(
         BURN,
-        "it was bad for an hour and is mended: the urgent one ends within minutes",
+        "failures for an hour, then none: the urgent alert resolves within minutes",
         items("0+80x60 4880+100x60", "0+20x60 1200x60"),
         {"60m": burns(PAGE, SLOWER, TICKET, DRIP), "67m": burns(SLOWER, TICKET, DRIP), "100m": burns(TICKET, DRIP)},
     ),
@@ -152,17 +152,17 @@ CASES: Final = (
     ),
     Case(
         BURN,
-        "4 in 100 items fail: nobody is woken",
+        "4 in 100 items fail: warnings only",
         items("0+96x130", "0+4x130"),
         {"25m": burns(TICKET, DRIP)},
     ),
     Case(
         BURN,
-        "2 in 100 items fail: the slow one",
+        "2 in 100 items fail: the slowest pair only",
         items("0+98x130", "0+2x130"),
         {"25m": burns(DRIP)},
     ),
-    Case(BURN, "1 in 200 items fails: that is what is allowed", items("0+199x130", "0+1x130"), silent(*AT_ANY_TIME)),
+    Case(BURN, "1 in 200 items fails: within the objective", items("0+199x130", "0+1x130"), silent(*AT_ANY_TIME)),
     Case(
         BURN,
         "timed-out items fail, cancelled and resumed ones do not count",
@@ -183,19 +183,19 @@ CASES: Final = (
     ),
     Case(
         BURN,
-        "a short batch of 4,000 items, a thousand of which fail: short, but bad",
+        "a short batch of 4,000 items, a thousand of which fail",
         items("0x5 1500 3000x90", "0x5 500 1000x90"),
         {"8m": burns(PAGE, SLOWER, TICKET, DRIP), "30m": burns(SLOWER, TICKET, DRIP)},
     ),
     Case(
         BURN,
-        "a restart: the counters begin at 0 again",
+        "a restart resets the counters",
         items("100000+100x30 0+100x60", "900+0x30 0x60"),
         silent("29m", "31m", "32m", "36m", "60m", "85m"),
     ),
     Case(
         BURN,
-        "a restart in the middle of failing changes nothing",
+        "a restart amid failures changes nothing",
         items("0+80x30 0+80x60", "0+20x30 0+20x60"),
         {"29m": burns(PAGE, SLOWER, TICKET, DRIP), "40m": burns(PAGE, SLOWER, TICKET, DRIP)},
     ),
@@ -215,8 +215,9 @@ CASES: Final = (
             "10m": Firing(
                 {**OF_BATCH, **PAGE},
                 "80% of the items of batch nightly are late",
-                "Over 1h and over 5m, items of batch nightly of svc took longer than the objective's threshold more"
-                " than 14.4 times as often as they may.",
+                "Over 1h and over 5m, more than 14.4 times as many items of batch nightly of svc as the objective"
+                " allows took longer than its threshold. See on the Node dashboard whether attempts, retries or the"
+                " rate limit take the time.",
                 "/d/flowrt-slo/?var-job=svc&var-batch=nightly",
             )
         },
@@ -226,50 +227,51 @@ CASES: Final = (
     Case(LATE, "a short batch of 40 items, all late", durations("0x90", "0x5 20 40x90"), silent("6m", "8m", "30m")),
     Case(
         LATE,
-        "a short batch of 4,000 items in a process that was not there before, all in time",
+        "a short batch of 4,000 items in a new process, all in time",
         durations("_x5 0 1000 4000x30", "_x5 0 1000 4000x30"),
         silent("5m", "6m", "7m", "8m", "9m", "12m", "30m"),
     ),
     Case(
         LATE,
-        "a restart: the histogram begins at 0 again",
+        "a restart resets the histogram",
         durations("100000+99x30 0+99x60", "100900+100x30 0+100x60"),
         silent("29m", "31m", "32m", "36m", "60m"),
     ),
-    # ---- a batch that stands still
+    # ---- a batch that stalls
     Case(
         STALLED,
-        "nothing ends any more",
+        "no item ends any more",
         {**items("0+10x10 100x60", "0x70"), s("flowrt_batches_active", BATCH): "1x70"},
         {"12m": (), "20m": (), "40m": ({**BATCH, "severity": "critical"},)},
         {
             "40m": Firing(
                 {**BATCH, "severity": "critical"},
-                "Batch nightly is under way, but no item has ended for a quarter of an hour",
-                "On a:9464, 1 batches are active and none of their items ends.",
+                "No item of batch nightly has ended for 15 minutes",
+                "Active batches of that name on a:9464: 1. The Batch dashboard says what holds them back; if items hang"
+                " in the node, set item_timeout.",
                 "/d/flowrt-batch/?var-job=svc&var-instance=a%3A9464&var-batch=nightly",
             )
         },
     ),
     Case(
         STALLED,
-        "items that only fail are no standstill",
+        "items that only fail do not count as a stall",
         {**items("0x70", "0+1x70"), s("flowrt_batches_active", BATCH): "1x70"},
         silent("20m", "60m"),
     ),
     Case(
         STALLED,
-        "it goes on in time",
+        "it continues in time",
         {**items("0+10x10 100x8 110+10x60", "0x70"), s("flowrt_batches_active", BATCH): "1x70"},
         silent("18m", "25m", "60m"),
     ),
     Case(
         STALLED,
-        "a short batch between two scrapes, and one just begun after a restart",
+        "a short batch between two scrapes, and a new one after a restart",
         {**items("0x5 40x30 0x5", "0x40"), s("flowrt_batches_active", BATCH): "0x4 1 0x29 1x5"},
         silent("5m", "6m", "20m", "35m", "39m"),
     ),
-    # ---- a batch that does not come
+    # ---- a batch that is missing
     Case(
         MISSING,
         "the last success is 27 hours old",
@@ -279,8 +281,8 @@ CASES: Final = (
             "28h": Firing(
                 {**OF_BATCH, "severity": "warning"},
                 "Batch nightly has not succeeded for 1d 3h 0m 0s",
-                "Batch nightly of svc is listed among those that have to succeed again and again, and its time is"
-                " over.",
+                "The objectives of svc ask for a success of this batch more often. Check whether its schedule started"
+                " it, and whether items of its last run failed.",
                 "/d/flowrt-batch/?var-job=svc&var-batch=nightly",
             )
         },
@@ -288,7 +290,7 @@ CASES: Final = (
     ),
     Case(
         MISSING,
-        "a restart forgets the success, the past week does not",
+        "a restart clears the success, which the past week still has",
         {
             s("flowrt_batch_last_success_timestamp_seconds", BATCH): "0x5 3600x10 0x160",
             s("process_start_time_seconds", HERE): "0x15 9600x160",
@@ -308,7 +310,7 @@ CASES: Final = (
     ),
     Case(
         MISSING,
-        "a batch that is not listed may rest, and one that succeeds is not missed",
+        "a batch that is not listed has no schedule, and a batch that succeeds is not missing",
         {
             s("flowrt_batch_last_success_timestamp_seconds", {**HERE, "batch": "adhoc"}): "60x300",
             s("flowrt_batch_last_success_timestamp_seconds", BATCH): "0+600x300",
@@ -338,8 +340,9 @@ CASES: Final = (
         {
             "60m": Firing(
                 {**OF_BATCH, "node": "fetch", "severity": "info"},
-                "Every slot of node fetch has been busy for three quarters of an hour",
-                "Batch nightly of svc uses 100% of its slots: it can go no faster at this concurrency.",
+                "Every slot of node fetch has been busy for 45 minutes",
+                "Batch nightly of svc uses 100% of its slots, so max_concurrency limits its pace. If the batch is late"
+                " and attempts are as quick as ever, raise max_concurrency.",
                 "/d/flowrt-batch/?var-job=svc&var-batch=nightly",
             )
         },
@@ -371,21 +374,36 @@ CASES: Final = (
         {
             "20m": Firing(
                 {**HERE, "node": "parse", "sign": "stalls", "severity": "warning"},
-                "Node parse blocks the event loop",
-                "On a:9464 it did 5 times in ten minutes; every other item waited meanwhile.",
+                "Node parse blocked the event loop 5 times in 10 minutes",
+                "Every other item on a:9464 waited meanwhile. The log event loop.blocked has the stack: move that call"
+                " to a thread, or use an async client.",
                 "/d/flowrt-runtime/?var-job=svc&var-instance=a%3A9464",
             )
         },
     ),
     Case(
         BLOCKED,
-        "once or twice is no habit, and a restart is none either",
+        "a culprit that the watchdog cannot name",
+        {s("flowrt_loop_stalls_total", {**HERE, "node": "none"}): "0x5 0+0.5x60"},
+        texts={
+            "20m": Firing(
+                {**HERE, "node": "none", "sign": "stalls", "severity": "warning"},
+                "Unknown code blocked the event loop 5 times in 10 minutes",
+                "Every other item on a:9464 waited meanwhile. The log event loop.blocked has the stack: move that call"
+                " to a thread, or use an async client.",
+                "/d/flowrt-runtime/?var-job=svc&var-instance=a%3A9464",
+            )
+        },
+    ),
+    Case(
+        BLOCKED,
+        "once or twice is tolerated, and so is a restart",
         {s("flowrt_loop_stalls_total", {**HERE, "node": "parse"}): "7x5 8 9x20 0x40"},
         silent("6m", "8m", "26m", "27m", "40m"),
     ),
     Case(
         BLOCKED,
-        "timers are a second late, and nobody knows the culprit",
+        "timers are a second late, culprit unknown",
         {
             s("flowrt_event_loop_lag_seconds_bucket", HERE, le="0.5"): "0+900x60",
             s("flowrt_event_loop_lag_seconds_bucket", HERE, le="1.0"): "0+1000x60",
@@ -395,7 +413,7 @@ CASES: Final = (
     ),
     Case(
         BLOCKED,
-        "a short batch that is late for a moment",
+        "a short batch with a moment of lag",
         {
             s("flowrt_event_loop_lag_seconds_bucket", HERE, le="0.5"): "0x5 10+0x60",
             s("flowrt_event_loop_lag_seconds_bucket", HERE, le="1.0"): "0x5 20+0x60",
@@ -403,38 +421,40 @@ CASES: Final = (
         },
         silent("6m", "8m", "10m", "20m"),
     ),
-    # ---- telemetry that is lost
+    # ---- dropped telemetry
     Case(
         DROPPED,
-        "spans find the queue full",
+        "the export queue is full",
         {s("flowrt_telemetry_dropped_total", {**HERE, "signal": "spans", "reason": "queue_full"}): "0x5 0+30x60"},
         {"5m": (), "20m": ({**HERE, "signal": "spans", "reason": "queue_full", "severity": "warning"},)},
         {
             "20m": Firing(
                 {**HERE, "signal": "spans", "reason": "queue_full", "severity": "warning"},
-                "a:9464 loses spans: queue_full",
-                "About 300 were lost in ten minutes. Results are not affected.",
+                "a:9464 dropped 300 spans in 10 minutes: queue_full",
+                "Results are not affected, but some traces or log events are missing. The runbook has the fix for"
+                " queue_full.",
                 "/d/flowrt-runtime/?var-job=svc&var-instance=a%3A9464",
             )
         },
     ),
     Case(
         DROPPED,
-        "what was lost long ago, and a restart",
+        "losses long ago, and a restart",
         {s("flowrt_telemetry_dropped_total", {**HERE, "signal": "spans", "reason": "shutdown"}): "500x30 0x60"},
         silent("10m", "31m", "35m", "60m"),
     ),
     # ---- the audit
     Case(
         UNACCOUNTED,
-        "two items are nowhere",
+        "two items have no final status",
         {s("flowrt_unaccounted_items", BATCH): "0x5 2x60"},
         {"5m": (), "10m": ({**BATCH, "severity": "warning"},)},
         {
             "10m": Firing(
                 {**BATCH, "severity": "warning"},
                 "2 items of batch nightly were pulled but never counted as ended",
-                "The audit at a batch's end on a:9464 found it: please report it as a defect.",
+                "The audit at the batch's end on a:9464 found the difference, which is a defect of flowrt. Please"
+                " report it with the log event telemetry.mismatch.",
                 "/d/flowrt-runtime/?var-job=svc&var-instance=a%3A9464",
             )
         },
@@ -448,7 +468,7 @@ CASES: Final = (
     # ---- the target
     Case(
         DOWN,
-        "a service that ran for two hours is gone",
+        "a service that ran for two hours disappears",
         {
             s("up", HERE): "1x59 0x30",
             s("flowrt_build_info", {**HERE, "version": "1"}): "1x59 stale",
@@ -458,8 +478,9 @@ CASES: Final = (
         {
             "130m": Firing(
                 {**HERE, "severity": "critical"},
-                "a:9464 of svc cannot be scraped",
-                "It ran flowrt for more than an hour and has not answered for five minutes.",
+                "Prometheus cannot scrape a:9464 of svc",
+                "The process ran flowrt for more than an hour and has not answered for 5 minutes. Check whether it is"
+                " alive; if it is gone, start it again, with the same journal.",
                 "/d/flowrt-overview/?var-job=svc",
             )
         },

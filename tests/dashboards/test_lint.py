@@ -1,4 +1,4 @@
-"""The linter finds each thing that can be wrong with a dashboard, and says where it is and how to mend it."""
+"""The linter finds each problem of a dashboard, with its place and its fix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from dashboards.generator.lint.__main__ import main
 
 BOARDS = {path.name: json.loads(path.read_text()) for path in (FOLDER / "grafana" / "dashboards").glob("*.json")}
 FILE = "flowrt-node.json"
-TITLE = "Failing"
+TITLE = "Items failing (%, now)"
+QUEUE_WAIT = "Queue wait (s)"
 
 
 def panel_of(board: dict[str, Any], title: str = TITLE) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def without_variable(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 def same_id(board: dict[str, Any]) -> None:
-    panel_of(board)["id"] = panel_of(board, "Mean attempt")["id"]
+    panel_of(board)["id"] = panel_of(board, "Attempt duration (mean, now)")["id"]
 
 
 def same_ref(board: dict[str, Any]) -> None:
@@ -69,6 +70,20 @@ def bad_unit(board: dict[str, Any]) -> None:
 
 def bad_annotation(board: dict[str, Any]) -> None:
     board["annotations"]["list"][-1]["expr"] = "flowrt_batches_active > 0"
+
+
+def line_colour(**colour: str) -> Callable[[dict[str, Any]], None]:
+    def put(board: dict[str, Any]) -> None:
+        panel_of(board, QUEUE_WAIT)["fieldConfig"]["defaults"]["color"] = colour
+
+    return put
+
+
+def green_step(board: dict[str, Any]) -> None:
+    line_colour(mode="thresholds")(board)
+    panel_of(board, QUEUE_WAIT)["fieldConfig"]["defaults"]["thresholds"] = {
+        "steps": [{"value": None, "color": "green"}]
+    }
 
 
 CHOSEN = 'job=~"$job", instance=~"$instance"'
@@ -93,12 +108,19 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
         "refresh is 1",
         "set it to 2",
     ),
-    "no title": (setting("title", ""), "panel 1", "no title", "say"),
+    "no title": (setting("title", ""), "panel 1", "no title", "name the quantity"),
     "no description": (setting("description", ""), TITLE, "no description", "say"),
+    "a title without a unit": (setting("title", "Failing"), "Failing", "no unit", "parentheses"),
+    "a title without a window": (setting("title", "Failing (%)"), "Failing (%)", "no window", "now"),
     "no target": (setting("targets", []), TITLE, "queries nothing", "target"),
     "an unknown unit": (bad_unit, TITLE, "unit is 'furlongs'", "percentunit"),
     "a fixed data source": (setting("datasource", {"uid": "abc"}), TITLE, "data source", "${datasource}"),
-    "the same id twice": (same_id, "Failing, Mean attempt", "2 panels have the id", "give each its own"),
+    "the same id twice": (
+        same_id,
+        f"{TITLE}, Attempt duration (mean, now)",
+        "2 panels have the id",
+        "give each its own",
+    ),
     "the same query id twice": (same_ref, TITLE, "2 queries are called A", "refId"),
     "a query that does not parse": (query("sum("), TITLE, "cannot be parsed", "sum("),
     "an unknown metric": (query(f"flowrt_itmes_total{{{CHOSEN}}}"), TITLE, "in no catalogue", "catalogue.py"),
@@ -126,13 +148,13 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
     "a rate over a range of its own": (
         query(f"rate(flowrt_items_total{{{CHOSEN}}}[5m])"),
         TITLE,
-        "range of its own",
+        "fixed range",
         "$__rate_interval",
     ),
     "a rate over the time shown": (
         query(f"rate(flowrt_items_total{{{CHOSEN}}}[$__range])"),
         TITLE,
-        "range of its own",
+        "fixed range",
         "$__rate_interval",
     ),
     "a variable that is not there": (
@@ -141,12 +163,15 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
         "$pile is no variable",
         "define pile",
     ),
+    "series coloured by their order": (line_colour(mode="palette-classic"), QUEUE_WAIT, "palette-classic", "status"),
+    "a green series": (line_colour(mode="fixed", fixedColor="green"), QUEUE_WAIT, "can be green", "neutral"),
+    "series that are green by their value": (green_step, QUEUE_WAIT, "can be green", "neutral"),
     "a careless annotation": (bad_annotation, "annotation Alerts", "not narrowed by $job", 'job=~"$job"'),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_is_found_with_its_place_and_its_fix(name: str) -> None:
+def test_problem_is_found_with_its_place_and_fix(name: str) -> None:
     breaks, panel, wrong, fix = BROKEN[name]
     board = copy.deepcopy(BOARDS[FILE])
     breaks(board)
@@ -156,20 +181,23 @@ def test_what_is_wrong_is_found_with_its_place_and_its_fix(name: str) -> None:
     ]
 
 
-def test_nothing_is_wrong_with_the_dashboards() -> None:
+def test_dashboards_have_no_findings() -> None:
     assert lint(BOARDS) == []
 
 
-def test_a_metric_that_no_panel_shows_is_found() -> None:
+def test_metric_without_a_panel_is_found() -> None:
     boards = copy.deepcopy(BOARDS)
-    panel_of(boards[FILE], "Circuit")["targets"][0]["expr"] = f"flowrt_items_inflight{{{CHOSEN}}}"
+    panel_of(boards[FILE], "Circuit (now)")["targets"][0]["expr"] = f"flowrt_items_inflight{{{CHOSEN}}}"
     (found,) = lint(boards)
     assert found == Finding(
-        "all dashboards", "flowrt_circuit_state", "no panel shows it", "add it to one, or take it out of the catalogue"
+        "all dashboards",
+        "flowrt_circuit_state",
+        "no panel shows it",
+        "add it to a panel, or remove it from the catalogue",
     )
 
 
-def test_a_link_that_leads_nowhere_is_found() -> None:
+def test_link_without_a_target_is_found() -> None:
     boards = copy.deepcopy(BOARDS)
     panel_of(boards[FILE])["links"][0]["url"] = "/d/flowrt-gone/?viewPanel=1"
     (found,) = lint(boards)
@@ -177,7 +205,7 @@ def test_a_link_that_leads_nowhere_is_found() -> None:
     assert "flowrt-gone" in found.wrong
 
 
-def test_recorded_series_have_no_instance_and_growth_in_a_subquery_is_seen() -> None:
+def test_rules_know_recorded_series_and_subqueries() -> None:
     board = copy.deepcopy(BOARDS[FILE])
     growth = f"max_over_time(rate(flowrt_items_total{{{CHOSEN}}}[$__rate_interval])[1h:])"
     fine = f'{growth} or job_batch:flowrt_items_ended:rate5m{{job=~"$job"}}'
@@ -187,19 +215,19 @@ def test_recorded_series_have_no_instance_and_growth_in_a_subquery_is_seen() -> 
     assert ["is a counter" in each.wrong for each in lint({FILE: board}, whole=False)] == [True]
 
 
-def test_the_command_prints_findings_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_findings_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     board = copy.deepcopy(BOARDS[FILE])
     setting("description", "")(board)
     (tmp_path / FILE).write_text(json.dumps(board))
     assert main([str(tmp_path / FILE)]) == 1
     said = capsys.readouterr()
-    assert said.out == f"{FILE}: {TITLE}: it has no description; say what it means and what to do about it\n"
+    assert said.out == f"{FILE}: {TITLE}: it has no description; say what it means and what to do about a bad value\n"
     assert main([str(tmp_path / "none.json")]) == 2
     (tmp_path / "bad.json").write_text("{")
     assert main([str(tmp_path / "bad.json")]) == 2
 
 
-def test_the_module_is_a_command() -> None:
+def test_module_is_a_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dashboards.generator.lint"],
         check=False,
@@ -207,4 +235,4 @@ def test_the_module_is_a_command() -> None:
         text=True,
         cwd=FOLDER.parent,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "6 dashboards, 0 findings\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "7 dashboards, 0 findings\n")

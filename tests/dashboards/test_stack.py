@@ -1,4 +1,4 @@
-"""`make stack` watches a running demo, tells where, and ends cleanly; the compose file mounts what is generated."""
+"""`make stack` watches a demo, prints the addresses and stops cleanly; compose.yaml mounts the generated files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HANG_GUARD_S = 60.0
 
 
 def children_of(pid: int) -> set[int]:
-    """The processes that a process has started, and theirs."""
+    """Return the descendants of a process."""
     found: set[int] = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -37,7 +37,7 @@ def children_of(pid: int) -> set[int]:
 
 @pytest.mark.parts
 @pytest.mark.xdist_group("dashboards")
-def test_it_watches_the_demo_and_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
+def test_stack_watches_the_demo_until_ctrl_c(tmp_path: Path) -> None:
     stack = subprocess.Popen(
         [sys.executable, "-m", "dashboards.generator.stack", "--items", "150", "--metrics-port", "0"],
         cwd=ROOT,
@@ -73,19 +73,19 @@ def test_it_watches_the_demo_and_ctrl_c_ends_all_of_it(tmp_path: Path) -> None:
         stack.communicate(timeout=HANG_GUARD_S)
 
 
-def test_a_demo_that_does_not_start_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+def test_demo_that_does_not_start_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--concurrency", "0"]) == 1
     assert "the demo did not start" in capfd.readouterr().out
 
 
-def test_a_server_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dashboards.generator.servers.shutil.which", lambda *_, **__: None)
     with pytest.raises(FileNotFoundError, match="prometheus-alertmanager is not installed"):
         Servers(tmp_path, [], scrape_s=1).start()
 
 
 @pytest.mark.parts
-def test_a_server_that_ends_tells_why(tmp_path: Path) -> None:
+def test_server_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -97,7 +97,7 @@ def test_a_server_that_ends_tells_why(tmp_path: Path) -> None:
             pass
 
 
-def test_compose_mounts_what_is_generated() -> None:
+def test_compose_mounts_the_generated_files() -> None:
     compose = yaml.safe_load((ROOT / "dashboards" / "compose.yaml").read_text())
     assert set(compose["services"]) == {"prometheus", "alertmanager", "tempo", "grafana"}
     mounted = [volume for service in compose["services"].values() for volume in service["volumes"]]
@@ -111,14 +111,14 @@ def test_compose_mounts_what_is_generated() -> None:
         assert service["network_mode"] == "host"
 
 
-def test_the_dashboards_are_where_grafana_is_told_to_look() -> None:
+def test_grafana_finds_the_dashboards_in_its_container() -> None:
     provider = yaml.safe_load((FOLDER / "grafana" / "provisioning" / "dashboards" / "flowrt.yaml").read_text())
     compose = yaml.safe_load((ROOT / "dashboards" / "compose.yaml").read_text())
     path = provider["providers"][0]["options"]["path"]
     assert any(f":{path}:ro" in volume for volume in compose["services"]["grafana"]["volumes"])
 
 
-def test_the_dots_lead_to_the_trace_store() -> None:
+def test_exemplars_link_to_the_trace_store() -> None:
     sources = yaml.safe_load((FOLDER / "grafana" / "provisioning" / "datasources" / "flowrt.yaml").read_text())
     prometheus, tempo, _ = sources["datasources"]
     (link,) = prometheus["jsonData"]["exemplarTraceIdDestinations"]

@@ -1,4 +1,4 @@
-"""How the tests run the demo: as its own process in a folder of its own; and the real Prometheus."""
+"""Fixtures that run the demo as a separate process, and find the real Prometheus."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class RunningDemo:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=preexec,  # noqa: PLW1509  # the tests' own process runs no other thread that matters
+            preexec_fn=preexec,  # noqa: PLW1509  # the test process runs no other thread that matters
         )
 
     def until(self, start: str) -> str:
-        """What follows `start` on the line that begins so; earlier lines are kept in `said`."""
+        """Return the rest of the next line that begins with `start`; earlier lines are kept in `said`."""
         while True:
             line = self._line()
             if line.startswith(start):
@@ -68,11 +68,11 @@ class RunningDemo:
 
     @property
     def text(self) -> str:
-        """All that it has said."""
+        """Return everything printed so far."""
         return "".join(self.said)
 
     def row(self, label: str) -> str:
-        """The text of a row of the summary."""
+        """Return the text of a summary row."""
         found = re.search(rf"^{re.escape(label)}  +(.*)$", self.text, re.MULTILINE)
         assert found, f"no row {label!r} in {self.text}"
         return found[1]
@@ -83,7 +83,7 @@ Start = Callable[..., RunningDemo]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts demos in a folder of the test's own."""
+    """Return a function that starts demos in the test's folder."""
     started: list[RunningDemo] = []
 
     def start(*args: str, preexec: Callable[[], None] | None = None) -> RunningDemo:
@@ -96,20 +96,20 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def end(demo: RunningDemo) -> None:
-    """End a demo, whatever it is at."""
+    """Kill a demo in any state."""
     if demo.process.poll() is None:
         demo.process.send_signal(signal.SIGKILL)
     demo.process.communicate(timeout=HANG_GUARD_S)
 
 
 def get(url: str) -> tuple[int, str]:
-    """What a loopback URL answers: status and text."""
+    """Return status and text of a loopback URL."""
     with urllib.request.urlopen(url, timeout=HANG_GUARD_S) as response:  # noqa: S310
         return response.status, response.read().decode()
 
 
 def answers(url: str) -> bool:
-    """Whether anybody serves there."""
+    """True if a server listens on the port."""
     try:
         get(url)
     except urllib.error.HTTPError:
@@ -120,7 +120,7 @@ def answers(url: str) -> bool:
 
 
 def wait_until(true: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:
-    """Ask again and again.
+    """Poll.
 
     Args:
         true: Whether it is so.
@@ -135,7 +135,7 @@ def wait_until(true: Callable[[], bool], what: str, patience_s: float = 30.0) ->
 
 @pytest.fixture(scope="session")
 def prometheus_tools() -> tuple[str, str]:
-    """The paths of `prometheus` and `promtool`."""
+    """Return the paths of `prometheus` and `promtool`."""
     found = [shutil.which(name) or shutil.which(name, path="/usr/bin") for name in ("prometheus", "promtool")]
     if None in found:
         pytest.fail(

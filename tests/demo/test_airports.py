@@ -1,4 +1,4 @@
-"""The airports: which ones, and what is nearest to what."""
+"""Airport data and the search for the nearest neighbour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def at(code: str, latitude: float, longitude: float) -> Airport:
     return Airport(code, code, "", "XX", latitude, longitude, 0.0, "UTC")
 
 
-def test_they_are_real_and_sorted_by_code() -> None:
+def test_airports_are_sorted_by_code() -> None:
     assert list(AIRPORTS) == sorted(AIRPORTS)
     assert len(AIRPORTS) > 5_000
     oslo = AIRPORTS["OSL"]
@@ -22,7 +22,7 @@ def test_they_are_real_and_sorted_by_code() -> None:
     assert oslo.elevation_m == pytest.approx(681 * 0.3048, abs=0.1)
 
 
-def test_the_choice_is_spread_over_all_codes_and_the_same_every_time() -> None:
+def test_choice_is_evenly_spread_and_deterministic() -> None:
     chosen = [airport.iata for airport in choose(AIRPORTS, 2000)]
     assert chosen == [airport.iata for airport in choose(AIRPORTS, 2000)]
     assert len(set(chosen)) == 2000
@@ -32,8 +32,8 @@ def test_the_choice_is_spread_over_all_codes_and_the_same_every_time() -> None:
 
 
 @pytest.mark.parametrize("count", [0, len(AIRPORTS) + 1])
-def test_more_than_there_are_or_none_is_refused(count: int) -> None:
-    with pytest.raises(FlowrtError, match=f"ask for 1 to {len(AIRPORTS):,}"):
+def test_choice_outside_the_range_is_refused(count: int) -> None:
+    with pytest.raises(FlowrtError, match=f"choose 1 to {len(AIRPORTS):,}"):
         choose(AIRPORTS, count)
 
 
@@ -44,15 +44,15 @@ def test_more_than_there_are_or_none_is_refused(count: int) -> None:
         (at("A", 90, 0), at("B", -90, 77), 20_015.1),
         (at("A", 0, 179.5), at("B", 0, -179.5), 111.2),
         (at("A", 12, 34), at("B", 12, 34), 0),
-        (AIRPORTS["LHR"], AIRPORTS["JFK"], 5_540),  # as airlines give it, to 0.3 %
+        (AIRPORTS["LHR"], AIRPORTS["JFK"], 5_540),  # published by airlines, accurate to 0.3 %
     ],
 )
-def test_distances_are_great_circles(a: Airport, b: Airport, km: float) -> None:
+def test_distance_is_the_great_circle(a: Airport, b: Airport, km: float) -> None:
     assert distance_km(a, b) == pytest.approx(km, rel=0.003, abs=0.01)
     assert distance_km(b, a) == pytest.approx(distance_km(a, b))
 
 
-def test_the_nearest_is_what_measuring_every_way_finds() -> None:
+def test_nearest_agrees_with_exhaustive_search() -> None:
     atlas = Atlas(AIRPORTS)
     for airport in [*choose(AIRPORTS, 60), max(AIRPORTS.values(), key=lambda each: each.latitude)]:
         found = atlas.nearest(airport)
@@ -63,6 +63,6 @@ def test_the_nearest_is_what_measuring_every_way_finds() -> None:
         assert distance_km(airport, found[0]) == pytest.approx(expected)
 
 
-def test_an_only_airport_has_no_nearest() -> None:
+def test_single_airport_has_no_nearest() -> None:
     only = at("A", 1, 2)
     assert Atlas({"A": only}).nearest(only) is None

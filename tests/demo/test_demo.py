@@ -1,4 +1,4 @@
-"""`flowrt demo` as its users run it."""
+"""`flowrt demo` as a separate process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_airport_has_its_line_and_fails_only_as_the_service_plans(start: Start, tmp_path: Path) -> None:
+def test_every_airport_has_a_line_and_fails_only_by_plan(start: Start, tmp_path: Path) -> None:
     demo = start("--items", str(ITEMS), "--metrics-port", "0")
     service = demo.until("service ")
     assert demo.end() == 0
@@ -66,7 +66,7 @@ def test_every_airport_has_its_line_and_fails_only_as_the_service_plans(start: S
             assert line["output"]["iata"] == airport.iata
             assert line["output"]["elevation_m"] == airport.elevation_m
             assert line["output"]["nearest"]["iata"] != airport.iata
-    assert list((tmp_path / OUTPUT).parent.iterdir()) == [tmp_path / OUTPUT]  # nothing partial is left
+    assert list((tmp_path / OUTPUT).parent.iterdir()) == [tmp_path / OUTPUT]  # no partial file is left
     assert not answers(service)
 
     statuses = list(expected.values())
@@ -79,7 +79,7 @@ def test_every_airport_has_its_line_and_fails_only_as_the_service_plans(start: S
     assert demo.row("output") == str(OUTPUT)
 
 
-def test_the_speedup_is_measured_on_the_same_items_with_its_interval(start: Start) -> None:
+def test_speedup_has_an_interval_measured_on_the_same_items(start: Start) -> None:
     demo = start("--items", "60", "--concurrency", "5", "--metrics-port", "0")
     assert demo.end() == 0
     measured, low, high = (
@@ -88,24 +88,24 @@ def test_the_speedup_is_measured_on_the_same_items_with_its_interval(start: Star
     claimed = float(demo.row("speedup, claimed").split("x")[0])
     assert 1 < low <= measured <= high
     assert 1 < claimed <= 5
-    # items do not hold each other up here, so the two figures tell the same; slow machines are slow in both
+    # items do not delay each other here, so both figures agree; a slow machine slows both
     assert measured == pytest.approx(claimed, rel=0.5)
     assert "60 x " in demo.row("  estimate")
     assert demo.row("  estimate").endswith("less what it added to the sample")
 
 
-def test_the_sample_that_is_shown_is_what_the_sampled_items_took(start: Start) -> None:
+def test_shown_sample_time_is_that_of_the_sampled_items(start: Start) -> None:
     demo = start("--items", "60", "--metrics-port", "0")
     assert demo.end() == 0
     said = re.match(r"40 of the items one by one, mean ([\d.]+) ms \+/- [\d.]+ ms$", demo.row("  sample"))
     assert said, demo.row("  sample")
     airports = choose(load_airports(), 60)
     planned = [min(2.0, plan_of(airports[place].iata).latency_s) for place in places_to_sample(60, 40)]
-    # never faster than the service is; far below what half as much again would be, however slow the machine
+    # not faster than the service, and far below 1.5 times that even on a slow machine
     assert sum(planned) / 40 - 0.001 <= float(said[1]) / 1e3 <= 3 * sum(planned) / 40
 
 
-def test_its_traces_bear_its_name(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traces_carry_the_demos_service_name(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[bytes] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -129,7 +129,7 @@ def test_its_traces_bear_its_name(start: Start, monkeypatch: pytest.MonkeyPatch)
     assert any(b"flowrt-demo" in body for body in bodies), len(bodies)
 
 
-def test_metrics_and_health_are_served_while_it_runs_and_until_ctrl_c(start: Start, tmp_path: Path) -> None:
+def test_serve_keeps_metrics_and_health_up_until_ctrl_c(start: Start, tmp_path: Path) -> None:
     demo = start("--items", "120", "--concurrency", "4", "--metrics-port", "0", "--serve")
     service, metrics, health = demo.until("service "), demo.until("metrics "), demo.until("health ")
     assert answers(service)
@@ -150,7 +150,7 @@ def test_metrics_and_health_are_served_while_it_runs_and_until_ctrl_c(start: Sta
     assert not answers(service)
 
 
-def test_a_port_in_use_is_told_and_a_free_one_taken(start: Start) -> None:
+def test_port_in_use_is_reported_and_replaced_by_a_free_one(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         demo = start("--items", "5", "--metrics-port", str(port))
@@ -159,7 +159,7 @@ def test_a_port_in_use_is_told_and_a_free_one_taken(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_keeps_what_finished_and_leaves_no_service(
+def test_signal_keeps_finished_items_and_stops_the_service(
     start: Start, tmp_path: Path, signum: int, code: int
 ) -> None:
     demo = start("--items", "400", "--concurrency", "4", "--metrics-port", "0")
@@ -175,11 +175,11 @@ def test_a_signal_keeps_what_finished_and_leaves_no_service(
     assert not answers(service)
     assert not (tmp_path / OUTPUT).exists()
     assert {"ok", "cancelled"} <= {line["status"] for line in read(partial)}
-    assert f"flowrt: not complete: what finished is in {OUTPUT}.partial" in demo.text
+    assert f"flowrt: not complete: finished items are in {OUTPUT}.partial" in demo.text
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_a_demo_that_is_killed_while_it_samples_leaves_no_service(start: Start, signum: int) -> None:
+def test_killed_demo_leaves_no_service_process(start: Start, signum: int) -> None:
     demo = start("--metrics-port", "0")
     service = demo.until("service ")
     assert answers(service)
@@ -187,23 +187,23 @@ def test_a_demo_that_is_killed_while_it_samples_leaves_no_service(start: Start, 
     wait_until(lambda: not answers(service), "the service has ended")
 
 
-def test_an_exception_leaves_no_service() -> None:
+def test_exception_leaves_no_service_process() -> None:
     with pytest.raises(ZeroDivisionError), ServiceProcess() as service:  # noqa: PT012
         assert answers(service.url)
         _ = 1 / 0
     assert not answers(service.url)
 
 
-def test_a_service_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_that_does_not_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with (
-        pytest.raises(FlowrtError, match="the demo's service did not start: it ended with exit code 1"),
+        pytest.raises(FlowrtError, match="the demo's service did not start: exit code 1"),
         ServiceProcess(),
     ):
         pass
 
 
-def test_a_disk_that_fails_is_5_and_one_line(start: Start, tmp_path: Path) -> None:
+def test_demo_on_a_full_disk_exits_5_with_one_line(start: Start, tmp_path: Path) -> None:
     demo = start(
         "--items",
         "60",
@@ -217,14 +217,14 @@ def test_a_disk_that_fails_is_5_and_one_line(start: Start, tmp_path: Path) -> No
     assert not (tmp_path / OUTPUT).exists()
 
 
-def test_quiet_says_nothing_and_writes_all_the_same(start: Start, tmp_path: Path) -> None:
+def test_quiet_demo_prints_nothing_and_writes_the_output(start: Start, tmp_path: Path) -> None:
     demo = start("--items", "7", "--metrics-port", "0", "--quiet", "-o", "deep/down.jsonl")
     assert demo.end() == 0
     assert demo.text == ""
     assert len(read(tmp_path / "deep" / "down.jsonl")) == 7
 
 
-def test_its_own_output_is_replaced_and_another_file_is_not(start: Start, tmp_path: Path) -> None:
+def test_default_output_is_replaced_but_no_other_file(start: Start, tmp_path: Path) -> None:
     (tmp_path / "demo-output").mkdir()
     (tmp_path / OUTPUT).write_text("an earlier run's")
     (tmp_path / "mine.jsonl").write_text("mine")
@@ -238,7 +238,7 @@ def test_its_own_output_is_replaced_and_another_file_is_not(start: Start, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "expected"),
     [
         (["--items", "0"], "Invalid value for '--items': 0 is not in the range x>=1"),
         (["--items", "10000"], "flowrt: there are 7,"),
@@ -247,24 +247,24 @@ def test_its_own_output_is_replaced_and_another_file_is_not(start: Start, tmp_pa
         (["-o", "."], "flowrt: output . is a folder: name a file"),
     ],
 )
-def test_bad_usage_is_2_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], told: str
+def test_demo_usage_error_exits_2_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], expected: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["demo", *args])
     assert result.exit_code == 2
-    assert told in result.output
+    assert expected in result.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     result = CliRunner().invoke(main, ["demo"])
     assert result.exit_code == 2
     assert result.output == "flowrt: flowrt demo needs the package 'aiohttp': pip install 'flowrt[demo]'\n"
 
 
-def test_help_says_that_failures_are_meant() -> None:
+def test_demo_help_explains_the_intended_failures() -> None:
     result = CliRunner().invoke(main, ["demo", "--help"])
     assert result.exit_code == 0
-    assert "0 the batch is complete, though items failed, which they do by design" in result.output
+    assert "0 complete, although items fail by design" in result.output

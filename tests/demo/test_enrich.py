@@ -1,4 +1,4 @@
-"""The service and the node that asks it, on one loop."""
+"""Service and node of the demo, on one loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ask(node: BaseNode, code: str) -> asyncio.Future[NodeResult]:
     )
 
 
-def test_the_shares_of_errors_and_stragglers_are_as_told() -> None:
+def test_service_has_the_documented_shares_of_errors_and_stragglers() -> None:
     plans = [plan_of(code) for code in load_airports()]
     errors = [plan for plan in plans if plan.status == 503]
     late = [plan for plan in plans if plan.latency_s > 0.08]
@@ -50,13 +50,13 @@ def test_the_shares_of_errors_and_stragglers_are_as_told() -> None:
     assert {plan.status for plan in plans} == {200, 503}
 
 
-def test_a_plan_depends_on_the_code_alone() -> None:
+def test_plan_depends_only_on_the_code() -> None:
     codes = list(load_airports())[:200]
     assert [plan_of(code) for code in codes] == [plan_of(code) for code in reversed(codes)][::-1]
     assert len({plan_of(code).latency_s for code in codes}) == 200
 
 
-def test_an_airport_comes_back_with_what_the_service_knows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_adds_the_data_of_the_service(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "plan_of", lambda code: Plan(200, 0.001))
 
     async def main() -> None:
@@ -75,9 +75,7 @@ def test_an_airport_comes_back_with_what_the_service_knows(run: Run, monkeypatch
     run(main())
 
 
-def test_any_other_answer_is_an_error_whose_type_and_text_name_no_airport(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_status_raises_an_error_without_the_airport(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "plan_of", lambda code: Plan(503, 0.001))
 
     async def main() -> None:
@@ -90,7 +88,7 @@ def test_any_other_answer_is_an_error_whose_type_and_text_name_no_airport(
     run(main())
 
 
-def test_it_has_one_session_which_the_block_closes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_opens_one_session_and_closes_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "plan_of", lambda code: Plan(200, 0.001))
 
     async def main() -> None:

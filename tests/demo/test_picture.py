@@ -1,4 +1,4 @@
-"""The README's picture of a run."""
+"""Picture of a run in the README."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "demo.svg"
 
 
-def test_it_shows_what_the_demo_says_and_the_readme_shows_it() -> None:
+def test_picture_matches_the_demo_and_is_in_the_readme() -> None:
     root = ET.fromstring(PICTURE.read_text())  # noqa: S314  # of this repository
     shown = "".join(root.itertext()).replace("\xa0", " ")
     for part in (
@@ -26,11 +26,11 @@ def test_it_shows_what_the_demo_says_and_the_readme_shows_it() -> None:
     assert "(docs/demo.svg)" in (ROOT / "README.md").read_text()
 
 
-def test_it_loads_nothing_from_elsewhere() -> None:
+def test_picture_loads_no_external_resource() -> None:
     text = PICTURE.read_text()
     assert set(re.findall(r"https?://([^/:\"]+)", text)) == {
         "www.w3.org",
         "127.0.0.1",
-    }  # the namespace, and what is shown
+    }  # the namespace, and a visible text
     for loader in ("@font-face", "@import", "href", "url(http", "<script", "<image"):
         assert loader not in text

@@ -42,7 +42,7 @@ class Scraped:
         self.api = api
 
     def query(self, promql: str) -> dict[str, float]:
-        """The vector that a query gives now: values by the series' `status`, or by "" where it has none."""
+        """Return the current vector of a query: values by the series' `status`, or "" without one."""
         url = f"{self.api}/api/v1/query?{urllib.parse.urlencode({'query': promql})}"
         data = json.loads(get(url)[1])["data"]
         assert data["resultType"] == "vector"
@@ -85,11 +85,11 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, prometheus_tools: tuple[st
             server.wait(HANG_GUARD_S)
 
 
-def test_the_target_is_up(scraped: Scraped) -> None:
+def test_prometheus_target_is_up(scraped: Scraped) -> None:
     assert scraped.query('up{job="flowrt"}') == {"": 1}
 
 
-def test_the_items_by_status_are_those_of_the_output(scraped: Scraped) -> None:
+def test_item_counts_by_status_match_the_output(scraped: Scraped) -> None:
     lines = [json.loads(line) for line in scraped.output.read_text().splitlines()]
     counted = scraped.query('sum by (status) (flowrt_items_total{batch="airports"})')
     assert {status: count for status, count in counted.items() if count} == Counter(line["status"] for line in lines)
@@ -97,30 +97,30 @@ def test_the_items_by_status_are_those_of_the_output(scraped: Scraped) -> None:
     assert min(counted["ok"], counted["failed"], counted["timed_out"]) > 0
 
 
-def test_it_saw_several_items_in_flight_and_none_at_the_end(scraped: Scraped) -> None:
+def test_inflight_gauge_rises_and_ends_at_zero(scraped: Scraped) -> None:
     (most,) = scraped.query('max_over_time(flowrt_items_inflight{batch="airports"}[5m])').values()
     assert 1 < most <= 4
     assert scraped.query('flowrt_items_inflight{batch="airports"}') == {"": 0}
 
 
-def test_the_batch_grew_from_one_scrape_to_the_next(scraped: Scraped) -> None:
+def test_completed_items_grow_between_scrapes(scraped: Scraped) -> None:
     (changes,) = scraped.query('changes(sum(flowrt_items_total{batch="airports"})[5m:1s])').values()
     assert changes >= 3
 
 
-def test_quantiles_come_out_of_the_histogram(scraped: Scraped) -> None:
+def test_histogram_yields_quantiles(scraped: Scraped) -> None:
     buckets = 'sum by (le) (flowrt_item_duration_seconds_bucket{batch="airports"})'
     (median,) = scraped.query(f"histogram_quantile(0.5, {buckets})").values()
     (p99,) = scraped.query(f"histogram_quantile(0.99, {buckets})").values()
     assert 0.02 < median < 0.5 < p99  # the service takes 20 to 80 ms, and 1 to 3 s for stragglers
 
 
-def test_promtool_has_nothing_to_say_about_the_metrics(scraped: Scraped, prometheus_tools: tuple[str, str]) -> None:
+def test_promtool_accepts_the_metrics(scraped: Scraped, prometheus_tools: tuple[str, str]) -> None:
     page = get(scraped.metrics_url)[1]
     assert "flowrt_items_total" in page
     check = subprocess.run(
         [prometheus_tools[1], "check", "metrics"], input=page, capture_output=True, check=False, text=True
     )
-    told = check.stdout + check.stderr
-    assert "flowrt_" not in told
-    assert (check.returncode, told) == (0, "")
+    printed = check.stdout + check.stderr
+    assert "flowrt_" not in printed
+    assert (check.returncode, printed) == (0, "")

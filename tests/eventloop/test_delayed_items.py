@@ -102,7 +102,7 @@ def test_only_after_a_stall_do_spans_tell_of_it_and_not_while_the_loop_is_late(l
         slot.item.span = Mock()
         slot.task = Mock(_fut_waiter=None)
         batch.slots.append(slot)
-    delayed_items.Lateness(1, 1, 1 + int(late_s * 1e9)).look(batch, 600)
+    delayed_items.Lateness(1, 1, 1 + int(late_s * 1e9)).look(batch)
     items = [slot.item for slot in batch.slots if slot.item is not None]
     assert all(item.held_ns > 0 for item in items)
     assert {item.stalled_ns for item in items} == ({items[0].held_ns} if told else {0})

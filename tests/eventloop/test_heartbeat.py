@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
-from flowrt.eventloop.heartbeat import heartbeat_of
+from flowrt.attribution.ledger import Ledger
+from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
+from flowrt.model import BatchRecord
 
 Run = Callable[[Any], Any]
 
@@ -104,3 +108,97 @@ def test_a_heartbeat_does_not_keep_its_loop_alive() -> None:
     loop = asyncio.run(main())
     gc.collect()
     assert loop() is None
+
+
+def watched(heartbeat: Heartbeat, count: int) -> list[BatchRecord]:
+    batches = []
+    for number in range(count):
+        batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id=str(number), limit=3)
+        batch.started_ns = time.perf_counter_ns()
+        batch.ledger = Ledger(batch)
+        batch.ledger.open(batch.started_ns)
+        heartbeat.watch(batch)
+        batches.append(batch)
+    return batches
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def on_time(heartbeat: Heartbeat) -> None:
+    """A beat of a loop that has slept since the last one."""
+    heartbeat._cpu_ns = time.thread_time_ns() + 1_000_000_000
+    heartbeat._waited = -2
+    heartbeat._measure(heartbeat.loop_time.due_ns)
+
+
+def test_beat_costs_the_same_however_many_batches_wait(run: Run) -> None:
+    async def main() -> set[int]:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches, calls = [], set()
+        for more in (1, 99, 400):
+            batches += watched(heartbeat, more)
+            calls.add(calls_of(lambda: on_time(heartbeat)))
+        for batch in batches:
+            batch.finished_ns = batch.started_ns
+            heartbeat.unwatch(batch)
+        return calls
+
+    (calls,) = run(main())
+    assert calls < 12
+
+
+def test_late_beat_settles_a_few_ledgers_and_all_of_them_in_time(run: Run) -> None:
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 500)
+        due = time.perf_counter_ns()
+        for _ in range(600):
+            heartbeat._cpu_ns = time.thread_time_ns() + 1_000_000_000
+            heartbeat._waited = -2
+            heartbeat.loop_time.due_ns = due
+            heartbeat._measure(due + 30_000_000)
+            due += 40_000_000
+        now = due - 10_000_000
+        assert len(heartbeat.loop_time._log[1]) <= 512 + 128
+        heartbeat.loop_time.due_ns = now + 1
+        for batch in batches:
+            assert batch.ledger is not None
+            assert batch.ledger.since_ns > batch.started_ns
+            assert batch.ledger.read(now)["loop_blocked"] == 600 * 30_000_000
+            batch.finished_ns = now
+            batch.ledger.close(now)
+            heartbeat.unwatch(batch)
+
+    run(main())
+
+
+def test_beat_rests_ten_times_its_own_cost_and_is_not_late_by_it(run: Run) -> None:
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+
+        def slow(_: int) -> None:
+            time.sleep(0.03)
+
+        heartbeat.acquire(slow)
+        began = time.perf_counter_ns()
+        heartbeat._beat()
+        ended = time.perf_counter_ns()
+        assert heartbeat.beaten_ns - began >= 30_000_000
+        assert heartbeat.loop_time.due_ns - heartbeat.beaten_ns >= 300_000_000
+        assert heartbeat.beaten_ns <= ended
+        heartbeat.release(slow)
+
+    run(main())

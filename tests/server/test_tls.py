@@ -158,4 +158,4 @@ def test_top_connects_with_token_and_authority(server: TelemetryServer, files: P
     assert "set FLOWRT_METRICS_TOKEN" in (ask(None).problem or "")
     untrusted = ask("horse", None)
     assert untrusted.refused
-    assert "its certificate is not trusted" in (untrusted.problem or "")
+    assert "the certificate is not trusted" in (untrusted.problem or "")

@@ -1,4 +1,4 @@
-"""`python -m dashboards.generator.lint [FILE ...]`: problems in dashboards, by default in all, and how to fix them."""
+"""`python -m dashboards.generator.lint [FILE ...]`: problems of the dashboards and their fixes; by default of all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dashboards.generator.lint import lint
 
 
 def main(arguments: list[str]) -> int:
-    """Read the files and say what is wrong.
+    """Print the findings of the linter.
 
     Args:
-        arguments: Paths of JSON files; none for all dashboards.
+        arguments: Paths of JSON files; empty for all dashboards.
 
     Returns:
-        The exit code: 0 nothing wrong, 1 something, 2 a file cannot be read.
+        Exit code: 0 no findings, 1 findings, 2 a file cannot be read.
     """
     paths = [Path(argument) for argument in arguments] or sorted((FOLDER / "grafana" / "dashboards").glob("*.json"))
     boards = {}

@@ -1,4 +1,4 @@
-"""What the linter reads and what it says."""
+"""Input and output of the linter: dashboards and findings."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Board = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """Problem of a dashboard.
 
     Args:
-        file: The dashboard's file.
-        panel: The panel's title, or what else of the dashboard it is about.
-        wrong: What is wrong.
-        fix: How to mend it.
+        file: File of the dashboard.
+        panel: Title of the panel, or another part of the dashboard.
+        wrong: The problem.
+        fix: How to fix it.
     """
 
     file: str
@@ -32,7 +32,7 @@ class Finding:
 
 
 def panels_of(board: Board) -> Iterator[dict[str, Any]]:
-    """All panels, those in folded rows too, without the rows themselves."""
+    """Yield all panels, those in collapsed rows too, without the rows themselves."""
     for panel in board.get("panels", []):
         if panel.get("type") == "row":
             yield from panel.get("panels", [])
@@ -41,5 +41,5 @@ def panels_of(board: Board) -> Iterator[dict[str, Any]]:
 
 
 def title_of(panel: dict[str, Any]) -> str:
-    """How a finding names the panel."""
+    """Return the panel's name in findings."""
     return panel.get("title") or f"panel {panel.get('id')}"

@@ -1,4 +1,4 @@
-"""Rules on PromQL, checked on what a real parser makes of it."""
+"""Rules on PromQL, checked on the syntax tree of a PromQL parser."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _RECORDED: Final = frozenset(
 
 
 class _Reader:
-    """Walks a query and notes each selector with what surrounds it.
+    """Visitor that collects the selectors of a query with their surroundings.
 
     Attributes:
-        selectors: Each with the call that takes it, and its range, where there are any.
+        selectors: Each selector with the function that takes it and its range in seconds, or None.
     """
 
     def __init__(self) -> None:
@@ -42,19 +42,19 @@ class _Reader:
         self._above: list[Expr] = []
 
     def enter(self, expr: Expr) -> None:
-        """A part of the query begins."""
+        """Visit an expression before its children."""
         if isinstance(expr, MatrixSelector):
             self.selectors.append((expr.vector_selector, self._call(), expr.range.total_seconds()))
         elif isinstance(expr, VectorSelector) and not (self._above and isinstance(self._above[-1], MatrixSelector)):
             self.selectors.append((expr, None, None))
         self._above.append(expr)
 
-    def leave(self, expr: Expr) -> None:  # noqa: ARG002  # the walker's form
-        """A part of the query ends."""
+    def leave(self, expr: Expr) -> None:  # noqa: ARG002  # the signature that the walker calls
+        """Leave an expression after its children."""
         self._above.pop()
 
     def _call(self) -> Call | None:
-        """The function that takes the range, which may be inside a subquery."""
+        """Return the innermost function that takes the range; None if a subquery stands in between."""
         for expr in reversed(self._above):
             if isinstance(expr, Call):
                 return expr
@@ -67,7 +67,7 @@ def _read(query: str) -> _Reader:
     """Parse a query.
 
     Raises:
-        ValueError: It is no PromQL.
+        ValueError: The query is not valid PromQL.
     """
     for variable, length in _STANDS_FOR.items():
         query = query.replace(variable, length)
@@ -77,7 +77,7 @@ def _read(query: str) -> _Reader:
 
 
 def names_in(query: str) -> set[str]:
-    """The series that a query asks for; none where it cannot be parsed."""
+    """Return the names of the series that a query reads; empty if it cannot be parsed."""
     try:
         return {selector.name or "" for selector, _, _ in _read(query).selectors}
     except ValueError:
@@ -85,15 +85,15 @@ def names_in(query: str) -> set[str]:
 
 
 def lint_query(query: str) -> Iterator[Wrong]:
-    """What is wrong with a query, and how to mend it.
+    """Yield the problems of a query with their fixes.
 
     Args:
-        query: With Grafana's variables in it.
+        query: PromQL with Grafana's variables.
     """
     try:
         reader = _read(query)
     except ValueError as exc:
-        yield f"its query cannot be parsed: {exc}", f"mend it: {query}"
+        yield f"its query cannot be parsed: {exc}", f"correct it: {query}"
         return
     for selector, call, range_s in reader.selectors:
         yield from _lint_selector(selector)
@@ -101,7 +101,7 @@ def lint_query(query: str) -> Iterator[Wrong]:
 
 
 def _kind(name: str) -> str | None:
-    """The metric's type, `histogram` for its parts; None where nobody knows it."""
+    """Return the metric's type, `histogram` for the parts of one; None for an unknown metric."""
     if name in CATALOGUE:
         return CATALOGUE[name].kind
     for part in _PARTS:
@@ -136,4 +136,4 @@ def _lint_range(name: str, call: Call | None, range_s: float | None) -> Iterator
         return
     allowed = (_RATE_INTERVAL, _RANGE) if function == "increase" else (_RATE_INTERVAL,)
     if f"{range_s:g}s" not in allowed:
-        yield f"{function} of {name} is over a range of its own", f"{function}({name}[$__rate_interval])"
+        yield f"{function} of {name} has a fixed range", f"{function}({name}[$__rate_interval])"

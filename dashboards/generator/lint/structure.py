@@ -1,4 +1,4 @@
-"""Rules on what a dashboard is made of: its variables, its panels, its links."""
+"""Rules on a dashboard's structure: variables, panels, colours and links."""
 
 from __future__ import annotations
 
@@ -15,9 +15,22 @@ from flowrt.telemetry.metrics.catalogue import CATALOGUE
 __all__ = ["UNITS", "lint"]
 
 UNITS: Final = frozenset(
-    {"none", "short", "percent", "percentunit", "s", "ms", "bytes", "ops", "reqps", "dateTimeFromNow", "dtdurations"}
+    {
+        "none",
+        "short",
+        "percent",
+        "percentunit",
+        "s",
+        "ms",
+        "bytes",
+        "ops",
+        "reqps",
+        "dateTimeFromNow",
+        "dtdurations",
+        "locale",
+    }
 )
-"""Grafana's names of units that dashboards here may use, beside `prefix:...` and `suffix:...`."""
+"""Units that the dashboards may use, by Grafana's names, beside `prefix:...` and `suffix:...`."""
 
 _ALL: Final = ".+"
 _REFRESH: Final = 2
@@ -25,14 +38,18 @@ _BUILT_IN: Final = re.compile(r"\$\{?__")
 _VARIABLE: Final = re.compile(r"\$\{?([A-Za-z]\w*)")
 _DASHBOARD: Final = re.compile(r"/d/([\w-]+)")
 _NEEDS_NO_QUERY: Final = frozenset({"text", "row"})
+_IN_PARENTHESES: Final = re.compile(r"\(([^()]+)\)$")
+_WINDOW: Final = re.compile(r"\b(now|ago|time shown|last \w+|\d+ days|objective|per window)\b")
+_MODES: Final = frozenset({"fixed", "shades", "thresholds", "continuous-BlPu"})
+_GREEN: Final = frozenset({"green", "dark-green", "light-green", "semi-dark-green", "super-light-green", "#73bf69"})
 
 
 def lint(boards: Mapping[str, Board], *, whole: bool = True) -> list[Finding]:
-    """All that is wrong.
+    """Return all findings.
 
     Args:
-        boards: The dashboards by their files' names.
-        whole: They are all that there are: each metric must be on one of them, and each link must lead to one.
+        boards: Dashboards by the names of their files.
+        whole: The dashboards are complete: check that each metric is on a panel and that each link has a target.
     """
     findings = [finding for file, board in boards.items() for finding in _lint_board(file, board)]
     if whole:
@@ -54,7 +71,7 @@ def _lint_board(file: str, board: Board) -> Iterator[Finding]:
         for name in _used(panel):
             if name not in defined:
                 yield Finding(
-                    file, title_of(panel), f"${name} is no variable of the dashboard", f"define {name}, or take it out"
+                    file, title_of(panel), f"${name} is no variable of the dashboard", f"define {name}, or remove it"
                 )
     for annotation in board.get("annotations", {}).get("list", []):
         if "expr" in annotation:
@@ -98,16 +115,17 @@ def _unique_ids(file: str, board: Board) -> Iterator[Finding]:
 def _panel(file: str, panel: dict[str, Any]) -> Iterator[Finding]:
     where = title_of(panel)
     if not panel.get("title"):
-        yield Finding(file, where, "it has no title", "say in a few words what it shows")
+        yield Finding(file, where, "it has no title", "name the quantity, its unit and its window")
     if not panel.get("description"):
-        yield Finding(file, where, "it has no description", "say what it means and what to do about it")
+        yield Finding(file, where, "it has no description", "say what it means and what to do about a bad value")
     if panel.get("type") in _NEEDS_NO_QUERY:
         return
+    yield from (Finding(file, where, *found) for found in (*_title(panel), *_colours(panel)))
     if (panel.get("datasource") or {}).get("uid") != "${datasource}":
-        yield Finding(file, where, "it does not ask the data source that was chosen", "set its uid to ${datasource}")
+        yield Finding(file, where, "it does not use the chosen data source", "set its uid to ${datasource}")
     unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
     if unit not in UNITS and not str(unit).startswith(("suffix:", "prefix:")):
-        yield Finding(file, where, f"its unit is {unit!r}", f"take one of {', '.join(sorted(UNITS))}, or suffix:…")
+        yield Finding(file, where, f"its unit is {unit!r}", f"use one of {', '.join(sorted(UNITS))}, or suffix:…")
     targets = panel.get("targets") or []
     if not targets:
         yield Finding(file, where, "it queries nothing", "give it a target")
@@ -116,6 +134,31 @@ def _panel(file: str, panel: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(file, where, f"{count} queries are called {ref}", "give each a refId of its own")
     for target in targets:
         yield from (Finding(file, where, *found) for found in lint_query(target.get("expr", "")))
+
+
+def _title(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A reader must know what a number counts and over which time; a time series shows its time on the axis."""
+    found = _IN_PARENTHESES.search(panel.get("title") or "()")
+    if found is None:
+        yield "its title has no unit", "end it with the unit in parentheses, as in 'Items ended (per second, now)'"
+    elif panel.get("type") not in ("timeseries", "heatmap") and not _WINDOW.search(found[1]):
+        yield "its title has no window", "add it to the parentheses: now, time shown, last hour, ..."
+
+
+def _colours(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A line that is green by chance seems to be well, and may be the one that fails."""
+    if panel.get("type") != "timeseries":
+        return
+    config = panel.get("fieldConfig", {})
+    defaults = config.get("defaults", {})
+    colour = defaults.get("color", {})
+    if colour.get("mode") not in _MODES:
+        yield f"its colour mode is {colour.get('mode')}", "colour by status or value, as `lines` in panels.py does"
+    steps = defaults.get("thresholds", {}).get("steps", []) if colour.get("mode") == "thresholds" else []
+    fixed = [colour, *(p["value"] for o in config.get("overrides", []) for p in o["properties"] if p["id"] == "color")]
+    used = {step.get("color") for step in steps} | {each.get("fixedColor") for each in fixed}
+    if green := sorted(str(each) for each in used if str(each).lower() in _GREEN):
+        yield f"a series can be {green[0]}", "green means healthy: use a neutral colour"
 
 
 def _used(panel: dict[str, Any]) -> set[str]:
@@ -136,7 +179,9 @@ def _unshown(boards: Mapping[str, Board]) -> Iterator[Finding]:
     for name, metric in CATALOGUE.items():
         parts = {name, *(f"{name}{part}" for part in ("_bucket", "_sum", "_count") if metric.kind == "histogram")}
         if not parts & shown:
-            yield Finding("all dashboards", name, "no panel shows it", "add it to one, or take it out of the catalogue")
+            yield Finding(
+                "all dashboards", name, "no panel shows it", "add it to a panel, or remove it from the catalogue"
+            )
 
 
 def _dead_links(boards: Mapping[str, Board]) -> Iterator[Finding]:
@@ -145,4 +190,6 @@ def _dead_links(boards: Mapping[str, Board]) -> Iterator[Finding]:
         for panel in panels_of(board):
             linked = json.dumps([panel.get("links"), panel.get("fieldConfig")])
             for uid in sorted({found[1] for found in _DASHBOARD.finditer(linked)} - known):
-                yield Finding(file, title_of(panel), f"it links to {uid}, which is not there", "link to one that is")
+                yield Finding(
+                    file, title_of(panel), f"it links to {uid}, which does not exist", "link to a dashboard that exists"
+                )

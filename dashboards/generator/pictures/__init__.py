@@ -1,1 +1,1 @@
-"""Pictures of the dashboards for the documentation: Grafana's own components, a real Prometheus's answers."""
+"""Pictures of the dashboards: Grafana's own components draw the answers of a real Prometheus."""

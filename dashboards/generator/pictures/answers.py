@@ -1,4 +1,4 @@
-"""What a Prometheus answers to the queries of a dashboard, in the form that the drawing reads."""
+"""Answers of a Prometheus to the queries of a dashboard, in the form that `draw.tsx` reads."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dashboards.generator.filled import filled
 from dashboards.generator.lint.findings import Board, panels_of
 from dashboards.generator.servers import Api
 
-__all__ = ["answers_of", "marks_of"]
+__all__ = ["STEP_S", "answers_of", "marks_of"]
 
 _INTERVAL: Final = "10s"
-_STEP_S: Final = 2.0
+STEP_S: Final = 2.0
 _MARKS: Final = {"Batch starts": "#5794f2", "Alerts": "#f2495c"}
 _MOST_EXEMPLARS: Final = 60
 
 
 def answers_of(board: Board, api: Api, start_s: float, end_s: float, chosen: Mapping[str, str]) -> dict[str, Any]:
-    """Each panel's answers, by the panel's id.
+    """Return the answers of each panel, by the panel's id.
 
     Args:
         board: The dashboard.
-        api: Whom to ask.
-        start_s: From when on, in seconds since 1970.
-        end_s: Until when, in seconds since 1970.
-        chosen: The dashboard's variables that are not at `All`.
+        api: The Prometheus.
+        start_s: Start in seconds since 1970.
+        end_s: End in seconds since 1970.
+        chosen: Values of the dashboard's variables that are not at `All`.
     """
     return {
         str(panel["id"]): [_answer(target, api, start_s, end_s, chosen) for target in panel.get("targets", [])]
@@ -46,7 +46,7 @@ def _answer(
     else:
         found = [
             {"metric": each["metric"], "values": each["values"], "legend": _legend(target, each["metric"])}
-            for each in api.ranged(expr, start_s, end_s, _STEP_S)
+            for each in api.ranged(expr, start_s, end_s, STEP_S)
         ]
     exemplars = [
         (exemplar["timestamp"], float(exemplar["value"]))
@@ -58,19 +58,19 @@ def _answer(
 
 
 def marks_of(board: Board, api: Api, start_s: float, end_s: float) -> list[dict[str, Any]]:
-    """When what the annotations stand for began.
+    """Return the vertical lines of the annotations: the start of each event within the time shown.
 
     Args:
         board: The dashboard.
-        api: Whom to ask.
-        start_s: From when on, in seconds since 1970.
-        end_s: Until when, in seconds since 1970.
+        api: The Prometheus.
+        start_s: Start in seconds since 1970.
+        end_s: End in seconds since 1970.
     """
     marks = []
     for annotation in board.get("annotations", {}).get("list", []):
-        for series in api.ranged(_fill(annotation["expr"], start_s, end_s, {}), start_s, end_s, _STEP_S):
+        for series in api.ranged(_fill(annotation["expr"], start_s, end_s, {}), start_s, end_s, STEP_S):
             began_s = float(series["values"][0][0])
-            if began_s > start_s + _STEP_S:
+            if began_s > start_s + STEP_S:
                 marks.append({"at": began_s, "colour": _MARKS[annotation["name"]]})
     return marks
 

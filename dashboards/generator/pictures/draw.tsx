@@ -1,5 +1,7 @@
-// Draws one dashboard with Grafana's own components, from answers of a real Prometheus.
-// What a heatmap and the marks of annotations and exemplars need beyond @grafana/ui is painted onto its plot.
+// Draws dashboards with Grafana's own components, from the answers of a real Prometheus.
+// @grafana/ui has no heatmap, annotations or exemplars: they are painted onto its plot.
+// window.DRAW draws one dashboard and resolves to its problems: the errors of panels by title, and the panels that show
+// nothing.
 import {
   applyFieldOverrides,
   createTheme,
@@ -8,6 +10,7 @@ import {
   FieldType,
   getDisplayProcessor,
   getFieldDisplayValues,
+  renderTextPanelMarkdown,
   PanelData,
   Registry,
   standardTransformers,
@@ -43,25 +46,33 @@ interface Panel {
 interface Mark { at: number; colour: string }
 interface Picture {
   board: { title: string; panels: Panel[] }; answers: Record<string, Answer[]>; marks: Mark[];
-  from: number; to: number; width: number; chosen: Array<[string, string]>;
+  from: number; to: number; step: number; width: number; chosen: Array<[string, string]>;
 }
 
-declare global { interface Window { PICTURE: Picture; DRAWN: boolean } }
+declare global { interface Window { DRAW: (picture: Picture) => Promise<Record<string, string>> } }
 
-const picture = window.PICTURE;
+
+let picture: Picture;
+let timeRange: TimeRange;
+let registry: Registry<any>;
+let problems: Record<string, string>;
 const theme = createTheme({ colors: { mode: 'dark' } });
-const timeRange: TimeRange = {
-  from: dateTime(picture.from * 1000), to: dateTime(picture.to * 1000),
-  raw: { from: dateTime(picture.from * 1000), to: dateTime(picture.to * 1000) },
-};
 const CELL = 38, GAP = 8;
 
 const overridable = ['unit', 'min', 'max', 'decimals', 'displayName', 'thresholds', 'color', 'links', 'noValue', 'mappings'];
-const custom = new Set(['cellOptions', 'width', ...picture.board.panels.flatMap((panel) => Object.keys(panel.fieldConfig?.defaults?.custom ?? {}))]);
-const registry = new Registry<any>(() => [
-  ...overridable.map((id) => option(id, id, false)),
-  ...[...custom].map((key) => option(`custom.${key}`, key, true)),
-]);
+
+function choose(next: Picture) {
+  picture = next;
+  problems = {};
+  const range = { from: dateTime(picture.from * 1000), to: dateTime(picture.to * 1000) };
+  timeRange = { ...range, raw: range };
+  const custom = new Set(['cellOptions', 'width', ...picture.board.panels.flatMap((panel) => Object.keys(panel.fieldConfig?.defaults?.custom ?? {}))]);
+  registry = new Registry<any>(() => [
+    ...overridable.map((id) => option(id, id, false)),
+    ...[...custom].map((key) => option(`custom.${key}`, key, true)),
+  ]);
+}
+
 function option(id: string, path: string, isCustom: boolean) {
   return { id, path, isCustom, name: id, process: (value: any) => value, shouldApply: () => true };
 }
@@ -77,21 +88,29 @@ function configured(panel: Panel, frames: DataFrame[]): DataFrame[] {
   } as any);
 }
 
+// Prometheus leaves out the times without a value; Grafana's data source puts null there, so that lines have gaps.
+function withGaps(values: Array<[number, string]>): Array<[number, number | null]> {
+  return values.flatMap(([at, value], place): Array<[number, number | null]> => {
+    const gap = place > 0 && at - values[place - 1][0] > 1.5 * picture.step;
+    return gap ? [[at - picture.step, null], [at, Number(value)]] : [[at, Number(value)]];
+  });
+}
+
 function seriesFrames(panel: Panel): DataFrame[] {
   const frames = (picture.answers[panel.id] ?? []).flatMap((answer) =>
-    answer.series.map((series) =>
-      toDataFrame({
+    answer.series.map((series) => {
+      const values = withGaps(series.values);
+      return toDataFrame({
         refId: answer.refId, name: series.legend,
         fields: [
-          { name: 'Time', type: FieldType.time, values: series.values.map(([at]) => at * 1000), config: {} },
+          { name: 'Time', type: FieldType.time, values: values.map(([at]) => at * 1000), config: {} },
           {
-            name: 'Value', type: FieldType.number, labels: series.metric,
-            values: series.values.map(([, value]) => Number(value)),
+            name: 'Value', type: FieldType.number, labels: series.metric, values: values.map(([, value]) => value),
             config: { displayNameFromDS: series.legend },
           },
         ],
-      })
-    )
+      });
+    })
   );
   return configured(panel, frames);
 }
@@ -234,7 +253,7 @@ function displays(panel: Panel): any[] {
 
 function Bars({ panel, width, height }: { panel: Panel; width: number; height: number }) {
   const all = displays(panel);
-  if (!all.length) { return <Nothing>none</Nothing>; }
+  if (!all.length) { return <Nothing>{panel.fieldConfig.defaults.noValue ?? 'No data'}</Nothing>; }
   const most = Math.max(...all.map((each) => each.display.numeric));
   const tall = Math.min(44, height / all.length);
   return (
@@ -266,7 +285,24 @@ function Content({ panel, frame, width, height }: { panel: Panel; frame?: DataFr
     case 'stat': return <Number_ panel={panel} width={width} height={height} />;
     case 'bargauge': return <Bars panel={panel} width={width} height={height} />;
     case 'table': return <Rows panel={panel} frame={frame!} width={width} height={height} />;
-    default: return <Nothing>{`no way to draw a panel of type ${panel.type}`}</Nothing>;
+    case 'text': return <div style={{ padding: 8, height, overflow: 'auto' }} dangerouslySetInnerHTML={{ __html: renderTextPanelMarkdown(panel.options.content) }} />;
+    default: throw new Error(`no way to draw a panel of type ${panel.type}`);
+  }
+}
+
+class Guard extends React.Component<{ title: string; children: React.ReactNode }, { error?: Error }> {
+  state: { error?: Error } = {};
+
+  static getDerivedStateFromError(error: Error) {
+    return { error };
+  }
+
+  componentDidCatch(error: Error) {
+    problems[this.props.title] = String(error);
+  }
+
+  render() {
+    return this.state.error ? <Nothing>{String(this.state.error)}</Nothing> : this.props.children;
   }
 }
 
@@ -294,9 +330,11 @@ function Dashboard({ frames }: { frames: Record<number, DataFrame> }) {
                 return <div key={panel.id} style={{ ...box, position: 'absolute', color: theme.colors.text.primary, fontWeight: 500, paddingTop: 6 }}>⌄ {panel.title}</div>;
               }
               return (
-                <div key={panel.id} style={{ ...box, position: 'absolute' }}>
+                <div key={panel.id} data-panel={panel.title} style={{ ...box, position: 'absolute' }}>
                   <PanelChrome title={panel.title} width={box.width} height={box.height}>
-                    {(width, height) => <Content panel={panel} frame={frames[panel.id]} width={width} height={height} />}
+                    {(width, height) => (
+                      <Guard title={panel.title}><Content panel={panel} frame={frames[panel.id]} width={width} height={height} /></Guard>
+                    )}
                   </PanelChrome>
                 </div>
               );
@@ -309,13 +347,22 @@ function Dashboard({ frames }: { frames: Record<number, DataFrame> }) {
   );
 }
 
-async function main() {
+window.DRAW = async (next) => {
+  choose(next);
   const frames: Record<number, DataFrame> = {};
   for (const panel of picture.board.panels) {
     if (panel.type === 'table') { frames[panel.id] = await tableFrame(panel); }
   }
-  createRoot(document.getElementById('root')!).render(<Dashboard frames={frames} />);
-  setTimeout(() => { window.DRAWN = true; }, 500);
-}
-
-void main();
+  const place = document.createElement('div');
+  document.body.replaceChildren(place);
+  createRoot(place).render(<Dashboard frames={frames} />);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  for (const panel of place.querySelectorAll<HTMLElement>('[data-panel]')) {
+    const title = panel.dataset.panel!;
+    const content = panel.innerText.replace(title, '').trim();
+    if (!(title in problems) && (content.includes('No data') || !(content || panel.querySelector('canvas')))) {
+      problems[title] = 'it shows nothing';
+    }
+  }
+  return problems;
+};

@@ -1,4 +1,4 @@
-"""`flowrt bench`: how many items at once a node should run."""
+"""The command `flowrt bench`: measures how many items at once a node should run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["bench"]
 
 _STDOUT: Final = "-"
 _INTERRUPTED: Final = (130, 143)
-_MOST_ITEMS: Final = 10_000  # of the input that are kept: they are used again and again
+_MAX_ITEMS: Final = 10_000  # items of the input kept in memory and reused
 
 _EXAMPLES = """\b
 Examples:
@@ -38,11 +38,11 @@ Examples:
   flowrt bench crawl:fetch urls.jsonl --json today.json --baseline yesterday.json
 
 \b
-The node runs for real, over the items of INPUT again and again: bound it with --max-requests and --duration, and let
-it call a service that is meant to be tried.
+The node runs for real, over the items of INPUT again and again. Bound the run with --max-requests and --duration, and
+call a test service.
 
 \b
-Exit codes: 0 measured, 1 worse than the baseline or no setting within the budget, 2 bad usage, 65 unreadable input,
+Exit codes: 0 measured, 1 worse than the baseline, or no setting within the budget, 2 bad usage, 65 unreadable input,
 130 and 143 interrupted.
 """
 
@@ -66,7 +66,7 @@ class _Numbers(click.ParamType[Any]):
 
 
 class _Parsed(click.ParamType[Any]):
-    """What a function of the plan makes of the text."""
+    """Value parsed by a function of `flowrt.loadtest.plan`, which is imported on use."""
 
     def __init__(self, name: str, function: str) -> None:
         self.name = name
@@ -93,31 +93,35 @@ class _Parsed(click.ParamType[Any]):
     "--concurrency",
     type=_Numbers(int),
     metavar="1,2,5|auto",
-    help="A closed loop with each of these many items at once; auto, the default, doubles until it gains nothing.",
+    help="Closed loop at each of these concurrencies; auto, the default, doubles until throughput stops growing.",
 )
 @click.option(
     "--arrival-rate",
     type=_Numbers(float),
     metavar="R,R",
-    help="An open loop with each of these many items a second; latency counts from when an item was to start.",
+    help="Open loop at each of these rates per second; latency counts from the intended start of an item.",
 )
-@click.option("--step", type=SECONDS, default=5.0, show_default=True, metavar="S", help="Of each setting and pass.")
+@click.option(
+    "--step", type=SECONDS, default=5.0, show_default=True, metavar="S", help="Duration of one pass in seconds."
+)
 @click.option(
     "--passes",
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
     metavar="N",
-    help="How often each setting is measured: what they differ by is the noise.",
+    help="Passes per setting; their spread is the noise.",
 )
-@click.option("--duration", type=SECONDS, default=120.0, show_default=True, metavar="S", help="Of all of it, at most.")
+@click.option(
+    "--duration", type=SECONDS, default=120.0, show_default=True, metavar="S", help="Maximum duration in seconds."
+)
 @click.option(
     "--max-requests",
     type=click.IntRange(min=1),
     default=100_000,
     show_default=True,
     metavar="N",
-    help="How many items are started in all, at most.",
+    help="Maximum number of items started in all.",
 )
 @click.option(
     "--most-concurrency",
@@ -125,7 +129,7 @@ class _Parsed(click.ParamType[Any]):
     default=1_000,
     show_default=True,
     metavar="N",
-    help="How far auto goes, and how many items an open loop has in flight at most.",
+    help="Maximum concurrency of auto, and of items in flight in an open loop.",
 )
 @click.option(
     "--error-budget",
@@ -133,25 +137,33 @@ class _Parsed(click.ParamType[Any]):
     default="1%",
     show_default=True,
     metavar="SHARE",
-    help="How many items may fail.",
+    help="Share of items that may fail.",
 )
 @click.option(
     "--latency-budget",
     type=_Parsed("budget", "LatencyBudget.parse"),
     metavar="p95=500ms",
-    help="How long they may take.",
+    help="Latency that an item may take.",
 )
-@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one item, in seconds.")
+@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one item in seconds.")
 @click.option("--executor", type=click.Choice(["loop", "threads"]), default="loop", show_default=True)
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures there; - is stdout."
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write all figures as JSON; - is standard output.",
 )
-@click.option("--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with charts.")
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Compare with what --json wrote.")
-@click.option("--overwrite", is_flag=True, help="Replace the files if they exist.")
-@click.option("--quiet", is_flag=True, help="No line for each step while it runs.")
 @click.option(
-    "--input-format", type=click.Choice(FORMATS), help="By default what INPUT's extension says, and jsonl for -."
+    "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with charts."
+)
+@click.option(
+    "--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Compare with an earlier --json file."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@click.option("--quiet", is_flag=True, help="Print no line per step.")
+@click.option(
+    "--input-format", type=click.Choice(FORMATS), help="Format of INPUT; by default from its extension, jsonl for -."
 )
 def bench(
     node: str,
@@ -165,14 +177,14 @@ def bench(
     input_format: Format | None,
     **settings: Any,
 ) -> None:
-    """Find out how many items at once MODULE:NODE should run, by running it over the items of INPUT."""
+    """Measure how many items at once MODULE:NODE should run, by running it over the items of INPUT."""
     from flowrt.cli.options.node_loader import load_node  # noqa: PLC0415  # heavy
     from flowrt.loadtest.comparison import compare  # noqa: PLC0415  # heavy
     from flowrt.loadtest.measurement import Latencies  # noqa: PLC0415  # heavy
     from flowrt.loadtest.output import about, as_json, conclusions, verdict_lines  # noqa: PLC0415  # heavy
 
     plan = _plan(settings)
-    Latencies()  # reports a missing package before anything runs
+    Latencies()  # raises for a missing package before anything runs
     if html_file is not None:
         from flowrt.reporting.charts import library  # noqa: PLC0415  # an extra
 
@@ -186,7 +198,7 @@ def bench(
     if earlier is not None:
         try:
             verdict = compare(run, earlier, of)
-        except ValueError as exc:  # a search that came by none of its settings
+        except ValueError as exc:  # the search measured none of the baseline's settings
             run.notes.append(f"not compared with {baseline}: {exc}")
     to_stderr = json_file is not None and str(json_file) == _STDOUT
     for line in (*_table(run), *conclusions(run), *(() if verdict is None else verdict_lines(verdict))):
@@ -206,8 +218,10 @@ def _plan(settings: dict[str, Any]) -> Plan:
 
     concurrencies, rates = settings.pop("concurrency"), settings.pop("arrival_rate") or ()
     if concurrencies == () and rates:
-        told = ",".join(f"{rate:g}" for rate in rates)
-        raise CommandError(f"--concurrency auto and --arrival-rate {told} are two runs: give one of them")
+        listed = ",".join(f"{rate:g}" for rate in rates)
+        raise CommandError(
+            f"--concurrency auto and --arrival-rate {listed} are separate measurements: pass one of them"
+        )
     try:
         return Plan(concurrencies=concurrencies or (), arrival_rates=rates, **settings)
     except ValueError as exc:
@@ -222,7 +236,9 @@ def _check_targets(json_file: Path | None, html_file: Path | None, *, overwrite:
             continue
         folder = file.resolve().parent
         if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
-            raise CommandError(f"{str(file)!r} cannot be written: name a file in a folder that exists and is yours")
+            raise CommandError(
+                f"{str(file)!r} cannot be written: name a file in an existing folder that you may write to"
+            )
         if file.exists() and not overwrite:
             raise CommandError(f"{str(file)!r} exists: pass --overwrite to replace it")
 
@@ -253,19 +269,19 @@ async def _read_items(source: str, form: Format | None) -> list[Any]:
             if isinstance(item, Rejected):
                 raise CommandError(f"{source}: {item.error}", UNREADABLE_INPUT)
             items.append(item)
-            if len(items) >= _MOST_ITEMS:
-                say(f"only the first {_MOST_ITEMS:,} items of {source} are used, again and again")
+            if len(items) >= _MAX_ITEMS:
+                say(f"only the first {_MAX_ITEMS:,} items of {source} are used, repeatedly")
                 break
     finally:
         await opened.feed.close()
         opened.close()
     if not items:
-        raise CommandError(f"{source} has no items to run", UNREADABLE_INPUT)
+        raise CommandError(f"{source} has no items", UNREADABLE_INPUT)
     return items
 
 
 def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quiet: bool) -> tuple[Run, int]:
-    """The run, and 130 or 143 where a signal ended it."""
+    """Run the measurement. Return it with the exit code: 130 or 143 after a signal, otherwise 0."""
     from flowrt import runtime  # noqa: PLC0415  # heavy
     from flowrt.loadtest.load_generator import LoadGenerator  # noqa: PLC0415  # heavy
     from flowrt.loadtest.run import Run  # noqa: PLC0415  # heavy
@@ -278,9 +294,9 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
         return current is not None and current.exit_code is not None
 
     async def main() -> None:
-        await search(LoadGenerator(node, items, plan, executor, stopped), run, tell)
+        await search(LoadGenerator(node, items, plan, executor, stopped), run, report_step)
 
-    def tell(step: Measurement) -> None:
+    def report_step(step: Measurement) -> None:
         if not quiet:
             say(_progress(step, plan))
 
@@ -288,9 +304,9 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
         runtime.run(main(), service_name="flowrt", log_level="ERROR", metrics_port=None)
     except SystemExit as exc:
         if exc.code not in _INTERRUPTED:
-            raise CommandError(f"the node raised SystemExit({exc.code!r}): it is not to end the process") from exc
-        if not run.notes or not run.notes[-1].startswith("interrupted"):  # in the middle of a step that did not end
-            run.notes.append("interrupted: the figures are those measured until then, without the step that was active")
+            raise CommandError(f"the node raised SystemExit({exc.code!r}): a node must not end the process") from exc
+        if not run.notes or not run.notes[-1].startswith("interrupted"):  # the signal came within a step
+            run.notes.append("interrupted: the active step is not included")
         return run, int(exc.code)
     return run, 0
 

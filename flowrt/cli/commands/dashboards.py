@@ -1,4 +1,4 @@
-"""`flowrt dashboards export`: the Grafana dashboards, Prometheus rules and provisioning files of this version."""
+"""The command `flowrt dashboards export`: Grafana dashboards, Prometheus rules and provisioning files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Examples:
 \b
 What is written:
   grafana/dashboards/      the dashboards, as JSON to import or to provision
-  grafana/provisioning/    the data sources and where Grafana finds the dashboards
+  grafana/provisioning/    data sources, and the folder of the dashboards
   prometheus/              prometheus.yml, recording rules, alerts, and {_EDITED}
-  alertmanager/, tempo/    settings to start from
-  compose.yaml             all of them with Grafana: docker compose up
+  alertmanager/, tempo/    minimal configuration
+  compose.yaml             the whole stack: docker compose up
 
 \b
-{_EDITED} holds what you promise, and is yours to edit: it is never written over.
+{_EDITED} holds your service level objectives. Edit it: it is never overwritten.
 """
 
 
@@ -50,17 +50,17 @@ def dashboards() -> None:
     default=_GRAFANA,
     show_default=True,
     metavar="URL",
-    help="Your Grafana: where the links of alerts lead, to runbooks and dashboards.",
+    help="URL of your Grafana, for the links from alerts to runbooks and dashboards.",
 )
-@click.option("--force", is_flag=True, help="Replace files that differ from those of this version.")
+@click.option("--force", is_flag=True, help="Replace files that differ from this version.")
 def export(folder: Path, grafana_url: str, force: bool) -> None:
     """Write the dashboards, rules and provisioning files of this version to DIR.
 
-    Files that are there already and differ are not replaced without --force: the command names them and writes nothing.
+    If files in DIR differ from this version, the command names them and writes nothing, unless --force is given.
     """
     parts = urlsplit(grafana_url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise CommandError(f"--grafana-url must be an address like https://grafana.example.com, not {grafana_url!r}")
+        raise CommandError(f"--grafana-url must be a URL like https://grafana.example.com, not {grafana_url!r}")
     contents = {
         path: source.read_text(encoding="utf-8").replace(_GRAFANA, grafana_url.rstrip("/")) for path, source in _files()
     }
@@ -68,8 +68,8 @@ def export(folder: Path, grafana_url: str, force: bool) -> None:
         kept, differing = _compare(folder, contents)
         if differing and not force:
             raise CommandError(
-                f"{folder} holds files that differ from those of this version ({', '.join(differing)}):"
-                " give another folder, or --force to replace them"
+                f"{folder} holds files that differ from this version ({', '.join(differing)}):"
+                " name another folder, or pass --force to replace them"
             )
         for path, text in contents.items():
             if path not in kept:
@@ -78,12 +78,12 @@ def export(folder: Path, grafana_url: str, force: bool) -> None:
                 target.write_text(text, encoding="utf-8")
     except OSError as exc:
         raise CommandError(f"cannot write to {folder}: {exc.strerror or exc}") from exc
-    note = "".join(f"; {path} is kept as it is" for path in kept)
+    note = "".join(f"; {path} was kept" for path in kept)
     click.echo(f"{len(contents) - len(kept)} files written to {folder}{note}", err=True)
 
 
 def _files() -> Iterator[tuple[str, Traversable]]:
-    """Every file to export, by its path: from the wheel, or from the checkout that an editable install runs from."""
+    """Yield the path and source of each file, from the wheel or from the checkout of an editable install."""
     packaged = files("flowrt") / "dashboards_data"
     folder: Traversable = packaged if packaged.is_dir() else Path(__file__).parents[3] / "dashboards"
     for name in _EXPORTED:
@@ -104,7 +104,7 @@ def _walk(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversab
 
 
 def _compare(folder: Path, contents: dict[str, str]) -> tuple[list[str], list[str]]:
-    """What is there and differs: the user's own file, which is kept, and the others."""
+    """Return the existing files that differ: the user's own, which is kept, and the others."""
     differing = [
         path
         for path, text in contents.items()

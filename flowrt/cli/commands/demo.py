@@ -1,4 +1,4 @@
-"""`flowrt demo`: the main job on real data, with everything that flowrt shows about it."""
+"""The command `flowrt demo`: a complete run on real data, with everything that flowrt shows about it."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ Examples:
   flowrt demo --items 500 --concurrency 10 -o enriched.jsonl --quiet
 
 \b
-2 % of the airports are answered 503 and 1 % after 1 to 3 s, where 2 s are allowed, so some items fail.
-The same ones each time: they are picked by their codes.
+The service answers 503 for 2 % of the airports and takes 1 to 3 s for 1 %, where 2 s are allowed: some items
+fail. They are the same in every run, because their codes decide.
 
 \b
-The measured speedup compares the batch with a plain loop over 40 of the same items, run first. So few
-seldom hold their share of stragglers, so their mean alone misleads: the loop's time for all items is what
-they took in the batch, less what being in the batch added to the sampled ones. The claimed speedup, the
-usual figure, is the sum of the execution times over the wall time.
+The measured speedup compares the batch with a plain loop over 40 of the same items, which runs first. So
+small a sample rarely contains its share of stragglers, and its mean alone would mislead. The loop's time for
+all items is therefore their time in the batch, less what the batch added to the sampled items. The claimed
+speedup, the usual figure, is the sum of the execution times divided by the wall time.
 
 \b
-Each line of the output is an object as `flowrt run` writes it. {_OUTPUT}
-is replaced by the next run, another FILE is not.
+Each line of the output is an object as written by `flowrt run`. The next run replaces {_OUTPUT},
+but no other FILE.
 
 \b
-Exit codes: 0 the batch is complete, though items failed, which they do by design; 2 bad usage, 5 the disk
-failed, 130 and 143 interrupted before it was complete.
+Exit codes: 0 complete, although items fail by design; 2 bad usage, 5 the disk failed, 130 and 143 interrupted
+before the batch was complete.
 """
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.option(
-    "--items", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N", help="How many airports."
+    "--items", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N", help="Number of airports."
 )
 @click.option(
     "--concurrency",
@@ -58,21 +58,21 @@ failed, 130 and 143 interrupted before it was complete.
     default=50,
     show_default=True,
     metavar="N",
-    help="How many may run at once.",
+    help="Maximum number of items at once.",
 )
 @serving_options(port=9464)
 @click.option(
-    "-o", "--output", default=_OUTPUT, show_default=True, metavar="FILE", help="A JSONL file; its folder is made."
+    "-o", "--output", default=_OUTPUT, show_default=True, metavar="FILE", help="JSONL file; its folder is created."
 )
-@click.option("--serve", is_flag=True, help="Keep the endpoints up after the batch, until Ctrl-C.")
-@click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
+@click.option("--serve", is_flag=True, help="Keep serving after the batch, until Ctrl-C.")
+@click.option("--quiet", is_flag=True, help="Print neither progress nor summary.")
 def demo(items: int, concurrency: int, serving: Serving, output: str, serve: bool, quiet: bool) -> None:
     """Enrich real airports through a local HTTP service in another process.
 
-    Shows progress, live metrics, the output file, the summary, and the speedup against a measured sequential sample
+    Shows progress, live metrics, the output file, the summary and the measured speedup over a sequential sample
     of the same items. Takes some seconds.
     """
-    # what is heavy is imported here, so that `flowrt demo --help` is quick
+    # heavy imports are here, so that `flowrt demo --help` stays fast
     if importlib.util.find_spec("aiohttp") is None:
         raise MissingExtraError("flowrt demo", "aiohttp", "demo")
     from flowrt import runtime  # noqa: PLC0415
@@ -91,9 +91,9 @@ def demo(items: int, concurrency: int, serving: Serving, output: str, serve: boo
                 file,
                 concurrency=concurrency,
                 serving=serving,
-                progress=not quiet and _can_draw(),
+                progress=not quiet and _can_draw_progress(),
             )
-            show = _Nothing() if quiet else _Show(serve=serve)
+            show = _Silent() if quiet else _Show(serve=serve)
             try:
                 runtime.run(
                     job.run(show.started, show.ended, serve=serve), service_name="flowrt-demo", log_level=LOG_LEVEL
@@ -108,70 +108,70 @@ def demo(items: int, concurrency: int, serving: Serving, output: str, serve: boo
         file.close(complete=False)
 
 
-class _Nothing:
-    """Says nothing."""
+class _Silent:
+    """Display of `--quiet`: prints nothing."""
 
     def started(self, job: Demo) -> None:
-        """The endpoints are up."""
+        """React to the endpoints being up."""
 
     def ended(self, job: Demo) -> None:
-        """The batch is over."""
+        """React to the end of the batch."""
 
 
-class _Show(_Nothing):
-    """Says on stderr what there is to see."""
+class _Show(_Silent):
+    """Display on stderr."""
 
     def __init__(self, *, serve: bool) -> None:
         self._serve = serve
 
     def started(self, job: Demo) -> None:
-        """Name what is running, and the URLs."""
+        """Print what runs, and the URLs."""
         click.echo("\n".join(opening_lines(job)), err=True)
 
     def ended(self, job: Demo) -> None:
-        """Show the summary."""
-        from flowrt.reporting.summary import print_rows  # noqa: PLC0415  # beside the rest that is heavy
+        """Print the summary."""
+        from flowrt.reporting.summary import print_rows  # noqa: PLC0415  # heavy
 
         print_rows(title_of(job), rows_of(job))
         if not job.complete:
-            _say(f"not complete: what finished is in {job.output.partial}")
+            _say(f"not complete: finished items are in {job.output.partial}")
         elif self._serve:
             click.echo(f"metrics are served until Ctrl-C: {job.metrics_url}", err=True)
 
 
 def opening_lines(job: Demo) -> list[str]:
-    """What is said before the first item.
+    """Return the lines printed before the first item.
 
     Args:
-        job: Its endpoints are up.
+        job: The demo, with its endpoints up.
     """
     url = urlsplit(job.metrics_url or "")
     lines = [
-        f"flowrt demo: {len(job.items):,} airports, a sample of them one by one, then all, {job.concurrency} at once",
+        f"flowrt demo: {len(job.items):,} airports, first a sample one by one, then all, {job.concurrency} at once",
         f"service  {job.service_url}/airports/{job.items[0]['iata']}",
         f"live     {url._replace(path='/').geturl()}",
         f"metrics  {url.geturl()}",
         f"health   {url._replace(path='/healthz').geturl()}",
     ]
     if job.metrics_port not in (0, url.port):
-        lines.insert(1, f"port {job.metrics_port} is in use: metrics are on port {url.port} this time")
+        lines.insert(1, f"port {job.metrics_port} is in use: metrics are on port {url.port}")
     return lines
 
 
 def title_of(job: Demo) -> str:
-    """What stands above the summary.
+    """Return the title of the summary.
 
     Args:
-        job: Its batch is over.
+        job: The demo, with its batch finished.
     """
     return f"{job.report.name}, {job.concurrency} at once"
 
 
 def rows_of(job: Demo) -> list[tuple[str, str]]:
-    """The summary, as pairs of a label and a text.
+    """Return the summary as pairs of a label and a text.
 
     Args:
-        job: Its batch is over.
+        job: The demo, with its batch finished.
     """
     from flowrt.reporting.summary import summary_rows  # noqa: PLC0415
 
@@ -185,6 +185,6 @@ def _say(message: str) -> None:
     click.echo(f"flowrt: {one_line(message)}", err=True)
 
 
-def _can_draw() -> bool:
-    """Whether there is a terminal to show progress on and what draws it."""
+def _can_draw_progress() -> bool:
+    """True if stderr is a terminal and rich is installed."""
     return sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None

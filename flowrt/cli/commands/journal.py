@@ -1,4 +1,4 @@
-"""`flowrt journal`: looking into a run's journal, and saving what is whole in a damaged one."""
+"""The command `flowrt journal`: inspects a journal, and salvages the intact part of a damaged one."""
 
 from __future__ import annotations
 
@@ -31,33 +31,35 @@ Examples:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 def journal() -> None:
-    """Look into the journal of a run; the run may be under way."""
+    """Inspect the journal of a run, which may be active."""
 
 
 @journal.command()
 @click.argument("file", metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(file: str, as_json: bool) -> None:
-    """Say what the journal FILE holds, and whether it is whole."""
+    """Print what the journal FILE holds, and whether it is intact."""
     with _readable(file):
-        told = summary(file)
+        found = summary(file)
     if as_json:
-        fields = {name: getattr(told, name) for name in JournalSummary.__dataclass_fields__}
+        fields = {name: getattr(found, name) for name in JournalSummary.__dataclass_fields__}
         click.echo(json.dumps(fields, indent=2))
     else:
-        _print(told)
-    if told.damage is not None:
-        raise CommandError(told.damage, JournalDamagedError.exit_code)
+        _print(found)
+    if found.damage is not None:
+        raise CommandError(found.damage, JournalDamagedError.exit_code)
 
 
 @journal.command()
 @click.argument("file", metavar="FILE")
-@click.option("-o", "--output", default="-", show_default=True, metavar="OUTPUT", help="A new JSONL file, or -.")
-@click.option("--skip-damaged", is_flag=True, help="Leave out what is damaged.")
+@click.option(
+    "-o", "--output", default="-", show_default=True, metavar="OUTPUT", help="New JSONL file, or - for standard output."
+)
+@click.option("--skip-damaged", is_flag=True, help="Skip damaged records.")
 def export(file: str, output: str, skip_damaged: bool) -> None:
-    """Write the lines that the items in FILE have in an output: each index once, in order."""
+    """Write the output lines of the items in FILE: each index once, in order."""
     lines = _lines(file, skip_damaged)
-    first = next(lines, b"")  # a journal that cannot be read leaves no output
+    first = next(lines, b"")  # an unreadable journal must leave no output
     with _opened(output) as target:
         for line in chain([first], lines):
             target.write(line)
@@ -67,29 +69,31 @@ def export(file: str, output: str, skip_damaged: bool) -> None:
 @click.argument("file", metavar="FILE")
 @click.argument("new", metavar="NEW")
 def salvage(file: str, new: str) -> None:
-    """Make the journal NEW of what is whole in FILE, to resume from."""
+    """Write the intact records of FILE to the journal NEW, to resume from it."""
     with _readable(file):
         try:
-            lost = salvaged(file, new)
-        except (FileExistsError, ValueError) as exc:  # it is NEW that cannot be
+            lost_bytes = salvaged(file, new)
+        except (FileExistsError, ValueError) as exc:  # NEW cannot be created
             raise CommandError(str(exc)) from exc
-        told = summary(new)
-    say(f"{told.items:,} items saved in {new}; {lost:,} bytes left out, whose items run again")
+        found = summary(new)
+    say(f"{found.items:,} items saved in {new}; {lost_bytes:,} bytes were damaged, and their items will run again")
 
 
-def _print(told: JournalSummary) -> None:
-    rows = [("begun", f"{told.created} by flowrt {told.flowrt}" if told.created else "its first line was not written")]
-    rows += [(f"  {name}", str(value)) for name, value in told.fingerprint.items()]
-    rows.append(("items", f"{told.items:,}"))
-    rows += [(f"  {status}", f"{count:,}") for status, count in told.counts.items()]
-    rows.append(("records", f"{told.records:,} in {told.groups:,} groups"))
-    rows.append(("highest index", str(told.last_index) if told.items else "none"))
-    rows.append(("size", f"{told.size_bytes:,} bytes"))
-    if told.torn_bytes:
-        rows.append(("torn tail", f"{told.torn_bytes:,} bytes, or a group that is being written"))
-    if told.damaged_at is not None:
-        rows.append(("damaged at", f"offset {told.damaged_at:,}; what stands behind is not counted"))
-    if sys.stdout.isatty() and _print_table(told.path, rows):
+def _print(found: JournalSummary) -> None:
+    rows = [
+        ("started", f"{found.created} by flowrt {found.flowrt}" if found.created else "its first line was not written")
+    ]
+    rows += [(f"  {name}", str(value)) for name, value in found.fingerprint.items()]
+    rows.append(("items", f"{found.items:,}"))
+    rows += [(f"  {status}", f"{count:,}") for status, count in found.counts.items()]
+    rows.append(("records", f"{found.records:,} in {found.groups:,} groups"))
+    rows.append(("highest index", str(found.last_index) if found.items else "none"))
+    rows.append(("size", f"{found.size_bytes:,} bytes"))
+    if found.torn_bytes:
+        rows.append(("torn tail", f"{found.torn_bytes:,} bytes, unless a group is being written"))
+    if found.damaged_at is not None:
+        rows.append(("damaged at", f"offset {found.damaged_at:,}; later records are not counted"))
+    if sys.stdout.isatty() and _print_table(found.path, rows):
         return
     width = max(len(label) for label, _ in rows)
     click.echo("\n".join(f"{label:<{width}}  {text}" for label, text in rows))
@@ -99,7 +103,7 @@ def _print_table(title: str, rows: list[tuple[str, str]]) -> bool:
     from flowrt.reporting.summary import make_table  # noqa: PLC0415  # with rich, an extra
 
     try:
-        from rich.console import Console  # noqa: PLC0415  # as above
+        from rich.console import Console  # noqa: PLC0415  # an extra
     except ImportError:
         return False
     Console().print(make_table(title, rows))
@@ -113,7 +117,7 @@ def _readable(file: str) -> Iterator[None]:
     except FileNotFoundError as exc:
         raise CommandError(f"journal {file!r} does not exist", BAD_USAGE) from exc
     except (IsADirectoryError, ValueError) as exc:
-        raise CommandError(f"journal {file!r} is no file: name one", BAD_USAGE) from exc
+        raise CommandError(f"journal {file!r} is not a file: name one", BAD_USAGE) from exc
     except OSError as exc:
         raise CommandError(f"journal {file!r} cannot be read: {exc.strerror}", UNREADABLE_INPUT) from exc
 
@@ -125,22 +129,22 @@ def _lines(file: str, skip_damaged: bool) -> Iterator[bytes]:
 
 @contextmanager
 def _opened(output: str) -> Iterator[BinaryIO]:
-    """Where the lines go: standard output, or a file of mode 0600 that did not exist; it is whole, or not there."""
+    """Open standard output, or a new file with mode 0600, which is deleted if writing it fails."""
     if output == "-":
         try:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         except BrokenPipeError:  # as `| head` does
-            _leave_stdout()
+            _discard_stdout()
             raise SystemExit(SOME_FAILED) from None
         except OSError as exc:
-            _leave_stdout()
+            _discard_stdout()
             raise _disk_failed("standard output", exc) from exc
         return
     try:
         fd = open_private(output, new=True)
     except OSError as exc:
-        raise CommandError(f"output {output} cannot be made: {exc.strerror}") from exc
+        raise CommandError(f"output {output} cannot be created: {exc.strerror}") from exc
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
@@ -148,7 +152,7 @@ def _opened(output: str) -> Iterator[BinaryIO]:
             os.fsync(fd)
     except BaseException as exc:
         with suppress(OSError):
-            os.unlink(output)  # noqa: PTH108  # as it was opened
+            os.unlink(output)  # noqa: PTH108  # the path as it was opened
         if isinstance(exc, OSError):
             raise _disk_failed(output, exc) from exc
         raise
@@ -158,6 +162,6 @@ def _disk_failed(name: str, exc: OSError) -> CommandError:
     return CommandError(f"writing {name} failed: {exc.strerror}", DISK_FAILED)
 
 
-def _leave_stdout() -> None:
-    """Nobody takes what goes to standard output: let Python's own flush at the end go nowhere."""
+def _discard_stdout() -> None:
+    """Redirect standard output to /dev/null, so that Python's flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""`flowrt report`: what a finished run came to."""
+"""The command `flowrt report`: the analysis of a finished run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Examples:
   flowrt report pages.jsonl --json | jq .causes
 
 \b
-FILE is a recording, which --record and record= write, or the output of flowrt run, which has no times of day.
+FILE is a recording, as written by --record and record=, or the output of flowrt run, which holds no times of day.
 
 \b
 Exit codes: 0 shown, 2 bad usage or no such file, 65 the file cannot be read.
@@ -35,9 +35,9 @@ Exit codes: 0 shown, 2 bad usage or no such file, 65 the file cannot be read.
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", metavar="PAGE", type=click.Path(path_type=Path), help="Write one HTML file that needs no other."
+    "-o", "--output", metavar="PAGE", type=click.Path(path_type=Path), help="Write a self-contained HTML page."
 )
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def report(file: Path, output: Path | None, as_json: bool) -> None:
     """Show what failed in a finished run, and why it took as long as it did."""
     from flowrt.reporting.terminal import print_report  # noqa: PLC0415  # heavy
@@ -53,10 +53,10 @@ def report(file: Path, output: Path | None, as_json: bool) -> None:
 
 
 def load_detail(file: Path) -> Detail:
-    """The figures of a recording, or of an output of `flowrt run`.
+    """Load the figures from a recording or from an output of `flowrt run`.
 
     Raises:
-        CommandError: There is no such file, or it cannot be read.
+        CommandError: The file does not exist or cannot be read.
     """
     # heavy, and some of it an extra
     from flowrt.recording.parquet import read_recording  # noqa: PLC0415
@@ -74,7 +74,7 @@ def load_detail(file: Path) -> Detail:
 
 
 def as_command_error(exc: RecordingError) -> CommandError:
-    """The one line, with the exit code that fits."""
+    """Convert the error, with the exit code 2 for a missing file and 65 for an unreadable one."""
     return CommandError(str(exc)) if exc.missing else CommandError(str(exc), UNREADABLE_INPUT)
 
 
@@ -82,16 +82,18 @@ def _looks_like_lines(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             first = opened.read(1)
-            return first == b"{" or (not first and file.suffix == ".jsonl")  # a run of no items writes no line
+            return first == b"{" or (
+                not first and file.suffix == ".jsonl"
+            )  # the output of a run without items is empty
     except OSError:
         return False
 
 
 def write_page(detail: Detail, output: Path) -> None:
-    """Write the HTML, readable by its owner only: it holds the texts of errors.
+    """Write the HTML page, readable by its owner only because it holds error messages.
 
     Raises:
-        CommandError: It cannot be written.
+        CommandError: The page cannot be written.
     """
     from flowrt._util.atomic_file import write_private  # noqa: PLC0415
     from flowrt.reporting.html_page import page_of  # noqa: PLC0415  # heavy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flowrt.cli.exit_codes import SOME_FAILED, CommandError, say
-from flowrt.cli.io.path_conflicts import keep_apart
+from flowrt.cli.io.path_conflicts import check_path_conflicts
 from flowrt.cli.io.readers import FORMATS, Format, open_input
 from flowrt.cli.options.param_types import CONCURRENCY, HEDGE, RATE, SECONDS
 from flowrt.cli.options.serving import serving_options
@@ -136,20 +136,20 @@ def run(
     # what is heavy is imported here, so that `flowrt --help` is quick
     from flowrt.batch.processor import BatchProcessor  # noqa: PLC0415
     from flowrt.cli.commands.run_job import Job  # noqa: PLC0415
-    from flowrt.cli.io.output_files import OutputClosedError, open_target, own_stdout  # noqa: PLC0415
-    from flowrt.cli.options.journal import open_journal, tell_what_is_done, written_by  # noqa: PLC0415
+    from flowrt.cli.io.output_files import OutputClosedError, claim_stdout, open_target  # noqa: PLC0415
+    from flowrt.cli.options.journal import open_journal, own_output_check, report_resumed  # noqa: PLC0415
     from flowrt.cli.options.node_loader import load_node  # noqa: PLC0415
-    from flowrt.cli.options.report import prepare_page, put_page  # noqa: PLC0415
+    from flowrt.cli.options.report import check_report_page, write_report_page  # noqa: PLC0415
     from flowrt.policies import RetryPolicy  # noqa: PLC0415
     from flowrt.reporting.summary import print_summary  # noqa: PLC0415
 
     if retry_failed and journal is None:
         raise CommandError("--retry-failed needs the journal of the run that had failures: pass --journal FILE")
-    stdout = own_stdout() if output == "-" else None  # before the user's module can print anything
+    stdout = claim_stdout() if output == "-" else None  # before the user's module can print anything
     until_recorded = ExitStack()
     click.get_current_context().call_on_close(until_recorded.close)
     if page is not None:
-        named, record = record or "", prepare_page(page, record, until_recorded)
+        named, record = record or "", check_report_page(page, record, until_recorded)
     loaded = load_node(node)
     try:
         processor = BatchProcessor(
@@ -167,19 +167,19 @@ def run(
     except (TypeError, ValueError) as exc:
         raise CommandError(str(exc)) from exc
     opened = open_input(source, input_format)
-    keep_apart(opened.file, output, journal=journal, recording=record, report=page)
+    check_path_conflicts(opened.file, output, journal=journal, recording=record, report=page)
     with ExitStack() as until_the_end:
         kept = None
         if journal is not None:  # before the output is touched: it may be that of the run that has the journal
             kept = open_journal(journal, processor.node, opened, target=node, retry_failed=retry_failed)
             processor.journal = until_the_end.enter_context(kept)
             if not quiet:
-                tell_what_is_done(kept)
-        ours = (lambda _: False) if kept is None else written_by(kept)
-        target = open_target(output, stdout=stdout, overwrite=overwrite, not_this=opened.file, ours=ours)
-        job = Job(processor, opened, target, progress=not quiet and _can_draw(), journal=kept)
+                report_resumed(kept)
+        is_own = (lambda _: False) if kept is None else own_output_check(kept)
+        target = open_target(output, stdout=stdout, overwrite=overwrite, input_status=opened.file, is_own=is_own)
+        job = Job(processor, opened, target, progress=not quiet and _can_draw_progress(), journal=kept)
         if serving.get("metrics_port") is not None and not quiet and log_format is None:
-            job.on_start = _tell_where_metrics_are  # with a log format, `runtime.started` has it
+            job.on_start = _report_urls  # with a log format, `runtime.started` has it
         try:
             _launch(job, serving, otlp_endpoint=otlp_endpoint, log_format=log_format)
         except OutputClosedError:  # as `| head` does: nothing to complain about
@@ -189,7 +189,7 @@ def run(
             if job.over and not quiet and (log_format != "json" or sys.stderr.isatty()):
                 print_summary(job.report)
             if page is not None and record is not None and job.started:
-                put_page(page, record, named)
+                write_report_page(page, record, named)
             if kept is not None and job.started and not job.complete:
                 say(f"run the same command again to go on: what finished is in {kept.path}")
         raise SystemExit(job.exit_code)
@@ -214,10 +214,10 @@ def _launch(job: Job, serving: Serving, *, otlp_endpoint: str | None, log_format
         raise CommandError(str(exc)) from exc
     finally:
         if not job.started:
-            job.withdraw()
+            job.discard()
 
 
-def _tell_where_metrics_are() -> None:
+def _report_urls() -> None:
     from flowrt.runtime.runtime import Runtime  # noqa: PLC0415  # heavy
 
     runtime = Runtime.current()
@@ -226,6 +226,6 @@ def _tell_where_metrics_are() -> None:
         say(f"live page: {runtime.live_url}")
 
 
-def _can_draw() -> bool:
+def _can_draw_progress() -> bool:
     """Whether there is a terminal to show progress on and what draws it."""
     return sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None

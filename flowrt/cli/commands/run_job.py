@@ -9,7 +9,7 @@ from typing import Final
 from flowrt.batch.processor import BatchProcessor
 from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, CommandError, say
 from flowrt.cli.io.output_files import Target
-from flowrt.cli.io.prefetch import CountedFeed
+from flowrt.cli.io.prefetch import SizedPrefetcher
 from flowrt.cli.io.readers import Input
 from flowrt.cli.io.writer_thread import OutputWriter
 from flowrt.errors import JournalError
@@ -83,7 +83,7 @@ class Job:
                 await self._cancel_rest(writer)
             self.complete = self._is_complete()
             feed = self._source.feed
-            if not self.complete and isinstance(feed, CountedFeed) and feed.exhausted:
+            if not self.complete and isinstance(feed, SizedPrefetcher) and feed.exhausted:
                 say(
                     f"the input had {len(feed):,} items when it was opened and {self.report.total:,} came: run it again"
                 )
@@ -126,7 +126,7 @@ class Job:
 
     def _is_complete(self) -> bool:
         feed = self._source.feed
-        if not isinstance(feed, CountedFeed):
+        if not isinstance(feed, SizedPrefetcher):
             return feed.exhausted
         missing = len(feed) - self.report.total
         return not missing or (feed.exhausted and missing < 0)
@@ -152,8 +152,8 @@ class Job:
             await self._put(result, writer)
             index += 1
 
-    def withdraw(self) -> None:
+    def discard(self) -> None:
         """Undo what was opened: `run` will never begin."""
         self._source.close()
-        self._target.leave()
+        self._target.abandon()
         self._target.close()

@@ -1,4 +1,4 @@
-"""`flowrt top`: the live page in a terminal."""
+"""The command `flowrt top`: the live page in a terminal."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Examples:
   FLOWRT_METRICS_TOKEN=... flowrt top https://jobs.example.com:9464 --cacert ca.pem
 
 \b
-Keys: q quits, n and p show the next and the previous batch, a goes back to the one that started last.
-A server that is down is tried again until it answers; what was known last stays on the screen.
+Keys: q quits, n and p show the next and previous batch, a returns to the latest batch.
+While the server is down, the last state stays on the screen and the connection is retried.
 
 \b
-Exit codes: 0 the end was asked for; 1 with --once, no answer; 2 bad usage or a wrong token.
+Exit codes: 0 quit by key; 1 no answer, with --once; 2 bad usage or a wrong token.
 """
 
 
@@ -45,22 +45,24 @@ Exit codes: 0 the end was asked for; 1 with --once, no answer; 2 bad usage or a 
     envvar="FLOWRT_METRICS_TOKEN",
     show_envvar=True,
     metavar="TOKEN",
-    help="The server's token. Others on this machine can read a command line, so use the variable.",
+    help="The server's token. Other users of this machine can read a command line: prefer the variable.",
 )
-@click.option("--cacert", type=click.Path(), metavar="FILE", help="Trust this certificate (PEM) or what it has signed.")
+@click.option(
+    "--cacert", type=click.Path(), metavar="FILE", help="Trust this certificate or certificate authority (PEM)."
+)
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.2, max=3600),
     default=1.0,
     show_default=True,
     metavar="S",
-    help="Seconds between two looks.",
+    help="Refresh interval in seconds.",
 )
-@click.option("--once", is_flag=True, help="Print what is so now, and end; the default where there is no terminal.")
+@click.option("--once", is_flag=True, help="Print the current state once and exit; the default without a terminal.")
 def top(url: str, token: str | None, cacert: str | None, interval: float, once: bool) -> None:
     """Watch the batches of a process that serves its telemetry at URL.
 
-    URL is what `flowrt run --metrics-port` or `Runtime(metrics_port=...)` serves, http://127.0.0.1:9464 by default.
+    URL is the address of `flowrt run --metrics-port` or `Runtime(metrics_port=...)`, by default http://127.0.0.1:9464.
     """
     if importlib.util.find_spec("rich") is None:
         raise MissingExtraError("flowrt top", "rich", "cli")
@@ -88,7 +90,7 @@ def _print_once(source: Source, view: View) -> None:
     if answer.state is None:
         say(answer.problem or "no answer")
         raise SystemExit(_UNREACHABLE)
-    view.take(answer)
+    view.update(answer)
     console = Console()
     console.print(view.render(console.size.width, None))
 
@@ -103,7 +105,7 @@ def _watch(source: Source, view: View, interval: float) -> None:
             answer = source.ask()
             if answer.refused:
                 break
-            view.take(answer)
+            view.update(answer)
             due = time.monotonic() + interval
             while True:
                 live.update(view.render(console.size.width, console.size.height), refresh=True)
@@ -116,14 +118,17 @@ def _watch(source: Source, view: View, interval: float) -> None:
     raise CommandError(answer.problem or "refused")
 
 
-def _only_wait(seconds: float) -> str:
+def _wait_without_keys(seconds: float) -> str:
     time.sleep(seconds)
     return ""
 
 
 @contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits for one key for some seconds; where keys cannot be read singly, it only waits."""
+    """Yield a function that waits up to some seconds for a key and returns it, or "" at the time-out.
+
+    Without a terminal that can deliver single keys the function only waits.
+    """
     try:
         import termios  # noqa: PLC0415  # not on every platform
         import tty  # noqa: PLC0415
@@ -131,7 +136,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
     except (ImportError, OSError, ValueError, AttributeError, termios.error):
-        yield _only_wait
+        yield _wait_without_keys
         return
 
     def read_key(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Where `flowrt top` gets its data: the JSON that the live page shows, over one kept-alive connection."""
+"""HTTP client of `flowrt top`: reads the live page's JSON over one kept-alive connection."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _PORT: Final = 9464
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a look at the server gave.
+    """Answer of the server to one request.
 
     Attributes:
-        state: What it told, or None.
-        problem: Why there is none.
-        refused: Asking again will not help.
+        state: The server's state, or None.
+        problem: Why `state` is None.
+        refused: True if a retry cannot succeed.
     """
 
     state: dict[str, Any] | None = None
@@ -32,15 +32,15 @@ class Answer:
 
 
 class Source:
-    """One server, which may go and come back.
+    """Client for one server, which may go down and come back.
 
     Args:
-        url: Its URL; `http://` and port 9464 where it names none, below a path where it is mounted at one.
-        token: What it asks for, if anything.
-        cacert: A file of certificates to trust.
+        url: URL of the server, with the path at which it is mounted; `http://` and port 9464 are the defaults.
+        token: Bearer token, or None.
+        cacert: File of trusted certificates (PEM), or None for the system's.
 
     Raises:
-        ValueError: The URL is none, or the file cannot be used.
+        ValueError: The URL is invalid, or `cacert` cannot be read.
     """
 
     def __init__(self, url: str, *, token: str | None = None, cacert: str | None = None) -> None:
@@ -48,24 +48,24 @@ class Source:
             parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
         except ValueError as exc:
-            raise ValueError(f"{url!r} is no URL: {exc}; give for instance http://127.0.0.1:9464") from exc
+            raise ValueError(f"{url!r} is not a URL: {exc}; pass for example http://127.0.0.1:9464") from exc
         if parts.scheme not in ("http", "https") or not host:
-            raise ValueError(f"{url!r} is no http or https URL: give for instance http://127.0.0.1:9464")
+            raise ValueError(f"{url!r} is not an http or https URL: pass for example http://127.0.0.1:9464")
         self._host, self._tls = host, parts.scheme == "https"
         self._port = port or _PORT
         self._path = f"{parts.path.rstrip('/').removesuffix('/metrics')}/live/state"
-        self._context = _trusting(cacert) if self._tls else None
+        self._context = _tls_context(cacert) if self._tls else None
         self._headers = {"accept": "application/json"}
         if token:
             if not token.isascii() or not token.isprintable():
-                raise ValueError("the token holds characters that no header can carry")
+                raise ValueError("the token holds characters that are invalid in a header")
             self._headers["authorization"] = f"Bearer {token}"
         self._connection: http.client.HTTPConnection | None = None
         name = f"[{host}]" if ":" in host else host
         self.shown_url = f"{parts.scheme}://{name}:{self._port}{self._path.removesuffix('/live/state')}"
 
     def __enter__(self) -> Self:
-        """Use it within a block."""
+        """Return the client itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,14 +73,14 @@ class Source:
         self._drop()
 
     def ask(self) -> Answer:
-        """Look once; whatever goes wrong is an answer too."""
+        """Request the state once. A failure is returned as an answer with its problem."""
         fresh = self._connection is None
         try:
             return self._ask()
         except (OSError, http.client.HTTPException) as exc:
             self._drop()
             if not fresh and isinstance(exc, (ConnectionError, http.client.HTTPException)):
-                return self.ask()  # a kept-alive connection that the server had closed
+                return self.ask()  # the server had closed the kept-alive connection
             return Answer(problem=_reason(exc), refused=isinstance(exc, ssl.SSLCertVerificationError))
 
     def _ask(self) -> Answer:
@@ -97,10 +97,14 @@ class Source:
             return self._parse(body)
         self._drop()
         if response.status == 401:
-            told = "authorization" in self._headers
-            problem = "the token is wrong" if told else "a token is needed: set FLOWRT_METRICS_TOKEN, or give --token"
+            sent = "authorization" in self._headers
+            problem = (
+                "the token is wrong"
+                if sent
+                else "the server requires a token: set FLOWRT_METRICS_TOKEN or pass --token"
+            )
             return Answer(problem=problem, refused=True)
-        problem = f"it answered {response.status}: {body[:200].decode('utf-8', 'replace').strip()}"
+        problem = f"the server answered {response.status}: {body[:200].decode('utf-8', 'replace').strip()}"
         return Answer(problem=problem, refused=response.status in (403, 404, 405, 421))
 
     def _parse(self, body: bytes) -> Answer:
@@ -110,7 +114,7 @@ class Source:
                 return Answer(state)
         except (ValueError, KeyError, TypeError):
             self._drop()
-        return Answer(problem="what answers there is no flowrt", refused=True)
+        return Answer(problem="the server is not a flowrt process", refused=True)
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -118,7 +122,7 @@ class Source:
             self._connection = None
 
 
-def _trusting(cacert: str | None) -> ssl.SSLContext:
+def _tls_context(cacert: str | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=cacert)
     except OSError as exc:
@@ -127,7 +131,7 @@ def _trusting(cacert: str | None) -> ssl.SSLContext:
 
 def _reason(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {exc.verify_message}; give --cacert"
+        return f"the certificate is not trusted: {exc.verify_message}; pass --cacert"
     if isinstance(exc, TimeoutError):
         return f"no answer within {_TIMEOUT_S:g} s"
     return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__

@@ -1,4 +1,4 @@
-"""What `flowrt top` draws: one batch in full, the others in a line each."""
+"""Screen of `flowrt top`: one batch in full, the others on a line each."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ Batch = dict[str, Any]
 
 
 class View:
-    """The screen's state between two looks.
+    """State of the screen between two refreshes.
 
     Args:
-        url: The server's URL, as it is shown.
+        url: URL of the server for display.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._state: dict[str, Any] | None = None
         self._problem: str | None = None
-        self._heard_s = 0.0
+        self._answered_s = 0.0
         self._chosen: str | None = None
 
-    def take(self, answer: Answer) -> None:
-        """Show what a look gave; without an answer, what was known last."""
+    def update(self, answer: Answer) -> None:
+        """Show an answer, or its problem beside the last known state."""
         self._problem = answer.problem
         if answer.state is not None:
             self._state = answer.state
-            self._heard_s = time.monotonic()
+            self._answered_s = time.monotonic()
 
     def press(self, key: str) -> None:
-        """A key: n and p choose a batch, a the one that started last."""
+        """Handle a key: n and p choose the next and previous batch, a the latest."""
         ids = [batch["id"] for batch in self._batches()]
         shown = self._shown()
         if key == "a":
@@ -65,11 +65,11 @@ class View:
             self._chosen = ids[place % len(ids)]
 
     def render(self, width: int, height: int | None) -> RenderableType:
-        """All of it.
+        """Render the screen.
 
         Args:
-            width: Of the screen, in characters.
-            height: Of the screen, in lines; None for no bound.
+            width: Width in characters.
+            height: Height in lines; None is unbounded.
         """
         parts: list[RenderableType] = [self._title()]
         shown = self._shown()
@@ -79,8 +79,8 @@ class View:
         others = [batch for batch in self._batches() if batch is not shown]
         parts += [self._line(batch) for batch in others[:3]]
         parts += [Text(), *_batch(shown, width)]
-        room = None if height is None else max(3, height - len(parts) - 10)
-        parts += _tables(shown, width, room)
+        free = None if height is None else max(3, height - len(parts) - 10)
+        parts += _tables(shown, width, free)
         return Group(*parts)
 
     def _batches(self) -> list[Batch]:
@@ -104,8 +104,8 @@ class View:
             if process["lag_s"] is not None:
                 title.append(f"  lag {duration(process['lag_s'])}", style="not bold dim")
         if self._problem is not None:
-            age = f", as of {duration(time.monotonic() - self._heard_s)} ago" if self._state is not None else ""
-            title.append(f"\n{_plain(self._problem)}; trying again{age}", style="bold red")
+            age = f", as of {duration(time.monotonic() - self._answered_s)} ago" if self._state is not None else ""
+            title.append(f"\n{_plain(self._problem)}; retrying{age}", style="bold red")
         return title
 
     def _line(self, batch: Batch) -> Text:
@@ -142,12 +142,12 @@ def _batch(batch: Batch, width: int) -> list[RenderableType]:
 def _progress(batch: Batch) -> str:
     if not batch["expected"]:
         return f"{batch['completed']:,} items"
-    share = 100 * batch["completed"] // max(batch["expected"], batch["completed"])  # all of it is 100 %, nothing less
+    share = 100 * batch["completed"] // max(batch["expected"], batch["completed"])  # only a complete batch shows 100 %
     return f"{batch['completed']:,} of {batch['expected']:,} items, {share}%"
 
 
 def _rates(batch: Batch, width: int) -> Text:
-    """The rate over the batch's life, as wide as the screen."""
+    """Draw the rate over the life of the batch, as wide as the screen."""
     rows = batch.get("history") or []
     cells = max(10, min(100, width - 20))
     line = Text("rate     ", style="dim", no_wrap=True)
@@ -170,7 +170,7 @@ def _rates(batch: Batch, width: int) -> Text:
 
 
 def _bound(batch: Batch, width: int) -> Text:
-    """What held the batch back, as one bar and its legend."""
+    """Draw what limited the batch, as a bar with a legend."""
     held = {cause: batch["bound_s"].get(cause, 0.0) for cause in _CAUSES}
     total = sum(held.values())
     line = Text("bound by ", style="dim")
@@ -185,17 +185,17 @@ def _bound(batch: Batch, width: int) -> Text:
     return line.append(legend)
 
 
-def _tables(batch: Batch, width: int, room: int | None) -> list[RenderableType]:
+def _tables(batch: Batch, width: int, max_lines: int | None) -> list[RenderableType]:
     failures, running = list(reversed(batch["failures"])), batch["running"]
-    if room is not None:
-        failures = failures[: max(1, room // 3)]
-        running = running[: max(1, room - len(failures) - 4)]
+    if max_lines is not None:
+        failures = failures[: max(1, max_lines // 3)]
+        running = running[: max(1, max_lines - len(failures) - 4)]
     tables: list[RenderableType] = []
     for stall in batch.get("stalls", [])[-2:]:
         where = _plain(stall["stack"].splitlines()[-1]) if stall["stack"] else ""
         if stall.get("garbage_collection"):
             where = "Python's garbage collector"
-        what = f"the loop stood still for {duration(stall['duration_s'])}: {where}"
+        what = f"the event loop was blocked for {duration(stall['duration_s'])}: {where}"
         tables += [Text(), Text(what, style="red")]
     if failures:
         kinds = ", ".join(f"{_plain(kind)} {count:,}" for kind, count in list(batch["errors"].items())[:5])
@@ -232,5 +232,5 @@ def _where(item: dict[str, Any], width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line without control characters: what a server sends must not steer the terminal."""
+    """Strip line breaks and control characters: text from a server must not control the terminal."""
     return one_line(text)

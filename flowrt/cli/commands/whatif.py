@@ -1,4 +1,4 @@
-"""`flowrt whatif`: a recording replayed under other settings."""
+"""The command `flowrt whatif`: replays a recording under other settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flowrt.recording.errors import RecordingError
 
 if TYPE_CHECKING:
     from flowrt.policies import Hedge, RateLimit
-    from flowrt.whatif.figures import Forecast, Sweep
+    from flowrt.whatif.forecast import Forecast, Sweep
     from flowrt.whatif.recorded_attempts import RecordedAttempts
     from flowrt.whatif.scenario import Plan
 
@@ -34,8 +34,8 @@ Examples:
   flowrt whatif run.parquet --sweep max-concurrency=5,10,20,40,80
 
 \b
-FILE is a recording, which --record and record= write. What is not given stays as it was recorded. No node runs:
-the recorded attempts are run again by the same scheduler and policies, in virtual time.
+FILE is a recording, as written by --record and record=. Settings that are not given stay as recorded. No node runs:
+the engine and its policies replay the recorded attempts in virtual time.
 
 \b
 Exit codes: 0 shown, 2 bad usage or no such file, 65 the file cannot be read.
@@ -61,24 +61,26 @@ class _Sweep(click.ParamType[Any]):
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--max-concurrency", type=click.IntRange(min=1), metavar="N", help="How many items may run at once.")
+@click.option("--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Maximum number of items at once.")
 @click.option(
     "--rate",
     "rates",
     type=RATE,
     multiple=True,
     metavar="AMOUNT/TIME",
-    help="A rate limit in place of the recorded ones. Given more than once, all hold.",
+    help="Rate limit instead of the recorded ones. Repeat it to apply several.",
 )
 @click.option("--no-rate", is_flag=True, help="No rate limit.")
-@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one attempt, in seconds.")
-@click.option("--no-item-timeout", is_flag=True, help="No time limit of an attempt.")
-@click.option("--retries", type=click.IntRange(min=0), metavar="N", help="How often a failed item is tried again.")
-@click.option("--hedge", type=HEDGE, metavar="p95|S", help="A second attempt beside one that takes this long.")
-@click.option("--no-hedge", is_flag=True, help="No second attempts.")
-@click.option("--sweep", "swept", type=_Sweep(), metavar="NAME=A,B,C", help="Try several values and mark the knee.")
-@click.option("--price", type=click.FloatRange(min=0), metavar="X", help="Of one call, for the cost.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on standard output.")
+@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one attempt in seconds.")
+@click.option("--no-item-timeout", is_flag=True, help="No time limit for attempts.")
+@click.option("--retries", type=click.IntRange(min=0), metavar="N", help="Maximum number of retries per item.")
+@click.option("--hedge", type=HEDGE, metavar="p95|S", help="Start a second attempt after this time.")
+@click.option("--no-hedge", is_flag=True, help="No hedging.")
+@click.option(
+    "--sweep", "swept", type=_Sweep(), metavar="NAME=A,B,C", help="Replay with several values and mark the knee."
+)
+@click.option("--price", type=click.FloatRange(min=0), metavar="X", help="Price of one call, to compute the cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def whatif(
     file: Path,
     max_concurrency: int | None,
@@ -93,7 +95,7 @@ def whatif(
     price: float | None,
     as_json: bool,
 ) -> None:
-    """Predict what a recorded run would have come to under other settings."""
+    """Predict the result of a recorded run under other settings."""
     from flowrt.whatif.forecast import forecast, recorded_plan, sweep  # noqa: PLC0415  # heavy
     from flowrt.whatif.recorded_attempts import RecordedAttempts  # noqa: PLC0415  # heavy
 
@@ -103,7 +105,7 @@ def whatif(
         ("hedge", hedge is not None, no_hedge),
     ):
         if given and ruled_out:
-            raise CommandError(f"--{name} and --no-{name} contradict each other")
+            raise CommandError(f"--{name} and --no-{name} contradict each other: pass one of them")
     try:
         attempts = RecordedAttempts.load(file)
     except RecordingError as exc:
@@ -136,7 +138,7 @@ def whatif(
                 on_value=lambda value: say(f"{setting} {value}") if show else None,
             )
             _show(curve.as_dict() if as_json else None, lambda: _curve(attempts, curve))
-    except RuntimeError as exc:  # a replay that stands still
+    except RuntimeError as exc:  # the replay is deadlocked
         raise CommandError(str(exc)) from exc
 
 

@@ -95,10 +95,10 @@ def csv_chunks(lines: Iterator[list[Line]], name: str) -> Iterator[list[Any]]:
         except _LongLineError as exc:
             item: Any = Rejected(f"line {text.number}: {exc}", "LineTooLong")
         except csv.Error as exc:
-            item = _refused(exc, first, text)
+            item = _rejected(exc, first, text)
         else:
             if header is None:
-                header = _checked(row, first, name)
+                header = _checked_header(row, first, name)
                 continue
             if not row:
                 continue
@@ -113,16 +113,16 @@ def csv_chunks(lines: Iterator[list[Line]], name: str) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _refused(exc: csv.Error, first: int, text: _Text) -> Rejected:
+def _rejected(exc: csv.Error, first: int, text: _Text) -> Rejected:
     if "field limit" in str(exc):
         text.skip_quoted()
-        return Rejected(f"{_place(first, text.number)}: {_TOO_LONG}", "FieldTooLong")
+        return Rejected(f"{_place(first, text.number)}: {_FIELD_TOO_LONG}", "FieldTooLong")
     unclosed = "unexpected end" in str(exc)
     error = "a quoted field is never closed" if unclosed else f"not CSV: {exc}"
     return Rejected(f"{_place(first, text.number)}: {error}", "CSVError")
 
 
-_TOO_LONG = f"a field has more than {FIELD_LIMIT_CHARS:,} characters"
+_FIELD_TOO_LONG = f"a field has more than {FIELD_LIMIT_CHARS:,} characters"
 
 
 def _item(row: list[str], header: list[str], place: str) -> Any:
@@ -130,7 +130,7 @@ def _item(row: list[str], header: list[str], place: str) -> Any:
     if len(row) != len(header):
         error, error_type = f"{_fields(len(row))} where the header has {len(header)}", "RaggedRow"
     elif any(len(field) > FIELD_LIMIT_CHARS for field in row):  # where user code has raised the csv module's own limit
-        error, error_type = _TOO_LONG, "FieldTooLong"
+        error, error_type = _FIELD_TOO_LONG, "FieldTooLong"
     elif any("\0" in field for field in row):
         error, error_type = "a field holds a NUL character", "NULCharacter"
     elif not all(field.isascii() or _is_text(field) for field in row):
@@ -140,7 +140,7 @@ def _item(row: list[str], header: list[str], place: str) -> Any:
     return dict(zip(header, row, strict=True))
 
 
-def _checked(header: list[str], number: int, name: str) -> list[str]:
+def _checked_header(header: list[str], number: int, name: str) -> list[str]:
     if not any(column.strip() for column in header):
         raise CommandError(f"{name} has a header that is empty: line {number} must name the columns", UNREADABLE_INPUT)
     if len(set(header)) < len(header):

@@ -1,4 +1,4 @@
-"""Lines of a stream of bytes, with a bound on how much of one is held."""
+"""Line reader: splits a byte stream into lines with a bound on the length of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from flowrt.cli.exit_codes import UNREADABLE_INPUT, CommandError
 
-__all__ = ["LINE_LIMIT_BYTES", "Blocks", "Line", "LongLine", "split_lines"]
+__all__ = ["LINE_LIMIT_BYTES", "BlockReader", "Line", "LongLine", "split_lines"]
 
 LINE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _BLOCK_BYTES: Final = 64 * 1024
@@ -18,11 +18,11 @@ _HEAD_BYTES: Final = 200
 
 
 class LongLine:
-    """A line over the limit; the rest of it was skipped.
+    """Line over the limit, of which only the beginning is kept.
 
     Attributes:
-        head: Its first bytes.
-        size_bytes: Its length.
+        head: The first bytes.
+        size_bytes: Length of the whole line.
     """
 
     __slots__ = ("head", "size_bytes")
@@ -35,12 +35,12 @@ class LongLine:
 Line = bytes | LongLine
 
 
-class Blocks:
-    """Blocks of a file as they come; iterate it in one thread, stop it from any.
+class BlockReader:
+    """Iterator over the blocks of a file. One thread iterates, any thread may stop it.
 
     Args:
-        fd: The file to read; closed by `close`.
-        name: The file's name, for messages.
+        fd: File descriptor; closed by `close`.
+        name: Name for messages.
     """
 
     def __init__(self, fd: int, name: str) -> None:
@@ -65,34 +65,34 @@ class Blocks:
             yield block
 
     def _readable(self) -> bool:
-        """Wait for a pipe or a terminal to have something, or to be told to stop."""
+        """Wait until a pipe or terminal has data. Return False after `stop`."""
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
         return all(fd != self._wake_r for fd, _ in poll.poll())
 
     def stop(self) -> None:
-        """End the iteration, also where it waits for input."""
+        """End the iteration, even while it waits for input."""
         self._stopped = True
         if self._waits:
             os.write(self._wake_w, b".")
 
     def close(self) -> None:
-        """Close the file, when nobody iterates any more."""
-        for fd in {self._fd, self._wake_r, self._wake_w} - {-1, 0}:  # 0: standard input is not ours to close
+        """Close the file. The iteration must have ended."""
+        for fd in {self._fd, self._wake_r, self._wake_w} - {-1, 0}:  # 0 is standard input, which stays open
             os.close(fd)
         self._fd = self._wake_r = self._wake_w = -1
         self._waits = False
 
 
 def split_lines(blocks: Iterable[bytes], limit_bytes: int = LINE_LIMIT_BYTES) -> Iterator[list[Line]]:
-    """The lines that each block completes, without their line break.
+    """Yield the lines that each block completes, without line breaks.
 
     Args:
         blocks: The stream.
-        limit_bytes: The longest line that is held; of a longer one only the head is kept.
+        limit_bytes: Longest line in bytes; a longer line becomes a `LongLine`.
     """
-    rest = bytearray()  # the line that has begun
+    rest = bytearray()  # the incomplete last line
     size = 0
     for block in blocks:
         pieces = block.split(b"\n")

@@ -1,4 +1,4 @@
-"""Where results go: a file that takes its final name only when it is complete, standard output, or a device."""
+"""Destinations of results: a file that gets its final name only when complete, standard output, or a device."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from typing import Final
 from flowrt._util.atomic_file import move_into_place, open_private
 from flowrt.cli.exit_codes import BAD_USAGE, DISK_FAILED, CommandError, say
 
-__all__ = ["FileTarget", "OutputClosedError", "StreamTarget", "Target", "open_target", "own_stdout"]
+__all__ = ["FileTarget", "OutputClosedError", "StreamTarget", "Target", "claim_stdout", "open_target"]
 
 _DISK_ERRORS: Final = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG)
 
 
 class OutputClosedError(Exception):
-    """Nobody reads standard output any more."""
+    """The reader of standard output has closed it."""
 
 
 class FileTarget:
-    """A file that is written as `<output>.partial` beside its final name, with mode 0600, synced, and renamed.
+    """File written as `<output>.partial` with mode 0600, then synced and renamed to its final name.
 
     Args:
         path: The final name.
-        overwrite: Whether a file of that name may be replaced.
-        not_this: The input's status; neither name may mean the same file.
-        ours: Whether a file of that name is what the run has written before, and may be replaced too.
+        overwrite: Replace an existing file.
+        input_status: File status of the input, which the output must not be.
+        is_own: Returns True for an output of this very run, which may be replaced without `overwrite`.
 
     Raises:
-        CommandError: The output exists, is the input, a symlink, a folder, or cannot be made.
+        CommandError: The output exists, is the input, a symlink or a folder, or cannot be created.
     """
 
     def __init__(
@@ -44,38 +44,38 @@ class FileTarget:
         path: Path,
         *,
         overwrite: bool,
-        not_this: os.stat_result,
-        ours: Callable[[Path], bool] = lambda _: False,
+        input_status: os.stat_result,
+        is_own: Callable[[Path], bool] = lambda _: False,
     ) -> None:
         self.name = str(path)
         self.partial = path.with_name(f"{path.name}.partial")
         self.written = False
-        self._begun = False
+        self._started = False
         self._path = path
         self._overwrite = overwrite
-        self._ours = ours
-        self._check(path, not_this)
-        self._check(self.partial, not_this)
+        self._is_own = is_own
+        self._check(path, input_status)
+        self._check(self.partial, input_status)
         self.fd = self._open()
         _open_targets.add(self)
 
-    def _check(self, path: Path, not_this: os.stat_result) -> None:
+    def _check(self, path: Path, input_status: os.stat_result) -> None:
         try:
-            there = path.lstat()
+            status = path.lstat()
         except FileNotFoundError:
             return
         except OSError as exc:
             raise _unwritable(self.name, exc) from exc
         with contextlib.suppress(OSError):
-            if os.path.samestat(path.stat(), not_this):
+            if os.path.samestat(path.stat(), input_status):
                 raise CommandError(f"{path} is the input itself: give the output another name")
-        if stat.S_ISLNK(there.st_mode):
+        if stat.S_ISLNK(status.st_mode):
             raise CommandError(f"output {path} is a symlink: name the file that it points to")
-        if not stat.S_ISREG(there.st_mode):
-            kind = "a folder" if stat.S_ISDIR(there.st_mode) else "no regular file"
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise CommandError(f"output {path} is {kind}: name a file")
         if path == self._path and not self._overwrite:
-            if self._ours(path):
+            if self._is_own(path):
                 self._overwrite = True
                 return
             raise CommandError(f"output {path} exists: pass --overwrite to replace it")
@@ -89,7 +89,7 @@ class FileTarget:
             try:
                 self._claim(fd)
                 if not os.path.samestat(os.fstat(fd), self.partial.lstat()):
-                    os.close(fd)  # another run has moved it into place since it was opened
+                    os.close(fd)  # another run has renamed it since it was opened
                     continue
                 os.fchmod(fd, 0o600)
             except FileNotFoundError:
@@ -105,99 +105,101 @@ class FileTarget:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
-            raise CommandError(f"another run is writing {self.partial}: wait for it, or name another output") from None
+            raise CommandError(
+                f"another run is writing {self.partial}: wait until it ends, or name another output"
+            ) from None
         except OSError:
-            return  # a filesystem without locks
+            return  # the file system has no locks
 
-    def _begin(self) -> None:
-        """Take away what a run that did not finish has left: not before there is something in its place."""
-        self._begun = True
+    def _truncate_leftover(self) -> None:
+        """Truncate the leftover of an unfinished run, once there is data to replace it."""
+        self._started = True
         if os.fstat(self.fd).st_size:
-            say(f"replacing {self.partial}, left by a run that did not finish")
+            say(f"replacing {self.partial}, which an unfinished run left")
         os.ftruncate(self.fd, 0)
 
     def commit(self) -> None:
-        """Make it durable and give it its final name."""
-        if not self._begun:
-            self._begin()
+        """Sync the file and rename it to its final name."""
+        if not self._started:
+            self._truncate_leftover()
         try:
             move_into_place(self.fd, self.partial, self._path, replace=self._overwrite)
         except FileExistsError:
-            raise CommandError(f"output {self._path} appeared while the run went on: it is left as it is") from None
+            raise CommandError(f"output {self._path} appeared during the run and was not replaced") from None
 
-    def leave(self) -> None:
-        """It is not complete: it keeps its temporary name, and goes where nothing is in it."""
+    def abandon(self) -> None:
+        """Keep an incomplete file under its temporary name, or delete it if it is empty."""
         if not self.written:
             with contextlib.suppress(OSError):
-                if not os.fstat(self.fd).st_size:  # else an earlier run has written it
+                if not os.fstat(self.fd).st_size:  # otherwise an earlier run wrote it
                     self.partial.unlink()
         elif self.partial.exists():
-            say(f"not complete: what finished is in {self.partial}")
+            say(f"not complete: finished items are in {self.partial}")
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Close the file and release its lock."""
         _open_targets.discard(self)
         with contextlib.suppress(OSError):
-            fcntl.flock(self.fd, fcntl.LOCK_UN)  # also for a child that was forked and has not got to disown() yet
+            fcntl.flock(self.fd, fcntl.LOCK_UN)  # a forked child that has not run close_in_child() yet holds it too
         os.close(self.fd)
 
-    def disown(self) -> None:
-        """Let go of the file in a forked child, whose parent keeps the lock."""
+    def close_in_child(self) -> None:
+        """Close the file in a forked child; the parent keeps the lock."""
         _open_targets.discard(self)
         with contextlib.suppress(OSError):
             os.close(self.fd)
 
-    def put(self, data: memoryview) -> int:
-        """Write some of the data and say how much."""
-        if not self._begun:
-            self._begin()
+    def write(self, data: memoryview) -> int:
+        """Write some of the data and return the number of bytes."""
+        if not self._started:
+            self._truncate_leftover()
         return os.write(self.fd, data)
 
-    def give_up(self) -> None:
-        """A file never keeps its writer waiting for long."""
+    def stop_waiting(self) -> None:
+        """Do nothing: a file never blocks for long."""
 
 
 class StreamTarget:
-    """Standard output or a device: written to as it is.
+    """Standard output or a device, written in place.
 
     Args:
-        fd: Where to write; closed at the end.
-        name: For messages.
+        fd: File descriptor; closed by `close`.
+        name: Name for messages.
     """
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
         self.name = name
         self.written = False
-        self._given_up = False
+        self._stop_waiting = False
 
     def commit(self) -> None:
-        """Everything is out already."""
+        """Do nothing: everything is written already."""
 
-    def leave(self) -> None:
-        """What was written is out."""
+    def abandon(self) -> None:
+        """Do nothing: a stream cannot be taken back."""
 
-    def put(self, data: memoryview) -> int:
-        """Write some of the data and say how much; all of it counts as written once nobody is to wait any more."""
+    def write(self, data: memoryview) -> int:
+        """Write some of the data and return the number of bytes. After `stop_waiting`, discard what would block."""
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         while not poll.poll(100):
-            if self._given_up:
+            if self._stop_waiting:
                 return len(data)
         try:
-            return os.write(self.fd, data[: select.PIPE_BUF])  # so much goes in at once where poll says so
+            return os.write(self.fd, data[: select.PIPE_BUF])  # poll guarantees room for this much
         except BlockingIOError:
             return 0
         except BrokenPipeError:
             raise OutputClosedError from None
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the stream."""
         os.close(self.fd)
 
-    def give_up(self) -> None:
-        """Wait no longer for a reader who does not read."""
-        self._given_up = True
+    def stop_waiting(self) -> None:
+        """Discard what the reader does not take at once."""
+        self._stop_waiting = True
 
 
 Target = FileTarget | StreamTarget
@@ -205,12 +207,12 @@ Target = FileTarget | StreamTarget
 _open_targets: Final[weakref.WeakSet[FileTarget]] = weakref.WeakSet()
 
 
-def _disown_all() -> None:
+def _close_all_in_child() -> None:
     for target in list(_open_targets):
-        target.disown()
+        target.close_in_child()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+os.register_at_fork(after_in_child=_close_all_in_child)
 
 
 def open_target(
@@ -218,25 +220,25 @@ def open_target(
     *,
     stdout: int | None,
     overwrite: bool,
-    not_this: os.stat_result,
-    ours: Callable[[Path], bool] = lambda _: False,
+    input_status: os.stat_result,
+    is_own: Callable[[Path], bool] = lambda _: False,
 ) -> Target:
-    """Open the output, or find out that it cannot be, before the first item.
+    """Open the output before the first item.
 
     Args:
-        output: A file.
-        stdout: What `own_stdout` gave, where the output is that.
-        overwrite: Whether an existing file may be replaced.
-        not_this: The input's status.
-        ours: Whether an existing file is what the run has written before, and may be replaced too.
+        output: Path of the output.
+        stdout: File descriptor from `claim_stdout` if the output is standard output.
+        overwrite: Replace an existing file.
+        input_status: File status of the input.
+        is_own: Returns True for an output of this very run, which may be replaced without `overwrite`.
 
     Raises:
-        CommandError: The output exists, is the input, a symlink, a folder, or cannot be made.
+        CommandError: The output exists, is the input, a symlink or a folder, or cannot be created.
     """
     if stdout is not None:
         fd = stdout
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and os.path.samestat(status, not_this):
+        if stat.S_ISREG(status.st_mode) and os.path.samestat(status, input_status):
             raise CommandError("standard output is the input itself: give the output another name")
         return StreamTarget(fd, "standard output")
     path = Path(output)
@@ -246,21 +248,24 @@ def open_target(
         is_device = stat.S_ISCHR(path.lstat().st_mode)
     except (OSError, ValueError):
         is_device = False
-    if is_device:  # /dev/null: never to be replaced by a file
+    if is_device:  # /dev/null must never be replaced by a file
         try:
             return StreamTarget(os.open(path, os.O_WRONLY | os.O_CLOEXEC), output)
         except OSError as exc:
             raise _unwritable(output, exc) from exc
     if not path.parent.is_dir():
-        raise CommandError(f"output folder {str(path.parent)!r} does not exist: make it first")
-    return FileTarget(path, overwrite=overwrite, not_this=not_this, ours=ours)
+        raise CommandError(f"output folder {str(path.parent)!r} does not exist: create it first")
+    return FileTarget(path, overwrite=overwrite, input_status=input_status, is_own=is_own)
 
 
-def own_stdout() -> int:
-    """Take standard output for the results alone: what else is printed there goes to stderr from now on.
+def claim_stdout() -> int:
+    """Reserve standard output for results. Everything else printed to it goes to stderr from now on.
+
+    Returns:
+        File descriptor for the results.
 
     Raises:
-        CommandError: It is closed.
+        CommandError: Standard output is closed.
     """
     try:
         fd = os.dup(1)
@@ -268,7 +273,7 @@ def own_stdout() -> int:
         raise CommandError("standard output is closed: name a file with -o") from exc
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    with contextlib.suppress(OSError):  # a closed stderr
+    with contextlib.suppress(OSError):  # stderr may be closed
         os.dup2(2, 1)
     return fd
 

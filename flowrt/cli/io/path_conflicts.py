@@ -1,4 +1,4 @@
-"""A run's files: each is another one."""
+"""Check that the files of a run are different files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import os
 
 from flowrt.cli.exit_codes import CommandError
 
-__all__ = ["keep_apart"]
+__all__ = ["check_path_conflicts"]
 
 
-def keep_apart(source: os.stat_result, output: str, **others: str | None) -> None:
+def check_path_conflicts(source: os.stat_result, output: str, **others: str | None) -> None:
     """Refuse two names of one file, before anything is written to either.
 
     Args:
-        source: The input's status.
-        output: The output, or - for standard output.
-        others: What else is written, in the order of writing, by what it is called; None where it is not asked for.
+        source: File status of the input.
+        output: Path of the output, or - for standard output.
+        others: Paths of the other files by their purpose, in the order of writing; None for an unused one.
 
     Raises:
-        CommandError: Two of them are the same file.
+        CommandError: Two paths name the same file.
     """
-    taken: dict[str, str] = {}
+    used: dict[str, str] = {}
     if output != "-":
-        taken = {os.path.realpath(name): "output" for name in (output, f"{output}.partial")}
+        used = {os.path.realpath(name): "output" for name in (output, f"{output}.partial")}
     for what, name in others.items():
         if not name:
             continue
-        place = os.path.realpath(name)
-        same = "input" if _is(place, source) else taken.setdefault(place, what)
+        path = os.path.realpath(name)
+        same = "input" if _is_same_file(path, source) else used.setdefault(path, what)
         if same != what:
             raise CommandError(f"{what} {name} is the {same} itself: give it another name")
 
 
-def _is(place: str, source: os.stat_result) -> bool:
+def _is_same_file(path: str, source: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.stat(place), source)  # noqa: PTH116  # strings throughout
-    except (OSError, ValueError):  # there is none, or none can be there, which whoever opens it tells
+        return os.path.samestat(os.stat(path), source)  # noqa: PTH116  # strings throughout
+    except (OSError, ValueError):  # it does not exist, or cannot: opening it reports that
         return False

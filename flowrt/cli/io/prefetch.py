@@ -1,4 +1,4 @@
-"""Items that a thread reads and parses ahead, as an async iterator for a batch."""
+"""Prefetch: a thread reads and parses items ahead of the batch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Self
 
-__all__ = ["CountedFeed", "Feed", "make_feed"]
+__all__ = ["Prefetcher", "SizedPrefetcher", "prefetch"]
 
-_AHEAD: Final = 4  # chunks that may be parsed before the batch has taken them
+_AHEAD: Final = 4  # parsed chunks that may wait for the batch
 _STOP_S: Final = 5.0
 
 
-class Feed:
-    """An async iterator over what a thread reads, a few chunks ahead and no more.
+class Prefetcher:
+    """Async iterator over items that a thread reads at most a few chunks ahead.
 
-    It has no `aclose`: whoever made it closes it, and may read on after a batch that ended early.
+    It has no `aclose`, so that a batch that ends early does not close it: its owner may go on reading.
 
     Args:
-        chunks: Lists of items, made in the thread.
-        interrupt: Ends `chunks` from another thread, also where it waits for input.
+        chunks: Lists of items, iterated in the thread.
+        interrupt: Ends `chunks` from another thread, even while it waits for input.
 
     Attributes:
-        exhausted: Every item has been taken.
+        exhausted: True when the consumer has received every item.
     """
 
     def __init__(self, chunks: Iterator[list[Any]], interrupt: Callable[[], None] = lambda: None) -> None:
@@ -33,10 +33,10 @@ class Feed:
         self._source = chunks
         self._interrupt = interrupt
         self._items: Iterator[Any] = iter(())
-        self._arrived: deque[list[Any]] = deque()
-        self._room = threading.Semaphore(_AHEAD)
+        self._chunks: deque[list[Any]] = deque()
+        self._capacity = threading.Semaphore(_AHEAD)
         self._error: BaseException | None = None
-        self._ended = False  # the thread has nothing more to give
+        self._ended = False  # the thread has read everything
         self._stopped = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -49,9 +49,9 @@ class Feed:
         while True:
             for item in self._items:
                 return item
-            if self._arrived:
-                self._items = iter(self._arrived.popleft())
-                self._room.release()
+            if self._chunks:
+                self._items = iter(self._chunks.popleft())
+                self._capacity.release()
             elif self._ended:
                 if self._error is not None:
                     raise self._error
@@ -61,7 +61,7 @@ class Feed:
                 await self._wait()
 
     async def _wait(self) -> None:
-        """Wait until the thread has something new; it is started by the first who waits."""
+        """Wait for the next chunk. The first call starts the thread."""
         loop = asyncio.get_running_loop()
         if self._thread is None:
             self._loop = loop
@@ -77,54 +77,54 @@ class Feed:
         error: BaseException | None = None
         try:
             for chunk in self._source:
-                self._room.acquire()
+                self._capacity.acquire()
                 if self._stopped:
                     break
-                self._tell(chunk, None, False)
-        except BaseException as exc:  # raised again where the items are taken
+                self._post(chunk, None, False)
+        except BaseException as exc:  # `__anext__` raises it
             error = exc
-        self._tell([], error, True)
+        self._post([], error, True)
 
-    def _tell(self, chunk: list[Any], error: BaseException | None, ended: bool) -> None:
+    def _post(self, chunk: list[Any], error: BaseException | None, ended: bool) -> None:
         if self._loop is not None and not self._loop.is_closed():
             try:
-                self._loop.call_soon_threadsafe(self._arrive, chunk, error, ended)
-            except RuntimeError:  # the loop was closed just now: nobody is there to tell
+                self._loop.call_soon_threadsafe(self._receive, chunk, error, ended)
+            except RuntimeError:  # the loop was closed in between
                 self._stopped = True
 
-    def _arrive(self, chunk: list[Any], error: BaseException | None, ended: bool) -> None:
+    def _receive(self, chunk: list[Any], error: BaseException | None, ended: bool) -> None:
         if chunk:
-            self._arrived.append(chunk)
+            self._chunks.append(chunk)
         self._error = error
         self._ended = ended
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def close(self) -> None:
-        """End the thread; later calls do nothing."""
+        """End the thread. Calling it again does nothing."""
         self._stopped = True
-        self._room.release()
+        self._capacity.release()
         if self._thread is None:
             return
         self._interrupt()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_S):  # a disk that does not answer must not hold up the end
+            async with asyncio.timeout(_STOP_S):  # a disk that does not answer must not block the exit
                 while not self._ended:
                     await self._wait()
 
     @property
     def ended(self) -> bool:
-        """Whether no thread reads any more."""
+        """True if no thread is reading."""
         return self._thread is None or self._ended
 
 
-class CountedFeed(Feed):
-    """A feed that knows beforehand how many items there are.
+class SizedPrefetcher(Prefetcher):
+    """Prefetcher with a known number of items.
 
     Args:
-        chunks: Lists of items, made in the thread.
+        chunks: Lists of items, iterated in the thread.
         interrupt: Ends `chunks` from another thread.
-        expected: How many items there are.
+        expected: Number of items.
     """
 
     def __init__(self, chunks: Iterator[list[Any]], interrupt: Callable[[], None], expected: int) -> None:
@@ -135,6 +135,6 @@ class CountedFeed(Feed):
         return self._expected
 
 
-def make_feed(chunks: Iterator[list[Any]], interrupt: Callable[[], None], expected: int | None) -> Feed:
-    """A feed, with a length where it is known."""
-    return Feed(chunks, interrupt) if expected is None else CountedFeed(chunks, interrupt, expected)
+def prefetch(chunks: Iterator[list[Any]], interrupt: Callable[[], None], expected: int | None) -> Prefetcher:
+    """Create a prefetcher, with a length if `expected` is not None."""
+    return Prefetcher(chunks, interrupt) if expected is None else SizedPrefetcher(chunks, interrupt, expected)

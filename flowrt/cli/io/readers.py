@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, NoReturn
 
 from flowrt.cli.exit_codes import BAD_USAGE, UNREADABLE_INPUT, CommandError
 from flowrt.cli.io.csv_reader import csv_chunks
-from flowrt.cli.io.line_reader import LINE_LIMIT_BYTES, Blocks, Line, LongLine, split_lines
-from flowrt.cli.io.prefetch import Feed, make_feed
+from flowrt.cli.io.line_reader import LINE_LIMIT_BYTES, BlockReader, Line, LongLine, split_lines
+from flowrt.cli.io.prefetch import Prefetcher, prefetch
 from flowrt.model import Rejected
 
 __all__ = ["FORMATS", "Format", "Input", "jsonl_chunks", "open_input"]
@@ -38,7 +38,7 @@ _EXTENSIONS: Final[dict[str, Format]] = {
 }
 _COUNTED_BYTES: Final = {"jsonl": 256 * 1024 * 1024, "csv": 32 * 1024 * 1024}  # a quarter of a second each
 _SHOWN_CHARS: Final = 200
-_FOREIGN: Final = (
+_FOREIGN_MAGIC: Final = (
     (codecs.BOM_UTF16_LE, "UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8"),
     (codecs.BOM_UTF16_BE, "UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8"),
     (b"\x1f\x8b", "compressed with gzip: pipe it through gunzip -c and read from -"),
@@ -61,7 +61,7 @@ class Input:
         start: Where in the file it begins: standard input may stand anywhere.
     """
 
-    feed: Feed
+    feed: Prefetcher
     file: os.stat_result
     fd: int
     format: Format
@@ -94,14 +94,14 @@ def open_input(path: str, chosen: Format | None = None) -> Input:
             if not regular:
                 raise CommandError(f"Parquet is read from its end, which {name} does not have: name a file")
             chunks, expected, release = parquet_chunks(fd, name)
-            return Input(make_feed(chunks, lambda: None, expected), status, fd, form, regular, release)
+            return Input(prefetch(chunks, lambda: None, expected), status, fd, form, regular, release)
         counted: int | None = None
         start = os.lseek(fd, 0, os.SEEK_CUR) if regular else 0
         if regular and status.st_size <= _COUNTED_BYTES[form]:
             counted = _count(fd, name, form)
             os.lseek(fd, start, os.SEEK_SET)
-        blocks = Blocks(fd, name)
-        feed = make_feed(_chunks(blocks, name, form), blocks.stop, counted)
+        blocks = BlockReader(fd, name)
+        feed = prefetch(_chunks(blocks, name, form), blocks.stop, counted)
         return Input(feed, status, fd, form, regular, blocks.close, start)
     except BaseException:
         if path != "-":
@@ -138,7 +138,7 @@ def _open(path: str) -> int:
 def _count(fd: int, name: str, form: Format) -> int | None:
     """How many items a file holds, by reading it once; None where only a real reading can say what is wrong."""
     try:
-        blocks = Blocks(fd, name)
+        blocks = BlockReader(fd, name)
         if form == "csv":
             return sum(len(chunk) for chunk in csv_chunks(split_lines(blocks), name))
         lines = (line for part in split_lines(_without_bom(blocks)) for line in part)
@@ -147,24 +147,24 @@ def _count(fd: int, name: str, form: Format) -> int | None:
         return None
 
 
-def _chunks(blocks: Blocks, name: str, form: Format) -> Iterator[list[Any]]:
-    lines = split_lines(_without_bom(_familiar(blocks, name)))
+def _chunks(blocks: BlockReader, name: str, form: Format) -> Iterator[list[Any]]:
+    lines = split_lines(_without_bom(_checked_encoding(blocks, name)))
     return csv_chunks(lines, name) if form == "csv" else jsonl_chunks(lines)
 
 
-def _familiar(blocks: Blocks, name: str) -> Iterator[bytes]:
+def _checked_encoding(blocks: BlockReader, name: str) -> Iterator[bytes]:
     """The blocks, unless the first shows that this is no text in UTF-8 at all."""
     first = True
     for block in blocks:
         if first:
             first = False
-            for magic, what in _FOREIGN:
+            for magic, what in _FOREIGN_MAGIC:
                 if block.startswith(magic):
                     raise CommandError(f"{name} is {what}", UNREADABLE_INPUT)
         yield block
 
 
-def _without_bom(blocks: Iterator[bytes] | Blocks) -> Iterator[bytes]:
+def _without_bom(blocks: Iterator[bytes] | BlockReader) -> Iterator[bytes]:
     first = True
     for block in blocks:
         yield block.removeprefix(codecs.BOM_UTF8) if first else block

@@ -1,4 +1,4 @@
-"""Writing lines as items complete, from a thread: a slow disk or pipe does not hold up the loop."""
+"""Writer thread: writes each result as its item completes, so that a slow disk or pipe does not block the loop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["OutputWriter"]
 _FLUSH_BYTES: Final = 64 * 1024
 _FLUSH_S: Final = 0.05
 _WAITING_BYTES: Final = 4 * 1024 * 1024  # beyond this the batch waits for the disk
-_GRACE_S: Final = 5.0  # for whoever reads standard output, once the run ends early
+_GRACE_S: Final = 5.0  # for the reader of standard output, once the run ends early
 
 
 class OutputWriter:
-    """Takes lines on the loop and writes them in a thread, a bounded amount behind.
+    """Buffers lines on the loop and writes them in a thread, with a bounded backlog.
 
     Args:
-        target: Where they go.
+        target: Destination of the lines; closed by `close`.
     """
 
     def __init__(self, target: Target) -> None:
@@ -34,25 +34,25 @@ class OutputWriter:
         self._loop = asyncio.get_running_loop()
 
     async def write(self, line: bytes) -> None:
-        """Take one line, and wait where too much is waiting already.
+        """Buffer one line, and wait while the backlog is full.
 
         Raises:
             CommandError: The disk failed.
-            OutputClosedError: Nobody reads standard output any more.
+            OutputClosedError: The reader of standard output has closed it.
         """
         self._lines.append(line)
         self._waiting_bytes += len(line)
         if self._flushing is not None and self._flushing.done():
             self._flushing.result()
         if self._waiting_bytes >= _WAITING_BYTES:
-            await self._drained()
+            await self._drain()
         elif self._waiting_bytes >= _FLUSH_BYTES:
             self._flush()
         elif self._timer is None:
             self._timer = self._loop.call_later(_FLUSH_S, self._flush)
 
     def _flush(self) -> None:
-        """Hand over what is there, unless the thread is still at the last of it."""
+        """Hand the buffer to the thread, unless it is still writing the previous one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -61,64 +61,64 @@ class OutputWriter:
                 self._timer = self._loop.call_later(_FLUSH_S, self._flush)
                 return
             if self._flushing.exception() is not None:
-                return  # raised where the next line is taken
+                return  # `write` raises it with the next line
         if self._lines:
             data, self._lines, self._waiting_bytes = b"".join(self._lines), [], 0
-            self._flushing = self._loop.run_in_executor(self._pool, self._put, data)
+            self._flushing = self._loop.run_in_executor(self._pool, self._write_all, data)
 
-    async def _drained(self) -> None:
-        """Wait until everything is written."""
+    async def _drain(self) -> None:
+        """Wait until the backlog is written."""
         while self._lines or self._flushing is not None:
             if (flushing := self._flushing) is not None:
                 await asyncio.wait([flushing])
                 flushing.result()
-                if self._flushing is flushing:  # else the timer has begun another meanwhile
+                if self._flushing is flushing:  # otherwise the timer has started the next flush
                     self._flushing = None
             self._flush()
 
-    def _put(self, data: bytes) -> None:
+    def _write_all(self, data: bytes) -> None:
         left = memoryview(data)
         try:
             while left:
-                left = left[self._target.put(left) :]
+                left = left[self._target.write(left) :]
                 self._target.written = True
         except OSError as exc:
             raise _disk_failed(self._target.name, exc) from exc
 
     async def close(self, *, complete: bool) -> None:
-        """Write what is left and end the thread.
+        """Write the backlog and end the thread.
 
         Args:
-            complete: Whether every item has its line, so that a file takes its final name.
+            complete: True if every item has its line: the file then gets its final name.
 
         Raises:
-            CommandError: The disk failed; what was written stays under the temporary name.
-            OutputClosedError: Nobody reads standard output any more.
+            CommandError: The disk failed; the file keeps its temporary name.
+            OutputClosedError: The reader of standard output has closed it.
         """
-        placed = False
+        committed = False
         try:
             if complete:
-                await self._drained()
+                await self._drain()
                 await self._loop.run_in_executor(self._pool, self._commit)
-                placed = True
+                committed = True
             else:
-                await self._save_what_is_there()
+                await self._flush_before_early_end()
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._target.give_up()
+            self._target.stop_waiting()
             self._pool.shutdown(wait=True)
-            if not placed:
-                self._target.leave()
+            if not committed:
+                self._target.abandon()
             self._target.close()
 
-    async def _save_what_is_there(self) -> None:
-        """The run ends early for a reason of its own: a failure to write is told, and does not take its place."""
+    async def _flush_before_early_end(self) -> None:
+        """Write the backlog of a run that ends early. A failure is printed, so that the original error is raised."""
         if self._flushing is not None and self._flushing.done() and self._flushing.exception() is not None:
-            return  # that is the reason
+            return  # this failure is why the run ends
         try:
             async with asyncio.timeout(_GRACE_S):
-                await self._drained()
+                await self._drain()
         except CommandError as exc:
             say(exc.message)
         except (OutputClosedError, TimeoutError):

@@ -1,4 +1,4 @@
-"""`--journal`: the journal of a command's run, opened before anything else is touched, and the output that it wrote."""
+"""The option `--journal`: opens the journal before any other file, and recognizes the output of an earlier run."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from flowrt.cli.io.readers import Input
 from flowrt.journal import Journal, JournalPolicy, digest_of_file, lines
 from flowrt.model.node import BaseNode
 
-__all__ = ["open_journal", "tell_what_is_done", "written_by"]
+__all__ = ["open_journal", "own_output_check", "report_resumed"]
 
-_LOOKED_AT_LINES: Final = 1000
+_CHECKED_LINES: Final = 1000
 
 
 def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry_failed: bool) -> Journal:
-    """Open a run's journal; of an input that is a file the whole content is compared, else each item.
+    """Open the journal of a run.
+
+    An input that is a file is compared with that of the earlier run by its whole content, a stream item by item.
 
     Args:
         path: The journal.
-        node: What runs.
+        node: The node to run.
         source: The input.
-        target: What names the node in the command: two closures of one function are told apart by nothing else.
-        retry_failed: Run the items again that had not ended ok.
+        target: The node's name on the command line, the only thing that distinguishes two closures of one function.
+        retry_failed: Rerun the items that did not end ok.
 
     Raises:
-        CommandError: The path cannot be a journal's.
+        CommandError: The path cannot be that of a journal.
         JournalError: The journal belongs to another run, is damaged or in use, or its disk failed.
     """
     if not path:
@@ -48,33 +50,33 @@ def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry
         raise CommandError(str(exc)) from exc
 
 
-def tell_what_is_done(journal: Journal) -> None:
-    """Say on stderr what an earlier run has finished.
+def report_resumed(journal: Journal) -> None:
+    """Print on stderr how many items an earlier run has finished.
 
     Args:
-        journal: Just opened.
+        journal: The journal, just opened.
     """
     if journal.held:
         counts = ", ".join(f"{count:,} {status}" for status, count in journal.counts().items() if count)
         say(f"resuming from {journal.path}: {counts}")
 
 
-def written_by(journal: Journal) -> Callable[[Path], bool]:
-    """What tells whether an output holds this very run's results, so that the run may replace it.
+def own_output_check(journal: Journal) -> Callable[[Path], bool]:
+    """Return a function that recognizes an output of this run, which the run may replace.
 
     Args:
-        journal: The run's.
+        journal: The journal of the run.
     """
 
     def is_written(path: Path) -> bool:
         seen: set[bytes] = set()
         try:
             with path.open("rb") as file:
-                for line in islice(file, _LOOKED_AT_LINES):
-                    if _is_held(journal, line):
+                for line in islice(file, _CHECKED_LINES):
+                    if _is_journaled(journal, line):
                         return True
                     seen.add(_digest(line))
-            # what ran again has other lines now, and the output may be from before
+            # an item that was rerun has another line now: the output may hold its old one
             return bool(seen) and any(_digest(line) in seen for line in lines(journal.path))
         except OSError:
             return False
@@ -86,10 +88,10 @@ def _digest(line: bytes) -> bytes:
     return blake2b(line, digest_size=16).digest()
 
 
-def _is_held(journal: Journal, line: bytes) -> bool:
+def _is_journaled(journal: Journal, line: bytes) -> bool:
     try:
         index = json.loads(line)["index"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-    # times are in it to the nanosecond: a line of another run is never the same
+    # a line holds times to the nanosecond: that of another run never matches
     return isinstance(index, int) and journal.line(index) == line

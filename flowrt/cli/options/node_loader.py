@@ -1,4 +1,4 @@
-"""Finding the node that `module:node` names."""
+"""Node loader: finds the node that `module:node` names."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def load_node(spec: str) -> BaseNode:
     """
     module_name, colon, path = spec.partition(":")
     if not colon or not module_name or not path:
-        raise CommandError(f"a node is named as module:node, for instance enrich:node, not {spec!r}")
+        raise CommandError(f"a node is named as module:node, for example enrich:node, not {spec!r}")
     for part in (*module_name.split("."), *path.split(".")):
         if not part.isidentifier():
             raise CommandError(
-                f"a node is named as module:node, and {part!r} in {spec!r} is not a name{_as_path(spec)}"
+                f"a node is named as module:node, and {part!r} in {spec!r} is not a name{_path_hint(spec)}"
             )
-    if _is_pythons_own(module_name):
-        raise CommandError(f"{spec}: {module_name!r} is a module of Python itself, and only your own code is run")
+    if _is_stdlib(module_name):
+        raise CommandError(f"{spec}: {module_name!r} belongs to Python itself: only your own code is run")
     found: Any = _import(module_name)
     walked = module_name
     for part in path.split("."):
@@ -58,20 +58,20 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
-            where = f"it is neither installed nor in the working directory {cwd}{_as_path(name)}"
+            where = f"it is neither installed nor in the working directory {cwd}{_path_hint(name)}"
             raise CommandError(f"no module {exc.name!r}: {where}") from exc
-        raise CommandError(f"module {name!r} was found, but it cannot be imported: {_told(exc)}") from exc
+        raise CommandError(f"module {name!r} was found, but it cannot be imported: {_describe_error(exc)}") from exc
     except (Exception, SystemExit) as exc:
-        raise CommandError(f"module {name!r} was found, but it cannot be imported: {_told(exc)}") from exc
+        raise CommandError(f"module {name!r} was found, but it cannot be imported: {_describe_error(exc)}") from exc
 
 
-def _as_path(text: str) -> str:
+def _path_hint(text: str) -> str:
     is_path = "/" in text or text.partition(":")[0].endswith(".py")
     return "; a module is named as in an import: jobs/enrich.py is jobs.enrich" if is_path else ""
 
 
-def _told(exc: BaseException) -> str:
-    """The error and the line of the user's code that it came from."""
+def _describe_error(exc: BaseException) -> str:
+    """Describe the error on one line, with the line of the user's code that raised it."""
     text = " ".join(part.strip() for part in traceback.format_exception_only(exc)[-1].splitlines())
     if isinstance(exc, SyntaxError):
         return f"{text} ({exc.filename}, line {exc.lineno})"
@@ -87,16 +87,14 @@ def _missing(owner: Any, walked: str, part: str) -> str:
 
 
 def _node_of(found: Any, spec: str) -> BaseNode:
-    if _is_pythons_own(_home_of(found)):
-        raise CommandError(
-            f"{spec} belongs to Python itself, and only your own code is run: wrap it in a function of your own"
-        )
+    if _is_stdlib(_defining_module(found)):
+        raise CommandError(f"{spec} belongs to Python itself: wrap it in a function of your own")
     if isinstance(found, type):
         try:
             found = found()
         except Exception as exc:
             raise CommandError(
-                f"{spec} is a class that cannot be made without arguments: {_told(exc)}; name an instance instead"
+                f"{spec} is a class that needs arguments: {_describe_error(exc)}; name an instance"
             ) from exc
     try:
         return as_node(found)
@@ -104,16 +102,16 @@ def _node_of(found: Any, spec: str) -> BaseNode:
         raise CommandError(f"{spec} is not a node: {exc}") from exc
 
 
-def _home_of(found: Any) -> str:
-    """The module in which the thing was defined that would be called."""
+def _defining_module(found: Any) -> str:
+    """Return the name of the module that defines the callable."""
     while isinstance(found, (functools.partial, FunctionNode)):
         found = found.func if isinstance(found, functools.partial) else found.fn
     home = getattr(found, "__module__", None)
-    if not isinstance(home, str):  # a method of a built-in object has none
+    if not isinstance(home, str):  # a method of a built-in object has no __module__
         home = type(found).__module__
     return home
 
 
-def _is_pythons_own(module_name: str) -> bool:
+def _is_stdlib(module_name: str) -> bool:
     top = module_name.partition(".")[0]
     return top in sys.stdlib_module_names or top == "__main__"

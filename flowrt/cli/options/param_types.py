@@ -1,4 +1,4 @@
-"""Policies as they are written on the command line: `1:200`, `600/min`, `p95`."""
+"""Click parameter types of policies: `1:200`, `600/min`, `p95`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEDGE_SECONDS: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s)?")
 
 
 class _Seconds(click.FloatRange):
-    """A positive, finite number: a range lets nan and inf through."""
+    """Positive, finite number of seconds. FloatRange alone lets nan and inf pass."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
@@ -26,19 +26,19 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-class _Written(click.ParamType):  # type: ignore[type-arg]  # generic in click's latest only
-    """A value that is made from text by a function, whose ValueError is the message."""
+class _ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic in click's latest only
+    """Value parsed from text; the ValueError of `parse` becomes the usage error."""
 
     def parse(self, text: str) -> Any:
-        """The value that the text stands for.
+        """Parse the text.
 
         Raises:
-            ValueError: It stands for none.
+            ValueError: The text is not valid.
         """
         raise NotImplementedError
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):  # converted before
+        if not isinstance(value, str):  # a default, or converted before
             return value
         try:
             return self.parse(value.strip())
@@ -46,7 +46,7 @@ class _Written(click.ParamType):  # type: ignore[type-arg]  # generic in click's
             self.fail(f"{exc}.", param, ctx)
 
 
-class _Concurrency(_Written):
+class _Concurrency(_ParsedText):
     name = "n"
 
     def parse(self, text: str) -> int | AdaptiveLimit:
@@ -57,24 +57,24 @@ class _Concurrency(_Written):
             bounds = int(low), int(high) if colon else 0
         except ValueError:
             raise ValueError(
-                f"{text!r} is neither a number of items, like 50, nor bounds to find one between, like 1:200, nor auto"
+                f"{text!r} is neither a number of items, like 50, nor bounds, like 1:200, nor auto"
             ) from None
         if not colon:
             return check_concurrency(bounds[0])
         try:
             return AdaptiveLimit(*bounds)
         except ValueError as exc:
-            raise ValueError(f"{text!r} is no MIN:MAX: {exc}") from None
+            raise ValueError(f"{text!r} is not a valid MIN:MAX: {exc}") from None
 
 
-class _Rate(_Written):
+class _Rate(_ParsedText):
     name = "rate"
 
     def parse(self, text: str) -> RateLimit:
         return RateLimit.parse(text)
 
 
-class _Hedge(_Written):
+class _Hedge(_ParsedText):
     name = "when"
 
     def parse(self, text: str) -> Hedge:

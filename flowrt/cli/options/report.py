@@ -1,4 +1,4 @@
-"""`--report`: a page about the run when it is over."""
+"""The option `--report`: an HTML page about the run, written at its end."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from flowrt.cli.commands.report import load_detail, write_page
 from flowrt.cli.exit_codes import CommandError, say
 from flowrt.errors import FlowrtError, MissingExtraError
 
-__all__ = ["prepare_page", "put_page"]
+__all__ = ["check_report_page", "write_report_page"]
 
 
-def prepare_page(page: str, record: str | None, until_the_end: ExitStack) -> str:
-    """Find out before the first item what would keep the page from being written.
+def check_report_page(page: str, record: str | None, until_the_end: ExitStack) -> str:
+    """Check before the first item that the page can be written.
 
     Args:
-        page: Where it is to be.
-        record: The recording that is asked for, or None.
-        until_the_end: Takes away a recording that nobody asked for.
+        page: Path of the page.
+        record: Path given with `--record`, or None.
+        until_the_end: Deletes the temporary recording, which is made if `record` is None.
 
     Returns:
-        The recording that the page is to be made of.
+        Path of the recording that the page is made from.
 
     Raises:
-        CommandError: The page cannot be written there.
+        CommandError: The page cannot be written to `page`.
         MissingExtraError: bokeh is not installed.
     """
     for package in ("bokeh", "numpy", "pyarrow"):
@@ -34,29 +34,29 @@ def prepare_page(page: str, record: str | None, until_the_end: ExitStack) -> str
             raise MissingExtraError("--report", package, "report")
     path = Path(page)
     if not path.name or path.is_dir():
-        raise CommandError(f"--report {page!r} is a folder: name a file, such as report.html")
+        raise CommandError(f"--report {page!r} is a folder: name a file, for example report.html")
     if not path.parent.is_dir():
-        raise CommandError(f"--report {page!r}: its folder does not exist: make it first")
+        raise CommandError(f"--report {page!r}: its folder does not exist: create it first")
     if path.is_symlink():
         raise CommandError(f"--report {page!r} is a symlink: name the file that it points to")
     if path.exists() and not _is_page(path):
-        raise CommandError(f"--report {page!r} exists and is no report: name another file, or take it away")
+        raise CommandError(f"--report {page!r} exists and is not a report: name another file, or delete it")
     if record is not None:
         return record
     folder = until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="flowrt-"))
     return str(Path(folder) / "run.parquet")
 
 
-def put_page(page: str, record: str, name: str) -> None:
-    """Write the page; the run has ended, and its exit code stays what it is.
+def write_report_page(page: str, record: str, name: str) -> None:
+    """Write the page after the run.
 
     Args:
-        page: Where to.
-        record: The recording.
-        name: What the recording is called on the page, or "" where it is taken away.
+        page: Path of the page.
+        record: Path of the recording.
+        name: The recording's name on the page, or "" for a temporary recording.
     """
     if not Path(record).exists():
-        say(f"no report: the run was not recorded in {record}")
+        say(f"no report: {record} was not written")
         return
     try:
         detail = load_detail(Path(record))
@@ -69,7 +69,7 @@ def put_page(page: str, record: str, name: str) -> None:
 
 
 def _is_page(path: Path) -> bool:
-    """Whether a file is an earlier report, or empty."""
+    """True if the file is an earlier report, or empty."""
     try:
         with path.open("rb") as opened:
             head = opened.read(4096)

@@ -1,4 +1,4 @@
-"""The options of every command that serves its telemetry."""
+"""Options of the commands that serve telemetry over HTTP."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["serving_options"]
 
 
 def serving_options(port: int | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options, which reach the command as one argument `serving`.
+    """Decorate a command with the server's options, which it receives as one argument `serving`.
 
     Args:
-        port: The port where none is named; None for no server.
+        port: Default port; None starts no server by default.
     """
     options = [
         click.option(
@@ -26,27 +26,27 @@ def serving_options(port: int | None) -> Callable[[Callable[..., None]], Callabl
             default=port,
             show_default=port is not None,
             metavar="P",
-            help="Serve the live page at /, /metrics, /healthz and /readyz there; 0 for any free port.",
+            help="Serve the live page at /, /metrics, /healthz and /readyz on this port; 0 picks a free one.",
         ),
         click.option(
             "--metrics-host",
             default="127.0.0.1",
             show_default=True,
             metavar="HOST",
-            help="The address to serve on; one that others can reach needs a token.",
+            help="Address to serve on; an address that other hosts can reach needs a token.",
         ),
         click.option(
             "--metrics-token",
             envvar="FLOWRT_METRICS_TOKEN",
             show_envvar=True,
             metavar="TOKEN",
-            help="Ask for this token: as a bearer token, or as the password in a browser. Others on this machine can "
-            "read a command line, so use the variable.",
+            help="Require this token, as a bearer token or as a browser's password. Other users of this machine can "
+            "read a command line: prefer the variable.",
         ),
         click.option(
             "--metrics-cert", type=click.Path(), metavar="FILE", help="Serve over TLS with this certificate (PEM)."
         ),
-        click.option("--metrics-key", type=click.Path(), metavar="FILE", help="The certificate's private key (PEM)."),
+        click.option("--metrics-key", type=click.Path(), metavar="FILE", help="Private key of the certificate (PEM)."),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["History", "Point", "percentile"]
+__all__ = ["WINDOW_S", "History", "Point", "percentile"]
+
+WINDOW_S: Final = 10.0
+"""Window of the current figures: rate, latency, share of failures, in seconds."""
 
 _MAX_POINTS: Final = 480
 _MIN_STEP_S: Final = 0.4  # below the sampling interval, so an extra sample for a new page adds no point
@@ -36,13 +40,17 @@ class Point(NamedTuple):
 
 
 class History:
-    """Points of a batch. At the limit every second point is dropped, and the step between points doubles."""
+    """Points of a batch. At the limit every second point is dropped, and the step between points doubles.
 
-    __slots__ = ("_step_s", "points")
+    The points of the last seconds are kept in addition, so that the window stays sharp however long the batch runs.
+    """
+
+    __slots__ = ("_step_s", "_window", "points")
 
     def __init__(self) -> None:
         self.points: list[Point] = []
         self._step_s = _MIN_STEP_S
+        self._window: deque[Point] = deque()
 
     def add(self, point: Point) -> None:
         """Append the point; replace the latest one if that is closer to its predecessor than one step."""
@@ -54,14 +62,18 @@ class History:
         if len(points) > _MAX_POINTS:
             self.points = [*points[:-1:2], points[-1]]
             self._step_s = 1.5 * (points[-1].at_s - points[0].at_s) / len(points)
+        window = self._window
+        if len(window) >= 2 and window[-1].at_s - window[-2].at_s < _MIN_STEP_S:
+            window[-1] = point
+        else:
+            window.append(point)
+        while len(window) > 1 and window[1].at_s <= point.at_s - WINDOW_S:
+            window.popleft()
 
-    def since(self, seconds: float) -> Point | None:
-        """Return the point `seconds` before the latest one, else the first; None if there are no points."""
-        points = self.points
-        if not points:
-            return None
-        from_s = points[-1].at_s - seconds
-        return next((point for point in reversed(points) if point.at_s <= from_s), points[0])
+    def window_start(self) -> Point | None:
+        """Return the latest point that is at least `WINDOW_S` older than the last one; None if there is none."""
+        window = self._window
+        return window[0] if window and window[0].at_s <= window[-1].at_s - WINDOW_S else None
 
 
 def percentile(counts: Sequence[int], bounds_s: Sequence[float], q: float) -> float | None:

@@ -7,12 +7,19 @@ from collections import deque
 from typing import Any, Final
 
 from flowrt.model import BatchRecord, ItemRecord, Slot
+from flowrt.policies.error_classification import status_of
+from flowrt.recording.error_groups import template_of
 from flowrt.telemetry.live.coroutine_stack import places_of
 from flowrt.telemetry.live.redaction import redact
 
 __all__ = ["Failures", "Occupied", "Slowest", "oldest", "running_rows"]
 
 _MAX_FAILURES: Final = 20
+_MAX_PENDING: Final = 1_000  # failed items between two samples
+_MAX_CAUSES: Final = 20
+_MAX_TYPES: Final = 50
+_OTHER_TYPE: Final = "_OTHER"
+_ERROR_CHARS: Final = 2_000  # of an error's text: pending texts must not hold megabytes
 _MAX_SLOWEST: Final = 10
 _MAX_RUNNING: Final = 30
 
@@ -23,43 +30,89 @@ Row = dict[str, Any]
 
 
 class Failures:
-    """The last items that failed or timed out.
+    """Items that failed or timed out: counts by type and by cause, and rows of the last ones.
 
-    The loop's thread adds them; the sampler's thread makes the rows. In a burst of failures, items that newer ones
-    push out between two samples cost nothing more.
+    The loop's thread calls `add`; the sampler's thread calls `take` and reads everything else. In a burst, items that
+    newer ones push out between two samples are counted by type, but not by cause.
 
     Args:
         batch: The items' batch.
+
+    Attributes:
+        rows: The last items that failed, oldest first.
+        by_type: Number of failed items by error type.
     """
 
-    __slots__ = ("_batch", "_pending", "rows")
+    __slots__ = ("_added", "_batch", "_by_text", "_causes", "_pending", "_taken", "by_type", "rows")
 
     def __init__(self, batch: BatchRecord) -> None:
         self._batch = batch
-        self._pending: deque[tuple[Any, ...]] = deque(maxlen=_MAX_FAILURES)
+        self._pending: deque[tuple[Any, ...]] = deque(maxlen=_MAX_PENDING)
+        self._added = 0
+        self._taken = 0
+        self._causes: dict[tuple[str, str], Row] = {}
+        self._by_text: dict[tuple[str, int | None, str], Row] = {}
+        self.by_type: dict[str, int] = {}
         self.rows: deque[Row] = deque(maxlen=_MAX_FAILURES)
 
     def add(self, item: ItemRecord) -> None:
-        """Copy the fields that the page shows, so that the item itself can be freed."""
-        took_ns = item.finished_ns - item.pulled_ns
-        self._pending.append(
-            (item.finished_ns, item.index, item.status, item.error_type, item.error, item.ids, item.attempts, took_ns)
-        )
+        """Copy the fields that the page shows, so that the item and its exception can be freed."""
+        error_type = item.error_type or "Error"
+        if error_type not in self.by_type and len(self.by_type) >= _MAX_TYPES:
+            error_type = _OTHER_TYPE
+        self.by_type[error_type] = self.by_type.get(error_type, 0) + 1
+        self._added += 1
+        http_status = None if item.exception is None else status_of(item.exception)
+        error = (item.error or "")[:_ERROR_CHARS]
+        shown = (item.index, item.status, item.ids, item.attempts, item.finished_ns - item.pulled_ns)
+        self._pending.append((item.finished_ns, shown, error_type, error, http_status))
 
     def take(self) -> list[Row]:
-        """Return the rows of items added since the last call, oldest first."""
+        """Process the items added since the last call; return their rows, oldest first, without their errors."""
         new: list[Row] = []
         while self._pending:
-            finished_ns, index, status, error_type, error, ids, attempts, took_ns = self._pending.popleft()
-            row = {
-                "at_s": round((finished_ns + self._batch.epoch_offset_ns) / 1e9, 3),
-                **_row(index, status, ids, attempts, took_ns),
-                "error_type": redact(error_type or ""),
-                "error": redact(error or ""),
-            }
+            finished_ns, shown, error_type, error, http_status = self._pending.popleft()
+            at_s = round((finished_ns + self._batch.epoch_offset_ns) / 1e9, 3)
+            row = {"at_s": at_s, **_row(*shown)}
+            self._count(row, error_type, error, http_status)
             new.append(row)
-            self.rows.append(row)
+            if len(self._pending) < _MAX_FAILURES:
+                self.rows.append({**row, "error_type": redact(error_type), "error": redact(error)})
+        self._taken += len(new)
         return new
+
+    def causes(self) -> list[Row]:
+        """Return the causes with a count and an example, the most frequent first."""
+        return sorted(self._causes.values(), key=lambda cause: -cause["count"])
+
+    @property
+    def ungrouped(self) -> int:
+        """Number of failed items that no cause counts."""
+        return max(0, self._added - self._taken)
+
+    def _count(self, row: Row, error_type: str, error: str, http_status: int | None) -> None:
+        """Add an item to its cause: error type, and message without the parts that vary."""
+        key = (error_type, http_status, error)
+        cause = self._by_text.get(key)
+        if cause is None:
+            template = template_of(error, http_status)
+            cause = self._causes.get((error_type, template))
+            if cause is None and len(self._causes) >= _MAX_CAUSES:
+                error_type, template = _OTHER_TYPE, "other causes"
+                cause = self._causes.get((error_type, template))
+            if cause is None:
+                cause = self._causes[error_type, template] = {
+                    **row,
+                    "count": 0,
+                    "type": redact(error_type),
+                    "text": redact(template),
+                    "error": redact(error),
+                }
+            if len(self._by_text) >= _MAX_PENDING:  # distinct messages need not be remembered
+                self._by_text.clear()
+            self._by_text[key] = cause
+        cause["count"] += 1
+        cause["last_s"] = row["at_s"]
 
 
 class Slowest:

@@ -6,6 +6,7 @@ once for all open pages, and only while a batch or a page is active.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -16,16 +17,19 @@ from typing import Any, Final
 
 from flowrt.engine.instrument import Instrument
 from flowrt.model import BatchRecord, ItemRecord
+from flowrt.telemetry.live.groups import Groups
 from flowrt.telemetry.live.process import ProcessView
 from flowrt.telemetry.live.view import BatchView
-from flowrt.telemetry.metrics.store import Shard
+from flowrt.telemetry.metrics.store import METRICS, Shard
 
 __all__ = ["LIVE", "LiveInstrument", "LiveStore"]
 
 _EVERY_S: Final = 0.5
 _IDLE_EVERY_S: Final = 2.0
-_MAX_RUNNING: Final = 20
+_MAX_RUNNING: Final = 24
+_MAX_PER_NAME: Final = 6  # so that a thousand small batches of one name leave capacity for the others
 _MAX_ENDED: Final = 10
+_MAX_FAILED: Final = 5
 _NEWS_S: Final = 10.0  # frames include an ended batch for this long, because slow clients skip frames
 _JOIN_S: Final = 2.0
 
@@ -43,6 +47,8 @@ class LiveStore:
         self.frame = b"{}"
         self._running: dict[BatchRecord, BatchView] = {}
         self._ended: deque[tuple[float, BatchView]] = deque(maxlen=_MAX_ENDED)
+        self._failed: deque[tuple[float, BatchView]] = deque(maxlen=_MAX_FAILED)  # pushed out of `_ended` by others
+        self._groups = Groups()
         self._process = ProcessView()
         self._pages = 0
         self._sampler: tuple[threading.Thread, threading.Event, threading.Event] | None = None
@@ -77,6 +83,8 @@ class LiveStore:
             sampler, self._sampler = self._sampler, None
             self._running.clear()
             self._ended.clear()
+            self._failed.clear()
+            self._groups.clear()
         if sampler is not None:
             thread, end, wake = sampler
             end.set()
@@ -110,28 +118,73 @@ class LiveStore:
         with self._sampling:
             self._sample(detailed=True)
             views = [*self._views(), *(view for _, view in self._recent())]
-            return _encode(self._process.state(), [{**view.state, "history": view.history()} for view in views])
+            return self._encode([{**view.state, "history": view.history()} for view in views])
+
+    def find(self, batch_id: str) -> BatchView | None:
+        """Return the view of an active batch, or None.
+
+        Args:
+            batch_id: Id of the batch.
+        """
+        with self._lock:
+            return next((view for batch, view in self._running.items() if batch.batch_id == batch_id), None)
 
     # -- for the instrument, on the loop's thread ----------------------------------------------------------------------
 
     def start(self, batch: BatchRecord) -> BatchView | None:
-        """Add a batch if its metrics are kept and the limit allows.
+        """Add a batch if its metrics are kept and the limits allow.
 
         Args:
             batch: The record of the batch.
 
         Returns:
-            The batch's view, or None if the page does not show it.
+            The batch's view, or None if the page shows the batch in its group only.
         """
         if not isinstance(batch.shard, Shard):
             return None
         with self._lock:
-            if not self._pages or len(self._running) >= _MAX_RUNNING:
+            if not self._pages:
                 return None
-            view = self._running[batch] = BatchView(batch)
+            view = None
+            same_name = sum(other.name == batch.name for other in self._running)
+            if len(self._running) < _MAX_RUNNING and same_name < _MAX_PER_NAME:
+                view = self._running[batch] = BatchView(batch, asyncio.get_running_loop())
             self._start()
         self._wake.set()
         return view
+
+    def promote(self, batch: BatchRecord) -> BatchView | None:
+        """Add a batch that has begun to fail, in place of one without failures.
+
+        Args:
+            batch: The record of a batch that `start` did not add.
+
+        Returns:
+            The batch's view, or None if all shown batches fail.
+        """
+        if not isinstance(batch.shard, Shard):
+            return None
+        with self._lock:
+            if not self._pages:
+                return None
+            same_name = [other for other in self._running if other.name == batch.name]
+            if len(same_name) >= _MAX_PER_NAME or len(self._running) >= _MAX_RUNNING:
+                candidates = same_name if len(same_name) >= _MAX_PER_NAME else self._running
+                healthy = (other for other in candidates if not self._running[other].failures.by_type)
+                if (victim := next(healthy, None)) is None:
+                    return None
+                self._running.pop(victim).evicted = True
+            view = self._running[batch] = BatchView(batch, asyncio.get_running_loop(), partial=True)
+        return view
+
+    def end(self, batch: BatchRecord) -> None:
+        """Add an ended batch to the totals of its name.
+
+        Args:
+            batch: The record of the batch.
+        """
+        if self._pages:
+            self._groups.add_ended(batch)
 
     # -- the sampler's thread ------------------------------------------------------------------------------------------
 
@@ -181,6 +234,8 @@ class LiveStore:
             if over:
                 with self._lock:
                     if self._running.pop(batch, None) is not None and view.state:
+                        if len(self._ended) == self._ended.maxlen and self._ended[0][1].failures.by_type:
+                            self._failed.append(self._ended[0])
                         self._ended.append((time.monotonic(), view))
 
     def _warn_once(self, message: str) -> None:
@@ -191,14 +246,20 @@ class LiveStore:
 
     def _make_frame(self) -> bytes:
         news = [view for at_s, view in self._recent() if time.monotonic() - at_s < _NEWS_S]
-        return _encode(self._process.state(), [view.state for view in (*self._views(), *news)])
+        return self._encode([view.state for view in (*self._views(), *news)])
+
+    def _encode(self, batches: list[dict[str, Any]]) -> bytes:
+        groups, left = self._groups.rows(METRICS.active)
+        state = {"process": self._process.state(), "batches": batches, "groups": groups, "groups_left": left}
+        # ASCII only, json's default: no user text can break a line or the encoding
+        return json.dumps(state, separators=(",", ":")).encode()
 
     def _views(self) -> list[BatchView]:
         return [view for view in list(self._running.values()) if view.state]
 
     def _recent(self) -> list[tuple[float, BatchView]]:
         with self._lock:
-            return list(self._ended)
+            return [*self._failed, *self._ended]
 
 
 class LiveInstrument(Instrument):
@@ -213,6 +274,7 @@ class LiveInstrument(Instrument):
     def __init__(self, store: LiveStore) -> None:
         self._store = store
         self._view: BatchView | None = None
+        self._promoted = False
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Add the batch to the page."""
@@ -220,19 +282,20 @@ class LiveInstrument(Instrument):
 
     def item_failed(self, item: ItemRecord) -> None:
         """Add the failed item to the batch's failures."""
-        if self._view is not None and (item.status == "failed" or item.status == "timed_out"):
+        if item.status != "failed" and item.status != "timed_out":
+            return
+        if (self._view is None or self._view.evicted) and not self._promoted:
+            self._promoted = True  # one attempt: with many failing batches, each failure would search in vain
+            self._view = self._store.promote(item.batch)
+        if self._view is not None:
             self._view.failures.add(item)
 
-    def batch_ended(self, batch: BatchRecord) -> None:  # noqa: ARG002
+    def batch_ended(self, batch: BatchRecord) -> None:
         """Fix the final counts."""
         if self._view is not None:
             self._view.end()
+        self._store.end(batch)
 
 
 LIVE: Final = LiveStore()
 """Store of this process."""
-
-
-def _encode(process: dict[str, Any], batches: list[dict[str, Any]]) -> bytes:
-    # ASCII only, json's default: no user text can break a line or the encoding
-    return json.dumps({"process": process, "batches": batches}, separators=(",", ":")).encode()

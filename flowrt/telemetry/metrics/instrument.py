@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left
 
 from flowrt.engine.instrument import Instrument
-from flowrt.eventloop.heartbeat import heartbeat_of
+from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
 from flowrt.telemetry.metrics.store import METRICS, Histogram, MetricsStore, Shard
@@ -38,6 +38,7 @@ class MetricsInstrument(Instrument):
         slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)
         self._bounds_s = tuple(sorted({*DURATION_BOUNDS_S, *slo}))
         self._shard: Shard
+        self._heartbeat: Heartbeat
         self._fast_path: Histogram  # this and the following belong to the shard; attributes here are faster to reach
         self._bounds_ns: tuple[int, ...]
         self._counts: list[int]
@@ -53,11 +54,14 @@ class MetricsInstrument(Instrument):
         store.limits[self._pair] = batch.limit
         store.loop_name = type(loop).__module__.partition(".")[0]
         store.active.add(batch)
-        heartbeat_of(loop).acquire(store.lag.add)
+        self._heartbeat = heartbeat_of(loop)
+        self._heartbeat.acquire(store.lag.add)
 
     def item_finished(self, item: ItemRecord) -> None:
         """Count one item. Nearly every item takes the fast path of two additions."""
         started_ns = item.started_ns
+        if item.finished_ns > self._heartbeat.slow_ns:
+            self._heartbeat.add_ended(item)
         if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
             elapsed_ns = item.finished_ns - started_ns
             bucket = bisect_left(self._bounds_ns, elapsed_ns)
@@ -88,7 +92,7 @@ class MetricsInstrument(Instrument):
         if batch.ledger is not None:
             for cause, bound_ns in batch.ledger.read(batch.finished_ns).items():
                 batch.shard.bound_ns[cause] += bound_ns
-        heartbeat_of(asyncio.get_running_loop()).release(store.lag.add)
+        self._heartbeat.release(store.lag.add)
         mine = store.batches[self._pair[0]]
         status = batch.status if batch.status in mine.ended else "failed"
         mine.ended[status] += 1

@@ -38,9 +38,9 @@ _FAILED_ATTEMPTS: Final = {"failed": "failed", "cancelled": "failed", "timed_out
 HEDGE_OUTCOMES: Final = ("won", "lost", "failed")
 RETRY_REASONS: Final = ("error", "timeout", "rate_limited")
 
-Signal = Literal["spans", "logs", "exemplars", "metrics"]
+Signal = Literal["spans", "attributes", "logs", "exemplars", "metrics"]
 DropReason = Literal["queue_full", "export_error", "cardinality", "shutdown"]
-SIGNALS: Final[tuple[Signal, ...]] = ("spans", "logs", "exemplars", "metrics")
+SIGNALS: Final[tuple[Signal, ...]] = ("spans", "attributes", "logs", "exemplars", "metrics")
 DROP_REASONS: Final[tuple[DropReason, ...]] = ("queue_full", "export_error", "cardinality", "shutdown")
 
 

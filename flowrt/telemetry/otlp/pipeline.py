@@ -188,6 +188,11 @@ class SpanPipeline:
             return len(self._waiting) + self._in_export()
 
     @property
+    def last_error(self) -> str:
+        """Reason of the last failed request, or ""."""
+        return "" if self._threads is None else self._threads[1].last_error
+
+    @property
     def limit(self) -> int:
         """Number of spans that may wait, estimated from the size of recent ones."""
         return min(self._most_spans, int(self._most_bytes / self._span_bytes))

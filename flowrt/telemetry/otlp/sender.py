@@ -63,11 +63,13 @@ class Sender:
     Attributes:
         queued_bytes: Size of the waiting and active requests, in bytes.
         retry_after_until: End of the delay that the collector asked for, on the monotonic clock.
+        last_error: Reason of the last failed request, or "".
     """
 
     def __init__(self, transport: Transport, on_sent: OnSent, *, request_bytes: int, backoff: Backoff) -> None:
         self.queued_bytes = 0
         self.retry_after_until = 0.0
+        self.last_error = ""
         self._transport = transport
         self._on_sent = on_sent
         self._request_bytes = request_bytes
@@ -183,6 +185,7 @@ class Sender:
                 outcome = Outcome(False, kind=type(exc).__name__, detail=repr(exc))
             if self._stopped:
                 break
+            self.last_error = outcome.detail or self.last_error
             if outcome.taken:
                 self._failures, self._not_before = 0, 0.0
                 if outcome.kind:

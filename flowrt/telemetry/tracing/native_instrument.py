@@ -18,7 +18,8 @@ from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_
 from flowrt.telemetry.tracing.instrument import BatchTracing, set_failed
 from flowrt.telemetry.tracing.otlp_encoding import template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
-from flowrt.telemetry.tracing.span import SCOPE, ItemSpan, SpanFrame
+from flowrt.telemetry.tracing.span import ItemSpan
+from flowrt.telemetry.tracing.span_frame import SCOPE, SpanFrame
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer, is_wanted
 
 __all__ = ["NativeTracingInstrument"]

@@ -8,6 +8,7 @@ once per batch, and one `struct.pack` writes the whole span. The export queue ho
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,9 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, TraceState
 
-from flowrt.telemetry.tracing.span import Additions, ItemSpan, SpanFrame
+from flowrt.telemetry.tracing.attributes import drop
+from flowrt.telemetry.tracing.span import Additions, ItemSpan
+from flowrt.telemetry.tracing.span_frame import SpanFrame
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -36,7 +39,8 @@ _KNOWS_REMOTE: Final = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _IS_REMOTE: Final = 0x200  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _STATUS_CODES: Final = {"UNSET": 0, "OK": 1, "ERROR": 2}
 _UINT64: Final = (1 << 64) - 1
-_INT64: Final = range(-(1 << 63), 1 << 63)
+_MIN_INT64: Final = -(1 << 63)
+_MAX_INT64: Final = (1 << 63) - 1
 
 _TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
 _START_KEY: Final = 0x39  # field 7, of 64 bits
@@ -99,7 +103,7 @@ class Envelope:
         self._of = resource, scope  # a reference keeps other objects from getting the same `id()`
         self._scope_head = _message(1, _scope(scope))
         self._scope_tail = _text(3, scope.schema_url)
-        self._resource_head = _message(1, _attributes(1, resource.attributes))
+        self._resource_head = _message(1, _attributes(1, resource.attributes)[0])
         self._resource_tail = _text(3, resource.schema_url)
 
     def enclose(self, spans: list[bytes], parts: list[bytes]) -> None:
@@ -178,10 +182,10 @@ class Template:
                 self._parent,
                 _text(5, frame.name),
                 _number(6, _KIND_INTERNAL),
-                *(_message(13, _link(link)) for link in frame.links),
+                _each(13, _link, frame.links)[0],
                 _message(15, b""),
                 self._flags,
-                _attributes(9, frame.attributes),
+                _attributes(9, frame.attributes)[0],
             )
         )
         wait = _message(9, _text(1, "flowrt.item.queue_wait") + _message(2, _key(4, _FIXED64) + bytes(8)))
@@ -219,9 +223,16 @@ class Template:
         return encode_all
 
     def _encode_whole(self, span: ItemSpan, additions: Additions) -> bytes:
-        """Encode a span with additions."""
+        """Encode a span with additions. Parts that OTLP cannot represent are left out and counted."""
         ids = span.ids
         attributes, events, links = additions.attributes, additions.events, additions.links
+        encoded_attributes, bad_attributes = _attributes(9, attributes)
+        encoded_events, bad_events = _each(11, _event, events)
+        encoded_links, bad_links = _each(13, _link, links)
+        if not additions.counted:  # a request that is too large is split and encoded again
+            additions.counted = True
+            for key, exc in (*bad_attributes, *bad_events, *bad_links):
+                drop(key, exc)
         return _message(
             2,
             b"".join(
@@ -230,16 +241,16 @@ class Template:
                     _bytes(2, ids[-8:]),
                     self._state,
                     self._parent,
-                    _text(5, additions.name),
+                    _text(5, str(additions.name)),
                     _number(6, _KIND_INTERNAL),
                     _fixed64(7, span.start_ns + self._offset_ns),
                     _fixed64(8, span.end_ns + self._offset_ns),
-                    _attributes(9, attributes),
-                    _number(10, attributes.dropped),
-                    *(_message(11, _event(event)) for event in events),
-                    _number(12, events.dropped),
-                    *(_message(13, _link(link)) for link in links),
-                    _number(14, links.dropped),
+                    encoded_attributes,
+                    _number(10, attributes.dropped + len(bad_attributes)),
+                    encoded_events,
+                    _number(12, events.dropped + len(bad_events)),
+                    encoded_links,
+                    _number(14, links.dropped + len(bad_links)),
                     _message(15, _status(additions.status)),
                     self._flags,
                 )
@@ -259,28 +270,30 @@ def _with(span: bytes, more: bytes) -> bytes:
 
 
 def _scope(scope: InstrumentationScope) -> bytes:
-    return _text(1, scope.name) + _text(2, scope.version) + _attributes(3, scope.attributes)
+    return _text(1, scope.name) + _text(2, scope.version) + _attributes(3, scope.attributes)[0]
 
 
 def _event(event: Event) -> bytes:
+    attributes, bad = _attributes(3, event.attributes)
     return b"".join(
         (
             _fixed64(1, event.timestamp),
-            _text(2, event.name),
-            _attributes(3, event.attributes),
-            _number(4, event.dropped_attributes),
+            _text(2, str(event.name)),
+            attributes,
+            _number(4, event.dropped_attributes + len(bad)),
         )
     )
 
 
 def _link(link: Link) -> bytes:
     context = link.context
+    attributes, bad = _attributes(4, link.attributes)
     return b"".join(
         (
             _bytes(1, context.trace_id.to_bytes(16, "big")),
             _bytes(2, context.span_id.to_bytes(8, "big")),
-            _attributes(4, link.attributes),
-            _number(5, link.dropped_attributes),
+            attributes,
+            _number(5, link.dropped_attributes + len(bad)),
             _key(6, _FIXED32) + struct.pack("<I", _flags(context)),
         )
     )
@@ -298,15 +311,28 @@ def _trace_state(state: TraceState | None) -> str:
     return ",".join(f"{key}={value}" for key, value in (state or {}).items())
 
 
-def _attributes(field: int, attributes: Mapping[str, Any] | None) -> bytes:
-    """Each attribute as a KeyValue. Values that OTLP cannot represent are left out."""
-    parts = []
-    for key, value in (attributes or {}).items():
+Bad = list[tuple[Any, Exception]]
+"""Parts that OTLP cannot represent, each with the reason."""
+
+
+def _attributes(field: int, attributes: Mapping[str, Any] | None) -> tuple[bytes, Bad]:
+    """Encode attributes as KeyValues. Values that OTLP cannot represent are left out and returned."""
+    return _each(field, _key_value, (attributes or {}).items())
+
+
+def _key_value(attribute: tuple[str, Any]) -> bytes:
+    key, value = attribute
+    return _text(1, key) + _message(2, _value(value))
+
+
+def _each(field: int, encode: Callable[[Any], bytes], parts: Iterable[Any]) -> tuple[bytes, Bad]:
+    encoded, bad = [], []
+    for part in parts:
         try:
-            parts.append(_message(field, _text(1, key) + _message(2, _value(value))))
-        except (TypeError, ValueError, RecursionError):
-            continue
-    return b"".join(parts)
+            encoded.append(_message(field, encode(part)))
+        except Exception as exc:
+            bad.append((part[0] if isinstance(part, tuple) else part, exc))
+    return b"".join(encoded), bad
 
 
 def _value(value: Any) -> bytes:
@@ -318,9 +344,11 @@ def _value(value: Any) -> bytes:
     if isinstance(value, str):
         return _message(1, _utf8(value))
     if isinstance(value, int):
-        if value not in _INT64:
-            raise ValueError(f"{value} does not fit into 64 bits")
-        return _key(3, _VARINT) + _varint(value & _UINT64)
+        # An exact int: `value in range(...)` searches a subclass item by item, and `&` of one may run its own code.
+        number = operator.index(value)
+        if not _MIN_INT64 <= number <= _MAX_INT64:
+            raise OverflowError("the integer does not fit into 64 bits")
+        return _key(3, _VARINT) + _varint(number & _UINT64)
     if isinstance(value, float):
         return _key(4, _FIXED64) + struct.pack("<d", value)
     if isinstance(value, bytes):
@@ -357,7 +385,7 @@ def _bytes(field: int, content: bytes) -> bytes:
 
 
 def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
+    return str.encode(text, "utf-8", "backslashreplace")
 
 
 def _text(field: int, text: str | None) -> bytes:

@@ -10,120 +10,38 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import Token
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
-from flowrt._version import __version__
+from flowrt.telemetry.tracing.attributes import frozen, set_all, set_one
 from flowrt.telemetry.tracing.ids import ids_to_ints
+from flowrt.telemetry.tracing.span_frame import SpanFrame
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["SCOPE", "Additions", "ItemSpan", "SpanFrame"]
-
-SCOPE: Final = InstrumentationScope("flowrt", __version__)
-"""Instrumentation scope of the item spans."""
+__all__ = ["Additions", "ItemSpan"]
 
 _log = logging.getLogger("flowrt.tracing")
 _UNSET: Final = Status(StatusCode.UNSET)
 _adding = threading.Lock()  # guards the first addition to a span, which worker threads may make concurrently
 
 
-class SpanFrame:
-    """Data that the item spans of a batch share.
-
-    Args:
-        name: Span name.
-        resource: The provider's resource.
-        scope: Instrumentation scope.
-        limits: The provider's span limits.
-        attributes: Attributes of every span; the index follows them.
-        links: Links of every span.
-        parent: The batch span's context, if the items are its children.
-        flags: Trace flags.
-        trace_state: Trace state from the sampler.
-        recording: True if the sampler wants the spans recorded.
-        offset_ns: Difference between Unix time and the batch's clock, in nanoseconds.
-        prompt: True if items start at once, so that their queue wait is known from the beginning.
-        hand_over: Takes every sampled span that has ended.
-
-    Attributes:
-        fast_path: True if every ended span goes straight to `hand_over`.
-        template: The encoder's template, made on demand.
-        append: Takes a `PlainSpan` in place of a span without additions; None if the target does not.
-    """
-
-    __slots__ = (
-        "append",
-        "attributes",
-        "fast_path",
-        "flags",
-        "hand_over",
-        "limits",
-        "links",
-        "name",
-        "offset_ns",
-        "parent",
-        "prompt",
-        "recording",
-        "resource",
-        "sampled",
-        "scope",
-        "template",
-        "trace_state",
-    )
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        resource: Resource,
-        scope: InstrumentationScope,
-        limits: SpanLimits,
-        attributes: Mapping[str, AttributeValue],
-        links: tuple[Link, ...],
-        parent: SpanContext | None,
-        flags: TraceFlags,
-        trace_state: TraceState,
-        recording: bool,
-        offset_ns: int,
-        hand_over: Callable[[Any], None],
-        prompt: bool = False,
-    ) -> None:
-        self.name = name
-        self.resource = resource
-        self.scope = scope
-        self.limits = limits
-        self.attributes = attributes
-        self.links = links
-        self.parent = parent
-        self.flags = flags
-        self.trace_state = trace_state
-        self.recording = recording
-        self.sampled = flags.sampled
-        self.offset_ns = offset_ns
-        self.hand_over = hand_over
-        self.prompt = prompt
-        self.fast_path = False
-        self.template: Any = None
-        self.append: Callable[[Any], None] | None = None
-
-
 class Additions:
     """Data that was added to a span, within the span limits."""
 
-    __slots__ = ("attributes", "events", "links", "name", "status")
+    __slots__ = ("attributes", "counted", "events", "links", "name", "status")
 
     def __init__(self, span: ItemSpan) -> None:
         frame = span.frame
@@ -141,13 +59,13 @@ class Additions:
         self.events: BoundedList[Event] = BoundedList(limits.max_events)
         self.links: BoundedList[Link] = BoundedList.from_seq(limits.max_links, frame.links)
         self.status = _UNSET
+        self.counted = False  # True once the encoder has counted the parts that it left out
 
 
-class ItemSpan(trace.Span):
+class ItemSpan(trace.Span, ReadableSpan):
     """Span of one item.
 
-    Its attributes (`name`, `attributes`, `events`, `links`, `status`, `kind`, `parent`, `resource`, `start_time`,
-    `end_time`, `context`) can be read as those of an SDK span.
+    It is a ReadableSpan of the SDK, so its properties can be read as those of an SDK span.
 
     Args:
         frame: Data shared with the batch's other spans.
@@ -167,6 +85,7 @@ class ItemSpan(trace.Span):
 
     # Rarely set, so they are no slots, which every item would have to fill: a span that needs one uses its `__dict__`.
     _context: SpanContext | None = None
+    _instrumentation_info = None  # read by the base class's deprecated property
     delayed_ns: int = 0
 
     def __init__(self, frame: SpanFrame, ids: bytes, index: int, start_ns: int) -> None:
@@ -198,12 +117,12 @@ class ItemSpan(trace.Span):
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Set an attribute. An ended span logs a warning and ignores it."""
         if self._takes("an attribute"):
-            self._added().attributes[key] = value
+            set_one(self._added().attributes, key, value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Set several attributes."""
         if self._takes("an attribute"):
-            self._added().attributes.update(attributes)
+            set_all(self._added().attributes, attributes)
 
     def add_event(self, name: str, attributes: Attributes = None, timestamp: int | None = None) -> None:
         """Add an event.
@@ -215,9 +134,7 @@ class ItemSpan(trace.Span):
         """
         if self._takes("an event"):
             limits = self.frame.limits
-            bounded = BoundedAttributes(
-                limits.max_event_attributes, attributes, max_value_len=limits.max_attribute_length
-            )
+            bounded = frozen(limits.max_event_attributes, attributes, limits.max_attribute_length)
             self._added().events.append(Event(name, bounded, timestamp))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
@@ -225,9 +142,7 @@ class ItemSpan(trace.Span):
         worth_it = context is not None and (context.is_valid or attributes or context.trace_state)
         if worth_it and self._takes("a link"):
             limits = self.frame.limits
-            bounded = BoundedAttributes(
-                limits.max_link_attributes, attributes, max_value_len=limits.max_attribute_length
-            )
+            bounded = frozen(limits.max_link_attributes, attributes, limits.max_attribute_length)
             self._added().links.append(Link(context, bounded))
 
     def update_name(self, name: str) -> None:
@@ -236,11 +151,14 @@ class ItemSpan(trace.Span):
             self._added().name = name
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Set the status. OK is final, and UNSET is ignored."""
+        """Set the status. OK is final; UNSET, and anything that is not a status, is ignored."""
         if not self._takes("a status"):
             return
         if isinstance(status, StatusCode):
             status = Status(status, description)
+        elif not isinstance(status, Status):
+            _log.warning("set_status is ignored: pass a Status or a StatusCode, not a %s", type(status).__name__)  # type: ignore[unreachable]  # by the types alone
+            return
         elif description is not None:
             _log.warning("description %r is ignored: the Status object has its own", description)
         additions = self._added()
@@ -327,8 +245,23 @@ class ItemSpan(trace.Span):
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """A copy of the attributes so far."""
-        return self._added().attributes.copy()
+        """A read-only view of the attributes so far."""
+        return MappingProxyType(self._added().attributes)
+
+    @property
+    def dropped_attributes(self) -> int:
+        """Number of attributes over the limit, or that could not be converted."""
+        return self._added().attributes.dropped
+
+    @property
+    def dropped_events(self) -> int:
+        """Number of events over the limit."""
+        return 0 if self.additions is None else self.additions.events.dropped
+
+    @property
+    def dropped_links(self) -> int:
+        """Number of links over the limit."""
+        return self._added().links.dropped
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -350,9 +283,18 @@ class ItemSpan(trace.Span):
         """The tracer's instrumentation scope."""
         return self.frame.scope
 
+    def to_json(self, indent: int | None = 4) -> str:
+        """Encode the span as an SDK span does.
+
+        Args:
+            indent: Indentation, as for `json.dumps`.
+        """
+        encoded: str = self.readable().to_json(indent)
+        return encoded
+
     def readable(self) -> ReadableSpan:
-        """The ended span as an SDK span, for the SDK's exporters."""
-        additions = self.additions or self.complete()
+        """A copy as an SDK span, for the SDK's exporters."""
+        additions = self.additions or (self.complete() if self.end_ns else self._added())
         return ReadableSpan(
             name=additions.name,
             context=self.get_span_context(),

@@ -1,4 +1,4 @@
-"""`flowrt journal`: what it shows, exports and saves."""
+"""`flowrt journal`: show, export and salvage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def call(*words: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_show_says_what_a_journal_holds(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_contents_of_a_journal(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("journal", "show", str(path)) == 0
     shown = dict(line.strip().split(None, 1) for line in capsys.readouterr().out.splitlines())
     assert shown["items"] == "3"
@@ -42,13 +42,13 @@ def test_show_says_what_a_journal_holds(path: Path, capsys: pytest.CaptureFixtur
     assert (shown["node"], shown["input"]) == ("enrich", "airports")
 
 
-def test_show_gives_the_same_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_the_same_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("journal", "show", "--json", str(path)) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["items"], told["records"], told["counts"]["ok"], told["damaged_at"]) == (3, 4, 3, None)
+    data = json.loads(capsys.readouterr().out)
+    assert (data["items"], data["records"], data["counts"]["ok"], data["damaged_at"]) == (3, 4, 3, None)
 
 
-def test_show_is_a_table_on_a_terminal(
+def test_show_prints_a_table_on_a_terminal(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -56,14 +56,14 @@ def test_show_is_a_table_on_a_terminal(
     assert "┌─" in capsys.readouterr().out
 
 
-def test_a_torn_tail_is_shown_and_is_no_damage(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torn_tail_is_shown_and_is_not_damage(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(path, [item(7)], close=False)
     path.write_bytes(path.read_bytes()[:-5])
     assert call("journal", "show", str(path)) == 0
     assert "torn tail" in capsys.readouterr().out
 
 
-def test_export_gives_each_index_once_in_order_as_its_last_record_says(path: Path, flowrt: Flowrt) -> None:
+def test_export_writes_the_last_record_of_each_index_in_order(path: Path, flowrt: Flowrt) -> None:
     done = flowrt("journal", "export", path.name)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -75,9 +75,7 @@ def test_export_gives_each_index_once_in_order_as_its_last_record_says(path: Pat
     assert call("journal", "export", str(path), "-o", str(output)) == 2  # it exists
 
 
-def test_export_to_a_reader_who_leaves_says_nothing(
-    path: Path, command: tuple[list[str], dict[str, str]], folder: Path
-) -> None:
+def test_export_to_a_closed_pipe_is_silent(path: Path, command: tuple[list[str], dict[str, str]], folder: Path) -> None:
     write(path, [item(index, output="x" * 1000) for index in range(300)], group=100)
     words, environment = command
     process = subprocess.Popen(
@@ -97,13 +95,13 @@ def test_export_to_a_reader_who_leaves_says_nothing(
 
 
 @pytest.mark.parametrize(("file", "code"), [("nothing", 2), ("nodes.py", 4), ("run.journal", 4), ("odd.journal", 4)])
-def test_an_export_that_fails_leaves_no_output(
+def test_failed_export_leaves_no_output(
     path: Path, file: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b'{"index": 2')] ^= 1
     path.write_bytes(data)
-    if file == "odd.journal":  # it is damaged after the first line was given
+    if file == "odd.journal":  # damaged after its first line
         write(path.with_name(file), [item(0), item(1)])
 
         def exported(*words: Any, **settings: Any) -> Any:
@@ -112,13 +110,13 @@ def test_an_export_that_fails_leaves_no_output(
 
         monkeypatch.setattr("flowrt.cli.commands.journal.exported", exported)
     assert call("journal", "export", file, "-o", "out.jsonl") == code
-    told = capsys.readouterr().err
-    assert file in told
-    assert "writing" not in told
+    printed = capsys.readouterr().err
+    assert file in printed
+    assert "writing" not in printed
     assert not path.with_name("out.jsonl").exists()
 
 
-def test_an_export_that_cannot_be_written_says_so(
+def test_unwritable_export_is_reported(
     path: Path, command: tuple[list[str], dict[str, str]], capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     words, environment = command
@@ -137,10 +135,10 @@ def test_an_export_that_cannot_be_written_says_so(
     assert capsys.readouterr().err == "flowrt: writing out.jsonl failed: Input/output error\n"
     assert not path.with_name("out.jsonl").exists()
     assert call("journal", "export", path.name, "-o", "nowhere/out.jsonl") == 2
-    assert "output nowhere/out.jsonl cannot be made" in capsys.readouterr().err
+    assert "output nowhere/out.jsonl cannot be created" in capsys.readouterr().err
 
 
-def test_a_place_where_nothing_can_be_saved_is_told_by_its_name(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_salvage_target_is_named(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("journal", "salvage", path.name, "nowhere/whole.journal") == 2
     assert "'nowhere/whole.journal' cannot be opened: its folder does not exist" in capsys.readouterr().err
 
@@ -148,18 +146,18 @@ def test_a_place_where_nothing_can_be_saved_is_told_by_its_name(path: Path, caps
 @pytest.mark.parametrize("name", ["show", "export"])
 @pytest.mark.parametrize(
     ("file", "code", "said"),
-    [("nothing", 2, "does not exist"), (".", 2, "is no file"), ("nodes.py", 4, "is not a journal of flowrt")],
+    [("nothing", 2, "does not exist"), (".", 2, "is not a file"), ("nodes.py", 4, "is not a journal of flowrt")],
 )
-def test_what_is_no_journal_is_told_in_one_line(
+def test_file_that_is_not_a_journal_is_reported_in_one_line(
     folder: Path, name: str, file: str, code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("journal", name, file) == code
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
 
 
-def test_salvage_leaves_the_damaged_out_and_replaces_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_salvage_skips_damage_and_replaces_no_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b'{"index": 2')] ^= 1
     path.write_bytes(data)

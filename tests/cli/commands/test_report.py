@@ -45,7 +45,7 @@ def recorded(folder: Path) -> Path:
     return folder / "run.parquet"
 
 
-def test_a_recording_is_shown_in_the_terminal(recorded: Path) -> None:
+def test_report_of_a_recording_is_printed(recorded: Path) -> None:
     shown = flowrt("report", "run.parquet")
     assert shown.exit_code == 0
     assert "5 of 50 items (10 %): 5 failed." in shown.stdout
@@ -53,7 +53,7 @@ def test_a_recording_is_shown_in_the_terminal(recorded: Path) -> None:
     assert "ValueError: no N (reportjob.py:7 in job)" in shown.stdout
 
 
-def test_the_output_of_a_run_has_a_report_without_times_of_day(recorded: Path) -> None:
+def test_report_of_an_output_has_no_times_of_day(recorded: Path) -> None:
     shown = flowrt("report", "out.jsonl")
     assert shown.exit_code == 0
     assert "5 of 50 items (10 %): 5 failed." in shown.stdout
@@ -68,7 +68,7 @@ def lines(*changes: dict[str, Any]) -> None:
     Path("out.jsonl").write_text("".join(json.dumps(line | change) + "\n" for change in changes))
 
 
-def test_of_an_item_that_was_tried_again_the_output_has_the_attempts_and_only_the_last_one_s_time(
+def test_report_of_an_output_knows_only_the_last_attempts_time(
     folder: Path,
 ) -> None:
     lines({"index": 0, "attempts": 3, "execution_time": 1.5}, {"index": 1})
@@ -96,9 +96,7 @@ def test_of_an_item_that_was_tried_again_the_output_has_the_attempts_and_only_th
     ],
     ids=str,
 )
-def test_a_line_of_the_output_that_this_version_does_not_know_is_one_clear_line(
-    folder: Path, change: dict[str, Any]
-) -> None:
+def test_report_of_an_unknown_output_line_is_one_line(folder: Path, change: dict[str, Any]) -> None:
     lines({}, change)
     shown = flowrt("report", "out.jsonl")
     assert (shown.exit_code, shown.stdout) == (65, "")
@@ -106,7 +104,7 @@ def test_a_line_of_the_output_that_this_version_does_not_know_is_one_clear_line(
     assert "line 2 is not one of its results" in line
 
 
-def test_the_output_of_an_empty_run_has_a_report(folder: Path) -> None:
+def test_output_of_an_empty_run_has_a_report(folder: Path) -> None:
     Path("in.jsonl").write_text("")
     assert run().exit_code == 0
     assert Path("out.jsonl").read_bytes() == b""
@@ -116,13 +114,13 @@ def test_the_output_of_an_empty_run_has_a_report(folder: Path) -> None:
     assert flowrt("report", "out.jsonl", "-o", "out.html").exit_code == 0
 
 
-def test_it_is_json_for_programs(recorded: Path) -> None:
-    told = json.loads(flowrt("report", "run.parquet", "--json").stdout)
-    assert (told["total"], told["failed"]) == (50, 5)
-    assert told["causes"][0]["items"] == 5
+def test_report_prints_json_on_request(recorded: Path) -> None:
+    data = json.loads(flowrt("report", "run.parquet", "--json").stdout)
+    assert (data["total"], data["failed"]) == (50, 5)
+    assert data["causes"][0]["items"] == 5
 
 
-def test_it_is_one_page_that_only_its_owner_may_read(recorded: Path) -> None:
+def test_report_page_is_readable_by_its_owner_only(recorded: Path) -> None:
     shown = flowrt("report", "run.parquet", "-o", "page.html")
     assert shown.exit_code == 0
     assert shown.stdout == ""
@@ -131,7 +129,7 @@ def test_it_is_one_page_that_only_its_owner_may_read(recorded: Path) -> None:
     assert sorted(p.name for p in recorded.parent.iterdir() if "page" in p.name) == ["page.html"]
 
 
-def test_a_page_that_cannot_be_written_is_bad_usage(recorded: Path) -> None:
+def test_unwritable_report_page_is_bad_usage(recorded: Path) -> None:
     shown = flowrt("report", "run.parquet", "-o", "nowhere/page.html")
     assert shown.exit_code == 2
     assert shown.stderr == "flowrt: report nowhere/page.html cannot be written: No such file or directory\n"
@@ -152,7 +150,9 @@ def test_a_page_that_cannot_be_written_is_bad_usage(recorded: Path) -> None:
         ("in.jsonl", 65, ""),
     ],
 )
-def test_what_is_no_recording_is_one_clear_line(recorded: Path, command: str, name: str, code: int, said: str) -> None:
+def test_file_that_is_not_a_recording_is_reported_in_one_line(
+    recorded: Path, command: str, name: str, code: int, said: str
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -171,7 +171,7 @@ def test_what_is_no_recording_is_one_clear_line(recorded: Path, command: str, na
     assert said in line
 
 
-def test_run_writes_the_page_and_leaves_no_recording_that_nobody_asked_for(folder: Path) -> None:
+def test_run_report_deletes_its_temporary_recording(folder: Path) -> None:
     assert run("--report", "page.html").exit_code == 1
     assert "ValueError" in Path("page.html").read_text()
     assert run("--report", "page.html", "--record", "run.parquet").exit_code == 1, "an earlier page is replaced"
@@ -184,14 +184,14 @@ def test_run_writes_the_page_and_leaves_no_recording_that_nobody_asked_for(folde
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--report", "in.jsonl"), "is no report"),
+        (("--report", "in.jsonl"), "is not a report"),
         (("--report", "nowhere/page.html"), "does not exist"),
         (("--report", "."), "is a folder"),
         (("--record", "in.jsonl"), "is not a recording"),
         (("--record", "nowhere/run.parquet"), "does not exist"),
     ],
 )
-def test_a_place_where_nothing_can_be_written_is_told_before_the_first_item(
+def test_unwritable_report_path_fails_before_the_first_item(
     folder: Path, arguments: tuple[str, str], said: str
 ) -> None:
     before = Path("in.jsonl").read_text()

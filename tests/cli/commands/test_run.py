@@ -1,4 +1,4 @@
-"""`flowrt run` from the outside: what it writes, says, and ends with."""
+"""`flowrt run` as a separate process: output, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_items(folder: Path, items: Any, name: str = "in.jsonl") -> Path:
 # -- what it writes ------------------------------------------------------------------------------------------------
 
 
-def test_every_item_has_its_line_with_the_eight_fields(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_every_item_has_a_line_with_eight_fields(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(50))
     done = flowrt("run", "nodes:Double", "in.jsonl", "-o", "out.jsonl")
     assert done.returncode == 0, done.stderr
@@ -48,7 +48,7 @@ def test_every_item_has_its_line_with_the_eight_fields(folder: Path, flowrt: Flo
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["in.jsonl", "nodes.py", "out.jsonl"]
 
 
-def test_csv_and_parquet_are_read_by_their_extension(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_csv_and_parquet_are_recognized_by_extension(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,7 +62,7 @@ def test_csv_and_parquet_are_read_by_their_extension(folder: Path, flowrt: Flowr
         ]
 
 
-def test_nothing_but_results_reaches_stdout(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_only_results_are_written_to_stdout(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(3))
     done = flowrt("run", "nodes:chatty", "in.jsonl", "-o", "-")
     assert done.returncode == 0
@@ -71,13 +71,13 @@ def test_nothing_but_results_reaches_stdout(folder: Path, flowrt: Flowrt, lines_
     assert done.stderr.count("another, past Python") == 3
 
 
-def test_standard_input_is_json_lines_unless_told(flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_standard_input_is_json_lines_by_default(flowrt: Flowrt, lines_of: LinesOf) -> None:
     assert lines_of(flowrt("run", "nodes:echo", "-", "-o", "-", stdin="1\n2\n").stdout)[1]["output"] == 2
     done = flowrt("run", "nodes:echo", "-", "-o", "-", "--input-format", "csv", stdin="a\n1\n")
     assert lines_of(done.stdout)[0]["output"] == {"a": "1"}
 
 
-def test_a_bad_line_is_one_failed_item_and_the_run_goes_on(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_invalid_line_is_one_failed_item_and_the_run_continues(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     (folder / "in.jsonl").write_bytes(
         b'1\n{"broken": \n\n"\xff"\nNaN\n' + b"[" * 200_000 + b"\n" + b"9" * 5000 + b"\n2\n"
     )
@@ -90,7 +90,7 @@ def test_a_bad_line_is_one_failed_item_and_the_run_goes_on(folder: Path, flowrt:
     assert lines[-1]["output"] == 2
 
 
-def test_an_output_that_json_cannot_hold_is_still_a_success(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_output_that_json_cannot_represent_is_still_ok(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, [1])
     done = flowrt("run", "nodes:nan", "in.jsonl", "-o", "-")
     assert (done.returncode, lines_of(done.stdout)[0]["output"]) == (0, None)
@@ -117,7 +117,7 @@ def test_results_are_written_as_items_complete(folder: Path, command: Any) -> No
 # -- exit codes ----------------------------------------------------------------------------------------------------
 
 
-def test_all_ok_is_0_and_some_failed_is_1(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_all_ok_exits_0_and_some_failed_exits_1(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(10))
     assert flowrt("run", "nodes:echo", "in.jsonl", "-o", "a").returncode == 0
     done = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "b")
@@ -127,14 +127,14 @@ def test_all_ok_is_0_and_some_failed_is_1(folder: Path, flowrt: Flowrt, lines_of
 
 
 @pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
-def test_an_empty_input_gives_an_empty_output(folder: Path, flowrt: Flowrt, name: str) -> None:
+def test_empty_input_gives_an_empty_output(folder: Path, flowrt: Flowrt, name: str) -> None:
     (folder / name).touch()
     assert flowrt("run", "nodes:echo", name, "-o", "out.jsonl").returncode == 0
     assert (folder / "out.jsonl").read_bytes() == b""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["nodes:touch", "nosuch.jsonl", "-o", "out"], "'nosuch.jsonl' does not exist"),
         (["nodes:touch", ".", "-o", "out"], "is a folder"),
@@ -150,8 +150,8 @@ def test_an_empty_input_gives_an_empty_output(folder: Path, flowrt: Flowrt, name
         (["nodes:nosuch", "in.jsonl", "-o", "out"], "no attribute 'nosuch'"),
     ],
 )
-def test_bad_usage_is_one_line_and_2_before_the_first_item(
-    folder: Path, flowrt: Flowrt, arguments: list[str], told: str
+def test_bad_usage_is_one_line_and_exits_2_before_the_first_item(
+    folder: Path, flowrt: Flowrt, arguments: list[str], expected: str
 ) -> None:
     write_items(folder, [1])
     write_items(folder, [1], "in.txt")
@@ -161,7 +161,7 @@ def test_bad_usage_is_one_line_and_2_before_the_first_item(
     before = {path.name: path.lstat().st_size for path in folder.iterdir() if path.name != "__pycache__"}
     done = flowrt("run", *arguments)
     assert done.returncode == 2
-    assert told in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
     assert {path.name: path.lstat().st_size for path in folder.iterdir() if path.name != "__pycache__"} == before
@@ -190,7 +190,7 @@ def test_bad_usage_is_one_line_and_2_before_the_first_item(
         ("--otlp-endpoint", "nonsense"),
     ],
 )
-def test_a_setting_out_of_its_range_is_named_and_2(folder: Path, flowrt: Flowrt, option: str, value: str) -> None:
+def test_option_out_of_range_is_named_and_exits_2(folder: Path, flowrt: Flowrt, option: str, value: str) -> None:
     write_items(folder, [1])
     done = flowrt("run", "nodes:touch", "in.jsonl", "-o", "out", option, value)
     assert done.returncode == 2
@@ -200,7 +200,7 @@ def test_a_setting_out_of_its_range_is_named_and_2(folder: Path, flowrt: Flowrt,
     assert not (folder / "out.partial").exists()
 
 
-def test_a_port_that_is_taken_is_bad_usage(folder: Path, flowrt: Flowrt) -> None:
+def test_port_in_use_is_bad_usage(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, [1])
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -212,7 +212,7 @@ def test_a_port_that_is_taken_is_bad_usage(folder: Path, flowrt: Flowrt) -> None
     assert not (folder / "out.partial").exists()
 
 
-def test_a_run_that_does_not_begin_leaves_alone_what_an_earlier_one_has_written(folder: Path, flowrt: Flowrt) -> None:
+def test_run_that_does_not_start_keeps_an_earlier_partial_output(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, [1])
     (folder / "bad.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16"))
     (folder / "out.partial").write_text("ten hours of work\n")
@@ -235,7 +235,7 @@ def test_a_run_that_does_not_begin_leaves_alone_what_an_earlier_one_has_written(
     ("name", "data"),
     [("in.parquet", b"PAR1 nothing"), ("in.csv", b"\n1\n"), ("in.jsonl", '{"a": 1}\n'.encode("utf-16"))],
 )
-def test_unreadable_input_is_65_and_leaves_no_output(folder: Path, flowrt: Flowrt, name: str, data: bytes) -> None:
+def test_unreadable_input_exits_65_and_leaves_no_output(folder: Path, flowrt: Flowrt, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)
     done = flowrt("run", "nodes:touch", name, "-o", "out")
     assert done.returncode == 65
@@ -244,14 +244,14 @@ def test_unreadable_input_is_65_and_leaves_no_output(folder: Path, flowrt: Flowr
     assert not list(folder.glob("out*"))
 
 
-def test_a_full_disk_is_5(folder: Path, flowrt: Flowrt) -> None:
+def test_full_disk_exits_5(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "/dev/full")
     assert done.returncode == 5
     assert done.stderr == "flowrt: writing /dev/full failed: No space left on device\n"
 
 
-def test_a_disk_that_fills_up_is_5_and_names_what_is_there(folder: Path, command: Any) -> None:
+def test_disk_that_fills_up_exits_5_and_names_the_partial_file(folder: Path, command: Any) -> None:
     words, environment = command
     write_items(folder, range(100))
     done = subprocess.run(
@@ -265,7 +265,7 @@ def test_a_disk_that_fills_up_is_5_and_names_what_is_there(folder: Path, command
     assert not (folder / "out").exists()
 
 
-def test_a_reader_who_leaves_ends_it_quietly_with_1(folder: Path, command: Any) -> None:
+def test_closed_output_pipe_exits_1_silently(folder: Path, command: Any) -> None:
     words, environment = command
     write_items(folder, range(10_000))
     process = subprocess.Popen(
@@ -301,14 +301,14 @@ def test_fail_fast_stops_at_the_first_failure(folder: Path, flowrt: Flowrt) -> N
 # -- time ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_item_over_its_time_is_timed_out(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_item_over_its_timeout_is_timed_out(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, [1])
     done = flowrt("run", "nodes:slow", "in.jsonl", "-o", "-", "--item-timeout", "0.01")
     assert done.returncode == 1
     assert lines_of(done.stdout)[0]["status"] == "timed_out"
 
 
-def test_a_run_over_its_time_has_a_line_for_every_item(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_batch_timeout_writes_a_line_for_every_item(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(500))
     done = flowrt("run", "nodes:slow", "in.jsonl", "-o", "out", "--batch-timeout", "0.5", "--max-concurrency", 2)
     assert done.returncode == 1, done.stderr
@@ -326,7 +326,7 @@ def test_executor_threads_runs_the_items(folder: Path, flowrt: Flowrt, lines_of:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("name", ["in.jsonl", "-"])
-def test_an_interrupt_finishes_what_is_in_flight_and_names_the_partial_output(
+def test_interrupt_drains_and_names_the_partial_output(
     folder: Path, command: Any, lines_of: LinesOf, signum: int, code: int, name: str
 ) -> None:
     words, environment = command
@@ -351,7 +351,7 @@ def test_an_interrupt_finishes_what_is_in_flight_and_names_the_partial_output(
     assert [line["index"] for line in lines] == list(range(len(lines)))
 
 
-def test_an_interrupt_while_a_pipe_says_nothing_ends_the_command(folder: Path, command: Any) -> None:
+def test_interrupt_while_the_input_pipe_is_silent_ends_the_run(folder: Path, command: Any) -> None:
     words, environment = command
     process = subprocess.Popen(
         [*words, "run", "nodes:echo", "-", "-o", "out"],
@@ -372,7 +372,7 @@ def test_an_interrupt_while_a_pipe_says_nothing_ends_the_command(folder: Path, c
 # -- what it says --------------------------------------------------------------------------------------------------
 
 
-def test_off_a_terminal_there_is_a_summary_and_nothing_else(folder: Path, flowrt: Flowrt) -> None:
+def test_run_without_a_terminal_prints_only_the_summary(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     text = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "out").stderr
     labels = [line.split("  ")[0].strip() for line in text.splitlines() if not line.startswith(" ")]
@@ -381,7 +381,7 @@ def test_off_a_terminal_there_is_a_summary_and_nothing_else(folder: Path, flowrt
     assert "claimed" in text
 
 
-def test_quiet_says_nothing(folder: Path, flowrt: Flowrt) -> None:
+def test_quiet_prints_nothing(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "out", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
@@ -395,7 +395,7 @@ def test_quiet_says_nothing(folder: Path, flowrt: Flowrt) -> None:
         (["--metrics-cert", "in.jsonl"], "the TLS certificate 'in.jsonl' cannot be used"),
     ],
 )
-def test_a_server_that_is_not_safe_is_exit_2_before_the_first_item(
+def test_unsafe_server_exits_2_before_the_first_item(
     folder: Path, flowrt: Flowrt, options: list[str], said: str
 ) -> None:
     write_items(folder, range(5))
@@ -406,7 +406,7 @@ def test_a_server_that_is_not_safe_is_exit_2_before_the_first_item(
     assert not (folder / "out.partial").exists()
 
 
-def test_a_port_that_the_system_chose_is_told(folder: Path, flowrt: Flowrt) -> None:
+def test_free_port_chosen_by_the_system_is_printed(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--metrics-port", 0)
     assert done.returncode == 0, done.stderr
@@ -417,7 +417,7 @@ def test_a_port_that_the_system_chose_is_told(folder: Path, flowrt: Flowrt) -> N
     assert done.stderr.splitlines()[1] == first.replace("metrics: ", "live page: ").removesuffix("metrics")
 
 
-def test_json_logs_are_the_only_thing_on_a_stderr_that_programs_read(folder: Path, flowrt: Flowrt) -> None:
+def test_json_log_format_leaves_only_json_on_stderr(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "out", "--log-format", "json")
     events = [json.loads(line) for line in done.stderr.splitlines()]
@@ -428,7 +428,7 @@ def test_json_logs_are_the_only_thing_on_a_stderr_that_programs_read(folder: Pat
 
 
 def _on_a_terminal(words: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Run with a terminal as stderr and give what was drawn on it."""
+    """Run with a terminal as stderr and return what was drawn on it."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, 0x5414, b"\x28\x00\x78\x00\x00\x00\x00\x00")  # TIOCSWINSZ: 40 rows, 120 columns
     process = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=theirs)
@@ -447,7 +447,7 @@ def _on_a_terminal(words: list[str], folder: Path, environment: dict[str, str]) 
     return process.returncode, drawn.decode()
 
 
-def test_a_terminal_shows_progress_and_a_table(folder: Path, command: Any) -> None:
+def test_run_on_a_terminal_shows_progress_and_a_table(folder: Path, command: Any) -> None:
     words, environment = command
     write_items(folder, range(60))
     environment = {**environment, "COLUMNS": "120"}
@@ -466,7 +466,7 @@ def test_a_terminal_shows_progress_and_a_table(folder: Path, command: Any) -> No
     assert (code, drawn) == (0, "")
 
 
-def test_metrics_are_served_while_it_runs(folder: Path, command: Any) -> None:
+def test_metrics_are_served_during_the_run(folder: Path, command: Any) -> None:
     words, environment = command
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -511,7 +511,7 @@ def _peak_rss_mb(words: list[str], folder: Path, environment: dict[str, str]) ->
     return int(done.stdout) / 1024
 
 
-def test_memory_is_flat_over_a_sparse_line_of_200_mb(folder: Path, command: Any, lines_of: LinesOf) -> None:
+def test_memory_stays_bounded_for_a_sparse_line_of_200_mb(folder: Path, command: Any, lines_of: LinesOf) -> None:
     words, environment = command
     write_items(folder, [1], "small.jsonl")
     with (folder / "in.jsonl").open("wb") as file:
@@ -521,7 +521,7 @@ def test_memory_is_flat_over_a_sparse_line_of_200_mb(folder: Path, command: Any,
     run = [*words, "run", "nodes:echo"]
     small = _peak_rss_mb([*run, "small.jsonl", "-o", "small.out", "--quiet"], folder, environment)
     peak = _peak_rss_mb([*run, "in.jsonl", "-o", "out", "--quiet"], folder, environment)
-    assert peak - small < 60, (peak, small)  # the 16 MiB that a line may have, and its growth
+    assert peak - small < 60, (peak, small)  # the 16 MiB of the longest line, and its growth
     lines = lines_of(folder / "out")
     assert [line["output"] for line in lines] == [1, None, 2]
     assert lines[1]["error"].startswith("line 2: 199,999,998 bytes are more than")
@@ -540,12 +540,14 @@ def test_memory_does_not_grow_with_the_number_of_items(folder: Path, command: An
 # -- what a working directory may hold ------------------------------------------------------------------------------
 
 
-def test_a_json_py_in_the_working_directory_never_shadows(folder: Path, command: Any) -> None:
+def test_json_py_in_the_working_directory_does_not_shadow_json(folder: Path, command: Any) -> None:
     _, environment = command
     for name in ("json", "csv", "rich", "click"):
         (folder / f"{name}.py").write_text("raise SystemExit('shadowed')\n")
     write_items(folder, [1])
-    script = folder / "bin" / "flowrt"  # as the installed script is: its own folder comes first, not the working one
+    script = (
+        folder / "bin" / "flowrt"
+    )  # like the installed script: its own folder is first on the path, not the working directory
     script.parent.mkdir()
     script.write_text("from flowrt.cli.main import main\nmain(prog_name='flowrt')\n")
     done = subprocess.run(
@@ -559,7 +561,7 @@ def test_a_json_py_in_the_working_directory_never_shadows(folder: Path, command:
 # -- policies ------------------------------------------------------------------------------------------------------
 
 
-def test_failed_items_are_tried_again_as_often_as_asked(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_retries_option_retries_failed_items(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     (folder / "nodes.py").write_text(
         "tries = {}\n"
         "async def third_time(item):\n"
@@ -577,7 +579,7 @@ def test_failed_items_are_tried_again_as_often_as_asked(folder: Path, flowrt: Fl
     assert {line["attempts"] for line in lines_of(folder / "two")} == {3}
 
 
-def test_a_rate_holds_the_run_back_and_the_tightest_of_several_is_what_binds(folder: Path, flowrt: Flowrt) -> None:
+def test_tightest_of_several_rates_limits_the_run(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(16))
     began = time.monotonic()
     done = flowrt("run", "nodes:echo", "in.jsonl", "-o", "out", "--rate", "1000/s", "--rate", "5/1s")
@@ -585,7 +587,7 @@ def test_a_rate_holds_the_run_back_and_the_tightest_of_several_is_what_binds(fol
     assert time.monotonic() - began >= 3, "16 items at 5 a second"
 
 
-def test_a_straggler_is_hedged(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_straggler_is_hedged(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     (folder / "nodes.py").write_text(
         "import asyncio\n"
         "tries = {}\n"
@@ -606,7 +608,7 @@ def test_a_straggler_is_hedged(folder: Path, flowrt: Flowrt, lines_of: LinesOf) 
     assert "make it an `async def`" in done.stderr
 
 
-def test_a_blocking_node_that_never_ends_does_not_hold_the_command_up(folder: Path, command: Any) -> None:
+def test_blocking_node_that_never_returns_does_not_block_the_exit(folder: Path, command: Any) -> None:
     (folder / "nodes.py").write_text("import time\ndef hang(item):\n    time.sleep(3600)\n")
     write_items(folder, range(3))
     words, environment = command

@@ -1,4 +1,4 @@
-"""`flowrt top`: against a real server, one that goes and comes back, and none."""
+"""`flowrt top` against a real server, a restarting one, and none."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def drawn(view: View, width: int = 120, height: int | None = None) -> str:
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
-def test_once_prints_what_is_so_and_ends(server: TelemetryServer) -> None:
+def test_once_prints_the_state_and_exits(server: TelemetryServer) -> None:
     asyncio.run(flowrt.BatchProcessor(odd_fails, name="seen").batch(range(10)))
     done = CliRunner().invoke(main, ["top", server.url, "--once"], env={"COLUMNS": "120"})
     assert done.exit_code == 0, done.output
@@ -64,11 +64,11 @@ def test_once_prints_what_is_so_and_ends(server: TelemetryServer) -> None:
     assert "odd  [31m9; next" in done.output
 
 
-def test_without_a_terminal_it_prints_once(server: TelemetryServer) -> None:
+def test_top_without_a_terminal_prints_once(server: TelemetryServer) -> None:
     assert CliRunner().invoke(main, ["top", server.url]).output.startswith("flowrt top http://127.0.0.1:")
 
 
-def test_a_running_batch_is_drawn_at_any_size(server: TelemetryServer, stack: contextlib.ExitStack) -> None:
+def test_running_batch_fits_any_terminal_size(server: TelemetryServer, stack: contextlib.ExitStack) -> None:
     release = threading.Event()
 
     async def node(x: int) -> int:
@@ -83,7 +83,7 @@ def test_a_running_batch_is_drawn_at_any_size(server: TelemetryServer, stack: co
         view = View(server.url)
         deadline = time.monotonic() + HANG_S
         while True:
-            view.take(source.ask())
+            view.update(source.ask())
             text = drawn(view)
             if "5 of 50 items" in text and "3 of 3 in flight" in text and "node test_top.py" in text:
                 break
@@ -98,10 +98,10 @@ def test_a_running_batch_is_drawn_at_any_size(server: TelemetryServer, stack: co
         thread.join(HANG_S)
 
 
-def test_keys_choose_a_batch() -> None:
+def test_keys_select_a_batch() -> None:
     view = View("http://x")
     batches = [state(name) for name in ("one", "two", "three")]
-    view.take(Answer({"process": PROCESS, "batches": batches}))
+    view.update(Answer({"process": PROCESS, "batches": batches}))
     assert "three  ok" in drawn(view)
     view.press("n")
     assert "two  ok" in drawn(view)
@@ -139,19 +139,19 @@ def state(name: str) -> dict[str, Any]:
     }
 
 
-def test_a_server_that_restarts_is_found_again_and_the_last_state_stays(
+def test_top_reconnects_after_a_restart_and_keeps_the_last_state(
     server: TelemetryServer, stack: contextlib.ExitStack
 ) -> None:
     asyncio.run(flowrt.BatchProcessor(odd_fails, name="kept").batch([2]))
     source = stack.enter_context(Source(server.url))
     view = View(server.url)
-    view.take(source.ask())
+    view.update(source.ask())
     server.stop()
     gone = source.ask()
     assert (gone.state, gone.refused) == (None, False)
-    view.take(gone)
+    view.update(gone)
     text = drawn(view)
-    assert "Connection refused; trying again, as of" in text
+    assert "Connection refused; retrying, as of" in text
     assert "kept  ok" in text
     again = TelemetryServer(server.port)
     again.start()
@@ -161,7 +161,7 @@ def test_a_server_that_restarts_is_found_again_and_the_last_state_stays(
         again.stop()
 
 
-def test_no_server_is_exit_1_and_a_wrong_token_exit_2() -> None:
+def test_missing_server_exits_1_and_a_wrong_token_exits_2() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         done = CliRunner().invoke(main, ["top", f"127.0.0.1:{unused.getsockname()[1]}", "--once"])
@@ -169,7 +169,7 @@ def test_no_server_is_exit_1_and_a_wrong_token_exit_2() -> None:
     server = TelemetryServer(0, token="horse")
     server.start()
     try:
-        for token, said in ((None, "a token is needed"), ("mule", "the token is wrong")):
+        for token, said in ((None, "the server requires a token"), ("mule", "the token is wrong")):
             done = CliRunner().invoke(main, ["top", server.url, "--once"], env={"FLOWRT_METRICS_TOKEN": token})
             assert (done.exit_code, said in done.output) == (2, True), done.output
         done = CliRunner().invoke(main, ["top", server.url, "--once", "--token", "horse"])
@@ -179,13 +179,13 @@ def test_no_server_is_exit_1_and_a_wrong_token_exit_2() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://x:99999", "http://[x", ""])
-def test_what_is_no_url_is_exit_2(url: str) -> None:
+def test_invalid_url_exits_2(url: str) -> None:
     done = CliRunner().invoke(main, ["top", url, "--once"])
     assert done.exit_code == 2, done.output
-    assert "give for instance http://127.0.0.1:9464" in done.output
+    assert "pass for example http://127.0.0.1:9464" in done.output
 
 
-def test_what_is_no_flowrt_is_told() -> None:
+def test_server_that_is_not_flowrt_is_reported() -> None:
     async def other(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"<html>"})
@@ -194,17 +194,17 @@ def test_what_is_no_flowrt_is_told() -> None:
     server.start()
     try:
         done = CliRunner().invoke(main, ["top", server.url, "--once"])
-        assert (done.exit_code, "what answers there is no flowrt" in done.output) == (2, True)
+        assert (done.exit_code, "the server is not a flowrt process" in done.output) == (2, True)
     finally:
         server.stop()
 
 
-def test_on_a_terminal_it_draws_until_q_is_pressed(server: TelemetryServer) -> None:
+def test_top_on_a_terminal_draws_until_q_is_pressed(server: TelemetryServer) -> None:
     pty = pytest.importorskip("pty")
     pid, terminal = pty.fork()
     if pid == 0:
         code = f"from flowrt.cli.main import main; main(['top', {server.url!r}])"
-        os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606  # our own
+        os.execv(sys.executable, [sys.executable, "-c", code])  # noqa: S606  # this interpreter
     seen = b""
     deadline = time.monotonic() + HANG_S
     while b"no batch yet" not in seen and time.monotonic() < deadline:
@@ -214,7 +214,7 @@ def test_on_a_terminal_it_draws_until_q_is_pressed(server: TelemetryServer) -> N
         try:
             if not os.read(terminal, 65_536):
                 break
-        except OSError:  # Linux says so when the other side is gone
+        except OSError:  # Linux raises it when the other side is closed
             break
     _, status = os.waitpid(pid, 0)
     os.close(terminal)

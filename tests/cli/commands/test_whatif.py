@@ -31,7 +31,7 @@ def flowrt(*arguments: str) -> Any:
     return CliRunner().invoke(main, list(arguments))
 
 
-def test_it_prints_recorded_beside_predicted_and_what_that_rests_on(recording: str) -> None:
+def test_whatif_prints_recorded_predicted_and_notes(recording: str) -> None:
     shown = flowrt("whatif", recording, "--max-concurrency", "20", "--price", "0.5")
     assert shown.exit_code == 0
     (makespan,) = [line for line in shown.stdout.splitlines() if line.startswith("makespan")]
@@ -41,13 +41,13 @@ def test_it_prints_recorded_beside_predicted_and_what_that_rests_on(recording: s
     assert "assumes latency independent of load" in shown.stdout
 
 
-def test_a_rate_limit_is_replayed(recording: str) -> None:
-    told = json.loads(flowrt("whatif", recording, "--rate", "2/s", "--json").stdout)
-    assert told["predicted"]["makespan"] == pytest.approx(50.5, abs=0.6)
-    assert told["predicted"]["throttled"] > 100
+def test_whatif_replays_a_rate_limit(recording: str) -> None:
+    data = json.loads(flowrt("whatif", recording, "--rate", "2/s", "--json").stdout)
+    assert data["predicted"]["makespan"] == pytest.approx(50.5, abs=0.6)
+    assert data["predicted"]["throttled"] > 100
 
 
-def test_a_sweep_draws_the_curve_and_marks_the_knee(recording: str) -> None:
+def test_sweep_draws_the_curve_and_marks_the_knee(recording: str) -> None:
     shown = flowrt("whatif", recording, "--sweep", "max-concurrency=10,5,20,100,200")
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
@@ -72,11 +72,11 @@ def test_a_sweep_draws_the_curve_and_marks_the_knee(recording: str) -> None:
         ("--hedge", "p200"),
     ],
 )
-def test_what_makes_no_sense_is_bad_usage(recording: str, arguments: tuple[str, ...]) -> None:
+def test_contradictory_whatif_options_are_bad_usage(recording: str, arguments: tuple[str, ...]) -> None:
     assert flowrt("whatif", recording, *arguments).exit_code == 2
 
 
-def test_a_recording_in_which_nothing_ran_cannot_be_replayed(run_virtual: Run, tmp_path: Path) -> None:
+def test_empty_recording_cannot_be_replayed(run_virtual: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
     run_virtual(BatchProcessor(job, 5, record=path).batch([]))
     shown = flowrt("whatif", str(path))

@@ -1,4 +1,4 @@
-"""Lines of a stream of bytes, with a bound on how much of one is held."""
+"""Line reader: bounded lines from a byte stream."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowrt.cli.exit_codes import CommandError
-from flowrt.cli.io.line_reader import Blocks, LongLine, split_lines
+from flowrt.cli.io.line_reader import BlockReader, LongLine, split_lines
 
 
 @given(st.lists(st.binary(max_size=12)), st.integers(1, 7))
-def test_lines_are_the_same_however_the_blocks_are_cut(lines: list[bytes], size: int) -> None:
+def test_lines_do_not_depend_on_block_boundaries(lines: list[bytes], size: int) -> None:
     lines = [line.replace(b"\n", b"") for line in lines]
     data = b"\n".join(lines)
     blocks = [data[i : i + size] for i in range(0, len(data), size)]
@@ -33,7 +33,7 @@ def test_lines_are_the_same_however_the_blocks_are_cut(lines: list[bytes], size:
             assert whole.startswith(line.head)
 
 
-def test_a_line_that_spans_blocks_is_held_to_the_limit_and_no_further() -> None:
+def test_line_over_several_blocks_is_kept_up_to_the_limit() -> None:
     assert list(split_lines([b"12", b"345\n", b"123", b"456", b"\nx"], 5)) == [[b"12345"], [_Same(b"123456")], [b"x"]]
 
 
@@ -47,7 +47,7 @@ class _Same:
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_memory_is_flat_over_a_line_of_200_mb() -> None:
+def test_memory_stays_bounded_for_a_line_of_200_mb() -> None:
     block = b"x" * 65536
     tracemalloc.start()
     try:
@@ -57,19 +57,19 @@ def test_memory_is_flat_over_a_line_of_200_mb() -> None:
         tracemalloc.stop()
     assert isinstance(lines[0], LongLine)
     assert lines[0].size_bytes == 3200 * 65536
-    assert peak < 40 * 1024 * 1024  # 16 MiB of a line that might still have ended, and its growth
+    assert peak < 40 * 1024 * 1024  # 16 MiB of a line that may still end, and its growth
 
 
-def test_reading_a_pipe_that_says_nothing_can_be_stopped() -> None:
+def test_stop_ends_the_read_of_a_silent_pipe() -> None:
     reader, writer = os.pipe()
-    blocks = Blocks(reader, "a pipe")
+    blocks = BlockReader(reader, "a pipe")
     seen: list[bytes] = []
     thread = threading.Thread(target=lambda: seen.extend(blocks), daemon=True)
     thread.start()
     os.write(writer, b"abc")
     while not seen:
         time.sleep(0.001)
-    time.sleep(0.05)  # by now it waits for more
+    time.sleep(0.05)  # the thread waits for more by now
     blocks.stop()
     thread.join(10)
     assert not thread.is_alive()
@@ -79,9 +79,9 @@ def test_reading_a_pipe_that_says_nothing_can_be_stopped() -> None:
         os.fstat(reader)
 
 
-def test_a_read_error_names_the_file_and_is_unreadable_input() -> None:
+def test_read_error_names_the_file_and_exits_65() -> None:
     writer_only = os.open("/dev/null", os.O_WRONLY)
-    blocks = Blocks(writer_only, "data.jsonl")
+    blocks = BlockReader(writer_only, "data.jsonl")
     with pytest.raises(CommandError, match=r"data\.jsonl cannot be read") as caught:
         list(blocks)
     assert caught.value.exit_code == 65

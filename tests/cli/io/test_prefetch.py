@@ -1,4 +1,4 @@
-"""Items that a thread reads ahead, as an async iterator."""
+"""Prefetch: a thread reads items ahead of the batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor
-from flowrt.cli.io.prefetch import CountedFeed, Feed, make_feed
+from flowrt.cli.io.prefetch import Prefetcher, SizedPrefetcher, prefetch
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -20,9 +20,9 @@ def reader_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "flowrt-reader"]
 
 
-def test_items_come_in_order_and_the_thread_ends(run: Run) -> None:
+def test_prefetch_keeps_the_order_and_ends_its_thread(run: Run) -> None:
     async def main() -> None:
-        feed = Feed(iter([[0, 1], [2], [3, 4]]))
+        feed = Prefetcher(iter([[0, 1], [2], [3, 4]]))
         assert [item async for item in feed] == [0, 1, 2, 3, 4]
         assert feed.exhausted
         await feed.close()
@@ -32,7 +32,7 @@ def test_items_come_in_order_and_the_thread_ends(run: Run) -> None:
     assert not reader_threads()
 
 
-def test_the_thread_reads_a_few_chunks_ahead_and_no_more(run: Run) -> None:
+def test_prefetch_reads_a_bounded_number_of_chunks_ahead(run: Run) -> None:
     made = 0
 
     def chunks() -> Iterator[list[Any]]:
@@ -42,7 +42,7 @@ def test_the_thread_reads_a_few_chunks_ahead_and_no_more(run: Run) -> None:
             yield [made]
 
     async def main() -> None:
-        feed = Feed(chunks())
+        feed = Prefetcher(chunks())
         assert await anext(feed) == 1
         for _ in range(50):
             time.sleep(0.001)
@@ -55,13 +55,13 @@ def test_the_thread_reads_a_few_chunks_ahead_and_no_more(run: Run) -> None:
     run(main())
 
 
-def test_what_the_reading_raises_is_raised_after_the_items_before_it(run: Run) -> None:
+def test_read_error_is_raised_after_the_items_before_it(run: Run) -> None:
     def chunks() -> Iterator[list[Any]]:
         yield [1]
         raise OSError("the disk is gone")
 
     async def main() -> None:
-        feed = Feed(chunks())
+        feed = Prefetcher(chunks())
         assert await anext(feed) == 1
         with pytest.raises(OSError, match="the disk is gone"):
             await anext(feed)
@@ -71,9 +71,9 @@ def test_what_the_reading_raises_is_raised_after_the_items_before_it(run: Run) -
     run(main())
 
 
-def test_a_batch_that_ended_early_leaves_the_rest_to_be_read(run: Run) -> None:
+def test_rest_can_be_read_after_a_batch_ended_early(run: Run) -> None:
     async def main() -> None:
-        feed = Feed(iter([[1, 2, 3], [4, 5]]))
+        feed = Prefetcher(iter([[1, 2, 3], [4, 5]]))
         async with BatchProcessor(lambda item: item, 1, telemetry=False).batch_as_completed(feed) as results:
             assert (await anext(results)).output == 1
         rest = [item async for item in feed]
@@ -84,8 +84,8 @@ def test_a_batch_that_ended_early_leaves_the_rest_to_be_read(run: Run) -> None:
     run(main())
 
 
-def test_a_feed_has_a_length_only_where_it_is_known() -> None:
-    assert not hasattr(make_feed(iter([]), lambda: None, None), "__len__")
-    counted = make_feed(iter([]), lambda: None, 0)
-    assert isinstance(counted, CountedFeed)
+def test_prefetcher_has_a_length_only_if_it_is_known() -> None:
+    assert not hasattr(prefetch(iter([]), lambda: None, None), "__len__")
+    counted = prefetch(iter([]), lambda: None, 0)
+    assert isinstance(counted, SizedPrefetcher)
     assert len(counted) == 0

@@ -1,4 +1,4 @@
-"""Inputs: one documented outcome for every line, whatever it holds."""
+"""Readers: every line of an input has one documented outcome."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _open_files() -> set[str]:
 
 
 def read(path: Path | str, form: Any = None) -> list[Any]:
-    """Every item of a file, read as the command does, and everything closed again."""
+    """Read every item of a file like the command, and check that everything is closed."""
 
     async def main() -> list[Any]:
         opened = open_input(str(path), form)
@@ -49,7 +49,7 @@ def read(path: Path | str, form: Any = None) -> list[Any]:
 
 
 def _short(value: object) -> str:
-    """A parameter's part of a test's name."""
+    """Shorten a parameter for the test's name."""
     return repr(value)[:24]
 
 
@@ -91,12 +91,12 @@ def write(path: Path, data: bytes) -> Path:
     ],
     ids=_short,
 )
-def test_a_good_line_is_what_json_makes_of_it(line: bytes, item: Any) -> None:
+def test_valid_line_is_parsed_as_json(line: bytes, item: Any) -> None:
     assert jsonl(line) == [int(line) if item is None and line[:1] == b"9" else item]
 
 
 @pytest.mark.parametrize(
-    ("line", "error_type", "told"),
+    ("line", "error_type", "expected"),
     [
         (b'{"a": ', "JSONDecodeError", "not JSON"),
         (b"{'a': 1}", "JSONDecodeError", "column 2"),
@@ -113,39 +113,37 @@ def test_a_good_line_is_what_json_makes_of_it(line: bytes, item: Any) -> None:
     ],
     ids=_short,
 )
-def test_a_bad_line_is_one_failed_item_that_names_it_and_later_lines_run(
-    line: bytes, error_type: str, told: str
-) -> None:
+def test_invalid_line_is_one_failed_item_naming_its_line(line: bytes, error_type: str, expected: str) -> None:
     first, bad, last = jsonl(b"1\n" + line + b"\n2\n")
     assert (first, last) == (1, 2)
     assert isinstance(bad, Rejected)
     assert bad.error.startswith("line 2: ")
-    assert told in bad.error
+    assert expected in bad.error
     assert bad.error_type == error_type
     assert len(bad.input_data) <= 200
 
 
-def test_an_error_shows_nothing_of_the_line_itself() -> None:
+def test_parse_error_contains_no_text_of_the_line() -> None:
     for line in (b'{"key": "s3cret', b"s3cret", b'"s3cret\xff"', b'["s3cret", NaN]'):
         assert "s3cret" not in jsonl(line)[0].error
 
 
-def test_blank_lines_are_skipped_and_still_counted() -> None:
+def test_blank_lines_are_skipped_but_counted() -> None:
     items = jsonl(b"\n  \n1\n\r\n\nbad\n\n")
     assert items[0] == 1
     assert items[1].error.startswith("line 6: ")
 
 
-def test_the_last_line_needs_no_line_break() -> None:
+def test_last_line_needs_no_line_break() -> None:
     assert jsonl(b"1\n2") == [1, 2]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+def test_byte_order_mark_is_stripped(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n')) == [{"a": 1}]
     assert read(write(tmp_path / "a.csv", b"\xef\xbb\xbfa\r\n1\r\n")) == [{"a": "1"}]
 
 
-def test_a_20_mb_line_is_one_failed_item(tmp_path: Path) -> None:
+def test_line_over_the_limit_is_one_failed_item(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", b"1\n" + b"[" + b"1," * 10_000_000 + b"1]\n2\n")
     first, bad, last = read(path)
     assert (first, last) == (1, 2)
@@ -153,13 +151,13 @@ def test_a_20_mb_line_is_one_failed_item(tmp_path: Path) -> None:
     assert bad.error_type == "LineTooLong"
 
 
-def test_a_line_just_within_the_limit_is_read(tmp_path: Path) -> None:
+def test_line_at_the_limit_is_read(tmp_path: Path) -> None:
     line = b'"' + b"x" * (16 * 1024 * 1024 - 2) + b'"'
     assert [len(item) for item in read(write(tmp_path / "a.jsonl", line + b"\n"))] == [len(line) - 2]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_an_empty_file_has_no_items(tmp_path: Path, name: str) -> None:
+def test_empty_file_has_no_items(tmp_path: Path, name: str) -> None:
     assert read(write(tmp_path / name, b"")) == []
 
 
@@ -171,7 +169,7 @@ def test_an_empty_file_has_no_items(tmp_path: Path, name: str) -> None:
         )
     )
 )
-def test_what_json_wrote_is_read_back(items: list[Any]) -> None:
+def test_json_lines_round_trip(items: list[Any]) -> None:
     assert jsonl("".join(json.dumps(item) + "\n" for item in items).encode()) == items
 
 
@@ -179,17 +177,18 @@ def test_what_json_wrote_is_read_back(items: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("nosuch.jsonl", "does not exist"), ("folder.jsonl", "is a folder"), ("a.txt", "--input-format")]
+    ("name", "expected"),
+    [("nosuch.jsonl", "does not exist"), ("folder.jsonl", "is a folder"), ("a.txt", "--input-format")],
 )
-def test_what_cannot_be_meant_is_bad_usage(tmp_path: Path, name: str, told: str) -> None:
+def test_missing_file_folder_and_unknown_format_are_bad_usage(tmp_path: Path, name: str, expected: str) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "a.txt").write_text("1\n")
-    with pytest.raises(CommandError, match=told) as caught:
+    with pytest.raises(CommandError, match=expected) as caught:
         open_input(str(tmp_path / name))
     assert caught.value.exit_code == 2
 
 
-def test_a_file_without_permission_is_unreadable_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_permission_is_unreadable_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -197,13 +196,13 @@ def test_a_file_without_permission_is_unreadable_input(tmp_path: Path, monkeypat
     assert "Permission denied" in unreadable(tmp_path / "a.jsonl")
 
 
-def test_the_format_can_be_told(tmp_path: Path) -> None:
+def test_format_option_overrides_the_extension(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.txt", b"a\n1\n"), "csv") == [{"a": "1"}]
     assert read(write(tmp_path / "A.NDJSON", b"1\n")) == [1]
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         ('{"a": 1}\n'.encode("utf-16"), "UTF-16"),
         (gzip.compress(b"1\n", mtime=0), "gzip"),
@@ -212,19 +211,19 @@ def test_the_format_can_be_told(tmp_path: Path) -> None:
     ids=_short,
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_a_file_that_is_no_text_at_all_is_unreadable_input(tmp_path: Path, data: bytes, told: str, name: str) -> None:
-    assert told in unreadable(write(tmp_path / name, data))
+def test_file_that_is_not_text_is_unreadable_input(tmp_path: Path, data: bytes, expected: str, name: str) -> None:
+    assert expected in unreadable(write(tmp_path / name, data))
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_a_dict_by_the_header() -> None:
+def test_csv_row_is_a_dict_by_the_header() -> None:
     assert rows(b'a,b\r\n1,"x, ""y""\nz"\r\n\r\n,\r\n') == [{"a": "1", "b": 'x, "y"\nz'}, {"a": "", "b": ""}]
 
 
 @pytest.mark.parametrize(
-    ("row", "error_type", "told"),
+    ("row", "error_type", "expected"),
     [
         (b"1", "RaggedRow", "line 3: 1 field where the header has 2"),
         (b"1,2,3", "RaggedRow", "line 3: 3 fields where the header has 2"),
@@ -236,28 +235,26 @@ def test_a_row_is_a_dict_by_the_header() -> None:
     ],
     ids=_short,
 )
-def test_a_bad_row_is_one_failed_item_that_names_its_line_and_later_rows_run(
-    row: bytes, error_type: str, told: str
-) -> None:
+def test_invalid_row_is_one_failed_item_naming_its_line(row: bytes, error_type: str, expected: str) -> None:
     first, bad, last = rows(b"a,b\n1,2\n" + row + b"\n3,4\n")
     assert (first, last) == ({"a": "1", "b": "2"}, {"a": "3", "b": "4"})
     assert isinstance(bad, Rejected)
-    assert told in bad.error
+    assert expected in bad.error
     assert bad.error_type == error_type
 
 
-def test_a_field_of_exactly_the_limit_is_read() -> None:
+def test_field_at_the_limit_is_read() -> None:
     assert len(rows(b"a\n" + b"x" * 131_072 + b"\n")[0]["a"]) == 131_072
 
 
-def test_the_text_of_a_long_quoted_field_is_never_taken_for_rows() -> None:
+def test_long_quoted_field_is_not_split_into_rows() -> None:
     long = b'"' + b"line\n" * 30_000 + b'tail"'
     bad, last = rows(b"a\n" + long + b"\nlast\n")
     assert bad.error.startswith("lines 2 to 30002: a field has more than 131,072")
     assert last == {"a": "last"}
 
 
-def test_user_code_that_raises_the_modules_own_limit_changes_nothing() -> None:
+def test_csv_limit_changed_by_user_code_has_no_effect() -> None:
     before = csv.field_size_limit(sys.maxsize)
     try:
         assert rows(b"a\n" + b"x" * 131_073 + b"\n")[0].error_type == "FieldTooLong"
@@ -265,13 +262,13 @@ def test_user_code_that_raises_the_modules_own_limit_changes_nothing() -> None:
         csv.field_size_limit(before)
 
 
-def test_a_quoted_field_that_is_never_closed_is_a_failed_item() -> None:
+def test_unclosed_quoted_field_is_a_failed_item() -> None:
     ok, bad = rows(b'a\n1\n"2\n3')
     assert ok == {"a": "1"}
     assert bad.error == "lines 3 to 4: a quoted field is never closed"
 
 
-def test_a_line_of_20_mb_in_a_csv_is_one_failed_item(tmp_path: Path) -> None:
+def test_csv_line_over_the_limit_is_one_failed_item(tmp_path: Path) -> None:
     bad, last = read(write(tmp_path / "a.csv", b"a\n" + b"x" * 20_000_000 + b"\nlast\n"))
     assert bad.error_type == "LineTooLong"
     assert bad.error.startswith("line 2: 20,000,000 bytes")
@@ -279,7 +276,7 @@ def test_a_line_of_20_mb_in_a_csv_is_one_failed_item(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "told"),
+    ("header", "expected"),
     [
         (b"\n1\n", "header that is empty"),
         (b",,\n1,2,3\n", "header that is empty"),
@@ -287,15 +284,15 @@ def test_a_line_of_20_mb_in_a_csv_is_one_failed_item(tmp_path: Path) -> None:
         (b"\xff\n1\n", "UTF-8"),
     ],
 )
-def test_a_header_that_names_nothing_is_unreadable_input(tmp_path: Path, header: bytes, told: str) -> None:
-    assert told in unreadable(write(tmp_path / "a.csv", header))
+def test_unusable_header_is_unreadable_input(tmp_path: Path, header: bytes, expected: str) -> None:
+    assert expected in unreadable(write(tmp_path / "a.csv", header))
 
 
-def test_a_column_without_a_name_is_one_as_pandas_writes_it() -> None:
+def test_csv_of_pandas_with_an_unnamed_index_is_read() -> None:
     assert rows(b",a\n0,x\n") == [{"": "0", "a": "x"}]
 
 
-def test_a_header_alone_has_no_items() -> None:
+def test_csv_with_only_a_header_has_no_items() -> None:
     assert rows(b"a,b\n") == []
 
 
@@ -310,7 +307,7 @@ def parquet(path: Path, columns: dict[str, Any], **options: Any) -> Path:
     return path
 
 
-def test_a_parquet_row_is_a_dict_of_pythons_own_values(tmp_path: Path) -> None:
+def test_parquet_row_is_a_dict_of_python_values(tmp_path: Path) -> None:
     path = parquet(
         tmp_path / "a.parquet", {"i": list(range(3000)), "s": [str(i) for i in range(3000)]}, row_group_size=700
     )
@@ -319,7 +316,7 @@ def test_a_parquet_row_is_a_dict_of_pythons_own_values(tmp_path: Path) -> None:
     assert items[2999] == {"i": 2999, "s": "2999"}
 
 
-def test_a_value_that_python_has_no_form_for_is_one_failed_item(tmp_path: Path) -> None:
+def test_parquet_value_outside_python_range_is_one_failed_item(tmp_path: Path) -> None:
     import pyarrow as pa
 
     far = pa.array([0, 2**62, 1], pa.timestamp("us"))
@@ -329,11 +326,11 @@ def test_a_value_that_python_has_no_form_for_is_one_failed_item(tmp_path: Path) 
     assert bad.error.startswith("row 2: ")
 
 
-def test_an_empty_parquet_file_has_no_items(tmp_path: Path) -> None:
+def test_empty_parquet_file_has_no_items(tmp_path: Path) -> None:
     assert read(parquet(tmp_path / "a.parquet", {"a": []})) == []
 
 
-def test_a_parquet_file_with_two_columns_of_one_name_is_unreadable_input(tmp_path: Path) -> None:
+def test_parquet_with_duplicate_columns_is_unreadable_input(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -358,7 +355,7 @@ def test_truncated_and_hostile_parquet_is_unreadable_input(tmp_path: Path) -> No
         assert "a.parquet" in unreadable(write(tmp_path / f"{number}a.parquet", data)), number
 
 
-def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = parquet(tmp_path / "a.parquet", {"a": [1]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)

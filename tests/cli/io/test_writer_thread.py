@@ -1,4 +1,4 @@
-"""The output: written behind the loop's back, complete under its name or not there at all."""
+"""Writer thread and output files: an output gets its final name only when complete."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """An input that the output must not be."""
+    """Write an input, which the output must not be."""
     path = tmp_path / "in.jsonl"
     path.write_text("1\n")
     return path
 
 
 def opened(path: Path, source: Path, *, overwrite: bool = False) -> targets.Target:
-    return open_target(str(path), stdout=None, overwrite=overwrite, not_this=source.stat())
+    return open_target(str(path), stdout=None, overwrite=overwrite, input_status=source.stat())
 
 
 def refused(path: Path | str, source: Path, *, overwrite: bool = True) -> str:
@@ -54,7 +54,7 @@ async def write(target: targets.Target, *lines: bytes, complete: bool = True) ->
     await writer.close(complete=complete)
 
 
-def test_a_complete_output_has_its_name_its_mode_and_nothing_beside_it(run: Run, source: Path) -> None:
+def test_complete_output_has_its_name_and_mode_0600(run: Run, source: Path) -> None:
     path = source.with_name("out.jsonl")
     run(write(opened(path, source), b"a\n", b"b\n"))
     assert path.read_bytes() == b"a\nb\n"
@@ -63,7 +63,7 @@ def test_a_complete_output_has_its_name_its_mode_and_nothing_beside_it(run: Run,
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("flowrt-writer")]
 
 
-def test_until_it_is_complete_the_output_has_another_name(run: Run, source: Path, capsys: Any) -> None:
+def test_incomplete_output_keeps_the_partial_name(run: Run, source: Path, capsys: Any) -> None:
     path = source.with_name("out.jsonl")
     run(write(opened(path, source), b"a\n", complete=False))
     assert not path.exists()
@@ -73,14 +73,12 @@ def test_until_it_is_complete_the_output_has_another_name(run: Run, source: Path
     assert str(partial) in capsys.readouterr().err
 
 
-def test_a_run_that_wrote_nothing_leaves_nothing(run: Run, source: Path) -> None:
+def test_empty_incomplete_output_is_deleted(run: Run, source: Path) -> None:
     run(write(opened(source.with_name("out"), source), complete=False))
     assert [path.name for path in source.parent.iterdir()] == ["in.jsonl"]
 
 
-def test_an_output_that_lacks_items_of_the_input_as_it_was_counted_is_not_complete(
-    run: Run, source: Path, capsys: Any
-) -> None:
+def test_output_missing_counted_items_is_not_complete(run: Run, source: Path, capsys: Any) -> None:
     async def node(x: int) -> int:
         return x
 
@@ -96,14 +94,14 @@ def test_an_output_that_lacks_items_of_the_input_as_it_was_counted_is_not_comple
     assert "the input had 3 items when it was opened and 1 came" in capsys.readouterr().err
 
 
-def test_megabytes_arrive_whole_and_in_order(run: Run, source: Path) -> None:
+def test_megabytes_are_written_completely_and_in_order(run: Run, source: Path) -> None:
     path = source.with_name("out")
     lines = [b"%08d" % i + b"x" * 1000 + b"\n" for i in range(20_000)]
     run(write(opened(path, source), *lines))
     assert path.read_bytes() == b"".join(lines)
 
 
-def test_an_existing_output_is_replaced_only_when_told(run: Run, source: Path) -> None:
+def test_existing_output_is_replaced_only_with_overwrite(run: Run, source: Path) -> None:
     path = source.with_name("out")
     path.write_text("old")
     assert "--overwrite" in refused(path, source, overwrite=False)
@@ -113,17 +111,17 @@ def test_an_existing_output_is_replaced_only_when_told(run: Run, source: Path) -
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_an_output_that_appears_meanwhile_is_left_as_it_is(run: Run, source: Path) -> None:
+def test_output_created_during_the_run_is_not_replaced(run: Run, source: Path) -> None:
     path = source.with_name("out")
     target = opened(path, source)
-    path.write_text("somebody else's")
+    path.write_text("another run's")
     with pytest.raises(CommandError, match="appeared"):
         run(write(target, b"ours\n"))
-    assert path.read_text() == "somebody else's"
+    assert path.read_text() == "another run's"
     assert path.with_name("out.partial").read_bytes() == b"ours\n"
 
 
-def test_the_input_is_never_the_output_under_any_name(source: Path) -> None:
+def test_output_that_is_the_input_is_refused_under_any_name(source: Path) -> None:
     (source.parent / "link").symlink_to(source)
     os.link(source, source.parent / "hard")
     for name in ("in.jsonl", "link", "hard"):
@@ -133,7 +131,7 @@ def test_the_input_is_never_the_output_under_any_name(source: Path) -> None:
     assert source.read_text() == "1\n"
 
 
-def test_symlinks_folders_and_pipes_are_refused(source: Path) -> None:
+def test_symlinks_and_folders_are_refused_as_output(source: Path) -> None:
     folder = source.parent
     (folder / "dangling").symlink_to(folder / "nosuch")
     (folder / "via.partial").symlink_to(folder / "nosuch")
@@ -142,13 +140,13 @@ def test_symlinks_folders_and_pipes_are_refused(source: Path) -> None:
     assert "is a symlink" in refused(folder / "dangling", source)
     assert "is a symlink" in refused(folder / "via", source)
     assert "is a folder" in refused(folder / "sub", source)
-    assert "no regular file" in refused(folder / "fifo", source)
+    assert "not a regular file" in refused(folder / "fifo", source)
     assert "does not exist" in refused(folder / "missing" / "out", source)
     assert "cannot be written" in refused("/proc/self/out.jsonl", source)
     assert not (folder / "nosuch").exists()
 
 
-def test_a_read_only_folder_is_bad_usage(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_in_a_read_only_folder_is_bad_usage(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
     def read_only(path: Any, flags: int, *rest: Any) -> int:
@@ -160,7 +158,7 @@ def test_a_read_only_folder_is_bad_usage(source: Path, monkeypatch: pytest.Monke
     assert "Read-only file system" in refused(source.with_name("out"), source)
 
 
-def test_two_runs_never_write_the_same_file(run: Run, source: Path) -> None:
+def test_second_run_is_refused_the_same_output(run: Run, source: Path) -> None:
     path = source.with_name("out")
     first = opened(path, source)
     assert "another run is writing" in refused(path, source)
@@ -169,7 +167,7 @@ def test_two_runs_never_write_the_same_file(run: Run, source: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["killed", "left while a child is being made"])
-def test_a_child_that_outlives_a_run_does_not_keep_its_output(end: str, source: Path) -> None:
+def test_forked_child_does_not_keep_the_output_locked(end: str, source: Path) -> None:
     path = source.with_name("out")
     target = opened(path, source)
     read, write_end = os.pipe()
@@ -182,9 +180,9 @@ def test_a_child_that_outlives_a_run_does_not_keep_its_output(end: str, source: 
     try:
         assert os.read(read, 1) == b"."
         if end == "killed":
-            os.close(target.fd)  # all that is left of a killed process
+            os.close(target.fd)  # what the system does for a killed process
         else:
-            assert "another run is writing" in refused(path, source)  # a child does not let go of its parent's lock
+            assert "another run is writing" in refused(path, source)  # the child must not release its parent's lock
             target.close()
         opened(path, source).close()
     finally:
@@ -195,7 +193,7 @@ def test_a_child_that_outlives_a_run_does_not_keep_its_output(end: str, source: 
                 os.close(fd)
 
 
-def test_what_an_interrupted_run_left_is_replaced_and_told(run: Run, source: Path, capsys: Any) -> None:
+def test_leftover_of_an_unfinished_run_is_replaced_with_a_message(run: Run, source: Path, capsys: Any) -> None:
     path = source.with_name("out")
     partial = path.with_name("out.partial")
     partial.write_text("a much longer text than what follows")
@@ -206,14 +204,14 @@ def test_what_an_interrupted_run_left_is_replaced_and_told(run: Run, source: Pat
     assert f"replacing {partial}" in capsys.readouterr().err
 
 
-def test_what_an_interrupted_run_left_is_replaced_by_no_results_too(run: Run, source: Path) -> None:
+def test_leftover_is_replaced_by_an_empty_output(run: Run, source: Path) -> None:
     path = source.with_name("out")
     path.with_name("out.partial").write_text("of another run")
     run(write(opened(path, source)))
     assert path.read_bytes() == b""
 
 
-def test_a_full_disk_is_told_and_never_taken_for_complete(run: Run, source: Path) -> None:
+def test_full_disk_is_an_error_and_not_a_complete_output(run: Run, source: Path) -> None:
     target = opened(Path("/dev/full"), source)
     assert isinstance(target, StreamTarget)
     with pytest.raises(CommandError, match="No space left") as caught:
@@ -221,7 +219,7 @@ def test_a_full_disk_is_told_and_never_taken_for_complete(run: Run, source: Path
     assert caught.value.exit_code == 5
 
 
-def test_a_failing_sync_leaves_the_partial_file(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_sync_keeps_the_partial_file(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def failing(fd: int) -> None:
@@ -239,7 +237,7 @@ def test_a_failing_sync_leaves_the_partial_file(run: Run, source: Path, monkeypa
     assert path.with_name("out.partial").read_bytes() == b"a\n"
 
 
-def test_the_file_and_its_folder_are_synced(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_syncs_the_file_and_its_folder(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     real = os.fsync
 
@@ -253,29 +251,29 @@ def test_the_file_and_its_folder_are_synced(run: Run, source: Path, monkeypatch:
     assert synced == [str(source.with_name("out.partial")), str(source.parent)]
 
 
-def test_a_device_is_written_to_and_never_replaced(run: Run, source: Path) -> None:
+def test_device_is_written_to_and_not_replaced(run: Run, source: Path) -> None:
     before = Path("/dev/null").stat().st_ino
     run(write(opened(Path("/dev/null"), source), b"a\n"))
     assert Path("/dev/null").stat().st_ino == before
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
-def test_a_closed_pipe_is_told_apart_from_a_failing_disk(run: Run) -> None:
+def test_closed_pipe_is_not_reported_as_a_disk_failure(run: Run) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with pytest.raises(OutputClosedError):
         run(write(StreamTarget(writer, "standard output"), b"a\n"))
 
 
-def test_a_reader_who_does_not_read_does_not_hold_up_an_early_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocked_reader_does_not_delay_an_early_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowrt.cli.io.writer_thread._GRACE_S", 0.1)
     reader, writer = os.pipe()
     run(write(StreamTarget(writer, "standard output"), b"x" * 3_000_000, complete=False))
     with os.fdopen(reader, "rb") as end:
-        assert 0 < len(end.read()) < 3_000_000  # what the pipe took; the rest was given up
+        assert 0 < len(end.read()) < 3_000_000  # what the pipe took; the rest was discarded
 
 
-def test_a_slow_reader_holds_the_batch_back_and_not_the_loop(run: Run) -> None:
+def test_slow_reader_blocks_the_batch_but_not_the_loop(run: Run) -> None:
     import asyncio
 
     reader, end = os.pipe()
@@ -296,28 +294,28 @@ def test_a_slow_reader_holds_the_batch_back_and_not_the_loop(run: Run) -> None:
     os.close(reader)
 
 
-def test_a_name_that_is_a_folders_is_refused(source: Path) -> None:
+def test_folder_name_as_output_is_refused(source: Path) -> None:
     with pytest.raises(CommandError, match="is a folder"):
-        open_target("/", stdout=None, overwrite=True, not_this=source.stat())
+        open_target("/", stdout=None, overwrite=True, input_status=source.stat())
 
 
-def test_a_file_target_shows_the_partial_name_it_writes_to(source: Path) -> None:
+def test_file_target_exposes_its_partial_name(source: Path) -> None:
     target = opened(source.with_name("out"), source)
     assert isinstance(target, FileTarget)
     assert target.partial.name == "out.partial"
     target.close()
 
 
-def test_a_timer_that_flushes_while_the_end_waits_for_the_flush_before_loses_nothing(run: Run, source: Path) -> None:
+def test_timer_flush_during_close_loses_no_line(run: Run, source: Path) -> None:
     path, go_on = source.with_name("out.jsonl"), threading.Event()
 
     class Slow(FileTarget):
-        def put(self, data: memoryview) -> int:
+        def write(self, data: memoryview) -> int:
             go_on.wait(60)
-            return super().put(data)
+            return super().write(data)
 
     async def main() -> None:
-        writer = OutputWriter(Slow(path, overwrite=False, not_this=source.stat()))
+        writer = OutputWriter(Slow(path, overwrite=False, input_status=source.stat()))
         await writer.write(b"a\n")
         writer._flush()
         first = writer._flushing

@@ -1,4 +1,4 @@
-"""`flowrt run --journal` from the outside: what it resumes, what it refuses, and what it leaves when it ends early."""
+"""`flowrt run --journal` as a separate process: resuming, refusals, and early ends."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ closed_over_x = asks("x")
 closed_over_y = asks("y")
 """
 
-pytestmark = [pytest.mark.parts, pytest.mark.timeout(300)]  # processes of their own, up to six for a test
+pytestmark = [pytest.mark.parts, pytest.mark.timeout(300)]  # up to six processes per test
 
 RUN = ("in.jsonl", "-o", "out.jsonl", "--journal", "run.journal")
 
@@ -109,9 +109,7 @@ def start(command: Command, folder: Path, *words: str, **options: Any) -> subpro
     return process
 
 
-def test_a_killed_run_is_resumed_by_the_same_command(
-    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
-) -> None:
+def test_same_command_resumes_a_killed_run(folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(60))
     process = start(command, folder, "jobs:slow", *RUN)
     while len(ran(folder)) < 30:
@@ -133,7 +131,7 @@ def test_a_killed_run_is_resumed_by_the_same_command(
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
 
 
-def test_the_same_command_after_the_end_runs_nothing_and_gives_the_same_output(folder: Path, flowrt: Flowrt) -> None:
+def test_same_command_after_the_end_runs_no_item(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(20))
     assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
     first = sorted((folder / "out.jsonl").read_bytes().splitlines())
@@ -143,7 +141,7 @@ def test_the_same_command_after_the_end_runs_nothing_and_gives_the_same_output(f
     assert len(ran(folder)) == 20
 
 
-def test_somebody_elses_output_is_not_replaced_for_a_journals_sake(folder: Path, flowrt: Flowrt) -> None:
+def test_journal_does_not_permit_replacing_a_foreign_output(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(3))
     assert flowrt("run", "jobs:note", *RUN).returncode == 0
     (folder / "out.jsonl").write_text('{"index": 0, "success": true}\nmine\n')
@@ -153,13 +151,11 @@ def test_somebody_elses_output_is_not_replaced_for_a_journals_sake(folder: Path,
     assert "mine" in (folder / "out.jsonl").read_text()
 
 
-def test_an_output_is_this_runs_own_also_where_all_of_its_items_ran_again(
-    folder: Path, flowrt: Flowrt, lines_of: LinesOf
-) -> None:
+def test_own_output_is_recognized_after_all_items_reran(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, [1, 3, 5])
     assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
     (folder / "mended").touch()
-    # as if it were killed before it has put its output into place: the journal has other lines now
+    # as if the run was killed before it renamed its output: the journal now has other lines
     again = ("in.jsonl", "-o", "killed.jsonl", "--journal", "run.journal", "--retry-failed")
     assert flowrt("run", "jobs:odd_fails", *again).returncode == 0
     done = flowrt("run", "jobs:odd_fails", *RUN, "--retry-failed")
@@ -170,7 +166,7 @@ def test_an_output_is_this_runs_own_also_where_all_of_its_items_ran_again(
     assert flowrt("run", "jobs:odd_fails", *RUN, "--retry-failed").returncode == 2
 
 
-def test_failed_items_run_again_when_asked(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_retry_failed_reruns_failed_items(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(10))
     assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
     assert flowrt("run", "jobs:odd_fails", *RUN).returncode == 1
@@ -194,7 +190,7 @@ def test_failed_items_run_again_when_asked(folder: Path, flowrt: Flowrt, lines_o
         ("0\n1\n2\n", "jobs:note", ("--input-format", "csv"), "input_format was"),
     ],
 )
-def test_another_runs_journal_is_refused_and_nothing_is_touched(
+def test_journal_of_another_run_is_refused_and_nothing_is_touched(
     folder: Path, flowrt: Flowrt, change: str, node: str, more: tuple[str, ...], said: str
 ) -> None:
     write_items(folder, range(3))
@@ -211,7 +207,7 @@ def test_another_runs_journal_is_refused_and_nothing_is_touched(
 
 
 @pytest.mark.parametrize(("node", "other"), [("by_x", "by_y"), ("closed_over_x", "closed_over_y")])
-def test_a_node_of_the_same_code_and_another_name_is_another_run(
+def test_journal_distinguishes_nodes_of_the_same_code_by_name(
     folder: Path, flowrt: Flowrt, node: str, other: str
 ) -> None:
     write_items(folder, range(3))
@@ -223,7 +219,7 @@ def test_a_node_of_the_same_code_and_another_name_is_another_run(
     assert len(ran(folder)) == 3
 
 
-def test_a_partial_of_other_arguments_is_another_run(folder: Path, flowrt: Flowrt) -> None:
+def test_journal_distinguishes_partials_by_their_arguments(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(3))
     assert flowrt("run", "jobs:by_x", *RUN).returncode == 0
     (folder / "jobs.py").write_text(NODES.replace('(ask, model="x")', '(ask, model="another")'))
@@ -233,7 +229,7 @@ def test_a_partial_of_other_arguments_is_another_run(folder: Path, flowrt: Flowr
     assert len(ran(folder)) == 3
 
 
-def test_settings_that_do_not_change_what_an_item_is_may_change(folder: Path, flowrt: Flowrt) -> None:
+def test_journal_accepts_changed_run_settings(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(6))
     assert flowrt("run", "jobs:note", *RUN).returncode == 0
     (folder / "in.jsonl").rename(folder / "moved.jsonl")
@@ -243,7 +239,7 @@ def test_settings_that_do_not_change_what_an_item_is_may_change(folder: Path, fl
     assert len(ran(folder)) == 6
 
 
-def test_a_damaged_journal_ends_with_4_and_says_where(folder: Path, flowrt: Flowrt) -> None:
+def test_damaged_journal_exits_4_and_names_the_offset(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(50))
     assert flowrt("run", "jobs:note", *RUN, "--max-concurrency", "1").returncode == 0
     data = bytearray((folder / "run.journal").read_bytes())
@@ -264,9 +260,7 @@ def test_a_damaged_journal_ends_with_4_and_says_where(folder: Path, flowrt: Flow
     assert ran(folder)[50:] == [20]
 
 
-def test_a_second_run_on_a_journal_ends_with_75_and_the_first_goes_on(
-    folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
-) -> None:
+def test_second_run_on_a_journal_exits_75(folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(60))
     process = start(command, folder, "jobs:waits", *RUN)
     second = flowrt("run", "jobs:waits", *RUN)
@@ -280,7 +274,7 @@ def test_a_second_run_on_a_journal_ends_with_75_and_the_first_goes_on(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_run_keeps_what_was_in_flight_and_is_resumed(
+def test_interrupted_run_journals_items_in_flight(
     folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf, signum: int, code: int
 ) -> None:
     write_items(folder, range(60))
@@ -299,7 +293,7 @@ def test_an_interrupted_run_keeps_what_was_in_flight_and_is_resumed(
     assert len(lines_of(folder / "out.jsonl")) == 60
 
 
-def test_a_reader_who_leaves_ends_the_run_which_is_resumed(
+def test_run_ended_by_a_closed_pipe_is_resumed(
     folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
 ) -> None:
     write_items(folder, range(200))
@@ -320,11 +314,11 @@ def test_a_reader_who_leaves_ends_the_run_which_is_resumed(
     assert 200 <= len(ran(folder)) <= 200 + 10
 
 
-def test_a_full_disk_ends_with_5_and_the_run_is_resumed(
+def test_run_ended_by_a_full_disk_exits_5_and_is_resumed(
     folder: Path, command: Command, flowrt: Flowrt, lines_of: LinesOf
 ) -> None:
     write_items(folder, range(300))
-    most = 1_500_000  # bytes that a file may have: the journal is told of its room before the first item
+    most = 1_500_000  # file size limit in bytes: the journal reserves space before the first item
     process = start(
         command,
         folder,
@@ -342,7 +336,7 @@ def test_a_full_disk_ends_with_5_and_the_run_is_resumed(
     assert len(ran(folder)) <= 300 + 10
 
 
-def test_a_disk_without_room_is_told_before_the_first_item(folder: Path, command: Command) -> None:
+def test_journal_on_a_full_disk_fails_before_the_first_item(folder: Path, command: Command) -> None:
     write_items(folder, range(3))
     most = 100_000
     done = subprocess.run(
@@ -372,7 +366,7 @@ def test_a_disk_without_room_is_told_before_the_first_item(folder: Path, command
         ("", "out.jsonl", "needs the name of a file"),
     ],
 )
-def test_a_place_where_no_journal_can_be_is_bad_usage(
+def test_impossible_journal_path_is_bad_usage(
     folder: Path, flowrt: Flowrt, journal: str, output: str, said: str
 ) -> None:
     write_items(folder, range(3))
@@ -395,7 +389,7 @@ def test_a_place_where_no_journal_can_be_is_bad_usage(
         (("-o", "out", "--record", "in.parquet"), "recording in.parquet is the input itself"),
     ],
 )
-def test_no_file_of_a_run_is_another_of_its_files(
+def test_two_files_of_a_run_with_one_path_are_refused(
     folder: Path, flowrt: Flowrt, words: tuple[str, ...], said: str
 ) -> None:
     write_items(folder, range(3))
@@ -409,7 +403,7 @@ def test_no_file_of_a_run_is_another_of_its_files(
     assert len(ran(folder)) == 3
 
 
-def test_what_is_no_journal_keeps_its_mode(folder: Path, flowrt: Flowrt) -> None:
+def test_file_that_is_not_a_journal_keeps_its_mode(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(3))
     script = folder / "run.sh"
     script.write_text("#!/bin/sh\nexit 0\n")
@@ -420,7 +414,7 @@ def test_what_is_no_journal_keeps_its_mode(folder: Path, flowrt: Flowrt) -> None
     assert script.read_text() == "#!/bin/sh\nexit 0\n"
 
 
-def test_items_of_a_pipe_are_compared_one_by_one(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_journal_compares_the_items_of_a_pipe_one_by_one(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     words = ("run", "jobs:note", "-", "-o", "-", "--journal", "run.journal", "--quiet")
     assert flowrt(*words, stdin="1\n2\n").returncode == 0
     longer = flowrt(*words, stdin="1\n2\n3\n")
@@ -436,9 +430,7 @@ def test_items_of_a_pipe_are_compared_one_by_one(folder: Path, flowrt: Flowrt, l
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_standard_input_begins_where_its_file_stands(
-    folder: Path, command: Command, lines_of: LinesOf, form: str
-) -> None:
+def test_standard_input_starts_at_the_file_offset(folder: Path, command: Command, lines_of: LinesOf, form: str) -> None:
     (folder / "in").write_text("x\n0\n1\n2\n")
 
     def run(skipped: int) -> subprocess.CompletedProcess[str]:
@@ -467,7 +459,7 @@ def test_standard_input_begins_where_its_file_stands(
     assert "input was" in other.stderr
 
 
-def test_a_line_that_cannot_be_read_is_a_failed_item_each_time(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_unreadable_line_fails_again_in_a_resumed_run(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     (folder / "in.jsonl").write_text("0\n{\n2\n")
     for _ in range(2):
         assert flowrt("run", "jobs:note", *RUN).returncode == 1
@@ -475,7 +467,7 @@ def test_a_line_that_cannot_be_read_is_a_failed_item_each_time(folder: Path, flo
     assert sorted(ran(folder)) == [0, 2]
 
 
-def test_a_run_whose_time_was_over_goes_on_where_it_stopped(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+def test_run_ended_by_batch_timeout_is_resumed(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(100))
     first = flowrt("run", "jobs:slow", *RUN, "--batch-timeout", "0.3", "--max-concurrency", "2")
     assert first.returncode == 1, first.stderr
@@ -490,7 +482,7 @@ def test_a_run_whose_time_was_over_goes_on_where_it_stopped(folder: Path, flowrt
     assert {line["status"] for line in lines_of(folder / "out.jsonl")} == {"ok"}
 
 
-def test_fail_fast_and_a_journal_that_fails_are_not_taken_for_each_other(folder: Path, flowrt: Flowrt) -> None:
+def test_fail_fast_is_not_reported_as_a_journal_failure(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(10))
     for words, count in (((), 2), ((), 2), (("--retry-failed",), 3)):
         done = flowrt("run", "jobs:odd_fails", *RUN, "--fail-fast", "--max-concurrency", "1", *words)
@@ -499,15 +491,15 @@ def test_fail_fast_and_a_journal_that_fails_are_not_taken_for_each_other(folder:
         assert len(ran(folder)) == count
 
 
-def test_no_input_stands_in_the_journal(folder: Path, flowrt: Flowrt) -> None:
+def test_journal_holds_no_input(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, [{"user": "ada", "password": "canary"}])
     assert flowrt("run", "jobs:login", *RUN).returncode == 0
     assert b"ada" in (folder / "run.journal").read_bytes()
     assert b"canary" not in (folder / "run.journal").read_bytes()
 
 
-def test_a_journal_that_nobody_may_write_is_told_before_the_first_item(folder: Path, flowrt: Flowrt) -> None:
-    if os.getuid() == 0:  # root may write anywhere but into a file that is no file
+def test_unwritable_journal_fails_before_the_first_item(folder: Path, flowrt: Flowrt) -> None:
+    if os.getuid() == 0:  # root may write to any regular file system
         place = "/proc/run.journal"
     else:
         (folder / "closed").mkdir(mode=0o500)

@@ -1,4 +1,4 @@
-"""Finding the node that `module:node` names."""
+"""Node loader: finds the node that `module:node` names."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ cached = functools.lru_cache(enrich)
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module of the user's in the working directory, which is on no path."""
+    """Write a user's module into the working directory, which is not on the path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
@@ -73,11 +73,11 @@ def refused(spec: str) -> str:
         ("userjobs:cached", "enrich"),
     ],
 )
-def test_a_function_a_dotted_attribute_and_a_class_are_found(spec: str, node_id: str) -> None:
+def test_loader_finds_functions_dotted_attributes_and_classes(spec: str, node_id: str) -> None:
     assert load_node(spec).node_id == node_id
 
 
-def test_the_working_directory_is_searched_last() -> None:
+def test_working_directory_is_searched_last() -> None:
     load_node("userjobs:enrich")
     assert sys.path[-1] == str(Path.cwd())
 
@@ -99,17 +99,17 @@ def test_the_working_directory_is_searched_last() -> None:
         "userjobs:number",
     ],
 )
-def test_what_is_pythons_own_is_refused(spec: str) -> None:
+def test_loader_refuses_the_standard_library(spec: str) -> None:
     assert "Python itself" in refused(spec)
 
 
-def test_a_module_of_pythons_own_is_not_even_imported() -> None:
+def test_refused_standard_library_module_is_not_imported() -> None:
     assert "antigravity" not in sys.modules
     refused("antigravity:fly")
     assert "antigravity" not in sys.modules
 
 
-def test_a_missing_module_is_told_from_a_missing_attribute_and_a_missing_import_inside() -> None:
+def test_missing_module_attribute_and_import_have_own_messages() -> None:
     assert "no module 'nosuch'" in refused("nosuch:node")
     assert "no module 'nosuch'" in refused("nosuch.deeper:node")
     assert "no module 'userjobs.deeper'" in refused("userjobs.deeper:node")
@@ -123,7 +123,7 @@ def test_a_missing_module_is_told_from_a_missing_attribute_and_a_missing_import_
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "expected"),
     [
         ("x = 1\nraise RuntimeError('first\\nsecond')\n", "RuntimeError: first"),
         ("def broken(:\n", "SyntaxError"),
@@ -131,25 +131,25 @@ def test_a_missing_module_is_told_from_a_missing_attribute_and_a_missing_import_
         ("1 / 0\n", "ZeroDivisionError"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_one_line_with_its_place(code: str, told: str) -> None:
+def test_failing_import_is_one_line_with_file_and_line(code: str, expected: str) -> None:
     Path("failing.py").write_text(code)
     message = refused("failing:node")
-    assert told in message
+    assert expected in message
     assert "failing.py, line" in message
 
 
 @pytest.mark.parametrize(
     "spec", ["userjobs", "userjobs:", ":enrich", "user-jobs:enrich", "userjobs:a:b", "a/b.py:x", ""]
 )
-def test_what_is_not_of_the_form_is_told_so(spec: str) -> None:
+def test_malformed_node_name_is_refused(spec: str) -> None:
     assert "module:node" in refused(spec)
 
 
-def test_a_path_in_place_of_a_module_is_told_the_modules_form() -> None:
+def test_path_in_a_node_name_suggests_the_module_name() -> None:
     assert "jobs.enrich" in refused("jobs/enrich.py:node")
     assert "jobs.enrich" in refused("userjobs.py:enrich")
 
 
-def test_a_class_that_cannot_be_made_names_the_fix() -> None:
-    assert "without arguments" in refused("userjobs:NeedsKey")
-    assert "without arguments" in refused("userjobs:Abstract")
+def test_class_with_arguments_is_refused_with_the_fix() -> None:
+    assert "needs arguments" in refused("userjobs:NeedsKey")
+    assert "needs arguments" in refused("userjobs:Abstract")

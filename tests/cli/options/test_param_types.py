@@ -1,4 +1,4 @@
-"""Policies as they are written on the command line."""
+"""Parameter types of policies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flowrt.policies import AdaptiveLimit, Hedge
         ("auto", AdaptiveLimit(1, 100)),
     ],
 )
-def test_a_concurrency_is_a_number_or_bounds_or_auto(text: str, value: Any) -> None:
+def test_concurrency_accepts_a_number_bounds_and_auto(text: str, value: Any) -> None:
     assert CONCURRENCY.convert(text, None, None) == value
 
 
@@ -28,18 +28,18 @@ def test_a_concurrency_is_a_number_or_bounds_or_auto(text: str, value: Any) -> N
     ("text", "value"), [("p95", Hedge("p95")), ("p99.9", Hedge("p99.9")), ("2", Hedge(2.0)), ("0.5s", Hedge(0.5)),
                         ("200ms", Hedge(0.2))]
 )  # fmt: skip
-def test_a_hedge_is_a_quantile_or_a_time(text: str, value: Hedge) -> None:
+def test_hedge_accepts_a_quantile_and_a_time(text: str, value: Hedge) -> None:
     assert HEDGE.convert(text, None, None) == value
 
 
-def test_a_rate_is_an_amount_within_a_time() -> None:
+def test_rate_accepts_an_amount_per_time() -> None:
     limit = RATE.convert("600/min", None, None)
     assert (limit.rate, limit.per) == (600, 60)
     assert RATE.convert(limit, None, None) is limit, "click converts defaults again"
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "expected"),
     [
         (CONCURRENCY, "0", "at least 1, not 0"),
         (CONCURRENCY, "0:4", "min must be an integer of at least 1, not 0"),
@@ -57,7 +57,7 @@ def test_a_rate_is_an_amount_within_a_time() -> None:
         (HEDGE, "", "'' is neither"),
     ],
 )
-def test_what_is_none_is_refused_with_the_text_and_the_fix(kind: click.ParamType, text: str, told: str) -> None:
+def test_invalid_policy_text_is_refused_with_the_fix(kind: click.ParamType, text: str, expected: str) -> None:
     with pytest.raises(click.BadParameter) as raised:
         kind.convert(text, None, None)
-    assert told in raised.value.message
+    assert expected in raised.value.message

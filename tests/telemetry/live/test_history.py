@@ -38,16 +38,25 @@ def test_extra_sample_replaces_the_latest_point() -> None:
     assert [each.at_s for each in history.points] == [0.0, 0.5, 1.1, 1.6]
 
 
-def test_since_finds_the_earlier_point() -> None:
+@pytest.mark.parametrize("hours", [0.01, 24])
+def test_window_starts_ten_seconds_ago_however_long_the_batch_runs(hours: float) -> None:
     history = History()
-    assert history.since(10) is None
-    for i in range(100):
-        history.add(point(i * 0.5))
-    found, first = history.since(10), history.since(1_000)
+    assert history.window_start() is None
+    last_s = hours * 3600
+    for i in range(10):
+        history.add(point(i * last_s / 40))
+    for i in range(41):
+        history.add(point(last_s - (40 - i) * 0.5))
+    found = history.window_start()
     assert found is not None
-    assert found.at_s == 39.5
-    assert first is not None
-    assert first.at_s == 0
+    assert found.at_s == pytest.approx(last_s - 10)
+
+
+def test_window_has_no_start_before_ten_seconds() -> None:
+    history = History()
+    for i in range(20):
+        history.add(point(i * 0.5))
+        assert history.window_start() is None
 
 
 def test_percentile_is_in_the_bucket_of_its_value() -> None:

@@ -163,8 +163,8 @@ def test_failing_sample_hides_no_other_batch_and_logs_once(
     sample = store_module.BatchView.sample
 
     def record(view: store_module.BatchView, *, detailed: bool) -> None:
-        samples.append(view._batch.name)
-        if view._batch.name == "broken":
+        samples.append(view.batch.name)
+        if view.batch.name == "broken":
             raise KeyError("broken")
         sample(view, detailed=detailed)
 
@@ -284,3 +284,174 @@ def test_watcher_is_called_per_frame_until_removed(run: Run) -> None:
     count = len(frames)
     LIVE.publish()
     assert len(frames) == count
+
+
+QUIET = flowrt.Telemetry(logs=False)
+
+
+async def snapshot_while_active(names: list[str], *, items: int = 1) -> dict[str, Any]:
+    """Start a batch per name, take a snapshot while all of them wait for their last item, and release them."""
+    release, all_wait = asyncio.Event(), asyncio.Event()
+    waiting: list[int] = []
+
+    async def node(x: int) -> int:
+        if x == items - 1:
+            waiting.append(x)
+            if len(waiting) == len(names):
+                all_wait.set()
+            await release.wait()
+        return x
+
+    batches = [
+        asyncio.create_task(flowrt.BatchProcessor(node, 2, name=name, telemetry=QUIET).batch(range(items)))
+        for name in names
+    ]
+    await all_wait.wait()
+    await asyncio.sleep(0.01)  # the items before the last one end
+    state = json.loads(await asyncio.to_thread(LIVE.snapshot))
+    release.set()
+    await asyncio.gather(*batches)
+    return dict(state)
+
+
+def test_thousand_active_batches_are_a_bounded_page_and_a_group(run: Run) -> None:
+    async def main() -> tuple[dict[str, Any], dict[str, Any]]:
+        during = await snapshot_while_active(["request"] * 1_000 + ["nightly"], items=3)
+        return during, json.loads(await asyncio.to_thread(LIVE.snapshot))
+
+    during, after = run(main())
+    names = [batch["name"] for batch in during["batches"]]
+    assert (names.count("request"), names.count("nightly")) == (6, 1)
+    assert len(json.dumps(during)) < 200_000
+    groups = {group["name"]: group for group in during["groups"]}
+    assert groups["nightly"]["active"] == 1
+    request = groups["request"]
+    assert (request["active"], request["completed"], request["expected"]) == (1_000, 2_000, 3_000)
+    (request,) = [group for group in after["groups"] if group["name"] == "request"]
+    assert (request["active"], request["ended"]["ok"], request["items"]) == (0, 1_000, 3_000)
+    assert 0 < request["p50_s"] <= request["p95_s"] < 30
+
+
+def test_names_beyond_the_limit_share_a_group(run: Run) -> None:
+    state = run(snapshot_while_active([f"name {i}" for i in range(230)]))
+    assert len(state["groups"]) + state["groups_left"] == 201
+    assert [group["active"] for group in state["groups"]] == [30] + 49 * [1]
+    assert state["groups"][0]["name"] == "(other names)"
+
+
+def test_failing_batch_takes_the_place_of_a_healthy_one(run: Run) -> None:
+    async def main() -> dict[str, Any]:
+        failed, release = asyncio.Event(), asyncio.Event()
+
+        async def node(x: int) -> int:
+            if x < 0:
+                failed.set()
+                raise ValueError("no")
+            await release.wait()
+            return x
+
+        def start(name: str, *items: int) -> asyncio.Task[Any]:
+            return asyncio.create_task(flowrt.BatchProcessor(node, 2, name=name, telemetry=QUIET).batch(items))
+
+        batches = [start(f"healthy {i}", 1) for i in range(40)]
+        await asyncio.sleep(0.05)
+        batches.append(start("failing", -1, 2, 3))
+        await failed.wait()
+        await asyncio.sleep(0.01)
+        state = json.loads(await asyncio.to_thread(LIVE.snapshot))
+        release.set()
+        await asyncio.gather(*batches)
+        return dict(state)
+
+    state = run(main())
+    assert len(state["batches"]) == 24
+    (batch,) = [batch for batch in state["batches"] if batch["name"] == "failing"]
+    assert (batch["partial"], batch["errors"]) == (True, {"ValueError": 1})
+
+
+def test_failed_batch_outlasts_many_successful_ones(run: Run) -> None:
+    async def main() -> None:
+        await flowrt.BatchProcessor(odd_fails, name="failed", telemetry=QUIET).batch([1])
+        LIVE.snapshot()
+        for i in range(20):
+            await flowrt.BatchProcessor(odd_fails, name=f"ok {i}", telemetry=QUIET).batch([2])
+            LIVE.snapshot()
+
+    run(main())
+    names = [batch["name"] for batch in json.loads(LIVE.snapshot())["batches"]]
+    assert names == ["failed", *(f"ok {i}" for i in range(10, 20))]
+
+
+def test_failures_are_counted_by_cause_with_an_example(run: Run) -> None:
+    async def node(x: int) -> int:
+        if x < 60:
+            raise ConnectionError(f"no answer from 10.0.0.{x} within {x} s")
+        raise KeyError("city") if x < 65 else ValueError(f"bad row {x}")
+
+    run(flowrt.BatchProcessor(node, name="causes", telemetry=QUIET).batch(range(67)))
+    batch = shown("causes")
+    assert [(cause["type"], cause["text"], cause["count"]) for cause in batch["causes"]] == [
+        ("ConnectionError", "no answer from N within N s", 60),
+        ("KeyError", "'…'", 5),
+        ("ValueError", "bad row N", 2),
+    ]
+    assert (batch["causes"][0]["index"], batch["causes"][0]["error"]) == (0, "no answer from 10.0.0.0 within 0 s")
+    assert batch["ungrouped"] == 0
+    assert len(batch["failures"]) == 20
+
+
+def test_failures_beyond_the_buffer_are_counted_by_type(run: Run) -> None:
+    async def node(x: int) -> int:
+        raise ValueError(f"no {x}")
+
+    with LIVE._sampling:  # no sample until all have failed
+        run(flowrt.BatchProcessor(node, 50, name="flood", telemetry=QUIET).batch(range(1_500)))
+    batch = shown("flood")
+    assert batch["errors"] == {"ValueError": 1_500}
+    assert batch["causes"][0]["count"] == 1_000
+    assert batch["ungrouped"] == 500
+
+
+def test_current_figures_are_of_the_last_ten_seconds(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.1)
+        if x < 100:
+            raise ValueError("no")
+        return x
+
+    async def main() -> list[dict[str, Any]]:
+        task = asyncio.create_task(flowrt.BatchProcessor(node, 1, name="window", telemetry=QUIET).batch(range(400)))
+        states = []
+        for _ in range(78):
+            await asyncio.sleep(0.5)
+            states.append(shown("window"))
+        await task
+        return [*states, shown("window")]
+
+    states = run_virtual(main())
+    early, late, ended = states[15], states[70], states[-1]
+    assert (early["window_s"], late["window_s"], ended["window_s"]) == (None, 10.0, None)
+    assert early["failing"]["failed"] == early["failing"]["ended"] == early["completed"]
+    assert late["failing"]["failed"] == 0
+    assert late["failing"]["ended"] == pytest.approx(100, abs=6)
+    assert late["rate"] == pytest.approx(10, rel=0.1)
+    assert sum(late["bound_window"].values()) == pytest.approx(1, abs=0.01)
+    assert ended["failing"] == {"ended": 400, "failed": 100}
+
+
+def test_stalls_of_one_cause_are_one_group(run: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.01)
+        if x in (5, 15, 25):
+            time.sleep(0.2)  # blocks the loop on purpose
+        return x
+
+    async def main() -> None:
+        async with flowrt.Runtime(log_level="CRITICAL", stall_after=0.05):
+            await flowrt.BatchProcessor(node, 4, name="grouped").batch(range(40))
+
+    run(main())
+    groups = [group for group in shown("grouped")["stall_groups"] if "time.sleep(0.2)" in group["stack"]]
+    assert len(groups) == 1
+    assert (groups[0]["count"], groups[0]["node"]) == (3, "node")
+    assert 0.4 < groups[0]["total_s"] < 30

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import enum
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +25,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.otlp import sender
 from flowrt.telemetry.tracing.ids import make_ids
 from flowrt.telemetry.tracing.otlp_encoding import encode_spans
-from flowrt.telemetry.tracing.span import ItemSpan, SpanFrame
+from flowrt.telemetry.tracing.span import ItemSpan
+from flowrt.telemetry.tracing.span_frame import SpanFrame
 from tests.examples import examples
 
 RESOURCE = Resource({"service.name": "tested", "numbers": (1, 2), "schema": True}, "https://example.com/schema")
@@ -153,14 +162,53 @@ def test_limits_apply_to_plain_spans(limits: SpanLimits) -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-SCALARS = st.one_of(TEXT, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.binary())
+
+
+class Shade(enum.StrEnum):
+    DARK = "dark"
+
+
+class Access(enum.IntFlag, boundary=enum.STRICT):
+    READ = 1
+    WRITE = 2
+
+
+class Money(float):
+    __slots__ = ()
+
+
+class Plain:
+    """Object without a text of its own: the SDK exports no value for it."""
+
+
+ODD = st.sampled_from(
+    [
+        HTTPStatus.NOT_FOUND,
+        SpanKind.SERVER,
+        Access.READ | Access.WRITE,
+        TraceFlags(3),
+        Shade.DARK,
+        Money(2.5),
+        Decimal("1.10"),
+        Plain(),
+        None,
+        range(3),
+        {1, 2},
+        np.int64(7),
+        np.float64(0.5),
+        np.array([1, 2]),
+        Path("/tmp"),  # noqa: S108  # a value, not a file
+    ]
+)
+SCALARS = st.one_of(TEXT, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.binary(), ODD)
 VALUES = st.recursive(
     st.one_of(SCALARS, st.just("x" * 5_000)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT.filter(bool), inner, max_size=3)),
     max_leaves=5,
 )
 KEYS = st.one_of(st.sampled_from(["a", "b", "flowrt.item.index"]), TEXT)
-ATTRIBUTES = st.dictionaries(KEYS, VALUES, max_size=4)
+ODD_KEYS = st.sampled_from([5, None, Shade.DARK, HTTPStatus.OK, b"bytes", Plain()])
+ATTRIBUTES = st.dictionaries(KEYS | ODD_KEYS, VALUES, max_size=4)
 CODES = st.sampled_from(list(StatusCode))
 
 
@@ -172,12 +220,13 @@ def _error(text: str) -> ValueError:
 
 
 STEPS: st.SearchStrategy[Callable[[trace.Span], Any]] = st.one_of(
-    st.builds(lambda key, value: lambda span: span.set_attribute(key, value), KEYS, VALUES),
+    st.builds(lambda key, value: lambda span: span.set_attribute(key, value), KEYS | ODD_KEYS, VALUES),
     st.builds(lambda attributes: lambda span: span.set_attributes(attributes), ATTRIBUTES),
     st.builds(lambda name, attributes: lambda span: span.add_event(name, attributes), TEXT, ATTRIBUTES),
     st.builds(lambda name, at: lambda span: span.add_event(name, None, at), TEXT, st.integers(1, 2**62)),
     st.builds(lambda code, text: lambda span: span.set_status(code, text), CODES, st.none() | TEXT),
     st.builds(lambda code, text: lambda span: span.set_status(Status(code, text)), CODES, st.none() | TEXT),
+    st.builds(lambda status: lambda span: span.set_status(status), st.sampled_from(["OK", None, 2])),
     st.builds(lambda name: lambda span: span.update_name(name), TEXT),
     st.builds(lambda attributes: lambda span: span.add_link(LINKED, attributes), ATTRIBUTES),
     st.builds(lambda attributes: lambda span: span.add_link(trace.INVALID_SPAN_CONTEXT, attributes), ATTRIBUTES),
@@ -247,6 +296,11 @@ def test_span_has_the_properties_of_an_sdk_span() -> None:
     assert span.context == span.get_span_context() == SpanContext(PARENT.trace_id, 0x77, False, TraceFlags(3), STATE)
     assert span.get_span_context() is span.get_span_context()
     assert (span.resource, span.instrumentation_scope.name) == (RESOURCE, "flowrt")
+    assert isinstance(span, ReadableSpan)
+    assert (span.dropped_attributes, span.dropped_events, span.dropped_links) == (0, 0, 0)
+    assert json.loads(span.to_json())["name"] == "process naïve 节点"
+    with pytest.raises(TypeError):
+        span.attributes["mine"] = 1  # type: ignore[index]
     span.add_event("e")
     span.end()
     assert not span.is_recording()
@@ -269,6 +323,56 @@ def test_lone_surrogate_is_escaped_and_too_large_int_is_left_out() -> None:
     assert span.name == r"n\udc80"
     assert attributes["text"] == r"a\udc80b"
     assert "number" not in attributes
+    assert span.dropped_attributes_count == 1
+
+
+class _Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_value_whose_str_raises_is_dropped_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "_warned_at", {})
+    logging.disable(logging.NOTSET)
+    odd: Any = _Unprintable()
+
+    def use(span: trace.Span) -> None:
+        span.set_attribute("alone", odd)
+        span.set_attributes({"first": 1, "second": odd, "third": 3})
+        span.add_event("event", {"in an event": odd, "beside it": 1})
+        span.add_link(LINKED, {"in a link": odd})
+        span.set_attributes([1])  # type: ignore[arg-type]
+
+    before = METRICS.drops["attributes", "export_error"]
+    mine = ours(SpanLimits(), 0, use, make_ids(1, 1), nested=True)
+    (span,) = spans_of(encode_spans([mine], lambda _: b"")).resource_spans[0].scope_spans[0].spans
+    assert {"first", "third"} < {pair.key for pair in span.attributes}
+    assert span.dropped_attributes_count == 3
+    assert [pair.key for pair in span.events[0].attributes] == ["beside it"]
+    assert (span.events[0].dropped_attributes_count, span.links[0].dropped_attributes_count) == (1, 1)
+    assert METRICS.drops["attributes", "export_error"] == before + 5
+    messages = [record.getMessage() for record in caplog.records if record.name == "flowrt.export"]
+    assert [message.partition(":")[0] for message in messages] == [
+        "dropped the span attribute 'alone'",
+        "dropped the span attribute 'list'",
+    ]
+
+
+def test_parts_that_otlp_cannot_represent_are_counted_once() -> None:
+    def use(span: trace.Span) -> None:
+        span.set_attribute("number", 2**70)
+        span.add_event("before time", None, -1)
+        span.add_event("kept")
+
+    before = METRICS.drops["attributes", "export_error"]
+    mine = ours(SpanLimits(), 0, use, make_ids(1, 1), nested=False)
+    for _ in range(2):  # a request over the size limit is split and encoded again
+        (span,) = spans_of(encode_spans([mine], lambda _: b"")).resource_spans[0].scope_spans[0].spans
+    assert [event.name for event in span.events] == ["kept"]
+    assert (span.dropped_attributes_count, span.dropped_events_count) == (1, 1)
+    assert METRICS.drops["attributes", "export_error"] == before + 2
 
 
 def test_spans_of_several_batches_and_the_sdk_share_a_request() -> None:

@@ -1,0 +1,105 @@
+"""Times at which an event loop was blocked or computing, kept once for all the ledgers of its batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["BLOCKED", "COMPUTING", "LATE_NS", "LoopTime"]
+
+LATE_NS: Final = 25_000_000
+"""A loop that is this much late with a beat is blocked; below, it is busy."""
+
+BLOCKED, COMPUTING = range(2)
+
+_SPARE: Final = 256  # entries that may be dropped before the list is copied
+
+Interval = tuple[int, int, int]
+"""What the loop was (`BLOCKED` or `COMPUTING`), from when and until when, in nanoseconds."""
+
+
+class LoopTime:
+    """Intervals in the order of time. The heartbeat appends them; each ledger reads on from its own position.
+
+    Attributes:
+        due_ns: When the next beat is due. A loop that has not turned `LATE_NS` later is blocked since then. Far in the
+            future while there are no beats.
+    """
+
+    __slots__ = ("_log", "due_ns")
+
+    def __init__(self) -> None:
+        self.due_ns = sys.maxsize
+        # One tuple, replaced as a whole, so that another thread sees positions and intervals that belong together.
+        self._log: tuple[int, list[Interval]] = (0, [])
+
+    @property
+    def position(self) -> int:
+        """Position of the last interval, which may grow yet."""
+        first, intervals = self._log
+        return first + max(0, len(intervals) - 1)
+
+    def position_at(self, position: int, now_ns: int) -> int:
+        """Find the first interval that ends later.
+
+        Args:
+            position: Where to search from.
+            now_ns: The time.
+
+        Returns:
+            Its position; that of the last interval if none ends later.
+        """
+        first, intervals = self._log
+        last = len(intervals) - 1
+        place = max(0, position - first)
+        while place < last and intervals[place][2] <= now_ns:
+            place += 1
+        return first + place
+
+    def add(self, kind: int, begin_ns: int, end_ns: int) -> None:
+        """Append an interval, or extend the last one if it is of the same kind and adjacent.
+
+        Args:
+            kind: `BLOCKED` or `COMPUTING`.
+            begin_ns: Its begin; not before the end of the last interval.
+            end_ns: Its end.
+        """
+        if end_ns <= begin_ns:
+            return
+        intervals = self._log[1]
+        if intervals and intervals[-1][0] == kind and intervals[-1][2] == begin_ns:
+            intervals[-1] = (kind, intervals[-1][1], end_ns)
+        else:
+            intervals.append((kind, begin_ns, end_ns))
+
+    def drop_before(self, position: int) -> None:
+        """Forget what every ledger has read.
+
+        Args:
+            position: The first position that is still needed.
+        """
+        first, intervals = self._log
+        if position - first >= _SPARE:
+            self._log = (position, intervals[position - first :])
+
+    def between(self, position: int, opened_ns: int, since_ns: int, now_ns: int) -> Iterator[Interval]:
+        """Read the intervals that overlap a period, cut to it.
+
+        Args:
+            position: Where to read on.
+            opened_ns: When the batch started. The loop counts as blocked only if it is late by `LATE_NS` from then on:
+                else the rest of a long turn would be all that a short batch reports.
+            since_ns: Begin of the period.
+            now_ns: Its end. A loop that is late now is blocked until then.
+        """
+        first, intervals = self._log
+        due_ns = self.due_ns
+        for kind, begin_ns, end_ns in intervals[max(0, position - first) :]:
+            if end_ns <= since_ns or (kind == BLOCKED and end_ns - max(begin_ns, opened_ns) < LATE_NS):
+                continue
+            if begin_ns >= now_ns:
+                break
+            yield kind, max(begin_ns, since_ns), min(end_ns, now_ns)
+        if now_ns - max(due_ns, opened_ns) >= LATE_NS and now_ns > since_ns:
+            yield BLOCKED, max(due_ns, since_ns), now_ns

@@ -1,0 +1,89 @@
+"""Time by cause over a batch's life, in a bounded number of pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+__all__ = ["Timeline"]
+
+_FIRST_WIDTH_NS: Final = 10_000_000
+_MOST_PIECES: Final = 512
+_MOST_SEGMENTS: Final = 1_024
+
+
+class Timeline:
+    """Causes over time: segments at first, and pieces of equal width once there are too many segments.
+
+    A segment costs one list append however long it is, so a batch that only waits costs nothing while it waits.
+
+    Args:
+        causes: Number of causes.
+    """
+
+    __slots__ = ("_causes", "_folded_ns", "_origin_ns", "_pieces", "_segments", "_width_ns")
+
+    def __init__(self, causes: int) -> None:
+        self._causes = causes
+        self._origin_ns = self._folded_ns = 0
+        self._width_ns = _FIRST_WIDTH_NS
+        self._pieces: list[list[int]] = []
+        self._segments: list[tuple[int, int]] = []  # (end, cause): each begins where the one before it ends
+
+    def open(self, origin_ns: int) -> None:
+        """Set the start of an empty timeline."""
+        self._origin_ns = self._folded_ns = origin_ns
+
+    def add(self, cause: int, until_ns: int) -> None:
+        """Append a segment from the end of the previous one.
+
+        Args:
+            cause: The index of its cause.
+            until_ns: Its end; not before the previous one's.
+        """
+        segments = self._segments
+        if segments and segments[-1][1] == cause:
+            segments[-1] = (until_ns, cause)
+            return
+        if len(segments) >= _MOST_SEGMENTS:
+            self._fold()
+        segments.append((until_ns, cause))
+
+    def pieces(self) -> Iterator[tuple[int, int, Sequence[int]]]:
+        """Divide the timeline into at most 512 pieces of equal width but for the last.
+
+        Yields:
+            Begin and end of a piece in nanoseconds from the origin, and its nanoseconds by cause.
+        """
+        whole = Timeline(self._causes)
+        whole._origin_ns = self._origin_ns
+        whole._folded_ns, whole._width_ns = self._folded_ns, self._width_ns
+        whole._pieces = [piece.copy() for piece in self._pieces]
+        whole._segments = self._segments.copy()
+        whole._fold()
+        for place, piece in enumerate(whole._pieces):
+            if any(piece):
+                begin_ns = place * whole._width_ns
+                yield begin_ns, begin_ns + sum(piece), piece
+
+    def _fold(self) -> None:
+        """Move the segments into the pieces, after doubling the pieces' width as often as needed."""
+        if not self._segments:
+            return
+        origin_ns, pieces = self._origin_ns, self._pieces
+        while self._segments[-1][0] - origin_ns > _MOST_PIECES * self._width_ns:
+            self._width_ns *= 2
+            for place in range(0, len(pieces), 2):
+                pieces[place // 2] = [sum(pair) for pair in zip(*pieces[place : place + 2], strict=True)]
+            del pieces[(len(pieces) + 1) // 2 :]
+        width_ns, at_ns = self._width_ns, self._folded_ns
+        for end_ns, cause in self._segments:
+            while at_ns < end_ns:
+                place = (at_ns - origin_ns) // width_ns
+                if place == len(pieces):
+                    pieces.append([0] * self._causes)
+                stop_ns = min(end_ns, origin_ns + (place + 1) * width_ns)
+                pieces[place][cause] += stop_ns - at_ns
+                at_ns = stop_ns
+        self._folded_ns = at_ns
+        self._segments.clear()

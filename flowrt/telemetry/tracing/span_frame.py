@@ -1,0 +1,99 @@
+"""Span frame: the data that the item spans of a batch share, kept once per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, TraceFlags, TraceState
+from opentelemetry.util.types import AttributeValue
+
+from flowrt._version import __version__
+
+__all__ = ["SCOPE", "SpanFrame"]
+
+SCOPE: Final = InstrumentationScope("flowrt", __version__)
+"""Instrumentation scope of the item spans."""
+
+
+class SpanFrame:
+    """Data that the item spans of a batch share.
+
+    Args:
+        name: Span name.
+        resource: The provider's resource.
+        scope: Instrumentation scope.
+        limits: The provider's span limits.
+        attributes: Attributes of every span; the index follows them.
+        links: Links of every span.
+        parent: The batch span's context, if the items are its children.
+        flags: Trace flags.
+        trace_state: Trace state from the sampler.
+        recording: True if the sampler wants the spans recorded.
+        offset_ns: Difference between Unix time and the batch's clock, in nanoseconds.
+        prompt: True if items start at once, so that their queue wait is known from the beginning.
+        hand_over: Takes every sampled span that has ended.
+
+    Attributes:
+        fast_path: True if every ended span goes straight to `hand_over`.
+        template: The encoder's template, made on demand.
+        append: Takes a `PlainSpan` in place of a span without additions; None if the target does not.
+    """
+
+    __slots__ = (
+        "append",
+        "attributes",
+        "fast_path",
+        "flags",
+        "hand_over",
+        "limits",
+        "links",
+        "name",
+        "offset_ns",
+        "parent",
+        "prompt",
+        "recording",
+        "resource",
+        "sampled",
+        "scope",
+        "template",
+        "trace_state",
+    )
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        resource: Resource,
+        scope: InstrumentationScope,
+        limits: SpanLimits,
+        attributes: Mapping[str, AttributeValue],
+        links: tuple[Link, ...],
+        parent: SpanContext | None,
+        flags: TraceFlags,
+        trace_state: TraceState,
+        recording: bool,
+        offset_ns: int,
+        hand_over: Callable[[Any], None],
+        prompt: bool = False,
+    ) -> None:
+        self.name = name
+        self.resource = resource
+        self.scope = scope
+        self.limits = limits
+        self.attributes = attributes
+        self.links = links
+        self.parent = parent
+        self.flags = flags
+        self.trace_state = trace_state
+        self.recording = recording
+        self.sampled = flags.sampled
+        self.offset_ns = offset_ns
+        self.hand_over = hand_over
+        self.prompt = prompt
+        self.fast_path = False
+        self.template: Any = None
+        self.append: Callable[[Any], None] | None = None

@@ -1,0 +1,110 @@
+"""Scripted nodes, and virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+import pytest
+
+from flowrt import BatchProcessor, NodeResult, RetryPolicy
+from flowrt.model.node import NodeContext, WorkflowContext
+from flowrt.testing import (
+    ODD_EXCEPTIONS,
+    ScriptedNode,
+    assert_conserved,
+    blocks,
+    cancels_itself,
+    hangs,
+    raises,
+    returns,
+    run_virtual,
+    sleeps,
+)
+from flowrt.testing.nodes import Call
+
+
+def test_node_without_steps_returns_its_input() -> None:
+    assert run_virtual(BatchProcessor(ScriptedNode()).batch(["a", 0])).outputs == ["a", 0]
+
+
+def test_attempts_take_the_steps_in_order_and_repeat_the_last() -> None:
+    node = ScriptedNode(
+        raises(ConnectionError), raises(ConnectionError("down")), returns(5), items={1: [raises(OSError)]}
+    )
+    results = run_virtual(BatchProcessor(node, retry=RetryPolicy(4)).batch(["a", "b"]))
+    assert [(r.output, r.attempts, r.error_type) for r in results] == [(5, 3, None), (None, 4, "OSError")]
+    assert Counter(node.calls) == Counter(
+        [Call(0, n, "a") for n in (1, 2, 3)] + [Call(1, n, "b") for n in (1, 2, 3, 4)]
+    )
+
+
+def test_step_may_return_a_failed_node_result() -> None:
+    (result,) = run_virtual(BatchProcessor(ScriptedNode(returns(NodeResult(False, error="no")))).batch([1]))
+    assert (result.status, result.error) == ("failed", "no")
+
+
+def test_node_counts_what_runs_at_once() -> None:
+    node = ScriptedNode(sleeps(10, then=returns("rested")))
+    results = run_virtual(BatchProcessor(node, 3).batch(range(7)))
+    assert (node.peak, node.running, results.wall_time) == (3, 0, 30.0)
+    assert set(results.outputs) == {"rested"}
+
+
+def test_hanging_step_ends_by_cancellation() -> None:
+    (result,) = run_virtual(BatchProcessor(ScriptedNode(hangs()), item_timeout=5).batch([1]))
+    assert (result.status, result.execution_time) == ("timed_out", 5.0)
+
+
+def test_stubborn_step_ignores_cancellation_for_its_time() -> None:
+    async def main() -> float:
+        node = ScriptedNode(hangs(stubborn_for=3))
+        (result,) = await BatchProcessor(node, item_timeout=1).batch([1])
+        assert result.status == "timed_out"
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == 4.0
+
+
+def test_blocking_step_stops_the_loop_in_real_time() -> None:
+    async def main() -> float:
+        began = time.monotonic()
+        await BatchProcessor(ScriptedNode(blocks(0.05))).batch([1])
+        assert asyncio.get_running_loop().time() < 0.05
+        return time.monotonic() - began
+
+    assert run_virtual(main()) >= 0.05
+
+
+def test_step_that_cancels_itself_is_cancelled() -> None:
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(ScriptedNode(cancels_itself()).execute(NodeContext("n", "t"), WorkflowContext()))
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("kind", ODD_EXCEPTIONS)
+def test_odd_exception_is_one_failed_item(kind: str) -> None:
+    results = run_virtual(
+        BatchProcessor(ScriptedNode(raises(ODD_EXCEPTIONS[kind]()), items={1: [returns(1)]})).batch([0, 1])
+    )
+    assert [result.success for result in results] == [False, True]
+    assert_conserved(results, 2)
+
+
+def test_virtual_time_finds_a_deadlock() -> None:
+    async def main() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(RuntimeError, match="standstill"):
+        run_virtual(main())
+
+
+def test_virtual_time_finds_a_task_left_running() -> None:
+    async def main() -> None:
+        main.task = asyncio.create_task(asyncio.sleep(9))  # type: ignore[attr-defined]
+
+    with pytest.raises(AssertionError, match="tasks left running"):
+        run_virtual(main())
