@@ -52,6 +52,7 @@ lint: $(VENV)/.lint  ## Check form, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.layout
 	$(BIN)/python -m dashboards.generator --check
 	$(BIN)/python -m dashboards.generator.lint
 

@@ -1,4 +1,8 @@
-"""A collector in a process of its own: takes OTLP over HTTP at once, and counts the spans when it is asked."""
+"""OTLP collector in a process of its own: stores request bodies as they come, and parses them when asked for a count.
+
+While a run is measured it does nothing else: it neither decompresses nor parses, so that its work does not compete for
+the machine's cores and caches with what is measured.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,25 @@ from urllib.request import Request, urlopen
 __all__ = ["collector", "count_spans"]
 
 
-_NO_ITEMS: Final = ("batch ", "attempt ")  # flowrt's names of spans that are not an item's
+_NO_ITEMS: Final = ("batch ", "attempt ")  # how flowrt names spans of batches and attempts
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     delay_s = 0.0
-    bodies: list[bytes] = []  # noqa: RUF012  # of the process, which serves nobody else
+    bodies: list[tuple[bytes, bool]] = []  # noqa: RUF012  # shared by all handlers: body, and whether it is compressed
     lock = threading.Lock()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        time.sleep(self.delay_s)
+        if self.delay_s:
+            time.sleep(self.delay_s)
         with self.lock:
-            self.bodies.append(body)
+            self.bodies.append((body, self.headers.get("Content-Encoding") == "gzip"))
         self._answer(b"")
 
     def do_GET(self) -> None:
-        """How many different item spans have come since the last time this was asked."""
+        """Answer with the number of different item spans since the last count."""
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # not in the parent
             ExportTraceServiceRequest,
         )
@@ -44,8 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
         with self.lock:
             bodies = self.bodies.copy()
             self.bodies.clear()
-        spans: set[bytes] = set()  # one that was sent twice does not make up for one that was lost
-        for body in bodies:
+        spans: set[bytes] = set()  # a span sent twice must not make up for a lost one
+        for stored, compressed in bodies:
+            body = gzip.decompress(stored) if compressed else stored
             for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
                 for scope_spans in resource_spans.scope_spans:
                     spans.update(span.span_id for span in scope_spans.spans if not span.name.startswith(_NO_ITEMS))
@@ -59,16 +63,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def collector(delay_s: float = 0.0, not_on: int | None = None) -> Iterator[str]:
-    """Run one, and give its URL.
+    """Run a collector in a process of its own; yields its URL.
 
     Args:
-        delay_s: How long it takes to answer, in seconds.
-        not_on: A core to keep off, so that it takes nothing from what is measured there; None for no such core.
+        delay_s: Delay of its answers, in seconds.
+        not_on: Core that it must leave to what is measured there; None for any core.
     """
     command = [sys.executable, "-m", "bench.collector", str(delay_s)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # ourselves
@@ -83,7 +87,7 @@ def collector(delay_s: float = 0.0, not_on: int | None = None) -> Iterator[str]:
 
 
 def count_spans(url: str) -> int:
-    """How many different item spans a collector has received since this was last asked."""
+    """Number of different item spans that a collector has received since the last count."""
     with urlopen(Request(url), timeout=60) as answer:  # noqa: S310  # loopback
         return int(answer.read())
 

@@ -1,4 +1,4 @@
-"""Rounds: every arm once in each, in a fresh process, one after the other, and ratios within the round."""
+"""Rounds of runs: every arm once in each round, in a fresh process, and ratios within the round."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from bench.arms import Arm
+from bench.arms import PEERS, Arm
 from bench.collector import collector
 from bench.environments import environment
 from bench.machine import about, last_core, now
 from bench.service import http_service
 from bench.workloads import Workload
 
-__all__ = ["BenchError", "figures", "measure", "per_item_us", "ratios", "run_module", "run_once"]
+__all__ = ["BenchError", "cpu_us", "figures", "measure", "per_item_us", "ratios", "run_module", "run_once"]
 
 ROOT = Path(__file__).parents[1]
 _LIMIT_S = 600
+_FAR = frozenset(arm.name for arm in PEERS if arm.distributed)
 
 Sample = dict[str, float]
 Say = Callable[[str], None]
+Cost = Callable[[Mapping[str, Any], Mapping[str, float]], float]
 
 
 class BenchError(Exception):
-    """A run failed or gave a wrong result: there is no figure to tell."""
+    """A run failed or gave a wrong result, so that it has no figure."""
 
 
 def run_module(
@@ -40,31 +42,31 @@ def run_module(
     environment: Mapping[str, str] | None = None,
     python: str = sys.executable,
 ) -> Any:
-    """Run one of the bench's modules in a fresh process, and read the line of JSON that it prints.
+    """Run a module of the bench in a fresh process, and read the last line that it prints as JSON.
 
     Args:
-        module: Its name.
-        words: Its arguments.
-        what: What it does, for messages.
-        environment: Further variables.
-        python: The interpreter.
+        module: Name of the module.
+        words: Command-line arguments.
+        what: Description for messages.
+        environment: Additional environment variables.
+        python: Interpreter.
 
     Raises:
-        BenchError: It failed or did not end; the message has its last words.
+        BenchError: It failed or did not end; the message has the last line of its stderr.
     """
     variables = {**os.environ, **(environment or {}), "PYTHONPATH": str(ROOT)}
     command = [python, "-m", module, *words]
     with (
         TemporaryFile("w+") as out,
         TemporaryFile("w+") as errors,
-    ):  # a pipe would last as long as what it leaves behind
+    ):  # a pipe would stay open as long as any process that it leaves behind
         child = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=out, stderr=errors, start_new_session=True)
         try:
             child.wait(_LIMIT_S)
         except subprocess.TimeoutExpired:
             raise BenchError(f"{what} did not end within {_LIMIT_S} s") from None
         finally:
-            with suppress(ProcessLookupError):  # servers and workers that a peer has left running, and itself
+            with suppress(ProcessLookupError):  # the process, and servers and workers that a peer left running
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
         out.seek(0)
@@ -76,16 +78,16 @@ def run_module(
 
 
 def run_once(arm: Arm, work: Workload, urls: Mapping[str, str], core: int | None) -> Sample:
-    """One arm on one workload, in a process of its own.
+    """Run one arm on one workload, in a process of its own.
 
     Args:
-        arm: Which arm.
-        work: Which workload.
-        urls: Variables that say where the collector and the HTTP service are.
-        core: Where to pin the process.
+        arm: The arm.
+        work: The workload.
+        urls: Environment variables with the URLs of the collector and the HTTP service.
+        core: Core to pin the process to; None for no pinning.
 
     Raises:
-        BenchError: It failed; the message has its last words.
+        BenchError: The run failed; the message has the last line of its stderr.
     """
     items = work.items if arm.most_items is None else min(work.items, arm.most_items)
     pinned = "-" if core is None or arm.distributed else str(core)
@@ -107,15 +109,15 @@ def measure(
     """Measure every arm on every workload.
 
     Args:
-        arms: In the order in which they take turns.
-        workloads: What they run.
-        rounds: How often.
-        say: Told of the progress.
+        arms: Arms in the order of their turns.
+        workloads: Workloads in their order.
+        rounds: Runs of each arm.
+        say: Reports the progress.
         run: Runs one arm once.
-        forgive: Whether an arm that fails is left out of that workload, with the reason, instead of ending the bench.
+        forgive: True to leave a failing arm out of that workload, with the reason, instead of ending the bench.
 
     Returns:
-        What is written as JSON: the machine, and for each workload and arm all samples.
+        The JSON: the machine, and for each workload and arm all samples.
 
     Raises:
         BenchError: An arm failed.
@@ -165,35 +167,45 @@ def measure(
 
 
 def per_item_us(work: Mapping[str, Any], sample: Mapping[str, float]) -> float:
-    """The overhead of one run, in microseconds an item.
+    """Wall-time overhead of one run, in microseconds an item.
 
     Args:
-        work: One of `measure`'s workloads.
+        work: A workload in the JSON of `measure`.
         sample: One run of an arm, which may have had fewer items.
     """
-    items, ideal_s = _of(work, sample)
+    items, ideal_s = _size(work, sample)
     return (sample["wall_s"] - ideal_s) / items * 1e6
 
 
-def _of(work: Mapping[str, Any], sample: Mapping[str, float]) -> tuple[float, float]:
-    """How many items a run had, and their ideal in seconds: an arm may have been given fewer."""
+def cpu_us(work: Mapping[str, Any], sample: Mapping[str, float]) -> float:
+    """CPU of one run's process with all its threads, in microseconds an item.
+
+    Args:
+        work: A workload in the JSON of `measure`.
+        sample: One run of an arm that works in its own process.
+    """
+    return sample["cpu_s"] / _size(work, sample)[0] * 1e6
+
+
+def _size(work: Mapping[str, Any], sample: Mapping[str, float]) -> tuple[float, float]:
+    """Items of a run and its ideal time in seconds; slow arms get fewer items than the workload has."""
     return sample.get("items", float(work["items"])), sample.get("ideal_s", float(work["ideal_s"]))
 
 
-def ratios(work: Mapping[str, Any], over: str, under: str) -> list[float]:
-    """How many times the overhead an item of one arm that of another was, by round; empty where either did not run.
+def ratios(work: Mapping[str, Any], over: str, under: str, cost: Cost = per_item_us) -> list[float]:
+    """Ratio of two arms' cost an item, by round; empty if either did not run.
 
-    Each is divided by the machine's pace meanwhile, where that was found of both.
+    Times are in units of the machine's pace, if that was measured in both runs.
 
     Args:
-        work: One of `measure`'s workloads.
-        over: The one arm.
-        under: The other.
+        work: A workload in the JSON of `measure`.
+        over: Arm above the line.
+        under: Arm below the line.
+        cost: `per_item_us` for wall-time overhead, `cpu_us` for CPU.
     """
     above, below = (work["samples"].get(name, ()) for name in (over, under))
     return [
-        per_item_us(work, one) / per_item_us(work, other) / _pace_ratio(one, other)
-        for one, other in zip(above, below, strict=False)
+        cost(work, one) / cost(work, other) / _pace_ratio(one, other) for one, other in zip(above, below, strict=False)
     ]
 
 
@@ -204,31 +216,36 @@ def _pace_ratio(one: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def figures(work: Mapping[str, Any], baseline: str) -> dict[str, dict[str, list[float]]]:
-    """What the samples of one workload come to, round by round.
+    """Figures of one workload's samples, round by round.
 
     Args:
-        work: One of `measure`'s workloads.
-        baseline: The arm to which ratios are taken.
+        work: A workload in the JSON of `measure`.
+        baseline: Arm below the line of ratios.
 
     Returns:
-        For each arm: `overhead_us` an item; `to_baseline`, the ratio of its overhead to the baseline's in the same
-        round, each at the machine's pace meanwhile where that was found; `to_floor`, that of its wall time an item to
-        the floor's in the same round; `of_ideal`, the ideal's share of its wall time; and `delivered`, the share of its
-        spans that came. Empty where there are no figures.
+        For each arm: `overhead_us`, wall-time overhead an item; `cpu_us`, CPU an item of the process with all its
+        threads; `to_baseline` and `cpu_to_baseline`, their ratios to the baseline's in the same round, in units of the
+        machine's pace if that was measured; `to_floor`, ratio of the wall time an item to the floor's in that round;
+        `of_ideal`, share of the ideal in the wall time; `delivered`, share of the spans that arrived. Empty if there
+        are no figures, and for the CPU of arms with processes of their own.
     """
     samples: Mapping[str, list[Sample]] = work["samples"]
 
     def each_s(sample: Sample) -> float:
-        return sample["wall_s"] / _of(work, sample)[0]
+        return sample["wall_s"] / _size(work, sample)[0]
 
+    # the CPU of an arm with processes of its own is not in its sample
+    counted = {name for name, its in samples.items() if name not in _FAR and all("cpu_s" in each for each in its)}
     floor_s = [each_s(sample) for sample in samples.get("floor", ())]
     return {
         name: {
             "overhead_us": [per_item_us(work, sample) for sample in its],
+            "cpu_us": [cpu_us(work, sample) for sample in its] if name in counted else [],
             "to_baseline": ratios(work, name, baseline),
+            "cpu_to_baseline": ratios(work, name, baseline, cpu_us) if {name, baseline} <= counted else [],
             "to_floor": [each_s(sample) / other for sample, other in zip(its, floor_s, strict=False)],
-            "of_ideal": [ideal / sample["wall_s"] for sample in its if (ideal := _of(work, sample)[1])],
-            "delivered": [sample["delivered"] / _of(work, sample)[0] for sample in its if "delivered" in sample],
+            "of_ideal": [ideal / sample["wall_s"] for sample in its if (ideal := _size(work, sample)[1])],
+            "delivered": [sample["delivered"] / _size(work, sample)[0] for sample in its if "delivered" in sample],
         }
         for name, its in samples.items()
     }

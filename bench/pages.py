@@ -1,4 +1,4 @@
-"""The pages that are made of the results: `bench/RESULTS.md`, and the README's table."""
+"""Pages generated from the results: `bench/RESULTS.md`, and tables of the README and of the page on tracing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bench.tables import Table
 __all__ = ["overhead_markdown", "prices_markdown", "read_results", "results_markdown"]
 
 _ALT: Final = {
-    "overhead": "What an item costs, as bars, for flowrt and its peers",
+    "overhead": "Cost of an item, as bars, for flowrt and its peers",
+    "cpu": "CPU an item beside wall time, where items sleep for a millisecond",
     "speedup": "Speedup over the number of items at once, beside the ideal line",
     "memory": "Memory over the number of items",
     "telemetry": "Where an item's time goes with everything on, beside telemetry by hand",
@@ -26,7 +27,7 @@ _ALT: Final = {
 
 
 def read_results(folder: Path | None = None) -> dict[str, Any]:
-    """What was measured, by suite, in the suites' order."""
+    """JSON by suite, in the order of the suites."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted((folder or RESULTS).glob("*.json"))}
     return {suite.name: found[suite.name] for suite in SUITES if suite.name in found}
 
@@ -35,16 +36,17 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     """The page with every table and chart.
 
     Args:
-        results: What `read_results` gave.
+        results: JSON by suite, from `read_results`.
     """
     return "\n".join(_lines(results)) + "\n"
 
 
 def _lines(results: Mapping[str, Any]) -> Iterator[str]:
-    yield "# What was measured"
+    yield "# Results of the bench"
     yield ""
     yield "Made by `make docs` from [results](results); [README.md](README.md) has the method. Times drift from run to"
-    yield "run and from machine to machine: the ratios, each taken within a round, are what to compare by."
+    yield "run and from machine to machine: compare by the ratios, each taken within a round. CPU is that of the"
+    yield "process with all its threads; workloads that sleep hide it in wall time."
     yield ""
     yield "## Targets"
     yield ""
@@ -64,7 +66,7 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
         if name == "peers":
             yield ""
             yield "Measured at another time than the tables above: only the ratios compare with those. In the chart"
-            yield "a peer is its ratio to nadoo-flow-core in the same round, times what that costs there."
+            yield "a peer's cost is its ratio to nadoo-flow-core in the same round, times that package's cost above."
             yield ""
             yield from _at_a_glance(measured)
         for chart, (needs, _) in CHARTS.items():
@@ -86,10 +88,10 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
 def _at_a_glance(measured: Mapping[str, Any]) -> Iterator[str]:
     """One row for each arm, one column for each workload."""
     works = measured["workloads"]
-    told = [figures(work, BASELINE) for work in works]
+    by_work = [figures(work, BASELINE) for work in works]
     table = Table("overhead in µs an item, medians; the tables below have the spread", [work["name"] for work in works])
     for arm in (*ARMS, *PEERS):
-        samples = [of.get(arm.name, {}).get("overhead_us", ()) for of in told]
+        samples = [of.get(arm.name, {}).get("overhead_us", ()) for of in by_work]
         if any(samples):
             table.add(arm.title, *(f"{median(its):,.1f}" if its else "-" for its in samples))
     yield f"### {table.title[:1].upper()}{table.title[1:]}"
@@ -98,21 +100,22 @@ def _at_a_glance(measured: Mapping[str, Any]) -> Iterator[str]:
 
 
 def overhead_markdown() -> str:
-    """The README's table, from the checked-in results."""
+    """Table of the README, from the checked-in results."""
     measured = json.loads((RESULTS / "overhead.json").read_text())
     noop = next(work for work in measured["workloads"] if work["name"] == "noop")
-    told = figures(noop, BASELINE)
+    by_arm = figures(noop, BASELINE)
     table = [
-        "| | µs an item | lowest to highest | of nadoo-flow-core | lowest to highest | spans delivered |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| | µs an item | low to high | of nadoo-flow-core | low to high | CPU, µs | its ratio | spans sent |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for arm in ARMS:
         if arm.name in measured["missing"]:
-            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – | – |")
-        elif arm.name in told:
-            its = told[arm.name]
+            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – | – | – | – |")
+        elif arm.name in by_arm:
+            its = by_arm[arm.name]
             cells = [arm.title, _middle(its["overhead_us"], ".2f"), _spread(its["overhead_us"])]
             cells += [_middle(its["to_baseline"], ".3f", "×"), _spread(its["to_baseline"])]
+            cells += [_middle(its["cpu_us"], ".2f"), _middle(its["cpu_to_baseline"], ".3f", "×")]
             cells += [f"{min(its['delivered']):.1%}" if its["delivered"] else "–"]
             table.append(f"| {' | '.join(cells)} |")
     what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians"
@@ -120,7 +123,7 @@ def overhead_markdown() -> str:
 
 
 def prices_markdown() -> str:
-    """The table of the page on tracing, from the checked-in results."""
+    """Table of the page on tracing, from the checked-in results."""
     measured = json.loads((RESULTS / "prices.json").read_text())
     (table,) = tables(measured)
     return "\n".join([*table.markdown(), "", f"{where(measured)}, commit {measured['machine']['commit']}."])

@@ -1,4 +1,4 @@
-"""Tables of what was measured, and which of the targets were met."""
+"""Tables of the results, and their targets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from typing import Any, Final, NamedTuple
 from bench.arms import ARMS, PEERS
 from bench.delivery import CASES
 from bench.forecasts import errors, median_error
+from bench.item_task import item_task_tables, paired
 from bench.journal import journal_tables
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
+from bench.nested import nested_ratios, nested_tables
 from bench.parts import DIFFERENCES, PARTS
 from bench.prices import PRICES
+from bench.small import cpu_ratios, small_tables
 from bench.startup import PACE, STARTS, beyond_ms
 from bench.tables import Table
+from bench.waiting import waiting_tables
 from bench.workloads import workload
 
 __all__ = ["BASELINE", "RESULTS", "Target", "differences", "lines", "provenance", "tables", "targets", "where"]
@@ -29,13 +33,13 @@ Measured = Mapping[str, Any]
 
 
 class Target(NamedTuple):
-    """A figure to reach.
+    """A figure with its bound.
 
     Attributes:
-        what: In words.
-        samples: What was measured in each round; empty where an arm that it needs did not run.
-        bound: What their median should be.
-        at_most: Whether the bound is from above.
+        what: The figure in words.
+        samples: The figure of each round; empty if an arm that it needs did not run.
+        bound: Bound of their median.
+        at_most: True for an upper bound.
     """
 
     what: str
@@ -45,7 +49,7 @@ class Target(NamedTuple):
 
     @property
     def met(self) -> bool | None:
-        """Whether it was reached; None where it was not measured."""
+        """True if the median is within the bound; None if it was not measured."""
         if not self.samples:
             return None
         value = median(self.samples)
@@ -60,10 +64,10 @@ class Target(NamedTuple):
 
 
 def lines(measured: Measured) -> Iterator[str]:
-    """Tables for a terminal, the targets, and where it was measured.
+    """Tables, targets and provenance as lines for a terminal.
 
     Args:
-        measured: What a suite gave.
+        measured: JSON of a suite.
     """
     for table in tables(measured):
         yield from table.text()
@@ -77,7 +81,7 @@ def lines(measured: Measured) -> Iterator[str]:
 
 
 def provenance(measured: Measured) -> Iterator[str]:
-    """Where, when and with what it was measured."""
+    """Machine, versions, commit and time of the measurement."""
     machine = measured["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     yield f"{where(measured)}, {machine['system']}; commit {machine['commit']}; {machine['measured_at']}"
@@ -85,26 +89,26 @@ def provenance(measured: Measured) -> Iterator[str]:
 
 
 def _load(machine: Mapping[str, Any]) -> str:
-    """How busy the machine was, over the last 1, 5 and 15 minutes."""
+    """Load of the machine over the last 1, 5 and 15 minutes."""
     load = machine.get("load")
     return f"; load {', '.join(f'{each:g}' for each in load)}" if load else ""
 
 
 def where(measured: Measured) -> str:
-    """The interpreter, the processor and the rounds."""
+    """Interpreter, processor and rounds."""
     machine, rounds = measured["machine"], measured["rounds"]
     return f"{machine['python']}, {machine['cores']} cores of {machine['processor']}, {rounds} rounds"
 
 
 def tables(measured: Measured) -> Iterator[Table]:
-    """The tables of a suite's figures."""
+    """Tables of a suite."""
     for key, make in _TABLES.items():
         if key in measured:
             yield from make(measured)
 
 
 def targets(measured: Measured) -> Iterator[Target]:
-    """The targets on what was measured."""
+    """Targets of a suite."""
     for key, make in _TARGETS.items():
         if key in measured:
             yield from make(measured)
@@ -115,7 +119,18 @@ def targets(measured: Measured) -> Iterator[Target]:
 
 def _works(measured: Measured) -> Iterator[Table]:
     for work in measured["workloads"]:
-        heads = ("µs an item", "low", "high", "of nadoo", "of floor", "of ideal", "sent", "items")
+        heads = (
+            "µs an item",
+            "low",
+            "high",
+            "of nadoo",
+            "CPU µs",
+            "CPU of nadoo",
+            "of floor",
+            "of ideal",
+            "sent",
+            "items",
+        )
         table = Table(f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once", heads)
         told = figures(work, BASELINE)
         out = {**measured["missing"], **work.get("out", {})}
@@ -128,7 +143,10 @@ def _works(measured: Measured) -> Iterator[Table]:
                 table.add(
                     arm.title,
                     *(f"{value:,.2f}" for value in (median(over_us), min(over_us), max(over_us))),
-                    *(_of(its[share], ".2f", "x") for share in ("to_baseline", "to_floor")),
+                    _of(its["to_baseline"], ".2f", "x"),
+                    _of(its["cpu_us"], ",.2f"),
+                    _of(its["cpu_to_baseline"], ".2f", "x"),
+                    _of(its["to_floor"], ".2f", "x"),
                     _of(its["of_ideal"], ".1%"),
                     _of(its["delivered"], ".1%", by=min),
                     f"{items:,}",
@@ -157,13 +175,13 @@ def _work_targets(measured: Measured) -> Iterator[Target]:
             yield Target(f"{arm} on 50ms, of the ideal", samples("50ms", arm, "of_ideal"), 0.98, at_most=False)
     for name in works:
         came = samples(name, "flowrt-delivered", "delivered")
-        least = [min(came)] if came else []  # a span lost in one round is lost
+        least = [min(came)] if came else []  # a span lost in one round is lost for good
         yield Target(f"spans of flowrt-delivered that came on {name}, least share", least, 1, at_most=False)
     yield from _ahead(measured["workloads"])
 
 
 def _ahead(works: Sequence[Measured]) -> Iterator[Target]:
-    """flowrt beside the quickest peer, without telemetry and with it, where several took part."""
+    """flowrt beside the quickest peer, without telemetry and with it, if several ran."""
     for work in works:
         for ours, by_hand, words in (("flowrt-bare", False, "bare"), ("flowrt-delivered", True, "with telemetry")):
             rivals = [arm.name for arm in PEERS if arm.by_hand == by_hand and work["samples"].get(arm.name)]
@@ -197,7 +215,7 @@ def _memory_targets(measured: Measured) -> Iterator[Target]:
         growth_mb = [mib * 2**20 / 1e6 for mib in stream["samples_mib"]]
         yield Target(f"{_STREAM}, MB of growth over {stream['items']:,} items", growth_mb, 20)
         for rival in ("gather", "nadoo"):
-            if rival in memory:  # by the item, for it had fewer: what a million would take is more
+            if rival in memory:  # per item, as it had fewer: a million would need more
                 per_item = memory[rival]["growth_mib"] / memory[rival]["items"]
                 times = [per_item / (max(mib, 0.001) / stream["items"]) for mib in stream["samples_mib"]]
                 yield Target(f"memory an item of {rival} over that of {_STREAM}", times, 50, at_most=False)
@@ -271,7 +289,7 @@ def _parts_us(measured: Measured) -> dict[str, list[float]]:
 
 
 def _at_one_pace(us: dict[str, list[float]], paces: dict[str, list[float]] | None) -> dict[str, list[float]]:
-    """Microseconds as they would have been at the one pace that is the median of all."""
+    """Microseconds at the median of all paces."""
     if paces is None:
         return us
     usual = median(pace for its in paces.values() for pace in its)
@@ -281,7 +299,7 @@ def _at_one_pace(us: dict[str, list[float]], paces: dict[str, list[float]] | Non
 
 
 def differences(measured: Measured) -> list[tuple[str, list[float]]]:
-    """What each part costs in microseconds an item, round by round."""
+    """Cost of each part in microseconds an item, round by round."""
     us = _parts_us(measured)
     return [
         (name, [more - less for more, less in zip(us[with_], us[without], strict=True)])
@@ -297,7 +315,7 @@ def _parts(measured: Measured) -> Iterator[Table]:
         if samples := _parts_us(measured).get(part.name):
             whole.add(part.title, *_three(samples))
     yield whole
-    table = Table("what each part adds", heads)
+    table = Table("cost of each part", heads)
     for name, samples in differences(measured):
         table.add(name, *_three(samples))
     yield table
@@ -377,13 +395,13 @@ def _scrape(measured: Measured) -> Iterator[Table]:
     table = Table(f"scrapes of /metrics, {told['nodes']} nodes, the loop saturated", ("median", "low", "high"))
     table.add("ms until it is answered", *(f"{value:.1f}" for value in (median(ms), min(ms), max(ms))))
     table.add(
-        "ms that one takes from the batch", *(f"{value:.1f}" for value in (median(cost_ms), min(cost_ms), max(cost_ms)))
+        "ms that it costs the batch", *(f"{value:.1f}" for value in (median(cost_ms), min(cost_ms), max(cost_ms)))
     )
     yield table
 
 
 def _cost_of_a_scrape(told: Mapping[str, Any]) -> list[float]:
-    """Seconds that one scrape takes from the batch, round by round."""
+    """Seconds that one scrape costs the batch, round by round."""
     return [
         (1 - with_ / without) * told["every_s"] for with_, without in zip(told["with"], told["without"], strict=True)
     ]
@@ -393,7 +411,45 @@ def _scrape_targets(measured: Measured) -> Iterator[Target]:
     told = measured["scrape"]
     yield Target(f"a scrape with {told['nodes']} nodes, in ms", [seconds * 1e3 for seconds in told["scrapes_s"]], 50)
     share = [cost / 15 * 100 for cost in _cost_of_a_scrape(told)]
-    yield Target("what a scrape every 15 s takes from the batch, in per cent", share, 1)
+    yield Target("cost of a scrape every 15 s, in per cent of the batch", share, 1)
+
+
+# -- small, waiting and nested batches, a task for each item -------------------------------------------------------
+
+
+def _small_targets(measured: Measured) -> Iterator[Target]:
+    """Bounds for a batch of three, one after another, beside `gather`."""
+    for case in measured["small"]:
+        if case["items"] != 3 or case["at_once"] != 1:
+            continue
+        if (bound := {"bare": 3.0, "default": 6.0, "delivered": 11.0}.get(case["arm"])) is not None:
+            yield Target(f"CPU of a batch of three, {case['arm']}, of gather", cpu_ratios(case), bound)
+        if case["arm"] == "delivered":
+            tails = [run["delivered"]["p99_us"] / run["delivered"]["p50_us"] for run in case["runs"]]
+            yield Target("p99 of a batch of three, delivered, of its median", tails, 3)
+
+
+def _waiting_targets(measured: Measured) -> Iterator[Target]:
+    for case in measured["waiting"]:
+        bound = {1_000: 1.0, 10_000: 3.0}.get(case["batches"])
+        if case["arm"] == "default" and bound is not None:
+            shares = [run["share"] * 100 for run in case["runs"]]
+            yield Target(f"{case['batches']:,} waiting batches with default telemetry, % of a core", shares, bound)
+
+
+def _nested_targets(measured: Measured) -> Iterator[Target]:
+    for name, bound in (("bare", 2.0), ("delivered", 4.0)):
+        if name in measured["nested"]["runs"]:
+            yield Target(f"CPU of a nested child, {name}, of gather", nested_ratios(measured, name), bound)
+
+
+def _item_task_targets(measured: Measured) -> Iterator[Target]:
+    more = paired(measured, "per-item", "shared", ratio=False)
+    yield Target("µs of CPU an item of a task for each item over shared tasks", more, 2.5)
+    whole = paired(measured, "per-item", "nadoo", ratio=True)
+    yield Target("CPU with a task for each item, telemetry off, of nadoo-flow-core", whole, 0.34)
+    delivered = paired(measured, "delivered", "nadoo-beside", ratio=True)
+    yield Target("CPU with a task for each item, everything on, of nadoo-flow-core", delivered, 0.55)
 
 
 _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
@@ -408,6 +464,10 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "journal_us": journal_tables,
     "startup_s": _startup,
     "scrape": _scrape,
+    "small": small_tables,
+    "waiting": waiting_tables,
+    "nested": nested_tables,
+    "item_task": item_task_tables,
 }
 _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
     "workloads": _work_targets,
@@ -418,6 +478,10 @@ _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
     "cases": _delivery_targets,
     "startup_s": _startup_targets,
     "scrape": _scrape_targets,
+    "small": _small_targets,
+    "waiting": _waiting_targets,
+    "nested": _nested_targets,
+    "item_task": _item_task_targets,
 }
 
 

@@ -1,4 +1,4 @@
-"""What can be run: each suite by its name, with what it measures and how often."""
+"""Suites of the bench, by name: what each measures, and how often."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import Any, Final, Literal
 from bench.arms import ARMS, PEERS
 from bench.delivery import measure_delivery
 from bench.forecasts import FORECASTS, measure_forecasts
+from bench.item_task import ITEM_TASK, measure_item_task
 from bench.journal import WAYS, measure_journal
 from bench.measure import measure
 from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
+from bench.nested import NESTED, measure_nested
 from bench.parts import PARTS, measure_parts
 from bench.prices import PRICES, measure_prices
 from bench.report_page import measure_page
 from bench.scrape import measure_scrape
+from bench.small import SMALL, measure_small
 from bench.speedup import measure_speedup
 from bench.startup import STARTS, measure_startup
+from bench.waiting import WAITING, measure_waiting
 from bench.workloads import WORKLOADS, Workload
 
 __all__ = ["SUITES", "Choice", "Suite", "suite"]
@@ -28,13 +32,13 @@ Group = Literal["main", "more", "peers"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How a suite is to be run.
+    """Options of a run.
 
     Args:
-        rounds: How often each arm runs; None for as often as the suite has it.
-        cut: By how much the number of items is divided.
-        arms: Only these, by name; all where there are none.
-        workloads: Only these, by name; all where there are none.
+        rounds: Runs of each arm; None for the suite's own number.
+        cut: Divisor of the number of items.
+        arms: Names of the arms; empty for all.
+        workloads: Names of the workloads; empty for all.
     """
 
     rounds: int | None = None
@@ -43,22 +47,22 @@ class Choice:
     workloads: Sequence[str] = ()
 
     def chosen(self, arms: Sequence[Any]) -> list[Any]:
-        """Those of the arms that are wanted."""
+        """The chosen arms."""
         return [each for each in arms if not self.arms or each.name in self.arms]
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One table of figures.
+    """Suite of measurements with one file of results.
 
     Args:
-        name: For the command line, and of the file with its results.
-        title: In words.
-        arms: Who takes part.
-        rounds: How often each arm runs.
-        run: Measures it.
-        workloads: What they run, where that is to be chosen.
-        group: With which others it is run: `main` is what `all` measures, `more` and `peers` are asked for.
+        name: Name for the command line, and of the file.
+        title: Description.
+        arms: Arms in the order of their turns.
+        rounds: Runs of each arm.
+        run: Measures the suite.
+        workloads: Workloads to choose from, if there is a choice.
+        group: `main` runs with `all`, `more` and `peers` with its options.
     """
 
     name: str
@@ -70,14 +74,14 @@ class Suite:
     group: Group = "main"
 
     def measure(self, choice: Choice, say: Say) -> dict[str, Any]:
-        """Run it.
+        """Measure the suite.
 
         Args:
-            choice: How.
-            say: Told of the progress.
+            choice: Options.
+            say: Reports the progress.
 
         Returns:
-            What is written as JSON.
+            The JSON.
 
         Raises:
             BenchError: A run failed.
@@ -85,7 +89,7 @@ class Suite:
         return {**self.run(self, choice, say), "suite": self.name}
 
     def rounds_of(self, choice: Choice) -> int:
-        """How often each arm is to run."""
+        """Runs of each arm."""
         return choice.rounds or (min(2, self.rounds) if choice.cut > 1 else self.rounds)
 
 
@@ -142,6 +146,22 @@ def _scrape(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_scrape(suite.rounds_of(choice), choice.cut, say)
 
 
+def _item_task(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_item_task(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+def _small(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_small(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+def _waiting(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_waiting(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
+def _nested(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+    return measure_nested(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+
 _BESIDE: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo", "gather", "flowrt-bare"))
 _DELIVERING: Final = tuple(each for each in ARMS if each.delivers)
 
@@ -181,6 +201,10 @@ SUITES: Final = (
         5,
         _speedup,
     ),
+    Suite("item_task", "a task for each item beside shared tasks, in turn in one process", ITEM_TASK, 7, _item_task),
+    Suite("small", "batches of 1, 3, 10 and 30 items, one after another and 100 at once", SMALL, 3, _small),
+    Suite("waiting", "share of a core of 100, 1,000 and 10,000 batches that only wait", WAITING, 3, _waiting),
+    Suite("nested", "1,000 items that map over ten children each", NESTED, 3, _nested),
     Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 7, _parts),
     Suite("prices", "what each call to a provider of one's own costs", PRICES, 5, _prices),
     Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 5, _delivery),
@@ -195,9 +219,9 @@ SUITES: Final = (
 
 
 def suite(name: str) -> Suite:
-    """The suite of that name.
+    """The suite of a name.
 
     Raises:
-        KeyError: There is none.
+        KeyError: The name is unknown.
     """
     return {each.name: each for each in SUITES}[name]

@@ -1,11 +1,12 @@
-"""A table, for a terminal and for a page."""
+"""Tables of figures, as text for a terminal and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
-__all__ = ["Table"]
+__all__ = ["Table", "spread"]
 
 
 @dataclass(slots=True)
@@ -13,10 +14,10 @@ class Table:
     """Rows of texts under heads; the first column is a label, the others are figures.
 
     Args:
-        title: Stands above it.
-        heads: Of the columns after the first.
-        rows: Each a label and its figures; one that has a reason in place of figures is the label, a dash and that.
-        notes: Lines below it.
+        title: Title above the table.
+        heads: Heads of the columns after the first.
+        rows: A label and its figures each; or a label, a dash and the reason why there are none.
+        notes: Lines below the table.
     """
 
     title: str
@@ -29,11 +30,11 @@ class Table:
         self.rows.append((label, *figures))
 
     def miss(self, label: str, reason: str) -> None:
-        """Add a row that has no figures, with the reason."""
+        """Add a row without figures, with the reason."""
         self.rows.append((label, "-", reason))
 
     def text(self) -> Iterator[str]:
-        """Lines for a terminal."""
+        """The table as lines for a terminal."""
         yield self.title
         full = [row for row in self.rows if not self._is_missing(row)]
         label = max((len(row[0]) for row in self.rows), default=0)
@@ -54,7 +55,7 @@ class Table:
         return f"  {first:{label}}  {figures}".rstrip()
 
     def markdown(self) -> Iterator[str]:
-        """Lines of Markdown, without the title."""
+        """The table as lines of Markdown, without the title."""
         yield f"| | {' | '.join(self.heads)} |"
         yield f"|---|{'---:|' * len(self.heads)}"
         for row in self.rows:
@@ -69,6 +70,19 @@ class Table:
 
     def _is_missing(self, row: tuple[str, ...]) -> bool:
         return len(row) == 3 and row[1] == "-" and len(self.heads) != 2
+
+
+def spread(samples: Sequence[float], form: str, unit: str = "") -> list[str]:
+    """Median, lowest and highest of samples as three cells; dashes without samples.
+
+    Args:
+        samples: The samples.
+        form: Format of a number.
+        unit: Text after each number.
+    """
+    if not samples:
+        return ["-"] * 3
+    return [f"{value:{form}}{unit}" for value in (median(samples), min(samples), max(samples))]
 
 
 def _quoted(reason: str) -> str:

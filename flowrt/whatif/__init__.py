@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from flowrt.whatif.forecast import Figures, Forecast, forecast, sweep
+from flowrt.whatif.figures import Figures, Forecast
+from flowrt.whatif.forecast import forecast, sweep
 from flowrt.whatif.recorded_attempts import RecordedAttempts
 from flowrt.whatif.scenario import Plan
 

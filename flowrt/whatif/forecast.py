@@ -2,115 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from random import Random
 from typing import Any, Final
 
+from flowrt.batch.processor import BatchProcessor
+from flowrt.batch.results import BatchResults
 from flowrt.model import ItemRecord
 from flowrt.reporting.attempts import require_numpy
+from flowrt.whatif.figures import Figures, Forecast, Point, Sweep, knee_of
 from flowrt.whatif.recorded_attempts import RecordedAttempts
-from flowrt.whatif.replay import Replay, replay
+from flowrt.whatif.replay import ReplayedError, ReplayNode
 from flowrt.whatif.scenario import Plan
+from flowrt.whatif.virtual_clock_loop import run_virtual
 
-__all__ = ["Figures", "Forecast", "Point", "Sweep", "forecast", "knee_of", "sweep"]
+__all__ = ["forecast", "recorded_figures", "recorded_plan", "sweep"]
 
 _MAX_ERROR: Final = 0.1  # a replay further off its recording gets a note
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Figures of a batch, recorded or predicted. Times are in seconds.
-
-    Attributes:
-        makespan: Duration of the batch.
-        throughput: Items a second.
-        p50: Median of the items' times from pull to end.
-        p95: 95th percentile of those times.
-        p99: 99th percentile of those times.
-        slowest: Longest of those times.
-        throttled: Total wait for rate limits.
-        calls: Calls of the node.
-        busy: Total time in calls.
-        retried: Items with retries.
-        ok: Items that succeeded.
-        failed: Items that failed.
-        timed_out: Items that timed out.
-        cancelled: Items that were cancelled.
-        cost: Calls times their price; None without a price.
-    """
-
-    makespan: float
-    throughput: float
-    p50: float
-    p95: float
-    p99: float
-    slowest: float
-    throttled: float
-    calls: int
-    busy: float
-    retried: int
-    ok: int
-    failed: int
-    timed_out: int
-    cancelled: int
-    cost: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """Predicted figures beside the recorded ones.
-
-    Attributes:
-        recorded: Figures of the recorded batch.
-        replayed: Figures of a replay under the recorded settings: their distance from `recorded` is the replay's error.
-        predicted: Figures under the other settings.
-        notes: Assumptions behind the forecast.
-    """
-
-    recorded: Figures
-    replayed: Figures
-    predicted: Figures
-    notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as a dict, for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One value of a setting, and the predicted figures.
-
-    Attributes:
-        value: The value.
-        figures: The figures.
-    """
-
-    value: int
-    figures: Figures
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Predicted figures over the values of a setting.
-
-    Attributes:
-        setting: Name of the setting.
-        points: Values in rising order, each with its figures.
-        knee: Value beyond which more gains little; None if there is none.
-        recorded: Figures of the recorded batch.
-        notes: Assumptions behind the forecasts.
-    """
-
-    setting: str
-    points: tuple[Point, ...]
-    knee: int | None
-    recorded: Figures
-    notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields as a dict, for JSON."""
-        return asdict(self)
+_SEED: Final = 20_240_229
 
 
 def forecast(attempts: RecordedAttempts, plan: Plan, *, price: float | None = None) -> Forecast:
@@ -168,29 +78,6 @@ def sweep(
     if setting != "max_concurrency":
         notes += _limit_notes(attempts, plan)
     return Sweep(setting, tuple(points), knee, recorded, tuple(notes))
-
-
-def knee_of(curve: list[tuple[int, float]]) -> int | None:
-    """Knee of a rising curve: the point highest above the line between its ends.
-
-    Args:
-        curve: Pairs of a value and its gain, in rising order of the values.
-
-    Returns:
-        The value at the knee; None for a straight curve or fewer than 3 points.
-    """
-    if len(curve) < 3:
-        return None
-    best = max(y for _, y in curve)
-    end = next(at for at, (_, y) in enumerate(curve) if y >= 0.98 * best)  # the curve is flat beyond
-    if end == 0:
-        return curve[0][0]
-    (x0, y0), (x1, y1) = curve[0], curve[min(len(curve) - 1, end + 1)]
-    if x1 == x0 or y1 <= y0:
-        return None
-    height = [(y - y0) / (y1 - y0) - (x - x0) / (x1 - x0) for x, y in curve[: end + 2]]
-    top = max(height)
-    return curve[height.index(top)][0] if top > 0.05 else None
 
 
 def recorded_figures(attempts: RecordedAttempts, price: float | None = None) -> Figures:
@@ -283,3 +170,73 @@ def _doubts(attempts: RecordedAttempts, plan: Plan, recorded: Figures, replayed:
     if ran.never_ended:
         doubts.append(f"{ran.never_ended:,} calls have no recorded end: only a time limit ends them")
     return doubts
+
+
+# -- replay -----------------------------------------------------------------------------------------------------------
+
+
+class Replay:
+    """Result of a replay.
+
+    Attributes:
+        results: Results of the items.
+        calls: Calls of the node.
+        busy_s: Total time in calls, in seconds.
+        never_ended: Calls whose end the recording does not show.
+    """
+
+    __slots__ = ("busy_s", "calls", "never_ended", "results")
+
+    def __init__(self, results: BatchResults, node: ReplayNode) -> None:
+        self.results = results
+        self.calls = node.calls
+        self.busy_s = node.busy_s
+        self.never_ended = node.never_ended
+
+
+def replay(recorded: RecordedAttempts, plan: Plan) -> Replay:
+    """Replay recorded attempts.
+
+    Args:
+        recorded: The attempts.
+        plan: Settings of the replay.
+    """
+    return run_virtual(_run(recorded, plan))
+
+
+async def _run(recorded: RecordedAttempts, plan: Plan) -> Replay:
+    rng = Random(_SEED)  # noqa: S311  # the same draws each time are the point
+    node = ReplayNode(recorded, rng)
+    limits = recorded.meta.get("limits", []) if plan.limit_as_recorded else []
+    processor = BatchProcessor(
+        node,
+        limits[0][1] if limits else plan.max_concurrency,
+        item_timeout=plan.item_timeout,
+        batch_timeout=plan.batch_timeout,
+        retry=plan.retry_policy(rng, wanted=_retried(recorded)),
+        rate_limit=plan.rate_limits(),
+        hedge=plan.hedge,
+        telemetry=False,
+    )
+    loop = asyncio.get_running_loop()
+    timers = [loop.call_later(at_ns / 1e9, processor.set_max_concurrency, limit) for at_ns, limit in limits[1:]]
+    source: Any = _delayed(recorded) if recorded.delays else range(recorded.items)
+    results = await processor.batch(source)
+    for timer in timers:
+        timer.cancel()
+    return Replay(results, node)
+
+
+async def _delayed(recorded: RecordedAttempts) -> AsyncIterator[int]:
+    for place, delay_s in enumerate(recorded.delays):
+        if delay_s > 0:
+            await asyncio.sleep(delay_s)
+        yield place
+
+
+def _retried(recorded: RecordedAttempts) -> Any:
+    """Predicate of the failures that the recorded policy retried; None if it had no policy."""
+    if recorded.meta.get("settings", {}).get("retry") is None:
+        return None
+    retried = recorded.retried
+    return lambda exc: not isinstance(exc, ReplayedError) or retried.get(exc.cause, False)

@@ -1,26 +1,20 @@
-"""Replay: recorded attempts as a node, run by a BatchProcessor in virtual time."""
+"""Node of a replay: its attempts take as long and fail as the recorded ones."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from random import Random
 from typing import Any, Final
 
-from flowrt.batch.processor import BatchProcessor
-from flowrt.batch.results import BatchResults
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
 from flowrt.whatif.recorded_attempts import Call, RecordedAttempts
-from flowrt.whatif.scenario import Plan
-from flowrt.whatif.virtual_clock_loop import run_virtual
 
-__all__ = ["Replay", "replay"]
+__all__ = ["ReplayNode", "ReplayedError"]
 
 _FOREVER_S: Final = 30 * 86400.0
-_SEED: Final = 20_240_229
 
 
-class _ReplayedError(Exception):
+class ReplayedError(Exception):
     """A recorded failure.
 
     Attributes:
@@ -35,12 +29,22 @@ class _ReplayedError(Exception):
             self.status_code = status
 
 
-class _ReplayedTimeoutError(_ReplayedError, TimeoutError):
+class _ReplayedTimeoutError(ReplayedError, TimeoutError):
     """A recorded timeout that the node raised itself."""
 
 
-class _ReplayNode(BaseNode):
-    """Node whose attempts take as long and fail as the recorded ones."""
+class ReplayNode(BaseNode):
+    """Node whose attempts take as long and fail as the recorded ones.
+
+    Args:
+        recorded: Recorded attempts.
+        rng: Random generator of the draws.
+
+    Attributes:
+        calls: Calls so far.
+        busy_s: Total time in calls, in seconds.
+        never_ended: Calls whose end the recording does not show.
+    """
 
     def __init__(self, recorded: RecordedAttempts, rng: Random) -> None:
         super().__init__(node_id="replay", node_type="replay", name="replay", config={})
@@ -98,74 +102,7 @@ class _ReplayNode(BaseNode):
         cause = causes[number] if number < len(causes) else {"kind": "error", "text": "failed"}
         if not cause.get("raised", True):
             # the error carries the cause, which decides whether a retry follows
-            return NodeResult(success=False, error=_ReplayedError(number, cause.get("text", "failed"), None))
-        kind = _ReplayedTimeoutError if cause["kind"] == "timeout" else _ReplayedError
+            return NodeResult(success=False, error=ReplayedError(number, cause.get("text", "failed"), None))
+        kind = _ReplayedTimeoutError if cause["kind"] == "timeout" else ReplayedError
         status: Any = 429 if cause["kind"] == "rate_limited" else cause.get("http_status")
         raise kind(number, cause.get("text", "failed"), status)
-
-
-class Replay:
-    """Result of a replay.
-
-    Attributes:
-        results: Results of the items.
-        calls: Calls of the node.
-        busy_s: Total time in calls, in seconds.
-        never_ended: Calls whose end the recording does not show.
-    """
-
-    __slots__ = ("busy_s", "calls", "never_ended", "results")
-
-    def __init__(self, results: BatchResults, node: Any) -> None:
-        self.results = results
-        self.calls: int = node.calls
-        self.busy_s: float = node.busy_s
-        self.never_ended: int = node.never_ended
-
-
-def replay(recorded: RecordedAttempts, plan: Plan) -> Replay:
-    """Replay recorded attempts.
-
-    Args:
-        recorded: The attempts.
-        plan: Settings of the replay.
-    """
-    return run_virtual(_run(recorded, plan))
-
-
-async def _run(recorded: RecordedAttempts, plan: Plan) -> Replay:
-    rng = Random(_SEED)  # noqa: S311  # the same draws each time are the point
-    node = _ReplayNode(recorded, rng)
-    limits = recorded.meta.get("limits", []) if plan.limit_as_recorded else []
-    processor = BatchProcessor(
-        node,
-        limits[0][1] if limits else plan.max_concurrency,
-        item_timeout=plan.item_timeout,
-        batch_timeout=plan.batch_timeout,
-        retry=plan.retry_policy(rng, wanted=_retried(recorded)),
-        rate_limit=plan.rate_limits(),
-        hedge=plan.hedge,
-        telemetry=False,
-    )
-    loop = asyncio.get_running_loop()
-    timers = [loop.call_later(at_ns / 1e9, processor.set_max_concurrency, limit) for at_ns, limit in limits[1:]]
-    source: Any = _delayed(recorded) if recorded.delays else range(recorded.items)
-    results = await processor.batch(source)
-    for timer in timers:
-        timer.cancel()
-    return Replay(results, node)
-
-
-async def _delayed(recorded: RecordedAttempts) -> AsyncIterator[int]:
-    for place, delay_s in enumerate(recorded.delays):
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
-        yield place
-
-
-def _retried(recorded: RecordedAttempts) -> Any:
-    """Predicate of the failures that the recorded policy retried; None if it had no policy."""
-    if recorded.meta.get("settings", {}).get("retry") is None:
-        return None
-    retried = recorded.retried
-    return lambda exc: not isinstance(exc, _ReplayedError) or retried.get(exc.cause, False)

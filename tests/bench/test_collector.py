@@ -1,7 +1,8 @@
-"""What the collector counts."""
+"""OTLP collector of the bench."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 from typing import Any
@@ -14,7 +15,7 @@ from bench.collector import collector, count_spans
 from bench.machine import last_core
 
 
-def test_a_span_that_comes_twice_counts_once_and_those_of_the_batch_and_of_attempts_do_not() -> None:
+def test_collector_counts_each_item_span_once_and_no_other_span() -> None:
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
     spans.add(span_id=b"1" * 8, name="item")
@@ -28,7 +29,21 @@ def test_a_span_that_comes_twice_counts_once_and_those_of_the_batch_and_of_attem
         assert count_spans(url) == 0
 
 
-def test_it_keeps_off_the_core_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collector_stores_compressed_bodies_and_parses_them_when_asked() -> None:
+    request = ExportTraceServiceRequest()
+    request.resource_spans.add().scope_spans.add().spans.add(span_id=b"1" * 8, name="item")
+    body = gzip.compress(request.SerializeToString())
+    with collector() as url:
+        headers = {"Content-Encoding": "gzip"}
+        httpx.post(f"{url}/v1/traces", content=body, headers=headers).raise_for_status()
+        # a body that is no gzip is taken too: it is not looked at before the count
+        httpx.post(f"{url}/v1/traces", content=b"no gzip", headers=headers).raise_for_status()
+    with collector() as url:
+        httpx.post(f"{url}/v1/traces", content=body, headers=headers).raise_for_status()
+        assert count_spans(url) == 1
+
+
+def test_collector_leaves_the_measured_core_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     begin = subprocess.Popen
 
@@ -41,6 +56,6 @@ def test_it_keeps_off_the_core_that_is_measured(monkeypatch: pytest.MonkeyPatch)
     core = last_core()
     with collector(not_on=core):
         allowed = os.sched_getaffinity(started[0])
-    # where there is one core, it has to share it
+    # with one core, it must share it
     assert core is not None
     assert allowed == (os.sched_getaffinity(0) - {core} or {core})

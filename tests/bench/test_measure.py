@@ -19,6 +19,9 @@ def test_ratios_are_taken_within_a_round(work: dict[str, Any]) -> None:
     assert told["flowrt-bare"]["to_floor"] == pytest.approx([1, 5 / 4, 1])
     assert told["flowrt-bare"]["overhead_us"] == pytest.approx([10, 40, 10])
     assert told["flowrt-bare"]["of_ideal"] == pytest.approx([1 / 2, 1 / 5, 1 / 2])
+    assert told["flowrt-bare"]["cpu_us"] == pytest.approx([15, 15, 15])
+    assert told["flowrt-bare"]["cpu_to_baseline"] == pytest.approx([0.3, 0.3, 0.3])
+    assert told["floor"]["cpu_us"] == []
     assert told["flowrt-bare"]["delivered"] == []
     assert told["nadoo"]["to_baseline"] == [1, 1, 1]
     assert told["flowrt-delivered"]["delivered"] == [1, 0.999, 1]
@@ -28,7 +31,8 @@ def test_without_a_baseline_a_floor_or_an_ideal_there_is_no_ratio_to_it(work: di
     del work["samples"]["nadoo"], work["samples"]["floor"]
     told = figures({**work, "ideal_s": 0.0}, "nadoo")["flowrt-bare"]
     assert told.pop("overhead_us") == pytest.approx([20, 50, 20])
-    assert told == {"to_baseline": [], "to_floor": [], "of_ideal": [], "delivered": []}
+    assert told.pop("cpu_us") == pytest.approx([15, 15, 15])
+    assert told == {"to_baseline": [], "cpu_to_baseline": [], "to_floor": [], "of_ideal": [], "delivered": []}
 
 
 def test_the_ideal_counts_whole_rounds_of_sleeping() -> None:
@@ -74,6 +78,12 @@ def test_a_peer_that_fails_is_left_out_with_the_reason() -> None:
     (work,) = measured["workloads"]
     assert work["out"] == {"gather": "gather on noop ended with exit code 1: KeyError"}
     assert set(work["samples"]) == {"floor"}
+
+
+def test_cpu_of_an_arm_with_processes_of_its_own_is_unknown(work: dict[str, Any]) -> None:
+    work["samples"]["ray"] = [{"wall_s": 0.02, "cpu_s": 0.01}] * 3
+    assert figures(work, "nadoo")["ray"]["cpu_us"] == []
+    assert figures(work, "nadoo")["ray"]["cpu_to_baseline"] == []
 
 
 def test_fewer_items_compare_by_the_item(work: dict[str, Any]) -> None:

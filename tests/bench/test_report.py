@@ -18,7 +18,7 @@ def test_the_table_has_every_arm_and_a_dash_with_the_reason_for_one_that_is_miss
     assert missing.split("  ")[-1] == "gather is not installed"
     assert " - " in missing
     (bare,) = [line for line in lines if line.startswith("  flowrt, telemetry off")]
-    assert bare.split()[-8:] == ["10.00", "10.00", "40.00", "0.50x", "1.00x", "50.0%", "-", "1,000"]
+    assert bare.split()[-10:] == ["10.00", "10.00", "40.00", "0.50x", "15.00", "0.30x", "1.00x", "50.0%", "-", "1,000"]
     (delivered,) = [line for line in lines if line.startswith("  flowrt, everything on")]
     assert delivered.endswith(" 99.9%  1,000")  # what was lost in one round does not come back in the others
     assert "CPython 3.11, 2 cores of a processor, 3 rounds, a system; commit abc; today" in lines

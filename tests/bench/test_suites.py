@@ -136,7 +136,7 @@ def test_a_scrape_s_price_is_the_time_that_the_batch_lost() -> None:
 
     text = told(measure_scrape(2, 2, quiet, run))
     assert "met     a scrape with 64 nodes, in ms: 10 (target <= 50; rounds 10 to 10)" in text
-    assert "what a scrape every 15 s takes from the batch, in per cent: 0.0167" in text
+    assert "cost of a scrape every 15 s, in per cent of the batch: 0.0167" in text
 
 
 @pytest.mark.parts

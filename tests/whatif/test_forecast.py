@@ -12,7 +12,8 @@ import pytest
 from flowrt import AdaptiveLimit, NodeResult, RateLimit, Rejected, RetryPolicy
 from flowrt.policies import Hedge
 from flowrt.whatif import Plan, forecast, sweep
-from flowrt.whatif.forecast import knee_of, recorded_figures, recorded_plan
+from flowrt.whatif.figures import knee_of
+from flowrt.whatif.forecast import recorded_figures, recorded_plan
 
 from .conftest import Record, Service
 

@@ -17,7 +17,7 @@ from flowrt.recording.errors import RecordingError
 
 if TYPE_CHECKING:
     from flowrt.policies import Hedge, RateLimit
-    from flowrt.whatif.forecast import Forecast, Sweep
+    from flowrt.whatif.figures import Forecast, Sweep
     from flowrt.whatif.recorded_attempts import RecordedAttempts
     from flowrt.whatif.scenario import Plan
 

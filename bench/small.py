@@ -1,0 +1,246 @@
+"""Small batches: what a batch of few items costs, each beside `gather` in turn with it in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+from bench.arms import why_missing
+from bench.collector import collector
+from bench.jobs import Item, job_of
+from bench.machine import about, last_core
+from bench.measure import run_module
+from bench.nodes import flowrt_node, nadoo_node
+from bench.tables import Table, spread
+from bench.turns import delivering, run_pinned
+from bench.workloads import workload
+
+__all__ = ["AT_ONCE", "SIZES", "SMALL", "SmallArm", "cpu_ratios", "main", "measure_small", "run_small", "small_tables"]
+
+SIZES: Final = (1, 3, 10, 30)
+AT_ONCE: Final = (1, 100)
+"""Batches at once: one after another, and as many requests of a service."""
+_BATCHES: Final = 400  # of each turn
+_TURNS: Final = 8  # of which the cheapest counts: the others were disturbed
+
+RunBatch = Callable[[list[Item]], Awaitable[Sequence[int]]]
+
+
+class SmallArm(NamedTuple):
+    """One way of running a small batch.
+
+    Attributes:
+        name: Name for the command line and the JSON.
+        title: Title for tables.
+        telemetry: Telemetry of flowrt's batches; None for another library.
+        delivers: True if it sends spans to a collector.
+        needs: Modules that must be installed.
+    """
+
+    name: str
+    title: str
+    telemetry: bool | None = None
+    delivers: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot run here; None if it can."""
+        return why_missing(self.needs)
+
+
+SMALL: Final = (
+    SmallArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", needs=("nadoo_flow",)),
+    SmallArm("bare", "flowrt, telemetry off", telemetry=False),
+    SmallArm("default", "flowrt as it is, with no tracer provider", telemetry=True),
+    SmallArm("delivered", "flowrt, everything on, spans sent over OTLP", telemetry=True, delivers=True),
+)
+
+
+def measure_small(
+    arms: Sequence[SmallArm],
+    rounds: int,
+    cut: int,
+    say: Callable[[str], None],
+    run: Callable[[SmallArm, int, int, int, str], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Measure every arm at every size, one batch after another and 100 at once.
+
+    Args:
+        arms: Arms in the order of their processes.
+        rounds: Processes of each arm.
+        cut: Divisor of the number of batches.
+        say: Reports the progress.
+        run: Runs one arm, given the size, the batches at once, the batches of a turn, and the collector's URL; in a
+            process of its own by default.
+
+    Returns:
+        The JSON: for each case the figures of `gather` and of the arm in every process.
+
+    Raises:
+        BenchError: A process failed.
+    """
+    run = run or run_small
+    missing = {arm.name: arm.missing for arm in arms if arm.missing}
+    cases = []
+    with collector(not_on=last_core()) as url:
+        for at_once in AT_ONCE:
+            for size in SIZES:
+                say(f"small: {size} items, {at_once} at once")
+                for arm in (arm for arm in arms if arm.name not in missing):
+                    runs = [run(arm, size, at_once, max(at_once, _BATCHES // cut), url) for _ in range(rounds)]
+                    cases.append({"arm": arm.name, "items": size, "at_once": at_once, "runs": runs})
+    return {"machine": about(), "rounds": rounds, "missing": missing, "small": cases}
+
+
+def run_small(arm: SmallArm, size: int, at_once: int, batches: int, url: str, turns: int = _TURNS) -> dict[str, Any]:
+    """Run one arm in a process of its own.
+
+    Args:
+        arm: The arm.
+        size: Items of a batch.
+        at_once: Batches at once.
+        batches: Batches of a turn.
+        url: The collector's URL.
+        turns: Turns of `gather` and of the arm.
+    """
+    words = [arm.name, *map(str, (size, at_once, batches, turns))]
+    made: dict[str, Any] = run_module(
+        "bench.small", words, f"{arm.name} on batches of {size}", {"BENCH_COLLECTOR": url}
+    )
+    return made
+
+
+def main(name: str, size: int, at_once: int, batches: int, turns: int) -> dict[str, dict[str, float]]:
+    """Run `gather` and one arm in turn in this process.
+
+    Args:
+        name: Name of the arm.
+        size: Items of a batch.
+        at_once: Batches at once.
+        batches: Batches of a turn.
+        turns: Turns of each; the cheapest counts.
+
+    Returns:
+        For `gather` and the arm: microseconds of CPU (all threads) and wall time per batch, and the median and the 99th
+        percentile of a batch's wall time.
+
+    Raises:
+        ValueError: A batch gave wrong outputs.
+    """
+    return run_pinned(_turns({arm.name: arm for arm in SMALL}[name], size, at_once, batches, turns))
+
+
+async def _turns(arm: SmallArm, size: int, at_once: int, batches: int, turns: int) -> dict[str, dict[str, float]]:
+    inputs = [{"x": number} for number in range(1, size + 1)]
+    async with AsyncExitStack() as stack:
+        job = await stack.enter_async_context(job_of(workload("noop")))
+        flush = await stack.enter_async_context(delivering()) if arm.delivers else None
+
+        async def gather(items: list[Item]) -> list[int]:
+            return await asyncio.gather(*(job(item) for item in items))
+
+        ways: dict[str, tuple[RunBatch, Any]] = {"gather": (gather, None), arm.name: (_way(arm, job), flush)}
+        cheapest: dict[str, tuple[float, float]] = {}
+        times_us: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(turns + 1):
+            for name, (way, flushed) in ways.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                took_us = await _turn(way, inputs, at_once, batches)
+                if flushed is not None:  # delivery is part of the cost
+                    await flushed()
+                cost = (time.process_time() - cpu) / batches * 1e6, (time.perf_counter() - wall) / batches * 1e6
+                if number:  # the first turn warms up
+                    cheapest[name] = min(cheapest.get(name, cost), cost)
+                    times_us[name] += took_us
+    return {
+        name: {
+            "cpu_us": cpu_us,
+            "wall_us": wall_us,
+            "p50_us": median(times_us[name]),
+            "p99_us": sorted(times_us[name])[int(0.99 * len(times_us[name]))],
+        }
+        for name, (cpu_us, wall_us) in cheapest.items()
+    }
+
+
+def _way(arm: SmallArm, job: Any) -> RunBatch:
+    if arm.telemetry is None:
+        import nadoo_flow
+
+        reference: Any = nadoo_flow.BatchProcessor(nadoo_node(job), max_concurrency=100)
+
+        async def batch(items: list[Item]) -> list[int]:
+            return [each.output for each in await reference.batch(items, nadoo_flow.WorkflowContext())]
+
+        return batch
+    from flowrt import BatchProcessor
+
+    processor = BatchProcessor(flowrt_node(job), 100, telemetry=arm.telemetry)
+
+    async def ours(items: list[Item]) -> list[int]:
+        return [each.output for each in await processor.batch(items)]
+
+    return ours
+
+
+async def _turn(way: RunBatch, inputs: list[Item], at_once: int, batches: int) -> list[float]:
+    """Wall time of each batch, in microseconds."""
+    wanted = [item["x"] for item in inputs]
+    took_us: list[float] = []
+
+    async def client(count: int) -> None:
+        for _ in range(count):
+            started = time.perf_counter()
+            outputs = await way(inputs)
+            took_us.append((time.perf_counter() - started) * 1e6)
+            if list(outputs) != wanted:
+                raise ValueError(f"a batch gave {outputs!r}, not {wanted!r}")
+
+    if at_once == 1:
+        await client(batches)
+    else:
+        await asyncio.gather(*(client(batches // at_once) for _ in range(at_once)))
+    return took_us
+
+
+def cpu_ratios(case: Mapping[str, Any]) -> list[float]:
+    """CPU of an arm's batch as a multiple of `gather`'s in the same process, by process."""
+    return [run[case["arm"]]["cpu_us"] / run["gather"]["cpu_us"] for run in case["runs"]]
+
+
+def small_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
+    """One table for each size and number of batches at once."""
+    heads = ("CPU, µs a batch", "wall, µs", "CPU of gather", "low", "high", "p50, µs", "p99, µs")
+    titles = {arm.name: arm.title for arm in SMALL}
+    by_case: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for case in measured["small"]:
+        by_case.setdefault((case["at_once"], case["items"]), []).append(case)
+    for (at_once, size), cases in by_case.items():
+        how = "one after another" if at_once == 1 else f"{at_once} at once"
+        table = Table(f"batches of {size} {'item' if size == 1 else 'items'}, {how}", heads)
+        every = [run["gather"] for case in cases for run in case["runs"]]
+        table.add(
+            "`gather`", *_middle(every, "cpu_us", "wall_us"), "1.0x", "-", "-", *_middle(every, "p50_us", "p99_us")
+        )
+        for case in cases:
+            its = [run[case["arm"]] for run in case["runs"]]
+            ratios = spread(cpu_ratios(case), ".1f", "x")
+            table.add(
+                titles[case["arm"]], *_middle(its, "cpu_us", "wall_us"), *ratios, *_middle(its, "p50_us", "p99_us")
+            )
+        yield table
+
+
+def _middle(runs: Sequence[Mapping[str, float]], *names: str) -> list[str]:
+    return [f"{median(run[name] for run in runs):,.1f}" for name in names]
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], *map(int, sys.argv[2:6]))))
