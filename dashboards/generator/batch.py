@@ -163,7 +163,7 @@ def _runs() -> list[Panel]:
             ],
             width=14,
             sort="Items failing",
-            widths={"Last end": 120, "With failures": 110, "Unaccounted": 105},
+            widths={"Last end": 120, "With failures": 110, "Items failing": 110, "Unaccounted": 115},
             row_links={"batch": [row_link("Only this batch", "flowrt-batch", "batch")]},
         ),
         lines(

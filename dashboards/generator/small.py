@@ -121,7 +121,7 @@ def _names() -> list[Panel]:
             ],
             width=16,
             sort="Batches failing",
-            widths={"Items per batch": 120},
+            widths={"Items per batch": 140, "Active": 70},
             row_links={"batch": [row_link("Its items", "flowrt-batch", "batch")]},
         ),
         lines(

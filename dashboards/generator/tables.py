@@ -90,6 +90,7 @@ def rows(
     width: int = 12,
     height: int = 8,
     sort: str = "",
+    ascending: bool = False,
     links: Sequence[dashboard.DashboardLink] = (),
     row_links: dict[str, Sequence[dict[str, Any]]] | None = None,
     widths: dict[str, int] | None = None,
@@ -104,6 +105,7 @@ def rows(
         width: Columns of the grid, of 24.
         height: Rows of the grid.
         sort: Column to sort by, largest first.
+        ascending: Sort by that column with the smallest first.
         links: Links in the panel's head.
         row_links: Links of a column's cells.
         widths: Widths of columns in pixels, where the default is too narrow.
@@ -130,7 +132,7 @@ def rows(
     for label, pixels in (widths or {}).items():
         panel = panel.override_by_name(label, [model.DynamicConfigValue(id_val="custom.width", value=pixels)])
     if sort:
-        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
+        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(not ascending)])
     return panel
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.cog.plugins import register_default_plugins
-from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.generator.__main__ import main as generate_command
 from dashboards.generator.files import FOLDER, generate, write, written
@@ -91,11 +87,3 @@ def test_check_names_the_files_that_differ(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(write(tmp_path)) == ["grafana/stray.json", "prometheus/flowrt.alerts.yaml"]
     assert generate_command(["--check"]) == 0
     assert generate_command(["--what"]) == 2
-
-
-@pytest.mark.parametrize("path", sorted((FOLDER / "grafana" / "dashboards").glob("*.json")), ids=lambda path: path.stem)
-def test_dashboard_has_only_fields_of_grafanas_schema(path: Path) -> None:
-    register_default_plugins()
-    text = path.read_text()
-    board = model.Dashboard.from_json(json.loads(text))  # drops every field that the schema does not know
-    assert json.loads(json.dumps(board, cls=JSONEncoder)) == json.loads(text)

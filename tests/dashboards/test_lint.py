@@ -112,6 +112,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
     "no description": (setting("description", ""), TITLE, "no description", "say"),
     "a title without a unit": (setting("title", "Failing"), "Failing", "no unit", "parentheses"),
     "a title without a window": (setting("title", "Failing (%)"), "Failing (%)", "no window", "now"),
+    "a title that does not fit": (
+        setting("title", "Share of all items that fail (%, now)"),
+        "Share of all items that fail (%, now)",
+        "37 characters",
+        "30",
+    ),
     "no target": (setting("targets", []), TITLE, "queries nothing", "target"),
     "an unknown unit": (bad_unit, TITLE, "unit is 'furlongs'", "percentunit"),
     "a fixed data source": (setting("datasource", {"uid": "abc"}), TITLE, "data source", "${datasource}"),

@@ -40,6 +40,7 @@ _DASHBOARD: Final = re.compile(r"/d/([\w-]+)")
 _NEEDS_NO_QUERY: Final = frozenset({"text", "row"})
 _IN_PARENTHESES: Final = re.compile(r"\(([^()]+)\)$")
 _WINDOW: Final = re.compile(r"\b(now|ago|time shown|last \w+|\d+ days|objective|per window)\b")
+_LETTERS: Final = 7.5  # of a title, per column, on a screen 1,500 pixels wide
 _MODES: Final = frozenset({"fixed", "shades", "thresholds", "continuous-BlPu"})
 _GREEN: Final = frozenset({"green", "dark-green", "light-green", "semi-dark-green", "super-light-green", "#73bf69"})
 
@@ -143,6 +144,9 @@ def _title(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "its title has no unit", "end it with the unit in parentheses, as in 'Items ended (per second, now)'"
     elif panel.get("type") not in ("timeseries", "heatmap") and not _WINDOW.search(found[1]):
         yield "its title has no window", "add it to the parentheses: now, time shown, last hour, ..."
+    most = int(_LETTERS * panel.get("gridPos", {}).get("w", 24))
+    if panel.get("type") == "stat" and len(panel["title"]) > most:
+        yield f"its title has {len(panel['title'])} characters", f"shorten it to {most}, or it is cut off"
 
 
 def _colours(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
