@@ -150,7 +150,8 @@ def test_beat_costs_the_same_however_many_batches_wait(run: Run) -> None:
         batches, calls = [], set()
         for more in (1, 99, 400):
             batches += watched(heartbeat, more)
-            calls.add(calls_of(lambda: on_time(heartbeat)))
+            # the fewest, as the garbage collector may call finalizers meanwhile
+            calls.add(min(calls_of(lambda: on_time(heartbeat)) for _ in range(5)))
         for batch in batches:
             batch.finished_ns = batch.started_ns
             heartbeat.unwatch(batch)
