@@ -1,8 +1,8 @@
-"""The garbage collector, told what a process that runs batches knows: what is loaded stays, and items come and go.
+"""GC tuning: freeze start-up objects and raise the generation-0 threshold while a Runtime is active.
 
-With a thousand items in flight some fifteen thousand objects are young at any time, hardly one of them garbage, and
-they come and go in waves. A collector that looks whenever 700 have come, as it does by itself, looks at all of them
-again and again.
+With a thousand items in flight, some fifteen thousand objects are young at any time, and hardly one of them is garbage.
+A collector that looks whenever 700 new objects exist, as it does by default, looks at all of them again and again. The
+settings belong to the whole process, so a batch without a Runtime changes nothing.
 """
 
 from __future__ import annotations
@@ -10,79 +10,78 @@ from __future__ import annotations
 import gc
 import threading
 import time
-import weakref
 from collections import deque
 from typing import Any, Final
 
-__all__ = ["GcPauses", "GcThreshold", "freeze", "unfreeze"]
+__all__ = ["GcPauses", "restore_gc", "tune_gc"]
 
-_LATEST: Final = 64  # pauses that are remembered
-
-_lock: Final = threading.Lock()
-_wanted: Final[weakref.WeakSet[GcThreshold]] = weakref.WeakSet()  # one that is lost without its end wants nothing
-_before: Final[list[int]] = []  # the threshold that we raised, and
-_ours: Final[list[int]] = []  # what we made of it
-_frozen: Final[list[bool]] = []  # not empty where it was we who froze
+_YOUNG: Final = 5_000  # above this, the cost per item does not change any more, and pauses get longer
+_MOST_PAUSES: Final = 64
 
 
-class GcThreshold:
-    """For as long as it holds, the collector looks only once at least so many new objects are there.
+class _Tuning:
+    """What was changed, to be undone with the last user."""
 
-    Of several the largest counts. Where somebody has chosen a rarer collection or none, that is left as it is, and what
-    they choose meanwhile is there at the end.
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.frozen = False
+        self.before = 0  # the threshold that was raised, or 0
 
-    Args:
-        young: How many; a collection looks at each of them that is alive, and nothing else runs meanwhile.
+
+_tuning: Final = _Tuning()
+
+
+def tune_gc() -> None:
+    """Freeze all existing objects and raise the threshold to 5,000 new objects, until the last `restore_gc`.
+
+    What a process has loaded by the time it starts batches is modules, classes and functions, which stay: a collection
+    need not look at them. A process that has frozen objects itself, collects less often, or has switched the collector
+    off keeps its settings.
     """
-
-    def __init__(self, young: int) -> None:
-        self._young = young
-        with _lock:
-            _wanted.add(self)
-            _settle()
-
-    def resize(self, young: int) -> None:
-        """From now on, so many."""
-        with _lock:
-            self._young = young
-            _settle()
-
-    def end(self) -> None:
-        """Let it be as it was. Later calls do nothing."""
-        with _lock:
-            _wanted.discard(self)
-            _settle()
+    with _tuning.lock:
+        _tuning.users += 1
+        if _tuning.users > 1:
+            return
+        if not gc.get_freeze_count():
+            gc.freeze()
+            _tuning.frozen = True
+        young, *older = gc.get_threshold()
+        if 0 < young < _YOUNG:  # 0 means that the collector is off
+            gc.set_threshold(_YOUNG, *older)
+            _tuning.before = young
 
 
-def _settle() -> None:
-    """Make the threshold what is wanted."""
-    young, *older = gc.get_threshold()
-    if _ours and young != _ours[0]:  # somebody else's since: it stays
-        _before.clear()
-    start = _before[0] if _before else young
-    most = max((each._young for each in _wanted), default=0)  # noqa: SLF001  # this module's own
-    wanted = max(start, most) if start > 0 else start
-    if wanted != young:
-        gc.set_threshold(wanted, *older)
-    _before[:], _ours[:] = ([start], [wanted]) if wanted != start else ([], [])
+def restore_gc() -> None:
+    """Undo `tune_gc`. A threshold that was set by other code meanwhile stays."""
+    with _tuning.lock:
+        _tuning.users -= 1
+        if _tuning.users:
+            return
+        if _tuning.frozen:
+            gc.unfreeze()
+        young, *older = gc.get_threshold()
+        if _tuning.before and young == _YOUNG:
+            gc.set_threshold(_tuning.before, *older)
+        _tuning.frozen, _tuning.before = False, 0
 
 
 class GcPauses:
-    """When the collector ran of late: meanwhile nothing else did, in whatever thread it was."""
+    """Records the latest runs of the collector, during which no other code of the process ran."""
 
     def __init__(self) -> None:
         self._began_ns = 0
-        self._latest: deque[tuple[int, int]] = deque(maxlen=_LATEST)
+        self._latest: deque[tuple[int, int]] = deque(maxlen=_MOST_PAUSES)
 
     def start(self) -> None:
-        """Take note from now on."""
-        gc.callbacks.append(self._told)
+        """Start recording."""
+        gc.callbacks.append(self._record)
 
     def stop(self) -> None:
-        """Take note no longer."""
-        gc.callbacks.remove(self._told)
+        """Stop recording."""
+        gc.callbacks.remove(self._record)
 
-    def _told(self, phase: str, _: dict[str, Any]) -> None:
+    def _record(self, phase: str, _: dict[str, Any]) -> None:
         now = time.perf_counter_ns()
         if phase == "start":
             self._began_ns = now
@@ -91,29 +90,11 @@ class GcPauses:
             self._began_ns = 0
 
     def between(self, since_ns: int, until_ns: int) -> int:
-        """For how long it ran in that time, in nanoseconds, as far as is remembered.
+        """Return for how long the collector ran in a period, in nanoseconds, as far as it is recorded.
 
         Args:
-            since_ns: By `perf_counter_ns`.
-            until_ns: The same.
+            since_ns: Begin of the period, by `perf_counter_ns`.
+            until_ns: End of the period.
         """
         pauses = [*self._latest.copy(), (self._began_ns or until_ns, until_ns)]
         return sum(max(0, min(end, until_ns) - max(began, since_ns)) for began, end in pauses)
-
-
-def freeze() -> None:
-    """Take what the process has loaded so far out of the collector's sight, unless somebody has done that before.
-
-    A batch that keeps its results makes the collector walk everything there is several times; what was there at the
-    start is modules, classes and functions, which stay.
-    """
-    if not gc.get_freeze_count():
-        gc.freeze()
-        _frozen.append(True)
-
-
-def unfreeze() -> None:
-    """Undo what `freeze` did."""
-    if _frozen:
-        _frozen.clear()
-        gc.unfreeze()

@@ -14,7 +14,7 @@ from flowrt._util.daemon_thread import run_in_daemon_thread
 from flowrt._util.validation import check_duration, check_number
 from flowrt.engine.batch_run import active_batches
 from flowrt.engine.timeouts import GRACE_S
-from flowrt.eventloop import gc_tuning
+from flowrt.eventloop.gc_tuning import restore_gc, tune_gc
 from flowrt.runtime.signals import REASON, Shutdown
 from flowrt.server import READINESS, TelemetryServer
 from flowrt.telemetry.logs.events import log_event
@@ -27,7 +27,6 @@ __all__ = ["Runtime", "Settings", "run"]
 
 T = TypeVar("T")
 
-_GC_THRESHOLD: Final = 5_000  # new objects before the youngest generation is collected
 _active: Final[list[Runtime]] = []
 _watched: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
@@ -47,6 +46,7 @@ class Settings(TypedDict, total=False):
     grace: float
     flush_timeout: float
     stall_after: float | None
+    gc_tuning: bool
 
 
 class Runtime:
@@ -57,7 +57,8 @@ class Runtime:
     share what the first one set up.
 
     GC tuning: entering the first runtime freezes all existing objects (`gc.freeze`) until the last one ends, and raises
-    the threshold of the youngest generation to 5,000 new objects if it is lower (`gc.set_threshold`).
+    the threshold of the youngest generation to 5,000 new objects if it is lower (`gc.set_threshold`). Both are settings
+    of the whole process: `gc_tuning=False` leaves them alone, and a batch without a Runtime never changes them.
 
     SIGINT and SIGTERM drain: `/readyz` answers 503, no item is admitted any more, and items in flight have `grace`
     seconds; a batch inside an item is part of that item and goes on. The block continues with the partial results. If
@@ -82,6 +83,7 @@ class Runtime:
         flush_timeout: How long leaving the block may wait for telemetry, in seconds.
         stall_after: Duration of one turn of the loop from which a watchdog thread samples its stack, for the event
             `loop.blocked`, in seconds; None for no watchdog.
+        gc_tuning: Whether to tune the garbage collector, as described above.
 
     Attributes:
         metrics_url: URL of `/metrics`, once entered, or None.
@@ -115,6 +117,7 @@ class Runtime:
         grace: float = 10.0,
         flush_timeout: float = 5.0,
         stall_after: float | None = 0.1,
+        gc_tuning: bool = True,
     ) -> None:
         self.metrics_url: str | None = None
         self.live_url: str | None = None
@@ -130,7 +133,8 @@ class Runtime:
         self._logs: LogSetup | None = None
         self._traces: TraceSetup | None = None
         self._watchdog: Watchdog | None = None
-        self._gc_threshold: gc_tuning.GcThreshold | None = None
+        self._tunes_gc = gc_tuning
+        self._gc_tuned = False
 
     @staticmethod
     def current() -> Runtime | None:
@@ -200,8 +204,9 @@ class Runtime:
             if task is not None:
                 self._shutdown.bind(loop, task)
             _active.append(self)
-            gc_tuning.freeze()
-            self._gc_threshold = gc_tuning.GcThreshold(_GC_THRESHOLD)
+            if self._tunes_gc:
+                tune_gc()
+                self._gc_tuned = True
         except BaseException:
             await self._stop()
             self._shutdown.uninstall()
@@ -210,12 +215,11 @@ class Runtime:
     async def _stop(self) -> None:
         """Shut down within the flush timeout, even if an exporter hangs."""
         deadline = time.monotonic() + self._flush_timeout_s
-        if self._gc_threshold is not None:
-            self._gc_threshold.end()
+        if self._gc_tuned:
+            self._gc_tuned = False
+            restore_gc()
         if self in _active:
             _active.remove(self)
-            if not _active:
-                gc_tuning.unfreeze()
         self._shutdown.unbind()
         watchdog, server, traces, logs = self._watchdog, self._server, self._traces, self._logs
         self._watchdog = self._server = self._traces = self._logs = None
