@@ -22,7 +22,7 @@ from bench.workloads import workload
 __all__ = ["ITEM_TASK", "ItemTaskArm", "item_task_tables", "item_us", "main", "measure_item_task", "paired"]
 
 _NOOP: Final = workload("noop")
-_ITEMS: Final = 20_000
+_ITEMS: Final = _NOOP.items
 
 
 class ItemTaskArm(NamedTuple):
@@ -110,7 +110,8 @@ def _in_a_process(names: Sequence[str], items: int, rounds: int, url: str) -> di
 def main(items: int, rounds: int, names: Sequence[str]) -> dict[str, list[dict[str, float]]]:
     """Run arms in turn in this process.
 
-    Those that deliver take their turns after all others, as the Runtime that they need serves the whole process.
+    Those that deliver take their turns after all others: the Runtime that they need tunes the garbage collector of the
+    whole process, from which the reference package would gain.
 
     Args:
         items: Items of a turn.
@@ -133,9 +134,6 @@ async def _turns(arms: Sequence[ItemTaskArm], items: int, rounds: int) -> dict[s
         if late := [arm for arm in arms if arm.delivers]:
             flush = await stack.enter_async_context(delivering())
             ways: dict[str, Way] = {arm.name: _flushed(_way(arm, job, inputs, wanted), flush) for arm in late}
-            # their ratio to the reference is taken from turns beside theirs
-            if reference := [arm for arm in arms if arm.task_per_item is None]:
-                ways = {f"{reference[0].name}-beside": _way(reference[0], job, inputs, wanted), **ways}
             costs |= await take_turns(ways, rounds)
     return costs
 
@@ -192,7 +190,7 @@ def item_task_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
         if arm.name in measured["missing"]:
             table.miss(arm.title, measured["missing"][arm.name])
         elif us := item_us(measured, arm.name):
-            ratios = paired(measured, arm.name, "nadoo-beside" if arm.delivers else "nadoo", ratio=True)
+            ratios = paired(measured, arm.name, "nadoo", ratio=True)
             table.add(arm.title, *spread(us, ".2f"), *spread(ratios, ".3f", "x"))
     yield table
 

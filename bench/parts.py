@@ -1,4 +1,4 @@
-"""Where an item's time goes: the same batch with one part of the telemetry more each time, and what each part adds."""
+"""Cost of each part of the telemetry: the same batch with more and more parts on, and the differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
+from unittest.mock import patch
 
 from bench.arms.base import Load
 from bench.arms.plain import floor
@@ -34,8 +36,8 @@ class Part(NamedTuple):
     """One way of running the batch.
 
     Attributes:
-        name: For the JSON.
-        title: For tables.
+        name: Name in the JSON.
+        title: Title in tables.
         run: Runs the items.
     """
 
@@ -55,7 +57,7 @@ async def _bare(load: Load) -> None:
 
 
 class _Uninstrumented(ast.NodeTransformer):
-    """Takes every question to the instruments, and every call of them, out of the engine."""
+    """Removes every test for an instrument and every call of one from the source of the engine."""
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
         return None if _of_instruments(node.test) else self.generic_visit(node)
@@ -70,22 +72,20 @@ def _of_instruments(node: ast.AST) -> bool:
 
 
 def uninstrumented(source: str) -> str:
-    """The text of a module of the engine, without what it says to instruments."""
+    """Source of a module of the engine without its calls of instruments."""
     return ast.unparse(ast.fix_missing_locations(_Uninstrumented().visit(ast.parse(source))))
 
 
 async def _no_seam(load: Load) -> None:
-    """The engine as if nobody had thought of instruments."""
-    from flowrt.batch import build
-    from flowrt.engine import worker
+    """Run the batch on an engine without instruments."""
+    from flowrt.engine import cancellation, outcome, worker, worker_pool
 
-    namespace = dict(vars(worker))
-    exec(compile(uninstrumented(inspect.getsource(worker)), "uninstrumented", "exec"), namespace)  # noqa: S102  # our own
-    kept, build.Scheduler = build.Scheduler, namespace["Scheduler"]  # type: ignore[attr-defined]
-    try:
+    with ExitStack() as patches:
+        for module, user, name in ((worker, worker_pool, "Worker"), (outcome, cancellation, "Finisher")):
+            namespace = dict(vars(module))
+            exec(compile(uninstrumented(inspect.getsource(module)), "uninstrumented", "exec"), namespace)  # noqa: S102  # our own
+            patches.enter_context(patch.object(user, name, namespace[name]))
         await _batch(load, telemetry=False)
-    finally:
-        build.Scheduler = kept  # type: ignore[attr-defined]
 
 
 async def _ledger(load: Load) -> None:
@@ -117,7 +117,7 @@ async def _recorded(load: Load) -> None:
 
 
 async def _context(load: Load) -> None:
-    """What making a span current costs, with the public functions that it is done with."""
+    """Make a span current by hand, with OpenTelemetry's public functions."""
     from opentelemetry import context, trace
 
     span = trace.NonRecordingSpan(trace.SpanContext(1, 1, is_remote=False))
@@ -134,7 +134,7 @@ async def _context(load: Load) -> None:
 
 
 async def _spans(load: Load) -> None:
-    """Spans are made and made current, and nobody takes them."""
+    """Make spans and make them current, with no exporter."""
     from flowrt import Runtime
 
     async with Runtime(service_name="bench", log_format="json", log_level="ERROR"):
@@ -148,13 +148,13 @@ async def _traced(load: Load) -> None:
 
 
 async def _handed_over(load: Load) -> None:
-    """They are put into a pipeline that has room for all and sleeps."""
+    """Put spans into a pipeline that holds all of them and exports none."""
     many = 10 * len(load.inputs)
     await _into(load, _pipeline(lambda _: b"", most_spans=many, batch_spans=many, delay_s=3_600.0))
 
 
 async def _encoded(load: Load) -> None:
-    """The pipeline is at work, and what it would send is thrown away."""
+    """Encode spans in the pipeline's thread, and drop the requests."""
     from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 
     pipeline = _pipeline(lambda spans: encode_spans(spans, lambda _: b""))
@@ -176,7 +176,7 @@ def _pipeline(encode: Callable[[Sequence[Any]], bytes], **settings: Any) -> Any:
             return Outcome(taken=True)
 
         def abort(self) -> None:
-            """Nothing is under way."""
+            """Nothing is active."""
 
         def close(self) -> None:
             """Nothing is open."""
@@ -222,12 +222,12 @@ async def _everything(load: Load, telemetry: Any = True, log_level: str = "INFO"
 
 
 async def _all_lines(load: Load) -> None:
-    """A line for each item, written to a file."""
+    """Log a line for each item at DEBUG."""
     await _everything(load, log_level="DEBUG")
 
 
 async def _head_sampled(load: Load) -> None:
-    """The sampler is asked about every item, as it may look at the trace's id."""
+    """Sample one trace in a hundred by its id; flowrt asks the sampler for every item."""
     os.environ |= {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
     await _everything(load)
 
@@ -239,9 +239,9 @@ async def _tail_sampled(load: Load) -> None:
 
 
 def _by_hand(job: Job, provider: Any) -> Job:
-    """The job in a span that the SDK's start_span and end make, with the attributes and the link of flowrt's spans.
+    """The job in a span by the SDK's start_span and end, with the attributes and the link of flowrt's spans.
 
-    It is made a root by nothing, is not made current, and its times are the SDK's own: the least that a node can write.
+    The span is not made current and takes the SDK's own times: the least code that a node can write.
     """
     from opentelemetry.trace import Link
 
@@ -262,14 +262,14 @@ def _by_hand(job: Job, provider: Any) -> Job:
 
 
 async def _sdk_spans(load: Load) -> None:
-    """The node makes the span itself, on the same engine, so that nothing differs but who makes it."""
+    """Make the span in the node, on the same engine: only its maker differs."""
     provider = sdk_provider()
     await _bare(load._replace(job=_by_hand(load.job, provider)))
     provider.force_flush()
 
 
 async def _sdk_floor(load: Load) -> None:
-    """The same where there is next to no other code: all of the SDK's stays in the processor's caches."""
+    """The same on the floor: with next to no other code, the SDK stays in the processor's caches."""
     provider = sdk_provider()
     await floor(load._replace(job=_by_hand(load.job, provider)))
     provider.force_flush()
@@ -289,13 +289,13 @@ async def _own_provider(load: Load) -> None:
 PARTS: Final = (
     Part("floor", "floor: bare workers on one iterator", floor),
     Part("bare", "flowrt, telemetry off", _bare),
-    Part("no-seam", "the same with all questions to instruments taken out of its code", _no_seam),
+    Part("no-seam", "the same without the engine's tests for instruments", _no_seam),
     Part("ledger", "with the ledger alone", _ledger),
     Part("metrics", "with metrics", _metrics),
     Part("logs", "with log events at INFO", _logs),
     Part("recorded", "with the flight recorder, its file in place", _recorded),
     Part("context", "with a span made current by hand", _context),
-    Part("spans", "with spans, which nobody takes", _spans),
+    Part("spans", "with spans, without an exporter", _spans),
     Part("handed-over", "with spans handed over", _handed_over),
     Part("encoded", "with spans encoded in a thread", _encoded),
     Part("sent", "with spans sent to a collector", _sent),
@@ -326,7 +326,7 @@ DIFFERENCES: Final = (
     ("the same in a node of flowrt", "sdk-spans", "bare"),
     ("flowrt's spans through such a provider", "own-provider", "bare"),
 )
-"""What each part costs: its name, and the two ways of running between which it is the difference."""
+"""Cost of each part: its name, and the two ways of running whose difference it is."""
 
 
 def measure_parts(
@@ -339,15 +339,15 @@ def measure_parts(
     """Measure every way of running, each time in a fresh process, round by round.
 
     Args:
-        parts: In the order in which they take turns.
-        rounds: How often.
-        cut: By how much to divide the number of items.
-        say: Told of the progress.
-        run: Runs one of so many items, told where the collector is, and gives microseconds an item and the machine's
-            pace meanwhile; in a process of its own by default.
+        parts: Ways of running, in the order of their turns.
+        rounds: Runs of each.
+        cut: Divisor of the number of items.
+        say: Reports the progress.
+        run: Runs one with a number of items, given the collector's URL; returns microseconds an item and the machine's
+            pace meanwhile. In a process of its own by default.
 
     Returns:
-        What is written as JSON: microseconds an item of every round, and the machine's pace in each.
+        The JSON: microseconds an item of every round, and the machine's pace in each.
 
     Raises:
         BenchError: A run failed.
@@ -363,8 +363,8 @@ def measure_parts(
                 us, pace = run(part.name, items, url)
                 samples[part.name].append(us)
                 paces[part.name].append(pace)
-    told = {"machine": about(), "rounds": rounds, "missing": {}, "items": items}
-    return told | {"parts_us": samples, "parts_pace_us": paces}
+    measured = {"machine": about(), "rounds": rounds, "missing": {}, "items": items}
+    return measured | {"parts_us": samples, "parts_pace_us": paces}
 
 
 def _in_a_process(name: str, items: int, url: str) -> tuple[float, float]:
@@ -376,8 +376,8 @@ def main(name: str, items: int) -> tuple[float, float]:
     """Run one in this process, pinned.
 
     Args:
-        name: Which.
-        items: How many items.
+        name: Name of the way of running.
+        items: Number of items.
 
     Returns:
         Microseconds an item, and the machine's pace meanwhile in microseconds.

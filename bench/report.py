@@ -448,7 +448,7 @@ def _item_task_targets(measured: Measured) -> Iterator[Target]:
     yield Target("µs of CPU an item of a task for each item over shared tasks", more, 2.5)
     whole = paired(measured, "per-item", "nadoo", ratio=True)
     yield Target("CPU with a task for each item, telemetry off, of nadoo-flow-core", whole, 0.34)
-    delivered = paired(measured, "delivered", "nadoo-beside", ratio=True)
+    delivered = paired(measured, "delivered", "nadoo", ratio=True)
     yield Target("CPU with a task for each item, everything on, of nadoo-flow-core", delivered, 0.55)
 
 
