@@ -1,15 +1,19 @@
-"""Takes the pictures of the live page: `make pictures-live` writes them to docs/pictures.
+"""Pictures of the live page in every state, for the documentation.
 
-A batch of places is looked up at a made-up service, with a rate limit, retries and some failures; another one blocks
-its loop now and then. Each picture is one of the page's states.
+    python -m tools.live_pictures [NAME ...]
+
+Runs batches on a loop in a thread and takes a screenshot of each state with a real browser: no batch, a healthy batch,
+a failing one, stalls, a finished batch, and hundreds of small batches.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +22,7 @@ from flowrt.server import TelemetryServer
 from tools.browser import chromium
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 __all__ = ["main"]
 
@@ -26,100 +30,179 @@ _FOLDER: Final = Path(__file__).parents[1] / "docs" / "pictures"
 _WIDE: Final = {"width": 1240, "height": 900}
 _PHONE: Final = {"width": 390, "height": 844}
 _SETTLE_MS: Final = 1_500
+_TOKEN: Final = "only-for-pictures"  # noqa: S105  # of a server on loopback
+_TRACE_URL: Final = "https://jaeger.example.com/trace/{trace_id}"
 
 
 class UpstreamError(Exception):
-    """The service said no."""
+    """The service answered with an error."""
 
 
 class Lookup:
-    """A node that asks the service.
+    """Node that asks a service.
 
     Args:
-        seed: The same times and failures each time.
-        stalls: Whether it computes for long now and then, instead of in a thread.
-        straggler: A place whose answer takes long.
+        seed: Seed of the durations and failures, so that every run is the same.
+        failing: Share of the items that fail.
+        stalls: True to block the event loop now and then.
+        straggler: Index of an item that takes 24 s.
+        mean_s: Typical duration, in seconds.
     """
 
-    def __init__(self, seed: int, *, stalls: bool = False, straggler: int = -1) -> None:
+    def __init__(
+        self, seed: int, *, failing: float = 0.05, stalls: bool = False, straggler: int = -1, mean_s: float = 0.09
+    ) -> None:
         self._random = random.Random(seed)  # noqa: S311  # made-up times
+        self._failing = failing
         self._stalls = stalls
         self._straggler = straggler
+        self._mean_s = mean_s
 
     async def look_up(self, place: int) -> int:
-        """One place."""
+        """Look up one place."""
         await self.ask(place)
-        if self._random.random() < 0.05:
+        chance = self._random.random()
+        if chance < 0.7 * self._failing:
             raise UpstreamError(f"503 Service Unavailable for https://places.example.com/v2/{place}?key=4f3c9a")
-        if self._stalls and self._random.random() < 0.003:
+        if chance < self._failing:
+            raise TimeoutError(f"no answer from 10.0.0.{place % 250} within 2 s")
+        if self._stalls and self._random.random() < 0.006:
             self.compare_all()
         return place
 
     async def ask(self, place: int) -> None:
-        """Wait for the service's answer."""
-        await asyncio.sleep(self._random.lognormvariate(-2.4, 0.8) if place != self._straggler else 24.0)
+        """Wait for the answer of the service."""
+        straggles = place == self._straggler
+        await asyncio.sleep(24.0 if straggles else self._mean_s * self._random.lognormvariate(0, 0.8))
 
     def compare_all(self) -> None:
-        """What should have been done elsewhere."""
+        """Compute for long on the event loop, which a thread should do."""
         time.sleep(0.35)
 
 
-async def _work(quit_at: threading.Event) -> None:
-    async with flowrt.Runtime(log_level="CRITICAL"):
-        geocode = flowrt.BatchProcessor(_named(Lookup(1, stalls=True).look_up, "geocode"), 24, name="geocode")
-        await geocode.batch(range(1_500))
-        places = flowrt.BatchProcessor(
-            _named(Lookup(2, straggler=1_234).look_up, "look_up"),
-            40,
-            name="places",
-            rate_limit=flowrt.RateLimit(260, per=1.0),
-            retry=flowrt.RetryPolicy(attempts=2, base=0.2),
-            item_timeout=40,
-        )
-        await places.batch(range(4_500))
-        await asyncio.to_thread(quit_at.wait)
+class Scenes:
+    """Batches of one scene after another, each started on request, on a loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._end = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+        self._thread.start()
+
+    def start(self, scene: Callable[[], Any]) -> None:
+        """Start a scene.
+
+        Args:
+            scene: Coroutine function that runs its batches.
+        """
+        asyncio.run_coroutine_threadsafe(scene(), self._loop)
+
+    def close(self) -> None:
+        """End all batches and the thread."""
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _run(self) -> None:
+        async with flowrt.Runtime(log_level="CRITICAL"):
+            await self._end.wait()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
 
-def _named(function: Any, name: str) -> Any:
-    return flowrt.FunctionNode(function, node_id=name)
+async def _geocode() -> None:
+    await _processor(Lookup(1, stalls=True), "geocode", 24).batch(range(700))
 
 
-def _take(browser: Browser, url: str, name: str, *, whole: bool = False, click: str | None = None, **look: Any) -> None:
-    page = browser.new_page(**{"viewport": _WIDE, **look})
-    page.goto(url)
-    page.wait_for_timeout(_SETTLE_MS)
-    if click is not None:
-        page.locator(click).first.click()
+async def _places() -> None:
+    processor = _processor(
+        Lookup(2, straggler=1_234, failing=0.02),
+        "places",
+        40,
+        rate_limit=flowrt.RateLimit(260, per=1.0),
+        retry=flowrt.RetryPolicy(attempts=2, base=0.2),
+        item_timeout=40,
+    )
+    await processor.batch(range(4_500))
+
+
+async def _enrich() -> None:
+    await _processor(Lookup(3, failing=0.9), "enrich", 30).batch(range(100_000))
+
+
+async def _requests() -> None:
+    async def serve(seed: int) -> None:
+        lookup = Lookup(seed, failing=0.01, mean_s=0.8)
+        while True:
+            await _processor(lookup, "request", 3).batch(range(3))
+
+    nightly = _processor(Lookup(4, failing=0.0), "nightly", 8, rate_limit=flowrt.RateLimit(20, per=1.0))
+    await asyncio.gather(nightly.batch(range(5_000)), *(serve(seed) for seed in range(250)))
+
+
+def _processor(lookup: Lookup, name: str, limit: int, **settings: Any) -> flowrt.BatchProcessor[Any, Any]:
+    return flowrt.BatchProcessor(flowrt.FunctionNode(lookup.look_up, node_id="look_up"), limit, name=name, **settings)
+
+
+def _take(browser: Browser, url: str, name: str, *, whole: bool = False, batch: str = "", **look: Any) -> None:
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        return
+    page = _open(browser, url, **{"viewport": _WIDE, **look})
+    if batch:
+        page.locator(".choose", has_text=batch).first.click()
         page.wait_for_timeout(_SETTLE_MS)
     if name == "live-stalls":
-        page.locator("#stall-list li").filter(has_text="by item").locator("summary").last.click()
-        page.locator("#stalls").scroll_into_view_if_needed()
+        page.locator("#stall-list summary").first.click()
     page.screenshot(path=_FOLDER / f"{name}.png", full_page=whole)
-    page.close()
+    page.context.close()
+
+
+def _open(browser: Browser, url: str, **look: Any) -> Page:
+    context = browser.new_context(http_credentials={"username": "any", "password": _TOKEN}, **look)
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_timeout(_SETTLE_MS)
+    return page
+
+
+def _wait(page: Page, selector: str, text: str) -> None:
+    page.wait_for_function(
+        "([selector, text]) => document.querySelector(selector).textContent.includes(text)",
+        arg=[selector, text],
+        timeout=120_000,
+    )
 
 
 def main() -> None:
-    """Take them all; it takes half a minute."""
+    """Take all pictures, or those that are named as arguments."""
     _FOLDER.mkdir(parents=True, exist_ok=True)
-    server = TelemetryServer(0)
+    server = TelemetryServer(0, token=_TOKEN, trace_url=_TRACE_URL, live_control=True)
     server.start()
-    quit_at = threading.Event()
-    worker = threading.Thread(target=asyncio.run, args=(_work(quit_at),))
+    url = server.url
     with chromium() as browser:
-        _take(browser, server.url, "live-idle")
-        worker.start()
-        watch = browser.new_page()
-        watch.goto(server.url)
-        watch.wait_for_function("() => document.querySelector('#name').textContent === 'places'", timeout=60_000)
-        watch.wait_for_timeout(9_000)
-        _take(browser, server.url, "live-light", whole=True)
-        _take(browser, server.url, "live-dark", color_scheme="dark")
-        _take(browser, server.url, "live-phone", viewport=_PHONE, device_scale_factor=2)
-        _take(browser, server.url, "live-stalls", whole=True, click="#batches li:last-child button")
-        watch.wait_for_function("() => document.querySelector('#status').textContent !== 'running'", timeout=90_000)
-        _take(browser, server.url, "live-finished")
-        quit_at.set()
-        worker.join()
+        _take(browser, url, "live-idle")
+        scenes = Scenes()
+        watch = _open(browser, url)
+        scenes.start(_geocode)
+        _wait(watch, "#status", "finished")
+        scenes.start(_places)
+        _wait(watch, "#name", "places")
+        watch.wait_for_timeout(11_000)
+        _take(browser, url, "live-light", whole=True)
+        _take(browser, url, "live-dark", color_scheme="dark")
+        _take(browser, url, "live-stalls", whole=True, batch="geocode")
+        _wait(watch, "#status", "finished")
+        _take(browser, url, "live-finished", batch="places")
+        scenes.start(_enrich)
+        _wait(watch, "#status", "failing")
+        watch.wait_for_timeout(11_000)
+        _take(browser, url, "live-failing", whole=True)
+        _take(browser, url, "live-phone", viewport=_PHONE, device_scale_factor=2)
+        scenes.start(_requests)
+        watch.wait_for_timeout(11_000)
+        _take(browser, url, "live-many")
+        scenes.close()
     server.stop()
 
 

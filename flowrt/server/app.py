@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import logging
 import weakref
 from typing import Final
@@ -14,6 +15,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
 
 from flowrt._util.daemon_thread import run_in_daemon_thread
+from flowrt._util.trace_url import check_trace_url
+from flowrt.server.control import ACTIONS, control, control_path
 from flowrt.server.responses import ASGIApp, Receive, Response, Scope, Send, answer, header_values, text
 from flowrt.server.sse import Events
 from flowrt.server.static_files import FILES, page_file
@@ -47,14 +50,23 @@ READINESS: Final = Readiness()
 """Readiness of this process. A `Runtime` that shuts down sets it for every application that serves `/readyz`."""
 
 
-def asgi_app(registry: CollectorRegistry = REGISTRY) -> ASGIApp:
+def asgi_app(
+    registry: CollectorRegistry = REGISTRY, *, trace_url: str | None = None, live_control: bool = False
+) -> ASGIApp:
     """Return an ASGI application with the live page at `/`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
         registry: The registry that `/metrics` renders.
+        trace_url: URL of a trace in your tracing UI, with `{trace_id}` in place of its id. Trace ids on the page
+            become links.
+        live_control: True to let the page drain and cancel batches. Enable it only if your service restricts access
+            to the application.
 
     Returns:
         An application to mount in your own service. The service then controls access to it.
+
+    Raises:
+        ValueError: `trace_url` is not an http or https URL with `{trace_id}`.
 
     Example:
         >>> from fastapi import FastAPI
@@ -62,7 +74,7 @@ def asgi_app(registry: CollectorRegistry = REGISTRY) -> ASGIApp:
         >>> app = FastAPI()
         >>> app.mount("/telemetry", flowrt.asgi_app())
     """
-    return TelemetryApp(registry)
+    return TelemetryApp(registry, trace_url=trace_url, live_control=live_control)
 
 
 class TelemetryApp:
@@ -70,9 +82,19 @@ class TelemetryApp:
 
     Args:
         registry: The registry that `/metrics` renders.
+        trace_url: URL of a trace, with `{trace_id}` in place of its id, or None.
+        live_control: True to accept POST requests that drain or cancel a batch.
+
+    Raises:
+        ValueError: `trace_url` is not an http or https URL with `{trace_id}`.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(
+        self, registry: CollectorRegistry = REGISTRY, *, trace_url: str | None = None, live_control: bool = False
+    ) -> None:
+        self._live_control = live_control
+        config = {"trace_url": check_trace_url(trace_url), "controls": list(ACTIONS) if live_control else []}
+        self._config = json.dumps(config).encode()
         register()
         self._registry = registry
         self._events = Events(LIVE)
@@ -101,10 +123,16 @@ class TelemetryApp:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = _route_path(scope)
-        if path not in _PATHS:
+        controlled = control_path(path)
+        if controlled is not None:
+            if self._live_control and scope["method"] == "POST":
+                response = control(scope, *controlled)
+            else:
+                response = text(405, *_not_allowed("POST" if self._live_control else ""))
+        elif path not in _PATHS:
             response = text(404, "not found: there are /, /metrics, /healthz and /readyz")
         elif scope["method"] not in ("GET", "HEAD"):
-            response = text(405, "only GET and HEAD", (b"allow", b"GET, HEAD"))
+            response = text(405, *_not_allowed("GET, HEAD"))
         elif path == "/live/events" and scope["method"] == "GET":
             refusal = await self._events.serve(receive, send)
             if refusal is None:
@@ -121,6 +149,8 @@ class TelemetryApp:
             return text(200, "ok") if READINESS.draining is None else text(503, READINESS.draining)
         if path in FILES:
             return page_file(path)
+        if path == "/live/config":
+            return 200, [(b"content-type", b"application/json")], self._config
         if path == "/live/events":  # HEAD: a GET was served as a stream
             return 200, [(b"content-type", b"text/event-stream")], b""
         loop = asyncio.get_running_loop()
@@ -141,7 +171,13 @@ class TelemetryApp:
             return text(500, f"the metrics cannot be rendered: a collector raised {type(exc).__name__}")
 
 
-_PATHS: Final = frozenset({"/metrics", "/healthz", "/readyz", "/live/state", "/live/events", *FILES})
+_PATHS: Final = frozenset({"/metrics", "/healthz", "/readyz", "/live/config", "/live/state", "/live/events", *FILES})
+
+
+def _not_allowed(methods: str) -> tuple[str, tuple[bytes, bytes]]:
+    """Return message and Allow header of a 405 response."""
+    message = f"allowed: {methods}" if methods else "no method is allowed here: live_control is off"
+    return message, (b"allow", methods.encode())
 
 
 def _route_path(scope: Scope) -> str:

@@ -17,9 +17,13 @@ FILES: Final = {
     "/": ("page.html", b"text/html; charset=utf-8"),
     "/live/page.css": ("page.css", b"text/css; charset=utf-8"),
     "/live/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+    "/live/batch.js": ("batch.js", b"text/javascript; charset=utf-8"),
     "/live/charts.js": ("charts.js", b"text/javascript; charset=utf-8"),
+    "/live/dom.js": ("dom.js", b"text/javascript; charset=utf-8"),
     "/live/format.js": ("format.js", b"text/javascript; charset=utf-8"),
+    "/live/overview.js": ("overview.js", b"text/javascript; charset=utf-8"),
     "/live/icon.svg": ("icon.svg", b"image/svg+xml"),
+    "/live/icon-failing.svg": ("icon-failing.svg", b"image/svg+xml"),
 }
 """File name and content type by request path."""
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from uvicorn.server import ServerState
 
+from flowrt._util.trace_url import check_trace_url
 from flowrt.server.app import TelemetryApp
 from flowrt.server.auth import check_token, guarded
 from flowrt.server.connection import HEAD_BYTES, Config, Connection, ConnectionPool, Handshake
@@ -41,6 +42,8 @@ class TelemetryServer:
         cert: PEM file with the certificate and its chain. With it the server speaks TLS.
         key: PEM file with the private key of the certificate, if `cert` does not hold it.
         app: The application to serve, by default `asgi_app()`.
+        trace_url: URL of a trace in a tracing UI, with `{trace_id}` in place of its id, for links on the live page.
+        live_control: True to let the live page drain and cancel batches. Needs a token.
 
     Attributes:
         host: The bound address.
@@ -49,7 +52,8 @@ class TelemetryServer:
 
     Raises:
         ValueError: Other machines can reach the address and no token is given, the token is blank, the port is out of
-            range, or the certificate cannot be used.
+            range, the certificate cannot be used, `trace_url` is not a URL with `{trace_id}`, or `live_control` is
+            given without a token.
         OSError: The address cannot be bound. The message says why and what to do.
     """
 
@@ -62,6 +66,8 @@ class TelemetryServer:
         cert: _Path | None = None,
         key: _Path | None = None,
         app: ASGIApp | None = None,
+        trace_url: str | None = None,
+        live_control: bool = False,
     ) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
             raise ValueError(f"the metrics port must be an integer from 0 (a free one) to 65535, not {port!r}")
@@ -70,11 +76,14 @@ class TelemetryServer:
             raise ValueError(
                 f"binding {host!r} lets others read the telemetry: give a token, or bind 127.0.0.1 (the default)"
             )
+        if live_control and token is None:
+            raise ValueError("live_control lets every reader of the live page cancel batches: give a token as well")
+        check_trace_url(trace_url)
         self._tls = None if cert is None and key is None else _tls(cert, key)
         self._socket = _bind(host, port)
         self._own_app: TelemetryApp | None = None
         if app is None:
-            app = self._own_app = TelemetryApp()
+            app = self._own_app = TelemetryApp(trace_url=trace_url, live_control=live_control)
         self._app = guarded(app, token)
         self.host = host
         self.port: int = self._socket.getsockname()[1]

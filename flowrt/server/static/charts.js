@@ -1,4 +1,4 @@
-// Small time charts in SVG: lines, or areas stacked to a whole. The legend holds the values at the latest time, or at the
+// Small time charts in SVG: lines, or areas stacked to a whole. The legend holds the current figures, or the values at the
 // time that the pointer or the arrow keys select, so a reader who cannot see the lines gets the same figures.
 
 import { seconds, short } from "./format.js";
@@ -23,13 +23,17 @@ function roundUp(value) {
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999);
 }
 
+const SPREAD = 20; // from this ratio of highest to lowest value on, a chart that allows it has a log scale
+
 export class Chart {
-  // series: [{ name, color (a CSS variable), dashed }]; format: turns a value into text
-  constructor(host, { title, series, format, stacked = false }) {
+  // series: [{ name, color (a CSS variable), dashed }]; format: turns a value into text; log: may use a log scale
+  constructor(host, { title, series, format, stacked = false, log = false }) {
     this.title = title;
     this.series = series;
     this.format = format;
     this.stacked = stacked;
+    this.log = log;
+    this.current = null;
     this.times = [];
     this.columns = series.map(() => []);
     this.at = null;
@@ -40,6 +44,7 @@ export class Chart {
     this.legend.className = "legend";
     this.values = series.map((each) => this.key(each));
     this.when = document.createElement("span");
+    this.when.className = "when";
     this.legend.append(this.when);
     this.figure.append(this.svg, this.legend);
     host.append(this.figure);
@@ -62,10 +67,13 @@ export class Chart {
     return { key, value };
   }
 
-  // times: seconds, ascending; columns: values per series, null for a gap
-  show(times, columns) {
+  // times: seconds, ascending; columns: values per series, null for a gap; figures: the current values per series, and
+  // the window that they are of
+  show(times, columns, figures, window) {
     this.times = times;
     this.columns = columns;
+    this.current = figures;
+    this.window = window;
     if (this.at !== null && this.at >= times.length) this.at = null;
     this.draw();
   }
@@ -103,14 +111,14 @@ export class Chart {
     const bottom = HEIGHT - BOTTOM;
     const first = this.times.length ? this.times[0] : 0;
     const last = this.times.length ? this.times[this.times.length - 1] : 1;
-    const most = this.stacked ? 1 : roundUp(Math.max(0, ...this.columns.flat().filter((value) => value !== null)));
     const x = (time) => LEFT + ((time - first) / Math.max(last - first, 1e-9)) * (width - LEFT - 1);
-    const y = (value) => bottom - (value / most) * (bottom - TOP);
+    const scale = this.scale();
+    const y = (value) => bottom - scale.share(value) * (bottom - TOP);
     const parts = [];
-    for (const share of [0, 0.5, 1]) {
-      parts.push(shape("line", { class: "grid", x1: LEFT, x2: width, y1: y(share * most), y2: y(share * most) }));
-      const label = share * most === 0 ? "0" : this.format(share * most);
-      parts.push(shape("text", { class: "tick", x: LEFT - 7, y: y(share * most) + 4, "text-anchor": "end" }, label));
+    for (const value of scale.ticks) {
+      parts.push(shape("line", { class: "grid", x1: LEFT, x2: width, y1: y(value), y2: y(value) }));
+      const label = value === 0 ? "0" : this.format(value);
+      parts.push(shape("text", { class: "tick", x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, label));
     }
     for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
       const time = first + share * (last - first);
@@ -126,6 +134,21 @@ export class Chart {
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.svg.replaceChildren(...parts);
     this.updateLegend();
+  }
+
+  // The vertical scale: linear from 0, or logarithmic if the values spread widely.
+  scale() {
+    const values = this.columns.flat().filter((value) => value !== null);
+    const most = this.stacked ? 1 : roundUp(Math.max(0, ...values));
+    const least = Math.min(...values.filter((value) => value > 0));
+    this.logarithmic = this.log && most / least >= SPREAD;
+    if (!this.logarithmic) return { share: (value) => value / most, ticks: [0, most / 2, most] };
+    const low = Math.floor(Math.log10(least));
+    const decades = Math.max(1, Math.ceil(Math.log10(most)) - low);
+    const step = Math.ceil(decades / 4); // at most five ticks
+    const ticks = Array.from({ length: Math.floor(decades / step) + 1 }, (_, i) => 10 ** (low + i * step));
+    const share = (value) => Math.min(1, Math.max(0, (Math.log10(Math.max(value, 1e-12)) - low) / decades));
+    return { share, ticks };
   }
 
   lines(x, y) {
@@ -160,15 +183,16 @@ export class Chart {
   }
 
   updateLegend() {
-    const at = this.at === null ? this.times.length - 1 : this.at;
+    const at = this.at;
     const labels = [];
     this.values.forEach(({ key, value }, i) => {
-      const here = at < 0 ? null : this.columns[i][at];
+      const here = at !== null ? this.columns[i][at] : this.current === null ? null : this.current[i];
       value.textContent = here === null || here === undefined ? "–" : this.format(here);
       key.hidden = this.stacked && !this.columns[i].some((each) => each > 0);
       if (!key.hidden) labels.push(`${this.series[i].name} ${value.textContent}`);
     });
-    this.when.textContent = this.at === null ? "" : `at ${seconds(this.times[at])}`;
-    this.svg.setAttribute("aria-label", `${this.title}. ${this.when.textContent || "Now"}: ${labels.join(", ")}`);
+    this.when.textContent = `${at === null ? this.window || "" : `at ${seconds(this.times[at])}`}${this.logarithmic ? " · log scale" : ""}`;
+    const time = at === null ? this.window || "Now" : `At ${seconds(this.times[at])}`;
+    this.svg.setAttribute("aria-label", `${this.title}. ${time[0].toUpperCase()}${time.slice(1)}: ${labels.join(", ")}`);
   }
 }

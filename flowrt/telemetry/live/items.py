@@ -105,7 +105,8 @@ class Failures:
                     **row,
                     "count": 0,
                     "type": redact(error_type),
-                    "text": redact(template),
+                    # redacted first: the parts that vary are removed from a secret only in part
+                    "text": template if error_type == _OTHER_TYPE else template_of(redact(error), http_status),
                     "error": redact(error),
                 }
             if len(self._by_text) >= _MAX_PENDING:  # distinct messages need not be remembered

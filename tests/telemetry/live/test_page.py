@@ -61,6 +61,14 @@ def make_gate(spawn: Spawn) -> Iterator[MakeGate]:
 
 
 @pytest.fixture
+def release(spawn: Spawn) -> Iterator[threading.Event]:
+    """Event that lets a test's batches end. It is set at the end, so that a failed test does not hang."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
 def open_page(browser: Browser, server: TelemetryServer) -> Iterator[OpenPage]:
     """Open the page in a new context. Any console message or foreign request fails the test."""
     contexts: list[Any] = []
@@ -119,16 +127,17 @@ def test_page_shows_the_counters_during_and_after_a_batch(
     wait_for(page, "#done", "99 of 100 items, 99 %")
     assert (counter("numbers", "ok"), counter("numbers", "failed")) == (79, 20)
     assert text_of(page, "#name") == "numbers"
-    assert text_of(page, "#status") == "running"
+    assert text_of(page, "#status") == "running, 20 % failing"
     assert text_of(page, "#failed") == "20 20 %"
+    assert page.title() == "20 % failing · numbers · flowrt"
     assert text_of(page, "#inflight") == "1 of 10"
     assert page.locator("#bar").get_attribute("aria-valuenow") == "99"
-    assert text_of(page, "#errors li b") == "20"
+    assert text_of(page, "#causes .times") == "20 ×"
     wait_for(page, "#running-items", "Gate.wait")
     assert text_of(page, "#running-items td:first-child") == "99"
     gate.open.set()
     thread.join(HANG_S)
-    wait_for(page, "#status", "finished with failures")
+    wait_for(page, "#status", "finished, 20 % failed")
     assert text_of(page, "#done") == "100 of 100 items, 100 %"
     assert counter("numbers", "ok") + counter("numbers", "failed") == 100
     assert text_of(page, "#announce") == "numbers has ended: 100 items, 20 failed"
@@ -150,8 +159,9 @@ def test_hostile_text_is_shown_as_text(open_page: OpenPage, spawn: Spawn, make_g
     spawn(flowrt.BatchProcessor(flowrt.FunctionNode(node, node_id=HOSTILE), 2, name=name).batch([1, 2])).join(HANG_S)
     start(spawn, gate, HOSTILE, 10).join(HANG_S)
     wait_for(page, "#failed-items .text", f"{HOSTILE} 8")
-    page.locator("#batches button").nth(1).click()
+    page.locator("#overview .choose").nth(1).click()
     wait_for(page, "#failed-items .kind", "Bad<img src=x onerror=alert(1)>")
+    wait_for(page, "#causes .kind", "Bad<img src=x onerror=alert(1)>")
     assert text_of(page, "#name").startswith(HOSTILE)
     assert page.locator("main img, main script, main b:has-text('bold')").count() == 0
     assert page.locator("script").count() == 1
@@ -288,17 +298,17 @@ def test_charts_are_readable_with_the_keyboard(open_page: OpenPage, spawn: Spawn
     page.wait_for_timeout(1_200)
     chart = page.locator("#latency-chart svg")
     label = chart.get_attribute("aria-label") or ""
-    assert re.search(r"Latency of items\. Now: p50 .+, p95 .+, p99 .+", label)
+    assert re.search(r"Latency of items\. So far: p50 .+, p95 .+, p99 .+", label)
     chart.focus()
     page.keyboard.press("Home")
-    assert "at 0 " in (chart.get_attribute("aria-label") or "")
+    assert "At 0 " in (chart.get_attribute("aria-label") or "")
     deadline = time.monotonic() + HANG_S
-    while not re.search(r"at [\d.]+ m?s", label := chart.get_attribute("aria-label") or ""):
+    while not re.search(r"At [\d.]+ m?s", label := chart.get_attribute("aria-label") or ""):
         assert time.monotonic() < deadline, label
         page.wait_for_timeout(200)  # a busy machine may have sampled only the start
         page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
-    assert "Now" in (chart.get_attribute("aria-label") or "")
+    assert "So far" in (chart.get_attribute("aria-label") or "")
     gate.open.set()
 
 
@@ -323,6 +333,248 @@ def test_error_can_be_copied(open_page: OpenPage, spawn: Spawn, make_gate: MakeG
     gate = make_gate(-1)
     start(spawn, gate, "copied", 4).join(HANG_S)
     wait_for(page, "#failed-items", "ValueError")
-    page.locator("#failed-items .copy").first.click()
-    wait_for(page, "#failed-items .copy", "copied")
+    page.locator("#causes .copy", has_text="copy error").click()
+    wait_for(page, "#causes", "copied")
     assert page.evaluate("navigator.clipboard.readText()") == f"item 3: ValueError: {HOSTILE} 3"
+
+
+def quiet(node: Any, name: str, limit: int = 10, **settings: Any) -> flowrt.BatchProcessor[Any, Any]:
+    node = flowrt.FunctionNode(node, node_id="node")
+    return flowrt.BatchProcessor(node, limit, name=name, telemetry=flowrt.Telemetry(logs=False), **settings)
+
+
+def test_failing_batch_comes_first(
+    open_page: OpenPage, spawn: Spawn, make_gate: MakeGate, release: threading.Event
+) -> None:
+    page = open_page()
+    calm = make_gate(2)
+
+    async def failing(x: int) -> int:
+        while x == 99 and not release.is_set():
+            await asyncio.sleep(0.01)
+        if x % 10:
+            raise ConnectionError(f"no answer from 10.0.0.{x}")
+        return x
+
+    spawn(quiet(failing, "failing").batch(range(100)))
+    start(spawn, calm, "calm", 3)  # starts later, and has no failures
+    wait_for(page, "#overview-rows", "calm")
+    wait_for(page, "#overview-rows tr:first-child", "90 % failing")
+    wait_for(page, "#status", "running, 90 % failing")
+    assert text_of(page, "#overview-rows tr:first-child th").startswith("failing")
+    assert text_of(page, "#name") == "failing"
+    assert page.title() == "90 % failing · failing · flowrt"
+    assert page.locator("#icon").get_attribute("href") == "live/icon-failing.svg"
+    assert text_of(page, ".figures div:first-child dt").startswith("Failed")
+    assert page.evaluate("getComputedStyle(document.querySelector('#status')).backgroundColor") == "rgb(179, 38, 30)"
+    assert text_of(page, "#causes").count("×") == 1, "failures of one cause are one entry"
+    assert "no answer from N" in text_of(page, "#causes .cause")
+    tops = [page.locator(each).bounding_box() for each in ("#failures", "#bound-chart")]
+    assert tops[0] is not None
+    assert tops[1] is not None
+    assert tops[0]["y"] < tops[1]["y"]
+    page.locator(".choose", has_text="calm").click()
+    assert text_of(page, "#name") == "calm"
+    assert text_of(page, "#status") == "running"
+    release.set()
+    calm.open.set()
+    page.wait_for_function("() => document.querySelector('#icon').getAttribute('href') === 'live/icon.svg'")
+
+
+def test_small_batches_of_a_name_are_one_row(open_page: OpenPage, spawn: Spawn, release: threading.Event) -> None:
+    page = open_page(viewport={"width": 390, "height": 844})
+
+    async def node(x: int) -> int:
+        while not release.is_set():
+            await asyncio.sleep(0.05)
+        return x
+
+    async def main() -> None:
+        batches = [quiet(node, "request", 1).batch([1]) for _ in range(200)]
+        await asyncio.gather(quiet(node, "nightly", 1).batch(range(2)), *batches)
+
+    spawn(main())
+    wait_for(page, "#overview-note", "201 active · 2 names")
+    assert page.locator("#overview-rows tr").count() == 2
+    request = page.locator(".choose[aria-expanded]", has_text="request")
+    assert request.get_attribute("aria-expanded") == "false"
+    request.click()
+    assert request.get_attribute("aria-expanded") == "true"
+    assert page.locator("#overview-rows tr.inside").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    release.set()
+    wait_for(page, "#overview-rows", "200 ended")
+    request.click()
+    assert page.locator("#overview-rows tr.inside").count() == 0
+
+
+def test_figures_and_legends_agree_and_name_their_window(
+    open_page: OpenPage, spawn: Spawn, make_gate: MakeGate
+) -> None:
+    page = open_page()
+    gate = make_gate(99)
+    start(spawn, gate, "windows")
+    wait_for(page, "#done", "99 of 100")
+    for figure, legend in (("p50", 1), ("p95", 2), ("p99", 3)):
+        pair = page.evaluate(
+            "([figure, legend]) => [document.querySelector(figure).textContent,"
+            " document.querySelector(legend).textContent]",
+            [f"#{figure}", f"#latency-chart .key:nth-child({legend}) b"],
+        )
+        assert pair[0] == pair[1]
+    assert text_of(page, "#p99-window") == "so far"
+    assert "so far" in text_of(page, "#latency-chart .when")
+    assert text_of(page, "#bound-text").startswith("So far: ")
+    gate.open.set()
+    wait_for(page, "#p99-window", "whole batch")
+    wait_for(page, "#bound-text", "Whole batch: ")
+    wait_for(page, "#rate-chart .when", "whole batch")
+
+
+def test_latencies_that_spread_widely_have_a_log_scale(open_page: OpenPage, spawn: Spawn) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(1.5 if x == 7 else 0.001)
+        return x
+
+    page = open_page()
+    spawn(quiet(node, "spread").batch(range(100))).join(HANG_S)
+    wait_for(page, "#latency-chart .when", "log scale")
+    ticks = page.locator("#latency-chart .tick").all_text_contents()
+    assert "1.00 s" in ticks
+    assert "100 ms" in ticks
+
+
+def test_stalls_of_one_cause_are_one_line(open_page: OpenPage, spawn: Spawn) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.01)
+        if x in (5, 15, 25):
+            time.sleep(0.25)  # blocks the loop on purpose
+        return x
+
+    async def main() -> None:
+        async with flowrt.Runtime(log_level="CRITICAL", stall_after=0.05):
+            await quiet(node, "stalled", 4).batch(range(40))
+
+    page = open_page()
+    spawn(main()).join(HANG_S)
+    wait_for(page, "#stall-list", "3 × up to ")
+    line = page.locator("#stall-list li", has_text="3 × up to")
+    assert "node node" in line.inner_text()
+    line.locator("summary").click()
+    assert "time.sleep(0.25)" in line.locator("pre").inner_text()
+
+
+def test_idle_page_has_an_example_that_runs(open_page: OpenPage, spawn: Spawn) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    wait_for(page, "#link-text", "live")
+    page.locator("#example-host .copy").click()
+    wait_for(page, "#example-host .copy", "copied")
+    example = str(page.evaluate("navigator.clipboard.readText()"))
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(example.partition("flowrt.run(")[0].replace("20_000", "20"), "example", "exec"), names)  # noqa: S102
+    assert "flowrt.run(main(), metrics_port=9464)" in example
+    spawn(names["main"]()).join(HANG_S)
+    wait_for(page, "#done", "20 of 20")
+
+
+def test_phone_shows_failures_and_trace_within_its_width(browser: Browser, spawn: Spawn, make_gate: MakeGate) -> None:
+    server = TelemetryServer(0, trace_url="https://jaeger.example.com/trace/{trace_id}?from=flowrt")
+    server.start()
+    gate = make_gate(9)
+
+    async def main() -> None:
+        async with flowrt.Runtime(log_level="CRITICAL"):  # makes trace ids
+            await quiet(gate, "traced").batch(range(10))
+
+    try:
+        context = browser.new_context(viewport={"width": 390, "height": 844})
+        page = context.new_page()
+        page.goto(server.url)
+        spawn(main())
+        wait_for(page, "#causes", "2 ×")
+        link = page.locator("#causes .trace a")
+        href = link.get_attribute("href") or ""
+        assert re.fullmatch(r"https://jaeger\.example\.com/trace/[0-9a-f]{32}\?from=flowrt", href)
+        assert link.get_attribute("rel") == "noopener noreferrer"
+        for shown in (page.locator("#failed"), page.locator("#causes .cause"), link):
+            box = shown.bounding_box()
+            assert box is not None
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 390
+            assert box["y"] < 844, "on the first screen"
+        gate.open.set()
+        context.close()
+    finally:
+        server.stop()
+
+
+def test_page_drains_and_cancels_a_batch(browser: Browser, spawn: Spawn) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.02)
+        return x
+
+    server = TelemetryServer(0, token="horse", live_control=True)
+    server.start()
+    try:
+        context = browser.new_context(http_credentials={"username": "any", "password": "horse"})
+        context.set_default_timeout(HANG_S * 1000)
+        page = context.new_page()
+        page.goto(server.url)
+        draining = spawn(quiet(node, "draining", 2).batch(range(100_000)))
+        wait_for(page, "#name", "draining")
+        page.locator("#controls button", has_text="drain").click()
+        wait_for(page, "#control-note", "drain requested")
+        draining.join(HANG_S)
+        wait_for(page, "#status", "cancelled")
+        cancelling = spawn(quiet(node, "cancelling", 2).batch(range(100_000)))
+        wait_for(page, "#name", "cancelling")
+        button = page.locator("#controls button", has_text="cancel")
+        button.click()
+        assert button.text_content() == "cancel cancelling?"
+        button.click()
+        cancelling.join(HANG_S)
+        assert not cancelling.is_alive()
+        page.wait_for_function("() => document.querySelectorAll('#controls button').length === 0")
+        context.close()
+    finally:
+        server.stop()
+
+
+def test_page_has_no_controls_by_default(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
+    page = open_page()
+    gate = make_gate(1)
+    start(spawn, gate, "plain", 2)
+    wait_for(page, "#name", "plain")
+    assert page.locator("#controls button").count() == 0
+    gate.open.set()
+
+
+def test_tab_order_follows_the_page(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
+    page = open_page()
+    start(spawn, make_gate(-1), "first", 10).join(HANG_S)
+    gate = make_gate(99)
+    start(spawn, gate, "second")
+    wait_for(page, "#done", "99 of 100")
+    wait_for(page, "#overview-rows", "first")
+    reached: list[str] = []
+    tops: list[float] = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        at = page.evaluate(
+            "() => { const at = document.activeElement; const outline = getComputedStyle(at).outlineStyle;"
+            " return [at.tagName, at.textContent.slice(0, 20) || at.id, outline,"
+            " at.getBoundingClientRect().top + scrollY]; }"
+        )
+        if at[0] == "BODY":
+            break
+        assert at[2] != "none", f"{at[:2]} shows no focus"
+        reached.append(f"{at[0]} {at[1]}")
+        tops.append(float(at[3]))
+    assert reached[0].startswith("A Skip")
+    for wanted in ("BUTTON Theme", "BUTTON second", "BUTTON first", "BUTTON copy", "SUMMARY Last failed", "SUMMARY "):
+        assert any(each.startswith(wanted) for each in reached), (wanted, reached)
+    for chart in ("svg", "svg"):
+        assert sum(each.startswith(chart) for each in reached) == 4
+    ordered = [top for each, top in zip(reached, tops, strict=True) if each.startswith(("BUTTON second", "svg"))]
+    assert ordered == sorted(ordered)
+    gate.open.set()
