@@ -40,6 +40,8 @@ class Settings(TypedDict, total=False):
     metrics_token: str | None
     metrics_cert: str | os.PathLike[str] | None
     metrics_key: str | os.PathLike[str] | None
+    trace_url: str | None
+    live_control: bool
     otlp_endpoint: str | None
     log_format: LogFormat | None
     log_level: str
@@ -75,6 +77,9 @@ class Runtime:
             required to serve on an address that other hosts can reach.
         metrics_cert: A file with a certificate in PEM form, to serve over TLS.
         metrics_key: A file with the certificate's private key, if the certificate's file lacks it.
+        trace_url: URL of a trace in your tracing UI, with `{trace_id}` in place of its id, such as
+            `https://jaeger.example.com/trace/{trace_id}`. Trace ids on the live page become links.
+        live_control: True to let the live page drain and cancel batches. Needs `metrics_token`.
         otlp_endpoint: Base URL of the OTLP/HTTP collector; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
             `otlp`. Without an endpoint, spans exist, so that logs and results have trace ids, but are not exported.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
@@ -111,6 +116,8 @@ class Runtime:
         metrics_token: str | None = None,
         metrics_cert: str | os.PathLike[str] | None = None,
         metrics_key: str | os.PathLike[str] | None = None,
+        trace_url: str | None = None,
+        live_control: bool = False,
         otlp_endpoint: str | None = None,
         log_format: LogFormat | None = None,
         log_level: str = "INFO",
@@ -122,7 +129,15 @@ class Runtime:
         self.metrics_url: str | None = None
         self.live_url: str | None = None
         self._service_name = service_name
-        self._server_at = (metrics_port, metrics_host, metrics_token, metrics_cert, metrics_key)
+        self._metrics_port = metrics_port
+        self._serving: dict[str, Any] = {
+            "host": metrics_host,
+            "token": metrics_token,
+            "cert": metrics_cert,
+            "key": metrics_key,
+            "trace_url": trace_url,
+            "live_control": live_control,
+        }
         self._otlp_endpoint = otlp_endpoint
         self._log_settings = (log_format, log_level)
         self._flush_timeout_s = check_number("flush_timeout", flush_timeout, unit="of seconds")
@@ -182,9 +197,8 @@ class Runtime:
             raise RuntimeError("a Runtime can be entered only once: create a new Runtime for each block")
         self._entered = True
         try:
-            port, host, token, cert, key = self._server_at
-            if port is not None:
-                self._server = TelemetryServer(port, host, token=token, cert=cert, key=key)
+            if self._metrics_port is not None:
+                self._server = TelemetryServer(self._metrics_port, **self._serving)
                 self.metrics_url = f"{self._server.url}/metrics"
                 self.live_url = f"{self._server.url}/"
                 self._server.start()
