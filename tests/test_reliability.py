@@ -24,6 +24,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,20 @@ from flowrt import (
     WorkflowContext,
     race,
 )
+from flowrt.engine.batch_run import active_batches
 from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal
 from flowrt.model import STATUSES, ItemRecord
 from flowrt.server import TelemetryServer
-from flowrt.testing import CapturedTelemetry, capture_telemetry
+from flowrt.testing import (
+    ODD_EXCEPTIONS,
+    CapturedTelemetry,
+    ScriptedNode,
+    cancels_itself,
+    capture_telemetry,
+    raises,
+    sleeps,
+)
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 from tests.forked import Forks
@@ -1066,6 +1076,112 @@ def test_34_concurrency_out_of_range_is_bad_usage_of_the_command(folder: Path) -
         done = flowrt(folder, "run", "nodes:echo", "in.jsonl", "-o", "out", "--max-concurrency", value)
         assert (done.returncode, value in done.stderr) == (2, True), done.stderr
     assert not (folder / "imported").exists()
+
+
+# -- code that was not written for us --------------------------------------------------------------------------------
+
+
+def test_35_stray_cancellation_ends_its_item_alone(oracle: Oracle, run_virtual: Run) -> None:
+    async def leaky_timeout() -> None:
+        """Cancels the current task and never calls uncancel(), as async-timeout before 4.0.3 does."""
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(1, task.cancel)
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            raise TimeoutError("the library's own") from None
+
+    async def node(x: int) -> int:
+        if x % 4 == 1:
+            await leaky_timeout()
+        if x % 4 == 2:
+            await cancels_itself()(x)
+        if x % 4 == 3:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future  # its CancelledError is the node's own
+        await asyncio.sleep(1)
+        return x
+
+    results = run_virtual(oracle.processor(node, 3).batch(range(20)))
+    assert [r.status for r in results] == ["ok", "failed", "cancelled", "failed"] * 5
+    oracle.check(ok=5, failed=10, cancelled=5)
+
+
+def test_36_task_bound_state_does_not_reach_the_next_item(oracle: Oracle, run_virtual: Run) -> None:
+    variable: ContextVar[float | None] = ContextVar("variable", default=None)
+    sessions: dict[Any, int] = {}  # as SQLAlchemy's async_scoped_session keeps them
+
+    async def node(x: int) -> tuple[Any, int]:
+        task = asyncio.current_task()
+        seen = (variable.get(), sessions.setdefault(task, x))
+        variable.set(1.0)  # equal for every item
+        await asyncio.sleep(1)
+        return seen
+
+    results = run_virtual(oracle.processor(node, 2).batch(range(10)))
+    assert results.outputs == [(None, x) for x in range(10)]
+    oracle.check(ok=10)
+
+
+def old_task_factory(loop: asyncio.AbstractEventLoop, coro: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop)  # without the keyword `context` of Python 3.11
+
+
+class Unsized(list[int]):
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
+@pytest.mark.parametrize("inputs", [range(6), Unsized(range(6)), iter(range(6))], ids=["range", "unsized", "iterator"])
+def test_37_any_task_factory_and_any_iterable_will_do(inputs: Any, oracle: Oracle, run_virtual: Run) -> None:
+    async def main() -> Any:
+        asyncio.get_running_loop().set_task_factory(old_task_factory)  # type: ignore[arg-type]
+        return await oracle.processor(asyncio.sleep, 2).batch(inputs)
+
+    assert len(run_virtual(main())) == 6
+    oracle.check(ok=6)
+
+
+@pytest.mark.parametrize("kind", ODD_EXCEPTIONS)
+def test_37_any_exception_is_one_failed_item(kind: str, oracle: Oracle, run_virtual: Run) -> None:
+    node = ScriptedNode(items={1: [raises(ODD_EXCEPTIONS[kind]())]}, node_id=NODE)
+    results = run_virtual(oracle.processor(node, 2).batch(range(3)))
+    assert [r.status for r in results] == ["ok", "failed", "ok"]
+    assert results[1].error
+    oracle.check(ok=2, failed=1)
+
+
+@pytest.mark.parametrize("leave", ["cancel", "time out", "break"])
+def test_38_drained_stream_ends_within_the_grace_however_it_is_left(
+    leave: str, oracle: Oracle, run_virtual: Run
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        async def read() -> None:
+            async with oracle.processor(ScriptedNode(sleeps(2)), 4).batch_as_completed(range(50)) as stream:
+                async for _ in stream:
+                    for run in active_batches(loop):
+                        run.drain("the test wants it")
+                    if leave == "break":
+                        break
+                    await asyncio.sleep(3600)
+
+        reading = asyncio.create_task(read())
+        await asyncio.sleep(3)
+        if leave == "time out":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reading, 1)
+        elif leave == "cancel":
+            reading.cancel()
+        await asyncio.wait([reading], timeout=60)
+        assert reading.done()
+        assert loop.time() < 3 + 1 + 5.1
+
+    run_virtual(main())
+    oracle.check()
 
 
 # -- invariants --------------------------------------------------------------------------------------------------------

@@ -55,6 +55,17 @@ def _signature(function: Any) -> str:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         return ""
-    parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values() if not p.name.startswith("_")]
+    parameters = [
+        p.replace(annotation=p.empty, default=_Sorted(p.default) if isinstance(p.default, frozenset) else p.default)
+        for p in signature.parameters.values()
+        if not p.name.startswith("_")
+    ]
     text = str(signature.replace(parameters=parameters, return_annotation=signature.empty))
     return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+class _Sorted(frozenset[Any]):
+    """Default value that is shown in order, the same in every process."""
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(map(repr, sorted(self))) + "}"
