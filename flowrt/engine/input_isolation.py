@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Generator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from gc import is_tracked
@@ -15,13 +15,17 @@ __all__ = ["isolate"]
 _ATOMS: Final = frozenset(
     {NoneType, bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
 )
+_CONTAINERS: Final = frozenset({dict, list, set, tuple})
+
+Memo = dict[int, Any]
+"""Copies by the id of their original, which the input keeps alive."""
 
 
 def isolate(value: Any) -> Any:
-    """Copy plain containers (dict, list, set, tuple) at all levels; share all other objects.
+    """Copy plain containers (dict, list, set, tuple) at any depth; share all other objects.
 
     Objects of other classes may be connections or models that must not be copied; a node that changes such an object
-    changes the caller's.
+    changes the caller's. A container that the input holds several times, or that holds itself, is copied once.
 
     Args:
         value: An input of any type.
@@ -32,23 +36,78 @@ def isolate(value: Any) -> Any:
             return value.copy()
     elif kind in _ATOMS:
         return value
+    elif kind is list and _ATOMS.issuperset(map(type, value)):
+        return value.copy()
+    memo: Memo = {}
     try:
-        return _copied(value)
-    except RecursionError:  # cyclic, or nested beyond the stack
-        try:
-            return copy.deepcopy(value)
-        except RecursionError:
-            return value
+        if kind is dict:  # the most common input: one call and one entry of the memo less
+            return {key: item if type(item) in _ATOMS else _copied(item, memo) for key, item in value.items()}
+        return _copied(value, memo)
+    except RecursionError:  # the input contains itself, or is nested beyond the stack
+        return _copied_without_recursion(value)
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, memo: Memo) -> Any:
+    # A copy enters the memo when it is complete, which allows fast comprehensions; cycles end in a RecursionError.
     kind = type(value)
+    copy: Any
     if kind is dict:
-        return {key: _copied(item) for key, item in value.items()}
-    if kind is list:
-        return [_copied(item) for item in value]
+        if (original := id(value)) in memo:
+            return memo[original]
+        if is_tracked(value):
+            copy = {key: item if type(item) in _ATOMS else _copied(item, memo) for key, item in value.items()}
+        else:
+            copy = value.copy()
+    elif kind is list:
+        if (original := id(value)) in memo:
+            return memo[original]
+        copy = [item if type(item) in _ATOMS else _copied(item, memo) for item in value]
+    elif kind is tuple:
+        if (original := id(value)) in memo:
+            return memo[original]
+        copy = tuple([item if type(item) in _ATOMS else _copied(item, memo) for item in value])
+    elif kind is set:
+        if (original := id(value)) in memo:
+            return memo[original]
+        copy = value.copy()  # its members are hashable, so none is a container that a node could change
+    else:
+        return value
+    memo[original] = copy
+    return copy
+
+
+def _copied_without_recursion(value: Any) -> Any:
+    memo: Memo = {}
+    stack = [_steps(value, memo)]
+    copy: Any = None
+    while stack:
+        try:
+            item = stack[-1].send(copy)
+        except StopIteration as done:
+            copy = done.value
+            stack.pop()
+        else:
+            copy = None
+            stack.append(_steps(item, memo))
+    return copy
+
+
+def _steps(value: Any, memo: Memo) -> Generator[Any, Any, Any]:
+    """Yield each part of a value, receive its copy, and return the copy of the value."""
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return value
+    original = id(value)
+    if original in memo:
+        return memo[original]
     if kind is tuple:
-        return tuple([_copied(item) for item in value])
-    if kind is set:
-        return value.copy()  # its members are hashable, so not containers that could be changed
-    return value
+        items: list[Any] = []
+        for item in value:
+            part = yield item
+            items.append(part)
+        return memo.setdefault(original, tuple(items))  # a tuple that contains itself was copied meanwhile
+    memo[original] = copy = value.copy()
+    if kind is not set:
+        for place, item in value.items() if kind is dict else enumerate(value):
+            copy[place] = yield item
+    return copy
