@@ -35,8 +35,8 @@ class RateLimit:
     most `burst` starts at once. Services with a limit per minute often enforce a share of it per second.
 
     Processors that share a RateLimit object on one event loop share the limit: each processor's items start in the
-    order of asking, and between processors the first to ask goes first. A RateLimit outlives batches and loops, but
-    serves one loop at a time.
+    order of asking, and between processors the first to ask goes first. A RateLimit outlives batches and loops. Loops
+    that run alternately share it, too; each loop that runs at the same time as another needs its own.
 
     Args:
         rate: The most that starts within the window; a number above 0.
@@ -64,8 +64,8 @@ class RateLimit:
     """
 
     __slots__ = (
-        "_actual", "_clock", "_cost", "_loop", "_timer", "burst", "constant", "line", "per", "rate", "reports",
-        "serial", "window",
+        "_actual", "_clock", "_cost", "_loop", "_queue", "_queues", "burst", "constant", "line", "per", "rate",
+        "reports", "serial", "window",
     )  # fmt: skip
 
     def __init__(
@@ -101,10 +101,11 @@ class RateLimit:
         self._actual = "cost" if actual is None and callable(cost) else actual
         self.reports = self._actual is not None
         self.serial = next(_serials)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of the attributes below
         self._clock: Clock = perf_counter_ns
-        self.line: deque[tuple[asyncio.Future[None], int]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._queue = _Queue(self._clock)
+        self.line = self._queue.line
+        self._queues: dict[asyncio.AbstractEventLoop, _Queue] = {}  # of paused loops, too
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> RateLimit:
@@ -157,8 +158,7 @@ class RateLimit:
             ValueError: The cost is not a number of at least 0.
             RuntimeError: Another event loop is using the limit.
         """
-        loop = asyncio.get_running_loop()
-        self.bind(loop, self._clock if loop is self._loop else _clock_of(loop))
+        self._use_running_loop()
         price = self._checked(cost)
         await self.enter(price)
         return self.start(price)
@@ -181,11 +181,23 @@ class RateLimit:
                     f"{self!r} is in use on another event loop that is running: give each event loop a RateLimit of "
                     "its own, with its share of the rate"
                 )
-            self.line.clear()  # whoever waited there waits no more
-            self._timer = None
-            self.window.restart(clock())
+            self._queue.reserved = self.window.reserved
+            pending = {known: queue for known, queue in self._queues.items() if queue.line or queue.reserved}
+            self._queues = {known: queue for known, queue in pending.items() if not known.is_closed()}
         self._loop = loop
-        self._clock = clock
+        self._queue = self._queues.setdefault(loop, _Queue(clock))
+        self._queue.turn += 1
+        self._clock = self._queue.clock
+        self.line = self._queue.line
+        self.window.restart(self._clock(), self._queue.reserved)
+
+    def _use_running_loop(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a coroutine of a loop that has ended is being closed
+            return
+        if loop is not self._loop:
+            self.bind(loop, _clock_of(loop))
 
     def free(self, price: int, now_ns: int) -> bool:
         """Return True if a cost may start now: it fits, and no earlier caller is waiting."""
@@ -193,32 +205,54 @@ class RateLimit:
 
     async def enter(self, price: int) -> None:
         """Wait in line until a cost is admitted; it stays reserved until `start` or `leave`."""
+        self._use_running_loop()
         now = self._clock()
         if self.free(price, now):
             self.window.reserve(price, now)
             return
-        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (admitted, price)
-        self.line.append(place)
-        self._admit_waiters()
-        try:
-            await admitted
-        except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():  # admitted in the very tick in which it was cancelled
-                self.leave(price)
-            elif place in self.line:
-                self.line.remove(place)
-                self._admit_waiters()
-            raise
+        queue = self._queue
+        stand_in_line = queue.line.append
+        while True:
+            place = (asyncio.get_running_loop().create_future(), price)
+            stand_in_line(place)
+            self._admit_waiters()
+            try:
+                turn = await place[0]
+                self._use_running_loop()
+            except BaseException:
+                self._withdraw(queue, place)
+                raise
+            if turn == queue.turn:
+                return
+            # Another loop ran between the admission and now, and may have filled the window: the first in line asks
+            # again.
+            self.window.release(price)
+            stand_in_line = queue.line.appendleft
+
+    def _withdraw(self, queue: _Queue, place: _Place) -> None:
+        """Take a cancelled waiter out of its line, or release what it was admitted for in the same tick."""
+        admitted, price = place
+        if place in queue.line:
+            queue.line.remove(place)
+        elif not admitted.done() or admitted.cancelled() or admitted.exception() is not None:
+            return
+        elif queue is self._queue:
+            self.window.release(price)
+        else:
+            queue.reserved -= price
+        if queue is self._queue:
+            self._admit_waiters()
 
     def start(self, price: int) -> Reservation:
         """Charge a reserved cost, from now on."""
+        self._use_running_loop()
         reservation = Reservation(self, self.window.start(price, self._clock()), price)
         self._admit_waiters()
         return reservation
 
     def leave(self, price: int) -> None:
         """Release a reserved cost that will not start."""
+        self._use_running_loop()
         self.window.release(price)
         self._admit_waiters()
 
@@ -229,25 +263,39 @@ class RateLimit:
 
     def _admit_waiters(self) -> None:
         """Admit the waiters that may start now, in the order of asking, and set the timer for the next one."""
-        queue, window = self.line, self.window
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while queue:
-            admitted, price = queue[0]
-            if admitted.done():
-                queue.popleft()
+        queue, window = self._queue, self.window
+        line = queue.line
+        if queue.timer is not None:
+            queue.timer.cancel()
+            queue.timer = None
+        while line:
+            admitted, price = line[0]
+            loop = admitted.get_loop()
+            if admitted.done() or loop.is_closed():
+                line.popleft()
                 continue
             now = self._clock()
             ready = window.ready_ns(price, now)
             if ready is None:
                 return  # a reserved cost is in the way; its start or leave calls this again
             if ready > now:
-                self._timer = admitted.get_loop().call_later((ready - now) / 1e9, self._admit_waiters)
+                queue.timer = loop.call_later((ready - now) / 1e9, self._on_timer, loop, queue)
                 return
-            queue.popleft()
+            line.popleft()
             window.reserve(price, now)
-            admitted.set_result(None)
+            admitted.set_result(queue.turn)
+
+    def _on_timer(self, loop: asyncio.AbstractEventLoop, queue: _Queue) -> None:
+        queue.timer = None
+        try:
+            self.bind(loop, queue.clock)
+        except RuntimeError as exc:  # this loop was paused, and another one runs by now: no timer would end the wait
+            for admitted, _ in queue.line:
+                if not admitted.done():
+                    admitted.set_exception(exc)
+            queue.line.clear()
+        else:
+            self._admit_waiters()
 
     def _checked(self, cost: Any) -> int:
         number = number_or_none(cost)
@@ -266,6 +314,35 @@ class RateLimit:
             f"<RateLimit {self.rate:g} per {self.per:g} s: {(self.window.used + self.window.reserved) / UNIT:g} used, "
             f"{len(self.line)} waiting>"
         )
+
+
+_Place = tuple[asyncio.Future[int], int]
+"""A waiter: its future, which ends with the queue's turn, and its cost in millionths."""
+
+
+class _Queue:
+    """Waiters of one event loop.
+
+    A paused loop keeps its queue and its timer while another loop uses the limit.
+
+    Args:
+        clock: The loop's clock.
+
+    Attributes:
+        line: The waiters, in the order of asking.
+        reserved: While paused, the costs that were admitted and have not started, in millionths.
+        timer: Admits the next waiter.
+        turn: How often the limit was bound to the loop.
+    """
+
+    __slots__ = ("clock", "line", "reserved", "timer", "turn")
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.line: deque[_Place] = deque()
+        self.reserved = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.turn = 0
 
 
 class Reservation:

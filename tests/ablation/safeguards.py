@@ -156,8 +156,8 @@ SAFEGUARDS = (
     Safeguard(
         "who is cancelled as it is admitted gives it back",
         RATE,
-        "                self.leave(price)\n            elif",
-        "                pass\n            elif",
+        "        elif queue is self._queue:\n            self.window.release(price)\n",
+        "        elif queue is self._queue:\n            pass\n",
         "tests/policies/test_rate_limit.py::test_waiter_cancelled_in_the_tick_of_admission_is_not_charged",
     ),
     Safeguard(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowrt import BatchProcessor
 from flowrt.policies.rate_limit import CostTooHighError, RateLimit
 from flowrt.policies.rate_limiter import RateLimiter
 from flowrt.policies.sliding_window import UNIT, Charge, Window
@@ -20,6 +23,7 @@ from tests.examples import examples
 from tests.policies.test_sliding_window import worst_window
 
 Run = Callable[[Any], Any]
+HANG_S = 60.0
 
 
 def clock() -> int:
@@ -94,16 +98,21 @@ def test_waiter_cancelled_in_the_tick_of_admission_is_not_charged(run_virtual: R
     run_virtual(main())
 
 
-def test_no_window_overflows_on_real_loops(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    charged: list[tuple[int, int]] = []
+@pytest.fixture
+def charged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Time in nanoseconds and cost of every charge of every limit."""
+    charges: list[tuple[int, int]] = []
     enter = Window._enter
 
-    def written_down(window: Window, cost: int, now_ns: int) -> Charge:
-        charged.append((now_ns, cost // UNIT))
+    def recorded(window: Window, cost: int, now_ns: int) -> Charge:
+        charges.append((now_ns, cost // UNIT))
         return enter(window, cost, now_ns)
 
-    monkeypatch.setattr(Window, "_enter", written_down)
+    monkeypatch.setattr(Window, "_enter", recorded)
+    return charges
 
+
+def test_no_window_overflows_on_real_loops(run: Run, charged: list[tuple[int, int]]) -> None:
     async def main() -> None:
         limit = RateLimit(100, per=0.05)
         async with asyncio.timeout(60):
@@ -260,6 +269,85 @@ def test_limit_outlives_its_loop() -> None:
     limit.window.reserve(UNIT, 1)  # by a loop that was closed before its waiter started
     starts = run_on(virtual_loop, starts_of(limit, [1, 1]))
     assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
+
+
+PAUSED = {
+    "burst of one": {"rate": 20, "per": 0.2, "burst": 1},
+    "burst of some": {"rate": 20, "per": 0.2, "burst": 4},
+    "burst of all": {"rate": 10, "per": 0.1, "burst": 10},
+    "rate of one": {"rate": 1, "per": 0.02, "burst": 1},
+}
+
+
+@pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("settings", PAUSED.values(), ids=PAUSED)
+def test_paused_loops_keep_their_waiters_and_the_rate(
+    settings: dict[str, Any], factory: Any, charged: list[tuple[int, int]]
+) -> None:
+    """Each loop is paused with callers in line while the other runs, as with `run_until_complete`."""
+    limit = RateLimit(**settings)
+    loops = [factory(), factory()]
+    try:
+        tasks = [[loop.create_task(limit.acquire()) for _ in range(20)] for loop in loops]
+        for turn in range(9):
+            loops[turn % 2].run_until_complete(asyncio.sleep(0.4 * settings["per"] * (turn % 3)))
+            time.sleep(0.3 * settings["per"] * (turn % 2))
+        for loop, own in zip(loops, tasks, strict=True):
+
+            async def rest(own: list[asyncio.Task[Any]] = own) -> None:
+                await asyncio.wait_for(asyncio.gather(*own), HANG_S)
+
+            loop.run_until_complete(rest())
+    finally:
+        for loop in loops:
+            loop.close()
+    assert len(charged) == 40
+    assert worst_window(charged, round(settings["per"] * 1e9)) <= settings["rate"]
+    assert limit.window.reserved == 0
+
+
+def test_processors_on_paused_loops_share_a_limit() -> None:
+    async def node(x: int) -> int:
+        return x
+
+    processor = BatchProcessor(node, 4, rate_limit=RateLimit(200, per=1, burst=2))
+    paused = asyncio.new_event_loop()
+    try:
+        batch = paused.create_task(processor.batch(range(20)))
+        paused.run_until_complete(asyncio.sleep(0.02))
+        assert len(asyncio.run(processor.batch(range(3)))) == 3
+        paused.run_until_complete(asyncio.wait([batch], timeout=HANG_S))
+        results = batch.result()
+    finally:
+        paused.close()
+    assert [result.output for result in results] == list(range(20))
+
+
+def test_waiter_fails_if_another_loop_runs_with_the_limit_meanwhile() -> None:
+    limit = RateLimit(1, per=0.05)
+    paused = asyncio.new_event_loop()
+    entered, leave = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        limit.bind(asyncio.get_running_loop(), time.perf_counter_ns)
+        entered.set()
+        await asyncio.to_thread(leave.wait, HANG_S)
+
+    thread = threading.Thread(target=lambda: asyncio.run(hold()))
+    try:
+        waiters = [paused.create_task(limit.acquire()) for _ in range(3)]
+        paused.run_until_complete(asyncio.sleep(0))
+        thread.start()
+        assert entered.wait(HANG_S)
+        done, _ = paused.run_until_complete(asyncio.wait(waiters, timeout=HANG_S))
+        assert done == set(waiters)
+        for waiter in waiters[1:]:
+            with pytest.raises(RuntimeError, match="in use on another event loop"):
+                waiter.result()
+    finally:
+        leave.set()
+        thread.join()
+        paused.close()
 
 
 def test_limit_refuses_a_second_running_loop() -> None:
