@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from dataclasses import KW_ONLY, dataclass
 from typing import Final, Literal
@@ -107,6 +108,8 @@ class LimitController:
     moving average as baseline, as in Netflix's Gradient2, follows the queue that a batch always builds and lets the
     limit drift upwards; a minimum, as in Vegas, is too low for latencies that vary.)
 
+    Batches on the loops of several threads may share a controller.
+
     Attributes:
         limit: The current limit.
         changes: The last 1,000 changes.
@@ -114,8 +117,8 @@ class LimitController:
     """
 
     __slots__ = (
-        "_baseline", "_below_knee", "_ceiling", "_changed_ns", "_count", "_full", "_holds", "_max", "_min", "_need",
-        "_opened_ns", "_skip", "_slow_start", "_squares", "_timeouts", "_timing_out", "_tolerance", "_total",
+        "_baseline", "_below_knee", "_ceiling", "_changed_ns", "_count", "_full", "_holds", "_lock", "_max", "_min",
+        "_need", "_opened_ns", "_skip", "_slow_start", "_squares", "_timeouts", "_timing_out", "_tolerance", "_total",
         "_usual_timeouts", "_window_ns", "changed", "changes", "limit",
     )  # fmt: skip
 
@@ -128,6 +131,7 @@ class LimitController:
     _squares: float
 
     def __init__(self, policy: AdaptiveLimit) -> None:
+        self._lock = threading.Lock()
         self._min = policy.min
         self._max = policy.max
         self._tolerance = policy.tolerance
@@ -163,33 +167,16 @@ class LimitController:
         Returns:
             The limit from now on; after a change, `changes[-1]` holds the reason.
         """
-        if outcome == "ok":
-            if self._skip:
-                self._skip_one(now_ns)
-                return self.limit
-            latency = latency_ns * 1e-9
-            if not self._opened_ns:
-                self._opened_ns = now_ns - latency_ns
-            self._count += 1
-            self._total += latency
-            self._squares += latency * latency
-            if inflight >= self.limit:
-                self._full += 1
-            if self._count >= self._need and now_ns - self._opened_ns >= self._window_ns:
-                self._close_window(now_ns)
-        elif outcome != "failed" and now_ns - latency_ns >= self._changed_ns:
-            # an attempt that began before the last change says nothing about the current limit
-            if outcome == "throttled":
-                self._back_off(now_ns, "throttled")
-            elif self._skip:
-                self._skip_one(now_ns)
-            else:
-                self._timeouts += 1
-                seen = self._count + self._timeouts
-                if self._timeouts > (self._usual_timeouts + _TIMEOUT_SHARE) * max(seen, self.limit, _LEAST_ATTEMPTS):
-                    self._learn_timeouts(seen)
-                    self._back_off(now_ns, "timeouts")
-        return self.limit
+        with self._lock:
+            if outcome == "ok":
+                self._count_success(now_ns, latency_ns, inflight)
+            elif outcome != "failed" and now_ns - latency_ns >= self._changed_ns:
+                # an attempt that began before the last change says nothing about the current limit
+                if outcome == "throttled":
+                    self._back_off(now_ns, "throttled")
+                else:
+                    self._count_timeout(now_ns)
+            return self.limit
 
     def set(self, now_ns: int, limit: int) -> int:
         """Set the limit, clamped to the bounds; it adapts from there.
@@ -201,9 +188,35 @@ class LimitController:
         Returns:
             The limit from now on.
         """
-        self._slow_start = False
-        self._change(now_ns, limit, "set")
-        return self.limit
+        with self._lock:
+            self._slow_start = False
+            self._change(now_ns, limit, "set")
+            return self.limit
+
+    def _count_success(self, now_ns: int, latency_ns: int, inflight: int) -> None:
+        if self._skip:
+            self._skip_one(now_ns)
+            return
+        latency = latency_ns * 1e-9
+        if not self._opened_ns:
+            self._opened_ns = now_ns - latency_ns
+        self._count += 1
+        self._total += latency
+        self._squares += latency * latency
+        if inflight >= self.limit:
+            self._full += 1
+        if self._count >= self._need and now_ns - self._opened_ns >= self._window_ns:
+            self._close_window(now_ns)
+
+    def _count_timeout(self, now_ns: int) -> None:
+        if self._skip:
+            self._skip_one(now_ns)
+            return
+        self._timeouts += 1
+        seen = self._count + self._timeouts
+        if self._timeouts > (self._usual_timeouts + _TIMEOUT_SHARE) * max(seen, self.limit, _LEAST_ATTEMPTS):
+            self._learn_timeouts(seen)
+            self._back_off(now_ns, "timeouts")
 
     def _skip_one(self, now_ns: int) -> None:
         """Ignore an attempt that began under another limit; the last of them opens the window."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from flowrt._util.validation import check_count, check_number, seconds_to_ns
 from flowrt.errors import FlowrtError
@@ -52,13 +54,41 @@ def is_service_failure(error: Any) -> bool:
     return status is None or status >= 500 or status in (408, 425, 429)
 
 
+class _Listener(NamedTuple):
+    """A subscriber, and the loop that its batch runs on."""
+
+    loop: asyncio.AbstractEventLoop | None
+    call: Callable[[Transition], None]
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _call_on(loop: asyncio.AbstractEventLoop | None, function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function now if the loop runs here, else schedule the call on the loop; a closed loop gets none."""
+    if loop is None or loop is _running_loop():
+        function(*arguments)
+    else:
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(function, *arguments)
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 class CircuitBreaker:
     """Stops attempts while a service fails: closed admits all attempts, open none, half-open a few probes.
 
     The breaker opens when, over the last `window`, at least `minimum` attempts ended and `failure_ratio` of them
     failed. After `cooldown` it admits `probes` attempts. When all of these succeed it closes; when one fails it opens
-    again. Attempts that began before the last transition do not count as probes. Pass the same object to several
-    processors of one event loop that call the same service.
+    again. Attempts that began before the last transition do not count as probes. Pass the same object to all processors
+    that call the same service, on the loops of any threads.
 
     Args:
         failure_ratio: The share of failed attempts that opens the breaker, above 0 and at most 1.
@@ -81,9 +111,9 @@ class CircuitBreaker:
     """
 
     __slots__ = (
-        "_changed_ns", "_cooldown_ns", "_failed", "_listeners", "_probes_started", "_probes_succeeded", "_slice_ns",
-        "_slices", "_succeeded", "_waiters", "closed", "cooldown", "counts", "failure_ratio", "minimum", "on_open",
-        "probes", "state", "transitions", "window",
+        "_changed_ns", "_cooldown_ns", "_failed", "_listeners", "_lock", "_probes_started", "_probes_succeeded",
+        "_slice_ns", "_slices", "_succeeded", "_waiters", "closed", "cooldown", "counts", "failure_ratio", "minimum",
+        "on_open", "probes", "state", "transitions", "window",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +141,8 @@ class CircuitBreaker:
         self.state: State = "closed"
         self.closed = True  # one attribute to read on the hot path
         self.transitions: deque[Transition] = deque(maxlen=1000)
-        self._listeners: tuple[Callable[[Transition], None], ...] = ()
+        self._lock = threading.Lock()  # held for state alone, never while listeners or waiters are notified
+        self._listeners: tuple[_Listener, ...] = ()
         self._cooldown_ns = seconds_to_ns(self.cooldown)
         self._slice_ns = max(1, seconds_to_ns(self.window) // _SLICES)
         self._slices: deque[list[int]] = deque()  # of the window: start in ns, successes, failures
@@ -131,20 +162,26 @@ class CircuitBreaker:
         Returns:
             0 if the attempt may start, at `now_ns`; else the time until the next ask, in nanoseconds.
         """
-        if self.closed:
-            return 0
-        if self.state == "open":
-            left = self._changed_ns + self._cooldown_ns - now_ns
-            if left > 0:
-                return left
-            self._change(now_ns, "half_open", f"{self.cooldown:g} s have passed")
-        started = self._probes_started
-        while started and now_ns - started[0] >= self._cooldown_ns:
-            started.popleft()  # its end was never recorded: free its permit, or the breaker would stay half-open
-        if len(started) + self._probes_succeeded < self.probes:
-            started.append(now_ns)
-            return 0
-        return started[0] + self._cooldown_ns - now_ns
+        transition: Transition | None = None
+        with self._lock:
+            if self.closed:
+                return 0
+            if self.state == "open":
+                left = self._changed_ns + self._cooldown_ns - now_ns
+                if left > 0:
+                    return left
+                transition = self._change(now_ns, "half_open", f"{self.cooldown:g} s have passed")
+            started = self._probes_started
+            while started and now_ns - started[0] >= self._cooldown_ns:
+                started.popleft()  # its end was never recorded: free its permit, or the breaker would stay half-open
+            if len(started) + self._probes_succeeded < self.probes:
+                started.append(now_ns)
+                wait_ns = 0
+            else:
+                wait_ns = started[0] + self._cooldown_ns - now_ns
+        if transition is not None:
+            self._notify(transition)
+        return wait_ns
 
     async def wait(self, wait_ns: int) -> None:
         """Wait until it is time to ask again; return early if the breaker closes or a cancelled probe frees a permit.
@@ -174,36 +211,61 @@ class CircuitBreaker:
             started_ns: Start of the attempt, in nanoseconds; for a probe, the time at which `wait_ns` admitted it.
             ok: True for a success, False for a failure, None for a cancelled attempt, which says nothing.
         """
-        if self.closed:
-            if ok is not None:
-                self._count(now_ns, ok)
-        elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probes_started:
-            self._probes_started.remove(started_ns)
-            if ok is None:
-                self._wake()
+        transition: Transition | None = None
+        with self._lock:
+            if self.closed:
+                if ok is not None:
+                    transition = self._count(now_ns, ok)
+            elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probes_started:
+                self._probes_started.remove(started_ns)
+                transition = self._count_probe(now_ns, ok)
+            else:
                 return
-            if not ok:
-                self._change(now_ns, "open", "a probe failed")
-                return
-            self._probes_succeeded += 1
-            if self._probes_succeeded >= self.probes:
-                probes = "the probe" if self.probes == 1 else f"{self.probes} probes"
-                self._change(now_ns, "closed", f"{probes} went well")
+        if transition is not None:
+            self._notify(transition)
+        elif ok is None:
+            self._wake()
 
     def subscribe(self, listener: Callable[[Transition], None]) -> Callable[[], None]:
-        """Call a function at every transition, while it happens.
+        """Call a function at every transition, on the loop that runs now.
+
+        A transition that happens on the same loop calls it at once; one on another loop schedules the call.
 
         Returns:
             A function that ends the subscription.
         """
-        self._listeners = (*self._listeners, listener)
+        entry = _Listener(_running_loop(), listener)
+        with self._lock:
+            self._listeners = (*self._listeners, entry)
 
         def unsubscribe() -> None:
-            self._listeners = tuple(known for known in self._listeners if known is not listener)
+            with self._lock:
+                self._listeners = tuple(known for known in self._listeners if known is not entry)
 
         return unsubscribe
 
-    def _count(self, now_ns: int, ok: bool) -> None:
+    def _notify(self, transition: Transition) -> None:
+        if transition.new == "closed":
+            self._wake()
+        for entry in self._listeners:
+            _call_on(entry.loop, self._deliver, entry, transition)
+
+    def _deliver(self, entry: _Listener, transition: Transition) -> None:
+        if entry in self._listeners:  # it may have unsubscribed since the call was scheduled
+            entry.call(transition)
+
+    def _count_probe(self, now_ns: int, ok: bool | None) -> Transition | None:
+        if ok is None:
+            return None
+        if not ok:
+            return self._change(now_ns, "open", "a probe failed")
+        self._probes_succeeded += 1
+        if self._probes_succeeded < self.probes:
+            return None
+        probes = "the probe" if self.probes == 1 else f"{self.probes} probes"
+        return self._change(now_ns, "closed", f"{probes} went well")
+
+    def _count(self, now_ns: int, ok: bool) -> Transition | None:
         slices = self._slices
         if not slices or now_ns - slices[-1][0] >= self._slice_ns:
             slices.append([now_ns, 0, 0])
@@ -215,14 +277,15 @@ class CircuitBreaker:
         if ok:
             slices[-1][1] += 1
             self._succeeded += 1
-            return
+            return None
         slices[-1][2] += 1
         self._failed = failed = self._failed + 1
         total = self._succeeded + failed
-        if total >= self.minimum and failed >= self.failure_ratio * total:
-            self._change(now_ns, "open", f"{failed} of {total} attempts failed within {self.window:g} s")
+        if total < self.minimum or failed < self.failure_ratio * total:
+            return None
+        return self._change(now_ns, "open", f"{failed} of {total} attempts failed within {self.window:g} s")
 
-    def _change(self, now_ns: int, state: State, reason: str) -> None:
+    def _change(self, now_ns: int, state: State, reason: str) -> Transition:
         transition = Transition(now_ns, self.state, state, reason)
         self.state = state
         self.closed = state == "closed"
@@ -231,15 +294,11 @@ class CircuitBreaker:
         self._succeeded = self._failed = self._probes_succeeded = 0
         self._probes_started.clear()
         self.transitions.append(transition)
-        if self.closed:
-            self._wake()
-        for listener in self._listeners:
-            listener(transition)
+        return transition
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        for waiter in tuple(self._waiters):
+            _call_on(waiter.get_loop(), _end, waiter)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker: {self.state}, {self._failed} of {self._succeeded + self._failed} failed>"

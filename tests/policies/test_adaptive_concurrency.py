@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -196,6 +199,32 @@ def test_service_of_any_size_is_used_but_not_flooded(least: int, capacity: int, 
 
     run = batch(AdaptiveLimit(least, 200), 6_000, seed=seed, draw=draw, capacity=lambda at: capacity, inspect=inspect)
     assert 0.6 * capacity <= run.mean_limit() <= 2.5 * capacity
+
+
+def test_threads_that_share_a_limit_keep_its_changes_in_order() -> None:
+    controller = AdaptiveLimit(1, 64, window=0.00001).begin()
+    outcomes: list[Any] = ["ok"] * 30 + ["throttled", "timed_out", "failed"]
+    clock = itertools.count(1, 100_000)
+
+    def attempts() -> None:
+        for number in range(3_000):
+            outcome = outcomes[number % len(outcomes)]
+            limit = controller.on_result(next(clock), 50_000, 64, outcome)
+            assert 1 <= limit <= 64
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for done in [pool.submit(attempts) for _ in range(6)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    limits = [(change.old, change.new) for change in controller.changes]
+    assert len(limits) > 20
+    assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(limits))
+    assert controller.limit == limits[-1][1]
+    assert controller._skip >= 0
 
 
 @pytest.mark.parametrize(

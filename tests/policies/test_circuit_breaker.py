@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
+import sys
+import threading
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -233,6 +237,66 @@ class Circuit(RuleBasedStateMachine):
 
 TestCircuit = Circuit.TestCase
 TestCircuit.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
+
+
+def test_breaker_that_closes_wakes_a_waiter_on_another_thread() -> None:
+    breaker = CircuitBreaker(0.5, 10, 3600, minimum=1, open="pause")
+    breaker.record(1, 1, ok=False)
+    probe_ns = 1 + 3600 * 10**9
+    assert breaker.wait_ns(probe_ns) == 0
+    waiting = threading.Event()
+    seen: list[tuple[str, int]] = []
+
+    async def wait() -> None:
+        breaker.subscribe(lambda change: seen.append((change.new, threading.get_ident())))
+        asyncio.get_running_loop().call_soon(waiting.set)
+        await breaker.wait(3600 * 10**9)
+        await asyncio.sleep(0)  # the notification may follow the waiter
+
+    thread = threading.Thread(target=asyncio.run, args=(wait(),), kwargs={"debug": True})
+    thread.start()
+    ident = thread.ident
+    assert waiting.wait(60)
+    breaker.record(probe_ns + 1, probe_ns, ok=True)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert seen == [("closed", ident)]
+
+
+def test_listener_on_a_closed_loop_is_not_called() -> None:
+    breaker = CircuitBreaker(0.5, 10, 10, minimum=1)
+    seen: list[str] = []
+
+    async def subscribe() -> None:
+        breaker.subscribe(lambda change: seen.append(change.new))
+
+    asyncio.run(subscribe())
+    breaker.record(1, 1, ok=False)
+    assert (breaker.state, seen) == ("open", [])
+
+
+def test_threads_that_share_a_breaker_keep_its_transitions_in_order() -> None:
+    breaker = CircuitBreaker(0.5, 0.00005, 0.000001, minimum=4, probes=2)
+    clock = itertools.count(1, 700)
+
+    def attempts() -> None:
+        for number in range(8_000):
+            now = next(clock)
+            if not breaker.closed and breaker.wait_ns(now):
+                continue
+            breaker.record(now, now, ok=(True, False, False, None)[number % 4])
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(6) as pool:
+            for done in [pool.submit(attempts) for _ in range(6)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    states = [(change.old, change.new) for change in breaker.transitions]
+    assert len(states) > 20
+    assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(states))
 
 
 @pytest.mark.parametrize(
