@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from flowrt._util.validation import check_count, check_number, seconds_to_ns
 from flowrt.errors import FlowrtError
-from flowrt.policies.error_classification import status_of
+from flowrt.policies.error_classification import leaves_of, status_of
 
 __all__ = ["CircuitBreaker", "CircuitOpenError", "State", "Transition", "is_service_failure"]
 
@@ -48,10 +48,11 @@ def is_service_failure(error: Any) -> bool:
     All failures count, except those that a 4xx status blames on the item.
 
     Args:
-        error: The exception, or the `error` of the node's result.
+        error: The exception, or the `error` of the node's result; an ExceptionGroup counts if one of its exceptions
+            does.
     """
-    status = status_of(error)
-    return status is None or status >= 500 or status in (408, 425, 429)
+    statuses = [status_of(leaf) for leaf in leaves_of(error)]
+    return any(status is None or status >= 500 or status in (408, 425, 429) for status in statuses)
 
 
 class _Listener(NamedTuple):

@@ -1,7 +1,7 @@
 """Classification of errors: HTTP status, Retry-After and kind of an exception, for any client library.
 
-Client libraries agree only on a few attribute names, so the functions read those, the most specific first. They run
-for failed attempts only; successful items do not pay for them.
+Client libraries agree only on a few attribute names, so the functions read those, the most specific first. Of an
+ExceptionGroup they read the exceptions in it. They run for failed attempts only; successful items do not pay for them.
 """
 
 from __future__ import annotations
@@ -13,26 +13,65 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal
 
-__all__ = ["Kind", "kind_of", "parse_retry_after", "retry_after_of", "status_of"]
+__all__ = ["Kind", "kind_of", "leaves_of", "parse_retry_after", "retry_after_of", "status_of"]
 
 Kind = Literal["error", "timeout", "rate_limited"]
 """Why an attempt failed, as far as the next step depends on it."""
 
-_STATUS_NAMES: Final = ("status", "status_code", "code")
+_STATUS_NAMES: Final = ("status", "status_code", "code", "HTTPStatusCode")
+_HEADERS_NAMES: Final = ("headers", "HTTPHeaders")
 _MISSING: Final = object()
+_AWS_THROTTLING: Final = frozenset(  # codes without "Throttl", which AWS services send with a status of 400 or 503
+    {
+        "BandwidthLimitExceeded",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "SlowDown",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+
+def leaves_of(exc: object) -> list[Any]:
+    """Return the exceptions of an ExceptionGroup at all levels, each once; of another exception, itself.
+
+    Args:
+        exc: Any exception.
+    """
+    if not isinstance(exc, BaseExceptionGroup):
+        return [exc]
+    leaves: dict[int, BaseException] = {}
+    groups: dict[int, BaseExceptionGroup[BaseException]] = {id(exc): exc}
+    pending = [exc]
+    while pending:
+        for member in pending.pop().exceptions:
+            if not isinstance(member, BaseExceptionGroup):
+                leaves[id(member)] = member
+            elif id(member) not in groups:  # groups may share groups, and then have exponentially many paths
+                groups[id(member)] = member
+                pending.append(member)
+    return list(leaves.values())
 
 
 def status_of(exc: object) -> int | None:
     """Return the HTTP status that an exception carries, or None.
 
     Reads `status` (aiohttp), `status_code` (clients of model APIs), `response.status_code` (httpx, requests),
-    `response.status` and `code` (urllib). A `code` outside 100 to 599 is ignored.
+    `response.status`, `code` (urllib) and a `response` that is a mapping (botocore). A `code` outside 100 to 599 is
+    ignored. The throttling errors of AWS count as 429, whatever their status.
 
     Args:
-        exc: Any exception.
+        exc: Any exception; an ExceptionGroup itself has no status.
     """
     response = _get(exc, "response")
-    for holder in (exc, response):
+    if isinstance(response, Mapping):
+        code = _get(_get(response, "Error"), "Code")
+        if isinstance(code, str) and ("Throttl" in code or code in _AWS_THROTTLING):
+            return 429
+    for holder in (exc, response, _get(response, "ResponseMetadata")):
         for name in _STATUS_NAMES:
             value = _get(holder, name)
             # http.HTTPStatus is an int too; True is not a status
@@ -48,23 +87,28 @@ def retry_after_of(exc: object, attribute: str = "retry_after", wall_s: float | 
     then `Retry-After`.
 
     Args:
-        exc: Any exception.
+        exc: Any exception; of an ExceptionGroup, the longest wait of its exceptions.
         attribute: The attribute's name.
         wall_s: The time since 1970, in seconds, to compare a date with; the system's by default.
     """
     found = parse_retry_after(_get(exc, attribute), wall_s)
     if found is not None:
         return found
-    for holder in (_get(exc, "response"), exc):
-        headers = _get(holder, "headers")
-        if headers is None:
-            continue
-        milliseconds = parse_retry_after(_header(headers, "retry-after-ms"), wall_s)
-        if milliseconds is not None:
-            return milliseconds / 1000
-        found = parse_retry_after(_header(headers, "Retry-After"), wall_s)
-        if found is not None:
-            return found
+    if isinstance(exc, BaseExceptionGroup):
+        waits = [retry_after_of(leaf, attribute, wall_s) for leaf in leaves_of(exc)]
+        return max((wait for wait in waits if wait is not None), default=None)
+    response = _get(exc, "response")
+    for holder in (response, _get(response, "ResponseMetadata"), exc):
+        for name in _HEADERS_NAMES:
+            headers = _get(holder, name)
+            if headers is None:
+                continue
+            milliseconds = parse_retry_after(_header(headers, "retry-after-ms"), wall_s)
+            if milliseconds is not None:
+                return milliseconds / 1000
+            found = parse_retry_after(_header(headers, "Retry-After"), wall_s)
+            if found is not None:
+                return found
     return None
 
 
@@ -104,9 +148,14 @@ def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
     """Classify an exception as a timeout, as throttling, or as another error.
 
     Args:
-        exc: Any exception.
+        exc: Any exception; an ExceptionGroup is rate-limited, or else a timeout, if one of its exceptions is.
         retry_after: The result of `retry_after_of`, if known: a service that names a wait is throttling.
     """
+    if isinstance(exc, BaseExceptionGroup):
+        kinds = {kind_of(leaf) for leaf in leaves_of(exc)}
+        if retry_after is not None or "rate_limited" in kinds:
+            return "rate_limited"
+        return "timeout" if "timeout" in kinds else "error"
     status = status_of(exc)
     if status == 429 or retry_after is not None:
         return "rate_limited"
@@ -120,7 +169,7 @@ def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
 
 def _get(holder: object, name: str) -> Any:
     try:
-        return getattr(holder, name, None)
+        return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
     except Exception:  # a property that raises: treat it as missing
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, NamedTuple
@@ -11,7 +12,14 @@ from typing import Any, Final, NamedTuple
 from flowrt._util.validation import check_count, check_number, number_or_none, seconds_to_ns
 from flowrt.errors import ItemFailedError
 from flowrt.policies.circuit_breaker import CircuitOpenError
-from flowrt.policies.error_classification import Kind, kind_of, parse_retry_after, retry_after_of, status_of
+from flowrt.policies.error_classification import (
+    Kind,
+    kind_of,
+    leaves_of,
+    parse_retry_after,
+    retry_after_of,
+    status_of,
+)
 from flowrt.policies.rate_limit import CostTooHighError
 
 __all__ = ["TRANSIENT_STATUS_CODES", "Retries", "Retry", "RetryPolicy", "RetryState"]
@@ -21,7 +29,7 @@ TRANSIENT_STATUS_CODES: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 52
 
 _FINAL: Final = (CircuitOpenError, CostTooHighError)  # flowrt's own refusals, which a retry would only repeat
 
-On = type[Exception] | Collection[type[Exception]] | Callable[[BaseException], bool]
+On = type[BaseException] | Collection[type[BaseException]] | Callable[[BaseException], bool]
 
 
 class Retry(NamedTuple):
@@ -49,8 +57,11 @@ class RetryPolicy:
         base: Ceiling of the first wait, in seconds.
         cap: Upper bound of all ceilings, in seconds.
         factor: Growth of the ceiling from one attempt to the next.
-        on: The exceptions to retry: a type, several types, or a function of the exception, which then decides alone. A
-            node that returns a failure with a message and no exception counts as an `ItemFailedError`.
+        on: The exceptions to retry: a type, several types, or a function of the exception, which then decides alone.
+            `Exception`, the default, includes cancellations of the item that the batch did not ask for
+            (`asyncio.CancelledError`). An ExceptionGroup is retried if each exception in it is, or if `on` names a
+            type of group. A node that returns a failure with a message and no exception counts as an
+            `ItemFailedError`.
         timeouts: True to retry attempts that exceeded `item_timeout`.
         status_codes: The HTTP statuses to retry; None to ignore statuses.
         when: A function of every NodeResult that a node returns, successes included: True retries, False does not. An
@@ -245,11 +256,14 @@ class Retries:
         on, codes = self.policy.on, self.policy.status_codes
         if exc is None:
             return isinstance(on, tuple) and issubclass(ItemFailedError, on)
-        if isinstance(exc, _FINAL) or not isinstance(exc, Exception):
+        if isinstance(exc, _FINAL) or not isinstance(exc, (Exception, CancelledError)):
             return False
         if not isinstance(on, tuple):
             return bool(on(exc))  # type: ignore[operator]  # a tuple of types or a function, by __post_init__
-        if not isinstance(exc, on):
+        if isinstance(exc, BaseExceptionGroup):
+            named = tuple(cls for cls in on if issubclass(cls, BaseExceptionGroup))
+            return isinstance(exc, named) or all(self._wanted(leaf) for leaf in leaves_of(exc))
+        if not isinstance(exc, on) and not (isinstance(exc, CancelledError) and Exception in on):
             return False
         status = None if codes is None else status_of(exc)
         return status is None or codes is None or status in codes
@@ -286,9 +300,10 @@ def _checked_on(on: Any) -> Any:
             return on
         raise ValueError(f"on must be an exception type, several, or a function of the exception, not {on!r}")
     for cls in types:
-        if not isinstance(cls, type) or not issubclass(cls, Exception):
+        if not isinstance(cls, type) or not issubclass(cls, (Exception, CancelledError)):
             raise ValueError(  # noqa: TRY004  # as the others
-                f"on must hold types of Exception, not {cls!r}: CancelledError and the like are not errors"
+                f"on must hold types of Exception or CancelledError, not {cls!r}: KeyboardInterrupt, SystemExit and "
+                "the like end the program"
             )
     return types
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flowrt.policies.circuit_breaker import CircuitBreaker, Transition, is_service_failure
 from tests.examples import examples
-from tests.policies.test_error_classification import httpx_error
+from tests.policies.test_error_classification import EmptyError, botocore_error, group, httpx_error
 
 S = 1_000_000_000
 
@@ -237,6 +237,23 @@ class Circuit(RuleBasedStateMachine):
 
 TestCircuit = Circuit.TestCase
 TestCircuit.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (EmptyError(status=404), False),
+        (EmptyError(), True),
+        (botocore_error(404), False),
+        (botocore_error(400, "ThrottlingException"), True),
+        (group(httpx_error(404), group(httpx_error(400))), False),
+        (group(httpx_error(404), httpx_error(503)), True),
+        (group(httpx_error(404), ConnectionError()), True),
+        (asyncio.CancelledError(), True),
+    ],
+)
+def test_service_failure_of_other_errors_than_plain_ones(error: Any, counts: bool) -> None:
+    assert is_service_failure(error) == counts
 
 
 def test_breaker_that_closes_wakes_a_waiter_on_another_thread() -> None:

@@ -25,6 +25,23 @@ class FailureError(Exception):
         self.__dict__.update(attributes)
 
 
+class EmptyError(FailureError):
+    """A false exception, as error lists of validation libraries are."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def botocore_error(status: int, code: str = "", headers: dict[str, str] | None = None) -> FailureError:
+    """An exception with the `response` of botocore's ClientError."""
+    metadata = {"RequestId": "7", "HTTPStatusCode": status, "HTTPHeaders": headers or {}, "RetryAttempts": 0}
+    return FailureError(response={"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": metadata})
+
+
+def group(*errors: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("several", errors)
+
+
 class HostileError(Exception):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name) if name.startswith("__") else RuntimeError(name)
@@ -61,6 +78,16 @@ def urllib_error(status: int, **headers: str) -> urllib.error.HTTPError:
         (FailureError(status=True), None),
         (FailureError(status="503"), None),
         (FailureError(response=None), None),
+        (EmptyError(status=404), 404),
+        (FailureError(response={"status": 503}), 503),
+        (botocore_error(503), 503),
+        (botocore_error(404, "NoSuchKey"), 404),
+        (botocore_error(400, "ThrottlingException"), 429),
+        (botocore_error(400, "ProvisionedThroughputExceededException"), 429),
+        (botocore_error(503, "SlowDown"), 429),
+        (FailureError(response={"Error": "ThrottlingException"}), None),
+        (FailureError(response={"ResponseMetadata": None}), None),
+        (FailureError(response={}), None),
         (HostileError(), None),
         (ValueError(503), None),
         (None, None),
@@ -83,6 +110,11 @@ def test_status_of_reads_the_attributes_of_common_clients(exc: Any, status: int 
         (aiohttp_error(429, {"Retry-After": "3"}), 3),
         (aiohttp_error(429, {"retry-after": "3"}), 3),
         (urllib_error(429, Retry_After="5"), 5),
+        (EmptyError(retry_after=4), 4),
+        (botocore_error(429, headers={"retry-after": "6"}), 6),
+        (FailureError(response={"headers": {"Retry-After": "8"}}), 8),
+        (group(ValueError(), group(FailureError(retry_after=2), FailureError(retry_after=9))), 9),
+        (group(ValueError()), None),
         (httpx_error(429, {"Retry-After": "soon"}), None),
         (httpx_error(429), None),
         (FailureError(headers=["Retry-After"]), None),

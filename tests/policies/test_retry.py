@@ -17,7 +17,7 @@ from flowrt.policies.circuit_breaker import CircuitBreaker
 from flowrt.policies.rate_limit import CostTooHighError
 from flowrt.policies.retry import TRANSIENT_STATUS_CODES, Retries, Retry, RetryPolicy, RetryState
 from tests.policies.simulate import seeded
-from tests.policies.test_error_classification import WALL_S, FailureError, httpx_error
+from tests.policies.test_error_classification import WALL_S, EmptyError, FailureError, group, httpx_error
 
 MS = 1_000_000
 
@@ -77,8 +77,24 @@ class MineError(ConnectionError):
         ((), ValueError(), False),
         (lambda exc: "try" in str(exc), ValueError("try again"), True),
         (lambda exc: "try" in str(exc), ValueError("give up"), False),
-        (Exception, asyncio.CancelledError(), False),
+        (Exception, EmptyError(), True),
+        (Exception, asyncio.CancelledError(), True),
+        (asyncio.CancelledError, asyncio.CancelledError(), True),
+        ((KeyError, asyncio.CancelledError), asyncio.CancelledError(), True),
+        ((KeyError, asyncio.CancelledError), ValueError(), False),
+        (ConnectionError, asyncio.CancelledError(), False),
+        ((), asyncio.CancelledError(), False),
+        (lambda exc: isinstance(exc, asyncio.CancelledError), asyncio.CancelledError(), True),
+        (lambda exc: False, asyncio.CancelledError(), False),
         (Exception, KeyboardInterrupt(), False),
+        (lambda exc: True, KeyboardInterrupt(), False),
+        (ConnectionError, group(MineError(), TimeoutError()), False),
+        ((ConnectionError, TimeoutError), group(MineError(), group(TimeoutError())), True),
+        (Exception, group(MineError(), httpx_error(404)), False),
+        (Exception, group(MineError(), httpx_error(503)), True),
+        (ExceptionGroup, group(httpx_error(404)), True),
+        (lambda exc: isinstance(exc, ExceptionGroup), group(KeyError()), True),
+        (Exception, group(CostTooHighError("too much")), False),
         (Exception, CostTooHighError("too much"), False),
         (Exception, CircuitBreaker().refusal(0), False),
     ],
@@ -100,6 +116,33 @@ def test_on_decides_by_type_or_function(on: Any, exc: BaseException, again: bool
 )
 def test_status_decides_about_an_exception_that_carries_one(codes: Any, status: int, again: bool) -> None:
     assert (decide(RetryPolicy(status_codes=codes), httpx_error(status)) is not None) == again
+
+
+def test_group_of_shared_groups_is_searched_once() -> None:
+    errors: Exception = MineError()
+    for _ in range(100):
+        errors = group(errors, errors)
+    assert decide(RetryPolicy(on=ConnectionError), errors) is not None
+
+
+def test_group_with_a_throttled_request_is_rate_limited() -> None:
+    retry = decide(RetryPolicy(base=0.0, cap=0.0), group(MineError(), httpx_error(429, {"Retry-After": "3"})))
+    assert retry is not None
+    assert (retry.delay_ns, retry.reason) == (3_000 * MS, "rate_limited")
+
+
+@pytest.mark.parametrize("success", [False, True])
+def test_returned_failure_with_a_false_exception_is_judged_by_it(success: bool) -> None:
+    returned = NodeResult(success, error=EmptyError(status=404))
+    assert decide(RetryPolicy(), returned) is None
+    assert decide(RetryPolicy(on=KeyError), NodeResult(False, error=EmptyError())) is None
+    assert decide(RetryPolicy(), NodeResult(False, error=EmptyError(status=503))) is not None
+
+
+def test_stray_cancellation_is_retried_by_default_without_the_jitter_of_a_timeout() -> None:
+    retry = decide(RetryPolicy(base=0.2), asyncio.CancelledError("the task was cancelled"))
+    assert retry is not None
+    assert (retry.delay_ns, retry.reason) == (200 * MS, "error")
 
 
 def test_transient_status_does_not_override_the_type() -> None:
@@ -274,8 +317,8 @@ def test_waiting_limit_scales_with_the_concurrency() -> None:
         ({"cap": math.inf}, "cap must be"),
         ({"base": 2, "cap": 1}, "cap must be at least base=2, not 1: it bounds the waits"),
         ({"factor": 0.5}, "factor must be a number of at least 1, not 0.5"),
-        ({"on": BaseException}, "on must hold types of Exception, not"),
-        ({"on": asyncio.CancelledError}, "CancelledError and the like are not errors"),
+        ({"on": BaseException}, "on must hold types of Exception or CancelledError, not"),
+        ({"on": (ValueError, KeyboardInterrupt)}, "not .*KeyboardInterrupt.*: KeyboardInterrupt, SystemExit"),
         ({"on": [ValueError()]}, "on must hold types of Exception"),
         ({"on": 5}, "on must be an exception type, several, or a function"),
         ({"timeouts": 1}, "timeouts must be True or False, not 1"),
