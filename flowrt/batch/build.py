@@ -156,6 +156,7 @@ def _assemble(
         )
     )
     session = config.executor.open(node, config.limit)
+    batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
     policies, close_policies = _make_policies(config, runs, batch, loop, dispatch)
     direct = make_direct(node, session.invoke) if policies is None and config.hedge is None else None
     if direct is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from flowrt._util.cpu_time import CpuTime
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext, contained, is_async
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
@@ -36,6 +37,9 @@ class ThreadsSession:
         call: The blocking function to run in a thread.
         slots: Attempts that may run at once.
         name: Prefix of the threads' names.
+
+    Attributes:
+        cpu_time: CPU and wall time of the attempts that have ended.
     """
 
     def __init__(self, call: Call, slots: int, name: str) -> None:
@@ -43,6 +47,7 @@ class ThreadsSession:
         self._slots = slots
         self._name = f"flowrt-{name}"
         self._abandoned = False
+        self.cpu_time = CpuTime()
         self._pool = self._new_pool()
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
@@ -52,7 +57,9 @@ class ThreadsSession:
 
     async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
         run, pool = contextvars.copy_context().run, self._pool
-        future = asyncio.get_running_loop().run_in_executor(pool, run, contained, call, *arguments)
+        future = asyncio.get_running_loop().run_in_executor(
+            pool, run, self.cpu_time.measure, contained, call, *arguments
+        )
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -11,6 +11,7 @@ from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 if TYPE_CHECKING:
     import asyncio
 
+    from flowrt._util.cpu_time import CpuTime
     from flowrt.attribution.ledger import Ledger
     from flowrt.attribution.speedup import Speedup
 
@@ -56,6 +57,7 @@ class BatchRecord:
         prompt: Whether the first attempt at an item begins as the item is pulled.
         latest: The item that got a slot last.
         returned_ns: When an item last got a slot for a further attempt, which may have to wait in it before it starts.
+        cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
         ledger: What holds the batch back, where account of it is kept.
         speedup: How many times as long it would have taken one item after another, once that is known.
         queued: Items that wait for another attempt, a rate limit or an open circuit.
@@ -77,6 +79,7 @@ class BatchRecord:
         "circuit",
         "clock",
         "counts",
+        "cpu_time",
         "epoch_offset_ns",
         "expected",
         "finished_ns",
@@ -125,6 +128,7 @@ class BatchRecord:
         self.pulled = 0
         self.latest: ItemRecord | None = None
         self.returned_ns = 0
+        self.cpu_time: CpuTime | None = None
         self.ledger: Ledger | None = None
         self.speedup: Speedup | None = None
         self.queued = 0

@@ -1,0 +1,50 @@
+"""CPU time of functions in threads."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+
+import pytest
+
+from flowrt._util.cpu_time import CpuTime
+
+
+def compute(seconds: float) -> str:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+    return "done"
+
+
+def test_cpu_time_of_several_threads_is_summed() -> None:
+    total = CpuTime()
+    threads = [threading.Thread(target=total.measure, args=(compute, 0.05)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.2e9 <= total.cpu_ns <= total.wall_ns
+
+
+def test_waiting_is_wall_time_alone() -> None:
+    total = CpuTime()
+    total.measure(time.sleep, 0.2)
+    assert total.wall_ns >= 0.2e9
+    assert total.cpu_ns < 0.1e9
+
+
+def test_result_and_exception_pass_through_and_are_measured() -> None:
+    total = CpuTime()
+    assert total.measure(compute, 0.01) == "done"
+    before = total.cpu_ns
+    with pytest.raises(ZeroDivisionError):
+        total.measure(lambda: compute(0.01) and 1 / 0)
+    assert total.cpu_ns >= before + 10_000_000
+
+
+def test_sums_can_be_pickled() -> None:
+    total = CpuTime()
+    total.measure(compute, 0.001)
+    assert pickle.loads(pickle.dumps(total)).cpu_ns == total.cpu_ns
