@@ -18,11 +18,11 @@ from dashboards.generator.objectives import objectives_file
 from dashboards.generator.servers import Servers, free_port
 from dashboards.generator.windows import Time
 
-pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("alerting"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("alerting"), pytest.mark.timeout(400)]
 
 TIME = Time(150)
 SCRAPE_S = 0.25
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 MISSING_AFTER_S = 8
 
 WELL = {
@@ -45,7 +45,8 @@ WRONG = WELL | {
     'flowrt_items_total{batch="nightly",node="fetch",status="failed"}': 100.0,
     'flowrt_items_total{batch="stuck",node="wait",status="ok"}': 0.0,
     'flowrt_item_duration_seconds_bucket{batch="nightly",node="fetch",status="ok",le="10.0"}': 0.0,
-    'flowrt_slot_busy_seconds_total{batch="nightly",node="fetch"}': 10.0,
+    # More than the 10 slots can be busy: on a loaded machine, the rate over 2 s is off by some per cent.
+    'flowrt_slot_busy_seconds_total{batch="nightly",node="fetch"}': 15.0,
     'flowrt_event_loop_lag_seconds_bucket{le="0.5"}': 0.0,
     'flowrt_loop_stalls_total{node="parse"}': 3.0,
     'flowrt_telemetry_dropped_total{signal="spans",reason="queue_full"}': 10.0,
