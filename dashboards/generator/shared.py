@@ -55,17 +55,16 @@ BOUND: Final = (
 _BATCHES: Final = Chosen("batch")
 
 
-def percentiles(chosen: Chosen, histogram: str, *shares: float, exemplars: bool = False) -> list[Query]:
+def percentiles(chosen: Chosen, histogram: str, *shares: float) -> list[Query]:
     """Return queries for a histogram's mean and percentiles.
 
     Args:
         chosen: The dashboard's variables.
         histogram: The metric.
         shares: The percentiles, from 0 to 1.
-        exemplars: Show traces as dots.
     """
     return [
-        Query(chosen.mean(histogram), "mean", exemplars=exemplars),
+        Query(chosen.mean(histogram), "mean"),
         *(Query(chosen.quantile(share, histogram), f"p{100 * share:g}") for share in shares),
     ]
 

@@ -13,19 +13,11 @@ import yaml
 from dashboards.generator.alerts import alert_groups
 from dashboards.generator.files import DASHBOARDS, FOLDER, rule_files
 from dashboards.generator.links import ALERTS, GRAFANA, runbook_path
-from dashboards.generator.recording import recording_groups
 from dashboards.generator.windows import Time, seconds
+from tests.dashboards.promtool import ORDER, RULES, assert_passes
 from tests.dashboards.rulecases import AT_ANY_TIME, CASES, IDLE, Case, Firing
 
 pytestmark = pytest.mark.parts
-
-RULES = [str(FOLDER / "prometheus" / name) for name in rule_files()]
-
-ORDER = [
-    "flowrt.objectives",
-    *(group["name"] for groups in (recording_groups(), alert_groups()) for group in groups["groups"]),
-]
-"""Recording rules before the alerts that read them: after a long interval, the values would be too old."""
 
 
 def group_of(case: Case) -> dict[str, Any]:
@@ -50,19 +42,6 @@ def group_of(case: Case) -> dict[str, Any]:
 
 def _series(labels: dict[str, str]) -> str:
     return "{" + ", ".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-
-
-def assert_passes(promtool: str, folder: Path, groups: list[dict[str, Any]], rules: list[str] = RULES) -> None:
-    """Run promtool on the groups, with one evaluation per scrape."""
-    files = []
-    for interval in {group["interval"] for group in groups}:
-        file = folder / f"{interval}.yaml"
-        chosen = [group for group in groups if group["interval"] == interval]
-        content = {"rule_files": rules, "evaluation_interval": interval, "group_eval_order": ORDER, "tests": chosen}
-        file.write_text(yaml.safe_dump(content))
-        files.append(str(file))
-    done = subprocess.run([promtool, "test", "rules", *files], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("alert", ALERTS)
