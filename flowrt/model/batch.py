@@ -54,6 +54,7 @@ class BatchRecord:
         slots: The slots now served by a worker.
         counts: Items that ended, by status.
         pulled: Items pulled from the source.
+        own_tasks: True if each item runs in a task, and so in a context, of its own.
         prompt: Whether the first attempt at an item begins as the item is pulled.
         latest: The item that got a slot last.
         returned_ns: When an item last got a slot for a further attempt, which may have to wait in it before it starts.
@@ -89,6 +90,7 @@ class BatchRecord:
         "limit_change",
         "name",
         "node_id",
+        "own_tasks",
         "node_type",
         "prompt",
         "pulled",
@@ -124,6 +126,7 @@ class BatchRecord:
         self.limit = limit
         self.slots: list[Slot] = []
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        self.own_tasks = False
         self.prompt = False
         self.pulled = 0
         self.latest: ItemRecord | None = None

@@ -66,6 +66,7 @@ class NativeTracingInstrument(BatchTracing):
         self._buffer: SpanBuffer | None = None
         self._outer_buffer: SpanBuffer | None = None  # the enclosing item's buffer, if the batch runs inside an item
         self._provider = provider
+        self._own_tasks = False
         self._target: Any = None  # the pipeline, if it takes plain spans
         self._any_ids = False  # True if ids may come from the pool: no custom generator, no given trace id
         self._buffers_spans = False
@@ -95,6 +96,7 @@ class NativeTracingInstrument(BatchTracing):
         self._any_ids = type(self._provider.id_generator) is RandomIdGenerator and not self._trace_id
         self._buffers_spans = self._buffer is not None or self._outer_buffer is not None
         self._target = self._provider.plain_target
+        self._own_tasks = batch.own_tasks
         self._rebase()
         if self._decides_once():
             self._frame = self._ask(self._new_ids(), 0)
@@ -150,7 +152,8 @@ class NativeTracingInstrument(BatchTracing):
         if (
             item.status == "ok" and item.attempts == 1 and span.additions is None and frame.fast_path
         ):  # a span that the node ended itself has additions
-            _detach(span)
+            if not self._own_tasks:  # else the context ends with the item
+                _detach(span)
             start_ns, append = span.start_ns, frame.append
             span.end_ns = end_ns = item.finished_ns
             wait_ns = item.started_ns - start_ns
