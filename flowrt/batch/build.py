@@ -23,7 +23,7 @@ from flowrt.engine.durability import JournalSink
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
 from flowrt.engine.outcome import Deliver, settle, settle_value
-from flowrt.engine.parts import RunParts
+from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
 from flowrt.model import BatchRecord, Rejected
@@ -47,7 +47,7 @@ async def build_run(
     runs: ActiveRuns,
     observer: Observer,
     deliver: Deliver,
-    bounded: bool,
+    deliver_unstarted: Callable[[UnstartedBlock], None] | None,
     workflow_context: WorkflowContext | None,
     progress: bool,
 ) -> BatchRun:
@@ -59,7 +59,8 @@ async def build_run(
         runs: The processor's active runs, which this one joins.
         observer: The processor's built-in instruments.
         deliver: Takes the results.
-        bounded: True if finished results wait for a consumer, so that they have to be bounded.
+        deliver_unstarted: Takes inputs that were never started; None where a consumer sets the pace, and results have
+            to be bounded.
         workflow_context: Shared by all items; a new one by default.
         progress: Draw a progress bar.
 
@@ -75,7 +76,7 @@ async def build_run(
             runs=runs,
             observer=observer,
             deliver=deliver,
-            bounded=bounded,
+            deliver_unstarted=deliver_unstarted,
             workflow_context=workflow_context,
             progress=progress,
             journal=journal,
@@ -121,7 +122,7 @@ def _assemble(
     runs: ActiveRuns,
     observer: Observer,
     deliver: Deliver,
-    bounded: bool,
+    deliver_unstarted: Callable[[UnstartedBlock], None] | None,
     workflow_context: WorkflowContext | None,
     progress: bool,
     journal: JournalSink | None,
@@ -169,6 +170,7 @@ def _assemble(
         close_policies()
         session.close()
 
+    bounded = deliver_unstarted is None
     consumer = Wait(batch.ledger, CONSUMER, clock, loop) if bounded and batch.ledger is not None else None
     run = BatchRun(
         RunParts(
@@ -180,6 +182,7 @@ def _assemble(
             attempt=attempt,
             settle=settle if direct is None else settle_value,
             deliver=deliver,
+            deliver_unstarted=deliver_unstarted,
             dispatch=dispatch,
             policies=policies,
             journal=journal,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, overload
 
@@ -12,10 +12,12 @@ from flowrt._util.validation import check_concurrency
 from flowrt.batch.active_runs import ActiveRuns, now_ns
 from flowrt.batch.build import Inputs, build_run
 from flowrt.batch.config import BatchConfig
+from flowrt.batch.partial_results import PartialResults
 from flowrt.batch.results import BY_INDEX, BatchResults
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.instrument import Instrument
 from flowrt.engine.outcome import Deliver
+from flowrt.engine.parts import UnstartedBlock
 from flowrt.engine.result_stream import ResultStream
 from flowrt.engine.source import check_inputs
 from flowrt.executors import Executor
@@ -194,7 +196,8 @@ class BatchProcessor:
     ) -> BatchResults:
         check_inputs(inputs)
         results: list[BatchResult] = []
-        run = await self._build(config, inputs, workflow_context, results.append, bounded=False, progress=progress)
+        unstarted: list[UnstartedBlock] = []
+        run = await self._build(config, inputs, workflow_context, results.append, unstarted.append, progress=progress)
         run.start()
         try:
             await run.join()
@@ -204,6 +207,8 @@ class BatchProcessor:
         results.sort(key=BY_INDEX)
         record = run.batch
         wall_time = (record.finished_ns - record.started_ns) / 1e9
+        if unstarted:
+            return PartialResults(results, unstarted[0], name=config.name, wall_time=wall_time, batch=record)
         return BatchResults(results, name=config.name, wall_time=wall_time, batch=record)
 
     def batch_as_completed(
@@ -232,7 +237,7 @@ class BatchProcessor:
         check_inputs(inputs)
         config = self._config(continue_on_error)
         return ResultStream(
-            lambda deliver: self._build(config, inputs, workflow_context, deliver, bounded=True, progress=progress)
+            lambda deliver: self._build(config, inputs, workflow_context, deliver, None, progress=progress)
         )
 
     async def retry_failed(
@@ -314,8 +319,8 @@ class BatchProcessor:
         inputs: Inputs,
         workflow_context: WorkflowContext | None,
         deliver: Deliver,
+        deliver_unstarted: Callable[[UnstartedBlock], None] | None,
         *,
-        bounded: bool,
         progress: bool,
     ) -> BatchRun:
         return await build_run(
@@ -324,7 +329,7 @@ class BatchProcessor:
             runs=self._runs,
             observer=self._observer,
             deliver=deliver,
-            bounded=bounded,
+            deliver_unstarted=deliver_unstarted,
             workflow_context=workflow_context,
             progress=progress,
         )

@@ -78,6 +78,9 @@ class SampledSpeedup(Instrument):
             if item.index in self._alone:
                 self._together[item.index] = took_s
 
+    def inputs_cancelled(self, batch: BatchRecord) -> None:
+        """Nothing to note: inputs that were never started took no time."""
+
     def batch_ended(self, batch: BatchRecord) -> None:
         """Compare."""
         wall_ns = batch.finished_ns - batch.started_ns

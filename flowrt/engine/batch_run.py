@@ -16,6 +16,7 @@ from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import Source
 from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
+from flowrt.engine.unstarted import UnstartedInputs
 from flowrt.engine.worker_pool import WorkerPool
 from flowrt.errors import JournalError
 from flowrt.model import Slot
@@ -75,6 +76,7 @@ class BatchRun:
         self._cancellation = Cancellation(
             parts, source, retries, self._hedging, self._context, self._replace_slot, self._leave_slot
         )
+        self._unstarted = UnstartedInputs(parts, source, self._cancellation)
         self._pool = WorkerPool(parts, source, retries, begin, self._cancellation, self._context, self._all_left)
         self._timeouts: ItemTimeouts | None = None
         if parts.item_timeout_s is not None:
@@ -180,18 +182,18 @@ class BatchRun:
         if self._closing is not None or self._journal_closing:
             return
         cancellation, source = self._cancellation, self._source
-        self._context.copy().run(cancellation.cancel_requeued)
+        self._context.copy().run(self._unstarted.cancel_requeued)
         rest = cancellation.cancels_rest and self.batch.expected is not None and not source.awaits
         if not rest and (source.exhausted or not source.awaits):
             self._close_journal()
             return
-        work = cancellation.cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
+        work = self._unstarted.cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
         self._closing = make_task(self.loop, work, name=f"{self.batch.name} end", context=self._context.copy())
         self._closing.add_done_callback(self._closed)
 
     def _closed(self, closing: asyncio.Task[Any]) -> None:
         retrieve_exception(closing)
-        self._context.copy().run(self._cancellation.cancel_unpulled)
+        self._context.copy().run(self._unstarted.cancel_arrived)
         self._close_journal()
 
     def _close_journal(self) -> None:
@@ -243,6 +245,7 @@ class BatchRun:
         self.batch.latest = None
         self._source = Source(())
         self._hedging = self._timeouts = None
+        self._unstarted.close()
         self._cancellation.close()
         self._pool.close()
 

@@ -1,6 +1,7 @@
 """Cancellation: every way in which an item ends other than by its own attempt.
 
-Here are time limits, drain, stop, fail-fast, abandonment of what does not end, and inputs that are never started.
+Here are time limits, drain, stop, fail-fast, and abandonment of what does not end. Inputs that are never started are
+in `unstarted`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from flowrt.engine.item_task import clear_cancellation, make_task, retrieve_exce
 from flowrt.engine.outcome import (
     Finisher,
     cancel,
-    cancel_retry,
     mark_not_kept,
     set_timed_out,
     settle,
@@ -24,7 +24,7 @@ from flowrt.engine.outcome import (
 )
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
-from flowrt.engine.source import END, LATER, Source
+from flowrt.engine.source import Source
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import ItemFailedError, JournalError
 from flowrt.model import ItemRecord, Slot
@@ -36,7 +36,6 @@ _STRAY: Final = (
     "its task was cancelled by code other than flowrt, such as a library's late task.cancel() or a timeout that "
     "never calls uncancel()"
 )
-_TURN_NS: Final = 5_000_000  # cancelling inputs that were never started yields to the loop this often
 
 
 class Cancellation:
@@ -77,7 +76,6 @@ class Cancellation:
         self._loop = parts.loop
         self._clock = parts.clock
         self._admission = parts.admission
-        self._dispatch = parts.dispatch
         self._journal = parts.journal
         self._item_timeout_s = parts.item_timeout_s
         self._abandon_attempt = parts.abandon_attempt
@@ -317,53 +315,9 @@ class Cancellation:
         item.attempts = attempts
         return True
 
-    # -- what is never started -----------------------------------------------------------------------------------------
-
-    def cancel_requeued(self) -> None:
-        """Cancel the items that wait for another attempt."""
-        for item in self._source.take_requeued():
-            cancel_retry(item, self._reason)
-            item.finished_ns = self._clock()
-            self.finish(item)
-
-    def cancel_unpulled(self) -> None:
-        """Cancel the inputs that arrived while the batch ended."""
-        for data in self._source.take_unpulled():
-            self._cancel_input(data)
-
-    async def cancel_rest(self) -> None:
-        """Cancel the inputs that were never started, at the pace of the consumer."""
-        source, clock = self._source, self._clock
-        turn_ns = clock()
-        try:
-            while True:
-                await self._admission.take_capacity()
-                data = source.pull()
-                if data is END or data is LATER:
-                    return
-                pulled_ns = self._cancel_input(data)
-                if pulled_ns - turn_ns > _TURN_NS:
-                    await asyncio.sleep(0)
-                    turn_ns = clock()
-        except Exception as exc:  # the source failed
-            self.source_failed(exc)
-
-    def _cancel_input(self, data: Any) -> int:
-        """Cancel an input that is not started, unless an earlier run finished it; returns the time."""
-        batch = self._batch
-        item = ItemRecord(batch, batch.pulled, data, self._clock())
-        batch.pulled += 1
-        if batch.prompt:  # else an item is not sure to start as it is pulled
-            cancel(item, f"not started: {self._reason}")
-        self._dispatch.notify("item_started", item)
-        if not self.finish_restored(item):
-            cancel(item, f"not started: {self._reason}")
-            item.finished_ns = item.pulled_ns
-            self.finish(item)
-        return item.pulled_ns
-
     @property
-    def _reason(self) -> str:
+    def reason(self) -> str:
+        """Why items are not started, or not tried again."""
         return self.stopped or self.drained or "the batch was stopped"
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ HOOKS: Final = (
     "item_finished",
     "limit_changed",
     "circuit_changed",
+    "inputs_cancelled",
     "batch_ended",
 )
 
@@ -81,6 +82,12 @@ class Instrument:
     def circuit_changed(self, batch: BatchRecord) -> None:
         """The node's circuit breaker has changed its state; `batch.circuit` says from what to what, and why."""
 
+    def inputs_cancelled(self, batch: BatchRecord) -> None:
+        """Many inputs were cancelled without having been started: `batch.unstarted` of them.
+
+        Without this hook an instrument that overrides `item_started` or `item_finished` is called for each of them.
+        """
+
     def batch_ended(self, batch: BatchRecord) -> None:
         """Every item that was pulled has finished."""
 
@@ -116,6 +123,7 @@ class Dispatch:
     item_finished: tuple[Hook, ...]
     limit_changed: tuple[Hook, ...]
     circuit_changed: tuple[Hook, ...]
+    inputs_cancelled: tuple[Hook, ...]
     batch_ended: tuple[Hook, ...]
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
@@ -132,6 +140,11 @@ class Dispatch:
                 hook(record)
             except Exception:  # telemetry must not change a result
                 self._disable(hook)
+
+    def takes_inputs_cancelled(self) -> bool:
+        """True if no instrument has to be called for each input that was never started."""
+        per_item = {getattr(hook, "__self__", None) for hook in (*self.item_started, *self.item_finished)}
+        return per_item <= {getattr(hook, "__self__", None) for hook in self.inputs_cancelled}
 
     def _compile(self) -> None:
         self.notify_started = _joined(self.item_started, self._disable)

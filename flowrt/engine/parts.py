@@ -18,11 +18,26 @@ from flowrt.engine.source import Source
 from flowrt.model import BatchRecord
 from flowrt.policies.hedging import HedgeTracker
 
-__all__ = ["RunParts"]
+__all__ = ["RunParts", "UnstartedBlock"]
 
 
 def _do_nothing() -> None:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class UnstartedBlock:
+    """Inputs that were cancelled in bulk without having been started.
+
+    Args:
+        first_index: The place of the first one in the input; the others follow it.
+        inputs: The inputs.
+        error: Their error.
+    """
+
+    first_index: int
+    inputs: list[Any]
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +53,8 @@ class RunParts:
         attempt: Begins one attempt.
         settle: Records what an attempt returned.
         deliver: Takes the results.
+        deliver_unstarted: Takes inputs that were never started, to make results of them; None where a consumer sets
+            the pace.
         dispatch: The instruments' hooks.
         policies: The policies around attempts, if any.
         journal: Keeps finished items, if there is a journal.
@@ -59,6 +76,7 @@ class RunParts:
     attempt: Begin
     settle: Settle = settle
     deliver: Deliver
+    deliver_unstarted: Callable[[UnstartedBlock], None] | None = None
     dispatch: Dispatch
     policies: PolicyPipeline | None = None
     journal: JournalSink | None = None

@@ -131,6 +131,9 @@ class RetryQueue(Source):
     async def aclose(self) -> None:
         await self._inputs.aclose()
 
+    def take_rest(self, rest: list[Any], most: int) -> None:
+        self._inputs.take_rest(rest, most)
+
     def take_requeued(self) -> Iterable[ItemRecord]:
         if self._timer is not None:
             self._timer.cancel()

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
 from contextvars import Context, ContextVar
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from flowrt.attribution.wait import Wait
@@ -58,7 +59,8 @@ class Source:
     def __init__(self, inputs: Iterable[Any]) -> None:
         self.expected = length_of(inputs)
         self.exhausted = False
-        self.pull = partial(next, iter(inputs), END)  # a call into C: it is made for every item
+        self._iterator = iter(inputs)
+        self.pull = partial(next, self._iterator, END)  # a call into C: it is made for every item
 
     def start(self, context: Context, wait: Wait | None) -> None:
         """Get ready to be pulled from.
@@ -76,6 +78,18 @@ class Source:
 
     async def aclose(self) -> None:
         """Release what the iterator holds, when the batch ends before the source does."""
+
+    def take_rest(self, rest: list[Any], most: int) -> None:
+        """Pull many inputs at once, without waiting.
+
+        Args:
+            rest: They are appended to it.
+            most: How many at most; fewer come only at the end.
+
+        Raises:
+            Exception: What the iterator raises; `rest` has what it yielded before.
+        """
+        rest.extend(islice(self._iterator, most))
 
     def take_requeued(self) -> Iterable[ItemRecord]:
         """Take the items that wait for another attempt, which they will not have."""
@@ -95,7 +109,8 @@ class IteratorSource(Source):
     def __init__(self, inputs: Iterable[Any]) -> None:
         self.expected = length_of(inputs)
         self.exhausted = False
-        self._advance: Callable[[], Any] = partial(next, iter(inputs), END)
+        self._iterator = iter(inputs)
+        self._advance: Callable[[], Any] = partial(next, self._iterator, END)
         self._context = _SourceContext(Context())
 
     def start(self, context: Context, wait: Wait | None) -> None:  # noqa: ARG002  # nothing is waited for
@@ -106,6 +121,9 @@ class IteratorSource(Source):
         data = self._advance()
         self.variables = self._context.changed()
         return data
+
+    def take_rest(self, rest: list[Any], most: int) -> None:
+        self._context.context.run(super().take_rest, rest, most)
 
 
 class AsyncSource(Source):

@@ -63,6 +63,7 @@ class BatchRecord:
         speedup: How many times as long it would have taken one item after another, once that is known.
         queued: Items that wait for another attempt, a rate limit or an open circuit.
         restored: Items of those pulled that an earlier run had finished.
+        unstarted: Inputs that were cancelled in bulk without having been started.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
@@ -90,8 +91,8 @@ class BatchRecord:
         "limit_change",
         "name",
         "node_id",
-        "own_tasks",
         "node_type",
+        "own_tasks",
         "prompt",
         "pulled",
         "queued",
@@ -103,6 +104,7 @@ class BatchRecord:
         "speedup",
         "started_ns",
         "status",
+        "unstarted",
     )
 
     def __init__(
@@ -136,6 +138,7 @@ class BatchRecord:
         self.speedup: Speedup | None = None
         self.queued = 0
         self.restored = 0
+        self.unstarted = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
         self.finished_ns = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
-__all__ = ["STATUSES", "BatchResult", "Rejected", "SparseAttribute", "Status"]
+__all__ = ["STATUSES", "BatchResult", "Rejected", "SharedAttributes", "SparseAttribute", "Status"]
 
 T = TypeVar("T")
 
@@ -59,11 +59,17 @@ class SparseAttribute(Generic[T]):
         return self._default if values is None else values.get(self._name, self._default)
 
     def __set__(self, record: BatchResult, value: T) -> None:
-        values = record._sparse  # noqa: SLF001  # as above
+        values = record._sparse  # noqa: SLF001  # kept for this class
         if values is not None:
+            if type(values) is SharedAttributes:
+                values = record._sparse = dict(values)  # noqa: SLF001  # kept for this class
             values[self._name] = value
         elif value is not self._default:
-            record._sparse = {self._name: value}  # noqa: SLF001  # as above
+            record._sparse = {self._name: value}  # noqa: SLF001  # kept for this class
+
+
+class SharedAttributes(dict[str, Any]):
+    """Sparse attributes that many records share; a record that changes one gets a dictionary of its own."""
 
 
 class BatchResult:
@@ -143,6 +149,24 @@ class BatchResult:
         self._metadata = metadata
         self._trace_id = trace_id
         self._span_id = span_id
+
+    @classmethod
+    def cancelled(cls, index: int, input_data: Any, why: SharedAttributes) -> Self:
+        """The result of an input that was never started.
+
+        Args:
+            index: Its place in the input.
+            input_data: The input.
+            why: The sparse attributes `error` and `error_type`, which many results share.
+        """
+        result = cls.__new__(cls)
+        result.index = index
+        result.input_data = input_data
+        result.output = None
+        result.status = "cancelled"
+        result.attempts = 0
+        result._sparse = why  # noqa: SLF001  # of this class
+        return result
 
     @property
     def success(self) -> bool:

@@ -85,6 +85,10 @@ class MetricsInstrument(Instrument):
         """Store the circuit's new state."""
         self._store.circuits[self._pair] = batch.circuit.new
 
+    def inputs_cancelled(self, batch: BatchRecord) -> None:
+        """Count inputs that were cancelled in bulk."""
+        self._shard.add_cancelled(batch.unstarted)
+
     def batch_ended(self, batch: BatchRecord) -> None:
         """Count the batch."""
         store = self._store

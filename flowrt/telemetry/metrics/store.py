@@ -183,6 +183,11 @@ class Shard:
         self.backoff_ns += item.backoff_ns
         self.rate_wait_ns += item.rate_wait_ns
 
+    def add_cancelled(self, count: int) -> None:
+        """Count inputs that were cancelled without having been started."""
+        self.items["cancelled"] += count
+        self._add_error("CancelledError", count)
+
     def add_retry(self, item: ItemRecord) -> None:
         """Count an attempt that is not the item's last."""
         if item.started_ns:  # else the attempt did not reach the node
@@ -193,11 +198,11 @@ class Shard:
         self.attempts[_FAILED_ATTEMPTS.get(item.status, "ok")] += 1
         self.attempt.add(item.finished_ns - item.started_ns)
 
-    def _add_error(self, error_type: str) -> None:
+    def _add_error(self, error_type: str, count: int = 1) -> None:
         errors = self.errors
         if error_type not in errors:
             error_type = self.error_types.admit(label(error_type))
-        errors[error_type] = errors.get(error_type, 0) + 1
+        errors[error_type] = errors.get(error_type, 0) + count
 
 
 class BatchShard:

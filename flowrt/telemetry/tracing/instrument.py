@@ -103,6 +103,10 @@ class BatchTracing(Instrument):
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
 
+    def inputs_cancelled(self, batch: BatchRecord) -> None:
+        """Count inputs that were cancelled in bulk as spans that were not sampled."""
+        self.ended += batch.unstarted
+
     def _add_attempt_span(self, item: ItemRecord, parent: trace.Span) -> None:
         """Add a span for an attempt that has just ended, of an item with several attempts."""
         if not item.started_ns:

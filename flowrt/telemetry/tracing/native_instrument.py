@@ -103,6 +103,11 @@ class NativeTracingInstrument(BatchTracing):
         elif (bound := self._bound_of_ids()) is not None:
             self._by_ratio = bound, self._ask(_LOWEST_IDS, 0), self._ask(_HIGHEST_IDS, 0)
 
+    def inputs_cancelled(self, batch: BatchRecord) -> None:
+        """Count inputs that were cancelled in bulk as spans that were not sampled."""
+        super().inputs_cancelled(batch)
+        self.unsampled += batch.unstarted
+
     def item_started(self, item: ItemRecord) -> None:
         """Make the item's span and make it the current one in the node's context."""
         if get_current() is not self._seen:

@@ -1,0 +1,114 @@
+"""Inputs that are never started: how a batch that is drained or stopped accounts for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from flowrt.engine.cancellation import Cancellation
+from flowrt.engine.outcome import cancel, cancel_retry
+from flowrt.engine.parts import RunParts, UnstartedBlock
+from flowrt.engine.source import END, LATER, Source
+from flowrt.model import ItemRecord
+
+__all__ = ["UnstartedInputs"]
+
+_TURN_NS: Final = 5_000_000  # the loop has its turn this often
+_BULK_FROM: Final = 1_000  # fewer inputs than this have spans and events of their own
+_CHUNK: Final = 10_000  # inputs that are cancelled between two looks at the clock
+
+
+class UnstartedInputs:
+    """Cancels what the workers of a batch run have left: retries, inputs that have arrived, and the rest.
+
+    Args:
+        parts: The run's parts.
+        source: Where the run pulls from.
+        cancellation: Knows why they are not started, and finishes items.
+    """
+
+    def __init__(self, parts: RunParts, source: Source, cancellation: Cancellation) -> None:
+        self._batch = parts.batch
+        self._clock = parts.clock
+        self._admission = parts.admission
+        self._dispatch = parts.dispatch
+        self._deliver_block = None if parts.journal is not None else parts.deliver_unstarted
+        self._source = source
+        self._cancellation = cancellation
+
+    def cancel_requeued(self) -> None:
+        """Cancel the items that wait for another attempt."""
+        for item in self._source.take_requeued():
+            cancel_retry(item, self._cancellation.reason)
+            item.finished_ns = self._clock()
+            self._cancellation.finish(item)
+
+    def cancel_arrived(self) -> None:
+        """Cancel the inputs that arrived while the batch ended."""
+        for data in self._source.take_unpulled():
+            self._cancel(data)
+
+    async def cancel_rest(self) -> None:
+        """Cancel the inputs that were never started, at the pace of the consumer where there is one."""
+        batch, source, clock = self._batch, self._source, self._clock
+        left = 0 if batch.expected is None else batch.expected - batch.pulled
+        turn_ns = clock()
+        try:
+            if left > _BULK_FROM and self._deliver_block is not None and self._dispatch.takes_inputs_cancelled():
+                await self._cancel_in_bulk(self._deliver_block)
+                return
+            while True:
+                await self._admission.take_capacity()
+                data = source.pull()
+                if data is END or data is LATER:
+                    return
+                pulled_ns = self._cancel(data)
+                if pulled_ns - turn_ns > _TURN_NS:
+                    await asyncio.sleep(0)
+                    turn_ns = clock()
+        except Exception as exc:  # the source failed
+            self._cancellation.source_failed(exc)
+
+    async def _cancel_in_bulk(self, deliver: Callable[[UnstartedBlock], None]) -> None:
+        """Cancel up to millions of inputs within the grace period: they are counted, and their results made later."""
+        batch, clock = self._batch, self._clock
+        block = UnstartedBlock(batch.pulled, [], f"not started: {self._cancellation.reason}")
+        turn_ns = clock()
+        try:
+            more = True
+            while more:
+                before = len(block.inputs)
+                try:
+                    self._source.take_rest(block.inputs, _CHUNK)
+                finally:
+                    count = len(block.inputs) - before
+                    batch.pulled += count
+                    batch.unstarted += count
+                    batch.counts["cancelled"] += count
+                more = count == _CHUNK
+                if clock() - turn_ns > _TURN_NS:
+                    await asyncio.sleep(0)
+                    turn_ns = clock()
+        finally:
+            deliver(block)
+            self._dispatch.notify("inputs_cancelled", batch)
+
+    def _cancel(self, data: Any) -> int:
+        """Cancel an input that is not started, unless an earlier run finished it; returns the time."""
+        batch, cancellation = self._batch, self._cancellation
+        reason = f"not started: {cancellation.reason}"
+        item = ItemRecord(batch, batch.pulled, data, self._clock())
+        batch.pulled += 1
+        if batch.prompt:  # else an item is not sure to start as it is pulled
+            cancel(item, reason)
+        self._dispatch.notify("item_started", item)
+        if not cancellation.finish_restored(item):
+            cancel(item, reason)
+            item.finished_ns = item.pulled_ns
+            cancellation.finish(item)
+        return item.pulled_ns
+
+    def close(self) -> None:
+        """Let go of the inputs."""
+        self._source = Source(())
