@@ -52,6 +52,10 @@ class MissingExtraError(FlowrtError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package {package!r}: pip install 'flowrt[{extra}]'")
+        self._arguments = feature, package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), self._arguments
 
 
 class JournalError(FlowrtError):

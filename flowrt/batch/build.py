@@ -149,11 +149,11 @@ def _assemble(
     recorder = None if config.record is None else _make_recorder(config)
     dispatch = Dispatch(
         (
-            *(() if recorder is None else (recorder,)),
             *observer.instruments(),
             *config.instruments,
-            *((ProgressBar(),) if progress else ()),
             *sampled,
+            *((ProgressBar(),) if progress else ()),
+            *(() if recorder is None else (recorder,)),
         )
     )
     session = config.executor.open(node, config.limit)

@@ -87,7 +87,8 @@ class PartialResults(BatchResults):
         return (self[place] for place in range(len(self) - 1, -1, -1))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BatchResults, (list(self),), {"name": self.name, "wall_time": self.wall_time, "batch": None}
+        state = {"name": self.name, "wall_time": self.wall_time, "batch": self.batch}
+        return BatchResults, (), state, iter(self)
 
 
 _WHOLE: Final = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, overload
 
@@ -14,11 +15,11 @@ from flowrt.batch.build import Inputs, build_run
 from flowrt.batch.config import BatchConfig
 from flowrt.batch.partial_results import PartialResults
 from flowrt.batch.results import BY_INDEX, BatchResults
+from flowrt.batch.stream import BatchStream
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.instrument import Instrument
 from flowrt.engine.outcome import Deliver
 from flowrt.engine.parts import UnstartedBlock
-from flowrt.engine.result_stream import ResultStream
 from flowrt.engine.source import check_inputs
 from flowrt.executors import Executor
 from flowrt.journal import Journal, JournalPolicy
@@ -188,6 +189,7 @@ class BatchProcessor:
             ItemFailedError: With `continue_on_error=False`, the first failed item, where it has no exception of its
                 own; where it has one, that is raised. Everything in flight has been cancelled and has ended by then.
             JournalError: The journal cannot be used, or its disk failed; what it holds is kept.
+            Exception: What `inputs` raised, with the results of the items that finished as its attribute `results`.
         """
         return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
 
@@ -201,7 +203,10 @@ class BatchProcessor:
         run.start()
         try:
             await run.join()
-        except BaseException:
+        except BaseException as exc:
+            if run.source_failed:
+                results.sort(key=BY_INDEX)
+                _attach_results(exc, BatchResults(results, name=config.name, batch=run.batch))
             del results, run  # which the error's traceback would hold, and a result's own error be a cycle
             raise
         results.sort(key=BY_INDEX)
@@ -218,7 +223,7 @@ class BatchProcessor:
         *,
         continue_on_error: bool | None = None,
         progress: bool = False,
-    ) -> ResultStream:
+    ) -> BatchStream:
         """Run the node over all inputs and give the results as they finish.
 
         Args:
@@ -228,7 +233,8 @@ class BatchProcessor:
             progress: Show a progress bar on a terminal; needs the extra `cli`.
 
         Returns:
-            An async iterator of results. Leaving it early cancels what is in flight.
+            An async iterator of results. Leaving it early cancels what is in flight. Its `report` is there once it
+            has ended.
 
         Raises:
             TypeError: `inputs` is not an iterable of items.
@@ -236,8 +242,8 @@ class BatchProcessor:
         """
         check_inputs(inputs)
         config = self._config(continue_on_error)
-        return ResultStream(
-            lambda deliver: self._build(config, inputs, workflow_context, deliver, None, progress=progress)
+        return BatchStream(
+            lambda deliver: self._build(config, inputs, workflow_context, deliver, None, progress=progress), config.name
         )
 
     async def retry_failed(
@@ -356,6 +362,15 @@ class BatchProcessor:
 
     def __repr__(self) -> str:
         return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"
+
+
+def _attach_results(error: BaseException, results: BatchResults) -> None:
+    """Have what the source raised carry the results of the items that had finished."""
+    try:
+        error.results = results  # type: ignore[attr-defined]  # an exception takes any attribute, or nearly any
+    except Exception:  # a class with slots or a setter of its own
+        with suppress(Exception):
+            error.add_note(f"{len(results):,} items had finished; batch_as_completed gives each result as it finishes")
 
 
 def _was_rejected(result: BatchResult) -> bool:

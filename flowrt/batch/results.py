@@ -71,6 +71,10 @@ class BatchResults(list[BatchResult]):
         self.batch = batch
         self.wall_time = wall_time
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {"name": self.name, "wall_time": self.wall_time, "batch": self.batch}
+        return type(self), (), state, iter(self)
+
     @property
     def outputs(self) -> list[Any]:
         """Outputs in input order, with None for each failed item."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from flowrt.attribution.speedup import estimate, speedup_by_sample
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
@@ -62,6 +62,8 @@ class SampledSpeedup(Instrument):
     Args:
         alone: What sampled items took one after another, in seconds, by their place in the input.
     """
+
+    phase = Phase.SAMPLE
 
     def __init__(self, alone: Mapping[int, float]) -> None:
         self._alone = alone

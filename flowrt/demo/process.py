@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import flowrt
 from flowrt.errors import FlowrtError
 
 __all__ = ["ServiceProcess"]
@@ -42,7 +41,7 @@ class ServiceProcess:
             [sys.executable, "-m", "flowrt.demo.service"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            cwd=Path(flowrt.__file__).parents[1],  # so that -m finds this flowrt
+            cwd=Path(__file__).parents[2],  # so that -m finds this flowrt
             start_new_session=True,  # Ctrl-C in the terminal must reach the parent only
         )
         self.pid = child.pid

@@ -43,6 +43,7 @@ class BatchRun:
         admission: Holds workers back.
         interrupted_by: The cancellation of the caller that waited for the batch, or None.
         over: True if nothing of it is left.
+        source_failed: True if `join` has raised what the source raised.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -51,6 +52,7 @@ class BatchRun:
         self.admission = parts.admission
         self.interrupted_by: asyncio.CancelledError | None = None
         self.over = False
+        self.source_failed = False
         self._clock = parts.clock
         self._dispatch = parts.dispatch
         self._journal = parts.journal
@@ -223,7 +225,8 @@ class BatchRun:
         try:
             self._close()
         except Exception as exc:  # an executor's or a policy's
-            cancellation.failure = cancellation.failure or exc
+            if cancellation.failure is None:
+                cancellation.failure = exc
         batch.finished_ns = self._clock()
         if batch.ledger is not None:
             batch.ledger.close(batch.finished_ns)
@@ -271,14 +274,19 @@ class BatchRun:
         """
         while not self.over:
             await self.changed()
-        cut = self.interrupted_by
-        error = self._cancellation.failure if cut is None else asyncio.CancelledError(*cut.args)
-        self._cancellation.failure = None
+        cut, cancellation = self.interrupted_by, self._cancellation
+        error = cancellation.failure if cut is None else asyncio.CancelledError(*cut.args)
+        self.source_failed = error is not None and error is cancellation.source_error
+        cancellation.failure = cancellation.source_error = None
         if error is not None:
             try:
                 raise error
             finally:
-                del error, self  # or the error would hold on to itself and to all results by its traceback
+                del (
+                    error,
+                    self,
+                    cancellation,
+                )  # or the error would hold on to itself and to all results by its traceback
 
     async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""

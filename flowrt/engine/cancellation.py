@@ -54,6 +54,7 @@ class Cancellation:
         stopped: Why the batch was stopped, or None.
         drained: Why the batch admits nothing more although it was not stopped, or None.
         failure: What `join` raises, or None.
+        source_error: What the source raised, or None.
         cancels_rest: True if inputs that were never started get a result, which says so.
         finish: Finishes an item whose status is final.
     """
@@ -71,6 +72,7 @@ class Cancellation:
         self.stopped: str | None = None
         self.drained: str | None = None
         self.failure: BaseException | None = None
+        self.source_error: BaseException | None = None
         self.cancels_rest = False
         self._batch = parts.batch
         self._loop = parts.loop
@@ -151,6 +153,7 @@ class Cancellation:
 
     def source_failed(self, exc: BaseException) -> None:
         """End the input: what was admitted finishes, then `join` raises the source's own error."""
+        self.source_error = exc
         if self.failure is None:
             # its traceback begins with frames of the engine, which hold the whole batch
             self.failure = exc.with_traceback(without_engine_frames(exc.__traceback__))
@@ -166,7 +169,7 @@ class Cancellation:
         own = item.exception if state == "failed" else None
         if isinstance(own, asyncio.CancelledError):  # raised to the caller, it would look like the caller's own
             own = None
-        self.fail(own or ItemFailedError(item), f"item {item.index} {state.replace('_', ' ')}")
+        self.fail(ItemFailedError(item) if own is None else own, f"item {item.index} {state.replace('_', ' ')}")
 
     def _close_admission(self) -> None:
         self._admission.close()

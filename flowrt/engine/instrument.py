@@ -1,20 +1,21 @@
 """The one seam between the engine and everything that watches it.
 
-An instrument overrides the hooks it needs; hooks that nobody overrides are never called. Hooks run synchronously on
-the loop's thread with the record itself, so they must be quick. An instrument that raises is disabled, logged once
-and counted; the items go on.
+An instrument overrides the hooks it needs; a hook without an override is never called. Hooks run synchronously on the
+loop's thread with the record itself, so they must be quick. An instrument that raises is disabled, logged once and
+counted; the items go on.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from enum import IntEnum
+from functools import cache
+from typing import Any, ClassVar, Final
 
-if TYPE_CHECKING:
-    from flowrt.model import BatchRecord, ItemRecord
+from flowrt.model import BatchRecord, ItemRecord
 
-__all__ = ["HOOKS", "Dispatch", "Instrument", "instrument_errors"]
+__all__ = ["HOOKS", "Dispatch", "Instrument", "Phase", "instrument_errors"]
 
 _log = logging.getLogger("flowrt.instrument")
 
@@ -39,6 +40,28 @@ instrument_errors: Final[dict[str, int]] = {}
 """How often an instrument was disabled because it raised, by the instrument's class name."""
 
 
+class Phase(IntEnum):
+    """When an instrument is called, among those of a batch.
+
+    Hooks that begin something are called in this order, hooks that end something in reverse, as contexts nest.
+    """
+
+    RECORDING = 0
+    """Its end is last: the file holds what all others found."""
+    RECONCILIATION = 1
+    """Its end comes after the counting and the tracing that it compares."""
+    METRICS = 2
+    LIVE = 3
+    LOGS = 4
+    """Inside metrics and outside tracing, so that the events of an item have its trace id."""
+    TRACING = 5
+    LEDGER = 6
+    """Its end is the first of the built-in ones, which read the speedup that it finds."""
+    USER = 7
+    SAMPLE = 8
+    """Its end is first of all: a sampled speedup wins over the ledger's."""
+
+
 class Instrument:
     """Watches batches. Subclass it, override the hooks you need, and pass an instance as `instruments=[...]`.
 
@@ -48,6 +71,9 @@ class Instrument:
         ...     def item_finished(self, item):
         ...         self.finished += 1
     """
+
+    phase: ClassVar[Phase] = Phase.USER
+    """When its hooks are called, among the batch's instruments."""
 
     def batch_started(self, batch: BatchRecord) -> None:
         """The batch is about to pull its first item. Runs in the context that the workers inherit."""
@@ -105,8 +131,12 @@ class Dispatch:
         notify_finished: The same for `item_finished`.
 
     Args:
-        instruments: In the order in which their hooks are called; the hooks that end something (`attempt_ended`,
-            `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in reverse, as contexts nest.
+        instruments: Called in the order of their phases; those of one phase in the order given. The hooks that end
+            something (`attempt_ended`, `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in
+            reverse.
+
+    Raises:
+        TypeError: One of them is not an instrument, or its phase is not a `Phase`.
     """
 
     __slots__ = (*HOOKS, "notify_finished", "notify_started")
@@ -127,10 +157,12 @@ class Dispatch:
     batch_ended: tuple[Hook, ...]
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
-        active = list(instruments)
-        for name in HOOKS:
-            order = reversed(active) if name in _ENDS else active
-            setattr(self, name, tuple(getattr(i, name) for i in order if _overrides(i, name)))
+        hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
+        for instrument in sorted(instruments, key=_phase_of):
+            for name in _overridden(type(instrument)):  # type: ignore[arg-type]  # a class is hashable
+                hooks[name].append(getattr(instrument, name))
+        for name, called in hooks.items():
+            setattr(self, name, tuple(reversed(called) if name in _ENDS else called))
         self._compile()
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
@@ -209,8 +241,16 @@ def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | 
     return call_both
 
 
-def _overrides(instrument: Instrument, name: str) -> bool:
-    method = getattr(instrument, name, None)
-    if method is None:
-        raise TypeError(f"{instrument!r} is not an instrument: subclass flowrt.Instrument and pass an instance")
-    return getattr(method, "__func__", method) is not getattr(Instrument, name)
+def _phase_of(instrument: Instrument) -> int:
+    phase = getattr(instrument, "phase", Phase.USER)
+    if not isinstance(phase, Phase):
+        raise TypeError(f"{type(instrument).__name__}.phase must be a flowrt.engine.instrument.Phase, not {phase!r}")
+    return phase
+
+
+@cache
+def _overridden(kind: type) -> tuple[str, ...]:
+    """The hooks that a class of instruments overrides."""
+    if any(getattr(kind, name, None) is None for name in HOOKS if name != "inputs_cancelled"):
+        raise TypeError(f"{kind.__name__} is not an instrument: subclass flowrt.Instrument and pass an instance")
+    return tuple(name for name in HOOKS if getattr(kind, name, None) not in (None, getattr(Instrument, name)))

@@ -7,7 +7,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
 from typing import Any, Final
 
 import flowrt.errors
@@ -44,6 +44,15 @@ Settle = Callable[[ItemRecord, Any], None]
 """Records what the node returned."""
 
 
+_NO_LOOP: Final = ("no running event loop", "There is no current event loop in thread")
+
+_NEVER_RUN: Final = {
+    GeneratorType: "a generator",
+    AsyncGeneratorType: "an async generator",
+    CoroutineType: "a coroutine",
+}
+
+
 class RejectedInputError(Exception):
     """The item is a `Rejected` and reaches no node."""
 
@@ -52,6 +61,8 @@ def settle_value(item: ItemRecord, value: Any) -> None:
     """Record what a function returned: its value is the output, unless it is a NodeResult."""
     if isinstance(value, NodeResult):
         settle(item, value)
+    elif type(value) in _NEVER_RUN:
+        _refuse_output(item, value)
     else:
         item.status = "ok"
         item.output = value
@@ -59,7 +70,7 @@ def settle_value(item: ItemRecord, value: Any) -> None:
 
 def settle(item: ItemRecord, result: Any) -> None:
     """Record what a node returned."""
-    if type(result) is NodeResult and result.success:
+    if type(result) is NodeResult and result.success and type(result.output) not in _NEVER_RUN:
         item.status = "ok"
         item.output = result.output
         if result._metadata is not None:  # noqa: SLF001  # the property would make a dict for every item
@@ -78,8 +89,25 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
         item.error_type = rejected.error_type
         return
     item.error = error_text(exc)
+    if type(exc) is RuntimeError and item.error.startswith(_NO_LOOP):
+        item.error += ": a plain function runs in a worker thread; make it `async def` to run it on the event loop"
     item.error_type = error_type_of(exc)
     item.exception = exc.with_traceback(_users_part(exc.__traceback__))
+
+
+def _refuse_output(item: ItemRecord, output: Any) -> None:
+    """Fail an item whose output is code that nothing will run."""
+    kind = type(output)
+    hint = "await it" if kind is CoroutineType else "return list(...) of it, or consume it in the node"
+    output_name = getattr(output, "__qualname__", "")
+    if kind is CoroutineType:
+        output.close()  # else Python warns that it was never awaited
+    settle_exception(
+        item,
+        TypeError(
+            f"node {item.batch.node_id!r} returned {_NEVER_RUN[kind]} ({output_name}), whose body has not run: {hint}"
+        ),
+    )
 
 
 def _settle_other(item: ItemRecord, result: Any) -> None:
@@ -91,6 +119,9 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
         )
         item.error_type = "TypeError"
         item.exception = TypeError(item.error)
+        return
+    if type(result.output) in _NEVER_RUN:
+        _refuse_output(item, result.output)
         return
     item.output = result.output
     item._metadata = result.metadata  # noqa: SLF001  # as above

@@ -14,6 +14,10 @@ from flowrt.model import BatchRecord, BatchResult
 __all__ = ["ResultStream"]
 
 _LEFT: Final = "the consumer left"
+_CANCELLED: Final = (
+    "this stream ended when a wait for its next result was cancelled, as asyncio.wait_for and asyncio.timeout do: the "
+    "items in flight were cancelled; to wait for a limited time, keep anext(stream) in a task and use asyncio.wait"
+)
 _TWO_CONSUMERS: Final = "a result stream has one consumer: two tasks are waiting for its next result"
 
 
@@ -47,6 +51,8 @@ class ResultStream(AsyncIterator[BatchResult]):
     async def __anext__(self) -> BatchResult:
         outlet, run = self._outlet, self._run
         if self._closed:
+            if run is not None and run.interrupted_by is not None:
+                raise RuntimeError(_CANCELLED)
             raise StopAsyncIteration
         if run is None:
             run = await self._begin()
@@ -87,11 +93,12 @@ class ResultStream(AsyncIterator[BatchResult]):
         run = self._run
         if run is None:
             return
+        before = run.interrupted_by
         run.stop(_LEFT)
         while not run.over:
             await run.changed()
         self._outlet.finished.clear()
-        if run.interrupted_by is not None:
+        if run.interrupted_by is not None and run.interrupted_by is not before:
             raise asyncio.CancelledError(*run.interrupted_by.args)
 
     async def __aenter__(self) -> Self:

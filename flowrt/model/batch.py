@@ -149,6 +149,17 @@ class BatchRecord:
         self.shard: Any = None
         self.span: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process can use: all but the clock and what belongs to the running batch."""
+        transient = ("__weakref__", "clock", "latest", "shard", "slots", "span")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in transient}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.clock, self.slots = perf_counter_ns, []
+        self.latest = self.shard = self.span = None
+        for name, value in state.items():
+            setattr(self, name, value)
+
     @property
     def completed(self) -> int:
         """Items that reached a terminal status."""

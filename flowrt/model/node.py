@@ -217,6 +217,7 @@ class FunctionNode(BaseNode):
     ) -> None:
         if not callable(fn):
             raise TypeError(f"FunctionNode needs a function of one argument, not {fn!r}")
+        _check_returns(fn, _name_of(fn))
         super().__init__(_name_of(fn) if node_id is None else node_id, node_type, name, config)
         self.fn = fn
         self.is_async = is_async(fn)
@@ -255,6 +256,7 @@ def as_node(node: Any) -> BaseNode:
     if isinstance(node, BaseNode):
         if not hasattr(node, "node_id"):
             raise TypeError(f"{type(node).__name__} has no node_id: call super().__init__(node_id=...) in its __init__")
+        _check_returns(node.execute, f"{type(node).__name__}.execute")
         return node
     if isinstance(node, type):
         if issubclass(node, BaseNode):
@@ -263,6 +265,26 @@ def as_node(node: Any) -> BaseNode:
     if callable(node):
         return FunctionNode(node)
     raise TypeError(f"a node is a BaseNode or a function of one argument, not {node!r}")
+
+
+def _check_returns(fn: Any, name: str) -> None:
+    """Refuse a generator function: calling it runs nothing of its body, and every item would look ok.
+
+    Raises:
+        TypeError: It is a generator function or an async generator function.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    call = fn if inspect.isroutine(fn) else getattr(type(fn), "__call__", fn)  # noqa: B004  # the method itself
+    for kind, yields in (
+        ("an async generator function", inspect.isasyncgenfunction),
+        ("a generator function", inspect.isgeneratorfunction),
+    ):
+        if yields(fn) or yields(call):
+            raise TypeError(
+                f"{name} is {kind}: calling it runs none of its body; return a value (a list, for instance) instead "
+                "of yielding"
+            )
 
 
 def is_async(fn: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.recording.columns import PACK, RowBuffer, finished_ns
 from flowrt.recording.error_groups import NO_CAUSE, ErrorGroups
@@ -41,6 +41,8 @@ class Recorder(Instrument):
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
+
+    phase = Phase.RECORDING
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path

@@ -7,7 +7,7 @@ from typing import Final
 
 from flowrt.attribution.ledger import Cause
 from flowrt.attribution.speedup import speedup_less_delays
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.instrument import service_ns_of
@@ -24,6 +24,8 @@ class LedgerInstrument(Instrument):
     It must be the last built-in instrument: `batch_ended` hooks run in reverse order, and the others read the speedup
     that this one sets.
     """
+
+    phase = Phase.LEDGER
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start charging time in which the loop is blocked to the batch's ledger."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord
 from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.metrics.store import METRICS, MetricsStore, Shard
@@ -22,6 +22,8 @@ class Reconciliation(Instrument):
         tracing: The instrument that traces the batch, if any.
         store: The store that the result is written to.
     """
+
+    phase = Phase.RECONCILIATION
 
     def __init__(self, name: str, tracing: BatchTracing | None, store: MetricsStore = METRICS) -> None:
         self._name = name

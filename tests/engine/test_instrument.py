@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from flowrt import BatchProcessor, BatchRecord, Instrument, ItemRecord
-from flowrt.engine.instrument import HOOKS, Dispatch
+from flowrt.engine.instrument import HOOKS, Dispatch, Phase
 from flowrt.policies import CircuitBreaker, Hedge, RetryPolicy
 
 Run = Callable[[Any], Any]
@@ -95,8 +96,8 @@ def test_hooks_that_nobody_overrides_are_not_called() -> None:
     }
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_an_instrument_that_raises_is_disabled_and_told_once(
+@pytest.mark.parametrize("hook", [hook for hook in HOOKS if hook != "inputs_cancelled"])
+def test_an_instrument_that_raises_is_disabled_and_logged_once(
     hook: str, run_virtual: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
@@ -135,6 +136,60 @@ def test_an_instrument_that_raises_is_disabled_and_told_once(
     assert results.success_rate == 0.9
     assert sum(line.startswith("healthy item_finished") for line in log) == 10
     assert caplog.text.count(f"Broken{hook} raised in") == 1
+
+
+def test_instruments_are_called_by_phase_and_end_in_reverse(run_virtual: Run) -> None:
+    log: list[str] = []
+
+    class First(Recorder):
+        phase = Phase.RECORDING
+
+    class Last(Recorder):
+        phase = Phase.SAMPLE
+
+    instruments = [Last(log, "last "), Recorder(log, "user "), First(log, "first ")]
+    run_virtual(BatchProcessor(odd_fails, telemetry=False, instruments=instruments).batch([0]))
+    assert [line.split()[0] for line in log if "item_started" in line] == ["first", "user", "last"]
+    assert [line.split()[0] for line in log if "batch_ended" in line] == ["last", "user", "first"]
+
+
+def test_phase_of_another_kind_is_refused() -> None:
+    class Early(Instrument):
+        phase = -1  # type: ignore[assignment]
+
+    with pytest.raises(TypeError, match=r"Early.phase must be a flowrt.engine.instrument.Phase, not -1"):
+        BatchProcessor(odd_fails, instruments=[Early()])
+
+
+@pytest.mark.parametrize("kind", ["neither", "finish alone", "both"])
+def test_inputs_never_started_are_reported_in_bulk_or_one_by_one(kind: str, run_virtual: Run) -> None:
+    calls: Counter[str] = Counter()
+
+    class Counts(Instrument):
+        def batch_ended(self, batch: BatchRecord) -> None:
+            calls["inputs"] = batch.pulled
+
+    def item_finished(self: Instrument, item: ItemRecord) -> None:
+        calls["finished"] += 1
+
+    def inputs_cancelled(self: Instrument, batch: BatchRecord) -> None:
+        calls["bulk"] += batch.unstarted
+
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.01)
+        return x
+
+    hooks = {"item_finished": item_finished, "inputs_cancelled": inputs_cancelled}
+    chosen = {"neither": [], "finish alone": ["item_finished"], "both": list(hooks)}[kind]
+    instrument = type("Chosen", (Counts,), {name: hooks[name] for name in chosen})()
+    processor = BatchProcessor(node, 2, batch_timeout=0.05, telemetry=False, instruments=[instrument])
+    results = run_virtual(processor.batch(range(5000)))
+    assert len(results) == calls["inputs"] == 5000
+    if kind == "finish alone":
+        assert calls["finished"] == 5000
+    if kind == "both":
+        assert calls["finished"] + calls["bulk"] == 5000
+        assert calls["bulk"] > 4000
 
 
 def test_cancellation_by_an_instrument_is_not_its_privilege(run: Run) -> None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.live.groups import Groups
 from flowrt.telemetry.live.process import ProcessView
@@ -270,6 +270,8 @@ class LiveInstrument(Instrument):
     Args:
         store: The store of the page.
     """
+
+    phase = Phase.LIVE
 
     def __init__(self, store: LiveStore) -> None:
         self._store = store

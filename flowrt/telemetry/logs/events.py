@@ -11,7 +11,7 @@ import structlog
 from opentelemetry import trace
 
 from flowrt.attribution.explanation import explain_batch, why_overstated
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.instrument import service_ns_of
 from flowrt.telemetry.metrics.store import METRICS
@@ -73,6 +73,8 @@ def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str
 
 class LogInstrument(Instrument):
     """Logs the events of one batch. Each batch gets its own."""
+
+    phase = Phase.LOGS
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None

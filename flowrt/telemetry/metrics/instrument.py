@@ -6,7 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left
 
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
@@ -28,6 +28,8 @@ class MetricsInstrument(Instrument):
         latency_slo_s: Additional bound of the duration histograms, in seconds.
         store: The store to count in.
     """
+
+    phase = Phase.METRICS
 
     def __init__(
         self, pair: tuple[str, str], latency_slo_s: float | None = None, store: MetricsStore = METRICS

@@ -12,7 +12,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from flowrt._util.labels import clean
 from flowrt._version import __version__
-from flowrt.engine.instrument import Instrument
+from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current
@@ -65,6 +65,8 @@ class BatchTracing(Instrument):
     Attributes:
         ended: Number of item spans that have ended.
     """
+
+    phase = Phase.TRACING
 
     def __init__(self, shape: TraceShape = "auto") -> None:
         self.ended = 0

@@ -1,0 +1,50 @@
+"""Stream of a batch's results, with a report at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from flowrt.engine.batch_run import BatchRun
+from flowrt.engine.outcome import Deliver
+from flowrt.engine.result_stream import ResultStream
+from flowrt.model import BatchResult
+from flowrt.reporting.report import BatchReport
+
+__all__ = ["BatchStream"]
+
+
+class BatchStream(ResultStream):
+    """Async iterator over a batch's results in the order in which they finish.
+
+    Args:
+        start: Makes a run that delivers to the given function.
+        name: Name of the batch.
+    """
+
+    __slots__ = ("_report",)
+
+    def __init__(self, start: Callable[[Deliver], Awaitable[BatchRun]], name: str) -> None:
+        report = self._report = BatchReport(name)
+
+        def start_reported(deliver: Deliver) -> Awaitable[BatchRun]:
+            def deliver_reported(result: BatchResult) -> None:
+                report.add(result)
+                deliver(result)
+
+            return start(deliver_reported)
+
+        super().__init__(start_reported)
+
+    @property
+    def report(self) -> BatchReport | None:
+        """Report of the batch: totals, what limited it, its speedup. None until the batch has ended.
+
+        A stream keeps no results, so causes of failures come with their counts and without examples.
+        """
+        batch = self.batch
+        if batch is None or not batch.finished_ns:
+            return None
+        report = self._report
+        report.batch = batch
+        report.wall_time = (batch.finished_ns - batch.started_ns) / 1e9
+        return report
