@@ -81,7 +81,7 @@ stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and 
 dashboards: $(VENV)/.lint  ## Write the generated dashboards, rules and provisioning files
 	$(BIN)/python -m dashboards.generator
 
-bench: $(VENV)/.bench  ## Measure what the README and bench/RESULTS.md tell of, in about 20 minutes; then make bench-draw
+bench: $(VENV)/.bench  ## Measure the suites of the README and bench/RESULTS.md, in about 30 minutes; then make bench-draw
 	$(BIN)/python -m bench all
 
 bench-more: $(VENV)/.bench  ## Measure the rest: more workloads, forecasts, reports
@@ -90,11 +90,11 @@ bench-more: $(VENV)/.bench  ## Measure the rest: more workloads, forecasts, repo
 bench-peers: $(VENV)/.bench  ## Measure the peers, each in an environment of its own, in nearly two hours
 	$(BIN)/python -m bench all --peers
 
-bench-draw: $(VENV)/.bench $(VENV)/.test  ## Draw the charts of what was measured, and write the pages
+bench-draw: $(VENV)/.bench $(VENV)/.test  ## Draw the charts of the results, and write the pages
 	$(BIN)/python -m bench draw
 	$(BIN)/python -m tools.fill_docs
 
-gate: $(VENV)/.bench  ## Compare what an item costs with what is recorded
+gate: $(VENV)/.bench  ## Compare the cost of items and batches with the record
 	$(BIN)/python -m bench gate
 
 attack: $(VENV)/.test  ## Attack the server of a running batch: 500 slow sockets for a minute

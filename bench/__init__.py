@@ -1,1 +1,1 @@
-"""The bench: what an item costs, beside the reference package and the floor, measured side by side in one run."""
+"""Bench: the cost of an item beside the reference package and the floor, measured side by side in one run."""

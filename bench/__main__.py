@@ -1,4 +1,4 @@
-"""The bench's command: `python -m bench list`, `run`, `all`, `draw`, `report` and `gate`."""
+"""Command of the bench: `python -m bench list`, `run`, `all`, `draw`, `report` and `gate`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        arguments: Those of the command line by default.
+        arguments: Arguments; those of the command line by default.
 
     Returns:
-        0, or 1 where a run failed.
+        Exit code: 0, or 1 if a run failed.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -51,24 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure flowrt beside its peers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what there is to run")
+    commands.add_parser("list", help="list suites, arms and workloads")
     run = commands.add_parser("run", help="measure")
     run.add_argument("names", nargs="+", metavar="NAME", help="suites and workloads, as `list` has them")
     run.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds")
-    run.add_argument("--rounds", type=_positive, metavar="N", help="how often each arm runs (5, with --quick 2)")
-    run.add_argument("--json", type=Path, metavar="FILE", help="write the samples there")
-    run.add_argument("--add", action="store_true", help="keep the workloads that FILE has from earlier runs")
+    run.add_argument("--rounds", type=_positive, metavar="N", help="runs of each arm (5, with --quick 2)")
+    run.add_argument("--json", type=Path, metavar="FILE", help="write the samples to FILE")
+    run.add_argument("--add", action="store_true", help="keep workloads in FILE from earlier runs")
     run.add_argument("--arm", action="append", default=[], metavar="ARM", help="only this arm; repeatable")
-    everything = commands.add_parser("all", help="measure and write the checked-in results, in about 20 minutes")
+    everything = commands.add_parser("all", help="measure and write the checked-in results, in about 30 minutes")
     everything.add_argument("--quick", action="store_true", help="a tenth of the items, two rounds; writes nothing")
     everything.add_argument(
-        "--more", action="store_const", const="more", dest="group", help="what is left, about as long"
+        "--more", action="store_const", const="more", dest="group", help="measure the remaining suites, about as long"
     )
     everything.add_argument(
-        "--peers", action="store_const", const="peers", dest="group", help="the peers, nearly two hours"
+        "--peers", action="store_const", const="peers", dest="group", help="measure the peers, nearly two hours"
     )
-    gate = commands.add_parser("gate", help="compare this code's cost with what is recorded")
-    gate.add_argument("--record", action="store_true", help="write what later commits are compared with")
+    gate = commands.add_parser("gate", help="compare this code's cost with the record")
+    gate.add_argument("--record", action="store_true", help="write the record that later commits are compared with")
     commands.add_parser("draw", help="draw the charts of the checked-in results")
     report = commands.add_parser("report", help="print the tables of earlier runs")
     report.add_argument("files", nargs="*", type=Path, help="the checked-in results by default")
@@ -95,11 +95,11 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     wanted = _wanted(options, parser)
     if options.json is not None and len(wanted) > 1:
         parser.error("--json takes the samples of one suite: run them one by one")
-    if options.json is not None and not options.json.resolve().parent.is_dir():  # told before minutes of measuring
+    if options.json is not None and not options.json.resolve().parent.is_dir():  # before minutes of measuring
         parser.error(f"--json: there is no folder {options.json.resolve().parent}")
     for each, works in wanted:
         choice = Choice(options.rounds, 10 if options.quick else 1, options.arm, works)
-        measured = each.measure(choice, _tell)
+        measured = each.measure(choice, _report_progress)
         if options.add and options.json is not None and options.json.exists():
             measured = _joined(json.loads(options.json.read_text()), measured)
         if options.json is not None:
@@ -109,7 +109,7 @@ def _run(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    """Every suite of a group; each is written as soon as it is measured, the peers' by the workload."""
+    """Measure every suite of a group; each is written at once, those of the peers after each workload."""
     group = options.group or "main"
     for each in SUITES:
         if each.group != group:
@@ -117,14 +117,14 @@ def _run_all(options: argparse.Namespace) -> int:
         path = RESULTS / f"{each.name}.json"
         by_work = group == "peers" and bool(each.workloads)
         for works in [[work.name] for work in each.workloads] if by_work else [[]]:
-            measured = each.measure(Choice(None, 10 if options.quick else 1, (), works), _tell)
+            measured = each.measure(Choice(None, 10 if options.quick else 1, (), works), _report_progress)
             if by_work and path.exists():
                 measured = _joined(json.loads(path.read_text()), measured)
             if not options.quick:
                 path.write_text(json.dumps(measured, indent=1) + "\n")
             _print(lines(measured))
     if group == "main" and not options.quick:
-        record(_tell)
+        record(_report_progress)
     return 0
 
 
@@ -133,26 +133,26 @@ def _draw() -> None:
     from bench.pages import read_results
 
     for path in draw(read_results(), RESULTS):
-        _tell(f"drew {path}")
+        _report_progress(f"drew {path}")
 
 
 def _gate(*, recording: bool) -> int:
     if recording:
-        record(_tell)
+        record(_report_progress)
         return 0
     try:
         recorded = json.loads(RECORD.read_text())
     except FileNotFoundError:
-        raise BenchError(f"nothing is recorded in {RECORD}: python -m bench gate --record") from None
-    slow = check(recorded, _tell)
+        raise BenchError(f"there is no record in {RECORD}: write it with python -m bench gate --record") from None
+    slow = check(recorded, _report_progress)
     if slow:
-        raise BenchError(f"slower than recorded by more than the margin: {'; '.join(slow)}")
+        raise BenchError(f"slower than the record by more than the margin: {'; '.join(slow)}")
     _print(["gate: within the margin"])
     return 0
 
 
 def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The later run, with the workloads that only the earlier one had; each says when it was measured."""
+    """The later run, with workloads that only the earlier one has; each has its own time of measurement."""
     new = {work["name"]: work for work in later["workloads"]}
     old = {work["name"]: work for work in earlier["workloads"]}
     both = {**old, **new}
@@ -160,7 +160,7 @@ def _joined(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, A
 
 
 def _wanted(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[tuple[Suite, list[str]]]:
-    """The suites to run, each with the workloads that were named where it is not all of them."""
+    """Suites to run, each with the named workloads; without any, all of them."""
     suites = {each.name: each for each in SUITES}
     works = [name for name in options.names if name not in suites]
     if unknown := [name for name in works if name not in {work.name for work in WORKLOADS}]:
@@ -170,7 +170,7 @@ def _wanted(options: argparse.Namespace, parser: argparse.ArgumentParser) -> lis
         for name in _once(options.names)
         if name in suites
     ]
-    if not any(chosen for _, chosen in wanted):  # a workload by itself
+    if not any(chosen for _, chosen in wanted):  # workloads without a suite
         for each in SUITES:
             if chosen := [work for work in works if _has(each, work)]:
                 wanted.append((each, chosen))
@@ -195,7 +195,7 @@ def _print(printed: Iterable[str]) -> None:
         sys.stdout.write(f"{line}\n")
 
 
-def _tell(text: str) -> None:
+def _report_progress(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 

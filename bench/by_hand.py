@@ -1,4 +1,4 @@
-"""Telemetry as teams write it: SDK spans over OTLP, prometheus_client, structlog, around whatever runs the items."""
+"""Telemetry by hand, as teams write it: SDK spans over OTLP, prometheus_client and structlog around each item."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["ByHand"]
 
 
 class ByHand:
-    """The telemetry of one process.
+    """Telemetry of one process.
 
     Args:
-        endpoint: The collector's.
+        endpoint: URL of the collector.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -31,7 +31,7 @@ class ByHand:
         self._done = Counter("items", "Items.", ["status"], registry=registry).labels("ok")
         self._inflight = Gauge("inflight", "In flight.", registry=registry)
         self._duration = Histogram("duration", "Duration.", registry=registry)
-        self._lines = open(os.devnull, "wb")  # noqa: SIM115, PTH123  # it lives as long as we do
+        self._lines = open(os.devnull, "wb")  # noqa: SIM115, PTH123  # closed with this object
         self._log = structlog.wrap_logger(
             structlog.BytesLogger(self._lines),
             processors=[
@@ -45,7 +45,7 @@ class ByHand:
         """The job with telemetry.
 
         Args:
-            job: What an item does, on a loop.
+            job: The item's work, on a loop.
         """
         tracer, inflight, done, duration, log = self._tracer, self._inflight, self._done, self._duration, self._log
 
@@ -64,11 +64,11 @@ class ByHand:
         return one
 
     def observe(self, number: int, call: Callable[[], int]) -> int:
-        """The same for an item in a thread.
+        """Run an item in a thread, with telemetry.
 
         Args:
-            number: The item's.
-            call: Runs it.
+            number: Number of the item.
+            call: Runs the item.
         """
         started = time.perf_counter()
         self._inflight.inc()
@@ -82,11 +82,11 @@ class ByHand:
         return output
 
     def flush(self) -> None:
-        """Send what has not been sent."""
+        """Send pending spans."""
         self._provider.force_flush()
 
     def close(self) -> None:
-        """Send what has not been sent, and stop; spans that were not taken by then are lost."""
+        """Send pending spans and stop; spans that the collector has not taken are lost."""
         self._provider.force_flush()
         self._provider.shutdown()
         self._lines.close()

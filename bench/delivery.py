@@ -1,4 +1,4 @@
-"""How many spans arrive at a collector that is idle, and at one that takes its time, counted there."""
+"""Delivery: spans that arrive at an idle collector and at a slow one, counted there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["CASES", "Case", "measure_delivery"]
 
 
 class Case(NamedTuple):
-    """One collector and how many spans it is sent.
+    """One collector and its spans.
 
     Attributes:
-        name: For the JSON.
-        title: For tables.
-        delay_s: How long the collector takes to answer a request, in seconds.
-        items: How many spans.
-        by_hand: How many for telemetry by hand, which takes ten times as long to make them.
+        name: Name in the JSON.
+        title: Title in tables.
+        delay_s: Delay of the collector's answers, in seconds.
+        items: Number of spans.
+        by_hand: Number of spans of telemetry by hand, which takes ten times as long to make them.
     """
 
     name: str
@@ -42,17 +42,17 @@ CASES: Final = (
 def measure_delivery(
     arms: Sequence[Arm], rounds: int, cut: int, say: Callable[[str], None], run: Callable[..., Sample] = run_once
 ) -> dict[str, Any]:
-    """Let every arm send as fast as it can, and count what comes.
+    """Let every arm send as fast as it can, and count the spans that arrive.
 
     Args:
-        arms: Those that send spans.
-        rounds: How often.
-        cut: By how much to divide the number of items.
-        say: Told of the progress.
+        arms: Arms that send spans.
+        rounds: Runs of each arm.
+        cut: Divisor of the number of items.
+        say: Reports the progress.
         run: Runs one arm once.
 
     Returns:
-        What is written as JSON: for each collector and arm all samples.
+        The JSON: for each collector and arm all samples.
 
     Raises:
         BenchError: A run failed.

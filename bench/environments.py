@@ -1,4 +1,4 @@
-"""An environment for each peer, with what it is pinned to, made when it is first asked for."""
+"""Virtual environments of the peers, with pinned packages, made on first use."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ PINNED: Final[dict[str, tuple[str, ...]]] = {
     "prefect": ("prefect==3.9.1", *_TELEMETRY),
     "dbos": ("dbos==3.4.0", *_TELEMETRY),
 }
-"""What each environment has beside uvloop and aiohttp; its name is that of the peer."""
+"""Packages of each environment beside uvloop and aiohttp, by the name of the peer."""
 
 
 def packages_of(name: str) -> tuple[str, ...]:
-    """The peer's own pinned package."""
+    """Pinned package of the peer itself."""
     return PINNED[name][:1]
 
 
 def environment(name: str, say: Callable[[str], None] = lambda _: None) -> str:
-    """The interpreter of a peer's environment, which is made where it is missing or pinned to something else.
+    """Interpreter of a peer's environment, which is made if it is missing or its pins have changed.
 
     Args:
-        name: The peer's.
-        say: Told when one is made.
+        name: Name of the peer.
+        say: Reports the progress.
 
     Raises:
-        RuntimeError: It cannot be made; the message has the installer's last words.
+        RuntimeError: The environment cannot be made; the message has the last line of the installer.
     """
     wanted = (*_COMMON, *PINNED[name])
     folder = FOLDER / name

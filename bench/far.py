@@ -1,4 +1,4 @@
-"""What runs in the processes of a peer that has its own: an item in a thread, or several on a loop."""
+"""Work in the processes of distributed peers: an item in a thread, or several on a loop."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["flush", "kept_job", "run_chunk", "run_item", "run_numbers"]
 
 _failed: Final[set[int]] = set()
 _jobs: Final[dict[tuple[str, bool], Job]] = {}
-_open: Final[list[Any]] = []  # what the jobs that are kept need
-_mine: Final = threading.local()
-_making: Final = threading.Lock()
+_open: Final[list[Any]] = []  # contexts of the kept jobs
+_local: Final = threading.local()
+_lock: Final = threading.Lock()
 _telemetry: Final[list[ByHand]] = []
 
 
 def flush() -> None:
-    """Send the spans that this process still has."""
+    """Send pending spans of this process."""
     if _telemetry:
         _telemetry[0].flush()
 
@@ -35,19 +35,19 @@ def flush() -> None:
 # -- in a thread -------------------------------------------------------------------------------------------------------
 
 
-def run_item(name: str, number: int, told: bool = False) -> int:
-    """One item in a thread of a worker process.
+def run_item(name: str, number: int, observed: bool = False) -> int:
+    """Run one item in a thread of a worker process.
 
     Args:
-        name: Of the workload.
-        number: The item's.
-        told: Whether it has telemetry by hand; it is then tried again within its span, by hand too.
+        name: Name of the workload.
+        number: Number of the item.
+        observed: True for telemetry by hand; retries are then by hand too, within the span.
 
     Raises:
-        FirstAttemptError: It is the first attempt at an item that fails then.
+        FirstAttemptError: The first attempt of an item that fails at first.
     """
     work = workload(name)
-    if not told:
+    if not observed:
         return _attempt(work, number)
     return _by_hand().observe(number, lambda: _retried(work, number))
 
@@ -80,10 +80,10 @@ def _times_s(name: str) -> list[float]:
 
 
 def _ask(number: int) -> int:
-    """The HTTP service's answer, by a connection that this thread keeps."""
-    connection: HTTPConnection | None = getattr(_mine, "connection", None)
+    """Answer of the HTTP service, over a connection of this thread."""
+    connection: HTTPConnection | None = getattr(_local, "connection", None)
     if connection is None:
-        connection = _mine.connection = HTTPConnection(urlsplit(os.environ["BENCH_HTTP"]).netloc)
+        connection = _local.connection = HTTPConnection(urlsplit(os.environ["BENCH_HTTP"]).netloc)
     connection.request("GET", f"/{number}")
     return int(connection.getresponse().read())
 
@@ -91,27 +91,27 @@ def _ask(number: int) -> int:
 # -- on a loop ---------------------------------------------------------------------------------------------------------
 
 
-async def run_chunk(name: str, numbers: Sequence[int], at_once: int, told: bool = False) -> list[int]:
-    """Several items on a loop that ends with them.
+async def run_chunk(name: str, numbers: Sequence[int], at_once: int, observed: bool = False) -> list[int]:
+    """Run several items on a loop that ends with them.
 
     Args:
-        name: Of the workload.
-        numbers: The items'.
-        at_once: How many run at once.
-        told: Whether they have telemetry by hand.
+        name: Name of the workload.
+        numbers: Numbers of the items.
+        at_once: Concurrency.
+        observed: True for telemetry by hand.
     """
     work = workload(name)
     async with job_of(work) as job:
-        return await run_numbers(_told(with_retries(job, work.attempts), told=told), numbers, at_once)
+        return await run_numbers(_observed(with_retries(job, work.attempts), observed=observed), numbers, at_once)
 
 
-async def kept_job(name: str, told: bool, *, retried: bool) -> Job:
-    """The job of a workload, made once and kept for as long as this process and its one loop live.
+async def kept_job(name: str, observed: bool, *, retried: bool) -> Job:
+    """The job of a workload, made once for the life of this process and its loop.
 
     Args:
-        name: Of the workload.
-        told: Whether it has telemetry by hand.
-        retried: Whether it tries again by itself.
+        name: Name of the workload.
+        observed: True for telemetry by hand.
+        retried: True if the job retries by itself.
     """
     made = _jobs.get((name, retried))
     if made is None:
@@ -119,17 +119,17 @@ async def kept_job(name: str, told: bool, *, retried: bool) -> Job:
         context = job_of(work)
         _open.append(context)
         job = await context.__aenter__()
-        made = _jobs[name, retried] = _told(with_retries(job, work.attempts if retried else 1), told=told)
+        made = _jobs[name, retried] = _observed(with_retries(job, work.attempts if retried else 1), observed=observed)
     return made
 
 
 async def run_numbers(job: Job, numbers: Sequence[int], at_once: int) -> list[int]:
-    """Several items on this loop.
+    """Run several items on this loop.
 
     Args:
-        job: What an item does.
-        numbers: The items'.
-        at_once: How many run at once.
+        job: Work of an item.
+        numbers: Numbers of the items.
+        at_once: Concurrency.
     """
     todo, done = iter(enumerate(numbers)), [0] * len(numbers)
 
@@ -141,13 +141,13 @@ async def run_numbers(job: Job, numbers: Sequence[int], at_once: int) -> list[in
     return done
 
 
-def _told(job: Job, *, told: bool) -> Job:
-    return _by_hand().around(job) if told else job
+def _observed(job: Job, *, observed: bool) -> Job:
+    return _by_hand().around(job) if observed else job
 
 
 def _by_hand() -> ByHand:
-    """The telemetry of this process."""
-    with _making:
+    """Telemetry of this process, made on first use."""
+    with _lock:
         if not _telemetry:
             _telemetry.append(ByHand(os.environ["BENCH_COLLECTOR"]))
     return _telemetry[0]

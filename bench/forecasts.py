@@ -1,4 +1,4 @@
-"""How far forecasts of `flowrt whatif` are from what happens: each case is recorded, forecast, and run for real."""
+"""Error of `flowrt whatif`: each case is recorded, forecast under other settings, and run for real under them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _CASES_ITEMS: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class ForecastCase:
-    """A batch to be recorded, and what is to be another then.
+    """A recorded batch and the settings of its forecast.
 
     Args:
-        name: For the command line.
-        title: For tables.
-        service_s: Gives the seconds that a call takes: of a random generator and how many calls run.
-        fails: The share of calls that fail.
-        recorded: The settings of the recorded run.
-        changed: Those that the forecast, and the real run, have in their place.
-        loads: Whether latency depends on load.
-        ramp: Concurrency limits that the recorded run goes through, so that it varies.
+        name: Name for the command line.
+        title: Title in tables.
+        service_s: Service time of a call in seconds, given a random generator and the number of running calls.
+        fails: Share of calls that fail.
+        recorded: Settings of the recorded run.
+        changed: Settings of the forecast and of the real run.
+        loads: True if latency depends on load.
+        ramp: Concurrency limits that the recorded run goes through.
     """
 
     name: str
@@ -106,42 +106,42 @@ def measure_forecasts(
     """Record, forecast and run each case.
 
     Args:
-        cases: Which.
-        rounds: How often each.
-        cut: By how much the number of items is divided.
-        say: Told of the progress.
+        cases: Cases in their order.
+        rounds: Runs of each case.
+        cut: Divisor of the number of items.
+        say: Reports the progress.
 
     Returns:
-        Of each case and round, the recorded, the predicted and the real makespan and 95th percentile, in seconds.
+        The JSON: for each case and round the recorded, predicted and real makespan and 95th percentile, in seconds.
     """
     items = max(200, _CASES_ITEMS // cut)
-    told: dict[str, Any] = {}
+    forecasts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for case in cases:
             samples = []
             for number in range(rounds):
                 say(f"{case.name}: round {number + 1} of {rounds}")
                 samples.append(_sample(case, items, number, Path(folder)))
-            told[case.name] = {"title": case.title, "loads": case.loads, "samples": samples}
-    return {"forecasts": told, "items": items, "rounds": rounds, "missing": {}, "machine": about()}
+            forecasts[case.name] = {"title": case.title, "loads": case.loads, "samples": samples}
+    return {"forecasts": forecasts, "items": items, "rounds": rounds, "missing": {}, "machine": about()}
 
 
 def _sample(case: ForecastCase, items: int, number: int, folder: Path) -> dict[str, float | str]:
     from flowrt.policies import Hedge, RateLimit
-    from flowrt.whatif import Tape, forecast
+    from flowrt.whatif import RecordedAttempts, forecast
     from flowrt.whatif.forecast import recorded_figures, recorded_plan
 
     before, after = folder / "before.parquet", folder / "after.parquet"
     _run(case, case.recorded, items, before, seed=2 * number)
-    tape = Tape.load(before)
+    attempts = RecordedAttempts.load(before)
     changes = dict(case.changed)
     if "rate" in changes:
         changes["rates"] = [RateLimit.parse(changes.pop("rate"))]
     if "hedge" in changes:
         changes["hedge"] = Hedge(changes["hedge"])
-    found = forecast(tape, recorded_plan(tape).changed(**changes))
+    found = forecast(attempts, recorded_plan(attempts).changed(**changes))
     _run(case, {**case.recorded, **case.changed}, items, after, seed=2 * number + 1)
-    real = recorded_figures(Tape.load(after))
+    real = recorded_figures(RecordedAttempts.load(after))
     return {
         "recorded_s": found.recorded.makespan,
         "predicted_s": found.predicted.makespan,
@@ -150,7 +150,7 @@ def _sample(case: ForecastCase, items: int, number: int, folder: Path) -> dict[s
         "real_p95_s": real.p95,
         "predicted_calls": found.predicted.calls,
         "real_calls": real.calls,
-        "contention": tape.contention.known,
+        "contention": attempts.contention.known,
     }
 
 
@@ -201,10 +201,10 @@ def _run(case: ForecastCase, settings: dict[str, Any], items: int, file: Path, s
 
 
 def errors(case: dict[str, Any], what: str) -> list[float]:
-    """How far each round's forecast was off, as a share of what happened."""
+    """Relative error of each round's forecast."""
     return [abs(sample[f"predicted_{what}"] / sample[f"real_{what}"] - 1) for sample in case["samples"]]
 
 
 def median_error(measured: Mapping[str, Any], *, loads: bool) -> list[float]:
-    """The median error on makespan of each case whose latency does, or does not, depend on load."""
+    """Median error of the makespan, for each case whose latency depends on load (or does not)."""
     return [median(errors(case, "s")) for case in measured["forecasts"].values() if case["loads"] is loads]

@@ -96,8 +96,8 @@ def measure_item_task(
     say(f"item_task: {rounds} rounds of {', '.join(names)}")
     with collector(not_on=last_core()) as url:
         turns = run(names, items, rounds, url)
-    told = {"items": items, "concurrency": _NOOP.concurrency, "turns": turns}
-    return {"machine": about(), "rounds": rounds, "missing": missing, "item_task": told}
+    data = {"items": items, "concurrency": _NOOP.concurrency, "turns": turns}
+    return {"machine": about(), "rounds": rounds, "missing": missing, "item_task": data}
 
 
 def _in_a_process(names: Sequence[str], items: int, rounds: int, url: str) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def _flushed(way: Way, flush: Way) -> Way:
 
 def item_us(measured: Mapping[str, Any], name: str) -> list[float]:
     """Microseconds of CPU an item at the pace of the median turn, by round; empty if the arm did not run."""
-    told = measured["item_task"]
-    paces = sorted(turn["pace_us"] for turns in told["turns"].values() for turn in turns)
+    data = measured["item_task"]
+    paces = sorted(turn["pace_us"] for turns in data["turns"].values() for turn in turns)
     usual = paces[len(paces) // 2]
-    return [turn["cpu_s"] * usual / turn["pace_us"] / told["items"] * 1e6 for turn in told["turns"].get(name, ())]
+    return [turn["cpu_s"] * usual / turn["pace_us"] / data["items"] * 1e6 for turn in data["turns"].get(name, ())]
 
 
 def paired(measured: Mapping[str, Any], over: str, under: str, *, ratio: bool) -> list[float]:
@@ -183,8 +183,8 @@ def paired(measured: Mapping[str, Any], over: str, under: str, *, ratio: bool) -
 
 def item_task_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
     """The table of CPU an item."""
-    told = measured["item_task"]
-    title = f"{told['items']:,} no-op items, {told['concurrency']} at once, in turn in one process"
+    data = measured["item_task"]
+    title = f"{data['items']:,} no-op items, {data['concurrency']} at once, in turn in one process"
     table = Table(title, ("CPU, µs an item", "low", "high", "of nadoo", "low", "high"))
     for arm in ITEM_TASK:
         if arm.name in measured["missing"]:

@@ -1,4 +1,4 @@
-"""What an item does: the one function that every arm runs, each in its own way."""
+"""Jobs: the work of an item, the same function for every arm."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Job = Callable[[Item], Awaitable[int]]
 
 
 class FirstAttemptError(Exception):
-    """What a flaky item raises the first time."""
+    """Failure of a flaky item's first attempt."""
 
 
 @asynccontextmanager
 async def job_of(work: Workload) -> AsyncIterator[Job]:
-    """The job of a workload, while the block lasts.
+    """The job of a workload, within the block.
 
     Args:
-        work: Which one.
+        work: The workload.
     """
     if work.kind == "noop":
         yield _nothing
@@ -54,7 +54,7 @@ async def _nothing(item: Item) -> int:
 
 
 def compute(number: int) -> int:
-    """The number again, after some hashing."""
+    """Compute for about 0.1 ms; returns the number."""
     value = number
     for _ in range(1_000):
         value = (value * 1_103_515_245 + 12_345) & 0x7FFFFFFF
@@ -93,11 +93,11 @@ def _sleeper(work: Workload) -> Job:
 
 
 def with_retries(job: Job, attempts: int) -> Job:
-    """Retries as they are written by hand, for what has none of its own; they keep the slot.
+    """Retries by hand, for arms without retries of their own; they keep the slot.
 
     Args:
-        job: What to try.
-        attempts: How often at most.
+        job: Work of an item.
+        attempts: Most attempts.
     """
     if attempts == 1:
         return job

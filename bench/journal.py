@@ -1,7 +1,7 @@
-"""What it costs to make an item durable, on the disk that has the folder for temporary files.
+"""Cost of a durable item, on the disk of the temporary folder.
 
-Two tables: flowrt's append log beside SQLite, by the size of the group that is committed, where each way writes the
-same lines and syncs once per group in the thread that measures; and whole batches without a journal and with one.
+Two tables: flowrt's append log beside SQLite by the size of a commit, where each way writes the same lines and syncs
+once per commit in the measuring thread; and whole batches without and with a journal.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from flowrt.model.json_lines import encode_result
 __all__ = ["GROUPS", "WAYS", "Way", "commits", "journal_tables", "measure_journal"]
 
 GROUPS: Final = (1, 10, 100)
-_COMMITS: Final = 200  # a round, of each way and size
+_COMMITS: Final = 200  # of each way and size, in a round
 _BATCHES: Final = ("noop", "1ms", "50ms")
-_FEWER: Final = 5  # by how much those have fewer items than in other suites
+_FEWER: Final = 5  # divisor of the items of other suites
 
 Say = Callable[[str], None]
 Commit = Callable[[Sequence[BatchResult]], None]
@@ -39,12 +39,12 @@ Opened = tuple[Commit, Callable[[], None]]
 
 
 class Way(NamedTuple):
-    """One way of keeping items.
+    """One way of storing items.
 
     Attributes:
-        name: For the JSON.
-        title: For tables.
-        open: Opens a file, and gives what commits a group and what closes it.
+        name: Name in the JSON.
+        title: Title in tables.
+        open: Opens a file; returns a function that commits a group and one that closes the file.
     """
 
     name: str
@@ -88,17 +88,17 @@ WAYS: Final = (
 
 
 def measure_journal(ways: Sequence[Way], rounds: int, cut: int, say: Say) -> dict[str, Any]:
-    """Measure both.
+    """Measure both tables.
 
     Args:
-        ways: In the order in which they take turns.
-        rounds: How often each has its turn.
-        cut: By how much the number of commits and of items is divided.
-        say: Told of the progress.
+        ways: Ways in the order of their turns.
+        rounds: Turns of each way.
+        cut: Divisor of the number of commits and items.
+        say: Reports the progress.
 
     Returns:
-        What is written as JSON: microseconds an item of each round by way and size of the group, and the batches as
-        `measure` gives its workloads.
+        The JSON: microseconds an item of each round by way and size of the group, and the batches in the form of
+        `measure`.
 
     Raises:
         BenchError: A batch failed.
@@ -112,14 +112,14 @@ def measure_journal(ways: Sequence[Way], rounds: int, cut: int, say: Say) -> dic
 
 
 def commits(folder: Path, ways: Sequence[Way], count: int, rounds: int, say: Say) -> dict[str, dict[str, list[float]]]:
-    """Microseconds an item, for each way and each size of a group, one for each round.
+    """Microseconds an item, by way, size of a group and round.
 
     Args:
-        folder: On the disk that is measured.
-        ways: In the order in which they take turns.
-        count: How many groups a round commits.
-        rounds: How often each way has its turn.
-        say: Told of the progress.
+        folder: Folder on the disk to measure.
+        ways: Ways in the order of their turns.
+        count: Commits in a round.
+        rounds: Turns of each way.
+        say: Reports the progress.
     """
     samples: dict[str, dict[str, list[float]]] = {way.name: {str(size): [] for size in GROUPS} for way in ways}
     for turn in range(rounds):
@@ -148,10 +148,10 @@ def journal_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
     """Both tables.
 
     Args:
-        measured: What `measure_journal` gave.
+        measured: JSON of `measure_journal`.
     """
     heads = [f"{size} item{'s' * (size > 1)} a sync" for size in GROUPS]
-    kept = Table("an item made durable, in µs by the number of items that are written and synced at once", heads)
+    kept = Table("a durable item, in µs, by the items written and synced at once", heads)
     for way in WAYS:
         if us := measured["journal_us"].get(way.name):
             kept.add(way.title, *(_cell(us[str(size)]) for size in GROUPS))

@@ -1,4 +1,4 @@
-"""Where and with what it was measured."""
+"""Machine, versions and commit of a measurement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("uvloop", "nadoo-flow-core", "opentelemetry-sdk", "prometheus-clien
 
 
 def about() -> dict[str, object]:
-    """The machine, the versions, the commit and how the garbage collector of each run is set."""
+    """Machine, versions, commit, and settings of the garbage collector."""
     packages = {}
     for name in _PACKAGES:
         try:
@@ -37,12 +37,12 @@ def about() -> dict[str, object]:
 
 
 def now() -> str:
-    """The time, as the results have it."""
+    """The time in ISO format, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def last_core() -> int | None:
-    """The core to pin to, or None where the platform does not pin: the last one is the least busy."""
+    """The last core, which is the least busy, to pin to; None if the platform cannot pin."""
     return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit, with a + where what is measured differs from it."""
+    """The commit, with a + if the measured code differs from it."""
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         return f"{commit}+" if _git("status", "--porcelain", "--", "flowrt", "bench/*.py") else commit

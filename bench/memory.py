@@ -1,4 +1,4 @@
-"""How memory grows with the number of items."""
+"""Growth of memory with the number of items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.measure import BenchError, run_module
 from bench.nodes import flowrt_node, nadoo_node
 from bench.workloads import workload
 
-__all__ = ["MEMORY", "MEMORY_PEERS", "Ledger", "MemoryArm", "growth_mib", "main", "measure_memory"]
+__all__ = ["MEMORY", "MEMORY_PEERS", "MemoryArm", "Received", "growth_mib", "main", "measure_memory"]
 
 _MILLION: Final = 1_000_000
 _WARM_UP: Final = 1_000
@@ -31,21 +31,21 @@ _NOOP: Final = workload("noop")
 _SMALLER: Final = (10_000, 100_000)  # beside the full number, for the lines
 
 
-class Ledger:
-    """Which items have come back, each once and with its own value; it takes its memory before the run.
+class Received:
+    """Checks that every item comes back once, with its own value; allocates its memory before the run.
 
     Args:
-        items: How many there are.
+        items: Number of items.
     """
 
     def __init__(self, items: int) -> None:
         self._open = bytearray(b"\x01") * items
 
-    def settle(self, index: int, output: object) -> None:
-        """Note a result.
+    def add(self, index: int, output: object) -> None:
+        """Count a result.
 
         Raises:
-            BenchError: It is wrong, or its item has had one.
+            BenchError: The result is wrong, or its item already has one.
         """
         if output != index + 1:
             raise BenchError(f"item {index} came back with {output!r}, not {index + 1}")
@@ -54,10 +54,10 @@ class Ledger:
         self._open[index] = 0
 
     def close(self) -> None:
-        """End it.
+        """Check that every item has come back.
 
         Raises:
-            BenchError: An item has not come back.
+            BenchError: An item has not.
         """
         if missing := self._open.count(1):
             raise BenchError(f"{missing} of {len(self._open)} items did not come back")
@@ -68,19 +68,19 @@ class MemoryArm:
     """One way of running many no-op items.
 
     Args:
-        name: For the command line.
-        title: For tables.
-        run: Runs the items and settles each of them.
-        items: How many: fewer than the others' where a million would need more than a gigabyte.
-        lazy: Whether its items are made while it runs; others are given a list, which is not counted.
-        needs: The modules that must be installed.
-        peer: The environment it runs in, or None for the bench's own.
-        delivers: Whether it sends spans to the collector that `BENCH_COLLECTOR` names.
+        name: Name for the command line.
+        title: Title in tables.
+        run: Runs the items and adds each result.
+        items: Number of items; fewer if a million would need more than a gigabyte.
+        lazy: True if its items are made during the run; other arms get a list, which does not count.
+        needs: Modules that must be installed.
+        peer: Environment that it runs in; None for the bench's own.
+        delivers: True if it sends spans to the collector in `BENCH_COLLECTOR`.
     """
 
     name: str
     title: str
-    run: Callable[[Any, Ledger], Awaitable[None]]
+    run: Callable[[Any, Received], Awaitable[None]]
     items: int = _MILLION
     lazy: bool = False
     needs: tuple[str, ...] = ()
@@ -89,45 +89,45 @@ class MemoryArm:
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot run here, or None where it can."""
+        """Why it cannot run here; None if it can."""
         return None if self.peer is not None else why_missing(self.needs)
 
 
-def _whole(name: str) -> Callable[[list[Item], Ledger], Awaitable[None]]:
-    async def run(inputs: list[Item], ledger: Ledger) -> None:
+def _whole(name: str) -> Callable[[list[Item], Received], Awaitable[None]]:
+    async def run(inputs: list[Item], received: Received) -> None:
         chosen, work = arm(name), _NOOP.of(len(inputs))
         async with (
             job_of(work) as job,
             chosen.prepare(work) if chosen.prepare is not None else nullcontext() as handle,
         ):
             for index, output in enumerate(await chosen.run(Load(work, job, inputs, handle))):
-                ledger.settle(index, output)
+                received.add(index, output)
 
     return run
 
 
-async def _flowrt_stream(inputs: Iterable[Item], ledger: Ledger) -> None:
+async def _flowrt_stream(inputs: Iterable[Item], received: Received) -> None:
     from flowrt import BatchProcessor
 
     async with job_of(_NOOP) as job:
         async for result in BatchProcessor(flowrt_node(job), _NOOP.concurrency).batch_as_completed(inputs):
-            ledger.settle(result.index, result.output)
+            received.add(result.index, result.output)
 
 
-async def _flowrt_stream_delivered(inputs: Iterable[Item], ledger: Ledger) -> None:
+async def _flowrt_stream_delivered(inputs: Iterable[Item], received: Received) -> None:
     from flowrt import Runtime
 
     async with Runtime(service_name="bench", otlp_endpoint=os.environ["BENCH_COLLECTOR"], log_format="json"):
-        await _flowrt_stream(inputs, ledger)
+        await _flowrt_stream(inputs, received)
 
 
-async def _nadoo_stream(inputs: list[Item], ledger: Ledger) -> None:
+async def _nadoo_stream(inputs: list[Item], received: Received) -> None:
     import nadoo_flow
 
     async with job_of(_NOOP) as job:
         processor = nadoo_flow.BatchProcessor(nadoo_node(job), max_concurrency=_NOOP.concurrency)
         async for result in processor.batch_as_completed(inputs):
-            ledger.settle(result.index, result.output)
+            received.add(result.index, result.output)
 
 
 _FEWER: Final = 100_000
@@ -162,40 +162,40 @@ MEMORY_PEERS: Final = (
 
 
 def growth_mib(which: MemoryArm, items: int) -> float:
-    """How far this process's memory grows at its peak over that of before the run, in MiB.
+    """Peak memory of this process during a run over that before it, in MiB.
 
     Args:
-        which: Who runs.
-        items: How many items.
+        which: The arm.
+        items: Number of items.
 
     Raises:
-        BenchError: An item was missing, doubled or wrong, or the platform does not tell.
+        BenchError: An item was missing, doubled or wrong, or the platform does not report memory.
     """
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_settled(which, _WARM_UP))
-        return runner.run(_settled(which, items))
+        runner.run(_growth(which, _WARM_UP))
+        return runner.run(_growth(which, items))
 
 
-async def _settled(which: MemoryArm, items: int) -> float:
+async def _growth(which: MemoryArm, items: int) -> float:
     made = ({"x": number} for number in range(1, items + 1))
     inputs = made if which.lazy else list(made)
-    ledger = Ledger(items)
+    received = Received(items)
     gc.collect()
     _forget_peak()
     before = _status_mib("VmRSS:")
-    await which.run(inputs, ledger)
+    await which.run(inputs, received)
     after = _status_mib("VmHWM:")
-    ledger.close()
+    received.close()
     return after - before
 
 
 def _forget_peak() -> None:
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # else a peak of the imports would hide growth below it
+        Path("/proc/self/clear_refs").write_text("5")  # a peak of the imports would hide growth below it
     except OSError as exc:
-        raise BenchError(f"this platform does not let a process forget its peak memory: Linux does ({exc})") from None
+        raise BenchError(f"this platform does not let a process reset its peak memory: Linux does ({exc})") from None
 
 
 def _status_mib(field: str) -> float:
@@ -213,14 +213,14 @@ def measure_memory(
     """Measure every arm, each time in a fresh process, round by round.
 
     Args:
-        arms: In the order in which they take turns.
-        rounds: How often.
-        cut: By how much to divide the number of items.
-        say: Told of the progress.
-        run: Runs one arm on so many items; in a process of its own by default.
+        arms: Arms in the order of their turns.
+        rounds: Runs of each arm.
+        cut: Divisor of the number of items.
+        say: Reports the progress.
+        run: Runs one arm on a number of items; in a process of its own by default.
 
     Returns:
-        What is written as JSON: the machine, and each arm's items and samples in MiB, with one for fewer items each.
+        The JSON: the machine, and each arm's items and samples in MiB, with one sample each for fewer items.
 
     Raises:
         BenchError: A run failed.
@@ -236,7 +236,7 @@ def measure_memory(
         for each in present:
             samples[each.name].append(run(each, each.items // cut))
     say("memory: fewer items")
-    told = {
+    memory = {
         each.name: {
             "items": each.items // cut,
             "growth_mib": median(samples[each.name]),
@@ -245,7 +245,7 @@ def measure_memory(
         }
         for each in present
     }
-    return {"machine": about(), "rounds": rounds, "missing": missing, "memory": told}
+    return {"machine": about(), "rounds": rounds, "missing": missing, "memory": memory}
 
 
 def _in_a_process(which: MemoryArm, items: int) -> float:
@@ -261,8 +261,8 @@ def main(name: str, items: int) -> float:
     """Run one arm in this process, pinned.
 
     Args:
-        name: Which arm.
-        items: How many items.
+        name: Name of the arm.
+        items: Number of items.
 
     Returns:
         The growth in MiB.

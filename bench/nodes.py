@@ -1,4 +1,4 @@
-"""The node that every class-based arm runs, once for each runtime; none is imported before its arm asks for it."""
+"""The node of class-based arms, for each runtime; a runtime is imported only when its arm runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def flowrt_node(job: Job) -> Any:
     """The node for flowrt.
 
     Args:
-        job: What an item does.
+        job: Work of an item.
     """
     from flowrt import BaseNode, NodeContext, NodeResult, WorkflowContext
 
@@ -25,11 +25,11 @@ def flowrt_node(job: Job) -> Any:
 
 
 def nadoo_node(job: Job, attempts: int = 1) -> Any:
-    """The same for nadoo-flow-core; with its own retries where an item may be tried again.
+    """The node for nadoo-flow-core, with its own retries if items may fail.
 
     Args:
-        job: What an item does.
-        attempts: How often it is tried at most.
+        job: Work of an item.
+        attempts: Most attempts.
     """
     import nadoo_flow
     from nadoo_flow.resilience import RetryableNode, RetryPolicy

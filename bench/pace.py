@@ -1,8 +1,8 @@
-"""How fast the machine is right now: what a time is divided by before it is compared with another one.
+"""Pace of the machine: the unit in which times are compared.
 
-A core that others share is at times half as fast as a moment before. So a fixed piece of work is timed every so often
-while something is measured, in the same process and on the same core; what took so long in units of that hardly
-changes. The time for it is taken off what is measured.
+A shared core is at times half as fast as a moment before. So a fixed piece of work is timed at intervals during a
+measurement, in the same process and on the same core; times in units of it hardly change. The time that this takes is
+subtracted from the measurement.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["Pace", "pacing"]
 
 _EVERY_S: Final = 0.02
 _TURNS: Final = 50
-_TRIES: Final = 3  # the first of them finds the processor's caches full of other things
+_TRIES: Final = 3  # the first finds the processor's caches filled by other code
 
 
 class Pace:
-    """The machine's pace during something.
+    """Pace of the machine during a measurement.
 
     Attributes:
-        own_s: Seconds of processor time that finding it has taken off what runs meanwhile.
+        own_s: Processor time that finding the pace has taken, in seconds.
     """
 
     def __init__(self) -> None:
@@ -32,20 +32,20 @@ class Pace:
         self._rates: list[float] = []
 
     def look(self) -> None:
-        """Time the fixed work once more."""
+        """Time the fixed work once."""
         started = time.process_time()
         self._rates.append(_TURNS / min(_timed() for _ in range(_TRIES)))
         self.own_s += time.process_time() - started
 
     @property
     def us(self) -> float:
-        """Microseconds of processor time of one turn of the fixed work, in the mean over time: 1 / the mean rate."""
+        """Processor time of one turn of the fixed work in microseconds: the inverse of the mean rate."""
         return len(self._rates) / sum(self._rates) * 1e6
 
 
 @contextmanager
 def pacing() -> Iterator[Pace]:
-    """Follow the pace while something runs; in the main thread, which a timer's signal interrupts for it."""
+    """Follow the pace within the block; a timer's signal interrupts the main thread for it."""
     pace = Pace()
     pace.look()
     pace.own_s = 0.0
@@ -74,7 +74,7 @@ async def _echo(value: int) -> int:
 
 
 def _timed() -> float:
-    """Seconds for what a runtime does for an item: an object, a tuple, a method, a dictionary, a coroutine."""
+    """Seconds for work like a runtime's for an item: an object, a tuple, a method, a dictionary, a coroutine."""
     kept: dict[int, Any] = {}
     started = time.perf_counter()
     for number in range(_TURNS):

@@ -1,4 +1,4 @@
-"""What each thing costs that is done for an item's span through a service's own provider: one public call at a time."""
+"""Cost of each public call for an item's span through a service's own provider."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ Run = Callable[[], object]
 
 
 class Price(NamedTuple):
-    """One call, or a pair that belongs together.
+    """One call, or a pair of calls.
 
     Attributes:
-        name: For the JSON.
-        title: For tables.
-        prepare: Given how often it will be called, makes what calls it once.
+        name: Name in the JSON.
+        title: Title in tables.
+        prepare: Given the number of calls, makes a function that calls once.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Price(NamedTuple):
 
 
 def sdk_provider(sampler: Any = None) -> Any:
-    """A service's own provider: the SDK's, with a BatchSpanProcessor; its exporter takes all and sends nothing.
+    """A service's own provider: the SDK's, with a BatchSpanProcessor whose exporter drops all spans.
 
     Args:
-        sampler: The SDK's default where there is none.
+        sampler: Sampler; None for the SDK's default.
     """
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -160,10 +160,10 @@ PRICES: Final = (
     Price("ids", "`get_span_context`, and the ids for results and logs", _ids),
     Price("current", "the span made current, and back", _current),
     Price("current-api", "the same by `attach(set_span_in_context(...))` and `detach`", _current_by_api),
-    Price("wait", "`set_attribute`: the queue wait, where the item may have to wait before it starts", _wait),
+    Price("wait", "`set_attribute`: the queue wait, if the item may wait before it starts", _wait),
     Price("end", "`end`, with a BatchSpanProcessor", _end),
     Price("failure", "of a failed item: error type, status, `record_exception`", _failure),
-    Price("unsampled", "`start_span` where the sampler wants none, with the link", _start_unsampled),
+    Price("unsampled", "`start_span` if the sampler drops the span, with the link", _start_unsampled),
 )
 
 
@@ -174,17 +174,17 @@ def measure_prices(
     say: Callable[[str], None],
     run: Callable[[str, int], tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """Measure what each costs, in a fresh process each time.
+    """Measure each call, in a fresh process each time.
 
     Args:
-        prices: In the order in which they take turns.
-        rounds: How often.
-        cut: By how much to divide the number of calls.
-        say: Told of the progress.
-        run: Makes so many calls, and gives microseconds of one and the machine's pace meanwhile.
+        prices: Calls in the order of their turns.
+        rounds: Runs of each.
+        cut: Divisor of the number of calls.
+        say: Reports the progress.
+        run: Makes a number of calls; returns microseconds of one, and the machine's pace meanwhile.
 
     Returns:
-        What is written as JSON: microseconds of every round, and the machine's pace in each.
+        The JSON: microseconds of every round, and the machine's pace in each.
 
     Raises:
         BenchError: A run failed.
@@ -210,8 +210,8 @@ def main(name: str, calls: int) -> tuple[float, float]:
     """Make the calls in this process, pinned.
 
     Args:
-        name: Which.
-        calls: How many.
+        name: Name of the call.
+        calls: Number of calls.
 
     Returns:
         Microseconds of one, and the machine's pace meanwhile.
@@ -232,4 +232,4 @@ def main(name: str, calls: int) -> tuple[float, float]:
 if __name__ == "__main__":
     sys.stdout.write(f"{json.dumps(main(sys.argv[1], int(sys.argv[2])))}\n")
     sys.stdout.flush()
-    os._exit(0)  # the processor's thread has spans to throw away
+    os._exit(0)  # the span processor's thread still has spans to drop

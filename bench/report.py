@@ -132,13 +132,13 @@ def _works(measured: Measured) -> Iterator[Table]:
             "items",
         )
         table = Table(f"{work['title']}, {work['items']:,} items, {work['concurrency']:,} at once", heads)
-        told = figures(work, BASELINE)
+        data = figures(work, BASELINE)
         out = {**measured["missing"], **work.get("out", {})}
         for arm in (*ARMS, *PEERS):
             if arm.name in out:
                 table.miss(arm.title, out[arm.name])
-            elif told.get(arm.name, {}).get("overhead_us"):
-                its, over_us = told[arm.name], told[arm.name]["overhead_us"]
+            elif data.get(arm.name, {}).get("overhead_us"):
+                its, over_us = data[arm.name], data[arm.name]["overhead_us"]
                 items = work["samples"][arm.name][0].get("items", work["items"])
                 table.add(
                     arm.title,
@@ -156,10 +156,10 @@ def _works(measured: Measured) -> Iterator[Table]:
 
 def _work_targets(measured: Measured) -> Iterator[Target]:
     works = {work["name"]: work for work in measured["workloads"]}
-    told = {name: figures(work, BASELINE) for name, work in works.items()}
+    data = {name: figures(work, BASELINE) for name, work in works.items()}
 
     def samples(work: str, arm: str, which: str) -> Sequence[float]:
-        return told[work].get(arm, {}).get(which, ())
+        return data[work].get(arm, {}).get(which, ())
 
     if "noop" in works:
         for arm, bound in (("flowrt-bare", 0.25), ("flowrt-metrics", 0.3), ("flowrt-delivered", 0.6)):
@@ -202,10 +202,10 @@ def _memory(measured: Measured) -> Iterator[Table]:
         if arm.name in measured["missing"]:
             table.miss(arm.title, measured["missing"][arm.name])
         elif arm.name in measured["memory"]:
-            told = measured["memory"][arm.name]
-            mib = (told["growth_mib"], min(told["samples_mib"]), max(told["samples_mib"]))
-            each = told["growth_mib"] * 2**20 / told["items"]
-            table.add(arm.title, f"{told['items']:,}", *(f"{value:,.1f}" for value in mib), f"{each:,.1f}")
+            data = measured["memory"][arm.name]
+            mib = (data["growth_mib"], min(data["samples_mib"]), max(data["samples_mib"]))
+            each = data["growth_mib"] * 2**20 / data["items"]
+            table.add(arm.title, f"{data['items']:,}", *(f"{value:,.1f}" for value in mib), f"{each:,.1f}")
     yield table
 
 
@@ -263,22 +263,22 @@ def _forecast_targets(measured: Measured) -> Iterator[Target]:
 
 
 def _page(measured: Measured) -> Iterator[Table]:
-    told = measured["page"]
+    data = measured["page"]
     table = Table(
-        f"`flowrt report FILE -o PAGE`, {told['items']:,} items", ("s", "low", "high", "page, MB", "B an item")
+        f"`flowrt report FILE -o PAGE`, {data['items']:,} items", ("s", "low", "high", "page, MB", "B an item")
     )
-    seconds = told["seconds"]
+    seconds = data["seconds"]
     times = (f"{value:.2f}" for value in (median(seconds), min(seconds), max(seconds)))
-    table.add("page", *times, f"{told['page_bytes'] / 1e6:.2f}", f"{told['recording_bytes'] / told['items']:.1f}")
+    table.add("page", *times, f"{data['page_bytes'] / 1e6:.2f}", f"{data['recording_bytes'] / data['items']:.1f}")
     yield table
 
 
 def _page_targets(measured: Measured) -> Iterator[Target]:
-    told = measured["page"]
-    yield Target("seconds for the page", told["seconds"], 10)
-    yield Target("MB of the page", [told["page_bytes"] / 1e6], 5)
-    yield Target("bytes an item of the recording", [told["recording_bytes"] / told["items"]], 24)
-    yield Target("µs an item of the recorder on the loop", told["hook_us"], 0.5)
+    data = measured["page"]
+    yield Target("seconds for the page", data["seconds"], 10)
+    yield Target("MB of the page", [data["page_bytes"] / 1e6], 5)
+    yield Target("bytes an item of the recording", [data["recording_bytes"] / data["items"]], 24)
+    yield Target("µs an item of the recorder on the loop", data["hook_us"], 0.5)
 
 
 # -- parts -------------------------------------------------------------------------------------------------------
@@ -389,10 +389,10 @@ def _startup_targets(measured: Measured) -> Iterator[Target]:
 
 
 def _scrape(measured: Measured) -> Iterator[Table]:
-    told = measured["scrape"]
-    ms = [seconds * 1e3 for seconds in told["scrapes_s"]]
-    cost_ms = [cost * 1e3 for cost in _cost_of_a_scrape(told)]
-    table = Table(f"scrapes of /metrics, {told['nodes']} nodes, the loop saturated", ("median", "low", "high"))
+    data = measured["scrape"]
+    ms = [seconds * 1e3 for seconds in data["scrapes_s"]]
+    cost_ms = [cost * 1e3 for cost in _cost_of_a_scrape(data)]
+    table = Table(f"scrapes of /metrics, {data['nodes']} nodes, the loop saturated", ("median", "low", "high"))
     table.add("ms until it is answered", *(f"{value:.1f}" for value in (median(ms), min(ms), max(ms))))
     table.add(
         "ms that it costs the batch", *(f"{value:.1f}" for value in (median(cost_ms), min(cost_ms), max(cost_ms)))
@@ -400,17 +400,17 @@ def _scrape(measured: Measured) -> Iterator[Table]:
     yield table
 
 
-def _cost_of_a_scrape(told: Mapping[str, Any]) -> list[float]:
+def _cost_of_a_scrape(data: Mapping[str, Any]) -> list[float]:
     """Seconds that one scrape costs the batch, round by round."""
     return [
-        (1 - with_ / without) * told["every_s"] for with_, without in zip(told["with"], told["without"], strict=True)
+        (1 - with_ / without) * data["every_s"] for with_, without in zip(data["with"], data["without"], strict=True)
     ]
 
 
 def _scrape_targets(measured: Measured) -> Iterator[Target]:
-    told = measured["scrape"]
-    yield Target(f"a scrape with {told['nodes']} nodes, in ms", [seconds * 1e3 for seconds in told["scrapes_s"]], 50)
-    share = [cost / 15 * 100 for cost in _cost_of_a_scrape(told)]
+    data = measured["scrape"]
+    yield Target(f"a scrape with {data['nodes']} nodes, in ms", [seconds * 1e3 for seconds in data["scrapes_s"]], 50)
+    share = [cost / 15 * 100 for cost in _cost_of_a_scrape(data)]
     yield Target("cost of a scrape every 15 s, in per cent of the batch", share, 1)
 
 

@@ -1,4 +1,4 @@
-"""What a report of a recording costs: the time for the page from start to end, its size, and the recording's."""
+"""Cost of a report: time of the command, and sizes of page and recording."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _HOOK_RUNS: Final = 200
 
 
 def measure_page(rounds: int, cut: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Make a recording as a batch would have, and time `flowrt report FILE -o PAGE` in a process of its own.
+    """Make a recording like a batch's, and time `flowrt report FILE -o PAGE` in a process of its own.
 
     Args:
-        rounds: How often.
-        cut: By how much the number of items is divided.
-        say: Told of the progress.
+        rounds: Runs of the command.
+        cut: Divisor of the number of items.
+        say: Reports the progress.
 
     Raises:
         BenchError: The command failed.
@@ -52,12 +52,12 @@ def measure_page(rounds: int, cut: int, say: Callable[[str], None]) -> dict[str,
             if done.returncode:
                 raise BenchError(f"flowrt report failed: {done.stderr.strip()}")
         sizes = {"recording_bytes": file.stat().st_size, "page_bytes": page.stat().st_size}
-    told = {"items": items, "seconds": samples, "hook_us": hook_us, **sizes}
-    return {"page": told, "rounds": rounds, "missing": {}, "machine": about()}
+    page_figures = {"items": items, "seconds": samples, "hook_us": hook_us, **sizes}
+    return {"page": page_figures, "rounds": rounds, "missing": {}, "machine": about()}
 
 
 def _hook_us(folder: Path) -> float:
-    """What the recorder does on the loop for an item, in microseconds: the best of many short runs."""
+    """Microseconds of the recorder on the loop for an item: the best of many short runs."""
     from flowrt.model import BatchRecord, ItemRecord
     from flowrt.recording.recorder import Recorder
 
@@ -80,11 +80,11 @@ def _hook_us(folder: Path) -> float:
 
 
 def write_recording(file: Path, items: int) -> None:
-    """A recording of calls of about 10 ms on 100 slots, with stragglers, and a hundredth failing.
+    """Write a recording of calls of about 10 ms on 100 slots, with stragglers and 1 % failures.
 
     Args:
-        file: Where to.
-        items: How many.
+        file: Path of the recording.
+        items: Number of items.
     """
     from flowrt.recording.columns import PACK, RowBuffer
     from flowrt.recording.parquet import GroupWriter

@@ -1,4 +1,4 @@
-"""A scrape of /metrics with 64 nodes while the loop is saturated: how long it takes, and what it costs the batch."""
+"""Scrapes of /metrics with 64 nodes on a saturated loop: their time, and their cost to the batch."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def measure_scrape(
     """Run the batch with and without scrapes, round by round.
 
     Args:
-        rounds: How often.
-        cut: By how much to divide the time.
-        say: Told of the progress.
+        rounds: Runs of each.
+        cut: Divisor of the time.
+        say: Reports the progress.
         run: Runs the batch once for some seconds, scraped or not; in a process of its own by default.
 
     Returns:
-        What is written as JSON: seconds of every scrape, and items a second with and without.
+        The JSON: seconds of every scrape, and items a second with and without.
 
     Raises:
         BenchError: A run failed.
@@ -51,8 +51,8 @@ def measure_scrape(
         without.append(plain["items_per_s"])
         with_.append(scraped["items_per_s"])
         scrapes_s += scraped["scrapes_s"]
-    told = {"nodes": NODES, "every_s": _EVERY_S, "scrapes_s": scrapes_s, "with": with_, "without": without}
-    return {"machine": about(), "rounds": rounds, "missing": {}, "scrape": told}
+    figures = {"nodes": NODES, "every_s": _EVERY_S, "scrapes_s": scrapes_s, "with": with_, "without": without}
+    return {"machine": about(), "rounds": rounds, "missing": {}, "scrape": figures}
 
 
 def _in_a_process(scraped: bool, seconds: float) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def main(seconds: float) -> float:
     """Keep the loop busy in this process, pinned.
 
     Args:
-        seconds: For how long.
+        seconds: Duration.
 
     Returns:
         Items a second.

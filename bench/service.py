@@ -1,4 +1,4 @@
-"""An HTTP service in a process of its own: answers with the number in the path after a while."""
+"""HTTP service in a process of its own: answers with the number in the path after a delay."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["http_service"]
 
 @contextmanager
 def http_service(latency_s: float, not_on: int | None = None) -> Iterator[str]:
-    """Run one, and give its URL; it ends with its standard input.
+    """Run a service, which ends with its standard input; yields its URL.
 
     Args:
-        latency_s: How long it takes to answer, in seconds.
-        not_on: A core to keep off, so that it takes nothing from what is measured there; None for no such core.
+        latency_s: Delay of its answers, in seconds.
+        not_on: Core that it must leave to what is measured there; None for any core.
     """
     command = [sys.executable, "-m", "bench.service", str(latency_s)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,6 +1,6 @@
-"""A soak: a million items with all telemetry and a journal on, watched for what grows.
+"""Soak test: a million items with all telemetry and a journal on, watched for growth.
 
-`python -m bench.soak` writes `soak.json` and `soak.svg` (memory over items) and ends with 1 where a target is missed.
+`python -m bench.soak` writes `soak.json` and `soak.svg` (memory over items) and ends with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["PEAK_MIB", "RATE", "SLOPE_MIB", "Sample", "judge", "main", "slope_pe
 PEAK_MIB: Final = 300.0
 SLOPE_MIB: Final = 1.0  # per 100,000 items, after the warm-up
 RATE: Final = 3_000.0  # items a second
-FLAT: Final = 5  # how far descriptors and tasks may be apart after the warm-up
-WARM_UP: Final = 0.2  # the share of the items after which nothing should grow any more
+FLAT: Final = 5  # most difference in descriptors and tasks after the warm-up
+WARM_UP: Final = 0.2  # share of the items after which nothing should grow
 _SCRAPE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the process held after so many items.
+    """State of the process after a number of items.
 
     Args:
         items: Results taken.
@@ -80,7 +80,7 @@ def slope_per_100k(samples: list[Sample]) -> float:
 
 
 def judge(samples: list[Sample], statuses: dict[str, int], items: int, spans: int) -> dict[str, tuple[float, bool]]:
-    """Each figure, and whether it is what it should be."""
+    """Figures by name, each with True if it meets its target."""
     warm = [sample for sample in samples if sample.items >= WARM_UP * items]
     last = samples[-1]
     fds, tasks = [s.descriptors for s in warm], [s.tasks for s in warm]
@@ -97,7 +97,7 @@ def judge(samples: list[Sample], statuses: dict[str, int], items: int, spans: in
 
 
 async def node(x: int) -> int:
-    """An item that waits a turn of the loop; one in a hundred fails at first, one in a thousand for good."""
+    """Wait for a turn of the loop; one item in a hundred fails at first, one in a thousand always."""
     await asyncio.sleep(0)
     if x % 100 == 7 and (x % 1000 == 7 or x not in _tried):
         _tried.add(x)
@@ -116,14 +116,14 @@ async def _scrape(url: str) -> None:
 
 
 async def soak(items: int, concurrency: int, folder: Path, endpoint: str, every: int) -> dict[str, Any]:
-    """Run the batch; gives its samples, statuses and spans.
+    """Run the batch; returns its samples and statuses.
 
     Args:
-        items: How many.
-        concurrency: How many at once.
-        folder: Where the journal goes.
-        endpoint: The OTLP collector's.
-        every: A sample is taken each time that so many results have come.
+        items: Number of items.
+        concurrency: Concurrency.
+        folder: Folder of the journal.
+        endpoint: URL of the OTLP collector.
+        every: Results between two samples.
     """
     samples: list[Sample] = []
     statuses: Counter[str] = Counter()
@@ -154,7 +154,7 @@ async def soak(items: int, concurrency: int, folder: Path, endpoint: str, every:
 
 
 def draw(samples: list[Sample], path: Path) -> None:
-    """Memory over items, as a picture."""
+    """Draw memory over items."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -172,7 +172,7 @@ def draw(samples: list[Sample], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Soak, write down, print; gives the exit code."""
+    """Run the soak test, write its record and print its figures; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--concurrency", type=int, default=100)
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     every = max(1, options.items // 200)
 
     with collector() as url, tempfile.TemporaryDirectory() as scratch:
-        # the log events go where a service's would, into a file; what is printed here goes to the caller
+        # log events go to a file, as a service's would; what this command prints goes to the caller
         stderr = os.dup(2)
         with (Path(scratch) / "soak.log").open("wb") as log:
             os.dup2(log.fileno(), 2)
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         spans = count_spans(url)
     samples: list[Sample] = run["samples"]
     verdict = judge(samples, run["statuses"], options.items, spans)
-    cpu_s = sum(os.times()[:2])  # of this process: what others take from the cores is not in it
+    cpu_s = sum(os.times()[:2])  # of this process alone
     record = {
         "cpu_s": cpu_s,
         "machine": about(),

@@ -1,4 +1,4 @@
-"""Speedup over sequential execution, from one item at a time to a thousand, with the line of the ideal."""
+"""Speedup over sequential execution, at concurrencies from 1 to 1,000."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def measure_speedup(
     """Measure every arm at every concurrency, beside real sequential execution in the same process.
 
     Args:
-        arms: In the order in which they take turns.
-        rounds: How often.
-        say: Told of the progress.
-        run: Runs one arm once, told where the collector is; in a process of its own by default.
+        arms: Arms in the order of their turns.
+        rounds: Runs of each arm.
+        say: Reports the progress.
+        run: Runs one arm once, given the collector's URL; in a process of its own by default.
 
     Returns:
-        What is written as JSON: for each arm and concurrency the speedup of every round.
+        The JSON: for each arm and concurrency the speedup of every round.
 
     Raises:
         BenchError: A run failed.
@@ -48,28 +48,28 @@ def measure_speedup(
     run = run or _in_a_process
     missing = {each.name: each.missing for each in arms if each.missing}
     present = [each for each in arms if each.name not in missing]
-    told: dict[str, dict[str, list[float]]] = {each.name: {} for each in present}
+    curves: dict[str, dict[str, list[float]]] = {each.name: {} for each in present}
     with collector(not_on=last_core()) as url:
         for number in range(rounds):
             say(f"speedup: round {number + 1} of {rounds}")
             for each in present:
                 for concurrency, speedup in run(each, url).items():
-                    told[each.name].setdefault(concurrency, []).append(speedup)
-    return {"machine": about(), "rounds": rounds, "missing": missing, "sleep_s": _SECONDS, "speedup": told}
+                    curves[each.name].setdefault(concurrency, []).append(speedup)
+    return {"machine": about(), "rounds": rounds, "missing": missing, "sleep_s": _SECONDS, "speedup": curves}
 
 
 def _in_a_process(which: Arm, url: str) -> dict[str, Any]:
-    told: dict[str, Any] = run_module(
+    curve: dict[str, Any] = run_module(
         "bench.speedup", [which.name], f"speedup of {which.name}", {"BENCH_COLLECTOR": url}
     )
-    return told
+    return curve
 
 
 def main(name: str) -> dict[int, float]:
     """Run one arm at every concurrency in this process, pinned.
 
     Args:
-        name: Which arm.
+        name: Name of the arm.
 
     Returns:
         The speedup at each concurrency.

@@ -1,7 +1,7 @@
-"""What it takes to start and to end: imports, the command, a runtime and the first batch.
+"""Start and end of a process: imports, the command, a runtime and the first batch.
 
-Every process finds all modules compiled, as those of an installed package are: those of a checkout are not where
-PYTHONDONTWRITEBYTECODE is set, and compiling flowrt would be taken for importing it.
+Every process finds all modules compiled, like those of an installed package: in a checkout with PYTHONDONTWRITEBYTECODE
+set they are not, and compiling flowrt would count as importing it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.measure import ROOT, BenchError
 __all__ = ["PACE", "STARTS", "Start", "beyond_ms", "measure_startup"]
 
 PACE: Final = "pace"
-"""What a number is that is no part of a start: seconds for one turn of the work that tells the machine's pace."""
+"""Name of a printed number that is no part of a start: seconds of one turn of the work that shows the pace."""
 
 _NAMES: Final = """
 import sys
@@ -73,11 +73,11 @@ class Start(NamedTuple):
     """One process to start.
 
     Attributes:
-        name: For the JSON.
-        title: For tables.
-        words: The interpreter's arguments; `{collector}` becomes its URL, `{dependencies}` the names of all modules but
-            its own that `import flowrt` loads.
-        prints: What the numbers that it prints are, in seconds; empty where the time of the whole process counts.
+        name: Name in the JSON.
+        title: Title in tables.
+        words: Arguments of the interpreter; `{collector}` becomes its URL, `{dependencies}` the names of the modules of
+            other packages that `import flowrt` loads.
+        prints: Names of the printed numbers, in seconds; empty if the time of the whole process counts.
     """
 
     name: str
@@ -119,21 +119,21 @@ def measure_startup(
     say: Callable[[str], None],
     run: Callable[[Start, str], list[float]] | None = None,
 ) -> dict[str, Any]:
-    """Start every process, round by round; once before, so that their modules are compiled.
+    """Start every process, round by round, after one start each that compiles the modules.
 
     Args:
-        starts: In the order in which they take turns.
-        rounds: How often.
-        say: Told of the progress.
-        run: Starts one, told where the collector is; gives seconds.
+        starts: Starts in the order of their turns.
+        rounds: Starts of each process.
+        say: Reports the progress.
+        run: Starts a process, given the collector's URL; returns seconds.
 
     Returns:
-        What is written as JSON: for each its title and the seconds of every round.
+        The JSON: for each start the seconds of every round.
 
     Raises:
-        BenchError: One failed.
+        BenchError: A process failed.
     """
-    told: dict[str, dict[str, list[float]]] = {start.name: {} for start in starts}
+    times: dict[str, dict[str, list[float]]] = {start.name: {} for start in starts}
     with tempfile.TemporaryDirectory(prefix="flowrt-bench-") as compiled, collector(not_on=last_core()) as url:
         run = run or _Starter(compiled)
         for number in range(rounds + 1):
@@ -141,27 +141,25 @@ def measure_startup(
             for start in starts:
                 for what, seconds in zip(start.prints or ("whole",), run(start, url), strict=True):
                     if number:
-                        told[start.name].setdefault(what, []).append(seconds)
-    return {"machine": about(), "rounds": rounds, "missing": {}, "startup_s": told}
+                        times[start.name].setdefault(what, []).append(seconds)
+    return {"machine": about(), "rounds": rounds, "missing": {}, "startup_s": times}
 
 
-def beyond_ms(told: Mapping[str, Mapping[str, Sequence[float]]]) -> list[float]:
-    """What `import flowrt` takes once its dependencies are imported, of every round.
-
-    Each in milliseconds of processor time, as it would have been at the one pace that is the median of all.
+def beyond_ms(times: Mapping[str, Mapping[str, Sequence[float]]]) -> list[float]:
+    """Cost of `import flowrt` after its dependencies, in milliseconds of processor time at the median pace, by round.
 
     Args:
-        told: What `measure_startup` gave as `startup_s`; empty results where it is without the start `beyond`.
+        times: `startup_s` in the JSON of `measure_startup`; without the start `beyond` the result is empty.
     """
-    if not told.get("beyond"):
+    if not times.get("beyond"):
         return []
-    _, ours, paces = told["beyond"].values()
+    _, ours, paces = times["beyond"].values()
     usual = median(paces)
     return [seconds * 1e3 * usual / pace for seconds, pace in zip(ours, paces, strict=True)]
 
 
 class _Starter:
-    """Starts processes that keep what they compile in a folder."""
+    """Starts processes that share a folder of compiled modules."""
 
     def __init__(self, compiled: str) -> None:
         self._environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}

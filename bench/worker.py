@@ -1,4 +1,4 @@
-"""One arm on one workload in a process of its own: prints one line of JSON."""
+"""Process of one run: one arm on one workload; prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _WARM_UP_SLOW: Final = 20
 
 
 def main(arm_name: str, workload_name: str, items: int, core: int | None) -> dict[str, float]:
-    """Run it once.
+    """Run one arm on one workload.
 
     Args:
-        arm_name: Which arm.
-        workload_name: Which workload.
-        items: How many items of it.
-        core: Where to pin the process, or None for nowhere.
+        arm_name: Name of the arm.
+        workload_name: Name of the workload.
+        items: Number of items.
+        core: Core to pin the process to; None for no pinning.
 
     Returns:
-        The items and their ideal in seconds; seconds of wall time, of processor time, where nothing waits the machine's
-        pace meanwhile in microseconds, kibibytes of peak memory, and the spans that came to the collector.
+        `items`, `ideal_s`, `wall_s`, `cpu_s` of the process with all its threads, `peak_kib`; `pace_us`, the machine's
+        pace, for workloads that never wait; `delivered`, the spans at the collector, for arms that send them.
 
     Raises:
         ValueError: An output was missing, doubled or wrong, or the arm switched the garbage collector off.
@@ -73,8 +73,8 @@ async def _measure(chosen: Arm, work: Workload) -> tuple[float, float, Pace | No
         await _run(chosen, warm, handle)
         if chosen.delivers:
             await asyncio.to_thread(count_spans, os.environ["BENCH_COLLECTOR"])
-        gc.collect()  # what the warm-up left is nobody's cost
-        if work.ideal_s:  # it waits, which no pace makes longer
+        gc.collect()  # the garbage of the warm-up is no cost of the run
+        if work.ideal_s:  # waiting does not depend on the pace
             return *await _run(chosen, work, handle), None
         with pacing() as pace:
             wall_s, cpu_s = await _run(chosen, work, handle)
@@ -82,11 +82,11 @@ async def _measure(chosen: Arm, work: Workload) -> tuple[float, float, Pace | No
 
 
 async def _run(chosen: Arm, work: Workload, handle: Any) -> tuple[float, float]:
-    inputs = [{"x": number} for number in range(1, work.items + 1)]  # from 1: a peer loses outputs that are falsy
+    inputs = [{"x": number} for number in range(1, work.items + 1)]  # from 1: a peer loses falsy outputs
     async with job_of(work) as made:
         started, cpu = time.perf_counter(), time.process_time()
-        with _telemetry(chosen) as observed:  # its set-up and its end are part of its price
-            # an item has one span, whatever its attempts
+        with _telemetry(chosen) as observed:  # set-up and shutdown are part of its cost
+            # one span for each item, whatever its attempts
             job = observed(with_retries(made, work.attempts)) if chosen.by_hand else made
             outputs = await chosen.run(Load(work, job, inputs, handle, chosen.by_hand))
         wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
@@ -97,7 +97,7 @@ async def _run(chosen: Arm, work: Workload, handle: Any) -> tuple[float, float]:
 
 @contextmanager
 def _telemetry(chosen: Arm) -> Iterator[Callable[[Job], Job]]:
-    if not chosen.by_hand or chosen.distributed:  # whose items have it where they run
+    if not chosen.by_hand or chosen.distributed:  # distributed items have telemetry where they run
         yield lambda job: job
         return
     telemetry = ByHand(os.environ["BENCH_COLLECTOR"])
@@ -111,4 +111,4 @@ if __name__ == "__main__":
     _, name, of, many, pinned = sys.argv
     sys.stdout.write(json.dumps(main(name, of, int(many), int(pinned) if pinned != "-" else None)) + "\n")
     sys.stdout.flush()
-    os._exit(0)  # what a peer left running must not hold up the end
+    os._exit(0)  # threads that a peer left running must not delay the end

@@ -1,4 +1,4 @@
-"""What is measured: workloads as data."""
+"""Workloads of the bench, as data."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _SEED: Final = 7
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Items, how many at once, and what one of them does.
+    """Number of items, their concurrency, and the work of one.
 
     Args:
-        name: For the command line.
-        title: For tables.
-        items: How many.
-        concurrency: How many at once.
-        kind: What an item does: nothing, so that it never awaits; sleep for a constant, a lognormal or a heavy-tailed
-            (Pareto) time; sleep and fail at first in some cases; ask an HTTP service in another process, which sleeps;
-            or compute.
-        seconds: How long, in seconds; of a distribution the mean.
-        shape: Of the lognormal distribution its sigma, of Pareto's its alpha.
-        failing: The share of items whose first attempt fails; they are tried again.
-        core: Whether it is part of the table that the README has.
+        name: Name for the command line.
+        title: Title in tables.
+        items: Number of items.
+        concurrency: Concurrency.
+        kind: Work of an item: nothing, without an await; a sleep of constant, lognormal or heavy-tailed (Pareto)
+            length; a sleep whose first attempt fails for some items; a request to an HTTP service in another process,
+            which sleeps; or computing.
+        seconds: Length in seconds; the mean of a distribution.
+        shape: Sigma of the lognormal distribution, alpha of Pareto's.
+        failing: Share of items whose first attempt fails, and which are retried.
+        core: True for workloads of the README's suite.
     """
 
     name: str
@@ -44,28 +44,28 @@ class Workload:
 
     @property
     def attempts(self) -> int:
-        """How often an item may be tried."""
+        """Most attempts of an item."""
         return 5 if self.failing else 1
 
     def times_s(self) -> list[float]:
-        """How long each item sleeps, in seconds; the same in every run."""
+        """Sleep of each item in seconds, the same in every run."""
         chance = random.Random(_SEED)  # noqa: S311  # to be the same every time is the point
         if self.kind == "lognormal":
             mu = math.log(self.seconds) - self.shape**2 / 2
             return [chance.lognormvariate(mu, self.shape) for _ in range(self.items)]
         if self.kind == "pareto":
             least = self.seconds * (self.shape - 1) / self.shape
-            most = 25 * self.seconds  # a tail that one run in a hundred does not see would tell nothing of the others
+            most = 25 * self.seconds  # a longer tail would differ too much between runs
             return [min(most, least * chance.paretovariate(self.shape)) for _ in range(self.items)]
         return [self.seconds] * self.items
 
     def fails_first(self, number: int) -> bool:
-        """Whether the first attempt of that item fails."""
+        """True if the first attempt of an item fails."""
         return bool(self.failing) and number % round(1 / self.failing) == 0
 
     @property
     def ideal_s(self) -> float:
-        """The wall time if nothing but the waiting took any, in seconds; 0 where nothing waits."""
+        """Wall time of the waiting alone, in seconds; 0 if nothing waits."""
         if self.kind in ("noop", "cpu") or not self.seconds:
             return 0.0
         if self.kind in ("lognormal", "pareto"):
@@ -75,11 +75,11 @@ class Workload:
         return math.ceil(attempts / self.concurrency) * self.seconds
 
     def cut(self, factor: int) -> Workload:
-        """The same with fewer items."""
+        """The workload with a fraction of its items."""
         return self.of(max(min(self.items, self.concurrency), self.items // factor))
 
     def of(self, items: int) -> Workload:
-        """The same with another number of items."""
+        """The workload with another number of items."""
         return replace(self, items=items)
 
 
@@ -98,9 +98,9 @@ WORKLOADS: Final = (
 
 
 def workload(name: str) -> Workload:
-    """The workload of that name.
+    """The workload of a name.
 
     Raises:
-        KeyError: There is none.
+        KeyError: The name is unknown.
     """
     return {each.name: each for each in WORKLOADS}[name]

@@ -1,11 +1,11 @@
-"""Attacks the telemetry server of a running batch, on loopback and within bounds, and compares the batch's throughput.
+"""Attack on the telemetry server of a running batch, on loopback and within bounds; compares the batch's throughput.
 
     python -m tools.attack --sockets 500 --seconds 60
 
-Slow sockets of three kinds (silent, a byte a second, one that asks, reads no answer and dribbles on) are opened again a
-second after they are closed. Beside them go requests with heads of 100 KB, paths that climb, foreign hosts and origins
-and other methods. The batch's throughput is compared with that while another process is attacked in the same way: what
-is lost is what serving costs, not what attacking costs. Exit code 1 where a bound is broken.
+Slow sockets of three kinds (silent, a byte a second, or a request whose answer is never read) reopen a second after
+they are closed. Beside them go requests with heads of 100 KB, climbing paths, foreign hosts and origins, and other
+methods. The batch's throughput is compared with that during an equal attack on another process, so that the loss is the
+cost of serving and not that of attacking. Exit code 1 if a bound is broken.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import flowrt
 __all__ = ["Outcome", "attack", "main"]
 
 _CLOSED_WITHIN_S: Final = 10.0
-_SLACK_S: Final = 1.5  # for a loaded machine to notice
+_SLACK_S: Final = 1.5  # slack for a loaded machine
 _AGAIN_S: Final = 1.0
 _TRIES: Final = 5
 _HEALTH_S: Final = 1.0
@@ -47,14 +47,14 @@ _REQUESTS: Final[dict[str, tuple[bytes, bytes]]] = {
 
 @dataclass
 class Outcome:
-    """What was seen.
+    """Result of an attack.
 
     Attributes:
-        rates: Items per second while another one, this one, and the other one again was attacked.
-        opened: How many slow sockets there were.
-        longest_s: How long the longest-lived of them was served.
-        slowest_health_s: The slowest answer of `/healthz` meanwhile.
-        answers: How often each kind of request was answered with each status.
+        rates: Items per second while the decoy, this server, and the decoy again were attacked.
+        opened: Number of slow sockets.
+        longest_s: Life of the longest-lived slow socket, in seconds.
+        slowest_health_s: Slowest answer of `/healthz` meanwhile, in seconds.
+        answers: Answers by kind of request and status.
     """
 
     rates: list[float] = field(default_factory=list)
@@ -65,12 +65,12 @@ class Outcome:
 
     @property
     def loss(self) -> float:
-        """The share of the throughput that was lost; below 0 where there was more."""
+        """Share of the throughput that was lost; negative for a gain."""
         before, during, after = self.rates
         return 1 - during / ((before + after) / 2)
 
     def broken(self) -> list[str]:
-        """Which bounds do not hold."""
+        """Broken bounds, in words."""
         wrong = [
             f"{kind} was answered {got}"
             for kind, got in self.answers
@@ -84,15 +84,15 @@ class Outcome:
 
 
 def attack(sockets: int, seconds: float) -> Outcome:
-    """Run two batches in processes of their own, and attack the server of one, then of the other, then of the first.
+    """Run two batches in processes of their own, and attack the server of the first, the second, and the first again.
 
-    What the second one does meanwhile is compared: the attack costs the machine the same in all three parts.
+    Compares the throughput of the second: the attack costs the machine the same in all three parts.
 
     Args:
-        sockets: How many slow sockets are open at a time.
-        seconds: How long each of the three parts takes.
+        sockets: Slow sockets open at a time.
+        seconds: Length of each part, in seconds.
     """
-    with _victim() as decoy, _victim() as port:
+    with _server() as decoy, _server() as port:
         return asyncio.run(_attack(decoy, port, sockets, seconds))
 
 
@@ -100,10 +100,10 @@ async def _attack(decoy: int, port: int, sockets: int, seconds: float) -> Outcom
     outcome = Outcome()
     await asyncio.sleep(1.0)  # they warm up
     for attacked in (decoy, port, decoy):
-        told = outcome if attacked == port else Outcome()
+        counted = outcome if attacked == port else Outcome()
         end = time.monotonic() + seconds
-        slow = [_slow(attacked, i % 3, end, told) for i in range(sockets)]
-        siege = asyncio.gather(*slow, _requests(attacked, end, told), _health(attacked, end, told))
+        slow = [_slow(attacked, i % 3, end, counted) for i in range(sockets)]
+        siege = asyncio.gather(*slow, _requests(attacked, end, counted), _health(attacked, end, counted))
         try:
             outcome.rates.append(await _rate(port, seconds))
         finally:
@@ -112,7 +112,7 @@ async def _attack(decoy: int, port: int, sockets: int, seconds: float) -> Outcom
 
 
 async def _slow(port: int, kind: int, end: float, outcome: Outcome) -> None:
-    """One slow client after another: silent, a byte a second, or one that asks and reads no answer."""
+    """Open one slow client after another: silent, a byte a second, or a request whose answer is never read."""
     while (left := end - time.monotonic()) > 0:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_024)
@@ -139,14 +139,14 @@ async def _slow(port: int, kind: int, end: float, outcome: Outcome) -> None:
                         if not await asyncio.wait_for(reader.read(1), 1.0):
                             break
                 ended = ended or time.monotonic()
-        # one that was cut by us at the end counts for as long as it had been served until then
+        # a socket cut at the end of the attack counts for its life until then
         outcome.longest_s = max(outcome.longest_s, (ended or time.monotonic()) - began)
         writer.transport.abort()
         await asyncio.sleep(_AGAIN_S)
 
 
 async def _requests(port: int, end: float, outcome: Outcome) -> None:
-    """Each hostile request in turn, ten times a second."""
+    """Send each hostile request in turn, ten times a second."""
     for kind, (request, _) in itertools.cycle(_REQUESTS.items()):
         if time.monotonic() >= end:
             return
@@ -168,7 +168,7 @@ async def _health(port: int, end: float, outcome: Outcome) -> None:
 async def _exchange(port: int, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        with contextlib.suppress(ConnectionError):  # it may answer before it has read everything
+        with contextlib.suppress(ConnectionError):  # the server may answer before it has read everything
             writer.write(request)
         answer = b""
         with contextlib.suppress(ConnectionError):
@@ -192,18 +192,18 @@ async def _completed(port: int) -> tuple[int, float]:
         if answer.startswith(b"HTTP/1.1 200"):
             break
     else:
-        raise RuntimeError(f"the state was not to be had: {answer[:100]!r}")
+        raise RuntimeError(f"/live/state did not answer: {answer[:100]!r}")
     batch = json.loads(answer.partition(b"\r\n\r\n")[2])["batches"][0]
     return batch["completed"], batch["elapsed_s"]
 
 
 @contextlib.contextmanager
-def _victim() -> Iterator[int]:
+def _server() -> Iterator[int]:
     command = [sys.executable, "-m", "tools.attack", "--victim"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own
         try:
             if process.stdout is None:
-                raise RuntimeError("the victim has no output")
+                raise RuntimeError("the attacked process has no output")
             yield int(process.stdout.readline())
         finally:
             process.kill()
@@ -223,7 +223,7 @@ async def _be_attacked() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Attack, and say what came of it."""
+    """Attack, and print the result; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.attack", description=__doc__)
     parser.add_argument("--sockets", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=60.0)

@@ -1,4 +1,4 @@
-"""A real browser, headless and without a word to the internet, for tests and pictures of the live page."""
+"""Headless browser without network access of its own, for tests and pictures of pages."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FLAGS = [
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's chromium with a new, empty profile; gone afterwards.
+    """Start Debian's chromium with an empty profile, within the block.
 
     Raises:
-        FileNotFoundError: It is not installed.
+        FileNotFoundError: chromium is not installed.
     """
     executable = shutil.which("chromium")
     if executable is None:

@@ -1,7 +1,7 @@
-"""What the live page costs a batch: `python -m tools.live_cost`, on Linux.
+"""Cost of the live page to a batch: `python -m tools.live_cost`, on Linux.
 
-A batch runs with a server that nobody looks at, and with five pages open. The processor's time of each thread is read
-from the system: a busy machine makes everything slower, and changes little in what a thread needs.
+A batch runs beside a server without a reader, and with five pages open. The processor time of each thread comes from
+the system: on a busy machine everything takes longer, but the processor time of a thread hardly changes.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ def _served(kind: str) -> Iterator[None]:
                 if readers.stdout is not None:
                     readers.stdout.readline()
             yield
-            server.stop()  # which ends the readers
+            server.stop()  # ends the readers
     finally:
         server.stop()
 
 
 def measure(items: int, kind: str) -> tuple[float, dict[str, float]]:
-    """Seconds that a batch took, and the processor's seconds of each thread meanwhile.
+    """Wall time of a batch and processor time of each thread meanwhile, in seconds.
 
     Args:
-        items: How many the batch has.
-        kind: Who looks.
+        items: Items of the batch.
+        kind: Readers of the page: `no page` or `five pages`.
     """
 
     async def run() -> tuple[float, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Who is measured: every arm runs the same items in the way that its documentation says, and gives their outputs."""
+"""Arms: flowrt and its peers, which run the same items as their documentation says, and return their outputs."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ ARMS: Final = (
         needs=_SDK,
         delivers=True,
         by_hand=True,
-        most_items=20_000,  # it loses spans, but takes its time
+        most_items=20_000,  # slow, and it loses spans
     ),
 )
-"""Those that run in the bench's own environment, in every table."""
+"""Arms of every table, which run in the bench's own environment."""
 
 _PLAIN: Final = (
     Arm("task-group", "TaskGroup + `Semaphore`", plain.task_group),
@@ -111,8 +111,8 @@ _FAR: Final = (
 )
 
 
-def _told(bare: Arm) -> Arm:
-    """The same with telemetry by hand around the job."""
+def _by_hand(bare: Arm) -> Arm:
+    """The arm with telemetry by hand around its job."""
     name, title = f"{bare.name}-by-hand", f"{bare.title}, telemetry by hand"
     fewer = min(bare.most_items or 10_000, 10_000)
     return replace(bare, name=name, title=title, by_hand=True, delivers=True, needs=_SDK, most_items=fewer)
@@ -120,21 +120,21 @@ def _told(bare: Arm) -> Arm:
 
 _BASELINES: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo"))
 
-PEERS: Final = (*_PLAIN, *map(_told, (*_BASELINES, *_PLAIN)), *_FAR, *map(_told, _FAR))
-"""Those that are measured beside, on demand: each in an environment of its own."""
+PEERS: Final = (*_PLAIN, *map(_by_hand, (*_BASELINES, *_PLAIN)), *_FAR, *map(_by_hand, _FAR))
+"""Arms measured on demand, each in an environment of its own."""
 
 
-_APART: Final = (
+_UNLISTED: Final = (
     Arm("sequential", "one after the other", plain.sequential),
     Arm("flowrt-journal", "flowrt, telemetry off, with a journal", ours.journaled),
 )
-"""Those that are in no table: what they cost is the disk's, or not per item. `--arm NAME` runs one."""
+"""Arms of no table: their cost is the disk's, or not per item. `--arm NAME` runs one."""
 
 
 def arm(name: str) -> Arm:
-    """The arm of that name.
+    """The arm of a name.
 
     Raises:
-        KeyError: There is none.
+        KeyError: The name is unknown.
     """
-    return {each.name: each for each in (*ARMS, *PEERS, *_APART)}[name]
+    return {each.name: each for each in (*ARMS, *PEERS, *_UNLISTED)}[name]

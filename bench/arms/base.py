@@ -1,4 +1,4 @@
-"""What an arm is, and what it is given."""
+"""Arm of the bench, and the load that it runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ __all__ = ["Arm", "Load", "why_missing"]
 
 
 class Load(NamedTuple):
-    """What an arm runs.
+    """Load of an arm.
 
     Attributes:
         work: The workload.
-        job: What an item does, for arms that run it in this process.
+        job: Work of an item, for arms that run it in this process.
         inputs: The items.
-        handle: What the arm's `prepare` gave.
-        told: Whether items are to have telemetry by hand, for arms that run them elsewhere; the job has it already.
+        handle: Result of the arm's `prepare`.
+        observed: True for telemetry by hand, for arms that run items elsewhere; the job has it already.
     """
 
     work: Workload
     job: Job
     inputs: list[Item]
     handle: Any = None
-    told: bool = False
+    observed: bool = False
 
     @property
     def concurrency(self) -> int:
-        """How many items may run at once."""
+        """Concurrency of the workload."""
         return self.work.concurrency
 
 
@@ -42,16 +42,16 @@ class Arm:
     """One way of running the items.
 
     Args:
-        name: For the command line.
-        title: For tables.
-        run: Runs a workload's items and gives their outputs in the order of the inputs.
-        needs: The modules that must be installed.
-        delivers: Whether it sends a span for each item to the collector that `BENCH_COLLECTOR` names.
-        by_hand: Whether the job is wrapped in telemetry written by hand.
-        peer: The environment it runs in, or None for the bench's own.
-        distributed: Whether it has processes of its own, so that it is given two cores.
-        prepare: Sets up what is not timed, and gives the load's `handle`.
-        most_items: It is given no more than these; the others are too slow to wait for.
+        name: Name for the command line.
+        title: Title in tables.
+        run: Runs the items of a workload; returns their outputs in the order of the inputs.
+        needs: Modules that must be installed.
+        delivers: True if it sends a span for each item to the collector in `BENCH_COLLECTOR`.
+        by_hand: True if the job is wrapped in telemetry by hand.
+        peer: Environment that it runs in; None for the bench's own.
+        distributed: True for an arm with processes of its own, which gets two cores.
+        prepare: Untimed set-up; yields the load's `handle`.
+        most_items: Most items of a run, for slow arms; None for all.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Arm:
 
     @property
     def missing(self) -> str | None:
-        """Why it cannot run here, or None where it can."""
+        """Why it cannot run here; None if it can."""
         return None if self.peer is not None else why_missing(self.needs)
 
 
 def why_missing(modules: Iterable[str]) -> str | None:
-    """Which of the modules is not installed, in words, or None where all are."""
+    """The first module that is not installed, in words; None if all are."""
     return next((f"{module} is not installed" for module in modules if not _installed(module)), None)
 
 

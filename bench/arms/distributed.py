@@ -1,4 +1,4 @@
-"""Those that have processes of their own, or a database: each item is sent there and its result comes back."""
+"""Arms with processes or a database of their own: each item is sent there, and its result comes back."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _PROCESSES: Final = 2
 
 
 class _Share(NamedTuple):
-    """One process's share of the items that may run at once, where it is given chunks.
+    """One process's share of the concurrency, for arms that take chunks.
 
     Attributes:
-        at_once: Items of one chunk.
-        chunks: Chunks.
+        at_once: Items of one chunk that run at once.
+        chunks: Chunks that run at once.
     """
 
     at_once: int
@@ -78,7 +78,7 @@ async def ray_prepare(work: Workload) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def ray_prepare_chunks(work: Workload) -> AsyncIterator[Any]:
-    """The same, and each runs as many chunks as come to its half."""
+    """Two async actors, each with as many chunks as come to half of the concurrency."""
     with _actors(_share(work).chunks) as actors:
         await asyncio.gather(*(each.one.remote("noop", 1, False) for each in actors))
         yield actors
@@ -92,12 +92,12 @@ def _actors(calls_at_once: int) -> Iterator[list[Any]]:
     ray.init(num_cpus=_PROCESSES, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
     class Actor:
-        async def one(self, name: str, number: int, told: bool) -> int:
-            job = await kept_job(name, told, retried=told)  # else Ray tries again
+        async def one(self, name: str, number: int, observed: bool) -> int:
+            job = await kept_job(name, observed, retried=observed)  # else Ray tries again
             return await job({"x": number})
 
-        async def several(self, name: str, numbers: list[int], at_once: int, told: bool) -> list[int]:
-            return await run_numbers(await kept_job(name, told, retried=True), numbers, at_once)
+        async def several(self, name: str, numbers: list[int], at_once: int, observed: bool) -> list[int]:
+            return await run_numbers(await kept_job(name, observed, retried=True), numbers, at_once)
 
         async def flush(self) -> None:
             await asyncio.to_thread(flush)
@@ -110,23 +110,23 @@ def _actors(calls_at_once: int) -> Iterator[list[Any]]:
 
 
 async def ray_items(load: Load) -> list[int]:
-    """A call for every item; the actors hold them back."""
-    retried = load.work.attempts > 1 and not load.told
+    """A call for every item; the actors bound the concurrency."""
+    retried = load.work.attempts > 1 and not load.observed
     methods = [
         actor.one.options(max_task_retries=load.work.attempts - 1, retry_exceptions=True) if retried else actor.one
         for actor in load.handle
     ]
-    calls = [methods[number % len(methods)].remote(load.work.name, number, load.told) for number in _numbers(load)]
+    calls = [methods[number % len(methods)].remote(load.work.name, number, load.observed) for number in _numbers(load)]
     outputs = list(await asyncio.gather(*calls))
     await _ray_flush(load)
     return outputs
 
 
 async def ray_chunks(load: Load) -> list[int]:
-    """A call for every hundred items, which the actor runs at once."""
+    """A call for every hundred items, which the actor runs concurrently."""
     at_once = _share(load.work).at_once
     calls = [
-        load.handle[place % len(load.handle)].several.remote(load.work.name, chunk, at_once, load.told)
+        load.handle[place % len(load.handle)].several.remote(load.work.name, chunk, at_once, load.observed)
         for place, chunk in enumerate(_chunks(load))
     ]
     outputs = [output for chunk in await asyncio.gather(*calls) for output in chunk]
@@ -135,7 +135,7 @@ async def ray_chunks(load: Load) -> list[int]:
 
 
 async def _ray_flush(load: Load) -> None:
-    if load.told:
+    if load.observed:
         await asyncio.gather(*(actor.flush.remote() for actor in load.handle))
 
 
@@ -144,14 +144,14 @@ async def _ray_flush(load: Load) -> None:
 
 @asynccontextmanager
 async def dask_prepare(work: Workload) -> AsyncIterator[Any]:
-    """Two processes, with half of the concurrency in threads each."""
+    """Two processes, each with half of the concurrency in threads."""
     async with _cluster(max(1, min(work.concurrency, 200) // _PROCESSES)) as client:
         yield client
 
 
 @asynccontextmanager
 async def dask_prepare_chunks(work: Workload) -> AsyncIterator[Any]:
-    """The same, with a thread for each of the chunks that come to half of the concurrency."""
+    """Two processes, each with a thread for each of its chunks."""
     async with _cluster(_share(work).chunks) as client:
         yield client
 
@@ -176,23 +176,23 @@ async def _cluster(threads: int) -> AsyncIterator[Any]:
 async def dask_items(load: Load) -> list[int]:
     """A task for every item."""
     futures = load.handle.map(
-        partial(run_item, load.work.name, told=load.told),
+        partial(run_item, load.work.name, observed=load.observed),
         _numbers(load),
         pure=False,
-        retries=0 if load.told else load.work.attempts - 1,
+        retries=0 if load.observed else load.work.attempts - 1,
     )
     outputs = list(await load.handle.gather(futures))
     await _dask_flush(load)
     return outputs
 
 
-def _run_chunk(name: str, numbers: list[int], at_once: int, told: bool) -> list[int]:
-    return asyncio.run(run_chunk(name, numbers, at_once, told))
+def _run_chunk(name: str, numbers: list[int], at_once: int, observed: bool) -> list[int]:
+    return asyncio.run(run_chunk(name, numbers, at_once, observed))
 
 
 async def dask_chunks(load: Load) -> list[int]:
-    """A task for every hundred items, which a thread runs at once on a loop of its own."""
-    run = partial(_run_chunk, load.work.name, at_once=_share(load.work).at_once, told=load.told)
+    """A task for every hundred items, which a thread runs concurrently on a loop of its own."""
+    run = partial(_run_chunk, load.work.name, at_once=_share(load.work).at_once, observed=load.observed)
     futures = load.handle.map(run, _chunks(load), pure=False)
     outputs = [output for chunk in await load.handle.gather(futures) for output in chunk]
     await _dask_flush(load)
@@ -200,7 +200,7 @@ async def dask_chunks(load: Load) -> list[int]:
 
 
 async def _dask_flush(load: Load) -> None:
-    if load.told:
+    if load.observed:
         await load.handle.run(flush)
 
 
@@ -209,7 +209,7 @@ async def _dask_flush(load: Load) -> None:
 
 @asynccontextmanager
 async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
-    """A server of its own, with a database in a folder of its own, and nothing told to anybody."""
+    """A server with a database in a temporary folder, without analytics."""
     with tempfile.TemporaryDirectory() as home:
         _make_database(home)
         os.environ.update(
@@ -225,28 +225,28 @@ async def prefect_prepare(work: Workload) -> AsyncIterator[Any]:
 
         one: Any = prefect.task(run_item, retries=work.attempts - 1)
 
-        def every(name: str, numbers: list[int], told: bool) -> list[int]:
-            return list(one.map(prefect.unmapped(name), numbers, prefect.unmapped(told)).result())
+        def every(name: str, numbers: list[int], observed: bool) -> list[int]:
+            return list(one.map(prefect.unmapped(name), numbers, prefect.unmapped(observed)).result())
 
         runner: Any = ThreadPoolTaskRunner(max_workers=min(work.concurrency, 100))
         yield prefect.flow(every, task_runner=runner)
 
 
 def _make_database(home: str) -> None:
-    """Prefect's tables, which take it long: made once for the environment, and copied."""
+    """Copy Prefect's tables, which are slow to make: once for each environment."""
     made = Path(sys.prefix) / "bench-home"
     if not made.exists():
         with tempfile.TemporaryDirectory(dir=sys.prefix) as first:
             command = [f"{sys.prefix}/bin/prefect", "server", "database", "upgrade", "--yes"]
             subprocess.run(command, env={**os.environ, "PREFECT_HOME": first}, check=True, capture_output=True)
             Path(first).rename(made)
-            Path(first).mkdir()  # which is to be removed
+            Path(first).mkdir()  # for TemporaryDirectory to remove
     shutil.copytree(made, home, dirs_exist_ok=True)
 
 
 async def prefect_map(load: Load) -> list[int]:
     """A flow that maps a task over the items."""
-    outputs: list[int] = await asyncio.to_thread(load.handle, load.work.name, _numbers(load), load.told)
+    outputs: list[int] = await asyncio.to_thread(load.handle, load.work.name, _numbers(load), load.observed)
     await asyncio.to_thread(flush)
     return outputs
 
@@ -256,7 +256,7 @@ async def prefect_map(load: Load) -> list[int]:
 
 @asynccontextmanager
 async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
-    """A queue in an SQLite database in a folder of its own."""
+    """A queue in an SQLite database in a temporary folder."""
     from dbos import DBOS
 
     with tempfile.TemporaryDirectory() as folder:
@@ -274,8 +274,8 @@ async def dbos_prepare(work: Workload) -> AsyncIterator[Any]:
         }
         step: Any = DBOS.step(**retries)(run_item)
 
-        def workflow(name: str, number: int, told: bool) -> Any:
-            return step(name, number, told)
+        def workflow(name: str, number: int, observed: bool) -> Any:
+            return step(name, number, observed)
 
         one: Any = DBOS.workflow()(workflow)
         DBOS.launch()
@@ -291,7 +291,9 @@ async def dbos_run(load: Load) -> list[int]:
     dbos, one = load.handle
 
     def every() -> list[int]:
-        handles = [dbos.enqueue_workflow("bench", one, load.work.name, number, load.told) for number in _numbers(load)]
+        handles = [
+            dbos.enqueue_workflow("bench", one, load.work.name, number, load.observed) for number in _numbers(load)
+        ]
         outputs = [handle.get_result() for handle in handles]
         flush()
         return outputs

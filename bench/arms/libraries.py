@@ -1,4 +1,4 @@
-"""Libraries that run items in this process, each in the way that its documentation says."""
+"""Libraries that run items in this process, each as its documentation says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["aiometer_amap", "aiometer_run", "aiostream_map", "langchain_abatch",
 
 
 async def aiometer_run(load: Load) -> list[int]:
-    """`run_on_each`, whose functions give nothing back."""
+    """`run_on_each`, whose functions return nothing."""
     import aiometer
 
     job, outputs = with_retries(load.job, load.work.attempts), [0] * len(load.inputs)
@@ -28,7 +28,7 @@ async def aiometer_run(load: Load) -> list[int]:
 
 
 async def aiometer_amap(load: Load) -> list[int]:
-    """`amap`, whose results come as they are done."""
+    """`amap`, whose results come in the order of completion."""
     import aiometer
 
     job = with_retries(load.job, load.work.attempts)
@@ -42,7 +42,7 @@ async def aiometer_amap(load: Load) -> list[int]:
 
 
 async def aiostream_map(load: Load) -> list[int]:
-    """`stream.map` in order, as many tasks at once as may be."""
+    """`stream.map` in order, with a limit of tasks."""
     from aiostream import stream
 
     job = with_retries(load.job, load.work.attempts)
@@ -53,7 +53,7 @@ async def aiostream_map(load: Load) -> list[int]:
 
 
 async def langchain_abatch(load: Load) -> list[int]:
-    """A runnable's `abatch`, with its own retries where an item may be tried again; tracing is off."""
+    """A runnable's `abatch`, with its own retries if items may fail; tracing is off."""
     from langchain_core.runnables import RunnableLambda
 
     runnable: Any = RunnableLambda(load.job)
@@ -65,7 +65,7 @@ async def langchain_abatch(load: Load) -> list[int]:
 
 @asynccontextmanager
 async def taskiq_prepare(work: Workload) -> AsyncIterator[Any]:
-    """A broker in memory, without the limit of 30 waiting tasks that it has by default."""
+    """A broker in memory, without its default limit of 30 waiting tasks."""
     from taskiq import InMemoryBroker
 
     broker = InMemoryBroker(max_stored_results=2 * work.items, max_async_tasks=work.concurrency, await_inplace=False)
@@ -77,7 +77,7 @@ async def taskiq_prepare(work: Workload) -> AsyncIterator[Any]:
 
 
 async def taskiq_run(load: Load) -> list[int]:
-    """As many clients as may be at once, each of which sends a task and waits for its result."""
+    """One client for each permit, which sends a task and waits for its result."""
     job, outputs = with_retries(load.job, load.work.attempts), [0] * len(load.inputs)
     task = load.handle.register_task(job, task_name=f"job-{id(job)}")
     source = iter(enumerate(load.inputs))

@@ -1,4 +1,4 @@
-"""flowrt, and the package whose ways it takes up."""
+"""flowrt, and the reference package."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def bare(load: Load) -> list[int]:
 
 
 async def journaled(load: Load) -> list[int]:
-    """No telemetry, and every item on the disk before its result is handed over."""
+    """No telemetry, and every item on the disk before its result is delivered."""
     with tempfile.TemporaryDirectory(prefix="flowrt-bench-") as folder:
         return await _flowrt(load, telemetry=False, journal=Path(folder) / "run.journal")
 
@@ -54,12 +54,12 @@ async def metrics(load: Load) -> list[int]:
 
 
 async def default(load: Load) -> list[int]:
-    """All of it, in a process that has set up neither traces nor logs: what one gets without asking for anything."""
+    """Default telemetry, in a process with neither traces nor logs set up."""
     return await _flowrt(load, telemetry=True)
 
 
 async def delivered(load: Load) -> list[int]:
-    """Everything on: metrics, log events at INFO, and a span for each item, delivered when this returns."""
+    """Everything on: metrics, log events at INFO, and a span for each item, delivered before it returns."""
     from flowrt import Runtime
 
     endpoint = os.environ["BENCH_COLLECTOR"]

@@ -1,4 +1,4 @@
-"""The floor, and what the standard library and anyio give."""
+"""The floor, the standard library and anyio."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["anyio_limiter", "floor", "gather", "sequential", "task_group"]
 
 
 async def sequential(load: Load) -> list[int]:
-    """One after the other, as a loop would."""
+    """One item after another, in a loop."""
     job = with_retries(load.job, load.work.attempts)
     return [await job(item) for item in load.inputs]
 
 
 async def floor(load: Load) -> list[int]:
-    """As little as there can be: a fixed number of workers on one iterator."""
+    """The least possible work: a fixed number of workers on one iterator."""
     job, source = with_retries(load.job, load.work.attempts), iter(enumerate(load.inputs))
     outputs: list[Any] = [None] * len(load.inputs)
 
@@ -31,7 +31,7 @@ async def floor(load: Load) -> list[int]:
 
 
 async def gather(load: Load) -> list[int]:
-    """A task for every item, held back by a semaphore."""
+    """A task for every item, bounded by a semaphore."""
     job, semaphore = with_retries(load.job, load.work.attempts), asyncio.Semaphore(load.concurrency)
 
     async def one(item: Item) -> int:
@@ -42,7 +42,7 @@ async def gather(load: Load) -> list[int]:
 
 
 async def task_group(load: Load) -> list[int]:
-    """The same in a TaskGroup."""
+    """A task for every item in a TaskGroup, bounded by a semaphore."""
     job, semaphore = with_retries(load.job, load.work.attempts), asyncio.Semaphore(load.concurrency)
 
     async def one(item: Item) -> int:

@@ -76,12 +76,12 @@ def test_small_suite_covers_every_size_and_reports_its_targets() -> None:
     measured = measure_small([named(SMALL, "bare"), named(SMALL, "delivered")], 2, 10, quiet, run)
     assert {(size, at_once) for size, at_once, _ in ran} == {(size, n) for size in SIZES for n in AT_ONCE}
     assert {batches for _, at_once, batches in ran if at_once == 100} == {100}  # each of the 100 clients runs one
-    told = text(measured)
-    assert "batches of 1 item, one after another" in told
-    assert "batches of 30 items, 100 at once" in told
-    assert "MISSED  CPU of a batch of three, bare, of gather: 3.5 (target <= 3; rounds 3.5 to 3.5)" in told
-    assert "met     CPU of a batch of three, delivered, of gather: 10 (target <= 11" in told
-    assert "met     p99 of a batch of three, delivered, of its median: 2.5 (target <= 3" in told
+    shown = text(measured)
+    assert "batches of 1 item, one after another" in shown
+    assert "batches of 30 items, 100 at once" in shown
+    assert "MISSED  CPU of a batch of three, bare, of gather: 3.5 (target <= 3; rounds 3.5 to 3.5)" in shown
+    assert "met     CPU of a batch of three, delivered, of gather: 10 (target <= 11" in shown
+    assert "met     p99 of a batch of three, delivered, of its median: 2.5 (target <= 3" in shown
 
 
 # -- waiting batches ---------------------------------------------------------------------------------------------------
@@ -101,9 +101,9 @@ def test_waiting_suite_reports_shares_of_a_core() -> None:
 
     measured = measure_waiting([named(WAITING, "default")], 1, 1, quiet, run)
     assert [case["batches"] for case in measured["waiting"]] == list(BATCHES)
-    told = text(measured)
-    assert "met     1,000 waiting batches with default telemetry, % of a core: 0.5 (target <= 1)" in told
-    assert "MISSED  10,000 waiting batches with default telemetry, % of a core: 5 (target <= 3)" in told
+    shown = text(measured)
+    assert "met     1,000 waiting batches with default telemetry, % of a core: 0.5 (target <= 1)" in shown
+    assert "MISSED  10,000 waiting batches with default telemetry, % of a core: 5 (target <= 3)" in shown
 
 
 # -- nested batches ----------------------------------------------------------------------------------------------------
@@ -124,9 +124,9 @@ def test_nested_ratio_is_of_the_cheapest_turns() -> None:
         cost = [{"cpu_s": s, "wall_s": s, "pace_us": 1.0} for s in (0.3, 0.1)]
         return {"gather": cost, arm.name: [{**turn, "cpu_s": turn["cpu_s"] * 3} for turn in cost]}
 
-    told = text(measure_nested([named(NESTED, "bare"), named(NESTED, "delivered")], 1, 1, quiet, run))
-    assert "MISSED  CPU of a nested child, bare, of gather: 3 (target <= 2)" in told
-    assert "met     CPU of a nested child, delivered, of gather: 3 (target <= 4)" in told
+    shown = text(measure_nested([named(NESTED, "bare"), named(NESTED, "delivered")], 1, 1, quiet, run))
+    assert "MISSED  CPU of a nested child, bare, of gather: 3 (target <= 2)" in shown
+    assert "met     CPU of a nested child, delivered, of gather: 3 (target <= 4)" in shown
 
 
 # -- a task for each item ----------------------------------------------------------------------------------------------
@@ -144,10 +144,10 @@ def test_item_task_compares_within_a_round_at_one_pace() -> None:
     measured = measure_item_task(arms, 3, 10, quiet, run)
     assert item_us(measured, "shared") == pytest.approx([4.0, 4.0, 4.0])
     assert paired(measured, "per-item", "shared", ratio=False) == pytest.approx([2.0, 2.0, 2.0])
-    told = text(measured)
-    assert "met     µs of CPU an item of a task for each item over shared tasks: 2 (target <= 2.5" in told
-    assert "met     CPU with a task for each item, telemetry off, of nadoo-flow-core: 0.3 (target <= 0.34" in told
-    assert "met     CPU with a task for each item, everything on, of nadoo-flow-core: 0.5 (target <= 0.55" in told
+    shown = text(measured)
+    assert "met     µs of CPU an item of a task for each item over shared tasks: 2 (target <= 2.5" in shown
+    assert "met     CPU with a task for each item, telemetry off, of nadoo-flow-core: 0.3 (target <= 0.34" in shown
+    assert "met     CPU with a task for each item, everything on, of nadoo-flow-core: 0.5 (target <= 0.55" in shown
 
 
 def test_item_task_without_the_parameter_measures_shared_tasks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The bench's command."""
+"""Command of the bench."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.suites import Choice, Suite, suite
 from bench.workloads import WORKLOADS, workload
 
 
-def test_it_measures_writes_and_reports(
+def test_run_measures_writes_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = Arm("absent", "an absent peer", arm("floor").run, needs=("no_such_module",))
@@ -41,7 +41,7 @@ def test_it_measures_writes_and_reports(
     assert capsys.readouterr().out == f"{printed}\n"
 
 
-def test_memory_is_measured_and_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_measured_and_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(arms: Any, rounds: int, cut: int, say: Any) -> Any:
         assert (rounds, cut) == (2, 10)
         return measure_memory(arms, 1, 500, say)
@@ -78,7 +78,7 @@ def test_quick_is_a_tenth_of_the_items_and_two_rounds(
     assert seen == [(rounds, items)]
 
 
-def test_a_workload_by_itself_is_run_by_its_suite_and_with_a_suite_it_is_a_choice(
+def test_workload_runs_in_its_suite_or_selects_within_a_suite(
     monkeypatch: pytest.MonkeyPatch, machine: dict[str, Any]
 ) -> None:
     ran: list[tuple[str, list[str]]] = []
@@ -93,26 +93,26 @@ def test_a_workload_by_itself_is_run_by_its_suite_and_with_a_suite_it_is_a_choic
     assert ran == [("overhead", ["noop", "1ms"]), ("workloads", ["flaky"]), ("peers", ["flaky", "1ms"])]
 
 
-def test_what_there_is_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_suites_arms_and_workloads(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["list"]) == 0
     words = capsys.readouterr().out.split()
     assert {each.name for each in (*ARMS, *PEERS, *MEMORY, *WORKLOADS, *command.SUITES)} <= set(words)
 
 
-def test_every_arm_has_a_name_of_its_own() -> None:
+def test_arms_of_a_suite_have_unique_names() -> None:
     for each in command.SUITES:
         names = [arm.name for arm in each.arms]
         assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ([], "required"),
         (["run", "speed"], "there is no suite or workload 'speed'"),
         (["run", "overhead", "--rounds", "0"], "at least 1, not 0"),
         (["run", "overhead", "--rounds", "some"], "invalid _positive value: 'some'"),
-        (["run", "overhead", "--arm", "nobody"], "overhead has no arm nobody"),
+        (["run", "overhead", "--arm", "unknown"], "overhead has no arm unknown"),
         (["run", "memory", "--arm", "by-hand"], "memory has no arm by-hand"),
         (["run", "overhead", "memory", "--json", "x"], "one suite"),
         (["run", "overhead", "--json", "/no/such/folder/x.json"], "there is no folder /no/such/folder"),
@@ -120,14 +120,14 @@ def test_every_arm_has_a_name_of_its_own() -> None:
         (["report", __file__], "has no results of this bench: JSONDecodeError"),
     ],
 )
-def test_bad_usage_is_told(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_usage_is_reported(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(words)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_a_failing_run_is_exit_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_run_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fails(*_: Any) -> Any:
         raise BenchError("floor on noop ended")
 
@@ -160,7 +160,7 @@ def test_all_writes_every_suite_of_its_group(
         assert [work["name"] for work in peers["workloads"]] == [work.name for work in WORKLOADS]
 
 
-def test_a_later_run_of_one_workload_keeps_the_others(machine: dict[str, Any]) -> None:
+def test_later_run_of_one_workload_keeps_the_others(machine: dict[str, Any]) -> None:
     about = {"machine": machine, "rounds": 1, "missing": {}}
     earlier = {**about, "workloads": [{"name": "noop", "at": 1}, {"name": "http", "at": 1}]}
     later = {**about, "workloads": [{"name": "http", "at": 2}, {"name": "1ms", "at": 2}]}

@@ -1,4 +1,4 @@
-"""Items in the processes of a peer that has its own: what they give, and the telemetry by hand that they have there."""
+"""Items in the processes of distributed peers, with and without telemetry by hand."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ NAMES = [work.name for work in WORKLOADS]
 
 @pytest.fixture(autouse=True)
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process that has not run anything yet."""
+    """A process that has not run an item yet."""
     monkeypatch.setattr(far, "_telemetry", [])
     monkeypatch.setattr(far, "_jobs", {})
     monkeypatch.setattr(far, "_failed", set())
-    monkeypatch.setattr(far._mine, "connection", None, raising=False)
+    monkeypatch.setattr(far._local, "connection", None, raising=False)
     with http_service(0.0) as url:
         monkeypatch.setenv("BENCH_HTTP", url)
         yield
-        if far._mine.connection is not None:
-            far._mine.connection.close()
+        if far._local.connection is not None:
+            far._local.connection.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_workload_gives_its_items_numbers_in_a_thread_and_on_a_loop(name: str) -> None:
+def test_every_workload_returns_its_numbers_in_thread_and_on_loop(name: str) -> None:
     assert [run_item(name, number) for number in (3, 4)] == [3, 4]
     assert asyncio.run(run_chunk(name, [9, 10, 11], 2)) == [9, 10, 11]
 
 
-def test_an_item_that_fails_at_first_does_so_once_in_a_thread_and_never_in_a_chunk() -> None:
+def test_flaky_item_fails_once_in_a_thread_and_never_in_a_chunk() -> None:
     with pytest.raises(FirstAttemptError, match="item 10"):
         run_item("flaky", 10)
     assert run_item("flaky", 10) == 10
     assert asyncio.run(run_chunk("flaky", [20], 1)) == [20]
 
 
-def test_a_kept_job_is_made_once_and_tries_again_only_where_it_is_to() -> None:
+def test_kept_job_is_made_once_and_retries_only_on_request() -> None:
     async def both() -> None:
         bare = await kept_job("flaky", False, retried=False)
         with pytest.raises(FirstAttemptError):
@@ -58,12 +58,12 @@ def test_a_kept_job_is_made_once_and_tries_again_only_where_it_is_to() -> None:
     asyncio.run(both())
 
 
-def test_items_have_one_span_each_however_often_they_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_item_has_one_span_whatever_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     flush()  # nothing yet
     with collector() as url:
         monkeypatch.setenv("BENCH_COLLECTOR", url)
-        assert [run_item("flaky", number, told=True) for number in range(1, 21)] == list(range(1, 21))
-        assert asyncio.run(run_chunk("flaky", range(1, 31), 10, told=True)) == list(range(1, 31))
+        assert [run_item("flaky", number, observed=True) for number in range(1, 21)] == list(range(1, 21))
+        assert asyncio.run(run_chunk("flaky", range(1, 31), 10, observed=True)) == list(range(1, 31))
         (telemetry,) = far._telemetry
         assert isinstance(telemetry, ByHand)
         flush()
@@ -72,7 +72,7 @@ def test_items_have_one_span_each_however_often_they_were_tried(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_processes_that_are_given_chunks_run_as_many_items_at_once_as_the_workload_says(name: str) -> None:
+def test_chunks_add_up_to_the_concurrency_of_the_workload(name: str) -> None:
     work = workload(name)
     at_once, chunks = distributed._share(work)
     assert distributed._PROCESSES * at_once * chunks == work.concurrency

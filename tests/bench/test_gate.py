@@ -125,7 +125,7 @@ def test_checked_in_record_has_every_arm() -> None:
 def test_failing_gate_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "check", lambda *_: ["flowrt-bare: 0.9"])
     assert command.main(["gate"]) == 1
-    assert "slower than recorded by more than the margin: flowrt-bare: 0.9" in capsys.readouterr().err
+    assert "slower than the record by more than the margin: flowrt-bare: 0.9" in capsys.readouterr().err
     monkeypatch.setattr(command, "check", lambda *_: [])
     assert command.main(["gate"]) == 0
     monkeypatch.setattr(command, "RECORD", Path("/no/such/gate.json"))

@@ -1,4 +1,4 @@
-"""The bench of the journal: every way keeps what it was given, and each is measured at each size."""
+"""Bench of the journal: every way stores every item, and is measured at each size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.report import lines
 from flowrt.journal import export
 
 
-def test_each_way_is_measured_at_each_size_and_keeps_every_item(tmp_path: Path) -> None:
+def test_each_way_is_measured_at_each_size_and_stores_every_item(tmp_path: Path) -> None:
     samples = commits(tmp_path, WAYS, 3, 2, lambda _: None)
     assert list(samples) == [way.name for way in WAYS]
     assert all(len(times) == 2 and min(times) > 0 for sizes in samples.values() for times in sizes.values())
@@ -29,10 +29,10 @@ def test_each_way_is_measured_at_each_size_and_keeps_every_item(tmp_path: Path) 
 
 
 @pytest.mark.parts
-def test_whole_batches_are_measured_with_a_journal_and_without_one() -> None:
+def test_batches_are_measured_with_and_without_a_journal() -> None:
     measured = measure_journal(WAYS[:1], 1, 100, lambda _: None)
     assert [work["name"] for work in measured["batches"]] == ["noop", "1ms", "50ms"]
     assert all(len(work["samples"]) == 2 for work in measured["batches"])
-    told = "\n".join(lines(measured))
-    assert "append log" in told
-    assert "1 ms at 100" in told
+    shown = "\n".join(lines(measured))
+    assert "append log" in shown
+    assert "1 ms at 100" in shown

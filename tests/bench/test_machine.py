@@ -1,4 +1,4 @@
-"""What is told of the place and the code that were measured."""
+"""Machine, versions and commit of a measurement."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 from bench import machine
 
 
-@pytest.mark.parametrize(("changes", "told"), [("", "abc1234"), (" M flowrt/batch/processor.py", "abc1234+")])
-def test_a_commit_whose_code_was_changed_is_marked(changes: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("changes", "expected"), [("", "abc1234"), (" M flowrt/batch/processor.py", "abc1234+")])
+def test_commit_with_changed_code_is_marked(changes: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_git", lambda *words: "abc1234" if words[0] == "rev-parse" else changes)
-    assert machine.about()["commit"] == told
+    assert machine.about()["commit"] == expected
 
 
-def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_is_unknown_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: str) -> str:
         raise FileNotFoundError("git")
 
@@ -21,7 +21,7 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
     assert machine.about()["commit"] == "unknown"
 
 
-def test_a_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_PACKAGES", ("uvloop", "no-such-package"))
     packages = machine.about()["packages"]
     assert isinstance(packages, dict)

@@ -1,4 +1,4 @@
-"""How memory is measured, and that every item is accounted for."""
+"""Measurement of memory, with every item accounted for."""
 
 from __future__ import annotations
 
@@ -10,65 +10,65 @@ from typing import Any
 import pytest
 
 from bench.measure import BenchError, run_module
-from bench.memory import MEMORY, Ledger, MemoryArm, growth_mib, main, measure_memory
+from bench.memory import MEMORY, MemoryArm, Received, growth_mib, main, measure_memory
 
 BY_NAME = {each.name: each for each in MEMORY}
 
 
 @pytest.mark.parametrize("name", ["flowrt-stream", "gather"])
-def test_an_arm_runs_in_a_process_of_its_own(name: str) -> None:
+def test_memory_arm_runs_in_a_process_of_its_own(name: str) -> None:
     assert run_module("bench.memory", [name, "1500"], name) >= 0
 
 
-async def _hoard(inputs: Any, ledger: Ledger) -> None:
+async def _hoard(inputs: Any, received: Received) -> None:
     kept = []
     for index, item in enumerate(inputs):
-        kept.append(mmap.mmap(-1, 20_000))  # new to the process, which may have enough of its own lying about
+        kept.append(mmap.mmap(-1, 20_000))  # memory new to the process, which may have free memory of its own
         kept[-1].write(bytes(20_000))
-        ledger.settle(index, item["x"])
+        received.add(index, item["x"])
 
 
 def test_growth_is_that_of_the_peak() -> None:
     assert growth_mib(MemoryArm("hoard", "", _hoard), 2_000) > 30  # 40 MB, freed when it returns
 
 
-async def _lose_the_last(inputs: Any, ledger: Ledger) -> None:
+async def _lose_the_last(inputs: Any, received: Received) -> None:
     for index, item in enumerate(inputs[:-1]):
-        ledger.settle(index, item["x"])
+        received.add(index, item["x"])
 
 
-def test_an_arm_that_loses_an_item_has_no_figure() -> None:
+def test_arm_that_loses_an_item_has_no_figure() -> None:
     with pytest.raises(BenchError, match="1 of 1000 items did not come back"):
         growth_mib(MemoryArm("lossy", "", _lose_the_last), 2_000)
 
 
 @pytest.mark.parametrize(
-    ("outputs", "told"),
+    ("outputs", "expected"),
     [
         ([1, 2], "1 of 3 items did not come back"),
         ([1, 3, 2], "item 1 came back with 3, not 2"),
         ([None, 2, 3], "item 0 came back with None, not 1"),
     ],
 )
-def test_a_missing_or_wrong_item_is_an_error(outputs: list[object], told: str) -> None:
-    def settled() -> None:
-        ledger = Ledger(3)
+def test_missing_or_wrong_item_is_an_error(outputs: list[object], expected: str) -> None:
+    def receive() -> None:
+        received = Received(3)
         for index, output in enumerate(outputs):
-            ledger.settle(index, output)
-        ledger.close()
+            received.add(index, output)
+        received.close()
 
-    with pytest.raises(BenchError, match=re.escape(told)):
-        settled()
+    with pytest.raises(BenchError, match=re.escape(expected)):
+        receive()
 
 
-def test_an_item_that_comes_back_twice_is_an_error() -> None:
-    ledger = Ledger(3)
-    ledger.settle(1, 2)
+def test_item_that_comes_back_twice_is_an_error() -> None:
+    received = Received(3)
+    received.add(1, 2)
     with pytest.raises(BenchError, match="item 1 came back twice"):
-        ledger.settle(1, 2)
+        received.add(1, 2)
 
 
-def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
+def test_rounds_are_interleaved_without_missing_peers() -> None:
     grown = iter([1.0, 5.0, 3.0, 7.0, 2.0, 6.0, 0.1, 0.2, 0.3])
     ran: list[str] = []
 
@@ -92,11 +92,11 @@ def test_rounds_are_interleaved_and_a_missing_peer_is_left_out() -> None:
     assert said == ["memory: round 1 of 3", "memory: round 2 of 3", "memory: round 3 of 3", "memory: fewer items"]
 
 
-def test_a_platform_that_does_not_forget_its_peak_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_platform_that_cannot_reset_its_peak_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Callable[..., None]:
         raise PermissionError("no")
 
     monkeypatch.setattr("bench.memory.Path.write_text", refuse)
     monkeypatch.setattr("bench.memory.last_core", lambda: None)
-    with pytest.raises(BenchError, match=r"does not let a process forget its peak memory.*\(no\)"):
+    with pytest.raises(BenchError, match=r"does not let a process reset its peak memory.*\(no\)"):
         main("floor", 10)

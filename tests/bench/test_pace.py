@@ -1,4 +1,4 @@
-"""The machine's pace, by which times are compared."""
+"""Pace of the machine, the unit of times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench import pace
 from bench.pace import Pace, pacing
 
 
-def test_the_pace_is_one_over_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_is_the_inverse_of_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     turn_s = iter([1e-6] * 3 + [3e-6] * 3)
     monkeypatch.setattr(pace, "_timed", lambda: next(turn_s) * 50)
     found = Pace()
@@ -20,7 +20,7 @@ def test_the_pace_is_one_over_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.us == pytest.approx(1.5)  # half of the time at 1 a microsecond, half at a third
 
 
-def test_of_its_tries_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_counts_the_fastest_try(monkeypatch: pytest.MonkeyPatch) -> None:
     turn_s = iter([9e-6, 2e-6, 3e-6])
     monkeypatch.setattr(pace, "_timed", lambda: next(turn_s) * 50)
     found = Pace()
@@ -28,7 +28,7 @@ def test_of_its_tries_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.us == pytest.approx(2.0)
 
 
-def test_it_is_followed_meanwhile_and_everything_is_as_before_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pacing_follows_the_block_and_restores_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "_EVERY_S", 0.001)
     before = signal.getsignal(signal.SIGALRM)
     until = time.monotonic() + 60

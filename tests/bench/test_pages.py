@@ -1,4 +1,4 @@
-"""The pages and charts that are made of the results."""
+"""Pages and charts made of the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def results(measured: Measured, machine: dict[str, Any]) -> dict[str, Measured]:
     }
 
 
-def test_the_page_has_the_targets_and_every_table_with_its_chart(results: dict[str, Measured]) -> None:
+def test_page_has_targets_and_every_table_with_its_chart(results: dict[str, Measured]) -> None:
     page = results_markdown(results)
     assert "| flowrt-stream, MB of growth over 1,000,000 items (memory) | 2.1 | ≤ 20 | 2.1 to 2.1 | met |" in page
     assert "| `gather` + `Semaphore` | – (it sleeps) | – |" in page
@@ -39,8 +39,8 @@ def test_the_page_has_the_targets_and_every_table_with_its_chart(results: dict[s
         assert f"(results/{chart}.svg)" in page
 
 
-@pytest.mark.parts  # what draws is installed once
-def test_the_charts_are_drawn_the_same_each_time(results: dict[str, Measured], tmp_path: Path) -> None:
+@pytest.mark.parts  # matplotlib is installed for the main Python only
+def test_charts_are_equal_for_equal_results(results: dict[str, Measured], tmp_path: Path) -> None:
     drawn = draw(results, tmp_path)
     assert [path.stem for path in drawn] == list(CHARTS)
     before = [path.read_text() for path in drawn]
@@ -48,7 +48,7 @@ def test_the_charts_are_drawn_the_same_each_time(results: dict[str, Measured], t
     assert [path.read_text() for path in draw(results, tmp_path)] == before
 
 
-def test_the_readme_s_table_comes_from_the_results(
+def test_readme_table_comes_from_the_results(
     results: dict[str, Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = {"gather": "gather is not installed"}
@@ -62,20 +62,20 @@ def test_the_readme_s_table_comes_from_the_results(
     assert "no-op items at concurrency 100, medians; CPython 3.11, 2 cores of a processor, 3 rounds" in table
 
 
-def test_the_checked_in_results_are_read_in_the_suites_order_and_their_charts_are_there() -> None:
+def test_checked_in_results_have_the_suites_order_and_charts() -> None:
     results = read_results()
     assert list(results)[:1] == ["overhead"]
     for chart, (needs, _) in CHARTS.items():
         assert (RESULTS / f"{chart}.svg").exists() == (needs in results)
 
 
-def test_a_peer_measured_at_another_time_is_drawn_by_its_ratio_to_the_baseline(results: dict[str, Measured]) -> None:
+def test_peer_is_drawn_by_its_ratio_to_the_baseline(results: dict[str, Measured]) -> None:
     (noop,) = results["overhead"]["workloads"]
     slower = {"nadoo": [{"wall_s": 0.5}], "aiostream": [{"wall_s": 2.0}]}  # on a machine that was ten times as busy
     results["peers"] = {**results["overhead"], "workloads": [{**noop, "samples": slower}]}
-    told = _noop_us(results)
-    assert told["nadoo"] == pytest.approx([50, 90, 30])
-    assert told["aiostream"] == pytest.approx([200])
+    us = _noop_us(results)
+    assert us["nadoo"] == pytest.approx([50, 90, 30])
+    assert us["aiostream"] == pytest.approx([200])
     page = results_markdown(results)
     assert "only the ratios compare" in page
     glance = page.partition("### Overhead in µs an item")[2].partition("###")[0].splitlines()

@@ -1,4 +1,4 @@
-"""The soak: a short cut of it runs, and its judgement can go either way."""
+"""Soak test: a short one runs, and each target can be met or missed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_target_can_be_missed(figure: str, samples: list[Sample], statuses:
     assert [name for name, (_, met) in verdict.items() if not met] == [figure]
 
 
-def test_a_warm_up_is_no_growth() -> None:
+def test_warm_up_is_no_growth() -> None:
     rising = [replace(s, rss_mib=min(s.items / 10_000, 15.0) + 40) for s in FLAT]
     assert judge(rising, ALL, 1_000_000, 1_000_000)["slope, MiB per 100,000 items"] == (
         pytest.approx(0, abs=1e-6),
@@ -48,10 +48,10 @@ def test_a_warm_up_is_no_growth() -> None:
 
 
 @pytest.mark.parts
-def test_a_short_soak_accounts_for_everything_and_writes_its_record(
+def test_short_soak_accounts_for_everything_and_writes_its_record(
     tmp_path: Path,
 ) -> None:
-    # in a process of its own: what other tests have left in this one's memory is not the soak's
+    # in a process of its own: memory of other tests would count
     command = [sys.executable, "-m", "bench.soak", "--items", "5000", "--concurrency", "50", "--no-picture"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False

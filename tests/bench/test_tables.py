@@ -1,4 +1,4 @@
-"""A table, for a terminal and for a page."""
+"""Tables as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def made() -> Table:
     return table
 
 
-def test_on_a_terminal_figures_stand_below_their_heads() -> None:
+def test_text_aligns_figures_below_their_heads() -> None:
     assert list(made().text()) == [
         "costs",
         "            µs  of nadoo  sent",
@@ -23,7 +23,7 @@ def test_on_a_terminal_figures_stand_below_their_heads() -> None:
     ]
 
 
-def test_on_a_page_what_is_missing_has_a_dash_and_the_reason() -> None:
+def test_markdown_has_a_dash_and_the_reason_for_a_missing_row() -> None:
     assert list(made().markdown()) == [
         "| | µs | of nadoo | sent |",
         "|---|---:|---:|---:|",
