@@ -75,6 +75,15 @@ soak: $(VENV)/.bench  ## A million items with everything on: memory, descriptors
 docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 	$(BIN)/python -m tools.fill_docs
 
+.PHONY: release-check audit
+release-check: $(VENV)/.test  ## Build wheel and sdist, install them in clean environments on each Python, and use them
+	$(BIN)/python -m tools.release_check
+
+audit: $(VENV)/.lint  ## Look for known vulnerabilities in the dependencies, and for insecure code; asks a public database
+	$(BIN)/python -m pip install --quiet pip-audit bandit
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml flowrt
+	$(BIN)/pip-audit --local --skip-editable
+
 stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and Alertmanager, until Ctrl-C
 	@$(BIN)/python -m dashboards.generator.stack $(STACK_ARGS)
 

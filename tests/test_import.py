@@ -146,6 +146,23 @@ answer([before, state()])
     assert after == before
 
 
+def test_import_opens_no_socket_starts_no_thread_and_writes_no_file() -> None:
+    code = f"""{DEPENDENCIES}
+import os
+seen = []
+def hook(event, arguments):
+    if event in ("socket.__new__", "_thread.start_new_thread", "os.mkdir", "os.rename", "subprocess.Popen"):
+        seen.append(event)
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        seen.append(str(arguments[0]))
+sys.dont_write_bytecode = True  # what Python writes itself does not count
+sys.addaudithook(hook)
+import flowrt
+answer(seen)
+"""
+    assert python(code) == []
+
+
 @pytest.mark.parametrize(("module", "name"), [("flowrt", "BatchProcesor"), ("flowrt.journal", "exprot")])
 def test_unknown_name_is_an_attribute_error_that_names_it(module: str, name: str) -> None:
     code = f"""
