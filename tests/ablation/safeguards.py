@@ -1,10 +1,13 @@
-"""The safeguards: where each one is, how to take it out, and the test that then fails."""
+"""The safeguards: how to take each one out of the running code, and the test that then fails."""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
-__all__ = ["SAFEGUARDS", "Safeguard"]
+from tests.ablation.edits import Undo, edit
+
+__all__ = ["SAFEGUARDS", "Safeguard", "named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,237 +16,277 @@ class Safeguard:
 
     Args:
         name: For the table.
-        file: Where it is.
-        there: Its text, which occurs there once.
-        gone: What stands in its place when it is taken out.
+        where: The function that holds it, as `module:Class.function` or `module:function`, below `flowrt`.
+        there: What holds it, as code.
+        gone: The code in its place when it is taken out.
         test: The test that then fails.
     """
 
     name: str
-    file: str
+    where: str
     there: str
     gone: str
     test: str
 
+    def take_out(self) -> Undo:
+        """Replace it in the running code.
 
-SCHEDULER = "flowrt/engine/worker.py"
-LIFECYCLE = "flowrt/engine/batch_run.py"
-HEDGING = "flowrt/engine/hedging.py"
-AGAIN = "flowrt/engine/retry_queue.py"
-RATE = "flowrt/policies/rate_limit.py"
-BREAKER = "flowrt/policies/circuit_breaker.py"
+        Returns:
+            A function that puts it back.
+
+        Raises:
+            LookupError: It is not there.
+        """
+        module, _, path = self.where.partition(":")
+        owner = importlib.import_module(f"flowrt.{module}")
+        *classes, function = path.split(".")
+        for name in classes:
+            owner = getattr(owner, name)
+        return edit(owner, function, (self.there, self.gone))
+
+
+def named(name: str) -> Safeguard:
+    """The safeguard of that name."""
+    return next(safeguard for safeguard in SAFEGUARDS if safeguard.name == name)
+
 
 SAFEGUARDS = (
     Safeguard(
         "fail-fast awaits the siblings",
-        LIFECYCLE,
-        "        while not self.over:\n            await self.changed()\n        cut = self.interrupted_by",
-        "        while not self.over and self.failure is None:\n            await asyncio.sleep(0.001)\n        cut = self.interrupted_by",
+        "engine.batch_run:BatchRun.join",
+        "while not self.over:\n    await self.changed()",
+        "while not self.over and self._cancellation.failure is None:\n    await asyncio.sleep(0.001)",
         "tests/test_reliability.py::test_07_fail_fast_raises_the_original_after_the_siblings_ended",
     ),
     Safeguard(
         "stopping cancels what is in flight",
-        LIFECYCLE,
-        "slot.keeping:  # whose item has ended\n                task.cancel()",
-        "slot.keeping:  # whose item has ended\n                pass",
+        "engine.cancellation:Cancellation.stop",
+        "slot.task.cancel()",
+        "None",
         "tests/test_reliability.py::test_07_fail_fast_raises_the_original_after_the_siblings_ended",
     ),
     Safeguard(
         "a cancelled caller waits for the end",
-        LIFECYCLE,
-        '            self.stop("the batch was cancelled")\n',
-        '            self.stop("the batch was cancelled")\n            raise\n',
+        "engine.batch_run:BatchRun.changed",
+        'self.stop("the batch was cancelled")',
+        'self.stop("the batch was cancelled")\nraise',
         "tests/engine/test_state_machine.py::test_a_batch_that_is_stopped_at_any_step_leaves_nothing",
     ),
     Safeguard(
         "the concurrency bound",
-        LIFECYCLE,
-        "        self._vacant = batch.limit\n",
-        "        self._vacant = 3 * batch.limit\n",
+        "engine.worker_pool:WorkerPool.__init__",
+        "self.vacant = parts.batch.limit",
+        "self.vacant = 3 * parts.batch.limit",
         "tests/test_reliability.py::test_in_flight_equals_the_limit_while_work_waits_and_never_exceeds_it",
     ),
     Safeguard(
         "a lowered limit takes slots away",
-        SCHEDULER,
-        "if self._vacant < 0 and not self._is_needed():  # the limit was lowered",
-        "if self._vacant < -1_000 and not self._is_needed():  # the limit was lowered",
+        "engine.worker:Worker.run",
+        "pool.vacant < 0",
+        "pool.vacant < -1_000",
         "tests/engine/test_policy_pipeline.py::test_the_limit_of_a_running_batch_can_be_raised_and_lowered",
     ),
     Safeguard(
-        "the slow consumer holds the batch back",
-        "flowrt/engine/admission.py",
-        "        self.free = limit\n",
-        "        self.free = sys.maxsize\n",
+        "a raised limit adds permits for results",
+        "engine.admission:Admission.resize",
+        "more > 0 and not self.closed",
+        "False",
+        "tests/engine/test_admission.py::test_raised_limit_of_a_running_stream_admits_more",
+    ),
+    Safeguard(
+        "a slow consumer holds the batch back",
+        "engine.admission:Admission.__init__",
+        "self._limit = self.free = sys.maxsize if limit is None else limit",
+        "self._limit = self.free = sys.maxsize",
         "tests/test_reliability.py::test_12_consumer_that_stops_reading_holds_the_batch_back",
     ),
     Safeguard(
         "context variables are isolated",
-        SCHEDULER,
-        "            if changed:  # the node set",
-        "            if False:  # the node set",
-        "tests/engine/test_batch_run.py::test_a_context_variable_that_a_node_sets_is_not_seen_by_the_next_item",
+        "engine.worker:Worker.run",
+        "self._context.copy()",
+        "self._context",
+        "tests/engine/test_worker.py::test_context_variable_does_not_reach_the_next_item",
+    ),
+    Safeguard(
+        "a stray cancellation ends its item alone",
+        "engine.cancellation:Cancellation.interrupted",
+        "cancel(item, _STRAY)",
+        "self.stop(_STRAY)\ncancel(item, _STRAY)",
+        "tests/engine/test_worker.py::test_stray_cancel_ends_its_item_alone",
+    ),
+    Safeguard(
+        "a cancellation before the first step waits",
+        "engine.item_task:ItemTask.cancel",
+        "inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED",
+        "False",
+        "tests/engine/test_worker.py::test_cancel_before_the_first_step_waits_for_it",
+    ),
+    Safeguard(
+        "a source runs in one context",
+        "engine.source:IteratorSource.start",
+        "self._advance = partial(context.run, self._advance)",
+        "pass",
+        "tests/engine/test_source.py::test_source_generator_keeps_its_context_variable",
     ),
     Safeguard(
         "a node has its own copy of its input",
-        "flowrt/engine/attempt.py",
-        "return call(isolate(data))",
-        "return call(data)",
+        "engine.attempt:make_direct",
+        "call(isolate(data))",
+        "call(data)",
         "tests/test_reliability.py::test_18_node_that_mutates_its_input_mutates_a_copy",
     ),
     Safeguard(
-        "who does not stop is let go",
-        LIFECYCLE,
-        "        self._timers.append(self.loop.call_later(GRACE_S, self._abandon_all))\n\n    def",
-        "\n    def",
+        "an item that does not stop is abandoned",
+        "engine.cancellation:Cancellation.stop",
+        "self._timers.append(self._loop.call_later(GRACE_S, self._abandon_all))",
+        "pass",
         "tests/test_reliability.py::test_10_node_that_swallows_cancellation_is_abandoned_after_5_s",
     ),
     Safeguard(
         "a node's own CancelledError fails its item alone",
-        SCHEDULER,
+        "engine.cancellation:Cancellation.interrupted",
         'settle_exception(item, asyncio.CancelledError("the node raised CancelledError itself"))',
         'self.stop("cancelled")',
         "tests/test_reliability.py::test_10_node_that_raises_cancelled_error_fails_its_item_alone",
     ),
     Safeguard(
         "the item's span is current in the node",
-        "flowrt/telemetry/tracing/instrument.py",
-        "        item.span = (span, attach(Context(values)))\n",
-        "        item.span = (span, attach(get_current()))\n",
+        "telemetry.tracing.instrument:TracingInstrument.item_started",
+        "attach(Context(values))",
+        "attach(get_current())",
         "tests/telemetry/tracing/test_instrument.py::test_spans_opened_by_the_node_nest_under_the_item_span",
     ),
     Safeguard(
         "a broken instrument is switched off",
-        "flowrt/engine/instrument.py",
-        '    def _disable(self, broken: Hook) -> None:\n        instrument = getattr(broken, "__self__", None)\n',
-        '    def _disable(self, broken: Hook) -> None:\n        instrument = getattr(broken, "__self__", None)\n        raise\n',
+        "engine.instrument:Dispatch._disable",
+        'instrument = getattr(broken, "__self__", None)',
+        "raise",
         "tests/test_reliability.py::test_23_instrument_that_raises_is_counted_and_the_items_succeed",
     ),
     Safeguard(
         "backoff gives the slot to others",
-        SCHEDULER,
-        "                self._come_back(item, again)\n",
-        "                await asyncio.sleep(again.delay_ns / 1e9)\n                self._come_back(item, again)\n",
+        "engine.worker:Worker.run",
+        "self._requeue(item, retry)",
+        "await asyncio.sleep(retry.delay_ns / 1e9)\nself._requeue(item, retry)",
         "tests/engine/test_policy_pipeline.py::test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot",
     ),
     Safeguard(
         "items in backoff are bounded",
-        AGAIN,
-        "        if not self._inputs.dry and not self._backoff.full:\n",
-        "        if not self._inputs.dry:\n",
+        "engine.retry_queue:RetryQueue.pull",
+        "not self._inputs_ended and not self._backoff.full",
+        "not self._inputs_ended",
         "tests/engine/test_policy_pipeline.py::test_items_in_backoff_are_bounded_and_then_hold_admission",
     ),
     Safeguard(
-        "what waits in backoff ends with its batch",
-        AGAIN,
-        "        left = [*self._due, *self._backoff.drain()]\n",
-        "        left: list[ItemRecord] = []\n",
+        "items in backoff end with their batch",
+        "engine.retry_queue:RetryQueue.take_requeued",
+        "[*self._ready, *self._backoff.drain()]",
+        "[]",
         "tests/engine/test_policy_pipeline.py::test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had",
     ),
     Safeguard(
         "the retry budget",
-        "flowrt/policies/retry.py",
-        "        if policy.budget is not None and self.spent",
-        "        if policy.budget is not None and False and self.spent",
+        "policies.retry:Retries.decide",
+        "self.spent >= policy.budget_minimum + policy.budget * first_attempts",
+        "False",
         "tests/engine/test_policy_pipeline.py::test_a_retry_storm_stops_at_the_budget",
     ),
     Safeguard(
-        "a limit's line is first come, first served",
-        RATE,
-        "        return not self.line and self.window.fits(price, now_ns)\n",
-        "        return self.window.fits(price, now_ns)\n",
+        "a rate limit's line is first come, first served",
+        "policies.rate_limit:RateLimit.free",
+        "not self.line and self.window.fits(price, now_ns)",
+        "self.window.fits(price, now_ns)",
         "tests/policies/test_rate_limit.py::test_waiters_start_in_the_order_of_asking_at_any_cost",
     ),
     Safeguard(
-        "who is cancelled as it is admitted gives it back",
-        RATE,
-        "        elif queue is self._queue:\n            self.window.release(price)\n",
-        "        elif queue is self._queue:\n            pass\n",
+        "a waiter cancelled as it is admitted is not charged",
+        "policies.rate_limit:RateLimit._withdraw",
+        "self.window.release(price)",
+        "None",
         "tests/policies/test_rate_limit.py::test_waiter_cancelled_in_the_tick_of_admission_is_not_charged",
     ),
     Safeguard(
-        "a half-open circuit lets few through",
-        BREAKER,
-        "        if len(started) + self._probes_succeeded < self.probes:\n",
-        "        if True:\n",
+        "a half-open circuit admits few",
+        "policies.circuit_breaker:CircuitBreaker.wait_ns",
+        "len(started) + self._probes_succeeded < self.probes",
+        "True",
         "tests/policies/test_circuit_breaker.py::test_half_open_breaker_admits_one_probe_and_closes_on_success",
     ),
     Safeguard(
-        "what began before is no probe",
-        BREAKER,
-        '        elif self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probes_started:\n'
-        "            self._probes_started.remove(started_ns)\n",
-        '        elif self.state == "half_open":\n',
+        "an attempt from before is no probe",
+        "policies.circuit_breaker:CircuitBreaker.record",
+        'self.state == "half_open" and started_ns >= self._changed_ns and started_ns in self._probes_started',
+        'self.state == "half_open"',
         "tests/policies/test_circuit_breaker.py::test_attempt_started_before_the_transition_is_not_a_probe",
     ),
     Safeguard(
         "a hedge that lost is cancelled and awaited",
-        HEDGING,
-        "        race.call_off()\n        await self._end_rivals(race)\n",
-        "        race.over = True\n",
+        "engine.hedging:Hedging._decide",
+        "race.call_off()\nawait self._end_rivals(race)",
+        "race.over = True",
         "tests/engine/test_hedging.py::test_a_first_attempt_that_succeeds_first_wins_and_its_rival_has_ended_when_the_result_is_there",
     ),
     Safeguard(
         "an attempt that lost to its hedge is cancelled",
-        HEDGING,
-        "                race.worker.cancel()\n",
-        "                pass\n",
+        "engine.hedging:Hedging._run",
+        "race.worker.cancel()",
+        "None",
         "tests/engine/test_hedging.py::test_a_straggler_gets_a_second_attempt_whose_success_is_the_item_s",
     ),
     Safeguard(
         "hedges are bounded by a share",
-        "flowrt/policies/hedging.py",
-        "        if self.hedged >= 1 + self.share * first_attempts:\n",
-        "        if False:\n",
+        "policies.hedging:HedgeTracker.due",
+        "self.hedged >= 1 + self.share * first_attempts",
+        "False",
         "tests/engine/test_hedging.py::test_no_more_is_hedged_than_the_share_and_no_more_at_once_than_the_share_of_the_slots",
     ),
     Safeguard(
         "a hedge pays the rate",
-        "flowrt/engine/policy_pipeline.py",
-        "            ticket = self._gate.take(item.input_data)\n        except",
-        "            return True, None\n        except",
+        "engine.policy_pipeline:PolicyPipeline.enter_hedge",
+        "ticket = self._rate_limiter.take(item.input_data)",
+        "return True, None",
         "tests/engine/test_hedging.py::test_a_rival_pays_the_rate_and_is_not_made_where_it_would_have_to_wait",
     ),
     Safeguard(
-        "a result is seen after it was synced",
-        "flowrt/journal/file.py",
-        "            self._disk.sync(self._fd)\n        except",
-        "            pass\n        except",
+        "a result is delivered after it was synced",
+        "journal.file:JournalFile.extend",
+        "self._disk.sync(self._fd)",
+        "None",
         "tests/journal/test_journal.py::test_item_is_reported_durable_only_after_its_sync",
     ),
     Safeguard(
         "a record's checksum is checked",
-        "flowrt/journal/format.py",
-        'return body if line[:9] == b"%08x " % crc32(body) and body[-1:]',
-        "return body if body[-1:]",
+        "journal.format:body_of",
+        'line[:9] == b"%08x " % crc32(body) and body[-1:] == b"\\n"',
+        'body[-1:] == b"\\n"',
         "tests/journal/test_recovery.py::test_flipped_bit_is_reported_by_the_offset_of_its_line",
     ),
     Safeguard(
         "what finished is not run again",
-        SCHEDULER,
-        "                if keeper is not None and self._finished_before(keeper, item):\n",
-        "                if False:\n",
+        "engine.worker:Worker.run",
+        "journal is not None and cancellation.finish_restored(item)",
+        "False",
         "tests/engine/test_durability.py::test_a_later_batch_runs_only_what_no_earlier_one_finished",
     ),
     Safeguard(
-        "an item is journaled before its result is told",
-        SCHEDULER,
-        "                if keeper is not None and keeper.wants(item) and not await self._is_kept(keeper, item, slot):\n"
-        "                    return\n",
-        "",
+        "an item is journaled before its result is delivered",
+        "engine.worker:Worker.run",
+        "journal is not None and journal.wants(item) and not await cancellation.keep(item, slot)",
+        "False",
         "tests/engine/test_durability.py::test_an_item_is_in_the_journal_before_its_result_or_its_end_is_told",
     ),
     Safeguard(
         "a journal has one writer",
-        "flowrt/journal/file.py",
-        "                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
-        "                pass\n",
+        "journal.file:JournalFile._claim",
+        "fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "None",
         "tests/journal/test_journal.py::test_second_user_of_the_file_is_refused_at_once",
     ),
     Safeguard(
         "another input's journal is refused",
-        "flowrt/journal/journal.py",
-        "        if self._check_inputs and digest not in",
-        "        if False and digest not in",
+        "journal.journal:Journal.restore",
+        "self._check_inputs and digest not in (NO_DIGEST, digest_of_item(input_data))",
+        "False",
         "tests/journal/test_journal.py::test_item_with_another_input_is_refused_by_its_index",
     ),
 )

@@ -1,4 +1,4 @@
-"""The list of safeguards is of the code as it is; `make ablation` takes them out."""
+"""The list of safeguards fits the code; `make ablation` takes them out."""
 
 from __future__ import annotations
 
@@ -6,30 +6,51 @@ from pathlib import Path
 
 import pytest
 
+from flowrt.engine.instrument import Dispatch
 from tests.ablation.__main__ import ROOT, main, run_tests
+from tests.ablation.edits import edit
 from tests.ablation.safeguards import SAFEGUARDS, Safeguard
 
 
 @pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda safeguard: safeguard.name)
-def test_a_safeguard_is_where_it_is_said_to_be_and_has_its_test(safeguard: Safeguard) -> None:
-    assert (ROOT / safeguard.file).read_text().count(safeguard.there) == 1, "the code moved on: change the list"
-    assert safeguard.gone != safeguard.there
+def test_safeguard_can_be_taken_out_and_has_its_test(safeguard: Safeguard) -> None:
+    undo = safeguard.take_out()
+    undo()
+    safeguard.take_out()()
     file, _, test = safeguard.test.partition("::")
-    assert f"def {test}(" in (ROOT / file).read_text(), "the test moved on: change the list"
+    assert f"def {test}(" in (ROOT / file).read_text(), "the test has another name now: change the list"
+
+
+def test_edit_of_what_is_not_there_is_refused() -> None:
+    with pytest.raises(LookupError, match=r"Dispatch._disable holds 0 times"):
+        edit(Dispatch, "_disable", ("return None", "pass"))
+
+
+def test_edit_replaces_a_function_wherever_it_was_imported() -> None:
+    from flowrt.batch import build
+    from flowrt.engine import attempt
+
+    before = build.make_direct
+    undo = edit(attempt, "make_direct", ("call(isolate(data))", "call(data)"))
+    try:
+        assert build.make_direct is attempt.make_direct is not before
+    finally:
+        undo()
+    assert build.make_direct is attempt.make_direct is before
 
 
 @pytest.mark.parts
-def test_taking_one_out_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_notices_that_its_safeguard_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["the retry budget"]) == 0
     assert "1 safeguards, 0 survive" in capsys.readouterr().out
 
 
-def test_a_name_that_is_none_is_told() -> None:
+def test_unknown_name_is_an_error() -> None:
     assert main(["no such thing"]) == 2
 
 
 @pytest.mark.parts
-def test_a_test_that_cannot_be_found_counts_as_no_failure(tmp_path: Path) -> None:
+def test_missing_test_does_not_count_as_a_failure(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text("def test_something() -> None:\n    pass\n")
     assert run_tests(tmp_path, ["test_it.py::test_something"])[0] == 0
     code, _ = run_tests(tmp_path, ["test_it.py::test_nothing"])
