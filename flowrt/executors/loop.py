@@ -15,10 +15,10 @@ __all__ = ["LoopExecutor"]
 class LoopExecutor:
     """Runs coroutine functions on the batch's loop, and plain functions in worker threads."""
 
-    def open(self, node: BaseNode, slots: int) -> Session:
+    def open(self, node: BaseNode, slots: int) -> Session:  # noqa: ARG002  # the batch bounds its attempts
         """Open a session; a plain function gets a pool of threads."""
         call = blocking_call(node)
-        return _LoopSession(node) if call is None else ThreadsSession(call, slots, node.node_id)
+        return _LoopSession(node) if call is None else ThreadsSession(call, node.node_id)
 
     def __repr__(self) -> str:
         return "LoopExecutor()"

@@ -6,16 +6,16 @@ import asyncio
 import contextvars
 import inspect
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any
 
 from flowrt._util.cpu_time import CpuTime
+from flowrt._util.daemon_thread import DaemonThreads
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext, contained, is_async
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
-
-_MOST_THREADS: Final = 10_000
 
 Call = Callable[[NodeContext, WorkflowContext], Any]
 
@@ -28,27 +28,24 @@ def blocking_call(node: BaseNode) -> Call | None:
 
 
 class ThreadsSession:
-    """Thread pool of one batch, which other blocking calls of the process cannot exhaust.
+    """Threads of one batch, which other blocking calls of the process cannot exhaust.
 
     A cancelled attempt keeps its slot until its thread has ended or was abandoned, however often it is cancelled: a
-    thread cannot be interrupted, and the concurrency limit must hold.
+    thread cannot be interrupted, and the concurrency limit must hold. The slots bound the number of threads.
 
     Args:
         call: The blocking function to run in a thread.
-        slots: Attempts that may run at once.
-        name: Prefix of the threads' names.
+        name: Part of the threads' names.
 
     Attributes:
         cpu_time: CPU and wall time of the attempts that have ended.
     """
 
-    def __init__(self, call: Call, slots: int, name: str) -> None:
+    def __init__(self, call: Call, name: str) -> None:
         self._call = call
-        self._slots = slots
-        self._name = f"flowrt-{name}"
-        self._abandoned = False
         self.cpu_time = CpuTime()
-        self._pool = self._new_pool()
+        self._threads = DaemonThreads(f"flowrt-{name}")
+        self._cancelled: deque[asyncio.Future[None]] = deque()  # of attempts that were cancelled and have not ended
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
         """Run one attempt in a thread, in the caller's context; await an awaitable result on the loop."""
@@ -56,46 +53,45 @@ class ThreadsSession:
         return await value if inspect.isawaitable(value) else value
 
     async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
-        run, pool = contextvars.copy_context().run, self._pool
-        future = asyncio.get_running_loop().run_in_executor(
-            pool, run, self.cpu_time.measure, contained, call, *arguments
-        )
+        loop, run = asyncio.get_running_loop(), contextvars.copy_context().run
+        answer = self._threads.submit(loop, run, self.cpu_time.measure, contained, call, *arguments)
         try:
-            return await asyncio.shield(future)
+            return await asyncio.shield(answer)
         except asyncio.CancelledError:
             if interrupt is not None:
                 interrupt()
-            while not future.done():
-                try:
-                    await asyncio.wait([future])
-                except asyncio.CancelledError:  # cancelled again: first by the item's timeout, then by the batch's
-                    if pool is not self._pool:  # it was abandoned: only a closing loop still waits for it
-                        raise
-            if not future.cancelled():
-                future.exception()  # mark it as retrieved, or asyncio logs "exception was never retrieved"
+            answer.add_done_callback(_retrieve)
+            abandoned = loop.create_future()
+            self._cancelled.append(abandoned)
+            while not answer.done() and not abandoned.done():
+                with suppress(asyncio.CancelledError):  # it may be cancelled again, by the batch's timeout
+                    await asyncio.wait([answer, abandoned], return_when=asyncio.FIRST_COMPLETED)
+            if not abandoned.done():
+                self._cancelled.remove(abandoned)
             raise
 
     def abandon_one(self) -> None:
-        """Leave the pool to the attempt that does not end, and continue with a new one."""
-        self._abandoned = True
-        self._pool.shutdown(wait=False)
-        self._pool = self._new_pool()
+        """End the attempt that was cancelled first, without its thread; a closing loop would wait for it for ever."""
+        if self._cancelled:
+            self._cancelled.popleft().set_result(None)
 
     def close(self) -> None:
-        """End the threads; all are idle, so this does not block noticeably."""
-        self._pool.shutdown(wait=not self._abandoned)
+        """End the threads; all but abandoned ones are idle, so this does not block noticeably."""
+        self._threads.close()
 
-    def _new_pool(self) -> ThreadPoolExecutor:
-        # a thread starts only when none is idle: the batch's workers are the bound, even after their number is raised
-        return ThreadPoolExecutor(max(self._slots, _MOST_THREADS), thread_name_prefix=self._name)
+
+def _retrieve(answer: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a cancelled attempt, or asyncio logs that it was never retrieved."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 class _OwnLoopSession(ThreadsSession):
     """Runs coroutine functions: each attempt on an event loop of its own in a worker thread."""
 
-    def __init__(self, node: BaseNode, slots: int) -> None:
+    def __init__(self, node: BaseNode) -> None:
         self._node = node
-        super().__init__(node.execute, slots, node.node_id)
+        super().__init__(node.execute, node.node_id)
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
         """Run one attempt in a thread; cancellation cancels the coroutine there."""
@@ -144,10 +140,10 @@ class ThreadsExecutor:
     Each attempt of a coroutine function runs there on an event loop of its own.
     """
 
-    def open(self, node: BaseNode, slots: int) -> ThreadsSession:
-        """Open a pool of at most `slots` threads, started on demand."""
+    def open(self, node: BaseNode, slots: int) -> ThreadsSession:  # noqa: ARG002  # the batch bounds its attempts
+        """Open a session; its threads are started on demand."""
         call = blocking_call(node)
-        return _OwnLoopSession(node, slots) if call is None else ThreadsSession(call, slots, node.node_id)
+        return _OwnLoopSession(node) if call is None else ThreadsSession(call, node.node_id)
 
     def __repr__(self) -> str:
         return "ThreadsExecutor()"

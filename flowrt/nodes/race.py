@@ -9,7 +9,8 @@ from typing import Any
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import error_text
-from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, as_node, failed, run_node
+from flowrt.executors import LoopExecutor, Session
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, as_node, failed
 
 __all__ = ["RaceNode", "race"]
 
@@ -17,8 +18,9 @@ __all__ = ["RaceNode", "race"]
 async def race(nodes: Iterable[Any], input_data: Any, workflow_context: WorkflowContext | None = None) -> NodeResult:
     """Run several nodes on the same input and take the first success.
 
-    Every loser has been cancelled and has ended when this returns, whichever way it returns; one that will not end
-    within 5 s is left behind.
+    Every loser was cancelled and has ended on return, also if the race itself is cancelled. A plain function runs in a
+    thread, which cannot be cancelled: the race waits for it. A loser that does not end within 5 s is left running, and
+    `metadata["still_running"]` of the result lists the node_ids of such losers.
 
     Args:
         nodes: BaseNodes or functions of one argument; each receives its own copy of the input.
@@ -38,23 +40,21 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
         raise ValueError("race needs at least one node, not an empty list")
     data = input_data.input_data if isinstance(input_data, NodeContext) else input_data
     workflow = WorkflowContext() if workflow_context is None else workflow_context
-    tasks: dict[asyncio.Task[NodeResult], BaseNode] = {
-        asyncio.create_task(_attempt(node, isolate(data), workflow), name=f"race {node.node_id}"): node
-        for node in runners
-    }
-    errors: dict[asyncio.Task[NodeResult], str] = {}
+    executor = LoopExecutor()
+    entries = [_Entry(node, executor.open(node, 1), isolate(data), workflow) for node in runners]
+    winner: NodeResult | None = None
     try:
-        running = set(tasks)
-        while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in (task for task in tasks if task in done):  # in the order of the nodes, where several are done
-                result = _outcome(task)
-                if result.success:
-                    return result
-                errors[task] = error_text(result.error)
+        running = {entry.task for entry in entries}
+        while running and winner is None:
+            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            winner = _first_success(entries)
     finally:
-        await _end(tasks)
-    listed = [{"node_id": node.node_id, "error": errors[task]} for task, node in tasks.items()]
+        still_running = await _end(entries)
+    if winner is not None:
+        if still_running:
+            winner.metadata["still_running"] = still_running
+        return winner
+    listed = [{"node_id": entry.node.node_id, "error": error_text(_outcome(entry.task).error)} for entry in entries]
     text = "; ".join(f"{entry['node_id']}: {entry['error']}" for entry in listed)
     return failed(f"all {len(listed)} nodes failed: {text}", {"errors": listed})
 
@@ -86,11 +86,28 @@ class RaceNode(BaseNode):
         return await race(self.nodes, node_context.input_data, workflow_context)
 
 
-async def _attempt(node: BaseNode, data: Any, workflow: WorkflowContext) -> NodeResult:
-    result = await run_node(node, NodeContext(node.node_id, node.node_type, data), workflow)
-    if not isinstance(result, NodeResult):
-        return failed(f"returned {type(result).__name__}, not a NodeResult")
-    return result
+class _Entry:
+    """One node in a race, its session and its task."""
+
+    __slots__ = ("node", "session", "task")
+
+    def __init__(self, node: BaseNode, session: Session, data: Any, workflow: WorkflowContext) -> None:
+        self.node = node
+        self.session = session
+        self.task = asyncio.create_task(self._attempt(data, workflow), name=f"race {node.node_id}")
+
+    async def _attempt(self, data: Any, workflow: WorkflowContext) -> NodeResult:
+        node = self.node
+        result = await self.session.invoke(NodeContext(node.node_id, node.node_type, data), workflow)
+        if not isinstance(result, NodeResult):
+            return failed(f"returned {type(result).__name__}, not a NodeResult")
+        return result
+
+
+def _first_success(entries: list[_Entry]) -> NodeResult | None:
+    """Return the first success in the order of the nodes, if several have ended."""
+    results = [_outcome(entry.task) for entry in entries if entry.task.done()]
+    return next((result for result in results if result.success), None)
 
 
 def _outcome(task: asyncio.Task[NodeResult]) -> NodeResult:
@@ -104,9 +121,13 @@ def _outcome(task: asyncio.Task[NodeResult]) -> NodeResult:
     return failed(error)
 
 
-async def _end(tasks: Iterable[asyncio.Task[NodeResult]]) -> None:
-    """Cancel the running tasks and wait for their end, even if this call is cancelled."""
-    running = {task for task in tasks if not task.done()}
+async def _end(entries: list[_Entry]) -> list[str]:
+    """Cancel the running nodes and wait for their end, even if this call is cancelled.
+
+    Returns:
+        The node_ids of those that did not end.
+    """
+    running = {entry.task for entry in entries if not entry.task.done()}
     for task in running:
         task.cancel()
     loop = asyncio.get_running_loop()
@@ -118,13 +139,14 @@ async def _end(tasks: Iterable[asyncio.Task[NodeResult]]) -> None:
         except asyncio.CancelledError as exc:
             interrupted = exc
             running = {task for task in running if not task.done()}
-    for task in tasks:
-        if task.done():
-            _retrieve(task)
-        else:
-            task.add_done_callback(_retrieve)
+    for entry in entries:
+        if entry.task in running:
+            entry.session.abandon_one()
+        entry.task.add_done_callback(_retrieve)
+        entry.session.close()
     if interrupted is not None:
         raise interrupted
+    return [entry.node.node_id for entry in entries if entry.task in running]
 
 
 def _retrieve(task: asyncio.Task[NodeResult]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -223,6 +225,68 @@ def test_thread_that_never_ends_is_abandoned_and_replaced(run_virtual: Run) -> N
     results = run_virtual(main())
     assert [r.status for r in results] == ["timed_out", "ok", "ok"]
     assert "did not stop within 5 s" in results[0].error
+
+
+ENDLESS = {
+    "plain asyncio": "asyncio.run(main())",
+    "plain asyncio, in the background": "asyncio.run(background())",
+    "flowrt.run": "flowrt.run(main(), log_level='ERROR')",
+    "flowrt.run, in the background": "flowrt.run(background(), log_level='ERROR')",
+    "Runtime": "asyncio.run(runtime())",
+    "race": "asyncio.run(race())",
+}
+
+
+@pytest.mark.parametrize("way", ENDLESS.values(), ids=ENDLESS)
+def test_process_exits_though_a_thread_never_ends(way: str) -> None:
+    code = f"""
+import asyncio, time, flowrt
+from flowrt.engine import cancellation, timeouts
+from flowrt.nodes import race as racing
+timeouts.GRACE_S = cancellation.GRACE_S = racing.GRACE_S = 0.1  # of 5 s
+
+def node(x):
+    time.sleep(3600 if x == 1 else 0)
+    return x
+
+async def main():
+    results = await flowrt.BatchProcessor(node, 2, item_timeout=0.1).batch(range(4))
+    print(*[result.status for result in results], flush=True)
+
+async def background():
+    asyncio.create_task(flowrt.BatchProcessor(node, 2).batch(range(4)))
+    await asyncio.sleep(0.2)
+    print("ok timed_out ok ok", flush=True)
+
+async def runtime():
+    async with flowrt.Runtime(log_level="ERROR"):
+        await main()
+
+async def race():
+    async def quick(x):
+        await asyncio.sleep(0.05)
+    result = await flowrt.race([node, quick], 1)
+    assert result.metadata["still_running"] == ["node"], result
+    print("ok timed_out ok ok", flush=True)
+
+{way}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "ok timed_out ok ok"), done.stderr
+    assert "never retrieved" not in done.stderr
+    assert "was destroyed" not in done.stderr
+
+
+def test_threads_are_reused_and_end_with_the_batch(run: Run) -> None:
+    names: set[str] = set()
+
+    def node(_: int) -> None:
+        names.add(threading.current_thread().name)
+        time.sleep(0.001)
+
+    run(processor(node, 4).batch(range(200)))
+    assert 1 <= len(names) <= 4
+    assert not names & {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize("executor", ["process", 5, "Threads"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from flowrt import BaseNode, BatchProcessor, FunctionNode, NodeContext, NodeResult, RaceNode, WorkflowContext, race
 
 Run = Callable[[Any], Any]
+HANG_S = 60.0
 
 
 class Search(BaseNode):
@@ -115,6 +118,68 @@ def test_plain_and_async_functions_race(run: Run) -> None:
         await asyncio.sleep(30)
 
     assert run(race([slow, blocking], {"x": 5})).output == 5
+
+
+def test_race_waits_for_plain_functions_that_lost(run: Run) -> None:
+    ended = []
+
+    def slow(_: Any) -> None:
+        time.sleep(0.2)
+        ended.append("slow")
+
+    async def quick(_: Any) -> str:
+        return "quick"
+
+    result = run(race([slow, quick], {}))
+    assert (result.output, ended) == ("quick", ["slow"])
+    assert "still_running" not in result.metadata
+
+
+def test_races_with_slow_losers_do_not_fill_the_default_pool(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowrt.nodes.race.GRACE_S", 0.05)
+    release = threading.Event()
+
+    def stuck(_: Any) -> None:
+        release.wait(HANG_S)
+
+    async def quick(_: Any) -> NodeResult:
+        await asyncio.sleep(0.001)
+        return NodeResult(True, "quick", metadata={"cost": 3})
+
+    async def main() -> Any:
+        results = await asyncio.gather(*(race([stuck, quick, stuck], {}) for _ in range(30)))
+        async with asyncio.timeout(HANG_S / 2):
+            await asyncio.to_thread(int)
+        return results
+
+    try:
+        results = run(main())
+    finally:
+        release.set()
+    assert [result.metadata for result in results] == [{"cost": 3, "still_running": ["stuck", "stuck"]}] * 30
+
+
+def test_race_names_the_async_losers_that_did_not_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowrt.nodes.race.GRACE_S", 0.05)
+
+    async def main() -> NodeResult:
+        stop = asyncio.Event()
+
+        async def stubborn(_: Any) -> None:
+            while not stop.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await stop.wait()
+
+        async def quick(_: Any) -> str:
+            await asyncio.sleep(0.001)
+            return "quick"
+
+        result = await race([stubborn, quick], {})
+        stop.set()
+        await asyncio.sleep(0.01)
+        return result
+
+    assert run(main()).metadata["still_running"] == ["stubborn"]
 
 
 def test_race_without_nodes_is_refused(run: Run) -> None:
