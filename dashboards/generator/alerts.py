@@ -65,9 +65,9 @@ def _objectives(time: Time) -> list[dict[str, Any]]:
                 severity=burn.severity,
                 summary=f"{share} fail",
                 description=(
-                    f"Over {burn.long} and over {burn.short}, {batch} spent its error budget more than"
-                    f" {burn.factor:g} times as fast as the objective allows. Find the failing node and its most"
-                    " frequent error on the Overview dashboard."
+                    f"Over {burn.long} and over {burn.short}, {batch} spent its error budget"
+                    f" {_times(burn, 'as fast as', 'faster than')} the objective allows. Find the failing node and its"
+                    " most frequent error on the Overview dashboard."
                 ),
                 dashboard="flowrt-slo",
                 variables=("job", "batch"),
@@ -82,8 +82,8 @@ def _objectives(time: Time) -> list[dict[str, Any]]:
                 severity=burn.severity,
                 summary=f"{share} are late",
                 description=(
-                    f"Over {burn.long} and over {burn.short}, more than {burn.factor:g} times as many items of"
-                    f" {batch} as the objective allows took longer than its threshold. See on the Node dashboard"
+                    f"Over {burn.long} and over {burn.short}, items of {batch} took longer than the objective's"
+                    f" threshold {_times(burn, 'as often as', 'more often than')} it allows. See on the Node dashboard"
                     " whether attempts, retries or the rate limit take the time."
                 ),
                 dashboard="flowrt-slo",
@@ -93,6 +93,10 @@ def _objectives(time: Time) -> list[dict[str, Any]]:
             for burn in BURNS
         ),
     ]
+
+
+def _times(burn: Burn, equal: str, more: str) -> str:
+    return more if burn.factor == 1 else f"more than {burn.factor:g} times {equal}"
 
 
 def _burning(ratio: str, objective: str, burn: Burn, time: Time) -> str:

@@ -162,6 +162,20 @@ CASES: Final = (
         items("0+98x130", "0+2x130"),
         {"25m": burns(DRIP)},
     ),
+    Case(
+        BURN,
+        "2 in 100 items fail, for two hours",
+        items("0+98x130", "0+2x130"),
+        texts={
+            "60m": Firing(
+                {**OF_BATCH, **DRIP},
+                "2% of the items of batch nightly fail",
+                "Over 3d and over 6h, batch nightly of svc spent its error budget faster than the objective allows."
+                " Find the failing node and its most frequent error on the Overview dashboard.",
+                "/d/flowrt-slo/?var-job=svc&var-batch=nightly",
+            )
+        },
+    ),
     Case(BURN, "1 in 200 items fails: within the objective", items("0+199x130", "0+1x130"), silent(*AT_ANY_TIME)),
     Case(
         BURN,
@@ -215,8 +229,8 @@ CASES: Final = (
             "10m": Firing(
                 {**OF_BATCH, **PAGE},
                 "80% of the items of batch nightly are late",
-                "Over 1h and over 5m, more than 14.4 times as many items of batch nightly of svc as the objective"
-                " allows took longer than its threshold. See on the Node dashboard whether attempts, retries or the"
+                "Over 1h and over 5m, items of batch nightly of svc took longer than the objective's threshold more"
+                " than 14.4 times as often as it allows. See on the Node dashboard whether attempts, retries or the"
                 " rate limit take the time.",
                 "/d/flowrt-slo/?var-job=svc&var-batch=nightly",
             )
