@@ -47,6 +47,7 @@ from flowrt import (
     JournalPolicy,
     NodeContext,
     NodeResult,
+    Telemetry,
     WorkflowContext,
     race,
 )
@@ -94,6 +95,7 @@ class Oracle(Instrument):
     def processor(self, node: Any, max_concurrency: int = 10, *args: Any, **settings: Any) -> BatchProcessor:
         node = node if isinstance(node, BaseNode) else FunctionNode(node, NODE)
         own = settings.pop("instruments", ())
+        settings.setdefault("telemetry", Telemetry(item_events=True))
         return BatchProcessor(node, max_concurrency, *args, name=BATCH, instruments=[*own, self], **settings)
 
     def spans(self) -> list[ReadableSpan]:
@@ -733,7 +735,8 @@ def test_23_log_lines_that_cannot_be_written_are_counted() -> None:
             async def node(x):
                 return x
             async def main():
-                print((await BatchProcessor(node).batch(range(10))).success_rate)
+                processor = BatchProcessor(node, telemetry=flowrt.Telemetry(item_events=True))
+                print((await processor.batch(range(10))).success_rate)
             run(main(), log_format="json", log_level="DEBUG")
             labels = {"signal": "logs", "reason": "export_error"}
             print(REGISTRY.get_sample_value("flowrt_telemetry_dropped_total", labels), flush=True)
@@ -872,7 +875,8 @@ def test_29_secrets_in_items_and_environment_are_in_no_telemetry() -> None:
             return flowrt.NodeResult(True, {"token": item["token"]}, metadata={"url": item["url"]})
         async def main():
             items = [{"id": i, "token": canary, "url": f"https://u:{canary}@h/?k={canary}"} for i in range(5)]
-            results = await BatchProcessor(node, item_timeout=0.05).batch(items)
+            processor = BatchProcessor(node, item_timeout=0.05, telemetry=flowrt.Telemetry(item_events=True))
+            results = await processor.batch(items)
             assert [r.success for r in results] == [True, True, True, False, False]
         run(main(), log_format="json", log_level="DEBUG")
         print(generate_latest().decode(), flush=True)

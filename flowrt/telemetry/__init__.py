@@ -13,6 +13,7 @@ from flowrt.telemetry.metrics.instrument import MetricsInstrument
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.options import Telemetry
 from flowrt.telemetry.reconciliation import Reconciliation
+from flowrt.telemetry.redaction import Redact, safe_redact
 from flowrt.telemetry.tracing.instrument import BatchTracing, make_tracing, tracing_is_set_up
 
 __all__ = ["Observer"]
@@ -33,6 +34,7 @@ class Observer:
 
     def __init__(self, choice: Telemetry, batch: str, node: str, limit: int) -> None:
         self._choice = choice
+        self._redact = safe_redact(choice.redact)
         self._pair: tuple[str, str] | None = None
         if choice.metrics:
             register()
@@ -46,13 +48,14 @@ class Observer:
         choice = self._choice
         tracing: BatchTracing | None = None
         if choice.tracing and tracing_is_set_up():
-            tracing = make_tracing(choice.trace_shape, choice.tail_sampling)
+            tracing = make_tracing(choice.trace_shape, choice.tail_sampling, self._redact)
         instruments: list[Instrument] = []
         if self._pair is not None:
             instruments += (Reconciliation(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
-            instruments += _live_instruments()
+            instruments += _live_instruments(self._redact)
         if choice.logs and is_listened_to("warning"):
-            instruments.append(ItemLogInstrument() if is_listened_to("debug") else LogInstrument())
+            every_item = choice.item_events and is_listened_to("debug")
+            instruments.append((ItemLogInstrument if every_item else LogInstrument)(self._redact))
         if tracing is not None:
             instruments.append(tracing)
         if choice.ledger:
@@ -60,7 +63,7 @@ class Observer:
         return tuple(instruments)
 
 
-def _live_instruments() -> tuple[Instrument, ...]:
+def _live_instruments(redact: Redact) -> tuple[Instrument, ...]:
     """Instrument that feeds the live page; empty if no server serves one.
 
     The servers import the live page's modules. Looking for them in `sys.modules` keeps that import time away from
@@ -70,4 +73,4 @@ def _live_instruments() -> tuple[Instrument, ...]:
         return ()
     from flowrt.telemetry.live import LIVE, LiveInstrument  # noqa: PLC0415
 
-    return (LiveInstrument(LIVE),) if LIVE.served else ()
+    return (LiveInstrument(LIVE, redact),) if LIVE.served else ()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 from flowrt._util.validation import check_count, check_duration, check_number
+from flowrt.telemetry.redaction import Redact, redact
 
 __all__ = ["Serving", "TailSampling", "Telemetry", "TraceShape"]
 
@@ -47,6 +48,10 @@ class Telemetry:
         metrics: Count and time every item for Prometheus.
         tracing: Make a span per batch and per item, if the process has a tracer provider.
         logs: Log events through structlog, or through the standard logger `flowrt` if structlog is not configured.
+        item_events: Log `item.completed` for every item, at DEBUG. Without it, an item that ends ok is not logged.
+        redact: Function that removes secrets from error texts before they reach log events, spans and the live page.
+            By default `flowrt.telemetry.redaction.redact`; None shows the texts unchanged. Results, output files, the
+            journal and recordings keep the text. Data that a node sets on its span itself is not redacted.
         ledger: Attribute the batch's wall time to what held it back, and stalls of the loop to their culprits.
         trace_shape: `nested` makes items children of the batch span, `linked` gives each item a trace of its own
             that links to the batch span; `auto` nests batches of at most 1,000 items and links larger ones.
@@ -56,7 +61,7 @@ class Telemetry:
 
     Raises:
         ValueError: `trace_shape` is none of the three, or `latency_slo` is not a positive number.
-        TypeError: `tail_sampling` is not a TailSampling.
+        TypeError: `tail_sampling` is not a TailSampling, or `redact` is not a function.
     """
 
     metrics: bool = True
@@ -66,8 +71,12 @@ class Telemetry:
     trace_shape: TraceShape = "auto"
     tail_sampling: TailSampling | None = None
     latency_slo: float | None = None
+    item_events: bool = False
+    redact: Redact | None = redact
 
     def __post_init__(self) -> None:
+        if self.redact is not None and not callable(self.redact):
+            raise TypeError(f"redact must be a function of a text that returns a text, or None, not {self.redact!r}")
         if self.trace_shape not in ("auto", "nested", "linked"):
             raise ValueError(f"trace_shape must be 'auto', 'nested' or 'linked', not {self.trace_shape!r}")
         if self.tail_sampling is not None and not isinstance(self.tail_sampling, TailSampling):

@@ -21,6 +21,7 @@ from flowrt.eventloop.heartbeat import BEAT_S, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.redaction import redact
 from flowrt.telemetry.tracing.instrument import span_of
 
 __all__ = ["Watchdog"]
@@ -216,7 +217,11 @@ class Watchdog:
             self._suppressed[node] = self._suppressed.get(node, 0) + 1
             return
         self._last_event[node] = now
-        fields = {**stall.culprit, "duration_s": round(max(0, duration_ns) / 1e9, 3)}
+        fields = {
+            **stall.culprit,
+            "stack": redact(stall.culprit["stack"]),
+            "duration_s": round(max(0, duration_ns) / 1e9, 3),
+        }
         if not ended:
             fields["still_blocked"] = True
         if lateness is not None and lateness.delayed:
@@ -230,7 +235,8 @@ def _add_span_event(item: ItemRecord | None, blocked_s: float, stack: str) -> No
     """Add an event to the culprit's span during the stall: the item may have ended when the loop turns again."""
     span = None if item is None else span_of(item)
     if span is not None:
-        span.add_event("loop.blocked", {"flowrt.blocked.seconds": round(blocked_s, 3), "code.stacktrace": stack})
+        blocked_s = round(blocked_s, 3)
+        span.add_event("loop.blocked", {"flowrt.blocked.seconds": blocked_s, "code.stacktrace": redact(stack)})
 
 
 def _stack(frame: FrameType | None) -> str:

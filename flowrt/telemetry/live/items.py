@@ -10,7 +10,7 @@ from flowrt.model import BatchRecord, ItemRecord, Slot
 from flowrt.policies.error_classification import status_of
 from flowrt.recording.error_groups import template_of
 from flowrt.telemetry.live.coroutine_stack import places_of
-from flowrt.telemetry.live.redaction import redact
+from flowrt.telemetry.redaction import Redact, shorten
 
 __all__ = ["Failures", "Occupied", "Slowest", "oldest", "running_rows"]
 
@@ -37,16 +37,18 @@ class Failures:
 
     Args:
         batch: The items' batch.
+        redact: Removes secrets from error texts; it must not raise.
 
     Attributes:
         rows: The last items that failed, oldest first.
         by_type: Number of failed items by error type.
     """
 
-    __slots__ = ("_added", "_batch", "_by_text", "_causes", "_pending", "_taken", "by_type", "rows")
+    __slots__ = ("_added", "_batch", "_by_text", "_causes", "_pending", "_redact", "_taken", "by_type", "rows")
 
-    def __init__(self, batch: BatchRecord) -> None:
+    def __init__(self, batch: BatchRecord, redact: Redact) -> None:
         self._batch = batch
+        self._redact = redact
         self._pending: deque[tuple[Any, ...]] = deque(maxlen=_MAX_PENDING)
         self._added = 0
         self._taken = 0
@@ -77,7 +79,7 @@ class Failures:
             self._count(row, error_type, error, http_status)
             new.append(row)
             if len(self._pending) < _MAX_FAILURES:
-                self.rows.append({**row, "error_type": redact(error_type), "error": redact(error)})
+                self.rows.append({**row, "error_type": self._shown(error_type), "error": self._shown(error)})
         self._taken += len(new)
         return new
 
@@ -89,6 +91,9 @@ class Failures:
     def ungrouped(self) -> int:
         """Number of failed items that no cause counts."""
         return max(0, self._added - self._taken)
+
+    def _shown(self, text: str) -> str:
+        return shorten(self._redact(text))
 
     def _count(self, row: Row, error_type: str, error: str, http_status: int | None) -> None:
         """Add an item to its cause: error type, and message without the parts that vary."""
@@ -104,10 +109,10 @@ class Failures:
                 cause = self._causes[error_type, template] = {
                     **row,
                     "count": 0,
-                    "type": redact(error_type),
+                    "type": self._shown(error_type),
                     # redacted first: the parts that vary are removed from a secret only in part
-                    "text": template if error_type == _OTHER_TYPE else template_of(redact(error), http_status),
-                    "error": redact(error),
+                    "text": template if error_type == _OTHER_TYPE else template_of(self._shown(error), http_status),
+                    "error": self._shown(error),
                 }
             if len(self._by_text) >= _MAX_PENDING:  # distinct messages need not be remembered
                 self._by_text.clear()

@@ -21,6 +21,7 @@ from flowrt.telemetry.live.groups import Groups
 from flowrt.telemetry.live.process import ProcessView
 from flowrt.telemetry.live.view import BatchView
 from flowrt.telemetry.metrics.store import METRICS, Shard
+from flowrt.telemetry.redaction import Redact, redact
 
 __all__ = ["LIVE", "LiveInstrument", "LiveStore"]
 
@@ -131,11 +132,12 @@ class LiveStore:
 
     # -- for the instrument, on the loop's thread ----------------------------------------------------------------------
 
-    def start(self, batch: BatchRecord) -> BatchView | None:
+    def start(self, batch: BatchRecord, redact: Redact = redact) -> BatchView | None:
         """Add a batch if its metrics are kept and the limits allow.
 
         Args:
             batch: The record of the batch.
+            redact: Removes secrets from error texts; it must not raise.
 
         Returns:
             The batch's view, or None if the page shows the batch in its group only.
@@ -148,16 +150,17 @@ class LiveStore:
             view = None
             same_name = sum(other.name == batch.name for other in self._running)
             if len(self._running) < _MAX_RUNNING and same_name < _MAX_PER_NAME:
-                view = self._running[batch] = BatchView(batch, asyncio.get_running_loop())
+                view = self._running[batch] = BatchView(batch, asyncio.get_running_loop(), redact)
             self._start()
         self._wake.set()
         return view
 
-    def promote(self, batch: BatchRecord) -> BatchView | None:
+    def promote(self, batch: BatchRecord, redact: Redact = redact) -> BatchView | None:
         """Add a batch that has begun to fail, in place of one without failures.
 
         Args:
             batch: The record of a batch that `start` did not add.
+            redact: Removes secrets from error texts; it must not raise.
 
         Returns:
             The batch's view, or None if all shown batches fail.
@@ -174,7 +177,7 @@ class LiveStore:
                 if (victim := next(healthy, None)) is None:
                     return None
                 self._running.pop(victim).evicted = True
-            view = self._running[batch] = BatchView(batch, asyncio.get_running_loop(), partial=True)
+            view = self._running[batch] = BatchView(batch, asyncio.get_running_loop(), redact, partial=True)
         return view
 
     def end(self, batch: BatchRecord) -> None:
@@ -269,18 +272,20 @@ class LiveInstrument(Instrument):
 
     Args:
         store: The store of the page.
+        redact: Removes secrets from error texts; it must not raise.
     """
 
     phase = Phase.LIVE
 
-    def __init__(self, store: LiveStore) -> None:
+    def __init__(self, store: LiveStore, redact: Redact = redact) -> None:
         self._store = store
+        self._redact = redact
         self._view: BatchView | None = None
         self._promoted = False
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Add the batch to the page."""
-        self._view = self._store.start(batch)
+        self._view = self._store.start(batch, self._redact)
 
     def item_failed(self, item: ItemRecord) -> None:
         """Add the failed item to the batch's failures."""
@@ -288,7 +293,7 @@ class LiveInstrument(Instrument):
             return
         if (self._view is None or self._view.evicted) and not self._promoted:
             self._promoted = True  # one attempt: with many failing batches, each failure would search in vain
-            self._view = self._store.promote(item.batch)
+            self._view = self._store.promote(item.batch, self._redact)
         if self._view is not None:
             self._view.failures.add(item)
 

@@ -14,8 +14,8 @@ from flowrt.attribution.stalls import Stall
 from flowrt.model import BatchRecord
 from flowrt.telemetry.live.history import WINDOW_S, History, Point, percentile
 from flowrt.telemetry.live.items import Failures, Occupied, Slowest, oldest, running_rows
-from flowrt.telemetry.live.redaction import redact
 from flowrt.telemetry.metrics.store import Shard
+from flowrt.telemetry.redaction import Redact, redact, shorten
 
 __all__ = ["BatchView"]
 
@@ -39,6 +39,7 @@ class BatchView:
     Args:
         batch: The record of the batch. It must have a metrics shard.
         loop: The loop that runs the batch.
+        redact: Removes secrets from error texts; it must not raise.
         partial: True for a batch that was added after its start: its latency and history begin now.
 
     Attributes:
@@ -50,11 +51,13 @@ class BatchView:
         state: The state as JSON values, as of the last sample.
     """
 
-    def __init__(self, batch: BatchRecord, loop: asyncio.AbstractEventLoop, *, partial: bool = False) -> None:
+    def __init__(
+        self, batch: BatchRecord, loop: asyncio.AbstractEventLoop, redact: Redact = redact, *, partial: bool = False
+    ) -> None:
         self.batch = batch
         self.loop = loop
         self.evicted = False
-        self.failures = Failures(batch)
+        self.failures = Failures(batch, redact)
         self.over = False
         self.state: dict[str, Any] = {}
         self._shard: Shard = batch.shard
@@ -236,7 +239,7 @@ def _difference(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, .
 
 @lru_cache(maxsize=256)  # the same stalls are shown in every sample
 def _shown_stack(stack: str) -> str:
-    return redact(_relative(stack))
+    return shorten(redact(_relative(stack)))
 
 
 def _relative(stack: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import structlog
@@ -15,6 +16,7 @@ from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.instrument import service_ns_of
 from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.redaction import Redact, redact
 
 __all__ = ["ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
 
@@ -39,7 +41,9 @@ def log_event(level: str, event: str, **fields: Any) -> None:
     """
     try:
         if structlog.is_configured():
-            getattr(structlog.get_logger("flowrt"), level)(event, **fields)
+            result = getattr(_structlog(), level)(event, **fields)
+            if asyncio.iscoroutine(result):  # of a custom wrapper with async methods
+                _finish(result)
             return
         number = _LEVELS[level]
         if _logger.isEnabledFor(number):
@@ -49,11 +53,46 @@ def log_event(level: str, event: str, **fields: Any) -> None:
         METRICS.dropped("logs", "export_error")
 
 
+def _structlog() -> Any:
+    """Logger with synchronous methods, as the process configured structlog."""
+    wrapper = structlog.get_config()["wrapper_class"]
+    if isinstance(wrapper, type) and issubclass(wrapper, structlog.stdlib.AsyncBoundLogger):
+        # Its methods return coroutines that an instrument cannot await, and it needs a running loop. Use the logger
+        # that it wraps.
+        wrapper = wrapper._bound_logger_factory  # noqa: SLF001  # no public name without an instance
+        return structlog.wrap_logger(None, wrapper_class=wrapper, logger_factory_args=("flowrt",))
+    return structlog.get_logger("flowrt")
+
+
+_unfinished: Final[set[asyncio.Task[Any]]] = set()  # the loop itself keeps only weak references to tasks
+
+
+def _finish(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run the coroutine of an async logging method in a task.
+
+    Raises:
+        RuntimeError: No loop runs in this thread.
+    """
+    try:
+        task = asyncio.get_running_loop().create_task(coroutine)
+    except RuntimeError:
+        coroutine.close()
+        raise
+    _unfinished.add(task)
+    task.add_done_callback(_finished)
+
+
+def _finished(task: asyncio.Task[Any]) -> None:
+    _unfinished.discard(task)
+    if task.cancelled() or task.exception() is not None:
+        METRICS.dropped("logs", "export_error")
+
+
 def is_listened_to(level: str) -> bool:
     """True if an event of this level would reach a logger that is enabled and has a handler."""
     if structlog.is_configured():
         try:
-            bound = structlog.get_logger("flowrt").bind()
+            bound = _structlog().bind()
             kind = type(bound)  # not the instance: some wrappers turn any attribute into a method that logs
             probe = getattr(kind, "is_enabled_for", None) or getattr(kind, "isEnabledFor", None)
             return probe is None or bool(probe(bound, _LEVELS[level]))
@@ -72,11 +111,16 @@ def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str
 
 
 class LogInstrument(Instrument):
-    """Logs the events of one batch. Each batch gets its own."""
+    """Logs the events of one batch. Each batch gets its own.
+
+    Args:
+        redact: Removes secrets from error texts; it must not raise.
+    """
 
     phase = Phase.LOGS
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Redact = redact) -> None:
+        self._redact = redact
         self._timer: asyncio.TimerHandle | None = None
         self._warnings: dict[str, _Allowance] = {}
         self._progress: tuple[int, float] = (0, 0.0)
@@ -120,6 +164,8 @@ class LogInstrument(Instrument):
             allowance = self._warnings[event] = _Allowance(item.finished_ns)
         if allowance.take(item.finished_ns):
             fields = {**_about_item(item), **more}
+            if item.error_type is not None:
+                fields |= {"error_type": item.error_type, "error": self._redact(item.error or "")}
             if allowance.suppressed:
                 fields["suppressed"] = allowance.suppressed
                 allowance.suppressed = 0
@@ -222,9 +268,6 @@ def _about_item(item: ItemRecord) -> dict[str, Any]:
         "status": item.status,
         "duration_s": round((item.finished_ns - started_ns) / 1e9, 6) if started_ns else 0.0,
     }
-    if item.error_type is not None:
-        fields["error_type"] = item.error_type
-        fields["error"] = item.error
     if item.ids:
         fields["trace_id"] = item.trace_id
         fields["span_id"] = item.span_id

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import structlog
 
-__all__ = ["console_renderer", "json_line", "one_line_values", "order_keys"]
+__all__ = ["add_extra", "console_renderer", "json_line", "one_line_values", "order_keys"]
 
 _FIRST: Final = ("timestamp", "level", "event")
 _TRACEBACKS: Final = ("exception", "stack")
+_RESERVED: Final = frozenset({*_FIRST, "logger"})
+_extra_of: Final = structlog.stdlib.ExtraAdder()
 _DEEPEST: Final = 8
 _WIDEST_BITS: Final = 1_024  # Python refuses to convert integers of more than 4,300 digits to decimal
 
@@ -21,6 +23,14 @@ def order_keys(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> M
     """Structlog processor: puts time, level and event first."""
     head = {key: event[key] for key in _FIRST if key in event}
     return {**head, **event}
+
+
+def add_extra(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Structlog processor: adds the `extra` of a standard log record. It cannot replace the record's own fields."""
+    for key, value in _extra_of(logger, method, {"_record": event.get("_record")}).items():
+        if key != "_record":
+            event[f"extra_{key}" if key in _RESERVED else key] = value
+    return event
 
 
 def json_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:

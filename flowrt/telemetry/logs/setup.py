@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import structlog
 
 from flowrt.telemetry.logs.events import add_trace_ids
-from flowrt.telemetry.logs.formatting import console_renderer, json_line, one_line_values, order_keys
+from flowrt.telemetry.logs.formatting import add_extra, console_renderer, json_line, one_line_values, order_keys
 from flowrt.telemetry.logs.writer_thread import LineSink
 
 __all__ = ["LogFormat", "LogLevel", "LogSetup"]
@@ -74,7 +74,7 @@ class LogSetup:
 
         handler = _SinkHandler(sink)
         formatter = structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder()],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, add_extra],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
         handler.setFormatter(formatter)

@@ -15,9 +15,11 @@ from flowrt._version import __version__
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.options import TailSampling, TraceShape
+from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current
+from flowrt.telemetry.tracing.exceptions import set_failed
 
-__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "set_failed", "span_of", "tracing_is_set_up"]
+__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "span_of", "tracing_is_set_up"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
 _INTERNAL: Final = SpanKind.INTERNAL  # a module constant, since the attribute lookup on an enum is slow
@@ -36,15 +38,15 @@ def tracing_is_set_up() -> bool:
 class InstrumentingProvider(Protocol):
     """Tracer provider with a tracing instrument of its own, such as a Runtime's."""
 
-    def make_instrument(self, shape: TraceShape, tail: TailSampling | None) -> BatchTracing | None:
+    def make_instrument(self, shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:
         """Make the instrument of one batch; None if `TracingInstrument` must be used."""
 
 
-def make_tracing(shape: TraceShape, tail: TailSampling | None) -> BatchTracing:
+def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing:
     """Make the instrument that traces one batch: the provider's own if it has one, else `TracingInstrument`."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, InstrumentingProvider):
-        instrument = provider.make_instrument(shape, tail)
+        instrument = provider.make_instrument(shape, tail, redact)
         if instrument is not None:
             return instrument
     if tail is not None and not _warned:
@@ -53,7 +55,7 @@ def make_tracing(shape: TraceShape, tail: TailSampling | None) -> BatchTracing:
             "tail_sampling is ignored: this process has a tracer provider or span processors of its own, which choose "
             "the spans to export; sample there, or in the collector"
         )
-    return TracingInstrument(shape)
+    return TracingInstrument(shape, redact)
 
 
 class BatchTracing(Instrument):
@@ -61,6 +63,7 @@ class BatchTracing(Instrument):
 
     Args:
         shape: Relation of the item spans to the batch span.
+        redact: Removes secrets from error texts; it must not raise.
 
     Attributes:
         ended: Number of item spans that have ended.
@@ -68,8 +71,9 @@ class BatchTracing(Instrument):
 
     phase = Phase.TRACING
 
-    def __init__(self, shape: TraceShape = "auto") -> None:
+    def __init__(self, shape: TraceShape = "auto", redact: Redact = redact) -> None:
         self.ended = 0
+        self._redact = redact
         self._shape = shape
         self._tracer = trace.get_tracer("flowrt", __version__)
         self._item_name = ""
@@ -121,7 +125,7 @@ class BatchTracing(Instrument):
             start_time=item.started_ns + self._offset_ns,
         )
         if item.status not in ("ok", "resumed"):
-            set_failed(span, item)
+            set_failed(span, item, self._redact)
         span.end(item.finished_ns + self._offset_ns)
 
     def _add_hedge_span(self, item: ItemRecord, parent: trace.Span) -> None:
@@ -142,7 +146,7 @@ class BatchTracing(Instrument):
             start_time=hedge.started_ns + self._offset_ns,
         )
         if hedge.outcome == "failed":
-            set_failed(span, hedge.result)
+            set_failed(span, hedge.result, self._redact)
         span.end(hedge.finished_ns + self._offset_ns)
 
     def _rebase(self) -> None:
@@ -171,8 +175,8 @@ class TracingInstrument(BatchTracing):
     which the node runs except for the span.
     """
 
-    def __init__(self, shape: TraceShape = "auto") -> None:
-        super().__init__(shape)
+    def __init__(self, shape: TraceShape = "auto", redact: Redact = redact) -> None:
+        super().__init__(shape, redact)
         self._start_span = self._tracer.start_span
 
     def item_started(self, item: ItemRecord) -> None:
@@ -234,7 +238,7 @@ class TracingInstrument(BatchTracing):
             if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # skips the property for nearly every item
                 span.set_attribute("flowrt.item.held", item.stalled_ns / 1e9)
             if item.status != "ok" and item.status != "resumed":
-                set_failed(span, item)
+                set_failed(span, item, self._redact)
         span.end(item.finished_ns + self._offset_ns)
         self.ended += 1
 
@@ -243,14 +247,3 @@ def span_of(item: ItemRecord) -> trace.Span | None:
     """The item's span if it is recording, else None."""
     span: Any = item.span[0] if isinstance(item.span, tuple) else item.span
     return span if isinstance(span, trace.Span) and span.is_recording() else None
-
-
-def set_failed(span: trace.Span, item: ItemRecord) -> None:
-    """Set an item's error on a span: `error.type`, the status and the exception event."""
-    span.set_attribute("error.type", clean(item.error_type or "unknown"))
-    span.set_status(Status(StatusCode.ERROR, clean(item.error or "")))
-    if item.exception is not None:
-        try:
-            span.record_exception(item.exception)
-        except Exception:  # an exception whose methods raise: its type and message are on the span already
-            span.add_event("exception", {"exception.type": clean(item.error_type or "unknown")})

@@ -13,9 +13,11 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.options import TailSampling, TraceShape
+from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current, reset
+from flowrt.telemetry.tracing.exceptions import set_failed
 from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
-from flowrt.telemetry.tracing.instrument import BatchTracing, set_failed
+from flowrt.telemetry.tracing.instrument import BatchTracing
 from flowrt.telemetry.tracing.otlp_encoding import template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 from flowrt.telemetry.tracing.span import ItemSpan
@@ -54,13 +56,20 @@ class NativeTracingInstrument(BatchTracing):
         provider: The Runtime's provider, without further span processors.
         shape: Relation of the item spans to the batch span.
         tail: Tail sampling policy for the spans that the sampler chose.
+        redact: Removes secrets from error texts; it must not raise.
 
     Attributes:
         unsampled: Number of item spans that the sampler or the tail sampling discarded.
     """
 
-    def __init__(self, provider: RuntimeProvider, shape: TraceShape = "auto", tail: TailSampling | None = None) -> None:
-        super().__init__(shape)
+    def __init__(
+        self,
+        provider: RuntimeProvider,
+        shape: TraceShape = "auto",
+        tail: TailSampling | None = None,
+        redact: Redact = redact,
+    ) -> None:
+        super().__init__(shape, redact)
         self.unsampled = 0
         self._tail = tail
         self._buffer: SpanBuffer | None = None
@@ -198,7 +207,7 @@ class NativeTracingInstrument(BatchTracing):
         state = item.status
         if state != "ok" and state != "resumed" and frame.recording:
             span.complete()
-            set_failed(span, item)
+            set_failed(span, item, self._redact)
         elif span.additions is not None:
             span.complete()
         span.end_ns = item.finished_ns

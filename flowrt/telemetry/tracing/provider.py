@@ -10,12 +10,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 
 from flowrt.telemetry.options import TailSampling, TraceShape
+from flowrt.telemetry.redaction import Redact
 from flowrt.telemetry.tracing.instrument import BatchTracing
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer
 
 __all__ = ["MakeInstrument", "RuntimeProvider", "SpanTarget"]
 
-MakeInstrument = Callable[["RuntimeProvider", TraceShape, TailSampling | None], BatchTracing]
+MakeInstrument = Callable[["RuntimeProvider", TraceShape, TailSampling | None, Redact], BatchTracing]
 """Factory of the instrument that traces one batch with a provider's own spans."""
 
 
@@ -72,9 +73,9 @@ class RuntimeProvider(TracerProvider):
         """The target if it takes a `PlainSpan`, else None."""
         return self.target if getattr(self.target, "takes_plain", False) else None
 
-    def make_instrument(self, shape: TraceShape, tail: TailSampling | None) -> BatchTracing | None:
+    def make_instrument(self, shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:
         """Make the instrument of one batch; None if a span processor was added, which expects SDK spans."""
-        return self._make_instrument(self, shape, tail) if self.plain else None
+        return self._make_instrument(self, shape, tail, redact) if self.plain else None
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
         """Add a processor. It sees item spans from the next batch on."""

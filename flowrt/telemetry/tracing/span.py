@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Mapping
 from contextvars import Token
 from types import MappingProxyType, TracebackType
@@ -25,6 +24,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from flowrt.telemetry.tracing.attributes import frozen, set_all, set_one
+from flowrt.telemetry.tracing.exceptions import describe_exception
 from flowrt.telemetry.tracing.ids import ids_to_ints
 from flowrt.telemetry.tracing.span_frame import SpanFrame
 
@@ -173,15 +173,8 @@ class ItemSpan(trace.Span, ReadableSpan):
         escaped: bool = False,
     ) -> None:
         """Add an event for an exception, with its stack trace."""
-        kind = type(exception)
-        module = "" if kind.__module__ in (None, "builtins") else kind.__module__
-        about: dict[str, AttributeValue] = {
-            "exception.type": f"{module}.{kind.__qualname__}" if module else kind.__qualname__,
-            "exception.message": str(exception),
-            "exception.stacktrace": "".join(traceback.format_exception(exception)),
-            "exception.escaped": str(escaped),
-        }
-        self.add_event("exception", {**about, **(attributes or {})}, timestamp)
+        event = {**describe_exception(exception, escaped=escaped), **(attributes or {})}
+        self.add_event("exception", event, timestamp)
 
     def end(self, end_time: int | None = None) -> None:
         """End the span before its item ends. Later additions are ignored.

@@ -56,6 +56,19 @@ def test_failed_item_logs_a_warning_with_its_error(run: Run, events: Events) -> 
     assert failed["node"] == "odd_fails"
 
 
+def test_secret_in_an_error_is_redacted_in_events(run: Run, events: Events) -> None:
+    async def leaks(_: int) -> None:
+        raise ConnectionError("401 for https://me:canary@h/v1?api_key=canary")
+
+    (result,) = run(BatchProcessor(leaks).batch([1]))
+    (failed,) = of(events, "item.failed")
+    assert failed["error"] == "401 for https://[redacted]@h/v1?[redacted]"
+    assert "canary" in result.error, "results keep the text"
+    run(BatchProcessor(leaks, telemetry=Telemetry(redact=None)).batch([1]))
+    run(BatchProcessor(leaks, telemetry=Telemetry(redact=lambda text: text[:3])).batch([1]))
+    assert [event["error"] for event in of(events, "item.failed")[1:]] == [result.error, "401"]
+
+
 def test_warnings_are_rate_limited_and_suppressed_ones_counted(run: Run, events: Events) -> None:
     run(BatchProcessor(odd_fails, 4).batch([1] * 5_000))
     warnings = of(events, "item.failed")
@@ -89,20 +102,29 @@ def test_item_events_have_trace_ids(run: Run, events: Events, spans: Any) -> Non
     assert failed["span_id"] == result.span_id
 
 
-def test_completed_items_are_logged_at_debug_only(run: Run) -> None:
-    for level, expected in ((logging.INFO, 0), (logging.DEBUG, 3)):
-        lines = structlog.testing.CapturingLoggerFactory()
-        structlog.configure(
-            processors=[structlog.processors.JSONRenderer()],
-            wrapper_class=structlog.make_filtering_bound_logger(level),
-            logger_factory=lines,
-        )
-        try:
-            run(BatchProcessor(odd_fails).batch([0, 2, 4]))
-        finally:
-            structlog.reset_defaults()
-        logged = [json.loads(call.args[0]) for call in lines.logger.calls]
-        assert sum(event["event"] == "item.completed" for event in logged) == expected
+@pytest.mark.parametrize(
+    ("level", "telemetry", "expected"),
+    [
+        (logging.DEBUG, Telemetry(), 0),
+        (logging.INFO, Telemetry(item_events=True), 0),
+        (logging.DEBUG, Telemetry(item_events=True), 3),
+    ],
+)
+def test_completed_items_are_logged_at_debug_on_request(
+    run: Run, level: int, telemetry: Telemetry, expected: int
+) -> None:
+    lines = structlog.testing.CapturingLoggerFactory()
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lines,
+    )
+    try:
+        run(BatchProcessor(odd_fails, telemetry=telemetry).batch([0, 2, 4]))
+    finally:
+        structlog.reset_defaults()
+    logged = [json.loads(call.args[0]) for call in lines.logger.calls]
+    assert sum(event["event"] == "item.completed" for event in logged) == expected
 
 
 def test_standard_logger_gets_one_line_per_event_without_structlog(run: Run, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,6 +173,41 @@ def test_batch_runs_with_any_structlog_wrapper(run: Run, wrapper: type[Any]) -> 
         structlog.reset_defaults()
     assert [result.output for result in results] == [0, 2, 4]
     assert all(isinstance(event["event"], str) for event in logged)
+
+
+class AsyncWrapper(structlog.BoundLogger):
+    """Wrapper of an application whose methods are coroutines, without a synchronous logger."""
+
+    async def _log(self, event: str, **fields: Any) -> None:
+        await asyncio.sleep(0)
+        self._proxy_to_logger("msg", event, **fields)
+
+    debug = info = warning = error = _log  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("wrapper", [structlog.stdlib.AsyncBoundLogger, AsyncWrapper])
+def test_async_wrapper_gets_every_event(run: Run, wrapper: type[Any]) -> None:
+    logged: Events = []
+
+    def keep(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+        logged.append(event)
+        raise structlog.DropEvent
+
+    async def main() -> None:
+        await BatchProcessor(odd_fails).batch([0, 1, 2])
+        await asyncio.sleep(0.01)
+
+    structlog.configure(processors=[keep], wrapper_class=wrapper)
+    before = METRICS.drops["logs", "export_error"]
+    try:
+        run(main())
+        log_event("warning", "loop.blocked")  # as the watchdog's thread does, where no loop runs
+    finally:
+        structlog.reset_defaults()
+    names = [event["event"] for event in logged]
+    assert names[:3] == ["batch.started", "item.failed", "batch.completed"]
+    lost = 0 if wrapper is structlog.stdlib.AsyncBoundLogger else 1
+    assert (len(names), METRICS.drops["logs", "export_error"]) == (4 - lost, before + lost)
 
 
 @pytest.mark.parametrize("way", ["structlog", "logging"])

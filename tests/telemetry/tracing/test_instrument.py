@@ -16,8 +16,10 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
-from flowrt import BatchProcessor, Instrument, Telemetry
+from flowrt import BatchProcessor, BatchResult, Instrument, RetryPolicy, Telemetry
 from flowrt.model import ItemRecord
+from flowrt.telemetry.redaction import redact
+from flowrt.telemetry.tracing.exceptions import set_failed
 
 Run = Callable[[Any], Any]
 Spans = Callable[[], list[ReadableSpan]]
@@ -192,6 +194,57 @@ def test_exception_whose_str_raises_gives_one_failed_span(run: Run, spans: Spans
     _, items = split(spans())
     assert [span.attributes["error.type"] for span in items.values()] == ["OddError", "OddError"]
     assert results[0].error
+
+
+async def leaks(_: int) -> None:
+    try:
+        raise KeyError("password=canary")
+    except KeyError as exc:
+        raise ConnectionError("401 for https://me:canary@h/v1?api_key=canary") from exc
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2, base=0.001)])
+def test_secret_in_an_exception_is_redacted_on_spans(run: Run, spans: Spans, retry: RetryPolicy | None) -> None:
+    (result,) = run(BatchProcessor(leaks, retry=retry).batch([1]))
+    assert "canary" in result.error, "results keep the text"
+    failed = [span for span in spans() if span.events]
+    assert len(failed) == (1 if retry is None else 3)
+    assert not any("canary" in str(span.to_json()).partition('"resource"')[0] for span in spans())
+    attributes = dict(failed[-1].events[0].attributes or {})
+    assert attributes["exception.type"] == "ConnectionError"
+    assert attributes["exception.message"] == "401 for https://[redacted]@h/v1?[redacted]"
+    assert "KeyError" in str(attributes["exception.stacktrace"])
+
+
+def test_redaction_of_spans_is_a_setting_and_cannot_fail_an_item(run: Run, spans: Spans) -> None:
+    def broken(text: str) -> str:
+        raise RuntimeError(text)
+
+    for function in (None, lambda _: "short", broken):
+        run(BatchProcessor(leaks, telemetry=Telemetry(redact=function)).batch([1]))
+    texts = [span.status.description for span in spans() if span.name == "process leaks"]
+    assert texts == ["401 for https://me:canary@h/v1?api_key=canary", "short", "[redact() failed]"]
+    with pytest.raises(TypeError, match="redact must be a function of a text"):
+        Telemetry(redact="all")  # type: ignore[arg-type]
+
+
+class VendorSpan(trace.NonRecordingSpan):
+    """Vendor's span whose `record_exception` does more than add an event."""
+
+    def __init__(self) -> None:
+        super().__init__(trace.INVALID_SPAN_CONTEXT)
+        self.recorded: dict[str, Any] = {}
+
+    def record_exception(self, exception: BaseException, attributes: Any = None, *args: Any, **more: Any) -> None:
+        self.recorded = {"exception": exception, **attributes}
+
+
+def test_exception_is_recorded_by_the_method_of_a_vendors_span() -> None:
+    item, span = BatchResult(0, None, success=False), VendorSpan()
+    item.exception, item.error = ValueError("password=canary"), "password=canary"
+    set_failed(span, item, redact)  # type: ignore[arg-type]
+    assert span.recorded["exception"] is item.exception
+    assert span.recorded["exception.message"] == "password=[redacted]"
 
 
 def test_nothing_is_traced_without_a_provider(run: Run) -> None:

@@ -125,6 +125,18 @@ def test_standard_logging_has_the_same_format(logged: Callable[..., list[str]]) 
     assert "ValueError: two\nlines" in event["exception"]
 
 
+def test_extra_of_a_record_does_not_replace_its_own_fields(logged: Callable[..., list[str]]) -> None:
+    extra = {"event": "order.late", "level": "gold", "timestamp": 1, "logger": "mine", "order": 7}
+    (line,) = logged(lambda: logging.getLogger("flowrt.app").warning("order %d late", 7, extra=extra))
+    event = json.loads(line)
+    assert (event["event"], event["level"], event["logger"]) == ("order 7 late", "warning", "flowrt.app")
+    assert event["timestamp"] != 1
+    assert {key: event[key] for key in event if key.startswith("extra_")} == {
+        "extra_event": "order.late", "extra_level": "gold", "extra_timestamp": 1, "extra_logger": "mine"
+    }  # fmt: skip
+    assert event["order"] == 7
+
+
 def test_message_with_wrong_arguments_is_still_logged(logged: Callable[..., list[str]]) -> None:
     (line,) = logged(lambda: logging.getLogger("flowrt.something").warning("%d items", "no number"))
     assert json.loads(line)["event"] == "%d items"
