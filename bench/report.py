@@ -418,7 +418,14 @@ def _scrape_targets(measured: Measured) -> Iterator[Target]:
 
 
 def _small_targets(measured: Measured) -> Iterator[Target]:
-    """Bounds for a batch of three, one after another, beside `gather`."""
+    """Bounds for a batch of three: one after another beside `gather`, and among 4,000 beside one alone."""
+    cpu_us = {
+        (case["items"], case["at_once"], case["arm"]): [run[case["arm"]]["cpu_us"] for run in case["runs"]]
+        for case in measured["small"]
+    }
+    alone, among = (cpu_us.get((3, at_once, "default"), ()) for at_once in (1, 4_000))
+    times = [many / one for many, one in zip(among, alone, strict=False)]
+    yield Target("CPU of a batch of three among 4,000, default, of one alone", times, 1.3)
     for case in measured["small"]:
         if case["items"] != 3 or case["at_once"] != 1:
             continue

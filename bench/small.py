@@ -21,13 +21,13 @@ from bench.tables import Table, spread
 from bench.turns import delivering, run_pinned
 from bench.workloads import workload
 
-__all__ = ["AT_ONCE", "SIZES", "SMALL", "SmallArm", "cpu_ratios", "main", "measure_small", "run_small", "small_tables"]
+__all__ = ["CASES", "SMALL", "SmallArm", "cpu_ratios", "main", "measure_small", "run_small", "small_tables"]
 
-SIZES: Final = (1, 3, 10, 30)
-AT_ONCE: Final = (1, 100)
-"""Batches at once: one after another, and as many requests of a service."""
+CASES: Final = (*((size, at_once) for at_once in (1, 100) for size in (1, 3, 10, 30)), (3, 4_000))
+"""Items of a batch, and batches at once: one after another, or as many as a service has requests."""
 _BATCHES: Final = 400  # of each turn
 _TURNS: Final = 8  # of which the cheapest counts: the others were disturbed
+_FEWER_TURNS: Final = 3  # of many batches at once, which take longer
 
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[int]]]
 
@@ -70,7 +70,7 @@ def measure_small(
     say: Callable[[str], None],
     run: Callable[[SmallArm, int, int, int, str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Measure every arm at every size, one batch after another and 100 at once.
+    """Measure every arm in every case: 1 to 30 items, one batch after another, 100 and 4,000 at once.
 
     Args:
         arms: Arms in the order of their processes.
@@ -90,16 +90,17 @@ def measure_small(
     missing = {arm.name: arm.missing for arm in arms if arm.missing}
     cases = []
     with collector(not_on=last_core()) as url:
-        for at_once in AT_ONCE:
-            for size in SIZES:
-                say(f"small: {size} items, {at_once} at once")
-                for arm in (arm for arm in arms if arm.name not in missing):
-                    runs = [run(arm, size, at_once, max(at_once, _BATCHES // cut), url) for _ in range(rounds)]
-                    cases.append({"arm": arm.name, "items": size, "at_once": at_once, "runs": runs})
+        for size, at_once in CASES:
+            say(f"small: {size} items, {at_once} at once")
+            for arm in (arm for arm in arms if arm.name not in missing):
+                runs = [run(arm, size, at_once, max(at_once, _BATCHES // cut), url) for _ in range(rounds)]
+                cases.append({"arm": arm.name, "items": size, "at_once": at_once, "runs": runs})
     return {"machine": about(), "rounds": rounds, "missing": missing, "small": cases}
 
 
-def run_small(arm: SmallArm, size: int, at_once: int, batches: int, url: str, turns: int = _TURNS) -> dict[str, Any]:
+def run_small(
+    arm: SmallArm, size: int, at_once: int, batches: int, url: str, turns: int | None = None
+) -> dict[str, Any]:
     """Run one arm in a process of its own.
 
     Args:
@@ -108,8 +109,9 @@ def run_small(arm: SmallArm, size: int, at_once: int, batches: int, url: str, tu
         at_once: Batches at once.
         batches: Batches of a turn.
         url: The collector's URL.
-        turns: Turns of `gather` and of the arm.
+        turns: Turns of `gather` and of the arm; None for 8, or 3 of more than 400 batches.
     """
+    turns = turns or (_TURNS if batches <= _BATCHES else _FEWER_TURNS)
     words = [arm.name, *map(str, (size, at_once, batches, turns))]
     made: dict[str, Any] = run_module(
         "bench.small", words, f"{arm.name} on batches of {size}", {"BENCH_COLLECTOR": url}
@@ -223,7 +225,7 @@ def small_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
     for case in measured["small"]:
         by_case.setdefault((case["at_once"], case["items"]), []).append(case)
     for (at_once, size), cases in by_case.items():
-        how = "one after another" if at_once == 1 else f"{at_once} at once"
+        how = "one after another" if at_once == 1 else f"{at_once:,} at once"
         table = Table(f"batches of {size} {'item' if size == 1 else 'items'}, {how}", heads)
         every = [run["gather"] for case in cases for run in case["runs"]]
         table.add(

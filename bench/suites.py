@@ -202,7 +202,7 @@ SUITES: Final = (
         _speedup,
     ),
     Suite("item_task", "a task for each item beside shared tasks, in turn in one process", ITEM_TASK, 7, _item_task),
-    Suite("small", "batches of 1, 3, 10 and 30 items, one after another and 100 at once", SMALL, 3, _small),
+    Suite("small", "batches of 1, 3, 10 and 30 items, one after another and many at once", SMALL, 3, _small),
     Suite("waiting", "share of a core of 100, 1,000 and 10,000 batches that only wait", WAITING, 3, _waiting),
     Suite("nested", "1,000 items that map over ten children each", NESTED, 3, _nested),
     Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 7, _parts),

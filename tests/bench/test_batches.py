@@ -12,7 +12,7 @@ from bench.collector import collector
 from bench.item_task import ITEM_TASK, item_us, measure_item_task, paired
 from bench.nested import NESTED, measure_nested
 from bench.report import lines
-from bench.small import AT_ONCE, SIZES, SMALL, measure_small, run_small
+from bench.small import CASES, SMALL, measure_small, run_small
 from bench.turns import take_turns
 from bench.waiting import BATCHES, WAITING, measure_waiting, run_waiting
 
@@ -67,18 +67,20 @@ def test_small_suite_covers_every_size_and_reports_its_targets() -> None:
 
     def run(arm: Any, size: int, at_once: int, batches: int, url: str) -> dict[str, Any]:
         ran.append((size, at_once, batches))
-        cost = {"gather": 20.0, "bare": 70.0, "delivered": 200.0}
+        cost = {"gather": 20.0, "bare": 70.0, "default": 120.0 if at_once < 1_000 else 180.0, "delivered": 200.0}
         return {
             name: {"cpu_us": cost[name], "wall_us": cost[name], "p50_us": 10.0, "p99_us": 25.0}
             for name in ("gather", arm.name)
         }
 
-    measured = measure_small([named(SMALL, "bare"), named(SMALL, "delivered")], 2, 10, quiet, run)
-    assert {(size, at_once) for size, at_once, _ in ran} == {(size, n) for size in SIZES for n in AT_ONCE}
+    arms = [named(SMALL, name) for name in ("bare", "default", "delivered")]
+    measured = measure_small(arms, 2, 10, quiet, run)
+    assert {(size, at_once) for size, at_once, _ in ran} == set(CASES)
     assert {batches for _, at_once, batches in ran if at_once == 100} == {100}  # each of the 100 clients runs one
     shown = text(measured)
     assert "batches of 1 item, one after another" in shown
     assert "batches of 30 items, 100 at once" in shown
+    assert "MISSED  CPU of a batch of three among 4,000, default, of one alone: 1.5 (target <= 1.3" in shown
     assert "MISSED  CPU of a batch of three, bare, of gather: 3.5 (target <= 3; rounds 3.5 to 3.5)" in shown
     assert "met     CPU of a batch of three, delivered, of gather: 10 (target <= 11" in shown
     assert "met     p99 of a batch of three, delivered, of its median: 2.5 (target <= 3" in shown
