@@ -1,29 +1,40 @@
-"""The ledger in plain words: what held a batch back, and what would help."""
+"""Explanation: one sentence about what held a batch back, with advice that the figures support."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
+from flowrt._util.cpu_time import CpuTime
 from flowrt.attribution.ledger import CAUSES, Cause, Ledger
-from flowrt.attribution.speedup import Speedup
+from flowrt.attribution.speedup import Speedup, threads_compete, threads_compute
 from flowrt.attribution.stalls import Stall
 
 __all__ = ["EndedBatch", "explain", "explain_batch", "why_overstated"]
 
-_WORTH_TELLING: Final = 0.05  # of the wall time; and at least the first cause
+_LEAST_SHARE: Final = 0.05  # of the wall time; the first cause is always named
+_LEAST_FOR_ADVICE: Final = 0.10
+_LEAST_CULPRIT: Final = 0.10  # of the time for which the loop was blocked
+_MOST_FAILED: Final = 0.10  # of the items; above, more at a time may make more of them fail
+_CORE_FULL: Final = 0.7  # of a core's time
+_SHORTEST_NS: Final = 1_000_000  # a shorter batch has nothing to explain
+
 _COLLECTOR: Final = "Python's garbage collector"
-_WORTH_ADVICE: Final = 0.10
-_SHORTEST_NS: Final = 1_000_000  # a batch of less has nothing to explain
+_COMPUTE_LESS: Final = "do less per item, or use processes"
 
 
 class EndedBatch(Protocol):
-    """What an explanation reads of a batch that has ended."""
+    """The fields of a batch that has ended, as far as an explanation needs them."""
 
     @property
     def ledger(self) -> Ledger | None:
-        """Its ledger, or None where none was kept."""
+        """Its ledger, or None if it has none."""
+
+    @property
+    def batch_id(self) -> str:
+        """Its id."""
 
     @property
     def limit(self) -> int:
@@ -34,6 +45,14 @@ class EndedBatch(Protocol):
         """Number of inputs pulled."""
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """Number of items that ended, by status."""
+
+    @property
+    def cpu_time(self) -> CpuTime | None:
+        """Times of its attempts, if they ran in threads."""
+
+    @property
     def started_ns(self) -> int:
         """When it started, by the batch's clock."""
 
@@ -42,22 +61,26 @@ class EndedBatch(Protocol):
         """When it ended, by the batch's clock."""
 
 
-def explain_batch(batch: EndedBatch) -> str:
-    """One sentence about a batch that has ended; empty where no ledger was kept.
+def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None) -> str:
+    """Explain a batch in one sentence; empty if it has no ledger.
 
     Args:
         batch: Its record.
+        bound_ns: The ledger so far, in nanoseconds by cause, for a batch that has not ended.
     """
     ledger = batch.ledger
     if ledger is None:
         return ""
     return explain(
-        ledger.read(batch.finished_ns),
+        ledger.read(batch.finished_ns) if bound_ns is None else bound_ns,
         limit=batch.limit,
         items=batch.pulled,
+        ended=bool(batch.finished_ns),
+        failed=batch.counts["failed"] + batch.counts["timed_out"],
         left=ledger.left,
         computing_ns=ledger.computing_ns,
-        stalls=ledger.delays.stalls,
+        cpu=batch.cpu_time,
+        stalls=_stalls_of_others(batch, ledger),
     )
 
 
@@ -66,100 +89,179 @@ def explain(
     *,
     limit: int,
     items: int = 0,
+    ended: bool = True,
+    failed: int = 0,
     left: int = 0,
     computing_ns: int = 0,
+    cpu: CpuTime | None = None,
     stalls: Sequence[Stall] = (),
 ) -> str:
-    """One sentence: the causes by their share of the wall time, each with what would help where the ledger says so.
+    """Name the causes by their share of the wall time, each with what would help if that is known.
 
     Args:
-        bound_ns: The ledger.
-        limit: How many slots there were.
-        items: How many items there were.
-        left: How many of them were still on their way when the input was over.
-        computing_ns: Of `service`, for how long the loop's thread was computing.
-        stalls: The stalls of the loop that are known.
+        bound_ns: The ledger, in nanoseconds by cause.
+        limit: The concurrency limit.
+        items: Number of items so far, or 0 if it is not known.
+        ended: Whether there are no more items to come.
+        failed: Number of items that failed or timed out.
+        left: Number of items that were still running or queued when the input was exhausted.
+        computing_ns: The part of `service` in which the loop's thread computed.
+        cpu: Times of the attempts, if they ran in threads.
+        stalls: The longest stalls of the loop.
     """
     wall_ns = sum(bound_ns.values())
     if wall_ns < _SHORTEST_NS:
         return ""
+    bound = dict(bound_ns)
+    if 0 < items < limit + ended:  # no item ever waited for a slot
+        bound["service"] = bound.get("service", 0) + bound.pop("slots", 0)
+    words = _Words(bound, wall_ns, limit, items, failed, left, computing_ns, cpu, stalls)
     parts: list[str] = []
-    for cause in sorted(CAUSES, key=lambda each: -bound_ns.get(each, 0)):
-        share = bound_ns.get(cause, 0) / wall_ns
-        if share < _WORTH_TELLING and parts:
+    for cause in sorted(CAUSES, key=lambda each: -bound.get(each, 0)):
+        share = bound.get(cause, 0) / wall_ns
+        if share < _LEAST_SHARE and parts:
             break
-        what, advice = _words(cause, limit, items, left, computing_ns / max(1, bound_ns.get(cause, 0)), stalls)
-        text = what.replace("{share}", _percent(share), 1)  # and not format: a node's name may hold braces
-        sure = share >= (_WORTH_ADVICE if cause != "loop_blocked" or _main_culprit(stalls) else 2 * _WORTH_ADVICE)
-        parts.append(f"{text}: {advice}" if advice and sure else text)
+        what, advice = words.of(cause)
+        text = what.replace("{share}", _percent(share), 1)  # not `format`: a node's name may hold braces
+        parts.append(f"{text}: {advice}" if advice and share >= _LEAST_FOR_ADVICE else text)
     return "; ".join(parts)
 
 
-def _words(
-    cause: Cause, limit: int, items: int, left: int, computing: float, stalls: Sequence[Stall]
-) -> tuple[str, str]:
-    """What is said of a cause, and what would help."""
-    slots = "the one slot was" if limit == 1 else f"all {limit:,} slots were"
-    if cause == "slots":
-        return f"{{share}} of the time {slots} busy", "raise max_concurrency"
-    if cause == "input":
-        return "{share} waited for input", "more slots would not help, a faster source would"
-    if cause == "rate_limit":
-        return "{share} waited for the rate limit or an open circuit", ""
-    if cause == "backoff":
-        return "{share} waited to try failed items again", ""
-    if cause == "consumer":
-        return "{share} waited for results to be taken", "take them faster, more slots would not help"
-    if cause == "loop_blocked":
-        who = _main_culprit(stalls)
-        by = "" if who is None else f" by {who}"
-        if who == _COLLECTOR:
-            return (
-                f"{{share}} the event loop was blocked{by}",
-                "batch_as_completed keeps no results for it to go through",
-            )
-        return f"{{share}} the event loop was blocked{by}", "make what blocks a plain function, which runs in a thread"
-    if cause == "tail":
-        last = f"the last {_percent(left / items)} of items" if items and left else "the last items"
-        return f"{last} took {{share}} of the time", "a shorter item_timeout or a hedge would bound that"
-    if computing > 0.5:
-        return "{share} the loop's thread was computing", "more slots would not help"
-    return "{share} every item left was running", "only faster items would help"
+class _Words:
+    """What to say of each cause of one batch, and what would help."""
+
+    def __init__(
+        self,
+        bound_ns: Mapping[Cause, int],
+        wall_ns: int,
+        limit: int,
+        items: int,
+        failed: int,
+        left: int,
+        computing_ns: int,
+        cpu: CpuTime | None,
+        stalls: Sequence[Stall],
+    ) -> None:
+        self._blocked_ns = bound_ns.get("loop_blocked", 0)
+        self._limit = limit
+        self._items = items
+        self._failed = failed / items if items else 0.0
+        self._left = left
+        self._computes = computing_ns > 0.5 * bound_ns.get("service", 0)
+        self._cpu = cpu
+        self._cores = 0.0 if cpu is None else cpu.cpu_ns / wall_ns  # that the threads kept busy
+        self._compete = cpu is not None and threads_compete(cpu, wall_ns / 1e9, self._blocked_ns / 1e9)
+        self._stalls = stalls
+
+    def of(self, cause: Cause) -> tuple[str, str]:
+        """Return the words and the advice; the words hold `{share}` once."""
+        if cause == "slots":
+            return self._of_slots()
+        if cause == "input":
+            return "{share} waited for input", "more slots would not help, a faster source would"
+        if cause == "rate_limit":
+            return "{share} waited for the rate limit or an open circuit", ""
+        if cause == "backoff":
+            return "{share} waited to try failed items again", ""
+        if cause == "consumer":
+            return "{share} waited for results to be taken", "take them faster, more slots would not help"
+        if cause == "loop_blocked":
+            return self._of_blocked_loop()
+        if cause == "tail":
+            known = self._items and self._left
+            last = f"the last {_percent(self._left / self._items)} of items" if known else "the last items"
+            return f"{last} took {{share}} of the time", "a shorter item_timeout or a hedge would bound that"
+        if self._computes:
+            return "{share} Python itself was the bottleneck (one core full)", _COMPUTE_LESS
+        if self._compete:
+            return "{share} the threads computed and waited for each other", _COMPUTE_LESS
+        return "{share} every item left was running", "only faster items would help"
+
+    def _of_slots(self) -> tuple[str, str]:
+        busy = "the one slot was" if self._limit == 1 else f"all {self._limit:,} slots were"
+        what = f"{{share}} of the time {busy} busy"
+        if self._compete or (self._cpu is not None and threads_compute(self._cpu) and self._are_cores_full()):
+            return f"{what} with threads that compute", _COMPUTE_LESS
+        if self._failed >= _MOST_FAILED:
+            return what, f"find out first why {_percent(self._failed)} of the items failed"
+        return what, "raise max_concurrency"
+
+    def _are_cores_full(self) -> bool:
+        # one thread may hold the interpreter's lock all the time; several that all compute do without it
+        return self._cores >= _CORE_FULL * (1 if self._limit == 1 else os.cpu_count() or 1)
+
+    def _of_blocked_loop(self) -> tuple[str, str]:
+        """Name each culprit with its part of the time, and give advice on the one that caused most of it."""
+        parts = {who: ns / max(1, self._blocked_ns) for who, ns in _blocked_by(self._stalls).items()}
+        named = {who: min(1.0, part) for who, part in parts.items() if part >= _LEAST_CULPRIT}
+        unknown = max(0.0, 1.0 - sum(parts.values()))
+        if self._compete and unknown > 0.5:
+            return "{share} the event loop waited for threads that compute", _COMPUTE_LESS
+        what = "{share} the event loop was blocked"
+        if not named:
+            # a watchdog samples every stall, so that at least its stack is known
+            unseen = bool(self._stalls) and not any(stall.stack or stall.garbage_collection for stall in self._stalls)
+            return f"{what}, cause unknown", "run it with flowrt.run, which finds what blocks" if unseen else ""
+        main = max(named, key=lambda who: named[who])
+        if named[main] >= 1 - _LEAST_CULPRIT:
+            what += f" by {main}"
+        else:
+            listed = [f"{_percent(part)} by {who}" for who, part in named.items()]
+            if unknown >= _LEAST_CULPRIT:
+                listed.append(f"{_percent(unknown)} unknown")
+            what += f" ({', '.join(listed)})"
+        if named[main] < 0.5:
+            return what, ""
+        if main == _COLLECTOR:
+            return what, "batch_as_completed keeps no results for it to go through"
+        return what, "make what blocks a plain function, which runs in a thread"
 
 
 def why_overstated(batch: EndedBatch, speedup: Speedup) -> str:
-    """Why a claimed speedup is far above the measured one, as far as the ledger knows.
+    """Explain why a claimed speedup is far above the measured one, as far as the ledger knows.
 
     Args:
-        batch: It has ended.
+        batch: Its record; it has ended.
         speedup: Its speedup; it diverges.
     """
     ledger = batch.ledger
     wall_ns = max(1, batch.finished_ns - batch.started_ns)
     if ledger is not None:
-        blocked = ledger.read(batch.finished_ns)["loop_blocked"] / wall_ns
+        blocked_ns = ledger.read(batch.finished_ns)["loop_blocked"]
         computing = ledger.computing_ns / wall_ns
-        who = _main_culprit(ledger.delays.stalls)
-        if blocked >= max(0.2, computing):
-            by = "something" if who is None else who
-            return f"{by} blocked the event loop for {_percent(blocked)} of the time, and the other items waited for it"
-        held = ledger.delays.total_ns / wall_ns
-        if computing >= 0.2 or held > 0.5 * (speedup.claimed - speedup.measured):
+        if blocked_ns / wall_ns >= max(0.2, computing):
+            culprits = _blocked_by(_stalls_of_others(batch, ledger))
+            by = next((who for who, ns in culprits.most_common(1) if ns >= 0.5 * blocked_ns), "something")
+            share = _percent(blocked_ns / wall_ns)
+            return f"{by} blocked the event loop for {share} of the time, and the other items waited for it"
+        delayed = ledger.delays.total_ns / wall_ns
+        if computing >= 0.2 or delayed > 0.5 * (speedup.claimed - (speedup.measured or 0.0)):
             return "the items computed on one thread, and those that were ready waited for each other"
     if speedup.method == "sample":
-        return "the items took longer together than alone: what they call, or the processor, is what they compete for"
+        return "the items took longer together than alone: they compete for what they call, or for the processor"
     return "the items waited for each other on one event loop"
 
 
-def _main_culprit(stalls: Sequence[Stall]) -> str | None:
-    """What blocked the loop for longest, a node or the garbage collector, where any is known."""
+def _stalls_of_others(batch: EndedBatch, ledger: Ledger) -> list[Stall]:
+    """The batch's stalls without those that are put down to its own items though these run in threads.
+
+    Such an item has the loop only for an instant; a stall then is its wait for the interpreter's lock.
+    """
+    stalls = ledger.delays.stalls.copy()
+    if batch.cpu_time is None:
+        return stalls
+    return [stall for stall in stalls if stall.batch_id != batch.batch_id or stall.garbage_collection]
+
+
+def _blocked_by(stalls: Sequence[Stall]) -> Counter[str]:
+    """Nanoseconds for which each known culprit blocked the loop: a node or the garbage collector."""
     blocked: Counter[str] = Counter()
     for stall in stalls:
         if stall.garbage_collection:
             blocked[_COLLECTOR] += round(stall.duration_s * 1e9)
         elif stall.node is not None:
             blocked[f"node {stall.node!r}"] += round(stall.duration_s * 1e9)
-    return blocked.most_common(1)[0][0] if blocked else None
+    return blocked
 
 
 def _percent(share: float) -> str:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Final, Literal
 
+from flowrt._util.cpu_time import CpuTime
 from flowrt._util.intervals import students_t
 from flowrt.attribution.stalls import DelayTotals
 
-__all__ = ["Method", "SequentialEstimate", "Speedup", "estimate", "speedup_by_sample", "speedup_less_delays"]
+__all__ = [
+    "Method",
+    "SequentialEstimate",
+    "Speedup",
+    "estimate",
+    "speedup_by_sample",
+    "speedup_in_threads",
+    "speedup_less_delays",
+    "threads_compete",
+    "threads_compute",
+]
 
-Method = Literal["sample", "held"]
+Method = Literal["sample", "held", "cpu"]
 
 _DIVERGES: Final = 1.25  # a claim above this multiple of the interval's upper end is reported
+_COMPUTING: Final = 0.8  # the share of its time that a thread computes if it hardly waits
+_MOSTLY_FREE: Final = 0.3  # the share of the time that the interpreter's lock may be taken without anything waiting
+_LATE: Final = 0.1  # the share of the time that a loop is blocked if it waits for threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +77,18 @@ class Speedup:
     Args:
         claimed: Sum of the execution times over the wall time. The usual figure, and an upper bound: it counts the
             time that an item waits for others as the item's own.
-        measured: The estimate without that time.
+        measured: The estimate without that time; None if it cannot be known: then only the interval is.
         low: Lower end of its interval.
         high: Upper end of its interval; infinite for a sample of one, which gives no upper end.
         method: `sample`: some items were run one after another, and the interval is of 95 %. `held`: the claim less
             the time for which items were ready and other code had the loop; the interval covers what is not known
-            about when they became ready.
+            about when they became ready. `cpu`: from the CPU time of attempts in threads, which is the interval's lower
+            end; the rest of their time they may have waited for each other or for something outside.
         estimate: The sample's estimate, for the method `sample`.
     """
 
     claimed: float
-    measured: float
+    measured: float | None
     low: float
     high: float
     method: Method
@@ -82,7 +97,7 @@ class Speedup:
     @property
     def diverges(self) -> bool:
         """True if the claim is far above the whole interval."""
-        return self.claimed > _DIVERGES * max(self.high, self.measured)
+        return self.claimed > _DIVERGES * max(self.high, self.measured or 0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, for reports and recordings."""
@@ -112,6 +127,50 @@ def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals, ru
     return Speedup(
         service_s / wall_s, without(delays.total_ns), without(delays.most_ns), without(delays.least_ns), method="held"
     )
+
+
+def threads_compute(cpu: CpuTime) -> bool:
+    """Return True if attempts in threads computed nearly all of their time, so that they hardly waited.
+
+    Args:
+        cpu: Times of the attempts.
+    """
+    return cpu.wall_ns > 0 and cpu.cpu_ns >= _COMPUTING * cpu.wall_ns
+
+
+def threads_compete(cpu: CpuTime, wall_s: float, blocked_s: float) -> bool:
+    """Return True if attempts in threads may have waited for the interpreter's lock or for a processor.
+
+    Neither wait can be told from waiting for something outside. But a thread that waits for the lock makes the loop
+    wait for it, too, and while the lock is mostly free, hardly any thread waits.
+
+    Args:
+        cpu: Times of the attempts.
+        wall_s: Wall time of the batch, in seconds; above 0.
+        blocked_s: The part of it in which the loop was blocked, in seconds.
+    """
+    if threads_compute(cpu):
+        return False
+    return cpu.cpu_ns / 1e9 >= _MOSTLY_FREE * wall_s or (cpu.cpu_ns > 0 and blocked_s >= _LATE * wall_s)
+
+
+def speedup_in_threads(speedup: Speedup, cpu: CpuTime, wall_s: float, blocked_s: float) -> Speedup:
+    """Correct the speedup of a batch whose attempts ran in threads, where they may have waited for each other.
+
+    Args:
+        speedup: The speedup less the delays on the loop.
+        cpu: Times of the attempts.
+        wall_s: Wall time of the batch, in seconds; above 0.
+        blocked_s: The part of it in which the loop was blocked, in seconds.
+    """
+    if speedup.claimed <= _DIVERGES:  # hardly two of them ran at once
+        return speedup
+    low, high = cpu.cpu_ns / 1e9 / wall_s, min(speedup.claimed, cpu.wall_ns / 1e9 / wall_s)
+    if threads_compute(cpu):
+        return replace(speedup, measured=(low + high) / 2, low=low, high=high, method="cpu")
+    if threads_compete(cpu, wall_s, blocked_s):
+        return replace(speedup, measured=None, low=low, high=high, method="cpu")
+    return speedup
 
 
 def speedup_by_sample(service_s: float, wall_s: float, found: SequentialEstimate) -> Speedup:

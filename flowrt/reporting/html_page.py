@@ -103,7 +103,8 @@ def _tiles(detail: Detail) -> str:
             note = "no interval from a sample of 1"
         else:
             note = f"{speedup['low']:,.1f} to {speedup['high']:,.1f}×, by {speedup['method']}"
-        tiles.append(("speedup, measured", f"{speedup['measured']:,.1f}×", note))
+        measured = "not known" if speedup["measured"] is None else f"{speedup['measured']:,.1f}×"
+        tiles.append(("speedup, measured", measured, note))
         tiles.append(("speedup, claimed", f"{speedup['claimed']:,.1f}×", "sum of times / wall time"))
     shown = "".join(
         f"<div><dt>{_text(label)}</dt><dd>{_text(value)}</dd><small>{_text(note)}</small></div>"

@@ -54,7 +54,11 @@ def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
         return [("speedup", f"{report.claimed_speedup:,.1f}x claimed ({how})")]
     interval = f"{speedup.low:,.1f}x to {speedup.high:,.1f}x"
     found = speedup.estimate
-    if found is None:
+    if speedup.measured is None:
+        rows = [("speedup, measured", f"not known, {interval}: the threads may have waited for each other")]
+    elif speedup.method == "cpu":
+        rows = [("speedup, measured", f"{speedup.measured:,.1f}x ({interval}: by the CPU time of the threads)")]
+    elif found is None:
         measured = f"{speedup.measured:,.1f}x ({interval}: {how}, less what items held each other up)"
         rows = [("speedup, measured", measured)]
     else:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from flowrt.attribution.ledger import Cause
-from flowrt.attribution.speedup import speedup_less_delays
+from flowrt.attribution.speedup import speedup_in_threads, speedup_less_delays
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
@@ -39,7 +39,11 @@ class LedgerInstrument(Instrument):
             bound_ns = batch.ledger.read(batch.finished_ns)
             running_ns = sum(bound_ns[cause] for cause in _RUNNING)
             delays = batch.ledger.delays
-            batch.speedup = speedup_less_delays(service_ns / 1e9, wall_ns / 1e9, delays, running_ns / 1e9)
+            wall_s, blocked_s = wall_ns / 1e9, bound_ns["loop_blocked"] / 1e9
+            speedup = speedup_less_delays(service_ns / 1e9, wall_s, delays, running_ns / 1e9)
+            if batch.cpu_time is not None:
+                speedup = speedup_in_threads(speedup, batch.cpu_time, wall_s, blocked_s)
+            batch.speedup = speedup
 
 
 class ItemLedgerInstrument(LedgerInstrument):

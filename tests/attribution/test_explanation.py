@@ -1,14 +1,16 @@
-"""The ledger in plain words."""
+"""Explanation of a batch in one sentence."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from flowrt import BatchProcessor
+from flowrt._util.cpu_time import CpuTime
 from flowrt.attribution.explanation import explain
 from flowrt.attribution.stalls import Stall
 
@@ -16,31 +18,23 @@ Run = Callable[[Any], Any]
 S = 1_000_000_000
 
 
-def test_the_causes_come_by_their_share_with_advice() -> None:
-    told = explain({"slots": 62 * S, "rate_limit": 21 * S, "tail": 17 * S}, limit=50, items=100, left=4)
-    assert told == (
+def threads(cpu_s: float, wall_s: float) -> CpuTime:
+    times = CpuTime()
+    times.cpu_ns, times.wall_ns = round(cpu_s * S), round(wall_s * S)
+    return times
+
+
+def test_causes_come_by_their_share_with_advice() -> None:
+    text = explain({"slots": 62 * S, "rate_limit": 21 * S, "tail": 17 * S}, limit=50, items=100, left=4)
+    assert text == (
         "62 % of the time all 50 slots were busy: raise max_concurrency; 21 % waited for the rate limit or an open "
         "circuit; the last 4 % of items took 17 % of the time: a shorter item_timeout or a hedge would bound that"
     )
 
 
-def test_what_took_little_is_left_out_and_gets_no_advice() -> None:
-    told = explain({"slots": 91 * S, "consumer": 6 * S, "input": 3 * S}, limit=1)
-    assert told == "91 % of the time the one slot was busy: raise max_concurrency; 6 % waited for results to be taken"
-
-
-def test_a_blocked_loop_names_the_node_that_blocked_it_longest() -> None:
-    stalls = [Stall(0, 1.0, node="innocent"), Stall(0, 3.0, node="culprit"), Stall(0, 9.0)]
-    told = explain({"loop_blocked": S}, limit=2, stalls=stalls)
-    assert told.startswith("100 % the event loop was blocked by node 'culprit': make what blocks a plain function")
-    few = explain({"loop_blocked": 15 * S, "slots": 85 * S}, limit=2)
-    assert few.endswith("15 % the event loop was blocked")  # by whom is not known, so no advice
-
-
-@pytest.mark.parametrize("node", ["GET /users/{id}", "{share}", "{", "{}", "{0.__class__}"])
-def test_a_node_s_name_may_hold_braces(node: str) -> None:
-    told = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0, node=node)])
-    assert told.startswith(f"100 % the event loop was blocked by node {node!r}: ")
+def test_small_share_is_left_out_and_gets_no_advice() -> None:
+    text = explain({"slots": 91 * S, "consumer": 6 * S, "input": 3 * S}, limit=1)
+    assert text == "91 % of the time the one slot was busy: raise max_concurrency; 6 % waited for results to be taken"
 
 
 @pytest.mark.parametrize(
@@ -56,16 +50,110 @@ def test_each_cause_has_its_words(cause: Any, words: str) -> None:
     assert words in explain({cause: S}, limit=3)
 
 
-def test_a_computing_loop_is_not_told_to_take_more_slots() -> None:
-    told = explain({"service": S}, limit=3, computing_ns=S)
-    assert told == "100 % the loop's thread was computing: more slots would not help"
+# -- a blocked loop ----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_of_no_time_has_nothing_to_explain() -> None:
+def test_culprit_of_nearly_all_of_the_time_is_named_with_advice() -> None:
+    stalls = [Stall(0, 0.95, node="culprit"), Stall(0, 0.05, node="innocent")]
+    assert explain({"loop_blocked": S}, limit=2, stalls=stalls) == (
+        "100 % the event loop was blocked by node 'culprit': make what blocks a plain function, which runs in a thread"
+    )
+
+
+def test_culprit_of_a_small_part_is_not_blamed_for_the_rest() -> None:
+    stalls = [*[Stall(0, 0.3)] * 9, Stall(0, 0.4, node="fetch")]
+    assert explain({"loop_blocked": 4 * S, "service": S}, limit=2, stalls=stalls).startswith(
+        "80 % the event loop was blocked (10 % by node 'fetch', 90 % unknown); 20 %"
+    )
+    few = [*[Stall(0, 0.3)] * 9, Stall(0, 0.1, node="fetch", stack="fetch")]
+    assert explain({"loop_blocked": 3 * S}, limit=2, stalls=few) == "100 % the event loop was blocked, cause unknown"
+
+
+def test_several_culprits_share_the_blame() -> None:
+    stalls = [Stall(0, 0.6, node="parse"), Stall(0, 0.3, garbage_collection=True)]
+    assert explain({"loop_blocked": S}, limit=2, stalls=stalls) == (
+        "100 % the event loop was blocked (60 % by node 'parse', 30 % by Python's garbage collector, 10 % unknown): "
+        "make what blocks a plain function, which runs in a thread"
+    )
+
+
+def test_garbage_collector_gets_advice_of_its_own() -> None:
+    text = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0, garbage_collection=True)])
+    assert text.endswith("by Python's garbage collector: batch_as_completed keeps no results for it to go through")
+
+
+def test_unknown_culprit_is_found_by_a_watchdog() -> None:
+    assert explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0)]) == (
+        "100 % the event loop was blocked, cause unknown: run it with flowrt.run, which finds what blocks"
+    )
+    assert explain({"loop_blocked": S}, limit=2) == "100 % the event loop was blocked, cause unknown"
+
+
+@pytest.mark.parametrize("node", ["GET /users/{id}", "{share}", "{", "{}", "{0.__class__}"])
+def test_name_of_a_node_may_hold_braces(node: str) -> None:
+    text = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0, node=node)])
+    assert text.startswith(f"100 % the event loop was blocked by node {node!r}: ")
+
+
+# -- more slots --------------------------------------------------------------------------------------------------------
+
+
+def test_more_slots_are_no_advice_where_no_item_waited_for_one() -> None:
+    assert explain({"slots": S}, limit=50, items=1) == (
+        "100 % every item left was running: only faster items would help"
+    )
+    assert "raise max_concurrency" not in explain({"slots": S}, limit=50, items=50)
+    assert "raise max_concurrency" in explain({"slots": S}, limit=50, items=50, ended=False)
+    assert "raise max_concurrency" in explain({"slots": S}, limit=50, items=51)
+
+
+def test_more_slots_are_no_advice_where_items_fail() -> None:
+    assert explain({"slots": S}, limit=5, items=100, failed=90) == (
+        "100 % of the time all 5 slots were busy: find out first why 90 % of the items failed"
+    )
+    assert explain({"slots": S}, limit=5, items=100, failed=3).endswith("raise max_concurrency")
+
+
+def test_more_slots_are_no_advice_where_python_computes() -> None:
+    assert explain({"service": S}, limit=3, computing_ns=S) == (
+        "100 % Python itself was the bottleneck (one core full): do less per item, or use processes"
+    )
+
+
+def test_threads_that_wait_for_each_other_get_processes_as_advice() -> None:
+    advice = ": do less per item, or use processes"
+    cpu = threads(0.9, 8.0)
+    assert explain({"slots": S}, limit=8, cpu=cpu) == (
+        f"100 % of the time all 8 slots were busy with threads that compute{advice}"
+    )
+    assert explain({"service": S}, limit=8, cpu=cpu) == f"100 % the threads computed and waited for each other{advice}"
+    assert explain({"loop_blocked": S}, limit=8, cpu=cpu) == (
+        f"100 % the event loop waited for threads that compute{advice}"
+    )
+
+
+def test_threads_that_wait_for_something_else_get_more_slots_as_advice() -> None:
+    assert explain({"slots": S}, limit=8, cpu=threads(0.05, 8.0)).endswith("raise max_concurrency")
+
+
+def test_plain_function_is_never_advised_to_become_one(run: Run) -> None:
+    def pure(_: int) -> int:
+        until = time.thread_time() + 0.03
+        while time.thread_time() < until:
+            pass
+        return 0
+
+    report = run(BatchProcessor(pure, 8).batch(range(24))).report
+    assert "plain function" not in report.explanation
+    assert "processes" in report.explanation
+    assert report.speedup.measured is None or report.speedup.measured < 2.5
+
+
+def test_batch_of_no_time_has_no_explanation() -> None:
     assert explain({"slots": 500}, limit=3) == ""
 
 
-def test_a_report_says_it_of_its_batch(run_virtual: Run) -> None:
+def test_report_explains_its_batch(run_virtual: Run) -> None:
     async def node(n: int) -> None:
         await asyncio.sleep(9 if n == 11 else 1)
 
@@ -80,7 +168,7 @@ def test_a_report_says_it_of_its_batch(run_virtual: Run) -> None:
     assert detail.speedup["method"] == "held"
 
 
-def test_without_an_account_there_is_nothing_to_say(run_virtual: Run) -> None:
+def test_batch_without_a_ledger_has_no_explanation(run_virtual: Run) -> None:
     report = run_virtual(BatchProcessor(abs, telemetry=False).batch([1])).report
     assert (report.explanation, report.bound_by, report.timeline, report.stalls) == ("", {}, [], [])
     assert report.speedup is None

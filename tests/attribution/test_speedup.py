@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor, BatchResults, NodeContext, NodeResult, WorkflowContext
-from flowrt.attribution.speedup import SequentialEstimate, speedup_by_sample, speedup_less_delays
+from flowrt._util.cpu_time import CpuTime
+from flowrt.attribution.speedup import SequentialEstimate, speedup_by_sample, speedup_in_threads, speedup_less_delays
 from flowrt.attribution.stalls import DelayTotals, Stall
 from flowrt.model.node import BaseNode
 
@@ -181,6 +182,60 @@ def test_of_too_many_stalls_the_longest_are_kept_and_all_are_counted() -> None:
         held.add_stall(Stall(number, float(number)))
     assert held.stalled == 150
     assert [stall.duration_s for stall in held.stalls] == [float(number) for number in range(50, 150)]
+
+
+def in_threads(cpu_s: float, attempts_s: float, wall_s: float = 1.0, blocked_s: float = 0.0) -> Any:
+    cpu = CpuTime()
+    cpu.cpu_ns, cpu.wall_ns = round(cpu_s * 1e9), round(attempts_s * 1e9)
+    return speedup_in_threads(speedup_less_delays(attempts_s, wall_s, DelayTotals()), cpu, wall_s, blocked_s)
+
+
+def test_threads_that_compute_on_their_own_cores_are_measured_by_cpu_time() -> None:
+    found = in_threads(3.6, 4.0)
+    assert (found.measured, found.low, found.high, found.method) == pytest.approx((3.8, 3.6, 4.0, "cpu"))
+
+
+def test_threads_that_wait_outside_keep_the_speedup_less_delays() -> None:
+    found = in_threads(0.1, 8.0)
+    assert (found.measured, found.low, found.method) == (8.0, 8.0, "held")
+
+
+@pytest.mark.parametrize(("cpu_s", "blocked_s"), [(0.95, 0.0), (0.2, 0.9)])
+def test_threads_that_may_wait_for_each_other_have_an_interval_alone(cpu_s: float, blocked_s: float) -> None:
+    found = in_threads(cpu_s, 8.0, blocked_s=blocked_s)
+    assert (found.measured, found.low, found.high, found.method) == (None, cpu_s, 8.0, "cpu")
+    assert not found.diverges
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["measured"] is None
+
+
+def test_one_thread_at_a_time_has_nothing_to_wait_for() -> None:
+    assert in_threads(0.9, 1.0).measured == 1.0
+
+
+def test_speedup_that_is_not_known_is_said_so_everywhere(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    from prometheus_client import REGISTRY
+
+    from flowrt.reporting.summary import speedup_rows
+
+    caplog.set_level(logging.INFO, "flowrt")
+    name = f"unknown-{time.monotonic_ns()}"
+
+    def mixed(_: int) -> None:
+        time.sleep(0.02)
+        until = time.thread_time() + 0.02
+        while time.thread_time() < until:
+            pass
+
+    results = run(BatchProcessor(mixed, 4, name=name).batch(range(12)))
+    report = results.report
+    assert report.speedup.measured is None
+    assert report.speedup.low < report.speedup.high
+    assert speedup_rows(report)[0][1].startswith("not known, ")
+    assert ">not known<" in report.html()
+    labels = {"batch": name, "method": "measured"}
+    assert REGISTRY.get_sample_value("flowrt_batch_speedup_ratio", labels) is None
+    (completed,) = [text for text in caplog.messages if "batch.completed" in text]
+    assert "speedup_measured" not in completed
 
 
 def test_a_figure_goes_with_its_method_and_interval() -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from flowrt.attribution.explanation import explain
+from flowrt.attribution.explanation import explain_batch
 from flowrt.attribution.ledger import CAUSES, Cause
 from flowrt.attribution.stalls import Stall
 from flowrt.model import BatchRecord
@@ -140,17 +140,7 @@ class BatchView:
         return [self._row(*points[max(0, i - 1) : i + 1]) for i in range(len(points))]
 
     def _explain(self, bound_ns: dict[Cause, int]) -> str:
-        batch, ledger = self.batch, self.batch.ledger
-        if ledger is None:
-            return ""
-        return explain(
-            bound_ns,
-            limit=batch.limit,
-            items=batch.pulled,
-            left=ledger.left,
-            computing_ns=ledger.computing_ns,
-            stalls=ledger.delays.stalls.copy(),
-        )
+        return explain_batch(self.batch, bound_ns)
 
     def _stalls(self) -> list[dict[str, Any]]:
         """Return the last stalls of the loop, oldest first."""

@@ -186,7 +186,8 @@ class LogInstrument(Instrument):
         speedup = batch.speedup
         if speedup is not None:
             fields["speedup_claimed"] = round(speedup.claimed, 2)
-            fields["speedup_measured"] = round(speedup.measured, 2)
+            if speedup.measured is not None:
+                fields["speedup_measured"] = round(speedup.measured, 2)
             fields["speedup_method"] = speedup.method
         if batch.ledger is not None:
             bound_ns = batch.ledger.read(batch.finished_ns)

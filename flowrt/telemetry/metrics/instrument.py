@@ -110,4 +110,6 @@ class MetricsInstrument(Instrument):
         claimed = batch.shard.service_ns / wall_ns if wall_ns > 0 else 0.0
         mine.speedup = {"claimed": claimed, "measured": claimed}
         if batch.speedup is not None:
-            mine.speedup = {"claimed": batch.speedup.claimed, "measured": batch.speedup.measured}
+            mine.speedup = {"claimed": batch.speedup.claimed}
+            if batch.speedup.measured is not None:
+                mine.speedup["measured"] = batch.speedup.measured
