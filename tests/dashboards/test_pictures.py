@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dashboards.generator.files import FOLDER
+from dashboards.generator.pictures import components
 from dashboards.generator.pictures.answers import answers_of, marks_of
 from dashboards.generator.servers import Api
 
@@ -76,3 +79,39 @@ def test_documentation_shows_a_picture_of_the_dashboard(name: str) -> None:
     picture = ROOT / "docs" / "pictures" / f"flowrt-{name}.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert f"(pictures/{picture.name})" in (ROOT / "docs" / "dashboards.md").read_text()
+
+
+def test_components_are_installed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    commands = []
+
+    def npm(command: list[str], *, cwd: Path, check: bool) -> None:
+        commands.append(command[:2])
+        (cwd / "node_modules").mkdir()
+
+    monkeypatch.setattr(components.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(components.subprocess, "run", npm)
+    folder = components.install()
+    assert components.install() == folder
+    assert commands == [["/bin/npm", "install"]]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_failed_installation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def npm(*_: object, **__: object) -> None:
+        raise subprocess.CalledProcessError(1, "npm")
+
+    monkeypatch.setattr(components.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(components.subprocess, "run", npm)
+    with pytest.raises(subprocess.CalledProcessError):
+        components.install()
+    assert list((tmp_path / "flowrt").iterdir()) == []
+
+
+def test_missing_npm_is_named_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(components.shutil, "which", lambda _: None)
+    with pytest.raises(FileNotFoundError, match="npm is not installed: run tools/install-node"):
+        components.install()
