@@ -7,15 +7,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from bench.collector import collector
 from bench.machine import about, last_core
 from bench.measure import run_module
 from bench.tables import Table, spread
-from bench.turns import Way, delivering, run_pinned, take_turns
+from bench.turns import OURS, BatchArm, Way, delivering, run_pinned, take_turns
 
-__all__ = ["NESTED", "NestedArm", "child_us", "main", "measure_nested", "nested_ratios", "nested_tables"]
+__all__ = ["NESTED", "child_us", "main", "measure_nested", "nested_ratios", "nested_tables"]
 
 _OUTER: Final = 1_000
 _CHILDREN: Final = 10
@@ -23,36 +23,15 @@ _AT_ONCE: Final = 100
 _TURNS: Final = 3
 
 
-class NestedArm(NamedTuple):
-    """One way of running nested batches.
-
-    Attributes:
-        name: Name for the command line and the JSON.
-        title: Title for tables.
-        telemetry: Telemetry of flowrt's outer batch.
-        delivers: True if it sends spans to a collector.
-    """
-
-    name: str
-    title: str
-    telemetry: bool
-    delivers: bool = False
-    missing: str | None = None
-
-
-NESTED: Final = (
-    NestedArm("bare", "flowrt, telemetry off", telemetry=False),
-    NestedArm("default", "flowrt as it is, with no tracer provider", telemetry=True),
-    NestedArm("delivered", "flowrt, everything on, spans sent over OTLP", telemetry=True, delivers=True),
-)
+NESTED: Final = OURS
 
 
 def measure_nested(
-    arms: Sequence[NestedArm],
+    arms: Sequence[BatchArm],
     rounds: int,
     cut: int,
     say: Callable[[str], None],
-    run: Callable[[NestedArm, int, str], dict[str, Any]] | None = None,
+    run: Callable[[BatchArm, int, str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure every arm, each beside `gather` in its own process.
 
@@ -80,7 +59,7 @@ def measure_nested(
     return {"machine": about(), "rounds": rounds, "missing": {}, "nested": {"items": outer * _CHILDREN, "runs": runs}}
 
 
-def _in_a_process(arm: NestedArm, outer: int, url: str) -> dict[str, Any]:
+def _in_a_process(arm: BatchArm, outer: int, url: str) -> dict[str, Any]:
     made: dict[str, Any] = run_module(
         "bench.nested", [arm.name, str(outer)], f"nested batches of {arm.name}", {"BENCH_COLLECTOR": url}
     )
@@ -100,7 +79,7 @@ def main(name: str, outer: int) -> dict[str, list[dict[str, float]]]:
     return run_pinned(_turns({arm.name: arm for arm in NESTED}[name], outer))
 
 
-async def _turns(arm: NestedArm, outer: int) -> dict[str, list[dict[str, float]]]:
+async def _turns(arm: BatchArm, outer: int) -> dict[str, list[dict[str, float]]]:
     from flowrt import BatchProcessor, MapNode
 
     inputs = [{"items": [number * _CHILDREN + child for child in range(_CHILDREN)]} for number in range(outer)]
@@ -118,7 +97,7 @@ async def _turns(arm: NestedArm, outer: int) -> dict[str, list[dict[str, float]]
 
         _check("gather", await asyncio.gather(*map(one, inputs)), wanted)
 
-    processor = BatchProcessor(MapNode("children", child), _AT_ONCE, name="outer", telemetry=arm.telemetry)
+    processor = BatchProcessor(MapNode("children", child), _AT_ONCE, name="outer", telemetry=bool(arm.telemetry))
 
     async with AsyncExitStack() as stack:
         flush = await stack.enter_async_context(delivering()) if arm.delivers else None

@@ -9,19 +9,18 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from statistics import median
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from bench.arms import why_missing
 from bench.collector import collector
 from bench.jobs import Item, job_of
 from bench.machine import about, last_core
 from bench.measure import run_module
 from bench.nodes import flowrt_node, nadoo_node
 from bench.tables import Table, spread
-from bench.turns import delivering, run_pinned
+from bench.turns import OURS, BatchArm, delivering, run_pinned
 from bench.workloads import workload
 
-__all__ = ["CASES", "SMALL", "SmallArm", "cpu_ratios", "main", "measure_small", "run_small", "small_tables"]
+__all__ = ["CASES", "SMALL", "cpu_ratios", "main", "measure_small", "run_small", "small_tables"]
 
 CASES: Final = (*((size, at_once) for at_once in (1, 100) for size in (1, 3, 10, 30)), (3, 4_000))
 """Items of a batch, and batches at once: one after another, or as many as a service has requests."""
@@ -32,43 +31,15 @@ _FEWER_TURNS: Final = 3  # of many batches at once, which take longer
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[int]]]
 
 
-class SmallArm(NamedTuple):
-    """One way of running a small batch.
-
-    Attributes:
-        name: Name for the command line and the JSON.
-        title: Title for tables.
-        telemetry: Telemetry of flowrt's batches; None for another library.
-        delivers: True if it sends spans to a collector.
-        needs: Modules that must be installed.
-    """
-
-    name: str
-    title: str
-    telemetry: bool | None = None
-    delivers: bool = False
-    needs: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> str | None:
-        """Why it cannot run here; None if it can."""
-        return why_missing(self.needs)
-
-
-SMALL: Final = (
-    SmallArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", needs=("nadoo_flow",)),
-    SmallArm("bare", "flowrt, telemetry off", telemetry=False),
-    SmallArm("default", "flowrt as it is, with no tracer provider", telemetry=True),
-    SmallArm("delivered", "flowrt, everything on, spans sent over OTLP", telemetry=True, delivers=True),
-)
+SMALL: Final = (BatchArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", needs=("nadoo_flow",)), *OURS)
 
 
 def measure_small(
-    arms: Sequence[SmallArm],
+    arms: Sequence[BatchArm],
     rounds: int,
     cut: int,
     say: Callable[[str], None],
-    run: Callable[[SmallArm, int, int, int, str], dict[str, Any]] | None = None,
+    run: Callable[[BatchArm, int, int, int, str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure every arm in every case: 1 to 30 items, one batch after another, 100 and 4,000 at once.
 
@@ -99,7 +70,7 @@ def measure_small(
 
 
 def run_small(
-    arm: SmallArm, size: int, at_once: int, batches: int, url: str, turns: int | None = None
+    arm: BatchArm, size: int, at_once: int, batches: int, url: str, turns: int | None = None
 ) -> dict[str, Any]:
     """Run one arm in a process of its own.
 
@@ -139,7 +110,7 @@ def main(name: str, size: int, at_once: int, batches: int, turns: int) -> dict[s
     return run_pinned(_turns({arm.name: arm for arm in SMALL}[name], size, at_once, batches, turns))
 
 
-async def _turns(arm: SmallArm, size: int, at_once: int, batches: int, turns: int) -> dict[str, dict[str, float]]:
+async def _turns(arm: BatchArm, size: int, at_once: int, batches: int, turns: int) -> dict[str, dict[str, float]]:
     inputs = [{"x": number} for number in range(1, size + 1)]
     async with AsyncExitStack() as stack:
         job = await stack.enter_async_context(job_of(workload("noop")))
@@ -172,7 +143,7 @@ async def _turns(arm: SmallArm, size: int, at_once: int, batches: int, turns: in
     }
 
 
-def _way(arm: SmallArm, job: Any) -> RunBatch:
+def _way(arm: BatchArm, job: Any) -> RunBatch:
     if arm.telemetry is None:
         import nadoo_flow
 

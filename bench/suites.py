@@ -101,41 +101,26 @@ def _overhead(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure(choice.chosen(suite.arms), _workloads(suite, choice), suite.rounds_of(choice), say)
 
 
+def _divided(measure_suite: Callable[..., dict[str, Any]]) -> Callable[[Suite, Choice, Say], dict[str, Any]]:
+    """Runs a suite whose function takes arms, rounds, the divisor of its items, and the reporter of its progress."""
+
+    def run(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
+        return measure_suite(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+    return run
+
+
 def _peers(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     works = _workloads(suite, choice)
     return measure(choice.chosen(suite.arms), works, suite.rounds_of(choice), say, forgive=True)
-
-
-def _forecasts(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_forecasts(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
 
 def _page(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_page(suite.rounds_of(choice), choice.cut, say)
 
 
-def _memory(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_memory(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
 def _speedup(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_speedup(choice.chosen(suite.arms), suite.rounds_of(choice), say)
-
-
-def _parts(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_parts(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
-def _prices(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_prices(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
-def _delivery(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_delivery(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
-def _journal(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_journal(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
 
 
 def _startup(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
@@ -146,22 +131,6 @@ def _scrape(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
     return measure_scrape(suite.rounds_of(choice), choice.cut, say)
 
 
-def _item_task(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_item_task(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
-def _small(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_small(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
-def _waiting(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_waiting(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
-def _nested(suite: Suite, choice: Choice, say: Say) -> dict[str, Any]:
-    return measure_nested(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
-
-
 _BESIDE: Final = tuple(each for each in ARMS if each.name in ("floor", "nadoo", "gather", "flowrt-bare"))
 _DELIVERING: Final = tuple(each for each in ARMS if each.delivers)
 
@@ -170,7 +139,7 @@ _CURVES: Final = ("floor", "nadoo", "gather", "flowrt-bare", "flowrt-delivered")
 SUITES: Final = (
     Suite(
         "overhead",
-        "what an item costs, beside the floor, the reference package and telemetry by hand",
+        "cost of an item, beside the floor, the reference package and telemetry by hand",
         ARMS,
         5,
         _overhead,
@@ -178,7 +147,7 @@ SUITES: Final = (
     ),
     Suite(
         "workloads",
-        "the same on spread and heavy-tailed service times, retries, HTTP and computing",
+        "cost of an item with spread and heavy-tailed service times, retries, HTTP and computing",
         ARMS,
         5,
         _overhead,
@@ -187,7 +156,7 @@ SUITES: Final = (
     ),
     Suite(
         "peers",
-        "the same for every peer, each in an environment of its own, with and without telemetry",
+        "cost of an item for every peer, each in its own environment, with and without telemetry",
         (*_BESIDE, *_DELIVERING, *PEERS),
         5,
         _peers,
@@ -201,20 +170,59 @@ SUITES: Final = (
         5,
         _speedup,
     ),
-    Suite("item_task", "a task for each item beside shared tasks, in turn in one process", ITEM_TASK, 7, _item_task),
-    Suite("small", "batches of 1, 3, 10 and 30 items, one after another and many at once", SMALL, 3, _small),
-    Suite("waiting", "share of a core of 100, 1,000 and 10,000 batches that only wait", WAITING, 3, _waiting),
-    Suite("nested", "1,000 items that map over ten children each", NESTED, 3, _nested),
-    Suite("parts", "where an item's time goes, and the price of a provider of one's own", PARTS, 7, _parts),
-    Suite("prices", "what each call to a provider of one's own costs", PRICES, 5, _prices),
-    Suite("delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 5, _delivery),
-    Suite("journal", "what it costs to make an item durable", WAYS, 5, _journal),
+    Suite(
+        "item_task",
+        "a task for each item beside shared tasks, in turn in one process",
+        ITEM_TASK,
+        7,
+        _divided(measure_item_task),
+    ),
+    Suite(
+        "small",
+        "batches of 1, 3, 10 and 30 items, one after another and many at once",
+        SMALL,
+        3,
+        _divided(measure_small),
+    ),
+    Suite(
+        "waiting",
+        "share of a core of 100, 1,000 and 10,000 batches that only wait",
+        WAITING,
+        3,
+        _divided(measure_waiting),
+    ),
+    Suite("nested", "1,000 items that map over ten children each", NESTED, 3, _divided(measure_nested)),
+    Suite(
+        "parts",
+        "cost of each part of the telemetry, and of a service's own provider",
+        PARTS,
+        7,
+        _divided(measure_parts),
+    ),
+    Suite("prices", "cost of each call to a service's own provider", PRICES, 5, _divided(measure_prices)),
+    Suite(
+        "delivery", "spans that arrive at an idle and at a slow collector", _DELIVERING, 5, _divided(measure_delivery)
+    ),
+    Suite("journal", "cost of a durable item", WAYS, 5, _divided(measure_journal)),
     Suite("startup", "imports, the command, a runtime's start and end", STARTS, 5, _startup),
-    Suite("scrape", "a scrape of /metrics with 64 nodes while the loop is saturated", (), 5, _scrape),
-    Suite("whatif", "how far forecasts of flowrt whatif are from real runs", FORECASTS, 3, _forecasts, group="more"),
+    Suite("scrape", "scrapes of /metrics with 64 nodes on a saturated loop", (), 5, _scrape),
+    Suite(
+        "whatif",
+        "error of the forecasts of flowrt whatif",
+        FORECASTS,
+        3,
+        _divided(measure_forecasts),
+        group="more",
+    ),
     Suite("page", "flowrt report on a recording of 1,000,000 items: seconds and bytes", (), 5, _page, group="more"),
-    Suite("memory", "how memory grows with the number of items, up to 1,000,000 of them", MEMORY, 5, _memory),
-    Suite("memory-peers", "the same for the peers", MEMORY_PEERS, 5, _memory, group="peers"),
+    Suite(
+        "memory",
+        "growth of memory with the number of items, up to 1,000,000",
+        MEMORY,
+        5,
+        _divided(measure_memory),
+    ),
+    Suite("memory-peers", "growth of memory for the peers", MEMORY_PEERS, 5, _divided(measure_memory), group="peers"),
 )
 
 

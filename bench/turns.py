@@ -8,16 +8,47 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from bench.arms import why_missing
 from bench.machine import last_core
 from bench.pace import pacing
 
-__all__ = ["Way", "delivering", "run_pinned", "take_turns"]
+__all__ = ["OURS", "BatchArm", "Way", "delivering", "run_pinned", "take_turns"]
 
 T = TypeVar("T")
 Way = Callable[[], Awaitable[object]]
 """One turn of one way, flushes included."""
+
+
+class BatchArm(NamedTuple):
+    """One way of running batches.
+
+    Attributes:
+        name: Name for the command line and the JSON.
+        title: Title for tables.
+        telemetry: Telemetry of flowrt's batches; None for another library.
+        delivers: True if it sends spans to a collector.
+        needs: Modules that must be installed.
+    """
+
+    name: str
+    title: str
+    telemetry: bool | None = None
+    delivers: bool = False
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str | None:
+        """Why it cannot run here; None if it can."""
+        return why_missing(self.needs)
+
+
+OURS: Final = (
+    BatchArm("bare", "flowrt, telemetry off", telemetry=False),
+    BatchArm("default", "flowrt as it is, with no tracer provider", telemetry=True),
+    BatchArm("delivered", "flowrt, everything on, spans sent over OTLP", telemetry=True, delivers=True),
+)
 
 
 async def take_turns(ways: Mapping[str, Way], rounds: int) -> dict[str, list[dict[str, float]]]:

@@ -8,52 +8,30 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from bench.collector import collector
 from bench.machine import about, last_core
 from bench.measure import run_module
 from bench.tables import Table, spread
-from bench.turns import delivering, run_pinned
+from bench.turns import OURS, BatchArm, delivering, run_pinned
 
-__all__ = ["BATCHES", "WAITING", "WaitingArm", "main", "measure_waiting", "run_waiting", "waiting_tables"]
+__all__ = ["BATCHES", "WAITING", "main", "measure_waiting", "run_waiting", "waiting_tables"]
 
 BATCHES: Final = (100, 1_000, 10_000)
 _SECONDS: Final = 3.0
 _SETTLE_S: Final = 0.5  # after the last batch has started
 
 
-class WaitingArm(NamedTuple):
-    """One way of running batches that wait.
-
-    Attributes:
-        name: Name for the command line and the JSON.
-        title: Title for tables.
-        telemetry: Telemetry of flowrt's batches; None for bare tasks.
-        delivers: True if it sends spans to a collector.
-    """
-
-    name: str
-    title: str
-    telemetry: bool | None = None
-    delivers: bool = False
-    missing: str | None = None
-
-
-WAITING: Final = (
-    WaitingArm("gather", "tasks of `gather`"),
-    WaitingArm("bare", "flowrt, telemetry off", telemetry=False),
-    WaitingArm("default", "flowrt as it is, with no tracer provider", telemetry=True),
-    WaitingArm("delivered", "flowrt, everything on, spans sent over OTLP", telemetry=True, delivers=True),
-)
+WAITING: Final = (BatchArm("gather", "tasks of `gather`"), *OURS)
 
 
 def measure_waiting(
-    arms: Sequence[WaitingArm],
+    arms: Sequence[BatchArm],
     rounds: int,
     cut: int,
     say: Callable[[str], None],
-    run: Callable[[WaitingArm, int, float, str], dict[str, float]] | None = None,
+    run: Callable[[BatchArm, int, float, str], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Measure every arm with 100, 1,000 and 10,000 waiting batches of one item each.
 
@@ -84,7 +62,7 @@ def measure_waiting(
     return {"machine": about(), "rounds": rounds, "missing": {}, "waiting": cases}
 
 
-def run_waiting(arm: WaitingArm, batches: int, seconds: float, url: str) -> dict[str, float]:
+def run_waiting(arm: BatchArm, batches: int, seconds: float, url: str) -> dict[str, float]:
     """Run one arm in a process of its own.
 
     Args:
@@ -117,7 +95,7 @@ def main(name: str, batches: int, seconds: float) -> dict[str, float]:
     return run_pinned(_wait({arm.name: arm for arm in WAITING}[name], batches, seconds))
 
 
-async def _wait(arm: WaitingArm, batches: int, seconds: float) -> dict[str, float]:
+async def _wait(arm: BatchArm, batches: int, seconds: float) -> dict[str, float]:
     released = asyncio.Event()
     started, all_started = 0, asyncio.Event()
 
@@ -149,7 +127,7 @@ async def _wait(arm: WaitingArm, batches: int, seconds: float) -> dict[str, floa
     return {"share": share, "each_us": (starting_s + ending_s) / batches * 1e6}
 
 
-async def _batch(arm: WaitingArm, node: Any, number: int) -> int:
+async def _batch(arm: BatchArm, node: Any, number: int) -> int:
     if arm.telemetry is None:
         output: int = await node(number)
         return output

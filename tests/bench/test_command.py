@@ -48,7 +48,10 @@ def test_memory_is_measured_and_reported(capsys: pytest.CaptureFixture[str], mon
 
     from bench.memory import measure_memory
 
-    monkeypatch.setattr("bench.suites.measure_memory", cut)
+    def run(suite: Suite, choice: Choice, say: Any) -> Any:
+        return cut(choice.chosen(suite.arms), suite.rounds_of(choice), choice.cut, say)
+
+    monkeypatch.setattr(command, "SUITES", [replace(suite("memory"), run=run)])
     assert command.main(["run", "memory", "--quick", "--arm", "flowrt-stream"]) == 0
     printed = capsys.readouterr().out
     assert "flowrt-stream, MB of growth over 2,000 items" in printed
