@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 from flowrt._util.clock import is_virtual
 from flowrt.engine.durability import JournalSink, run_in_thread
+from flowrt.engine.timeouts import GRACE_S
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.model.node import BaseNode
 
@@ -68,7 +70,17 @@ async def _open_in_thread(loop: asyncio.AbstractEventLoop, policy: JournalPolicy
     except asyncio.CancelledError:
         answer.add_done_callback(_retrieve_exception)
         opening.give_up()
+        await _wait_in_any_case(answer, GRACE_S)  # so that its lock is free when the caller goes on
         raise
+
+
+async def _wait_in_any_case(answer: asyncio.Future[Any], seconds: float) -> None:
+    """Wait for a thread's answer for a limited time, also when cancelled once more."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + seconds
+    while not answer.done() and (left_s := deadline_s - loop.time()) > 0:
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([answer], timeout=left_s)
 
 
 def _retrieve_exception(answer: asyncio.Future[Any]) -> None:

@@ -160,8 +160,8 @@ class BatchRun:
             return
         if self._closing is None:
             self._cancellation.stop(reason, cancels_rest=cancels_rest)
-        elif not cancels_rest:
-            self._closing.cancel()
+        elif not cancels_rest and self._cancellation.cancels_rest:
+            self._closing.cancel()  # which gives results to a consumer who has gone; a source is closed in any case
 
     def _timed_out(self) -> None:
         self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s", cancels_rest=True)
@@ -189,7 +189,8 @@ class BatchRun:
         if not rest and (source.exhausted or not source.awaits):
             self._close_journal()
             return
-        work = self._unstarted.cancel_rest() if rest else asyncio.wait_for(source.aclose(), GRACE_S)
+        cancellation.cancels_rest = rest
+        work = self._unstarted.cancel_rest() if rest else _close_source(source)
         self._closing = make_task(self.loop, work, name=f"{self.batch.name} end", context=self._context.copy())
         self._closing.add_done_callback(self._closed)
 
@@ -304,6 +305,11 @@ class BatchRun:
 
     def __repr__(self) -> str:
         return f"<BatchRun of {self.batch!r}, {len(self.batch.slots)} slots, {self.admission!r}>"
+
+
+async def _close_source(source: Source) -> None:
+    """Close a source; its own code has the grace period to end."""
+    await asyncio.wait_for(source.aclose(), GRACE_S)
 
 
 def _find_enclosing() -> weakref.ref[BatchRun] | None:

@@ -195,3 +195,35 @@ def test_task_group_held_open_by_a_source_is_left_in_its_task(run_virtual: Run) 
         assert ended == ["beside", "beside"]
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("item_s", [0.0, 0.01])
+def test_source_is_closed_however_often_its_batch_is_cancelled(turns: int, item_s: float, run_virtual: Run) -> None:
+    closed: list[bool] = []
+
+    async def inputs() -> AsyncIterator[int]:
+        try:
+            for i in range(1000):
+                yield i
+        finally:
+            await asyncio.sleep(0)
+            closed.append(True)
+
+    async def node(x: int) -> int:
+        await asyncio.sleep(item_s)
+        return x
+
+    async def main() -> None:
+        work = asyncio.ensure_future(BatchProcessor(node, 2, telemetry=False).batch(inputs()))
+        await asyncio.sleep(0.05) if item_s else None
+        for _ in range(turns + 2):
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            work.cancel()
+            await asyncio.sleep(0)
+        work.cancel()
+        await asyncio.wait([work])
+        assert closed == [True]
+
+    run_virtual(main())
