@@ -75,6 +75,11 @@ soak: $(VENV)/.bench  ## A million items with everything on: memory, descriptors
 docs: $(VENV)/.test  ## Fill the generated tables of the documentation
 	$(BIN)/python -m tools.fill_docs
 
+.PHONY: docs-site
+docs-site: $(VENV)/bin/python  ## Build the documentation as a site into site/, strictly and without the network
+	$(BIN)/python -m pip install --quiet --group site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: release-check audit
 release-check: $(VENV)/.test  ## Build wheel and sdist, install them in clean environments on each Python, and use them
 	$(BIN)/python -m tools.release_check

@@ -74,10 +74,10 @@ __all__ = [
 ]
 
 _LATER = {"Runtime": "flowrt.runtime", "run": "flowrt.runtime", "asgi_app": "flowrt.server"}
-"""Names whose modules import a server and the OpenTelemetry SDK: only for those who ask."""
+"""Names imported on first use: their modules load a server and the OpenTelemetry SDK."""
 
 
-if not TYPE_CHECKING:  # or a slip in a name would pass
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _LATER:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -37,7 +38,7 @@ def command_of(language: str, code: str) -> list[str]:
     if language == "python":
         return [sys.executable, "-W", "error", "-c", code]
     if language != "sh":
-        raise AssertionError(f"a code block is python or sh, not {language!r}")
+        raise AssertionError(f"a code block is python, sh or yaml, not {language!r}")
     # running make's targets would run this very test, so only check that they exist
     code = re.sub(r"^make ", f"make -n -C {ROOT} ", code, flags=re.MULTILINE)
     if shutil.which("flowrt", path=environment()["PATH"]) is None:
@@ -48,6 +49,9 @@ def command_of(language: str, code: str) -> list[str]:
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
 def test_block_runs(language: str, code: str, tmp_path: Path) -> None:
+    if language == "yaml":
+        assert yaml.safe_load(code)
+        return
     done = subprocess.run(
         command_of(language, code),
         cwd=tmp_path,

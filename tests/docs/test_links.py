@@ -30,3 +30,24 @@ def test_links_resolve(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert not broken
+
+
+def links_of(page: Path) -> set[Path]:
+    targets = (link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link)
+    return {(page.parent / target).resolve() for target in targets if target}
+
+
+def test_every_page_is_reachable_from_the_index() -> None:
+    docs = {page.resolve() for page in (ROOT / "docs").rglob("*.md")}
+    reached: set[Path] = set()
+    pending = {(ROOT / "docs" / "index.md").resolve()}
+    while pending:
+        page = pending.pop()
+        reached.add(page)
+        pending |= (links_of(page) & docs) - reached
+    assert docs - reached == set()
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert navigation == {page.name for page in (ROOT / "docs").glob("*.md")}
