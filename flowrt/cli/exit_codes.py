@@ -14,6 +14,7 @@ __all__ = [
     "DISK_FAILED",
     "INTERRUPTED",
     "SOME_FAILED",
+    "TELEMETRY_FAILED",
     "UNREADABLE_INPUT",
     "CommandError",
     "say",
@@ -23,6 +24,7 @@ ALL_OK: Final = 0
 SOME_FAILED: Final = 1
 BAD_USAGE: Final = 2
 DISK_FAILED: Final = 5
+TELEMETRY_FAILED: Final = 6
 UNREADABLE_INPUT: Final = 65
 INTERRUPTED: Final = 130
 

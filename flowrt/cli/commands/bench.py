@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, UNREADABLE_INPUT, CommandError, say
-from flowrt.cli.io.readers import FORMATS, Format, open_input
+from flowrt.cli.io.readers import open_input
+from flowrt.cli.options.input import FORMATS, Format, InputOptions
 from flowrt.cli.options.param_types import SECONDS
+from flowrt.cli.options.telemetry import service_name
 
 if TYPE_CHECKING:
     from flowrt.loadtest.comparison import Baseline
@@ -262,7 +264,7 @@ def _read_baseline(file: Path, plan: Plan) -> Baseline:
 async def _read_items(source: str, form: Format | None) -> list[Any]:
     from flowrt.model import Rejected  # noqa: PLC0415  # heavy
 
-    opened = open_input(source, form)
+    opened = open_input([source], InputOptions(input_format=form))
     items: list[Any] = []
     try:
         async for item in opened.feed:
@@ -301,7 +303,7 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
             say(_progress(step, plan))
 
     try:
-        runtime.run(main(), service_name="flowrt", log_level="ERROR", metrics_port=None)
+        runtime.run(main(), service_name=service_name(None, "flowrt"), log_level="ERROR", metrics_port=None)
     except SystemExit as exc:
         if exc.code not in _INTERRUPTED:
             raise CommandError(f"the node raised SystemExit({exc.code!r}): a node must not end the process") from exc

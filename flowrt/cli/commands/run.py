@@ -1,231 +1,253 @@
-"""`flowrt run`: a node over every item of a file."""
+"""The command `flowrt run`: runs a node over every item of its inputs."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
-from flowrt.cli.exit_codes import SOME_FAILED, CommandError, say
-from flowrt.cli.io.path_conflicts import check_path_conflicts
-from flowrt.cli.io.readers import FORMATS, Format, open_input
-from flowrt.cli.options.param_types import CONCURRENCY, HEDGE, RATE, SECONDS
+from flowrt.cli.exit_codes import ALL_OK, DISK_FAILED, SOME_FAILED, TELEMETRY_FAILED, CommandError, say
+from flowrt.cli.options.execution import ExecutionOptions, execution_options
+from flowrt.cli.options.groups import GroupedCommand, grouped
+from flowrt.cli.options.input import InputOptions, input_options
+from flowrt.cli.options.output import OutputOptions, output_options
 from flowrt.cli.options.serving import serving_options
+from flowrt.cli.options.telemetry import ExportMonitor, TelemetryOptions, service_name, telemetry_options
 from flowrt.telemetry.options import Serving
 
 if TYPE_CHECKING:
+    from flowrt.batch.processor import BatchProcessor
     from flowrt.cli.commands.run_job import Job
-    from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
+    from flowrt.cli.io.readers import Input
+    from flowrt.journal import Journal
+    from flowrt.model.node import BaseNode
 
 __all__ = ["run"]
-
-LogFormat = Literal["json", "console"]
 
 _EXAMPLES = """\b
 Examples:
   flowrt run enrich:node airports.jsonl -o enriched.jsonl --max-concurrency 50
-  flowrt run crawl:Fetch urls.csv -o pages.jsonl --item-timeout 10 --metrics-port 9464
-  flowrt run ask:model prompts.jsonl -o answers.jsonl --max-concurrency 1:200 --rate 600/min --retries 4
-  flowrt run ask:model prompts.jsonl -o answers.jsonl --journal answers.journal
+  flowrt run jobs/crawl.py:fetch 'urls/*.csv' -o pages.parquet --item-timeout 10
+  flowrt run ask:model prompts.jsonl -o answers.jsonl --journal answers.journal --rate 600/min
   cat urls.jsonl | flowrt run crawl:fetch - -o - | jq .output
 
 \b
-Each line of OUTPUT is an object with index, success, status, output, error, error_type, attempts and
-execution_time (seconds), written when its item is done. A line of INPUT that cannot be read is a failed
-item whose error names the line. OUTPUT is OUTPUT.partial until it is complete.
+A line of OUTPUT has index, success, status, output, error, error_type, attempts and execution_time
+(seconds). It is written when its item completes. OUTPUT is OUTPUT.partial until it is complete.
+With --journal, the same command resumes a run that was killed or interrupted.
 
 \b
-With --journal a run that was killed or interrupted is resumed by the same command: what had finished is
-not run again, and OUTPUT has each index exactly once.
-
-\b
-Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 3 the journal belongs to another run, 4 the
-journal is damaged, 5 the disk failed, 65 unreadable input, 75 the journal is in use, 130 and 143
-interrupted.
+Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 3 the journal belongs to another run,
+4 the journal is damaged, 5 the disk failed, 6 telemetry was lost (--strict-telemetry),
+65 unreadable input, 75 the journal is in use, 130 and 143 interrupted.
 """
 
+_journal = grouped("Journal")
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
-@click.argument("node", metavar="MODULE:NODE")
-@click.argument("source", metavar="INPUT")
-@click.option("-o", "--output", required=True, metavar="OUTPUT", help="A JSONL file, or - for standard output.")
-@click.option(
-    "--max-concurrency",
-    type=CONCURRENCY,
-    default=10,
-    show_default=True,
-    metavar="N|MIN:MAX|auto",
-    help="How many items may run at once; MIN:MAX finds the number by itself, auto is 1:100.",
-)
-@click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one attempt at an item, in seconds.")
-@click.option("--batch-timeout", type=SECONDS, metavar="S", help="Time limit of the whole run, in seconds.")
-@click.option(
-    "--retries",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Try an item that failed again, up to N times, after growing waits.",
-)
-@click.option(
-    "--rate",
-    "rates",
-    type=RATE,
-    multiple=True,
-    metavar="AMOUNT/TIME",
-    help="How much may start within a time: 100/s, 600/min, 5/10s. Given more than once, all hold.",
-)
-@click.option(
-    "--hedge",
-    type=HEDGE,
-    metavar="p95|S",
-    help="Give an item that takes longer than most, or than S seconds, a second attempt; the first success wins.",
-)
-@click.option(
-    "--executor",
-    type=click.Choice(["loop", "threads"]),
-    default="loop",
-    show_default=True,
-    help="Where items run; functions that are not async run in threads in any case.",
-)
-@click.option(
-    "--journal", metavar="FILE", help="Keep what is finished there, and resume from it; made where it does not exist."
-)
-@click.option("--retry-failed", is_flag=True, help="Run the items again that the journal has as not ok.")
+
+@click.command(cls=GroupedCommand, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.argument("node", metavar="NODE")
+@click.argument("sources", metavar="INPUT...", nargs=-1, required=True)
+@input_options
+@output_options
+@execution_options
+@grouped("Execution")("--factory", is_flag=True, help="NODE is a function that makes the node.")
+@_journal("--journal", metavar="FILE", help="Journal of finished items, to resume from; created if missing.")
+@_journal("--retry-failed", is_flag=True, help="Rerun the items that the journal has as not ok.")
+@telemetry_options
 @serving_options(port=None)
-@click.option("--otlp-endpoint", metavar="URL", help="Send spans there by OTLP over HTTP.")
-@click.option("--record", metavar="FILE", help="Record every attempt's times for flowrt report and flowrt whatif.")
-@click.option("--report", "page", metavar="PAGE", help="Write one HTML page about the run when it is over.")
-@click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
-@click.option("--log-format", type=click.Choice(["json", "console"]), help="Log events to stderr in this form.")
-@click.option("--quiet", is_flag=True, help="Neither progress nor summary.")
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
-@click.option(
-    "--input-format", type=click.Choice(FORMATS), help="By default what INPUT's extension says, and jsonl for -."
-)
 def run(
     node: str,
-    source: str,
-    output: str,
-    max_concurrency: int | AdaptiveLimit,
-    item_timeout: float | None,
-    batch_timeout: float | None,
-    retries: int,
-    rates: tuple[RateLimit, ...],
-    hedge: Hedge | None,
-    executor: str,
+    sources: tuple[str, ...],
+    factory: bool,
+    reading: InputOptions,
+    writing: OutputOptions,
+    execution: ExecutionOptions,
     journal: str | None,
     retry_failed: bool,
+    telemetry: TelemetryOptions,
     serving: Serving,
-    otlp_endpoint: str | None,
-    record: str | None,
-    page: str | None,
-    fail_fast: bool,
-    log_format: LogFormat | None,
-    quiet: bool,
-    overwrite: bool,
-    input_format: Format | None,
 ) -> None:
-    """Run MODULE:NODE over every item of INPUT.
+    """Run NODE over every item of INPUT.
 
-    INPUT is JSON lines, CSV or Parquet, by its extension, or - for standard input. MODULE:NODE names a node or a
-    function of one argument, in an installed module or one in the working directory.
+    NODE is module:name or path/to/file.py:name: a node, a function of one argument, or a class. INPUT is JSON
+    Lines, JSON, CSV, Parquet or Arrow by its extension, compressed or not; a pattern, a folder of Parquet, a URL,
+    or - for standard input.
     """
-    # what is heavy is imported here, so that `flowrt --help` is quick
-    from flowrt.batch.processor import BatchProcessor  # noqa: PLC0415
-    from flowrt.cli.commands.run_job import Job  # noqa: PLC0415
-    from flowrt.cli.io.output_files import OutputClosedError, claim_stdout, open_target  # noqa: PLC0415
-    from flowrt.cli.options.journal import open_journal, own_output_check, report_resumed  # noqa: PLC0415
+    # heavy imports are here, so that `flowrt --help` stays fast
+    from flowrt.cli.io.output_files import claim_stdout  # noqa: PLC0415
+    from flowrt.cli.io.path_conflicts import check_path_conflicts  # noqa: PLC0415
+    from flowrt.cli.io.readers import open_input  # noqa: PLC0415
+    from flowrt.cli.io.sources import standard_stream  # noqa: PLC0415
     from flowrt.cli.options.node_loader import load_node  # noqa: PLC0415
-    from flowrt.cli.options.report import check_report_page, write_report_page  # noqa: PLC0415
-    from flowrt.policies import RetryPolicy  # noqa: PLC0415
-    from flowrt.reporting.summary import print_summary  # noqa: PLC0415
+    from flowrt.cli.options.report import check_report_page, check_writable  # noqa: PLC0415
 
     if retry_failed and journal is None:
         raise CommandError("--retry-failed needs the journal of the run that had failures: pass --journal FILE")
-    stdout = claim_stdout() if output == "-" else None  # before the user's module can print anything
-    until_recorded = ExitStack()
-    click.get_current_context().call_on_close(until_recorded.close)
-    if page is not None:
-        named, record = record or "", check_report_page(page, record, until_recorded)
-    loaded = load_node(node)
-    try:
-        processor = BatchProcessor(
-            loaded,
-            max_concurrency,
-            continue_on_error=not fail_fast,
-            item_timeout=item_timeout,
-            batch_timeout=batch_timeout,
-            retry=RetryPolicy(retries + 1) if retries else None,
-            rate_limit=rates or None,
-            hedge=hedge,
-            executor=executor,
-            record=record,
+    to_stdout = writing.output == "-" or standard_stream(writing.output) == 1
+    stdout = claim_stdout() if to_stdout else None  # before the user's module can print anything
+    until_the_end = ExitStack()
+    click.get_current_context().call_on_close(until_the_end.close)
+    record = telemetry.record
+    if telemetry.page is not None:
+        record = check_report_page(telemetry.page, record, until_the_end)
+    for option, path in (("--record", telemetry.record), ("--report", telemetry.page)):
+        if path is not None:
+            check_writable(option, path)
+    processor = _processor(load_node(node, factory=factory), execution, record)
+    opened = open_input(sources, reading, note_rejected=writing.errors is not None)
+    check_path_conflicts(
+        opened.files,
+        "-" if to_stdout else writing.output,
+        journal=journal,
+        errors=writing.errors,
+        recording=telemetry.record,
+        report=telemetry.page,
+    )
+    kept = None
+    if journal is not None:  # before the output is touched: it may belong to the run of the journal
+        kept = until_the_end.enter_context(
+            _open_journal(journal, processor, opened, reading, node, retry_failed, quiet=telemetry.quiet)
         )
+    job = _job(processor, opened, writing, kept, stdout, telemetry)
+    raise SystemExit(_Launch(job, telemetry, serving, record, kept).run())
+
+
+def _processor(node: BaseNode, execution: ExecutionOptions, record: str | None) -> BatchProcessor:
+    from flowrt.batch.processor import BatchProcessor  # noqa: PLC0415  # heavy
+
+    try:
+        return BatchProcessor(node, record=record, **execution.settings())
     except (TypeError, ValueError) as exc:
         raise CommandError(str(exc)) from exc
-    opened = open_input(source, input_format)
-    check_path_conflicts(opened.file, output, journal=journal, recording=record, report=page)
-    with ExitStack() as until_the_end:
-        kept = None
-        if journal is not None:  # before the output is touched: it may be that of the run that has the journal
-            kept = open_journal(journal, processor.node, opened, target=node, retry_failed=retry_failed)
-            processor.journal = until_the_end.enter_context(kept)
-            if not quiet:
-                report_resumed(kept)
-        is_own = (lambda _: False) if kept is None else own_output_check(kept)
-        target = open_target(output, stdout=stdout, overwrite=overwrite, input_status=opened.file, is_own=is_own)
-        job = Job(processor, opened, target, progress=not quiet and _can_draw_progress(), journal=kept)
-        if serving.get("metrics_port") is not None and not quiet and log_format is None:
-            job.on_start = _report_urls  # with a log format, `runtime.started` has it
+
+
+def _open_journal(
+    path: str,
+    processor: BatchProcessor,
+    opened: Input,
+    reading: InputOptions,
+    node: str,
+    retry_failed: bool,
+    *,
+    quiet: bool,
+) -> Journal:
+    from flowrt.cli.options.journal import open_journal, report_resumed  # noqa: PLC0415  # heavy
+
+    kept = open_journal(path, processor.node, opened, reading, target=node, retry_failed=retry_failed)
+    processor.journal = kept
+    if not quiet:
+        report_resumed(kept)
+    return kept
+
+
+def _job(
+    processor: BatchProcessor,
+    opened: Input,
+    writing: OutputOptions,
+    kept: Journal | None,
+    stdout: int | None,
+    telemetry: TelemetryOptions,
+) -> Job:
+    from flowrt.cli.commands.run_job import Job, Outputs  # noqa: PLC0415  # heavy
+    from flowrt.cli.options.journal import own_output_check  # noqa: PLC0415
+
+    is_own = (lambda _: False) if kept is None else own_output_check(kept)
+    outputs = Outputs.open(writing, stdout=stdout, inputs=opened.files, is_own=is_own)
+    draws = not telemetry.quiet and _can_draw_progress()
+    return Job(
+        processor,
+        opened,
+        outputs,
+        progress=draws,
+        status_lines=not telemetry.quiet and not draws and telemetry.log_format is None,
+        journal=kept,
+    )
+
+
+class _Launch:
+    """Runs a job with signals, telemetry and logs, and reports on it."""
+
+    def __init__(
+        self, job: Job, telemetry: TelemetryOptions, serving: Serving, record: str | None, kept: Journal | None
+    ) -> None:
+        self._job = job
+        self._telemetry = telemetry
+        self._serving = serving
+        self._record = record
+        self._journal = kept
+        self._monitor = ExportMonitor()
+
+    def run(self) -> int:
+        """Run the job. Return the exit code."""
+        from flowrt.cli.io.output_files import OutputClosedError  # noqa: PLC0415  # heavy
+
+        job, written = self._job, True
+        job.on_start = self._started
         try:
-            _launch(job, serving, otlp_endpoint=otlp_endpoint, log_format=log_format)
-        except OutputClosedError:  # as `| head` does: nothing to complain about
-            raise SystemExit(SOME_FAILED) from None
+            with self._monitor.watch(printing=self._telemetry.log_format is None):
+                self._run()
+        except OutputClosedError:  # as with `| head`, which is not an error to report
+            return SOME_FAILED
         finally:
-            # where events are read by a program, the totals are in `batch.completed`
-            if job.over and not quiet and (log_format != "json" or sys.stderr.isatty()):
-                print_summary(job.report)
-            if page is not None and record is not None and job.started:
-                write_report_page(page, record, named)
-            if kept is not None and job.started and not job.complete:
-                say(f"run the same command again to go on: what finished is in {kept.path}")
-        raise SystemExit(job.exit_code)
+            written = self._report()
+        if not written:
+            return DISK_FAILED
+        strict = self._telemetry.strict_telemetry and self._monitor.failed
+        return TELEMETRY_FAILED if job.exit_code == ALL_OK and strict else job.exit_code
 
+    def _run(self) -> None:
+        from flowrt import runtime  # noqa: PLC0415  # heavy
 
-def _launch(job: Job, serving: Serving, *, otlp_endpoint: str | None, log_format: LogFormat | None) -> None:
-    """Run the job with signals, metrics and logs around it; events are logged where a format is asked for."""
-    from flowrt import runtime  # noqa: PLC0415  # heavy
+        job, log_format = self._job, self._telemetry.log_format
+        try:
+            runtime.run(
+                job.run(),
+                service_name=service_name(self._telemetry.service_name, "flowrt"),
+                otlp_endpoint=self._telemetry.otlp_endpoint,
+                log_format=log_format,
+                log_level="INFO" if log_format else "ERROR",
+                **self._serving,
+            )
+        except (OSError, ValueError) as exc:
+            if job.started:
+                raise
+            raise CommandError(str(exc)) from exc
+        finally:
+            if not job.started:
+                job.discard()
 
-    try:
-        runtime.run(
-            job.run(),
-            service_name="flowrt",
-            otlp_endpoint=otlp_endpoint,
-            log_format=log_format,
-            log_level="INFO" if log_format else "ERROR",
-            **serving,
-        )
-    except (OSError, ValueError) as exc:
-        if job.started:
-            raise
-        raise CommandError(str(exc)) from exc
-    finally:
-        if not job.started:
-            job.discard()
+    def _started(self) -> None:
+        """Note what the runtime exports to, and print what it serves."""
+        from flowrt.runtime.runtime import Runtime  # noqa: PLC0415  # heavy
 
+        self._monitor.attach()
+        runtime = Runtime.current()
+        # with a log format, the event `runtime.started` has the URLs
+        if runtime is not None and runtime.metrics_url and not (self._telemetry.quiet or self._telemetry.log_format):
+            say(f"metrics: {runtime.metrics_url}")
+            say(f"live page: {runtime.live_url}")
 
-def _report_urls() -> None:
-    from flowrt.runtime.runtime import Runtime  # noqa: PLC0415  # heavy
+    def _report(self) -> bool:
+        """Print the summary and write the report. Return False if the recording or the report was not written."""
+        from flowrt.cli.options.report import write_report_page  # noqa: PLC0415  # heavy
+        from flowrt.reporting.summary import print_rows, summary_rows  # noqa: PLC0415
 
-    runtime = Runtime.current()
-    if runtime is not None:
-        say(f"metrics: {runtime.metrics_url}")
-        say(f"live page: {runtime.live_url}")
+        job, telemetry = self._job, self._telemetry
+        # with JSON events, a program reads stderr, and the totals are in `batch.completed`
+        if job.over and not telemetry.quiet and (telemetry.log_format != "json" or sys.stderr.isatty()):
+            print_rows(job.report.name, [*summary_rows(job.report), *self._monitor.summary_rows()])
+        written = not self._monitor.recording_failed
+        if telemetry.page is not None and self._record is not None and job.started:
+            written = write_report_page(telemetry.page, self._record, telemetry.record or "") and written
+        if self._journal is not None and job.started and not job.complete:
+            say(f"run the same command again to resume: finished items are in {self._journal.path}")
+        return written
 
 
 def _can_draw_progress() -> bool:
-    """Whether there is a terminal to show progress on and what draws it."""
+    """True if stderr is a terminal and rich is installed."""
     return sys.stderr is not None and sys.stderr.isatty() and importlib.util.find_spec("rich") is not None

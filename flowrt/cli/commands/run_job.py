@@ -1,43 +1,106 @@
-"""The work of `flowrt run`: items in, results counted and written, and what became of it all."""
+"""Job of `flowrt run`: reads items, runs them, writes and counts the results."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import stat_result
+from pathlib import Path
 from typing import Final
 
 from flowrt.batch.processor import BatchProcessor
+from flowrt.cli.commands.run_status import StatusLines
 from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, CommandError, say
-from flowrt.cli.io.output_files import Target
+from flowrt.cli.io.output_files import Target, open_target
 from flowrt.cli.io.prefetch import SizedPrefetcher
 from flowrt.cli.io.readers import Input
+from flowrt.cli.io.result_encoders import Encoder, make_encoder
+from flowrt.cli.io.result_lines import LineMaker, input_line
 from flowrt.cli.io.writer_thread import OutputWriter
+from flowrt.cli.options.output import OutputOptions
 from flowrt.errors import JournalError
 from flowrt.journal import Journal
 from flowrt.model import BatchResult, Rejected
-from flowrt.model.json_lines import encode_result
 from flowrt.reporting.report import BatchReport
 
-__all__ = ["Job"]
+__all__ = ["Job", "Outputs"]
 
 _NOT_STARTED: Final = "CancelledError"
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Destinations of a job's results.
+
+    Args:
+        target: Where the results are written.
+        lines: Makes the line of a result.
+        encoder: Encoder of the format; JSON Lines by default.
+        errors: Where the inputs of failed items are written, or None.
+    """
+
+    target: Target
+    lines: LineMaker
+    encoder: Encoder | None = None
+    errors: Target | None = None
+
+    @classmethod
+    def open(
+        cls,
+        options: OutputOptions,
+        *,
+        stdout: int | None,
+        inputs: Sequence[stat_result],
+        is_own: Callable[[Path], bool] = lambda _: False,
+    ) -> Outputs:
+        """Open the files of the output options.
+
+        Args:
+            options: Options of the output.
+            stdout: File descriptor for standard output, if the output is that.
+            inputs: File status of each input.
+            is_own: Returns True for an output of this very run, which may be replaced.
+
+        Raises:
+            CommandError: A file exists, is an input, or cannot be created.
+        """
+        encoder = None if stdout is not None else make_encoder(options.output)
+        target = open_target(options.output, stdout=stdout, overwrite=options.overwrite, inputs=inputs, is_own=is_own)
+        errors = None
+        if options.errors is not None:
+            try:
+                errors = open_target(options.errors, stdout=None, overwrite=options.overwrite, inputs=inputs)
+            except BaseException:
+                target.abandon()
+                target.close()
+                raise
+        return cls(target, LineMaker(options.output_fields, keep_input=options.keep_input), encoder, errors)
+
+    def discard(self) -> None:
+        """Close the files of a job that will not run."""
+        for target in (self.target, self.errors):
+            if target is not None:
+                target.abandon()
+                target.close()
 
 
 class Job:
     """Runs a processor over an input into an output, once.
 
     Args:
-        processor: What runs the items.
-        source: Where they come from; closed at the end.
-        target: Where results go; closed at the end.
-        progress: Whether to draw a progress bar.
-        journal: The processor's journal, which whoever opened it closes.
+        processor: The processor.
+        source: The input; closed at the end.
+        outputs: Destinations of the results; closed at the end.
+        progress: Draw a progress bar.
+        status_lines: Print a line of progress now and then.
+        journal: The processor's journal, which its owner closes.
 
     Attributes:
-        report: The totals so far.
-        started: `run` has begun.
-        over: `run` has ended in order; `report` is whole.
-        complete: Every item of the input has its line in the output.
+        report: Totals so far.
+        started: True once `run` has begun.
+        over: True once `run` has ended in order; `report` is complete.
+        complete: True if every item of the input has its line in the output.
         on_start: Called when `run` begins.
     """
 
@@ -45,9 +108,10 @@ class Job:
         self,
         processor: BatchProcessor,
         source: Input,
-        target: Target,
+        outputs: Outputs,
         *,
         progress: bool,
+        status_lines: bool = False,
         journal: Journal | None = None,
     ) -> None:
         self.report = BatchReport(processor.name)
@@ -57,46 +121,61 @@ class Job:
         self.on_start: Callable[[], None] = lambda: None
         self._processor = processor
         self._source = source
-        self._target = target
+        self._outputs = outputs
+        self._make_line = outputs.lines.make
         self._progress = progress
+        self._status_lines = status_lines
         self._journal = journal
+        self._errors: OutputWriter | None = None
+        self._unread = 0
 
     @property
     def exit_code(self) -> int:
-        """0 where every item of the input ended ok."""
+        """0 if every item of the input ended ok, otherwise 1."""
         return ALL_OK if self.complete and not self.report.failed else SOME_FAILED
 
     async def run(self) -> None:
-        """Read, run, write.
+        """Read, run and write.
 
         Raises:
             CommandError: The input turned out to be unreadable, or the disk failed.
-            OutputClosedError: Nobody reads standard output any more.
+            OutputClosedError: The reader of standard output has closed it.
         """
         self.started = True
         self.on_start()
         began = time.perf_counter()
-        writer = OutputWriter(self._target)
+        writer = OutputWriter(self._outputs.target, self._outputs.encoder)
+        if self._outputs.errors is not None:
+            self._errors = OutputWriter(self._outputs.errors)
         try:
-            await self._stream(writer)
+            with StatusLines(self.report, self._expected(), active=self._status_lines):
+                await self._stream(writer)
             if self._timed_out(time.perf_counter() - began):
                 await self._cancel_rest(writer)
             self.complete = self._is_complete()
             feed = self._source.feed
             if not self.complete and isinstance(feed, SizedPrefetcher) and feed.exhausted:
-                say(
-                    f"the input had {len(feed):,} items when it was opened and {self.report.total:,} came: run it again"
-                )
+                say(f"the input had {len(feed):,} items when it was opened, and {self.report.total:,} were read: rerun")
         finally:
             self.report.wall_time = time.perf_counter() - began
             await self._source.feed.close()
             if self._source.feed.ended:
                 self._source.close()
-            await writer.close(complete=self.complete)
+            try:
+                await writer.close(complete=self.complete)
+            finally:
+                if self._errors is not None:
+                    await self._errors.close(complete=self.complete)
+        if self._unread:
+            say(f"not in the errors file: {self._unread:,} items of the input that could not be read")
         self.over = True
 
+    def _expected(self) -> int | None:
+        feed = self._source.feed
+        return len(feed) if isinstance(feed, SizedPrefetcher) else None
+
     async def _stream(self, writer: OutputWriter) -> None:
-        """Write every result as its item is done."""
+        """Write every result as its item completes."""
         async with self._processor.batch_as_completed(self._source.feed, progress=self._progress) as results:
             while True:
                 try:
@@ -104,7 +183,7 @@ class Job:
                 except StopAsyncIteration:
                     self.report.batch = results.batch
                     return
-                except (CommandError, JournalError):  # the input's own, the journal's
+                except (CommandError, JournalError):  # raised by the input and the journal
                     raise
                 except Exception:
                     if self._processor.continue_on_error or not self.report.failed:
@@ -114,11 +193,21 @@ class Job:
                 await self._put(result, writer)
 
     async def _put(self, result: BatchResult, writer: OutputWriter) -> None:
-        if not result.success and not self.report.failed:
-            self._first_failure = f"item {result.index}: {result.error}"
+        if not result.success:
+            await self._put_failed(result)
         self.report.add(result)
-        # the output of a run that was resumed says the same as that of one that was not
-        await writer.write(encode_result(result.replace(status="ok") if result.status == "resumed" else result))
+        # the output of a resumed run is the same as that of an uninterrupted one
+        await writer.write(self._make_line(result.replace(status="ok") if result.status == "resumed" else result))
+
+    async def _put_failed(self, result: BatchResult) -> None:
+        if not self.report.failed:
+            self._first_failure = f"item {result.index}: {result.error}"
+        if self._errors is None:
+            return
+        if result.index in self._source.rejected:
+            self._unread += 1
+        else:
+            await self._errors.write(input_line(result))
 
     def _timed_out(self, elapsed_s: float) -> bool:
         limit_s = self._processor.batch_timeout
@@ -132,20 +221,20 @@ class Job:
         return not missing or (feed.exhausted and missing < 0)
 
     async def _cancel_rest(self, writer: OutputWriter) -> None:
-        """The time is over: what a file still holds ends as cancelled, unless an earlier run finished it.
+        """After the time limit, write the rest of a file as cancelled, unless an earlier run finished it.
 
-        A pipe might go on for ever.
+        A pipe is not read further, as it may never end.
         """
-        left = f"batch_timeout={self._processor.batch_timeout:g} s was over"
-        if not self._source.rereadable:
-            say(f"{left}: what was not read by then is not in the output")
+        reason = f"batch_timeout={self._processor.batch_timeout:g} s was over"
+        if not self._source.finite:
+            say(f"{reason}: the rest of the input is not in the output")
             return
         index = self.report.total
         async for data in self._source.feed:
             shown = data.input_data if isinstance(data, Rejected) else data
             result = None if self._journal is None else self._journal.restore(index, data)
             if result is None:
-                error = f"not started: {left}"
+                error = f"not started: {reason}"
                 result = BatchResult(
                     index, shown, success=False, status="cancelled", error=error, error_type=_NOT_STARTED
                 )
@@ -153,7 +242,6 @@ class Job:
             index += 1
 
     def discard(self) -> None:
-        """Undo what was opened: `run` will never begin."""
+        """Close what was opened for a job that will not run."""
         self._source.close()
-        self._target.abandon()
-        self._target.close()
+        self._outputs.discard()

@@ -10,9 +10,8 @@ from typing import Final
 
 from flowrt.cli.exit_codes import UNREADABLE_INPUT, CommandError
 
-__all__ = ["LINE_LIMIT_BYTES", "BlockReader", "Line", "LongLine", "split_lines"]
+__all__ = ["BlockReader", "Line", "LongLine", "split_lines"]
 
-LINE_LIMIT_BYTES: Final = 16 * 1024 * 1024
 _BLOCK_BYTES: Final = 64 * 1024
 _HEAD_BYTES: Final = 200
 
@@ -25,11 +24,19 @@ class LongLine:
         size_bytes: Length of the whole line.
     """
 
-    __slots__ = ("head", "size_bytes")
+    __slots__ = ("_limit_bytes", "head", "size_bytes")
 
-    def __init__(self, head: bytes, size_bytes: int) -> None:
+    def __init__(self, head: bytes, size_bytes: int, limit_bytes: int) -> None:
         self.head = head
         self.size_bytes = size_bytes
+        self._limit_bytes = limit_bytes
+
+    def describe(self) -> str:
+        """Describe the error, with the option that raises the limit."""
+        return (
+            f"{self.size_bytes:,} bytes are more than the {self._limit_bytes:,} that a line may have: "
+            "raise --max-line-bytes"
+        )
 
 
 Line = bytes | LongLine
@@ -85,24 +92,28 @@ class BlockReader:
         self._waits = False
 
 
-def split_lines(blocks: Iterable[bytes], limit_bytes: int = LINE_LIMIT_BYTES) -> Iterator[list[Line]]:
+def split_lines(blocks: Iterable[bytes], limit_bytes: int) -> Iterator[list[Line]]:
     """Yield the lines that each block completes, without line breaks.
 
     Args:
         blocks: The stream.
-        limit_bytes: Longest line in bytes; a longer line becomes a `LongLine`.
+        limit_bytes: Longest line, in bytes; a longer line becomes a `LongLine`.
     """
     rest = bytearray()  # the incomplete last line
     size = 0
     for block in blocks:
         pieces = block.split(b"\n")
         lines: list[Line] = []
+        may_exceed = len(block) > limit_bytes
         for piece in pieces[:-1]:
             if not size:
-                lines.append(piece)
+                too_long = may_exceed and len(piece) > limit_bytes
+                lines.append(LongLine(piece[:_HEAD_BYTES], len(piece), limit_bytes) if too_long else piece)
                 continue
             size += len(piece)
-            lines.append(LongLine(bytes(rest[:_HEAD_BYTES]), size) if size > limit_bytes else bytes(rest + piece))
+            lines.append(
+                LongLine(bytes(rest[:_HEAD_BYTES]), size, limit_bytes) if size > limit_bytes else bytes(rest + piece)
+            )
             rest, size = bytearray(), 0
         size += len(pieces[-1])
         if size <= limit_bytes:
@@ -112,4 +123,4 @@ def split_lines(blocks: Iterable[bytes], limit_bytes: int = LINE_LIMIT_BYTES) ->
         if lines:
             yield lines
     if size:
-        yield [LongLine(bytes(rest[:_HEAD_BYTES]), size) if size > limit_bytes else bytes(rest)]
+        yield [LongLine(bytes(rest[:_HEAD_BYTES]), size, limit_bytes) if size > limit_bytes else bytes(rest)]

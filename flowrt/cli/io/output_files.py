@@ -1,4 +1,4 @@
-"""Destinations of results: a file that gets its final name only when complete, standard output, or a device."""
+"""Destinations of results: a file that gets its final name only when complete, standard output, a pipe or a device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import select
 import stat
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from flowrt._util.atomic_file import move_into_place, open_private
 from flowrt.cli.exit_codes import BAD_USAGE, DISK_FAILED, CommandError, say
+from flowrt.cli.io.sources import standard_stream
 
 __all__ = ["FileTarget", "OutputClosedError", "StreamTarget", "Target", "claim_stdout", "open_target"]
 
@@ -32,7 +33,7 @@ class FileTarget:
     Args:
         path: The final name.
         overwrite: Replace an existing file.
-        input_status: File status of the input, which the output must not be.
+        inputs: File status of each input, which the output must not be.
         is_own: Returns True for an output of this very run, which may be replaced without `overwrite`.
 
     Raises:
@@ -44,7 +45,7 @@ class FileTarget:
         path: Path,
         *,
         overwrite: bool,
-        input_status: os.stat_result,
+        inputs: Sequence[os.stat_result],
         is_own: Callable[[Path], bool] = lambda _: False,
     ) -> None:
         self.name = str(path)
@@ -54,12 +55,12 @@ class FileTarget:
         self._path = path
         self._overwrite = overwrite
         self._is_own = is_own
-        self._check(path, input_status)
-        self._check(self.partial, input_status)
+        self._check(path, inputs)
+        self._check(self.partial, inputs)
         self.fd = self._open()
         _open_targets.add(self)
 
-    def _check(self, path: Path, input_status: os.stat_result) -> None:
+    def _check(self, path: Path, inputs: Sequence[os.stat_result]) -> None:
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -67,7 +68,7 @@ class FileTarget:
         except OSError as exc:
             raise _unwritable(self.name, exc) from exc
         with contextlib.suppress(OSError):
-            if os.path.samestat(path.stat(), input_status):
+            if any(os.path.samestat(path.stat(), each) for each in inputs):
                 raise CommandError(f"{path} is the input itself: give the output another name")
         if stat.S_ISLNK(status.st_mode):
             raise CommandError(f"output {path} is a symlink: name the file that it points to")
@@ -160,7 +161,7 @@ class FileTarget:
 
 
 class StreamTarget:
-    """Standard output or a device, written in place.
+    """Standard output, a pipe or a device, written in place.
 
     Args:
         fd: File descriptor; closed by `close`.
@@ -220,7 +221,7 @@ def open_target(
     *,
     stdout: int | None,
     overwrite: bool,
-    input_status: os.stat_result,
+    inputs: Sequence[os.stat_result],
     is_own: Callable[[Path], bool] = lambda _: False,
 ) -> Target:
     """Open the output before the first item.
@@ -229,7 +230,7 @@ def open_target(
         output: Path of the output.
         stdout: File descriptor from `claim_stdout` if the output is standard output.
         overwrite: Replace an existing file.
-        input_status: File status of the input.
+        inputs: File status of each input.
         is_own: Returns True for an output of this very run, which may be replaced without `overwrite`.
 
     Raises:
@@ -238,24 +239,27 @@ def open_target(
     if stdout is not None:
         fd = stdout
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and os.path.samestat(status, input_status):
+        if stat.S_ISREG(status.st_mode) and any(os.path.samestat(status, each) for each in inputs):
             raise CommandError("standard output is the input itself: give the output another name")
         return StreamTarget(fd, "standard output")
     path = Path(output)
     if not path.name:
         raise CommandError(f"output {output!r} is a folder: name a file in it")
+    stream = standard_stream(output)
     try:
-        is_device = stat.S_ISCHR(path.lstat().st_mode)
-    except (OSError, ValueError):
-        is_device = False
-    if is_device:  # /dev/null must never be replaced by a file
-        try:
+        if stream is not None:  # its own file description: opening /dev/fd/3 anew would truncate a file
+            return StreamTarget(os.dup(stream), output)
+        mode = path.lstat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):  # /dev/null must never be replaced by a file
             return StreamTarget(os.open(path, os.O_WRONLY | os.O_CLOEXEC), output)
-        except OSError as exc:
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as exc:
+        if stream is not None or not isinstance(exc, (NotADirectoryError, ValueError)):
             raise _unwritable(output, exc) from exc
     if not path.parent.is_dir():
         raise CommandError(f"output folder {str(path.parent)!r} does not exist: create it first")
-    return FileTarget(path, overwrite=overwrite, input_status=input_status, is_own=is_own)
+    return FileTarget(path, overwrite=overwrite, inputs=inputs, is_own=is_own)
 
 
 def claim_stdout() -> int:
@@ -278,6 +282,6 @@ def claim_stdout() -> int:
     return fd
 
 
-def _unwritable(name: str, exc: OSError) -> CommandError:
-    code = DISK_FAILED if exc.errno in _DISK_ERRORS else BAD_USAGE
-    return CommandError(f"output {name} cannot be written: {exc.strerror}", code)
+def _unwritable(name: str, exc: OSError | ValueError) -> CommandError:
+    code = DISK_FAILED if isinstance(exc, OSError) and exc.errno in _DISK_ERRORS else BAD_USAGE
+    return CommandError(f"output {name} cannot be written: {getattr(exc, 'strerror', None) or exc}", code)

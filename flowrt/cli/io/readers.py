@@ -1,219 +1,229 @@
-"""Opening an input, and reading JSON lines: each line is an item, a bad one is a failed item that names its line.
-
-Outcomes of a line, decided once and documented: blank lines are skipped; a BOM at the start and CRLF are fine; of
-duplicate keys the last wins and a number too large for a float is infinite, both as `json` has it; NaN, Infinity,
-nesting beyond the interpreter's recursion limit, an integer of more digits than Python converts (4,300), bytes that are
-not UTF-8, a line over 16 MiB and anything else that is not JSON are failed items.
-"""
+"""Readers: opens the inputs of a command as one stream of items."""
 
 from __future__ import annotations
 
-import codecs
-import errno
-import json
+import glob
 import os
-import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
 
-from flowrt.cli.exit_codes import BAD_USAGE, UNREADABLE_INPUT, CommandError
-from flowrt.cli.io.csv_reader import csv_chunks
-from flowrt.cli.io.line_reader import LINE_LIMIT_BYTES, BlockReader, Line, LongLine, split_lines
+from flowrt.cli.exit_codes import CommandError
+from flowrt.cli.io.formats import is_url
 from flowrt.cli.io.prefetch import Prefetcher, prefetch
+from flowrt.cli.io.sources import Source, open_source, standard_stream
+from flowrt.cli.options.input import InputOptions
 from flowrt.model import Rejected
 
-__all__ = ["FORMATS", "Format", "Input", "jsonl_chunks", "open_input"]
-
-Format = Literal["jsonl", "csv", "parquet"]
-FORMATS: Final[tuple[Format, ...]] = ("jsonl", "csv", "parquet")
-
-_EXTENSIONS: Final[dict[str, Format]] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-_COUNTED_BYTES: Final = {"jsonl": 256 * 1024 * 1024, "csv": 32 * 1024 * 1024}  # a quarter of a second each
-_SHOWN_CHARS: Final = 200
-_FOREIGN_MAGIC: Final = (
-    (codecs.BOM_UTF16_LE, "UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8"),
-    (codecs.BOM_UTF16_BE, "UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8"),
-    (b"\x1f\x8b", "compressed with gzip: pipe it through gunzip -c and read from -"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd: pipe it through zstd -dc and read from -"),
-    (b"PAR1", "a Parquet file: pass --input-format parquet"),
-)
+__all__ = ["Input", "open_input"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Input:
-    """An input that has been opened.
+    """The opened inputs of a command.
 
     Attributes:
-        feed: Its items.
-        file: Its status, to tell whether another name means the same file.
-        fd: The file itself, open until `close`.
-        format: How it is read.
-        rereadable: It is a file, not a pipe, so reading to its end comes to an end.
-        close: Releases the file, once the feed has been closed.
-        start: Where in the file it begins: standard input may stand anywhere.
+        feed: The items.
+        files: File status of each local file, to recognize other names of it.
+        format: Format, or several joined by commas.
+        digest: Computes the digest of the content; None for a stream, which can be read only once.
+        close: Closes the files, once the feed has been closed.
+        finite: The input ends: it is no pipe or terminal.
+        rejected: Indices of the items that could not be read so far, if they are noted.
     """
 
     feed: Prefetcher
-    file: os.stat_result
-    fd: int
-    format: Format
-    rereadable: bool
+    files: list[os.stat_result]
+    format: str
+    digest: Callable[[], str] | None
     close: Callable[[], None]
-    start: int = 0
+    finite: bool = True
+    rejected: set[int] = field(default_factory=set)
 
 
-def open_input(path: str, chosen: Format | None = None) -> Input:
-    """Open an input and find out as much about it as can be known before the first item.
+def open_input(paths: Sequence[str], options: InputOptions | None = None, *, note_rejected: bool = False) -> Input:
+    """Open inputs, and check as much of them as possible before the first item.
 
     Args:
-        path: A file, or `-` for standard input.
-        chosen: Its format; by default what its extension says, and JSON lines for `-`.
+        paths: Files, patterns such as `logs/*.jsonl`, folders of Parquet files, URLs, or - for standard input.
+        options: Options of the input.
+        note_rejected: Note the indices of the items that could not be read.
 
     Raises:
-        CommandError: It does not exist, is a folder, cannot be read, or its format is not known.
+        CommandError: An input does not exist, cannot be read, or its format is not known.
+        MissingExtraError: The package that reads an input is not installed.
     """
-    fd = _open(path)
-    name = "standard input" if path == "-" else path
-    try:
-        status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
-            raise CommandError(f"{name} is a folder: name a file in it")
-        form = chosen or _format_of(path)
-        regular = stat.S_ISREG(status.st_mode)
-        if form == "parquet":
-            from flowrt.cli.io.parquet_reader import parquet_chunks  # noqa: PLC0415  # an extra, and slow to import
-
-            if not regular:
-                raise CommandError(f"Parquet is read from its end, which {name} does not have: name a file")
-            chunks, expected, release = parquet_chunks(fd, name)
-            return Input(prefetch(chunks, lambda: None, expected), status, fd, form, regular, release)
-        counted: int | None = None
-        start = os.lseek(fd, 0, os.SEEK_CUR) if regular else 0
-        if regular and status.st_size <= _COUNTED_BYTES[form]:
-            counted = _count(fd, name, form)
-            os.lseek(fd, start, os.SEEK_SET)
-        blocks = BlockReader(fd, name)
-        feed = prefetch(_chunks(blocks, name, form), blocks.stop, counted)
-        return Input(feed, status, fd, form, regular, blocks.close, start)
-    except BaseException:
-        if path != "-":
-            os.close(fd)
-        raise
+    options = options or InputOptions()
+    expanded = [name for path in paths for name in _expanded(path)]
+    sources = _Sources(expanded, options)
+    rejected: set[int] = set()
+    chunks = _selected(sources.chunks(), options)
+    if note_rejected:
+        chunks = _noting(chunks, rejected)
+    feed = prefetch(chunks, sources.interrupt, _expected(sources.expected, options))
+    formats = ",".join(sorted(sources.formats))
+    return Input(feed, sources.files, formats, sources.digest, sources.close, sources.finite, rejected)
 
 
-def _format_of(path: str) -> Format:
-    if path == "-":
-        return "jsonl"
-    extension = Path(path).suffix.lower()
-    if extension not in _EXTENSIONS:
-        known = ", ".join(_EXTENSIONS)
-        raise CommandError(
-            f"cannot tell the format of {path!r} by its extension ({known}): pass --input-format jsonl, csv or parquet"
-        )
-    return _EXTENSIONS[extension]
+def _expanded(path: str) -> list[str]:
+    """Expand a pattern that the shell has not expanded, as in quotes."""
+    if is_url(path) or not glob.has_magic(path) or os.path.lexists(path):
+        return [path]
+    found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # strings throughout
+    if not found:
+        raise CommandError(f"input {path!r} matches no file")
+    return found
 
 
-def _open(path: str) -> int:
-    try:
-        if path == "-":
-            os.fstat(0)
-            return 0
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (OSError, ValueError) as exc:
-        if path == "-":
-            raise CommandError("standard input is closed: name a file, or pipe something in") from exc
-        if isinstance(exc, ValueError) or exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
-            raise CommandError(f"input {path!r} does not exist", BAD_USAGE) from exc
-        raise CommandError(f"input {path!r} cannot be read: {exc.strerror}", UNREADABLE_INPUT) from exc
+class _Sources:
+    """Inputs that are read one after the other.
+
+    Each is checked at once. Of several, files are closed again until their turn comes, so that their number is not
+    limited by that of open files.
+    """
+
+    def __init__(self, paths: list[str], options: InputOptions) -> None:
+        if sum(standard_stream(path) == 0 or path == "-" for path in paths) > 1:
+            raise CommandError("standard input can be read only once")
+        self.files: list[os.stat_result] = []
+        self.formats: set[str] = set()
+        self.finite = True
+        self._paths = paths
+        self._options = options
+        self._opened: dict[int, Source] = {}
+        self._current: Source | None = None
+        self._stopped = False
+        counts: list[int | None] = []
+        has_digest = True
+        try:
+            for number, path in enumerate(paths):
+                source = self._opened[number] = open_source(path, options)
+                self.formats.add(source.format)
+                self.files += [] if source.status is None else [source.status]
+                counts.append(source.expected)
+                is_stream = source.status is not None and source.digest is None
+                self.finite = self.finite and not is_stream
+                has_digest = has_digest and source.digest is not None
+                if len(paths) > 1 and not is_stream:
+                    self._opened.pop(number).close()
+        except BaseException:
+            self.close()
+            raise
+        self.expected = None if None in counts else sum(count for count in counts if count is not None)
+        self.digest = self._digest if has_digest else None
+
+    def _digest(self) -> str:
+        digests = []
+        for number, path in enumerate(self._paths):
+            source = self._opened.get(number) or open_source(path, self._options, count=False)
+            try:
+                assert source.digest is not None  # noqa: S101  # checked before
+                digests.append(source.digest())
+            finally:
+                if number not in self._opened:
+                    source.close()
+        if len(digests) == 1:
+            return digests[0]
+        return f"{len(digests)} files, blake2b {blake2b(' '.join(digests).encode(), digest_size=16).hexdigest()}"
+
+    def chunks(self) -> Iterator[list[Any]]:
+        """Yield the items of all sources in lists."""
+        for number, path in enumerate(self._paths):
+            if self._stopped:
+                return
+            source = self._opened.get(number)
+            if source is None:
+                source = self._opened[number] = open_source(path, self._options, count=False)
+            self._current = source
+            yield from source.chunks
+            if len(self._paths) > 1:
+                self._current = None
+                self._opened.pop(number).close()
+
+    def interrupt(self) -> None:
+        """End `chunks` from another thread."""
+        self._stopped = True
+        current = self._current
+        if current is not None:
+            current.interrupt()
+
+    def close(self) -> None:
+        """Close what is open; the iteration must have ended."""
+        while self._opened:
+            self._opened.popitem()[1].close()
 
 
-def _count(fd: int, name: str, form: Format) -> int | None:
-    """How many items a file holds, by reading it once; None where only a real reading can say what is wrong."""
-    try:
-        blocks = BlockReader(fd, name)
-        if form == "csv":
-            return sum(len(chunk) for chunk in csv_chunks(split_lines(blocks), name))
-        lines = (line for part in split_lines(_without_bom(blocks)) for line in part)
-        return sum(1 for line in lines if isinstance(line, LongLine) or line.strip())
-    except CommandError:
+def _expected(count: int | None, options: InputOptions) -> int | None:
+    """Return the number of selected items."""
+    if count is None:
         return None
+    count = max(0, count - options.offset)
+    if options.limit is not None:
+        count = min(count, options.limit)
+    return count if options.sample is None else min(count, options.sample)
 
 
-def _chunks(blocks: BlockReader, name: str, form: Format) -> Iterator[list[Any]]:
-    lines = split_lines(_without_bom(_checked_encoding(blocks, name)))
-    return csv_chunks(lines, name) if form == "csv" else jsonl_chunks(lines)
+def _selected(chunks: Iterator[list[Any]], options: InputOptions) -> Iterator[list[Any]]:
+    """Apply `--offset`, `--limit`, `--sample` and `--fields`, in this order."""
+    if options.offset or options.limit is not None:
+        chunks = _sliced(chunks, options.offset, options.limit)
+    if options.sample is not None:
+        chunks = _sampled(chunks, options.sample)
+    if options.fields is not None:
+        names = options.fields
+        chunks = ([_narrowed(item, names) for item in chunk] for chunk in chunks)
+    return chunks
 
 
-def _checked_encoding(blocks: BlockReader, name: str) -> Iterator[bytes]:
-    """The blocks, unless the first shows that this is no text in UTF-8 at all."""
-    first = True
-    for block in blocks:
-        if first:
-            first = False
-            for magic, what in _FOREIGN_MAGIC:
-                if block.startswith(magic):
-                    raise CommandError(f"{name} is {what}", UNREADABLE_INPUT)
-        yield block
+def _sliced(chunks: Iterator[list[Any]], offset: int, limit: int | None) -> Iterator[list[Any]]:
+    for chunk in chunks:
+        part = chunk[offset:]
+        offset = max(0, offset - len(chunk))
+        if limit is not None:
+            part = part[:limit]
+            limit -= len(part)
+        if part:
+            yield part
+        if limit == 0:
+            return
 
 
-def _without_bom(blocks: Iterator[bytes] | BlockReader) -> Iterator[bytes]:
-    first = True
-    for block in blocks:
-        yield block.removeprefix(codecs.BOM_UTF8) if first else block
-        first = False
+def _sampled(chunks: Iterator[list[Any]], size: int) -> Iterator[list[Any]]:
+    """Choose items by reservoir sampling, in the order of the input."""
+    chance = random.Random(0)  # noqa: S311  # the same sample each time, so that a run can be repeated
+    reservoir: list[tuple[int, Any]] = []
+    index = 0
+    for chunk in chunks:
+        for item in chunk:
+            if index < size:
+                reservoir.append((index, item))
+            elif (place := chance.randrange(index + 1)) < size:
+                reservoir[place] = index, item
+            index += 1
+    reservoir.sort(key=lambda pair: pair[0])
+    items = iter([item for _, item in reservoir])
+    while chunk := list(islice(items, 256)):
+        yield chunk
 
 
-def jsonl_chunks(lines: Iterator[list[Line]]) -> Iterator[list[Any]]:
-    """The items of JSON lines.
-
-    Args:
-        lines: Lists of lines.
-    """
-    number = 0
-    for part in lines:
-        chunk = []
-        for line in part:
-            number += 1
-            if isinstance(line, LongLine) or line.strip():
-                chunk.append(_parse(line, number))
-        if chunk:
-            yield chunk
+def _narrowed(item: Any, names: tuple[str, ...]) -> Any:
+    if isinstance(item, Rejected):
+        return item
+    if not isinstance(item, dict):
+        return Rejected(f"--fields needs items with fields, and this one is a {type(item).__name__}", "NoFields", item)
+    missing = [name for name in names if name not in item]
+    if missing:
+        return Rejected(f"no field {missing[0]!r}, which --fields names", "MissingField", item)
+    return {name: item[name] for name in names}
 
 
-def _parse(line: Line, number: int) -> Any:
-    if isinstance(line, LongLine):
-        error = f"line {number}: {line.size_bytes:,} bytes are more than the {LINE_LIMIT_BYTES:,} that a line may have"
-        return Rejected(error, "LineTooLong", _shown(line.head))
-    try:
-        return _decode(line.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        error = f"not UTF-8: byte 0x{line[exc.start]:02x} at column {exc.start + 1} ({exc.reason})"
-        error_type = "UnicodeDecodeError"
-    except json.JSONDecodeError as exc:
-        error = f"not JSON: {exc.msg} at column {exc.colno} (each line must hold one JSON value)"
-        error_type = "JSONDecodeError"
-    except RecursionError:
-        error, error_type = "nested too deep to be read", "RecursionError"
-    except ValueError as exc:  # NaN, or an integer of too many digits
-        error, error_type = f"not a number that can be read: {exc}", "ValueError"
-    return Rejected(f"line {number}: {error}", error_type, _shown(line))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
-
-
-def _shown(line: bytes) -> str:
-    """As much of a bad line as there is to show."""
-    return line[:_SHOWN_CHARS].decode("utf-8", "replace")
+def _noting(chunks: Iterator[list[Any]], rejected: set[int]) -> Iterator[list[Any]]:
+    """Note the indices of items that could not be read."""
+    start = 0
+    for chunk in chunks:
+        rejected.update(start + place for place, item in enumerate(chunk) if isinstance(item, Rejected))
+        start += len(chunk)
+        yield chunk

@@ -8,6 +8,7 @@ from typing import Final
 
 from flowrt.cli.exit_codes import DISK_FAILED, CommandError, say
 from flowrt.cli.io.output_files import OutputClosedError, Target
+from flowrt.cli.io.result_encoders import Encoder
 
 __all__ = ["OutputWriter"]
 
@@ -22,10 +23,12 @@ class OutputWriter:
 
     Args:
         target: Destination of the lines; closed by `close`.
+        encoder: Encoder of the format; JSON Lines by default.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, encoder: Encoder | None = None) -> None:
         self._target = target
+        self._encoder = encoder
         self._lines: list[bytes] = []
         self._waiting_bytes = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="flowrt-writer")
@@ -76,7 +79,14 @@ class OutputWriter:
                     self._flushing = None
             self._flush()
 
-    def _write_all(self, data: bytes) -> None:
+    def _write_all(self, lines: bytes) -> None:
+        self._write_bytes(lines if self._encoder is None else self._encoder.encode(lines))
+
+    def _finish(self) -> None:
+        if self._encoder is not None:
+            self._write_bytes(self._encoder.finish())
+
+    def _write_bytes(self, data: bytes) -> None:
         left = memoryview(data)
         try:
             while left:
@@ -119,12 +129,15 @@ class OutputWriter:
         try:
             async with asyncio.timeout(_GRACE_S):
                 await self._drain()
+                if self._target.written:  # a table needs its end to be readable
+                    await self._loop.run_in_executor(self._pool, self._finish)
         except CommandError as exc:
             say(exc.message)
         except (OutputClosedError, TimeoutError):
             return
 
     def _commit(self) -> None:
+        self._finish()
         try:
             self._target.commit()
         except OSError as exc:

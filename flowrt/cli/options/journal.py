@@ -11,7 +11,8 @@ from typing import Final
 
 from flowrt.cli.exit_codes import CommandError, say
 from flowrt.cli.io.readers import Input
-from flowrt.journal import Journal, JournalPolicy, digest_of_file, lines
+from flowrt.cli.options.input import InputOptions
+from flowrt.journal import Journal, JournalPolicy, lines
 from flowrt.model.node import BaseNode
 
 __all__ = ["open_journal", "own_output_check", "report_resumed"]
@@ -19,7 +20,9 @@ __all__ = ["open_journal", "own_output_check", "report_resumed"]
 _CHECKED_LINES: Final = 1000
 
 
-def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry_failed: bool) -> Journal:
+def open_journal(
+    path: str, node: BaseNode, source: Input, reading: InputOptions, *, target: str, retry_failed: bool
+) -> Journal:
     """Open the journal of a run.
 
     An input that is a file is compared with that of the earlier run by its whole content, a stream item by item.
@@ -28,6 +31,7 @@ def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry
         path: The journal.
         node: The node to run.
         source: The input.
+        reading: Options of the input: those that change its items make another run.
         target: The node's name on the command line, the only thing that distinguishes two closures of one function.
         retry_failed: Rerun the items that did not end ok.
 
@@ -37,12 +41,12 @@ def open_journal(path: str, node: BaseNode, source: Input, *, target: str, retry
     """
     if not path:
         raise CommandError("--journal needs the name of a file")
-    content = digest_of_file(source.fd, source.start) if source.rereadable else "a stream, each item compared"
+    content = "a stream, each item compared" if source.digest is None else source.digest()
     policy = JournalPolicy(
         path,
         retry_failed=retry_failed,
-        fingerprint={"target": target, "input": content, "input_format": source.format},
-        check_inputs=not source.rereadable,
+        fingerprint={"target": target, "input": content, "input_format": source.format, **reading.fingerprint()},
+        check_inputs=source.digest is None,
     )
     try:
         return policy.open(node)

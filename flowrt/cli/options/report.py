@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from flowrt.cli.commands.report import load_detail, write_page
-from flowrt.cli.exit_codes import CommandError, say
+from flowrt.cli.exit_codes import DISK_FAILED, CommandError, say
 from flowrt.errors import FlowrtError, MissingExtraError
 
-__all__ = ["check_report_page", "write_report_page"]
+__all__ = ["check_report_page", "check_writable", "write_report_page"]
 
 
 def check_report_page(page: str, record: str | None, until_the_end: ExitStack) -> str:
@@ -47,25 +47,49 @@ def check_report_page(page: str, record: str | None, until_the_end: ExitStack) -
     return str(Path(folder) / "run.parquet")
 
 
-def write_report_page(page: str, record: str, name: str) -> None:
+def check_writable(option: str, path: str) -> None:
+    """Check before the first item that a file can be created in the folder of a path.
+
+    Args:
+        option: Name of the option for the message.
+        path: The path.
+
+    Raises:
+        CommandError: No file can be created there.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return  # bad usage, which is reported elsewhere
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as exc:
+        raise CommandError(f"{option} {path} cannot be written: {exc.strerror}", DISK_FAILED) from exc
+
+
+def write_report_page(page: str, record: str, name: str) -> bool:
     """Write the page after the run.
 
     Args:
         page: Path of the page.
         record: Path of the recording.
         name: The recording's name on the page, or "" for a temporary recording.
+
+    Returns:
+        True if the page was written.
     """
     if not Path(record).exists():
         say(f"no report: {record} was not written")
-        return
+        return False
     try:
         detail = load_detail(Path(record))
         detail.source = name
         write_page(detail, Path(page))
     except (FlowrtError, CommandError) as exc:
         say(f"no report: {exc}")
-    else:
-        say(f"report: {page}")
+        return False
+    say(f"report: {page}")
+    return True
 
 
 def _is_page(path: Path) -> bool:

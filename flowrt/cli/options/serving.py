@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flowrt.cli.options.groups import grouped
 from flowrt.telemetry.options import Serving
 
 __all__ = ["serving_options"]
@@ -19,34 +20,32 @@ def serving_options(port: int | None) -> Callable[[Callable[..., None]], Callabl
     Args:
         port: Default port; None starts no server by default.
     """
-    options = [
-        click.option(
+    option = grouped("Telemetry")
+    options: list[Any] = [
+        option(
             "--metrics-port",
             type=click.IntRange(0, 65535),
             default=port,
             show_default=port is not None,
             metavar="P",
-            help="Serve the live page at /, /metrics, /healthz and /readyz on this port; 0 picks a free one.",
+            help="Serve the live page, /metrics, /healthz and /readyz; 0 picks a port.",
         ),
-        click.option(
+        option(
             "--metrics-host",
             default="127.0.0.1",
             show_default=True,
             metavar="HOST",
-            help="Address to serve on; an address that other hosts can reach needs a token.",
+            help="Address to serve on; one that other hosts reach needs a token.",
         ),
-        click.option(
+        option(
             "--metrics-token",
             envvar="FLOWRT_METRICS_TOKEN",
             show_envvar=True,
             metavar="TOKEN",
-            help="Require this token, as a bearer token or as a browser's password. Other users of this machine can "
-            "read a command line: prefer the variable.",
+            help="Require this token; other users can see a command line.",
         ),
-        click.option(
-            "--metrics-cert", type=click.Path(), metavar="FILE", help="Serve over TLS with this certificate (PEM)."
-        ),
-        click.option("--metrics-key", type=click.Path(), metavar="FILE", help="Private key of the certificate (PEM)."),
+        option("--metrics-cert", type=click.Path(), metavar="FILE", help="Certificate (PEM) for TLS."),
+        option("--metrics-key", type=click.Path(), metavar="FILE", help="Private key of the certificate (PEM)."),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

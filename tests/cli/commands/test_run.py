@@ -214,7 +214,7 @@ def test_port_in_use_is_bad_usage(folder: Path, flowrt: Flowrt) -> None:
 
 def test_run_that_does_not_start_keeps_an_earlier_partial_output(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, [1])
-    (folder / "bad.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16"))
+    (folder / "bad.jsonl").write_bytes(b"PAR1 nothing")
     (folder / "out.partial").write_text("ten hours of work\n")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -233,7 +233,7 @@ def test_run_that_does_not_start_keeps_an_earlier_partial_output(folder: Path, f
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("in.parquet", b"PAR1 nothing"), ("in.csv", b"\n1\n"), ("in.jsonl", '{"a": 1}\n'.encode("utf-16"))],
+    [("in.parquet", b"PAR1 nothing"), ("in.csv", b",,\n1\n"), ("in.jsonl", b"PAR1 nothing")],
 )
 def test_unreadable_input_exits_65_and_leaves_no_output(folder: Path, flowrt: Flowrt, name: str, data: bytes) -> None:
     (folder / name).write_bytes(data)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flowrt.cli.exit_codes import CommandError
 from flowrt.cli.io.line_reader import BlockReader, LongLine, split_lines
+from flowrt.cli.options.input import LINE_LIMIT_BYTES
 
 
 @given(st.lists(st.binary(max_size=12)), st.integers(1, 7))
@@ -26,9 +27,10 @@ def test_lines_do_not_depend_on_block_boundaries(lines: list[bytes], size: int) 
     got = [line for part in split_lines(blocks, 5) for line in part]
     assert len(got) == len(expected)
     for line, whole in zip(got, expected, strict=True):
-        if len(whole) <= 5 or isinstance(line, bytes):
+        if len(whole) <= 5:
             assert line == whole
         else:
+            assert isinstance(line, LongLine)
             assert line.size_bytes == len(whole)
             assert whole.startswith(line.head)
 
@@ -51,7 +53,7 @@ def test_memory_stays_bounded_for_a_line_of_200_mb() -> None:
     block = b"x" * 65536
     tracemalloc.start()
     try:
-        lines = [line for part in split_lines(block for _ in range(3200)) for line in part]
+        lines = [line for part in split_lines((block for _ in range(3200)), LINE_LIMIT_BYTES) for line in part]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

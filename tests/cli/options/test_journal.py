@@ -282,7 +282,7 @@ def test_interrupted_run_journals_items_in_flight(
     process.send_signal(signum)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == code, said
-    assert "run the same command again to go on: what finished is in run.journal" in said
+    assert "run the same command again to resume: finished items are in run.journal" in said
     assert "Traceback" not in said
     assert not (folder / "out.jsonl").exists()
     before = len(ran(folder))
@@ -307,7 +307,7 @@ def test_run_ended_by_a_closed_pipe_is_resumed(
     said = process.stderr.read()
     process.stderr.close()
     assert "Traceback" not in said
-    assert "what finished is in run.journal" in said
+    assert "finished items are in run.journal" in said
     done = flowrt("run", *words)
     assert done.returncode == 0, done.stderr
     assert [line["index"] for line in lines_of(done.stdout)] == list(range(200))

@@ -138,16 +138,100 @@ def test_failing_import_is_one_line_with_file_and_line(code: str, expected: str)
     assert "failing.py, line" in message
 
 
-@pytest.mark.parametrize(
-    "spec", ["userjobs", "userjobs:", ":enrich", "user-jobs:enrich", "userjobs:a:b", "a/b.py:x", ""]
-)
+@pytest.mark.parametrize("spec", ["userjobs", "userjobs:", ":enrich", "user-jobs:enrich", "userjobs:a-b", ""])
 def test_malformed_node_name_is_refused(spec: str) -> None:
     assert "module:node" in refused(spec)
 
 
-def test_path_in_a_node_name_suggests_the_module_name() -> None:
-    assert "jobs.enrich" in refused("jobs/enrich.py:node")
-    assert "jobs.enrich" in refused("userjobs.py:enrich")
+def test_node_is_loaded_from_a_file_with_its_neighbours(module: Path) -> None:
+    folder = module.parent / "scripts"
+    folder.mkdir()
+    (folder / "neighbour.py").write_text("NAME = 'found'\n")
+    (folder / "my-job.py").write_text("import neighbour\nasync def echo(item):\n    return neighbour.NAME\n")
+    assert load_node("scripts/my-job.py:echo").node_id == "echo"
+    assert load_node("./scripts/my-job.py:echo").node_id == "echo"
+    assert load_node(f"{folder}/my-job.py:echo").node_id == "echo"
+    assert load_node("userjobs.py:enrich").node_id == "enrich"
+
+
+def test_missing_file_suggests_the_extension() -> None:
+    assert refused("./userjobs:enrich") == "no file 'userjobs': did you mean userjobs.py?"
+    assert refused("nosuch/jobs.py:enrich") == "no file 'nosuch/jobs.py'"
+
+
+def test_failing_file_is_one_line_with_file_and_line() -> None:
+    Path("my-job.py").write_text("\n1 / 0\n")
+    assert refused("my-job.py:x") == (
+        f"'my-job.py' cannot be imported: ZeroDivisionError: division by zero ({Path.cwd()}/my-job.py, line 2)"
+    )
+
+
+def test_own_module_named_like_pythons_is_loaded_from_its_file(capsys: pytest.CaptureFixture[str]) -> None:
+    import queue
+
+    Path("queue.py").write_text("async def echo(item):\n    return item\n")
+    assert load_node("queue:echo").node_id == "echo"
+    assert "queue.py is run, not Python's own module 'queue'" in capsys.readouterr().err
+    assert sys.modules["queue"] is queue
+
+
+def test_message_names_the_file_that_shadows_ones_own() -> None:
+    Path("click.py").write_text("async def echo(item):\n    return item\n")
+    message = refused("click:echoo")
+    assert "click/__init__.py; name yours ./click.py:echoo" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("async def node(a, b): ...", "node(a, b)"),
+        ("async def node(): ...", "node()"),
+        ("def node(*, item): ...", "node(*, item)"),
+        ("class node:\n    def __call__(self, a, b): ...", "node(a, b)"),
+        ("import functools\nnode = functools.partial(lambda a, b: a, 1, 2)", "partial()"),
+    ],
+)
+def test_function_of_the_wrong_arity_is_refused_with_its_signature(code: str, expected: str) -> None:
+    Path("wrong.py").write_text(f"{code}\n")
+    message = refused("wrong.py:node")
+    assert f"wrong.py:node must take one argument, the item: {expected} does not" in message
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "async def node(item, retries=3): ...",
+        "def node(*items): ...",
+        "import functools\nasync def two(a, b): ...\nnode = functools.partial(two, b=1)",
+        "class node:\n    def __call__(self, item): ...",
+        "class Node:\n    async def run(self, item): ...\nnode = Node().run",
+    ],
+)
+def test_function_that_takes_one_item_is_accepted(code: str) -> None:
+    Path("right.py").write_text(f"{code}\n")
+    load_node("right.py:node")
+
+
+@pytest.mark.parametrize("code", ["async def node(item):\n    yield 1", "def node(item):\n    yield 1"])
+def test_generator_function_is_refused(code: str) -> None:
+    Path("generator.py").write_text(f"{code}\n")
+    assert "is a generator function, whose body would never run: return a list instead" in refused("generator.py:node")
+
+
+def test_factory_makes_the_node() -> None:
+    Path("made.py").write_text(
+        "def make():\n    async def inner(item):\n        return item\n    return inner\n"
+        "def nothing(): ...\nasync def later(): ...\ndef broken():\n    raise KeyError('token')\nnumber = 3\n"
+    )
+    assert load_node("made.py:make", factory=True).node_id == "inner"
+    for name, expected in (
+        ("nothing", "made no node"),
+        ("later", "async factory"),
+        ("broken", "failed to make the node: KeyError: 'token'"),
+        ("number", "leave out --factory"),
+    ):
+        with pytest.raises(CommandError, match=expected):
+            load_node(f"made.py:{name}", factory=True)
 
 
 def test_class_with_arguments_is_refused_with_the_fix() -> None:

@@ -1,0 +1,99 @@
+"""Options of a run: concurrency, time limits and policies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowrt.cli.options.groups import collect, grouped
+from flowrt.cli.options.param_types import CONCURRENCY, HEDGE, RATE, SECONDS
+
+if TYPE_CHECKING:
+    from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
+
+__all__ = ["ExecutionOptions", "execution_options"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionOptions:
+    """Options of a run, as `BatchProcessor` takes them.
+
+    Args:
+        max_concurrency: Maximum number of items at once.
+        item_timeout: Time limit of one attempt, in seconds.
+        batch_timeout: Time limit of the run, in seconds.
+        retries: Maximum number of retries per item.
+        rates: Rate limits.
+        hedge: When to start a second attempt.
+        executor: Where items run.
+        fail_fast: Stop at the first failure.
+    """
+
+    max_concurrency: int | AdaptiveLimit
+    item_timeout: float | None
+    batch_timeout: float | None
+    retries: int
+    rates: tuple[RateLimit, ...]
+    hedge: Hedge | None
+    executor: str
+    fail_fast: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return the keyword arguments of `BatchProcessor`."""
+        from flowrt.policies import RetryPolicy  # noqa: PLC0415  # heavy
+
+        return {
+            "max_concurrency": self.max_concurrency,
+            "continue_on_error": not self.fail_fast,
+            "item_timeout": self.item_timeout,
+            "batch_timeout": self.batch_timeout,
+            "retry": RetryPolicy(self.retries + 1) if self.retries else None,
+            "rate_limit": self.rates or None,
+            "hedge": self.hedge,
+            "executor": self.executor,
+        }
+
+
+def execution_options(command: Any) -> Any:
+    """Decorate a command with the options of a run, which it receives as `execution`."""
+    option = grouped("Execution")
+    return collect(
+        "execution",
+        ExecutionOptions,
+        option(
+            "--max-concurrency",
+            type=CONCURRENCY,
+            default=10,
+            show_default=True,
+            metavar="N|MIN:MAX|auto",
+            help="Items at once; MIN:MAX adapts between bounds, auto is 1:100.",
+        ),
+        option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one attempt in seconds."),
+        option("--batch-timeout", type=SECONDS, metavar="S", help="Time limit of the whole run in seconds."),
+        option(
+            "--retries",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="Retry a failed item up to N times, with growing delays.",
+        ),
+        option(
+            "--rate",
+            "rates",
+            type=RATE,
+            multiple=True,
+            metavar="AMOUNT/TIME",
+            help="Rate limit: 100/s, 600/min, 5/10s. Repeat it to apply several.",
+        ),
+        option("--hedge", type=HEDGE, metavar="p95|S", help="Second attempt after this time; the first success wins."),
+        option(
+            "--executor",
+            type=click.Choice(["loop", "threads"]),
+            default="loop",
+            show_default=True,
+            help="Where items run; functions that are not async run in threads.",
+        ),
+        option("--fail-fast", is_flag=True, help="Stop at the first failed item."),
+    )(command)
