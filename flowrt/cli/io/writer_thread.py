@@ -30,6 +30,7 @@ class OutputWriter:
         self._target = target
         self._encoder = encoder
         self._lines: list[bytes] = []
+        self._has_lines = False
         self._waiting_bytes = 0
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="flowrt-writer")
         self._flushing: asyncio.Future[None] | None = None
@@ -80,6 +81,7 @@ class OutputWriter:
             self._flush()
 
     def _write_all(self, lines: bytes) -> None:
+        self._has_lines = True
         self._write_bytes(lines if self._encoder is None else self._encoder.encode(lines))
 
     def _finish(self) -> None:
@@ -129,7 +131,7 @@ class OutputWriter:
         try:
             async with asyncio.timeout(_GRACE_S):
                 await self._drain()
-                if self._target.written:  # a table needs its end to be readable
+                if self._has_lines:  # a table needs its end to be readable
                     await self._loop.run_in_executor(self._pool, self._finish)
         except CommandError as exc:
             say(exc.message)
