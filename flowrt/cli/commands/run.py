@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flowrt.cli.exit_codes import ALL_OK, DISK_FAILED, SOME_FAILED, TELEMETRY_FAILED, CommandError, say
+from flowrt.cli.io.shared_stderr import SharedStderr
 from flowrt.cli.options.execution import ExecutionOptions, execution_options
 from flowrt.cli.options.groups import GroupedCommand, grouped
 from flowrt.cli.options.input import InputOptions, input_options
@@ -35,9 +36,9 @@ Examples:
   cat urls.jsonl | flowrt run crawl:fetch - -o - | jq .output
 
 \b
-A line of OUTPUT has index, success, status, output, error, error_type, attempts and execution_time
-(seconds). It is written when its item completes. OUTPUT is OUTPUT.partial until it is complete.
-With --journal, the same command resumes a run that was killed or interrupted.
+A line of OUTPUT has index, success, status, output, error, error_type, attempts and
+execution_time (seconds). It is written when its item completes. OUTPUT is OUTPUT.partial until it
+is complete. With --journal, the same command resumes a run that was killed or interrupted.
 
 \b
 Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 3 the journal belongs to another run,
@@ -164,6 +165,7 @@ def _job(
         outputs,
         progress=draws,
         status_lines=not telemetry.quiet and not draws and telemetry.log_format is None,
+        failure_lines=not telemetry.quiet and telemetry.log_format is None,
         journal=kept,
     )
 
@@ -180,6 +182,7 @@ class _Launch:
         self._record = record
         self._journal = kept
         self._monitor = ExportMonitor()
+        self._stderr: SharedStderr | None = None
 
     def run(self) -> int:
         """Run the job. Return the exit code."""
@@ -203,6 +206,9 @@ class _Launch:
         from flowrt import runtime  # noqa: PLC0415  # heavy
 
         job, log_format = self._job, self._telemetry.log_format
+        if log_format is not None and _can_draw_progress():
+            self._stderr = SharedStderr(sys.stderr)
+            self._stderr.install()
         try:
             runtime.run(
                 job.run(),
@@ -217,13 +223,19 @@ class _Launch:
                 raise
             raise CommandError(str(exc)) from exc
         finally:
+            self._log_is_set_up()
             if not job.started:
                 job.discard()
+
+    def _log_is_set_up(self) -> None:
+        if self._stderr is not None:
+            self._stderr.uninstall()
 
     def _started(self) -> None:
         """Note what the runtime exports to, and print what it serves."""
         from flowrt.runtime.runtime import Runtime  # noqa: PLC0415  # heavy
 
+        self._log_is_set_up()
         self._monitor.attach()
         runtime = Runtime.current()
         # with a log format, the event `runtime.started` has the URLs
@@ -233,13 +245,15 @@ class _Launch:
 
     def _report(self) -> bool:
         """Print the summary and write the report. Return False if the recording or the report was not written."""
+        from flowrt.cli.commands.run_summary import run_rows  # noqa: PLC0415
         from flowrt.cli.options.report import write_report_page  # noqa: PLC0415  # heavy
-        from flowrt.reporting.summary import print_rows, summary_rows  # noqa: PLC0415
+        from flowrt.reporting.summary import print_rows  # noqa: PLC0415
 
         job, telemetry = self._job, self._telemetry
         # with JSON events, a program reads stderr, and the totals are in `batch.completed`
         if job.over and not telemetry.quiet and (telemetry.log_format != "json" or sys.stderr.isatty()):
-            print_rows(job.report.name, [*summary_rows(job.report), *self._monitor.summary_rows()])
+            rows = run_rows(job.report, self._monitor.summary_rows(), complete=job.complete)
+            print_rows(job.report.name, rows)
         written = not self._monitor.recording_failed
         if telemetry.page is not None and self._record is not None and job.started:
             written = write_report_page(telemetry.page, self._record, telemetry.record or "") and written

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from flowrt.batch.processor import BatchProcessor
-from flowrt.cli.commands.run_status import StatusLines
+from flowrt.cli.commands.run_status import FailureLines, StatusLines
 from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, CommandError, say
 from flowrt.cli.io.output_files import Target, open_target
 from flowrt.cli.io.prefetch import SizedPrefetcher
@@ -94,6 +94,7 @@ class Job:
         outputs: Destinations of the results; closed at the end.
         progress: Draw a progress bar.
         status_lines: Print a line of progress now and then.
+        failure_lines: Print a line for each kind of failure.
         journal: The processor's journal, which its owner closes.
 
     Attributes:
@@ -112,6 +113,7 @@ class Job:
         *,
         progress: bool,
         status_lines: bool = False,
+        failure_lines: bool = False,
         journal: Journal | None = None,
     ) -> None:
         self.report = BatchReport(processor.name)
@@ -125,6 +127,7 @@ class Job:
         self._make_line = outputs.lines.make
         self._progress = progress
         self._status_lines = status_lines
+        self._failures = FailureLines(active=failure_lines)
         self._journal = journal
         self._errors: OutputWriter | None = None
         self._unread = 0
@@ -157,6 +160,7 @@ class Job:
             if not self.complete and isinstance(feed, SizedPrefetcher) and feed.exhausted:
                 say(f"the input had {len(feed):,} items when it was opened, and {self.report.total:,} were read: rerun")
         finally:
+            self._failures.close()
             self.report.wall_time = time.perf_counter() - began
             await self._source.feed.close()
             if self._source.feed.ended:
@@ -200,6 +204,7 @@ class Job:
         await writer.write(self._make_line(result.replace(status="ok") if result.status == "resumed" else result))
 
     async def _put_failed(self, result: BatchResult) -> None:
+        self._failures.add(result)
         if not self.report.failed:
             self._first_failure = f"item {result.index}: {result.error}"
         if self._errors is None:

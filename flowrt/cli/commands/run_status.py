@@ -1,18 +1,21 @@
-"""Status lines of `flowrt run`: signs of life on stderr where there is no terminal for a progress bar."""
+"""Lines of `flowrt run` on stderr while it runs: progress where there is no terminal for a bar, and failures."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import Counter
 from types import TracebackType
 from typing import Final, Self
 
 from flowrt.cli.exit_codes import say
+from flowrt.model import BatchResult
 from flowrt.reporting.report import BatchReport
 
-__all__ = ["StatusLines"]
+__all__ = ["FailureLines", "StatusLines"]
 
 _INTERVAL_S: Final = 30.0
+_MAX_KINDS: Final = 20
+_MAX_ERROR_CHARS: Final = 200
 
 
 class StatusLines:
@@ -33,8 +36,8 @@ class StatusLines:
 
     def __enter__(self) -> Self:
         """Start the timer."""
-        self._began = time.monotonic()
         if self._active:
+            self._began = asyncio.get_running_loop().time()
             self._schedule()
         return self
 
@@ -49,7 +52,7 @@ class StatusLines:
         self._timer = asyncio.get_running_loop().call_later(_INTERVAL_S, self._print)
 
     def _print(self) -> None:
-        say(self.line(time.monotonic() - self._began))
+        say(self.line(asyncio.get_running_loop().time() - self._began))
         self._schedule()
 
     def line(self, elapsed_s: float) -> str:
@@ -71,3 +74,32 @@ def _time_left(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+class FailureLines:
+    """Prints the first failure of each kind in one line, and counts the others.
+
+    Args:
+        active: False to print nothing.
+    """
+
+    def __init__(self, *, active: bool) -> None:
+        self._active = active
+        self._others: Counter[str] = Counter()
+
+    def add(self, result: BatchResult) -> None:
+        """Count a failed item, and print it if it is the first of its kind."""
+        if not self._active or result.status == "cancelled":
+            return
+        kind = result.error_type or result.status
+        if kind in self._others:
+            self._others[kind] += 1
+        elif len(self._others) < _MAX_KINDS:
+            self._others[kind] = 0
+            say(f"item {result.index}: {kind}: {(result.error or '')[:_MAX_ERROR_CHARS]}")
+
+    def close(self) -> None:
+        """Print how many failures of each kind were counted."""
+        for kind, count in self._others.items():
+            if count:
+                say(f"{kind}: + {count:,} more like it")
