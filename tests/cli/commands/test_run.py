@@ -372,12 +372,15 @@ def test_interrupt_while_the_input_pipe_is_silent_ends_the_run(folder: Path, com
 # -- what it says --------------------------------------------------------------------------------------------------
 
 
-def test_run_without_a_terminal_prints_only_the_summary(folder: Path, flowrt: Flowrt) -> None:
+def test_run_without_a_terminal_prints_failures_and_the_summary(folder: Path, flowrt: Flowrt) -> None:
     write_items(folder, range(5))
     text = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "out").stderr
-    labels = [line.split("  ")[0].strip() for line in text.splitlines() if not line.startswith(" ")]
+    first, more, *rows = text.splitlines()
+    assert first in {"flowrt: item 1: ValueError: 1 is odd", "flowrt: item 3: ValueError: 3 is odd"}
+    assert more == "flowrt: ValueError: + 1 more like it"
+    labels = [line.split("  ")[0].strip() for line in rows if not line.startswith(" ")]
     account = ["speedup, measured", "speedup, claimed", "bound by"]
-    assert labels == ["items", "ok", "failed", "p50", "p95", "p99", "wall time", "throughput", *account]
+    assert labels == ["result", "items", "ok", "failed", "p50", "p95", "p99", "wall time", "throughput", *account]
     assert "claimed" in text
 
 
