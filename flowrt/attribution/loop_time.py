@@ -58,7 +58,7 @@ class LoopTime:
         return first + place
 
     def add(self, kind: int, begin_ns: int, end_ns: int) -> None:
-        """Append an interval, or extend the last one if it is of the same kind and adjacent.
+        """Append an interval. A computing one extends the last one if that is adjacent, and computing, too.
 
         Args:
             kind: `BLOCKED` or `COMPUTING`.
@@ -68,7 +68,7 @@ class LoopTime:
         if end_ns <= begin_ns:
             return
         intervals = self._log[1]
-        if intervals and intervals[-1][0] == kind and intervals[-1][2] == begin_ns:
+        if kind == COMPUTING and intervals and intervals[-1][0] == kind and intervals[-1][2] == begin_ns:
             intervals[-1] = (kind, intervals[-1][1], end_ns)
         else:
             intervals.append((kind, begin_ns, end_ns))
