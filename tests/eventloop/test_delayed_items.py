@@ -1,4 +1,4 @@
-"""Who was held up while the loop was blocked, and for how long."""
+"""Items delayed while the loop was blocked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from flowrt import BatchProcessor, BatchResults, Runtime
+from flowrt import BatchProcessor, BatchResults, Runtime, Telemetry
 from flowrt.attribution.ledger import Ledger
 from flowrt.eventloop import delayed_items
 from flowrt.model import BatchRecord, ItemRecord, Slot
@@ -38,22 +38,22 @@ def run_with_stall(run: Run) -> BatchResults:
     return results
 
 
-def test_the_items_that_could_have_gone_on_know_that_they_were_held(run: Run) -> None:
+def test_items_ready_during_a_stall_know_their_delay(run: Run) -> None:
     results = run_with_stall(run)
     held = [result.held_time for result in results]
     ready = [0, 1, 4, 5, 6, 7]
     assert all(0.1 < held[index] < 5 for index in ready)
-    assert max(held[2], held[3]) < min(held[index] for index in ready)  # little, from a machine that is busy
+    assert max(held[2], held[3]) < min(held[index] for index in ready)  # little, on a busy machine
     (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
     assert 0.4 < stall.duration_s < 5
     assert stall.delayed == len(ready)
     assert sorted(index for index, _ in stall.victims) == ready
     assert 0.5 * sum(held) < stall.held_s <= sum(held) + 1e-6
-    assert stall.stack == ""  # nobody watches without a Runtime
+    assert stall.stack == ""  # no watchdog without a Runtime
     assert stall.as_dict()["culprit"] == "not known"
 
 
-def test_a_watchdog_names_the_culprit_of_a_stall(run: Run, events: Events) -> None:
+def test_watchdog_names_the_culprit_of_a_stall(run: Run, events: Events) -> None:
     async def main() -> BatchResults:
         async with Runtime():
             return await BatchProcessor(one_blocks, 8, name="stalling").batch(range(8))
@@ -73,9 +73,7 @@ def test_a_watchdog_names_the_culprit_of_a_stall(run: Run, events: Events) -> No
     assert report.detail.stalls[0]["victims"] == 6
 
 
-def test_the_culprit_s_span_has_an_event_and_the_victims_spans_what_they_were_held(
-    run: Run, spans: Callable[[], list[ReadableSpan]]
-) -> None:
+def test_spans_show_the_culprit_and_the_delays_of_a_stall(run: Run, spans: Callable[[], list[ReadableSpan]]) -> None:
     async def main() -> None:
         async with Runtime():
             await BatchProcessor(one_blocks, 8).batch(range(8))
@@ -87,12 +85,12 @@ def test_the_culprit_s_span_has_an_event_and_the_victims_spans_what_they_were_he
     assert "time.sleep(0.6)" in event.attributes["code.stacktrace"]
     held = {index: span.attributes.get("flowrt.item.held") for index, span in by_index.items()}
     assert all(0.1 < held[index] < 5 for index in (0, 1, 4, 5, 6, 7))
-    assert all(held[index] is None or held[index] < 0.1 for index in (2, 3))  # as above
+    assert all(held[index] is None or held[index] < 0.1 for index in (2, 3))  # little, on a busy machine
 
 
-@pytest.mark.parametrize(("late_s", "told"), [(0.05, False), (0.2, True)])
-def test_only_after_a_stall_do_spans_tell_of_it_and_not_while_the_loop_is_late(late_s: float, told: bool) -> None:
-    """Else telling them would be what makes a busy loop late the next time."""
+@pytest.mark.parametrize(("late_s", "reported"), [(0.05, False), (0.2, True)])
+def test_delay_goes_to_spans_after_a_stall_alone_and_at_their_end(late_s: float, reported: bool) -> None:
+    """Setting it on the spans at once would make a busy loop late the next time, too."""
     batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=600)
     batch.ledger = Ledger(batch)
     for index in range(600):
@@ -105,11 +103,11 @@ def test_only_after_a_stall_do_spans_tell_of_it_and_not_while_the_loop_is_late(l
     delayed_items.Lateness(1, 1, 1 + int(late_s * 1e9)).look(batch)
     items = [slot.item for slot in batch.slots if slot.item is not None]
     assert all(item.held_ns > 0 for item in items)
-    assert {item.stalled_ns for item in items} == ({items[0].held_ns} if told else {0})
+    assert {item.stalled_ns for item in items} == ({items[0].held_ns} if reported else {0})
     assert not any(item.span.mock_calls for item in items)
 
 
-def test_a_loop_that_turns_holds_nobody(run: Run) -> None:
+def test_loop_that_turns_in_time_delays_no_item(run: Run) -> None:
     async def node(_: int) -> None:
         await asyncio.sleep(0.1)
 
@@ -117,7 +115,7 @@ def test_a_loop_that_turns_holds_nobody(run: Run) -> None:
     assert all(result.held_time < 1 for result in results)
 
 
-def test_a_batch_that_ends_within_the_turn_that_blocked_knows_of_the_stall(run: Run) -> None:
+def test_batch_that_ends_in_the_blocked_turn_has_the_stall(run: Run) -> None:
     async def node(_: int) -> None:
         time.sleep(0.4)  # what is tested
 
@@ -125,3 +123,68 @@ def test_a_batch_that_ends_within_the_turn_that_blocked_knows_of_the_stall(run: 
     (stall,) = results.report.stalls
     assert stall.duration_s > 0.3
     assert stall.delayed == 0
+
+
+def same_turn(culprit: int, *, goes_on: bool) -> tuple[Callable[[int], Any], Callable[[], Any]]:
+    """A node whose five items become ready in one turn of the loop, in which one of them blocks it."""
+    go = asyncio.Event()
+
+    async def node(number: int) -> int:
+        await go.wait()
+        if number == culprit:
+            time.sleep(0.5)  # what is tested
+        if goes_on:
+            await asyncio.sleep(1.0)
+        return number
+
+    async def release() -> None:
+        await asyncio.sleep(0.06)  # a beat comes through
+        go.set()
+
+    return node, release
+
+
+def run_same_turn(
+    run: Run, culprit: int, *, goes_on: bool, stream: bool = False, runtime: bool = False, **options: Any
+) -> Any:
+    async def main() -> Any:
+        node, release = same_turn(culprit, goes_on=goes_on)
+        releasing = asyncio.create_task(release())
+        processor = BatchProcessor(node, 5, name="same-turn", **options)
+        if stream:
+            found = [result async for result in processor.batch_as_completed(range(5))]
+        elif runtime:
+            async with Runtime(log_level="ERROR"):
+                found = await processor.batch(range(5))
+        else:
+            found = await processor.batch(range(5))
+        await releasing
+        return found
+
+    return run(main())
+
+
+@pytest.mark.parametrize("culprit", [0, 2])
+@pytest.mark.parametrize("options", [{}, {"telemetry": Telemetry(metrics=False)}], ids=["default", "without metrics"])
+def test_items_that_end_in_the_culprits_turn_are_delayed(run: Run, culprit: int, options: dict[str, Any]) -> None:
+    results = run_same_turn(run, culprit, goes_on=False, **options)
+    after = list(range(culprit + 1, 5))
+    assert all(0.4 < results[index].held_time < 5 for index in after)
+    assert all(results[index].held_time < 0.4 for index in range(culprit + 1))
+    (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
+    assert sorted(index for index, _ in stall.victims) == after
+    assert stall.held_s > 0.4 * len(after)
+
+
+def test_items_of_a_stream_that_end_in_the_culprits_turn_are_delayed(run: Run) -> None:
+    results = run_same_turn(run, 0, goes_on=False, stream=True)
+    assert sum(result.held_time > 0.4 for result in results) == 4
+
+
+def test_watchdog_finds_delayed_items_that_went_on_to_wait(run: Run) -> None:
+    results = run_same_turn(run, 1, goes_on=True, runtime=True)
+    (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
+    assert stall.item_index == 1
+    assert sorted(index for index, _ in stall.victims) == [2, 3, 4]
+    assert all(0.3 < results[index].held_time < 5 for index in (2, 3, 4))
+    assert results.report.speedup.low <= 5.0 - 3 * 0.3
