@@ -20,7 +20,7 @@ def test_real_loops_are_timed_by_the_performance_counter(factory: Any) -> None:
     loop.close()
 
 
-def test_a_virtual_loop_is_timed_by_itself() -> None:
+def test_virtual_loop_is_timed_by_itself() -> None:
     loop = virtual_loop()
     clock = clock_of(loop)
     before = clock()

@@ -13,7 +13,7 @@ from flowrt._util.quantiles import Quantiles
 
 
 @given(st.lists(st.floats(1e-6, 1e5), min_size=1), st.floats(0, 1))
-def test_a_quantile_is_within_two_percent_of_the_true_one(values: list[float], q: float) -> None:
+def test_quantile_is_within_two_percent_of_the_true_value(values: list[float], q: float) -> None:
     quantiles = Quantiles()
     for value in values:
         quantiles.add(value)
@@ -33,5 +33,5 @@ def test_totals_are_exact_and_memory_is_bounded() -> None:
     assert len(quantiles._buckets) < 800
 
 
-def test_nothing_gives_nothing() -> None:
+def test_empty_histogram_gives_zero() -> None:
     assert Quantiles().at(0.5) == 0

@@ -1,4 +1,4 @@
-"""What is under way can be looked through while it changes."""
+"""Registry of active objects, read while it changes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from flowrt.telemetry.metrics.store import MetricsStore
 
 
 class Thing:
-    """Something that begins and ends."""
+    """Object that starts and ends."""
 
 
-def test_it_is_listed_from_its_beginning_to_its_end_oldest_first() -> None:
-    under_way: WeakRegistry[Thing] = WeakRegistry()
+def test_active_objects_are_listed_oldest_first() -> None:
+    active: WeakRegistry[Thing] = WeakRegistry()
     first, second = Thing(), Thing()
-    under_way.add(first)
-    under_way.add(second)
-    assert list(under_way) == [first, second]
-    under_way.discard(first)
-    under_way.discard(first)
-    assert list(under_way) == [second]
+    active.add(first)
+    active.add(second)
+    assert list(active) == [first, second]
+    active.discard(first)
+    active.discard(first)
+    assert list(active) == [second]
 
 
-def test_what_never_ends_is_not_kept_alive() -> None:
-    under_way: WeakRegistry[Thing] = WeakRegistry()
+def test_registry_does_not_keep_objects_alive() -> None:
+    active: WeakRegistry[Thing] = WeakRegistry()
     thing = Thing()
-    under_way.add(thing)
+    active.add(thing)
     seen = weakref.ref(thing)
     del thing
     assert seen() is None
-    assert list(under_way) == []
+    assert list(active) == []
 
 
 @pytest.fixture
@@ -48,24 +48,24 @@ def _hasty_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_hasty_threads")
-@pytest.mark.parametrize("under_way", [MetricsStore().active, WeakRegistry()], ids=["metrics", "engine"])
-def test_others_may_begin_and_end_meanwhile(under_way: Any) -> None:
+@pytest.mark.parametrize("active", [MetricsStore().active, WeakRegistry()], ids=["metrics", "engine"])
+def test_other_threads_may_change_it_during_iteration(active: Any) -> None:
     things = [Thing() for _ in range(200)]
     for thing in things:
-        under_way.add(thing)
+        active.add(thing)
     over = threading.Event()
 
     def change() -> None:
         while not over.is_set():
             thing = Thing()
-            under_way.add(thing)
-            under_way.discard(thing)
+            active.add(thing)
+            active.discard(thing)
 
     thread = threading.Thread(target=change)
     thread.start()
     try:
         for _ in range(2_000):
-            assert len(list(under_way)) >= len(things)
+            assert len(list(active)) >= len(things)
     finally:
         over.set()
         thread.join()

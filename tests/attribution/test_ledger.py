@@ -1,4 +1,4 @@
-"""The ledger: one cause for each instant of a batch, exactly."""
+"""Ledger: one cause for each instant of a batch, exactly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Keep(Instrument):
 
 
 def bound(batch: BatchRecord) -> dict[str, float]:
-    """What is on a batch's ledger, in seconds, after the sums have been checked."""
+    """Check the sums of a batch's ledger, and return its causes in seconds."""
     assert batch.ledger is not None
     read = batch.ledger.read(batch.finished_ns)
     assert sum(read.values()) == batch.finished_ns - batch.started_ns
@@ -47,7 +47,7 @@ def bound(batch: BatchRecord) -> dict[str, float]:
 
 
 def ran(inputs: Any, node: Any, limit: int, consumer_s: float | None = None, **options: Any) -> dict[str, float]:
-    """What held a batch back that was run in virtual time, as a stream where a consumer's pace is given."""
+    """Run a batch in virtual time, as a stream if the consumer's pace is given, and return its causes in seconds."""
     keep = Keep()
 
     async def main() -> None:
@@ -72,29 +72,29 @@ async def every_second(count: int) -> AsyncIterator[int]:
         yield number
 
 
-# -- a scene for each cause, told exactly ------------------------------------------------------------------------------
+# -- each cause, exactly -----------------------------------------------------------------------------------------------
 
 
-def test_an_input_that_comes_every_second_to_ten_slots_binds() -> None:
+def test_slow_input_binds_while_slots_are_empty() -> None:
     assert ran(every_second(10), two_seconds, 10) == {"input": 10, "tail": 2}
 
 
-def test_slots_bind_while_inputs_wait_for_them_and_the_last_wave_is_service() -> None:
+def test_slots_bind_until_the_last_wave_which_is_service() -> None:
     assert ran(range(100), two_seconds, 10) == {"slots": 18, "service": 2}
 
 
-def test_a_source_of_unknown_length_is_found_to_have_been_dry_since_its_last_item() -> None:
+def test_iterator_is_exhausted_since_its_last_item() -> None:
     assert ran((number for number in range(100)), two_seconds, 10) == {"slots": 18, "service": 2}
 
 
-def test_a_rate_limit_binds_from_the_first_item_that_waits_for_it() -> None:
+def test_rate_limit_binds_from_the_first_item_that_waits() -> None:
     async def node(_: int) -> None:
         await asyncio.sleep(1)
 
     assert ran(range(20), node, 10, rate_limit=RateLimit(2, per=1.0)) == {"rate_limit": 9, "tail": 1}
 
 
-def test_an_open_circuit_binds_as_a_rate_limit_does() -> None:
+def test_open_circuit_binds_like_a_rate_limit() -> None:
     failures = iter([True, True])
 
     async def node(_: int) -> None:
@@ -106,7 +106,7 @@ def test_an_open_circuit_binds_as_a_rate_limit_does() -> None:
     assert ran(range(4), node, 2, breaker=breaker) == {"slots": 1, "rate_limit": 6, "tail": 1}
 
 
-def test_backoff_binds_while_slots_stand_empty_for_it() -> None:
+def test_backoff_binds_while_slots_are_empty_for_it() -> None:
     failures = {3: 2}
 
     async def node(number: int) -> None:
@@ -119,26 +119,26 @@ def test_backoff_binds_while_slots_stand_empty_for_it() -> None:
     assert ran(range(8), node, 4, retry=retry) == {"slots": 2, "backoff": 5, "tail": 2}
 
 
-def test_a_consumer_binds_while_it_is_at_work_and_a_worker_waits_for_it() -> None:
+def test_slow_consumer_binds_while_workers_wait_for_it() -> None:
     assert ran(range(20), two_seconds, 10, consumer_s=1) == {"slots": 2, "consumer": 10, "tail": 1}
 
 
-def test_a_consumer_that_keeps_up_binds_nothing() -> None:
+def test_consumer_that_keeps_up_binds_nothing() -> None:
     assert ran(range(20), two_seconds, 10, consumer_s=0) == {"slots": 2, "service": 2}
 
 
-def test_stragglers_are_the_tail_and_what_runs_before_them_is_service() -> None:
+def test_stragglers_are_the_tail_after_service() -> None:
     async def node(number: int) -> None:
         await asyncio.sleep(5 if number == 3 else 1)
 
     assert ran(range(5), node, 10) == {"service": 1, "tail": 4}
 
 
-def test_what_is_left_when_a_batch_is_stopped_is_the_tail() -> None:
+def test_stopped_batch_ends_without_a_tail() -> None:
     assert ran(range(100), two_seconds, 10, batch_timeout=5) == {"slots": 5}
 
 
-def test_without_telemetry_no_account_is_kept() -> None:
+def test_batch_without_telemetry_has_no_ledger() -> None:
     keep = Keep()
     run_on(virtual_loop, BatchProcessor(two_seconds, telemetry=False, instruments=[keep]).batch([1]))
     assert keep.batch.ledger is None
@@ -146,7 +146,7 @@ def test_without_telemetry_no_account_is_kept() -> None:
     assert keep.batch.ledger is None
 
 
-def test_an_iterator_that_computes_long_for_its_next_item_is_the_input(run: Run) -> None:
+def test_iterator_that_blocks_for_its_next_item_is_the_input(run: Run) -> None:
     def slowly() -> Iterator[int]:
         for number in range(5):
             time.sleep(0.1)  # what is tested
@@ -160,7 +160,7 @@ def test_an_iterator_that_computes_long_for_its_next_item_is_the_input(run: Run)
     assert bound(keep.batch)["input"] >= 0.45
 
 
-def test_a_node_that_blocks_the_loop_is_charged_for_it(run: Run) -> None:
+def test_node_that_blocks_the_loop_is_charged(run: Run) -> None:
     async def node(_: int) -> None:
         time.sleep(0.2)  # what is tested
 
@@ -169,7 +169,7 @@ def test_a_node_that_blocks_the_loop_is_charged_for_it(run: Run) -> None:
     assert bound(keep.batch)["loop_blocked"] >= 0.5
 
 
-def test_a_loop_that_computes_all_the_time_is_not_short_of_slots(run: Run) -> None:
+def test_computing_loop_is_not_short_of_slots(run: Run) -> None:
     async def node(_: int) -> None:
         until = time.thread_time() + 0.001
         while time.thread_time() < until:
@@ -178,18 +178,18 @@ def test_a_loop_that_computes_all_the_time_is_not_short_of_slots(run: Run) -> No
 
     keep = Keep()
     run(BatchProcessor(node, 2, instruments=[keep]).batch(range(300)))
-    told = bound(keep.batch)
-    assert told.get("slots", 0) < 0.5 * sum(told.values())
-    assert told["service"] + told.get("loop_blocked", 0) > 0.5 * sum(told.values())
+    found = bound(keep.batch)
+    assert found.get("slots", 0) < 0.5 * sum(found.values())
+    assert found["service"] + found.get("loop_blocked", 0) > 0.5 * sum(found.values())
 
 
-# -- whatever the batch ------------------------------------------------------------------------------------------------
+# -- random batches ----------------------------------------------------------------------------------------------------
 
 SECONDS = st.sampled_from([0, 0.001, 0.5, 1, 3, 20])
 
 
 class Watch(Instrument):
-    """Reads the ledger again and again while the batch runs."""
+    """Reads the ledger repeatedly while the batch runs."""
 
     def __init__(self) -> None:
         self.batch: BatchRecord | None = None
@@ -291,14 +291,14 @@ def test_every_instant_has_one_cause(
     if watch.batch is None:
         return
     assert watch.batch.ledger is not None
-    told = bound(watch.batch)
+    found = bound(watch.batch)
     ending = watch.batch.ledger.read(watch.batch.finished_ns)
     assert all(ending[cause] >= watch.certain[cause] for cause in CAUSES)
-    assert told.get("rate_limit", 0) == 0 or rate
-    assert told.get("backoff", 0) == 0 or retries
-    assert told.get("consumer", 0) == 0 or consumer_s
-    assert told.get("input", 0) == 0 or gaps
-    assert told.get("loop_blocked", 0) == 0
+    assert found.get("rate_limit", 0) == 0 or rate
+    assert found.get("backoff", 0) == 0 or retries
+    assert found.get("consumer", 0) == 0 or consumer_s
+    assert found.get("input", 0) == 0 or gaps
+    assert found.get("loop_blocked", 0) == 0
 
 
 # -- the ledger itself -------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def opened(at_ns: int = 0) -> Ledger:
     return ledger
 
 
-def test_of_causes_that_hold_at_once_the_outermost_counts() -> None:
+def test_first_of_several_causes_counts() -> None:
     ledger = opened()
     ledger.wait(INPUT, 1 * S)
     ledger.wait(RATE_LIMIT, 2 * S)
@@ -322,7 +322,7 @@ def test_of_causes_that_hold_at_once_the_outermost_counts() -> None:
     assert ledger.charged == [3 * S, 2 * S, 1 * S, 0, 0, 2 * S, 0, 0]
 
 
-def test_what_passes_after_a_beat_was_due_is_a_blocked_loop_whatever_else_holds() -> None:
+def test_time_after_a_due_beat_is_a_blocked_loop() -> None:
     loop_time = LoopTime()
     ledger = opened()
     ledger.follow(loop_time)
@@ -337,7 +337,7 @@ def test_what_passes_after_a_beat_was_due_is_a_blocked_loop_whatever_else_holds(
     assert ledger.charged[LOOP_BLOCKED] == 4 * S
 
 
-def test_a_loop_that_is_a_little_late_is_not_blocked() -> None:
+def test_loop_that_is_a_little_late_is_not_blocked() -> None:
     loop_time = LoopTime()
     ledger = opened()
     ledger.follow(loop_time)
@@ -347,7 +347,7 @@ def test_a_loop_that_is_a_little_late_is_not_blocked() -> None:
     assert ledger.charged[SLOTS] == S + 20_000_000
 
 
-def test_what_a_closed_ledger_is_told_changes_nothing() -> None:
+def test_closed_ledger_does_not_change() -> None:
     ledger = opened()
     ledger.close(S)
     ledger.wait(CONSUMER, 2 * S)
@@ -355,7 +355,7 @@ def test_what_a_closed_ledger_is_told_changes_nothing() -> None:
     assert sum(ledger.read(9 * S).values()) == sum(ledger.charged) == S
 
 
-def test_the_timeline_doubles_its_pieces_and_loses_nothing() -> None:
+def test_timeline_widens_its_pieces_and_loses_nothing() -> None:
     ledger = opened(7)
     at = 7
     for step in range(20_000):
@@ -374,7 +374,7 @@ def test_the_timeline_doubles_its_pieces_and_loses_nothing() -> None:
     assert whole == ledger.read(at)
 
 
-def test_a_month_is_a_few_hundred_pieces() -> None:
+def test_month_takes_a_few_hundred_pieces() -> None:
     ledger = opened()
     month = 30 * 24 * 3600 * S
     ledger.wait(INPUT, 10 * S)
@@ -389,7 +389,7 @@ def test_a_month_is_a_few_hundred_pieces() -> None:
     assert ledger.charged[SERVICE] == 0
 
 
-def test_it_shows_what_it_knows() -> None:
+def test_repr_shows_the_charged_causes() -> None:
     ledger = opened()
     assert repr(ledger) == "<Ledger: nothing charged>"
     ledger.close(2 * S)
@@ -405,7 +405,7 @@ def test_every_cause_has_its_series_from_the_start(cause: str) -> None:
     assert REGISTRY.get_sample_value("flowrt_bound_seconds_total", labels) == 0
 
 
-def test_the_series_sum_to_the_batch_s_wall_time(run: Run) -> None:
+def test_series_sum_to_the_wall_time(run: Run) -> None:
     from prometheus_client import REGISTRY
 
     async def node(_: int) -> None:
@@ -413,9 +413,9 @@ def test_the_series_sum_to_the_batch_s_wall_time(run: Run) -> None:
 
     name = f"bound-sum-{time.monotonic_ns()}"
     results = run(BatchProcessor(node, 2, name=name).batch(range(6)))
-    told = {
+    found = {
         cause: REGISTRY.get_sample_value("flowrt_bound_seconds_total", {"batch": name, "node": "node", "by": cause})
         for cause in CAUSES
     }
-    assert sum(seconds or 0 for seconds in told.values()) == pytest.approx(results.wall_time, rel=1e-6)
-    assert told == pytest.approx(results.report.bound_by)
+    assert sum(seconds or 0 for seconds in found.values()) == pytest.approx(results.wall_time, rel=1e-6)
+    assert found == pytest.approx(results.report.bound_by)

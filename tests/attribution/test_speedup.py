@@ -1,4 +1,4 @@
-"""The speedup that is claimed and the one that is measured."""
+"""Speedup as claimed and as measured."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ def measured_of(results: BatchResults) -> Any:
 # -- the headline ------------------------------------------------------------------------------------------------------
 
 
-def test_ten_nodes_that_block_the_loop_claim_nine_times_and_measure_one(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nodes_that_block_the_loop_claim_nine_and_measure_one(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "flowrt")
     speedup = measured_of(run(BatchProcessor(Blocks(), 10).batch(range(10))))
     assert speedup.claimed > 8
@@ -53,11 +51,11 @@ def test_ten_nodes_that_block_the_loop_claim_nine_times_and_measure_one(
     assert speedup.low <= 1.05
     assert speedup.method == "held"
     assert speedup.diverges
-    (told,) = [record.getMessage() for record in caplog.records if "speedup.overstated" in record.getMessage()]
-    assert "blocked the event loop" in told
+    (found,) = [record.getMessage() for record in caplog.records if "speedup.overstated" in record.getMessage()]
+    assert "blocked the event loop" in found
 
 
-def test_a_sequential_sample_measures_the_same(run: Run) -> None:
+def test_sequential_sample_measures_the_same(run: Run) -> None:
     speedup = measured_of(run(BatchProcessor(Blocks(), 10, speedup_sample=5).batch(range(10))))
     assert speedup.claimed > 8
     assert speedup.measured == pytest.approx(1.0, abs=0.4)
@@ -65,7 +63,7 @@ def test_a_sequential_sample_measures_the_same(run: Run) -> None:
     assert speedup.diverges
 
 
-def test_items_that_wait_for_something_else_are_as_fast_as_is_claimed(run: Run) -> None:
+def test_items_that_wait_outside_are_as_fast_as_claimed(run: Run) -> None:
     async def waits(_: int) -> None:
         await asyncio.sleep(0.1)
 
@@ -74,7 +72,7 @@ def test_items_that_wait_for_something_else_are_as_fast_as_is_claimed(run: Run) 
     assert not speedup.diverges
 
 
-def test_items_that_compute_on_one_thread_are_no_faster_than_one_by_one(run: Run) -> None:
+def test_items_that_compute_on_one_thread_gain_nothing(run: Run) -> None:
     async def computes(_: int) -> None:
         for _ in range(30):
             until = time.thread_time() + 0.001
@@ -90,7 +88,7 @@ def test_items_that_compute_on_one_thread_are_no_faster_than_one_by_one(run: Run
 # -- the sample --------------------------------------------------------------------------------------------------------
 
 
-def test_the_sample_runs_before_the_batch_one_by_one_and_is_no_part_of_it(run_virtual: Run) -> None:
+def test_sample_runs_one_by_one_before_the_batch(run_virtual: Run) -> None:
     running: list[int] = []
     log: list[tuple[int, int]] = []
 
@@ -109,7 +107,7 @@ def test_the_sample_runs_before_the_batch_one_by_one_and_is_no_part_of_it(run_vi
     assert results.wall_time == pytest.approx(1)
 
 
-def test_a_stream_takes_its_sample_too(run_virtual: Run) -> None:
+def test_stream_takes_its_sample_too(run_virtual: Run) -> None:
     calls: list[int] = []
 
     async def node(n: int) -> int:
@@ -128,9 +126,7 @@ def test_a_stream_takes_its_sample_too(run_virtual: Run) -> None:
     assert len(calls) == 6
 
 
-def test_inputs_that_cannot_be_looked_at_beforehand_are_not_sampled_and_that_is_said(
-    run_virtual: Run, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_iterator_is_not_sampled_and_a_warning_says_so(run_virtual: Run, caplog: pytest.LogCaptureFixture) -> None:
     calls: list[int] = []
 
     async def node(n: int) -> None:
@@ -141,13 +137,13 @@ def test_inputs_that_cannot_be_looked_at_beforehand_are_not_sampled_and_that_is_
     assert "speedup_sample=2 is not used" in caplog.text
 
 
-def test_nothing_is_sampled_of_nothing(run_virtual: Run) -> None:
+def test_empty_input_has_no_sample(run_virtual: Run) -> None:
     results = run_virtual(BatchProcessor(Blocks(), speedup_sample=2).batch([]))
     assert results.report.speedup is None
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "3"])
-def test_a_sample_size_is_a_whole_number_of_items(wrong: Any) -> None:
+def test_sample_size_must_be_a_whole_number(wrong: Any) -> None:
     with pytest.raises(ValueError, match="speedup_sample"):
         BatchProcessor(Blocks(), speedup_sample=wrong)
 
@@ -155,14 +151,14 @@ def test_a_sample_size_is_a_whole_number_of_items(wrong: Any) -> None:
 # -- the arithmetic ----------------------------------------------------------------------------------------------------
 
 
-def test_what_items_were_held_is_taken_from_the_claim() -> None:
+def test_delays_are_subtracted_from_the_claim() -> None:
     held = DelayTotals(known_ns=3_000_000_000, guessed_ns=2_000_000_000)
     found = speedup_less_delays(10.0, 2.0, held)
     assert (found.claimed, found.measured, found.low, found.high) == (5.0, 3.0, 2.5, 3.5)
     assert found.diverges
 
 
-def test_what_certainly_ran_is_not_taken() -> None:
+def test_time_in_which_an_item_ran_is_never_subtracted() -> None:
     held = DelayTotals(known_ns=9_500_000_000)
     assert speedup_less_delays(10.0, 2.0, held, running_s=2.0).measured == 1.0
     assert speedup_less_delays(1.0, 2.0, held, running_s=2.0).measured == 0.5  # no more than the claim
@@ -176,7 +172,7 @@ def test_samples_of_a_busy_loop_have_a_margin() -> None:
     assert held.most_ns - held.total_ns == held.total_ns - held.least_ns == int(2 * 8_000_000**0.5 * 1_000)
 
 
-def test_of_too_many_stalls_the_longest_are_kept_and_all_are_counted() -> None:
+def test_longest_stalls_are_kept_and_all_are_counted() -> None:
     held = DelayTotals()
     for number in range(150):
         held.add_stall(Stall(number, float(number)))
@@ -238,7 +234,7 @@ def test_speedup_that_is_not_known_is_said_so_everywhere(run: Run, caplog: pytes
     assert "speedup_measured" not in completed
 
 
-def test_a_figure_goes_with_its_method_and_interval() -> None:
+def test_dict_has_the_method_and_the_interval() -> None:
     found = speedup_by_sample(10.0, 2.0, SequentialEstimate(4, 0.1, 0.01, 0.1, 0.01, 100))
     assert found.as_dict() == pytest.approx(
         {"claimed": 5.0, "measured": 5.0, "low": 4.5, "high": 5.5, "method": "sample", "sample_size": 4}
@@ -246,17 +242,17 @@ def test_a_figure_goes_with_its_method_and_interval() -> None:
     assert not found.diverges
 
 
-def test_a_sample_of_one_has_no_upper_end_and_is_json_all_the_same(run_virtual: Run) -> None:
+def test_sample_of_one_has_no_upper_end_in_json(run_virtual: Run) -> None:
     async def node(x: int) -> None:
         await asyncio.sleep(1)
 
     results = run_virtual(BatchProcessor(node, 2, speedup_sample=1).batch(range(4)))
     assert results.report.speedup.high == math.inf
-    told = json.loads(json.dumps(results.report.as_dict(), allow_nan=False))
-    assert (told["speedup"]["sample_size"], told["speedup"]["high"]) == (1, None)
+    found = json.loads(json.dumps(results.report.as_dict(), allow_nan=False))
+    assert (found["speedup"]["sample_size"], found["speedup"]["high"]) == (1, None)
 
 
-def test_both_figures_are_on_the_metric(run: Run) -> None:
+def test_metric_has_both_figures(run: Run) -> None:
     from prometheus_client import REGISTRY
 
     name = f"both-{time.monotonic_ns()}"

@@ -1,4 +1,4 @@
-"""The heartbeat that measures how late the loop runs its timers."""
+"""Heartbeat: how late the loop runs its timers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flowrt.model import BatchRecord
 Run = Callable[[Any], Any]
 
 
-def test_a_blocked_loop_is_late_by_as_long_as_it_was_blocked(run: Run) -> None:
+def test_blocked_loop_is_late_by_the_time_it_was_blocked(run: Run) -> None:
     async def main() -> list[int]:
         beats: list[int] = []
         heartbeat = heartbeat_of(asyncio.get_running_loop())
@@ -33,7 +33,7 @@ def test_a_blocked_loop_is_late_by_as_long_as_it_was_blocked(run: Run) -> None:
     assert max(run(main())) > 0.15e9
 
 
-def test_a_batch_that_never_lets_the_loop_turn_is_late_all_the_same(run: Run) -> None:
+def test_release_reports_a_beat_that_never_came(run: Run) -> None:
     async def main() -> list[int]:
         beats: list[int] = []
         heartbeat = heartbeat_of(asyncio.get_running_loop())
@@ -46,21 +46,21 @@ def test_a_batch_that_never_lets_the_loop_turn_is_late_all_the_same(run: Run) ->
     assert late > 0.05e9
 
 
-def test_the_beats_go_on_when_one_cannot_be_told(run: Run) -> None:
+def test_beats_go_on_after_a_listener_raises(run: Run) -> None:
     async def main() -> int:
-        told: list[int] = []
+        reported: list[int] = []
         broken: list[object] = []
 
         def report(late_ns: int) -> None:
-            told.append(late_ns)
-            if len(told) == 1:
-                raise OSError("nobody reads")
+            reported.append(late_ns)
+            if len(reported) == 1:
+                raise OSError("broken pipe")
 
         asyncio.get_running_loop().set_exception_handler(lambda _, context: broken.append(context["exception"]))
         heartbeat = heartbeat_of(asyncio.get_running_loop())
         heartbeat.acquire(report)
         async with asyncio.timeout(30.0):
-            while len(told) < 3:
+            while len(reported) < 3:
                 await asyncio.sleep(0.01)
         heartbeat.release(report)
         return len(broken)
@@ -68,7 +68,7 @@ def test_the_beats_go_on_when_one_cannot_be_told(run: Run) -> None:
     assert run(main()) == 1
 
 
-def test_listeners_share_one_heartbeat_that_ends_with_the_last(run: Run) -> None:
+def test_heartbeat_is_shared_and_ends_with_its_last_listener(run: Run) -> None:
     async def main() -> None:
         heartbeat = heartbeat_of(asyncio.get_running_loop())
         assert heartbeat_of(asyncio.get_running_loop()) is heartbeat
@@ -86,7 +86,7 @@ def test_listeners_share_one_heartbeat_that_ends_with_the_last(run: Run) -> None
     run(main())
 
 
-def test_virtual_time_has_no_lag_and_costs_no_beats(run_virtual: Run) -> None:
+def test_loop_of_virtual_time_gets_no_beats(run_virtual: Run) -> None:
     async def main() -> list[int]:
         beats: list[int] = []
         heartbeat = heartbeat_of(asyncio.get_running_loop())
@@ -98,7 +98,7 @@ def test_virtual_time_has_no_lag_and_costs_no_beats(run_virtual: Run) -> None:
     assert run_virtual(main()) == []
 
 
-def test_a_heartbeat_does_not_keep_its_loop_alive() -> None:
+def test_heartbeat_does_not_keep_its_loop_alive() -> None:
     async def main() -> weakref.ref[asyncio.AbstractEventLoop]:
         loop = asyncio.get_running_loop()
         heartbeat_of(loop).acquire()
