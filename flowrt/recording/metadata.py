@@ -11,6 +11,7 @@ from flowrt._version import __version__
 from flowrt.attribution.explanation import explain_batch, why_overstated
 from flowrt.attribution.ledger import CAUSES, Ledger
 from flowrt.model import BatchRecord
+from flowrt.recording.command import command_line
 
 __all__ = ["FORMAT", "VERSION", "describe"]
 
@@ -61,6 +62,7 @@ def describe(
         "settings": settings,
         "causes": causes,
         "slowest": slowest,
+        "command": command_line(),
         "versions": {"flowrt": __version__, "python": platform.python_version()},
     }
 

@@ -45,13 +45,14 @@ def why_slow(detail: Detail) -> tuple[str, list[str]]:
         return "Unknown, as the file has no timestamps: record it with --record FILE.", []
     took = f"It took {duration(detail.wall_s)}"
     main, *others = detail.explanation.split("; ")
-    headline = f"{took}: {main}." if main else f"{took}, {detail.throughput:,.1f} items a second."
+    headline = f"{took}. {_sentence(main)}" if main else f"{took}, {detail.throughput:,.1f} items a second."
     lines = [_sentence(clause) for clause in others]
     if "raise max_concurrency" in detail.explanation:
         lines.append("flowrt whatif estimates from a recording how much more slots would help.")
     if detail.overstated:
         claimed, measured = detail.speedup["claimed"], detail.speedup["measured"]
-        lines.append(f"The speedup is {measured:,.1f}x, not the claimed {claimed:,.1f}x: {detail.overstated}.")
+        found = f"at most {detail.speedup['high']:,.1f}x" if measured is None else f"{measured:,.1f}x"
+        lines.append(f"The speedup is {found}, not the claimed {claimed:,.1f}x: {detail.overstated}.")
     return headline, lines
 
 

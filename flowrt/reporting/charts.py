@@ -79,6 +79,7 @@ def _figure(y_label: str, unit: Unit | None, time: Any = None, **settings: Any) 
     )
     plot.toolbar.logo = None
     plot.toolbar.autohide = True
+    plot.toolbar_inner = True  # outside of the frame it would reserve an empty band
     plot.yaxis.axis_label = y_label
     if unit is not None:
         plot.xaxis.axis_label = f"{unit.name} since the start"

@@ -48,6 +48,7 @@ class Detail:
         settings: Settings of the processor.
         versions: Versions of flowrt and Python.
         source: File that the figures were read from, or "".
+        command: Command line that ran the batch, without secrets, or "".
         timeline: Rates and levels over time, if times are known.
         histogram: Distribution of service times.
         lanes: Attempts by slot.
@@ -78,6 +79,7 @@ class Detail:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     source: str = ""
+    command: str = ""
     timeline: Timeline | None = None
     histogram: Histogram | None = None
     lanes: Lanes | None = None
@@ -169,8 +171,9 @@ def detail_of(meta: dict[str, Any], attempts: Attempts, *, source: str = "") -> 
         settings=meta.get("settings", {}),
         versions=meta.get("versions", {}),
         source=source,
+        command=meta.get("command") or "",
         timeline=make_timeline(attempts, wall_ns),
-        histogram=make_histogram(attempts),
+        histogram=make_histogram(service, attempts.outcome[ran] == OUTCOMES.index("ok")),
         lanes=make_lanes(attempts, wall_ns),
     )
 

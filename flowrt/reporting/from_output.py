@@ -14,6 +14,7 @@ from flowrt.recording.error_groups import ErrorGroups
 from flowrt.recording.errors import RecordingError
 from flowrt.reporting.attempts import require_numpy
 from flowrt.reporting.figures import Detail, quantiles
+from flowrt.reporting.timeline import make_histogram
 
 __all__ = ["detail_of_lines"]
 
@@ -81,6 +82,7 @@ def detail_of_lines(path: Path) -> Detail:
             for at in slow.tolist()
         ],
         source=str(path),
+        histogram=make_histogram((service * 1e9).astype(np.int64), np.array(status) == OUTCOMES.index("ok")),
     )
 
 

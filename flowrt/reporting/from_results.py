@@ -12,6 +12,7 @@ from flowrt.recording.metadata import describe
 from flowrt.recording.slowest import Slowest
 from flowrt.reporting.attempts import Attempts, require_numpy
 from flowrt.reporting.figures import Detail, detail_of, quantiles
+from flowrt.reporting.timeline import make_histogram
 
 __all__ = ["detail_of_results"]
 
@@ -107,6 +108,7 @@ def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, cau
         if result.status in ("failed", "timed_out"):
             causes.number_of(result)
     service = np.array([result.execution_time * 1e9 for result in results if _calls(result)]).astype(np.int64)
+    ok = np.array([result.success for result in results if _calls(result)], bool)
     retried = [result for result in results if _calls(result) > 1]
     return Detail(
         name=name,
@@ -120,4 +122,5 @@ def _without_times(results: Sequence[BatchResult], name: str, wall_s: float, cau
             key=lambda cause: -int(cause["items"]),
         ),
         retries={"items": len(retried), "recovered": sum(result.success for result in retried), "by_attempts": {}},
+        histogram=make_histogram(service, ok),
     )

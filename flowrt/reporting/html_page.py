@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from flowrt._util.trace_url import check_trace_url, trace_link
 from flowrt._version import __version__
 from flowrt.reporting.answers import what_failed, why_slow
 from flowrt.reporting.charts import charts_of, library
@@ -31,15 +32,18 @@ _MAX_CAUSES: Final = 50
 _MAX_STALLS: Final = 20
 
 
-def page_of(detail: Detail) -> str:
+def page_of(detail: Detail, trace_url: str | None = None) -> str:
     """Return the whole page as HTML.
 
     Args:
         detail: Figures of the batch.
+        trace_url: URL of a trace, with `{trace_id}` in place of its id, for links; None for no links.
 
     Raises:
         MissingExtraError: bokeh is not installed.
+        ValueError: `trace_url` is not an http or https URL with `{trace_id}`.
     """
+    check_trace_url(trace_url)
     charts = charts_of(detail)
     data, places = embed(charts)
     inner = [
@@ -48,10 +52,10 @@ def page_of(detail: Detail) -> str:
         _answers(detail),
         _tiles(detail),
         _ledger(detail),
-        _charts(charts, places, detail),
-        _causes(detail),
+        _causes(detail, trace_url),
         _stalls(detail),
-        _slowest(detail),
+        _charts(charts, places, detail),
+        _slowest(detail, trace_url),
         _settings(detail),
         "</main>",
         f"<footer>flowrt {_text(detail.versions.get('flowrt', __version__))}</footer>",
@@ -63,7 +67,7 @@ def _header(detail: Detail) -> str:
     state = detail.status or ("failed" if detail.failed else "ok")
     started = f"<span>{_text(detail.started_at.replace('T', ' ')[:19])} UTC</span>" if detail.started_at else ""
     node = f"<span>node {_text(detail.node)}</span>" if detail.node and detail.node != detail.name else ""
-    source = f"<span>{_text(detail.source)}</span>" if detail.source else ""
+    source = f"<span>{_text(detail.source)}</span>" if detail.source not in ("", detail.name) else ""
     return (
         f'<header><h1>{_text(detail.name)} <b class="state {_text(state)}">{_text(state)}</b></h1>'
         f'<p class="about">{started}{node}{source}</p>'
@@ -104,8 +108,8 @@ def _tiles(detail: Detail) -> str:
         else:
             note = f"{speedup['low']:,.1f} to {speedup['high']:,.1f}×, by {speedup['method']}"
         measured = "not known" if speedup["measured"] is None else f"{speedup['measured']:,.1f}×"
-        tiles.append(("speedup, measured", measured, note))
-        tiles.append(("speedup, claimed", f"{speedup['claimed']:,.1f}×", "sum of times / wall time"))
+        tiles.append(("speedup", measured, note))
+        tiles.append(("claimed", f"{speedup['claimed']:,.1f}×", "times / wall time"))
     shown = "".join(
         f"<div><dt>{_text(label)}</dt><dd>{_text(value)}</dd><small>{_text(note)}</small></div>"
         for label, value, note in tiles
@@ -147,15 +151,23 @@ def _charts(charts: dict[str, Any], places: dict[str, str], detail: Detail) -> s
     return "".join(sections)
 
 
-def _causes(detail: Detail) -> str:
+def _trace(trace_id: str | None, trace_url: str | None) -> str:
+    """Return a trace id as HTML: a link if there is a template."""
+    code = f'<code class="id">{_text(trace_id or "")}</code>'
+    link = trace_link(trace_url, trace_id)
+    return code if link is None else f'<a href="{_text(link)}" target="_blank" rel="noopener noreferrer">{code}</a>'
+
+
+def _causes(detail: Detail, trace_url: str | None) -> str:
     if not detail.causes:
         return ""
     rows = []
+    most = max(max(cause["items"], cause["attempts"]) for cause in detail.causes) or 1
     for cause in detail.causes[:_MAX_CAUSES]:
         examples = "".join(
             f"<li>item {example['index']:,}, attempt {_text(example['attempt'])}: "
             f"<code>{_text(example['error'])}</code>"
-            + (f" <small>trace {_text(example['trace_id'])}</small>" if example["trace_id"] else "")
+            + (f" <small>trace {_trace(example['trace_id'], trace_url)}</small>" if example["trace_id"] else "")
             + "</li>"
             for example in cause["examples"]
         )
@@ -163,6 +175,8 @@ def _causes(detail: Detail) -> str:
         status = f' <span class="tag">HTTP {_text(cause["http_status"])}</span>' if cause.get("http_status") else ""
         rows.append(
             f'<tr><td class="n">{cause["items"]:,}</td><td class="n">{cause["attempts"]:,}</td>'
+            f'<td class="share"><i style="width:{100 * cause["attempts"] / most:.1f}%"></i>'
+            f'<i class="items" style="width:{100 * cause["items"] / most:.1f}%"></i></td>'
             f"<td><details><summary><b>{_text(cause['type'])}</b>{status} {_text(cause['text'])} {where}</summary>"
             f"<ul>{examples}</ul></details></td></tr>"
         )
@@ -170,7 +184,8 @@ def _causes(detail: Detail) -> str:
     note = f'<p class="note">and {more:,} more causes</p>' if more > 0 else ""
     return (
         '<section><h2>What failed, by cause</h2><div class="scroll"><table><thead><tr><th class="n">items</th>'
-        f'<th class="n">attempts</th><th>cause, with examples</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f'<th class="n">attempts</th><th aria-label="share"></th><th>cause, with examples</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
         f"</div>{note}</section>"
     )
 
@@ -195,31 +210,55 @@ def _stalls(detail: Detail) -> str:
     )
 
 
-def _slowest(detail: Detail) -> str:
-    if not detail.slowest:
+def _slowest(detail: Detail, trace_url: str | None) -> str:
+    items = detail.slowest[:20]
+    if not items:
         return ""
-    rows = "".join(
-        f'<tr><td class="n">{item["index"]:,}</td>'
-        f'<td class="n">{"-" if item["duration"] is None else duration(item["duration"])}</td>'
-        f'<td class="n">{duration(item["service"])}</td><td class="n">{_text(item["attempts"])}</td>'
-        f'<td class="end"><i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>'
-        f"{_text(item['status'])}</td>"
-        f"<td><code class='id'>{_text(item['trace_id'] or '')}</code></td></tr>"
-        for item in detail.slowest[:20]
-    )
+    # a column without values, or that repeats another one, only takes space
+    total = any(item["duration"] not in (None, item["service"]) for item in items)
+    traced = any(item["trace_id"] for item in items)
+    rows = []
+    for item in items:
+        status = _text(item["status"].replace("_", " "))
+        dot = f'<i class="dot" style="background:{STATUS.get(item["status"], "")}"></i>'
+        cells = [f'<td class="n">{item["index"]:,}</td>']
+        if total:
+            cells.append(f'<td class="n">{"-" if item["duration"] is None else duration(item["duration"])}</td>')
+        cells.append(f'<td class="n">{duration(item["service"])}</td><td class="n">{_text(item["attempts"])}</td>')
+        cells.append(f'<td class="end">{dot}{status}</td>')
+        if traced:
+            cells.append(f"<td>{_trace(item['trace_id'], trace_url)}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heads = ['<th class="n">item</th>', '<th class="n">total</th>' if total else ""]
+    heads.append('<th class="n">last attempt</th><th class="n">attempts</th><th>ended</th>')
+    heads.append("<th>trace</th>" if traced else "")
     return (
-        '<section><h2>The slowest items</h2><div class="scroll"><table><thead><tr><th class="n">item</th>'
-        '<th class="n">in all</th><th class="n">last attempt</th><th class="n">attempts</th><th>ended</th>'
-        f"<th>trace</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
+        '<section><h2>Slowest items</h2><div class="scroll"><table><thead><tr>'
+        f"{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
+
+
+def _setting(value: Any) -> str:
+    """Return a setting as text: a policy by its fields, without those that are not set."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={_setting(each)}" for name, each in value.items() if each is not None)
+    if isinstance(value, list):
+        return "; ".join(map(_setting, value)) if value and isinstance(value[0], dict) else json.dumps(value)
+    return str(value)
 
 
 def _settings(detail: Detail) -> str:
-    if not detail.settings:
+    rows = []
+    if detail.command:
+        rows.append(("command", f"<code>{_text(detail.command)}</code>"))
+    if detail.started_at:
+        rows.append(("started", f"{_text(detail.started_at.replace('T', ' ')[:19])} UTC"))
+    for name, value in detail.settings.items():
+        if value is not None and value != []:
+            rows.append((name.replace("_", " "), f"<code>{_text(_setting(value))}</code>"))
+    if detail.versions:
+        rows.append(("versions", _text(", ".join(f"{name} {version}" for name, version in detail.versions.items()))))
+    if not rows:
         return ""
-    shown = json.dumps(detail.settings, indent=2, ensure_ascii=True)
-    versions = ", ".join(f"{name} {version}" for name, version in detail.versions.items())
-    return (
-        f"<section><details><summary>Settings and versions</summary><pre>{_text(shown)}</pre><p>{_text(versions)}</p>"
-        "</details></section>"
-    )
+    shown = "".join(f"<div><dt>{_text(name)}</dt><dd>{value}</dd></div>" for name, value in rows)
+    return f'<section><h2>How it was run</h2><dl class="run">{shown}</dl></section>'

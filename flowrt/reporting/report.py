@@ -211,30 +211,37 @@ class BatchReport:
         """
         return self.detail.as_dict()
 
-    def html(self) -> str:
+    def html(self, *, trace_url: str | None = None) -> str:
         """Return the report as one HTML page with interactive charts that needs no other file and no network.
+
+        Args:
+            trace_url: URL of a trace in your tracing UI, with `{trace_id}` in place of its id. Trace ids become links.
 
         Raises:
             MissingExtraError: bokeh is not installed. It comes with the extra `report`.
+            ValueError: `trace_url` is not an http or https URL with `{trace_id}`.
         """
         from flowrt.reporting.html_page import page_of  # noqa: PLC0415  # heavy
 
-        return page_of(self.detail)
+        return page_of(self.detail, trace_url)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, trace_url: str | None = None) -> None:
         """Write the HTML page, or JSON if the name ends in `.json`. The file gets mode 0600.
 
         Args:
             path: The file to write. An existing file is replaced.
+            trace_url: URL of a trace, as in `html`.
 
         Raises:
             MissingExtraError: bokeh is not installed. It comes with the extra `report`.
             OSError: The file cannot be written.
+            ValueError: `trace_url` is not an http or https URL with `{trace_id}`.
         """
         target = Path(path)
         from flowrt._util.atomic_file import write_private  # noqa: PLC0415  # not needed for totals
 
-        write_private(target, json.dumps(self.as_dict(), indent=2) if target.suffix == ".json" else self.html())
+        as_json = target.suffix == ".json"
+        write_private(target, json.dumps(self.as_dict(), indent=2) if as_json else self.html(trace_url=trace_url))
 
     def text(self) -> str:
         """Return the report as plain text.

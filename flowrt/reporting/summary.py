@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+import textwrap
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,7 +15,10 @@ from flowrt.reporting.report import BatchReport
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["duration", "make_table", "print_rows", "print_summary", "speedup_rows", "summary_rows"]
+__all__ = ["duration", "make_table", "print_rows", "speedup_rows", "summary_rows"]
+
+
+_COLUMNS: Final = 80
 
 
 def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
@@ -76,15 +80,6 @@ def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
     return rows
 
 
-def print_summary(report: BatchReport) -> None:
-    """Print the figures on stderr.
-
-    Args:
-        report: Report with every result added and `wall_time` set.
-    """
-    print_rows(report.name, summary_rows(report))
-
-
 def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
     """Print pairs of a label and a text on stderr. A closed or broken stderr is ignored.
 
@@ -92,12 +87,22 @@ def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
         title: Title of the table on a terminal.
         rows: The pairs.
     """
-    width = max(len(label) for label, _ in rows)
     try:
         if not _is_terminal() or not _print_table(title, rows):
-            click.echo("\n".join(f"{label:<{width}}  {text}" for label, text in rows), err=True)
+            click.echo("\n".join(_plain_lines(rows)), err=True)
     except (OSError, ValueError):
         return
+
+
+def _plain_lines(rows: list[tuple[str, str]]) -> list[str]:
+    """Return the pairs as aligned lines of at most 80 columns; a word that is longer stays whole."""
+    width = max(len(label) for label, _ in rows)
+    lines = []
+    for label, text in rows:
+        first, *more = textwrap.wrap(text, _COLUMNS - width - 2, break_long_words=False, break_on_hyphens=False) or [""]
+        lines.append(f"{label:<{width}}  {first}".rstrip())
+        lines += [f"{'':<{width}}  {line}" for line in more]
+    return lines
 
 
 def make_table(title: str, rows: list[tuple[str, str]]) -> Table:

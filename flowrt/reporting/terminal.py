@@ -73,7 +73,7 @@ def sections_of(detail: Detail) -> list[Section]:
         ]
         sections.append(("Who blocked the loop", rows))
     if detail.slowest:
-        rows = [("item", "in all", "last attempt", "attempts", "ended", "trace")]
+        rows = [("item", "total", "last attempt", "attempts", "ended", "trace")]
         rows += [
             (
                 f"{s['index']:,}",
@@ -85,8 +85,14 @@ def sections_of(detail: Detail) -> list[Section]:
             )
             for s in detail.slowest[:5]
         ]
-        sections.append(("The slowest items", rows))
+        sections.append(("Slowest items", _without_empty_columns(rows)))
     return [(title, [tuple(one_line(cell) for cell in row) for row in rows]) for title, rows in sections]
+
+
+def _without_empty_columns(rows: Rows) -> Rows:
+    """Return the rows without columns in which no row has a value."""
+    kept = [column for column in range(len(rows[0])) if any(row[column] != "-" for row in rows[1:])]
+    return [tuple(row[column] for column in kept) for row in rows]
 
 
 def _bar(share: float) -> str:

@@ -120,20 +120,19 @@ class Histogram:
     other: list[int]
 
 
-def make_histogram(attempts: Attempts) -> Histogram | None:
+def make_histogram(service_ns: Ints, ok: Any) -> Histogram | None:
     """Return the distribution of service times, or None if nothing ran.
 
     Args:
-        attempts: Attempts of the batch.
+        service_ns: Service times of the attempts that ran, in nanoseconds.
+        ok: True for each attempt that ended ok.
     """
     np = require_numpy("a report of a recording")
-    ran = attempts.ran
-    if not ran.any():
+    if not len(service_ns):
         return None
-    service = np.maximum((attempts.end - attempts.start)[ran], 1000) / 1e9
+    service = np.maximum(service_ns, 1000) / 1e9
     low, high = service.min(), service.max()
     edges = np.geomspace(low * 0.99, max(high, low * 1.5) * 1.01, _BINS + 1)
-    ok = attempts.outcome[ran] == OUTCOMES.index("ok")
     return Histogram(
         edges=edges.tolist(),
         ok=np.histogram(service[ok], edges)[0].tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from html import unescape
@@ -16,6 +17,7 @@ from flowrt.attribution.speedup import SequentialEstimate, speedup_by_sample
 from flowrt.recording.parquet import read_recording
 from flowrt.reporting.attempts import Attempts
 from flowrt.reporting.figures import Detail, detail_of
+from flowrt.reporting.from_output import detail_of_lines
 from flowrt.reporting.html_page import page_of
 from tests.conftest import Run
 
@@ -48,6 +50,62 @@ def test_page_loads_nothing_from_the_network(detail: Detail) -> None:
     assert "default-src 'none'" in unescape(page)
     assert "unsafe-eval" not in page
     assert "script-src 'unsafe-inline'" not in unescape(page)
+
+
+def section(page: str, title: str) -> str:
+    return page.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0]
+
+
+def test_causes_come_before_the_charts(detail: Detail) -> None:
+    page = outside_of_scripts(page_of(detail))
+    heads = re.findall(r"<h2>(.*?)</h2>", page)
+    assert heads.index("What failed, by cause") < heads.index("Throughput")
+    assert heads[-1] == "How it was run"
+
+
+def test_page_names_command_date_and_settings(detail: Detail) -> None:
+    detail.command = "flowrt run crawl:fetch urls.jsonl"
+    run = section(page_of(detail), "How it was run")
+    assert "flowrt run crawl:fetch urls.jsonl" in run
+    assert re.search(r"<dt>started</dt><dd>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC</dd>", run)
+    assert "<dt>max concurrency</dt><dd><code>4</code></dd>" in run
+    assert "None" not in run
+    assert "null" not in run.replace("&quot;", "").partition("<dt>retry</dt>")[0]
+
+
+def test_recording_knows_its_command(detail: Detail) -> None:
+    assert "pytest" in detail.command or "-c" in detail.command
+
+
+def test_traces_are_links_if_there_is_a_template(detail: Detail) -> None:
+    detail.slowest[0]["trace_id"] = f"ab{HOSTILE}"
+    page = page_of(detail, "https://jaeger.example.com/trace/{trace_id}?a=1&b=2")
+    link = 'href="https://jaeger.example.com/trace/ab%3C%2Fscript%3E'
+    assert link in section(page, "Slowest items")
+    assert "?a=1&amp;b=2" in page
+    assert "<img" not in outside_of_scripts(page)
+    assert "href=" not in section(page_of(detail), "Slowest items")
+    with pytest.raises(ValueError, match="trace_url must be an http or https URL"):
+        page_of(detail, "javascript:{trace_id}")
+
+
+def test_output_file_has_a_page_without_empty_columns(tmp_path: Path) -> None:
+    lines = [
+        {"index": i, "success": i % 10 > 0, "status": "ok" if i % 10 else "failed", "output": i}
+        | {"error": None if i % 10 else f"no {i}", "error_type": None if i % 10 else "ValueError"}
+        | {"attempts": 1 + (i == 5), "execution_time": 0.01 * (i + 1)}
+        for i in range(50)
+    ]
+    path = tmp_path / "out.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    detail = detail_of_lines(path)
+    page = page_of(detail)
+    heads = re.findall(r"<th[^e>]*>(.*?)</th>", section(page, "Slowest items"))
+    assert heads == ["item", "last attempt", "attempts", "ended"]
+    assert "Distribution of service times" in page
+    assert 'class="share"' in section(page, "What failed, by cause")
+    header = page.partition("<header>")[2].partition("</header>")[0]
+    assert header.count(">out.jsonl") == 1, "the name is no subtitle of itself"
 
 
 def test_speedup_from_one_sample_has_no_interval(detail: Detail) -> None:

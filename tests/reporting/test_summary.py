@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchReport, BatchResult
-from flowrt.reporting.summary import print_summary, summary_rows
+from flowrt.reporting.summary import print_rows, summary_rows
 
 
 def report(*errors: str) -> BatchReport:
@@ -44,11 +44,12 @@ def test_error_types_beyond_ten_are_summed() -> None:
 
 
 def test_empty_run_has_no_percentiles() -> None:
-    assert {name for name, _ in summary_rows(BatchReport())} == {"items", "ok", "failed", "wall time", "throughput"}
+    names = [name for name, _ in summary_rows(BatchReport())]
+    assert names == ["items", "ok", "failed", "wall time", "throughput"]
 
 
 def test_summary_off_a_terminal_is_aligned_plain_text(capsys: Any) -> None:
-    print_summary(report())
+    print_rows("enrich", summary_rows(report()))
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
@@ -66,13 +67,24 @@ def test_summary_without_rich_is_plain_text(monkeypatch: pytest.MonkeyPatch) -> 
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    print_summary(report())
+    print_rows("enrich", summary_rows(report()))
     assert terminal.getvalue().startswith("items       1,000\n")
 
 
 def test_summary_table_shows_brackets_literally(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    print_summary(report("[red]Error[/nosuch]"))
+    print_rows("enrich", summary_rows(report("[red]Error[/nosuch]")))
     assert "[red]Error[/nosuch]" in terminal.getvalue()
     assert "│" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_summary_fits_80_columns(capsys: Any, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    path = f"/srv/{'x' * 90}.jsonl"
+    rows = [*summary_rows(report("ValueError")), ("bound by", "90 % of the time all 10 slots were busy; " * 5)]
+    print_rows("enrich", [*rows, ("output", path)])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"output        {path}"], "only a path is not broken"
+    assert sum(line.startswith("              ") for line in lines) >= 3, "further lines are aligned"

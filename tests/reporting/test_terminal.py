@@ -59,7 +59,7 @@ def test_explanation_gives_a_headline_and_a_line_per_cause(detail: Detail) -> No
         "62 % of the time all 4 slots were busy: raise max_concurrency; 21 % waited",
     )
     headline, lines = why_slow(detail)
-    assert headline == "It took 10.0 s: 62 % of the time all 4 slots were busy: raise max_concurrency."
+    assert headline == "It took 10.0 s. 62 % of the time all 4 slots were busy: raise max_concurrency."
     assert lines[0] == "21 % waited."
     assert "flowrt whatif" in lines[1]
     detail.explanation = ""
@@ -70,6 +70,8 @@ def test_report_explains_an_overstated_speedup(detail: Detail) -> None:
     detail.speedup = {"claimed": 9.1, "measured": 1.0, "low": 1.0, "high": 1.1, "method": "held"}
     detail.overstated = "node 'job' blocked the event loop for 95 % of the time"
     assert "The speedup is 1.0x, not the claimed 9.1x: node 'job' blocked" in why_slow(detail)[1][-1]
+    detail.speedup |= {"measured": None, "high": 2.0}
+    assert "The speedup is at most 2.0x, not the claimed 9.1x" in why_slow(detail)[1][-1]
 
 
 def test_durations_and_shares_are_formatted() -> None:
