@@ -77,7 +77,7 @@ class BatchProcessor:
             batch of this processor replaces it. Needs the extra `parquet`.
         speedup_sample: Run so many items one after another before the batch, and so twice in all, to measure what the
             batch gains; for inputs that are a list or another sequence. By default nothing runs twice, and the
-            measured speedup is told by how long items held each other up.
+            measured speedup is computed from how long items delayed each other.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
         telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
         instruments: Further instruments of your own.

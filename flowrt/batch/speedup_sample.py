@@ -55,12 +55,10 @@ async def run_sequentially(
 
 
 class SampledSpeedup(Instrument):
-    """Finds one batch's speedup by a sequential sample that was taken before it.
-
-    It must come after the built-in instruments, as its end is then told before theirs.
+    """Computes the speedup of one batch from a sequential sample that ran before it.
 
     Args:
-        alone: What sampled items took one after another, in seconds, by their place in the input.
+        alone: Times of the sampled items when they ran one after another, in seconds, by their place in the input.
     """
 
     phase = Phase.SAMPLE
@@ -72,7 +70,7 @@ class SampledSpeedup(Instrument):
         self._items = 0
 
     def item_finished(self, item: ItemRecord) -> None:
-        """Note what the item took in the batch."""
+        """Record the item's time in the batch."""
         if item.started_ns and item.attempts:
             took_s = (item.finished_ns - item.started_ns) / 1e9
             self._service_s += took_s
@@ -81,10 +79,10 @@ class SampledSpeedup(Instrument):
                 self._together[item.index] = took_s
 
     def inputs_cancelled(self, batch: BatchRecord) -> None:
-        """Nothing to note: inputs that were never started took no time."""
+        """Record nothing: inputs that were never started took no time."""
 
     def batch_ended(self, batch: BatchRecord) -> None:
-        """Compare."""
+        """Compare the times alone with the times in the batch."""
         wall_ns = batch.finished_ns - batch.started_ns
         if self._together and wall_ns > 0:
             alone = {index: self._alone[index] for index in self._together}

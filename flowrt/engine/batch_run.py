@@ -69,7 +69,7 @@ class BatchRun:
             source = retries
         self._source = source
         batch.own_tasks = parts.task_per_item
-        batch.prompt = parts.policies is None and parts.journal is None
+        batch.starts_at_once = parts.policies is None and parts.journal is None
         begin = parts.attempt
         self._hedging: Hedging | None = None
         if parts.hedge is not None:

@@ -1,4 +1,4 @@
-"""Items that wait for their next attempt, without a slot."""
+"""Delay queue: items in backoff, ordered by when their next attempt is due."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class DelayQueue(Generic[T]):
-    """The items in backoff, the one that is due first at hand.
+    """Priority queue of items by due time.
 
     Args:
-        bound: How many may wait; `full` says when no new item must be begun, because it might join them.
+        bound: Most items that should wait. While `full`, the batch starts no new item, which might have to wait too.
 
     Raises:
         ValueError: `bound` is not an integer of at least 1.
@@ -38,27 +38,27 @@ class DelayQueue(Generic[T]):
 
     @property
     def full(self) -> bool:
-        """As many wait as may."""
+        """True if as many items wait as may."""
         return len(self._heap) >= self.bound
 
     @property
     def due_ns(self) -> int | None:
-        """When the first of them is due, or None where none waits."""
+        """When the first item is due, or None if the queue is empty."""
         return self._heap[0][0] if self._heap else None
 
     def push(self, due_ns: int, item: T) -> None:
-        """Let an item wait until `due_ns`; it is taken even when full, since it has nowhere else to go."""
+        """Add an item that waits until `due_ns`. A full queue takes it too, since it has nowhere else to go."""
         self._pushed += 1
         heapq.heappush(self._heap, (due_ns, self._pushed, item))
 
     def pop(self, now_ns: int) -> T | None:
-        """Take the item that has been due longest, or None where none is due; of equals the first that came."""
+        """Remove and return the item that has been due longest, or None; of equals the first that was pushed."""
         if not self._heap or self._heap[0][0] > now_ns:
             return None
         return heapq.heappop(self._heap)[2]
 
     def drain(self) -> list[T]:
-        """Take all that wait, due or not, in the order in which they are due: the batch is being stopped."""
+        """Remove and return all items in the order in which they are due, for a batch that is being stopped."""
         items = [item for _, _, item in sorted(self._heap, key=lambda entry: entry[:2])]
         self._heap.clear()
         return items

@@ -1,8 +1,7 @@
-"""Hedging: a second attempt beside one that takes unusually long; the first success wins, the other is ended.
+"""Hedging: a second attempt beside one that takes unusually long; the first success wins, the other is cancelled.
 
-An item's own attempt runs in its worker as ever. Only a straggler costs a task: its rival, which begins in the context
-that the item's own attempt began in. Whichever succeeds first is the item's outcome; the other has been cancelled, and
-has ended, before the item goes on.
+An item's own attempt runs in the item's task. Its hedge, a further attempt, runs in another task and in a copy of the
+context that the item's own attempt began in. The loser has been cancelled, and has ended, before the item goes on.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from flowrt.policies.rate_limiter import Ticket
 
 __all__ = ["Hedging"]
 
-_FINEST_NS: Final = 1_000_000  # how often it looks at most
-_COARSEST_NS: Final = 10_000_000  # how late it may be where stragglers are a matter of seconds
+_FINEST_NS: Final = 1_000_000  # shortest interval between two checks
+_COARSEST_NS: Final = 10_000_000  # longest delay of a hedge where stragglers take seconds
 
 
 class Hedging:
@@ -51,7 +50,7 @@ class Hedging:
         self._stopped = False
 
     async def begin(self, item: ItemRecord) -> Any:
-        """Run an item's attempt, and its rivals if it comes to that; gives or raises what the first success did."""
+        """Run an item's attempt, and hedges if it becomes a straggler; returns or raises what the first success did."""
         index = item.index
         race = self._races[index] = _Race(item, asyncio.current_task(), copy_context())
         if self._timer is None:
@@ -72,48 +71,48 @@ class Hedging:
             del item, race, error  # or the error would hold on to its item by this frame, and the item to the error
             raise
         if self._tracker.learns and _went_well(outcome):
-            # a hedged item counts with all the time it took: with its rival's alone, stragglers would seem quick,
-            # the quantile would fall, and ever more items would be hedged
+            # a hedged item counts with its whole time: with its hedge's alone, stragglers would seem quick, the
+            # quantile would fall, and ever more items would be hedged
             self._tracker.record(self._clock() - item.started_ns)
             if self._timer is None and self._races:
                 self._set_timer(self._tracker.after_ns)
         return outcome
 
     def expire(self, item: ItemRecord) -> bool:
-        """An item is over its time: end its rivals; False where one has won, and the item is ending already."""
+        """Cancel the hedges of an item over its time limit; False if one has won and the item is ending already."""
         race = self._races.get(item.index)
         if race is not None:
             if race.winner is not None:
                 return False
-            race.call_off()
+            race.cancel_hedges()
         return True
 
     def give_up(self, item: ItemRecord) -> Any:
-        """An item's own attempt does not end and is left: gives what a rival of it won with, or None."""
+        """Abandon the hedges of an abandoned item; returns the outcome of the hedge that had won, or None."""
         race = self._races.get(item.index)
         if race is None:
             return None
-        race.call_off()
-        self._forsake(race)
+        race.cancel_hedges()
+        self._abandon(race)
         return None if race.winner is None else race.winner.outcome
 
     def stop(self) -> None:
-        """Begin no more rivals, and end those that run."""
+        """Start no more hedges, and cancel those that run."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for race in self._races.values():
-            race.call_off()
+            race.cancel_hedges()
 
-    # -- who is hedged --------------------------------------------------------------------------------------------
+    # -- stragglers --------------------------------------------------------------------------------------------
 
     def _set_timer(self, in_ns: int | None) -> None:
         if in_ns is not None and not self._stopped:
-            self._timer = self._loop.call_later(in_ns / 1e9, self._look)
+            self._timer = self._loop.call_later(in_ns / 1e9, self._check)
 
-    def _look(self) -> None:
-        """Give stragglers a rival, and look again when the next item may be one."""
+    def _check(self) -> None:
+        """Hedge the stragglers, and check again when the next item may be one."""
         self._timer = None
         after = self._tracker.after_ns
         if after is None:
@@ -152,41 +151,41 @@ class Hedging:
         race.hedges += 1
         item.hedges += 1
         self._running += 1
-        rival = _Rival(race, ticket)
-        run = self._run(rival)
-        # not by the loop's task factory: an eager one might have it over before it is known as a rival
+        hedge = _HedgeAttempt(race, ticket)
+        run = self._run(hedge)
+        # not by the loop's task factory: an eager one might end it before it is recorded as a hedge
         task = asyncio.Task(run, loop=self._loop, name=f"{batch.name} hedge", context=race.context.copy())
-        task.add_done_callback(self._rival_ended)
-        race.rivals[rival] = task
+        task.add_done_callback(self._hedge_ended)
+        race.active[hedge] = task
 
-    # -- a rival's way --------------------------------------------------------------------------------------------
+    # -- one hedge --------------------------------------------------------------------------------------------
 
-    async def _run(self, rival: _Rival) -> None:
-        """One further attempt, from its start to what came of it."""
-        race = rival.race
-        rival.started_ns = self._clock()
+    async def _run(self, hedge: _HedgeAttempt) -> None:
+        """Run one hedge from its start to its outcome."""
+        race = hedge.race
+        hedge.started_ns = self._clock()
         try:
             awaitable = self._attempt(race.item)
-            rival.number = race.item.attempts
-            rival.outcome = await awaitable
-        except BaseException as exc:  # the winner's is raised by the worker
-            rival.error = exc
-        if race.rivals.pop(rival, None) is None:
-            return  # it was forsaken
+            hedge.number = race.item.attempts
+            hedge.outcome = await awaitable
+        except BaseException as exc:  # that of the winner is raised in the item's task
+            hedge.error = exc
+        if race.active.pop(hedge, None) is None:
+            return  # it was abandoned
         if race.over:
-            self._tell(rival, "lost")
-        elif rival.wins:
-            race.winner = rival
-            race.call_off()
-            self._tell(rival, "won")
+            self._report(hedge, "lost")
+        elif hedge.wins:
+            race.winner = hedge
+            race.cancel_hedges()
+            self._report(hedge, "won")
             if not race.waiting:
                 race.worker.cancel()
                 race.timer = self._loop.call_later(GRACE_S, self._stuck, race)
         else:
-            self._tell(rival, "failed")
+            self._report(hedge, "failed")
 
     async def _decide(self, race: _Race, outcome: Any, error: BaseException | None) -> Any:
-        """The item's own attempt has ended: what the item's outcome is, once all of its rivals have ended too."""
+        """Decide the outcome of an item whose own attempt has ended, once all of its hedges have ended too."""
         worker = race.worker
         if race.timer is not None:
             race.timer.cancel()
@@ -199,8 +198,8 @@ class Hedging:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError as exc:
                 error = exc
-        race.call_off()
-        await self._end_rivals(race)
+        race.cancel_hedges()
+        await self._end_hedges(race)
         if race.winner is not None and (error is None or not _is_final(error)):
             outcome, error = race.winner.outcome, race.winner.error
             race.item.ticket = race.winner.ticket
@@ -211,8 +210,8 @@ class Hedging:
                 del error, race  # or the error would hold on to itself by its traceback
         return outcome
 
-    async def _end_rivals(self, race: _Race) -> None:
-        """Wait until those that were called off have ended, for as long as a cancelled item may take."""
+    async def _end_hedges(self, race: _Race) -> None:
+        """Wait until the cancelled hedges have ended, for at most the grace period."""
         deadline_s = self._loop.time() + GRACE_S
         interrupted: asyncio.CancelledError | None = None
         while (running := race.running()) and (left_s := deadline_s - self._loop.time()) > 0:
@@ -221,40 +220,40 @@ class Hedging:
             except asyncio.CancelledError as exc:  # it waits on: they are ending
                 interrupted = exc
         race.item.uncancellable = bool(running)
-        self._forsake(race)
+        self._abandon(race)
         if interrupted is not None and race.winner is None:
             raise interrupted
 
-    def _forsake(self, race: _Race) -> None:
-        """Leave rivals that do not end to themselves; those that were cancelled before they began never were."""
-        rivals, race.rivals = race.rivals, {}
-        for rival, task in rivals.items():
-            if rival.number:
+    def _abandon(self, race: _Race) -> None:
+        """Abandon hedges that do not end; one that was cancelled before it began does not count as a hedge."""
+        hedges, race.active = race.active, {}
+        for hedge, task in hedges.items():
+            if hedge.number:
                 if not task.done():
                     self._abandon_attempt()
-                self._tell(rival, "lost")
+                self._report(hedge, "lost")
             else:
                 race.item.hedges -= 1
                 self._tracker.give_back()
 
-    def _rival_ended(self, _: asyncio.Task[None]) -> None:
+    def _hedge_ended(self, _: asyncio.Task[None]) -> None:
         self._running -= 1
 
     def _stuck(self, race: _Race) -> None:
         if self._races.get(race.item.index) is race:
             self._on_stuck(race.worker)
 
-    def _tell(self, rival: _Rival, fate: HedgeOutcome) -> None:
+    def _report(self, hedge: _HedgeAttempt, outcome: HedgeOutcome) -> None:
         if not self._dispatch.hedge_ended:
             return
-        item = rival.race.item
+        item = hedge.race.item
         scratch = ItemRecord(self._batch, item.index, None, 0)
-        if fate == "failed":
-            if rival.error is None:
-                settle(scratch, rival.outcome)
+        if outcome == "failed":
+            if hedge.error is None:
+                settle(scratch, hedge.outcome)
             else:
-                settle_exception(scratch, rival.error)
-        item.hedge = HedgeRecord(rival.number, rival.started_ns, self._clock(), fate, scratch)
+                settle_exception(scratch, hedge.error)
+        item.hedge = HedgeRecord(hedge.number, hedge.started_ns, self._clock(), outcome, scratch)
         self._dispatch.notify("hedge_ended", item)
 
     def __repr__(self) -> str:
@@ -262,17 +261,17 @@ class Hedging:
 
 
 class _Race:
-    """An item's own attempt, and its rivals.
+    """An item's own attempt, and its hedges.
 
     Attributes:
-        hedges: Rivals that it got.
-        rivals: Those under way.
-        winner: The rival that succeeded first, before the item's own attempt.
-        waiting: The item's own attempt has failed, and its worker waits for a rival.
-        over: A rival that succeeds from now on comes too late.
+        hedges: Number of hedges that were started.
+        active: The hedges that run, with their tasks.
+        winner: The hedge that succeeded first, before the item's own attempt.
+        waiting: True once the item's own attempt has failed and its task waits for a hedge.
+        over: True if a hedge that succeeds from now on comes too late.
     """
 
-    __slots__ = ("context", "hedges", "item", "over", "rivals", "timer", "waiting", "winner", "worker")
+    __slots__ = ("active", "context", "hedges", "item", "over", "timer", "waiting", "winner", "worker")
 
     def __init__(self, item: ItemRecord, worker: asyncio.Task[Any] | None, context: Context) -> None:
         if worker is None:
@@ -281,25 +280,25 @@ class _Race:
         self.worker = worker
         self.context = context
         self.hedges = 0
-        self.rivals: dict[_Rival, asyncio.Task[None]] = {}
-        self.winner: _Rival | None = None
+        self.active: dict[_HedgeAttempt, asyncio.Task[None]] = {}
+        self.winner: _HedgeAttempt | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.waiting = False
         self.over = False
 
     def running(self) -> list[asyncio.Task[None]]:
-        """The rivals that have not ended."""
-        return [task for task in self.rivals.values() if not task.done()]
+        """The tasks of the hedges that have not ended."""
+        return [task for task in self.active.values() if not task.done()]
 
-    def call_off(self) -> None:
-        """What still runs has lost."""
+    def cancel_hedges(self) -> None:
+        """Cancel the hedges that still run: they have lost."""
         self.over = True
-        for task in self.rivals.values():
+        for task in self.active.values():
             task.cancel()
 
 
-class _Rival:
-    """One further attempt."""
+class _HedgeAttempt:
+    """One hedge: a further attempt beside the item's own."""
 
     __slots__ = ("error", "number", "outcome", "race", "started_ns", "ticket")
 
@@ -313,7 +312,7 @@ class _Rival:
 
     @property
     def wins(self) -> bool:
-        """It succeeded, or raised what must not be lost: KeyboardInterrupt, SystemExit."""
+        """True if it succeeded, or raised what must not get lost: KeyboardInterrupt, SystemExit."""
         if self.error is None:
             return _went_well(self.outcome)
         return _is_final(self.error)
@@ -324,12 +323,12 @@ def _went_well(outcome: Any) -> bool:
 
 
 def _is_cut_short(error: BaseException | None, worker: asyncio.Task[Any]) -> bool:
-    """Whether an attempt did not end by itself, so that no rival's success is wanted."""
+    """True if an attempt did not end by itself, so that no hedge's success is wanted."""
     if isinstance(error, asyncio.CancelledError):
         return worker.cancelling() > 0  # else the node raised it itself
     return error is not None and _is_final(error)
 
 
 def _is_final(error: BaseException) -> bool:
-    """Whether it ends more than an attempt: KeyboardInterrupt, SystemExit."""
+    """True if it ends more than an attempt: KeyboardInterrupt, SystemExit."""
     return not isinstance(error, (Exception, asyncio.CancelledError))

@@ -37,7 +37,7 @@ HOOKS: Final = (
 _ENDS: Final = ("attempt_ended", "retry_scheduled", "item_failed", "item_finished", "batch_ended")
 
 instrument_errors: Final[dict[str, int]] = {}
-"""How often an instrument was disabled because it raised, by the instrument's class name."""
+"""Number of instruments that were disabled because they raised, by class name."""
 
 
 class Phase(IntEnum):
@@ -76,10 +76,10 @@ class Instrument:
     """When its hooks are called, among the batch's instruments."""
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """The batch is about to pull its first item. Runs in the context that the workers inherit."""
+        """The batch is about to pull its first item. Runs in the context that the items' contexts are copies of."""
 
     def item_started(self, item: ItemRecord) -> None:
-        """The item was pulled and got a slot. Runs in the context in which the node will run."""
+        """The item was pulled and has a slot. Runs in the context in which the node will run."""
 
     def attempt_started(self, item: ItemRecord) -> None:
         """An attempt after the first is about to start, in the context in which the node will run."""
@@ -88,25 +88,22 @@ class Instrument:
         """An attempt has ended; the item's state and outcome are set, its `finished_ns` is the attempt's end."""
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """The attempt that has ended is not the last: `item.retry` says when and why. Runs where it ran."""
+        """The attempt that has ended is not the last; `item.retry` has the reason and the delay."""
 
     def hedge_ended(self, item: ItemRecord) -> None:
-        """A further attempt beside the item's own has ended; `item.hedge` says how. The item itself is running."""
+        """A hedge has ended; `item.hedge` has its outcome. The item itself is running."""
 
     def item_failed(self, item: ItemRecord) -> None:
-        """The item has failed or timed out for good, or is `uncancellable`; `item_finished` follows.
-
-        It is called for no other item.
-        """
+        """The item has failed or timed out for good, or is `uncancellable`; `item_finished` follows."""
 
     def item_finished(self, item: ItemRecord) -> None:
-        """The item has reached a terminal status. Runs where `item_started` ran, unless `item.uncancellable`."""
+        """The item has reached a terminal status. Runs in its last attempt's context, unless `item.uncancellable`."""
 
     def limit_changed(self, batch: BatchRecord) -> None:
-        """The concurrency limit is another one now; `batch.limit_change` says why, where it adapts by itself."""
+        """The concurrency limit has changed; `batch.limit_change` has the reason where it adapts by itself."""
 
     def circuit_changed(self, batch: BatchRecord) -> None:
-        """The node's circuit breaker has changed its state; `batch.circuit` says from what to what, and why."""
+        """The node's circuit breaker has changed its state; `batch.circuit` has both states and the reason."""
 
     def inputs_cancelled(self, batch: BatchRecord) -> None:
         """Many inputs were cancelled without having been started: `batch.unstarted` of them.
@@ -122,12 +119,12 @@ Hook = Callable[[Any], None]
 
 
 class Dispatch:
-    """The overridden hooks of a batch's instruments, compiled once when the batch starts.
+    """Overridden hooks of a batch's instruments, collected once when the batch starts.
 
     Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
 
     Attributes:
-        notify_started: Calls every `item_started` with an item; None where there is none. It is called for every item.
+        notify_started: Calls every `item_started` with an item; None if there is none. It is called for every item.
         notify_finished: The same for `item_finished`.
 
     Args:
@@ -198,10 +195,10 @@ class Dispatch:
 
 
 def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | None:
-    """One function that calls them all, or None.
+    """One function that calls all hooks, or None if there is none.
 
-    One or two, which is the rule, each have a line of their own: the interpreter makes a call fast where it is always
-    the same that is called there.
+    One or two hooks, the usual case, are called without a loop: the interpreter specialises a call site that always
+    calls the same function.
     """
     if not hooks:
         return None
@@ -221,7 +218,7 @@ def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | 
     def call_first(record: Any) -> None:
         try:
             first(record)
-        except Exception:  # as above
+        except Exception:  # telemetry must not change a result
             disable(first)
 
     if not others:
@@ -231,11 +228,11 @@ def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | 
     def call_both(record: Any) -> None:
         try:
             first(record)
-        except Exception:  # as above
+        except Exception:  # telemetry must not change a result
             disable(first)
         try:
             second(record)
-        except Exception:  # as above
+        except Exception:  # telemetry must not change a result
             disable(second)
 
     return call_both

@@ -74,7 +74,7 @@ def settle(item: ItemRecord, result: Any) -> None:
         item.status = "ok"
         item.output = result.output
         if result._metadata is not None:  # noqa: SLF001  # the property would make a dict for every item
-            item._metadata = result._metadata  # noqa: SLF001  # as above
+            item._metadata = result._metadata  # noqa: SLF001  # avoids a dict for every item
     else:
         _settle_other(item, result)
 
@@ -124,7 +124,7 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
         _refuse_output(item, result.output)
         return
     item.output = result.output
-    item._metadata = result.metadata  # noqa: SLF001  # as above
+    item._metadata = result.metadata  # noqa: SLF001  # the record is the engine's
     if result.success:  # an instance of a subclass
         item.status = "ok"
         return

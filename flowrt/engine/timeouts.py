@@ -1,7 +1,7 @@
-"""ItemTimeouts of the items in flight, kept by one timer per batch.
+"""Time limits of the items in flight, kept by one timer per batch.
 
-All items of a batch have the same time limit, so a look over the slots finds what is over its time: nothing is set up
-or torn down per item.
+All items of a batch have the same limit, so one check of the slots finds the items that are over it. An item costs no
+timer of its own.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from flowrt.model import Slot
 __all__ = ["GRACE_S", "ItemTimeouts"]
 
 GRACE_S: Final = 5.0
-"""How long an item may take to end after it was cancelled, before its caller is released without it."""
+"""How long a cancelled item may take to end, in seconds, before the batch goes on without it."""
 
 _GRACE_NS: Final = int(GRACE_S * 1e9)
-_STEP_S: Final = 0.010  # the timer's resolution; a time limit under a second gets a hundredth of itself
+_STEP_S: Final = 0.010  # resolution; below a limit of one second, a hundredth of the limit
 
 
 class ItemTimeouts:
-    """Calls `expire` for a slot whose item is over its time, and `abandon` for one that then does not end.
+    """Timer that expires items over their time limit, and abandons those that do not end when cancelled.
 
     Args:
         loop: The running loop.
         clock: The batch's clock.
-        slots: The batch's slots, as they are at each look.
-        timeout_s: The time limit of one attempt.
-        expire: Tells the item to stop.
-        abandon: Gives its slot away.
+        slots: The batch's slots; read at each check.
+        timeout_s: Time limit of one attempt, in seconds.
+        expire: Cancels the item in a slot.
+        abandon: Finishes the item in a slot without waiting for it.
     """
 
     __slots__ = ("_abandon", "_clock", "_expire", "_loop", "_slots", "_step_s", "_timeout_ns", "_timeout_s", "_timer")
@@ -56,16 +56,16 @@ class ItemTimeouts:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look at the slots from now on."""
-        self._timer = self._loop.call_later(self._timeout_s, self._look)
+        """Start checking."""
+        self._timer = self._loop.call_later(self._timeout_s, self._check)
 
     def cancel(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = self._clock()
         soonest = now + self._timeout_ns
         for slot in tuple(self._slots):
@@ -83,4 +83,4 @@ class ItemTimeouts:
                 due = now + _GRACE_NS
             soonest = min(soonest, due)
         if self._timer is not None:  # else the batch has ended meanwhile
-            self._timer = self._loop.call_later(max((soonest - now) * 1e-9, self._step_s), self._look)
+            self._timer = self._loop.call_later(max((soonest - now) * 1e-9, self._step_s), self._check)

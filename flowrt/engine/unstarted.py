@@ -100,7 +100,7 @@ class UnstartedInputs:
         reason = f"not started: {cancellation.reason}"
         item = ItemRecord(batch, batch.pulled, data, self._clock())
         batch.pulled += 1
-        if batch.prompt:  # else an item is not sure to start as it is pulled
+        if batch.starts_at_once:  # else an item is not sure to start as it is pulled
             cancel(item, reason)
         self._dispatch.notify("item_started", item)
         if not cancellation.finish_restored(item):

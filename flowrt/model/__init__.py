@@ -1,7 +1,7 @@
-"""What is known about a batch and each of its items.
+"""Records of a batch and its items.
 
-One `ItemRecord` per item carries its state and its times, written by the engine alone. Results, spans, metrics
-and logs all read that record; nobody keeps a second clock.
+One `ItemRecord` per item carries its state and its times, written by the engine alone. Results, spans, metrics and
+logs all read that record; there is no second clock.
 """
 
 from __future__ import annotations

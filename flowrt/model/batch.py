@@ -21,14 +21,14 @@ BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
 
 class Slot:
-    """One place for an item to run in; there are `max_concurrency` of them.
+    """Place for one item to run in; there are `max_concurrency` of them.
 
     Attributes:
-        item: The item that is running here, or None.
-        task: The worker that serves the slot.
-        cancelled_ns: When the item was told to stop because its time was over, else 0.
-        abandoned: The item did not stop when told to; the slot has been given to another worker.
-        keeping: The item has ended and waits for its journal.
+        item: The item that runs here, or None.
+        task: The item's task.
+        cancelled_ns: When the item was cancelled because it was over its time limit, else 0.
+        abandoned: True if the item did not end when it was cancelled, and its place was given to another slot.
+        keeping: True if the item has ended and waits for its journal.
     """
 
     __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "task")
@@ -42,29 +42,29 @@ class Slot:
 
 
 class BatchRecord:
-    """One run of a node over many items.
+    """Record of one run of a node over many items.
 
     Attributes:
         name: The processor's name, the `batch` label.
         node_id: The node's id, the `node` label.
         node_type: The node's type.
         batch_id: A random id of this run, 32 hexadecimal digits.
-        expected: How many items the input holds, or None when that is not known beforehand.
+        expected: Number of inputs, or None if it is not known beforehand.
         limit: The concurrency limit in force.
-        slots: The slots now served by a worker.
-        counts: Items that ended, by status.
-        pulled: Items pulled from the source.
+        slots: The slots in use.
+        counts: Number of items that ended, by status.
+        pulled: Number of inputs pulled from the source.
         own_tasks: True if each item runs in a task, and so in a context, of its own.
-        prompt: Whether the first attempt at an item begins as the item is pulled.
-        latest: The item that got a slot last.
-        returned_ns: When an item last got a slot for a further attempt, which may have to wait in it before it starts.
+        starts_at_once: True if an item's first attempt begins as the item is pulled.
+        latest: The last item that got a slot.
+        returned_ns: When an item last got a slot for a further attempt, which may have to wait there before it starts.
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
-        ledger: What holds the batch back, where account of it is kept.
-        speedup: How many times as long it would have taken one item after another, once that is known.
-        queued: Items that wait for another attempt, a rate limit or an open circuit.
-        restored: Items of those pulled that an earlier run had finished.
-        unstarted: Inputs that were cancelled in bulk without having been started.
-        status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (it was stopped).
+        ledger: Wall time by cause, if a ledger is kept.
+        speedup: Speedup over running the items one after another, once it is known.
+        queued: Number of items that wait for another attempt, a rate limit or an open circuit.
+        restored: Number of pulled items that an earlier run had finished.
+        unstarted: Number of inputs that were cancelled in bulk without having been started.
+        status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (the batch was stopped).
         started_ns: When it started, by the monotonic clock.
         finished_ns: When it ended.
         clock: The monotonic clock, in nanoseconds; any thread may read it.
@@ -93,7 +93,6 @@ class BatchRecord:
         "node_id",
         "node_type",
         "own_tasks",
-        "prompt",
         "pulled",
         "queued",
         "restored",
@@ -103,6 +102,7 @@ class BatchRecord:
         "span",
         "speedup",
         "started_ns",
+        "starts_at_once",
         "status",
         "unstarted",
     )
@@ -129,7 +129,7 @@ class BatchRecord:
         self.slots: list[Slot] = []
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
         self.own_tasks = False
-        self.prompt = False
+        self.starts_at_once = False
         self.pulled = 0
         self.latest: ItemRecord | None = None
         self.returned_ns = 0
@@ -162,23 +162,23 @@ class BatchRecord:
 
     @property
     def completed(self) -> int:
-        """Items that reached a terminal status."""
+        """Number of items that reached a terminal status."""
         return sum(self.counts.values())
 
     @property
     def begun(self) -> int:
-        """Items pulled that were for this run to do: what its retries and hedges are a share of."""
+        """Number of pulled items that this run has to do: its retries and hedges are a share of them."""
         return self.pulled - self.restored
 
     @property
     def latest_ns(self) -> int:
-        """When an item got a slot last; the batch's start while none has."""
+        """When an item last got a slot; the batch's start before the first one."""
         item = self.latest
         return self.started_ns if item is None else max(item.pulled_ns, item.started_ns, self.returned_ns)
 
     @property
     def inflight(self) -> int:
-        """Items in a slot now."""
+        """Number of items in slots."""
         return sum(slot.item is not None for slot in self.slots.copy())
 
     def __repr__(self) -> str:
@@ -189,18 +189,18 @@ class BatchRecord:
 State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
 
 HedgeOutcome = Literal["won", "lost", "failed"]
-"""What became of a hedge: it was first, the item's own attempt was (or both were cut short), or it failed."""
+"""How a hedge ended: it won; it lost to the item's own attempt, or both were cancelled; or it failed."""
 
 
 class ItemRecord(BatchResult):
-    """One item's way through a batch, and in the end its result.
+    """Record of one item on its way through a batch, and in the end its result.
 
     Times are nanoseconds of the batch's monotonic clock, 0 for not yet.
 
     Args:
         batch: The batch it belongs to.
         index: Its place in the input.
-        input_data: The input itself, the very object that the source gave.
+        input_data: The very object that the source yielded.
         pulled_ns: When it was pulled from the source.
 
     Attributes:
@@ -208,19 +208,19 @@ class ItemRecord(BatchResult):
         started_ns: When its latest attempt started; 0 while it waits for one.
         first_started_ns: When its first attempt started, where there were several.
         finished_ns: When it ended.
-        held_ns: How long it was ready to go on while something else blocked the loop, as far as is known.
-        stalled_ns: That again, as it was after the last stall that is told of; 0 where there was none.
-        retry: The decision by which it is tried again, or was last.
-        backoff_ns: How long it was told to wait between attempts, in all.
-        beside: The number of its latest attempt that is no hedge, where that has been hedged, else 0.
-        hedge: Its hedge that ended last.
-        hedges: How many of its attempts were hedges.
-        rate_wait_ns: How long it waited for rate limits and an open circuit, in all.
+        held_ns: How long it was ready to go on while other code blocked the loop, in nanoseconds, as far as is known.
+        stalled_ns: The same, as of the last reported stall; 0 if there was none.
+        retry: The latest decision to try it again.
+        backoff_ns: Total delay between its attempts, in nanoseconds.
+        beside: Number of its own latest attempt, if that has been hedged, else 0.
+        hedge: Its last hedge that has ended.
+        hedges: Number of its attempts that were hedges.
+        rate_wait_ns: Total time that it waited for rate limits and an open circuit, in nanoseconds.
         span: The tracing instrument's own handle.
-        unkept: It was traced, and its span will not be exported, as far as is known.
+        unkept: True if it was traced and its span will not be exported, as far as is known.
         ticket: The rate limits' own handle.
         ids: Its trace's id in the first 16 bytes and its span's in the last 8; empty when not traced.
-        uncancellable: It did not end within the grace period after it was cancelled.
+        uncancellable: True if it did not end within the grace period after it was cancelled.
     """
 
     __slots__ = ("batch", "finished_ns", "ids", "pulled_ns", "span", "started_ns")
@@ -260,7 +260,7 @@ class ItemRecord(BatchResult):
 
     @property
     def held_time(self) -> float:
-        """How long it was ready to go on while something else blocked the loop, in seconds, as far as is known."""
+        """How long it was ready to go on while other code blocked the loop, in seconds, as far as is known."""
         return self.held_ns / 1e9
 
     @property
@@ -285,15 +285,15 @@ class ItemRecord(BatchResult):
         return self.ids[-8:].hex() if self.ids else None
 
     def forget_outcome(self) -> None:
-        """Begin another attempt with nothing left of the one before."""
+        """Clear the outcome of the attempt before."""
         self.output = self._metadata = self.error = self.error_type = self.exception = None
         self.beside = 0
 
     def restore(self, before: BatchResult) -> None:
-        """End as the item did in an earlier run, all but the attempts: there were none in this one.
+        """Take the outcome of an earlier run, but not its attempts: this run has made none.
 
         Args:
-            before: How it ended then.
+            before: The result then.
         """
         self.status = before.status
         self.output = before.output
@@ -302,7 +302,7 @@ class ItemRecord(BatchResult):
         self._execution_time = before.execution_time
 
     def clone(self) -> ItemRecord:
-        """Another record that says the same."""
+        """Return a copy of this record."""
         twin = ItemRecord(self.batch, self.index, self.input_data, self.pulled_ns)
         for name in (*BatchResult.__slots__, *ItemRecord.__slots__):
             setattr(twin, name, getattr(self, name))
@@ -311,14 +311,14 @@ class ItemRecord(BatchResult):
 
 
 class HedgeRecord:
-    """A further attempt that ran beside an item's own.
+    """Record of a hedge: a further attempt beside an item's own.
 
     Args:
-        number: Which of the item's attempts it was.
+        number: Its number among the item's attempts.
         started_ns: When it started, by the batch's clock.
-        finished_ns: When it ended, or was given up.
+        finished_ns: When it ended, or was abandoned.
         outcome: `won`, `lost` or `failed`.
-        result: Of one that failed: its error.
+        result: A record with its error, if it failed.
     """
 
     __slots__ = ("finished_ns", "number", "outcome", "result", "started_ns")

@@ -1,4 +1,4 @@
-"""What went into a batch, and what became of it: an item's result."""
+"""Result of an item, and an input that could not be read."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["STATUSES", "BatchResult", "Rejected", "SharedAttributes", "SparseAtt
 T = TypeVar("T")
 
 Status = Literal["ok", "failed", "timed_out", "cancelled", "resumed"]
-"""How an item ended."""
+"""Final status of an item."""
 
 STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timed_out", "cancelled", "resumed")
 
 
 class Rejected:
-    """An input that could not be read: it takes its place in the batch as a failed item and reaches no node.
+    """Input that could not be read: it keeps its place in the batch as a failed item and reaches no node.
 
     Args:
-        error: What is wrong and where, for the item's `error`.
+        error: The item's `error`: what is wrong, and where.
         error_type: The error's low-cardinality name.
         input_data: As much of the input as there is to show.
     """
@@ -35,9 +35,9 @@ class Rejected:
 
 
 class SparseAttribute(Generic[T]):
-    """An attribute that is at its default on nearly every record: what differs is kept in a dictionary of its own.
+    """Attribute that has its default value on nearly every record; other values are kept in one dictionary per record.
 
-    A batch keeps a record per item, and the garbage collector walks each of its slots again and again.
+    A batch keeps a record per item, and the garbage collector visits every slot of every record again and again.
     """
 
     __slots__ = ("_default", "_name")
@@ -73,22 +73,22 @@ class SharedAttributes(dict[str, Any]):
 
 
 class BatchResult:
-    """What became of one item.
+    """Result of one item.
 
-    Results of a batch are its items' own records, so that nothing is made anew for each; they compare, copy and pickle
-    as plain BatchResults.
+    The results of a batch are its items' own records, which saves an object per item; they compare, copy and pickle as
+    plain BatchResults.
 
     Args:
         index: Its place in the input.
         input_data: The input itself, unchanged by the node.
-        success: Whether it ended `ok` or `resumed`.
-        output: What the node gave; falsy outputs are outputs.
+        success: True if it ended `ok` or `resumed`.
+        output: What the node returned; falsy outputs are outputs.
         error: Why it failed; never empty when `success` is false.
         execution_time: Service time of the last attempt, in seconds.
         status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`; `ok` or `failed` by default, as `success` says.
         error_type: The error's low-cardinality name, the same as on the metric and the span.
         exception: The exception itself, when there was one.
-        attempts: How many attempts were started; 0 for an item that never ran.
+        attempts: Number of attempts that were started; 0 for an item that never ran.
         queue_time: From pulled to first start, in seconds.
         metadata: The metadata of the node's `NodeResult`.
         trace_id: 32 hexadecimal digits, or None when the item was not traced.

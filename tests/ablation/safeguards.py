@@ -222,7 +222,7 @@ SAFEGUARDS = (
     Safeguard(
         "a hedge that lost is cancelled and awaited",
         "engine.hedging:Hedging._decide",
-        "race.call_off()\nawait self._end_rivals(race)",
+        "race.cancel_hedges()\nawait self._end_hedges(race)",
         "race.over = True",
         "tests/engine/test_hedging.py::test_a_first_attempt_that_succeeds_first_wins_and_its_rival_has_ended_when_the_result_is_there",
     ),

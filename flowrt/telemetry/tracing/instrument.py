@@ -94,7 +94,7 @@ class BatchTracing(Instrument):
             "flowrt.node.id": clean(batch.node_id),
         }
         self._offset_ns = batch.epoch_offset_ns
-        self._prompt = batch.prompt
+        self._prompt = batch.starts_at_once
         attributes = {**self._common, "flowrt.concurrency.limit": batch.limit}
         if batch.expected is not None:
             attributes["flowrt.batch.items.expected"] = batch.expected
