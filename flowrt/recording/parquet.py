@@ -16,7 +16,7 @@ from flowrt.recording.error_groups import NO_CAUSE
 from flowrt.recording.errors import RecordingError
 from flowrt.recording.metadata import FORMAT, VERSION
 
-__all__ = ["COLUMNS", "GroupWriter", "read_meta", "read_recording", "require_pyarrow"]
+__all__ = ["COLUMNS", "GroupWriter", "import_pyarrow", "read_meta", "read_recording", "require_pyarrow"]
 
 COLUMNS: Final = (
     "index", "attempt", "arrival_ns", "slot_wait_ns", "limiter_wait_ns", "service_ns", "outcome", "cause", "last",
@@ -42,6 +42,12 @@ def require_pyarrow(feature: str) -> Any:
     except ImportError:
         raise MissingExtraError(feature, "pyarrow", "parquet") from None
     return pa
+
+
+def import_pyarrow() -> None:
+    """Import the parts of pyarrow that write files, which takes long."""
+    import pyarrow.compute  # noqa: PLC0415  # an extra
+    import pyarrow.parquet  # noqa: F401, PLC0415
 
 
 class GroupWriter:

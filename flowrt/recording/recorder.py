@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +15,15 @@ from flowrt.recording.columns import PACK, RowBuffer, finished_ns
 from flowrt.recording.error_groups import NO_CAUSE, ErrorGroups
 from flowrt.recording.metadata import describe
 from flowrt.recording.slowest import Slowest
-from flowrt.recording.writer_thread import WriterThread
+from flowrt.recording.writer_thread import OnDone, WriterThread
 
 __all__ = ["Recorder"]
 
 _log = logging.getLogger("flowrt.recorder")
 
 _ROWS: Final = 65_536  # rows per row group: 2 MB in memory
-_SAVE_S: Final = 5.0  # time for the rest to reach the disk at the batch's end
+_SAVE_S: Final = 5.0  # time for one step of the writer at the batch's end, such as a row group
+_START_S: Final = 60.0  # time for its start: importing pyarrow takes seconds on a busy machine
 _HEDGE_OUTCOMES: Final = {"won": "ok", "lost": "cancelled", "failed": "failed"}
 _MAX_LIMITS: Final = 10_000  # recorded changes of the concurrency limit
 
@@ -144,18 +144,17 @@ class Recorder(Instrument):
             if not done.done():
                 done.set_result(error)
 
-        tell = _threadsafe(loop, wake)
-        timer = threading.Timer(_SAVE_S, tell, (TimeoutError(f"the disk did not take it within {_SAVE_S:g} s"),))
-        timer.daemon = True
-        timer.start()  # not the loop's timer, which would fire at once in virtual time
-        self._writer.close(meta, tell)
+        deadline = _Deadline(self._writer, _threadsafe(loop, wake))
+        self._writer.close(meta, deadline.on_done)
+        deadline.start()
+        error: BaseException | None = None
         try:
             error = await done
         finally:
-            timer.cancel()
-            self._writer.give_up()
-        if error is not None:
-            _log.error("batch %s was not recorded in %s: %s", batch.name, self.path, error)
+            deadline.cancel()
+            in_place = not self._writer.give_up()
+        if error is not None and not in_place:
+            _log.error("batch %r was not recorded in %s: %s", batch.name, self.path, error)
 
     # -- attempts off the fast path ------------------------------------------------------------------------------------
 
@@ -203,9 +202,46 @@ class Recorder(Instrument):
             self._fresh_rows()
 
 
-def _threadsafe(
-    loop: asyncio.AbstractEventLoop, call: Callable[[BaseException | None], None]
-) -> Callable[[BaseException | None], None]:
+class _Deadline:
+    """Deadline of a writer that finishes its file: counted from when its thread works, not from the batch's end.
+
+    Args:
+        writer: The writer.
+        on_done: Called with the error or None, once the writer is done or late.
+    """
+
+    def __init__(self, writer: WriterThread, on_done: OnDone) -> None:
+        self.on_done = on_done
+        self._writer = writer
+        self._began = time.monotonic()
+        self._timer: threading.Timer | None = None
+        self._cancelled = threading.Event()
+
+    def start(self) -> None:
+        """Check the writer when it would be late."""
+        if self._cancelled.is_set():
+            return
+        since, step = self._writer.step
+        now = time.monotonic()
+        late_at = self._began + _START_S if since is None else max(since, self._began) + _SAVE_S
+        if now >= late_at:
+            self.on_done(TimeoutError(f"{step} within {_START_S if since is None else _SAVE_S:g} s"))
+            return
+        # not the loop's timer, which would fire at once in virtual time
+        self._timer = threading.Timer(min(late_at - now, _SAVE_S), self.start)
+        self._timer.daemon = True
+        self._timer.start()
+        if self._cancelled.is_set():  # meanwhile
+            self._timer.cancel()
+
+    def cancel(self) -> None:
+        """Stop checking."""
+        self._cancelled.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, call: OnDone) -> OnDone:
     def from_thread(error: BaseException | None) -> None:
         try:
             loop.call_soon_threadsafe(call, error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,11 +14,12 @@ from typing import Any, Final
 
 from flowrt.recording.columns import RowBuffer
 from flowrt.recording.errors import RecordingError
-from flowrt.recording.parquet import GroupWriter, read_meta, require_pyarrow
+from flowrt.recording.parquet import GroupWriter, import_pyarrow, read_meta, require_pyarrow
 
-__all__ = ["WriterThread", "check_recording_path"]
+__all__ = ["OnDone", "WriterThread", "check_recording_path"]
 
 _MAX_WAITING: Final = 32  # row groups of 2 MB each; a disk further behind than this ends the recording
+_GRACE_S: Final = 0.2  # for a disk that hangs, while the loop waits
 
 OnDone = Callable[[BaseException | None], None]
 
@@ -60,14 +63,22 @@ class WriterThread:
 
     Raises:
         MissingExtraError: pyarrow is not installed.
+
+    Attributes:
+        step: Start of the thread's present step on the monotonic clock (None before its first one), and the step as
+            the beginning of an error message.
     """
 
     def __init__(self, path: Path) -> None:
         require_pyarrow("a recording")
+        self.step: tuple[float | None, str] = (None, "the recorder's thread did not import pyarrow")
         self._path = path
         self._queue: SimpleQueue[RowBuffer | tuple[dict[str, Any], OnDone] | None] = SimpleQueue()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._placing = threading.Lock()
+        self._in_place = False
+        self._partial: Path | None = None
 
     def start(self, started_ns: int, batch_id: str) -> None:
         """Start the thread.
@@ -76,9 +87,10 @@ class WriterThread:
             started_ns: Start of the batch on its clock; times in the file count from it.
             batch_id: The batch's id, part of the temporary file's name.
         """
-        partial = self._path.with_name(f"{self._path.name}.{batch_id[:8]}.partial")
+        partial = self._partial = self._path.with_name(f"{self._path.name}.{batch_id[:8]}.partial")
+        at_exit = weakref.finalize(self, _remove, partial, os.getpid())  # for a process that ends before the batch
         self._thread = threading.Thread(
-            target=self._run, args=(partial, started_ns), name="flowrt-recorder", daemon=True
+            target=self._run, args=(partial, started_ns, at_exit), name="flowrt-recorder", daemon=True
         )
         self._thread.start()
 
@@ -101,16 +113,37 @@ class WriterThread:
         """
         self._queue.put((meta, on_done))
 
-    def give_up(self) -> None:
-        """Give up a file that is not complete: it must not appear after its caller has reported a failure."""
-        self._error = self._error or TimeoutError("given up")
+    def give_up(self) -> bool:
+        """Give up a file that is not complete, and remove it.
+
+        Returns:
+            False if the file is complete and in place.
+        """
+        placing = self._placing.acquire(timeout=_GRACE_S)  # held while the file is renamed, which may hang
+        try:
+            if self._in_place:
+                return False
+            self._error = self._error or TimeoutError("given up")
+        finally:
+            if placing:
+                self._placing.release()
+        if self._partial is not None:
+            # The writer removes the file too when it goes on, which may be too late. In a thread, as the disk may hang.
+            args = (self._partial, os.getpid())
+            remover = threading.Thread(target=_remove, args=args, name="flowrt-recorder-remove", daemon=True)
+            remover.start()
+            remover.join(_GRACE_S)
+        return True
 
     # -- in the thread -------------------------------------------------------------------------------------------------
 
-    def _run(self, partial: Path, started_ns: int) -> None:
+    def _run(self, partial: Path, started_ns: int, at_exit: weakref.finalize[..., Any]) -> None:
         writer: GroupWriter | None = None
         try:
-            writer = GroupWriter(partial, started_ns)
+            import_pyarrow()
+            if self._error is None:
+                self._begin("the disk did not create the file")
+                writer = GroupWriter(partial, started_ns)
         except BaseException as exc:
             self._error = exc
         while True:
@@ -118,21 +151,34 @@ class WriterThread:
             if isinstance(work, tuple):
                 break
             if work is not None and writer is not None and self._error is None:
+                self._begin("a row group was not encoded and written")
                 try:
                     writer.write(work)
                 except BaseException as exc:  # the batch goes on
                     self._error = exc
         meta, on_done = work
+        self._begin("the disk did not take it")
         if writer is not None and self._error is None:
             try:
                 writer.close(meta)
-                if self._error is None:
-                    partial.replace(self._path)
+                with self._placing:
+                    if self._error is None:
+                        partial.replace(self._path)
+                        self._in_place = True
             except BaseException as exc:
                 self._error = exc
-        if self._error is not None:
-            if writer is not None:
-                writer.abandon()
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        on_done(self._error)
+        if not self._in_place and writer is not None:
+            writer.abandon()
+            _remove(partial, os.getpid())
+        at_exit.detach()
+        on_done(None if self._in_place else self._error)
+
+    def _begin(self, step: str) -> None:
+        self.step = (time.monotonic(), step)
+
+
+def _remove(partial: Path, pid: int) -> None:
+    """Remove the temporary file, unless this is a forked child of the process that writes it."""
+    if os.getpid() == pid:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 
 from flowrt import BatchProcessor, BatchResults, RateLimit, Rejected, RetryPolicy
 from flowrt.policies import Hedge
-from flowrt.recording import recorder
+from flowrt.recording import recorder, writer_thread
 from flowrt.recording.columns import RowBuffer
 from flowrt.recording.parquet import GroupWriter, read_recording
 from tests.conftest import Run
@@ -208,6 +211,97 @@ def test_hanging_disk_does_not_block_the_batch(
     finally:
         go_on.set()
     assert "did not take it within 0.1 s" in caplog.text
+
+
+def test_deadline_counts_from_when_the_thread_has_imported_pyarrow(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.2)
+    monkeypatch.setattr(writer_thread, "import_pyarrow", lambda: time.sleep(0.5))
+    path = tmp_path / "run.parquet"
+    assert run(BatchProcessor(steady, 2, record=path).batch(range(2))).success_rate == 1
+    assert len(rows_of(path)) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_deadline_counts_for_each_row_group(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = GroupWriter.write
+
+    def slowly(self: GroupWriter, rows: RowBuffer) -> None:
+        time.sleep(0.2)
+        write(self, rows)
+
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.5)
+    monkeypatch.setattr(recorder, "_ROWS", 10)
+    monkeypatch.setattr(GroupWriter, "write", slowly)
+    path = tmp_path / "run.parquet"
+    run(BatchProcessor(steady, 2, record=path).batch(range(50)))
+    assert len(rows_of(path)) == 50
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("import", "the recorder's thread did not import pyarrow within 0.1 s"),
+        ("open", "the disk did not create the file within 0.1 s"),
+        ("write", "a row group was not encoded and written within 0.1 s"),
+        ("close", "the disk did not take it within 0.1 s"),
+    ],
+)
+def test_late_recording_names_the_step_and_leaves_no_file(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+    message: str,
+) -> None:
+    go_on = threading.Event()
+
+    def hang(*_: Any) -> None:
+        go_on.wait(60)
+
+    begin = GroupWriter.__init__
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.1)
+    monkeypatch.setattr(recorder, "_START_S", 0.1 if step == "import" else 60.0)
+    if step == "import":
+        monkeypatch.setattr(writer_thread, "import_pyarrow", hang)
+    elif step == "open":
+        monkeypatch.setattr(GroupWriter, "__init__", lambda self, *args: (hang(), begin(self, *args))[1])
+    else:
+        monkeypatch.setattr(GroupWriter, step, hang)
+    with caplog.at_level(logging.WARNING):
+        assert run(BatchProcessor(steady, 2, record=tmp_path / "run.parquet").batch(range(2))).success_rate == 1
+    assert message in caplog.text
+    assert list(tmp_path.iterdir()) == [], "a process that ends now leaves nothing"
+    (thread,) = [each for each in threading.enumerate() if each.name == "flowrt-recorder"]
+    go_on.set()
+    thread.join(60)
+    assert list(tmp_path.iterdir()) == [], "a writer that goes on leaves nothing either"
+
+
+def test_process_that_ends_before_its_batch_leaves_no_file(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, time
+from pathlib import Path
+from flowrt import BatchProcessor
+
+async def node(x):
+    await asyncio.sleep(60)
+
+async def main():
+    batch = asyncio.ensure_future(BatchProcessor(node, record={str(tmp_path / "run.parquet")!r}).batch([1]))
+    while not list(Path({str(tmp_path)!r}).iterdir()):
+        await asyncio.sleep(0.01)
+    print("recording", flush=True)
+    raise SystemExit(3)  # asyncio.run would cancel the batch and save the recording
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (3, "recording\n"), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
