@@ -225,7 +225,7 @@ class _Deadline:
         now = time.monotonic()
         late_at = self._began + _START_S if since is None else max(since, self._began) + _SAVE_S
         if now >= late_at:
-            self.on_done(TimeoutError(f"{step} within {_START_S if since is None else _SAVE_S:g} s"))
+            self.on_done(TimeoutError(step.format(_START_S if since is None else _SAVE_S)))
             return
         # not the loop's timer, which would fire at once in virtual time
         self._timer = threading.Timer(min(late_at - now, _SAVE_S), self.start)

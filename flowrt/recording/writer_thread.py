@@ -65,13 +65,13 @@ class WriterThread:
         MissingExtraError: pyarrow is not installed.
 
     Attributes:
-        step: Start of the thread's present step on the monotonic clock (None before its first one), and the step as
-            the beginning of an error message.
+        step: Start of the thread's present step on the monotonic clock (None before its first one), and the error
+            message for one that takes too long.
     """
 
     def __init__(self, path: Path) -> None:
         require_pyarrow("a recording")
-        self.step: tuple[float | None, str] = (None, "the recorder's thread did not import pyarrow")
+        self.step: tuple[float | None, str] = (None, "the recorder's thread did not import pyarrow within {:g} s")
         self._path = path
         self._queue: SimpleQueue[RowBuffer | tuple[dict[str, Any], OnDone] | None] = SimpleQueue()
         self._error: BaseException | None = None
@@ -142,7 +142,7 @@ class WriterThread:
         try:
             import_pyarrow()
             if self._error is None:
-                self._begin("the disk did not create the file")
+                self._begin("the disk did not create the file within {:g} s")
                 writer = GroupWriter(partial, started_ns)
         except BaseException as exc:
             self._error = exc
@@ -151,13 +151,13 @@ class WriterThread:
             if isinstance(work, tuple):
                 break
             if work is not None and writer is not None and self._error is None:
-                self._begin("a row group was not encoded and written")
+                self._begin("the recorder's thread did not take it within {:g} s: it was encoding and writing rows")
                 try:
                     writer.write(work)
                 except BaseException as exc:  # the batch goes on
                     self._error = exc
         meta, on_done = work
-        self._begin("the disk did not take it")
+        self._begin("the disk did not take it within {:g} s")
         if writer is not None and self._error is None:
             try:
                 writer.close(meta)

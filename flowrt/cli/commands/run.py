@@ -256,7 +256,8 @@ class _Launch:
             print_rows(job.report.name, rows)
         written = not self._monitor.recording_failed
         if telemetry.page is not None and self._record is not None and job.started:
-            written = write_report_page(telemetry.page, self._record, telemetry.record or "") and written
+            name = telemetry.record or ""
+            written = write_report_page(telemetry.page, self._record, name, job.report) and written
         if self._journal is not None and job.started and not job.complete:
             say(f"run the same command again to resume: finished items are in {self._journal.path}")
         return written

@@ -10,6 +10,7 @@ from pathlib import Path
 from flowrt.cli.commands.report import load_detail, write_page
 from flowrt.cli.exit_codes import DISK_FAILED, CommandError, say
 from flowrt.errors import FlowrtError, MissingExtraError
+from flowrt.reporting.report import BatchReport
 
 __all__ = ["check_report_page", "check_writable", "write_report_page"]
 
@@ -67,29 +68,42 @@ def check_writable(option: str, path: str) -> None:
         raise CommandError(f"{option} {path} cannot be written: {exc.strerror}", DISK_FAILED) from exc
 
 
-def write_report_page(page: str, record: str, name: str) -> bool:
-    """Write the page after the run.
+def write_report_page(page: str, record: str, name: str, report: BatchReport) -> bool:
+    """Write the page after the run: from the recording, or from the totals in memory if it was lost.
 
     Args:
         page: Path of the page.
         record: Path of the recording.
         name: The recording's name on the page, or "" for a temporary recording.
+        report: Totals of the run.
 
     Returns:
         True if the page was written.
     """
-    if not Path(record).exists():
-        say(f"no report: {record} was not written")
-        return False
     try:
-        detail = load_detail(Path(record))
-        detail.source = name
+        if _is_of(Path(record), report):
+            detail = load_detail(Path(record))
+            detail.source = name
+        else:
+            say("the recording was not written: the report has totals only")
+            detail = report.detail
         write_page(detail, Path(page))
     except (FlowrtError, CommandError) as exc:
         say(f"no report: {exc}")
         return False
     say(f"report: {page}")
     return True
+
+
+def _is_of(record: Path, report: BatchReport) -> bool:
+    """True if the recording is of this run: a lost one leaves an earlier run's file in place."""
+    from flowrt.recording.errors import RecordingError  # noqa: PLC0415  # as in `load_detail`
+    from flowrt.recording.parquet import read_meta  # noqa: PLC0415
+
+    try:
+        return report.batch is not None and read_meta(record)["batch_id"] == report.batch.batch_id
+    except RecordingError:
+        return False
 
 
 def _is_page(path: Path) -> bool:
