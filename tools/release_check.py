@@ -12,8 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
+
+from tools import tutorial
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -35,10 +38,14 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without the checkout on Python's path."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
 def run(*command: str | Path, cwd: Path) -> str:
     """Run a command outside the checkout; its output is shown if it fails."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -80,6 +87,21 @@ def try_out(python: str, distribution: Path, folder: Path) -> str:
     return run(binaries / "flowrt", "--version", cwd=folder).strip()
 
 
+def follow_tutorial(python: str, wheel: Path, folder: Path) -> float:
+    """Follow the tutorial in a clean environment, with the extras that it names.
+
+    Returns:
+        How long it took after the installation, in seconds.
+    """
+    (folder / "work").mkdir(parents=True)
+    run(python, "-m", "venv", "venv", cwd=folder)
+    binaries = folder / "venv" / "bin"
+    run(binaries / "python", "-m", "pip", "install", "--quiet", f"{wheel}[cli,report]", cwd=folder)
+    began = time.monotonic()
+    tutorial.follow(folder / "work", {**clean_environment(), "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"})
+    return time.monotonic() - began
+
+
 def main() -> None:
     """Check every distribution on every interpreter that is there."""
     with tempfile.TemporaryDirectory() as name:
@@ -90,6 +112,8 @@ def main() -> None:
             for distribution in distributions:
                 place = folder / f"{version}{distribution.suffix}"
                 sys.stdout.write(f"Python {version}, {distribution.name}: {try_out(python, distribution, place)}\n")
+        seconds = follow_tutorial(next(iter(found.values())), distributions[0], folder / "tutorial")
+        sys.stdout.write(f"tutorial, with the extras cli and report: {seconds:.0f} s\n")
         if missing := [version for version in PYTHONS if version not in found]:
             raise SystemExit(f"not checked, as there is no such interpreter: Python {', '.join(missing)}")
 

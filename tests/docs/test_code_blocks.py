@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools.tutorial import FENCE
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PAGES.remove(ROOT / "docs" / "tutorial.md")  # its blocks build on each other: test_tutorial
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [
     pytest.param(language, code, id=f"{page.relative_to(ROOT)}:{page.read_text()[: found.start()].count(chr(10)) + 1}")
     for page in PAGES

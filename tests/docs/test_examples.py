@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_code_blocks import ROOT, environment
-from tests.docs.test_tutorial import matches
+from tools.tutorial import matches
 
 EXAMPLES = ROOT / "examples"
 
