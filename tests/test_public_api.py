@@ -142,7 +142,7 @@ POSITIONAL: list[tuple[Callable[..., Any], list[tuple[str, Any]]]] = [
         MapNode,
         [
             ("node_id", REQUIRED), ("child_node", REQUIRED), ("input_key", "items"), ("output_key", "results"),
-            ("max_concurrency", 10), ("continue_on_error", True),
+            ("max_concurrency", 10),
         ],
     ),
     (FilterNode, [("node_id", REQUIRED), ("filter_fn", REQUIRED), ("input_key", "items"), ("output_key", "filtered")]),
@@ -156,7 +156,8 @@ POSITIONAL: list[tuple[Callable[..., Any], list[tuple[str, Any]]]] = [
     (RaceNode, [("node_id", REQUIRED), ("nodes", REQUIRED)]),
     (race, [("nodes", REQUIRED), ("input_data", REQUIRED), ("workflow_context", None)]),
     (FunctionNode, [("fn", REQUIRED)]),
-    (NodeResult, [("success", REQUIRED), ("output", None), ("error", None), ("metadata", None)]),
+    (NodeResult, [("success", REQUIRED), ("output", None)]),
+    (NodeContext, [("node_id", REQUIRED), ("node_type", REQUIRED)]),
     (NodeContext.get_input, [("self", REQUIRED), ("key", REQUIRED), ("default", None)]),
 ]  # fmt: skip
 
@@ -164,6 +165,10 @@ KEYWORDS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (BatchProcessor, {"item_timeout": None, "batch_timeout": None, "executor": None, "name": None}),
     (BatchProcessor.batch, {"continue_on_error": None, "progress": False}),
     (BatchProcessor.batch_as_completed, {"continue_on_error": None, "progress": False}),
+    (MapNode, {"continue_on_error": True, "name": None, "config": None}),
+    (NodeResult, {"error": None, "metadata": None, "next_node_id": None}),
+    (NodeContext, {"index": None, "attempt": 1, "batch_id": None}),
+    (WorkflowContext, {"global_variables": None}),
 ]
 
 

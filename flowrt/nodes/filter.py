@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
-from flowrt.nodes._collection import check_callable, check_output_key, each_item, failed_at, items_of
+from flowrt.nodes._collection import OutputKey, check_callable, for_each, items_of
 
 __all__ = ["FilterNode"]
 
@@ -28,6 +27,8 @@ class FilterNode(BaseNode):
         TypeError: `filter_fn` is not callable.
     """
 
+    output_key = OutputKey("original_count", "filtered_count")
+
     def __init__(
         self,
         node_id: str,
@@ -40,7 +41,7 @@ class FilterNode(BaseNode):
         super().__init__(node_id, "filter", name, config)
         self.filter_fn = check_callable("filter_fn", filter_fn)
         self.input_key = input_key
-        self.output_key = check_output_key(output_key, ("original_count", "filtered_count"))
+        self.output_key = output_key
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
         """Filter the items.
@@ -53,15 +54,12 @@ class FilterNode(BaseNode):
         if isinstance(items, NodeResult):
             return items
         kept: list[Any] = []
-        count = 0
-        try:
-            async for item in each_item(items):
-                keep = self.filter_fn(item)
-                if inspect.isawaitable(keep):
-                    keep = await keep
-                count += 1
-                if keep:
-                    kept.append(item)
-        except Exception as exc:
-            return failed_at("filter_fn", count, exc)
+
+        def keep(item: Any, wanted: Any) -> None:
+            if wanted:
+                kept.append(item)
+
+        count = await for_each(items, "filter_fn", self.filter_fn, keep)
+        if isinstance(count, NodeResult):
+            return count
         return NodeResult(True, {self.output_key: kept, "original_count": count, "filtered_count": len(kept)})

@@ -9,7 +9,7 @@ from flowrt.batch.processor import BatchProcessor
 from flowrt.errors import ItemFailedError, error_text
 from flowrt.model import BatchResult
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
-from flowrt.nodes._collection import check_output_key, items_of
+from flowrt.nodes._collection import OutputKey, aclose, items_of
 
 __all__ = ["MapNode"]
 
@@ -18,6 +18,8 @@ _CUT_SHORT: Final = "its batch was ended before all of its items had run"
 
 class MapNode(BaseNode):
     """Runs a node over each item of a collection, concurrently and observed, as a batch named after the MapNode.
+
+    All settings can be read and set later, too.
 
     Args:
         node_id: Names the node and its batch.
@@ -34,6 +36,8 @@ class MapNode(BaseNode):
         TypeError: `child_node` is neither a BaseNode nor a function.
     """
 
+    output_key = OutputKey("total", "succeeded", "failed")
+
     def __init__(
         self,
         node_id: str,
@@ -41,19 +45,34 @@ class MapNode(BaseNode):
         input_key: str = "items",
         output_key: str = "results",
         max_concurrency: int = 10,
+        *,
         continue_on_error: bool = True,
         name: str | None = None,
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(node_id, "map", name, config)
         self.input_key = input_key
-        self.output_key = check_output_key(output_key, ("total", "succeeded", "failed"))
-        self._processor = BatchProcessor(child_node, max_concurrency, continue_on_error, name=node_id)
+        self.output_key = output_key
+        self.continue_on_error = continue_on_error
+        self._processor = BatchProcessor(child_node, max_concurrency, name=node_id)
 
     @property
     def child_node(self) -> BaseNode:
-        """The node that runs for each item."""
+        """The node that runs for each item; a change holds from the next `execute` on."""
         return self._processor.node
+
+    @child_node.setter
+    def child_node(self, child_node: Any) -> None:
+        self._processor = BatchProcessor(child_node, self.max_concurrency, name=self.node_id)
+
+    @property
+    def max_concurrency(self) -> int:
+        """Items that may run at once; a change also holds for items of a running `execute`."""
+        return self._processor.max_concurrency
+
+    @max_concurrency.setter
+    def max_concurrency(self, max_concurrency: int) -> None:
+        self._processor.set_max_concurrency(max_concurrency)
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         """Run the child over all items.
@@ -65,7 +84,9 @@ class MapNode(BaseNode):
         items = items_of(node_context, self.input_key)
         if isinstance(items, NodeResult):
             return items
-        stream = self._processor.batch_as_completed(_wrap(items), workflow_context)
+        stream = self._processor.batch_as_completed(
+            _wrap(items), workflow_context, continue_on_error=self.continue_on_error
+        )
         errors: list[dict[str, Any]] = []
         outputs: dict[int, Any] = {}
         total = 0
@@ -80,7 +101,7 @@ class MapNode(BaseNode):
                         outputs[result.index] = result.output
                     elif result.status != "cancelled":
                         errors.append({"index": result.index, "error": result.error})
-                        failure = failure or result
+                        failure = result if failure is None else failure
         except ItemFailedError as exc:
             stopped, listed = error_text(exc), exc.result is failure
         except Exception as exc:  # the exception of a failed item or of the source
@@ -120,7 +141,7 @@ class _Sized:
 def _wrap(items: Iterable[Any] | AsyncIterable[Any]) -> Iterable[Any] | AsyncIterable[Any]:
     """Wrap the items as a MapNode's child receives them."""
     if isinstance(items, AsyncIterable):
-        return _wrapped_async(items)
+        return _WrappedAsync(items)
     return _Sized(items) if isinstance(items, Collection) else _wrapped(items)
 
 
@@ -129,6 +150,20 @@ def _wrapped(items: Iterable[Any]) -> Iterator[dict[str, Any]]:
         yield {"item": item}
 
 
-async def _wrapped_async(items: AsyncIterable[Any]) -> AsyncIterator[dict[str, Any]]:
-    async for item in items:
-        yield {"item": item}
+class _WrappedAsync:
+    """Wrapped items of an async iterable, whose iterator is closed with this one, even if it never started."""
+
+    def __init__(self, items: AsyncIterable[Any]) -> None:
+        self._items = items
+        self._iterator: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        self._iterator = aiter(self._items)
+        return self
+
+    async def __anext__(self) -> dict[str, Any]:
+        assert self._iterator is not None  # noqa: S101  # for the type checker: __aiter__ comes first
+        return {"item": await anext(self._iterator)}
+
+    async def aclose(self) -> None:
+        await aclose(self._iterator)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
-from flowrt.nodes._collection import check_callable, check_output_key, each_item, failed_at, items_of
+from flowrt.errors import error_text
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.nodes._collection import OutputKey, check_callable, for_each, items_of
 
 __all__ = ["ReduceNode"]
 
@@ -30,6 +30,8 @@ class ReduceNode(BaseNode):
         TypeError: `reduce_fn` is not callable.
     """
 
+    output_key = OutputKey("processed_count")
+
     def __init__(
         self,
         node_id: str,
@@ -44,7 +46,7 @@ class ReduceNode(BaseNode):
         self.reduce_fn = check_callable("reduce_fn", reduce_fn)
         self.initial_value = initial_value
         self.input_key = input_key
-        self.output_key = check_output_key(output_key, ("processed_count",))
+        self.output_key = output_key
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
         """Fold the items.
@@ -56,14 +58,22 @@ class ReduceNode(BaseNode):
         items = items_of(node_context, self.input_key)
         if isinstance(items, NodeResult):
             return items
-        count = 0
         try:
             value = copy.deepcopy(self.initial_value)
-            async for item in each_item(items):
-                value = self.reduce_fn(value, item)
-                if inspect.isawaitable(value):
-                    value = await value
-                count += 1
         except Exception as exc:
-            return failed_at("reduce_fn", count, exc)
+            return failed(
+                f"initial_value cannot be copied: {type(exc).__name__}: {error_text(exc)}; each run starts from a copy",
+                {"exception": exc},
+            )
+
+        def fold(item: Any) -> Any:
+            return self.reduce_fn(value, item)
+
+        def keep(_: Any, folded: Any) -> None:
+            nonlocal value
+            value = folded
+
+        count = await for_each(items, "reduce_fn", fold, keep)
+        if isinstance(count, NodeResult):
+            return count
         return NodeResult(True, {self.output_key: value, "processed_count": count})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -246,3 +247,163 @@ def test_map_filter_and_reduce_form_a_pipeline(run: Run) -> None:
         )
 
     assert run(main()).output == {"result": 10 + 12 + 14 + 16 + 18, "processed_count": 5}
+
+
+NODES = {
+    "map": lambda fn: MapNode("m", lambda data: fn(data["item"]), max_concurrency=1, continue_on_error=False),
+    "filter": lambda fn: FilterNode("f", fn),
+    "reduce": lambda fn: ReduceNode("r", lambda _, item: fn(item), 0),
+}
+
+
+class Rows:
+    """Async iterator that is not a generator, and counts how often it was closed."""
+
+    def __init__(self, broken_at: int = -1, *, broken_close: bool = False) -> None:
+        self.broken_at = broken_at
+        self.broken_close = broken_close
+        self.pulled = self.closed = 0
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
+
+    async def __anext__(self) -> int:
+        await asyncio.sleep(0)
+        if self.pulled == self.broken_at:
+            raise OSError("the cursor was lost")
+        if self.pulled == 10:
+            raise StopAsyncIteration
+        self.pulled += 1
+        return self.pulled - 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+        if self.broken_close:
+            raise OSError("the connection was lost")
+
+
+def three_is_wrong(item: int) -> bool:
+    if item == 3:
+        raise ValueError("three")
+    return True
+
+
+@pytest.mark.parametrize("make", NODES.values(), ids=NODES)
+def test_async_source_is_closed_after_a_failed_item(make: Any, run: Run) -> None:
+    closed = []
+
+    async def rows() -> AsyncIterator[int]:
+        try:
+            for index in range(100):
+                yield index
+                await asyncio.sleep(0)
+        finally:
+            closed.append(True)
+
+    generator, iterator = rows(), Rows()
+    for source in (generator, iterator):
+        result = run(make(three_is_wrong).execute(given(source), WorkflowContext()))
+        assert "three" in result.error
+    assert (closed, iterator.closed) == ([True], 1)
+
+
+@pytest.mark.parametrize("make", [NODES["filter"], NODES["reduce"]], ids=["filter", "reduce"])
+def test_async_source_is_closed_when_its_node_is_cancelled(make: Any, run: Run) -> None:
+    source = Rows()
+
+    async def endless(_: int) -> None:
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(make(endless).execute(given(source), WorkflowContext()), 0.01)
+
+    run(main())
+    assert source.closed == 1
+
+
+def lost_cursor() -> Iterator[int]:
+    yield 1
+    yield 2
+    raise OSError("the cursor was lost")
+
+
+@pytest.mark.parametrize("source", [lost_cursor, lambda: Rows(broken_at=2)], ids=["sync", "async"])
+@pytest.mark.parametrize("make", NODES.values(), ids=NODES)
+def test_source_error_is_not_blamed_on_the_function(make: Any, source: Any, run: Run) -> None:
+    result = run(make(bool).execute(given(source()), WorkflowContext()))
+    assert not result.success
+    assert "OSError: the cursor was lost" in result.error
+    assert "_fn failed" not in result.error
+    if "source" in result.error:
+        assert "the source of the items failed at item 2" in result.error
+
+
+def test_source_whose_iteration_cannot_start_is_blamed(run: Run) -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[int]:
+            raise OSError("the cursor was lost")
+
+    result = run(FilterNode("f", bool).execute(given(Broken()), WorkflowContext()))
+    assert result.error == "the source of the items failed at item 0: OSError: the cursor was lost"
+
+
+def test_source_that_fails_to_close_is_blamed_unless_an_item_failed_before(run: Run) -> None:
+    result = run(FilterNode("f", bool).execute(given(Rows(broken_close=True)), WorkflowContext()))
+    assert result.error == "the source of the items failed at item 10: OSError: the connection was lost"
+    result = run(FilterNode("f", three_is_wrong).execute(given(Rows(broken_close=True)), WorkflowContext()))
+    assert result.error == "filter_fn failed at item 3: ValueError: three"
+
+
+def test_initial_value_that_cannot_be_copied_is_named(run: Run) -> None:
+    node = ReduceNode("r", lambda a, _: a, threading.Lock())
+    result = run(node.execute(given([1]), WorkflowContext()))
+    assert "initial_value cannot be copied: TypeError" in result.error
+    assert "item" not in result.error
+
+
+def test_settings_of_a_map_can_be_read_and_set(run: Run) -> None:
+    running = most = 0
+
+    async def child(data: dict[str, int]) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        if data["item"] == 0:
+            raise ValueError("zero")
+        return data["item"]
+
+    node = MapNode("m", child, "wanted", "found", 1, continue_on_error=False, name="Map", config={"a": 1})
+    assert (node.input_key, node.output_key, node.max_concurrency, node.continue_on_error) == (
+        "wanted",
+        "found",
+        1,
+        False,
+    )
+    assert (node.node_id, node.node_type, node.name, node.config) == ("m", "map", "Map", {"a": 1})
+    assert node.child_node.node_id == "child"
+    node.input_key, node.output_key, node.max_concurrency, node.continue_on_error = "items", "results", 4, True
+    output = run(node.execute(given(range(12)), WorkflowContext())).output
+    assert output == {"results": [None, *range(1, 12)], "total": 12, "succeeded": 11, "failed": 1}
+    assert most == node.max_concurrency == 4
+    node.child_node = Double()
+    assert node.max_concurrency == 4
+    assert run(node.execute(given([1, 2]), WorkflowContext())).output["results"] == [2, 4]
+
+
+def test_setting_of_a_map_is_checked_when_it_is_set() -> None:
+    node = MapNode("m", Double())
+    with pytest.raises(ValueError, match="max_concurrency must be an integer of at least 1, not 0"):
+        node.max_concurrency = 0
+    with pytest.raises(ValueError, match="'total' is the key of a count"):
+        node.output_key = "total"
+    with pytest.raises(TypeError, match="Double is a class"):
+        node.child_node = Double
+    assert (node.max_concurrency, node.output_key) == (10, "results")
+
+
+def test_map_settings_after_max_concurrency_are_keywords() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        MapNode("m", Double(), "items", "results", 10, "Map")  # type: ignore[misc]
