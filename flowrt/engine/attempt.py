@@ -28,14 +28,21 @@ def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch:
         workflow: Shared by all items.
         batch: The batch's record.
     """
-    node_id, node_type, batch_id = node.node_id, node.node_type, batch.batch_id
+    node_id, node_type, batch_id, new = node.node_id, node.node_type, batch.batch_id, NodeContext.__new__
 
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         if type(data) is Rejected:
             raise RejectedInputError
         item.attempts = number = item.attempts + 1
-        return invoke(NodeContext(node_id, node_type, isolate(data), item.index, number, batch_id), workflow)
+        context = new(NodeContext)  # without __init__, whose keywords would cost as much again
+        context.node_id = node_id
+        context.node_type = node_type
+        context.input_data = isolate(data)
+        context.index = item.index
+        context.attempt = number
+        context.batch_id = batch_id
+        return invoke(context, workflow)
 
     return begin
 

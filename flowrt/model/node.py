@@ -22,7 +22,6 @@ __all__ = [
     "contained",
     "failed",
     "is_async",
-    "run_node",
 ]
 
 _MISSING: Final = object()
@@ -36,21 +35,25 @@ class NodeResult:
         output: Any value; falsy ones (`{}`, `0`, `[]`) are outputs like any other.
         error: Why it failed: a message, or an exception to keep.
         metadata: Anything to pass on to `BatchResult.metadata`.
+        next_node_id: For workflow engines that choose the next node by it; a batch ignores it.
     """
 
-    __slots__ = ("_metadata", "error", "output", "success")
+    __slots__ = ("_metadata", "error", "next_node_id", "output", "success")
 
     def __init__(
         self,
         success: bool,
         output: Any = None,
+        *,
         error: str | BaseException | None = None,
         metadata: dict[str, Any] | None = None,
+        next_node_id: str | None = None,
     ) -> None:
         self.success = success
         self.output = output
         self.error = error
         self._metadata = metadata
+        self.next_node_id = next_node_id
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -66,11 +69,12 @@ class NodeResult:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NodeResult):
             return NotImplemented
-        return (self.success, self.output, self.error, self.metadata) == (
+        return (self.success, self.output, self.error, self.metadata, self.next_node_id) == (
             other.success,
             other.output,
             other.error,
             other.metadata,
+            other.next_node_id,
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -92,13 +96,16 @@ class NodeContext:
         batch_id: The id of the batch's run, or None outside a batch.
     """
 
-    __slots__ = ("attempt", "batch_id", "index", "input_data", "node_id", "node_type")
+    __slots__ = ("_variables", "attempt", "batch_id", "index", "input_data", "node_id", "node_type")
+
+    _variables: dict[str, Any]
 
     def __init__(
         self,
         node_id: str,
         node_type: str,
         input_data: Any = _MISSING,
+        *,
         index: int | None = None,
         attempt: int = 1,
         batch_id: str | None = None,
@@ -109,6 +116,25 @@ class NodeContext:
         self.index = index
         self.attempt = attempt
         self.batch_id = batch_id
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Values that the node keeps for one attempt; created at the first access."""
+        if not hasattr(self, "_variables"):
+            self._variables = {}
+        return self._variables
+
+    @variables.setter
+    def variables(self, variables: dict[str, Any]) -> None:
+        self._variables = variables
+
+    def get_variable(self, key: str, default: Any = None) -> Any:
+        """Return a variable's value, or `default`."""
+        return self.variables.get(key, default)
+
+    def set_variable(self, key: str, value: Any) -> None:
+        """Set a variable of this attempt."""
+        self.variables[key] = value
 
     def get_input(self, key: Any, default: Any = None) -> Any:
         """The input's value under `key`, or `default` where there is none or the input is not a mapping."""
@@ -129,7 +155,7 @@ class WorkflowContext:
 
     __slots__ = ("__dict__", "__weakref__", "global_variables", "workflow_id")
 
-    def __init__(self, workflow_id: str | None = None, global_variables: dict[str, Any] | None = None) -> None:
+    def __init__(self, workflow_id: str | None = None, *, global_variables: dict[str, Any] | None = None) -> None:
         self.workflow_id = str(uuid.uuid4()) if workflow_id is None else workflow_id
         self.global_variables: dict[str, Any] = {} if global_variables is None else global_variables
 
@@ -247,11 +273,61 @@ async def _awaited(value: Awaitable[Any]) -> NodeResult:
     return result if isinstance(result, NodeResult) else NodeResult(True, result)
 
 
+class _ForeignNode(BaseNode):
+    """A node of another library: an object with an async `execute`, which may have a `node_id` and the like."""
+
+    def __init__(self, node: Any) -> None:
+        kind, config = type(node).__name__, getattr(node, "config", None)
+        super().__init__(
+            str(getattr(node, "node_id", None) or kind),
+            str(getattr(node, "node_type", None) or "node"),
+            getattr(node, "name", None),
+            config if isinstance(config, dict) else None,
+        )
+        self.fn = node
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        """Execute the foreign node."""
+        return await _converted(self.fn.execute(node_context, workflow_context))
+
+
+class _BlockingForeignNode(_ForeignNode):
+    """A node of another library with a plain `def execute`, which runs in a thread."""
+
+    def execute(  # type: ignore[override]  # as users override it
+        self, node_context: NodeContext, workflow_context: WorkflowContext
+    ) -> NodeResult | Awaitable[NodeResult]:
+        """Execute the foreign node where the caller stands."""
+        result = self.fn.execute(node_context, workflow_context)
+        return _converted(result) if inspect.isawaitable(result) else _own_result(result)
+
+
+async def _converted(result: Awaitable[Any]) -> NodeResult:
+    return _own_result(await result)
+
+
+def _own_result(result: Any) -> NodeResult:
+    """Convert another library's result; one without `success` is returned unchanged, and fails its item."""
+    if isinstance(result, NodeResult) or not hasattr(result, "success"):
+        own: NodeResult = result
+        return own
+    metadata = getattr(result, "metadata", None)
+    return NodeResult(
+        bool(result.success),
+        getattr(result, "output", None),
+        error=getattr(result, "error", None),
+        metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
+        next_node_id=getattr(result, "next_node_id", None),
+    )
+
+
 def as_node(node: Any) -> BaseNode:
-    """A node for whatever may stand in a node's place: a BaseNode, or a function of one argument.
+    """Return a node for a caller's choice: a BaseNode, another library's node, or a function of one argument.
+
+    Another library's node is any object with an `execute(node_context, workflow_context)`, async or not.
 
     Raises:
-        TypeError: It is neither; a class is named as the usual slip.
+        TypeError: It is none of these; passing a class instead of an instance is the usual mistake.
     """
     if isinstance(node, BaseNode):
         if not hasattr(node, "node_id"):
@@ -262,6 +338,10 @@ def as_node(node: Any) -> BaseNode:
         if issubclass(node, BaseNode):
             raise TypeError(f"{node.__name__} is a class: pass an instance, {node.__name__}()")
         raise TypeError(f"{node.__name__} is a class, not a node: pass a BaseNode or a function of one argument")
+    execute = getattr(node, "execute", None)
+    if callable(execute) and (hasattr(node, "node_id") or not callable(node)):
+        _check_returns(execute, f"{type(node).__name__}.execute")
+        return _ForeignNode(node) if is_async(execute) else _BlockingForeignNode(node)
     if callable(node):
         return FunctionNode(node)
     raise TypeError(f"a node is a BaseNode or a function of one argument, not {node!r}")
@@ -314,16 +394,4 @@ def contained(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:
     """A failed NodeResult whose error is a message, never empty."""
-    return NodeResult(False, output, error_text(error), metadata)
-
-
-async def run_node(node: BaseNode, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
-    """Run a node once, outside a batch: a `def execute` in a worker thread.
-
-    Returns:
-        What its `execute` gave, unchecked.
-    """
-    if is_async(node.execute):
-        return await node.execute(node_context, workflow_context)
-    value = await asyncio.to_thread(contained, node.execute, node_context, workflow_context)
-    return await value if inspect.isawaitable(value) else value
+    return NodeResult(False, output, error=error_text(error), metadata=metadata)

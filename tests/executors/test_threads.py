@@ -184,7 +184,7 @@ def test_attempt_cancelled_twice_ends_with_its_thread_or_abandonment(run: Run) -
         session = ThreadsExecutor().open(FunctionNode(lambda _: release.wait(10)), 1)
 
         async def attempt() -> None:
-            await session.invoke(NodeContext("n", "function", 0, 0, 1, "b"), WorkflowContext())
+            await session.invoke(NodeContext("n", "function", 0, index=0, attempt=1, batch_id="b"), WorkflowContext())
 
         task = asyncio.create_task(attempt())
         for _ in range(3):
