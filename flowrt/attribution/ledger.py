@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Literal, Protocol
 
-from flowrt.attribution.loop_time import COMPUTING, LoopTime
+from flowrt.attribution.loop_time import COMPUTING, LATE_NS, LoopTime
 from flowrt.attribution.stalls import DelayTotals
 from flowrt.attribution.timeline import Timeline
 
@@ -268,7 +268,11 @@ class Ledger:
         """
         if now_ns <= since_ns:
             return
-        for kind, begin_ns, end_ns in self._loop_time.between(position, self._opened_ns, since_ns, now_ns):
+        loop_time = self._loop_time
+        if loop_time.ended_ns <= since_ns and now_ns - loop_time.due_ns < LATE_NS:  # nearly always
+            yield cause, now_ns, False
+            return
+        for kind, begin_ns, end_ns in loop_time.between(position, self._opened_ns, since_ns, now_ns):
             if kind != COMPUTING:
                 yield cause, begin_ns, False
                 yield LOOP_BLOCKED, end_ns, False
@@ -280,6 +284,8 @@ class Ledger:
     def _charge(self, now_ns: int) -> None:
         """Charge the time until now to the present cause, but for what the loop did."""
         now_ns = min(now_ns, self._end_ns)
+        if now_ns <= self.since_ns:
+            return
         last_ns = None  # until when inputs are known to have waited, for a list that has been pulled whole
         if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
             last_ns = self._batch.latest_ns
@@ -292,7 +298,8 @@ class Ledger:
                 self._add(cause, until_ns)
             if computing:
                 self.computing_ns += passed_ns
-        self._position = self._loop_time.position_at(self._position, self.since_ns)
+        if self._loop_time.ended_ns > self._opened_ns:
+            self._position = self._loop_time.position_at(self._position, self.since_ns)
 
     def _is_all_pulled(self) -> bool:
         """Return True if no further input can come, as is known of a list before the next pull."""

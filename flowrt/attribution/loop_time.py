@@ -25,12 +25,14 @@ class LoopTime:
     Attributes:
         due_ns: When the next beat is due. A loop that has not turned `LATE_NS` later is blocked since then. Far in the
             future while there are no beats.
+        ended_ns: When the last interval ended; 0 before the first.
     """
 
-    __slots__ = ("_log", "due_ns")
+    __slots__ = ("_log", "due_ns", "ended_ns")
 
     def __init__(self) -> None:
         self.due_ns = sys.maxsize
+        self.ended_ns = 0
         # One tuple, replaced as a whole, so that another thread sees positions and intervals that belong together.
         self._log: tuple[int, list[Interval]] = (0, [])
 
@@ -72,6 +74,7 @@ class LoopTime:
             intervals[-1] = (kind, intervals[-1][1], end_ns)
         else:
             intervals.append((kind, begin_ns, end_ns))
+        self.ended_ns = end_ns
 
     def drop_before(self, position: int) -> None:
         """Forget what every ledger has read.
