@@ -33,14 +33,15 @@ async def broken(item):
 async def leaves(item):
     raise SystemExit(0)
 
-calls = 0
+running = 0
 
-async def hangs(item):
-    global calls
-    calls += 1
-    if calls > 30:
+async def hangs(item):  # beside another item
+    global running
+    running += 1
+    if running > 1:
         await asyncio.Event().wait()
     await asyncio.sleep(0.01)
+    running -= 1
 """
 
 
