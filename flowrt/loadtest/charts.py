@@ -31,11 +31,13 @@ CHARTS: Final = {
 
 
 def charts_of(run: Run) -> dict[str, Any]:
-    """Figures by the names of CHARTS; without failures, that chart is left out.
+    """Figures by the names of CHARTS: without failures, that chart is left out; without measurements, all are.
 
     Args:
         run: The run.
     """
+    if not run.measurements:  # interrupted before the first one ended
+        return {}
     charts = {"throughput": _throughput(run), "latency": _latency(run), "tail": _tail(run)}
     if any(measured.failed for measured in run.measurements.values()):
         charts["failures"] = _failures(run)

@@ -121,3 +121,30 @@ def test_browser_draws_every_chart_without_an_error(tmp_path: Path) -> None:
         heights = page.evaluate("[...document.querySelectorAll('.plot')].map(each => each.offsetHeight)")
     assert errors == []
     assert min(heights) >= 250
+
+
+def failing() -> Run:
+    run = Run(Plan(concurrencies=(1, 2), latency_budget=LatencyBudget(0.2, 95)))
+    run.add(Measurement(1, failed=20, outcome="failing"))
+    return run
+
+
+def over_rates() -> Run:
+    run = Run(Plan(arrival_rates=(10.0, 20.0), latency_budget=LatencyBudget(0.2, 95)))
+    for rate in (10.0, 20.0):
+        run.add(measured(rate, rate))
+    return run
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run_of({4: 30.0}, failed=2), id="a single setting"),
+        pytest.param(failing(), id="failures alone"),
+        pytest.param(Run(Plan(latency_budget=LatencyBudget(0.2, 95))), id="nothing measured"),
+        pytest.param(over_rates(), id="an open loop"),
+    ],
+)
+def test_page_of_an_unusual_run_has_its_conclusions(run: Run) -> None:
+    page = page_of(run, "jobs:node", "in.jsonl")
+    assert next(iter(conclusions(run))).split(" (")[0] in page
