@@ -39,7 +39,7 @@ def command_of(language: str, code: str) -> list[str]:
     if language == "python":
         return [sys.executable, "-W", "error", "-c", code]
     if language != "sh":
-        raise AssertionError(f"a code block is python, sh or yaml, not {language!r}")
+        raise AssertionError(f"a code block is python, sh, console or yaml, not {language!r}")
     # running make's targets would run this very test, so only check that they exist
     code = re.sub(r"^make ", f"make -n -C {ROOT} ", code, flags=re.MULTILINE)
     if shutil.which("flowrt", path=environment()["PATH"]) is None:
@@ -48,10 +48,30 @@ def command_of(language: str, code: str) -> list[str]:
     return ["bash", "-euo", "pipefail", "-c", code]
 
 
+def check_options(transcript: str) -> None:
+    """Check the commands of a transcript over files that do not exist here: they have the options that it uses."""
+    for line in transcript.splitlines():
+        if found := re.match(r"\$ flowrt ([a-z]+) (.*)", line):
+            done = subprocess.run(
+                [sys.executable, "-m", "flowrt", found[1], "--help"],
+                cwd=ROOT,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            unknown = [option for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]) if option not in done.stdout]
+            assert (done.returncode, unknown) == (0, []), line
+
+
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
 def test_block_runs(language: str, code: str, tmp_path: Path) -> None:
     if language == "yaml":
         assert yaml.safe_load(code)
+        return
+    if language == "console":
+        check_options(code)
         return
     done = subprocess.run(
         command_of(language, code),
