@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+import sys
+from typing import Any, Final, TypeVar
 
 __all__ = [
     "check_concurrency",
@@ -17,12 +18,15 @@ __all__ = [
 
 P = TypeVar("P")
 
+_LONGEST_S: Final = 1e15  # 30 million years: a longer duration overflows timers, and never ends either
+_SHOWN_CHARS: Final = 100
+
 
 def number_or_none(value: Any) -> float | None:
     """Return a finite number of at least 0 unchanged, and None for anything else, True and False included."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if 0 <= value < math.inf else None
+    return value if 0 <= value <= sys.float_info.max else None  # an int can be larger than any float
 
 
 def check_number(
@@ -46,7 +50,7 @@ def check_number(
         lower = f"above {least:g}" if above else f"of at least {least:g}"
         upper = "" if most == math.inf else f" and at most {most:g}"
         unit = f" {unit}" if unit else ""
-        raise ValueError(f"{name} must be a number{unit} {lower}{upper}, not {value!r}")
+        raise ValueError(f"{name} must be a number{unit} {lower}{upper}, not {_shown(value)}")
     return number
 
 
@@ -62,8 +66,16 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
 
 
 def seconds_to_ns(seconds: float) -> int:
-    """Round to whole nanoseconds."""
-    return round(seconds * 1e9)
+    """Round to whole nanoseconds; durations of more than 30 million years become that long."""
+    return round(min(seconds, _LONGEST_S) * 1e9)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print ints of more than 4,300 digits
+        return f"an integer of about {round(value.bit_length() * math.log10(2)):,} digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
 def check_concurrency(value: Any) -> int:
@@ -85,7 +97,7 @@ def check_duration(name: str, value: Any) -> float | None:
         return None
     number = number_or_none(value)
     if not number:
-        raise ValueError(f"{name} must be a positive number of seconds, or None for no limit, not {value!r}")
+        raise ValueError(f"{name} must be a positive number of seconds, or None for no limit, not {_shown(value)}")
     return float(number)
 
 

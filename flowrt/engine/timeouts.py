@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from flowrt._util.clock import Clock
+from flowrt._util.validation import seconds_to_ns
 from flowrt.model import Slot
 
 __all__ = ["GRACE_S", "ItemTimeouts"]
@@ -48,7 +49,7 @@ class ItemTimeouts:
         self._loop = loop
         self._clock = clock
         self._slots = slots
-        self._timeout_ns = max(1, round(timeout_s * 1e9))
+        self._timeout_ns = max(1, seconds_to_ns(timeout_s))
         self._step_s = min(_STEP_S, timeout_s / 100)
         self._expire = expire
         self._abandon = abandon

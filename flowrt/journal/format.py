@@ -82,10 +82,16 @@ def decode_header(line: bytes) -> tuple[int, Header | None] | None:
     if body is None:
         return None
     number, _, text = body.partition(b" ")
-    if int(number) != FORMAT:
-        return int(number), None
-    header = json.loads(text)
-    return FORMAT, Header(header["fingerprint"], header["created"], header["flowrt"])
+    try:
+        if int(number) != FORMAT:
+            return int(number), None
+        header = json.loads(text)
+        fingerprint, created, flowrt = header["fingerprint"], header["created"], header["flowrt"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # its checksum is right, but flowrt did not write it
+        return None
+    if not (isinstance(fingerprint, dict) and isinstance(created, str) and isinstance(flowrt, str)):
+        return None
+    return FORMAT, Header(fingerprint, created, flowrt)
 
 
 def encode_marker(offset: int, size_bytes: int) -> bytes:

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 from flowrt.errors import JournalDamagedError
 from flowrt.journal.format import body_of, decode_record
 from flowrt.journal.index import Table
-from flowrt.journal.journal import result_of_line
-from flowrt.journal.recovery import Scan
+from flowrt.journal.journal import result_of_record
+from flowrt.journal.recovery import FOREIGN, Scan, damaged
 from flowrt.model import BatchResult
 
 __all__ = ["JournalSummary", "export", "lines", "records", "summary"]
@@ -105,8 +105,15 @@ def records(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iter
         JournalMismatchError: The journal has a format that this version does not read.
         OSError: The file cannot be opened.
     """
-    for line in lines(path, skip_damaged=skip_damaged):
-        yield result_of_line(line)
+    with _opened(path) as (file, size):
+        for offset, _, _, body in Scan(file, size, str(path), skip_damaged=skip_damaged):
+            try:
+                result = result_of_record(body)
+            except ValueError:
+                if skip_damaged:
+                    continue
+                raise damaged(path, offset, FOREIGN) from None
+            yield result
 
 
 def lines(path: str | os.PathLike[str], *, skip_damaged: bool = False) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -19,10 +20,11 @@ from flowrt.journal.fingerprint import digest_of_item
 from flowrt.journal.format import NO_DIGEST, STATUS_CODES, Header, decode_record, encode_record
 from flowrt.journal.index import Table
 from flowrt.journal.os_calls import Disk
+from flowrt.journal.recovery import FOREIGN, damaged
 from flowrt.journal.writer import CLOSE_S, Call, GroupWriter
 from flowrt.model import BatchResult
 
-__all__ = ["KEPT", "Journal", "result_of_line"]
+__all__ = ["KEPT", "Journal", "result_of_record"]
 
 KEPT: Final = frozenset(status.decode("ascii") for status in STATUS_CODES)
 """Statuses of journaled items; a cancelled item has not finished and runs again."""
@@ -147,17 +149,22 @@ class Journal:
         if entry is None:
             return None
         offset, status = entry
-        digest, line = decode_record(self._file.line_at(offset))
+        body = self._file.line_at(offset)
+        digest, _ = decode_record(body)
         if self._check_inputs and digest not in (NO_DIGEST, digest_of_item(input_data)):
             raise JournalMismatchError(
                 f"journal {self.path} belongs to another run: item {index} had another input then; "
                 "run it with the same input in the same order, or name another journal"
             )
+        if status != "ok" and self._retry_failed:
+            return None
+        try:
+            result = result_of_record(body, input_data)
+        except ValueError:
+            raise damaged(self.path, offset, FOREIGN) from None
         if status == "ok":
-            result = result_of_line(line, input_data)
             result.status = "resumed"
-            return result
-        return None if self._retry_failed else result_of_line(line, input_data)
+        return result
 
     def line(self, index: int) -> bytes | None:
         """Return the line of an output file for an item that an earlier run finished, or None.
@@ -293,25 +300,40 @@ class Journal:
         return f"<Journal {str(self.path)!r}: {state}, {self.held} items from before>"
 
 
-def result_of_line(line: bytes, input_data: Any = None) -> BatchResult:
-    """Parse a line of an output file into a result.
+def result_of_record(body: bytes, input_data: Any = None) -> BatchResult:
+    """Parse a record into a result.
 
     Args:
-        line: JSON.
+        body: The record's body.
         input_data: The item's input.
+
+    Raises:
+        ValueError: flowrt did not write the record, though its checksum is right.
     """
+    index, status, _, line = body.split(b" ", 3)
     values = _load(line)
+    if not isinstance(values, dict) or any(not isinstance(values.get(name), kind) for name, kind in _FIELDS.items()):
+        raise ValueError("a field is missing or of another type")
+    if (values["index"], values["status"]) != (int(index), status.decode("ascii")):
+        raise ValueError("the record and its line are of different items")
     return BatchResult(
         values["index"],
         input_data,
         success=values["success"],
-        output=values["output"],
-        error=values["error"],
+        output=values.get("output"),
+        error=values.get("error"),
         execution_time=values["execution_time"],
         status=values["status"],
-        error_type=values["error_type"],
+        error_type=values.get("error_type"),
         attempts=values["attempts"],
     )
+
+
+_TEXT: Final = (str, type(None))
+_FIELDS: Final[dict[str, Any]] = {
+    "index": int, "success": bool, "status": str, "error": _TEXT, "error_type": _TEXT, "execution_time": (int, float),
+    "attempts": int,
+}  # fmt: skip
 
 
 def _load(line: bytes) -> Any:
@@ -319,9 +341,16 @@ def _load(line: bytes) -> Any:
         return json.loads(line)
     except RecursionError:  # the nesting fits only into an empty stack: parse in a thread of its own
         found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.append(json.loads(line)), name="flowrt-journal-decoder")
+
+        def parse() -> None:
+            with suppress(ValueError, RecursionError):
+                found.append(json.loads(line))
+
+        thread = threading.Thread(target=parse, name="flowrt-journal-decoder")
         thread.start()
         thread.join()
+        if not found:
+            raise ValueError("it is not JSON, or nested too deep") from None
         return found[0]
 
 

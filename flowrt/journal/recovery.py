@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 from flowrt.errors import JournalDamagedError, JournalMismatchError
 from flowrt.journal.format import FORMAT, MAGIC, MARKER_BYTES, STATUS_CODES, Header, body_of, decode_header
 
-__all__ = ["Line", "Scan"]
+__all__ = ["FOREIGN", "Line", "Scan", "damaged"]
 
 _HOLE: Final = bytes(16)
 _HEADER_BYTES: Final = 1 << 20
@@ -101,15 +101,25 @@ class Scan:
                 if self._torn(offset, group_end):
                     return
                 self.damaged_bytes += len(line)
-            elif body.startswith(b"@"):
-                _, at, length = body.split()
-                if int(at) != offset:
-                    self._damaged(offset, "something before it was taken out or put in")
-                group_end = after + int(length)
-                self.groups += length != b"0"
             else:
-                index, status, _ = body.split(b" ", 2)
-                yield offset, int(index), codes[status], body
+                try:
+                    if body.startswith(b"@"):
+                        _, at, length = body.split()
+                        place, group_end = int(at), after + int(length)
+                    else:
+                        index, status, _, _ = body.split(b" ", 3)
+                        place, code = int(index), codes[status]
+                except (ValueError, KeyError):
+                    place = -1
+                if place < 0:
+                    self._damaged(offset, FOREIGN)
+                    self.damaged_bytes += len(line)
+                elif not body.startswith(b"@"):
+                    yield offset, place, code, body
+                else:
+                    if place != offset:
+                        self._damaged(offset, "something before it was taken out or put in")
+                    self.groups += length != b"0"
             self.end = offset = after
             if offset >= size:
                 return
@@ -149,10 +159,19 @@ class Scan:
 
     def _damaged(self, offset: int, reason: str) -> None:
         if not self._skip_damaged:
-            raise JournalDamagedError(
-                f"journal {self._name} is damaged at offset {offset} ({reason}): {_FIX}",
-                offset,
-            )
+            raise damaged(self._name, offset, reason)
 
 
+def damaged(name: object, offset: int, reason: str) -> JournalDamagedError:
+    """Make the error of a damaged line.
+
+    Args:
+        name: The journal.
+        offset: Start of the line, in bytes.
+        reason: Proof of the damage.
+    """
+    return JournalDamagedError(f"journal {name} is damaged at offset {offset} ({reason}): {_FIX}", offset)
+
+
+FOREIGN: Final = "its checksum is right, but it is not a line that flowrt writes"
 _FIX: Final = "`flowrt journal salvage FILE NEW` copies what is intact into a new journal, to resume from"

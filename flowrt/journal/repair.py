@@ -10,6 +10,7 @@ from flowrt.errors import JournalDamagedError
 from flowrt.journal.file import JournalFile
 from flowrt.journal.format import sealed
 from flowrt.journal.index import Table
+from flowrt.journal.journal import result_of_record
 from flowrt.journal.os_calls import Disk
 from flowrt.journal.recovery import Scan
 
@@ -49,6 +50,11 @@ def salvage(path: str | os.PathLike[str], new_path: str | os.PathLike[str], *, d
             group: list[bytes] = []
             size_bytes = 0
             for _, _, _, body in scan:
+                try:
+                    result_of_record(body)
+                except ValueError:
+                    scan.damaged_bytes += len(sealed(body))
+                    continue
                 group.append(sealed(body))
                 size_bytes += len(body)
                 if size_bytes > _GROUP_BYTES:

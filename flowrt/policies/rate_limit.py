@@ -19,6 +19,7 @@ __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
 
 Clock = Callable[[], int]
 
+_WHOLE: Final = 1e16  # larger floats are whole numbers, and may overflow when they are multiplied
 _SMALL_BURST: Final = 10  # a few items need no pacing over a minute
 # callers that take from several limits take in one order, or two of them could block each other
 _serials: Final = itertools.count()
@@ -379,7 +380,9 @@ class Reservation:
 
 
 def _units(cost: float) -> int:
-    return cost * UNIT if cost.__class__ is int else round(cost * UNIT)
+    if cost.__class__ is int or cost > _WHOLE:
+        return int(cost) * UNIT
+    return round(cost * UNIT)
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Clock:

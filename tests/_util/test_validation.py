@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from flowrt._util.validation import check_concurrency, check_count, check_duration, check_number, check_policy
+from flowrt._util.validation import (
+    check_concurrency,
+    check_count,
+    check_duration,
+    check_number,
+    check_policy,
+    seconds_to_ns,
+)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf, True, "1", None, 1j])
@@ -40,6 +47,21 @@ def test_count_may_start_at_zero() -> None:
 def test_duration_must_be_positive(wrong: Any) -> None:
     with pytest.raises(ValueError, match="item_timeout must be a positive number of seconds, or None for no limit"):
         check_duration("item_timeout", wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"), [(10**400, r"10{99}…"), (10**5000, "an integer of about 5,000 digits")], ids=["400", "5000"]
+)
+def test_number_beyond_all_floats_is_refused_and_shown_in_short(wrong: int, shown: str) -> None:
+    with pytest.raises(ValueError, match=f"item_timeout must be a positive number .* not {shown}"):
+        check_duration("item_timeout", wrong)
+    with pytest.raises(ValueError, match=f"rate must be a number of at least 0, not {shown}"):
+        check_number("rate", wrong)
+
+
+def test_long_durations_become_the_longest_that_timers_take() -> None:
+    assert seconds_to_ns(1e300) == seconds_to_ns(10**300) == seconds_to_ns(1e15) == pytest.approx(10**24)
+    assert seconds_to_ns(1.5) == 1_500_000_000
 
 
 def test_duration_may_be_none() -> None:
