@@ -15,7 +15,7 @@ from flowrt.attribution.wait import Wait
 from flowrt.batch.active_runs import ActiveRuns
 from flowrt.batch.config import BatchConfig, describe_settings
 from flowrt.batch.journal_opening import open_journal
-from flowrt.batch.progress_bar import ProgressBar
+from flowrt.batch.progress_bar import make_progress_bar
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import make_begin, make_direct
 from flowrt.engine.batch_run import BatchRun
@@ -152,7 +152,7 @@ def _assemble(
             *observer.instruments(),
             *config.instruments,
             *sampled,
-            *((ProgressBar(),) if progress else ()),
+            *((make_progress_bar(),) if progress else ()),
             *(() if recorder is None else (recorder,)),
         )
     )

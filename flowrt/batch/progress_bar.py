@@ -1,21 +1,34 @@
-"""The progress bar on a terminal: count, rate, failures, in flight, time left. Quiet everywhere else."""
+"""Progress bar on a terminal: count, rate, failures, active items, time left. Quiet where there is no terminal."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
+from flowrt.batch.notebook_bar import NotebookBar, in_notebook
 from flowrt.engine.instrument import Instrument
-from flowrt.errors import MissingExtraError
+from flowrt.errors import MissingExtraError, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from flowrt.model import BatchRecord
 
-__all__ = ["ProgressBar"]
+__all__ = ["ProgressBar", "make_progress_bar"]
 
-_REFRESH_S = 0.1
+_REFRESH_S: Final = 0.1
+_ESCAPES: Final = re.compile(r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]|.)", re.DOTALL)
+"""Escape sequences of terminals, in a name that came from elsewhere."""
+
+
+def make_progress_bar() -> Instrument:
+    """Make the progress bar for this process: HTML in a notebook, else a bar on stderr.
+
+    Raises:
+        MissingExtraError: rich is not installed, and this is no notebook.
+    """
+    return NotebookBar() if in_notebook() else ProgressBar()
 
 
 class ProgressBar(Instrument):
@@ -51,7 +64,7 @@ class ProgressBar(Instrument):
         )
 
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),  # names may hold brackets
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -65,7 +78,9 @@ class ProgressBar(Instrument):
             transient=True,
         )
         self._bar.start()
-        task = self._bar.add_task(batch.name, total=batch.expected, rate="", failed=0, inflight=0)
+        task = self._bar.add_task(
+            one_line(_ESCAPES.sub("", batch.name)), total=batch.expected, rate="", failed=0, inflight=0
+        )
         self._draw(batch, task, asyncio.get_running_loop())
 
     def _draw(self, batch: BatchRecord, task: Any, loop: asyncio.AbstractEventLoop) -> None:

@@ -45,11 +45,14 @@ def test_notebook_runs_and_shows_tables(tmp_path: Path, monkeypatch: pytest.Monk
     assert not any(cell.get("outputs") for cell in book.cells), "outputs are not committed"
     NotebookClient(book, timeout=60, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output.data for cell in book.cells for output in cell.get("outputs", ()) if "data" in output]
-    assert "99 ok, 1 failed" in shown[0]["text/html"]
-    assert "and 90 more" in shown[0]["text/html"]
-    assert "no such word" in shown[1]["text/html"]
-    assert shown[2]["text/plain"] == "['elbatalsnartnu']"
-    assert "<details" in shown[3]["text/html"]
+    bar, table, frame, outputs, report = shown
+    assert '<progress value="100" max="100">' in bar["text/html"], "the last state of the bar"
+    assert "1 failed" in bar["text/html"]
+    assert "99 ok, 1 failed" in table["text/html"]
+    assert "and 90 more" in table["text/html"]
+    assert "no such word" in frame["text/html"]
+    assert outputs["text/plain"] == "['elbatalsnartnu']"
+    assert "<details" in report["text/html"]
 
 
 def test_every_example_is_in_the_list() -> None:
