@@ -1,4 +1,4 @@
-"""How a batch runs and every way in which it can end."""
+"""Life cycle of a batch: the concurrency bound, every way to end, failing sources, isolation and memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def processor(node: Any, c: int = 10, **settings: Any) -> BatchProcessor:
 
 
 class Watch:
-    """A node that knows how many of it run at once, and how each run ended."""
+    """Node that counts its calls: how many run at once, and how each ended.
+
+    Args:
+        seconds: Duration of a call, in seconds.
+    """
 
     def __init__(self, seconds: float = 0.01) -> None:
         self.seconds = seconds
@@ -53,9 +57,9 @@ class Watch:
         try:
             await asyncio.sleep(self.seconds)
             if x == "fail":
-                raise ValueError("told to fail")
+                raise ValueError("asked to fail")
         except asyncio.CancelledError:
-            await asyncio.sleep(self.seconds / 10)  # cleaning up is waited for
+            await asyncio.sleep(self.seconds / 10)  # the clean-up is awaited
             self.cancelled += 1
             raise
         finally:
@@ -64,7 +68,7 @@ class Watch:
         return x
 
 
-# -- the bound
+# -- the concurrency bound
 
 
 @settings(max_examples=examples(40), deadline=None)
@@ -73,9 +77,7 @@ class Watch:
     seconds=st.lists(st.floats(0, 5), max_size=40),
     failing=st.sets(st.integers(0, 39)),
 )
-def test_results_equal_a_sequential_model_whatever_the_concurrency(
-    c: int, seconds: list[float], failing: set[int]
-) -> None:
+def test_results_equal_a_sequential_model_at_any_concurrency(c: int, seconds: list[float], failing: set[int]) -> None:
     running = most = 0
 
     async def node(item: tuple[int, float]) -> int:
@@ -110,7 +112,7 @@ def test_all_slots_are_busy_while_work_waits(run_virtual: Run) -> None:
     assert run_virtual(main()) == pytest.approx(5_000 * 0.05 / 100)
 
 
-def test_a_huge_limit_makes_no_more_workers_than_items_need(run: Run) -> None:
+def test_huge_limit_makes_no_more_workers_than_items_need(run: Run) -> None:
     async def main() -> int:
         most = 0
 
@@ -125,7 +127,7 @@ def test_a_huge_limit_makes_no_more_workers_than_items_need(run: Run) -> None:
     assert run(main()) <= 2 * 50 + 3
 
 
-def test_the_source_is_pulled_no_faster_than_slots_come_free(run_virtual: Run) -> None:
+def test_source_is_pulled_no_faster_than_slots_become_free(run_virtual: Run) -> None:
     watch = Watch(1)
     pulled = 0
 
@@ -141,7 +143,7 @@ def test_the_source_is_pulled_no_faster_than_slots_come_free(run_virtual: Run) -
     assert watch.most == 5
 
 
-def test_ten_thousand_items_sleep_at_once(run_virtual: Run) -> None:
+def test_ten_thousand_items_run_at_once(run_virtual: Run) -> None:
     watch = Watch(60)
     run_virtual(processor(watch, 10_000).batch(range(10_000)))
     assert watch.most == 10_000
@@ -150,11 +152,11 @@ def test_ten_thousand_items_sleep_at_once(run_virtual: Run) -> None:
 # -- ways to end
 
 
-def test_fail_fast_raises_the_nodes_own_exception_after_the_siblings_have_ended(run_virtual: Run) -> None:
+def test_fail_fast_raises_the_original_after_the_siblings_ended(run_virtual: Run) -> None:
     watch = Watch()
 
     async def main() -> None:
-        with pytest.raises(ValueError, match="told to fail"):
+        with pytest.raises(ValueError, match="asked to fail"):
             await processor(watch, 5).batch(["ok", "ok", "fail", "ok", *["ok"] * 100], continue_on_error=False)
         assert watch.running == 0
         assert watch.started < 15
@@ -163,7 +165,7 @@ def test_fail_fast_raises_the_nodes_own_exception_after_the_siblings_have_ended(
     run_virtual(main())
 
 
-def test_fail_fast_without_an_exception_raises_one_that_has_the_result(run_virtual: Run) -> None:
+def test_fail_fast_without_an_exception_raises_item_failed_error(run_virtual: Run) -> None:
     async def node(x: int) -> NodeResult:
         await asyncio.sleep(1)
         return NodeResult(x != 2, output="partial", error="no luck")
@@ -174,12 +176,12 @@ def test_fail_fast_without_an_exception_raises_one_that_has_the_result(run_virtu
     assert raised.value.result.output == "partial"
 
 
-def test_a_call_can_override_the_processors_own_choice(run_virtual: Run) -> None:
+def test_call_overrides_continue_on_error_of_the_processor(run_virtual: Run) -> None:
     strict = processor(Watch(), continue_on_error=False)
     assert len(run_virtual(strict.batch(["fail", "ok"], continue_on_error=True)).failed) == 1
 
 
-def test_wait_for_cancels_and_awaits_and_leaves_the_processor_usable(run_virtual: Run) -> None:
+def test_wait_for_cancels_the_items_and_leaves_the_processor_usable(run_virtual: Run) -> None:
     watch = Watch(1)
     mine = processor(watch, 5)
 
@@ -196,7 +198,7 @@ def test_wait_for_cancels_and_awaits_and_leaves_the_processor_usable(run_virtual
 
 
 @pytest.mark.parametrize("step", range(1, 60))
-def test_a_batch_cancelled_at_any_step_ends_with_nothing_running(step: int, run_virtual: Run) -> None:
+def test_batch_cancelled_at_any_step_ends_with_nothing_running(step: int, run_virtual: Run) -> None:
     started: set[int] = set()
     ended: set[int] = set()
 
@@ -224,7 +226,7 @@ def test_a_batch_cancelled_at_any_step_ends_with_nothing_running(step: int, run_
     run_virtual(main())
 
 
-def test_an_item_over_its_time_is_timed_out_and_its_siblings_go_on(run_virtual: Run) -> None:
+def test_item_over_its_time_limit_times_out_and_its_siblings_go_on(run_virtual: Run) -> None:
     results = run_virtual(processor(asyncio.sleep, 2, item_timeout=2).batch([1, 5, 1, 1.9, 7]))
     assert [r.status for r in results] == ["ok", "timed_out", "ok", "ok", "timed_out"]
     timed_out = results[1]
@@ -234,7 +236,7 @@ def test_an_item_over_its_time_is_timed_out_and_its_siblings_go_on(run_virtual: 
     assert timed_out.execution_time == pytest.approx(2, abs=0.02)
 
 
-def test_a_node_that_hides_its_timeout_is_timed_out_all_the_same(run_virtual: Run) -> None:
+def test_node_that_swallows_its_timeout_still_times_out(run_virtual: Run) -> None:
     async def hides(_: int) -> str:
         try:
             await asyncio.sleep(100)
@@ -247,14 +249,14 @@ def test_a_node_that_hides_its_timeout_is_timed_out_all_the_same(run_virtual: Ru
 
 
 @pytest.mark.parametrize("offset", [-0.02, -0.001, 0, 0.001, 0.02])
-def test_an_item_that_ends_at_its_deadline_ends_once(offset: float, run_virtual: Run) -> None:
+def test_item_that_ends_at_its_deadline_ends_once(offset: float, run_virtual: Run) -> None:
     results = run_virtual(processor(asyncio.sleep, 3, item_timeout=1).batch([1 + offset] * 9))
     assert len(results) == 9
     assert {r.status for r in results} <= {"ok", "timed_out"}
     assert sum(r.attempts for r in results) == 9
 
 
-def test_at_the_batchs_time_limit_finished_results_stay_and_the_rest_is_cancelled(run_virtual: Run) -> None:
+def test_batch_timeout_keeps_finished_results_and_cancels_the_rest(run_virtual: Run) -> None:
     watch = Watch(1)
     results = run_virtual(processor(watch, 2, batch_timeout=2.5).batch(range(10)))
     assert [r.status for r in results] == ["ok"] * 4 + ["cancelled"] * 6
@@ -263,12 +265,12 @@ def test_at_the_batchs_time_limit_finished_results_stay_and_the_rest_is_cancelle
     assert watch.running == 0
 
 
-def test_of_an_open_ended_input_only_what_was_pulled_is_cancelled(run_virtual: Run) -> None:
+def test_batch_timeout_cancels_only_pulled_items_of_an_endless_input(run_virtual: Run) -> None:
     results = run_virtual(processor(asyncio.sleep, 2, batch_timeout=2.5).batch(1 for _ in range(10**9)))
     assert [r.status for r in results] == ["ok"] * 4 + ["cancelled"] * 2
 
 
-def test_a_node_that_will_not_stop_is_left_after_the_grace_period(run_virtual: Run) -> None:
+def test_node_that_does_not_stop_is_abandoned_after_the_grace(run_virtual: Run) -> None:
     async def main() -> None:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
 
@@ -297,7 +299,7 @@ def test_a_node_that_will_not_stop_is_left_after_the_grace_period(run_virtual: R
 
 
 @pytest.mark.parametrize("fail_fast", [False, True])
-def test_the_caller_of_a_last_item_that_will_not_stop_waits_one_grace_period(fail_fast: bool, run_virtual: Run) -> None:
+def test_last_item_that_does_not_stop_delays_the_caller_by_one_grace(fail_fast: bool, run_virtual: Run) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
         ends = asyncio.ensure_future(asyncio.sleep(60))
@@ -318,7 +320,7 @@ def test_the_caller_of_a_last_item_that_will_not_stop_waits_one_grace_period(fai
     run_virtual(main())
 
 
-def test_a_node_that_raises_cancelled_error_itself_is_one_failed_item(run_virtual: Run) -> None:
+def test_cancelled_error_raised_by_the_node_fails_one_item(run_virtual: Run) -> None:
     async def node(x: int) -> int:
         if x == 1:
             raise asyncio.CancelledError
@@ -331,7 +333,7 @@ def test_a_node_that_raises_cancelled_error_itself_is_one_failed_item(run_virtua
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_an_exit_inside_a_node_comes_out_of_the_batch(kind: type[BaseException]) -> None:
+def test_exit_inside_a_node_propagates_out_of_the_batch(kind: type[BaseException]) -> None:
     watch = Watch(30)
 
     async def node(x: int) -> None:
@@ -350,7 +352,7 @@ def test_an_exit_inside_a_node_comes_out_of_the_batch(kind: type[BaseException])
 
 
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit, MemoryError, TimeoutError])
-def test_odd_exceptions_are_failed_items_or_come_out(kind: type[BaseException], run_virtual: Run) -> None:
+def test_odd_exceptions_fail_their_item_or_propagate(kind: type[BaseException], run_virtual: Run) -> None:
     async def node(x: int) -> int:
         if x == 1:
             raise kind("odd")
@@ -364,14 +366,14 @@ def test_odd_exceptions_are_failed_items_or_come_out(kind: type[BaseException], 
             run_virtual(processor(node, 2).batch(range(3)))
 
 
-def test_a_drained_batch_finishes_what_is_in_flight_and_starts_nothing(run_virtual: Run) -> None:
+def test_drained_batch_finishes_items_in_flight_and_starts_none(run_virtual: Run) -> None:
     watch = Watch(1)
 
     async def main() -> Any:
         batch = asyncio.create_task(processor(watch, 3).batch(range(10)))
         await asyncio.sleep(1.5)
-        (scheduler,) = active_batches(asyncio.get_running_loop())
-        scheduler.drain("shutting down")
+        (run,) = active_batches(asyncio.get_running_loop())
+        run.drain("shutting down")
         results = await batch
         assert active_batches(asyncio.get_running_loop()) == []
         return results
@@ -381,7 +383,7 @@ def test_a_drained_batch_finishes_what_is_in_flight_and_starts_nothing(run_virtu
     assert results[9].error == "not started: shutting down"
 
 
-def test_draining_wakes_a_worker_that_waits_for_its_source(run_virtual: Run) -> None:
+def test_drain_releases_a_worker_that_waits_for_its_source(run_virtual: Run) -> None:
     async def endless() -> AsyncIterator[int]:
         yield 1
         await asyncio.Event().wait()
@@ -395,18 +397,18 @@ def test_draining_wakes_a_worker_that_waits_for_its_source(run_virtual: Run) -> 
     assert [r.status for r in run_virtual(main())] == ["ok"]
 
 
-def test_a_batch_is_within_another_while_an_item_of_that_one_runs_it(run_virtual: Run) -> None:
-    within: dict[str, list[bool]] = {}
+def test_batch_is_nested_while_an_item_of_an_active_batch_runs_it(run_virtual: Run) -> None:
+    nested: dict[str, list[bool]] = {}
 
-    def note() -> None:
-        for scheduler in active_batches(asyncio.get_running_loop()):
-            within.setdefault(scheduler.batch.name, []).append(scheduler.nested)
+    def sample() -> None:
+        for run in active_batches(asyncio.get_running_loop()):
+            nested.setdefault(run.batch.name, []).append(run.nested)
 
     async def main() -> None:
         left: list[asyncio.Task[Any]] = []
 
         async def node(_: int) -> None:
-            await asyncio.gather(processor(Watch(1), name="its item's").batch([0]))
+            await asyncio.gather(processor(Watch(1), name="awaited by its item").batch([0]))
             left.append(asyncio.create_task(processor(Watch(2), name="left by its item").batch([0])))
             await asyncio.sleep(1)
 
@@ -415,13 +417,13 @@ def test_a_batch_is_within_another_while_an_item_of_that_one_runs_it(run_virtual
         after = asyncio.create_task(processor(Watch(0.5), name="after its source").batch(source))
         for _ in range(3):
             await asyncio.sleep(0.9)
-            note()
+            sample()
         await asyncio.gather(outer, after, *left)
 
     run_virtual(main())
-    assert within == {
+    assert nested == {
         "outer": [False, False],
-        "its item's": [True],
+        "awaited by its item": [True],
         "left by its item": [True, False],
         "its source": [False, False, False],
         "after its source": [False, False, False],
@@ -444,7 +446,7 @@ async def failing_async_source(kind: type[BaseException]) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("make", [failing_source, failing_async_source])
 @pytest.mark.parametrize("kind", [OSError, asyncio.CancelledError])
-def test_what_was_admitted_finishes_before_the_sources_error_is_raised(
+def test_admitted_items_finish_before_the_source_error_is_raised(
     make: Callable[..., Any], kind: type[BaseException], run_virtual: Run
 ) -> None:
     watch = Watch(1)
@@ -462,16 +464,20 @@ def test_what_was_admitted_finishes_before_the_sources_error_is_raised(
     run_virtual(main())
 
 
-class BrokenFeed:
-    """An async iterator over a queue, which can be asked for more after it has raised."""
+class QueueSource:
+    """Async iterator over a queue, which raises the exceptions in it and can be read on afterwards.
 
-    def __init__(self, *given: Any) -> None:
+    Args:
+        initial: Values that are queued from the start.
+    """
+
+    def __init__(self, *initial: Any) -> None:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.closed = False
-        for x in given:
+        for x in initial:
             self.queue.put_nowait(x)
 
-    def __aiter__(self) -> BrokenFeed:
+    def __aiter__(self) -> QueueSource:
         return self
 
     async def __anext__(self) -> Any:
@@ -487,38 +493,38 @@ class BrokenFeed:
 @pytest.mark.parametrize("retry", [None, RetryPolicy(2)])
 @pytest.mark.parametrize("kind", [OSError, asyncio.CancelledError])
 @pytest.mark.parametrize("more", [False, True])
-def test_a_source_that_has_raised_is_not_asked_again(
+def test_source_that_has_raised_is_not_read_again(
     more: bool, kind: type[BaseException], retry: RetryPolicy | None, run_virtual: Run
 ) -> None:
     watch = Watch(1)
 
     async def main() -> None:
-        feed = BrokenFeed(0, 1)
+        source = QueueSource(0, 1)
         for at, x in ((1.5, kind("the source broke")), *([(1.5, 2), (1.6, 3)] if more else [])):
-            asyncio.get_running_loop().call_later(at, feed.queue.put_nowait, x)
+            asyncio.get_running_loop().call_later(at, source.queue.put_nowait, x)
         with pytest.raises(kind, match="the source broke"):
-            await asyncio.wait_for(processor(watch, 3, retry=retry).batch(feed), 60)
+            await asyncio.wait_for(processor(watch, 3, retry=retry).batch(source), 60)
         assert watch.started == watch.done == 2
-        assert feed.closed or retry is not None
+        assert source.closed or retry is not None
 
     run_virtual(main())
 
 
-def test_an_error_of_the_source_is_raised_though_an_item_waits_to_be_tried_again(run_virtual: Run) -> None:
+def test_source_error_is_raised_once_an_item_in_backoff_has_ended(run_virtual: Run) -> None:
     async def failing(x: int) -> None:
         raise ConnectionError
 
     async def main() -> None:
-        feed = BrokenFeed(0)
-        asyncio.get_running_loop().call_later(0.5, feed.queue.put_nowait, asyncio.CancelledError("the source broke"))
+        source = QueueSource(0)
+        asyncio.get_running_loop().call_later(0.5, source.queue.put_nowait, asyncio.CancelledError("the source broke"))
         with pytest.raises(asyncio.CancelledError, match="the source broke"):
-            await processor(failing, 1, retry=RetryPolicy(2, wait=lambda _: 1.0)).batch(feed)
+            await processor(failing, 1, retry=RetryPolicy(2, wait=lambda _: 1.0)).batch(source)
         assert asyncio.get_running_loop().time() == 1.0
 
     run_virtual(asyncio.wait_for(main(), 60))
 
 
-def test_an_async_source_is_closed_when_the_batch_ends_before_it(run_virtual: Run) -> None:
+def test_async_source_is_closed_when_the_batch_ends_before_it(run_virtual: Run) -> None:
     closed = []
 
     async def source() -> AsyncIterator[str]:
@@ -530,7 +536,7 @@ def test_an_async_source_is_closed_when_the_batch_ends_before_it(run_virtual: Ru
             closed.append(True)
 
     async def main() -> None:
-        with pytest.raises(ValueError, match="told to fail"):
+        with pytest.raises(ValueError, match="asked to fail"):
             await processor(Watch(), 2).batch(source(), continue_on_error=False)
         assert closed == [True]
 
@@ -543,6 +549,8 @@ var: contextvars.ContextVar[Any] = contextvars.ContextVar("var", default="clean"
 
 
 class Incomparable:
+    """Value whose comparison raises."""
+
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("cannot be compared")
 
@@ -550,7 +558,7 @@ class Incomparable:
 
 
 @pytest.mark.parametrize("value", ["dirty", Incomparable()])
-def test_a_context_variable_that_a_node_sets_is_not_seen_by_the_next_item(value: Any, run: Run) -> None:
+def test_context_variable_set_by_a_node_does_not_reach_the_next_item(value: Any, run: Run) -> None:
     async def node(_: int) -> Any:
         before = var.get()
         var.set(value)
@@ -567,7 +575,7 @@ def test_a_context_variable_that_a_node_sets_is_not_seen_by_the_next_item(value:
     run(main())
 
 
-def test_a_node_that_changes_its_input_changes_only_its_copy(run: Run) -> None:
+def test_node_that_mutates_its_input_mutates_its_own_copy(run: Run) -> None:
     async def node(data: dict[str, Any]) -> int:
         data["x"] = "changed"
         data["list"].append(1)
@@ -580,7 +588,7 @@ def test_a_node_that_changes_its_input_changes_only_its_copy(run: Run) -> None:
     assert all(result.input_data is given for result, given in zip(results, inputs, strict=True))
 
 
-def test_a_node_may_reenter_its_own_processor_at_concurrency_one(run: Run) -> None:
+def test_node_can_reenter_its_own_processor_at_concurrency_one(run: Run) -> None:
     async def node(x: int) -> int:
         return x if x == 0 else sum(r.output for r in await mine.batch([x - 1])) + 1
 
@@ -588,7 +596,7 @@ def test_a_node_may_reenter_its_own_processor_at_concurrency_one(run: Run) -> No
     assert run(mine.batch([5]))[0].output == 5
 
 
-def test_two_batches_of_one_processor_run_side_by_side(run_virtual: Run) -> None:
+def test_two_batches_of_one_processor_run_concurrently(run_virtual: Run) -> None:
     async def main() -> None:
         mine = processor(Watch(1), 2)
         first, second = await asyncio.gather(mine.batch("ab"[i % 2] for i in range(6)), mine.batch([1, 2, 3, 4]))
@@ -601,7 +609,7 @@ def test_two_batches_of_one_processor_run_side_by_side(run_virtual: Run) -> None
 # -- fairness and memory
 
 
-def test_items_that_never_wait_let_the_loops_other_work_run(run: Run) -> None:
+def test_items_that_never_await_let_other_tasks_run(run: Run) -> None:
     async def busy(_: int) -> None:
         deadline = time.perf_counter() + 0.0005
         while time.perf_counter() < deadline:
@@ -642,7 +650,7 @@ def test_memory_does_not_grow_with_the_input(run: Run) -> None:
     assert run(main(20_000)) < 2 * run(main(2_000)) + 100_000
 
 
-def test_nothing_keeps_a_finished_batch_alive(run: Run) -> None:
+def test_finished_batch_keeps_no_input_alive(run: Run) -> None:
     class Thing:
         pass
 
@@ -660,13 +668,13 @@ def test_nothing_keeps_a_finished_batch_alive(run: Run) -> None:
     assert gone() is None
 
 
-class Held:
-    """Something that an item or an input holds."""
+class Payload:
+    """Object that an item or an input refers to."""
 
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """What is in a cycle stays: only what nothing refers to any more is gone."""
+    """Switch off the garbage collector, so that objects in reference cycles stay alive."""
     gc.collect()
     gc.disable()
     try:
@@ -688,45 +696,45 @@ def no_collection() -> Iterator[None]:
     ids=lambda settings: " and ".join(settings) or "nothing",
 )
 @pytest.mark.parametrize("how", ["item", "item without an exception", "source", "async source", "cancelled", "ok"])
-def test_a_batch_leaves_nothing_to_the_garbage_collector(
+def test_ended_batch_leaves_nothing_to_the_garbage_collector(
     how: str, settings: dict[str, Any], stream: bool, run_virtual: Run
 ) -> None:
-    gone: list[weakref.ref[Held]] = []
+    gone: list[weakref.ref[Payload]] = []
 
     async def node(x: int) -> Any:
         await asyncio.sleep(0.001 if x < 3 else 1)
         if x == 3 and how == "item":
-            raise ValueError("told to fail")
+            raise ValueError("asked to fail")
         if x == 3 and how == "item without an exception":
-            return NodeResult(success=False, error="told to fail")
-        held = Held()
-        gone.append(weakref.ref(held))
-        return held
+            return NodeResult(success=False, error="asked to fail")
+        payload = Payload()
+        gone.append(weakref.ref(payload))
+        return payload
 
     def inputs() -> Iterator[int]:
-        held = Held()
-        gone.append(weakref.ref(held))
+        payload = Payload()
+        gone.append(weakref.ref(payload))
         yield from range(4)
         if how == "source":
-            raise ValueError("told to fail")
+            raise ValueError("asked to fail")
         if how != "ok":
             yield from iter(range(100))
 
     async def awaited() -> AsyncIterator[int]:
         for x in inputs():
             if x == 4 and how == "async source":
-                raise ValueError("told to fail")
+                raise ValueError("asked to fail")
             yield x
 
     async def work() -> None:
         batch = processor(node, 2, continue_on_error=how == "cancelled", **settings)
-        given = awaited() if how == "async source" else inputs()
+        source = awaited() if how == "async source" else inputs()
         if stream:
-            async with batch.batch_as_completed(given) as results:
+            async with batch.batch_as_completed(source) as results:
                 async for _ in results:
                     pass
         else:
-            await batch.batch(given)
+            await batch.batch(source)
 
     async def main() -> None:
         raised = None
@@ -746,11 +754,11 @@ def test_a_batch_leaves_nothing_to_the_garbage_collector(
         run_virtual(main())
 
 
-def test_a_stream_that_is_cancelled_while_it_is_closed_leaves_nothing_to_it_either(run_virtual: Run) -> None:
+def test_stream_cancelled_while_it_closes_leaves_no_cyclic_garbage(run_virtual: Run) -> None:
     async def main() -> None:
-        stream = processor(Watch(10), 2).batch_as_completed(iter([held := Held(), 1, 2]))
-        gone = weakref.ref(held)
-        del held
+        stream = processor(Watch(10), 2).batch_as_completed(iter([payload := Payload(), 1, 2]))
+        gone = weakref.ref(payload)
+        del payload
         first = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(1)
         closing = asyncio.ensure_future(stream.aclose())
@@ -768,15 +776,15 @@ def test_a_stream_that_is_cancelled_while_it_is_closed_leaves_nothing_to_it_eith
         run_virtual(main())
 
 
-@pytest.mark.parametrize("why", ["its node has no frame", "the circuit is open"])
-def test_a_failed_result_holds_no_other(why: str, run: Run) -> None:
+@pytest.mark.parametrize("why", ["the node has no Python frame", "the circuit is open"])
+def test_failed_result_keeps_no_other_result_alive(why: str, run: Run) -> None:
     node = operator.itemgetter(0)
 
     async def main() -> None:
-        held = [Held() for _ in range(8)]
-        gone = [weakref.ref(thing) for thing in held]
-        inputs = [*((thing,) for thing in held), (), ()]
-        del held
+        payloads = [Payload() for _ in range(8)]
+        gone = [weakref.ref(payload) for payload in payloads]
+        inputs = [*((payload,) for payload in payloads), (), ()]
+        del payloads
         breaker = CircuitBreaker(0.1, minimum=9, open="fail") if why == "the circuit is open" else None
         results = await processor(node, 1, breaker=breaker).batch(inputs)
         result = results[9]
@@ -790,7 +798,7 @@ def test_a_failed_result_holds_no_other(why: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize("retry", [None, RetryPolicy(2, on=OSError)])
-def test_an_input_that_was_not_used_up_is_closed_with_its_batch(retry: RetryPolicy | None, run_virtual: Run) -> None:
+def test_input_that_is_not_exhausted_is_closed_with_its_batch(retry: RetryPolicy | None, run_virtual: Run) -> None:
     closed = []
 
     def inputs() -> Iterator[int]:
@@ -808,12 +816,12 @@ def test_an_input_that_was_not_used_up_is_closed_with_its_batch(retry: RetryPoli
         run_virtual(main())
 
 
-def test_state_shows_in_repr(run_virtual: Run) -> None:
+def test_repr_shows_the_state_of_a_run(run_virtual: Run) -> None:
     async def main() -> None:
         batch = asyncio.create_task(processor(Watch(1), 3, name="things").batch(range(10)))
         await asyncio.sleep(1.5)
-        (scheduler,) = active_batches(asyncio.get_running_loop())
-        assert "'things': running, 3 of 10 done, 3 in flight" in repr(scheduler)
+        (run,) = active_batches(asyncio.get_running_loop())
+        assert "'things': running, 3 of 10 done, 3 in flight" in repr(run)
         await batch
 
     run_virtual(main())

@@ -1,4 +1,4 @@
-"""A batch with a journal: what is durable when a result is seen, what a later batch runs, and what ends it early."""
+"""Durability of a batch with a journal: order of sync and result, resuming, failing disks and early ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,12 @@ def path(tmp_path: Path) -> Path:
 
 
 class Node:
-    """Counts its runs; some items fail, for so long as they are told to."""
+    """Node that counts the runs of each item and fails the items in `failing`.
+
+    Args:
+        seconds: Duration of a run, in seconds.
+        failing: Items that fail; the test may change the set.
+    """
 
     def __init__(self, seconds: float = 0.01, failing: set[int] | None = None) -> None:
         self.seconds = seconds
@@ -66,50 +71,51 @@ def processor(node: Any, c: int, journal: Any, **settings: Any) -> BatchProcesso
     return BatchProcessor(FunctionNode(node, "node"), c, journal=journal, **{"telemetry": False, **settings})
 
 
-async def drained(batch: BatchProcessor, inputs: Any) -> list[BatchResult]:
+async def consume(batch: BatchProcessor, inputs: Any) -> list[BatchResult]:
     return [result async for result in batch.batch_as_completed(inputs)]
 
 
-def held(path: Path) -> dict[int, str]:
+def journaled(path: Path) -> dict[int, str]:
+    """The status of each item in a journal, by index."""
     return {result.index: result.status for result in records(path)}
 
 
-# -- durable before it is seen -------------------------------------------------------------------------------------
+# -- durable before delivery ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop", "virtual"])
-def test_an_item_is_in_the_journal_before_its_result_or_its_end_is_told(
+def test_item_is_journaled_before_its_result_or_its_end_is_reported(
     kind: str, path: Path, request: pytest.FixtureRequest
 ) -> None:
-    told: list[int] = []
+    finished: list[int] = []
 
-    class Look(Instrument):
+    class Watch(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
-            assert item.index in held(path)
-            told.append(item.index)
+            assert item.index in journaled(path)
+            finished.append(item.index)
 
     async def main() -> None:
-        batch = processor(Node(), 4, path, instruments=[Look()])
+        batch = processor(Node(), 4, path, instruments=[Watch()])
         async for result in batch.batch_as_completed(range(20)):
-            assert held(path)[result.index] == "ok"
+            assert journaled(path)[result.index] == "ok"
 
     from tests.conftest import LOOPS
 
     run_on(LOOPS[kind], main())
-    assert sorted(told) == list(range(20))
+    assert sorted(finished) == list(range(20))
 
 
-def test_what_ran_and_is_not_on_the_disk_yet_is_never_more_than_the_limit(run: Run, path: Path) -> None:
+def test_items_run_but_not_yet_durable_stay_within_the_limit(run: Run, path: Path) -> None:
     node, most = Node(0), 0
     durable: set[int] = set()
 
-    class Look(Instrument):
+    class Watch(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
             nonlocal most
             most = max(most, len(node.runs) - len(durable))
             durable.add(item.index)
 
-    results = run(processor(node, 7, path, instruments=[Look()]).batch(range(300)))
+    results = run(processor(node, 7, path, instruments=[Watch()]).batch(range(300)))
     assert results.success_rate == 1.0
     assert most <= 7
 
@@ -123,13 +129,13 @@ def test_many_items_share_one_sync(path: Path) -> None:
 
     run_on(virtual_loop, main())
     assert disk.calls.count("sync") < 20
-    assert len(held(path)) == 500
+    assert len(journaled(path)) == 500
 
 
 # -- resuming ------------------------------------------------------------------------------------------------------
 
 
-def test_a_later_batch_runs_only_what_no_earlier_one_finished(run_virtual: Run, path: Path) -> None:
+def test_later_batch_runs_only_items_that_no_earlier_batch_finished(run_virtual: Run, path: Path) -> None:
     first, second = Node(), Node()
 
     async def main() -> None:
@@ -137,7 +143,7 @@ def test_a_later_batch_runs_only_what_no_earlier_one_finished(run_virtual: Run, 
         async with stream:
             for _ in range(10):
                 await anext(stream)
-        kept = held(path)
+        kept = journaled(path)
         assert 10 <= len(kept) < 30
         results = await processor(second, 3, path).batch(range(30))
         assert [result.output for result in results] == [{"v": 10 * x} for x in range(30)]
@@ -153,7 +159,7 @@ def test_a_later_batch_runs_only_what_no_earlier_one_finished(run_virtual: Run, 
     assert {result.status for result in again} == {"resumed"}
 
 
-def test_failed_items_are_given_back_as_they_were_and_run_again_when_asked(run_virtual: Run, path: Path) -> None:
+def test_failed_items_are_restored_and_rerun_with_retry_failed(run_virtual: Run, path: Path) -> None:
     node = Node(failing={1, 4})
     before = run_virtual(processor(node, 2, path).batch(range(6)))
     same = run_virtual(processor(node, 2, path).batch(range(6)))
@@ -168,7 +174,7 @@ def test_failed_items_are_given_back_as_they_were_and_run_again_when_asked(run_v
     assert run_virtual(processor(node, 2, path).batch(range(6))).failed[0].index == 4
 
 
-def test_the_times_of_what_an_earlier_run_finished_are_not_those_of_this_one(run_virtual: Run, path: Path) -> None:
+def test_report_leaves_out_the_times_of_resumed_items(run_virtual: Run, path: Path) -> None:
     run_virtual(processor(Node(failing={1, 4}), 2, path).batch(range(6)))
     results = run_virtual(processor(Node(), 2, path).batch(range(7)))
     assert results.report.counts == {"ok": 1, "failed": 2, "timed_out": 0, "cancelled": 0, "resumed": 4}
@@ -176,7 +182,7 @@ def test_the_times_of_what_an_earlier_run_finished_are_not_those_of_this_one(run
     assert results.report.claimed_speedup == pytest.approx(results[6].execution_time / results.wall_time)
 
 
-def test_what_is_resumed_is_counted_traced_and_accounted_for_as_such(run_virtual: Run, path: Path) -> None:
+def test_resumed_items_are_counted_traced_and_accounted_for(run_virtual: Run, path: Path) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -201,7 +207,7 @@ def test_what_is_resumed_is_counted_traced_and_accounted_for_as_such(run_virtual
     assert results[0].trace_id is not None
 
 
-def test_an_async_input_is_resumed_too(run_virtual: Run, path: Path) -> None:
+def test_async_input_is_resumed_too(run_virtual: Run, path: Path) -> None:
     async def source(stop: int) -> AsyncIterator[int]:
         for x in range(stop):
             await asyncio.sleep(0)
@@ -215,7 +221,7 @@ def test_an_async_input_is_resumed_too(run_virtual: Run, path: Path) -> None:
         run_virtual(processor(node, 2, path).batch(source(3)))
 
 
-def test_items_with_retries_are_journaled_once_with_all_their_attempts(run_virtual: Run, path: Path) -> None:
+def test_retried_item_is_journaled_once_with_all_its_attempts(run_virtual: Run, path: Path) -> None:
     node = Node(failing={1})
     retry = RetryPolicy(attempts=3, base=1.0)
     run_virtual(processor(node, 2, path, retry=retry).batch(range(3)))
@@ -226,7 +232,7 @@ def test_items_with_retries_are_journaled_once_with_all_their_attempts(run_virtu
     assert node.runs == Counter({0: 1, 1: 3, 2: 1})
 
 
-def test_what_an_earlier_run_finished_pays_for_no_retries_of_this_one(run_virtual: Run, path: Path) -> None:
+def test_resumed_items_add_nothing_to_the_retry_budget(run_virtual: Run, path: Path) -> None:
     retry = RetryPolicy(2, budget=0.5, budget_minimum=0, wait=lambda _: 1.0)
     run_virtual(processor(Node(), 10, path).batch(range(100)))
     node = Node(failing={*range(100, 120)})
@@ -234,27 +240,27 @@ def test_what_an_earlier_run_finished_pays_for_no_retries_of_this_one(run_virtua
     assert sum(node.runs.values()) == 20 + 10
 
 
-def test_what_an_earlier_run_finished_pays_for_no_hedges_of_this_one(run_virtual: Run, path: Path) -> None:
+def test_resumed_items_add_nothing_to_the_share_of_hedges(run_virtual: Run, path: Path) -> None:
     run_virtual(processor(Node(), 10, path).batch(range(100)))
     node = Node(seconds=10.0)
     run_virtual(processor(node, 50, path, hedge=Hedge(1.0, share=0.1)).batch(range(110)))
     assert sum(node.runs.values()) == 10 + 2
 
 
-def test_what_had_no_attempt_is_not_journaled(run_virtual: Run, path: Path) -> None:
+def test_item_without_an_attempt_is_not_journaled(run_virtual: Run, path: Path) -> None:
     inputs = [0, Rejected("line 2: not JSON", input_data="x"), 2]
     for _ in range(2):
         results = run_virtual(processor(Node(), 2, path).batch(inputs))
         assert results[1].error == "line 2: not JSON"
-        assert sorted(held(path)) == [0, 2]
+        assert sorted(journaled(path)) == [0, 2]
     node = Node(failing={0, 1, 2})
     breaker = CircuitBreaker(failure_ratio=0.5, minimum=3, cooldown=3600.0, open="fail")
     run_virtual(processor(node, 1, path.with_name("other"), breaker=breaker).batch(range(6)))
-    assert held(path.with_name("other")) == dict.fromkeys(range(len(node.runs)), "failed")
+    assert journaled(path.with_name("other")) == dict.fromkeys(range(len(node.runs)), "failed")
     assert len(node.runs) < 6
 
 
-def test_retry_failed_takes_the_others_from_the_journal(run_virtual: Run, path: Path) -> None:
+def test_retry_failed_takes_the_other_items_from_the_journal(run_virtual: Run, path: Path) -> None:
     node = Node(failing={1, 3})
     batch = processor(node, 2, path)
 
@@ -269,13 +275,13 @@ def test_retry_failed_takes_the_others_from_the_journal(run_virtual: Run, path: 
             await batch.retry_failed(results[1:])
 
     run_virtual(main())
-    assert held(path) == {0: "ok", 1: "ok", 3: "failed"}
+    assert journaled(path) == {0: "ok", 1: "ok", 3: "failed"}
 
 
-# -- another run's -------------------------------------------------------------------------------------------------
+# -- journals of other runs ----------------------------------------------------------------------------------------
 
 
-def test_another_runs_journal_is_refused_before_anything_runs(run_virtual: Run, path: Path) -> None:
+def test_journal_of_another_run_is_refused_before_any_work(run_virtual: Run, path: Path) -> None:
     node = Node()
     run_virtual(processor(node, 2, path).batch(range(4)))
     ran = node.runs.total()
@@ -290,12 +296,12 @@ def test_another_runs_journal_is_refused_before_anything_runs(run_virtual: Run, 
         with pytest.raises(JournalMismatchError, match=said):
             run_virtual(batch.batch(inputs))
         with pytest.raises(JournalMismatchError, match=said):
-            run_virtual(drained(batch, inputs))
+            run_virtual(consume(batch, inputs))
     assert node.runs.total() == ran
-    assert run_virtual(processor(node, 2, path).batch(range(5)))[4].status == "ok"  # it was let go of each time
+    assert run_virtual(processor(node, 2, path).batch(range(5)))[4].status == "ok"  # each refusal released the lock
 
 
-def test_a_second_batch_on_a_journal_is_refused_and_the_first_goes_on(run: Run, path: Path) -> None:
+def test_second_batch_on_a_journal_is_refused_and_the_first_goes_on(run: Run, path: Path) -> None:
     async def main() -> None:
         stream = processor(Node(), 2, path).batch_as_completed(range(20))
         seen = [(await anext(stream)).index]
@@ -307,7 +313,7 @@ def test_a_second_batch_on_a_journal_is_refused_and_the_first_goes_on(run: Run, 
     run(main())
 
 
-def test_an_open_journal_serves_one_batch_and_stays_open(run_virtual: Run, path: Path) -> None:
+def test_open_journal_serves_one_batch_and_stays_open(run_virtual: Run, path: Path) -> None:
     async def main() -> None:
         with Journal(path, FINGERPRINT) as journal:
             batch = processor(Node(), 2, journal)
@@ -320,14 +326,14 @@ def test_an_open_journal_serves_one_batch_and_stays_open(run_virtual: Run, path:
                 await batch.retry_failed([])
 
     run_virtual(main())
-    assert sorted(held(path)) == [0, 1, 2]
+    assert sorted(journaled(path)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("journal", "error"),
     [(3, TypeError), ("", ValueError), (b"j", TypeError), (True, TypeError)],
 )
-def test_what_is_no_journal_is_refused_before_any_work(journal: Any, error: type[Exception]) -> None:
+def test_journal_argument_of_a_wrong_type_is_refused_before_any_work(journal: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="journal"):
         processor(Node(), 2, journal)
 
@@ -336,7 +342,7 @@ def test_what_is_no_journal_is_refused_before_any_work(journal: Any, error: type
     ("settings", "said"),
     [({"retry_failed": 1}, "retry_failed"), ({"check_inputs": None}, "check_inputs"), ({"fingerprint": 3}, "mapping")],
 )
-def test_a_policy_is_checked_when_it_is_made(settings: dict[str, Any], said: str) -> None:
+def test_journal_policy_is_validated_at_construction(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         JournalPolicy("j", **settings)
 
@@ -346,30 +352,30 @@ def test_a_policy_is_checked_when_it_is_made(settings: dict[str, Any], said: str
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop", "virtual"])
 @pytest.mark.parametrize(("operation", "code"), [("write", FULL), ("write", BROKEN), ("sync", BROKEN), ("sync", FULL)])
-def test_a_disk_that_fails_ends_the_batch_and_a_later_one_completes_it(
+def test_failing_disk_ends_the_batch_and_a_later_batch_completes_it(
     kind: str, operation: str, code: int, path: Path
 ) -> None:
     from tests.conftest import LOOPS
 
-    node, told = Node(0.001), []
+    node, finished = Node(0.001), []
     disk = FaultyDisk({operation: (6, code)})
 
-    class Look(Instrument):
+    class Watch(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
-            told.append((item.index, item.status, item.error_type))
+            finished.append((item.index, item.status, item.error_type))
 
     async def main() -> None:
         with Journal(path, FINGERPRINT, disk=disk) as journal:
-            await processor(node, 3, journal, instruments=[Look()]).batch(range(100))
+            await processor(node, 3, journal, instruments=[Watch()]).batch(range(100))
 
     with pytest.raises(JournalDiskError, match="mend the disk and resume"):
         run_on(LOOPS[kind], main())
-    assert disk.calls.count("sync") <= 6 + 1  # once a sync has failed, none is tried again
-    ok = {index for index, status, _ in told if status == "ok"}
-    lost = [(index, error_type) for index, status, error_type in told if status == "cancelled"]
-    assert ok == set(held(path))
-    assert "JournalDiskError" in {error_type for _, error_type in lost}
-    assert len(told) == len({index for index, _, _ in told}) <= len(ok) + 100
+    assert disk.calls.count("sync") <= 6 + 1  # a failed sync is never repeated
+    ok = {index for index, status, _ in finished if status == "ok"}
+    cancelled = {error_type for _, status, error_type in finished if status == "cancelled"}
+    assert ok == set(journaled(path))
+    assert "JournalDiskError" in cancelled
+    assert len(finished) == len({index for index, _, _ in finished}) <= len(ok) + 100
 
     async def resume() -> Any:
         with Journal(path, FINGERPRINT) as journal:
@@ -381,73 +387,71 @@ def test_a_disk_that_fails_ends_the_batch_and_a_later_one_completes_it(
     assert node.runs.total() <= 100 + 3
 
 
-def test_a_disk_that_does_not_answer_lets_the_caller_go_after_the_grace(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hung_disk_releases_the_caller_after_the_grace(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancellation, "GRACE_S", 0.05)
-    answers, asked = threading.Event(), threading.Event()
+    resume, entered = threading.Event(), threading.Event()
 
     class Hung(FaultyDisk):
         def sync(self, fd: int) -> None:
             super().sync(fd)
             if self.calls.count("sync") > 2:
-                asked.set()
-                answers.wait(60)
+                entered.set()
+                resume.wait(60)
 
-    told: list[tuple[str, str | None]] = []
+    finished: list[tuple[str, str | None]] = []
 
-    class Look(Instrument):
+    class Watch(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
-            told.append((item.status, item.error))
+            finished.append((item.status, item.error))
 
     async def main() -> None:
         journal = Journal(path, FINGERPRINT, disk=Hung())
-        work = asyncio.create_task(processor(Node(0), 2, journal, instruments=[Look()]).batch(range(5)))
-        await asyncio.to_thread(asked.wait, 60)
+        work = asyncio.create_task(processor(Node(0), 2, journal, instruments=[Watch()]).batch(range(5)))
+        await asyncio.to_thread(entered.wait, 60)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        answers.set()
+        resume.set()
         journal.close()
 
     run_on(asyncio.SelectorEventLoop, main())
-    assert [status for status, _ in told] == ["cancelled"] * 2
-    assert "its journal did not answer within 0.05 s" in str(told)
+    assert [status for status, _ in finished] == ["cancelled"] * 2
+    assert "its journal did not answer within 0.05 s" in str(finished)
 
 
-# -- ends that come early ------------------------------------------------------------------------------------------
+# -- early ends ----------------------------------------------------------------------------------------------------
 
 
-def steps_of(main: Any, stop_at: int) -> int:
-    """Run until a turn of the loop, cancel then, and say how many turns there were."""
-    turns = 0
+def cancel_at(tick: int, main: Any) -> int:
+    """Run a coroutine function and cancel it in a tick of the loop; return the number of ticks it ran."""
+    ticks = 0
 
     async def guarded() -> None:
-        nonlocal turns
+        nonlocal ticks
         work = asyncio.ensure_future(main())
         loop = asyncio.get_running_loop()
 
-        def turn() -> None:
-            nonlocal turns
-            turns += 1
-            if turns == stop_at:
+        def count() -> None:
+            nonlocal ticks
+            ticks += 1
+            if ticks == tick:
                 work.cancel()
             elif not work.done():
-                loop.call_soon(turn)
+                loop.call_soon(count)
 
-        loop.call_soon(turn)
+        loop.call_soon(count)
         await asyncio.wait([work])
         if not work.cancelled():
             work.result()
 
     run_on(asyncio.SelectorEventLoop, guarded())
-    return turns
+    return ticks
 
 
-def test_cancelled_at_every_step_an_item_is_journaled_or_runs_again_never_neither_never_twice(
+def test_item_of_a_batch_cancelled_at_any_step_is_journaled_or_rerun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # on the loop, so that the steps are the same each time
+    # the journal is opened on the loop, not in a thread: the ticks are the same in each run
     monkeypatch.setattr("flowrt.batch.journal_opening.is_virtual", lambda _: True)
     at, reached = 0, True
     while reached:
@@ -457,8 +461,8 @@ def test_cancelled_at_every_step_an_item_is_journaled_or_runs_again_never_neithe
         async def main() -> None:
             await processor(node, 3, path).batch(range(8))  # noqa: B023  # runs at once
 
-        reached = steps_of(main, at) == at
-        first, kept = node.runs.copy(), set(held(path)) if path.exists() else set()
+        reached = cancel_at(at, main) == at
+        first, kept = node.runs.copy(), set(journaled(path)) if path.exists() else set()
         results = run_on(virtual_loop, processor(node, 3, path).batch(range(8)))
         assert [result.output["v"] for result in results] == [10 * x for x in range(8)], at
         assert {result.index for result in results if result.status == "resumed"} == kept, at
@@ -467,7 +471,7 @@ def test_cancelled_at_every_step_an_item_is_journaled_or_runs_again_never_neithe
     assert at > 15
 
 
-def test_an_interrupt_in_a_node_comes_out_and_what_had_finished_is_kept(run: Run, path: Path) -> None:
+def test_interrupt_in_a_node_propagates_and_finished_items_are_kept(run: Run, path: Path) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(0.001)
         if x == 12:
@@ -479,13 +483,13 @@ def test_an_interrupt_in_a_node_comes_out_and_what_had_finished_is_kept(run: Run
             await processor(node, 2, path).batch(range(50))
 
     run(main())
-    kept = held(path)
+    kept = journaled(path)
     assert len(kept) >= 11
     assert 12 not in kept
     assert set(kept.values()) == {"ok"}
 
 
-def test_draining_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
+def test_drain_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
     node = Node(1.0)
 
     async def main() -> Any:
@@ -494,7 +498,7 @@ def test_draining_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
         return await processor(node, 2, path).batch(range(10))
 
     results = run_virtual(main())
-    assert {result.index for result in results.succeeded} == set(range(6)) == set(held(path))
+    assert {result.index for result in results.succeeded} == set(range(6)) == set(journaled(path))
     assert {result.status for result in results.failed} == {"cancelled"}
     node.runs.clear()
     assert run_virtual(processor(node, 2, path).batch(range(10))).success_rate == 1.0
@@ -502,21 +506,19 @@ def test_draining_waits_for_the_journal(run_virtual: Run, path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["drain", "stop"])
-def test_an_item_that_would_be_tried_again_if_the_batch_went_on_has_not_failed(
-    end: str, run_virtual: Run, path: Path
-) -> None:
-    told: list[tuple[str, int, str]] = []
+def test_item_whose_retry_is_cut_off_is_cancelled_and_not_journaled(end: str, run_virtual: Run, path: Path) -> None:
+    events: list[tuple[str, int, str]] = []
     seconds, mended = {0: 10.0, 1: 3.0}, False
 
-    class Look(Instrument):
+    class Watch(Instrument):
         def attempt_ended(self, item: ItemRecord) -> None:
-            told.append(("ended", item.index, item.status))
+            events.append(("ended", item.index, item.status))
 
         def retry_scheduled(self, item: ItemRecord) -> None:
-            told.append(("retry", item.index, item.status))
+            events.append(("retry", item.index, item.status))
 
         def item_finished(self, item: ItemRecord) -> None:
-            told.append(("finished", item.index, item.status))
+            events.append(("finished", item.index, item.status))
 
     async def node(x: int) -> int:
         with contextlib.suppress(asyncio.CancelledError):
@@ -529,18 +531,18 @@ def test_an_item_that_would_be_tried_again_if_the_batch_went_on_has_not_failed(
         loop = asyncio.get_running_loop()
         loop.call_later(5.0, lambda: [getattr(batch, end)("over") for batch in active_batches(loop)])
         retry = RetryPolicy(2, wait=lambda _: 1.0)
-        return await processor(node, 2, path, retry=retry, instruments=[Look()]).batch(range(2))
+        return await processor(node, 2, path, retry=retry, instruments=[Watch()]).batch(range(2))
 
-    results = run_virtual(main())  # the time is over in the first attempt at 0 and in the second and last at 1
+    results = run_virtual(main())  # the batch ends in the first attempt at item 0 and in the last at item 1
     assert [(result.status, result.attempts) for result in results] == [("cancelled", 1), ("failed", 2)]
     assert results[0].error == "not tried again: over; attempt 1 ended in ConnectionError: no answer to 0"
-    assert [event for event in told if event[1] == 0] == [("ended", 0, "cancelled"), ("finished", 0, "cancelled")]
-    assert held(path) == {1: "failed"}
+    assert [event for event in events if event[1] == 0] == [("ended", 0, "cancelled"), ("finished", 0, "cancelled")]
+    assert journaled(path) == {1: "failed"}
     mended = True
     assert [result.status for result in run_virtual(main())] == ["ok", "failed"]
 
 
-def test_what_the_journal_holds_is_resumed_even_after_the_batchs_time_is_over(run_virtual: Run, path: Path) -> None:
+def test_journaled_items_are_resumed_even_after_the_batch_timeout(run_virtual: Run, path: Path) -> None:
     run_virtual(processor(Node(failing={0}), 1, path).batch(range(6)))
     policy = JournalPolicy(path, retry_failed=True)
 
@@ -551,46 +553,46 @@ def test_what_the_journal_holds_is_resumed_even_after_the_batchs_time_is_over(ru
     assert statuses == ["cancelled", *["resumed"] * 5, "cancelled", "cancelled"]
 
 
-class Waits(FaultyDisk):
-    """Its sync of the first group returns when it is let."""
+class BlockingDisk(FaultyDisk):
+    """Disk whose sync of the first group blocks until `resume` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked, self.answers = threading.Event(), threading.Event()
+        self.entered, self.resume = threading.Event(), threading.Event()
 
     def sync(self, fd: int) -> None:
         super().sync(fd)
         if self.calls.count("sync") == 3:
-            self.asked.set()
-            self.answers.wait(60)
+            self.entered.set()
+            self.resume.wait(60)
 
 
 def test_stray_cancel_while_the_disk_is_busy_changes_nothing(path: Path) -> None:
-    node, disk = Node(0), Waits()
+    node, disk = Node(0), BlockingDisk()
 
     async def main() -> Any:
         with Journal(path, FINGERPRINT, disk=disk) as journal:
             work = asyncio.ensure_future(processor(node, 2, journal, name="cut short").batch(range(20)))
-            await asyncio.to_thread(disk.asked.wait, 60)
+            await asyncio.to_thread(disk.entered.wait, 60)
             await asyncio.sleep(0.05)
             for task in asyncio.all_tasks():
                 if task.get_name() == "cut short":
                     task.cancel()
             await asyncio.sleep(0.05)
-            disk.answers.set()
+            disk.resume.set()
             return await work
 
     results = run_on(asyncio.SelectorEventLoop, main())
     assert [result.status for result in results] == ["ok"] * 20
-    assert set(held(path)) == set(range(20))
+    assert set(journaled(path)) == set(range(20))
     assert node.runs.total() == 20
 
 
-def test_the_time_that_the_disk_takes_is_not_the_items(path: Path) -> None:
-    disk = Waits()
+def test_disk_time_does_not_count_against_the_item_timeout(path: Path) -> None:
+    disk = BlockingDisk()
 
     async def main() -> Any:
-        asyncio.get_running_loop().call_later(0.5, disk.answers.set)
+        asyncio.get_running_loop().call_later(0.5, disk.resume.set)
         with Journal(path, FINGERPRINT, disk=disk) as journal:
             return await processor(Node(0), 2, journal, item_timeout=0.1).batch(range(6))
 
@@ -598,7 +600,7 @@ def test_the_time_that_the_disk_takes_is_not_the_items(path: Path) -> None:
     assert [result.status for result in results] == ["ok"] * 6
 
 
-def test_a_stream_that_is_closed_while_its_journal_is_read_runs_nothing(run: Run, path: Path) -> None:
+def test_stream_closed_while_its_journal_is_read_runs_nothing(run: Run, path: Path) -> None:
     node = Node()
 
     async def main() -> None:
@@ -614,7 +616,7 @@ def test_a_stream_that_is_closed_while_its_journal_is_read_runs_nothing(run: Run
     assert run(processor(Node(), 2, path).batch(range(5))).success_rate == 1.0
 
 
-def test_fail_fast_keeps_the_failure(run_virtual: Run, path: Path) -> None:
+def test_fail_fast_journals_the_failure(run_virtual: Run, path: Path) -> None:
     node = Node(failing={2})
 
     async def main() -> None:
@@ -622,13 +624,13 @@ def test_fail_fast_keeps_the_failure(run_virtual: Run, path: Path) -> None:
 
     with pytest.raises(ValueError, match="2 fails"):
         run_virtual(main())
-    assert held(path) == {0: "ok", 1: "ok", 2: "failed"}
+    assert journaled(path) == {0: "ok", 1: "ok", 2: "failed"}
     with pytest.raises(ItemFailedError, match="item 2 failed: 2 fails"):
         run_virtual(main())
     assert node.runs == Counter(range(3))
 
 
-def test_an_item_that_does_not_stop_when_its_time_is_over_is_kept_as_timed_out(run_virtual: Run, path: Path) -> None:
+def test_item_that_ignores_its_timeout_is_journaled_as_timed_out(run_virtual: Run, path: Path) -> None:
     async def stubborn(x: int) -> int:
         end = asyncio.get_running_loop().time() + 20
         while (left := end - asyncio.get_running_loop().time()) > 0:
@@ -645,7 +647,7 @@ def test_an_item_that_does_not_stop_when_its_time_is_over_is_kept_as_timed_out(r
 
     results = run_virtual(main())
     assert [result.status for result in results] == ["timed_out"] * 2
-    assert held(path) == {0: "timed_out", 1: "timed_out"}
+    assert journaled(path) == {0: "timed_out", 1: "timed_out"}
     assert len(list(records(path))) == 2
 
 
@@ -658,7 +660,7 @@ async def stubborn(x: int) -> int:
 
 
 @pytest.mark.parametrize("item_timeout", [7.0, 9.0])
-def test_an_item_that_is_given_up_after_its_time_with_the_whole_batch_is_kept_as_timed_out(
+def test_item_abandoned_with_its_batch_is_journaled_as_timed_out(
     item_timeout: float, run_virtual: Run, path: Path
 ) -> None:
     async def main() -> Any:
@@ -669,13 +671,11 @@ def test_an_item_that_is_given_up_after_its_time_with_the_whole_batch_is_kept_as
         return results
 
     assert [result.status for result in run_virtual(main())] == ["timed_out"] * 2
-    assert held(path) == dict.fromkeys(range(2), "timed_out")
+    assert journaled(path) == dict.fromkeys(range(2), "timed_out")
 
 
 @pytest.mark.parametrize("end", ["drain", "stop"])
-def test_an_item_that_is_given_up_in_the_turn_in_which_the_batch_ends_has_its_result(
-    end: str, run_virtual: Run, path: Path
-) -> None:
+def test_item_abandoned_in_the_tick_in_which_its_batch_ends_times_out(end: str, run_virtual: Run, path: Path) -> None:
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         batch = asyncio.ensure_future(processor(stubborn, 1, path, item_timeout=1.0).batch(range(1)))
@@ -685,20 +685,20 @@ def test_an_item_that_is_given_up_in_the_turn_in_which_the_batch_ends_has_its_re
         assert run._timeouts is not None
         abandon = run._timeouts._abandon
 
-        def and_end(slot: Slot) -> None:
+        def abandon_and_end(slot: Slot) -> None:
             abandon(slot)
             getattr(run, end)("over")
 
-        run._timeouts._abandon = and_end
+        run._timeouts._abandon = abandon_and_end
         results = await batch
         await asyncio.sleep(60)
         return results
 
     assert [result.status for result in run_virtual(main())] == ["timed_out"]
-    assert held(path) == {0: "timed_out"}
+    assert journaled(path) == {0: "timed_out"}
 
 
-def test_a_stream_that_is_left_while_its_journal_is_read_lets_go_of_it(run: Run, path: Path) -> None:
+def test_stream_cancelled_while_its_journal_is_read_releases_it(run: Run, path: Path) -> None:
     async def main() -> None:
         stream = processor(Node(), 2, path).batch_as_completed(range(5))
         first = asyncio.ensure_future(anext(stream))

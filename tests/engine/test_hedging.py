@@ -1,4 +1,4 @@
-"""Hedging in a batch, in virtual time: who gets a second attempt, who wins, and that nothing is left of the other."""
+"""Hedging in a batch, in virtual time: which items are hedged, which attempt wins, how the losing attempt ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,12 @@ QUICK = {"telemetry": False}
 
 
 class Service(BaseNode):
-    """Takes as long, and fails as often, as told for each attempt at each item; notes what became of each."""
+    """Node whose attempts last and fail as two functions say; it records the start and the outcome of each.
+
+    Args:
+        takes: Duration of an attempt in seconds, by item and attempt number.
+        fails: Whether an attempt fails, by item and attempt number.
+    """
 
     def __init__(self, takes: Takes, fails: Callable[[int, int], bool] = lambda x, attempt: False) -> None:
         super().__init__("service")
@@ -59,13 +64,15 @@ class Service(BaseNode):
         return NodeResult(True, attempt)
 
 
-class Told(Instrument):
+class Recorder(Instrument):
+    """Instrument that records the outcomes of hedges and the items that have finished."""
+
     def __init__(self) -> None:
         self.hedges: list[tuple[int, int, str]] = []
         self.ended: list[int] = []
 
     def hedge_ended(self, item: ItemRecord) -> None:
-        assert item.index not in self.ended, "the item was over"
+        assert item.index not in self.ended, "the item had finished"
         assert item.hedge is not None
         assert item.hedge.started_ns <= item.hedge.finished_ns
         self.hedges.append((item.index, item.hedge.number, item.hedge.outcome))
@@ -78,34 +85,36 @@ def first_of_0_is_slow(x: int, attempt: int) -> float:
     return 60.0 if (x, attempt) == (0, 1) else 1.0
 
 
-def test_a_straggler_gets_a_second_attempt_whose_success_is_the_item_s(run_virtual: Run) -> None:
-    node, told = Service(first_of_0_is_slow), Told()
-    results = run_virtual(BatchProcessor(node, 2, hedge=Hedge(after=2.0), instruments=[told], **QUICK).batch(range(6)))
+def test_winning_hedge_gives_the_result_and_cancels_the_first_attempt(run_virtual: Run) -> None:
+    node, recorder = Service(first_of_0_is_slow), Recorder()
+    results = run_virtual(
+        BatchProcessor(node, 2, hedge=Hedge(after=2.0), instruments=[recorder], **QUICK).batch(range(6))
+    )
     assert [(r.status, r.output, r.attempts) for r in results] == [("ok", 2, 2), *[("ok", 1, 1)] * 5]
     assert (2.0, 0, 2) in [(pytest.approx(at, abs=0.02), x, attempt) for at, x, attempt in node.began if x == 0]
     assert node.ends.index((0, 1, "cancelled")) > node.ends.index((0, 2, "ok"))
     assert results[0].execution_time == pytest.approx(3, abs=0.1), "from the start of the first attempt"
     assert results[0].queue_time == 0
-    assert told.hedges == [(0, 2, "won")]
+    assert recorder.hedges == [(0, 2, "won")]
     assert node.running == 0
 
 
-def test_a_first_attempt_that_succeeds_first_wins_and_its_rival_has_ended_when_the_result_is_there(
+def test_winning_first_attempt_cancels_and_awaits_its_hedge(
     run_virtual: Run,
 ) -> None:
     async def main() -> None:
-        node, told = Service(lambda x, attempt: {1: 3.0, 2: 60.0}[attempt]), Told()
-        processor = BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[told], **QUICK)
+        node, recorder = Service(lambda x, attempt: {1: 3.0, 2: 60.0}[attempt]), Recorder()
+        processor = BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[recorder], **QUICK)
         async for result in processor.batch_as_completed([0]):
             assert (result.output, result.attempts) == (1, 2)
             assert node.ends == [(0, 1, "ok"), (0, 2, "cancelled")]
-        assert told.hedges == [(0, 2, "lost")]
+        assert recorder.hedges == [(0, 2, "lost")]
         assert asyncio.get_running_loop().time() == pytest.approx(3, abs=0.01)
 
     run_virtual(main())
 
 
-def test_after_p95_the_slowest_are_hedged_and_the_tail_is_gone(run_virtual: Run) -> None:
+def test_hedging_after_p90_removes_the_tail(run_virtual: Run) -> None:
     def takes(x: int, attempt: int) -> float:
         return 30.0 if x % 25 == 24 and attempt == 1 else 1.0 + x % 7 / 100
 
@@ -113,12 +122,12 @@ def test_after_p95_the_slowest_are_hedged_and_the_tail_is_gone(run_virtual: Run)
     node = Service(takes)
     hedged = run_virtual(BatchProcessor(node, 10, hedge=Hedge("p90"), **QUICK).batch(range(1000)))
     assert sum(r.execution_time > 29 for r in plain) == 40
-    assert sum(r.execution_time > 3 for r in hedged) <= 2, "those before enough was known"
+    assert sum(r.execution_time > 3 for r in hedged) <= 2, "stragglers before p90 was known"
     assert 30 <= len(node.began) - 1000 <= 101
     assert {r.attempts for r in hedged} == {1, 2}
 
 
-def test_no_more_is_hedged_than_the_share_and_no_more_at_once_than_the_share_of_the_slots(run_virtual: Run) -> None:
+def test_hedges_stay_within_the_share_of_items_and_of_slots(run_virtual: Run) -> None:
     most = 0
 
     class Slow(Service):
@@ -132,56 +141,56 @@ def test_no_more_is_hedged_than_the_share_and_no_more_at_once_than_the_share_of_
     assert 400 < len(node.began) <= 400 + 41
     assert most <= 20 + 2
 
-    node = Slow(lambda x, attempt: {1: 10.0, 2: 0.01}[attempt])  # quick ones do not get in each other's way
+    node = Slow(lambda x, attempt: {1: 10.0, 2: 0.01}[attempt])  # short hedges never wait for each other
     run_virtual(BatchProcessor(node, 20, hedge=Hedge(after=1.0, share=0.1), **QUICK).batch(range(400)))
     assert 430 <= len(node.began) <= 400 + 41
 
 
-def test_an_attempt_that_fails_waits_for_its_rival(run_virtual: Run) -> None:
-    node, told = Service(lambda x, attempt: 3.0, lambda x, attempt: attempt == 1), Told()
-    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[told], **QUICK).batch([0]))
+def test_failed_attempt_waits_for_its_hedge(run_virtual: Run) -> None:
+    node, recorder = Service(lambda x, attempt: 3.0, lambda x, attempt: attempt == 1), Recorder()
+    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[recorder], **QUICK).batch([0]))
     assert (result.status, result.output, result.attempts, result.error) == ("ok", 2, 2, None)
-    assert told.hedges == [(0, 2, "won")]
+    assert recorder.hedges == [(0, 2, "won")]
 
 
-def test_where_all_fail_the_item_s_own_error_stands_and_a_retry_follows(run_virtual: Run) -> None:
-    told = Told()
+def test_first_attempt_s_error_stands_and_is_retried_if_all_fail(run_virtual: Run) -> None:
+    recorder = Recorder()
     node = Service(lambda x, attempt: 3.0, lambda x, attempt: True)
-    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[told], **QUICK).batch([0]))
+    (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[recorder], **QUICK).batch([0]))
     assert (result.status, result.error, result.attempts) == ("failed", "attempt 1", 2)
-    assert told.hedges == [(0, 2, "failed")]
+    assert recorder.hedges == [(0, 2, "failed")]
 
     node = Service(lambda x, attempt: 3.0 if attempt < 3 else 1.0, lambda x, attempt: attempt < 4)
     retry = RetryPolicy(3, wait=lambda _: 1.0)
     (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), retry=retry, **QUICK).batch([0]))
-    assert (result.status, result.output, result.attempts) == ("ok", 4, 4), "a hedge is none of the policy's attempts"
+    assert (result.status, result.output, result.attempts) == ("ok", 4, 4), "a hedge is not an attempt of the policy"
 
 
-def test_a_rival_that_fails_leaves_the_first_attempt_running(run_virtual: Run) -> None:
+def test_failed_hedge_leaves_the_first_attempt_running(run_virtual: Run) -> None:
     node = Service(lambda x, attempt: {1: 10.0, 2: 1.0}[attempt], lambda x, attempt: attempt == 2)
     (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), **QUICK).batch([0]))
     assert (result.output, result.attempts) == (1, 2)
 
 
-def test_several_rivals_where_asked_for(run_virtual: Run) -> None:
-    node, told = Service(lambda x, attempt: {1: 60.0, 2: 60.0, 3: 1.0}[attempt]), Told()
+def test_item_gets_as_many_hedges_as_configured(run_virtual: Run) -> None:
+    node, recorder = Service(lambda x, attempt: {1: 60.0, 2: 60.0, 3: 1.0}[attempt]), Recorder()
     hedge = Hedge(after=2.0, most=2, share=1.0)
-    (result,) = run_virtual(BatchProcessor(node, 4, hedge=hedge, instruments=[told], **QUICK).batch([0]))
+    (result,) = run_virtual(BatchProcessor(node, 4, hedge=hedge, instruments=[recorder], **QUICK).batch([0]))
     assert (result.output, result.attempts) == (3, 3)
-    assert sorted(told.hedges) == [(0, 2, "lost"), (0, 3, "won")]
+    assert sorted(recorder.hedges) == [(0, 2, "lost"), (0, 3, "won")]
     assert sorted(node.ends) == [(0, 1, "cancelled"), (0, 2, "cancelled"), (0, 3, "ok")]
 
 
-def test_an_item_over_its_time_takes_its_rival_with_it(run_virtual: Run) -> None:
-    node, told = Service(lambda x, attempt: 60.0), Told()
-    processor = BatchProcessor(node, 2, item_timeout=5, hedge=Hedge(after=2.0), instruments=[told], **QUICK)
+def test_item_timeout_cancels_the_hedge_too(run_virtual: Run) -> None:
+    node, recorder = Service(lambda x, attempt: 60.0), Recorder()
+    processor = BatchProcessor(node, 2, item_timeout=5, hedge=Hedge(after=2.0), instruments=[recorder], **QUICK)
     results = run_virtual(processor.batch([0]))
     assert (results[0].status, results[0].attempts) == ("timed_out", 2)
     assert sorted(node.ends) == [(0, 1, "cancelled"), (0, 2, "cancelled")]
-    assert told.hedges == [(0, 2, "lost")]
+    assert recorder.hedges == [(0, 2, "lost")]
 
 
-def test_the_time_limit_holds_while_a_failed_attempt_waits_for_its_rival(run_virtual: Run) -> None:
+def test_item_timeout_holds_while_a_failed_attempt_waits_for_its_hedge(run_virtual: Run) -> None:
     node = Service(lambda x, attempt: {1: 3.0, 2: 60.0}[attempt], lambda x, attempt: True)
     processor = BatchProcessor(node, 2, item_timeout=5, hedge=Hedge(after=2.0), **QUICK)
     (result,) = run_virtual(processor.batch([0]))
@@ -191,7 +200,7 @@ def test_the_time_limit_holds_while_a_failed_attempt_waits_for_its_rival(run_vir
 
 
 @pytest.mark.parametrize("moment", [0.5, 2.5, 3.0, 3.001, 3.5])
-def test_a_cancelled_caller_leaves_neither_attempt(moment: float, run_virtual: Run) -> None:
+def test_cancelled_caller_leaves_no_attempt_running(moment: float, run_virtual: Run) -> None:
     async def main() -> None:
         node = Service(lambda x, attempt: {1: 3.0, 2: 1.0}[attempt] if x == 0 else 3.5)
         processor = BatchProcessor(node, 3, hedge=Hedge(after=2.0), **QUICK)
@@ -203,7 +212,7 @@ def test_a_cancelled_caller_leaves_neither_attempt(moment: float, run_virtual: R
     run_virtual(main())
 
 
-def test_a_first_attempt_that_will_not_stop_is_left_after_the_grace_and_the_rival_s_success_stands(
+def test_first_attempt_that_lost_and_ignores_cancellation_is_abandoned(
     run_virtual: Run,
 ) -> None:
     async def stubborn(x: int) -> str:
@@ -228,7 +237,7 @@ def test_a_first_attempt_that_will_not_stop_is_left_after_the_grace_and_the_riva
     run_virtual(main())
 
 
-def test_a_rival_that_will_not_stop_is_left_after_the_grace(run_virtual: Run) -> None:
+def test_hedge_that_lost_and_ignores_cancellation_is_abandoned(run_virtual: Run) -> None:
     async def stubborn(x: int) -> str:
         tries.append(x)
         if len(tries) == 1:
@@ -250,7 +259,7 @@ def test_a_rival_that_will_not_stop_is_left_after_the_grace(run_virtual: Run) ->
     run_virtual(main())
 
 
-def test_what_a_rival_raises_to_end_the_program_ends_the_batch(run_virtual: Run) -> None:
+def test_system_exit_in_a_hedge_ends_the_batch(run_virtual: Run) -> None:
     class Ends(Service):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
             if node_context.attempt == 2:
@@ -266,7 +275,7 @@ def test_what_a_rival_raises_to_end_the_program_ends_the_batch(run_virtual: Run)
     run_virtual(main())
 
 
-def test_a_rival_pays_the_rate_and_is_not_made_where_it_would_have_to_wait(run_virtual: Run) -> None:
+def test_hedge_pays_the_rate_and_is_skipped_if_it_had_to_wait(run_virtual: Run) -> None:
     node = Service(lambda x, attempt: 5.0)
     limit = RateLimit(2, per=100, burst=2)
     results = run_virtual(BatchProcessor(node, 1, hedge=Hedge(after=2.0), rate_limit=limit, **QUICK).batch([0]))
@@ -277,7 +286,7 @@ def test_a_rival_pays_the_rate_and_is_not_made_where_it_would_have_to_wait(run_v
     assert results[0].attempts == 1
 
 
-def test_an_open_circuit_makes_no_rivals(run_virtual: Run) -> None:
+def test_open_circuit_starts_no_hedge(run_virtual: Run) -> None:
     async def main() -> None:
         breaker = CircuitBreaker(minimum=1)
         node = Service(lambda x, attempt: 5.0)
@@ -288,7 +297,7 @@ def test_an_open_circuit_makes_no_rivals(run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_a_node_that_only_a_thread_can_run_is_refused() -> None:
+def test_hedging_a_blocking_function_is_refused() -> None:
     with pytest.raises(ValueError, match="make it an `async def`"):
         BatchProcessor(lambda x: x, hedge=Hedge())
     with pytest.raises(TypeError, match="hedge must be a Hedge"):
@@ -310,23 +319,23 @@ def test_coroutines_in_threads_are_hedged_too() -> None:
     run_on(asyncio.SelectorEventLoop, main())
 
 
-def test_an_idle_batch_is_not_woken_to_look_for_stragglers(run_virtual: Run) -> None:
+def test_idle_batch_does_not_poll_for_stragglers(run_virtual: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         node = Service(lambda x, attempt: 0.01, lambda x, attempt: attempt == 1)
         processor = BatchProcessor(node, hedge=Hedge(after=0.05), retry=RetryPolicy(wait=lambda _: 3600.0), **QUICK)
         turns = 0
-        once = loop._run_once  # type: ignore[attr-defined]
+        run_once = loop._run_once  # type: ignore[attr-defined]
 
         def counted() -> None:
             nonlocal turns
             turns += 1
-            once()
+            run_once()
 
         loop._run_once = counted  # type: ignore[attr-defined]
         await processor.batch([0])
         assert loop.time() > 3600
-        assert turns < 2_000, "a look every 50 ms would be 72,000"
+        assert turns < 2_000, "polling every 50 ms would take 72,000"
 
     run_virtual(main())
 
@@ -339,32 +348,30 @@ def test_an_idle_batch_is_not_woken_to_look_for_stragglers(run_virtual: Run) -> 
     most=st.integers(1, 2),
     timeout=st.none() | st.floats(0.5, 8),
 )
-def test_whoever_wins_each_item_ends_once_and_no_attempt_is_left(
+def test_hedged_items_end_once_and_leave_no_attempt_running(
     takes: list[list[float]], fails: set[tuple[int, int]], c: int, most: int, timeout: float | None
 ) -> None:
     node = Service(lambda x, attempt: takes[x][attempt - 1], lambda x, attempt: (x, attempt) in fails)
-    told = Told()
+    recorder = Recorder()
     hedge = Hedge(after=1.0, most=most, share=1.0)
-    processor = BatchProcessor(node, c, hedge=hedge, item_timeout=timeout, instruments=[told], **QUICK)
+    processor = BatchProcessor(node, c, hedge=hedge, item_timeout=timeout, instruments=[recorder], **QUICK)
     results = run_on(virtual_loop, processor.batch(range(len(takes))))
     assert [r.index for r in results] == list(range(len(takes)))
     assert node.running == 0
     began = Counter(x for _, x, _ in node.began)
     ok = {(x, attempt) for x, attempt, end in node.ends if end == "ok"}
-    assert sum(r.attempts for r in results) == len(node.began) == len(node.ends) == len(takes) + len(told.hedges)
+    assert sum(r.attempts for r in results) == len(node.began) == len(node.ends) == len(takes) + len(recorder.hedges)
     for result in results:
         assert result.attempts == began[result.index]
         assert result.success == (result.status == "ok")
         if result.success:
             assert (result.index, result.output) in ok
-        outcomes = Counter(fate for x, _, fate in told.hedges if x == result.index)
+        outcomes = Counter(outcome for x, _, outcome in recorder.hedges if x == result.index)
         assert outcomes["won"] == (result.success and result.output > 1)
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_a_hedged_item_is_journaled_once_with_all_its_attempts(
-    stubborn: bool, run_virtual: Run, tmp_path: Path
-) -> None:
+def test_hedged_item_is_journaled_once_with_all_its_attempts(stubborn: bool, run_virtual: Run, tmp_path: Path) -> None:
     tries: list[int] = []
 
     async def node(x: int) -> int:
@@ -381,7 +388,7 @@ def test_a_hedged_item_is_journaled_once_with_all_its_attempts(
         processor = BatchProcessor(node, 2, hedge=Hedge(after=2.0), journal=tmp_path / "journal", **QUICK)
         results = await processor.batch(range(3))
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            if task.get_name() == "node":  # the one that was left
+            if task.get_name() == "node":  # the abandoned attempt
                 await asyncio.sleep(100)
                 task.cancel()
         return [(r.status, r.output, r.attempts) for r in results]

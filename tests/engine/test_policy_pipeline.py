@@ -1,4 +1,4 @@
-"""Retries, rate limits, adaptive limits and circuit breakers at work in a batch, in virtual time."""
+"""Policy pipeline of a batch, in virtual time: retries, rate limits, adaptive limits and circuit breakers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ NO_JITTER = {"wait": lambda state: float(state.attempt_number)}  # 1 s, 2 s, 3 s
 
 
 class Flaky:
-    """Fails an item's first attempts, and notes when each began."""
+    """Node that fails the first attempts at an item and records when each attempt started.
+
+    Args:
+        failures: Number of failing attempts by item.
+        takes_s: Duration of an attempt, in seconds.
+    """
 
     def __init__(self, failures: dict[int, int], takes_s: float = 1.0) -> None:
         self.failures = dict(failures)
@@ -57,7 +62,9 @@ class Flaky:
         return 10 * x
 
 
-class Told(Instrument):
+class Recorder(Instrument):
+    """Instrument that records the hooks called, with index, attempts and status or retry reason."""
+
     def __init__(self) -> None:
         self.log: list[tuple[str, int, int, str]] = []
 
@@ -77,15 +84,15 @@ class Told(Instrument):
         self.log.append(("finished", item.index, item.attempts, item.status))
 
 
-def test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot(run_virtual: Run) -> None:
-    node, told = Flaky({0: 2}), Told()
-    processor = BatchProcessor(node, 1, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[told])
+def test_failed_item_is_retried_after_its_backoff_as_others_use_its_slot(run_virtual: Run) -> None:
+    node, recorder = Flaky({0: 2}), Recorder()
+    processor = BatchProcessor(node, 1, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[recorder])
     results = run_virtual(processor.batch(range(5)))
     assert [(r.output, r.attempts) for r in results] == [(0, 3), (10, 1), (20, 1), (30, 1), (40, 1)]
     assert node.began == [(0, 0), (1, 1), (2, 0), (3, 2), (4, 3), (5, 0), (6, 4)]
     assert node.most == 1
     assert results[0].execution_time == pytest.approx(1)
-    assert [event for event in told.log if event[1] == 0] == [
+    assert [event for event in recorder.log if event[1] == 0] == [
         ("started", 0, 0, "running"),
         ("ended", 0, 1, "failed"),
         ("retry", 0, 1, "error"),
@@ -98,7 +105,7 @@ def test_a_failed_item_is_tried_again_after_its_wait_while_others_use_its_slot(r
     ]
 
 
-def test_an_item_whose_attempts_are_spent_keeps_its_last_error(run_virtual: Run) -> None:
+def test_item_out_of_attempts_keeps_its_last_error(run_virtual: Run) -> None:
     processor = BatchProcessor(Flaky({1: 9}), 2, retry=RetryPolicy(3, **NO_JITTER), telemetry=False)
     results = run_virtual(processor.batch(range(3)))
     assert [r.status for r in results] == ["ok", "failed", "ok"]
@@ -106,7 +113,7 @@ def test_an_item_whose_attempts_are_spent_keeps_its_last_error(run_virtual: Run)
     assert isinstance(results[1].exception, ConnectionError)
 
 
-def test_a_success_after_failures_has_nothing_of_them_left(run_virtual: Run) -> None:
+def test_success_after_failures_clears_their_errors(run_virtual: Run) -> None:
     async def node(x: int) -> NodeResult:
         return NodeResult(bool(seen.append(x)) or len(seen) > 1, x, "bad luck", {"try": len(seen)})
 
@@ -116,7 +123,7 @@ def test_a_success_after_failures_has_nothing_of_them_left(run_virtual: Run) -> 
     assert (result.output, result.metadata, result.attempts) == (7, {"try": 2}, 2)
 
 
-def test_timeouts_are_tried_again_and_a_wait_does_not_count_against_the_next_attempt(run_virtual: Run) -> None:
+def test_timed_out_item_is_retried_and_its_backoff_spends_no_time_limit(run_virtual: Run) -> None:
     async def node(x: int) -> int:
         tries.append(asyncio.get_running_loop().time())
         await asyncio.sleep(10 if len(tries) == 1 else 1)
@@ -129,7 +136,7 @@ def test_timeouts_are_tried_again_and_a_wait_does_not_count_against_the_next_att
     assert tries == [0, pytest.approx(62, abs=0.1)]
 
 
-def test_retries_hold_no_place_of_a_stream(run_virtual: Run) -> None:
+def test_items_in_backoff_hold_no_permit_of_a_stream(run_virtual: Run) -> None:
     async def main() -> list[int]:
         node = Flaky({0: 1})
         processor = BatchProcessor(node, 2, retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False)
@@ -140,16 +147,16 @@ def test_retries_hold_no_place_of_a_stream(run_virtual: Run) -> None:
     assert run_virtual(main()) == [*range(1, 20), 0]
 
 
-def test_items_in_backoff_are_bounded_and_then_hold_admission(run_virtual: Run) -> None:
+def test_items_in_backoff_are_bounded_and_then_hold_back_admission(run_virtual: Run) -> None:
     node = Flaky(dict.fromkeys(range(100), 1), takes_s=0.01)
     retry = RetryPolicy(wait=lambda _: 50.0, waiting=5, budget=None)
     results = run_virtual(BatchProcessor(node, 2, retry=retry, telemetry=False).batch(range(12)))
     assert all(r.success for r in results)
     early = [x for at, x in node.began if at < 50]
-    assert len(early) <= 5 + 2, "no more are begun than may wait, and those in the slots"
+    assert len(early) <= 5 + 2, "at most the bound on backoff and the slots are started"
 
 
-def test_a_retry_storm_stops_at_the_budget(run_virtual: Run) -> None:
+def test_retry_storm_stops_at_the_budget(run_virtual: Run) -> None:
     node = Flaky(dict.fromkeys(range(1_000), 99), takes_s=0.001)
     retry = RetryPolicy(10, wait=lambda _: 0.01, budget=0.1, budget_minimum=5)
     results = run_virtual(BatchProcessor(node, 10, retry=retry, telemetry=False).batch(range(1_000)))
@@ -157,7 +164,7 @@ def test_a_retry_storm_stops_at_the_budget(run_virtual: Run) -> None:
     assert 1_000 < len(node.began) <= 1_000 + 105
 
 
-def test_what_policies_functions_raise_fails_the_item(run_virtual: Run) -> None:
+def test_error_in_a_policy_function_fails_the_item(run_virtual: Run) -> None:
     def broken(_: Any) -> bool:
         raise KeyError("in the policy")
 
@@ -166,7 +173,7 @@ def test_what_policies_functions_raise_fails_the_item(run_virtual: Run) -> None:
     assert isinstance(result.exception.__context__, ConnectionError)
 
 
-def test_a_node_that_raises_cancelled_error_itself_is_not_tried_again(run_virtual: Run) -> None:
+def test_cancelled_error_raised_by_the_node_is_retried_by_default(run_virtual: Run) -> None:
     def judge(result: NodeResult) -> bool:
         judged.append(result.output)
         return False
@@ -182,12 +189,12 @@ def test_a_node_that_raises_cancelled_error_itself_is_not_tried_again(run_virtua
     results = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(), telemetry=False).batch(range(3)))
     assert [(r.status, r.error_type, r.attempts) for r in results] == [
         ("ok", None, 1),
-        ("failed", "CancelledError", 1),
+        ("failed", "CancelledError", 3),
         ("ok", None, 1),
     ]
 
 
-def test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had(run_virtual: Run) -> None:
+def test_batch_timeout_cancels_items_in_backoff_and_names_their_error(run_virtual: Run) -> None:
     retry = RetryPolicy(wait=lambda _: 100.0)
     processor = BatchProcessor(Flaky({0: 1}), 2, batch_timeout=10, retry=retry, telemetry=False)
     results = run_virtual(processor.batch(range(3)))
@@ -197,39 +204,39 @@ def test_a_batch_over_its_time_ends_items_in_backoff_and_says_what_they_had(run_
     assert results[0].attempts == 1
 
 
-def test_the_first_failure_that_stands_stops_a_batch_and_what_waits_is_cancelled(run_virtual: Run) -> None:
+def test_first_final_failure_stops_the_batch_and_cancels_backoff(run_virtual: Run) -> None:
     async def main() -> None:
         node = Flaky({0: 1, 5: 9}, takes_s=1)
-        told = Told()
+        recorder = Recorder()
         retry = RetryPolicy(2, wait=lambda state: 100.0 if node.failures[0] == 0 and node.failures[5] == 9 else 0.0)
-        processor = BatchProcessor(node, 2, False, retry=retry, telemetry=False, instruments=[told])
+        processor = BatchProcessor(node, 2, False, retry=retry, telemetry=False, instruments=[recorder])
         with pytest.raises(ConnectionError, match="not yet 5"):
             await processor.batch(range(50))
-        ends = Counter(index for what, index, *_ in told.log if what == "finished")
-        begun = {index for what, index, *_ in told.log if what == "started"}
-        assert set(ends) == begun
+        ends = Counter(index for what, index, *_ in recorder.log if what == "finished")
+        started = {index for what, index, *_ in recorder.log if what == "started"}
+        assert set(ends) == started
         assert set(ends.values()) == {1}
-        assert ("finished", 0, 1, "cancelled") in told.log
+        assert ("finished", 0, 1, "cancelled") in recorder.log
 
     run_virtual(main())
 
 
-def test_a_cancelled_caller_leaves_nothing_in_backoff(run_virtual: Run) -> None:
+def test_cancelled_caller_leaves_nothing_in_backoff(run_virtual: Run) -> None:
     async def main() -> None:
-        told = Told()
+        recorder = Recorder()
         processor = BatchProcessor(
-            Flaky({0: 1}), retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False, instruments=[told]
+            Flaky({0: 1}), retry=RetryPolicy(wait=lambda _: 100.0), telemetry=False, instruments=[recorder]
         )
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(processor.batch([0]), 5)
-        assert told.log[-1] == ("finished", 0, 1, "cancelled")
+        assert recorder.log[-1] == ("finished", 0, 1, "cancelled")
         assert asyncio.get_running_loop().time() == pytest.approx(5)
 
     run_virtual(main())
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_an_async_source_that_is_slow_does_not_hold_up_what_is_due(concurrency: int, run_virtual: Run) -> None:
+def test_slow_async_source_does_not_delay_ready_retries(concurrency: int, run_virtual: Run) -> None:
     async def slow() -> AsyncIterator[int]:
         for x in range(4):
             yield x
@@ -245,7 +252,7 @@ def test_an_async_source_that_is_slow_does_not_hold_up_what_is_due(concurrency: 
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_an_error_of_the_source_is_raised_after_what_was_begun_has_ended(kind: str, run_virtual: Run) -> None:
+def test_source_error_is_raised_after_the_started_items_have_ended(kind: str, run_virtual: Run) -> None:
     def inputs() -> Any:
         yield from range(3)
         raise OSError("source")
@@ -256,13 +263,13 @@ def test_an_error_of_the_source_is_raised_after_what_was_begun_has_ended(kind: s
         raise OSError("source")
 
     async def main() -> None:
-        told = Told()
+        recorder = Recorder()
         processor = BatchProcessor(
-            Flaky({1: 1}), 2, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[told]
+            Flaky({1: 1}), 2, retry=RetryPolicy(**NO_JITTER), telemetry=False, instruments=[recorder]
         )
         with pytest.raises(OSError, match="source"):
             await processor.batch(inputs() if kind == "sync" else awaited())
-        assert sorted(line[1:] for line in told.log if line[0] == "finished") == [
+        assert sorted(line[1:] for line in recorder.log if line[0] == "finished") == [
             (0, 1, "ok"),
             (1, 2, "ok"),
             (2, 1, "ok"),
@@ -271,7 +278,7 @@ def test_an_error_of_the_source_is_raised_after_what_was_begun_has_ended(kind: s
     run_virtual(main())
 
 
-def test_an_async_source_fills_every_slot_while_items_wait_for_their_retry(run_virtual: Run) -> None:
+def test_async_source_fills_every_slot_while_items_are_in_backoff(run_virtual: Run) -> None:
     async def inputs() -> AsyncIterator[int]:
         for x in range(1000):
             yield x
@@ -287,7 +294,7 @@ def test_an_async_source_fills_every_slot_while_items_wait_for_their_retry(run_v
     assert run_virtual(main()) <= 1100 / 10 + 30
 
 
-def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> None:
+def test_retries_of_a_tenth_do_not_slow_the_other_items(run_virtual: Run) -> None:
     def p99(results: list[Any]) -> float:
         healthy = sorted(r.queue_time + r.execution_time for r in results if r.index % 10)
         return healthy[math.ceil(0.99 * len(healthy)) - 1]
@@ -300,7 +307,7 @@ def test_retries_of_a_tenth_cost_the_healthy_rest_nothing(run_virtual: Run) -> N
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_every_slot_is_filled_again_after_as_many_items_waited_as_may(kind: str, run_virtual: Run) -> None:
+def test_every_slot_is_filled_again_after_backoff_was_full(kind: str, run_virtual: Run) -> None:
     async def awaited() -> AsyncIterator[int]:
         for x in range(1000):
             yield x
@@ -314,7 +321,7 @@ def test_every_slot_is_filled_again_after_as_many_items_waited_as_may(kind: str,
     assert results.wall_time <= 1 + 5 + 10
 
 
-def test_workers_that_all_found_as_many_items_waiting_as_may_be_end_with_the_batch(run_virtual: Run) -> None:
+def test_workers_that_all_found_backoff_full_end_with_the_batch(run_virtual: Run) -> None:
     async def main() -> list[bool]:
         retry = RetryPolicy(2, budget=None, waiting=1, wait=lambda _: 0.15)
         processor = BatchProcessor(Flaky({0: 2, 3: 2}, 0.1), 3, retry=retry, telemetry=False)
@@ -337,17 +344,17 @@ def test_every_item_ends_once_with_as_many_attempts_as_it_needs(
 ) -> None:
     node = Flaky(dict(enumerate(failures)), 0.1)
     retry = RetryPolicy(attempts, budget=None, waiting=waiting)
-    told = Told()
-    processor = BatchProcessor(node, c, retry=retry, telemetry=False, instruments=[told])
+    recorder = Recorder()
+    processor = BatchProcessor(node, c, retry=retry, telemetry=False, instruments=[recorder])
 
-    async def given_later() -> AsyncIterator[int]:
+    async def delayed_inputs() -> AsyncIterator[int]:
         for x in range(len(failures)):
             if x % 3 == 0:
                 await asyncio.sleep(0.05)
             yield x
 
     async def main() -> list[Any]:
-        inputs = given_later() if kind == "async" else list(range(len(failures)))
+        inputs = delayed_inputs() if kind == "async" else list(range(len(failures)))
         if not stream:
             return await processor.batch(inputs)
         return sorted([r async for r in processor.batch_as_completed(inputs)], key=lambda r: r.index)
@@ -357,7 +364,7 @@ def test_every_item_ends_once_with_as_many_attempts_as_it_needs(
     assert [r.attempts for r in results] == [min(attempts, failed + 1) for failed in failures]
     assert [r.success for r in results] == [failed < attempts for failed in failures]
     assert node.most <= c
-    assert Counter(line[1] for line in told.log if line[0] == "finished") == Counter(range(len(failures)))
+    assert Counter(line[1] for line in recorder.log if line[0] == "finished") == Counter(range(len(failures)))
 
 
 # -- rate limits ---------------------------------------------------------------------------------------------------
@@ -374,7 +381,7 @@ def test_no_window_has_more_starts_than_the_rate(run_virtual: Run) -> None:
     assert results[99].queue_time == pytest.approx(starts[-1] - 0, abs=9)
 
 
-def test_retries_pay_the_rate_too_and_waiting_does_not_count_against_the_item_s_time(run_virtual: Run) -> None:
+def test_retries_pay_the_rate_and_waiting_spends_no_item_timeout(run_virtual: Run) -> None:
     node = Flaky({0: 1}, 0.5)
     processor = BatchProcessor(
         node,
@@ -389,7 +396,7 @@ def test_retries_pay_the_rate_too_and_waiting_does_not_count_against_the_item_s_
     assert sorted(at for at, _ in node.began) == [0, 10, 20, 30]
 
 
-def test_an_item_that_can_never_fit_fails_at_once_and_is_not_tried_again(run_virtual: Run) -> None:
+def test_item_whose_cost_never_fits_fails_at_once_without_a_retry(run_virtual: Run) -> None:
     tokens = RateLimit(100, per=60, cost=lambda item: item)
     processor = BatchProcessor(Flaky({}), 2, rate_limit=tokens, retry=RetryPolicy(), telemetry=False)
     results = run_virtual(processor.batch([10, 101, 20]))
@@ -398,7 +405,7 @@ def test_an_item_that_can_never_fit_fails_at_once_and_is_not_tried_again(run_vir
     assert "101" in results[1].error
 
 
-def test_what_was_rejected_pays_no_rate_and_is_not_tried_again(run_virtual: Run) -> None:
+def test_rejected_input_pays_no_rate_and_is_not_retried(run_virtual: Run) -> None:
     tokens = RateLimit(10, per=60, burst=10, cost=lambda item: len(item["text"]))
     processor = BatchProcessor(
         Flaky({}), 1, item_timeout=1, rate_limit=tokens, retry=RetryPolicy(), hedge=Hedge(), telemetry=False
@@ -415,8 +422,8 @@ def test_what_was_rejected_pays_no_rate_and_is_not_tried_again(run_virtual: Run)
         }
 
 
-@pytest.mark.parametrize("cost", [len, lambda _: math.nan], ids=["raises", "is no amount"])
-def test_an_item_of_a_cost_that_cannot_be_told_is_not_tried_again(run_virtual: Run, cost: Any) -> None:
+@pytest.mark.parametrize("cost", [len, lambda _: math.nan], ids=["raises", "not a number"])
+def test_item_whose_cost_cannot_be_computed_is_not_retried(run_virtual: Run, cost: Any) -> None:
     async def main() -> Any:
         retry = RetryPolicy(budget=None, wait=lambda _: 1.0)
         processor = BatchProcessor(Flaky({}), 1, rate_limit=RateLimit(100, cost=cost), retry=retry, telemetry=False)
@@ -427,7 +434,7 @@ def test_an_item_of_a_cost_that_cannot_be_told_is_not_tried_again(run_virtual: R
     assert result.error_type in ("TypeError", "ValueError")
 
 
-def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
+def test_reported_cost_replaces_the_estimate(run_virtual: Run) -> None:
     starts: list[float] = []
 
     async def node(x: int) -> NodeResult:
@@ -440,7 +447,7 @@ def test_what_a_node_reports_settles_its_estimate(run_virtual: Run) -> None:
 
 
 @pytest.mark.parametrize("actual", ["tokens", lambda metadata: metadata["tokens"]], ids=["key", "function"])
-def test_an_attempt_that_reports_nothing_that_can_be_read_has_cost_its_estimate(actual: Any, run_virtual: Run) -> None:
+def test_attempt_without_a_readable_cost_pays_its_estimate(actual: Any, run_virtual: Run) -> None:
     starts: list[float] = []
 
     async def node(x: int) -> NodeResult:
@@ -454,13 +461,13 @@ def test_an_attempt_that_reports_nothing_that_can_be_read_has_cost_its_estimate(
     tokens = RateLimit(100, per=60, burst=100, cost=lambda _: 25, actual=actual)
     results = run_virtual(BatchProcessor(node, 1, item_timeout=5, rate_limit=tokens, telemetry=False).batch(range(6)))
     assert [r.status for r in results] == ["failed", "timed_out", "ok", "ok", "ok", "ok"]
-    assert starts == [0, 0, 5, 5, 5, 5], "three estimates are used, the fourth fits again and again"
+    assert starts == [0, 0, 5, 5, 5, 5], "three estimates stay charged, the fourth is refunded each time"
 
 
-# -- the limit -----------------------------------------------------------------------------------------------------
+# -- concurrency limits --------------------------------------------------------------------------------------------
 
 
-def test_the_limit_of_a_running_batch_can_be_raised_and_lowered(run_virtual: Run) -> None:
+def test_limit_of_a_running_batch_can_be_raised_and_lowered(run_virtual: Run) -> None:
     node = Flaky({}, 1)
     processor = BatchProcessor(node, 2, telemetry=False)
 
@@ -479,21 +486,23 @@ def test_the_limit_of_a_running_batch_can_be_raised_and_lowered(run_virtual: Run
         processor.set_max_concurrency(0)
 
 
-def test_an_item_that_falls_due_under_a_lowered_limit_waits_for_no_input(run_virtual: Run) -> None:
+def test_ready_retry_under_a_lowered_limit_waits_for_no_input(run_virtual: Run) -> None:
     node = Flaky({0: 2, 1: 1})
-    told = Told()
+    recorder = Recorder()
 
     async def inputs() -> AsyncIterator[int]:
         yield 0
         yield 1
-        while not [line for line in told.log if line[0] == "finished"]:  # whoever asks wants its answer first
+        while not [
+            line for line in recorder.log if line[0] == "finished"
+        ]:  # the caller needs a result before it asks for more
             await asyncio.sleep(1)
         yield 2
         yield 3
 
     async def main() -> None:
         retry = RetryPolicy(3, budget=None, wait=lambda _: 1.0)
-        processor = BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[told])
+        processor = BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[recorder])
         asyncio.get_running_loop().call_later(0.5, processor.set_max_concurrency, 1)
         results = await asyncio.wait_for(processor.batch(inputs()), 60)
         assert [result.attempts for result in results] == [3, 2, 1, 1]
@@ -503,14 +512,14 @@ def test_an_item_that_falls_due_under_a_lowered_limit_waits_for_no_input(run_vir
     run_virtual(main())
 
 
-def test_a_slot_that_goes_leaves_the_place_it_waited_for_to_the_next(run_virtual: Run) -> None:
+def test_slot_that_leaves_passes_its_awaited_permit_to_the_next(run_virtual: Run) -> None:
     node = Flaky({})
 
     async def main() -> None:
         processor = BatchProcessor(node, 3, telemetry=False)
         async with processor.batch_as_completed(range(9)) as stream:
             await anext(stream)
-            await asyncio.sleep(10)  # all places hold results
+            await asyncio.sleep(10)  # results hold every permit
             began = len(node.began)
             processor.set_max_concurrency(2)
             await anext(stream)
@@ -520,7 +529,7 @@ def test_a_slot_that_goes_leaves_the_place_it_waited_for_to_the_next(run_virtual
     run_virtual(main())
 
 
-def test_an_adaptive_limit_finds_its_way_and_stays_within_its_bounds(run_virtual: Run) -> None:
+def test_adaptive_limit_converges_within_its_bounds(run_virtual: Run) -> None:
     limits: list[int] = []
 
     class Watch(Instrument):
@@ -541,14 +550,14 @@ def test_an_adaptive_limit_finds_its_way_and_stays_within_its_bounds(run_virtual
     results = run_virtual(processor.batch(range(5_000)))
     assert results.success_rate == 1
     assert all(1 <= limit <= 64 for limit in limits)
-    settled = limits[len(limits) // 2 :]
-    assert 4 <= sum(settled) / len(settled) <= 20, "the service takes 8 at once"
+    converged = limits[len(limits) // 2 :]
+    assert 4 <= sum(converged) / len(converged) <= 20, "the service handles 8 requests at once"
 
 
-# -- the circuit ---------------------------------------------------------------------------------------------------
+# -- circuit breakers ----------------------------------------------------------------------------------------------
 
 
-def test_an_open_circuit_fails_items_without_an_attempt(run_virtual: Run) -> None:
+def test_open_circuit_fails_items_without_an_attempt(run_virtual: Run) -> None:
     node = Flaky(dict.fromkeys(range(100), 99), 0.01)
     breaker = CircuitBreaker(0.5, window=10, cooldown=1_000, minimum=5)
     results = run_virtual(BatchProcessor(node, 1, breaker=breaker, telemetry=False).batch(range(50)))
@@ -558,7 +567,7 @@ def test_an_open_circuit_fails_items_without_an_attempt(run_virtual: Run) -> Non
     assert isinstance(results[-1].exception, CircuitOpenError)
 
 
-def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_virtual: Run) -> None:
+def test_pausing_circuit_resumes_once_the_service_recovers(run_virtual: Run) -> None:
     changes: list[str] = []
 
     class Watch(Instrument):
@@ -580,7 +589,7 @@ def test_a_pausing_circuit_waits_and_goes_on_when_the_service_is_well_again(run_
     assert changes[-1] == "closed"
 
 
-def test_items_that_a_circuit_held_back_begin_as_soon_as_it_is_closed(run_virtual: Run) -> None:
+def test_items_held_back_by_a_circuit_start_as_soon_as_it_closes(run_virtual: Run) -> None:
     node = Flaky(dict.fromkeys(range(4), 1), 1)
     breaker = CircuitBreaker(cooldown=30, minimum=4, open="pause")
     processor = BatchProcessor(node, 4, breaker=breaker, telemetry=False)
@@ -591,10 +600,10 @@ def test_items_that_a_circuit_held_back_begin_as_soon_as_it_is_closed(run_virtua
 
     run_virtual(main())
     began = [at for at, _ in node.began]
-    assert began == pytest.approx([0] * 4 + [31] + [32] * 4 + [33] * 3), "the probe took from 31 to 32"
+    assert began == pytest.approx([0] * 4 + [31] + [32] * 4 + [33] * 3), "the probe ran from 31 s to 32 s"
 
 
-def test_the_place_of_a_probe_that_is_cancelled_goes_to_whoever_waits(run_virtual: Run) -> None:
+def test_permit_of_a_cancelled_probe_goes_to_the_next_waiter(run_virtual: Run) -> None:
     node = Flaky(dict.fromkeys(range(4), 1), 1)
     breaker = CircuitBreaker(cooldown=30, minimum=4, open="pause")
 
@@ -611,7 +620,7 @@ def test_the_place_of_a_probe_that_is_cancelled_goes_to_whoever_waits(run_virtua
     assert node.began[4:] == [(pytest.approx(37), 5)]
 
 
-def test_an_error_of_which_nobody_can_say_whether_it_counts_fails_its_item_and_counts(run_virtual: Run) -> None:
+def test_error_in_the_counts_function_fails_its_item_and_counts(run_virtual: Run) -> None:
     def counts(error: Any) -> bool:
         return bool(error.status >= 500)
 
@@ -625,8 +634,8 @@ def test_an_error_of_which_nobody_can_say_whether_it_counts_fails_its_item_and_c
     assert isinstance(results[0].exception.__context__, ConnectionError)
 
 
-@pytest.mark.parametrize("first", ["rejected", "of a cost that cannot be told", "cancelled in line for the rate"])
-def test_what_never_begins_keeps_no_probe_s_place(run_virtual: Run, first: str) -> None:
+@pytest.mark.parametrize("first", ["rejected", "cost raises", "cancelled at the rate limit"])
+def test_item_that_never_starts_returns_its_probe_permit(run_virtual: Run, first: str) -> None:
     def cost(item: int) -> float:
         if item < 0:
             raise ValueError("no cost")
@@ -641,9 +650,9 @@ def test_what_never_begins_keeps_no_probe_s_place(run_virtual: Run, first: str) 
         limit = RateLimit(1, per=10, cost=cost)
         await limit.acquire(1)
         await asyncio.sleep(30)
-        item: Any = {"rejected": Rejected("no JSON"), "cancelled in line for the rate": 1}.get(first, -1)
+        item: Any = {"rejected": Rejected("no JSON"), "cancelled at the rate limit": 1}.get(first, -1)
         batch = asyncio.create_task(BatchProcessor(Flaky({}), 1, rate_limit=limit, **settings).batch([item]))
-        if first == "cancelled in line for the rate":
+        if first == "cancelled at the rate limit":
             await limit.acquire(1)
             await asyncio.sleep(1)
             assert breaker.state == "half_open"
@@ -657,7 +666,7 @@ def test_what_never_begins_keeps_no_probe_s_place(run_virtual: Run, first: str) 
 
 
 @pytest.mark.parametrize("what", ["rate limit", "circuit"])
-def test_a_drained_batch_does_not_wait_for_what_lets_items_begin(run_virtual: Run, what: str) -> None:
+def test_drained_batch_does_not_wait_for_a_rate_limit_or_circuit(run_virtual: Run, what: str) -> None:
     class Refused(Flaky):
         async def __call__(self, x: int) -> int:
             if what == "circuit" and x < 4:
@@ -682,9 +691,9 @@ def test_a_drained_batch_does_not_wait_for_what_lets_items_begin(run_virtual: Ru
     assert ended_s == pytest.approx(10.0 if what == "rate limit" else 5.0)
 
 
-@pytest.mark.parametrize("end", ["used up", "broken", "broken list"])
+@pytest.mark.parametrize("end", ["exhausted", "broken", "broken list"])
 @pytest.mark.parametrize("what", ["rate limit", "circuit"])
-def test_what_waits_to_begin_is_not_begun_though_no_input_is_left(run_virtual: Run, what: str, end: str) -> None:
+def test_drain_cancels_waiting_items_though_no_input_is_left(run_virtual: Run, what: str, end: str) -> None:
     class BrokenList(list[int]):
         def __iter__(self) -> Iterator[int]:
             yield from range(len(self))
@@ -699,22 +708,22 @@ def test_what_waits_to_begin_is_not_begun_though_no_input_is_left(run_virtual: R
     settings: dict[str, Any] = {"rate_limit": RateLimit(2, per=3600)}
     if what == "circuit":
         settings = {"breaker": CircuitBreaker(0.5, window=60, cooldown=3600.0, minimum=2, open="pause")}
-    inputs: Any = {"used up": range(3), "broken": iter(BrokenList([0, 1, 2])), "broken list": BrokenList([0, 1, 2])}
+    inputs: Any = {"exhausted": range(3), "broken": iter(BrokenList([0, 1, 2])), "broken list": BrokenList([0, 1, 2])}
 
     async def main() -> list[str]:
-        loop, told = asyncio.get_running_loop(), Told()
-        for at in (5.0, 5.02):  # as a shutdown does: again and again
+        loop, recorder = asyncio.get_running_loop(), Recorder()
+        for at in (5.0, 5.02):  # a shutdown drains repeatedly
             loop.call_later(at, lambda: [batch.drain("shutting down") for batch in active_batches(loop)])
-        batch = BatchProcessor(node, 10, telemetry=False, instruments=[told], **settings).batch(inputs[end])
-        with contextlib.nullcontext() if end == "used up" else pytest.raises(OSError, match="the source broke"):
+        batch = BatchProcessor(node, 10, telemetry=False, instruments=[recorder], **settings).batch(inputs[end])
+        with contextlib.nullcontext() if end == "exhausted" else pytest.raises(OSError, match="the source broke"):
             await batch
         assert loop.time() < 20
-        return [line[3] for line in told.log if line[0] == "finished"]
+        return [line[3] for line in recorder.log if line[0] == "finished"]
 
     assert Counter(run_virtual(main())) == {"ok" if what == "rate limit" else "failed": 2, "cancelled": 1}
 
 
-def test_draining_changes_nothing_where_all_is_in_flight_already(run_virtual: Run) -> None:
+def test_drain_changes_nothing_once_every_item_is_in_flight(run_virtual: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(0.5, lambda: active_batches(loop)[0].drain("shutting down"))
@@ -726,7 +735,7 @@ def test_draining_changes_nothing_where_all_is_in_flight_already(run_virtual: Ru
     run_virtual(main())
 
 
-def test_draining_cancels_nothing_in_flight_where_the_first_failure_would_stop_the_batch(run_virtual: Run) -> None:
+def test_drain_of_a_fail_fast_batch_cancels_nothing_in_flight(run_virtual: Run) -> None:
     async def main() -> list[str]:
         loop = asyncio.get_running_loop()
         loop.call_later(5.0, lambda: active_batches(loop)[0].drain("shutting down"))
@@ -738,7 +747,7 @@ def test_draining_cancels_nothing_in_flight_where_the_first_failure_would_stop_t
     assert run_virtual(main()) == ["ok"] * 2 + ["cancelled"] * 4
 
 
-def test_a_failure_stops_a_draining_batch_where_the_first_one_is_to(run_virtual: Run) -> None:
+def test_failure_stops_a_draining_fail_fast_batch(run_virtual: Run) -> None:
     node = Flaky({1: 1}, 10.0)
 
     async def main() -> None:
@@ -750,14 +759,14 @@ def test_a_failure_stops_a_draining_batch_where_the_first_one_is_to(run_virtual:
     run_virtual(main())
 
 
-def test_an_item_that_waits_to_be_tried_again_is_not_when_the_batch_is_drained(run_virtual: Run) -> None:
+def test_drain_cancels_an_item_whose_retry_waits_for_the_rate_limit(run_virtual: Run) -> None:
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         processor = BatchProcessor(
             Flaky({0: 9}), 2, retry=RetryPolicy(3, **NO_JITTER), rate_limit=RateLimit(1, per=100), telemetry=False
         )
         batch = asyncio.create_task(processor.batch([0]))
-        await asyncio.sleep(50.0)  # it failed, waited, and waits for the rate limit now
+        await asyncio.sleep(50.0)  # it failed, spent its backoff, and now waits for the rate limit
         active_batches(loop)[0].drain("shutting down")
         return await batch, loop.time()
 
@@ -766,13 +775,17 @@ def test_an_item_that_waits_to_be_tried_again_is_not_when_the_batch_is_drained(r
     assert ended_s == pytest.approx(50.0)
 
 
-class Feed:
-    """Gives a number at each of some times; it can be read on by somebody else."""
+class TimedSource:
+    """Async source that yields a number at each given time, and can be read on after its batch.
+
+    Args:
+        times_s: When each number is yielded, on the loop's clock, in seconds.
+    """
 
     def __init__(self, times_s: list[float]) -> None:
         self.left = list(enumerate(times_s))
 
-    def __aiter__(self) -> Feed:
+    def __aiter__(self) -> TimedSource:
         return self
 
     async def __anext__(self) -> int:
@@ -783,28 +796,28 @@ class Feed:
 
 
 @pytest.mark.parametrize("end", ["drain", "stop"])
-@pytest.mark.parametrize("comes_s", [5.0, 6.0, 7.0, 8.0])
-def test_an_input_that_comes_while_items_are_in_backoff_and_the_batch_ends_is_not_lost(
-    comes_s: float, end: str, run_virtual: Run
+@pytest.mark.parametrize("arrives_s", [5.0, 6.0, 7.0, 8.0])
+def test_input_that_arrives_as_a_batch_with_backoff_ends_is_not_lost(
+    arrives_s: float, end: str, run_virtual: Run
 ) -> None:
     async def node(x: int) -> int:
         if x == 0:
             raise ConnectionError
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(7.0)
-        await asyncio.sleep(7.0 - asyncio.get_running_loop().time())  # so long it takes to stop
+        await asyncio.sleep(7.0 - asyncio.get_running_loop().time())  # stopping takes until then
         return x
 
     async def main() -> None:
-        loop, told = asyncio.get_running_loop(), Told()
+        loop, recorder = asyncio.get_running_loop(), Recorder()
         loop.call_later(5.0, lambda: [getattr(batch, end)("over") for batch in active_batches(loop)])
-        feed = Feed([0.0, 0.0, comes_s, 60.0, 61.0])
+        source = TimedSource([0.0, 0.0, arrives_s, 60.0, 61.0])
         retry = RetryPolicy(2, wait=lambda _: 3600.0)
-        results = await BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[told]).batch(feed)
+        results = await BatchProcessor(node, 3, retry=retry, telemetry=False, instruments=[recorder]).batch(source)
         taken = [result.input_data for result in results]
-        assert [*taken, *[x async for x in feed]] == list(range(5))
+        assert [*taken, *[x async for x in source]] == list(range(5))
         assert [result.index for result in results] == taken
-        assert Counter(line[0] for line in told.log if line[0] in ("started", "finished")) == {
+        assert Counter(line[0] for line in recorder.log if line[0] in ("started", "finished")) == {
             "started": len(taken),
             "finished": len(taken),
         }
@@ -817,25 +830,25 @@ def test_an_input_that_comes_while_items_are_in_backoff_and_the_batch_ends_is_no
 @pytest.mark.parametrize(
     ("name", "value"), [("retry", "3"), ("breaker", 0.5), ("retry", RateLimit(1)), ("breaker", RetryPolicy())]
 )
-def test_a_policy_of_another_kind_is_refused(name: str, value: Any) -> None:
+def test_policy_of_a_wrong_type_is_refused(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=f"{name} must be a"):
         BatchProcessor(Flaky({}), **{name: value})
 
 
 @pytest.mark.parametrize("value", [5, [RateLimit(1), 3], "fast"])
-def test_rate_limit_of_another_kind_is_refused(value: Any) -> None:
+def test_rate_limit_of_a_wrong_type_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"rate_limit must be|a rate is written like"):
         BatchProcessor(Flaky({}), rate_limit=value)
 
 
-def test_shorthands_stand_for_a_retry_policy_and_a_rate_limit() -> None:
+def test_shorthands_make_a_retry_policy_and_a_rate_limit() -> None:
     processor = BatchProcessor(Flaky({}), retry=3, rate_limit="100/s")
     assert processor.retry == RetryPolicy(3)
     assert [(limit.rate, limit.per) for limit in processor.rate_limit] == [(100, 1)]
 
 
-def test_an_adaptive_limit_that_was_set_by_hand_goes_on_adapting_from_there(run_virtual: Run) -> None:
-    """In virtual time too: the controller's clock is the batch's."""
+def test_adaptive_limit_set_by_hand_adapts_from_there(run_virtual: Run) -> None:
+    """The controller reads the batch's clock, so it adapts in virtual time too."""
 
     class ThrottledError(Exception):
         status = 429

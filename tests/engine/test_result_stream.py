@@ -1,4 +1,4 @@
-"""Results as they finish."""
+"""Result stream of `batch_as_completed`: order, backpressure, early ends and the single consumer."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.engine.test_batch_run import Watch, processor
 Run = Callable[[Any], Any]
 
 
-def test_results_come_in_the_order_in_which_they_finish(run_virtual: Run) -> None:
+def test_stream_yields_results_in_the_order_in_which_they_finish(run_virtual: Run) -> None:
     async def main() -> list[int]:
         return [r.index async for r in processor(asyncio.sleep, 4).batch_as_completed([3, 1, 2, 0.5])]
 
     assert run_virtual(main()) == [3, 1, 2, 0]
 
 
-def test_a_hundred_items_are_streamed_each_once(run: Run) -> None:
+def test_stream_yields_each_item_once(run: Run) -> None:
     async def main() -> list[int]:
         return [r.output async for r in processor(Watch(0.001), 10).batch_as_completed(range(100))]
 
@@ -31,7 +31,7 @@ def test_a_hundred_items_are_streamed_each_once(run: Run) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01])
-def test_a_slow_consumer_holds_the_batch_back(seconds: float, run_virtual: Run) -> None:
+def test_slow_consumer_holds_the_batch_back(seconds: float, run_virtual: Run) -> None:
     watch = Watch(seconds)
 
     async def main() -> None:
@@ -39,13 +39,13 @@ def test_a_slow_consumer_holds_the_batch_back(seconds: float, run_virtual: Run) 
         async for _ in processor(watch, 5).batch_as_completed(range(60)):
             taken += 1
             await asyncio.sleep(1)
-            assert watch.started - taken <= 5, "finished results that wait are no more than the slots"
+            assert watch.started - taken <= 5, "at most one finished result per slot waits"
         assert taken == 60
 
     run_virtual(main())
 
 
-def test_a_consumer_that_stops_reading_stops_the_batch(run_virtual: Run) -> None:
+def test_consumer_that_stops_reading_stops_the_batch(run_virtual: Run) -> None:
     watch = Watch(0.01)
 
     async def main() -> None:
@@ -58,7 +58,7 @@ def test_a_consumer_that_stops_reading_stops_the_batch(run_virtual: Run) -> None
     run_virtual(main())
 
 
-def test_leaving_the_loop_cancels_what_is_in_flight(run_virtual: Run) -> None:
+def test_leaving_the_loop_cancels_the_items_in_flight(run_virtual: Run) -> None:
     watch = Watch(10)
 
     async def main() -> None:
@@ -72,7 +72,7 @@ def test_leaving_the_loop_cancels_what_is_in_flight(run_virtual: Run) -> None:
     run_virtual(main())
 
 
-def test_aclose_and_async_with_wait_until_everything_has_ended(run_virtual: Run) -> None:
+def test_aclose_and_async_with_await_the_items_in_flight(run_virtual: Run) -> None:
     async def main() -> None:
         for close in (True, False):
             watch = Watch(10)
@@ -110,7 +110,7 @@ def test_cancelling_the_consumer_cancels_and_awaits_the_batch(run_virtual: Run) 
     run_virtual(main())
 
 
-def test_nothing_starts_before_the_first_result_is_asked_for(run_virtual: Run) -> None:
+def test_stream_starts_nothing_before_its_first_read(run_virtual: Run) -> None:
     watch = Watch(1)
 
     async def main() -> None:
@@ -123,12 +123,12 @@ def test_nothing_starts_before_the_first_result_is_asked_for(run_virtual: Run) -
     run_virtual(main())
 
 
-def test_wrong_inputs_are_refused_at_the_call(run_virtual: Run) -> None:
+def test_inputs_of_a_wrong_type_are_refused_at_the_call(run_virtual: Run) -> None:
     with pytest.raises(TypeError, match="a str is one item"):
         processor(Watch()).batch_as_completed("text")
 
 
-def test_fail_fast_gives_what_finished_and_then_raises(run_virtual: Run) -> None:
+def test_fail_fast_stream_yields_finished_results_and_then_raises(run_virtual: Run) -> None:
     async def main() -> None:
         seen = []
         stream = processor(Watch(1), 2, continue_on_error=False).batch_as_completed(["a", "b", "fail", "c", "d"])
@@ -136,13 +136,13 @@ def test_fail_fast_gives_what_finished_and_then_raises(run_virtual: Run) -> None
         assert seen == ["ok", "ok"]
         assert (await anext(stream)).status == "failed"
         assert (await anext(stream)).status == "cancelled"
-        with pytest.raises(ValueError, match="told to fail"):
+        with pytest.raises(ValueError, match="asked to fail"):
             await anext(stream)
 
     run_virtual(main())
 
 
-def test_two_consumers_of_one_stream_are_told_so(run_virtual: Run) -> None:
+def test_second_consumer_of_a_stream_is_refused(run_virtual: Run) -> None:
     async def main() -> None:
         stream = processor(Watch(1)).batch_as_completed(range(5))
         first = asyncio.create_task(anext(stream))  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def test_two_consumers_of_one_stream_are_told_so(run_virtual: Run) -> None:
     ],
 )
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_no_way_out_leaves_a_complaint_on_stderr(way_out: str, loop: str) -> None:
+def test_no_way_to_end_writes_a_warning_to_stderr(way_out: str, loop: str) -> None:
     code = f"""
 import asyncio, gc, flowrt, {loop}
 async def node(x):
@@ -186,12 +186,12 @@ gc.collect()
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_stream_of_a_batch_processor_has_a_telling_repr() -> None:
+def test_repr_of_a_stream_shows_its_state() -> None:
     assert "not started" in repr(BatchProcessor(asyncio.sleep, telemetry=False).batch_as_completed([]))
 
 
-class Counted(list[int]):
-    """A list that counts how many of it were pulled."""
+class CountingList(list[int]):
+    """List that counts how many of its elements were pulled."""
 
     pulled = 0
 
@@ -201,8 +201,8 @@ class Counted(list[int]):
             yield item
 
 
-def test_the_rest_of_a_batch_over_its_time_is_given_at_the_consumer_s_pace(run_virtual: Run) -> None:
-    inputs = Counted(range(10_000))
+def test_rest_after_a_batch_timeout_is_yielded_at_the_consumer_s_pace(run_virtual: Run) -> None:
+    inputs = CountingList(range(10_000))
 
     async def main() -> None:
         statuses = []
@@ -219,17 +219,17 @@ def test_the_rest_of_a_batch_over_its_time_is_given_at_the_consumer_s_pace(run_v
     assert inputs.pulled < 60
 
 
-def test_the_rest_of_a_long_batch_over_its_time_does_not_block_the_loop(run: Run) -> None:
+def test_rest_of_a_long_batch_after_its_timeout_does_not_block_the_loop(run: Run) -> None:
     async def main() -> None:
         turns = 0
 
-        async def turning() -> None:
+        async def count_turns() -> None:
             nonlocal turns
             while True:
                 turns += 1
                 await asyncio.sleep(0)
 
-        watcher = asyncio.create_task(turning())
+        watcher = asyncio.create_task(count_turns())
         processor = BatchProcessor(asyncio.sleep, 3, batch_timeout=0.01, telemetry=False)
         results = await processor.batch([10.0] * 30_000)
         watcher.cancel()

@@ -1,6 +1,6 @@
-"""A batch as a state machine: items come, finish, fail, hang and time out, the batch is resized, drained and cancelled.
+"""Batch as a state machine: items arrive, finish, fail, hang, time out; the batch is resized, drained and cancelled.
 
-Everything happens in virtual time, and after every step what the engine promises must hold.
+Everything happens in virtual time, and the engine's invariants are checked after every step.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TIMEOUT_S = 20.0
 GRACE_S = 5.0
 
 
-class Told(Instrument):
-    """Counts what it is told."""
+class Recorder(Instrument):
+    """Instrument that counts starts, ends, statuses and hedges."""
 
     def __init__(self) -> None:
         self.started: Counter[int] = Counter()
@@ -53,7 +53,7 @@ class Told(Instrument):
 
 
 class BatchMachine(RuleBasedStateMachine):
-    """Plays the inputs, the node and the caller of one batch."""
+    """State machine that acts as the inputs, the node and the caller of one batch."""
 
     @initialize(
         c=st.integers(1, 4),
@@ -62,10 +62,10 @@ class BatchMachine(RuleBasedStateMachine):
         timeout=st.booleans(),
         stream=st.booleans(),
     )
-    def begin(self, c: int, retry: bool, hedge: bool, timeout: bool, stream: bool) -> None:
+    def start(self, c: int, retry: bool, hedge: bool, timeout: bool, stream: bool) -> None:
         self.loop = virtual_loop()
         asyncio.set_event_loop(self.loop)
-        self.told = Told()
+        self.recorder = Recorder()
         self.results: list[BatchResult] = []
         self.waiting: asyncio.Queue[int | None] = asyncio.Queue()
         self.submitted = 0
@@ -81,10 +81,10 @@ class BatchMachine(RuleBasedStateMachine):
             retry=RetryPolicy(2, wait=lambda _: RETRY_S, budget=None) if retry else None,
             hedge=Hedge(after=3.0, share=1.0) if hedge else None,
             telemetry=False,
-            instruments=[self.told],
+            instruments=[self.recorder],
         )
         self.caller = self.loop.create_task(self.consume() if stream else self.call())
-        self.settle()
+        self.run_loop()
 
     async def inputs(self) -> AsyncIterator[int]:
         while (item := await self.waiting.get()) is not None:
@@ -106,15 +106,15 @@ class BatchMachine(RuleBasedStateMachine):
             async for result in results:
                 self.results.append(result)
 
-    def settle(self, seconds: float = 0.001) -> None:
+    def run_loop(self, seconds: float = 0.001) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
-        slots = 0 if self.told.batch is None else len(self.told.batch.slots)
-        self.allowed = max(self.c, min(self.allowed, slots))  # a slot too many goes when its item has ended
+        slots = 0 if self.recorder.batch is None else len(self.recorder.batch.slots)
+        self.allowed = max(self.c, min(self.allowed, slots))  # a surplus slot leaves when its item has ended
 
     def pick(self, choice: int) -> asyncio.Future[int]:
         return list(self.attempts)[choice % len(self.attempts)]
 
-    # -- what may happen ----------------------------------------------------------------------------------------------
+    # -- rules --------------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: not self.over)
     @rule(count=st.integers(1, 6))
@@ -122,64 +122,64 @@ class BatchMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.waiting.put_nowait(self.submitted)
             self.submitted += 1
-        self.settle()
+        self.run_loop()
 
     @precondition(lambda self: self.attempts)
     @rule(choice=st.integers(0, 9))
     def finish(self, choice: int) -> None:
         decided = self.pick(choice)
         decided.set_result(10 * self.attempts[decided])
-        self.settle()
+        self.run_loop()
 
     @precondition(lambda self: self.attempts)
     @rule(choice=st.integers(0, 9))
     def fail(self, choice: int) -> None:
         self.pick(choice).set_exception(ConnectionError("no"))
-        self.settle()
+        self.run_loop()
 
     @precondition(lambda self: self.attempts)
     @rule(choice=st.integers(0, 9))
     def raise_cancelled(self, choice: int) -> None:
         self.pick(choice).cancel()
-        self.settle()
+        self.run_loop()
 
     @rule(seconds=st.sampled_from([1.0, 3.5, RETRY_S, TIMEOUT_S, 100.0]))
     def time_passes(self, seconds: float) -> None:
-        self.settle(seconds)
+        self.run_loop(seconds)
 
     @rule(c=st.integers(1, 5))
     def resize(self, c: int) -> None:
         self.allowed = max(self.allowed, self.c, c)
         self.c = c
         self.processor.set_max_concurrency(c)
-        self.settle()
+        self.run_loop()
 
     @precondition(lambda self: not self.over)
     @rule()
     def end_inputs(self) -> None:
         self.over = True
         self.waiting.put_nowait(None)
-        self.settle()
+        self.run_loop()
 
     @precondition(lambda self: not self.over)
     @rule()
     def drain(self) -> None:
         self.over = True
-        for scheduler in active_batches(self.loop):
-            scheduler.drain("draining")
-        self.settle()
+        for run in active_batches(self.loop):
+            run.drain("draining")
+        self.run_loop()
 
     @precondition(lambda self: not self.over)
     @rule()
     def cancel(self) -> None:
         self.over = self.caller_cancelled = True
         self.caller.cancel()
-        self.settle()
+        self.run_loop()
 
-    # -- what must hold -----------------------------------------------------------------------------------------------
+    # -- invariants ---------------------------------------------------------------------------------------------------
 
     @invariant()
-    def no_more_items_run_than_may(self) -> None:
+    def attempts_in_flight_stay_within_the_limit(self) -> None:
         items = set(self.attempts.values())
         assert len(items) <= self.allowed
         most_hedges = self.allowed if self.hedged else 0
@@ -191,13 +191,13 @@ class BatchMachine(RuleBasedStateMachine):
             assert len(set(self.attempts.values())) >= self.c
 
     @invariant()
-    def nobody_ends_twice_or_without_a_start(self) -> None:
-        assert not self.told.finished - self.told.started
-        assert all(count == 1 for count in (*self.told.started.values(), *self.told.finished.values()))
-        batch = self.told.batch
+    def items_end_at_most_once_and_only_after_their_start(self) -> None:
+        assert not self.recorder.finished - self.recorder.started
+        assert all(count == 1 for count in (*self.recorder.started.values(), *self.recorder.finished.values()))
+        batch = self.recorder.batch
         if batch is not None:
-            assert batch.completed == sum(self.told.finished.values()) <= batch.pulled
-            assert batch.pulled == sum(self.told.started.values())
+            assert batch.completed == sum(self.recorder.finished.values()) <= batch.pulled
+            assert batch.pulled == sum(self.recorder.started.values())
             assert batch.queued >= 0
 
     def teardown(self) -> None:
@@ -212,23 +212,23 @@ class BatchMachine(RuleBasedStateMachine):
                 for decided in list(self.attempts):
                     if not decided.done():
                         decided.set_result(10 * self.attempts[decided])
-                self.settle(RETRY_S)
+                self.run_loop(RETRY_S)
             assert self.caller.done(), "the batch never ended"
             if self.caller_cancelled:
                 assert self.caller.cancelled()
             else:
                 self.caller.result()
-                assert Counter(r.status for r in self.results) == self.told.statuses
-                assert sorted(r.index for r in self.results) == list(range(self.told.batch.pulled))
+                assert Counter(r.status for r in self.results) == self.recorder.statuses
+                assert sorted(r.index for r in self.results) == list(range(self.recorder.batch.pulled))
                 assert all(r.output == 10 * r.input_data for r in self.results if r.success)
-                if self.told.batch.status != "cancelled":
-                    assert self.told.batch.pulled == self.submitted
-            assert self.told.started == self.told.finished
+                if self.recorder.batch.status != "cancelled":
+                    assert self.recorder.batch.pulled == self.submitted
+            assert self.recorder.started == self.recorder.finished
             assert not self.attempts
             assert not asyncio.all_tasks(self.loop)
-            if self.told.batch is not None:
-                assert not self.told.batch.slots
-                assert self.told.batch.queued == 0
+            if self.recorder.batch is not None:
+                assert not self.recorder.batch.slots
+                assert self.recorder.batch.queued == 0
         finally:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
@@ -239,15 +239,15 @@ TestBatchMachine = BatchMachine.TestCase
 TestBatchMachine.settings = settings(max_examples=examples(50), stateful_step_count=25, deadline=None)
 
 
-# -- cancelled at every step -----------------------------------------------------------------------------------------
+# -- cancellation at every step --------------------------------------------------------------------------------------
 
 
 class Busy:
-    """A node and a processor in which everything is under way at once: attempts, rivals, waits, limits, timeouts."""
+    """Node and processor in which attempts, hedges, backoff, a rate limit and timeouts are all active at once."""
 
     def __init__(self) -> None:
         self.running = 0
-        self.told = Told()
+        self.recorder = Recorder()
         self.tries: Counter[int] = Counter()
         self.processor = BatchProcessor(
             self.node,
@@ -257,7 +257,7 @@ class Busy:
             rate_limit=RateLimit(6, per=1.0, burst=2),
             hedge=Hedge(after=2.0, share=1.0),
             telemetry=False,
-            instruments=[self.told],
+            instruments=[self.recorder],
         )
 
     async def node(self, x: int) -> int:
@@ -269,26 +269,26 @@ class Busy:
                 raise ConnectionError("no")
             return x
         except asyncio.CancelledError:
-            await asyncio.sleep(0.01)  # as closing a connection takes
+            await asyncio.sleep(0.01)  # closing a connection takes this long
             raise
         finally:
             self.running -= 1
 
     async def check(self, caller: asyncio.Task[Any]) -> None:
-        """Nothing runs, nothing waits, and each item that was begun has ended once."""
+        """Assert that nothing runs, nothing waits and each started item has ended once."""
         assert self.running == 0
-        assert self.told.started == self.told.finished
-        assert all(count == 1 for count in self.told.finished.values())
+        assert self.recorder.started == self.recorder.finished
+        assert all(count == 1 for count in self.recorder.finished.values())
         left = asyncio.all_tasks() - {caller, asyncio.current_task()}
         assert not left, left
-        batch = self.told.batch
+        batch = self.recorder.batch
         if batch is not None:
             assert (batch.queued, batch.slots) == (0, [])
-            assert self.told.statuses == Counter({k: v for k, v in batch.counts.items() if v})
+            assert self.recorder.statuses == Counter({k: v for k, v in batch.counts.items() if v})
 
 
 class Steps:
-    """Counts the callbacks that a loop runs, and calls a function before the one of a given number."""
+    """Counter of the callbacks that loops run; calls `act` before callback number `at`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -306,7 +306,7 @@ class Steps:
 
 
 @pytest.mark.parametrize("how", ["batch", "stream", "drain"])
-def test_a_batch_that_is_stopped_at_any_step_leaves_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_stopped_at_any_step_leaves_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = Steps(monkeypatch)
 
     async def main(at: int) -> int:
@@ -323,13 +323,13 @@ def test_a_batch_that_is_stopped_at_any_step_leaves_nothing(how: str, monkeypatc
         caller = asyncio.create_task(consume())
         steps.count, steps.at = 0, at
         if how == "drain":
-            steps.act = lambda: [scheduler.drain("draining") for scheduler in active_batches(loop)]
+            steps.act = lambda: [run.drain("draining") for run in active_batches(loop)]
         else:
             steps.act = caller.cancel
         await asyncio.wait([caller])
         taken, steps.at = steps.count, -1
         if how != "drain":
-            assert caller.cancelled() == (at <= taken), "the caller's own cancellation is not lost"
+            assert caller.cancelled() == (at <= taken), "the caller's own cancellation reaches it"
         else:
             caller.result()
         await asyncio.sleep(0)
@@ -347,7 +347,7 @@ def test_a_batch_that_is_stopped_at_any_step_leaves_nothing(how: str, monkeypatc
 
 @pytest.fixture
 def solipsist(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEventLoop]:
-    # it counts in microseconds, and timers of the engine's are due to the nanosecond
+    # its clock resolves microseconds, but the engine's timers are set to the nanosecond
     monkeypatch.setattr(async_solipsism.clock.Clock.__init__, "__defaults__", (0.0, 1e-9))
     loop = async_solipsism.EventLoop()
     yield loop
@@ -355,8 +355,8 @@ def solipsist(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.AbstractEvent
 
 
 @pytest.mark.filterwarnings("ignore::async_solipsism.ResolutionWarning")
-def test_nothing_sleeps_for_ever(solipsist: asyncio.AbstractEventLoop) -> None:
-    """This loop raises where every task waits and no timer is set: a wake-up that was lost would show."""
+def test_batch_never_sleeps_without_a_timer(solipsist: asyncio.AbstractEventLoop) -> None:
+    """The loop raises if every task waits and no timer is set, which is how a lost wakeup would show."""
 
     async def main() -> None:
         busy = Busy()
@@ -375,7 +375,7 @@ def test_nothing_sleeps_for_ever(solipsist: asyncio.AbstractEventLoop) -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="simloop needs Python 3.12")
 @pytest.mark.parametrize("first", range(0, 30, 10))
-def test_whatever_order_ready_callbacks_run_in_the_outcome_is_the_same(first: int) -> None:
+def test_outcome_does_not_depend_on_the_order_of_ready_callbacks(first: int) -> None:
     import simloop
 
     async def main() -> list[tuple[int, str, Any]]:
