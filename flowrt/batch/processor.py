@@ -35,7 +35,14 @@ T = TypeVar("T")
 
 
 class _Setting(Generic[T]):
-    """A setting of a processor: read from its configuration, checked when it is set."""
+    """A setting of a processor: read from its configuration, checked when it is set.
+
+    Args:
+        fixed: It cannot be changed, as metrics and instruments are made for it.
+    """
+
+    def __init__(self, *, fixed: bool = False) -> None:
+        self._fixed = fixed
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -51,6 +58,8 @@ class _Setting(Generic[T]):
         return value
 
     def __set__(self, processor: BatchProcessor, value: Any) -> None:
+        if self._fixed:
+            raise AttributeError(f"{self._name} of a BatchProcessor cannot be changed: make a new one")
         processor.config = processor.config.changed(**{self._name: value})
 
 
@@ -87,8 +96,8 @@ class BatchProcessor:
             may end the slot's next item, and state that is keyed by the task, or set in a context variable, passes
             from one item to the next.
 
-    The settings can be read and set as attributes of the same names; a new value is checked, and holds for later
-    batches.
+    The settings can be read as attributes of the same names. All but `node`, `name`, `telemetry` and `instruments` can
+    be set, too: a new value is checked and holds for later batches.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -103,8 +112,8 @@ class BatchProcessor:
         [2, 4, 6]
     """
 
-    node = _Setting[BaseNode]()
-    name = _Setting[str]()
+    node = _Setting[BaseNode](fixed=True)
+    name = _Setting[str](fixed=True)
     continue_on_error = _Setting[bool]()
     item_timeout = _Setting["float | None"]()
     batch_timeout = _Setting["float | None"]()
@@ -114,7 +123,10 @@ class BatchProcessor:
     hedge = _Setting["Hedge | None"]()
     executor = _Setting[Executor]()
     journal = _Setting["JournalPolicy | Journal | None"]()
-    telemetry = _Setting[Telemetry]()
+    record = _Setting["Path | None"]()
+    speedup_sample = _Setting["int | None"]()
+    telemetry = _Setting[Telemetry](fixed=True)
+    instruments = _Setting[tuple[Instrument, ...]](fixed=True)
     task_per_item = _Setting[bool]()
 
     def __init__(
@@ -162,8 +174,12 @@ class BatchProcessor:
 
     @property
     def max_concurrency(self) -> int:
-        """Most items that may run at once; of an `AdaptiveLimit` the largest."""
+        """Most items that may run at once; of an `AdaptiveLimit` the largest. Setting it is `set_max_concurrency`."""
         return self.config.limit
+
+    @max_concurrency.setter
+    def max_concurrency(self, limit: int) -> None:
+        self.set_max_concurrency(limit)
 
     async def batch(
         self,

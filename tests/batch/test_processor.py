@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import flowrt
 from flowrt import (
     BaseNode,
     BatchProcessor,
@@ -278,3 +279,24 @@ def test_a_processor_shows_what_it_is() -> None:
     assert (
         repr(BatchProcessor(echo, 7, name="x")) == "BatchProcessor(<FunctionNode 'echo'>, max_concurrency=7, name='x')"
     )
+
+
+def test_settings_can_be_read_and_set_and_are_checked() -> None:
+    processor = BatchProcessor(len, 3, item_timeout=2.0)
+    assert (processor.max_concurrency, processor.item_timeout, processor.retry) == (3, 2.0, None)
+    processor.max_concurrency = 7
+    processor.item_timeout = None
+    processor.retry = 3  # type: ignore[assignment]  # a shorthand
+    assert (processor.config.limit, processor.config.item_timeout) == (7, None)
+    assert processor.retry == flowrt.RetryPolicy(3)
+    with pytest.raises(ValueError, match="item_timeout must be a positive number of seconds"):
+        processor.item_timeout = -1
+    with pytest.raises(ValueError, match="max_concurrency must be an integer of at least 1"):
+        processor.max_concurrency = 0
+    assert processor.max_concurrency == 7
+
+
+@pytest.mark.parametrize("name", ["node", "name", "telemetry", "instruments"])
+def test_settings_that_metrics_are_made_for_cannot_be_changed(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"{name} of a BatchProcessor cannot be changed: make a new one"):
+        setattr(BatchProcessor(len), name, None)
