@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -138,7 +137,6 @@ def _assemble(
         name=config.name,
         node_id=node.node_id,
         node_type=node.node_type,
-        batch_id=uuid.uuid4().hex,
         limit=config.limit if controller is None else controller.limit,
         expected=source.expected,
         clock=clock,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from flowrt._util.validation import check_concurrency
@@ -115,16 +116,16 @@ class BatchProcessor:
     node = _Setting[BaseNode](fixed=True)
     name = _Setting[str](fixed=True)
     continue_on_error = _Setting[bool]()
-    item_timeout = _Setting["float | None"]()
-    batch_timeout = _Setting["float | None"]()
-    retry = _Setting["RetryPolicy | None"]()
+    item_timeout = _Setting[float | None]()
+    batch_timeout = _Setting[float | None]()
+    retry = _Setting[RetryPolicy | None]()
     rate_limit = _Setting[tuple[RateLimit, ...]]()
-    breaker = _Setting["CircuitBreaker | None"]()
-    hedge = _Setting["Hedge | None"]()
+    breaker = _Setting[CircuitBreaker | None]()
+    hedge = _Setting[Hedge | None]()
     executor = _Setting[Executor]()
-    journal = _Setting["JournalPolicy | Journal | None"]()
-    record = _Setting["Path | None"]()
-    speedup_sample = _Setting["int | None"]()
+    journal = _Setting[JournalPolicy | Journal | None]()
+    record = _Setting[Path | None]()
+    speedup_sample = _Setting[int | None]()
     telemetry = _Setting[Telemetry](fixed=True)
     instruments = _Setting[tuple[Instrument, ...]](fixed=True)
     task_per_item = _Setting[bool]()

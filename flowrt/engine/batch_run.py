@@ -14,7 +14,7 @@ from flowrt.engine.hedging import Hedging
 from flowrt.engine.item_task import ACTIVE_RUNS, make_task, retrieve_exception
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
-from flowrt.engine.source import Source
+from flowrt.engine.source import EMPTY, Source
 from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
 from flowrt.engine.unstarted import UnstartedInputs
 from flowrt.engine.worker_pool import WorkerPool
@@ -247,7 +247,7 @@ class BatchRun:
     def _release(self) -> None:
         """Let go of inputs and items, and of cycles in which they would wait for the garbage collector."""
         self.batch.latest = None
-        self._source = Source(())
+        self._source = EMPTY
         self._hedging = self._timeouts = None
         self._unstarted.close()
         self._cancellation.close()

@@ -24,7 +24,7 @@ from flowrt.engine.outcome import (
 )
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
-from flowrt.engine.source import Source
+from flowrt.engine.source import EMPTY, Source
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import ItemFailedError, JournalError
 from flowrt.model import ItemRecord, Slot
@@ -329,6 +329,6 @@ class Cancellation:
         """Cancel the timers and let go of the inputs and of the run."""
         for timer in self._timers:
             timer.cancel()
-        self._source = Source(())
+        self._source = EMPTY
         self._hedging = None
         del self.finish, self._replace, self._leave

@@ -136,31 +136,30 @@ class Dispatch:
         TypeError: One of them is not an instrument, or its phase is not a `Phase`.
     """
 
-    __slots__ = (*HOOKS, "notify_finished", "notify_started")
-
-    notify_started: Hook | None
-    notify_finished: Hook | None
-    batch_started: tuple[Hook, ...]
-    item_started: tuple[Hook, ...]
-    attempt_started: tuple[Hook, ...]
-    attempt_ended: tuple[Hook, ...]
-    retry_scheduled: tuple[Hook, ...]
-    hedge_ended: tuple[Hook, ...]
-    item_failed: tuple[Hook, ...]
-    item_finished: tuple[Hook, ...]
-    limit_changed: tuple[Hook, ...]
-    circuit_changed: tuple[Hook, ...]
-    inputs_cancelled: tuple[Hook, ...]
-    batch_ended: tuple[Hook, ...]
+    notify_started: Hook | None = None
+    notify_finished: Hook | None = None
+    batch_started: tuple[Hook, ...] = ()
+    item_started: tuple[Hook, ...] = ()
+    attempt_started: tuple[Hook, ...] = ()
+    attempt_ended: tuple[Hook, ...] = ()
+    retry_scheduled: tuple[Hook, ...] = ()
+    hedge_ended: tuple[Hook, ...] = ()
+    item_failed: tuple[Hook, ...] = ()
+    item_finished: tuple[Hook, ...] = ()
+    limit_changed: tuple[Hook, ...] = ()
+    circuit_changed: tuple[Hook, ...] = ()
+    inputs_cancelled: tuple[Hook, ...] = ()
+    batch_ended: tuple[Hook, ...] = ()
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
-        hooks: dict[str, list[Hook]] = {name: [] for name in HOOKS}
+        hooks: dict[str, list[Hook]] = {}
         for instrument in sorted(instruments, key=_phase_of):
             for name in _overridden(type(instrument)):  # type: ignore[arg-type]  # a class is hashable
-                hooks[name].append(getattr(instrument, name))
+                hooks.setdefault(name, []).append(getattr(instrument, name))
         for name, called in hooks.items():
             setattr(self, name, tuple(reversed(called) if name in _ENDS else called))
-        self._compile()
+        if hooks:
+            self._compile()
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
         """Call every hook of that name with the record."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowrt._util.clock import Clock
 from flowrt.engine.admission import Admission
@@ -40,8 +40,7 @@ class UnstartedBlock:
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunParts:
+class RunParts(NamedTuple):
     """Parts of one batch run, assembled by `flowrt.batch.build.build_run`.
 
     Args:
@@ -51,11 +50,11 @@ class RunParts:
         source: Where inputs come from.
         admission: Holds workers back.
         attempt: Begins one attempt.
-        settle: Records what an attempt returned.
         deliver: Takes the results.
+        dispatch: The instruments' hooks.
+        settle: Records what an attempt returned.
         deliver_unstarted: Takes inputs that were never started, to make results of them; None where a consumer sets
             the pace.
-        dispatch: The instruments' hooks.
         policies: The policies around attempts, if any.
         journal: Keeps finished items, if there is a journal.
         hedge: Decides which items get a second attempt beside their first, if any do.
@@ -74,10 +73,10 @@ class RunParts:
     source: Source
     admission: Admission
     attempt: Begin
-    settle: Settle = settle
     deliver: Deliver
-    deliver_unstarted: Callable[[UnstartedBlock], None] | None = None
     dispatch: Dispatch
+    settle: Settle = settle
+    deliver_unstarted: Callable[[UnstartedBlock], None] | None = None
     policies: PolicyPipeline | None = None
     journal: JournalSink | None = None
     hedge: HedgeTracker | None = None

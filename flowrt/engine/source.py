@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
 from functools import partial
 from itertools import islice
@@ -20,7 +20,7 @@ from flowrt.engine.item_task import make_task, retrieve_exception
 from flowrt.engine.waiters import Waiters
 from flowrt.model import ItemRecord
 
-__all__ = ["END", "LATER", "Source", "check_inputs", "length_of", "make_source"]
+__all__ = ["EMPTY", "END", "LATER", "Source", "check_inputs", "length_of", "make_source"]
 
 END: Final[Any] = object()
 """What `pull` returns once the source is exhausted."""
@@ -288,7 +288,7 @@ class _SourceContext:
 
 def length_of(inputs: Any) -> int | None:
     """Number of inputs, or None where it is not known: many a `__len__` raises, or is too large for an index."""
-    if not isinstance(inputs, Sized):
+    if not hasattr(type(inputs), "__len__"):
         return None
     try:
         return len(inputs)
@@ -302,6 +302,8 @@ def check_inputs(inputs: Any) -> None:
     Raises:
         TypeError: Not an iterable or async iterable of items, or a str, bytes or mapping.
     """
+    if isinstance(inputs, _IN_MEMORY):
+        return
     if isinstance(inputs, (str, bytes, bytearray, Mapping)):
         hint = "its .items()" if isinstance(inputs, Mapping) else "a list with it inside"
         raise TypeError(f"inputs must be an iterable of items; a {type(inputs).__name__} is one item: pass {hint}")
@@ -311,6 +313,10 @@ def check_inputs(inputs: Any) -> None:
 
 def make_source(inputs: Any) -> Source:
     """Make the source of any iterable or async iterable."""
-    if isinstance(inputs, AsyncIterable):
-        return AsyncSource(inputs)
-    return Source(inputs) if isinstance(inputs, _IN_MEMORY) else IteratorSource(inputs)
+    if isinstance(inputs, _IN_MEMORY):
+        return Source(inputs)
+    return AsyncSource(inputs) if isinstance(inputs, AsyncIterable) else IteratorSource(inputs)
+
+
+EMPTY: Final = Source(())
+"""A source of nothing, in the place of one that is to be let go."""

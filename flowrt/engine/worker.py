@@ -8,6 +8,7 @@ items end other than by themselves in `cancellation`, how a batch starts and end
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextvars import Context
 from functools import partial
 from types import FrameType
@@ -89,6 +90,9 @@ class Worker:
         self._finish = cancellation.finish
         self._pool = pool
         self._context = context
+        # number of inputs, where it cannot be wrong and none comes back
+        exact = not source.computes and not source.awaits and retries is None and parts.batch.expected is not None
+        self._known = parts.batch.expected if exact and parts.batch.expected is not None else sys.maxsize
         self._turn_ns = parts.clock()  # when the loop last had its turn
         self._turn_ending = False
 
@@ -113,6 +117,7 @@ class Worker:
         pull = source.pull
         ledger = batch.ledger if source.computes else None  # else a pull takes no time
         sets_variables = source.sets_variables
+        known = self._known
         asked_ns = 0
         outcome: Any = None
         try:
@@ -189,6 +194,9 @@ class Worker:
                 if self._task_per_item:
                     if admission.closed:
                         break
+                    if batch.pulled >= known:  # no task is needed to find that out
+                        self._input_ended()
+                        break
                     # in the last step of this task, so that nothing is scheduled in between; in a fresh context, so
                     # that no variable that the node has set reaches the next item
                     slot.task = ItemTask(self.run(slot), loop=self._loop, name=batch.name, context=self._context.copy())
@@ -200,6 +208,11 @@ class Worker:
         except BaseException as exc:  # a fault of the engine or of an executor, policy or journal of the user's
             cancellation.fail(exc, "the engine failed")
         pool.leave(slot)
+
+    @property
+    def most_left(self) -> int:
+        """Most inputs that are left, as far as is known."""
+        return self._known - self._batch.pulled
 
     def _attempt_raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:
         """Record what an attempt raised.

@@ -60,7 +60,7 @@ class WorkerPool:
         if self._admission.closed:
             return
         slots = self._batch.slots
-        for _ in range(min(self.vacant, max(1, len(slots)))):
+        for _ in range(min(self.vacant, max(1, len(slots)), self._worker.most_left)):
             self.vacant -= 1
             self.starting += 1
             slot = Slot()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,7 +49,6 @@ class BatchRecord:
         name: The processor's name, the `batch` label.
         node_id: The node's id, the `node` label.
         node_type: The node's type.
-        batch_id: A random id of this run, 32 hexadecimal digits.
         expected: Number of inputs, or None if it is not known beforehand.
         limit: The concurrency limit in force.
         slots: The slots in use.
@@ -77,7 +77,7 @@ class BatchRecord:
 
     __slots__ = (
         "__weakref__",
-        "batch_id",
+        "_batch_id",
         "circuit",
         "clock",
         "counts",
@@ -113,8 +113,8 @@ class BatchRecord:
         name: str,
         node_id: str,
         node_type: str,
-        batch_id: str,
         limit: int,
+        batch_id: str | None = None,
         expected: int | None = None,
         started_ns: int = 0,
         epoch_offset_ns: int = 0,
@@ -123,7 +123,7 @@ class BatchRecord:
         self.name = name
         self.node_id = node_id
         self.node_type = node_type
-        self.batch_id = batch_id
+        self._batch_id = batch_id
         self.expected = expected
         self.limit = limit
         self.slots: list[Slot] = []
@@ -148,6 +148,13 @@ class BatchRecord:
         self.circuit: Any = None
         self.shard: Any = None
         self.span: Any = None
+
+    @property
+    def batch_id(self) -> str:
+        """Random id of this run, 32 hexadecimal digits; made when it is first asked for."""
+        if self._batch_id is None:
+            self._batch_id = os.urandom(16).hex()
+        return self._batch_id
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process can use: all but the clock and what belongs to the running batch."""
