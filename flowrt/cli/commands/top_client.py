@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
+
+from flowrt._util.trace_url import check_trace_url
 
 __all__ = ["Answer", "Source"]
 
@@ -24,11 +27,13 @@ class Answer:
         state: The server's state, or None.
         problem: Why `state` is None.
         refused: True if a retry cannot succeed.
+        trace_url: Template of links to traces, or None.
     """
 
     state: dict[str, Any] | None = None
     problem: str | None = None
     refused: bool = False
+    trace_url: str | None = None
 
 
 class Source:
@@ -53,7 +58,7 @@ class Source:
             raise ValueError(f"{url!r} is not an http or https URL: pass for example http://127.0.0.1:9464")
         self._host, self._tls = host, parts.scheme == "https"
         self._port = port or _PORT
-        self._path = f"{parts.path.rstrip('/').removesuffix('/metrics')}/live/state"
+        self._root = parts.path.rstrip("/").removesuffix("/metrics")
         self._context = _tls_context(cacert) if self._tls else None
         self._headers = {"accept": "application/json"}
         if token:
@@ -61,8 +66,10 @@ class Source:
                 raise ValueError("the token holds characters that are invalid in a header")
             self._headers["authorization"] = f"Bearer {token}"
         self._connection: http.client.HTTPConnection | None = None
+        self._trace_url: str | None = None
+        self._configured = False
         name = f"[{host}]" if ":" in host else host
-        self.shown_url = f"{parts.scheme}://{name}:{self._port}{self._path.removesuffix('/live/state')}"
+        self.shown_url = f"{parts.scheme}://{name}:{self._port}{self._root}"
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -83,20 +90,24 @@ class Source:
                 return self.ask()  # the server had closed the kept-alive connection
             return Answer(problem=_reason(exc), refused=isinstance(exc, ssl.SSLCertVerificationError))
 
-    def _ask(self) -> Answer:
+    def _get(self, path: str) -> tuple[int, bytes]:
         if self._connection is None:
             self._connection = (
                 http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
                 if self._context is None
                 else http.client.HTTPSConnection(self._host, self._port, timeout=_TIMEOUT_S, context=self._context)
             )
-        self._connection.request("GET", self._path, headers=self._headers)
+        self._connection.request("GET", f"{self._root}{path}", headers=self._headers)
         with self._connection.getresponse() as response:
-            body = response.read(_MOST_BYTES)
-        if response.status == 200:
-            return self._parse(body)
+            return response.status, response.read(_MOST_BYTES)
+
+    def _ask(self) -> Answer:
+        status, body = self._get("/live/state")
+        if status == 200:
+            answer = self._parse(body)
+            return answer if answer.state is None else replace(answer, trace_url=self._find_trace_url())
         self._drop()
-        if response.status == 401:
+        if status == 401:
             sent = "authorization" in self._headers
             problem = (
                 "the token is wrong"
@@ -104,15 +115,24 @@ class Source:
                 else "the server requires a token: set FLOWRT_METRICS_TOKEN or pass --token"
             )
             return Answer(problem=problem, refused=True)
-        problem = f"the server answered {response.status}: {body[:200].decode('utf-8', 'replace').strip()}"
-        return Answer(problem=problem, refused=response.status in (403, 404, 405, 421))
+        problem = f"the server answered {status}: {body[:200].decode('utf-8', 'replace').strip()}"
+        return Answer(problem=problem, refused=status in (403, 404, 405, 421))
+
+    def _find_trace_url(self) -> str | None:
+        """Return the server's template of links to traces; it is requested once."""
+        if not self._configured:
+            self._configured = True
+            status, body = self._get("/live/config")
+            with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                self._trace_url = check_trace_url(json.loads(body)["trace_url"]) if status == 200 else None
+        return self._trace_url
 
     def _parse(self, body: bytes) -> Answer:
         try:
             state = json.loads(body)
             if isinstance(state["process"], dict) and isinstance(state["batches"], list):
                 return Answer(state)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             self._drop()
         return Answer(problem="the server is not a flowrt process", refused=True)
 

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flowrt._util.trace_url import trace_link
 from flowrt.cli.commands.top_client import Answer
 from flowrt.errors import one_line
 from flowrt.reporting.summary import duration
@@ -30,6 +31,9 @@ _CAUSES: Final = {  # name and colour, in the order of the page's legend
 }
 _STATUS: Final = {"running": "cyan", "ok": "green", "failed": "red", "cancelled": "yellow"}
 
+_FAILING: Final = 0.05  # from this share of failed items on, an active batch is shown first
+_MAX_CAUSES: Final = 3
+
 Batch = dict[str, Any]
 
 
@@ -46,13 +50,22 @@ class View:
         self._problem: str | None = None
         self._answered_s = 0.0
         self._chosen: str | None = None
+        self._trace_url: str | None = None
 
     def update(self, answer: Answer) -> None:
         """Show an answer, or its problem beside the last known state."""
         self._problem = answer.problem
-        if answer.state is not None:
-            self._state = answer.state
-            self._answered_s = time.monotonic()
+        if answer.state is None:
+            return
+        last, self._state = self._state, answer.state
+        try:
+            self.render(80, None)  # reads every field
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+            self._state = last
+            self._problem = "the server's answer is not understood: its flowrt may have another version"
+            return
+        self._trace_url = answer.trace_url
+        self._answered_s = time.monotonic()
 
     def press(self, key: str) -> None:
         """Handle a key: n and p choose the next and previous batch, a the latest."""
@@ -78,14 +91,14 @@ class View:
             return Group(*parts)
         others = [batch for batch in self._batches() if batch is not shown]
         parts += [self._line(batch) for batch in others[:3]]
-        parts += [Text(), *_batch(shown, width)]
+        parts += [Text(), *_batch(shown, width, self._trace_url)]
         free = None if height is None else max(3, height - len(parts) - 10)
         parts += _tables(shown, width, free)
         return Group(*parts)
 
     def _batches(self) -> list[Batch]:
         batches: list[Batch] = [] if self._state is None else self._state["batches"]
-        return sorted(batches, key=lambda batch: (batch["status"] == "running", batch["started_s"]), reverse=True)
+        return sorted(batches, key=_order, reverse=True)
 
     def _shown(self) -> Batch | None:
         batches = self._batches()
@@ -115,11 +128,24 @@ class View:
         return line
 
 
-def _batch(batch: Batch, width: int) -> list[RenderableType]:
+def _order(batch: Batch) -> tuple[bool, bool, float]:
+    """Return the sort key that puts active batches last, and of these the failing ones."""
+    running = batch["status"] == "running"
+    return running, running and _failed(batch) >= _FAILING * max(1, batch["completed"]), batch["started_s"]
+
+
+def _failed(batch: Batch) -> int:
+    failed: int = batch["counts"]["failed"] + batch["counts"]["timed_out"]
+    return failed
+
+
+def _batch(batch: Batch, width: int, trace_url: str | None) -> list[RenderableType]:
     over = batch["status"] != "running"
     head = Text(_plain(batch["name"]), style="bold", no_wrap=True, overflow="ellipsis")
     head.append(f"  {batch['status']}", style=_STATUS.get(batch["status"], ""))
     head.append(f"  {duration(batch['elapsed_s'])}", style="not bold dim")
+    if failed := _failed(batch):
+        head.append(f"  {failed:,} failed ({failed / max(1, batch['completed']):.0%})", style="bold red")
     progress = Text(no_wrap=True, overflow="ellipsis")
     expected = batch["expected"]
     if expected:
@@ -131,12 +157,24 @@ def _batch(batch: Batch, width: int) -> list[RenderableType]:
     if batch["eta_s"] is not None and not over:
         progress.append(f", about {duration(batch['eta_s'])} left", style="dim")
     latency = [f"{name} {duration(value)}" for name, value in batch["latency"].items() if value is not None]
-    failed = batch["counts"]["failed"] + batch["counts"]["timed_out"]
-    figures = Text(no_wrap=True, overflow="ellipsis")
-    figures.append(f"{batch['rate']:,.0f}/s".ljust(12)).append("  ".join(latency).ljust(44))
-    figures.append(f"{batch['inflight']:,} of {batch['limit']:,} in flight, {batch['queued']:,} queued".ljust(36))
-    figures.append(f"{failed:,} failed", style="bold red" if failed else "dim")
-    return [head, progress, figures, _rates(batch, width), _bound(batch, width)]
+    figures = Text(f"{batch['rate']:,.0f}/s".ljust(12), no_wrap=True, overflow="ellipsis")
+    figures.append("  ".join(latency))
+    slots = Text(no_wrap=True, overflow="ellipsis")
+    slots.append(f"{batch['inflight']:,} of {batch['limit']:,} in flight, {batch['queued']:,} queued")
+    return [head, progress, *_causes(batch, trace_url), figures, slots, _rates(batch, width), _bound(batch, width)]
+
+
+def _causes(batch: Batch, trace_url: str | None) -> list[RenderableType]:
+    """List the main causes of failures, and the trace of an example."""
+    lines: list[RenderableType] = []
+    for cause in batch.get("causes", [])[:_MAX_CAUSES]:
+        line = Text(f"{cause['count']:,} × ", style="red", no_wrap=True, overflow="ellipsis")
+        line.append(f"{_plain(cause['type'])}: {_plain(cause['text'])}")
+        lines.append(line)
+        link = trace_link(trace_url, cause["trace_id"])
+        if link is not None:
+            lines.append(Text(f"    {_plain(link)}", style="dim", overflow="fold"))
+    return lines
 
 
 def _progress(batch: Batch) -> str:
@@ -152,7 +190,7 @@ def _rates(batch: Batch, width: int) -> Text:
     cells = max(10, min(100, width - 20))
     line = Text("rate     ", style="dim", no_wrap=True)
     if len(rows) < 3:
-        return line
+        return line.append("not enough samples yet")
     begin, end = rows[0][0], rows[-1][0]
     edges: list[tuple[float, int]] = []
     for cell in range(cells + 1):
@@ -175,7 +213,7 @@ def _bound(batch: Batch, width: int) -> Text:
     total = sum(held.values())
     line = Text("bound by ", style="dim")
     if not total:
-        return line
+        return line.append("nothing yet")
     cells, legend = max(10, min(60, width - 20)), Text()
     for cause, seconds in sorted(held.items(), key=lambda pair: -pair[1]):
         name, colour = _CAUSES[cause]
@@ -191,12 +229,13 @@ def _tables(batch: Batch, width: int, max_lines: int | None) -> list[RenderableT
         failures = failures[: max(1, max_lines // 3)]
         running = running[: max(1, max_lines - len(failures) - 4)]
     tables: list[RenderableType] = []
-    for stall in batch.get("stalls", [])[-2:]:
-        where = _plain(stall["stack"].splitlines()[-1]) if stall["stack"] else ""
-        if stall.get("garbage_collection"):
-            where = "Python's garbage collector"
-        what = f"the event loop was blocked for {duration(stall['duration_s'])}: {where}"
-        tables += [Text(), Text(what, style="red")]
+    stalls = batch.get("stall_groups", [])[:2]
+    if stalls:
+        tables.append(Text())
+    for stall in stalls:
+        times = f"{stall['count']:,} × up to " if stall["count"] > 1 else ""
+        what = f"the event loop was blocked for {times}{duration(stall['longest_s'])}: {_culprit(stall)}"
+        tables.append(Text(what, style="red"))
     if failures:
         kinds = ", ".join(f"{_plain(kind)} {count:,}" for kind, count in list(batch["errors"].items())[:5])
         table = _table(f"failures: {kinds}", ("item", "right"), ("took", "right"), ("error", "left"))
@@ -210,6 +249,14 @@ def _tables(batch: Batch, width: int, max_lines: int | None) -> list[RenderableT
             table.add_row(f"{item['index']:,}", duration(item["age_s"]), Text(_where(item, width)))
         tables += [Text(), table]
     return tables
+
+
+def _culprit(stall: dict[str, Any]) -> str:
+    if stall["garbage_collection"]:
+        return "Python's garbage collector"
+    where = _plain(stall["stack"].splitlines()[-1]) if stall["stack"] else ""
+    node = f"node {_plain(stall['node'])}" if stall["node"] is not None else ""
+    return ", ".join(part for part in (node, where) if part) or "cause unknown"
 
 
 def _table(title: str, *columns: tuple[str, Any]) -> Table:

@@ -58,7 +58,8 @@ def test_once_prints_the_state_and_exits(server: TelemetryServer) -> None:
     assert done.exit_code == 0, done.output
     assert "seen  failed" in done.output
     assert "10 of 10 items, 100%" in done.output
-    assert "5 failed" in done.output
+    assert "5 failed (50%)" in done.output
+    assert "5 × ValueError: odd  [NmN; next" in done.output
     assert "failures: ValueError 5" in done.output
     assert "\x1b[31m" not in done.output
     assert "odd  [31m9; next" in done.output
@@ -220,3 +221,90 @@ def test_top_on_a_terminal_draws_until_q_is_pressed(server: TelemetryServer) -> 
     os.close(terminal)
     assert b"no batch yet" in seen
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def running(name: str, started_s: float, failed: int, **more: Any) -> dict[str, Any]:
+    counts = {"ok": 100 - failed, "failed": failed, "timed_out": 0, "cancelled": 0, "resumed": 0}
+    cause = {"count": failed, "type": "ConnectionError", "text": "no answer from N", "trace_id": "ab12"}
+    made = {
+        "status": "running",
+        "started_s": started_s,
+        "completed": 100,
+        "counts": counts,
+        "causes": [cause] * bool(failed),
+    }
+    return {**state(name), **made, **more}
+
+
+def test_failing_batch_is_shown_first_with_failures_near_the_head() -> None:
+    view = View("http://x")
+    batches = [running("bad", 1.0, 90), running("good", 2.0, 0)]
+    url = "https://jaeger.example.com/trace/{trace_id}"
+    view.update(Answer({"process": PROCESS, "batches": batches}, trace_url=url))
+    lines = [line for line in drawn(view, 80).splitlines() if line.strip()]
+    at = next(i for i, line in enumerate(lines) if line.startswith("bad"))
+    assert "90 failed (90%)" in lines[at]
+    assert "90 × ConnectionError: no answer from N" in lines[at + 2]
+    assert "https://jaeger.example.com/trace/ab12" in lines[at + 3]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_no_line_ends_after_its_label() -> None:
+    stall = {"count": 3, "longest_s": 0.3, "garbage_collection": False, "stack": "", "node": None}
+    view = View("http://x")
+    batch = running("new", 1.0, 0, bound_s={}, history=[], stall_groups=[stall])
+    view.update(Answer({"process": PROCESS, "batches": [batch]}))
+    text = drawn(view)
+    assert "bound by nothing yet" in text
+    assert "rate     not enough samples yet" in text
+    assert "blocked for 3 × up to 300.00 ms: cause unknown" in text
+    assert not [line for line in text.splitlines() if line.rstrip().endswith(":")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": None, "counts": None},
+        {"latency": []},
+        {"bound_s": {"slots": "much"}},
+        {"history": [[1], [2], [3]]},
+        {"failures": ["none"]},
+        {"running": [{"places": 3}]},
+        {"causes": 7},
+    ],
+)
+def test_odd_answer_keeps_the_last_state(change: dict[str, Any]) -> None:
+    view = View("http://x")
+    view.update(Answer({"process": PROCESS, "batches": [running("known", 1.0, 0)]}))
+    view.update(Answer({"process": PROCESS, "batches": [running("odd", 1.0, 9, **change)]}))
+    text = drawn(view)
+    assert "known  running" in text
+    assert "the server's answer is not understood" in text
+    view.update(Answer({"process": {}, "batches": ["no"]}))
+    assert "known  running" in drawn(view)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"{}", b"[]", b"3", b"\xff", b'{"process": {}, "batches": 3}'])
+def test_malformed_json_is_not_flowrt(body: bytes) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": body})
+
+    server = TelemetryServer(0, app=app)
+    server.start()
+    try:
+        with Source(server.url) as source:
+            assert source.ask() == Answer(problem="the server is not a flowrt process", refused=True)
+    finally:
+        server.stop()
+
+
+def test_client_gets_the_trace_template_once() -> None:
+    url = "https://jaeger.example.com/trace/{trace_id}"
+    server = TelemetryServer(0, trace_url=url)
+    server.start()
+    try:
+        with Source(server.url) as source:
+            assert [source.ask().trace_url for _ in range(2)] == [url, url]
+    finally:
+        server.stop()
