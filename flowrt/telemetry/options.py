@@ -107,3 +107,5 @@ class Serving(TypedDict, total=False):
     metrics_token: str | None
     metrics_cert: str | None
     metrics_key: str | None
+    trace_url: str | None
+    live_control: bool

@@ -73,9 +73,9 @@ class RunningDemo:
 
     def row(self, label: str) -> str:
         """Return the text of a summary row."""
-        found = re.search(rf"^{re.escape(label)}  +(.*)$", self.text, re.MULTILINE)
+        found = re.search(rf"^{re.escape(label)}  +(.*(?:\n {{10,}}.*)*)$", self.text, re.MULTILINE)
         assert found, f"no row {label!r} in {self.text}"
-        return found[1]
+        return re.sub(r"\n +", " ", found[1])  # long texts are wrapped
 
 
 Start = Callable[..., RunningDemo]

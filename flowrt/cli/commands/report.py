@@ -37,14 +37,21 @@ Exit codes: 0 shown, 2 bad usage or no such file, 65 the file cannot be read.
 @click.option(
     "-o", "--output", metavar="PAGE", type=click.Path(path_type=Path), help="Write a self-contained HTML page."
 )
+@click.option(
+    "--trace-url",
+    envvar="FLOWRT_TRACE_URL",
+    show_envvar=True,
+    metavar="URL",
+    help="Link trace ids of the page to this URL, with {trace_id} in place of the id.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def report(file: Path, output: Path | None, as_json: bool) -> None:
+def report(file: Path, output: Path | None, trace_url: str | None, as_json: bool) -> None:
     """Show what failed in a finished run, and why it took as long as it did."""
     from flowrt.reporting.terminal import print_report  # noqa: PLC0415  # heavy
 
     detail = load_detail(file)
     if output is not None:
-        write_page(detail, output)
+        write_page(detail, output, trace_url)
         say(f"report: {output}")
     if as_json:
         click.echo(json.dumps(detail.as_dict(), indent=2))
@@ -89,16 +96,19 @@ def _looks_like_lines(file: Path) -> bool:
         return False
 
 
-def write_page(detail: Detail, output: Path) -> None:
+def write_page(detail: Detail, output: Path, trace_url: str | None = None) -> None:
     """Write the HTML page, readable by its owner only because it holds error messages.
 
     Raises:
-        CommandError: The page cannot be written.
+        CommandError: The page cannot be written, or `trace_url` is invalid.
     """
     from flowrt._util.atomic_file import write_private  # noqa: PLC0415
     from flowrt.reporting.html_page import page_of  # noqa: PLC0415  # heavy
 
-    page = page_of(detail)
+    try:
+        page = page_of(detail, trace_url)
+    except ValueError as exc:
+        raise CommandError(str(exc)) from exc
     try:
         write_private(output, page)
     except OSError as exc:

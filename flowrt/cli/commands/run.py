@@ -257,7 +257,8 @@ class _Launch:
         written = not self._monitor.recording_failed
         if telemetry.page is not None and self._record is not None and job.started:
             name = telemetry.record or ""
-            written = write_report_page(telemetry.page, self._record, name, job.report) and written
+            trace_url = self._serving.get("trace_url")
+            written = write_report_page(telemetry.page, self._record, name, job.report, trace_url) and written
         if self._journal is not None and job.started and not job.complete:
             say(f"run the same command again to resume: finished items are in {self._journal.path}")
         return written

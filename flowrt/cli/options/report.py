@@ -68,7 +68,7 @@ def check_writable(option: str, path: str) -> None:
         raise CommandError(f"{option} {path} cannot be written: {exc.strerror}", DISK_FAILED) from exc
 
 
-def write_report_page(page: str, record: str, name: str, report: BatchReport) -> bool:
+def write_report_page(page: str, record: str, name: str, report: BatchReport, trace_url: str | None = None) -> bool:
     """Write the page after the run: from the recording, or from the totals in memory if it was lost.
 
     Args:
@@ -76,6 +76,7 @@ def write_report_page(page: str, record: str, name: str, report: BatchReport) ->
         record: Path of the recording.
         name: The recording's name on the page, or "" for a temporary recording.
         report: Totals of the run.
+        trace_url: Template of links to traces, or None.
 
     Returns:
         True if the page was written.
@@ -87,7 +88,7 @@ def write_report_page(page: str, record: str, name: str, report: BatchReport) ->
         else:
             say("the recording was not written: the report has totals only")
             detail = report.detail
-        write_page(detail, Path(page))
+        write_page(detail, Path(page), trace_url)
     except (FlowrtError, CommandError) as exc:
         say(f"no report: {exc}")
         return False

@@ -46,6 +46,14 @@ def serving_options(port: int | None) -> Callable[[Callable[..., None]], Callabl
         ),
         option("--metrics-cert", type=click.Path(), metavar="FILE", help="Certificate (PEM) for TLS."),
         option("--metrics-key", type=click.Path(), metavar="FILE", help="Private key of the certificate (PEM)."),
+        option(
+            "--trace-url",
+            envvar="FLOWRT_TRACE_URL",
+            show_envvar=True,
+            metavar="URL",
+            help="Link trace ids to this URL, which holds {trace_id}.",
+        ),
+        option("--live-control", is_flag=True, help="Let the live page drain and cancel batches; needs a token."),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

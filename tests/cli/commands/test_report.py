@@ -200,3 +200,12 @@ def test_unwritable_report_path_fails_before_the_first_item(
     assert said in done.stderr
     assert Path("in.jsonl").read_text() == before
     assert not Path("out.jsonl").exists()
+
+
+def test_trace_url_links_the_traces_of_the_page(recorded: Path) -> None:
+    url = "https://jaeger.example.com/trace/{trace_id}"
+    assert flowrt("report", "run.parquet", "-o", "linked.html", "--trace-url", url).exit_code == 0
+    assert 'href="https://jaeger.example.com/trace/' in Path("linked.html").read_text()
+    wrong = flowrt("report", "run.parquet", "-o", "wrong.html", "--trace-url", "jaeger")
+    assert wrong.exit_code == 2
+    assert "trace_url must be an http or https URL" in wrong.stderr
