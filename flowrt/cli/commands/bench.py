@@ -17,7 +17,7 @@ from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, UNREADABLE_INPUT, Command
 from flowrt.cli.io.readers import open_input
 from flowrt.cli.options.input import FORMATS, Format, InputOptions
 from flowrt.cli.options.param_types import SECONDS
-from flowrt.cli.options.telemetry import service_name
+from flowrt.cli.options.telemetry import ExportMonitor, service_name
 
 if TYPE_CHECKING:
     from flowrt.loadtest.comparison import Baseline
@@ -303,7 +303,8 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
             say(_progress(step, plan))
 
     try:
-        runtime.run(main(), service_name=service_name(None, "flowrt"), log_level="ERROR", metrics_port=None)
+        with ExportMonitor().watch(printing=True):
+            runtime.run(main(), service_name=service_name(None, "flowrt"), log_level="ERROR", metrics_port=None)
     except SystemExit as exc:
         if exc.code not in _INTERRUPTED:
             raise CommandError(f"the node raised SystemExit({exc.code!r}): a node must not end the process") from exc

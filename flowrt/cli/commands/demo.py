@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from flowrt.cli.options.serving import serving_options
-from flowrt.cli.options.telemetry import service_name
+from flowrt.cli.options.telemetry import ExportMonitor, service_name
 from flowrt.errors import MissingExtraError, one_line
 from flowrt.telemetry.options import Serving
 
@@ -96,11 +96,12 @@ def demo(items: int, concurrency: int, serving: Serving, output: str, serve: boo
             )
             show = _Silent() if quiet else _Show(serve=serve)
             try:
-                runtime.run(
-                    job.run(show.started, show.ended, serve=serve),
-                    service_name=service_name(None, "flowrt-demo"),
-                    log_level=LOG_LEVEL,
-                )
+                with ExportMonitor().watch(printing=True):
+                    runtime.run(
+                        job.run(show.started, show.ended, serve=serve),
+                        service_name=service_name(None, "flowrt-demo"),
+                        log_level=LOG_LEVEL,
+                    )
             except SystemExit:
                 if not job.serving:
                     raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import bz2
 import csv
+import datetime as dt
 import functools
 import gzip
 import http.server
@@ -14,6 +15,7 @@ import sys
 import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -696,3 +698,72 @@ def test_missing_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ImportError, match=r"flowrt\[parquet\]"):
         open_input([str(path)])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_parquet_values_are_pythons_own_even_with_pandas(tmp_path: Path, nested: bool) -> None:
+    import pyarrow as pa
+
+    second = 1_000_000_000
+    columns = {
+        "at": pa.array([second], pa.timestamp("ns")),
+        "for": pa.array([second], pa.duration("ns")),
+        "time": pa.array([second], pa.time64("ns")),
+        "zone": pa.array([second], pa.timestamp("ns", "UTC")),
+    }
+    if nested:
+        columns = {"all": pa.StructArray.from_arrays(list(columns.values()), names=list(columns))}
+        columns["list"] = pa.array([[second]], pa.list_(pa.timestamp("ns")))
+    (item,) = read(parquet(tmp_path / "a.parquet", columns))
+    values = [*item["all"].values(), *item["list"]] if nested else list(item.values())
+    assert {type(value) for value in values} == {dt.datetime, dt.timedelta, dt.time}
+    assert values[0] == dt.datetime(1970, 1, 1, 0, 0, 1)  # noqa: DTZ001  # the column has no zone
+
+
+def test_int96_timestamps_are_read_in_microseconds(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    days = [dt.datetime(9999, 12, 31), dt.datetime(1000, 1, 1)]  # noqa: DTZ001  # as Spark writes them
+    columns = {"end": pa.array(days, pa.timestamp("us"))}
+    path = parquet(tmp_path / "a.parquet", columns, use_deprecated_int96_timestamps=True, store_schema=False)
+    assert [item["end"] for item in read(path)] == days
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "claimed", "expected"),
+    [
+        (3, 3, 4, "its row groups have 3 rows and it claims 4"),
+        (3, 2, 3, "column 'a' has 2 values in a row group of 3 rows"),
+        (3, 3, -1, "it claims to have -1 rows"),
+    ],
+)
+def test_parquet_footer_that_contradicts_itself_is_refused(rows: int, values: int, claimed: int, expected: str) -> None:
+    from flowrt.cli.io.table_reader import _check_counts
+
+    column = SimpleNamespace(num_values=values, path_in_schema="a")
+    group = SimpleNamespace(num_rows=rows, num_columns=1, column=lambda _: column)
+    schema = SimpleNamespace(column=lambda _: SimpleNamespace(max_repetition_level=0))
+    metadata = SimpleNamespace(num_rows=claimed, num_row_groups=1, row_group=lambda _: group, schema=schema)
+    with pytest.raises(CommandError, match=expected):
+        _check_counts(metadata, "a.parquet")
+
+
+def test_folder_of_parquet_is_read_with_its_partitions(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_to_dataset(pa.table({"year": [2025, 2026], "n": [1, 2]}), tmp_path / "t.parquet", partition_cols=["year"])
+    assert read(tmp_path / "t.parquet") == [{"n": 1, "year": 2025}, {"n": 2, "year": 2026}]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CommandError, match="is a folder without Parquet files: name the files in it"):
+        open_input([str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize(("name", "stream"), [("a.arrow", False), ("a.arrows", True), ("a.feather", False)])
+def test_arrow_files_and_streams_are_read(tmp_path: Path, name: str, stream: bool) -> None:
+    import pyarrow as pa
+
+    table = pa.table({"a": list(range(2000))})
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(str(tmp_path / name), table.schema) as writer:
+        writer.write_table(table)
+    assert [item["a"] for item in read(tmp_path / name)] == list(range(2000))
