@@ -20,7 +20,10 @@ _MAX_CACHED_CHARS: Final = 16_384
 _MASK: Final = "[redacted]"
 _FAILED: Final = "[redact() failed]"
 _SECRET_NAME: Final = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|api[-_ ]?key|access[-_ ]?key|key|auth(?:orization)?|credentials?|cookie|session|signature|sig)"  # noqa: E501, S105
-_NAME_PARTS: Final = ("pass", "pwd", "secret", "token", "key", "auth", "credential", "cookie", "session", "sig")
+_NAME_ENDS: Final = (
+    "pass", "password", "passwd", "passphrase", "pwd", "secret", "token", "key", "auth", "authorization", "credential",
+    "credentials", "cookie", "session", "signature", "sig",
+)  # fmt: skip
 _MIN_VALUE_CHARS: Final = 6
 
 
@@ -31,6 +34,7 @@ class _Patterns(NamedTuple):
     character by character.
     """
 
+    separator: re.Pattern[str]
     named: re.Pattern[str]
     scheme: re.Pattern[str]
     url: re.Pattern[str]
@@ -43,6 +47,7 @@ class _Patterns(NamedTuple):
 @cache
 def _patterns() -> _Patterns:
     return _Patterns(
+        separator=re.compile(r"""["']?\s*[:=]"""),
         named=re.compile(
             rf"""((?:\b|_){_SECRET_NAME}["']?\s*[:=]\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s,;&"')\]}}]+)""",
             re.IGNORECASE,
@@ -52,7 +57,7 @@ def _patterns() -> _Patterns:
             r"""(?<![a-z0-9+.-])([a-z0-9+.-]*+://)([^\s/@'"]*+@)?([^\s?#'"<>]*+)(\?[^\s#'"<>]*+)?""", re.IGNORECASE
         ),
         block=re.compile(r"-----BEGIN [A-Z ]+-----.*?(?:-----END [A-Z ]+-----|\Z)", re.DOTALL),
-        long=re.compile(r"(?<![\w./\\+=-])(?!0x)[A-Za-z0-9_+=-]{16,}+(?![\w./\\])"),
+        long=re.compile(r"[A-Za-z0-9_+=-]{16,}+"),
         uuid=re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE),
         secret_variable=re.compile(r"pass|_pwd|secret|token|key|auth|credential|cookie|dsn", re.IGNORECASE),
     )
@@ -119,7 +124,7 @@ def _redacted(text: str, secrets: tuple[str, ...]) -> str:
         text = patterns.block.sub(_MASK, text)
     if "://" in text:
         text = patterns.url.sub(_without_user_and_query, text)
-    if any(part in lowered for part in _NAME_PARTS):
+    if any(_is_assigned(name, lowered) for name in _NAME_ENDS):
         text = patterns.named.sub(rf"\1{_MASK}", text)
     if "bearer" in lowered or "basic" in lowered:
         text = patterns.scheme.sub(rf"\1 {_MASK}", text)
@@ -162,8 +167,26 @@ def _without_user_and_query(found: re.Match[str]) -> str:
     return f"{scheme}{f'{_MASK}@' if user else ''}{rest}{f'?{_MASK}' if query else ''}"
 
 
+def _is_assigned(name: str, lowered: str) -> bool:
+    """True if the name occurs with a `:` or a `=` behind it."""
+    at = lowered.find(name)
+    while at >= 0:
+        if _patterns().separator.match(lowered, at + len(name)):
+            return True
+        at = lowered.find(name, at + 1)
+    return False
+
+
 def _without_keys(found: re.Match[str]) -> str:
     word = found[0]
-    digits = sum(map(str.isdigit, word))
-    generated = digits >= 4 and any(map(str.isalpha, word)) and not _patterns().uuid.fullmatch(word)
-    return _MASK if generated else word
+    if sum(map(str.isdigit, word)) < 4 or not any(map(str.isalpha, word)) or word.startswith("0x"):
+        return word
+    start, end, text = found.start(), found.end(), found.string
+    is_part = _continues(text[max(0, start - 2) : start][::-1]) or _continues(text[end : end + 2])
+    return word if is_part or _patterns().uuid.fullmatch(word) else _MASK
+
+
+def _continues(beside: str) -> bool:
+    """True if a word goes on in the characters beside it: as a path, a dotted name, or with non-ASCII letters."""
+    char = beside[:1]
+    return char.isalnum() or char in ("/", "\\") or (char == "." and not beside[1:].isspace() and beside != ".")

@@ -29,6 +29,8 @@ from flowrt.telemetry.redaction import redact, safe_redact, shorten
         "-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----",
         "-----BEGIN RSA PRIVATE KEY-----\ncanary",
         "no such key canary0f9a8b7c6d5e4f3a",
+        "no such key canary0f9a8b7c6d5e4f3a. Try again",
+        "no such key canary0f9a8b7c6d5e4f3a.",
         "sk-canary-1234567890abcdef",
         "denied for canary-of-the-environment",
     ],
@@ -62,6 +64,8 @@ def test_redaction_survives_a_vanishing_variable() -> None:
         "the attempt took longer than item_timeout=1.5 s",
         "unexpected token at line 3",
         "monkeys: 3",
+        "no module jobs.enrich_places_2024_v12, nor enrich_places_2024_v12.py",
+        "naïveidentifier2024v12x",
     ],
 )
 def test_ordinary_text_stays(text: str) -> None:
