@@ -119,7 +119,7 @@ SAFEGUARDS = (
         "engine.item_task:ItemTask.cancel",
         "inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED",
         "False",
-        "tests/engine/test_worker.py::test_cancel_before_the_first_step_waits_for_it",
+        "tests/engine/test_worker.py::test_cancel_before_the_first_step_takes_effect_after_it",
     ),
     Safeguard(
         "a source runs in one context",

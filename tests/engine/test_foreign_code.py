@@ -1,4 +1,4 @@
-"""Promises that hold with code that was not written for flowrt: odd exceptions, outputs, functions and callers."""
+"""Foreign code: odd exceptions, outputs, functions, sources and callers that were not written for flowrt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def double(x: int) -> int:
 
 
 @pytest.mark.parametrize("kind", [StopAsyncIteration, StopIteration])
-def test_stream_does_not_take_an_item_s_stop_for_its_end(kind: type[Exception], run_virtual: Run) -> None:
+def test_stop_iteration_of_an_item_does_not_end_the_stream_silently(kind: type[Exception], run_virtual: Run) -> None:
     async def node(x: int) -> int:
         if x == 5:
             raise kind
@@ -46,14 +46,16 @@ def test_stream_does_not_take_an_item_s_stop_for_its_end(kind: type[Exception], 
         run_virtual(main())
 
 
-class NoErrors(Exception):  # noqa: N818  # a list of errors, as validation libraries have it
+class NoErrors(Exception):  # noqa: N818
+    """Exception that is falsy, as the lists of errors of some validation libraries are."""
+
     status = 404
 
     def __len__(self) -> int:
         return 0
 
 
-def test_false_exception_counts_as_one(run_virtual: Run) -> None:
+def test_exception_that_is_falsy_counts_as_an_exception(run_virtual: Run) -> None:
     async def node(x: int) -> int:
         raise NoErrors("nothing found")
 
@@ -62,7 +64,7 @@ def test_false_exception_counts_as_one(run_virtual: Run) -> None:
     breaker = CircuitBreaker(minimum=2)
     results = run_virtual(processor(node, 1, breaker=breaker).batch(range(10)))
     assert {result.error_type for result in results} == {"NoErrors"}
-    assert breaker.state == "closed", "a 404 is no failure of the service"
+    assert breaker.state == "closed", "a 404 does not count as a failure of the service"
 
 
 # -- nodes and outputs -------------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ def test_generator_function_is_refused_as_a_node(node: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["generator", "async generator", "coroutine"])
 @pytest.mark.parametrize("form", ["value", "NodeResult", "plain function", "subclass"])
-def test_output_that_was_never_run_fails_its_item(kind: str, form: str, run: Run) -> None:
+def test_output_that_is_an_unstarted_generator_fails_its_item(kind: str, form: str, run: Run) -> None:
     class Own(NodeResult):
         pass
 
@@ -163,6 +165,8 @@ def test_result_fed_back_as_an_input_is_an_input(run_virtual: Run) -> None:
 
 
 class Sealed(Exception):  # noqa: N818
+    """Exception that refuses a `results` attribute."""
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "results":
             raise AttributeError(name)
@@ -206,7 +210,7 @@ def test_error_of_an_item_carries_no_results(run_virtual: Run) -> None:
 # -- the consumer ------------------------------------------------------------------------------------------------------
 
 
-def test_stream_whose_wait_was_cancelled_says_so_the_next_time(run_virtual: Run) -> None:
+def test_stream_whose_read_was_cancelled_explains_the_next_read(run_virtual: Run) -> None:
     async def slow(x: int) -> int:
         await asyncio.sleep(10)
         return x
@@ -224,7 +228,7 @@ def test_stream_whose_wait_was_cancelled_says_so_the_next_time(run_virtual: Run)
 
 @pytest.mark.parametrize("second", ["cancel", "leave", "timeout", "drain"])
 @pytest.mark.parametrize("first", ["cancel", "leave", "timeout", "drain"])
-def test_stream_ends_whatever_ends_it_in_whatever_order(first: str, second: str, run_virtual: Run) -> None:
+def test_stream_ends_after_any_two_ways_to_end_it_in_any_order(first: str, second: str, run_virtual: Run) -> None:
     from flowrt.engine.batch_run import active_batches
 
     async def slow(x: int) -> int:
@@ -282,7 +286,7 @@ def test_stream_has_a_report_at_its_end(run_virtual: Run) -> None:
 # -- the journal -------------------------------------------------------------------------------------------------------
 
 
-def test_journal_is_given_back_when_its_batch_is_cancelled_while_it_opens(tmp_path: Any, run: Run) -> None:
+def test_journal_is_released_when_its_batch_is_cancelled_as_it_opens(tmp_path: Any, run: Run) -> None:
     path = tmp_path / "run.journal"
 
     async def cancelled_at_once() -> None:
@@ -305,11 +309,11 @@ def test_journal_is_given_back_when_its_batch_is_cancelled_while_it_opens(tmp_pa
     assert run(again()) == 3
 
 
-# -- batches that are stopped with millions of inputs left -------------------------------------------------------------
+# -- batches that end with millions of inputs left ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("telemetry", [False, True])
-def test_batch_over_its_time_returns_in_time_with_millions_of_inputs_left(telemetry: bool, run_virtual: Run) -> None:
+def test_batch_timeout_with_millions_of_inputs_left_returns_in_time(telemetry: bool, run_virtual: Run) -> None:
     async def main() -> Any:
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -333,7 +337,7 @@ def test_batch_over_its_time_returns_in_time_with_millions_of_inputs_left(teleme
     assert results[-1] is last
     counts = results.batch.counts
     assert sum(counts.values()) == 2_000_000
-    assert counts["ok"] == sum(results[place].success for place in range(1000))
+    assert counts["ok"] == sum(results[index].success for index in range(1000))
     assert results.success_rate == counts["ok"] / 2_000_000
 
 

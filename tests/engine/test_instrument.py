@@ -1,4 +1,4 @@
-"""The seam between the engine and what watches it."""
+"""Instruments: which hooks are called, in what order, and what an instrument that raises costs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ Run = Callable[[Any], Any]
 
 
 class Recorder(Instrument):
+    """Instrument that records each hook call as a line, with a prefix."""
+
     def __init__(self, log: list[str], name: str = "") -> None:
         self.log = log
         self.name = name
@@ -45,7 +47,7 @@ async def odd_fails(x: int) -> int:
     return x
 
 
-def test_hooks_tell_the_life_of_a_batch_in_order(run: Run) -> None:
+def test_hooks_are_called_in_the_order_of_the_life_cycle(run: Run) -> None:
     log: list[str] = []
     run(BatchProcessor(odd_fails, 1, telemetry=False, instruments=[Recorder(log)]).batch(range(2)))
     assert log == [
@@ -60,7 +62,7 @@ def test_hooks_tell_the_life_of_a_batch_in_order(run: Run) -> None:
     ]
 
 
-def test_endings_are_told_in_the_reverse_order_of_beginnings(run: Run) -> None:
+def test_end_hooks_are_called_in_the_reverse_order_of_start_hooks(run: Run) -> None:
     log: list[str] = []
     instruments = [Recorder(log, "a "), Recorder(log, "b ")]
     run(BatchProcessor(odd_fails, 1, telemetry=False, instruments=instruments).batch([0]))
@@ -72,7 +74,7 @@ def test_endings_are_told_in_the_reverse_order_of_beginnings(run: Run) -> None:
     ]
 
 
-def test_every_pulled_item_is_finished_once_also_in_a_batch_that_is_cut_short(run_virtual: Run) -> None:
+def test_each_pulled_item_finishes_once_in_a_batch_cut_short_by_timeout(run_virtual: Run) -> None:
     log: list[str] = []
     processor = BatchProcessor(
         asyncio.sleep, 3, telemetry=False, instruments=[Recorder(log)], item_timeout=2, batch_timeout=5
@@ -84,7 +86,7 @@ def test_every_pulled_item_is_finished_once_also_in_a_batch_that_is_cut_short(ru
     assert log[-1].startswith("batch_ended")
 
 
-def test_hooks_that_nobody_overrides_are_not_called() -> None:
+def test_hooks_that_are_not_overridden_are_not_called() -> None:
     class Half(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
             """Watch the end."""
@@ -97,7 +99,7 @@ def test_hooks_that_nobody_overrides_are_not_called() -> None:
 
 
 @pytest.mark.parametrize("hook", [hook for hook in HOOKS if hook != "inputs_cancelled"])
-def test_an_instrument_that_raises_is_disabled_and_logged_once(
+def test_instrument_that_raises_is_disabled_and_logged_once(
     hook: str, run_virtual: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     log: list[str] = []
@@ -115,7 +117,7 @@ def test_an_instrument_that_raises_is_disabled_and_logged_once(
             raise ValueError("for good")
         if x == 8 and not slow_before:
             slow_before.append(x)
-            await asyncio.sleep(0.2)  # a second attempt beside it comes first
+            await asyncio.sleep(0.2)  # its hedge finishes first
         return x
 
     slow_before: list[int] = []
@@ -126,7 +128,7 @@ def test_an_instrument_that_raises_is_disabled_and_logged_once(
         2,
         retry=RetryPolicy(base=0),
         hedge=Hedge(0.02),
-        # an open circuit begins no hedge
+        # an open circuit starts no hedge
         breaker=None if hook == "hedge_ended" else CircuitBreaker(0.1, cooldown=0.001, minimum=1, open="pause"),
         telemetry=False,
         instruments=[kind([]), Recorder(log, "healthy ")],
@@ -153,7 +155,7 @@ def test_instruments_are_called_by_phase_and_end_in_reverse(run_virtual: Run) ->
     assert [line.split()[0] for line in log if "batch_ended" in line] == ["last", "user", "first"]
 
 
-def test_phase_of_another_kind_is_refused() -> None:
+def test_phase_of_a_wrong_type_is_refused() -> None:
     class Early(Instrument):
         phase = -1  # type: ignore[assignment]
 
@@ -162,7 +164,7 @@ def test_phase_of_another_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["neither", "finish alone", "both"])
-def test_inputs_never_started_are_reported_in_bulk_or_one_by_one(kind: str, run_virtual: Run) -> None:
+def test_unstarted_inputs_are_reported_in_bulk_or_one_by_one(kind: str, run_virtual: Run) -> None:
     calls: Counter[str] = Counter()
 
     class Counts(Instrument):
@@ -192,7 +194,7 @@ def test_inputs_never_started_are_reported_in_bulk_or_one_by_one(kind: str, run_
         assert calls["bulk"] > 4000
 
 
-def test_cancellation_by_an_instrument_is_not_its_privilege(run: Run) -> None:
+def test_keyboard_interrupt_in_an_instrument_propagates(run: Run) -> None:
     class Exits(Instrument):
         def item_started(self, item: ItemRecord) -> None:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Sources: inputs that are pulled lazily, driven in one context and one task."""
+"""Sources: inputs are pulled lazily, and a source runs in one context and one task."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ async def pull(source: Source) -> Any:
 
 
 @pytest.mark.parametrize("inputs", ["text", b"bytes", bytearray(b"x"), {"a": 1}, None, 5, object()])
-def test_inputs_that_are_no_collection_of_items_are_refused(inputs: Any) -> None:
+def test_inputs_that_are_not_a_collection_of_items_are_refused(inputs: Any) -> None:
     with pytest.raises(TypeError, match="inputs must be an iterable"):
         check_inputs(inputs)
 
 
-def test_source_returns_each_input_and_then_end_for_good() -> None:
+def test_source_returns_each_input_and_then_end_on_every_pull() -> None:
     source = make_source([1, None, 0])
     assert source.expected == 3
     assert [source.pull() for _ in range(5)] == [1, None, 0, END, END]
@@ -76,7 +76,7 @@ def test_async_source_reads_nothing_ahead(run_virtual: Run) -> None:
 
 
 class Broken:
-    """Items of a length that cannot be asked for, as a lazy query or a wrapped generator has it."""
+    """Iterable whose `len()` raises, as that of a lazy query or a wrapped generator does."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -89,14 +89,14 @@ class Broken:
 
 
 @pytest.mark.parametrize("error", [TypeError("no len()"), OverflowError(), RuntimeError("no connection")])
-def test_iterable_whose_length_raises_is_taken_without_one(error: Exception, run_virtual: Run) -> None:
+def test_iterable_whose_length_raises_has_no_expected_count(error: Exception, run_virtual: Run) -> None:
     source = make_source(Broken(error))
     assert source.expected is None
     results = run_virtual(BatchProcessor(double).batch(Broken(error)))
     assert [result.output for result in results] == [0, 2, 4]
 
 
-def test_range_beyond_machine_integers_is_taken_without_a_length() -> None:
+def test_range_beyond_machine_integers_has_no_expected_count() -> None:
     assert make_source(range(10**30)).expected is None
 
 
@@ -131,7 +131,7 @@ def test_source_generator_keeps_its_context_variable(inputs: Any, retry: int | N
     results = run_virtual(BatchProcessor(node, 4, retry=retry).batch(inputs(seen)))
     assert [result.output for result in results] == list(range(30))
     assert set(seen) == {"inside"}
-    assert set(reached) == {"inside"}, "what is set at a yield is set for that item"
+    assert set(reached) == {"inside"}, "the item sees what the source had set at its yield"
     assert variable.get() == "outside"
 
 

@@ -1,4 +1,4 @@
-"""The way of an item: each in a task of its own, whose cancellation and state are its own."""
+"""Worker: each item runs in its own task, with its own cancellation, context and state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def statuses(results: Any) -> list[str]:
 
 
 async def cancel_itself(x: int) -> int:
-    """Every third item's task is cancelled by code that flowrt did not ask, as by a library's late timeout."""
+    """Node whose task is cancelled for every third item by a stray timer, as by a library's late timeout."""
     if x % 3 == 1:
         task = asyncio.current_task()
         assert task is not None
@@ -97,8 +97,8 @@ def test_cancelled_error_of_the_node_stops_a_fail_fast_batch(run_virtual: Run) -
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_timeout_that_never_uncancels_leaves_every_item_a_result(shared: bool, run_virtual: Run) -> None:
-    """As aiohttp before 3.10.6 and async-timeout before 4.0.3 on Python 3.11 and newer."""
+def test_timeout_without_uncancel_leaves_one_result_per_input(shared: bool, run_virtual: Run) -> None:
+    """aiohttp before 3.10.6 and async-timeout before 4.0.3 do this on Python 3.11 and newer."""
 
     async def node(x: int) -> int:
         task = asyncio.current_task()
@@ -119,7 +119,7 @@ def test_timeout_that_never_uncancels_leaves_every_item_a_result(shared: bool, r
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_late_cancel_leaves_one_result_per_input(shared: bool, run_virtual: Run) -> None:
-    """A cancel that comes when the item has ended meets a finished task, or with shared tasks the next item."""
+    """A cancel after the item has ended reaches a finished task or, with shared tasks, the next item."""
 
     async def node(x: int) -> int:
         task = asyncio.current_task()
@@ -137,7 +137,7 @@ def test_late_cancel_leaves_one_result_per_input(shared: bool, run_virtual: Run)
     assert set(found) == ({"ok", "cancelled"} if "cancelled" in found and shared else {"ok"})
 
 
-def test_cancel_before_the_first_step_waits_for_it(run_virtual: Run) -> None:
+def test_cancel_before_the_first_step_takes_effect_after_it(run_virtual: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(1)
         return x
@@ -179,13 +179,13 @@ def test_asyncio_run_leaves_nothing_when_it_closes_the_loop(loop_factory: Any) -
 
 
 def test_items_do_not_share_their_current_task(run_virtual: Run) -> None:
-    """State keyed by `current_task()`, as SQLAlchemy's `async_scoped_session` keeps it, is new for each item."""
+    """State keyed by `current_task()`, such as SQLAlchemy's `async_scoped_session`, is new for each item."""
     sessions: dict[int, list[int]] = {}
     tasks: list[Any] = []
 
     async def node(x: int) -> int:
         task = asyncio.current_task()
-        tasks.append(task)  # keeps it, so that no id is used twice
+        tasks.append(task)  # keeps the task alive, so that its id is not reused
         session = sessions.setdefault(id(task), [])
         session.append(x)
         await asyncio.sleep(0.01)
@@ -196,7 +196,7 @@ def test_items_do_not_share_their_current_task(run_virtual: Run) -> None:
 
 
 class Equal:
-    """A value that is equal to any other, so that a comparison of contexts finds no change."""
+    """Value that equals any other, so that comparing contexts would find no change."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -229,9 +229,9 @@ def test_shared_tasks_run_the_items_of_a_slot_in_one_task(run_virtual: Run) -> N
 
 
 @pytest.mark.parametrize("factory", ["loop and coroutine", "eager"])
-def test_any_task_factory_of_the_loop_will_do(factory: str, run_virtual: Run) -> None:
+def test_batch_runs_with_any_task_factory_of_the_loop(factory: str, run_virtual: Run) -> None:
     if factory == "eager" and sys.version_info < (3, 12):
-        pytest.skip("Python 3.12 brings it")
+        pytest.skip("eager tasks need Python 3.12")
 
     async def inputs() -> Any:
         for x in range(10):
@@ -258,7 +258,7 @@ def test_any_task_factory_of_the_loop_will_do(factory: str, run_virtual: Run) ->
 
 
 def test_error_of_an_executor_s_session_fails_the_batch(run_virtual: Run) -> None:
-    """An error outside of any attempt becomes the batch's failure; it does not hang the batch."""
+    """An error outside any attempt fails the batch instead of hanging it."""
 
     class Session:
         async def invoke(self, node_context: Any, workflow_context: Any) -> Any:
@@ -285,8 +285,8 @@ CALLS_PER_ITEM = {"shared": 6, "own task": 6}
 
 
 @pytest.mark.parametrize("kind", CALLS_PER_ITEM)
-def test_an_item_costs_few_python_calls(kind: str) -> None:
-    """Counted with the profiler's hook, for an async function that returns at once, with telemetry off."""
+def test_item_costs_few_python_calls(kind: str) -> None:
+    """The profiler's hook counts calls for an async function that returns at once, with telemetry off."""
 
     async def node(x: int) -> int:
         return x
