@@ -1,4 +1,4 @@
-"""BatchProcessor: what a user calls."""
+"""BatchProcessor: validation, results, retries of failed items, inputs and progress."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def odd_fails(x: int) -> int:
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, "5", 2.5, True, None, [3]])
-def test_a_wrong_concurrency_is_refused_by_value_before_any_work(value: Any) -> None:
+def test_concurrency_out_of_range_is_refused_by_value_before_any_work(value: Any) -> None:
     with pytest.raises(ValueError, match="max_concurrency must be an integer of at least 1, not") as raised:
         BatchProcessor(echo, value)
     assert repr(value) in str(raised.value)
@@ -49,24 +49,24 @@ def test_a_wrong_concurrency_is_refused_by_value_before_any_work(value: Any) -> 
 
 @pytest.mark.parametrize("name", ["item_timeout", "batch_timeout"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", True])
-def test_a_wrong_duration_is_refused_by_name_and_value(name: str, value: Any) -> None:
+def test_wrong_duration_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a positive number of seconds"):
         BatchProcessor(echo, **{name: value})
 
 
-def test_what_is_no_node_is_refused_with_the_fix() -> None:
+def test_wrong_node_or_setting_is_refused_with_the_fix() -> None:
     class Node(BaseNode):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
             return NodeResult(True)
 
-    class Forgetful(Node):
+    class WithoutSuper(Node):
         def __init__(self) -> None:
             pass
 
     with pytest.raises(TypeError, match=r"Node is a class: pass an instance, Node\(\)"):
         BatchProcessor(Node)
     with pytest.raises(TypeError, match=r"call super\(\).__init__\(node_id=...\)"):
-        BatchProcessor(Forgetful())
+        BatchProcessor(WithoutSuper())
     with pytest.raises(TypeError, match="not 5"):
         BatchProcessor(5)
     with pytest.raises(ValueError, match="node_id must be a non-empty string"):
@@ -92,7 +92,7 @@ def test_falsy_outputs_are_outputs(output: Any, run: Run) -> None:
         assert [(r.success, r.output, r.status) for r in results] == [(True, output, "ok")] * 2
 
 
-def test_results_know_all_about_their_items(run: Run) -> None:
+def test_results_describe_their_items_and_the_batch(run: Run) -> None:
     results = run(BatchProcessor(odd_fails, 3).batch(range(4)))
     assert [r.index for r in results] == [0, 1, 2, 3]
     assert [r.success for r in results] == [True, False, True, False]
@@ -136,7 +136,7 @@ def test_results_copy_compare_pickle_and_convert(run: Run) -> None:
 
 
 @pytest.mark.parametrize("returned", [{"a": 1}, None, "text", object])
-def test_a_class_that_returns_no_node_result_is_a_failed_item_that_says_so(returned: Any, run: Run) -> None:
+def test_node_class_that_returns_no_node_result_fails_its_item(returned: Any, run: Run) -> None:
     class Node(BaseNode):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
             return returned  # type: ignore[no-any-return]
@@ -157,7 +157,7 @@ def test_a_class_that_returns_no_node_result_is_a_failed_item_that_says_so(retur
         (OSError(), "OSError", "OSError"),
     ],
 )
-def test_a_failed_node_result_keeps_error_output_and_metadata(error: Any, text: str, error_type: str, run: Run) -> None:
+def test_failed_node_result_keeps_error_output_and_metadata(error: Any, text: str, error_type: str, run: Run) -> None:
     async def node(_: int) -> NodeResult:
         return NodeResult(False, output="partial", error=error, metadata={"code": 5})
 
@@ -167,7 +167,7 @@ def test_a_failed_node_result_keeps_error_output_and_metadata(error: Any, text: 
     assert result.exception is (error if isinstance(error, Exception) else None)
 
 
-def test_errors_are_never_empty_whatever_the_exception_does(run: Run) -> None:
+def test_error_is_never_empty_even_if_str_of_the_exception_raises(run: Run) -> None:
     class SilentError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text")
@@ -185,7 +185,7 @@ def test_errors_are_never_empty_whatever_the_exception_does(run: Run) -> None:
     assert [r.error_type for r in results] == ["SilentError", "UnpicklableError", "ValueError", "KeyError"]
 
 
-def test_retry_failed_reruns_the_failed_ones_at_their_old_indices(run: Run) -> None:
+def test_retry_failed_reruns_failed_items_at_their_old_indices(run: Run) -> None:
     calls: list[int] = []
     broken = True
 
@@ -206,7 +206,7 @@ def test_retry_failed_reruns_the_failed_ones_at_their_old_indices(run: Run) -> N
         assert [r.index for r in merged] == list(range(7))
         assert [r.output for r in merged] == [0, 10, 20, 30, 40, 50, 60]
         assert merged[0] is first[0]
-        assert [r.index for r in first.failed] == [2, 5], "what was given is left as it was"
+        assert [r.index for r in first.failed] == [2, 5], "the argument is not changed"
         streamed = [r async for r in processor.batch_as_completed(range(3))]
         assert [r.index for r in await processor.retry_failed(streamed)] == [0, 1, 2]
 
@@ -219,7 +219,7 @@ async def agenerate(n: int) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("make", [range, lambda n: iter(range(n)), lambda n: set(range(n)), agenerate])
-def test_any_iterable_is_an_input_and_none_at_all_too(make: Callable[[int], Any], run: Run) -> None:
+def test_any_iterable_is_an_input_also_an_empty_one(make: Callable[[int], Any], run: Run) -> None:
     assert sorted(r.output for r in run(BatchProcessor(echo, 3).batch(make(7)))) == list(range(7))
     empty = run(BatchProcessor(echo, 3).batch(make(0)))
     assert empty == []
@@ -227,17 +227,17 @@ def test_any_iterable_is_an_input_and_none_at_all_too(make: Callable[[int], Any]
     assert repr(empty.report).startswith("<BatchReport 'echo': no items")
 
 
-def test_an_old_style_sequence_is_an_input(run: Run) -> None:
-    class Old:
+def test_old_style_sequence_is_an_input(run: Run) -> None:
+    class Sequence:
         def __getitem__(self, index: int) -> int:
             if index >= 3:
                 raise IndexError
             return index
 
-    assert [r.output for r in run(BatchProcessor(echo).batch(Old()))] == [0, 1, 2]  # type: ignore[arg-type]
+    assert [r.output for r in run(BatchProcessor(echo).batch(Sequence()))] == [0, 1, 2]  # type: ignore[arg-type]
 
 
-def test_the_workflow_context_is_shared_and_the_nodes_know_their_place(run: Run) -> None:
+def test_workflow_context_is_shared_and_nodes_see_index_and_attempt(run: Run) -> None:
     seen: list[tuple[int | None, int, str]] = []
 
     class Node(BaseNode):
@@ -254,7 +254,7 @@ def test_the_workflow_context_is_shared_and_the_nodes_know_their_place(run: Run)
     assert workflow.get_global_variable("none", 5) == 5
 
 
-def test_a_rejected_input_takes_its_place_as_a_failed_item_without_an_attempt(run: Run) -> None:
+def test_rejected_input_is_a_failed_item_without_an_attempt(run: Run) -> None:
     inputs = ["a", Rejected("line 2 is not JSON", "JSONDecodeError", "{bad"), "c"]
     results = run(BatchProcessor(echo, 2).batch(inputs))
     assert [r.status for r in results] == ["ok", "failed", "ok"]
@@ -264,7 +264,7 @@ def test_a_rejected_input_takes_its_place_as_a_failed_item_without_an_attempt(ru
     )  # fmt: skip
 
 
-def test_a_result_of_progress_is_quiet_where_there_is_no_terminal(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_writes_nothing_without_a_terminal(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     assert len(run(BatchProcessor(echo).batch(range(3), progress=True))) == 3
     assert capfd.readouterr() == ("", "")
 
@@ -275,7 +275,7 @@ def test_progress_without_rich_names_the_extra(run: Run, monkeypatch: pytest.Mon
         run(BatchProcessor(echo).batch(range(3), progress=True))
 
 
-def test_a_processor_shows_what_it_is() -> None:
+def test_repr_of_a_processor_shows_node_and_settings() -> None:
     assert (
         repr(BatchProcessor(echo, 7, name="x")) == "BatchProcessor(<FunctionNode 'echo'>, max_concurrency=7, name='x')"
     )

@@ -1,4 +1,4 @@
-"""BatchResults: views of the results, one exception for all failures, short displays."""
+"""BatchResults: views of the results, one exception for all failures, repr and notebook display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flowrt.map and flowrt.node: one line for a batch."""
+"""Shortcuts `flowrt.map` and `flowrt.node`: a batch in one line."""
 
 from __future__ import annotations
 

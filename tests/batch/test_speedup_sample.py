@@ -1,4 +1,4 @@
-"""The sequential sample and what it says about all items."""
+"""Speedup sample: items that run sequentially, and the estimate for all items with its margin."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.conftest import Run
 
 
 def estimate(alone: dict[int, float], in_batch: list[float]) -> SequentialEstimate:
-    """The estimate from what every item took in the batch."""
+    """The estimate from the sequential times of some items and the times of all in the batch, in seconds."""
     together = {place: in_batch[place] for place in alone}
     return sequential.estimate(alone, together, fmean(in_batch), len(in_batch))
 
 
 class Wait(BaseNode):
-    """Waits as long as its item says, and fails for negative ones."""
+    """Node that sleeps for its input in seconds, and fails if the input is negative."""
 
     def __init__(self) -> None:
         super().__init__("wait")
@@ -47,7 +47,7 @@ class Wait(BaseNode):
         return NodeResult(True)
 
 
-def test_items_run_one_after_another_and_failures_take_their_time_too(
+def test_items_run_sequentially_and_failures_count_with_their_time(
     run_virtual: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Wait()
@@ -62,7 +62,7 @@ def test_items_run_one_after_another_and_failures_take_their_time_too(
 
 
 @pytest.mark.parametrize(("items", "size"), [(2000, 40), (40, 40), (41, 40), (3, 40), (1, 40), (1000, 1)])
-def test_the_places_are_spread_evenly_and_in_the_middle(items: int, size: int) -> None:
+def test_sampled_indices_are_spread_evenly_and_centred(items: int, size: int) -> None:
     places = places_to_sample(items, size)
     assert len(set(places)) == len(places) == min(items, size)
     assert all(0 <= place < items for place in places)
@@ -71,7 +71,7 @@ def test_the_places_are_spread_evenly_and_in_the_middle(items: int, size: int) -
     assert places[0] == pytest.approx(items - 1 - places[-1], abs=1)
 
 
-def test_a_batch_that_adds_the_same_to_every_item_is_told_exactly() -> None:
+def test_constant_overhead_per_item_is_estimated_exactly() -> None:
     in_batch = [0.05, 0.06, 0.04, 2.0, 0.05, 0.08]
     found = estimate({0: 0.04, 2: 0.03, 5: 0.07}, in_batch)  # each 10 ms less than it took in the batch
     assert found.total_s == pytest.approx(sum(in_batch) - 0.06)
@@ -80,21 +80,21 @@ def test_a_batch_that_adds_the_same_to_every_item_is_told_exactly() -> None:
     assert (found.size, found.items) == (3, 6)
 
 
-def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
+def test_interval_covers_the_true_mean_nineteen_times_in_twenty() -> None:
     chance = random.Random(5)  # noqa: S311  # nothing secret
-    held, truths = 0, []
+    covered, ratios = 0, []
     for _ in range(400):
         slow = [chance.uniform(1, 2) if chance.random() < 0.01 else chance.uniform(0.02, 0.08) for _ in range(2000)]
         in_batch = [seconds + chance.expovariate(1000) for seconds in slow]
         places = chance.sample(range(2000), 40)
         found = estimate({place: slow[place] for place in places}, in_batch)
-        held += abs(found.item_s - sum(slow) / 2000) <= found.margin_s
-        truths.append(found.total_s / sum(slow))
-    assert 0.88 <= held / 400 <= 0.99
-    assert sum(truths) / 400 == pytest.approx(1, abs=0.02)
+        covered += abs(found.item_s - sum(slow) / 2000) <= found.margin_s
+        ratios.append(found.total_s / sum(slow))
+    assert 0.88 <= covered / 400 <= 0.99
+    assert sum(ratios) / 400 == pytest.approx(1, abs=0.02)
 
 
-def test_a_sample_of_all_items_leaves_no_doubt_and_one_of_one_every_doubt() -> None:
+def test_margin_is_zero_for_all_items_and_infinite_for_one_of_many() -> None:
     everything = estimate({0: 1.0, 1: 2.5}, [1.0, 2.0])
     assert (everything.total_s, everything.margin_s) == (pytest.approx(3.5), 0)
     whole = estimate({0: 1.0}, [2.0])
@@ -105,31 +105,31 @@ def test_a_sample_of_all_items_leaves_no_doubt_and_one_of_one_every_doubt() -> N
     assert (one.sample_s, one.sample_margin_s) == (1.0, math.inf)
 
 
-def test_the_margin_is_students_t_times_the_standard_error() -> None:
+def test_margin_is_students_t_times_the_standard_error() -> None:
     in_batch = [1.0] * 1_000_000
     found = estimate({0: 0.9, 1: 1.0, 2: 1.1, 3: 0.9, 4: 1.1}, in_batch)
     assert found.item_s == pytest.approx(1.0)
     assert found.margin_s == pytest.approx(2.776 * 0.1 / math.sqrt(5), rel=0.01)  # t of 4 degrees; s = 0.1
 
 
-def test_nothing_sampled_is_refused() -> None:
+def test_empty_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one sampled item"):
         estimate({}, [1.0])
 
 
-def test_the_total_is_the_mean_times_the_number() -> None:
+def test_total_is_the_mean_times_the_number_of_items() -> None:
     assert SequentialEstimate(40, 0.05, 0.004, 0.06, 0.001, 2000).total_s == pytest.approx(120)
 
 
-def test_the_sample_s_own_mean_is_kept_apart_from_the_estimate() -> None:
-    alone = [0.04, 0.05, 0.06, 0.05, 0.05]  # it caught no straggler
+def test_mean_of_the_sample_is_kept_apart_from_the_estimate() -> None:
+    alone = [0.04, 0.05, 0.06, 0.05, 0.05]  # no straggler among them
     found = estimate(dict(enumerate(alone)), [*alone, *[0.05] * 94, 2.0])
     assert found.sample_s == pytest.approx(0.05)
     assert found.sample_margin_s == pytest.approx(2.776 * math.sqrt(0.00005 / 5 * 0.95), rel=0.01)
     assert found.item_s == pytest.approx((0.05 * 99 + 2.0) / 100)
 
 
-def test_where_a_batch_slows_items_in_proportion_the_estimate_is_off_by_the_stragglers_share_alone() -> None:
+def test_proportional_slowdown_biases_the_estimate_by_stragglers_alone() -> None:
     in_batch = [0.05] * 99 + [2.0]
     alone = [seconds / 1.1 for seconds in in_batch]
     found = estimate({place: alone[place] for place in range(0, 98, 10)}, in_batch)

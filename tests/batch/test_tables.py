@@ -1,4 +1,4 @@
-"""Results as data frames."""
+"""Tables: results as pandas and Polars frames and as Arrow tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admission: permits for items, and the line of workers that wait for one."""
+"""Admission: permits for items, and the queue of workers that wait for one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowrt.engine.admission import Admission
 Run = Callable[[Any], Any]
 
 
-def test_permits_are_given_in_the_order_of_asking(run_virtual: Run) -> None:
+def test_permits_are_granted_in_the_order_of_requests(run_virtual: Run) -> None:
     async def main() -> None:
         admission = Admission(2)
         entered: list[int] = []

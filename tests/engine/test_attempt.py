@@ -1,4 +1,4 @@
-"""Attempts: an async function is called as it is, and what comes of it is what its node would have given."""
+"""Attempts: an async function is called directly, with the same outcome as through its node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from flowrt.model import Rejected
 Run = Callable[[Any], Any]
 
 
-async def odd(x: Any) -> Any:
+async def act_on(x: Any) -> Any:
+    """Fail or return in the way that the input names."""
     await asyncio.sleep(0)
     match x:
         case "raise":
@@ -33,6 +34,8 @@ async def odd(x: Any) -> Any:
 
 
 class Louder(FunctionNode):
+    """Function node with an `execute` of its own."""
+
     async def execute(self, node_context: Any, workflow_context: Any) -> NodeResult:
         result = await super().execute(node_context, workflow_context)
         return NodeResult(result.success, f"{result.output}!")
@@ -42,29 +45,29 @@ def session_of(node: Any, where: str | None = None) -> Any:
     return executor_of(where).open(node, 1)
 
 
-def test_only_an_async_function_on_the_loop_is_called_directly() -> None:
-    node = FunctionNode(odd)
+def test_only_an_async_function_on_the_loop_takes_the_direct_path() -> None:
+    node = FunctionNode(act_on)
     assert make_direct(node, session_of(node).invoke) is not None
     threads = session_of(node, "threads")
     assert make_direct(node, threads.invoke) is None
     threads.close()
-    for other in (Louder(odd), FunctionNode(len)):
+    for other in (Louder(act_on), FunctionNode(len)):
         session = session_of(other)
         assert make_direct(other, session.invoke) is None
         session.close()
 
 
-def test_a_node_whose_execute_was_replaced_is_not_passed_over(run_virtual: Run) -> None:
+def test_node_with_a_replaced_execute_is_called_through_it(run_virtual: Run) -> None:
     async def replaced(node_context: Any, workflow_context: Any) -> NodeResult:
         return NodeResult(True, "replaced")
 
-    node = FunctionNode(odd)
+    node = FunctionNode(act_on)
     node.execute = replaced  # type: ignore[method-assign]
     (result,) = run_virtual(BatchProcessor(node).batch([1]))
     assert result.output == "replaced"
 
 
-def told(result: BatchResult) -> tuple[Any, ...]:
+def fields(result: BatchResult) -> tuple[Any, ...]:
     return (result.status, result.output, result.error, result.error_type, result.metadata, result.attempts)
 
 
@@ -73,10 +76,10 @@ def told(result: BatchResult) -> tuple[Any, ...]:
     [1, 0, None, {}, "raise", "stop", "result", "no luck", [1, 2], Rejected("line 3 is no JSON", input_data="{")],
     ids=repr,
 )
-def test_it_ends_as_it_would_through_its_node(data: Any, run_virtual: Run) -> None:
-    (direct,) = run_virtual(BatchProcessor(odd).batch([data]))
-    never = RetryPolicy(attempts=1)  # with a policy around it the attempt goes through the node
-    (through,) = run_virtual(BatchProcessor(odd, retry=never).batch([data]))
-    assert told(direct) == told(through)
+def test_direct_call_ends_like_a_call_through_the_node(data: Any, run_virtual: Run) -> None:
+    (direct,) = run_virtual(BatchProcessor(act_on).batch([data]))
+    never = RetryPolicy(attempts=1)  # with a policy, the attempt goes through the node
+    (through,) = run_virtual(BatchProcessor(act_on, retry=never).batch([data]))
+    assert fields(direct) == fields(through)
     if isinstance(data, list):
         assert data == [1, 2], "the function has its own copy"

@@ -1,4 +1,4 @@
-"""A batch on a loop that begins tasks at once, as `asyncio.eager_task_factory` has it."""
+"""Batch on a loop that starts tasks at once, with `asyncio.eager_task_factory`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 from flowrt import BatchProcessor, Hedge, RetryPolicy
 from tests.conftest import run_on, virtual_loop
 
-pytestmark = pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 brings it")
+pytestmark = pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks need Python 3.12")
 
 
 def run_eagerly(main: Callable[[], Any]) -> Any:
-    async def begun() -> Any:
+    async def eager() -> Any:
         asyncio.get_running_loop().set_task_factory(vars(asyncio)["eager_task_factory"])
         return await main()
 
-    return run_on(virtual_loop, begun())
+    return run_on(virtual_loop, eager())
 
 
 @pytest.mark.parametrize("settings", [{}, {"retry": RetryPolicy(2)}, {"item_timeout": 60.0}], ids=" ".join)
@@ -31,7 +31,7 @@ def test_all_slots_are_busy_from_the_start(settings: dict[str, Any]) -> None:
     assert results.wall_time == pytest.approx(4)
 
 
-def test_a_context_variable_is_not_seen_by_the_next_item_however_many_there_are() -> None:
+def test_context_variable_does_not_reach_the_next_of_many_items() -> None:
     var = contextvars.ContextVar("var", default=-1)
 
     async def node(x: int) -> int:
@@ -43,7 +43,7 @@ def test_a_context_variable_is_not_seen_by_the_next_item_however_many_there_are(
     assert {result.output for result in results} == {-1}
 
 
-def test_a_second_attempt_that_does_not_wait_wins() -> None:
+def test_hedge_that_returns_in_its_first_step_wins() -> None:
     tries = 0
 
     async def node(x: int) -> int:

@@ -1,4 +1,4 @@
-"""Input isolation: a node's own copy of its input."""
+"""Input isolation: each attempt gets its own copy of the input."""
 
 from __future__ import annotations
 

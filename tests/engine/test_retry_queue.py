@@ -1,4 +1,4 @@
-"""Retry queue: inputs, and in between the items whose next attempt is due."""
+"""RetryQueue: a source of new inputs and of items whose next attempt is due."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ Run = Callable[[Any], Any]
 
 
 class Fixture:
-    """A retry queue over some inputs, and what a worker does with it."""
+    """Retry queue over some inputs, with the calls that a worker makes.
+
+    Args:
+        inputs: What the queue pulls from.
+        bound: How many items may be in backoff.
+    """
 
     def __init__(self, inputs: Any, bound: int = 2) -> None:
         loop = asyncio.get_running_loop()
@@ -50,7 +55,7 @@ async def numbers(values: Iterable[int], delay_s: float = 0.0) -> AsyncIterator[
         yield value
 
 
-def test_items_come_back_in_the_order_in_which_they_are_due(run_virtual: Run) -> None:
+def test_requeued_items_are_pulled_in_the_order_in_which_they_are_due(run_virtual: Run) -> None:
     async def main() -> None:
         fixture = Fixture(range(3), bound=5)
         first, second, third = [await fixture.pull() for _ in range(3)]
@@ -68,13 +73,13 @@ def test_items_come_back_in_the_order_in_which_they_are_due(run_virtual: Run) ->
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_end_comes_once_no_item_can_come_back(kind: str, run_virtual: Run) -> None:
+def test_end_is_returned_once_no_item_can_be_requeued(kind: str, run_virtual: Run) -> None:
     async def main() -> None:
         fixture = Fixture(range(1) if kind == "sync" else numbers(range(1)))
         item = await fixture.pull()
         waiting = asyncio.ensure_future(fixture.pull())
         await asyncio.sleep(1)
-        assert not waiting.done(), "the item may still be tried again"
+        assert not waiting.done(), "the item may still be retried"
         fixture.finish(item)
         assert await waiting is END
         assert fixture.queue.pull() is END
@@ -99,7 +104,7 @@ def test_no_new_input_is_pulled_while_backoff_is_full(kind: str, run_virtual: Ru
     run_virtual(main())
 
 
-def test_worker_that_waits_for_an_input_takes_an_item_that_is_due(run_virtual: Run) -> None:
+def test_worker_that_waits_for_an_input_takes_a_ready_item(run_virtual: Run) -> None:
     async def main() -> None:
         fixture = Fixture(numbers(range(2), delay_s=10))
         item = await fixture.pull()
@@ -107,13 +112,13 @@ def test_worker_that_waits_for_an_input_takes_an_item_that_is_due(run_virtual: R
         await asyncio.sleep(1)
         fixture.push(item, 2)
         assert await waiting is item
-        assert (await fixture.pull()).input_data == 1, "the input was fetched all the same"
+        assert (await fixture.pull()).input_data == 1, "the pending input is not lost"
         await fixture.queue.aclose()
 
     run_virtual(main())
 
 
-def test_error_of_the_inputs_is_raised_once_the_items_have_ended(run_virtual: Run) -> None:
+def test_source_error_is_raised_once_the_items_have_ended(run_virtual: Run) -> None:
     async def failing() -> AsyncIterator[int]:
         yield 1
         raise OSError("cursor lost")
@@ -124,7 +129,7 @@ def test_error_of_the_inputs_is_raised_once_the_items_have_ended(run_virtual: Ru
         waiting = asyncio.ensure_future(fixture.pull())
         await asyncio.sleep(1)
         fixture.push(item, 1)
-        assert await waiting is item, "an item that is due comes before the error"
+        assert await waiting is item, "a ready item comes before the error"
         last = asyncio.ensure_future(fixture.pull())
         await asyncio.sleep(1)
         fixture.finish(item)
@@ -134,7 +139,7 @@ def test_error_of_the_inputs_is_raised_once_the_items_have_ended(run_virtual: Ru
     run_virtual(main())
 
 
-def test_stopped_queue_lets_its_workers_go_and_gives_up_its_items(run_virtual: Run) -> None:
+def test_stopped_queue_releases_its_workers_and_its_items(run_virtual: Run) -> None:
     async def main() -> None:
         fixture = Fixture(range(2), bound=5)
         first, second = [await fixture.pull() for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Time limits of items: one timer per batch finds the items over their limit."""
+"""ItemTimeouts: one timer per batch finds the items over their time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ Run = Callable[[Any], Any]
 
 
 class Fixture:
-    """Slots under one time limit, with what happened to them and when."""
+    """Slots under one time limit, and a record of which expired or were abandoned, and when.
+
+    Args:
+        timeout_s: Time limit of an item, in seconds.
+        slots: Number of slots.
+    """
 
     def __init__(self, timeout_s: float, slots: int) -> None:
         loop = asyncio.get_running_loop()
@@ -29,10 +34,10 @@ class Fixture:
         self.timeouts = ItemTimeouts(loop, self.clock, self.slots, timeout_s, self._expire, self._abandon)
         self.timeouts.start()
 
-    def start(self, place: int) -> None:
-        item = ItemRecord(self.batch, place, None, self.clock())
+    def start(self, index: int) -> None:
+        item = ItemRecord(self.batch, index, None, self.clock())
         item.started_ns = item.pulled_ns
-        self.slots[place].item = item
+        self.slots[index].item = item
 
     def _now_s(self) -> float:
         return asyncio.get_running_loop().time() - self.began_s
@@ -49,15 +54,15 @@ class Fixture:
 def test_each_item_expires_at_its_own_limit(run_virtual: Run) -> None:
     async def main() -> Fixture:
         fixture = Fixture(1.0, 3)
-        for place in range(3):
-            fixture.start(place)
+        for index in range(3):
+            fixture.start(index)
             await asyncio.sleep(0.3)
         await asyncio.sleep(2)
         fixture.timeouts.cancel()
         return fixture
 
     expired = run_virtual(main()).expired
-    assert [place for place, _ in expired] == [0, 1, 2]
+    assert [index for index, _ in expired] == [0, 1, 2]
     assert [when for _, when in expired] == pytest.approx([1.0, 1.3, 1.6], abs=0.02)
 
 
@@ -73,7 +78,7 @@ def test_item_that_does_not_end_is_abandoned_after_the_grace_period(run_virtual:
     assert [when for _, when in fixture.abandoned] == pytest.approx([0.5 + GRACE_S], abs=0.02)
 
 
-def test_item_that_waits_for_its_start_or_its_journal_has_no_limit(run_virtual: Run) -> None:
+def test_item_that_waits_for_its_start_or_its_journal_has_no_timeout(run_virtual: Run) -> None:
     async def main() -> Fixture:
         fixture = Fixture(0.5, 3)
         fixture.start(0)
