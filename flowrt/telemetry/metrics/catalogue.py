@@ -131,7 +131,8 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "flowrt_batch_speedup_ratio",
             "gauge",
             "Speedup of the last batch over one item at a time. Claimed: sum of execution times over wall time. "
-            "Measured: the same without the time for which items delayed each other, or the result of a sample.",
+            "Measured: the same without the time for which items delayed each other, or the result of a sample; absent "
+            "if it is not known.",
             ("batch", "method"),
         ),
         Metric("flowrt_event_loop_lag_seconds", "histogram", "Delay of the event loop's timers, in seconds.", ()),
