@@ -166,7 +166,9 @@ class NativeTracingInstrument(BatchTracing):
         if (
             item.status == "ok" and item.attempts == 1 and span.additions is None and frame.fast_path
         ):  # a span that the node ended itself has additions
-            if not self._own_tasks:  # else the context ends with the item
+            if self._own_tasks:  # the context ends with the item
+                span.token = None  # it holds the context, which holds the span: a cycle for the garbage collector
+            else:
                 _detach(span)
             start_ns, append = span.start_ns, frame.append
             span.end_ns = end_ns = item.finished_ns
