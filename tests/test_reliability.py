@@ -869,7 +869,7 @@ def test_29_secrets_in_items_and_environment_are_in_no_telemetry() -> None:
         async def node(item):
             await asyncio.sleep(0)
             if item["id"] == 3:
-                raise ValueError("no luck")
+                raise ValueError(f"no luck for {item['url']} with token={item['token']}")
             if item["id"] == 4:
                 await asyncio.sleep(60)
             return flowrt.NodeResult(True, {"token": item["token"]}, metadata={"url": item["url"]})
