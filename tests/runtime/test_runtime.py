@@ -261,7 +261,7 @@ def test_runtime_can_be_entered_only_once() -> None:
         async with runtime:
             assert "active" in repr(runtime)
         assert "over" in repr(runtime)
-        with pytest.raises(RuntimeError, match="make another one"):
+        with pytest.raises(RuntimeError, match="create a new Runtime"):
             await runtime.__aenter__()
 
     asyncio.run(main())
