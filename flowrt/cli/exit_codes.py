@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import IO, Any, Final
 
 import click
@@ -52,6 +53,7 @@ class CommandError(click.ClickException):
 def say(message: str) -> None:
     """Print one line on stderr. A closed or broken stderr is ignored."""
     try:
-        click.echo(f"flowrt: {one_line(message)}", err=True)
+        # not err=True, for which click looks below a stream that prints above a progress bar
+        click.echo(f"flowrt: {one_line(message)}", file=sys.stderr, err=True)
     except (OSError, ValueError):
         return

@@ -108,13 +108,13 @@ def run(
         recording=telemetry.record,
         report=telemetry.page,
     )
-    kept = None
+    opened_journal = None
     if journal is not None:  # before the output is touched: it may belong to the run of the journal
-        kept = until_the_end.enter_context(
+        opened_journal = until_the_end.enter_context(
             _open_journal(journal, processor, opened, reading, node, retry_failed, quiet=telemetry.quiet)
         )
-    job = _job(processor, opened, writing, kept, stdout, telemetry)
-    raise SystemExit(_Launch(job, telemetry, serving, record, kept).run())
+    job = _job(processor, opened, writing, opened_journal, stdout, telemetry)
+    raise SystemExit(_Launch(job, telemetry, serving, record, opened_journal).run())
 
 
 def _processor(node: BaseNode, execution: ExecutionOptions, record: str | None) -> BatchProcessor:
@@ -138,25 +138,25 @@ def _open_journal(
 ) -> Journal:
     from flowrt.cli.options.journal import open_journal, report_resumed  # noqa: PLC0415  # heavy
 
-    kept = open_journal(path, processor.node, opened, reading, target=node, retry_failed=retry_failed)
-    processor.journal = kept
+    opened_journal = open_journal(path, processor.node, opened, reading, target=node, retry_failed=retry_failed)
+    processor.journal = opened_journal
     if not quiet:
-        report_resumed(kept)
-    return kept
+        report_resumed(opened_journal)
+    return opened_journal
 
 
 def _job(
     processor: BatchProcessor,
     opened: Input,
     writing: OutputOptions,
-    kept: Journal | None,
+    opened_journal: Journal | None,
     stdout: int | None,
     telemetry: TelemetryOptions,
 ) -> Job:
     from flowrt.cli.commands.run_job import Job, Outputs  # noqa: PLC0415  # heavy
     from flowrt.cli.options.journal import own_output_check  # noqa: PLC0415
 
-    is_own = (lambda _: False) if kept is None else own_output_check(kept)
+    is_own = (lambda _: False) if opened_journal is None else own_output_check(opened_journal)
     outputs = Outputs.open(writing, stdout=stdout, inputs=opened.files, is_own=is_own)
     draws = not telemetry.quiet and _can_draw_progress()
     return Job(
@@ -166,7 +166,7 @@ def _job(
         progress=draws,
         status_lines=not telemetry.quiet and not draws and telemetry.log_format is None,
         failure_lines=not telemetry.quiet and telemetry.log_format is None,
-        journal=kept,
+        journal=opened_journal,
     )
 
 
@@ -174,13 +174,18 @@ class _Launch:
     """Runs a job with signals, telemetry and logs, and reports on it."""
 
     def __init__(
-        self, job: Job, telemetry: TelemetryOptions, serving: Serving, record: str | None, kept: Journal | None
+        self,
+        job: Job,
+        telemetry: TelemetryOptions,
+        serving: Serving,
+        record: str | None,
+        opened_journal: Journal | None,
     ) -> None:
         self._job = job
         self._telemetry = telemetry
         self._serving = serving
         self._record = record
-        self._journal = kept
+        self._journal = opened_journal
         self._monitor = ExportMonitor()
         self._stderr: SharedStderr | None = None
 

@@ -62,7 +62,7 @@ def open_input(paths: Sequence[str], options: InputOptions | None = None, *, not
     rejected: set[int] = set()
     chunks = _selected(sources.chunks(), options)
     if note_rejected:
-        chunks = _noting(chunks, rejected)
+        chunks = _with_rejected_noted(chunks, rejected)
     feed = prefetch(chunks, sources.interrupt, _expected(sources.expected, options))
     formats = ",".join(sorted(sources.formats))
     return Input(feed, sources.files, formats, sources.digest, sources.close, sources.finite, rejected)
@@ -200,8 +200,8 @@ def _sampled(chunks: Iterator[list[Any]], size: int) -> Iterator[list[Any]]:
         for item in chunk:
             if index < size:
                 reservoir.append((index, item))
-            elif (place := chance.randrange(index + 1)) < size:
-                reservoir[place] = index, item
+            elif (slot := chance.randrange(index + 1)) < size:
+                reservoir[slot] = index, item
             index += 1
     reservoir.sort(key=lambda pair: pair[0])
     items = iter([item for _, item in reservoir])
@@ -220,10 +220,10 @@ def _narrowed(item: Any, names: tuple[str, ...]) -> Any:
     return {name: item[name] for name in names}
 
 
-def _noting(chunks: Iterator[list[Any]], rejected: set[int]) -> Iterator[list[Any]]:
+def _with_rejected_noted(chunks: Iterator[list[Any]], rejected: set[int]) -> Iterator[list[Any]]:
     """Note the indices of items that could not be read."""
     start = 0
     for chunk in chunks:
-        rejected.update(start + place for place, item in enumerate(chunk) if isinstance(item, Rejected))
+        rejected.update(start + offset for offset, item in enumerate(chunk) if isinstance(item, Rejected))
         start += len(chunk)
         yield chunk

@@ -30,7 +30,7 @@ class LineMaker:
         if self._keep_input:
             line = _merged(_plain_input(result), line)
         if self._fields is not None:
-            line = {name: _at(line, name) for name in self._fields}
+            line = {name: _lookup(line, name) for name in self._fields}
         return json.dumps(line).encode() + b"\n"
 
 
@@ -54,7 +54,7 @@ def _merged(data: Any, line: dict[str, Any]) -> dict[str, Any]:
     return {**{f"input_{name}" if name in line else name: value for name, value in kept.items()}, **line}
 
 
-def _at(line: dict[str, Any], name: str) -> Any:
+def _lookup(line: dict[str, Any], name: str) -> Any:
     """Return a field, or a nested field, or None."""
     if name in line:
         return line[name]

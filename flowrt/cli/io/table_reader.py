@@ -60,9 +60,9 @@ def _check_counts(metadata: Any, name: str) -> None:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         total += group.num_rows
-        for place in range(group.num_columns):
-            column = group.column(place)
-            flat = metadata.schema.column(place).max_repetition_level == 0
+        for index in range(group.num_columns):
+            column = group.column(index)
+            flat = metadata.schema.column(index).max_repetition_level == 0
             if flat and column.num_values != group.num_rows:
                 raise _damaged(
                     name,
@@ -164,7 +164,7 @@ def _items(batches: Iterator[Any], schema: Any, name: str, kind: str, expected: 
             try:
                 chunk = converted.to_pylist()
             except Exception:  # a value outside Python's range: find the rows that hold it
-                chunk = [_row(converted, place, number + place + 1) for place in range(batch.num_rows)]
+                chunk = [_row(converted, index, number + index + 1) for index in range(batch.num_rows)]
             number += batch.num_rows
             if chunk:
                 yield chunk
@@ -180,23 +180,23 @@ class _Microseconds:
     def __init__(self, schema: Any, name: str) -> None:
         self._name = name
         self._types = {
-            place: target for place, field in enumerate(schema) if (target := _microseconds(field.type)) != field.type
+            index: target for index, field in enumerate(schema) if (target := _microseconds(field.type)) != field.type
         }
         self._cut: set[int] = set()
 
     def __call__(self, batch: Any) -> Any:
         """Convert a batch. Print a warning once per column whose nanoseconds are cut."""
-        for place, target in self._types.items():
-            column = batch.column(place)
+        for index, target in self._types.items():
+            column = batch.column(index)
             try:
                 converted = column.cast(target)
             except ValueError:
-                if place not in self._cut:
-                    self._cut.add(place)
-                    what = batch.schema.names[place]
+                if index not in self._cut:
+                    self._cut.add(index)
+                    what = batch.schema.names[index]
                     say(f"{self._name}: column {what!r} has nanoseconds, which are cut to microseconds")
                 converted = column.cast(target, safe=False)
-            batch = batch.set_column(place, batch.schema.field(place).with_type(target), converted)
+            batch = batch.set_column(index, batch.schema.field(index).with_type(target), converted)
         return batch
 
 
@@ -225,11 +225,11 @@ def _microseconds(kind: Any) -> Any:
     return kind
 
 
-def _row(batch: Any, place: int, number: int) -> Any:
+def _row(batch: Any, index: int, number: int) -> Any:
     item = {}
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            item[column] = values[place].as_py()
+            item[column] = values[index].as_py()
         except Exception as exc:
             return Rejected(f"row {number}: column {column!r}: {_one_line(exc)}", type(exc).__name__)
     return item

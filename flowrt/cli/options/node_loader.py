@@ -55,7 +55,7 @@ def load_node(spec: str, *, factory: bool = False) -> BaseNode:
         except AttributeError:
             raise CommandError(_missing(node, walked, part)) from None
         walked = f"{walked}:{part}" if walked == module_name else f"{walked}.{part}"
-    return _node_of(_made(node, spec) if factory else node, spec)
+    return _node_of(_call_factory(node, spec) if factory else node, spec)
 
 
 def _is_path(module_name: str) -> bool:
@@ -136,7 +136,7 @@ def _missing(owner: Any, walked: str, part: str) -> str:
     return f"{kind} {walked!r} has no attribute {part!r}{where}" + (f": did you mean {near[0]!r}?" if near else "")
 
 
-def _made(factory: Any, spec: str) -> Any:
+def _call_factory(factory: Any, spec: str) -> Any:
     if not callable(factory):
         raise CommandError(f"{spec} is not a function that makes a node: leave out --factory")
     try:

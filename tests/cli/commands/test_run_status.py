@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.file_proxy import FileProxy
 
 from flowrt.cli.commands.run_status import FailureLines, StatusLines
 from flowrt.cli.commands.run_summary import run_rows
@@ -119,6 +121,15 @@ def test_log_lines_follow_the_stream_that_draws_the_bar(monkeypatch: pytest.Monk
     kept.write("after\n")
     assert (terminal.getvalue(), above_the_bar.getvalue()) == ("start\nafter\n", "during\n")
     assert not kept.isatty()
+
+
+def test_message_during_a_progress_bar_is_printed_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    above_the_bar = io.StringIO()
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stderr", FileProxy(Console(file=above_the_bar), terminal))
+    FailureLines(active=True).add(failed(1))
+    assert above_the_bar.getvalue() == "flowrt: item 1: ValueError: broken\n"
+    assert terminal.buffer.getvalue() == b""  # type: ignore[attr-defined]
 
 
 def test_help_of_run_fits_two_screens_in_groups() -> None:
