@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 
 from flowrt.policies.adaptive_concurrency import AdaptiveLimit, LimitController
 from tests.examples import examples
+from tests.policies.in_threads import in_threads
 from tests.policies.simulate import Run, seeded, simulate
 
 Draw = Callable[[random.Random], float]
@@ -212,14 +211,7 @@ def test_threads_that_share_a_limit_keep_its_changes_in_order() -> None:
             limit = controller.on_result(next(clock), 50_000, 64, outcome)
             assert 1 <= limit <= 64
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(6) as pool:
-            for done in [pool.submit(attempts) for _ in range(6)]:
-                done.result()
-    finally:
-        sys.setswitchinterval(before)
+    in_threads(attempts)
     limits = [(change.old, change.new) for change in controller.changes]
     assert len(limits) > 20
     assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(limits))

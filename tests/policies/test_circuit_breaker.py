@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import sys
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flowrt.policies.circuit_breaker import CircuitBreaker, Transition, is_service_failure
 from tests.examples import examples
+from tests.policies.in_threads import in_threads
 from tests.policies.test_error_classification import EmptyError, botocore_error, group, httpx_error
 
 S = 1_000_000_000
@@ -303,14 +302,7 @@ def test_threads_that_share_a_breaker_keep_its_transitions_in_order() -> None:
                 continue
             breaker.record(now, now, ok=(True, False, False, None)[number % 4])
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(6) as pool:
-            for done in [pool.submit(attempts) for _ in range(6)]:
-                done.result()
-    finally:
-        sys.setswitchinterval(before)
+    in_threads(attempts)
     states = [(change.old, change.new) for change in breaker.transitions]
     assert len(states) > 20
     assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(states))
