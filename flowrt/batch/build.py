@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from flowrt._util.clock import clock_of
-from flowrt.attribution.ledger import CONSUMER, Ledger
+from flowrt.attribution.ledger import CONSUMER
 from flowrt.attribution.wait import Wait
 from flowrt.batch.active_runs import ActiveRuns
 from flowrt.batch.config import BatchConfig, describe_settings
@@ -27,7 +27,7 @@ from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import WorkflowContext
-from flowrt.policies import RateLimiter, Transition
+from flowrt.policies import AdaptiveLimit, RateLimiter, Transition
 from flowrt.telemetry import Observer
 
 if TYPE_CHECKING:
@@ -139,11 +139,12 @@ def _assemble(
         node_type=node.node_type,
         limit=config.limit if controller is None else controller.limit,
         expected=source.expected,
+        keeps_ledger=config.telemetry.ledger,
+        own_tasks=config.task_per_item,
+        starts_at_once=journal is None and not _has_policies(config),
         clock=clock,
         epoch_offset_ns=time.time_ns() - clock(),
     )
-    if config.telemetry.ledger:
-        batch.ledger = Ledger(batch)
     recorder = None if config.record is None else _make_recorder(config)
     dispatch = Dispatch(
         (
@@ -203,7 +204,7 @@ def _make_policies(
 ) -> tuple[PolicyPipeline | None, Callable[[], None]]:
     """The policies of one batch, and what to call at its end."""
     breaker, controller, clock = config.breaker, runs.controller, batch.clock
-    if config.retry is None and not config.rate_limit and breaker is None and controller is None:
+    if not _has_policies(config):
         return None, _do_nothing
 
     def notify_circuit(transition: Transition) -> None:
@@ -220,6 +221,12 @@ def _make_policies(
         set_limit=runs.set_limit,
     )
     return policies, _do_nothing if breaker is None else breaker.subscribe(notify_circuit)
+
+
+def _has_policies(config: BatchConfig) -> bool:
+    """True if a policy may hold an attempt back, repeat it, or learn from it."""
+    adapts = isinstance(config.max_concurrency, AdaptiveLimit)
+    return adapts or config.retry is not None or bool(config.rate_limit) or config.breaker is not None
 
 
 def _do_nothing() -> None:

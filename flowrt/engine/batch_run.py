@@ -68,8 +68,6 @@ class BatchRun:
             retries = RetryQueue(source, batch, parts.policies.retries.waiting, self.loop, self._clock)
             source = retries
         self._source = source
-        batch.own_tasks = parts.task_per_item
-        batch.starts_at_once = parts.policies is None and parts.journal is None
         begin = parts.attempt
         self._hedging: Hedging | None = None
         if parts.hedge is not None:

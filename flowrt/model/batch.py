@@ -7,13 +7,13 @@ from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Literal
 
+from flowrt.attribution.ledger import Ledger
 from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 
 if TYPE_CHECKING:
     import asyncio
 
     from flowrt._util.cpu_time import CpuTime
-    from flowrt.attribution.ledger import Ledger
     from flowrt.attribution.speedup import Speedup
 
 __all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot"]
@@ -116,6 +116,9 @@ class BatchRecord:
         limit: int,
         batch_id: str | None = None,
         expected: int | None = None,
+        keeps_ledger: bool = False,
+        own_tasks: bool = False,
+        starts_at_once: bool = False,
         started_ns: int = 0,
         epoch_offset_ns: int = 0,
         clock: Callable[[], int] = perf_counter_ns,
@@ -128,13 +131,13 @@ class BatchRecord:
         self.limit = limit
         self.slots: list[Slot] = []
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
-        self.own_tasks = False
-        self.starts_at_once = False
+        self.own_tasks = own_tasks
+        self.starts_at_once = starts_at_once
         self.pulled = 0
         self.latest: ItemRecord | None = None
         self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
-        self.ledger: Ledger | None = None
+        self.ledger = Ledger(self) if keeps_ledger else None
         self.speedup: Speedup | None = None
         self.queued = 0
         self.restored = 0

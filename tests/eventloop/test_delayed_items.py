@@ -12,7 +12,6 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from flowrt import BatchProcessor, BatchResults, Runtime, Telemetry
-from flowrt.attribution.ledger import Ledger
 from flowrt.eventloop import delayed_items
 from flowrt.model import BatchRecord, ItemRecord, Slot
 
@@ -91,8 +90,7 @@ def test_spans_show_the_culprit_and_the_delays_of_a_stall(run: Run, spans: Calla
 @pytest.mark.parametrize(("late_s", "reported"), [(0.05, False), (0.2, True)])
 def test_delay_goes_to_spans_after_a_stall_alone_and_at_their_end(late_s: float, reported: bool) -> None:
     """Setting it on the spans at once would make a busy loop late the next time, too."""
-    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=600)
-    batch.ledger = Ledger(batch)
+    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=600, keeps_ledger=True)
     for index in range(600):
         slot = Slot()
         slot.item = ItemRecord(batch, index, None, 1)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from flowrt.attribution.ledger import Ledger
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord
 
@@ -113,9 +112,8 @@ def test_heartbeat_does_not_keep_its_loop_alive() -> None:
 def watched(heartbeat: Heartbeat, count: int) -> list[BatchRecord]:
     batches = []
     for number in range(count):
-        batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id=str(number), limit=3)
+        batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id=str(number), limit=3, keeps_ledger=True)
         batch.started_ns = time.perf_counter_ns()
-        batch.ledger = Ledger(batch)
         batch.ledger.open(batch.started_ns)
         heartbeat.watch(batch)
         batches.append(batch)
