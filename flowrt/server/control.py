@@ -52,10 +52,11 @@ def control(scope: Scope, batch_id: str, action: str) -> Response:
     if not origins or not own.issuperset(origins):
         return text(403, "controlling a batch needs the Origin header of this server")
     view = LIVE.find(batch_id)
-    if view is None:
+    loop = None if view is None else view.loop
+    if view is None or loop is None:
         return text(404, "no active batch of the live page has this id")
     try:
-        view.loop.call_soon_threadsafe(_apply, view.loop, view.batch, action)
+        loop.call_soon_threadsafe(_apply, loop, view.batch, action)
     except RuntimeError:  # the loop was closed meanwhile
         return text(404, "the batch's event loop is closed")
     _log.warning("batch %s: %s requested from the live page", one_line(view.batch.name), action)

@@ -44,7 +44,7 @@ class BatchView:
 
     Attributes:
         batch: The record.
-        loop: The loop that runs the batch.
+        loop: The loop that runs the batch; None after its end.
         evicted: True once a failing batch has taken the view's place on the page.
         failures: The items that failed.
         over: True once the batch has ended.
@@ -55,7 +55,7 @@ class BatchView:
         self, batch: BatchRecord, loop: asyncio.AbstractEventLoop, redact: Redact = redact, *, partial: bool = False
     ) -> None:
         self.batch = batch
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop | None = loop
         self.evicted = False
         self.failures = Failures(batch, redact)
         self.over = False
@@ -71,6 +71,7 @@ class BatchView:
         """Take the final counts before the next batch of the processor adds to the shard."""
         self._last = self._count()
         self.over = True
+        self.loop = None  # or a view that stays on the page would keep a closed loop alive
 
     def sample(self, *, detailed: bool) -> None:
         """Read the record: add a point to the history and set a new `state`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ Spawn = Callable[[Coroutine[Any, Any, Any]], threading.Thread]
 @pytest.fixture
 def server() -> Iterator[TelemetryServer]:
     """Server with the page of this process."""
+    gc.collect()  # closes the pages of earlier tests' applications
     server = TelemetryServer(0)
     server.start()
     yield server

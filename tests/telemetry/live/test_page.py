@@ -269,8 +269,10 @@ def test_axe_finds_no_fault(open_page: OpenPage, spawn: Spawn, make_gate: MakeGa
 
     page = open_page(color_scheme=scheme, viewport={"width": width, "height": 900}, bypass_csp=True)
     axe = Axe()
+    start(spawn, make_gate(-1), f"axe first {width}", 5).join(HANG_S)
     gate = make_gate(99)
     start(spawn, gate, f"axe {scheme} {width}").join(0)
+    wait_for(page, "#overview-rows", "axe first")
     wait_for(page, "#done", "99 of 100")
     wait_for(page, "#running-items", "Gate.wait")
     page.locator("#running-items summary").first.click()
