@@ -24,10 +24,10 @@ class FlowrtError(Exception):
 
 
 class ItemFailedError(FlowrtError):
-    """An item failed and the batch was told to stop at the first failure.
+    """An item failed, and its batch stops at the first failure.
 
-    Raised where there is no exception of the node's own to raise: the node returned a `NodeResult` whose
-    `success` is false, or the item's attempt ran out of time.
+    Raised if the node raised no exception itself: it returned a `NodeResult` whose `success` is false, or the item's
+    attempt timed out.
 
     Args:
         result: The failed item; its `error` is the message.

@@ -167,16 +167,34 @@ class LimitController:
         Returns:
             The limit from now on; after a change, `changes[-1]` holds the reason.
         """
+        counted = outcome == "ok" and self._opened_ns and not self._skip
+        if counted:  # the fast path needs no lock: it makes no call, and the interpreter switches threads at calls only
+            latency = latency_ns * 1e-9
+            self._count += 1
+            self._total += latency
+            self._squares += latency * latency
+            if inflight >= self.limit:
+                self._full += 1
+            if self._count < self._need or now_ns - self._opened_ns < self._window_ns:
+                return self.limit
         with self._lock:
-            if outcome == "ok":
-                self._count_success(now_ns, latency_ns, inflight)
+            if counted:
+                if self._count >= self._need:  # else another thread has closed the window
+                    self._close_window(now_ns)
+            elif outcome == "ok":
+                if self._skip:
+                    self._skip_one(now_ns)
+                    return self.limit
+                self._opened_ns = self._opened_ns or now_ns - latency_ns or 1
             elif outcome != "failed" and now_ns - latency_ns >= self._changed_ns:
                 # an attempt that began before the last change says nothing about the current limit
                 if outcome == "throttled":
                     self._back_off(now_ns, "throttled")
                 else:
                     self._count_timeout(now_ns)
-            return self.limit
+        if outcome == "ok" and not counted:  # it was the first result of a window, which is open now
+            return self.on_result(now_ns, latency_ns, inflight)
+        return self.limit
 
     def set(self, now_ns: int, limit: int) -> int:
         """Set the limit, clamped to the bounds; it adapts from there.
@@ -192,21 +210,6 @@ class LimitController:
             self._slow_start = False
             self._change(now_ns, limit, "set")
             return self.limit
-
-    def _count_success(self, now_ns: int, latency_ns: int, inflight: int) -> None:
-        if self._skip:
-            self._skip_one(now_ns)
-            return
-        latency = latency_ns * 1e-9
-        if not self._opened_ns:
-            self._opened_ns = now_ns - latency_ns
-        self._count += 1
-        self._total += latency
-        self._squares += latency * latency
-        if inflight >= self.limit:
-            self._full += 1
-        if self._count >= self._need and now_ns - self._opened_ns >= self._window_ns:
-            self._close_window(now_ns)
 
     def _count_timeout(self, now_ns: int) -> None:
         if self._skip:
