@@ -89,6 +89,7 @@ class View:
         if shown is None:
             parts.append(Text("\nno batch yet" if self._state is not None else "\nwaiting for the first answer"))
             return Group(*parts)
+        parts += self._groups()
         others = [batch for batch in self._batches() if batch is not shown]
         parts += [self._line(batch) for batch in others[:3]]
         parts += [Text(), *_batch(shown, width, self._trace_url)]
@@ -120,6 +121,15 @@ class View:
             age = f", as of {duration(time.monotonic() - self._answered_s)} ago" if self._state is not None else ""
             title.append(f"\n{_plain(self._problem)}; retrying{age}", style="bold red")
         return title
+
+    def _groups(self) -> list[RenderableType]:
+        """Count the active batches by name if several of a name are active."""
+        groups = [] if self._state is None else self._state.get("groups", [])
+        active = {_plain(group["name"]): group["active"] for group in groups if group["active"]}
+        if not active or max(active.values()) < 2:
+            return []
+        line = Text(f"{sum(active.values()):,} active: ", style="dim", no_wrap=True, overflow="ellipsis")
+        return [line.append(", ".join(f"{name} {count:,}" for name, count in active.items()))]
 
     def _line(self, batch: Batch) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")

@@ -308,3 +308,17 @@ def test_client_gets_the_trace_template_once() -> None:
             assert [source.ask().trace_url for _ in range(2)] == [url, url]
     finally:
         server.stop()
+
+
+def test_many_batches_of_a_name_are_one_number() -> None:
+    view = View("http://x")
+    batches = [running("request", float(i), 0, id=str(i)) for i in range(6)]
+    groups = [
+        {"name": "request", "active": 1_000},
+        {"name": "nightly\x1b[31m", "active": 1},
+        {"name": "old", "active": 0},
+    ]
+    view.update(Answer({"process": PROCESS, "batches": batches, "groups": groups}))
+    assert "1,001 active: request 1,000, nightly [31m 1\n" in drawn(view).replace("  ", " ")
+    view.update(Answer({"process": PROCESS, "batches": batches[:1], "groups": [{"name": "one", "active": 1}]}))
+    assert "active:" not in drawn(view)
