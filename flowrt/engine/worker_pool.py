@@ -60,7 +60,8 @@ class WorkerPool:
         if self._admission.closed:
             return
         slots = self._batch.slots
-        for _ in range(min(self.vacant, max(1, len(slots)), self._worker.most_left)):
+        most = self._worker.most_left if slots else 1  # the first one ends a batch without inputs, too
+        for _ in range(min(self.vacant, max(1, len(slots)), most)):
             self.vacant -= 1
             self.starting += 1
             slot = Slot()
