@@ -281,7 +281,7 @@ def test_repr_of_a_processor_shows_node_and_settings() -> None:
     )
 
 
-def test_settings_can_be_read_and_set_and_are_checked() -> None:
+def test_settings_can_be_read_and_set_with_validation() -> None:
     processor = BatchProcessor(len, 3, item_timeout=2.0)
     assert (processor.max_concurrency, processor.item_timeout, processor.retry) == (3, 2.0, None)
     processor.max_concurrency = 7
@@ -297,6 +297,6 @@ def test_settings_can_be_read_and_set_and_are_checked() -> None:
 
 
 @pytest.mark.parametrize("name", ["node", "name", "telemetry", "instruments"])
-def test_settings_that_metrics_are_made_for_cannot_be_changed(name: str) -> None:
+def test_settings_fixed_at_construction_cannot_be_changed(name: str) -> None:
     with pytest.raises(AttributeError, match=f"{name} of a BatchProcessor cannot be changed: make a new one"):
         setattr(BatchProcessor(len), name, None)

@@ -21,7 +21,7 @@ Run = Callable[[Any], Any]
 
 @pytest.fixture
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a notebook shows, one HTML text per update."""
+    """HTML texts that a notebook displays, one per update."""
     shown: list[str] = []
     ipython, display = ModuleType("IPython"), ModuleType("IPython.display")
     ipython.get_ipython = lambda: SimpleNamespace(kernel=True)  # type: ignore[attr-defined]
@@ -49,13 +49,13 @@ def test_notebook_shows_a_bar_that_ends_with_the_batch(pages: list[str], run_vir
     assert all("<b>name" not in page for page in pages)
 
 
-def test_notebook_shows_a_count_where_the_number_of_items_is_unknown(pages: list[str], run_virtual: Run) -> None:
+def test_notebook_shows_a_count_if_the_number_of_items_is_unknown(pages: list[str], run_virtual: Run) -> None:
     run_virtual(BatchProcessor(asyncio.sleep).batch((0.1 for _ in range(3)), progress=True))
     assert "progress" not in pages[-1]
     assert "3, 0 failed" in pages[-1]
 
 
-def test_terminal_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_is_not_taken_for_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     assert not in_notebook()
     assert isinstance(make_progress_bar(), ProgressBar)
@@ -65,12 +65,12 @@ def test_terminal_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["GET [/items]", "[link=http://evil.example]x[/link]", "\x1b]0;owned\x07\x1b[2Jx"])
-def test_name_of_a_batch_is_no_markup_on_a_terminal(name: str, run: Run) -> None:
+def test_batch_name_is_not_read_as_markup_on_a_terminal(name: str, run: Run) -> None:
     screen = io.StringIO()
     bar = ProgressBar(Console(file=screen, force_terminal=True, width=120))
     run(BatchProcessor(asyncio.sleep, name=name, instruments=[bar]).batch([0.15, 0.15]))
     shown = screen.getvalue()
-    assert "]0;" not in shown, "no title"
-    assert "]8;" not in shown, "no link"
+    assert "]0;" not in shown, "the window title is not set"
+    assert "]8;" not in shown, "no hyperlink is written"
     assert "\x1b[2J" not in shown, "the screen is not cleared"
     assert "in flight" in shown, "the bar was drawn"

@@ -1,4 +1,4 @@
-"""Instruments: which hooks are called, in what order, and what an instrument that raises costs."""
+"""Instruments: which hooks are called, in what order, and how an instrument that raises is disabled."""
 
 from __future__ import annotations
 

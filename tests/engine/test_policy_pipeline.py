@@ -493,9 +493,8 @@ def test_ready_retry_under_a_lowered_limit_waits_for_no_input(run_virtual: Run) 
     async def inputs() -> AsyncIterator[int]:
         yield 0
         yield 1
-        while not [
-            line for line in recorder.log if line[0] == "finished"
-        ]:  # the caller needs a result before it asks for more
+        # the next inputs depend on a first result
+        while not [line for line in recorder.log if line[0] == "finished"]:
             await asyncio.sleep(1)
         yield 2
         yield 3
