@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from flowrt._util.clock import is_virtual
-from flowrt.engine.durability import JournalSink, run_in_thread
+from flowrt._util.daemon_thread import run_in_daemon_thread
+from flowrt.engine.durability import JournalSink
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.model.node import BaseNode
@@ -64,7 +65,7 @@ class _Opening:
 async def _open_in_thread(loop: asyncio.AbstractEventLoop, policy: JournalPolicy, node: BaseNode) -> Journal:
     """Open a journal while the loop goes on: one of a million items takes about 2 s to read."""
     opening = _Opening(policy, node)
-    answer = run_in_thread(loop, opening.open)
+    answer = run_in_daemon_thread(loop, opening.open, "flowrt-journal-file")
     try:
         return await asyncio.shield(answer)
     except asyncio.CancelledError:

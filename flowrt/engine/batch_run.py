@@ -56,6 +56,7 @@ class BatchRun:
         self._clock = parts.clock
         self._dispatch = parts.dispatch
         self._journal = parts.journal
+        self._paced = parts.deliver_unstarted is None
         self._batch_timeout_s = parts.batch_timeout_s
         self._close = parts.close
         self._save = parts.save
@@ -158,7 +159,7 @@ class BatchRun:
             return
         if self._closing is None:
             self._cancellation.stop(reason, cancels_rest=cancels_rest)
-        elif not cancels_rest and self._cancellation.cancels_rest:
+        elif not cancels_rest and self._cancellation.cancels_rest and self._paced:
             self._closing.cancel()  # which gives results to a consumer who has gone; a source is closed in any case
 
     def _timed_out(self) -> None:

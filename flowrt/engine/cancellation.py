@@ -79,6 +79,7 @@ class Cancellation:
         self._clock = parts.clock
         self._admission = parts.admission
         self._journal = parts.journal
+        self._paced = parts.deliver_unstarted is None
         self._item_timeout_s = parts.item_timeout_s
         self._abandon_attempt = parts.abandon_attempt
         self._source = source
@@ -126,7 +127,10 @@ class Cancellation:
             reason: For the error of the items that are cut short.
             cancels_rest: Give inputs that were never started a result. Off where no consumer is left to take it.
         """
-        self.cancels_rest = cancels_rest and (self.stopped is None or self.cancels_rest)
+        if self.stopped is None and cancels_rest:
+            self.cancels_rest = True
+        elif not cancels_rest and self._paced:  # the consumer is gone; else the rest costs no waiting
+            self.cancels_rest = False
         if self.stopped is not None:
             return
         self.stopped = reason

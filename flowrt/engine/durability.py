@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
+from flowrt._util.daemon_thread import run_in_daemon_thread
 from flowrt.engine.item_task import clear_cancellation
 from flowrt.errors import JournalDiskError, JournalError, JournalMismatchError
 from flowrt.model import BatchResult, ItemRecord, Slot
 
-__all__ = ["JournalLog", "JournalSink", "run_in_thread"]
-
-T = TypeVar("T")
+__all__ = ["JournalLog", "JournalSink"]
 
 
 _KEPT: Final = ("ok", "failed", "timed_out")
@@ -166,7 +164,8 @@ class JournalSink:
         if not self._close:
             closed(None)
         elif self._threaded:
-            run_in_thread(self._loop, self._journal.close).add_done_callback(lambda closing: closed(_error_of(closing)))
+            closing = run_in_daemon_thread(self._loop, self._journal.close, "flowrt-journal-file")
+            closing.add_done_callback(lambda done: closed(_error_of(done)))
         else:
             try:
                 self._journal.close()
@@ -190,30 +189,6 @@ def _error_of(closing: asyncio.Future[None]) -> JournalError | None:
     except JournalError as exc:
         return exc
     return None
-
-
-def run_in_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> asyncio.Future[T]:
-    """Run a function that waits for a disk in a thread of its own, which ends with the answer."""
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def set_answer(result: Any, error: BaseException | None) -> None:
-        if error is None:
-            answer.set_result(result)
-        else:
-            answer.set_exception(error)
-
-    def work() -> None:
-        result: Any = None
-        error: BaseException | None = None
-        try:
-            result = function()
-        except BaseException as exc:  # raised again where it is awaited
-            error = exc
-        with contextlib.suppress(RuntimeError):  # the loop was closed
-            loop.call_soon_threadsafe(set_answer, result, error)
-
-    threading.Thread(target=work, name="flowrt-journal-file", daemon=True).start()
-    return answer
 
 
 def _kept(group: list[_Pending]) -> None:

@@ -64,8 +64,11 @@ def status_of(exc: object) -> int | None:
     ignored. The throttling errors of AWS count as 429, whatever their status.
 
     Args:
-        exc: Any exception; an ExceptionGroup itself has no status.
+        exc: Any exception; of an ExceptionGroup, the status that its exceptions agree on, or 429 if one is throttled.
     """
+    if isinstance(exc, BaseExceptionGroup):
+        statuses = {status_of(leaf) for leaf in leaves_of(exc)}
+        return 429 if 429 in statuses else statuses.pop() if len(statuses) == 1 else None
     response = _get(exc, "response")
     if isinstance(response, Mapping):
         code = _get(_get(response, "Error"), "Code")
@@ -74,6 +77,8 @@ def status_of(exc: object) -> int | None:
     for holder in (exc, response, _get(response, "ResponseMetadata")):
         for name in _STATUS_NAMES:
             value = _get(holder, name)
+            if isinstance(value, str) and len(value) == 3 and value.isdecimal():  # as some clients keep it
+                value = int(value)
             # http.HTTPStatus is an int too; True is not a status
             if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599:
                 return int(value)
