@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = Path(__file__).parent / "typed_project"
 
-pytestmark = pytest.mark.xdist_group("typing")  # the second test reuses the first one's cache of mypy
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("typing"),  # the second test reuses the first one's cache of mypy
+]
 
 Check = Callable[[Path], "subprocess.CompletedProcess[str]"]
 
@@ -41,7 +44,7 @@ def _check(tmp_path_factory: pytest.TempPathFactory) -> Check:
         ]
         target = ["--python-executable", str(home / "venv" / "bin" / "python"), "--cache-dir", str(home / "cache")]
         return subprocess.run(
-            [*command, *target, file.name], cwd=file.parent, capture_output=True, text=True, timeout=110, check=False
+            [*command, *target, file.name], cwd=file.parent, capture_output=True, text=True, timeout=280, check=False
         )
 
     return check

@@ -45,7 +45,8 @@ class PartialResults(BatchResults):
         if result is None:
             block = self._unstarted
             offset = place - self._started
-            result = BatchResult.cancelled(block.first_index + offset, block.inputs[offset], self._error)
+            index, data = block.first_index + offset, block.inputs[offset]
+            result = BatchResult._cancelled(index, data, self._error)  # noqa: SLF001  # for this class
             super().__setitem__(place, result)
             self._made += 1
         return result

@@ -151,7 +151,7 @@ class BatchResult:
         self._span_id = span_id
 
     @classmethod
-    def cancelled(cls, index: int, input_data: Any, why: SharedAttributes) -> Self:
+    def _cancelled(cls, index: int, input_data: Any, why: SharedAttributes) -> Self:
         """The result of an input that was never started.
 
         Args:

@@ -10,6 +10,7 @@ from tests.docs.test_code_blocks import environment
 from tools.tutorial import follow, matches
 
 
+@pytest.mark.timeout(300)  # a dozen processes
 def test_tutorial_prints_what_it_says(tmp_path: Path) -> None:
     follow(tmp_path, environment())
 
