@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any, Final, Self
 
 from flowrt.errors import FlowrtError, ItemFailedError
-from flowrt.model import BatchRecord, BatchResult
+from flowrt.model import STATUSES, BatchRecord, BatchResult
 from flowrt.reporting.report import BatchReport
 
 __all__ = ["BY_INDEX", "BatchFailedError", "BatchResults"]
@@ -150,7 +150,7 @@ class BatchResults(list[BatchResult]):
 
     def __repr__(self) -> str:
         counts = Counter(result.status for result in self)
-        parts = ", ".join(f"{count:,} {status}" for status, count in counts.most_common())
+        parts = ", ".join(f"{counts[status]:,} {status}" for status in STATUSES if counts[status])
         return f"<BatchResults {self.name!r}: {parts or 'no items'}, {self.wall_time:.3f} s>"
 
     def _repr_html_(self) -> str:
