@@ -179,7 +179,16 @@ class BatchRun:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _all_left(self) -> None:
-        """Wind up: the last slot has ended."""
+        """End the batch, as its last slot has: it ends even if that fails."""
+        try:
+            self._wind_up()
+        except Exception as exc:  # a fault of the engine or of an executor, a policy or a journal
+            if self._cancellation.failure is None:
+                self._cancellation.failure = exc
+            self._conclude()
+
+    def _wind_up(self) -> None:
+        """Account for what was not started, close source and journal, then conclude."""
         if self._closing is not None or self._journal_closing:
             return
         cancellation, source = self._cancellation, self._source

@@ -8,6 +8,7 @@ it yields an input is set for that input's item, too, as for a task that is crea
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
@@ -44,6 +45,7 @@ class Source:
         awaits: True if inputs may have to be waited for.
         computes: True if `pull` may run code that takes time.
         expected: Number of inputs, or None where it is not known beforehand.
+        known: Number of inputs where it cannot be wrong, else `sys.maxsize`.
         exhausted: True once the iterator has ended by itself, so that there is nothing to close.
         pull: Returns the next input, END or LATER; raises what the iterator raises.
         sets_variables: True if the iterator may set context variables for an item.
@@ -54,10 +56,12 @@ class Source:
     computes = False
     sets_variables = False
     variables: Variables = ()
+    known = sys.maxsize
     pull: Callable[[], Any]
 
     def __init__(self, inputs: Iterable[Any]) -> None:
         self.expected = length_of(inputs)
+        self.known = sys.maxsize if self.expected is None else self.expected
         self.exhausted = False
         self._iterator = iter(inputs)
         self.pull = partial(next, self._iterator, END)  # a call into C: it is made for every item

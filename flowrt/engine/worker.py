@@ -8,7 +8,6 @@ items end other than by themselves in `cancellation`, how a batch starts and end
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextvars import Context
 from functools import partial
 from types import FrameType
@@ -90,9 +89,7 @@ class Worker:
         self._finish = cancellation.finish
         self._pool = pool
         self._context = context
-        # number of inputs, where it cannot be wrong and none comes back
-        exact = not source.computes and not source.awaits and retries is None and parts.batch.expected is not None
-        self._known = parts.batch.expected if exact and parts.batch.expected is not None else sys.maxsize
+        self._known = source.known
         self._turn_ns = parts.clock()  # when the loop last had its turn
         self._turn_ending = False
 
@@ -120,6 +117,7 @@ class Worker:
         known = self._known
         asked_ns = 0
         outcome: Any = None
+        raised = False
         try:
             while admission.free or await admission.wait():
                 admission.free -= 1
@@ -168,12 +166,14 @@ class Worker:
                     settle(item, outcome)
                 except Exception as exc:
                     outcome = exc
+                    raised = True
                     self._attempt_raised(item, exc, slot)
                 except asyncio.CancelledError:
                     cancellation.interrupted(item, slot)
                     outcome = item.exception
                 except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
                     outcome = exc
+                    raised = True
                     self._attempt_raised(item, exc, slot)
                     cancellation.fail(exc, f"the node raised {type(exc).__name__}")
                 if slot.abandoned:  # the item was finished without this task, and the slot given to another worker
@@ -207,7 +207,10 @@ class Worker:
             raise
         except BaseException as exc:  # a fault of the engine or of an executor, policy or journal of the user's
             cancellation.fail(exc, "the engine failed")
-        pool.leave(slot)
+        if raised:  # before the batch can end, this frame is cleared, which the exception holds
+            self._loop.call_soon(pool.leave, slot)
+        else:
+            pool.leave(slot)
 
     @property
     def most_left(self) -> int:

@@ -115,7 +115,7 @@ def test_item_out_of_attempts_keeps_its_last_error(run_virtual: Run) -> None:
 
 def test_success_after_failures_clears_their_errors(run_virtual: Run) -> None:
     async def node(x: int) -> NodeResult:
-        return NodeResult(bool(seen.append(x)) or len(seen) > 1, x, "bad luck", {"try": len(seen)})
+        return NodeResult(bool(seen.append(x)) or len(seen) > 1, x, error="bad luck", metadata={"try": len(seen)})
 
     seen: list[int] = []
     (result,) = run_virtual(BatchProcessor(node, retry=RetryPolicy(**NO_JITTER), telemetry=False).batch([7]))
