@@ -19,6 +19,7 @@ RESULTS = BatchResults(
 )
 
 
+@pytest.mark.parts
 def test_pandas_frame_has_a_row_per_item_and_keeps_the_objects() -> None:
     frame = RESULTS.to_pandas()
     assert list(frame.columns) == NAMES
@@ -38,12 +39,14 @@ def test_arrow_table_has_typed_columns_and_nested_values() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parts
 def test_polars_frame_has_the_columns_of_the_arrow_table() -> None:
     frame = RESULTS.to_polars()
     assert frame.columns == NAMES
     assert frame["output"][0] == {"score": 0.5}
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize(
     ("values", "texts"),
     [
@@ -59,6 +62,7 @@ def test_values_without_a_common_arrow_type_become_json(values: list[Any], texts
     assert results.to_polars()["output"].to_list() == texts
 
 
+@pytest.mark.parts
 def test_empty_batch_has_the_same_columns() -> None:
     assert list(BatchResults().to_pandas().columns) == NAMES
     assert BatchResults().to_arrow().column_names == NAMES
