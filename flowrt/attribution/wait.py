@@ -24,37 +24,37 @@ class Wait:
         loop: The running loop.
 
     Attributes:
-        noted: True while a check is scheduled or the ledger has recorded the wait.
-        told: True while the ledger has recorded the wait.
+        scheduled: True while a check is scheduled or the ledger has recorded the wait.
+        recorded: True while the ledger has recorded the wait.
     """
 
-    __slots__ = ("_cause", "_clock", "_ledger", "_loop", "noted", "told")
+    __slots__ = ("_cause", "_clock", "_ledger", "_loop", "scheduled", "recorded")
 
     def __init__(self, ledger: Ledger, cause: int, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self._ledger = ledger
         self._cause = cause
         self._clock = clock
         self._loop = loop
-        self.noted = False
-        self.told = False
+        self.scheduled = False
+        self.recorded = False
 
     def look_soon(self, holds: Callable[[], bool]) -> None:
-        """Schedule the check, as a waiter has just arrived. Call it only while `noted` is False.
+        """Schedule the check, as a waiter has just arrived. Call it only while `scheduled` is False.
 
         Args:
             holds: Returns True while there is a waiter.
         """
-        self.noted = True
+        self.scheduled = True
         self._loop.call_soon(self._look, holds)
 
     def over(self) -> None:
-        """End the wait. Call it only while `told` is True."""
-        self.noted = self.told = False
+        """End the wait. Call it only while `recorded` is True."""
+        self.scheduled = self.recorded = False
         self._ledger.resume(self._cause, self._clock())
 
     def _look(self, holds: Callable[[], bool]) -> None:
         if holds():
-            self.told = True
+            self.recorded = True
             self._ledger.wait(self._cause, self._clock())
         else:
-            self.noted = False
+            self.scheduled = False

@@ -42,13 +42,13 @@ class Admission:
     def consumer_left(self) -> None:
         """Note that the consumer has taken a result and works on it."""
         self._away = True
-        if len(self._waiters) and self._consumer is not None and not self._consumer.noted:
+        if len(self._waiters) and self._consumer is not None and not self._consumer.scheduled:
             self._consumer.look_soon(self._is_held_back)
 
     def consumer_came(self) -> None:
         """Note that the consumer wants the next result."""
         self._away = False
-        if self._consumer is not None and self._consumer.told:
+        if self._consumer is not None and self._consumer.recorded:
             self._consumer.over()
 
     def _is_held_back(self) -> bool:
@@ -63,7 +63,7 @@ class Admission:
         while not self.free:
             if self.closed:
                 return False
-            if self._away and self._consumer is not None and not self._consumer.noted:
+            if self._away and self._consumer is not None and not self._consumer.scheduled:
                 self._consumer.look_soon(self._is_held_back)
             await self._waiters.wait()
         return True
@@ -108,7 +108,7 @@ class Admission:
         self.closed = True
         self._capacity = self.free
         self.free = 0
-        if self._consumer is not None and self._consumer.told:
+        if self._consumer is not None and self._consumer.recorded:
             self._consumer.over()
         self._waiters.wake_all()
 

@@ -174,11 +174,11 @@ class AsyncSource(Source):
 
     async def wait(self) -> None:
         wait = self._wait
-        if wait is not None and not wait.noted:
+        if wait is not None and not wait.scheduled:
             wait.look_soon(self._is_waited_for)
         self._request()
         await self.waiters.wait()
-        if wait is not None and wait.told and not len(self.waiters):
+        if wait is not None and wait.recorded and not len(self.waiters):
             wait.over()
 
     def _request(self) -> None:
@@ -323,4 +323,4 @@ def make_source(inputs: Any) -> Source:
 
 
 EMPTY: Final = Source(())
-"""A source of nothing, in the place of one that is to be let go."""
+"""Source of nothing; it replaces a source whose inputs are to be released."""

@@ -139,7 +139,7 @@ def test_returned_failure_with_a_false_exception_is_judged_by_it(success: bool) 
     assert decide(RetryPolicy(), NodeResult(False, error=EmptyError(status=503))) is not None
 
 
-def test_stray_cancellation_is_retried_by_default_without_the_jitter_of_a_timeout() -> None:
+def test_stray_cancellation_is_retried_by_default_without_extra_jitter() -> None:
     retry = decide(RetryPolicy(base=0.2), asyncio.CancelledError("the task was cancelled"))
     assert retry is not None
     assert (retry.delay_ns, retry.reason) == (200 * MS, "error")
