@@ -28,7 +28,7 @@ class Wait:
         recorded: True while the ledger has recorded the wait.
     """
 
-    __slots__ = ("_cause", "_clock", "_ledger", "_loop", "scheduled", "recorded")
+    __slots__ = ("_cause", "_clock", "_ledger", "_loop", "recorded", "scheduled")
 
     def __init__(self, ledger: Ledger, cause: int, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self._ledger = ledger
