@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from flowrt.attribution.ledger import INPUT
 from flowrt.engine.attempt import Begin
 from flowrt.engine.cancellation import Cancellation
-from flowrt.engine.item_task import ItemTask
+from flowrt.engine.item_task import ItemTask, clear_cancellation
 from flowrt.engine.outcome import cancel_retry, settle_exception
 from flowrt.engine.parts import RunParts
 from flowrt.engine.policy_pipeline import PolicyPipeline
@@ -201,6 +201,8 @@ class Worker:
                     # that no variable that the node has set reaches the next item
                     slot.task = ItemTask(self.run(slot), loop=self._loop, name=batch.name, context=self._context.copy())
                     return
+                if slot.task is not None and slot.task.cancelling():  # by a timeout that never called uncancel()
+                    clear_cancellation()
                 if now - self._turn_ns > _TURN_NS and batch.latest is item:
                     await self._yield_turn()
         except GeneratorExit:  # the loop was closed with the batch still active

@@ -195,6 +195,25 @@ def test_items_do_not_share_their_current_task(run_virtual: Run) -> None:
     assert [result.output for result in results] == [1] * 20
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_cancel_count_that_an_item_left_does_not_reach_the_next(shared: bool, run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+        if x % 2:
+            raise asyncio.CancelledError
+        asyncio.get_running_loop().call_soon(task.cancel)
+        try:
+            await asyncio.sleep(1)
+        except asyncio.CancelledError:
+            return x
+        return -1
+
+    results = run_virtual(processor(node, 1, task_per_item=not shared).batch(range(8)))
+    assert statuses(results) == ["ok", "failed"] * 4
+
+
 class Equal:
     """Value that equals any other, so that comparing contexts would find no change."""
 
