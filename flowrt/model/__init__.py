@@ -6,7 +6,7 @@ logs all read that record; there is no second clock.
 
 from __future__ import annotations
 
-from flowrt.model.batch import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord, Slot
+from flowrt.model.batch import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord, Slot, UnexportedIds
 from flowrt.model.result import STATUSES, BatchResult, Rejected, Status
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Rejected",
     "Slot",
     "Status",
+    "UnexportedIds",
 ]

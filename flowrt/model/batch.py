@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flowrt._util.cpu_time import CpuTime
     from flowrt.attribution.speedup import Speedup
 
-__all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot"]
+__all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot", "UnexportedIds"]
 
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
@@ -202,6 +202,10 @@ HedgeOutcome = Literal["won", "lost", "failed"]
 """How a hedge ended: it won; it lost to the item's own attempt, or both were cancelled; or it failed."""
 
 
+class UnexportedIds(bytes):
+    """Ids of a trace and a span that will not be exported, as far as is known."""
+
+
 class ItemRecord(BatchResult):
     """Record of one item on its way through a batch, and in the end its result.
 
@@ -226,14 +230,13 @@ class ItemRecord(BatchResult):
         hedge: Its last hedge that has ended.
         hedges: Number of its attempts that were hedges.
         rate_wait_ns: Total time that it waited for rate limits and an open circuit, in nanoseconds.
-        span: The tracing instrument's own handle.
-        unkept: True if it was traced and its span will not be exported, as far as is known.
         ticket: The rate limits' own handle.
-        ids: Its trace's id in the first 16 bytes and its span's in the last 8; empty when not traced.
+        trace: The telemetry's own: None if the item is not traced; while it runs an object with the attribute `ids`; in
+            the end the ids themselves, as `UnexportedIds` if its span is not exported, as far as is known.
         uncancellable: True if it did not end within the grace period after it was cancelled.
     """
 
-    __slots__ = ("batch", "finished_ns", "ids", "pulled_ns", "span", "started_ns")
+    __slots__ = ("batch", "finished_ns", "pulled_ns", "started_ns", "trace")
 
     status: State  # type: ignore[assignment]  # it is `running` at first
     backoff_ns = SparseAttribute[int](0)
@@ -247,7 +250,6 @@ class ItemRecord(BatchResult):
     stalled_ns = SparseAttribute[int](0)
     ticket = SparseAttribute[Any](None)
     uncancellable = SparseAttribute[bool](False)
-    unkept = SparseAttribute[bool](False)
 
     def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
         self.batch = batch
@@ -257,10 +259,9 @@ class ItemRecord(BatchResult):
         self.started_ns = 0
         self.finished_ns = 0
         self.attempts = 0
-        self.ids = b""
         self.status = "running"
         self.output: Any = None
-        self.span: Any = None
+        self.trace: Any = None
         self._sparse = None
 
     @property
@@ -285,14 +286,25 @@ class ItemRecord(BatchResult):
         return max(0, self.queue_wait_ns) / 1e9
 
     @property
+    def ids(self) -> bytes:
+        """Its trace's id in the first 16 bytes and its span's in the last 8; empty if it is not traced."""
+        trace = self.trace
+        if trace is None:
+            return b""
+        ids: bytes = trace if isinstance(trace, bytes) else trace.ids
+        return ids
+
+    @property
     def trace_id(self) -> str | None:
         """Its trace's id, 32 hexadecimal digits, or None when not traced."""
-        return self.ids[:16].hex() if self.ids else None
+        ids = self.ids
+        return ids[:16].hex() if ids else None
 
     @property
     def span_id(self) -> str | None:
         """Its span's id, 16 hexadecimal digits, or None when not traced."""
-        return self.ids[-8:].hex() if self.ids else None
+        ids = self.ids
+        return ids[-8:].hex() if ids else None
 
     def forget_outcome(self) -> None:
         """Clear the outcome of the attempt before."""

@@ -95,14 +95,14 @@ def test_delay_goes_to_spans_after_a_stall_alone_and_at_their_end(late_s: float,
         slot = Slot()
         slot.item = ItemRecord(batch, index, None, 1)
         slot.item.started_ns = 1
-        slot.item.span = Mock()
+        slot.item.trace = Mock()
         slot.task = Mock(_fut_waiter=None)
         batch.slots.append(slot)
     delayed_items.Lateness(1, 1, 1 + int(late_s * 1e9)).look(batch)
     items = [slot.item for slot in batch.slots if slot.item is not None]
     assert all(item.held_ns > 0 for item in items)
     assert {item.stalled_ns for item in items} == ({items[0].held_ns} if reported else {0})
-    assert not any(item.span.mock_calls for item in items)
+    assert not any(item.trace.mock_calls for item in items)
 
 
 def test_loop_that_turns_in_time_delays_no_item(run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from flowrt.model import ItemRecord
+from flowrt.model import ItemRecord, UnexportedIds
 
 __all__ = ["Exemplar", "Exemplars"]
 
@@ -45,7 +45,7 @@ class Exemplars:
     def take(self, bucket: int, item: ItemRecord) -> None:
         """Make the item's trace its bucket's exemplar, if the trace will be exported."""
         trace_id = item.trace_id
-        if trace_id is None or item.unkept:
+        if trace_id is None or isinstance(item.trace, UnexportedIds):
             return
         self.due_ns[bucket] = item.finished_ns + _KEEP_NS
         at_s = (item.finished_ns + item.batch.epoch_offset_ns) / 1e9

@@ -69,7 +69,7 @@ class MetricsInstrument(Instrument):
             bucket = bisect_left(self._bounds_ns, elapsed_ns)
             self._counts[bucket] += 1
             self._fast_path.sum_ns += elapsed_ns
-            if item.ids and item.finished_ns >= self._due_ns[bucket]:
+            if item.trace and item.finished_ns >= self._due_ns[bucket]:
                 self._shard.ok_exemplars.take(bucket, item)
         else:
             self._shard.add(item)

@@ -13,7 +13,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from flowrt._util.labels import clean
 from flowrt._version import __version__
 from flowrt.engine.instrument import Instrument, Phase
-from flowrt.model import BatchRecord, ItemRecord
+from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current
@@ -168,6 +168,27 @@ class BatchTracing(Instrument):
         span.end(batch.finished_ns + self._offset_ns)
 
 
+class _ItemTrace:
+    """Span of one item, made through the API.
+
+    Args:
+        span: The span.
+        token: Restores the context from before the span.
+
+    Attributes:
+        ids: As `ItemRecord.ids`; empty if the provider is disabled.
+    """
+
+    __slots__ = ("ids", "span", "token")
+
+    def __init__(self, span: trace.Span, token: Any) -> None:
+        self.span = span
+        self.token = token
+        context = span.get_span_context()
+        ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big") if context.trace_id else b""
+        self.ids = ids if context.trace_flags.sampled else UnexportedIds(ids)
+
+
 class TracingInstrument(BatchTracing):
     """Makes spans through the API, so that any provider's sampler, processors and exporters see them.
 
@@ -194,35 +215,31 @@ class TracingInstrument(BatchTracing):
             self._links,
             item.pulled_ns + self._offset_ns,
         )
-        context = span.get_span_context()
-        if context.trace_id:  # 0 if the provider is disabled
-            item.ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big")
-        if not context.trace_flags.sampled:
-            item.unkept = True
         values = self._values
         values[SPAN_KEY] = span
-        item.span = (span, attach(Context(values)))
+        item.trace = _ItemTrace(span, attach(Context(values)))
 
     def attempt_started(self, item: ItemRecord) -> None:
         """Make the item's span the current one in the next attempt's context."""
-        span, _ = item.span
-        item.span = (span, attach(trace.set_span_in_context(span)))
+        handle: _ItemTrace = item.trace
+        handle.token = attach(trace.set_span_in_context(handle.span))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Leave the attempt's context and add the attempt's span."""
-        span, token = item.span
-        item.span = (span, None)
+        handle: _ItemTrace = item.trace
+        token, handle.token = handle.token, None
         detach(token)
-        self._add_attempt_span(item, span)
+        self._add_attempt_span(item, handle.span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
         """Add the hedge's span."""
-        self._add_hedge_span(item, item.span[0])
+        self._add_hedge_span(item, item.trace.span)
 
     def item_finished(self, item: ItemRecord) -> None:
         """Set the item's outcome on its span and end the span."""
-        span, token = item.span
-        item.span = None
+        handle: _ItemTrace = item.trace
+        span, token = handle.span, handle.token
+        item.trace = handle.ids or None
         # The context of an uncancellable item stays in use: its task was abandoned and still runs in it.
         if token is not None and not item.uncancellable:
             detach(token)
@@ -245,5 +262,5 @@ class TracingInstrument(BatchTracing):
 
 def span_of(item: ItemRecord) -> trace.Span | None:
     """The item's span if it is recording, else None."""
-    span: Any = item.span[0] if isinstance(item.span, tuple) else item.span
+    span = item.trace.span if isinstance(item.trace, _ItemTrace) else item.trace
     return span if isinstance(span, trace.Span) and span.is_recording() else None

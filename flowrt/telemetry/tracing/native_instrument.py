@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBased, ParentBasedTraceIdRatio, StaticSampler, TraceIdRatioBased
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
-from flowrt.model import BatchRecord, ItemRecord
+from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current, reset
@@ -131,8 +131,7 @@ class NativeTracingInstrument(BatchTracing):
                 frame = self._ask(ids, item.index)
             else:
                 frame = by_ratio[1] if int.from_bytes(ids[8:16], "big") < by_ratio[0] else by_ratio[2]
-        item.ids = ids
-        item.span = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
+        item.trace = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
         if self._buffers_spans:
             self._open_buffer(ids)
         values = self._values
@@ -143,25 +142,25 @@ class NativeTracingInstrument(BatchTracing):
         """Make the item's span the current one in the next attempt's context."""
         if get_current() is not self._seen:
             self._rebase()
-        span: ItemSpan = item.span
+        span: ItemSpan = item.trace
         span.token = attach(trace.set_span_in_context(span, self._base))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Leave the attempt's context and add the attempt's span."""
-        span: ItemSpan = item.span
+        span: ItemSpan = item.trace
         _detach(span)
         self._add_attempt_span(item, span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
         """Add the hedge's span."""
-        span: ItemSpan = item.span
+        span: ItemSpan = item.trace
         if span.frame.recording:
             self._add_hedge_span(item, span)
 
     def item_finished(self, item: ItemRecord) -> None:
         """End the item's span and hand it over. Nearly every item takes the fast path."""
-        span: ItemSpan = item.span
-        item.span = None
+        span: ItemSpan = item.trace
+        item.trace = span.ids
         frame = span.frame
         if (
             item.status == "ok" and item.attempts == 1 and span.additions is None and frame.fast_path
@@ -190,7 +189,7 @@ class NativeTracingInstrument(BatchTracing):
         _detach(span)
         if span.end_ns:  # the node ended the span, which handed it over
             if not frame.sampled:
-                item.unkept = True
+                item.trace = UnexportedIds(span.ids)
                 self.unsampled += 1
             self._end()
             if self._buffer is not None:
@@ -221,7 +220,7 @@ class NativeTracingInstrument(BatchTracing):
             if self._outer_buffer is None or not self._outer_buffer.take(ids_to_ints(item.ids)[1], span):
                 frame.hand_over(span)
         else:
-            item.unkept = True
+            item.trace = UnexportedIds(span.ids)
             self.unsampled += 1
         self._end()
 
