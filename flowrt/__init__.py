@@ -18,10 +18,11 @@ from flowrt.batch.results import BatchFailedError, BatchResults
 from flowrt.batch.shortcuts import map as map  # noqa: A004  # not in __all__: a star import would hide the builtin
 from flowrt.batch.shortcuts import node
 from flowrt.engine.instrument import Instrument
-from flowrt.errors import FlowrtError, ItemFailedError, JournalError, MissingExtraError
+from flowrt.errors import FlowrtError, JournalError, MissingExtraError
 from flowrt.journal import JournalPolicy
 from flowrt.model import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.model.result import ItemFailedError
 from flowrt.nodes.filter import FilterNode
 from flowrt.nodes.map import MapNode
 from flowrt.nodes.race import RaceNode, race

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import importlib
+from typing import TYPE_CHECKING, Any, ClassVar
 
 __all__ = [
     "FlowrtError",
-    "ItemFailedError",
     "JournalDamagedError",
     "JournalDiskError",
     "JournalError",
@@ -21,24 +21,6 @@ __all__ = [
 
 class FlowrtError(Exception):
     """Base class of the exceptions that flowrt itself raises."""
-
-
-class ItemFailedError(FlowrtError):
-    """An item failed, and its batch stops at the first failure.
-
-    Raised if the node raised no exception itself: it returned a `NodeResult` whose `success` is false, or the item's
-    attempt timed out.
-
-    Args:
-        result: The failed item; its `error` is the message.
-    """
-
-    def __init__(self, result: Any) -> None:
-        super().__init__(f"item {result.index} {result.status}: {result.error}")
-        self.result = result
-
-    def __reduce__(self) -> tuple[type[ItemFailedError], tuple[Any]]:
-        return type(self), (self.result,)
 
 
 class MissingExtraError(FlowrtError, ImportError):
@@ -127,9 +109,18 @@ def error_type_of(error: object) -> str:
     Args:
         error: An exception, or anything else that a node gave as its `error`.
     """
-    return type(error).__name__ if isinstance(error, BaseException) else ItemFailedError.__name__
+    return type(error).__name__ if isinstance(error, BaseException) else "ItemFailedError"
 
 
 def one_line(text: object) -> str:
     """Return the text on one line: line breaks become `; `, control characters become spaces."""
     return "".join(c if c.isprintable() else " " for c in str(text).replace("\n", "; ")).strip()
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Find `ItemFailedError`, which stands beside `BatchResult`, under the name that it is looked for here."""
+        if name == "ItemFailedError":
+            return importlib.import_module("flowrt.model.result").ItemFailedError
+        raise AttributeError(f"module 'flowrt.errors' has no attribute {name!r}")

@@ -1027,7 +1027,8 @@ def test_33_every_bad_csv_row_is_an_error_that_names_its_line(folder: Path, comm
     (folder / "in.csv").write_text("\n".join(rows) + "\n")
     assert command("run", "nodes:echo", "in.csv", "-o", "out").returncode == 1
     lines = lines_of(folder / "out")
-    assert [line["success"] for line in lines] == [True, False, False, False, False, True]
+    # a field may be far longer than the csv module's default limit
+    assert [line["success"] for line in lines] == [True, True, False, False, False, True]
     for number, line in enumerate(lines, 2):
         assert line["success"] or f"line {number}" in line["error"]
     assert lines[-1]["output"] == {"a": "3", "b": "4"}
@@ -1200,7 +1201,7 @@ async def scripted(item: tuple[int, str]) -> Any:
     await asyncio.sleep(seconds)
     if ending == "raise":
         raise ValueError(f"after {seconds}")
-    return {"ok": seconds, "fail": NodeResult(False, "partial", "no luck"), "none": None}[ending]
+    return {"ok": seconds, "fail": NodeResult(False, "partial", error="no luck"), "none": None}[ending]
 
 
 def model(inputs: list[tuple[int, str]], item_timeout: float) -> list[tuple[Any, ...]]:
@@ -1345,7 +1346,7 @@ class Script:
             raise ValueError(f"after {seconds}")
         if ending == "cancels":
             raise asyncio.CancelledError
-        return NodeResult(ending != "fails", seconds, "no luck")
+        return NodeResult(ending != "fails", seconds, error="no luck")
 
 
 ENDINGS = ["ok", "ok", "raises", "fails", "cancels", "swallows", "cleans up", "stays"]

@@ -8,8 +8,9 @@ from html import escape
 from operator import attrgetter
 from typing import Any, Final, Self
 
-from flowrt.errors import FlowrtError, ItemFailedError
+from flowrt.errors import FlowrtError
 from flowrt.model import STATUSES, BatchRecord, BatchResult
+from flowrt.model.result import ItemFailedError
 from flowrt.reporting.report import BatchReport
 
 __all__ = ["BY_INDEX", "BatchFailedError", "BatchResults"]

@@ -26,8 +26,9 @@ from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import EMPTY, Source
 from flowrt.engine.timeouts import GRACE_S
-from flowrt.errors import ItemFailedError, JournalError
+from flowrt.errors import JournalError
 from flowrt.model import ItemRecord, Slot
+from flowrt.model.result import ItemFailedError
 
 __all__ = ["Cancellation"]
 

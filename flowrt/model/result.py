@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
-__all__ = ["STATUSES", "BatchResult", "Rejected", "SharedAttributes", "SparseAttribute", "Status"]
+from flowrt.errors import FlowrtError
+
+__all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "SharedAttributes", "SparseAttribute", "Status"]
 
 T = TypeVar("T")
 
@@ -234,3 +236,21 @@ class BatchResult:
 
 _SUCCESSES: Final = ("ok", "resumed")
 _RESULT_FIELDS: Final = tuple(BatchResult.__init__.__annotations__)[:-1]
+
+
+class ItemFailedError(FlowrtError):
+    """An item failed, and its batch stops at the first failure.
+
+    Raised if the node raised no exception itself: it returned a `NodeResult` whose `success` is false, or the item's
+    attempt timed out.
+
+    Args:
+        result: The failed item; its `error` is the message.
+    """
+
+    def __init__(self, result: BatchResult) -> None:
+        super().__init__(f"item {result.index} {result.status}: {result.error}")
+        self.result = result
+
+    def __reduce__(self) -> tuple[type[ItemFailedError], tuple[BatchResult]]:
+        return type(self), (self.result,)

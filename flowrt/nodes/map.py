@@ -6,9 +6,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, 
 from typing import Any, Final
 
 from flowrt.batch.processor import BatchProcessor
-from flowrt.errors import ItemFailedError, error_text
+from flowrt.errors import error_text
 from flowrt.model import BatchResult
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.model.result import ItemFailedError
 from flowrt.nodes._collection import OutputKey, aclose, items_of
 
 __all__ = ["MapNode"]

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, NamedTuple
 
 from flowrt._util.validation import check_count, check_number, number_or_none, seconds_to_ns
-from flowrt.errors import ItemFailedError
+from flowrt.model.result import ItemFailedError
 from flowrt.policies.circuit_breaker import CircuitOpenError
 from flowrt.policies.error_classification import (
     Kind,

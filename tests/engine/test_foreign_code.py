@@ -13,8 +13,9 @@ import pytest
 
 from flowrt import BaseNode, BatchProcessor, BatchResults, CircuitBreaker, FunctionNode, NodeResult
 from flowrt.batch.partial_results import PartialResults
-from flowrt.errors import ItemFailedError, MissingExtraError
+from flowrt.errors import MissingExtraError
 from flowrt.journal import JournalPolicy
+from flowrt.model.result import ItemFailedError
 
 Run = Callable[[Any], Any]
 

@@ -14,7 +14,7 @@ import pytest
 import flowrt
 from flowrt import BatchProcessor, FlowrtError, RetryPolicy
 from flowrt.engine.item_task import ItemTask
-from flowrt.errors import ItemFailedError
+from flowrt.model.result import ItemFailedError
 from tests.conftest import LOOPS
 
 Run = Callable[[Any], Any]
