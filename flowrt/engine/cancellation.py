@@ -112,7 +112,9 @@ class Cancellation:
             for slot in self._batch.slots
             if slot.item is not None and not slot.item.started_ns and not slot.keeping and slot.task is not current
         ]
-        if (self._admission.closed or self._batch.pulled >= self._source.known) and not waiting:
+        source = self._source
+        all_pulled = self._admission.closed or (self._batch.pulled >= source.known and not source.left)
+        if all_pulled and not waiting:
             return  # all that is left is in flight
         self.cancels_rest = not self._admission.closed  # else the source is exhausted, or has raised
         self.drained = reason

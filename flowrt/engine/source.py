@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from contextvars import Context, ContextVar
 from functools import partial
 from itertools import islice
+from operator import length_hint
 from typing import Any, Final
 
 from flowrt.attribution.wait import Wait
@@ -45,7 +46,8 @@ class Source:
         awaits: True if inputs may have to be waited for.
         computes: True if `pull` may run code that takes time.
         expected: Number of inputs, or None where it is not known beforehand.
-        known: Number of inputs where it cannot be wrong, else `sys.maxsize`.
+        known: Number of inputs where they are in memory, else `sys.maxsize`; once so many are pulled, `left` is 0
+            unless a list has grown.
         exhausted: True once the iterator has ended by itself, so that there is nothing to close.
         pull: Returns the next input, END or LATER; raises what the iterator raises.
         sets_variables: True if the iterator may set context variables for an item.
@@ -65,6 +67,11 @@ class Source:
         self.exhausted = False
         self._iterator = iter(inputs)
         self.pull = partial(next, self._iterator, END)  # a call into C: it is made for every item
+
+    @property
+    def left(self) -> int:
+        """Number of inputs that are left, of inputs in memory: a list may grow while it is run."""
+        return length_hint(self._iterator)
 
     def start(self, context: Context, wait: Wait | None) -> None:
         """Get ready to be pulled from.

@@ -194,7 +194,7 @@ class Worker:
                 if self._task_per_item:
                     if admission.closed:
                         break
-                    if batch.pulled >= known:  # no task is needed to find that out
+                    if batch.pulled >= known and not source.left:  # no task is needed to find that out
                         self._input_ended()
                         break
                     # in the last step of this task, so that nothing is scheduled in between; in a fresh context, so
@@ -217,7 +217,7 @@ class Worker:
     @property
     def most_left(self) -> int:
         """Most inputs that are left, as far as is known."""
-        return self._known - self._batch.pulled
+        return max(self._known - self._batch.pulled, 0) or self._source.left
 
     def _attempt_raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:
         """Record what an attempt raised.

@@ -197,6 +197,21 @@ def test_task_group_held_open_by_a_source_is_left_in_its_task(run_virtual: Run) 
     run_virtual(main())
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("shared", [False, True])
+def test_list_that_grows_while_it_is_run_is_run_whole(shared: bool, concurrency: int, run_virtual: Run) -> None:
+    found: list[int] = [1]
+
+    async def crawl(x: int) -> int:
+        await asyncio.sleep(0.01)
+        if x < 16:
+            found.extend([2 * x, 2 * x + 1])
+        return x
+
+    results = run_virtual(BatchProcessor(crawl, concurrency, task_per_item=not shared).batch(found))
+    assert sorted(result.output for result in results) == list(range(1, 32))
+
+
 @pytest.mark.parametrize("turns", range(8))
 @pytest.mark.parametrize("item_s", [0.0, 0.01])
 def test_source_is_closed_however_often_its_batch_is_cancelled(turns: int, item_s: float, run_virtual: Run) -> None:
