@@ -276,7 +276,10 @@ class Worker:
         if not self._turn_ending:
             self._turn_ending = True
             self._loop.call_soon(self._begin_turn)
-        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:  # a stray one: the engine does not cancel a task between two items
+            clear_cancellation()
 
     def _begin_turn(self) -> None:
         self._turn_ending = False

@@ -329,3 +329,20 @@ def test_item_costs_few_python_calls(kind: str) -> None:
 
     few, many = asyncio.run(main(10)), asyncio.run(main(110))
     assert (many - few) / 100 <= CALLS_PER_ITEM[kind]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_cancel_between_two_items_changes_nothing(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose items never wait yields to the loop now and then; a stray cancellation may come just there."""
+    monkeypatch.setattr("flowrt.engine.worker._TURN_NS", 0)
+
+    async def node(x: int) -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)
+        return x
+
+    async def main() -> Any:
+        return await processor(node, 1, task_per_item=not shared).batch(range(20))
+
+    assert statuses(asyncio.run(main())) == ["ok"] * 20
