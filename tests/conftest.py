@@ -81,8 +81,8 @@ def run_virtual() -> Run:
 
 
 ON_ONE_PYTHON = (
-    *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/test_bench.py"),
-    *("cli/options/test_journal.py", "demo/", "docs/"),
+    *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/", "cli/io/"),
+    *("cli/options/test_journal.py", "dashboards/", "demo/", "docs/", "tools/"),
     *("journal/test_kills.py", "journal/test_recovery.py", "loadtest/", "reporting/", "server/test_saturated.py"),
     *("telemetry/metrics/test_exposition.py", "test_typing.py", "whatif/"),
 )
