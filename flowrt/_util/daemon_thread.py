@@ -37,7 +37,7 @@ def run_in_daemon_thread(loop: asyncio.AbstractEventLoop, function: Callable[[],
 class DaemonThreads:
     """Pool of daemon threads: a call takes an idle thread, or a new one if none is idle.
 
-    Unlike the threads of a `ThreadPoolExecutor`, one that never ends does not keep the process from exiting.
+    A call that never returns does not keep the process from exiting, as a `ThreadPoolExecutor`'s thread would.
 
     Args:
         name: Prefix of the threads' names.
@@ -84,7 +84,7 @@ class DaemonThreads:
     def _run(self, worker: _Worker) -> None:
         while (call := worker.calls.get()) is not None:
             answer, function, arguments = call
-            # It counts as idle before its answer is there: whoever has the last answer can end all threads.
+            # The thread is idle before its answer is delivered, since the receiver of the last one may end all threads.
             _run(answer, function, *arguments, before_answer=lambda: self._idle.append(worker))
             del answer, function, arguments, call  # an idle thread keeps nothing alive
             if self._closed:

@@ -26,7 +26,7 @@ class WeakRegistry(Generic[T]):
         self._by_id[id(one)] = one
 
     def discard(self, one: T) -> None:
-        """Remove an object; one that is not registered is ignored."""
+        """Remove an object; do nothing if it is not registered."""
         self._by_id.pop(id(one), None)
 
     def __iter__(self) -> Iterator[T]:

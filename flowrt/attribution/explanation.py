@@ -191,7 +191,7 @@ class _Words:
         return self._cores >= _CORE_FULL * (1 if self._limit == 1 else os.cpu_count() or 1)
 
     def _of_blocked_loop(self) -> tuple[str, str]:
-        """Name each culprit with its part of the time, and give advice on the one that caused most of it."""
+        """List the nodes that stalled the loop, each with its share, and give advice on the node with the largest."""
         parts = {who: ns / max(1, self._blocked_ns) for who, ns in _blocked_by(self._stalls).items()}
         named = {who: min(1.0, part) for who, part in parts.items() if part >= _LEAST_CULPRIT}
         unknown = max(0.0, 1.0 - sum(parts.values()))

@@ -141,8 +141,8 @@ def threads_compute(cpu: CpuTime) -> bool:
 def threads_compete(cpu: CpuTime, wall_s: float, blocked_s: float) -> bool:
     """Return True if attempts in threads may have waited for the interpreter's lock or for a processor.
 
-    Neither wait can be told from waiting for something outside. But a thread that waits for the lock makes the loop
-    wait for it, too, and while the lock is mostly free, hardly any thread waits.
+    The times of an attempt do not say whether it waited for these or for I/O. But a thread that waits for the lock
+    makes the loop wait for it, too, and while the lock is mostly free, hardly any thread waits.
 
     Args:
         cpu: Times of the attempts.

@@ -18,7 +18,7 @@ __all__ = ["open_journal"]
 
 
 async def open_journal(journal: JournalPolicy | Journal, node: BaseNode) -> JournalSink:
-    """Open a journal for one batch, or use the one that the caller has opened.
+    """Open a journal for one batch, or use the caller's open journal.
 
     Args:
         journal: Which journal.

@@ -57,7 +57,9 @@ def test_shared_parts_are_copied_once(pair: Any) -> None:
     value: Any = [0]
     for _ in range(LEVELS):
         value = pair(value)
-    isolate(value)
+    copied = isolate(value)  # copied once per path, it would never end
+    assert copied is not value
+    assert type(copied) is type(value)
 
 
 @pytest.mark.parametrize("part", [[1], [], {"a": 1}, {"a": [1]}, {1, 2}, ([1],)])

@@ -135,6 +135,7 @@ def test_limits_in_different_orders_do_not_deadlock(run_virtual: Run) -> None:
         gates = gate_of(a, b), gate_of(b, a)
         async with asyncio.timeout(100):
             await asyncio.gather(*(through(gates[i % 2], 7) for i in range(20)))
+        assert asyncio.get_running_loop().time() >= 13, "20 items of cost 7 at 10/s, with one second's burst"
 
     run_virtual(main())
 

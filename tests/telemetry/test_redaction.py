@@ -86,7 +86,7 @@ def test_lone_surrogate_is_escaped_and_text_is_cut_on_request() -> None:
 def test_redaction_of_hostile_text_is_fast() -> None:
     texts = ("a", "://", "key=", "-----BEGIN A-----", "Bearer ", "+", "a.", "pass ", 'key="', "http://a?", "basic")
     for text in texts:  # a pattern that takes quadratic time would take hours
-        redact(text * (1_000_000 // len(text)) + "/ ://")
+        assert redact(text * (1_000_000 // len(text)) + "/ ://")
 
 
 def test_redaction_follows_changes_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

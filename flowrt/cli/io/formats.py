@@ -84,7 +84,7 @@ def format_of(path: str, *, streamed: bool) -> Format:
         streamed: The input is a pipe or a device, and is JSON Lines unless its extension names another format.
 
     Raises:
-        CommandError: The extension names no format, or one that cannot be read.
+        CommandError: The extension is unknown, or flowrt does not read its format.
     """
     name = PurePosixPath((urlsplit(path).path if is_url(path) else path).lower())
     extension = name.suffix

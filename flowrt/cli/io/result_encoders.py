@@ -207,7 +207,7 @@ class _Sink(io.RawIOBase):
 
 
 class _Gzip:
-    """Encoder that compresses what another one makes."""
+    """Wrapper that compresses another encoder's output."""
 
     def __init__(self, inner: Encoder | None) -> None:
         self._inner = inner

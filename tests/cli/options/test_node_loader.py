@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flowrt import BaseNode
 from flowrt.cli.exit_codes import CommandError
 from flowrt.cli.options.node_loader import load_node
 
@@ -209,7 +210,7 @@ def test_function_of_the_wrong_arity_is_refused_with_its_signature(code: str, ex
 )
 def test_function_that_takes_one_item_is_accepted(code: str) -> None:
     Path("right.py").write_text(f"{code}\n")
-    load_node("right.py:node")
+    assert isinstance(load_node("right.py:node"), BaseNode)
 
 
 @pytest.mark.parametrize("code", ["async def node(item):\n    yield 1", "def node(item):\n    yield 1"])

@@ -190,6 +190,7 @@ def test_permanent_fault_counts_every_dropped_span(collector: Start, export: Exp
     pipeline = export(collector(fails("UNAVAILABLE")).endpoint, backoff=QUICK)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.dropped["export_error"] == 10)
+    assert pipeline.exported == 0
 
 
 def test_absent_collector_counts_every_dropped_span(export: Export) -> None:
@@ -198,6 +199,7 @@ def test_absent_collector_counts_every_dropped_span(export: Export) -> None:
     pipeline = export(f"http://127.0.0.1:{port}", backoff=QUICK)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.dropped["export_error"] == 10)
+    assert pipeline.exported == 0
 
 
 @pytest.mark.parametrize(
@@ -258,6 +260,8 @@ def test_hanging_collector_is_aborted_after_the_timeout(collector: Start, export
     pipeline = export(there.endpoint, timeout_s=0.2)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.exported == 10)
+    assert len(there.attempts) == 2
+    assert sum(pipeline.dropped.values()) == 0
 
 
 def test_server_without_grpc_does_not_delay_close(export: Export) -> None:
