@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from flowrt.telemetry.otlp import SpanPipeline
+from flowrt.telemetry.otlp import Backoff, SpanPipeline, make_transport, read_settings
 
 HANG_GUARD_S = 30.0
+QUICK = Backoff(first_s=0.01, most_s=0.05, give_up_s=0.3)
+PATIENT = Backoff(first_s=0.01, most_s=0.05, give_up_s=HANG_GUARD_S)
 
 
 def encode(spans: Sequence[ReadableSpan]) -> bytes:
@@ -212,6 +214,30 @@ def spans_named(names: Sequence[str]) -> list[ReadableSpan]:
 
 def numbered(count: int) -> list[str]:
     return [f"s{number}" for number in range(count)]
+
+
+def put_all(pipeline: SpanPipeline, names: Sequence[str]) -> None:
+    for span in spans_named(names):
+        pipeline.put(span)
+
+
+@contextlib.contextmanager
+def pipelines(defaults: dict[str, Any]) -> Iterator[Callable[..., SpanPipeline]]:
+    """Makes pipelines from arguments of `read_settings` and a backoff; closes and checks them at the end."""
+    made: list[SpanPipeline] = []
+
+    def start(endpoint: str, **settings: Any) -> SpanPipeline:
+        settings = defaults | settings
+        backoff = settings.pop("backoff")
+        transport = make_transport(read_settings(endpoint, **settings))
+        made.append(SpanPipeline(transport, encode, delay_s=0.01, backoff=backoff))
+        return made[-1]
+
+    yield start
+    for pipeline in made:
+        pipeline.close(1.0)
+        assert_balanced(pipeline)
+        assert pipeline.waiting == 0
 
 
 def assert_balanced(pipeline: SpanPipeline) -> None:

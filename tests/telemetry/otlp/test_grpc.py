@@ -23,21 +23,21 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from flowrt.errors import MissingExtraError
-from flowrt.telemetry.otlp import Backoff, SpanPipeline, make_transport, read_settings
+from flowrt.telemetry.otlp import SpanPipeline, make_transport, read_settings
 from tests.telemetry.otlp.harness import (
     HANG_GUARD_S,
-    assert_balanced,
+    PATIENT,
+    QUICK,
     assert_threads_end,
-    encode,
     eventually,
     names_in,
     numbered,
+    pipelines,
+    put_all,
     spans_named,
 )
 
 ROOT = Path(__file__).parent.parent.parent.parent
-QUICK = Backoff(first_s=0.01, most_s=0.05, give_up_s=0.3)
-PATIENT = Backoff(first_s=0.01, most_s=0.05, give_up_s=HANG_GUARD_S)
 
 Answer = Callable[["Collector", grpc.ServicerContext], bytes]
 
@@ -124,24 +124,9 @@ def collector() -> Iterator[Start]:
 
 @pytest.fixture
 def export() -> Iterator[Export]:
-    """Makes gRPC pipelines; after the test, closes them and checks their counts."""
-    made: list[SpanPipeline] = []
-
-    def start(endpoint: str, *, backoff: Backoff = PATIENT, **settings: Any) -> SpanPipeline:
-        transport = make_transport(read_settings(endpoint, protocol="grpc", **settings))
-        made.append(SpanPipeline(transport, encode, delay_s=0.01, backoff=backoff))
-        return made[-1]
-
-    yield start
-    for pipeline in made:
-        pipeline.close(1.0)
-        assert_balanced(pipeline)
-        assert pipeline.waiting == 0
-
-
-def put_all(pipeline: SpanPipeline, names: list[str]) -> None:
-    for span in spans_named(names):
-        pipeline.put(span)
+    """Makes gRPC pipelines, closed and checked after the test."""
+    with pipelines({"protocol": "grpc", "backoff": PATIENT}) as start:
+        yield start
 
 
 # -- working collector -------------------------------------------------------------------------------------------------

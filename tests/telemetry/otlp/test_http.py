@@ -14,22 +14,23 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from flowrt.telemetry.otlp import Backoff, SpanPipeline, make_transport, read_settings
+from flowrt.telemetry.otlp import Backoff, SpanPipeline, read_settings
 from tests.telemetry.otlp.harness import (
     HANG_GUARD_S,
+    PATIENT,
+    QUICK,
     Answer,
     Collector,
-    assert_balanced,
     assert_threads_end,
-    encode,
     eventually,
     hang,
     numbered,
     partial,
+    pipelines,
+    put_all,
     raw,
     slow,
     spans_named,
@@ -38,8 +39,6 @@ from tests.telemetry.otlp.harness import (
 )
 
 ROOT = Path(__file__).parent.parent.parent.parent
-QUICK = Backoff(first_s=0.01, most_s=0.05, give_up_s=0.3)
-PATIENT = Backoff(first_s=0.01, most_s=0.05, give_up_s=HANG_GUARD_S)
 
 Export = Callable[..., SpanPipeline]
 Start = Callable[..., Collector]
@@ -47,24 +46,9 @@ Start = Callable[..., Collector]
 
 @pytest.fixture
 def export() -> Iterator[Export]:
-    """Makes HTTP pipelines; after the test, closes them and checks their counts."""
-    made: list[SpanPipeline] = []
-
-    def start(endpoint: str, *, backoff: Backoff = QUICK, **settings: Any) -> SpanPipeline:
-        transport = make_transport(read_settings(endpoint, **settings))
-        made.append(SpanPipeline(transport, encode, delay_s=0.01, backoff=backoff))
-        return made[-1]
-
-    yield start
-    for pipeline in made:
-        pipeline.close(1.0)
-        assert_balanced(pipeline)
-        assert pipeline.waiting == 0
-
-
-def put_all(pipeline: SpanPipeline, names: list[str]) -> None:
-    for span in spans_named(names):
-        pipeline.put(span)
+    """Makes HTTP pipelines, closed and checked after the test."""
+    with pipelines({"backoff": QUICK}) as start:
+        yield start
 
 
 def refused() -> str:
