@@ -213,16 +213,28 @@ def test_thread_that_never_ends_is_abandoned_and_replaced(run_virtual: Run) -> N
             release.wait(30)
         return x
 
+    async def time_stands_still(until: Callable[[], bool]) -> None:
+        while not until():  # a loop that has something to do does not advance the clock: threads take real time
+            time.sleep(0.001)
+            await asyncio.sleep(0)
+
     async def main() -> Any:
-        stuck = asyncio.create_task(processor(node, 1, item_timeout=1).batch(range(3)))
-        while not stuck.done():
-            await asyncio.sleep(0.5)
-            time.sleep(0.002)  # virtual time must not outrun the threads
+        results: list[Any] = []
+
+        async def read() -> None:
+            async for result in processor(node, 1, item_timeout=1).batch_as_completed(range(3)):
+                results.append(result)
+                if len(results) == 1:  # until here the clock ran: the first item timed out, and its grace is over
+                    stands.set()
+
+        stands = asyncio.Event()
+        reader = asyncio.create_task(read())
+        await stands.wait()
+        await time_stands_still(reader.done)
+        await reader
         release.set()
-        while len(asyncio.all_tasks()) > 1:
-            await asyncio.sleep(0.5)
-            time.sleep(0.002)
-        return stuck.result()
+        await time_stands_still(lambda: len(asyncio.all_tasks()) == 1)
+        return results
 
     results = run_virtual(main())
     assert [r.status for r in results] == ["timed_out", "ok", "ok"]
