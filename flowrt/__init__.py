@@ -32,6 +32,7 @@ from flowrt.reporting.report import BatchReport
 from flowrt.telemetry.options import TailSampling, Telemetry
 
 if TYPE_CHECKING:
+    from flowrt.executors.processes import ProcessesExecutor
     from flowrt.runtime.runtime import Runtime, run
     from flowrt.server import asgi_app
 
@@ -58,6 +59,7 @@ __all__ = [
     "MissingExtraError",
     "NodeContext",
     "NodeResult",
+    "ProcessesExecutor",
     "RaceNode",
     "RateLimit",
     "ReduceNode",
@@ -74,8 +76,13 @@ __all__ = [
     "run",
 ]
 
-_LATER = {"Runtime": "flowrt.runtime", "run": "flowrt.runtime", "asgi_app": "flowrt.server"}
-"""Names imported on first use: their modules load a server and the OpenTelemetry SDK."""
+_LATER = {
+    "ProcessesExecutor": "flowrt.executors.processes",
+    "Runtime": "flowrt.runtime",
+    "run": "flowrt.runtime",
+    "asgi_app": "flowrt.server",
+}
+"""Names imported on first use: their modules load a server and the OpenTelemetry SDK, or are needed by few."""
 
 
 if not TYPE_CHECKING:  # with __getattr__, a type checker would accept any name

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 __all__ = [
+    "ExecutorFailedError",
     "FlowrtError",
     "JournalDamagedError",
     "JournalDiskError",
@@ -13,6 +14,7 @@ __all__ = [
     "JournalInUseError",
     "JournalMismatchError",
     "MissingExtraError",
+    "WorkerCrashed",
     "error_text",
     "error_type_of",
     "one_line",
@@ -38,6 +40,28 @@ class MissingExtraError(FlowrtError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         return type(self), self._arguments
+
+
+class ExecutorFailedError(FlowrtError):
+    """The executor can run nothing more, such as when its workers do not start. It ends the batch."""
+
+
+class WorkerCrashed(FlowrtError):  # noqa: N818  # what happened, as the documentation names it
+    """An item's worker process died while it ran the item, each time that it was tried.
+
+    Args:
+        message: How the last worker ended.
+        how: Its signal or exit status, such as "SIGSEGV" or "exit status 3".
+        last_lines: What it printed last to its standard error.
+    """
+
+    def __init__(self, message: str, how: str = "", last_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.how = how
+        self.last_lines = last_lines
+
+    def __reduce__(self) -> tuple[type[WorkerCrashed], tuple[str, str, tuple[str, ...]]]:
+        return type(self), (str(self), self.how, self.last_lines)
 
 
 class JournalError(FlowrtError):

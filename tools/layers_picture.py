@@ -21,7 +21,7 @@ PURPOSE: Final = {
     "testing": "helpers for tests of nodes",
     "demo": "the demo's nodes, data and service",
     "whatif": "replays a recording under other settings, in virtual time",
-    "remote": "batches on other machines",
+    "remote": "runs attempts in a worker process",
     "nodes": "map, filter, reduce, race",
     "loadtest": "how many items at once?",
     "runtime": "uvloop, signals, set-up",

@@ -16,15 +16,16 @@ from flowrt.batch.config import BatchConfig, describe_settings
 from flowrt.batch.journal_opening import open_journal
 from flowrt.batch.progress_bar import make_progress_bar
 from flowrt.engine.admission import Admission
-from flowrt.engine.attempt import make_begin, make_direct
+from flowrt.engine.attempt import Begin, make_begin, make_direct, make_remote
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.durability import JournalSink
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
-from flowrt.engine.outcome import Deliver, settle, settle_value
+from flowrt.engine.outcome import Deliver, Settle, settle, settle_value
 from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
+from flowrt.executors.base import RemoteSession, Session
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import WorkflowContext
 from flowrt.policies import AdaptiveLimit, RateLimiter, Transition
@@ -158,12 +159,7 @@ def _assemble(
     session = config.executor.open(node, config.limit)
     batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
     policies, close_policies = _make_policies(config, runs, batch, loop, dispatch)
-    direct = make_direct(node, session.invoke) if policies is None and config.hedge is None else None
-    if direct is None:
-        workflow = WorkflowContext() if workflow_context is None else workflow_context
-        attempt = make_begin(node, session.invoke, workflow, batch)
-    else:
-        attempt = direct
+    attempt, record_outcome = _make_attempt(config, session, batch, workflow_context, alone=policies is None)
 
     def close() -> None:
         close_policies()
@@ -179,7 +175,7 @@ def _assemble(
             source=source,
             admission=Admission(config.limit if bounded else None, consumer),
             attempt=attempt,
-            settle=settle if direct is None else settle_value,
+            settle=record_outcome,
             deliver=deliver,
             deliver_unstarted=deliver_unstarted,
             dispatch=dispatch,
@@ -197,6 +193,33 @@ def _assemble(
     )
     runs.add(run)
     return run
+
+
+def _make_attempt(
+    config: BatchConfig, session: Session, batch: BatchRecord, workflow: WorkflowContext | None, *, alone: bool
+) -> tuple[Begin, Settle]:
+    """What begins an attempt, and what records its outcome.
+
+    Args:
+        config: The processor's settings.
+        session: The executor's session.
+        batch: The batch's record.
+        workflow: Shared by all items; a new one by default.
+        alone: There are no policies around attempts.
+    """
+    node = config.node
+    workflow = WorkflowContext() if workflow is None else workflow
+    if isinstance(session, RemoteSession):
+        try:
+            session.begin(workflow)
+        except BaseException:
+            session.close()
+            raise
+        return make_remote(session, hedged=config.hedge is not None), settle
+    direct = make_direct(node, session.invoke) if alone and config.hedge is None else None
+    if direct is not None:
+        return direct, settle_value
+    return make_begin(node, session.invoke, workflow, batch), settle
 
 
 def _make_policies(

@@ -7,10 +7,11 @@ from typing import Any
 
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.outcome import RejectedInputError
+from flowrt.executors.base import RemoteSession
 from flowrt.model import BatchRecord, ItemRecord, Rejected
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext
 
-__all__ = ["Begin", "Invoke", "make_begin", "make_direct"]
+__all__ = ["Begin", "Invoke", "make_begin", "make_direct", "make_remote"]
 
 Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
 """Runs a node's `execute` where the executor wants it."""
@@ -69,3 +70,27 @@ def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
         return call(isolate(data))
 
     return begin
+
+
+def make_remote(session: RemoteSession, *, hedged: bool) -> Begin:
+    """Make the function that begins attempts in remote workers, which get the item and no NodeContext.
+
+    Args:
+        session: The executor's session.
+        hedged: An item may have a second attempt beside its own, whose times are not the item's.
+    """
+    submit = session.submit
+
+    def begin(item: ItemRecord) -> Awaitable[Any]:
+        if type(item.input_data) is Rejected:
+            raise RejectedInputError
+        item.attempts += 1
+        return submit(item)
+
+    def begin_hedged(item: ItemRecord) -> Awaitable[Any]:
+        if type(item.input_data) is Rejected:
+            raise RejectedInputError
+        item.attempts += 1
+        return submit(item, own=not item.beside)
+
+    return begin_hedged if hedged else begin

@@ -26,7 +26,7 @@ from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import EMPTY, Source
 from flowrt.engine.timeouts import GRACE_S
-from flowrt.errors import JournalError
+from flowrt.errors import ExecutorFailedError, JournalError
 from flowrt.model import ItemRecord, Slot
 from flowrt.model.result import ItemFailedError
 
@@ -167,6 +167,11 @@ class Cancellation:
         self._close_admission()
         if not isinstance(exc, (Exception, asyncio.CancelledError)):
             self.stop(f"the source raised {type(exc).__name__}")
+
+    def executor_failed(self, item: ItemRecord, exc: ExecutorFailedError) -> None:
+        """Stop the batch, whose executor can run nothing more; its items are cancelled, and run when it is resumed."""
+        cancel(item, str(exc))
+        self.fail(exc, "its executor failed")
 
     def _fail_fast(self, item: ItemRecord) -> None:
         """Stop at an item that did not end ok; one that draining does not start has not failed."""

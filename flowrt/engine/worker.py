@@ -22,7 +22,7 @@ from flowrt.engine.parts import RunParts
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.retry_queue import Requeued, RetryQueue
 from flowrt.engine.source import END, LATER, Source
-from flowrt.errors import JournalError
+from flowrt.errors import ExecutorFailedError, JournalError
 from flowrt.model import ItemRecord, Slot
 from flowrt.policies.retry import Retry
 
@@ -168,6 +168,8 @@ class Worker:
                     outcome = exc
                     raised = True
                     self._attempt_raised(item, exc, slot)
+                    if isinstance(exc, ExecutorFailedError):
+                        cancellation.executor_failed(item, exc)
                 except asyncio.CancelledError:
                     cancellation.interrupted(item, slot)
                     outcome = item.exception

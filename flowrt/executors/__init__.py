@@ -12,16 +12,21 @@ __all__ = ["Executor", "LoopExecutor", "Session", "ThreadsExecutor", "executor_o
 
 
 def executor_of(choice: Any) -> Executor:
-    """Return the executor for a caller's choice: None or "loop", "threads", or an executor.
+    """Return the executor for a caller's choice: None or "loop", "threads", "processes", or an executor.
 
     Raises:
         ValueError: `choice` is none of these.
+        MissingExtraError: The extra that it needs is not installed.
     """
     if choice is None or choice == "loop":
         return LoopExecutor()
     if choice == "threads":
         return ThreadsExecutor()
+    if choice == "processes":
+        from flowrt.executors.processes import default_executor  # noqa: PLC0415  # only for those who use it
+
+        return default_executor()
     if hasattr(choice, "open"):
         executor: Executor = choice
         return executor
-    raise ValueError(f"executor must be 'loop', 'threads' or an executor, not {choice!r}")
+    raise ValueError(f"executor must be 'loop', 'threads', 'processes' or an executor, not {choice!r}")

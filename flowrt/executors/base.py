@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from flowrt.model import ItemRecord
 from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
-__all__ = ["Executor", "Session"]
+__all__ = ["Executor", "RemoteSession", "Session"]
 
 
 class Session(Protocol):
@@ -22,6 +23,21 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the resources at the end of the batch; all attempts have ended, except abandoned ones."""
+
+
+@runtime_checkable
+class RemoteSession(Session, Protocol):
+    """A session whose attempts run in other processes: the engine gives it the records of the items.
+
+    It sets `item.started_ns` of an item's own attempt when the attempt starts in its worker, 0 until then, so that
+    time limits and hedges count run time and not the time in a queue.
+    """
+
+    def begin(self, workflow: WorkflowContext) -> None:
+        """Take the workflow's context before the first attempt; raise TypeError if it cannot be sent."""
+
+    def submit(self, item: ItemRecord, *, own: bool = True) -> Awaitable[Any]:
+        """Run one attempt; `own` is False for a hedge."""
 
 
 class Executor(Protocol):

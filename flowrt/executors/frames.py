@@ -1,0 +1,135 @@
+"""Frames between driver and worker: an envelope, a payload and large buffers, each a part of one message.
+
+The envelope holds the message's kind and its columns of integers, and can always be read. The payload holds the
+users' values in one protocol-5 pickle; if it cannot be loaded, the envelope still says which items it was for.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+from flowrt.executors.pickling import dumps
+
+__all__ = ["Frame", "FrameReader", "Kind", "Status", "make_frame", "on_the_wire"]
+
+_COUNT: Final = struct.Struct("<I")
+_LENGTH: Final = struct.Struct("<Q")
+
+
+class Kind(IntEnum):
+    """Kinds of messages; the comment says which columns the envelope has behind the kind, and the payload."""
+
+    HELLO = 0  # to the worker: () and a dict of settings
+    OPEN = 1  # to the worker: (session,) and the session's node and workflow
+    ITEMS = 2  # to the worker: (session, seqs, indices, attempts, contexts) and the list of inputs
+    CANCEL = 3  # to the worker: (seqs,)
+    RECALL = 4  # to the worker: (count,), so many items that have not started are to be given back
+    CLOSE = 5  # to the worker: (session,)
+    STOP = 6  # to the worker: ()
+    READY = 7  # to the driver: (pid, host)
+    OUTCOMES = 8  # to the driver: (seqs, statuses, service_ns, inbox_ns, usage) and the list of values
+    UNREADABLE = 9  # to the driver: (seqs,) of a frame of several items that could not be loaded
+    RETURNED = 10  # to the driver: (seqs,)
+    EVENT = 11  # to the driver: () and a dict to log
+
+
+class Status(IntEnum):
+    """How an attempt ended in a worker, and what its value in the payload is."""
+
+    OK = 0  # the output
+    SEALED = 1  # the output, pickled by itself, since loading it may fail
+    RESULT = 2  # a NodeResult, or another object that the node returned, pickled by itself
+    RAISED = 3  # the exception, pickled by itself
+    CANCELLED = 4  # None
+
+
+class Frame(NamedTuple):
+    """A message as it was read.
+
+    Attributes:
+        envelope: The kind and its columns.
+        payload: The pickled payload, or empty.
+        buffers: The payload's out-of-band buffers.
+    """
+
+    envelope: tuple[Any, ...]
+    payload: Any
+    buffers: Sequence[Any]
+
+    @classmethod
+    def of(cls, parts: Sequence[Any]) -> Frame:
+        """Read a message from its parts."""
+        return cls(pickle.loads(parts[0]), parts[1], parts[2:])  # noqa: S301  # written by flowrt itself
+
+    def load(self) -> Any:
+        """Load the payload.
+
+        Raises:
+            Exception: It holds what cannot be loaded in this process.
+        """
+        return pickle.loads(self.payload, buffers=self.buffers)  # noqa: S301  # from this batch's own processes
+
+
+def make_frame(envelope: tuple[Any, ...], payload: Any = None) -> list[Any]:
+    """Make a message's parts.
+
+    Args:
+        envelope: The kind and its columns.
+        payload: The users' values.
+
+    Raises:
+        Exception: The payload cannot be pickled.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    data = dumps(payload, buffers) if payload is not None else b""
+    return [pickle.dumps(envelope, 5), data, *[buffer.raw() for buffer in buffers]]
+
+
+def on_the_wire(parts: Sequence[Any]) -> list[Any]:
+    """Buffers to write for a message: its lengths first."""
+    header = _COUNT.pack(len(parts)) + b"".join([_LENGTH.pack(_size(part)) for part in parts])
+    small = [header]
+    large: list[Any] = []
+    for part in parts:
+        (small if not large and _size(part) < 65_536 else large).append(part)
+    return [b"".join(small), *large]
+
+
+def _size(part: Any) -> int:
+    return part.nbytes if isinstance(part, memoryview) else len(part)
+
+
+class FrameReader:
+    """Splits a stream of bytes into messages."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes | memoryview) -> Iterator[list[Any]]:
+        """Add bytes that were read and yield the messages that are now complete, as their parts."""
+        self._data += data
+        while (parts := self._next()) is not None:
+            yield parts
+
+    def _next(self) -> list[Any] | None:
+        data = self._data
+        if len(data) < 4:
+            return None
+        (count,) = _COUNT.unpack_from(data)
+        at = 4 + 8 * count
+        if len(data) < at:
+            return None
+        lengths = struct.unpack_from(f"<{count}Q", data, 4)
+        if len(data) < at + sum(lengths):
+            return None
+        parts: list[Any] = []
+        with memoryview(data) as view:
+            for length in lengths:
+                parts.append(bytes(view[at : at + length]) if len(parts) < 2 else bytearray(view[at : at + length]))
+                at += length
+        del data[:at]
+        return parts

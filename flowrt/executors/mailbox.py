@@ -1,0 +1,285 @@
+"""Mailbox: attempts that wait at the driver, and how they are dealt out to the workers.
+
+Attempts that become ready within one turn of the loop go out in one message per worker. Plain functions run one after
+another in a worker, so a worker gets what fills its window, and the rest waits here, where any worker can take it.
+Coroutines run side by side, so all of them are sent at once, evenly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from flowrt.executors.send_ahead import SendAhead
+from flowrt.executors.transport import Transport
+from flowrt.model import BatchRecord
+
+__all__ = ["Entry", "Item", "Link", "Mailbox", "Session"]
+
+
+class Item(Protocol):
+    """What is read and written of an item's record."""
+
+    started_ns: int
+
+    @property
+    def batch(self) -> BatchRecord | None:
+        """Its batch, if it has one."""
+
+    @property
+    def index(self) -> int:
+        """Its place in the input."""
+
+    @property
+    def input_data(self) -> Any:
+        """The input."""
+
+    @property
+    def attempts(self) -> int:
+        """Number of its attempts."""
+
+    @property
+    def pulled_ns(self) -> int:
+        """When it was pulled from the source."""
+
+
+class Session(Protocol):
+    """What is read of a batch's session.
+
+    Attributes:
+        number: Its number in the pool.
+        blocking: True if the node is a plain function.
+        opening: What a worker has to know of it.
+        contexts: Returns the trace contexts of items; None if nothing is traced.
+        slots: Most attempts at once.
+    """
+
+    number: int
+    blocking: bool
+    opening: Any
+    contexts: Callable[[Sequence[Item]], Sequence[Any] | None] | None
+    slots: int
+
+    @property
+    def exhausted(self) -> bool:
+        """True if the batch's input is known to hold no more items."""
+
+
+class Link(Protocol):
+    """What is known of a worker.
+
+    Attributes:
+        entries: Attempts in the worker by number.
+        ahead: How many plain-function items it may have at once.
+        suspect: An attempt that runs there alone.
+        transport: The connection to it.
+    """
+
+    entries: dict[int, Entry]
+    ahead: SendAhead
+    suspect: Entry | None
+    transport: Transport
+
+    def send(self, session: Session, entries: Sequence[Entry]) -> None:
+        """Send attempts of one session."""
+
+    def cancel(self, entry: Entry) -> None:
+        """Ask the worker to end an attempt."""
+
+    def kill(self, reason: str) -> None:
+        """End the worker at once."""
+
+
+class Entry:
+    """One attempt, from its submission to its outcome.
+
+    Attributes:
+        item: The item's record.
+        session: The batch's session.
+        own: False for a hedge: the item's times are those of its own attempt.
+        future: Its outcome; cancelled if the attempt is no longer wanted.
+        attempt: The attempt's number.
+        number: The number under which it was sent; 0 at the driver.
+        sent_ns: When it was sent.
+        service_ns: How long it ran, once that is known.
+        crashes: Number of workers that died while they ran it, or may have.
+        link: The worker that has it, or None.
+        ended: Set if the attempt was cancelled after it was sent: done once it has ended in the worker.
+        alone: True if it is sent in a message of its own, since it could not be read together with others.
+    """
+
+    __slots__ = (
+        "alone",
+        "attempt",
+        "crashes",
+        "ended",
+        "future",
+        "item",
+        "link",
+        "number",
+        "own",
+        "sent_ns",
+        "service_ns",
+        "session",
+    )
+
+    def __init__(self, item: Item, session: Session, own: bool, future: asyncio.Future[Any], attempt: int) -> None:
+        self.item = item
+        self.session = session
+        self.own = own
+        self.future = future
+        self.attempt = attempt
+        self.number = 0
+        self.sent_ns = 0
+        self.service_ns = 0
+        self.crashes = 0
+        self.link: Link | None = None
+        self.ended: asyncio.Future[None] | None = None
+        self.alone = False
+
+    def finish(self, result: Any) -> None:
+        """Set what the node returned."""
+        if not self.future.done():
+            self.future.set_result(result)
+        elif self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Set what the attempt raised."""
+        if not self.future.done():
+            self.future.set_exception(error)
+        elif self.ended is not None and not self.ended.done():
+            self.ended.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<Entry of item {self.item.index}, attempt {self.attempt}, number {self.number}>"
+
+
+class Mailbox:
+    """Attempts that wait for a worker.
+
+    Args:
+        loop: The running loop.
+        ready: The workers that can take items.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ready: Callable[[], Sequence[Link]]) -> None:
+        self._loop = loop
+        self._ready = ready
+        self._plain: deque[Entry] = deque()
+        self._coroutines: deque[Entry] = deque()
+        self._suspects: deque[Entry] = deque()
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._plain) + len(self._coroutines) + len(self._suspects)
+
+    def add(self, entry: Entry) -> None:
+        """Queue an attempt; it is sent at the end of this turn of the loop."""
+        (self._plain if entry.session.blocking else self._coroutines).append(entry)
+        if not self._scheduled:
+            self.schedule()
+
+    def put_back(self, entries: Sequence[Entry]) -> None:
+        """Return attempts to the head of the queue, in their order.
+
+        A coroutine attempt that two workers may have died of is queued to run with nothing beside it.
+        """
+        for entry in reversed(entries):
+            entry.link = None
+            entry.number = 0
+            if entry.own:
+                entry.item.started_ns = 0
+            if entry.session.blocking:
+                self._plain.appendleft(entry)
+            elif entry.crashes >= 2:
+                self._suspects.appendleft(entry)
+            else:
+                self._coroutines.appendleft(entry)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Send what can be sent at the end of this turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)
+
+    def take_all(self) -> list[Entry]:
+        """Remove and return all attempts."""
+        entries = [*self._suspects, *self._plain, *self._coroutines]
+        for queue in (self._suspects, self._plain, self._coroutines):
+            queue.clear()
+        return entries
+
+    def flush(self) -> None:
+        """Send what the workers have capacity for."""
+        self._scheduled = False
+        if not self:
+            return
+        links = [link for link in self._ready() if link.suspect is None]
+        if self._suspects:
+            links = self._send_suspects(links)
+        if links:
+            if self._coroutines:
+                self._deal(self._coroutines, links, bounded=False)
+            if self._plain:
+                self._deal(self._plain, links, bounded=True)
+
+    def _send_suspects(self, links: list[Link]) -> list[Link]:
+        """Give each idle worker one suspect, alone; returns the workers for the others."""
+        free = []
+        for link in links:
+            while self._suspects and self._suspects[0].future.done():
+                self._suspects.popleft()
+            if self._suspects and not link.entries:
+                link.suspect = suspect = self._suspects.popleft()
+                link.send(suspect.session, [suspect])
+            else:
+                free.append(link)
+        # one worker takes nothing more until it is idle, or the suspects would wait for ever
+        return free[1:] if self._suspects and len(free) == len(links) else free
+
+    def _deal(self, queue: deque[Entry], links: list[Link], *, bounded: bool) -> None:
+        """Deal a queue out evenly, a worker with fewer items first.
+
+        Args:
+            queue: The attempts.
+            links: Workers that can take some.
+            bounded: A worker takes no more than its window.
+        """
+        waiting = len(queue)
+        level = -(-(waiting + sum([len(link.entries) for link in links])) // len(links))
+        if bounded and waiting < len(links) and queue[0].session.exhausted:
+            level = 1  # the input's end: no item waits in a worker while another worker is idle
+        for link in sorted(links, key=_load) if len(links) > 1 else links:
+            most = min(level, link.ahead.window) if bounded else level
+            count = most - len(link.entries)
+            if count > 0 and queue:
+                self._send(queue, link, count)
+
+    def _send(self, queue: deque[Entry], link: Link, count: int) -> None:
+        batch: list[Entry] = []
+        session = None
+        while queue and count:
+            entry = queue.popleft()
+            if entry.future.done():  # it was cancelled
+                continue
+            if batch and (entry.session is not session or entry.alone or batch[0].alone):
+                link.send(batch[0].session, batch)
+                batch = []
+            session = entry.session
+            batch.append(entry)
+            count -= 1
+        if batch:
+            link.send(batch[0].session, batch)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Mailbox: {len(self._plain)} plain, {len(self._coroutines)} coroutines, {len(self._suspects)} suspects>"
+        )
+
+
+def _load(link: Link) -> int:
+    return len(link.entries)

@@ -1,0 +1,121 @@
+"""Processes executor: attempts in worker processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from flowrt._util.validation import check_count
+from flowrt.errors import MissingExtraError
+from flowrt.executors.pickling import dumps_alone
+from flowrt.executors.process_transport import ProcessLauncher
+from flowrt.executors.remote_pool import RemotePool
+from flowrt.executors.remote_session import RemoteSession
+from flowrt.model.node import BaseNode
+
+__all__ = ["ProcessesExecutor", "default_executor"]
+
+
+class ProcessesExecutor:
+    """Runs attempts in worker processes: `executor="processes"`, or with settings `executor=ProcessesExecutor(...)`.
+
+    Plain functions run one after another in a worker, so CPU-bound ones use one core each; coroutines run side by
+    side there. The workers stay warm from batch to batch, until the executor is closed (`async with executor:`,
+    `close()`), a `Runtime` ends, or the process does.
+
+    Args:
+        workers: Number of processes; the number of usable cores by default.
+        initializer: Called once in each worker before its first item, to load a model or open a connection.
+        max_crashes: Number of workers that an item may kill before it fails as `WorkerCrashed`.
+
+    Raises:
+        ValueError: A setting is out of its range.
+        TypeError: The initializer cannot be pickled.
+        MissingExtraError: The extra `processes` is not installed.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        *,
+        initializer: Callable[[], Any] | None = None,
+        max_crashes: int = 3,
+    ) -> None:
+        self.workers = usable_cores() if workers is None else check_count("workers", workers)
+        self._max_crashes = check_count("max_crashes", max_crashes)
+        _check_installed()
+        self._initializer = None if initializer is None else dumps_alone(initializer, "the initializer")
+        self._pools: list[RemotePool] = []
+
+    def open(self, node: BaseNode, slots: int) -> RemoteSession:
+        """Open a session in the workers of the running loop, or in idle ones."""
+        loop = asyncio.get_running_loop()
+        for pool in self._pools:
+            if pool.loop is loop:
+                return pool.open(node, slots)
+        for pool in self._pools:
+            if pool.loop is None:
+                return pool.open(node, slots)
+        pool = RemotePool(
+            "processes", ProcessLauncher(), self.workers, hello=self._hello(), max_crashes=self._max_crashes
+        )
+        self._pools.append(pool)
+        atexit.register(pool.close)
+        return pool.open(node, slots)
+
+    def close(self) -> None:
+        """End the workers; batches that still run fail. A later batch starts new workers."""
+        pools, self._pools = self._pools, []
+        for pool in pools:
+            atexit.unregister(pool.close)
+            pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "path": [str(Path(entry or ".").resolve()) for entry in sys.path],
+            "argv": sys.argv,
+            "modules": {},
+            "initializer": self._initializer,
+        }
+
+    def __repr__(self) -> str:
+        return f"ProcessesExecutor(workers={self.workers})"
+
+
+_default: Final[list[ProcessesExecutor]] = []
+
+
+def default_executor() -> ProcessesExecutor:
+    """The executor of every `executor="processes"` of this process, so that batches share warm workers."""
+    if not _default:
+        _default.append(ProcessesExecutor())
+    return _default[0]
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every platform
+        return os.cpu_count() or 1
+
+
+def _check_installed() -> None:
+    try:
+        import cloudpickle  # noqa: F401, PLC0415  # an extra
+    except ImportError:
+        raise MissingExtraError("executor='processes'", "cloudpickle", "processes") from None

@@ -1,0 +1,263 @@
+"""One worker as the driver sees it: what is in flight there, its service time, its latest usage."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from flowrt._util.clock import Clock
+from flowrt.errors import ExecutorFailedError
+from flowrt.executors.frames import Frame, Kind, Status, make_frame
+from flowrt.executors.mailbox import Entry, Session
+from flowrt.executors.pickling import PicklingError, find_unpicklable
+from flowrt.executors.remote_errors import unpack_exception
+from flowrt.executors.send_ahead import SendAhead
+from flowrt.executors.transport import Death, Transport
+from flowrt.model.node import NodeResult
+
+__all__ = ["LinkOwner", "RemoteLink"]
+
+
+class LinkOwner(Protocol):
+    """What a link reports to: the pool of workers."""
+
+    def link_ready(self, link: RemoteLink) -> None:
+        """The worker can take items."""
+
+    def link_answered(self, link: RemoteLink) -> None:
+        """Outcomes have come: the worker may have capacity for more."""
+
+    def link_returned(self, link: RemoteLink, entries: list[Entry]) -> None:
+        """The worker gave items back that it had not started."""
+
+    def link_lost(self, link: RemoteLink, death: Death) -> None:
+        """The worker has ended."""
+
+    def link_event(self, link: RemoteLink, event: dict[str, Any]) -> None:
+        """The worker printed or logged something."""
+
+
+class RemoteLink:
+    """One worker.
+
+    Args:
+        slot: Name of its slot, such as "w0".
+        transport: The connection to it.
+        owner: The pool of workers.
+        clock: Monotonic nanoseconds.
+        next_number: Returns the first of so many numbers for attempts.
+
+    Attributes:
+        entries: Attempts in the worker by number, in the order in which they were sent.
+        ahead: How many plain-function items it may have at once.
+        suspect: A coroutine attempt that runs alone, since it may have killed two workers.
+        ready: True once it can take items.
+        retiring: True if it takes nothing more, and is ended when it is idle.
+        done: Number of attempts that ended in it.
+        busy_ns: Time for which it ran attempts, in nanoseconds.
+        resident_bytes: Its resident memory at its last message.
+        why_killed: Reason for a kill by flowrt, else None.
+    """
+
+    def __init__(
+        self,
+        slot: str,
+        transport: Transport,
+        owner: LinkOwner,
+        clock: Clock,
+        next_number: Callable[[int], int],
+    ) -> None:
+        self.slot = slot
+        self.transport = transport
+        self.entries: dict[int, Entry] = {}
+        self.ahead = SendAhead()
+        self.suspect: Entry | None = None
+        self.ready = False
+        self.retiring = False
+        self.done = 0
+        self.busy_ns = 0
+        self.resident_bytes = 0
+        self.why_killed: str | None = None
+        self.transport_ns = 0
+        self._owner = owner
+        self._clock = clock
+        self._next_number = next_number
+        self._sessions: set[int] = set()
+
+    def attach(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        """Use this loop from now on."""
+        self._clock = clock
+        self.transport.attach(loop, self)
+
+    # -- to the worker -------------------------------------------------------------------------------------------------
+
+    def send(self, session: Session, entries: Sequence[Entry]) -> None:
+        """Send attempts of one session, in one message where that is possible."""
+        if session.number not in self._sessions:
+            self._sessions.add(session.number)
+            self.transport.send(make_frame((Kind.OPEN, session.number), session.opening))
+        most = self.transport.most_bytes
+        if most is not None and self.ahead.item_bytes * len(entries) > most:
+            count = max(1, int(most / self.ahead.item_bytes))
+            for start in range(0, len(entries), count):
+                self._send(session, entries[start : start + count])
+        else:
+            self._send(session, entries)
+
+    def _send(self, session: Session, entries: Sequence[Entry]) -> None:
+        count = len(entries)
+        first = self._next_number(count)
+        numbers = range(first, first + count)
+        items = [entry.item for entry in entries]
+        contexts = session.contexts(items) if session.contexts is not None else None
+        envelope = (
+            Kind.ITEMS,
+            session.number,
+            numbers,
+            [item.index for item in items],
+            [entry.attempt for entry in entries],
+            contexts,
+        )
+        try:
+            parts = make_frame(envelope, [item.input_data for item in items])
+        except Exception as exc:
+            if count > 1:
+                for entry in entries:
+                    self._send(session, [entry])
+            else:
+                entries[0].fail(PicklingError(find_unpicklable(items[0].input_data, "the input", exc)))
+            return
+        now = self._clock()
+        blocking = session.blocking
+        idle = not self.entries
+        for number, entry in zip(numbers, entries, strict=True):
+            entry.link = self
+            entry.number = number
+            entry.sent_ns = now
+            if entry.own and not blocking:
+                entry.item.started_ns = now
+        self.entries.update(zip(numbers, entries, strict=True))
+        if blocking and idle and entries[0].own:
+            items[0].started_ns = now
+        self.ahead.record_sent(count, sum(map(len, parts[:2])))
+        self.transport.send(parts)
+
+    def cancel(self, entry: Entry) -> None:
+        """Ask the worker to end an attempt."""
+        self.transport.send(make_frame((Kind.CANCEL, (entry.number,))))
+
+    def recall(self, count: int) -> None:
+        """Ask the worker to give back items that it has not started, the last ones first."""
+        self.transport.send(make_frame((Kind.RECALL, count)))
+
+    def close_session(self, session: Session) -> None:
+        """Let the worker forget a session."""
+        if session.number in self._sessions:
+            self._sessions.discard(session.number)
+            self.transport.send(make_frame((Kind.CLOSE, session.number)))
+
+    def kill(self, reason: str) -> None:
+        """End the worker at once.
+
+        Args:
+            reason: For the count of restarts.
+        """
+        if self.why_killed is None:
+            self.why_killed = reason
+            self.transport.kill()
+
+    # -- from the worker -----------------------------------------------------------------------------------------------
+
+    def received(self, parts: Sequence[Any]) -> None:
+        """Take one message."""
+        frame = Frame.of(parts)
+        kind = frame.envelope[0]
+        if kind == Kind.OUTCOMES:
+            self._outcomes(frame)
+            self._owner.link_answered(self)
+        elif kind == Kind.READY:
+            self.transport.pid, self.transport.host = frame.envelope[1:]
+            self.ready = True
+            self._owner.link_ready(self)
+        elif kind == Kind.UNREADABLE or kind == Kind.RETURNED:
+            back = [self.entries.pop(number) for number in frame.envelope[1] if number in self.entries]
+            for entry in back:
+                entry.alone = entry.alone or kind == Kind.UNREADABLE
+            self._start_next()
+            self._owner.link_returned(self, back)
+        elif kind == Kind.EVENT:
+            self._owner.link_event(self, frame.load())
+
+    def _outcomes(self, frame: Frame) -> None:
+        _, numbers, statuses, services_ns, inboxes_ns, usage = frame.envelope
+        unreadable: BaseException | None = None
+        try:
+            values = frame.load()
+        except Exception as exc:
+            unreadable = exc
+            values = [None] * len(numbers)
+        now = self._clock()
+        take, ok = self.entries.pop, Status.OK
+        entry: Entry | None = None
+        for number, status, service_ns, value in zip(numbers, statuses, services_ns, values, strict=True):
+            entry = take(number, None)
+            if entry is None:
+                continue  # given up
+            entry.service_ns = service_ns
+            if status == ok and unreadable is None:
+                if not entry.future.done():
+                    entry.future.set_result(NodeResult(True, value))
+                else:
+                    entry.finish(None)
+            else:
+                _finish(entry, status, value, unreadable)
+        count = len(numbers)
+        self.done += count
+        self.busy_ns, self.resident_bytes = usage
+        self.ahead.record_service(count, sum(services_ns))
+        if entry is not None:
+            self.transport_ns = max(0, now - entry.sent_ns - services_ns[-1] - inboxes_ns[-1])
+        if self.suspect is not None and not self.entries:
+            self.suspect = None
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """Let the time of the plain-function item run that the worker runs next."""
+        for entry in self.entries.values():
+            if entry.session.blocking:
+                if entry.own and not entry.item.started_ns:
+                    entry.item.started_ns = self._clock()
+                break
+
+    def printed(self, line: str) -> None:
+        """Take a line that the worker printed to its standard error."""
+        self._owner.link_event(self, {"event": "worker.stderr", "line": line})
+
+    def lost(self, death: Death) -> None:
+        """Take note that the worker has ended."""
+        self.ready = False
+        self._owner.link_lost(self, death)
+
+    def __repr__(self) -> str:
+        state = "ready" if self.ready else "not ready"
+        return f"<RemoteLink {self.slot}: {state}, {len(self.entries)} in flight, {self.ahead!r}>"
+
+
+def _finish(entry: Entry, status: int, value: Any, unreadable: BaseException | None) -> None:
+    """Finish an attempt that did not simply return a plain value."""
+    if status == Status.CANCELLED:
+        entry.fail(ExecutorFailedError("the worker cancelled the attempt"))
+        return
+    try:
+        if unreadable is not None:
+            raise unreadable
+        if status == Status.RAISED:
+            entry.fail(unpack_exception(value))
+        elif status == Status.SEALED:
+            entry.finish(NodeResult(True, pickle.loads(value)))  # noqa: S301  # from this batch's own worker
+        else:
+            entry.finish(pickle.loads(value))  # noqa: S301
+    except Exception as exc:
+        entry.fail(PicklingError(f"the output cannot be loaded by the driver ({type(exc).__name__}: {exc})"))

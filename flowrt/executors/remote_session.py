@@ -1,0 +1,149 @@
+"""Session of one batch in a pool of workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from flowrt._util.clock import Clock
+from flowrt.executors.mailbox import Entry, Item, Session
+from flowrt.executors.pickling import dumps_alone
+from flowrt.executors.threads import blocking_call
+from flowrt.model import BatchRecord
+from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
+
+__all__ = ["RemoteSession"]
+
+_POLL_S = 0.01  # until it is clear whether a cancelled item has started
+
+
+class Attempts(Protocol):
+    """What a session needs of the pool of workers."""
+
+    clock: Clock
+
+    def submit(self, entry: Entry) -> None:
+        """Queue an attempt."""
+
+    def close_session(self, session: Session) -> None:
+        """Let the workers forget a batch."""
+
+
+class RemoteSession:
+    """One batch's attempts in a pool of workers.
+
+    Args:
+        pool: The workers.
+        node: The node.
+        slots: Most attempts at once.
+
+    Attributes:
+        number: Its number in the pool.
+        blocking: True if the node is a plain function.
+        opening: The pickled node and workflow, for each worker that gets one of its items.
+        contexts: Returns the trace contexts of items, or None.
+
+    Raises:
+        TypeError: The node cannot be pickled.
+    """
+
+    def __init__(self, pool: Attempts, number: int, node: BaseNode, slots: int) -> None:
+        self.number = number
+        self.slots = slots
+        self.blocking = blocking_call(node) is not None
+        self.opening: Any = (dumps_alone(node, f"node {node.node_id!r}"), self.blocking, None)
+        self.contexts: Callable[[Sequence[Item]], Sequence[Any] | None] | None = None
+        self._node = node
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._batch: BatchRecord | None = None
+        self._cancelled: deque[Entry] = deque()
+
+    @property
+    def exhausted(self) -> bool:
+        """True if the batch's input is known to hold no more items."""
+        batch = self._batch
+        return batch is not None and batch.expected is not None and batch.pulled >= batch.expected
+
+    def begin(self, workflow: WorkflowContext) -> None:
+        """Take the workflow, of which each worker gets a copy.
+
+        Raises:
+            TypeError: It cannot be pickled.
+        """
+        data = dumps_alone((workflow.workflow_id, workflow.global_variables), "the workflow context")
+        self.opening = (*self.opening[:2], data)
+
+    async def submit(self, item: Item, *, own: bool = True) -> Any:
+        """Run one attempt in a worker; return or raise what the node does there.
+
+        Args:
+            item: The item, whose `attempts` count this one.
+            own: False for a hedge.
+        """
+        self._batch = item.batch
+        entry = Entry(item, self, own, self._loop.create_future(), item.attempts)
+        if own:
+            item.started_ns = 0  # until it starts in the worker
+        self._pool.submit(entry)
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            if entry.future.cancelled():
+                await self._end(entry)
+            raise
+        finally:
+            if own and (entry.service_ns or not item.started_ns):
+                # from its end, so that the time is the service time whatever the driver did meanwhile
+                item.started_ns = max(self._pool.clock() - entry.service_ns, item.pulled_ns)
+
+    async def _end(self, entry: Entry) -> None:
+        """Wait until a cancelled attempt has ended in its worker, or was abandoned."""
+        link = entry.link
+        if link is None or entry.number not in link.entries:
+            return
+        entry.ended = self._loop.create_future()
+        self._cancelled.append(entry)
+        asked = False
+        while not entry.ended.done():
+            if self.blocking and link.transport.running() == entry.number:
+                link.kill("timeout")
+            elif not asked:
+                link.cancel(entry)
+                asked = True
+            with suppress(asyncio.CancelledError):  # it may be cancelled again, by the batch's timeout
+                await asyncio.wait([entry.ended], timeout=_POLL_S if self.blocking else None)
+        with suppress(ValueError):
+            self._cancelled.remove(entry)
+
+    async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
+        """Run one attempt without a record, such as one of a sample before the batch."""
+        self.begin(workflow_context)
+        return await self.submit(_Sample(node_context))
+
+    def abandon_one(self) -> None:
+        """Kill the worker of the attempt that was cancelled first and does not end."""
+        if self._cancelled:
+            entry = self._cancelled.popleft()
+            if entry.link is not None:
+                entry.link.kill("timeout")
+            if entry.ended is not None and not entry.ended.done():
+                entry.ended.set_result(None)
+
+    def close(self) -> None:
+        """End the session; the workers stay warm."""
+        self._pool.close_session(self)
+
+
+class _Sample:
+    """Stands for an item's record where there is no batch."""
+
+    def __init__(self, context: NodeContext) -> None:
+        self.batch: BatchRecord | None = None
+        self.input_data = context.input_data
+        self.index = context.index or 0
+        self.attempts = context.attempt
+        self.pulled_ns = self.started_ns = 0

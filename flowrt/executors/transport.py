@@ -1,0 +1,86 @@
+"""Transport protocols: what a kind of worker (processes, Ray actors) has to provide. All else is shared.
+
+An executor of remote workers implements `Launcher` and `Transport`, and gives the launcher to a `RemotePool`. In the
+worker, a `flowrt.remote.runner.Runner` takes the messages that `Transport.send` sent and runs the attempts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Death", "Launcher", "Receiver", "Transport"]
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker ended.
+
+    Args:
+        how: The signal or exit status, such as "SIGKILL" or "exit status 3".
+        running: Number of the plain-function item that it ran, 0 for none, None if that is not known.
+        last_lines: What it printed last to its standard error.
+    """
+
+    how: str
+    running: int | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+class Receiver(Protocol):
+    """Takes what comes from one worker. Called on the loop's thread."""
+
+    def received(self, parts: Sequence[Any]) -> None:
+        """Take one message, as its parts."""
+
+    def printed(self, line: str) -> None:
+        """Take a line that the worker printed to its standard error."""
+
+    def lost(self, death: Death) -> None:
+        """Take note that the worker has ended; nothing more comes from it."""
+
+
+class Transport(Protocol):
+    """Connection to one worker. All methods are called on the loop's thread, except `close`.
+
+    Attributes:
+        pid: The worker's process id, or 0 while it is unknown.
+        host: The worker's host.
+        most_bytes: Messages of items are cut at about this size; None for no limit.
+    """
+
+    pid: int
+    host: str
+    most_bytes: int | None
+
+    def attach(self, loop: asyncio.AbstractEventLoop, receiver: Receiver) -> None:
+        """Deliver to a receiver on this loop from now on."""
+
+    def detach(self) -> None:
+        """Leave the loop, which may be closed next; the worker stays and is idle."""
+
+    def send(self, parts: Sequence[Any]) -> None:
+        """Send one message, as `frames.make_frame` makes it."""
+
+    def running(self) -> int | None:
+        """Number of the plain-function item that the worker runs now, 0 for none, None if that is not known."""
+
+    def kill(self) -> None:
+        """End the worker at once, whatever it runs; `Receiver.lost` follows."""
+
+    def close(self, timeout_s: float) -> None:
+        """End an idle worker after its exit handlers; block for at most `timeout_s`, then kill it. Any thread."""
+
+
+class Launcher(Protocol):
+    """Starts workers."""
+
+    def launch(self, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Future[Transport]:
+        """Start a worker and return its transport; the worker sends READY once it has read HELLO.
+
+        Args:
+            loop: The running loop. If it is closed first, the worker is ended.
+            name: The worker's slot, such as "w0".
+        """

@@ -1,0 +1,369 @@
+"""Runner: runs attempts in a worker, coroutines side by side on a loop, plain functions one after another."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, MutableSequence, Sequence
+from typing import Any, Final
+
+from flowrt.executors.frames import Frame, Kind, Status, make_frame
+from flowrt.executors.pickling import PicklingError, dumps_alone
+from flowrt.executors.remote_errors import pack_exception
+from flowrt.executors.threads import blocking_call
+from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext, contained
+from flowrt.remote.usage import resident_bytes
+
+__all__ = ["Runner"]
+
+_FLUSH_S: Final = 0.005  # outcomes of plain functions wait this long while the next ones run
+_ATOMS: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
+_SAFE_MODULES: Final = frozenset({"numpy", "pandas", "pyarrow", "polars", "datetime", "decimal", "uuid"})
+_USAGE_NS: Final = 200_000_000  # memory is read this often
+
+clock: Final = time.perf_counter_ns
+
+
+class _Session:
+    """A node that attempts are for."""
+
+    def __init__(self, opening: tuple[bytes, bool, bytes | None]) -> None:
+        data, self.blocking, workflow = opening
+        self.error: BaseException | None = None
+        self.call: Callable[[NodeContext, WorkflowContext], Any]
+        self.function: Callable[[Any], Any] | None
+        self.node: BaseNode
+        try:
+            self.node = pickle.loads(data)  # noqa: S301  # from the driver
+            self.workflow = WorkflowContext()
+            if workflow is not None:
+                self.workflow.workflow_id, self.workflow.global_variables = pickle.loads(workflow)  # noqa: S301
+        except BaseException as exc:
+            self.error = RuntimeError(f"the node cannot be loaded in a worker ({type(exc).__name__}: {exc})")
+            self.error.__cause__ = exc
+        else:
+            node = self.node
+            self.call = blocking_call(node) or node.execute
+            direct = type(node).execute is FunctionNode.execute and isinstance(node, FunctionNode)
+            self.function = node.fn if direct else None  # type: ignore[attr-defined]
+
+
+class _Attempt:
+    """One attempt in this worker."""
+
+    __slots__ = ("attempt", "context", "data", "index", "number", "received_ns", "session")
+
+    def __init__(
+        self, session: _Session, number: int, index: int, attempt: int, context: Any, data: Any, received_ns: int
+    ) -> None:
+        self.session = session
+        self.number = number
+        self.index = index
+        self.attempt = attempt
+        self.context = context
+        self.data = data
+        self.received_ns = received_ns
+
+    def node_context(self) -> NodeContext:
+        node = self.session.node
+        return NodeContext(node.node_id, node.node_type, self.data, index=self.index, attempt=self.attempt)
+
+
+class Runner:
+    """Runs what the driver sends and sends the outcomes back.
+
+    `receive` and all of its work but plain functions belong on the loop's thread; `serve` runs plain functions in the
+    thread that calls it, and `step` runs one of them.
+
+    Args:
+        loop: Where coroutines run.
+        send: Sends a message, on the loop's thread.
+        running: Its first element is set to the number of the plain-function item that runs, so that a crash can be
+            attributed; shared memory, or a list.
+        stopped: Called on the loop's thread when the driver asks the worker to end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        send: Callable[[Sequence[Any]], None],
+        running: MutableSequence[int] | memoryview[int],
+        stopped: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._loop = loop
+        self._send = send
+        self._running = running
+        self._stopped = stopped
+        self._sessions: dict[int, _Session] = {}
+        self._inbox: deque[_Attempt] = deque()
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._outbox: deque[tuple[int, Status, int, int, Any]] = deque()
+        self._cancelled: dict[int, bool] = {}  # number of a plain-function item: whether the driver has been answered
+        self._flushing = False
+        self._ticking = False
+        self._serving = False
+        self._ending = False
+        self.busy_ns = 0
+        self._resident_bytes = 0
+        self._resident_due_ns = 0
+
+    # -- on the loop's thread ------------------------------------------------------------------------------------------
+
+    def receive(self, parts: Sequence[Any]) -> None:
+        """Take one message."""
+        frame = Frame.of(parts)
+        kind, *columns = frame.envelope
+        if kind == Kind.ITEMS:
+            self._take(frame, *columns)
+        elif kind == Kind.OPEN:
+            self._sessions[columns[0]] = _Session(frame.load())
+        elif kind == Kind.CANCEL:
+            for number in columns[0]:
+                self._cancel(number)
+        elif kind == Kind.RECALL:
+            self._give_back(columns[0])
+        elif kind == Kind.CLOSE:
+            self._sessions.pop(columns[0], None)
+        elif kind == Kind.STOP:
+            self._ending = True
+            self._stopped()
+            if self._wake.locked():
+                self._wake.release()
+
+    def _take(
+        self,
+        frame: Frame,
+        session_number: int,
+        numbers: Sequence[int],
+        indices: Sequence[int],
+        attempts: Sequence[int],
+        contexts: Sequence[Any] | None,
+    ) -> None:
+        now = clock()
+        try:
+            values = frame.load()
+        except BaseException as exc:
+            if len(numbers) > 1:  # the driver sends each by itself, so that the neighbours go on
+                self._send(make_frame((Kind.UNREADABLE, numbers)))
+            else:
+                error = PicklingError(f"the input cannot be loaded in a worker ({type(exc).__name__}: {exc})")
+                error.__cause__ = exc
+                self._post(numbers[0], Status.RAISED, 0, 0, pack_exception(error, 0))
+            return
+        session = self._sessions[session_number]
+        if session.error is not None:
+            packed = pack_exception(session.error, 0)
+            for number in numbers:
+                self._post(number, Status.RAISED, 0, 0, packed)
+            return
+        taken = [
+            _Attempt(session, number, index, attempt, context, value, now)
+            for number, index, attempt, context, value in zip(
+                numbers, indices, attempts, contexts or [None] * len(numbers), values, strict=True
+            )
+        ]
+        if not session.blocking:
+            for each in taken:
+                task = self._loop.create_task(self._run_coroutine(each))
+                self._tasks[each.number] = task
+            return
+        self._inbox.extend(taken)
+        if self._wake.locked():
+            self._wake.release()
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(_FLUSH_S, self._tick)
+
+    async def _run_coroutine(self, each: _Attempt) -> None:
+        session, started_ns = each.session, clock()
+        value: Any
+        try:
+            try:
+                if session.function is not None:
+                    result = await session.function(each.data)
+                    if not isinstance(result, NodeResult):
+                        result = NodeResult(True, result)
+                else:
+                    result = await session.node.execute(each.node_context(), session.workflow)
+                status, value = encode(session.node.node_id, result)
+            except asyncio.CancelledError as exc:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    status, value = Status.CANCELLED, None
+                else:
+                    status, value = Status.RAISED, pack_exception(exc)
+            except BaseException as exc:  # raised again at the driver
+                status, value = Status.RAISED, pack_exception(exc)
+        finally:
+            self._tasks.pop(each.number, None)
+        service_ns = clock() - started_ns
+        self.busy_ns += service_ns
+        self._post(each.number, status, service_ns, started_ns - each.received_ns, value)
+
+    def _cancel(self, number: int) -> None:
+        task = self._tasks.get(number)
+        if task is not None:
+            task.cancel()
+            return
+        if not any(each.number == number for each in self._inbox.copy()):
+            return  # it runs, or has ended
+        self._cancelled[number] = False
+        if self._running[0] != number:  # else it began meanwhile
+            self._cancelled[number] = True
+            self._post(number, Status.CANCELLED, 0, 0, None)
+
+    def _give_back(self, count: int) -> None:
+        numbers: list[int] = []
+        while len(numbers) < count:
+            try:
+                each = self._inbox.pop()
+            except IndexError:
+                break
+            if not self._cancelled.pop(each.number, False):
+                numbers.append(each.number)
+        if numbers:
+            self._send(make_frame((Kind.RETURNED, numbers[::-1])))
+
+    def _post(self, number: int, status: Status, service_ns: int, inbox_ns: int, value: Any) -> None:
+        self._outbox.append((number, status, service_ns, inbox_ns, value))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send the outcomes that are ready."""
+        self._flushing = False
+        outbox = self._outbox
+        if not outbox:
+            return
+        outcomes = [outbox.popleft() for _ in range(len(outbox))]
+        numbers, statuses, services_ns, inboxes_ns, values = map(list, zip(*outcomes, strict=True))
+        now = clock()
+        if now >= self._resident_due_ns:
+            self._resident_due_ns = now + _USAGE_NS
+            self._resident_bytes = resident_bytes()
+        usage = (self.busy_ns, self._resident_bytes)
+        try:
+            parts = make_frame((Kind.OUTCOMES, numbers, statuses, services_ns, inboxes_ns, usage), values)
+        except Exception:  # each by itself, so that its neighbours go on
+            for place, (_, status, _, _, value) in enumerate(outcomes):
+                if status == Status.OK:
+                    statuses[place], values[place] = _seal(value)
+            parts = make_frame((Kind.OUTCOMES, numbers, statuses, services_ns, inboxes_ns, usage), values)
+        self._send(parts)
+
+    def _tick(self) -> None:
+        """Send outcomes while plain functions run, so that none waits for a long one behind it."""
+        self.flush()
+        self._ticking = bool(self._inbox) or bool(self._running[0])
+        if self._ticking:
+            self._loop.call_later(_FLUSH_S, self._tick)
+
+    # -- plain functions, in a thread of their own ---------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run plain functions as they come, until the driver asks the worker to end."""
+        while not self._ending:
+            if not self.step():
+                if self._outbox:
+                    self._loop.call_soon_threadsafe(self.flush)
+                self._wake.acquire()
+
+    def step(self) -> bool:
+        """Run the next plain function; False if there is none."""
+        try:
+            each = self._inbox.popleft()
+        except IndexError:
+            return False
+        number, session = each.number, each.session
+        self._running[0] = number
+        if self._cancelled:
+            answered = self._cancelled.pop(number, None)
+            if answered is not None:
+                self._running[0] = 0
+                if not answered:
+                    self._outbox.append((number, Status.CANCELLED, 0, 0, None))
+                return True
+        started_ns = clock()
+        value: Any
+        try:
+            if session.function is not None:
+                result = session.function(each.data)
+                if hasattr(result, "__await__"):
+                    self._await(each, result, started_ns)
+                    return True
+                if not isinstance(result, NodeResult):
+                    result = NodeResult(True, result)
+            else:
+                result = contained(session.call, each.node_context(), session.workflow)
+                if hasattr(result, "__await__"):
+                    self._await(each, result, started_ns)
+                    return True
+            status, value = encode(session.node.node_id, result)
+        except StopIteration as exc:  # becomes what it becomes in a coroutine
+            error = RuntimeError("the node raised StopIteration")
+            error.__cause__ = exc
+            status, value = Status.RAISED, pack_exception(error, 0)
+        except BaseException as exc:  # raised again at the driver
+            status, value = Status.RAISED, pack_exception(exc)
+        self._running[0] = 0
+        service_ns = clock() - started_ns
+        self.busy_ns += service_ns
+        self._outbox.append((number, status, service_ns, started_ns - each.received_ns, value))
+        return True
+
+    def _await(self, each: _Attempt, awaitable: Any, started_ns: int) -> None:
+        """Await on the loop what a plain function returned."""
+
+        async def wait() -> None:
+            value: Any
+            try:
+                result = await awaitable
+                if each.session.function is not None and not isinstance(result, NodeResult):
+                    result = NodeResult(True, result)
+                status, value = encode(each.session.node.node_id, result)
+            except BaseException as exc:  # raised again at the driver
+                status, value = Status.RAISED, pack_exception(exc)
+            service_ns = clock() - started_ns
+            self.busy_ns += service_ns
+            self._post(each.number, status, service_ns, started_ns - each.received_ns, value)
+
+        self._running[0] = 0
+
+        def start() -> None:
+            self._tasks[each.number] = task = self._loop.create_task(wait())
+            task.add_done_callback(lambda _: self._tasks.pop(each.number, None))
+
+        self._loop.call_soon_threadsafe(start)
+
+
+def encode(node_id: str, result: Any) -> tuple[Status, Any]:
+    """Convert what a node returned into a status and a value that is safe in a payload with others.
+
+    Raises:
+        PicklingError: It cannot be pickled.
+    """
+    if type(result) is not NodeResult or not result.success or result._metadata is not None:  # noqa: SLF001
+        return Status.RESULT, dumps_alone(result, f"the result of node {node_id!r}")
+    output = result.output
+    kind = type(output)
+    if (
+        kind in _ATOMS
+        or ((kind is list or kind is tuple) and _ATOMS.issuperset(map(type, output)))
+        or (kind is dict and _ATOMS.issuperset(map(type, output.values())) and _ATOMS.issuperset(map(type, output)))
+        or kind.__module__.partition(".")[0] in _SAFE_MODULES
+    ):
+        return Status.OK, output
+    return Status.SEALED, dumps_alone(output, f"the output of node {node_id!r}")
+
+
+def _seal(value: Any) -> tuple[Status, Any]:
+    try:
+        return Status.SEALED, dumps_alone(value, "the output")
+    except Exception as exc:
+        return Status.RAISED, pack_exception(exc, 0)

@@ -1,0 +1,66 @@
+"""Processes executor: real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, ProcessesExecutor, WorkflowContext
+from flowrt.executors.workers import worker_states
+
+Run = Callable[[Any], Any]
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[ProcessesExecutor]:
+    """Two warm workers for the tests that do not harm them."""
+    executor = ProcessesExecutor(2)
+    yield executor
+    executor.close()
+
+
+def processor(node: Any, executor: Any, c: int = 20, **settings: Any) -> BatchProcessor[Any, Any]:
+    return BatchProcessor(node, c, telemetry=False, executor=executor, **settings)
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+async def square_and_pid(x: int) -> tuple[int, int]:
+    await asyncio.sleep(0.001)
+    return x * x, os.getpid()
+
+
+class Located(BaseNode):
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        return NodeResult(
+            True,
+            {"index": node_context.index, "attempt": node_context.attempt, "id": workflow_context.workflow_id},
+            metadata={"pid": os.getpid()},
+        )
+
+
+def test_plain_functions_run_in_worker_processes(run: Run, executor: ProcessesExecutor) -> None:
+    results = run(processor(square, executor).batch(range(200)))
+    assert [r.output for r in results] == [x * x for x in range(200)]
+    pids = run(processor(lambda _: os.getpid(), executor).batch(range(200)))
+    assert os.getpid() not in {r.output for r in pids}
+
+
+def test_coroutines_run_in_all_workers(run: Run, executor: ProcessesExecutor) -> None:
+    results = run(processor(square_and_pid, executor).batch(range(50)))
+    assert [r.output[0] for r in results] == [x * x for x in range(50)]
+    states = {state.pid: state for state in worker_states()}
+    assert {r.output[1] for r in results} <= states.keys()
+    assert all(state.ready and state.inflight == 0 and state.resident_bytes for state in states.values())
+
+
+def test_node_gets_its_context_and_returns_metadata(run: Run, executor: ProcessesExecutor) -> None:
+    results = run(processor(Located("located"), executor).batch(list("ab"), WorkflowContext("flow")))
+    assert [r.output for r in results] == [{"index": i, "attempt": 1, "id": "flow"} for i in range(2)]
+    assert all(r.metadata["pid"] != os.getpid() for r in results)
