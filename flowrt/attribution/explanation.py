@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
+from flowrt._util.cores import usable_cores
 from flowrt._util.cpu_time import CpuTime
 from flowrt.attribution.ledger import CAUSES, Cause, Ledger
+from flowrt.attribution.processes_gain import advise_processes, processes_gain
 from flowrt.attribution.speedup import Speedup, threads_compete, threads_compute
 from flowrt.attribution.stalls import Stall
 
@@ -19,10 +20,10 @@ _LEAST_FOR_ADVICE: Final = 0.10
 _LEAST_CULPRIT: Final = 0.10  # of the time for which the loop was blocked
 _MOST_FAILED: Final = 0.10  # of the items; above, more at a time may make more of them fail
 _CORE_FULL: Final = 0.7  # of a core's time
+_LESS: Final = "do less per item"
 _SHORTEST_NS: Final = 1_000_000  # a shorter batch has nothing to explain
 
 _COLLECTOR: Final = "Python's garbage collector"
-_COMPUTE_LESS: Final = "do less per item, or use processes"
 
 
 class EndedBatch(Protocol):
@@ -53,6 +54,10 @@ class EndedBatch(Protocol):
         """Times of its attempts, if they ran in threads."""
 
     @property
+    def in_process(self) -> bool:
+        """True if its attempts ran in this process, on the loop or in threads."""
+
+    @property
     def started_ns(self) -> int:
         """When it started, by the batch's clock."""
 
@@ -79,7 +84,9 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
         failed=batch.counts["failed"] + batch.counts["timed_out"],
         left=ledger.left,
         computing_ns=ledger.computing_ns,
+        blocked_computing_ns=ledger.blocked_computing_ns,
         cpu=batch.cpu_time,
+        in_process=batch.in_process,
         stalls=_stalls_of_others(batch, ledger),
     )
 
@@ -93,7 +100,10 @@ def explain(
     failed: int = 0,
     left: int = 0,
     computing_ns: int = 0,
+    blocked_computing_ns: int = 0,
     cpu: CpuTime | None = None,
+    in_process: bool = True,
+    cores: int | None = None,
     stalls: Sequence[Stall] = (),
 ) -> str:
     """Name the causes by their share of the wall time, each with what would help if that is known.
@@ -106,7 +116,10 @@ def explain(
         failed: Number of items that failed or timed out.
         left: Number of items that were still running or queued when the input was exhausted.
         computing_ns: The part of `service` in which the loop's thread computed.
+        blocked_computing_ns: The part of `loop_blocked` in which it computed.
         cpu: Times of the attempts, if they ran in threads.
+        in_process: Whether the attempts ran in this process, so that worker processes may gain something.
+        cores: Cores that worker processes could use; None for those of this machine.
         stalls: The longest stalls of the loop.
     """
     wall_ns = sum(bound_ns.values())
@@ -115,7 +128,11 @@ def explain(
     bound = dict(bound_ns)
     if 0 < items < limit + ended:  # no item ever waited for a slot
         bound["service"] = bound.get("service", 0) + bound.pop("slots", 0)
-    words = _Words(bound, wall_ns, limit, items, failed, left, computing_ns, cpu, stalls)
+    cpu_ns = computing_ns + blocked_computing_ns if cpu is None else cpu.cpu_ns
+    compute_less = _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
+    words = _Words(
+        bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls
+    )
     parts: list[str] = []
     for cause in sorted(CAUSES, key=lambda each: -bound.get(each, 0)):
         share = bound.get(cause, 0) / wall_ns
@@ -125,6 +142,12 @@ def explain(
         text = what.replace("{share}", _percent(share), 1)  # not `format`: a node's name may hold braces
         parts.append(f"{text}: {advice}" if advice and share >= _LEAST_FOR_ADVICE else text)
     return "; ".join(parts)
+
+
+def _compute_less(cpu_ns: int, wall_ns: int, items: int, limit: int, cores: int) -> str:
+    """Give the advice for a batch whose items compute, with what processes would gain."""
+    workers = min(cores, limit, items or limit)
+    return advise_processes(processes_gain(cpu_ns, wall_ns, items, workers), workers)
 
 
 class _Words:
@@ -139,7 +162,9 @@ class _Words:
         failed: int,
         left: int,
         computing_ns: int,
+        blocked_computing_ns: int,
         cpu: CpuTime | None,
+        compute_less: str,
         stalls: Sequence[Stall],
     ) -> None:
         self._blocked_ns = bound_ns.get("loop_blocked", 0)
@@ -148,7 +173,9 @@ class _Words:
         self._failed = failed / items if items else 0.0
         self._left = left
         self._computes = computing_ns > 0.5 * bound_ns.get("service", 0)
+        self._block_computes = blocked_computing_ns > 0.5 * self._blocked_ns
         self._cpu = cpu
+        self._compute_less = compute_less
         self._cores = 0.0 if cpu is None else cpu.cpu_ns / wall_ns  # that the threads kept busy
         self._compete = cpu is not None and threads_compete(cpu, wall_ns / 1e9, self._blocked_ns / 1e9)
         self._stalls = stalls
@@ -172,23 +199,23 @@ class _Words:
             last = f"the last {_percent(self._left / self._items)} of items" if known else "the last items"
             return f"{last} took {{share}} of the time", "a shorter item_timeout or a hedge would bound that"
         if self._computes:
-            return "{share} Python itself was the bottleneck (one core full)", _COMPUTE_LESS
+            return "{share} Python itself was the bottleneck (one core full)", self._compute_less
         if self._compete:
-            return "{share} the threads computed and waited for each other", _COMPUTE_LESS
+            return "{share} the threads computed and waited for each other", self._compute_less
         return "{share} every item left was running", "only faster items would help"
 
     def _of_slots(self) -> tuple[str, str]:
         busy = "the one slot was" if self._limit == 1 else f"all {self._limit:,} slots were"
         what = f"{{share}} of the time {busy} busy"
         if self._compete or (self._cpu is not None and threads_compute(self._cpu) and self._are_cores_full()):
-            return f"{what} with threads that compute", _COMPUTE_LESS
+            return f"{what} with threads that compute", self._compute_less
         if self._failed >= _MOST_FAILED:
             return what, f"find out first why {_percent(self._failed)} of the items failed"
         return what, "raise max_concurrency"
 
     def _are_cores_full(self) -> bool:
         # one thread may hold the interpreter's lock all the time; several that all compute do without it
-        return self._cores >= _CORE_FULL * (1 if self._limit == 1 else os.cpu_count() or 1)
+        return self._cores >= _CORE_FULL * (1 if self._limit == 1 else usable_cores())
 
     def _of_blocked_loop(self) -> tuple[str, str]:
         """List the nodes that stalled the loop, each with its share, and give advice on the node with the largest."""
@@ -196,15 +223,16 @@ class _Words:
         named = {who: min(1.0, part) for who, part in parts.items() if part >= _LEAST_CULPRIT}
         unknown = max(0.0, 1.0 - sum(parts.values()))
         if self._compete and unknown > 0.5:
-            return "{share} the event loop waited for threads that compute", _COMPUTE_LESS
+            return "{share} the event loop waited for threads that compute", self._compute_less
         what = "{share} the event loop was blocked"
         if not named:
             # a watchdog samples every stall, so that at least its stack is known
             unseen = bool(self._stalls) and not any(stall.stack or stall.garbage_collection for stall in self._stalls)
             return f"{what}, cause unknown", "run it with flowrt.run, which finds what blocks" if unseen else ""
         main = max(named, key=lambda who: named[who])
+        computes = self._block_computes and main != _COLLECTOR
         if named[main] >= 1 - _LEAST_CULPRIT:
-            what += f" by {main}"
+            what += f" by {main}, which computes" if computes else f" by {main}"
         else:
             listed = [f"{_percent(part)} by {who}" for who, part in named.items()]
             if unknown >= _LEAST_CULPRIT:
@@ -214,6 +242,8 @@ class _Words:
             return what, ""
         if main == _COLLECTOR:
             return what, "batch_as_completed keeps no results for it to go through"
+        if computes:  # in a thread, too, it would keep the others from computing
+            return what, self._compute_less
         return what, "make what blocks a plain function, which runs in a thread"
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Literal, Protocol
 
-from flowrt.attribution.loop_time import COMPUTING, LATE_NS, LoopTime
+from flowrt.attribution.loop_time import BLOCKED_COMPUTING, COMPUTING, LATE_NS, LoopTime
 from flowrt.attribution.stalls import DelayTotals
 from flowrt.attribution.timeline import Timeline
 
@@ -86,6 +86,7 @@ class Ledger:
         since_ns: The time until which they are charged.
         delays: Time for which items were ready and other code had the loop.
         left: Number of items that were still running or queued when the input was exhausted.
+        blocked_computing_ns: The part of `loop_blocked` in which the loop's thread computed.
         computing_ns: The part of `service` in which the loop's thread computed while items waited for slots.
     """
 
@@ -99,6 +100,7 @@ class Ledger:
         "_rest",
         "_timeline",
         "_waits",
+        "blocked_computing_ns",
         "charged",
         "computing_ns",
         "delays",
@@ -112,6 +114,7 @@ class Ledger:
         self.since_ns = 0
         self.delays = DelayTotals()
         self.left = 0
+        self.blocked_computing_ns = 0
         self.computing_ns = 0
         self._cause = self._rest = SLOTS
         self._waits = [0] * len(CAUSES)
@@ -275,7 +278,7 @@ class Ledger:
         for kind, begin_ns, end_ns in loop_time.between(position, self._opened_ns, since_ns, now_ns):
             if kind != COMPUTING:
                 yield cause, begin_ns, False
-                yield LOOP_BLOCKED, end_ns, False
+                yield LOOP_BLOCKED, end_ns, kind == BLOCKED_COMPUTING
             elif cause == SLOTS:  # more slots would only have waited for the same thread
                 yield cause, begin_ns, False
                 yield SERVICE, end_ns, True
@@ -296,7 +299,9 @@ class Ledger:
                 self._add(SERVICE, until_ns)
             else:
                 self._add(cause, until_ns)
-            if computing:
+            if computing and cause == LOOP_BLOCKED:
+                self.blocked_computing_ns += passed_ns
+            elif computing:
                 self.computing_ns += passed_ns
         if self._loop_time.ended_ns > self._opened_ns:
             self._position = self._loop_time.position_at(self._position, self.since_ns)

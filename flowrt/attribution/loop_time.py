@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["BLOCKED", "COMPUTING", "LATE_NS", "LoopTime"]
+__all__ = ["BLOCKED", "BLOCKED_COMPUTING", "COMPUTING", "LATE_NS", "MOSTLY", "LoopTime"]
 
 LATE_NS: Final = 25_000_000
 """A loop that is this much late with a beat is blocked; below, it is busy."""
 
-BLOCKED, COMPUTING = range(2)
+BLOCKED, COMPUTING, BLOCKED_COMPUTING = range(3)  # the last: blocked by a turn that computed
+
+MOSTLY: Final = 0.9
+"""The share of its time that a thread computes when more work would only wait for it."""
 
 _SPARE: Final = 256  # entries that may be dropped before the list is copied
 
 Interval = tuple[int, int, int]
-"""What the loop was (`BLOCKED` or `COMPUTING`), from when and until when, in nanoseconds."""
+"""What the loop was (`BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`), from when and until when, in nanoseconds."""
 
 
 class LoopTime:
     """Intervals in the order of time. The heartbeat appends them; each ledger reads on from its own position.
 
+    Args:
+        cpu_clock: Returns the CPU time of the loop's thread in nanoseconds; any thread may call it.
+
     Attributes:
         due_ns: When the next beat is due. A loop that has not turned `LATE_NS` later is blocked since then. Far in the
             future while there are no beats.
         ended_ns: When the last interval ended; 0 before the first.
+        beaten_cpu_ns: CPU time of the loop's thread at its latest beat.
     """
 
-    __slots__ = ("_log", "due_ns", "ended_ns")
+    __slots__ = ("_cpu_clock", "_log", "beaten_cpu_ns", "due_ns", "ended_ns")
 
-    def __init__(self) -> None:
+    def __init__(self, cpu_clock: Callable[[], int] = int) -> None:
+        self._cpu_clock = cpu_clock
+        self.beaten_cpu_ns = 0
         self.due_ns = sys.maxsize
         self.ended_ns = 0
         # One tuple, replaced as a whole, so that another thread sees positions and intervals that belong together.
@@ -63,7 +72,7 @@ class LoopTime:
         """Append an interval. A computing one extends the last one if that is adjacent, and computing, too.
 
         Args:
-            kind: `BLOCKED` or `COMPUTING`.
+            kind: `BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`.
             begin_ns: Its begin; not before the end of the last interval.
             end_ns: Its end.
         """
@@ -99,10 +108,11 @@ class LoopTime:
         first, intervals = self._log
         due_ns = self.due_ns
         for kind, begin_ns, end_ns in intervals[max(0, position - first) :]:
-            if end_ns <= since_ns or (kind == BLOCKED and end_ns - max(begin_ns, opened_ns) < LATE_NS):
+            if end_ns <= since_ns or (kind != COMPUTING and end_ns - max(begin_ns, opened_ns) < LATE_NS):
                 continue
             if begin_ns >= now_ns:
                 break
             yield kind, max(begin_ns, since_ns), min(end_ns, now_ns)
         if now_ns - max(due_ns, opened_ns) >= LATE_NS and now_ns > since_ns:
-            yield BLOCKED, max(due_ns, since_ns), now_ns
+            computes = self._cpu_clock() - self.beaten_cpu_ns > MOSTLY * (now_ns - due_ns)
+            yield BLOCKED_COMPUTING if computes else BLOCKED, max(due_ns, since_ns), now_ns

@@ -25,6 +25,7 @@ from flowrt.engine.outcome import Deliver, Settle, settle, settle_value
 from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
+from flowrt.executors import LoopExecutor, ThreadsExecutor
 from flowrt.executors.base import RemoteSession, Session
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import WorkflowContext
@@ -158,6 +159,7 @@ def _assemble(
     )
     session = config.executor.open(node, config.limit)
     batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
+    batch.in_process = isinstance(config.executor, (LoopExecutor, ThreadsExecutor))
     policies, close_policies = _make_policies(config, runs, batch, loop, dispatch)
     attempt, record_outcome = _make_attempt(config, session, batch, workflow_context, alone=policies is None)
 

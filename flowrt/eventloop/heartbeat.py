@@ -15,7 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from flowrt.attribution.loop_time import BLOCKED, COMPUTING, LATE_NS, LoopTime
+from flowrt._util.cpu_time import thread_cpu_clock
+from flowrt.attribution.loop_time import BLOCKED, BLOCKED_COMPUTING, COMPUTING, LATE_NS, MOSTLY, LoopTime
 from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, sample_ready
 from flowrt.model import BatchRecord, ItemRecord
 
@@ -24,7 +25,6 @@ __all__ = ["BEAT_S", "Blame", "Heartbeat", "heartbeat_of"]
 BEAT_S: Final = 0.025
 _SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with each beat in time
 _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
-_COMPUTING: Final = 0.9  # the share of its time that a thread computes when more work would only wait for it
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
 _LEAST_REST: Final = 10  # times a beat's own cost, so that beats never take more than a tenth of the loop
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
@@ -81,7 +81,6 @@ class Heartbeat:
     __slots__ = (
         "__weakref__",
         "_batches",
-        "_cpu_ns",
         "_ended",
         "_ended_ns",
         "_interval_s",
@@ -107,7 +106,6 @@ class Heartbeat:
         self._ended_ns = 0  # when the latest item of these ended
         self._timer: asyncio.TimerHandle | None = None
         self._turned_ns = 0  # when the latest beat began
-        self._cpu_ns = 0
         self._waited = 0
         self._offset = 0
         self._interval_s = BEAT_S
@@ -129,6 +127,7 @@ class Heartbeat:
         if self._listeners == 1 and loop is not None and abs(loop.time() - time.monotonic()) < 1.0:
             self._interval_s = BEAT_S
             self._turned_ns = time.perf_counter_ns()
+            self.loop_time = LoopTime(thread_cpu_clock())
             self._arm(loop)
 
     def release(self, report: Report | None = None) -> None:
@@ -183,7 +182,7 @@ class Heartbeat:
         self.beaten_ns = now = time.perf_counter_ns()
         self.loop_time.due_ns = now + int(self._interval_s * 1e9)
         self.slow_ns = self.loop_time.due_ns + _SLOW_NS
-        self._cpu_ns = time.thread_time_ns()
+        self.loop_time.beaten_cpu_ns = time.thread_time_ns()
         self._waited = _waits()
         self._timer = loop.call_later(self._interval_s, self._beat)
 
@@ -206,15 +205,16 @@ class Heartbeat:
         for report in self._reports:
             report(late_ns)
         passed_ns = max(1, now - self.beaten_ns)
-        share = (time.thread_time_ns() - self._cpu_ns) / passed_ns
+        cpu_ns = time.thread_time_ns() - loop_time.beaten_cpu_ns
         if _waits() == self._waited >= 0:  # on a processor that it shares, it gets less than all and never rests
-            share = 1.0
+            cpu_ns = passed_ns
+        share = cpu_ns / passed_ns
         late = late_ns >= LATE_NS
         before = loop_time.position
-        if share > _COMPUTING:
+        if share > MOSTLY:
             loop_time.add(COMPUTING, self._turned_ns, due_ns if late else now)
         if late:
-            loop_time.add(BLOCKED, due_ns, now)
+            loop_time.add(BLOCKED_COMPUTING if cpu_ns > MOSTLY * late_ns else BLOCKED, due_ns, now)
         if loop_time.position != before:
             self._settle_some(now)
         ended = self._ended

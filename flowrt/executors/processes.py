@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from flowrt._util.cores import usable_cores
 from flowrt._util.validation import check_count
 from flowrt.errors import MissingExtraError
 from flowrt.executors.pickling import dumps_alone
@@ -104,14 +104,6 @@ def default_executor() -> ProcessesExecutor:
     if not _default:
         _default.append(ProcessesExecutor())
     return _default[0]
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every platform
-        return os.cpu_count() or 1
 
 
 def _check_installed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from array import array
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final
@@ -136,7 +137,7 @@ class _Pass:
         drain_s = min(_DRAIN_S, max(0.0, generator.left_s - length_s))
         source: Any = self._arriving() if plan.open else self._refilling()
         self._look_timer = loop.call_later(_LOOK_S, self._look)
-        closing = 0.0
+        closing, cpu_s = 0.0, time.process_time()
         try:
             async with asyncio.timeout(length_s + drain_s) as self._limit:
                 async with processor.batch_as_completed(source) as results:
@@ -149,6 +150,9 @@ class _Pass:
             closing = self._limit.when() or 0.0
         finally:
             self._look_timer.cancel()
+            self._measured.cpu_s = time.process_time() - cpu_s
+            self._measured.wall_s = (self._clock() - self._begin_ns) / 1e9
+            self._measured.items = self._ended
         # the batch gives cancelled items a grace before it abandons them: closing as long means that some went on
         generator.stuck = loop.time() - closing > 0.9 * GRACE_S
         self._close(full_drain=drain_s == _DRAIN_S)

@@ -226,6 +226,9 @@ class Measurement:
         slices: Items a second in each slice of each pass that ran to its end.
         pass_rates: Items a second of each pass.
         pass_lengths_s: Measured length of each pass, in seconds.
+        cpu_s: CPU time of this process in the passes, in seconds.
+        wall_s: Length of the passes with the items that ended after them, in seconds.
+        items: Items that ended in the passes, counted or not.
         latencies: Latencies of the successes; in an open loop from when the item was due.
         failed_latencies: Latencies of the failures.
         latencies_by_pass: Latencies of the successes of each pass.
@@ -244,6 +247,9 @@ class Measurement:
     slices: list[float] = field(default_factory=list)
     pass_rates: list[float] = field(default_factory=list)
     pass_lengths_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    items: int = 0
     latencies: Latencies = field(default_factory=Latencies)
     failed_latencies: Latencies = field(default_factory=Latencies)
     latencies_by_pass: list[Latencies] = field(default_factory=list)
@@ -262,6 +268,9 @@ class Measurement:
         self.slices += other.slices
         self.pass_rates += other.pass_rates
         self.pass_lengths_s += other.pass_lengths_s
+        self.cpu_s += other.cpu_s
+        self.wall_s += other.wall_s
+        self.items += other.items
         self.latencies.merge(other.latencies)
         self.failed_latencies.merge(other.failed_latencies)
         self.latencies_by_pass += other.latencies_by_pass

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from flowrt._util.cores import usable_cores
 from flowrt._version import __version__
+from flowrt.attribution.processes_gain import advise_processes, processes_gain
 from flowrt.errors import one_line
 from flowrt.loadtest.comparison import Change, Verdict
 from flowrt.loadtest.measurement import OUTCOMES, Interval, Latencies, Measurement
@@ -22,6 +24,7 @@ __all__ = ["about", "as_json", "conclusions", "environment", "header", "millisec
 
 _PERCENTILES: Final = (50.0, 95.0, 99.0, 99.9)
 _SHOWN: Final = (50.0, 95.0, 99.0)
+_CORE_FULL: Final = 0.8  # of a core's time, from which on the node computes more than it waits
 _MAX_ERROR_TYPES: Final = 5
 _MAX_EXAMPLE: Final = 200  # characters of a message
 _SIGNS: Final = {
@@ -215,6 +218,7 @@ def conclusions(run: Run) -> Iterator[str]:
         )
     yield from _background(run)
     yield from _law(run)
+    yield from _computing(run)
     for measured in run.measurements.values():
         yield from _problems(run, measured)
     yield from _failures(run)
@@ -270,6 +274,18 @@ def _law(run: Run) -> Iterator[str]:
             yield f"{name}: at about {setting:,.0f} at once, if the law holds beyond the highest setting"
         elif name == "knee":
             yield f"knee: none up to {highest:g} at once"
+
+
+def _computing(run: Run) -> Iterator[str]:
+    """The setting with the most throughput if it kept a core busy, with what worker processes would gain."""
+    measured = max(run.measurements.values(), key=lambda each: each.throughput.value, default=None)
+    if measured is None or not run.in_process or measured.cpu_s <= _CORE_FULL * measured.wall_s:
+        return
+    at_once = measured.max_in_flight if run.plan.open else int(measured.setting)
+    workers = min(usable_cores(), at_once)
+    gain = processes_gain(round(measured.cpu_s * 1e9), round(measured.wall_s * 1e9), measured.items, workers)
+    advice = advise_processes(gain, workers, "--executor processes")
+    yield f"computing: {_setting(run, measured)} kept {measured.cpu_s / measured.wall_s:.1f} cores busy: {advice}"
 
 
 def _setting(run: Run, measured: Measurement) -> str:

@@ -25,6 +25,7 @@ class Run:
         plan: The plan.
         measurements: By setting, in rising order.
         notes: Remarks on how the test went.
+        in_process: True if the node runs in this process, on the loop or in threads.
         step_s: Length of each setting in each pass, in seconds, unless it was stopped.
     """
 
@@ -32,6 +33,7 @@ class Run:
     measurements: dict[float, Measurement] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     step_s: float = 0.0
+    in_process: bool = True
 
     def add(self, measured: Measurement) -> None:
         """Add a pass; one that was cut short adds nothing to an earlier complete one."""

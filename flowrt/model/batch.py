@@ -59,6 +59,7 @@ class BatchRecord:
         latest: The last item that got a slot.
         returned_ns: When an item last got a slot for a further attempt, which may have to wait there before it starts.
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
+        in_process: True if its attempts run in this process, on the loop or in threads.
         ledger: Wall time by cause, if a ledger is kept.
         speedup: Speedup over running the items one after another, once it is known.
         queued: Number of items that wait for another attempt, a rate limit or an open circuit.
@@ -85,6 +86,7 @@ class BatchRecord:
         "epoch_offset_ns",
         "expected",
         "finished_ns",
+        "in_process",
         "latest",
         "ledger",
         "limit",
@@ -137,6 +139,7 @@ class BatchRecord:
         self.latest: ItemRecord | None = None
         self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
+        self.in_process = True
         self.ledger = Ledger(self) if keeps_ledger else None
         self.speedup: Speedup | None = None
         self.queued = 0

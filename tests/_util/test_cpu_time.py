@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
-from flowrt._util.cpu_time import CpuTime
+from flowrt._util.cpu_time import CpuTime, thread_cpu_clock
 
 
 def compute(seconds: float) -> str:
@@ -48,3 +49,24 @@ def test_sums_can_be_pickled() -> None:
     total = CpuTime()
     total.measure(compute, 0.001)
     assert pickle.loads(pickle.dumps(total)).cpu_ns == total.cpu_ns
+
+
+def test_clock_of_a_thread_is_read_by_another_one() -> None:
+    clocks: list[Callable[[], int]] = []
+    computed, read = threading.Event(), threading.Event()
+
+    def work() -> None:
+        clocks.append(thread_cpu_clock())
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        computed.set()
+        read.wait(30)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert computed.wait(30)
+    assert clocks[0]() >= 50_000_000
+    read.set()
+    thread.join(30)
+    clocks[0]()  # still no error

@@ -115,21 +115,50 @@ def test_more_slots_are_no_advice_where_items_fail() -> None:
 
 
 def test_more_slots_are_no_advice_where_python_computes() -> None:
-    assert explain({"service": S}, limit=3, computing_ns=S) == (
-        "100 % Python itself was the bottleneck (one core full): do less per item, or use processes"
+    assert explain({"service": S}, limit=3, computing_ns=S, cores=8) == (
+        "100 % Python itself was the bottleneck (one core full): "
+        'do less per item, or use executor="processes", up to 3 times as fast on 3 cores'
     )
 
 
 def test_threads_that_wait_for_each_other_get_processes_as_advice() -> None:
-    advice = ": do less per item, or use processes"
+    advice = ': do less per item, or use executor="processes", up to 1.8 times as fast on 2 cores'
     cpu = threads(0.9, 8.0)
-    assert explain({"slots": S}, limit=8, cpu=cpu) == (
+    assert explain({"slots": S}, limit=8, cpu=cpu, cores=2) == (
         f"100 % of the time all 8 slots were busy with threads that compute{advice}"
     )
-    assert explain({"service": S}, limit=8, cpu=cpu) == f"100 % the threads computed and waited for each other{advice}"
-    assert explain({"loop_blocked": S}, limit=8, cpu=cpu) == (
+    assert (
+        explain({"service": S}, limit=8, cpu=cpu, cores=2)
+        == f"100 % the threads computed and waited for each other{advice}"
+    )
+    assert explain({"loop_blocked": S}, limit=8, cpu=cpu, cores=2) == (
         f"100 % the event loop waited for threads that compute{advice}"
     )
+
+
+def test_processes_are_advised_only_where_they_gain() -> None:
+    less = "100 % Python itself was the bottleneck (one core full): do less per item"
+    assert explain({"service": S}, limit=8, computing_ns=S, cores=1) == less  # no other core
+    assert explain({"service": S}, limit=1, computing_ns=S, cores=8) == less  # one item at a time
+    assert explain({"service": S}, limit=8, items=200_000, computing_ns=S, cores=8) == less  # transport costs as much
+    assert explain({"service": S}, limit=8, computing_ns=S, cores=8, in_process=False) == less  # the driver is full
+    both_cores = threads(1.9, 2.0)  # functions that release the interpreter's lock
+    assert "processes" not in explain({"slots": S}, limit=2, items=9, cpu=both_cores, cores=2)
+    partly = threads(0.3, 1.0)  # the rest of the time they may have waited for something outside
+    assert "processes" not in explain({"slots": S}, limit=2, items=9, cpu=partly, cores=2)
+
+
+def test_node_that_computes_on_the_loop_gets_processes_as_advice() -> None:
+    stalls = [Stall(0, 1.0, node="parse")]
+    text = explain({"loop_blocked": S}, limit=4, stalls=stalls, blocked_computing_ns=S, cores=2)
+    assert text == (
+        "100 % the event loop was blocked by node 'parse', which computes: "
+        'do less per item, or use executor="processes", up to 2 times as fast on 2 cores'
+    )
+    sleeps = explain({"loop_blocked": S}, limit=4, stalls=stalls, cores=2)
+    assert sleeps.endswith("by node 'parse': make what blocks a plain function, which runs in a thread")
+    collector = [Stall(0, 1.0, garbage_collection=True)]
+    assert "which computes" not in explain({"loop_blocked": S}, limit=4, stalls=collector, blocked_computing_ns=S)
 
 
 def test_threads_that_wait_for_something_else_get_more_slots_as_advice() -> None:
@@ -145,7 +174,7 @@ def test_plain_function_is_never_advised_to_become_one(run: Run) -> None:
 
     report = run(BatchProcessor(pure, 8).batch(range(24))).report
     assert "plain function" not in report.explanation
-    assert "processes" in report.explanation
+    assert "do less per item" in report.explanation
     assert report.speedup.measured is None or report.speedup.measured < 2.5
 
 

@@ -167,6 +167,21 @@ def test_node_that_blocks_the_loop_is_charged(run: Run) -> None:
     keep = Keep()
     run(BatchProcessor(node, 2, instruments=[keep]).batch(range(3)))
     assert bound(keep.batch)["loop_blocked"] >= 0.5
+    assert keep.batch.ledger is not None
+    assert keep.batch.ledger.blocked_computing_ns < 0.1 * S
+
+
+def test_node_that_blocks_the_loop_by_computing_is_recognised(run: Run) -> None:
+    async def node(_: int) -> None:
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+
+    keep = Keep()
+    run(BatchProcessor(node, 2, instruments=[keep]).batch(range(20)))
+    blocked = bound(keep.batch)["loop_blocked"]
+    assert keep.batch.ledger is not None
+    assert keep.batch.ledger.blocked_computing_ns >= 0.5 * blocked * S
 
 
 def test_computing_loop_is_not_short_of_slots(run: Run) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flowrt.loadtest import output
 from flowrt.loadtest.charts import charts_of, ticks
 from flowrt.loadtest.html_page import page_of
 from flowrt.loadtest.measurement import Latencies, Measurement
@@ -53,6 +54,16 @@ def test_budget_of_several_settings_is_what_load_adds() -> None:
         "best: 16 at once gives 80.0 items a second within the budget (load makes at most 1.00% fail)"
     )
     assert "(at most 1.00% failed)" in next(iter(conclusions(run_of({4: 30}))))
+
+
+def test_node_that_computes_gets_processes_as_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "usable_cores", lambda: 2)
+    run = run_of({4: 30})
+    run.measurements[4].cpu_s, run.measurements[4].wall_s, run.measurements[4].items = 2.9, 3.0, 90
+    advice = "computing: 4 at once kept 1.0 cores busy: do less per item"
+    assert f"{advice}, or use --executor processes, up to 1.9 times as fast on 2 cores" in conclusions(run)
+    run.in_process = False
+    assert not [line for line in conclusions(run) if "computing" in line]
 
 
 @pytest.mark.parametrize(

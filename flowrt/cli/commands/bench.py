@@ -289,7 +289,7 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
     from flowrt.loadtest.run import Run  # noqa: PLC0415  # heavy
     from flowrt.loadtest.search import search  # noqa: PLC0415  # heavy
 
-    run = Run(plan)
+    run = Run(plan, in_process=executor in ("loop", "threads"))
 
     def stopped() -> bool:
         current = runtime.Runtime.current()
