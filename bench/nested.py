@@ -106,7 +106,7 @@ async def _turns(arm: BatchArm, outer: int) -> dict[str, list[dict[str, float]]]
             results = await processor.batch(inputs)
             if flush is not None:
                 await flush()
-            _check(arm.name, [result.output["results"] for result in results], wanted)
+            _check(arm.name, [(result.output or {})["results"] for result in results], wanted)
 
         ways: dict[str, Way] = {"gather": gather, arm.name: ours}
         return await take_turns(ways, _TURNS)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from unittest.mock import patch
 
 from bench.arms.base import Load
@@ -213,7 +213,7 @@ async def _all(load: Load) -> None:
     await _everything(load)
 
 
-async def _everything(load: Load, telemetry: Any = True, log_level: str = "INFO") -> None:
+async def _everything(load: Load, telemetry: Any = True, log_level: Literal["DEBUG", "INFO"] = "INFO") -> None:
     from flowrt import Runtime
 
     endpoint = os.environ["BENCH_COLLECTOR"]

@@ -158,7 +158,8 @@ def _way(arm: BatchArm, job: Any) -> RunBatch:
     processor = BatchProcessor(flowrt_node(job), 100, telemetry=arm.telemetry)
 
     async def ours(items: list[Item]) -> list[int]:
-        return [each.output for each in await processor.batch(items)]
+        outputs: list[Any] = [each.output for each in await processor.batch(items)]
+        return outputs
 
     return ours
 

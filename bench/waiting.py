@@ -134,7 +134,7 @@ async def _batch(arm: BatchArm, node: Any, number: int) -> int:
     from flowrt import BatchProcessor
 
     (result,) = await BatchProcessor(node, 1, name="waiting", telemetry=arm.telemetry).batch([number])
-    made: int = result.output
+    made: int = result.output or 0  # None if it failed
     return made
 
 

@@ -20,7 +20,8 @@ async def nadoo(load: Load) -> list[int]:
     node = nadoo_node(load.job, load.work.attempts)
     processor = nadoo_flow.BatchProcessor(node, max_concurrency=load.concurrency)
     results: Any = await processor.batch(load.inputs, nadoo_flow.WorkflowContext())
-    return [result.output for result in results]
+    outputs: list[Any] = [result.output for result in results]
+    return outputs
 
 
 async def _flowrt(load: Load, telemetry: Any, journal: Path | None = None) -> list[int]:
@@ -32,7 +33,8 @@ async def _flowrt(load: Load, telemetry: Any, journal: Path | None = None) -> li
         flowrt_node(load.job), load.concurrency, retry=retry, telemetry=telemetry, journal=journal
     )
     results = await processor.batch(load.inputs)
-    return [result.output for result in results]
+    outputs: list[Any] = [result.output for result in results]
+    return outputs
 
 
 async def bare(load: Load) -> list[int]:

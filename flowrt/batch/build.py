@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from flowrt._util.clock import clock_of
 from flowrt.attribution.ledger import CONSUMER
@@ -29,6 +29,7 @@ from flowrt.executors import LoopExecutor, ThreadsExecutor
 from flowrt.executors.base import RemoteSession, Session
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import WorkflowContext
+from flowrt.model.type_variables import In
 from flowrt.policies import AdaptiveLimit, RateLimiter, Transition
 from flowrt.telemetry import Observer
 
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Inputs", "build_run"]
 
-Inputs = Iterable[Any] | AsyncIterable[Any]
+Inputs = Iterable[In | Rejected] | AsyncIterable[In | Rejected]
+"""Where items of type `In` come from."""
+
 _log: Final = logging.getLogger("flowrt.batch")
 
 

@@ -13,7 +13,8 @@ from flowrt.engine.instrument import Dispatch, Instrument
 from flowrt.executors import Executor, LoopExecutor, ThreadsExecutor, executor_of
 from flowrt.executors.threads import blocking_call
 from flowrt.journal import Journal, JournalPolicy
-from flowrt.model.node import BaseNode, as_node
+from flowrt.model.foreign_node import as_node
+from flowrt.model.node import BaseNode
 from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.policies.rate_limiter import check_limits
 from flowrt.policies.rate_syntax import parse_rate

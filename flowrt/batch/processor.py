@@ -5,70 +5,44 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Unpack, overload
 
 from flowrt._util.validation import check_concurrency
 from flowrt.batch.active_runs import ActiveRuns, now_ns
 from flowrt.batch.build import Inputs, build_run
 from flowrt.batch.config import BatchConfig
 from flowrt.batch.partial_results import PartialResults
-from flowrt.batch.results import BY_INDEX, BatchResults
+from flowrt.batch.results import BY_INDEX, BatchResults, attach_results, was_rejected
+from flowrt.batch.settings import KeywordSettings, Setting, use_presets
 from flowrt.batch.stream import BatchStream
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.instrument import Instrument
 from flowrt.engine.outcome import Deliver
 from flowrt.engine.parts import UnstartedBlock
 from flowrt.engine.source import check_inputs
-from flowrt.executors import Executor
+from flowrt.executors import Executor, ExecutorName
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.model import BatchResult, Rejected
-from flowrt.model.node import BaseNode, WorkflowContext
+from flowrt.model.foreign_node import ForeignNode
+from flowrt.model.node import AsyncFunction, BaseNode, PlainFunction, ResultFunction, WorkflowContext
+from flowrt.model.type_variables import In, Out
 from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.telemetry import Observer
 from flowrt.telemetry.options import Telemetry
 
 __all__ = ["BatchProcessor"]
 
-T = TypeVar("T")
 
-
-class _Setting(Generic[T]):
-    """A setting of a processor: read from its configuration, checked when it is set.
-
-    Args:
-        fixed: It cannot be changed, as metrics and instruments are made for it.
-    """
-
-    def __init__(self, *, fixed: bool = False) -> None:
-        self._fixed = fixed
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, processor: None, owner: type) -> _Setting[T]: ...
-    @overload
-    def __get__(self, processor: BatchProcessor, owner: type) -> T: ...
-    def __get__(self, processor: BatchProcessor | None, owner: type) -> _Setting[T] | T:
-        if processor is None:
-            return self
-        value: T = getattr(processor.config, self._name)
-        return value
-
-    def __set__(self, processor: BatchProcessor, value: Any) -> None:
-        if self._fixed:
-            raise AttributeError(f"{self._name} of a BatchProcessor cannot be changed: make a new one")
-        processor.config = processor.config.changed(**{self._name: value})
-
-
-class BatchProcessor:
+class BatchProcessor(Generic[In, Out]):
     """Runs a node over many items at once, with every item observed.
 
+    A type checker infers `In`, the type of an item, and `Out`, that of an output, from the node.
+
     Args:
-        node: A BaseNode, or a function of one argument (async, or sync and then run in a worker thread).
+        node: A BaseNode, or a function of one argument (async, or sync and then run in a worker thread). The settings
+            of a `flowrt.node` hold where none is given here.
         max_concurrency: How many items may run at once; an int of at least 1, or an `AdaptiveLimit` that finds it.
         continue_on_error: Whether a failed item leaves the others running.
         item_timeout: Time limit of one attempt, in seconds; the item ends `timed_out`, its siblings go on.
@@ -113,23 +87,64 @@ class BatchProcessor:
         [2, 4, 6]
     """
 
-    node = _Setting[BaseNode](fixed=True)
-    name = _Setting[str](fixed=True)
-    continue_on_error = _Setting[bool]()
-    item_timeout = _Setting[float | None]()
-    batch_timeout = _Setting[float | None]()
-    retry = _Setting[RetryPolicy | None]()
-    rate_limit = _Setting[tuple[RateLimit, ...]]()
-    breaker = _Setting[CircuitBreaker | None]()
-    hedge = _Setting[Hedge | None]()
-    executor = _Setting[Executor]()
-    journal = _Setting[JournalPolicy | Journal | None]()
-    record = _Setting[Path | None]()
-    speedup_sample = _Setting[int | None]()
-    telemetry = _Setting[Telemetry](fixed=True)
-    instruments = _Setting[tuple[Instrument, ...]](fixed=True)
-    task_per_item = _Setting[bool]()
+    node = Setting[BaseNode](fixed=True)
+    name = Setting[str](fixed=True)
+    continue_on_error = Setting[bool]()
+    item_timeout = Setting[float | None]()
+    batch_timeout = Setting[float | None]()
+    retry = Setting[RetryPolicy | None]()
+    rate_limit = Setting[tuple[RateLimit, ...]]()
+    breaker = Setting[CircuitBreaker | None]()
+    hedge = Setting[Hedge | None]()
+    executor = Setting[Executor]()
+    journal = Setting[JournalPolicy | Journal | None]()
+    record = Setting[Path | None]()
+    speedup_sample = Setting[int | None]()
+    telemetry = Setting[Telemetry](fixed=True)
+    instruments = Setting[tuple[Instrument, ...]](fixed=True)
+    task_per_item = Setting[bool]()
 
+    @overload
+    def __init__(
+        self,
+        node: BaseNode[In, Out],
+        max_concurrency: int | AdaptiveLimit = 10,
+        continue_on_error: bool = True,
+        **settings: Unpack[KeywordSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node: ResultFunction[In, Out],
+        max_concurrency: int | AdaptiveLimit = 10,
+        continue_on_error: bool = True,
+        **settings: Unpack[KeywordSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node: AsyncFunction[In, Out],
+        max_concurrency: int | AdaptiveLimit = 10,
+        continue_on_error: bool = True,
+        **settings: Unpack[KeywordSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node: PlainFunction[In, Out],
+        max_concurrency: int | AdaptiveLimit = 10,
+        continue_on_error: bool = True,
+        **settings: Unpack[KeywordSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: BatchProcessor[Any, Any],
+        node: ForeignNode,
+        max_concurrency: int | AdaptiveLimit = 10,
+        continue_on_error: bool = True,
+        **settings: Unpack[KeywordSettings],
+    ) -> None: ...
+    @use_presets
     def __init__(
         self,
         node: Any,
@@ -142,7 +157,7 @@ class BatchProcessor:
         rate_limit: RateLimit | str | Iterable[RateLimit | str] | None = None,
         breaker: CircuitBreaker | None = None,
         hedge: Hedge | None = None,
-        executor: str | Executor | None = None,
+        executor: ExecutorName | Executor | None = None,
         journal: str | os.PathLike[str] | JournalPolicy | Journal | None = None,
         record: str | os.PathLike[str] | None = None,
         speedup_sample: int | None = None,
@@ -184,12 +199,12 @@ class BatchProcessor:
 
     async def batch(
         self,
-        inputs: Inputs,
+        inputs: Inputs[In],
         workflow_context: WorkflowContext | None = None,
         *,
         continue_on_error: bool | None = None,
         progress: bool = False,
-    ) -> BatchResults:
+    ) -> BatchResults[In, Out]:
         """Run the node over all inputs and wait for every one.
 
         Args:
@@ -211,10 +226,10 @@ class BatchProcessor:
         return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
 
     async def _batch(
-        self, config: BatchConfig, inputs: Inputs, workflow_context: WorkflowContext | None, progress: bool
-    ) -> BatchResults:
+        self, config: BatchConfig, inputs: Inputs[In], workflow_context: WorkflowContext | None, progress: bool
+    ) -> BatchResults[In, Out]:
         check_inputs(inputs)
-        results: list[BatchResult] = []
+        results: list[BatchResult[In, Out]] = []
         unstarted: list[UnstartedBlock] = []
         run = await self._build(config, inputs, workflow_context, results.append, unstarted.append, progress=progress)
         run.start()
@@ -223,7 +238,7 @@ class BatchProcessor:
         except BaseException as exc:
             if run.source_failed:
                 results.sort(key=BY_INDEX)
-                _attach_results(exc, BatchResults(results, name=config.name, batch=run.batch))
+                attach_results(exc, BatchResults(results, name=config.name, batch=run.batch))
             del results, run  # which the error's traceback would hold, and a result's own error be a cycle
             raise
         results.sort(key=BY_INDEX)
@@ -235,12 +250,12 @@ class BatchProcessor:
 
     def batch_as_completed(
         self,
-        inputs: Inputs,
+        inputs: Inputs[In],
         workflow_context: WorkflowContext | None = None,
         *,
         continue_on_error: bool | None = None,
         progress: bool = False,
-    ) -> BatchStream:
+    ) -> BatchStream[In, Out]:
         """Run the node over all inputs and give the results as they finish.
 
         Args:
@@ -265,12 +280,12 @@ class BatchProcessor:
 
     async def retry_failed(
         self,
-        results: Iterable[BatchResult],
+        results: Iterable[BatchResult[In, Out]],
         workflow_context: WorkflowContext | None = None,
         *,
         continue_on_error: bool | None = None,
         progress: bool = False,
-    ) -> BatchResults:
+    ) -> BatchResults[In, Out]:
         """Run the failed ones of earlier results again; what was `Rejected` has no input to run and stays.
 
         With a journal the others are taken from it.
@@ -291,10 +306,10 @@ class BatchProcessor:
         """
         started = time.perf_counter()
         merged = list(results)
-        places = [place for place, result in enumerate(merged) if not result.success and not _was_rejected(result)]
+        places = [place for place, result in enumerate(merged) if not result.success and not was_rejected(result)]
         if self.journal is None:
             inputs = [merged[place].input_data for place in places]
-            again: list[BatchResult] = await self._batch(
+            again: list[BatchResult[In, Out]] = await self._batch(
                 self._config(continue_on_error), inputs, workflow_context, progress
             )
         else:
@@ -308,11 +323,11 @@ class BatchProcessor:
 
     async def _retry_journaled(
         self,
-        results: list[BatchResult],
+        results: list[BatchResult[In, Out]],
         workflow_context: WorkflowContext | None,
         continue_on_error: bool | None,
         progress: bool,
-    ) -> BatchResults:
+    ) -> BatchResults[In, Out]:
         """The whole batch anew, of which the journal gives what had not failed."""
         if not isinstance(self.journal, JournalPolicy):
             raise TypeError("retry_failed opens the journal anew: give the processor its path or a JournalPolicy")
@@ -325,7 +340,7 @@ class BatchProcessor:
             )
         inputs = [
             Rejected(result.error or "", result.error_type or "RejectedInput", result.input_data)
-            if _was_rejected(result)
+            if was_rejected(result)
             else result.input_data
             for result in whole
         ]
@@ -339,7 +354,7 @@ class BatchProcessor:
     async def _build(
         self,
         config: BatchConfig,
-        inputs: Inputs,
+        inputs: Inputs[In],
         workflow_context: WorkflowContext | None,
         deliver: Deliver,
         deliver_unstarted: Callable[[UnstartedBlock], None] | None,
@@ -379,17 +394,3 @@ class BatchProcessor:
 
     def __repr__(self) -> str:
         return f"BatchProcessor({self.node!r}, max_concurrency={self.max_concurrency}, name={self.name!r})"
-
-
-def _attach_results(error: BaseException, results: BatchResults) -> None:
-    """Have what the source raised carry the results of the items that had finished."""
-    try:
-        error.results = results  # type: ignore[attr-defined]  # an exception takes any attribute, or nearly any
-    except Exception:  # a class with slots or a setter of its own
-        with suppress(Exception):
-            error.add_note(f"{len(results):,} items had finished; batch_as_completed gives each result as it finishes")
-
-
-def _was_rejected(result: BatchResult) -> bool:
-    """True if the input could not even be read, so that there is nothing to try again."""
-    return result.status == "failed" and not result.attempts and result.exception is None

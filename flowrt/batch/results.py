@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from html import escape
 from operator import attrgetter
 from typing import Any, Final, Self
@@ -11,9 +12,10 @@ from typing import Any, Final, Self
 from flowrt.errors import FlowrtError
 from flowrt.model import STATUSES, BatchRecord, BatchResult
 from flowrt.model.result import ItemFailedError
+from flowrt.model.type_variables import In, Out
 from flowrt.reporting.report import BatchReport
 
-__all__ = ["BY_INDEX", "BatchFailedError", "BatchResults"]
+__all__ = ["BY_INDEX", "BatchFailedError", "BatchResults", "attach_results", "was_rejected"]
 
 BY_INDEX: Final = attrgetter("index")
 """Sort key that restores input order."""
@@ -50,8 +52,8 @@ class BatchFailedError(ExceptionGroup[Exception], FlowrtError):
         return type(self), (self.failed, self.total)
 
 
-class BatchResults(list[BatchResult]):
-    """Results of a batch, in input order.
+class BatchResults(list[BatchResult[In, Out]]):
+    """Results of a batch, in input order, of items of type `In` with outputs of type `Out`.
 
     Attributes:
         wall_time: Wall time of the batch, in seconds.
@@ -61,7 +63,7 @@ class BatchResults(list[BatchResult]):
 
     def __init__(
         self,
-        results: Iterable[BatchResult] = (),
+        results: Iterable[BatchResult[In, Out]] = (),
         *,
         name: str = "batch",
         wall_time: float = 0.0,
@@ -77,17 +79,17 @@ class BatchResults(list[BatchResult]):
         return type(self), (), state, iter(self)
 
     @property
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> list[Out | None]:
         """Outputs in input order, with None for each failed item."""
         return [result.output if result.success else None for result in self]
 
     @property
-    def succeeded(self) -> list[BatchResult]:
+    def succeeded(self) -> list[BatchResult[In, Out]]:
         """Results of the items that ended `ok` or `resumed`."""
         return [result for result in self if result.success]
 
     @property
-    def failed(self) -> list[BatchResult]:
+    def failed(self) -> list[BatchResult[In, Out]]:
         """Results of the items that failed, timed out or were cancelled."""
         return [result for result in self if not result.success]
 
@@ -161,3 +163,17 @@ class BatchResults(list[BatchResult]):
         explanation = "" if self.batch is None else self.report.explanation
         lines = "".join(f"<p>{escape(text)}</p>" for text in (repr(self), explanation) if text)
         return f"<div>{lines}{html_table(self)}</div>"
+
+
+def attach_results(error: BaseException, results: BatchResults) -> None:
+    """Have what the source raised carry the results of the items that had finished."""
+    try:
+        error.results = results  # type: ignore[attr-defined]  # an exception takes any attribute, or nearly any
+    except Exception:  # a class with slots or a setter of its own
+        with suppress(Exception):
+            error.add_note(f"{len(results):,} items had finished; batch_as_completed gives each result as it finishes")
+
+
+def was_rejected(result: BatchResult) -> bool:
+    """True if the input could not even be read, so that there is nothing to try again."""
+    return result.status == "failed" and not result.attempts and result.exception is None

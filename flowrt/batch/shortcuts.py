@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterable
-from typing import Any, TypedDict, Unpack, overload
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, Unpack, overload
 
 from flowrt.batch.build import Inputs
 from flowrt.batch.processor import BatchProcessor
 from flowrt.batch.results import BatchResults
-from flowrt.engine.instrument import Instrument
-from flowrt.executors import Executor
-from flowrt.journal import Journal, JournalPolicy
-from flowrt.model.node import FunctionNode, WorkflowContext
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
-from flowrt.telemetry.options import Telemetry
+from flowrt.batch.settings import BatchSettings, PresetNode
+from flowrt.model.node import AsyncFunction, BaseNode, NodeResult, PlainFunction, ResultFunction, WorkflowContext
+from flowrt.model.type_variables import In, Out, Returned
 
-__all__ = ["BatchSettings", "ConfiguredNode", "map", "node"]
+__all__ = ["ConfiguredNode", "map", "node"]
 
-
-class BatchSettings(TypedDict, total=False):
-    """Settings of a batch, as `BatchProcessor` takes them."""
-
-    max_concurrency: int | AdaptiveLimit
-    continue_on_error: bool
-    item_timeout: float | None
-    batch_timeout: float | None
-    retry: RetryPolicy | int | None
-    rate_limit: RateLimit | str | Iterable[RateLimit | str] | None
-    breaker: CircuitBreaker | None
-    hedge: Hedge | None
-    executor: str | Executor | None
-    journal: str | os.PathLike[str] | JournalPolicy | Journal | None
-    record: str | os.PathLike[str] | None
-    speedup_sample: int | None
-    name: str | None
-    telemetry: bool | Telemetry
-    instruments: Iterable[Instrument]
-    task_per_item: bool
+Awaiting = Coroutine[object, None, Out]
+"""What a call of an async function returns."""
 
 
-class ConfiguredNode(FunctionNode):
+class ConfiguredNode(PresetNode[In, Out], Generic[In, Out, Returned]):
     """Function with the settings of its batches, made by `flowrt.node`. Calling it calls the function.
 
-    `map` and `flowrt.map` use the settings. `BatchProcessor(...)` and the command `flowrt run` take their own.
+    Every batch of it uses the settings: `map`, `flowrt.map` and `BatchProcessor(...)` may override some of them.
 
     Args:
         fn: As `FunctionNode` takes it.
@@ -59,24 +37,24 @@ class ConfiguredNode(FunctionNode):
         TypeError: A setting is unknown, or `fn` is not callable.
     """
 
-    def __init__(self, fn: Callable[[Any], Any], node_id: str | None, settings: BatchSettings) -> None:
-        super().__init__(fn, node_id)
+    def __init__(self, fn: Callable[[In], Returned], node_id: str | None, settings: BatchSettings) -> None:
+        super().__init__(fn, node_id, settings)
         functools.update_wrapper(self, fn)
-        self._settings = settings
-        self.processor = BatchProcessor(self, **settings)
+        self.processor: BatchProcessor[In, Out] = BatchProcessor(self)
 
-    def __call__(self, item: Any) -> Any:
+    def __call__(self, item: In) -> Returned:
         """Call the function itself, outside any batch."""
-        return self.fn(item)
+        returned: Returned = self.fn(item)
+        return returned
 
     async def map(
         self,
-        inputs: Inputs,
+        inputs: Inputs[In],
         *,
         workflow_context: WorkflowContext | None = None,
         progress: bool = False,
         **settings: Unpack[BatchSettings],
-    ) -> BatchResults:
+    ) -> BatchResults[In, Out]:
         """Run the function over many items at once.
 
         Args:
@@ -85,21 +63,54 @@ class ConfiguredNode(FunctionNode):
             progress: Show a progress bar.
             settings: Override the node's own in this batch.
         """
-        processor = self.processor
-        if settings:
-            merged: BatchSettings = {**self._settings, **settings}
-            processor = BatchProcessor(self, **merged)
+        processor: BatchProcessor[In, Out] = BatchProcessor(self, **settings) if settings else self.processor
         return await processor.batch(inputs, workflow_context, progress=progress)
 
 
-async def map(  # noqa: A001  # flowrt.map, the concurrent form of the builtin
-    node: Any,
-    inputs: Inputs,
+@overload
+async def map(
+    node: BaseNode[In, Out],
+    inputs: Inputs[In],
     *,
     workflow_context: WorkflowContext | None = None,
     progress: bool = False,
     **settings: Unpack[BatchSettings],
-) -> BatchResults:
+) -> BatchResults[In, Out]: ...
+@overload
+async def map(
+    node: ResultFunction[In, Out],
+    inputs: Inputs[In],
+    *,
+    workflow_context: WorkflowContext | None = None,
+    progress: bool = False,
+    **settings: Unpack[BatchSettings],
+) -> BatchResults[In, Out]: ...
+@overload
+async def map(
+    node: AsyncFunction[In, Out],
+    inputs: Inputs[In],
+    *,
+    workflow_context: WorkflowContext | None = None,
+    progress: bool = False,
+    **settings: Unpack[BatchSettings],
+) -> BatchResults[In, Out]: ...
+@overload
+async def map(
+    node: PlainFunction[In, Out],
+    inputs: Inputs[In],
+    *,
+    workflow_context: WorkflowContext | None = None,
+    progress: bool = False,
+    **settings: Unpack[BatchSettings],
+) -> BatchResults[In, Out]: ...
+async def map(
+    node: Any,
+    inputs: Inputs[Any],
+    *,
+    workflow_context: WorkflowContext | None = None,
+    progress: bool = False,
+    **settings: Unpack[BatchSettings],
+) -> BatchResults[Any, Any]:
     """Run a function or node over many items at once, and wait for every result.
 
     The one-line form of `BatchProcessor(node, **settings).batch(inputs)`.
@@ -130,15 +141,32 @@ async def map(  # noqa: A001  # flowrt.map, the concurrent form of the builtin
     return await BatchProcessor(node, **settings).batch(inputs, workflow_context, progress=progress)
 
 
+class _Decorator(Protocol):
+    """What `flowrt.node(...)` with settings returns."""
+
+    @overload
+    def __call__(
+        self, fn: AsyncFunction[In, NodeResult[Out]], /
+    ) -> ConfiguredNode[In, Out, Awaiting[NodeResult[Out]]]: ...
+    @overload
+    def __call__(self, fn: PlainFunction[In, NodeResult[Out]], /) -> ConfiguredNode[In, Out, NodeResult[Out]]: ...
+    @overload
+    def __call__(self, fn: AsyncFunction[In, Out], /) -> ConfiguredNode[In, Out, Awaiting[Out]]: ...
+    @overload
+    def __call__(self, fn: PlainFunction[In, Out], /) -> ConfiguredNode[In, Out, Out]: ...
+
+
 @overload
-def node(fn: Callable[[Any], Any], /) -> ConfiguredNode: ...
+def node(fn: AsyncFunction[In, NodeResult[Out]], /) -> ConfiguredNode[In, Out, Awaiting[NodeResult[Out]]]: ...
 @overload
-def node(
-    *, node_id: str | None = None, **settings: Unpack[BatchSettings]
-) -> Callable[[Callable[[Any], Any]], ConfiguredNode]: ...
-def node(
-    fn: Callable[[Any], Any] | None = None, /, *, node_id: str | None = None, **settings: Unpack[BatchSettings]
-) -> ConfiguredNode | Callable[[Callable[[Any], Any]], ConfiguredNode]:
+def node(fn: PlainFunction[In, NodeResult[Out]], /) -> ConfiguredNode[In, Out, NodeResult[Out]]: ...
+@overload
+def node(fn: AsyncFunction[In, Out], /) -> ConfiguredNode[In, Out, Awaiting[Out]]: ...
+@overload
+def node(fn: PlainFunction[In, Out], /) -> ConfiguredNode[In, Out, Out]: ...
+@overload
+def node(*, node_id: str | None = None, **settings: Unpack[BatchSettings]) -> _Decorator: ...
+def node(fn: Any = None, /, *, node_id: str | None = None, **settings: Unpack[BatchSettings]) -> Any:
     """Decorate a function with the settings of its batches.
 
     Args:

@@ -8,12 +8,13 @@ from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.outcome import Deliver
 from flowrt.engine.result_stream import ResultStream
 from flowrt.model import BatchResult
+from flowrt.model.type_variables import In, Out
 from flowrt.reporting.report import BatchReport
 
 __all__ = ["BatchStream"]
 
 
-class BatchStream(ResultStream):
+class BatchStream(ResultStream[In, Out]):
     """Async iterator over a batch's results in the order in which they finish.
 
     Args:

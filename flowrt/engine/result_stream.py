@@ -10,6 +10,7 @@ from typing import Final, Self
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.outcome import Deliver
 from flowrt.model import BatchRecord, BatchResult
+from flowrt.model.type_variables import In, Out
 
 __all__ = ["ResultStream"]
 
@@ -21,7 +22,7 @@ _CANCELLED: Final = (
 _TWO_CONSUMERS: Final = "a result stream has one consumer: two tasks are waiting for its next result"
 
 
-class ResultStream(AsyncIterator[BatchResult]):
+class ResultStream(AsyncIterator[BatchResult[In, Out]]):
     """An async iterator over a batch's results in the order in which they finish.
 
     The batch starts at the first `anext` and admits no more than its consumer takes. Leaving an `async for` early lets
@@ -48,7 +49,7 @@ class ResultStream(AsyncIterator[BatchResult]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> BatchResult:
+    async def __anext__(self) -> BatchResult[In, Out]:
         outlet, run = self._outlet, self._run
         if self._closed:
             if run is not None and run.interrupted_by is not None:

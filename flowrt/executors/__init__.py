@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from flowrt.executors.base import Executor, Session
 from flowrt.executors.loop import LoopExecutor
 from flowrt.executors.threads import ThreadsExecutor
 
-__all__ = ["Executor", "LoopExecutor", "Session", "ThreadsExecutor", "executor_of"]
+__all__ = ["Executor", "ExecutorName", "LoopExecutor", "Session", "ThreadsExecutor", "executor_of"]
+
+ExecutorName = Literal["loop", "threads"]
+"""Name of an executor of flowrt's own."""
 
 
 def executor_of(choice: Any) -> Executor:

@@ -209,7 +209,7 @@ class UnexportedIds(bytes):
     """Ids of a trace and a span that will not be exported, as far as is known."""
 
 
-class ItemRecord(BatchResult):
+class ItemRecord(BatchResult[Any, Any]):
     """Record of one item on its way through a batch, and in the end its result.
 
     Times are nanoseconds of the batch's monotonic clock, 0 for not yet.

@@ -7,28 +7,32 @@ import functools
 import inspect
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, Generic, cast, overload
 
 from flowrt.errors import error_text
+from flowrt.model.type_variables import In, In_co, In_contra, Out, Out_co
 
 __all__ = [
+    "AsyncFunction",
     "BaseNode",
     "FunctionNode",
     "NodeContext",
     "NodeResult",
+    "PlainFunction",
+    "ResultFunction",
     "WorkflowContext",
-    "as_node",
+    "check_returns",
     "contained",
     "failed",
     "is_async",
 ]
 
-_MISSING: Final = object()
+_MISSING: Final[Any] = object()
 
 
-class NodeResult:
-    """What a node gives back.
+class NodeResult(Generic[Out_co]):
+    """What a node gives back; `NodeResult[Out]` has an output of type `Out`, or None if it failed.
 
     Args:
         success: Whether the item succeeded.
@@ -43,7 +47,7 @@ class NodeResult:
     def __init__(
         self,
         success: bool,
-        output: Any = None,
+        output: Out_co | None = None,
         *,
         error: str | BaseException | None = None,
         metadata: dict[str, Any] | None = None,
@@ -84,8 +88,8 @@ class NodeResult:
         return f"NodeResult(success={self.success!r}, {what})"
 
 
-class NodeContext:
-    """What a node is given for one attempt at one item.
+class NodeContext(Generic[In_co]):
+    """What a node is given for one attempt at one item; `NodeContext[In]` has an `input_data` of type `In`.
 
     Args:
         node_id: The node that is run.
@@ -99,12 +103,13 @@ class NodeContext:
     __slots__ = ("_variables", "attempt", "batch_id", "index", "input_data", "node_id", "node_type")
 
     _variables: dict[str, Any]
+    input_data: In_co
 
     def __init__(
         self,
         node_id: str,
         node_type: str,
-        input_data: Any = _MISSING,
+        input_data: In_co = _MISSING,
         *,
         index: int | None = None,
         attempt: int = 1,
@@ -112,7 +117,7 @@ class NodeContext:
     ) -> None:
         self.node_id = node_id
         self.node_type = node_type
-        self.input_data = {} if input_data is _MISSING else input_data
+        self.input_data = cast("In_co", {}) if input_data is _MISSING else input_data
         self.index = index
         self.attempt = attempt
         self.batch_id = batch_id
@@ -171,10 +176,11 @@ class WorkflowContext:
         return f"WorkflowContext({self.workflow_id!r}, {self.global_variables!r})"
 
 
-class BaseNode(ABC):
+class BaseNode(ABC, Generic[In_contra, Out_co]):
     """A unit of work. Subclass it and implement `execute`, as an `async def` or, for work that blocks, a `def`.
 
-    A `def execute` is run in a worker thread, so it never blocks the loop.
+    A `def execute` is run in a worker thread, so it never blocks the loop. `class Fetch(BaseNode[str, dict[str, Any]])`
+    names the types of its items and outputs to a type checker; without them both are `Any`.
 
     Args:
         node_id: Names the node on spans, metrics and logs; of low cardinality.
@@ -201,7 +207,9 @@ class BaseNode(ABC):
         self.config: dict[str, Any] = {} if config is None else config
 
     @abstractmethod
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+    async def execute(
+        self, node_context: NodeContext[In_contra], workflow_context: WorkflowContext
+    ) -> NodeResult[Out_co]:
         """Do the work for one item.
 
         Args:
@@ -216,7 +224,17 @@ class BaseNode(ABC):
         return f"<{type(self).__name__} {getattr(self, 'node_id', '(not initialised)')!r}>"
 
 
-class FunctionNode(BaseNode):
+ResultFunction = Callable[[In], Coroutine[Any, Any, NodeResult[Out]] | NodeResult[Out]]
+"""Function of an item that returns a NodeResult itself."""
+
+AsyncFunction = Callable[[In], Coroutine[Any, Any, Out]]
+"""Async function of an item."""
+
+PlainFunction = Callable[[In], Out]
+"""Plain `def` of an item. A type checker accepts async functions too, so overloads name this one last."""
+
+
+class FunctionNode(BaseNode[In, Out]):
     """A node made of a function of one argument, the item.
 
     The return value is the output (or a NodeResult, taken as it is); raising is failing. A plain `def` is run in a
@@ -233,6 +251,33 @@ class FunctionNode(BaseNode):
         TypeError: `fn` is not callable.
     """
 
+    @overload
+    def __init__(
+        self,
+        fn: ResultFunction[In, Out],
+        node_id: str | None = None,
+        node_type: str = "function",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        fn: AsyncFunction[In, Out],
+        node_id: str | None = None,
+        node_type: str = "function",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        fn: PlainFunction[In, Out],
+        node_id: str | None = None,
+        node_type: str = "function",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
     def __init__(
         self,
         fn: Callable[[Any], Any],
@@ -243,12 +288,12 @@ class FunctionNode(BaseNode):
     ) -> None:
         if not callable(fn):
             raise TypeError(f"FunctionNode needs a function of one argument, not {fn!r}")
-        _check_returns(fn, _name_of(fn))
+        check_returns(fn, _name_of(fn))
         super().__init__(_name_of(fn) if node_id is None else node_id, node_type, name, config)
         self.fn = fn
         self.is_async = is_async(fn)
 
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+    async def execute(self, node_context: NodeContext[In], workflow_context: WorkflowContext) -> NodeResult[Out]:
         """Call the function with the item."""
         if self.is_async:
             value = await self.fn(node_context.input_data)
@@ -258,9 +303,9 @@ class FunctionNode(BaseNode):
 
     def call(
         self,
-        node_context: NodeContext,
+        node_context: NodeContext[In],
         workflow_context: WorkflowContext,  # noqa: ARG002  # the signature is execute's
-    ) -> NodeResult | Awaitable[NodeResult]:
+    ) -> NodeResult[Out] | Awaitable[NodeResult[Out]]:
         """Call a plain `def` where the caller stands; the executors use it from their own threads."""
         value = self.fn(node_context.input_data)
         if isinstance(value, NodeResult):
@@ -273,81 +318,7 @@ async def _awaited(value: Awaitable[Any]) -> NodeResult:
     return result if isinstance(result, NodeResult) else NodeResult(True, result)
 
 
-class _ForeignNode(BaseNode):
-    """A node of another library: an object with an async `execute`, which may have a `node_id` and the like."""
-
-    def __init__(self, node: Any) -> None:
-        kind, config = type(node).__name__, getattr(node, "config", None)
-        super().__init__(
-            str(getattr(node, "node_id", None) or kind),
-            str(getattr(node, "node_type", None) or "node"),
-            getattr(node, "name", None),
-            config if isinstance(config, dict) else None,
-        )
-        self.fn = node
-
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
-        """Execute the foreign node."""
-        return await _converted(self.fn.execute(node_context, workflow_context))
-
-
-class _BlockingForeignNode(_ForeignNode):
-    """A node of another library with a plain `def execute`, which runs in a thread."""
-
-    def execute(  # type: ignore[override]  # as users override it
-        self, node_context: NodeContext, workflow_context: WorkflowContext
-    ) -> NodeResult | Awaitable[NodeResult]:
-        """Execute the foreign node where the caller stands."""
-        result = self.fn.execute(node_context, workflow_context)
-        return _converted(result) if inspect.isawaitable(result) else _own_result(result)
-
-
-async def _converted(result: Awaitable[Any]) -> NodeResult:
-    return _own_result(await result)
-
-
-def _own_result(result: Any) -> NodeResult:
-    """Convert another library's result; one without `success` is returned unchanged, and fails its item."""
-    if isinstance(result, NodeResult) or not hasattr(result, "success"):
-        own: NodeResult = result
-        return own
-    metadata = getattr(result, "metadata", None)
-    return NodeResult(
-        bool(result.success),
-        getattr(result, "output", None),
-        error=getattr(result, "error", None),
-        metadata=dict(metadata) if isinstance(metadata, Mapping) else None,
-        next_node_id=getattr(result, "next_node_id", None),
-    )
-
-
-def as_node(node: Any) -> BaseNode:
-    """Return a node for a caller's choice: a BaseNode, another library's node, or a function of one argument.
-
-    Another library's node is any object with an `execute(node_context, workflow_context)`, async or not.
-
-    Raises:
-        TypeError: It is none of these; passing a class instead of an instance is the usual mistake.
-    """
-    if isinstance(node, BaseNode):
-        if not hasattr(node, "node_id"):
-            raise TypeError(f"{type(node).__name__} has no node_id: call super().__init__(node_id=...) in its __init__")
-        _check_returns(node.execute, f"{type(node).__name__}.execute")
-        return node
-    if isinstance(node, type):
-        if issubclass(node, BaseNode):
-            raise TypeError(f"{node.__name__} is a class: pass an instance, {node.__name__}()")
-        raise TypeError(f"{node.__name__} is a class, not a node: pass a BaseNode or a function of one argument")
-    execute = getattr(node, "execute", None)
-    if callable(execute) and (hasattr(node, "node_id") or not callable(node)):
-        _check_returns(execute, f"{type(node).__name__}.execute")
-        return _ForeignNode(node) if is_async(execute) else _BlockingForeignNode(node)
-    if callable(node):
-        return FunctionNode(node)
-    raise TypeError(f"a node is a BaseNode or a function of one argument, not {node!r}")
-
-
-def _check_returns(fn: Any, name: str) -> None:
+def check_returns(fn: Any, name: str) -> None:
     """Refuse a generator function: calling it runs nothing of its body, and every item would look ok.
 
     Raises:

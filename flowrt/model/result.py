@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from flowrt.errors import FlowrtError
+from flowrt.model.type_variables import In_co, Out_co
 
 __all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "SharedAttributes", "SparseAttribute", "Status"]
 
@@ -74,8 +75,8 @@ class SharedAttributes(dict[str, Any]):
     """Sparse attributes that many records share; a record that changes one gets a dictionary of its own."""
 
 
-class BatchResult:
-    """Result of one item.
+class BatchResult(Generic[In_co, Out_co]):
+    """Result of one item; `BatchResult[In, Out]` has an input of type `In` and an output of type `Out`.
 
     The results of a batch are its items' own records, which saves an object per item; they compare, copy and pickle as
     plain BatchResults.
@@ -84,7 +85,7 @@ class BatchResult:
         index: Its place in the input.
         input_data: The input itself, unchanged by the node.
         success: True if it ended `ok` or `resumed`.
-        output: What the node returned; falsy outputs are outputs.
+        output: What the node returned, None if it failed; falsy outputs are outputs.
         error: Why it failed; never empty when `success` is false.
         execution_time: Service time of the last attempt, in seconds.
         status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`; `ok` or `failed` by default, as `success` says.
@@ -103,8 +104,8 @@ class BatchResult:
     __slots__ = ("_sparse", "attempts", "index", "input_data", "output", "status")
 
     index: int
-    input_data: Any
-    output: Any
+    input_data: In_co
+    output: Out_co | None
     status: Status
     attempts: int
     error = SparseAttribute[str | None](None)
@@ -119,9 +120,9 @@ class BatchResult:
     def __init__(
         self,
         index: int,
-        input_data: Any,
+        input_data: In_co,
         success: bool,
-        output: Any = None,
+        output: Out_co | None = None,
         error: str | None = None,
         execution_time: float = 0.0,
         status: Status | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
@@ -11,7 +11,7 @@ from flowrt.nodes._collection import OutputKey, check_callable, for_each, items_
 __all__ = ["FilterNode"]
 
 
-class FilterNode(BaseNode):
+class FilterNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
     """Keeps the items for which a predicate is true, in their order.
 
     Args:
@@ -43,7 +43,11 @@ class FilterNode(BaseNode):
         self.input_key = input_key
         self.output_key = output_key
 
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
+    async def execute(
+        self,
+        node_context: NodeContext[Mapping[str, Any]],
+        workflow_context: WorkflowContext,  # noqa: ARG002
+    ) -> NodeResult[dict[str, Any]]:
         """Filter the items.
 
         Returns:

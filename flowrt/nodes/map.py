@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from flowrt.batch.processor import BatchProcessor
 from flowrt.errors import error_text
 from flowrt.model import BatchResult
+from flowrt.model.foreign_node import NodeLike
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
 from flowrt.model.result import ItemFailedError
 from flowrt.nodes._collection import OutputKey, aclose, items_of
@@ -17,7 +18,7 @@ __all__ = ["MapNode"]
 _CUT_SHORT: Final = "its batch was ended before all of its items had run"
 
 
-class MapNode(BaseNode):
+class MapNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
     """Runs a node over each item of a collection, concurrently and observed, as a batch named after the MapNode.
 
     All settings can be read and set later, too.
@@ -42,7 +43,7 @@ class MapNode(BaseNode):
     def __init__(
         self,
         node_id: str,
-        child_node: Any,
+        child_node: NodeLike[dict[str, Any]],
         input_key: str = "items",
         output_key: str = "results",
         max_concurrency: int = 10,
@@ -55,7 +56,7 @@ class MapNode(BaseNode):
         self.input_key = input_key
         self.output_key = output_key
         self.continue_on_error = continue_on_error
-        self._processor = BatchProcessor(child_node, max_concurrency, name=node_id)
+        self._processor: BatchProcessor[Any, Any] = BatchProcessor(child_node, max_concurrency, name=node_id)
 
     @property
     def child_node(self) -> BaseNode:
@@ -63,7 +64,7 @@ class MapNode(BaseNode):
         return self._processor.node
 
     @child_node.setter
-    def child_node(self, child_node: Any) -> None:
+    def child_node(self, child_node: NodeLike[dict[str, Any]]) -> None:
         self._processor = BatchProcessor(child_node, self.max_concurrency, name=self.node_id)
 
     @property
@@ -75,7 +76,9 @@ class MapNode(BaseNode):
     def max_concurrency(self, max_concurrency: int) -> None:
         self._processor.set_max_concurrency(max_concurrency)
 
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+    async def execute(
+        self, node_context: NodeContext[Mapping[str, Any]], workflow_context: WorkflowContext
+    ) -> NodeResult[dict[str, Any]]:
         """Run the child over all items.
 
         Returns:

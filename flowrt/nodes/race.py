@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import error_text
 from flowrt.executors import LoopExecutor, Session
-from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, as_node, failed
+from flowrt.model.foreign_node import NodeLike, as_node
+from flowrt.model.node import AsyncFunction, BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.model.type_variables import In, Out
 
 __all__ = ["RaceNode", "race"]
 
 
-async def race(nodes: Iterable[Any], input_data: Any, workflow_context: WorkflowContext | None = None) -> NodeResult:
+@overload
+async def race(
+    nodes: Iterable[BaseNode[In, Out]],
+    input_data: In | NodeContext[In],
+    workflow_context: WorkflowContext | None = None,
+) -> NodeResult[Out]: ...
+@overload
+async def race(
+    nodes: Iterable[AsyncFunction[In, Out]],
+    input_data: In | NodeContext[In],
+    workflow_context: WorkflowContext | None = None,
+) -> NodeResult[Out]: ...
+@overload
+async def race(
+    nodes: Iterable[NodeLike[Any]], input_data: Any, workflow_context: WorkflowContext | None = None
+) -> NodeResult[Any]: ...
+async def race(
+    nodes: Iterable[NodeLike[Any]], input_data: Any, workflow_context: WorkflowContext | None = None
+) -> NodeResult[Any]:
     """Run several nodes on the same input and take the first success.
 
     Every loser was cancelled and has ended on return, also if the race itself is cancelled. A plain function runs in a
@@ -59,7 +79,7 @@ async def race(nodes: Iterable[Any], input_data: Any, workflow_context: Workflow
     return failed(f"all {len(listed)} nodes failed: {text}", {"errors": listed})
 
 
-class RaceNode(BaseNode):
+class RaceNode(BaseNode[In, Out]):
     """`race` as a node: its input goes to all its nodes, and the first success is its result.
 
     Args:
@@ -73,17 +93,38 @@ class RaceNode(BaseNode):
         TypeError: A node is neither a BaseNode nor a function.
     """
 
+    @overload
     def __init__(
-        self, node_id: str, nodes: Iterable[Any], name: str | None = None, config: dict[str, Any] | None = None
+        self,
+        node_id: str,
+        nodes: Iterable[BaseNode[In, Out]],
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: RaceNode[Any, Any],
+        node_id: str,
+        nodes: Iterable[NodeLike[Any]],
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        node_id: str,
+        nodes: Iterable[NodeLike[Any]],
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(node_id, "race", name, config)
         self.nodes = [as_node(node) for node in nodes]
         if not self.nodes:
             raise ValueError(f"RaceNode {node_id!r} needs at least one node, not an empty list")
 
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+    async def execute(self, node_context: NodeContext[In], workflow_context: WorkflowContext) -> NodeResult[Out]:
         """Race the nodes on the context's input."""
-        return await race(self.nodes, node_context.input_data, workflow_context)
+        result: NodeResult[Out] = await race(self.nodes, node_context.input_data, workflow_context)
+        return result
 
 
 class _Entry:

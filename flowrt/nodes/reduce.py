@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowrt.errors import error_text
@@ -13,7 +13,7 @@ from flowrt.nodes._collection import OutputKey, check_callable, for_each, items_
 __all__ = ["ReduceNode"]
 
 
-class ReduceNode(BaseNode):
+class ReduceNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
     """Folds the items from the left, in their order.
 
     Args:
@@ -48,7 +48,11 @@ class ReduceNode(BaseNode):
         self.input_key = input_key
         self.output_key = output_key
 
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:  # noqa: ARG002
+    async def execute(
+        self,
+        node_context: NodeContext[Mapping[str, Any]],
+        workflow_context: WorkflowContext,  # noqa: ARG002
+    ) -> NodeResult[dict[str, Any]]:
         """Fold the items.
 
         Returns:

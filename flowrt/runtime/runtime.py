@@ -18,7 +18,7 @@ from flowrt.eventloop.gc_tuning import restore_gc, tune_gc
 from flowrt.runtime.signals import REASON, Shutdown
 from flowrt.server import READINESS, TelemetryServer
 from flowrt.telemetry.logs.events import log_event
-from flowrt.telemetry.logs.setup import LogFormat, LogSetup
+from flowrt.telemetry.logs.setup import LogFormat, LogLevel, LogSetup
 from flowrt.telemetry.otlp import loggable
 from flowrt.telemetry.tracing.setup import TraceSetup
 from flowrt.telemetry.watchdog import Watchdog
@@ -44,7 +44,7 @@ class Settings(TypedDict, total=False):
     live_control: bool
     otlp_endpoint: str | None
     log_format: LogFormat | None
-    log_level: str
+    log_level: LogLevel
     grace: float
     flush_timeout: float
     stall_after: float | None
@@ -120,7 +120,7 @@ class Runtime:
         live_control: bool = False,
         otlp_endpoint: str | None = None,
         log_format: LogFormat | None = None,
-        log_level: str = "INFO",
+        log_level: LogLevel = "INFO",
         grace: float = 10.0,
         flush_timeout: float = 5.0,
         stall_after: float | None = 0.1,

@@ -11,7 +11,8 @@ import pytest
 
 import flowrt
 from flowrt import BatchProcessor, BatchResults, WorkflowContext
-from flowrt.batch.shortcuts import BatchSettings, ConfiguredNode
+from flowrt.batch.settings import BatchSettings, KeywordSettings
+from flowrt.batch.shortcuts import ConfiguredNode
 
 Run = Callable[[Any], Any]
 
@@ -32,7 +33,9 @@ class Peak:
 
 def test_settings_are_those_of_the_processor() -> None:
     parameters = inspect.signature(BatchProcessor).parameters
-    assert list(BatchSettings.__annotations__) == [name for name in parameters if name != "node"]
+    positional = ["node", "max_concurrency", "continue_on_error"]
+    assert list(parameters) == [*positional, *KeywordSettings.__annotations__]
+    assert {"node", *BatchSettings.__annotations__} == set(parameters)
 
 
 def test_map_returns_results_in_input_order(run_virtual: Run) -> None:
@@ -85,6 +88,31 @@ def test_call_overrides_settings_of_the_decorator(run_virtual: Run) -> None:
     assert (peak.most, results.name) == (3, "nightly")
     run_virtual(flowrt.map(fetch, range(9), max_concurrency=4))
     assert peak.most == 4
+
+
+def configured() -> Any:
+    return flowrt.node(max_concurrency=2, continue_on_error=False, item_timeout=0.5, retry=3, name="nightly")(Peak())
+
+
+def test_processor_uses_the_settings_of_a_decorated_function() -> None:
+    processor = BatchProcessor(configured())
+    assert (processor.max_concurrency, processor.continue_on_error) == (2, False)
+    assert (processor.item_timeout, processor.retry, processor.name) == (0.5, flowrt.RetryPolicy(3), "nightly")
+    assert BatchProcessor(node=configured()).max_concurrency == 2
+
+
+def test_arguments_of_a_processor_override_settings_of_the_decorator() -> None:
+    """Also where they are what the processor has by default."""
+    processor = BatchProcessor(configured(), 10, True, item_timeout=None, name="daily")
+    assert (processor.max_concurrency, processor.continue_on_error) == (10, True)
+    assert (processor.item_timeout, processor.retry, processor.name) == (None, flowrt.RetryPolicy(3), "daily")
+    assert BatchProcessor(configured(), continue_on_error=True, retry=None).retry is None
+
+
+def test_processor_refuses_too_many_arguments() -> None:
+    for node in (Peak(), configured()):
+        with pytest.raises(TypeError, match="takes from 2 to 4 positional arguments"):
+            BatchProcessor(node, 10, True, 5)  # type: ignore[call-overload]
 
 
 def test_decorated_function_is_still_a_function(run_virtual: Run) -> None:

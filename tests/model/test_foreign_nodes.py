@@ -11,7 +11,7 @@ import pytest
 
 from flowrt import BaseNode, BatchProcessor, MapNode, NodeContext, NodeResult, RaceNode, WorkflowContext, race
 from flowrt.journal import name_of_node
-from flowrt.model.node import as_node
+from flowrt.model.foreign_node import as_node
 from tests.conftest import Run
 
 

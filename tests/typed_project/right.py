@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Literal, assert_type
+from typing import Any, Literal, TypedDict, assert_type
 
 import flowrt
 from flowrt import (
@@ -51,11 +51,53 @@ async def double(x: int) -> int:
     return 2 * x
 
 
-def blocking(x: int) -> int:
-    return 2 * x
+def blocking(x: int) -> str:
+    return str(2 * x)
 
 
-async def rows() -> AsyncIterator[dict[str, int]]:
+class Length(BaseNode[str, int]):
+    async def execute(self, node_context: NodeContext[str], workflow_context: WorkflowContext) -> NodeResult[int]:
+        assert_type(node_context.input_data, str)
+        return NodeResult(True, len(node_context.input_data))
+
+
+class Shout:
+    async def __call__(self, text: str) -> bytes:
+        return text.upper().encode()
+
+
+class Foreign:
+    """Node of another library."""
+
+    async def execute(self, context: object, workflow: object) -> object:
+        return context
+
+
+class City(TypedDict):
+    name: str
+
+
+async def tell(city: City) -> NodeResult[str]:
+    return NodeResult(True, city["name"])
+
+
+async def fetch(row: dict[str, Any]) -> list[str]:
+    return list(row)
+
+
+def lengths(row: dict[str, Any]) -> dict[str, int]:
+    return {key: len(value) for key, value in row.items()}
+
+
+async def maybe(x: int) -> float | None:
+    return x / 2 if x else None
+
+
+async def child(row: dict[str, Any]) -> str:
+    return str(row["item"])
+
+
+async def rows() -> AsyncIterator[dict[str, Any]]:
     yield {"x": 1}
 
 
@@ -72,12 +114,12 @@ async def batches() -> int:
         instruments=[Count()],
     )
     results = await processor.batch([{"x": 1}], WorkflowContext(), continue_on_error=True, progress=False)
-    assert_type(results, BatchResults)
-    assert_type(results[0], BatchResult)
-    assert_type(results.failed, list[BatchResult])
+    assert_type(results, BatchResults[Any, Any])
+    assert_type(results[0], BatchResult[Any, Any])
+    assert_type(results.failed, list[BatchResult[Any, Any]])
     assert_type(results.success_rate, float)
     assert_type(results.report, BatchReport)
-    assert_type(await processor.retry_failed(results), BatchResults)
+    assert_type(await processor.retry_failed(results), BatchResults[Any, Any])
     for result in results:
         assert_type(result.index, int)
         assert_type(result.success, bool)
@@ -87,45 +129,89 @@ async def batches() -> int:
         assert_type(result.execution_time, float)
         assert_type(result.metadata, dict[str, Any])
         assert_type(result.trace_id, str | None)
-    async for streamed in BatchProcessor(double).batch_as_completed(rows()):
-        assert_type(streamed, BatchResult)
+    async for streamed in BatchProcessor(fetch).batch_as_completed(rows()):
+        assert_type(streamed, BatchResult[dict[str, Any], list[str]])
     async with BatchProcessor(blocking).batch_as_completed(range(10)) as stream:
-        assert_type(await anext(stream), BatchResult)
+        assert_type(await anext(stream), BatchResult[int, str])
     try:
         await BatchProcessor(FunctionNode(double)).batch(x for x in range(3))
     except ItemFailedError as error:
-        assert_type(error.result, BatchResult)
+        assert_type(error.result, BatchResult[Any, Any])
     return len(results)
 
 
+async def inferred() -> None:
+    assert_type(BatchProcessor(double), BatchProcessor[int, int])
+    assert_type(BatchProcessor(blocking), BatchProcessor[int, str])
+    assert_type(BatchProcessor(maybe), BatchProcessor[int, float | None])
+    assert_type(BatchProcessor(Length("length")), BatchProcessor[str, int])
+    assert_type(BatchProcessor(Shout(), 5), BatchProcessor[str, bytes])
+    assert_type(BatchProcessor(tell), BatchProcessor[City, str])
+    assert_type(BatchProcessor(fetch), BatchProcessor[dict[str, Any], list[str]])
+    assert_type(BatchProcessor(lengths, 5, False), BatchProcessor[dict[str, Any], dict[str, int]])
+    assert_type(BatchProcessor(FunctionNode(double)), BatchProcessor[int, int])
+    assert_type(BatchProcessor(FunctionNode(blocking, "named")), BatchProcessor[int, str])
+    assert_type(BatchProcessor(Fetch()), BatchProcessor[Any, Any])
+    assert_type(BatchProcessor(Foreign()), BatchProcessor[Any, Any])
+    assert_type(BatchProcessor(str.upper), BatchProcessor[str, str])
+    results = await BatchProcessor(blocking, executor="threads").batch([1, 2])
+    assert_type(results, BatchResults[int, str])
+    assert_type(results.outputs, list[str | None])
+    assert_type(results.succeeded, list[BatchResult[int, str]])
+    assert_type(results[0].output, str | None)
+    assert_type(results[0].input_data, int)
+    cities: list[City] = [{"name": "Oslo"}]
+    assert_type(await BatchProcessor(tell).batch(cities), BatchResults[City, str])
+
+
+async def one_line() -> None:
+    results = await flowrt.map(double, [1, 2], max_concurrency=2, name="nightly")
+    assert_type(results, BatchResults[int, int])
+    assert_type(results.raise_for_failures(), BatchResults[int, int])
+    assert_type(results.outputs, list[int | None])
+    table: list[dict[str, Any]] = [{"name": "Oslo"}]
+    assert_type(await flowrt.map(fetch, table, retry=3), BatchResults[dict[str, Any], list[str]])
+    assert_type(await flowrt.map(blocking, range(3), rate_limit="100/s"), BatchResults[int, str])
+    assert_type(await flowrt.map(Length("length"), ["a"]), BatchResults[str, int])
+    assert_type(await flowrt.map(lambda x: 2 * x, [1]), BatchResults[int, int])
+
+
 @flowrt.node(max_concurrency=5, item_timeout=2)
-async def triple(x: int) -> int:
+async def triple(x: int) -> float:
     return 3 * x
 
 
-async def one_line() -> list[Any]:
-    results = await flowrt.map(double, [1, 2], max_concurrency=2, name="nightly")
-    assert_type(results, BatchResults)
-    assert_type(results.raise_for_failures(), BatchResults)
-    assert_type(await triple.map(range(3), max_concurrency=1), BatchResults)
-    return results.outputs
+@flowrt.node
+def quadruple(x: int) -> str:
+    return str(4 * x)
+
+
+async def decorated() -> None:
+    assert_type(await triple(1), float)
+    assert_type(quadruple(1), str)
+    assert_type(await triple.map(range(3), max_concurrency=1), BatchResults[int, float])
+    assert_type(await flowrt.map(triple, range(3)), BatchResults[int, float])
+    assert_type(BatchProcessor(quadruple), BatchProcessor[int, str])
+    assert_type(quadruple.processor, BatchProcessor[int, str])
 
 
 async def nodes() -> NodeResult:
     workflow = WorkflowContext(workflow_id="w")
-    mapped = await MapNode("m", double, output_key="out").execute(NodeContext("m", "map", {"items": [1]}), workflow)
-    assert_type(mapped, NodeResult)
-    await FilterNode("f", lambda x: x > 1).execute(NodeContext("f", "filter", mapped.output), workflow)
+    mapped = await MapNode("m", child, output_key="out").execute(NodeContext("m", "map", {"items": [1]}), workflow)
+    assert_type(mapped, NodeResult[dict[str, Any]])
+    await FilterNode("f", lambda x: x > 1).execute(NodeContext("f", "filter", mapped.output or {}), workflow)
     await ReduceNode("r", lambda a, b: a + b, 0).execute(NodeContext("r", "reduce", {"items": [1]}), workflow)
     either = RaceNode("either", [Fetch(), double])
+    assert_type(await race([Length("a"), Length("b")], "text"), NodeResult[int])
+    assert_type(await race([double, double], 5), NodeResult[int])
     return await race([either, Fetch(), blocking], {"x": 1}, workflow)
 
 
 async def service() -> str | None:
-    async with Runtime(service_name="svc", metrics_port=0, log_format="json") as runtime:
+    async with Runtime(service_name="svc", metrics_port=0, log_format="json", log_level="warning") as runtime:
         return runtime.metrics_url
 
 
 assert_type(run(batches(), metrics_port=9464), int)
-assert_type(flowrt.run(nodes()), NodeResult)
+assert_type(flowrt.run(nodes()), NodeResult[Any])
 assert_type(asyncio.run(service()), str | None)

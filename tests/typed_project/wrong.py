@@ -1,15 +1,16 @@
-"""A user's project with a mistake in every marked line, which mypy reports."""
+"""A user's project with a mistake in every marked line: mypy's code of it, then pyright's rule."""
 
-# ruff: noqa: F401, B018  # the mistakes are intended
+# ruff: noqa: F401, F841, B018  # the mistakes are intended
 
 from __future__ import annotations
 
 import flowrt
-from flowrt import (  # attr-defined
+from flowrt import (  # attr-defined | -
     BaseNode,
-    BatchProcesor,
+    BatchProcesor,  # - | reportAttributeAccessIssue
     BatchProcessor,
     BatchResult,
+    MapNode,
     NodeContext,
     NodeResult,
     Runtime,
@@ -19,7 +20,9 @@ from flowrt import (  # attr-defined
 
 
 class Fetch(BaseNode):
-    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> dict[str, int]:  # override
+    async def execute(  # override | reportIncompatibleMethodOverride
+        self, node_context: NodeContext, workflow_context: WorkflowContext
+    ) -> dict[str, int]:
         return {}
 
 
@@ -31,33 +34,60 @@ async def double(x: int) -> int:
     return 2 * x
 
 
+async def listed(row: dict[str, int]) -> list[str]:
+    return list(row)
+
+
+@flowrt.node(max_concurrency=5)
+async def configured(x: int) -> int:
+    return x
+
+
+class Text(BaseNode[str, int]):
+    async def execute(self, node_context: NodeContext[str], workflow_context: WorkflowContext) -> NodeResult[int]:
+        return NodeResult(True, "text")  # arg-type | reportReturnType
+
+
 async def main() -> int:
-    processor = BatchProcessor(double, "10")  # arg-type
-    BatchProcessor(double, 10, True, 5)  # call-arg
-    BatchProcessor(double, item_timeout="5 s")  # arg-type
-    BatchProcessor(double, retires=3)  # call-arg
-    Lazy("lazy")  # abstract
-    await flowrt.map(double, [1], retires=3)  # call-arg
-    await flowrt.map(double, 5)  # arg-type
-    flowrt.node(max_concurrency="5")  # call-overload
-    NodeResult("yes", output=1)  # arg-type
-    results = await processor.batch(5)  # arg-type
-    results.sucess_rate  # attr-defined
+    BatchProcessor(double, "10")  # call-overload | reportCallIssue
+    BatchProcessor(double, 10, True, 5)  # call-overload | reportCallIssue
+    BatchProcessor(double, item_timeout="5 s")  # call-overload | reportCallIssue
+    BatchProcessor(double, retires=3)  # call-overload | reportCallIssue
+    BatchProcessor(double, executor="proceses")  # call-overload | reportCallIssue
+    BatchProcessor(42)  # call-overload | reportCallIssue
+    Lazy("lazy")  # abstract | reportAbstractUsage
+    await flowrt.map(double, [1], retires=3)  # call-overload | reportCallIssue
+    await flowrt.map(double, 5)  # call-overload | reportCallIssue
+    await flowrt.map(double, ["one"])  # arg-type | reportCallIssue
+    await flowrt.map(Text("text"), [1])  # misc | reportCallIssue
+    flowrt.node(max_concurrency="5")  # call-overload | reportArgumentType
+    await configured("one")  # arg-type | reportArgumentType
+    await configured.map(["one"])  # list-item | reportArgumentType
+    NodeResult("yes", output=1)  # arg-type | reportArgumentType
+    MapNode("map", double)  # arg-type | reportArgumentType
+    results = await BatchProcessor(double).batch(["one"])  # list-item | reportArgumentType
+    number: int = results.outputs[0]  # assignment | reportAssignmentType
+    text: str | None = results[0].output  # assignment | reportAssignmentType
+    await BatchProcessor(listed).batch([1])  # list-item | reportArgumentType
+    await BatchProcessor(double).batch(5)  # arg-type | reportArgumentType
+    results.sucess_rate  # attr-defined | reportAttributeAccessIssue
     for result in results:
-        result.outptu  # attr-defined
-        result.error.upper()  # union-attr
-        if result.status == "done":  # comparison-overlap
+        result.outptu  # attr-defined | reportAttributeAccessIssue
+        result.error.upper()  # union-attr | reportOptionalMemberAccess
+        if result.status == "done":  # comparison-overlap | -
             return result.index
-    async for streamed in processor.batch(range(3)):  # attr-defined
+    async for streamed in BatchProcessor(double).batch(range(3)):  # attr-defined | reportGeneralTypeIssues
         print(streamed)
-    first: BatchResult = results.failed  # assignment
-    return first  # return-value
+    first: BatchResult = results.failed  # assignment | reportAssignmentType
+    return first  # return-value | reportReturnType
 
 
 class Strict:
     def __init__(self) -> None:
-        Runtime(port=9464)  # call-arg
-        flowrt.runn(main())  # attr-defined
-        text: str = run(main())  # assignment
-        run(main)  # arg-type
+        Runtime(port=9464)  # call-arg | reportCallIssue
+        Runtime(log_level="verbose")  # arg-type | reportArgumentType
+        flowrt.runn(main())  # attr-defined | reportAttributeAccessIssue
+        text: str = run(main())  # assignment | reportAssignmentType
+        run(main)  # arg-type | reportArgumentType
+        run(main(), log_level="verbose")  # arg-type | reportArgumentType
         print(text)

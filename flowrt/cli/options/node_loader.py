@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from flowrt.cli.exit_codes import CommandError, say
-from flowrt.model.node import BaseNode, FunctionNode, as_node
+from flowrt.model.foreign_node import as_node
+from flowrt.model.node import BaseNode, FunctionNode
 
 __all__ = ["load_node"]
 

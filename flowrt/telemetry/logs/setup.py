@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import structlog
 
@@ -16,7 +16,8 @@ from flowrt.telemetry.logs.writer_thread import LineSink
 __all__ = ["LogFormat", "LogLevel", "LogSetup"]
 
 LogFormat = Literal["json", "console"]
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "debug", "info", "warning", "error", "critical"]
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class LogSetup:
@@ -36,11 +37,11 @@ class LogSetup:
         ValueError: The format or the level is not one of those.
     """
 
-    def __init__(self, format: LogFormat | None = None, level: str = "INFO") -> None:  # noqa: A002  # the API's word
+    def __init__(self, format: LogFormat | None = None, level: LogLevel = "INFO") -> None:  # noqa: A002  # the API's word
         if format is not None and format not in get_args(LogFormat):
             raise ValueError(f"log_format must be 'json', 'console' or None, not {format!r}")
-        if not isinstance(level, str) or level.upper() not in get_args(LogLevel):
-            raise ValueError(f"log_level must be one of {', '.join(get_args(LogLevel))}, not {level!r}")
+        if not isinstance(level, str) or level.upper() not in _LEVELS:
+            raise ValueError(f"log_level must be one of {', '.join(_LEVELS)}, not {level!r}")
         self.active = (
             sys.stderr is not None  # closed before Python started
             and not structlog.is_configured()
