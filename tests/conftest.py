@@ -83,7 +83,14 @@ def run_virtual() -> Run:
 ON_ONE_PYTHON = (
     *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/", "cli/io/"),
     *("cli/options/test_journal.py", "dashboards/", "demo/", "docs/", "tools/"),
-    *("journal/test_kills.py", "journal/test_recovery.py", "loadtest/", "reporting/", "server/test_saturated.py"),
+    *(
+        "executors/test_worker_crashes.py",
+        "journal/test_kills.py",
+        "journal/test_recovery.py",
+        "loadtest/",
+        "reporting/",
+        "server/test_saturated.py",
+    ),
     *("telemetry/metrics/test_exposition.py", "test_typing.py", "whatif/"),
 )
 """Slow tests of commands and formats that behave the same on every Python."""

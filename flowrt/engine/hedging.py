@@ -120,7 +120,7 @@ class Hedging:
         now = self._clock()
         soonest = 0
         for race in tuple(self._races.values()):
-            if race.over or race.hedges >= self._tracker.most:
+            if race.over or race.hedges >= self._tracker.most or not race.item.started_ns:  # it waits for a worker
                 continue
             due = race.item.started_ns + after * (race.hedges + 1)
             if due <= now:

@@ -129,6 +129,8 @@ class PolicyPipeline:
             if batch.ledger is not None:
                 batch.ledger.resume(RATE_LIMIT, now)
         item.started_ns = began_ns or self._clock()
+        if began_ns:
+            item.probe_ns = began_ns  # kept apart: a remote executor sets when the attempt started in its worker
 
     async def _pass(self, breaker: CircuitBreaker) -> int:
         """Wait for the circuit; returns the time by which it identifies a probe, 0 where it is closed."""
@@ -165,7 +167,9 @@ class PolicyPipeline:
                     ok = state == "ok" or not self._breaker.counts(error)
                 except Exception as exc:
                     ok, broken = False, exc
-            self._breaker.record(item.finished_ns, item.started_ns, ok)
+            self._breaker.record(item.finished_ns, item.probe_ns or item.started_ns, ok)
+            if item.probe_ns:
+                item.probe_ns = 0
         if began and item.ticket is not None and self._rate_limiter is not None and self._rate_limiter.settles:
             self._rate_limiter.settle(item.ticket, item.metadata)
         item.ticket = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from flowrt.executors.pickling import dumps
@@ -20,31 +19,33 @@ _COUNT: Final = struct.Struct("<I")
 _LENGTH: Final = struct.Struct("<Q")
 
 
-class Kind(IntEnum):
+class Kind:
     """Kinds of messages; the comment says which columns the envelope has behind the kind, and the payload."""
 
-    HELLO = 0  # to the worker: () and a dict of settings
-    OPEN = 1  # to the worker: (session,) and the session's node and workflow
-    ITEMS = 2  # to the worker: (session, seqs, indices, attempts, contexts) and the list of inputs
-    CANCEL = 3  # to the worker: (seqs,)
-    RECALL = 4  # to the worker: (count,), so many items that have not started are to be given back
-    CLOSE = 5  # to the worker: (session,)
-    STOP = 6  # to the worker: ()
-    READY = 7  # to the driver: (pid, host)
-    OUTCOMES = 8  # to the driver: (seqs, statuses, service_ns, inbox_ns, usage) and the list of values
-    UNREADABLE = 9  # to the driver: (seqs,) of a frame of several items that could not be loaded
-    RETURNED = 10  # to the driver: (seqs,)
-    EVENT = 11  # to the driver: () and a dict to log
+    # plain integers: members of an enumeration would be pickled by name
+
+    HELLO: Final = 0  # to the worker: () and a dict of settings
+    OPEN: Final = 1  # to the worker: (session,) and the session's node and workflow
+    ITEMS: Final = 2  # to the worker: (session, first number, indices, attempts, contexts) and the list of inputs
+    CANCEL: Final = 3  # to the worker: (numbers,)
+    RECALL: Final = 4  # to the worker: (count,), so many items that have not started are to be given back
+    CLOSE: Final = 5  # to the worker: (session,)
+    STOP: Final = 6  # to the worker: ()
+    READY: Final = 7  # to the driver: (pid, host)
+    OUTCOMES: Final = 8  # to the driver: (numbers, statuses, service_ns, inbox_ns, usage) and the list of values
+    UNREADABLE: Final = 9  # to the driver: (numbers,) of a frame of several items that could not be loaded
+    RETURNED: Final = 10  # to the driver: (numbers,)
+    OPENED: Final = 11  # to the driver: (session,), whose node has been loaded
 
 
-class Status(IntEnum):
+class Status:
     """How an attempt ended in a worker, and what its value in the payload is."""
 
-    OK = 0  # the output
-    SEALED = 1  # the output, pickled by itself, since loading it may fail
-    RESULT = 2  # a NodeResult, or another object that the node returned, pickled by itself
-    RAISED = 3  # the exception, pickled by itself
-    CANCELLED = 4  # None
+    OK: Final = 0  # the output
+    SEALED: Final = 1  # the output, pickled by itself, since loading it may fail
+    RESULT: Final = 2  # a NodeResult, or another object that the node returned, pickled by itself
+    RAISED: Final = 3  # the exception, pickled by itself
+    CANCELLED: Final = 4  # None
 
 
 class Frame(NamedTuple):

@@ -1,4 +1,4 @@
-"""Worker processes of this machine: a subprocess, a socket pair and 64 bytes of shared memory each.
+"""Worker processes of this machine: a subprocess, a socket pair and some shared memory each.
 
 No multiprocessing: its start methods import `__main__` again, and its helper processes outlive a killed driver.
 """
@@ -7,36 +7,65 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
+import functools
 import os
 import platform
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final
 
-from flowrt._util.daemon_thread import DaemonThreads
 from flowrt.executors.frames import FrameReader, Kind, make_frame, on_the_wire
+from flowrt.executors.outcome_memory import MEMORY_BYTES, OutcomeMemory
 from flowrt.executors.transport import Death, Receiver, Transport
 
 __all__ = ["ProcessLauncher", "ProcessTransport"]
 
 _READ_BYTES: Final = 1 << 18
 _BOOTSTRAP: Final = Path(__file__).parent.parent / "remote" / "bootstrap.py"
-_MEMORY_BYTES: Final = 64
-_threads: Final = DaemonThreads("flowrt-hire")  # they last: a worker ends with the thread that started it
+_LONGEST_LINE: Final = 10_000
 
 
 class ProcessLauncher:
-    """Starts worker processes."""
+    """Starts worker processes, in a thread, since that takes milliseconds.
 
-    def launch(self, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Future[Transport]:
-        """Start a process in a thread, since that takes milliseconds."""
-        return _threads.submit(loop, ProcessTransport, name)
+    The thread lasts as long as this process does: the kernel ends a worker with the thread that started it.
+    """
+
+    def launch(self, name: str) -> Future[Transport]:
+        """Start a process."""
+        answer: Future[Transport] = Future()
+        _launches().put((answer, name))
+        return answer
+
+
+@functools.cache
+def _launches() -> SimpleQueue[tuple[Future[Transport], str]]:
+    """Queue of the workers to start, and its thread."""
+    queue: SimpleQueue[tuple[Future[Transport], str]] = SimpleQueue()
+
+    def start_all() -> None:
+        while True:
+            answer, name = queue.get()
+            try:
+                answer.set_result(ProcessTransport(name))
+            except BaseException as exc:  # raised where the future is read
+                answer.set_exception(exc)
+            del answer
+
+    threading.Thread(target=start_all, name="flowrt-hire", daemon=True).start()
+    return queue
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_launches.cache_clear)  # the child has no such thread
 
 
 class ProcessTransport:
@@ -53,7 +82,7 @@ class ProcessTransport:
         errors, its_errors = os.pipe()
         memory = _anonymous_file()
         try:
-            self._memory = mmap.mmap(memory, _MEMORY_BYTES)
+            self._memory = OutcomeMemory(memory)
             self._process = subprocess.Popen(  # noqa: S603  # our own command
                 [
                     *(sys.executable, *subprocess._args_from_interpreter_flags(), "-P", str(_BOOTSTRAP)),  # type: ignore[attr-defined]  # noqa: SLF001  # as multiprocessing does
@@ -70,7 +99,6 @@ class ProcessTransport:
             os.close(memory)
         self.pid = self._process.pid
         self.host = platform.node()
-        self._running = memoryview(self._memory).cast("Q")
         self._socket = ours
         self._errors = errors
         for descriptor in (ours.fileno(), errors):
@@ -121,36 +149,39 @@ class ProcessTransport:
             self._receiver.received(parts)
 
     def _read_errors(self) -> None:
-        try:
-            data = os.read(self._errors, 1 << 16)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data and self._loop is not None:
-            self._loop.remove_reader(self._errors)
-        *lines, self._line = (self._line + data).split(b"\n")
-        if not data and self._line:
-            lines.append(self._line)
-            self._line = b""
-        for line in lines:
-            self._receiver.printed(line.decode(errors="replace").rstrip())
+        while True:
+            try:
+                data = os.read(self._errors, 1 << 16)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            *lines, rest = (self._line + data).split(b"\n")
+            if (not data and rest) or len(rest) > _LONGEST_LINE:
+                lines.append(rest)
+                rest = b""
+            self._line = rest
+            for line in lines:
+                self._receiver.printed(line[:_LONGEST_LINE].decode(errors="replace").rstrip())
+            if not data:
+                if self._loop is not None:
+                    self._loop.remove_reader(self._errors)
+                return
 
     def _ended(self) -> None:
         """Read what the process has left behind, and report its end."""
         if self._over:
             return
         self._over = True
-        while not self._socket_is_empty():
-            pass
-        with contextlib.suppress(OSError):
-            self._read_errors()
-        self.detach()
         self._process.kill()  # it may have closed its socket only
         status = self._process.wait()
-        running = self._running[0]
+        while not self._socket_is_empty():
+            pass
+        self._read_errors()
+        self.detach()
+        death = Death(_how(status), int(self._memory.running[0]), self._memory.read())
         self._close_descriptors()
-        self._receiver.lost(Death(_how(status), int(running)))
+        self._receiver.lost(death)
 
     def _socket_is_empty(self) -> bool:
         try:
@@ -202,21 +233,23 @@ class ProcessTransport:
 
     def running(self) -> int | None:
         """Number of the plain-function item that the worker runs now, 0 for none."""
-        return 0 if self._over else int(self._running[0])
+        return 0 if self._over else int(self._memory.running[0])
 
     def kill(self) -> None:
         """End the process at once."""
         self._process.kill()
 
+    def stop(self) -> None:
+        """Ask the process to end."""
+        if not self._over:
+            with contextlib.suppress(OSError):  # its inbox is full: it is killed
+                self._socket.send(b"".join(on_the_wire(make_frame((Kind.STOP,)))))
+
     def close(self, timeout_s: float) -> None:
-        """Ask the process to end, and kill it after the timeout."""
+        """Wait for the process, and kill it after the timeout."""
         if self._over:
             return
         self._over = True
-        with contextlib.suppress(OSError):
-            self._socket.setblocking(True)
-            self._socket.settimeout(timeout_s)
-            self._socket.sendall(b"".join(on_the_wire(make_frame((Kind.STOP,)))))
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -225,7 +258,6 @@ class ProcessTransport:
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:
-        self._running.release()
         self._memory.close()
         self._socket.close()
         os.close(self._errors)
@@ -244,7 +276,7 @@ def _anonymous_file() -> int:
 
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, _MEMORY_BYTES)
+    os.ftruncate(descriptor, MEMORY_BYTES)
     return descriptor
 
 

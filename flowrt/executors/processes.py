@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,7 +18,7 @@ from flowrt._util.validation import check_count
 from flowrt.errors import MissingExtraError
 from flowrt.executors.pickling import dumps_alone
 from flowrt.executors.process_transport import ProcessLauncher
-from flowrt.executors.remote_pool import RemotePool
+from flowrt.executors.remote_pool import PoolSettings, RemotePool
 from flowrt.executors.remote_session import RemoteSession
 from flowrt.model.node import BaseNode
 
@@ -32,6 +35,8 @@ class ProcessesExecutor:
     Args:
         workers: Number of processes; the number of usable cores by default.
         initializer: Called once in each worker before its first item, to load a model or open a connection.
+        recycle_after: Number of items after which a worker is replaced by a new one, for code that leaks.
+        memory_limit: Resident memory above which a worker is replaced, in bytes.
         max_crashes: Number of workers that an item may kill before it fails as `WorkerCrashed`.
 
     Raises:
@@ -45,29 +50,38 @@ class ProcessesExecutor:
         workers: int | None = None,
         *,
         initializer: Callable[[], Any] | None = None,
+        recycle_after: int | None = None,
+        memory_limit: int | None = None,
         max_crashes: int = 3,
     ) -> None:
         self.workers = usable_cores() if workers is None else check_count("workers", workers)
-        self._max_crashes = check_count("max_crashes", max_crashes)
+        self._settings = PoolSettings(
+            kind="processes",
+            workers=self.workers,
+            max_crashes=check_count("max_crashes", max_crashes),
+            recycle_after=None if recycle_after is None else check_count("recycle_after", recycle_after),
+            memory_limit=None if memory_limit is None else check_count("memory_limit", memory_limit),
+        )
         _check_installed()
         self._initializer = None if initializer is None else dumps_alone(initializer, "the initializer")
         self._pools: list[RemotePool] = []
+        self._lock = threading.Lock()  # batches may start on loops in several threads
 
     def open(self, node: BaseNode, slots: int) -> RemoteSession:
         """Open a session in the workers of the running loop, or in idle ones."""
         loop = asyncio.get_running_loop()
-        for pool in self._pools:
-            if pool.loop is loop:
-                return pool.open(node, slots)
-        for pool in self._pools:
-            if pool.loop is None:
-                return pool.open(node, slots)
-        pool = RemotePool(
-            "processes", ProcessLauncher(), self.workers, hello=self._hello(), max_crashes=self._max_crashes
-        )
-        self._pools.append(pool)
-        atexit.register(pool.close)
-        return pool.open(node, slots)
+        with self._lock:
+            pools = [pool for pool in self._pools if pool.pid == os.getpid()]  # those of a parent process are its own
+            for pool in pools:
+                if pool.loop is loop:
+                    return pool.open(node, slots)
+            for pool in pools:
+                if pool.loop is None or pool.loop.is_closed():
+                    return pool.open(node, slots)
+            pool = RemotePool(ProcessLauncher(), replace(self._settings, hello=self._hello()))
+            self._pools.append(pool)
+            atexit.register(pool.close)
+            return pool.open(node, slots)
 
     def close(self) -> None:
         """End the workers; batches that still run fail. A later batch starts new workers."""
@@ -88,12 +102,27 @@ class ProcessesExecutor:
         return {
             "path": [str(Path(entry or ".").resolve()) for entry in sys.path],
             "argv": sys.argv,
-            "modules": {},
+            "modules": _modules_from_files(),
             "initializer": self._initializer,
         }
 
     def __repr__(self) -> str:
         return f"ProcessesExecutor(workers={self.workers})"
+
+
+def _modules_from_files() -> dict[str, str]:
+    """Modules that were loaded from a file under a name of their own, which a worker could not find on the path."""
+    folders = {os.path.abspath(entry) for entry in sys.path}  # noqa: PTH100  # of strings, some hundred times
+    found = {}
+    for name, module in list(sys.modules.items()):
+        spec: Any = getattr(module, "__spec__", None)
+        file = getattr(spec, "origin", None)
+        if isinstance(file, str) and file.endswith(".py") and "." not in name and spec.name == name:
+            module_path = file.removesuffix(".py").removesuffix(f"{os.sep}__init__")
+            folder, _, stem = os.path.abspath(module_path).rpartition(os.sep)  # noqa: PTH100
+            if stem != name or folder not in folders:
+                found[name] = os.path.abspath(file)  # noqa: PTH100
+    return found
 
 
 _default: Final[list[ProcessesExecutor]] = []

@@ -15,6 +15,7 @@ from flowrt.executors.pickling import PicklingError, find_unpicklable
 from flowrt.executors.remote_errors import unpack_exception
 from flowrt.executors.send_ahead import SendAhead
 from flowrt.executors.transport import Death, Transport
+from flowrt.executors.workers import COUNTS
 from flowrt.model.node import NodeResult
 
 __all__ = ["LinkOwner", "RemoteLink"]
@@ -35,8 +36,8 @@ class LinkOwner(Protocol):
     def link_lost(self, link: RemoteLink, death: Death) -> None:
         """The worker has ended."""
 
-    def link_event(self, link: RemoteLink, event: dict[str, Any]) -> None:
-        """The worker printed or logged something."""
+    def link_printed(self, link: RemoteLink, line: str) -> None:
+        """The worker printed a line to its standard error."""
 
 
 class RemoteLink:
@@ -54,7 +55,8 @@ class RemoteLink:
         ahead: How many plain-function items it may have at once.
         suspect: A coroutine attempt that runs alone, since it may have killed two workers.
         ready: True once it can take items.
-        retiring: True if it takes nothing more, and is ended when it is idle.
+        was_ready: True once it was ready, even if it has ended since.
+        retiring: True if it was asked to end.
         done: Number of attempts that ended in it.
         busy_ns: Time for which it ran attempts, in nanoseconds.
         resident_bytes: Its resident memory at its last message.
@@ -75,16 +77,16 @@ class RemoteLink:
         self.ahead = SendAhead()
         self.suspect: Entry | None = None
         self.ready = False
+        self.was_ready = False
         self.retiring = False
         self.done = 0
         self.busy_ns = 0
         self.resident_bytes = 0
         self.why_killed: str | None = None
-        self.transport_ns = 0
         self._owner = owner
         self._clock = clock
         self._next_number = next_number
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, bool] = {}  # those that the worker knows; True once their node is loaded there
 
     def attach(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         """Use this loop from now on."""
@@ -96,7 +98,7 @@ class RemoteLink:
     def send(self, session: Session, entries: Sequence[Entry]) -> None:
         """Send attempts of one session, in one message where that is possible."""
         if session.number not in self._sessions:
-            self._sessions.add(session.number)
+            self._sessions[session.number] = False
             self.transport.send(make_frame((Kind.OPEN, session.number), session.opening))
         most = self.transport.most_bytes
         if most is not None and self.ahead.item_bytes * len(entries) > most:
@@ -115,7 +117,7 @@ class RemoteLink:
         envelope = (
             Kind.ITEMS,
             session.number,
-            numbers,
+            first,
             [item.index for item in items],
             [entry.attempt for entry in entries],
             contexts,
@@ -130,17 +132,17 @@ class RemoteLink:
                 entries[0].fail(PicklingError(find_unpicklable(items[0].input_data, "the input", exc)))
             return
         now = self._clock()
-        blocking = session.blocking
+        blocking, opened = session.blocking, self._sessions[session.number]
         idle = not self.entries
         for number, entry in zip(numbers, entries, strict=True):
             entry.link = self
             entry.number = number
             entry.sent_ns = now
-            if entry.own and not blocking:
+            if entry.own and opened and not blocking:
                 entry.item.started_ns = now
         self.entries.update(zip(numbers, entries, strict=True))
-        if blocking and idle and entries[0].own:
-            items[0].started_ns = now
+        if blocking and idle:
+            self._start_next()
         self.ahead.record_sent(count, sum(map(len, parts[:2])))
         self.transport.send(parts)
 
@@ -155,7 +157,7 @@ class RemoteLink:
     def close_session(self, session: Session) -> None:
         """Let the worker forget a session."""
         if session.number in self._sessions:
-            self._sessions.discard(session.number)
+            del self._sessions[session.number]
             self.transport.send(make_frame((Kind.CLOSE, session.number)))
 
     def kill(self, reason: str) -> None:
@@ -179,25 +181,39 @@ class RemoteLink:
             self._owner.link_answered(self)
         elif kind == Kind.READY:
             self.transport.pid, self.transport.host = frame.envelope[1:]
-            self.ready = True
+            self.ready = self.was_ready = True
             self._owner.link_ready(self)
+        elif kind == Kind.OPENED:
+            self._opened(frame.envelope[1])
         elif kind == Kind.UNREADABLE or kind == Kind.RETURNED:
             back = [self.entries.pop(number) for number in frame.envelope[1] if number in self.entries]
             for entry in back:
                 entry.alone = entry.alone or kind == Kind.UNREADABLE
             self._start_next()
             self._owner.link_returned(self, back)
-        elif kind == Kind.EVENT:
-            self._owner.link_event(self, frame.load())
 
     def _outcomes(self, frame: Frame) -> None:
         _, numbers, statuses, services_ns, inboxes_ns, usage = frame.envelope
-        unreadable: BaseException | None = None
+        busy_ns, self.resident_bytes = usage
+        COUNTS.busy_ns[self.slot] += busy_ns - self.busy_ns
+        self.busy_ns = busy_ns
+        unreadable: Exception | None = None
         try:
             values = frame.load()
         except Exception as exc:
-            unreadable = exc
-            values = [None] * len(numbers)
+            unreadable, values = exc, [None] * len(numbers)
+        self._end(numbers, statuses, services_ns, inboxes_ns, values, unreadable)
+
+    def _end(
+        self,
+        numbers: Sequence[int],
+        statuses: Sequence[int],
+        services_ns: Sequence[int],
+        inboxes_ns: Sequence[int],
+        values: Sequence[Any],
+        unreadable: Exception | None,
+    ) -> None:
+        """Finish the attempts that have ended in the worker."""
         now = self._clock()
         take, ok = self.entries.pop, Status.OK
         entry: Entry | None = None
@@ -215,29 +231,57 @@ class RemoteLink:
                 _finish(entry, status, value, unreadable)
         count = len(numbers)
         self.done += count
-        self.busy_ns, self.resident_bytes = usage
         self.ahead.record_service(count, sum(services_ns))
         if entry is not None:
-            self.transport_ns = max(0, now - entry.sent_ns - services_ns[-1] - inboxes_ns[-1])
+            COUNTS.add_transport(max(0, now - entry.sent_ns - services_ns[-1] - inboxes_ns[-1]))
         if self.suspect is not None and not self.entries:
             self.suspect = None
+        self._start_next()
+
+    def _opened(self, session: int) -> None:
+        """Let the time of attempts run that waited for their node to be loaded."""
+        if session in self._sessions:
+            self._sessions[session] = True
+        for entry in self.entries.values():
+            if entry.session.number == session and entry.own and not entry.session.blocking:
+                entry.item.started_ns = self._clock()
         self._start_next()
 
     def _start_next(self) -> None:
         """Let the time of the plain-function item run that the worker runs next."""
         for entry in self.entries.values():
             if entry.session.blocking:
-                if entry.own and not entry.item.started_ns:
+                if entry.own and not entry.item.started_ns and self._sessions[entry.session.number]:
                     entry.item.started_ns = self._clock()
                 break
 
+    def observe_running(self) -> None:
+        """Let the time of the item run that the worker says it runs.
+
+        Items before it have ended there, and their outcomes are not here yet: their time does not go on.
+        """
+        number = self.transport.running()
+        current = self.entries.get(number) if number else None
+        if current is None or (current.item.started_ns and current.own):
+            return
+        for entry in self.entries.values():
+            if entry is current:
+                break
+            if entry.session.blocking and entry.own:
+                entry.item.started_ns = 0
+        if current.own:
+            current.item.started_ns = self._clock()
+
     def printed(self, line: str) -> None:
         """Take a line that the worker printed to its standard error."""
-        self._owner.link_event(self, {"event": "worker.stderr", "line": line})
+        self._owner.link_printed(self, line)
 
     def lost(self, death: Death) -> None:
         """Take note that the worker has ended."""
         self.ready = False
+        if death.outcomes:
+            numbers, statuses, services_ns, inboxes_ns, values = zip(*death.outcomes, strict=True)
+            self._end(numbers, statuses, services_ns, inboxes_ns, values, None)
         self._owner.link_lost(self, death)
 
     def __repr__(self) -> str:
@@ -245,7 +289,7 @@ class RemoteLink:
         return f"<RemoteLink {self.slot}: {state}, {len(self.entries)} in flight, {self.ahead!r}>"
 
 
-def _finish(entry: Entry, status: int, value: Any, unreadable: BaseException | None) -> None:
+def _finish(entry: Entry, status: int, value: Any, unreadable: Exception | None) -> None:
     """Finish an attempt that did not simply return a plain value."""
     if status == Status.CANCELLED:
         entry.fail(ExecutorFailedError("the worker cancelled the attempt"))

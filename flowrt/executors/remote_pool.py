@@ -1,80 +1,88 @@
-"""Pool of remote workers: hire them, replace the dead, attribute crashes, run the batches' attempts."""
+"""Pool of remote workers: hire, recycle and replace them, and deal the batches' attempts out to them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Sequence
-from functools import partial
+import os
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flowrt._util.clock import clock_of
-from flowrt.errors import ExecutorFailedError, WorkerCrashed
+from flowrt.errors import ExecutorFailedError
+from flowrt.executors.crashes import Attribution, attribute
 from flowrt.executors.frames import Kind, make_frame
 from flowrt.executors.mailbox import Entry, Mailbox, Session
 from flowrt.executors.remote_link import RemoteLink
 from flowrt.executors.remote_session import RemoteSession
 from flowrt.executors.transport import Death, Launcher, Transport
-from flowrt.executors.workers import POOLS, RESTART_REASONS, LastCrash, WorkerState
+from flowrt.executors.worker_slot import WorkerSlot
+from flowrt.executors.workers import COUNTS, POOLS, LastCrash, WorkerState, report
 from flowrt.model.node import BaseNode
 
-__all__ = ["RemotePool"]
+__all__ = ["PoolSettings", "RemotePool"]
 
-_log: Final = logging.getLogger("flowrt.workers")
 _MOST_FAILED_STARTS: Final = 3
-_LAST_LINES: Final = 20
+_BALANCE_S: Final = 0.01  # a worker that is idle for so long takes items that were sent ahead to another one
+_WATCH_S: Final = 0.05  # precision of the time limits of plain functions
+_STOP_S: Final = 1.0  # that a recycled worker has for its exit handlers
 
 
-class _Slot:
-    """One worker after the other."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """Settings of a pool.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.link: RemoteLink | None = None
-        self.starting: asyncio.Future[Transport] | None = None
-        self.restarts = dict.fromkeys(RESTART_REASONS, 0)
-        self.busy_ns_before = 0
-        self.last_crash: LastCrash | None = None
-        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+    Args:
+        kind: What the workers are, such as "processes".
+        workers: How many there are at most.
+        hello: Settings that each worker is sent first.
+        max_crashes: Number of workers that an item may kill before it fails.
+        recycle_after: Number of attempts after which a worker is replaced, or None.
+        memory_limit: Resident memory above which a worker is replaced, in bytes, or None.
+    """
+
+    kind: str
+    workers: int
+    hello: dict[str, Any] = field(default_factory=dict)
+    max_crashes: int = 3
+    recycle_after: int | None = None
+    memory_limit: int | None = None
 
 
 class RemotePool:
     """Workers of one executor, used by batches on one loop at a time.
 
     Args:
-        kind: What the workers are, such as "processes".
-        launcher: Starts them.
-        workers: How many there are at most.
-        hello: Settings that each worker is sent first.
-        max_crashes: Number of workers that an item may kill before it fails.
+        launcher: Starts the workers.
+        settings: The settings.
 
     Attributes:
         clock: The clock of the loop that it is attached to, in nanoseconds.
-        reruns: Number of times that an attempt was run again, since its worker ended.
+        loop: The loop of the batches that use it now, or None.
+        pid: The process that made it.
     """
 
-    def __init__(self, kind: str, launcher: Launcher, workers: int, *, hello: dict[str, Any], max_crashes: int) -> None:
-        self.kind = kind
-        self.reruns = 0
+    def __init__(self, launcher: Launcher, settings: PoolSettings) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.pid = os.getpid()
         self._launcher = launcher
-        self._hello = hello
-        self._max_crashes = max_crashes
-        self._slots = [_Slot(f"w{place}") for place in range(workers)]
+        self._settings = settings
+        names = [f"w{place}" for place in range(settings.workers)]
+        for name in names:
+            COUNTS.declare(name)
+        self._slots = {name: WorkerSlot(name) for name in names}
         self._sessions: dict[int, RemoteSession] = {}
         self._session_numbers = 0
         self._numbers = 1
         self._failed_starts = 0
         self._failure: ExecutorFailedError | None = None
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._balancing: asyncio.TimerHandle | None = None
+        self._watching: asyncio.TimerHandle | None = None
         self._mailbox: Mailbox
         POOLS.add(self)
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop of the batches that use it now, or None."""
-        return self._loop
 
     # -- batches -------------------------------------------------------------------------------------------------------
 
@@ -83,18 +91,26 @@ class RemotePool:
 
         Raises:
             TypeError: The node cannot be pickled.
-            RuntimeError: The executor was closed.
         """
-        if self._closed:
-            raise RuntimeError(f"the executor {self.kind!r} was closed")
-        loop = asyncio.get_running_loop()
+        session = RemoteSession(self, self._session_numbers + 1, node, slots)
         self._session_numbers += 1
-        session = RemoteSession(self, self._session_numbers, node, slots)
-        if self._loop is None:
+        loop = asyncio.get_running_loop()
+        if self.loop is not loop:
+            self._leave_closed_loop()
             self._attach(loop)
         self._sessions[session.number] = session
         self._hire()
         return session
+
+    def _leave_closed_loop(self) -> None:
+        """Forget batches whose loop was closed before they ended, and end the workers that still run their items."""
+        if self.loop is not None:
+            self._sessions.clear()
+            self._detach()
+            for link in self._links():
+                if link.entries:
+                    link.entries.clear()
+                    link.kill("timeout")
 
     def close_session(self, session: Session) -> None:
         """Let the workers forget a batch. They stay."""
@@ -113,71 +129,100 @@ class RemotePool:
             self._mailbox.add(entry)
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self.clock = clock_of(loop)
         self._failure = None
         self._failed_starts = 0
         self._mailbox = Mailbox(loop, self._ready_links)
-        for slot in self._slots:
-            if slot.link is not None:
-                slot.link.attach(loop, self.clock)
+        for slot in self._slots.values():
+            for link in slot.links():
+                link.attach(loop, self.clock)
+            if slot.starting is not None:
+                self._await_start(slot, slot.starting)
+        self._watching = loop.call_later(_WATCH_S, self._watch)
+
+    def _watch(self) -> None:
+        """Look which items run: a worker's messages do not say when a plain function starts."""
+        if self.loop is not None:
+            self._watching = self.loop.call_later(_WATCH_S, self._watch)
+        for link in self._links():
+            if len(link.entries) > 1:
+                link.observe_running()
 
     def _detach(self) -> None:
-        self._loop = None
-        for slot in self._slots:
-            if slot.link is not None:
-                slot.link.transport.detach()
+        self.loop = None
+        for timer in (self._balancing, self._watching):
+            if timer is not None:
+                timer.cancel()
+        self._balancing = self._watching = None
+        for link in self._links():
+            link.transport.detach()
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
     def _links(self) -> list[RemoteLink]:
-        return [slot.link for slot in self._slots if slot.link is not None]
+        return [link for slot in self._slots.values() for link in slot.links()]
 
     def _ready_links(self) -> list[RemoteLink]:
-        return [link for link in self._links() if link.ready and not link.retiring]
+        return [slot.link for slot in self._slots.values() if slot.link is not None and slot.link.ready]
 
     def _hire(self) -> None:
         """Start workers up to the number that the batches can use."""
         wanted = sum(session.slots for session in self._sessions.values())
-        loop = self._loop
-        if loop is None or self._failure is not None:
+        if self.loop is None or self._failure is not None:
             return
-        for slot in self._slots[:wanted]:
-            if slot.link is None and slot.starting is None:
-                slot.last_lines.clear()
-                slot.starting = self._launcher.launch(loop, slot.name)
-                slot.starting.add_done_callback(partial(self._started, slot))
+        for slot in list(self._slots.values())[:wanted]:
+            if slot.link is None and slot.spare is None:
+                self._start(slot)
 
-    def _started(self, slot: _Slot, starting: asyncio.Future[Transport]) -> None:
-        slot.starting = None
-        loop = self._loop
-        if starting.cancelled():
+    def _start(self, slot: WorkerSlot) -> None:
+        if slot.starting is None:
+            slot.starting = self._launcher.launch(slot.name)
+            self._await_start(slot, slot.starting)
+
+    def _await_start(self, slot: WorkerSlot, starting: Future[Transport]) -> None:
+        loop = self.loop
+
+        def started(_: Future[Transport]) -> None:
+            if loop is not None:
+                with suppress(RuntimeError):  # the loop is closed: the next one sees to it
+                    loop.call_soon_threadsafe(self._started, slot, starting)
+
+        starting.add_done_callback(started)
+
+    def _started(self, slot: WorkerSlot, starting: Future[Transport]) -> None:
+        if self.loop is None or slot.starting is not starting:
             return
-        if (error := starting.exception()) is not None:
+        slot.starting = None
+        error = starting.exception()
+        if error is not None:
             self._start_failed(slot, f"{type(error).__name__}: {error}")
             return
+        slot.last_lines.clear()
         transport = starting.result()
-        if self._closed or loop is None:
-            transport.kill()
-            return
-        link = slot.link = RemoteLink(slot.name, transport, self, self.clock, self._take_numbers)
-        link.attach(loop, self.clock)
-        transport.send(make_frame((Kind.HELLO,), {**self._hello, "slot": slot.name}))
+        link = RemoteLink(slot.name, transport, self, self.clock, self._take_numbers)
+        if slot.link is None:
+            slot.link = link
+        else:
+            slot.spare = link
+        link.attach(self.loop, self.clock)
+        transport.send(make_frame((Kind.HELLO,), {**self._settings.hello, "slot": slot.name}))
 
-    def _start_failed(self, slot: _Slot, why: str) -> None:
+    def _start_failed(self, slot: WorkerSlot, why: str) -> None:
+        slot.replaces = None
         self._failed_starts += 1
         if self._failed_starts < _MOST_FAILED_STARTS:
             self._hire()
-            return
-        said = "".join(f"\n  {line}" for line in slot.last_lines) or " nothing"
-        self._fail(
-            ExecutorFailedError(
-                f"{self._failed_starts} workers ended before they were ready ({why}); the last one printed:{said}"
+        elif self._failure is None:
+            said = "".join(f"\n  {line}" for line in slot.last_lines) or " nothing"
+            self.fail(
+                ExecutorFailedError(
+                    f"{self._failed_starts} workers ended before they were ready ({why}); the last one printed:{said}"
+                )
             )
-        )
 
-    def _fail(self, error: ExecutorFailedError) -> None:
-        """Fail all attempts: no worker can run them."""
+    def fail(self, error: ExecutorFailedError) -> None:
+        """Fail all attempts, and so the batches: no worker can run anything."""
         self._failure = error
         entries = self._mailbox.take_all()
         for link in self._links():
@@ -193,101 +238,134 @@ class RemotePool:
 
     # -- what the links report -----------------------------------------------------------------------------------------
 
-    def link_ready(self, link: RemoteLink) -> None:  # noqa: ARG002  # the protocol's
-        """Send a new worker its share."""
+    def link_ready(self, link: RemoteLink) -> None:
+        """Send a new worker its share; a spare replaces its slot's worker."""
         self._failed_starts = 0
+        slot = self._slots[link.slot]
+        if link is slot.spare:
+            old, slot.link, slot.spare = slot.link, link, None
+            reason, slot.replaces = slot.replaces, None
+            if old is not None:
+                self._count_restart(slot, reason or "recycled")
+                slot.retired.append(old)
+                self._retire(old)
         self._mailbox.schedule()
 
-    def link_answered(self, link: RemoteLink) -> None:  # noqa: ARG002
-        """Send more to a worker that has capacity again."""
+    def _retire(self, link: RemoteLink) -> None:
+        """End a worker that was replaced, once it is idle."""
+        if link.retiring:
+            return
+        if any(entry.session.blocking for entry in link.entries.values()):
+            link.recall(len(link.entries))
+        if not link.entries and self.loop is not None:
+            link.retiring = True
+            link.transport.send(make_frame((Kind.STOP,)))
+            self.loop.call_later(_STOP_S, link.transport.kill)
+
+    def link_answered(self, link: RemoteLink) -> None:
+        """Send more to a worker that has capacity again, or replace it."""
+        slot = self._slots[link.slot]
+        if link is not slot.link:
+            self._retire(link)
+            return
+        settings = self._settings
+        if slot.replaces is None and slot.spare is None:
+            if settings.recycle_after is not None and link.done >= settings.recycle_after:
+                slot.replaces = "recycled"
+            elif settings.memory_limit is not None and link.resident_bytes > settings.memory_limit:
+                slot.replaces = "memory"
+            if slot.replaces is not None:
+                self._start(slot)
         if self._mailbox:
             self._mailbox.schedule()
+        elif not link.entries and self._balancing is None and self.loop is not None:
+            self._balancing = self.loop.call_later(_BALANCE_S, self._balance)
 
-    def link_returned(self, link: RemoteLink, entries: list[Entry]) -> None:  # noqa: ARG002
+    def _balance(self) -> None:
+        """Have items given back that wait in one worker while another one has none."""
+        self._balancing = None
+        links = self._ready_links()
+        if self._mailbox or all(link.entries for link in links):
+            return
+        donor = max(links, key=_sent_ahead)
+        count = _sent_ahead(donor)
+        if count > 0:
+            donor.recall(-(-count // 2))
+            if self.loop is not None:
+                self._balancing = self.loop.call_later(_BALANCE_S, self._balance)
+
+    def link_returned(self, link: RemoteLink, entries: list[Entry]) -> None:  # noqa: ARG002  # the protocol's
         """Queue items again that a worker gave back."""
-        self._mailbox.put_back(entries)
+        if entries:
+            self._mailbox.put_back(entries)
 
     def link_lost(self, link: RemoteLink, death: Death) -> None:
         """Attribute a crash, queue the innocent attempts again and hire another worker."""
-        slot = next(slot for slot in self._slots if slot.name == link.slot)
-        slot.link = None
-        slot.busy_ns_before += link.busy_ns
+        slot = self._slots[link.slot]
+        if link in slot.retired:
+            slot.retired.remove(link)
+        elif link is slot.spare:
+            slot.spare = None
+        else:
+            slot.link = None
         lines = tuple(slot.last_lines)
-        reason = link.why_killed or "crash"
-        slot.restarts[reason] += 1
-        entries = list(link.entries.values())
-        link.entries.clear()
-        if reason == "crash":
-            slot.last_crash = LastCrash(death.how, lines)
-            _log.warning("worker %s (pid %d) ended: %s", link.slot, link.transport.pid, death.how)
-        back = []
-        for entry in entries:
-            if entry.future.done():  # it was cancelled, and has ended now
-                entry.fail(ExecutorFailedError("its worker was ended"))
-                continue
-            if not entry.session.blocking:
-                suspect = reason == "crash"
-            else:
-                suspect = reason == "crash" and entry.number == death.running
-            entry.crashes += suspect
-            if entry.crashes >= self._max_crashes:
-                entry.fail(_crashed(entry, death, lines))
-            else:
-                self.reruns += bool(suspect or not entry.session.blocking)
-                back.append(entry)
-        if self._loop is None:
+        crashed = link.why_killed is None and not link.retiring
+        if crashed:
+            slot.last_crash = LastCrash(death.how, lines, time.time())
+            report("warning", "worker.crashed", worker=slot.name, pid=link.transport.pid, how=death.how)
+        if link.why_killed is not None or (crashed and link.was_ready):
+            self._count_restart(slot, link.why_killed or "crash")
+        if self.loop is None:
             return
-        self._mailbox.put_back(back)
-        if not link.done and not link.ready and reason == "crash" and not entries:
+        attribution = attribute(link, death, lines, self._settings.max_crashes) if link.entries else Attribution([], 0)
+        COUNTS.reruns += attribution.reruns
+        self._mailbox.put_back(attribution.innocent)
+        if crashed and not link.was_ready:
             self._start_failed(slot, death.how)
         else:
             self._hire()
 
-    def link_event(self, link: RemoteLink, event: dict[str, Any]) -> None:
-        """Keep and log what a worker printed."""
-        if event.get("event") == "worker.stderr":
-            slot = next(slot for slot in self._slots if slot.name == link.slot)
-            slot.last_lines.append(event["line"])
-            _log.info("worker %s: %s", link.slot, event["line"])
+    def _count_restart(self, slot: WorkerSlot, reason: str) -> None:
+        slot.restarts[reason] += 1
+        COUNTS.restarts[slot.name][reason] += 1
+
+    def link_printed(self, link: RemoteLink, line: str) -> None:
+        """Keep and report a line of a worker's standard error."""
+        self._slots[link.slot].last_lines.append(line)
+        report("info", "worker.stderr", worker=link.slot, pid=link.transport.pid, line=line)
 
     # -- seen from outside ---------------------------------------------------------------------------------------------
 
     def worker_states(self) -> list[WorkerState]:
         """State of each slot, for the live page and the metrics; any thread may call it."""
-        states = []
-        for slot in self._slots:
-            link = slot.link
-            states.append(
-                WorkerState(
-                    executor=self.kind,
-                    slot=slot.name,
-                    pid=0 if link is None else link.transport.pid,
-                    host="" if link is None else link.transport.host,
-                    ready=link is not None and link.ready,
-                    busy_seconds=(slot.busy_ns_before + (0 if link is None else link.busy_ns)) / 1e9,
-                    inflight=0 if link is None else len(link.entries),
-                    resident_bytes=0 if link is None else link.resident_bytes,
-                    restarts=dict(slot.restarts),
-                    last_crash=slot.last_crash,
-                )
-            )
-        return states
+        return [slot.state(self._settings.kind) for slot in self._slots.values()]
 
-    def close(self, timeout_s: float = 1.0) -> None:
-        """End the workers; block for at most `timeout_s`, then kill those that are left."""
+    def close(self, timeout_s: float = _STOP_S) -> None:
+        """End the workers; block for at most `timeout_s`, then kill those that are left. Nothing runs any more."""
+        if self._closed or self.pid != os.getpid():
+            return
         self._closed = True
         POOLS.discard(self)
-        for slot in self._slots:
-            link, slot.link = slot.link, None
-            if link is not None:
-                link.transport.close(timeout_s)
+        if self.loop is not None:
+            self.fail(ExecutorFailedError("the executor was closed"))
+            self._detach()
+        until = time.monotonic() + timeout_s
+        transports = [link.transport for link in self._links()]
+        for slot in self._slots.values():
+            if slot.starting is not None:
+                with suppress(Exception):
+                    transports.append(slot.starting.result(timeout_s))
+            slot.link = slot.spare = slot.starting = None
+            slot.retired.clear()
+        for transport in transports:
+            transport.stop()
+        for transport in transports:
+            transport.close(max(0.0, until - time.monotonic()))
+
+    def __repr__(self) -> str:
+        return f"<RemotePool of {self._settings.kind}: {len(self._ready_links())} of {len(self._slots)} workers ready>"
 
 
-def _crashed(entry: Entry, death: Death, lines: Sequence[str]) -> WorkerCrashed:
-    said = "".join(f"\n  {line}" for line in lines)
-    return WorkerCrashed(
-        f"its worker ended with {death.how} each of the {entry.crashes} times that item {entry.item.index} ran"
-        + (f"; the last one printed:{said}" if said else ""),
-        death.how,
-        tuple(lines),
-    )
+def _sent_ahead(link: RemoteLink) -> int:
+    """Number of plain-function items in a worker beside the one that runs."""
+    return sum(entry.session.blocking for entry in link.entries.values()) - 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,12 +22,12 @@ class Death:
     Args:
         how: The signal or exit status, such as "SIGKILL" or "exit status 3".
         running: Number of the plain-function item that it ran, 0 for none, None if that is not known.
-        last_lines: What it printed last to its standard error.
+        outcomes: Outcomes that it had not sent: number, status, service time, time in the inbox, value.
     """
 
     how: str
     running: int | None = None
-    last_lines: tuple[str, ...] = ()
+    outcomes: Sequence[tuple[int, int, int, int, Any]] = ()
 
 
 class Receiver(Protocol):
@@ -43,7 +44,7 @@ class Receiver(Protocol):
 
 
 class Transport(Protocol):
-    """Connection to one worker. All methods are called on the loop's thread, except `close`.
+    """Connection to one worker. All methods but `stop` and `close` are called on the loop's thread.
 
     Attributes:
         pid: The worker's process id, or 0 while it is unknown.
@@ -70,17 +71,21 @@ class Transport(Protocol):
     def kill(self) -> None:
         """End the worker at once, whatever it runs; `Receiver.lost` follows."""
 
+    def stop(self) -> None:
+        """Ask a worker that has left the loop to end after its exit handlers. Any thread may call it."""
+
     def close(self, timeout_s: float) -> None:
-        """End an idle worker after its exit handlers; block for at most `timeout_s`, then kill it. Any thread."""
+        """Block until a stopped worker has ended, for at most `timeout_s` seconds; then kill it. Any thread."""
 
 
 class Launcher(Protocol):
     """Starts workers."""
 
-    def launch(self, loop: asyncio.AbstractEventLoop, name: str) -> asyncio.Future[Transport]:
-        """Start a worker and return its transport; the worker sends READY once it has read HELLO.
+    def launch(self, name: str) -> Future[Transport]:
+        """Start a worker and return a future of its transport; the worker sends READY once it has read HELLO.
+
+        The future belongs to no loop: a batch may end, and its loop be closed, before the worker has started.
 
         Args:
-            loop: The running loop. If it is closed first, the worker is ended.
             name: The worker's slot, such as "w0".
         """

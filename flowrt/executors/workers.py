@@ -1,19 +1,38 @@
-"""Snapshot of the workers of all executors, for the live page, `flowrt top` and the metrics.
+"""Workers as they are seen from outside: a snapshot of all executors' workers, and the events that they report.
 
-`worker_states()` may be called from any thread at any time; it reads attributes and takes no lock.
+`worker_states()` is for the live page, `flowrt top` and the metrics. Any thread may call it at any time; it reads
+attributes and takes no lock.
 """
 
 from __future__ import annotations
 
+import os
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from flowrt._util.weak_registry import WeakRegistry
 
-__all__ = ["POOLS", "RESTART_REASONS", "LastCrash", "Pool", "WorkerState", "worker_states"]
+__all__ = [
+    "COUNTS",
+    "LISTENERS",
+    "POOLS",
+    "RESTART_REASONS",
+    "TRANSPORT_BOUNDS_S",
+    "LastCrash",
+    "Pool",
+    "WorkerCounts",
+    "WorkerState",
+    "report",
+    "worker_states",
+]
 
 RESTART_REASONS: Final = ("crash", "timeout", "recycled", "memory")
 """Why a slot got a new worker; `timeout` also stands for attempts that were cancelled otherwise."""
+
+TRANSPORT_BOUNDS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_TRANSPORT_BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in TRANSPORT_BOUNDS_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +47,7 @@ class LastCrash:
 
     how: str
     last_lines: tuple[str, ...]
-    at_s: float = 0.0
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +78,61 @@ class WorkerState:
     restarts: dict[str, int]
     last_crash: LastCrash | None
 
+    @property
+    def busy(self) -> bool:
+        """True if it has items now."""
+        return self.inflight > 0
+
+
+class WorkerCounts:
+    """Counts of all workers of this process since its start, whether their executors are still open or not.
+
+    Attributes:
+        busy_ns: Time for which workers ran attempts, in nanoseconds, by slot.
+        restarts: Number of workers that were replaced, by slot and reason.
+        reruns: Number of attempts that were run again, since their worker ended.
+        transport_counts: Messages of outcomes by the time that their last item was on the way, there and back; one
+            count for each bound of `TRANSPORT_BOUNDS_S`, and one above.
+        transport_ns: Sum of these times, in nanoseconds.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a forked child has none of these workers."""
+        self.busy_ns: dict[str, int] = {}
+        self.restarts: dict[str, dict[str, int]] = {}
+        self.reruns = 0
+        self.transport_counts = [0] * (len(TRANSPORT_BOUNDS_S) + 1)
+        self.transport_ns = 0
+
+    def declare(self, slot: str) -> None:
+        """Create a slot's counts at 0."""
+        self.busy_ns.setdefault(slot, 0)
+        self.restarts.setdefault(slot, dict.fromkeys(RESTART_REASONS, 0))
+
+    def add_transport(self, time_ns: int) -> None:
+        """Count the time that one message's last item was on the way."""
+        self.transport_counts[bisect_left(_TRANSPORT_BOUNDS_NS, time_ns)] += 1
+        self.transport_ns += time_ns
+
+
+COUNTS: Final = WorkerCounts()
+"""The counts of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=COUNTS.reset)
+
 
 class Pool(Protocol):
-    """Workers of one executor."""
+    """Workers of one executor.
+
+    Attributes:
+        pid: The process that started them; a forked child has a copy of the pool and none of its workers.
+    """
+
+    pid: int
 
     def worker_states(self) -> list[WorkerState]:
         """State of each slot."""
@@ -70,7 +141,20 @@ class Pool(Protocol):
 POOLS: Final[WeakRegistry[Pool]] = WeakRegistry()
 """The pools that are open."""
 
+Listener = Callable[[str, str, dict[str, Any]], None]
+"""Takes an event: its level, its name and its fields."""
+
+LISTENERS: Final[list[Listener]] = []
+"""Where events of workers go; the logs add themselves."""
+
 
 def worker_states() -> list[WorkerState]:
     """State of every slot of every executor of this process; empty if no executor has workers."""
-    return [state for pool in POOLS for state in pool.worker_states()]
+    pid = os.getpid()
+    return [state for pool in POOLS if pool.pid == pid for state in pool.worker_states()]
+
+
+def report(level: str, event: str, **fields: Any) -> None:
+    """Pass an event of a worker on to the listeners."""
+    for listener in LISTENERS:
+        listener(level, event, fields)

@@ -232,6 +232,7 @@ class ItemRecord(BatchResult[Any, Any]):
         beside: Number of its own latest attempt, if that has been hedged, else 0.
         hedge: Its last hedge that has ended.
         hedges: Number of its attempts that were hedges.
+        probe_ns: When its attempt was admitted as a probe of a half-open circuit, else 0.
         rate_wait_ns: Total time that it waited for rate limits and an open circuit, in nanoseconds.
         ticket: The rate limits' own handle.
         trace: The telemetry's own: None if the item is not traced; while it runs an object with the attribute `ids`; in
@@ -248,6 +249,7 @@ class ItemRecord(BatchResult[Any, Any]):
     hedge = SparseAttribute[Any](None)
     hedges = SparseAttribute[int](0)
     held_ns = SparseAttribute[int](0)
+    probe_ns = SparseAttribute[int](0)
     rate_wait_ns = SparseAttribute[int](0)
     retry = SparseAttribute[Any](None)
     stalled_ns = SparseAttribute[int](0)

@@ -7,17 +7,18 @@ import atexit
 import contextlib
 import ctypes
 import importlib
-import mmap
 import os
 import platform
 import signal
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from flowrt.executors.frames import Frame, FrameReader, Kind, make_frame, on_the_wire
+from flowrt.executors.outcome_memory import OutcomeMemory
 from flowrt.remote.runner import Runner
 
 __all__ = ["main"]
@@ -31,21 +32,21 @@ def main(socket_fd: int, memory_fd: int, parent: int) -> None:
 
     Args:
         socket_fd: One end of a socket pair.
-        memory_fd: 64 bytes of shared memory, in which the item that runs is noted.
+        memory_fd: Shared memory, in which the item that runs is noted.
         parent: The driver's process id.
     """
     _end_with(parent)
     for descriptor in (socket_fd, memory_fd):
         os.set_inheritable(descriptor, False)  # children of a node must not hold the driver's socket open
     connection = socket.socket(fileno=socket_fd)
-    running = memoryview(mmap.mmap(memory_fd, 64)).cast("Q")
+    memory = OutcomeMemory(memory_fd)
     hello, rest = _read_hello(connection)
     _apply(hello)
     sys.setswitchinterval(_SWITCH_S)
     ready = threading.Event()
     runners: list[Runner] = []
     thread = threading.Thread(
-        target=_run_loop, args=(connection, rest, running, runners, ready), name="flowrt-link", daemon=True
+        target=_run_loop, args=(connection, rest, memory, runners, ready), name="flowrt-link", daemon=True
     )
     thread.start()
     ready.wait()
@@ -99,48 +100,82 @@ def _register_module(name: str, file: str) -> None:
     sys.meta_path.append(Finder)
 
 
-class _Link(asyncio.Protocol):
-    """The socket to the driver, on the loop's thread."""
+class _Connection:
+    """The socket to the driver: read on the loop's thread, written by any thread."""
 
-    def __init__(self, runner: Runner, out: _Out) -> None:
-        self._runner = runner
-        self._out = out
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._lock = threading.Lock()
+        self._unsent: deque[memoryview] = deque()
+        self._loop: asyncio.AbstractEventLoop
         self._reader = FrameReader()
+        self._runner: Runner
 
-    def connection_made(self, transport: Any) -> None:
-        self._out.transport = transport
+    def serve(self, loop: asyncio.AbstractEventLoop, runner: Runner) -> None:
+        """Take messages from now on."""
+        self._loop = loop
+        self._runner = runner
+        self._socket.setblocking(False)
+        loop.add_reader(self._socket, self._read)
 
-    def data_received(self, data: bytes) -> None:
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(1 << 18)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)  # the driver has ended
         for parts in self._reader.feed(data):
             self._runner.receive(parts)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
-        os._exit(0)  # the driver has ended
-
-
-class _Out:
-    """Where messages go, once there is a transport."""
-
-    transport: Any
-
     def send(self, parts: Sequence[Any]) -> None:
-        self.transport.writelines(on_the_wire(parts))
+        """Send one message; what the socket does not take is written when it can."""
+        with self._lock:
+            for data in on_the_wire(parts):
+                view = memoryview(data).cast("B")
+                if not self._unsent:
+                    view = view[self._write(view) :]
+                    if view:
+                        self._loop.call_soon_threadsafe(self._loop.add_writer, self._socket, self._write_more)
+                if view:
+                    self._unsent.append(view)
+
+    def _write(self, view: memoryview) -> int:
+        try:
+            return self._socket.send(view)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            os._exit(0)  # the driver has ended
+
+    def _write_more(self) -> None:
+        with self._lock:
+            while self._unsent:
+                view = self._unsent[0]
+                sent = self._write(view)
+                if sent < len(view):
+                    self._unsent[0] = view[sent:]
+                    return
+                self._unsent.popleft()
+            self._loop.remove_writer(self._socket)
 
 
 def _run_loop(
     connection: socket.socket,
     rest: list[list[bytes]],
-    running: memoryview[int],
+    memory: OutcomeMemory,
     runners: list[Runner],
     ready: threading.Event,
 ) -> None:
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        out = _Out()
-        runner = Runner(loop, out.send, running)
-        await loop.connect_accepted_socket(lambda: _Link(runner, out), connection)
+        link = _Connection(connection)
+        runner = Runner(loop, link.send, memory)
+        link.serve(loop, runner)
         runners.append(runner)
-        out.send(make_frame((Kind.READY, os.getpid(), platform.node())))
+        link.send(make_frame((Kind.READY, os.getpid(), platform.node())))
         ready.set()
         for parts in rest:
             runner.receive(parts)

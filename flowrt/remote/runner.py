@@ -11,18 +11,18 @@ from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any, Final
 
 from flowrt.executors.frames import Frame, Kind, Status, make_frame
+from flowrt.executors.outcome_memory import OutcomeMemory
 from flowrt.executors.pickling import PicklingError, dumps_alone
 from flowrt.executors.remote_errors import pack_exception
 from flowrt.executors.threads import blocking_call
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext, contained
-from flowrt.remote.usage import resident_bytes
+from flowrt.remote.outbox import Outbox
 
 __all__ = ["Runner"]
 
 _FLUSH_S: Final = 0.005  # outcomes of plain functions wait this long while the next ones run
 _ATOMS: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
 _SAFE_MODULES: Final = frozenset({"numpy", "pandas", "pyarrow", "polars", "datetime", "decimal", "uuid"})
-_USAGE_NS: Final = 200_000_000  # memory is read this often
 
 clock: Final = time.perf_counter_ns
 
@@ -80,37 +80,35 @@ class Runner:
 
     Args:
         loop: Where coroutines run.
-        send: Sends a message, on the loop's thread.
-        running: Its first element is set to the number of the plain-function item that runs, so that a crash can be
-            attributed; shared memory, or a list.
+        send: Sends a message; any thread may call it.
+        memory: Shared memory, in which the plain-function item that runs is noted, so that a crash can be attributed.
         stopped: Called on the loop's thread when the driver asks the worker to end.
+
+    Attributes:
+        outbox: The outcomes that have not been sent.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         send: Callable[[Sequence[Any]], None],
-        running: MutableSequence[int] | memoryview[int],
+        memory: OutcomeMemory | None = None,
         stopped: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = loop
         self._send = send
-        self._running = running
+        self._running: MutableSequence[int] | memoryview[int] = [0] if memory is None else memory.running
         self._stopped = stopped
         self._sessions: dict[int, _Session] = {}
         self._inbox: deque[_Attempt] = deque()
         self._wake = threading.Lock()
         self._wake.acquire()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._outbox: deque[tuple[int, Status, int, int, Any]] = deque()
+        self.outbox = Outbox(send, memory)
         self._cancelled: dict[int, bool] = {}  # number of a plain-function item: whether the driver has been answered
         self._flushing = False
         self._ticking = False
-        self._serving = False
         self._ending = False
-        self.busy_ns = 0
-        self._resident_bytes = 0
-        self._resident_due_ns = 0
 
     # -- on the loop's thread ------------------------------------------------------------------------------------------
 
@@ -122,6 +120,7 @@ class Runner:
             self._take(frame, *columns)
         elif kind == Kind.OPEN:
             self._sessions[columns[0]] = _Session(frame.load())
+            self._send(make_frame((Kind.OPENED, columns[0])))
         elif kind == Kind.CANCEL:
             for number in columns[0]:
                 self._cancel(number)
@@ -139,12 +138,13 @@ class Runner:
         self,
         frame: Frame,
         session_number: int,
-        numbers: Sequence[int],
+        first: int,
         indices: Sequence[int],
         attempts: Sequence[int],
         contexts: Sequence[Any] | None,
     ) -> None:
         now = clock()
+        numbers = range(first, first + len(indices))
         try:
             values = frame.load()
         except BaseException as exc:
@@ -201,9 +201,7 @@ class Runner:
                 status, value = Status.RAISED, pack_exception(exc)
         finally:
             self._tasks.pop(each.number, None)
-        service_ns = clock() - started_ns
-        self.busy_ns += service_ns
-        self._post(each.number, status, service_ns, started_ns - each.received_ns, value)
+        self._post(each.number, status, clock() - started_ns, started_ns - each.received_ns, value)
 
     def _cancel(self, number: int) -> None:
         task = self._tasks.get(number)
@@ -229,37 +227,20 @@ class Runner:
         if numbers:
             self._send(make_frame((Kind.RETURNED, numbers[::-1])))
 
-    def _post(self, number: int, status: Status, service_ns: int, inbox_ns: int, value: Any) -> None:
-        self._outbox.append((number, status, service_ns, inbox_ns, value))
+    def _post(self, number: int, status: int, service_ns: int, inbox_ns: int, value: Any) -> None:
+        """Add an outcome, and send it at the end of this turn of the loop, with those that end in it too."""
+        self.outbox.add(number, status, service_ns, inbox_ns, value)
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush)
 
-    def flush(self) -> None:
-        """Send the outcomes that are ready."""
+    def _flush(self) -> None:
         self._flushing = False
-        outbox = self._outbox
-        if not outbox:
-            return
-        outcomes = [outbox.popleft() for _ in range(len(outbox))]
-        numbers, statuses, services_ns, inboxes_ns, values = map(list, zip(*outcomes, strict=True))
-        now = clock()
-        if now >= self._resident_due_ns:
-            self._resident_due_ns = now + _USAGE_NS
-            self._resident_bytes = resident_bytes()
-        usage = (self.busy_ns, self._resident_bytes)
-        try:
-            parts = make_frame((Kind.OUTCOMES, numbers, statuses, services_ns, inboxes_ns, usage), values)
-        except Exception:  # each by itself, so that its neighbours go on
-            for place, (_, status, _, _, value) in enumerate(outcomes):
-                if status == Status.OK:
-                    statuses[place], values[place] = _seal(value)
-            parts = make_frame((Kind.OUTCOMES, numbers, statuses, services_ns, inboxes_ns, usage), values)
-        self._send(parts)
+        self.outbox.flush()
 
     def _tick(self) -> None:
         """Send outcomes while plain functions run, so that none waits for a long one behind it."""
-        self.flush()
+        self.outbox.flush()
         self._ticking = bool(self._inbox) or bool(self._running[0])
         if self._ticking:
             self._loop.call_later(_FLUSH_S, self._tick)
@@ -270,8 +251,7 @@ class Runner:
         """Run plain functions as they come, until the driver asks the worker to end."""
         while not self._ending:
             if not self.step():
-                if self._outbox:
-                    self._loop.call_soon_threadsafe(self.flush)
+                self.outbox.flush()
                 self._wake.acquire()
 
     def step(self) -> bool:
@@ -287,7 +267,7 @@ class Runner:
             if answered is not None:
                 self._running[0] = 0
                 if not answered:
-                    self._outbox.append((number, Status.CANCELLED, 0, 0, None))
+                    self.outbox.add_plain(number, Status.CANCELLED, 0, 0, None)
                 return True
         started_ns = clock()
         value: Any
@@ -311,10 +291,8 @@ class Runner:
             status, value = Status.RAISED, pack_exception(error, 0)
         except BaseException as exc:  # raised again at the driver
             status, value = Status.RAISED, pack_exception(exc)
+        self.outbox.add_plain(number, status, clock() - started_ns, started_ns - each.received_ns, value)
         self._running[0] = 0
-        service_ns = clock() - started_ns
-        self.busy_ns += service_ns
-        self._outbox.append((number, status, service_ns, started_ns - each.received_ns, value))
         return True
 
     def _await(self, each: _Attempt, awaitable: Any, started_ns: int) -> None:
@@ -329,9 +307,7 @@ class Runner:
                 status, value = encode(each.session.node.node_id, result)
             except BaseException as exc:  # raised again at the driver
                 status, value = Status.RAISED, pack_exception(exc)
-            service_ns = clock() - started_ns
-            self.busy_ns += service_ns
-            self._post(each.number, status, service_ns, started_ns - each.received_ns, value)
+            self._post(each.number, status, clock() - started_ns, started_ns - each.received_ns, value)
 
         self._running[0] = 0
 
@@ -342,7 +318,7 @@ class Runner:
         self._loop.call_soon_threadsafe(start)
 
 
-def encode(node_id: str, result: Any) -> tuple[Status, Any]:
+def encode(node_id: str, result: Any) -> tuple[int, Any]:
     """Convert what a node returned into a status and a value that is safe in a payload with others.
 
     Raises:
@@ -350,7 +326,7 @@ def encode(node_id: str, result: Any) -> tuple[Status, Any]:
     """
     if type(result) is not NodeResult or not result.success or result._metadata is not None:  # noqa: SLF001
         return Status.RESULT, dumps_alone(result, f"the result of node {node_id!r}")
-    output = result.output
+    output: Any = result.output
     kind = type(output)
     if (
         kind in _ATOMS
@@ -360,10 +336,3 @@ def encode(node_id: str, result: Any) -> tuple[Status, Any]:
     ):
         return Status.OK, output
     return Status.SEALED, dumps_alone(output, f"the output of node {node_id!r}")
-
-
-def _seal(value: Any) -> tuple[Status, Any]:
-    try:
-        return Status.SEALED, dumps_alone(value, "the output")
-    except Exception as exc:
-        return Status.RAISED, pack_exception(exc, 0)

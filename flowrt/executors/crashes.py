@@ -1,0 +1,67 @@
+"""Attribution of a worker's end to the attempts that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flowrt.errors import ExecutorFailedError, WorkerCrashed
+from flowrt.executors.mailbox import Entry
+from flowrt.executors.remote_link import RemoteLink
+from flowrt.executors.transport import Death
+
+__all__ = ["Attribution", "attribute"]
+
+
+class Attribution(NamedTuple):
+    """What becomes of the attempts of a worker that has ended.
+
+    Args:
+        innocent: Attempts to queue again, in their order; none of them counts as an attempt of its item.
+        reruns: How many of them had started.
+    """
+
+    innocent: list[Entry]
+    reruns: int
+
+
+def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_crashes: int) -> Attribution:
+    """Decide which attempts a worker may have died of, and fail those that have killed too many.
+
+    Of plain functions, which run one after another, it is the one that ran; the others had not started. Of coroutines,
+    all may have been the cause. A worker that flowrt killed itself counts against none.
+
+    Args:
+        link: The worker; it has no attempts afterwards.
+        death: How it ended.
+        last_lines: What it printed last.
+        max_crashes: Number of workers that an attempt may kill before it fails.
+    """
+    entries = list(link.entries.values())
+    link.entries.clear()
+    crashed = link.why_killed is None
+    innocent: list[Entry] = []
+    reruns = 0
+    for entry in entries:
+        if entry.future.done():  # it was cancelled, and has ended now
+            entry.fail(ExecutorFailedError("its worker was ended"))
+            continue
+        ran = not entry.session.blocking or entry.number == death.running
+        entry.crashes += crashed and ran
+        if entry.crashes >= max_crashes:
+            entry.fail(_error(entry, death, last_lines))
+            continue
+        reruns += ran
+        innocent.append(entry)
+    return Attribution(innocent, reruns)
+
+
+def _error(entry: Entry, death: Death, last_lines: Sequence[str]) -> WorkerCrashed:
+    times = "once" if entry.crashes == 1 else f"{entry.crashes} times"
+    said = "".join(f"\n  {line}" for line in last_lines)
+    return WorkerCrashed(
+        f"its worker ended while it ran, {times}; the last time with {death.how}"
+        + (f", after printing:{said}" if said else ""),
+        death.how,
+        tuple(last_lines),
+    )

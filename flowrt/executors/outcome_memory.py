@@ -1,0 +1,67 @@
+"""Shared memory of a worker: which item runs, and the outcomes that are not sent yet. It survives a crash."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import pickle
+from typing import Any, Final
+
+__all__ = ["MEMORY_BYTES", "OutcomeMemory"]
+
+_HEAD_BYTES: Final = 64
+MEMORY_BYTES: Final = _HEAD_BYTES + 65_536
+
+Outcome = tuple[int, int, int, int, Any]
+"""Number, status, service time, time in the inbox (both in nanoseconds) and value."""
+
+
+class OutcomeMemory:
+    """Shared memory between a worker, which writes, and its driver, which reads it once the worker has ended.
+
+    Args:
+        descriptor: A file of `MEMORY_BYTES`.
+
+    Attributes:
+        running: The number of the plain-function item that runs is its first element, 0 for none; the second is the
+            number of bytes of outcomes.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, MEMORY_BYTES)
+        self._bytes = memoryview(self._map)
+        self.running = self._bytes[:_HEAD_BYTES].cast("Q")
+
+    def add(self, outcome: Outcome) -> bool:
+        """Keep an outcome until `clear`; False if there is no space for it."""
+        try:
+            data = pickle.dumps(outcome, 5)
+        except Exception:  # the message that it goes into says what is wrong with it
+            return False
+        start = _HEAD_BYTES + self.running[1]
+        end = start + len(data)
+        if end > MEMORY_BYTES:
+            return False
+        self._bytes[start:end] = data
+        self.running[1] = end - _HEAD_BYTES  # last, so that what is counted is complete
+        return True
+
+    def clear(self) -> None:
+        """Forget the outcomes: they were sent."""
+        self.running[1] = 0
+
+    def read(self) -> list[Outcome]:
+        """The outcomes; those that cannot be loaded here are left out, and run again."""
+        stream = io.BytesIO(bytes(self._bytes[_HEAD_BYTES : _HEAD_BYTES + self.running[1]]))
+        outcomes: list[Outcome] = []
+        try:
+            while True:
+                outcomes.append(pickle.load(stream))  # noqa: S301  # from the driver's own worker
+        except Exception:  # the end, in most cases
+            return outcomes
+
+    def close(self) -> None:
+        """Release the memory."""
+        self.running.release()
+        self._bytes.release()
+        self._map.close()

@@ -1,0 +1,69 @@
+"""Slot of a pool of workers: one worker after the other."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+from typing import Final
+
+from flowrt.executors.remote_link import RemoteLink
+from flowrt.executors.transport import Transport
+from flowrt.executors.workers import COUNTS, RESTART_REASONS, LastCrash, WorkerState
+
+__all__ = ["WorkerSlot"]
+
+_LAST_LINES: Final = 20
+
+
+class WorkerSlot:
+    """One worker after the other.
+
+    Args:
+        name: Its name, such as "w0".
+
+    Attributes:
+        link: The worker that takes items.
+        spare: The one that replaces it once it is ready.
+        retired: Those that end once they are idle.
+        starting: The process that is being started.
+        replaces: Why the one that is being started replaces `link`, or None.
+        last_crash: How one of them last crashed, or None.
+        last_lines: What the latest one printed last to its standard error.
+        restarts: Number of workers that were replaced, by reason.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.link: RemoteLink | None = None
+        self.spare: RemoteLink | None = None
+        self.retired: list[RemoteLink] = []
+        self.starting: Future[Transport] | None = None
+        self.replaces: str | None = None
+        self.last_crash: LastCrash | None = None
+        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self.restarts = dict.fromkeys(RESTART_REASONS, 0)
+
+    def links(self) -> list[RemoteLink]:
+        """All of its workers."""
+        return [link for link in (self.link, self.spare, *self.retired) if link is not None]
+
+    def state(self, kind: str) -> WorkerState:
+        """Its state now; any thread may call it.
+
+        Args:
+            kind: The kind of workers.
+        """
+        link = self.link
+        transport = None if link is None else link.transport
+        return WorkerState(
+            executor=kind,
+            slot=self.name,
+            pid=0 if transport is None else transport.pid,
+            host="" if transport is None else transport.host,
+            ready=link is not None and link.ready,
+            busy_seconds=COUNTS.busy_ns.get(self.name, 0) / 1e9,
+            inflight=sum(len(each.entries) for each in self.links()),
+            resident_bytes=0 if link is None else link.resident_bytes,
+            restarts=dict(self.restarts),
+            last_crash=self.last_crash,
+        )

@@ -1,0 +1,133 @@
+"""Nodes that the tests run in worker processes. It imports little, since each worker imports it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def note(item: dict[str, Any]) -> None:
+    """Write down that an item runs; a short write to a file opened for appending is atomic."""
+    with Path(item["log"]).open("a") as file:
+        file.write(f"{item['x']}\n")
+
+
+def die(how: str) -> None:
+    """End this process as told."""
+    if how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "SIGSEGV":
+        ctypes.string_at(0)
+    if how == "exit status 3":
+        print("about to leave", file=sys.stderr, flush=True)
+        os._exit(3)
+    if how == "SIGSTOP":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def maybe_die(item: dict[str, Any]) -> int:
+    """Run an item; `dies` says how it ends its worker, `spares` after how many runs it no longer does."""
+    note(item)
+    if "dies" in item and runs(item) <= item.get("spares", 1_000):
+        die(item["dies"])
+    return int(item["x"]) * 2
+
+
+async def maybe_die_later(item: dict[str, Any]) -> int:
+    """Run an item as a coroutine, which others run beside."""
+    note(item)
+    await asyncio.sleep(0.05)
+    if "dies" in item and runs(item) <= item.get("spares", 1_000):
+        die(item["dies"])
+    return int(item["x"]) * 2
+
+
+def runs(item: dict[str, Any]) -> int:
+    """How often an item has run."""
+    return Path(item["log"]).read_text().split().count(str(item["x"]))
+
+
+def nap(seconds: float) -> float:
+    """Block for so long."""
+    time.sleep(seconds)
+    return seconds
+
+
+def compute(seconds: float) -> float:
+    """Compute in Python for so long, without a pause."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return seconds
+
+
+def eat_memory(item: Any) -> int:
+    """Use more memory than the worker may."""
+    return len(bytearray(item))
+
+
+def limit_memory() -> None:
+    """Initializer: at most 400 MB of address space beyond what is in use."""
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000, resource.RLIM_INFINITY))
+
+
+def refuse() -> None:
+    """Initializer that fails."""
+    raise ValueError("no model at /models/none")
+
+
+class Unloadable:
+    """Can be pickled, and not be loaded."""
+
+    def __reduce__(self) -> Any:
+        return _fail, ()
+
+
+def _fail() -> None:
+    raise ValueError("broken state")
+
+
+class OddError(Exception):
+    """Can be pickled, and not be loaded: its arguments are not those of its `__init__`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+
+
+class Holder:
+    """Holds what cannot be pickled."""
+
+    def __init__(self) -> None:
+        self.name = "holder"
+        self.stream = sys.stdin
+
+
+def describe(item: Any) -> Any:
+    """Return or raise what cannot be pickled or loaded, by the item's name."""
+    if item == "odd error":
+        raise OddError(7, "odd")
+    if item == "unloadable":
+        return Unloadable()
+    if item == "unloadable inside":
+        return {"deep": [Unloadable()]}
+    if item == "unpicklable":
+        return {"holder": Holder()}
+    if item == "generator":
+        return (x for x in range(3))
+    return item
+
+
+def say(lines: int) -> None:
+    """Print to the standard error."""
+    for line in range(lines):
+        print(f"line {line}", file=sys.stderr)
+    sys.stderr.flush()
