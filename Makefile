@@ -31,7 +31,7 @@ test-main: $(VENV)/.test prometheus chromium grafana
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
-	$(if $(PYTHON_NEXT),FLOWRT_EXAMPLES=fewer $(VENV_NEXT)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
+	$(if $(PYTHON_NEXT),FLOWRT_SECOND_PYTHON=1 $(VENV_NEXT)/bin/python -m pytest -n $(WORKERS) --dist loadgroup -m "not parts" $(PYTEST_ARGS),@echo "no Python 3.13 here: tested on one version")
 
 prepare: parts $(VENV)/.lint $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)  # what lint, test and gate need
 

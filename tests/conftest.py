@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -67,7 +68,10 @@ def run_on(factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any
         return runner.run(guarded())
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+LOOP_NAMES = ("asyncio", "uvloop")
+
+
+@pytest.fixture(params=LOOP_NAMES)
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a coroutine on a real loop: one test with asyncio's, one with uvloop's."""
     factory = LOOPS[request.param]
@@ -104,11 +108,22 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that run on one Python only."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that run on one Python only, and leave out what a second Python need not run."""
     for item in items:
         if item.path.relative_to(Path(__file__).parent).as_posix().startswith(ON_ONE_PYTHON):
             item.add_marker(pytest.mark.parts)
+    if examples.SECOND_PYTHON:
+        twice = {id(item) for item in items if _other_loop(item)}
+        config.hook.pytest_deselected(items=[item for item in items if id(item) in twice])
+        items[:] = [item for item in items if id(item) not in twice]
+
+
+def _other_loop(item: pytest.Item) -> bool:
+    """Whether a test that takes each loop is to take the other one: by a checksum, half of them run on each."""
+    params = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    loop = next((each for each in params if isinstance(each, str) and each in LOOP_NAMES), None)
+    return loop is not None and LOOP_NAMES[zlib.crc32(item.nodeid.replace(loop, "").encode()) % 2] != loop
 
 
 @pytest.fixture(scope="session")

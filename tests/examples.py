@@ -1,17 +1,18 @@
-"""Number of hypothesis examples: all on the main Python, a quarter on the second."""
+"""How much of each test runs: everything on the main Python, less on a second one."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-__all__ = ["examples"]
+__all__ = ["SECOND_PYTHON", "examples"]
 
-_SHARE: Final = 4 if os.environ.get("FLOWRT_EXAMPLES") == "fewer" else 1
+SECOND_PYTHON: Final = "FLOWRT_SECOND_PYTHON" in os.environ
+_SHARE: Final = 4 if SECOND_PYTHON else 1
 
 
 def examples(most: int) -> int:
-    """Return the number of examples for this run.
+    """Return the number of hypothesis examples for this run, a quarter on a second Python.
 
     Args:
         most: The number on the main Python.
