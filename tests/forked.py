@@ -1,4 +1,4 @@
-"""Fork server for tests of the command: each run is forked from a process that has imported it.
+"""Fork server for tests of the command and of scripts: each run is forked from a process that has imported flowrt.
 
 Imports would take most of the time of these tests. `test_public_api` and `test_import` test a start from scratch.
 """
@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,20 @@ _SIZE = 1 << 20  # one request is one message
 
 
 class Forks:
-    """Client of a process that has imported the command and forks for each run."""
+    """Client of a process that has imported flowrt and forks for each run.
 
-    def __init__(self) -> None:
+    Args:
+        imports: Modules that the process imports first. They must start no thread.
+    """
+
+    def __init__(self, *imports: str) -> None:
         self._mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         code = f"""
 import runpy
+{"".join(f"import {name};" for name in imports)}
 from tests.forked import serve
 if forked := serve({theirs.fileno()}):
-    runpy.run_module(*forked)
+    getattr(runpy, forked[0])(*forked[1:])
 """
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
@@ -44,10 +50,10 @@ if forked := serve({theirs.fileno()}):
     def run(
         self, words: list[str], *, cwd: Path, env: dict[str, str], stdin: str, timeout_s: float
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command to its end.
+        """Run the command, or a script, to its end.
 
         Args:
-            words: What follows `flowrt`.
+            words: What follows `flowrt`; or the path of a script, which ends in `.py`, with warnings as errors.
             cwd: Its working directory.
             env: Its whole environment.
             stdin: Its standard input, through a pipe.
@@ -98,11 +104,11 @@ def _write(fd: int, text: str) -> None:
         pass
 
 
-def serve(fd: int) -> tuple[str, None, str] | None:
+def serve(fd: int) -> tuple[str, str, None, str] | None:
     """Fork for each request.
 
     Returns:
-        In a fork, the arguments for `runpy.run_module`, so that it exits as an interpreter does; in the server None,
+        In a fork, a function of `runpy` and its arguments, so that it exits as an interpreter does; in the server None,
         after the last request.
     """
 
@@ -126,5 +132,11 @@ def serve(fd: int) -> tuple[str, None, str] | None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
-    sys.argv = ["flowrt", *asked["words"]]
-    return "flowrt", None, "__main__"
+    words = asked["words"]
+    if words[0].endswith(".py"):
+        warnings.simplefilter("error")
+        sys.argv = words
+        sys.path.insert(0, str(Path(words[0]).parent))
+        return "run_path", words[0], None, "__main__"
+    sys.argv = ["flowrt", *words]
+    return "run_module", "flowrt", None, "__main__"

@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.forked import Forks
 from tools.tutorial import FENCE
 
 ROOT = Path(__file__).parents[2]
@@ -34,10 +36,16 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
 
 
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Forks]:
+    """Runs Python blocks in processes forked from one that has imported flowrt."""
+    server = Forks("flowrt.runtime.runtime", "flowrt.server", "flowrt.testing")
+    yield server
+    server.close()
+
+
 def command_of(language: str, code: str) -> list[str]:
     """Return the command that runs a code block."""
-    if language == "python":
-        return [sys.executable, "-W", "error", "-c", code]
     if language != "sh":
         raise AssertionError(f"a code block is python, sh, console or yaml, not {language!r}")
     # running make's targets would run this very test, so only check that they exist
@@ -66,12 +74,18 @@ def check_options(transcript: str) -> None:
 
 
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
-def test_block_runs(language: str, code: str, tmp_path: Path) -> None:
+def test_block_runs(language: str, code: str, tmp_path: Path, scripts: Forks) -> None:
     if language == "yaml":
         assert yaml.safe_load(code)
         return
     if language == "console":
         check_options(code)
+        return
+    if language == "python":
+        script = tmp_path / "block.py"
+        script.write_text(code)
+        done = scripts.run([str(script)], cwd=tmp_path, env=environment(), stdin="", timeout_s=110)
+        assert done.returncode == 0, done.stdout + done.stderr
         return
     done = subprocess.run(
         command_of(language, code),
