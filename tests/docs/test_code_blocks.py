@@ -76,7 +76,7 @@ def check_options(transcript: str) -> None:
 @pytest.mark.parametrize(("language", "code"), BLOCKS)
 def test_block_runs(language: str, code: str, tmp_path: Path, scripts: Forks) -> None:
     if language == "yaml":
-        assert yaml.safe_load(code)
+        assert all(yaml.safe_load_all(code))
         return
     if language == "console":
         check_options(code)
