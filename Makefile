@@ -13,21 +13,22 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus chromium grafana chaos sdk-tests ablation soak clean
+.PHONY: help prepare parts collect-main collect-next demo test test-main test-next lint format docs dashboards stack bench bench-peers bench-draw gate pictures pictures-live attack prometheus postgres chromium grafana chaos sdk-tests ablation soak clean
 
 help:  ## Show the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .PHONY: examples
-examples: $(VENV)/.test  ## Run the examples and compare what they print with what they say
-	$(BIN)/python -m pytest -v tests/docs/test_examples.py $(PYTEST_ARGS)
+examples: $(VENV)/.test postgres  ## Run all examples and compare what they print with what they say; downloads 260 MB
+	$(BIN)/python -m pip install --quiet --group embeddings
+	EXAMPLES=all $(BIN)/python -m pytest -v tests/docs/test_examples.py $(PYTEST_ARGS)
 
 demo: $(VENV)/.demo  ## Run the main job on real data: 2,000 airports through a local HTTP service
 	$(BIN)/flowrt demo $(DEMO_ARGS)
 
 test: test-main test-next  ## Run the tests, on Python 3.13 too where it is present
 
-test-main: $(VENV)/.test prometheus chromium grafana
+test-main: $(VENV)/.test prometheus postgres chromium grafana
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test-next: $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)
@@ -37,6 +38,7 @@ prepare: parts $(VENV)/.lint $(if $(PYTHON_NEXT),$(VENV_NEXT)/.test)  # what lin
 
 parts:  # one after the other, since apt-get is for one at a time
 	@$(MAKE) --no-print-directory prometheus
+	@$(MAKE) --no-print-directory postgres
 	@$(MAKE) --no-print-directory chromium
 	@$(MAKE) --no-print-directory grafana
 
@@ -122,7 +124,11 @@ pictures-live: $(VENV)/.test chromium  ## Take the pictures of the live page ane
 
 prometheus:  # a real one, for the tests that scrape
 	@command -v prometheus >/dev/null && command -v promtool >/dev/null && \
-		command -v prometheus-alertmanager >/dev/null || tools/install-prometheus
+		command -v prometheus-alertmanager >/dev/null || tools/install-servers prometheus prometheus-alertmanager
+
+postgres:  # a real one, for the example that loads it
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+		tools/install-servers postgresql
 
 chromium:  # a real one, for the tests of the live page
 	@command -v chromium >/dev/null || tools/install-chromium

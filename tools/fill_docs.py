@@ -15,6 +15,7 @@ PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/telemetry.md", "metrics"): as_markdown,
     ("docs/tracing.md", "prices"): prices_markdown,
     ("README.md", "overhead"): overhead_markdown,
+    ("docs/concepts/telemetry-cost.md", "overhead"): overhead_markdown,
 }
 
 
