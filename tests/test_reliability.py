@@ -434,10 +434,11 @@ def test_12_consumer_that_stops_reading_holds_the_batch_back(oracle: Oracle, run
 
 
 SCRIPT = """
-import asyncio, json, os, sys, threading, time, urllib.request
+import asyncio, json, logging, os, sys, threading, time, urllib.request
 from collections import Counter
 import flowrt
 from flowrt import BatchProcessor, Runtime, run
+logging.getLogger("asyncio").setLevel("ERROR")  # -X dev warns of each turn that a busy machine makes slow
 """
 
 
@@ -462,6 +463,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[dict[str, Any
         out, err = process.communicate(timeout=HANG_S)
     except subprocess.TimeoutExpired:
         process.kill()
+        process.communicate()  # or the next test is blamed for its open pipes
         raise
     return process.returncode, out, [json.loads(line) for line in (err or "").splitlines()]
 
@@ -488,7 +490,7 @@ def test_13_signal_drains_flushes_and_exits_with_its_code(signum: int, code: int
     assert json.loads(out) == {"ok": 4, "cancelled": 996}
     (completed,) = [event for event in events if event["event"] == "batch.completed"]
     assert (completed["ok"], completed["cancelled"]) == (4, 996)
-    assert events[-1]["event"] == "shutdown.drained"
+    assert [each["event"] for each in events if each["event"] != "loop.blocked"][-1] == "shutdown.drained"
 
 
 def test_13_second_signal_ends_a_process_whose_loop_is_blocked() -> None:
@@ -574,20 +576,21 @@ def test_15_node_reenters_its_own_processor_at_concurrency_one(kind: str, oracle
 def test_16_node_that_blocks_the_loop_is_named_while_healthz_answers() -> None:
     process = script(
         """
-        def healthz(url, blocked):
+        def healthz(url, blocked, answered):
             blocked.wait(60)
-            began = time.monotonic()
             with urllib.request.urlopen(url.replace("/metrics", "/healthz"), timeout=60) as answer:
-                print(answer.read().decode().strip(), time.monotonic() - began, flush=True)
+                print(answer.read().decode().strip(), flush=True)
+            answered.set()
         async def main():
-            blocked = threading.Event()
+            blocked, answered = threading.Event(), threading.Event()
             async def node(x):
                 await asyncio.sleep(0.01)
                 if x == 2:
                     blocked.set()
                     time.sleep(2.0)  # the culprit
+                    print(answered.wait(20), flush=True)  # before the loop goes on
             url = Runtime.current().metrics_url
-            asking = asyncio.create_task(asyncio.to_thread(healthz, url, blocked))
+            asking = asyncio.create_task(asyncio.to_thread(healthz, url, blocked, answered))
             results = await BatchProcessor(node, 2).batch(range(5))
             await asking
             await asyncio.sleep(0.3)
@@ -597,9 +600,7 @@ def test_16_node_that_blocks_the_loop_is_named_while_healthz_answers() -> None:
     )
     returncode, out, events = finish(process)
     assert returncode == 0
-    (answer, seconds), (rate,) = (line.split() for line in out.splitlines())
-    assert (answer, rate) == ("ok", "1.0")
-    assert float(seconds) < 1.0, "it answered while the loop was blocked"
+    assert out.splitlines() == ["ok", "True", "1.0"]
     (blocked,) = [event for event in events if event["event"] == "loop.blocked"]
     assert (blocked["batch"], blocked["node"], blocked["item_index"]) == ("node", "node", 2)
     assert "in main.<locals>.node" in blocked["stack"].splitlines()[-1]
@@ -812,9 +813,9 @@ def test_25_distinct_ids_and_errors_make_a_bounded_number_of_series() -> None:
             raise type(f"Error{x}", (Exception,), {})(f"about {x}")
         async def main():
             async with Runtime(metrics_port=0), Runtime(metrics_port=0):
-                for number in range(200):
+                for number in range(100):
                     await BatchProcessor(flowrt.FunctionNode(node, f"node-{number}"), name=f"b{number}").batch([number])
-                await BatchProcessor(node, 100, name="b0").batch(range(4_000))
+                await BatchProcessor(node, 100, name="b0").batch(range(1_000))
         run(main(), log_format="json", log_level="ERROR")
         pairs = Counter()
         for family in text_string_to_metric_families(generate_latest().decode()):

@@ -168,7 +168,8 @@ def test_second_consumer_of_a_stream_is_refused(run_virtual: Run) -> None:
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_no_way_to_end_writes_a_warning_to_stderr(way_out: str, loop: str) -> None:
     code = f"""
-import asyncio, gc, flowrt, {loop}
+import asyncio, gc, logging, flowrt, {loop}
+logging.getLogger("asyncio").setLevel("ERROR")  # -X dev warns of each turn that a busy machine makes slow
 async def node(x):
     try:
         await asyncio.sleep(x / 100)

@@ -19,20 +19,28 @@ Run = Callable[[Any], Any]
 Events = list[dict[str, Any]]
 
 
-async def one_blocks(number: int) -> int:
-    if number == 2:
-        await asyncio.sleep(0.05)
-        time.sleep(0.6)  # what is tested
-    elif number == 3:
-        await asyncio.sleep(2.0)  # not ready before the stall is over
-    else:
-        await asyncio.sleep(0.2)  # ready while the loop is blocked
+def make_one_blocks() -> Callable[[int], Any]:
+    """A node for eight items: item 2 blocks the loop as soon as the others wait, six of them for less time."""
+    waiting: list[int] = []
+    all_wait = asyncio.Event()
+
+    async def one_blocks(number: int) -> int:
+        if number == 2:
+            await all_wait.wait()
+            time.sleep(0.6)  # what is tested
+            return number
+        waiting.append(number)
+        if len(waiting) == 7:
+            all_wait.set()
+        await asyncio.sleep(3.0 if number == 3 else 0.2)
         await asyncio.sleep(0.01)
-    return number
+        return number
+
+    return one_blocks
 
 
 def run_with_stall(run: Run) -> BatchResults:
-    results: BatchResults = run(BatchProcessor(one_blocks, 8).batch(range(8)))
+    results: BatchResults = run(BatchProcessor(make_one_blocks(), 8).batch(range(8)))
     assert results.success_rate == 1.0
     return results
 
@@ -55,7 +63,7 @@ def test_items_ready_during_a_stall_know_their_delay(run: Run) -> None:
 def test_watchdog_names_the_culprit_of_a_stall(run: Run, events: Events) -> None:
     async def main() -> BatchResults:
         async with Runtime():
-            return await BatchProcessor(one_blocks, 8, name="stalling").batch(range(8))
+            return await BatchProcessor(make_one_blocks(), 8, name="stalling").batch(range(8))
 
     results = run(main())
     report = results.report
@@ -75,7 +83,7 @@ def test_watchdog_names_the_culprit_of_a_stall(run: Run, events: Events) -> None
 def test_spans_show_the_culprit_and_the_delays_of_a_stall(run: Run, spans: Callable[[], list[ReadableSpan]]) -> None:
     async def main() -> None:
         async with Runtime():
-            await BatchProcessor(one_blocks, 8).batch(range(8))
+            await BatchProcessor(make_one_blocks(), 8).batch(range(8))
 
     run(main())
     by_index = {span.attributes["flowrt.item.index"]: span for span in spans() if span.name == "process one_blocks"}

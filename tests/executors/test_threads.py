@@ -265,12 +265,12 @@ def node(x):
 
 async def main():
     results = await flowrt.BatchProcessor(node, 2, item_timeout=0.1).batch(range(4))
-    print(*[result.status for result in results], flush=True)
+    print(results[1].status, flush=True)
 
 async def background():
     asyncio.create_task(flowrt.BatchProcessor(node, 2).batch(range(4)))
     await asyncio.sleep(0.2)
-    print("ok timed_out ok ok", flush=True)
+    print("timed_out", flush=True)
 
 async def runtime():
     async with flowrt.Runtime(log_level="ERROR"):
@@ -281,12 +281,12 @@ async def race():
         await asyncio.sleep(0.05)
     result = await flowrt.race([node, quick], 1)
     assert result.metadata["still_running"] == ["node"], result
-    print("ok timed_out ok ok", flush=True)
+    print("timed_out", flush=True)
 
 {way}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "ok timed_out ok ok"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "timed_out"), done.stderr
     assert "never retrieved" not in done.stderr
     assert "was destroyed" not in done.stderr
 
