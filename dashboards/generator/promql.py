@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from flowrt.executors.workers import TRANSPORT_BOUNDS_S
 from flowrt.telemetry.metrics.catalogue import (
     CATALOGUE,
     DURATION_BOUNDS_S,
@@ -35,6 +36,7 @@ LOWEST_BOUND_S: Final = {
     "flowrt_item_queue_wait_seconds": QUEUE_WAIT_BOUNDS_S[0],
     "flowrt_batch_duration_seconds": RUN_BOUNDS_S[0],
     "flowrt_event_loop_lag_seconds": LAG_BOUNDS_S[0],
+    "flowrt_transport_duration_seconds": TRANSPORT_BOUNDS_S[0],
 }
 """Upper bound of each histogram's first bucket, in seconds. Below it a percentile is made up: Prometheus draws a line
 from 0 to the bound, so that half the bound is reported as the median of anything quick."""

@@ -12,6 +12,7 @@ from dashboards.generator.panels import ERRORS, Panel, Query, lines, number
 from dashboards.generator.promql import Chosen
 from dashboards.generator.shared import distribution, loop_blocks, percentiles
 from dashboards.generator.tables import Column, rows
+from dashboards.generator.workers import worker_panels
 
 __all__ = ["runtime"]
 
@@ -30,6 +31,7 @@ def runtime() -> model.Dashboard:
             ("", _now()),
             ("Event loop", _loop()),
             ("Process", _process()),
+            ("Workers", worker_panels(_Q)),
             ("Telemetry", _telemetry()),
         ],
     )

@@ -5,6 +5,7 @@
 - `airports`: after WELL_S seconds, node `enrich` fails for one item in five, retries, and blocks the event loop;
 - `invoices`: node `price` is healthy and waits for its rate limit;
 - `photos`: node `resize` has stragglers, which are hedged;
+- `scans`: node `read_scan` runs in a worker process, which one item in a thousand kills;
 - `quotes`: batches of a few items, several a second; after WELL_S seconds one in eight fails.
 
 One instrument raises, and the collector refuses every span, so that both show up.
@@ -13,6 +14,7 @@ One instrument raises, and the collector refuses every span, so that both show u
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -27,6 +29,7 @@ from flowrt import (
     Hedge,
     Instrument,
     ItemRecord,
+    ProcessesExecutor,
     RateLimit,
     RetryPolicy,
     Runtime,
@@ -92,6 +95,16 @@ async def resize(number: int) -> int:
     return number
 
 
+def read_scan(number: int) -> int:
+    """Compute for a millisecond, and kill the worker process for one item in a thousand."""
+    end = time.monotonic() + 0.001
+    while time.monotonic() < end:
+        pass
+    if number % 1_000 == 700 and _chance.random() < 0.9:
+        os._exit(9)
+    return number
+
+
 async def _repeat(processor: BatchProcessor, items: int, pause_s: float = 0.3) -> None:
     while True:
         async for _ in processor.batch_as_completed(range(items)):
@@ -136,6 +149,7 @@ async def trial(well_s: float, started: Callable[[str], None]) -> None:
                 240,
             ),
             _repeat(BatchProcessor(resize, 6, hedge=Hedge(after="p95"), name="photos"), 300),
+            _repeat(BatchProcessor(read_scan, 20, executor=ProcessesExecutor(1), name="scans"), 2_000, pause_s=5),
             _repeat(BatchProcessor(failing.quote, 4, name="quotes"), 4, pause_s=0.1),
         ]
         await asyncio.gather(*work)

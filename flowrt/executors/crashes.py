@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from flowrt.errors import ExecutorFailedError, WorkerCrashed
 from flowrt.executors.mailbox import Entry
 from flowrt.executors.remote_link import RemoteLink
 from flowrt.executors.transport import Death
 
-__all__ = ["Attribution", "attribute"]
+__all__ = ["attribute"]
 
 
-class Attribution(NamedTuple):
-    """What becomes of the attempts of a worker that has ended.
-
-    Args:
-        innocent: Attempts to queue again, in their order; none of them counts as an attempt of its item.
-        reruns: How many of them had started.
-    """
-
-    innocent: list[Entry]
-    reruns: int
-
-
-def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_crashes: int) -> Attribution:
+def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_crashes: int) -> list[Entry]:
     """Decide which attempts a worker may have died of, and fail those that have killed too many.
 
     Of plain functions, which run one after another, it is the one that ran; the others had not started. Of coroutines,
@@ -36,12 +23,14 @@ def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_cra
         death: How it ended.
         last_lines: What it printed last.
         max_crashes: Number of workers that an attempt may kill before it fails.
+
+    Returns:
+        Attempts to queue again, in their order; none of them counts as an attempt of its item.
     """
     entries = list(link.entries.values())
     link.entries.clear()
     crashed = link.why_killed is None
     innocent: list[Entry] = []
-    reruns = 0
     for entry in entries:
         if entry.future.done():  # it was cancelled, and has ended now
             entry.fail(ExecutorFailedError("its worker was ended"))
@@ -51,9 +40,10 @@ def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_cra
         if entry.crashes >= max_crashes:
             entry.fail(_error(entry, death, last_lines))
             continue
-        reruns += ran
+        if ran and entry.item.batch is not None:
+            entry.item.batch.reruns += 1
         innocent.append(entry)
-    return Attribution(innocent, reruns)
+    return innocent
 
 
 def _error(entry: Entry, death: Death, last_lines: Sequence[str]) -> WorkerCrashed:

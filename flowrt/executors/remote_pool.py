@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from flowrt._util.clock import clock_of
 from flowrt.errors import ExecutorFailedError
-from flowrt.executors.crashes import Attribution, attribute
+from flowrt.executors.crashes import attribute
 from flowrt.executors.frames import Kind, make_frame
 from flowrt.executors.mailbox import Entry, Mailbox, Session
 from flowrt.executors.remote_link import RemoteLink
@@ -317,9 +317,7 @@ class RemotePool:
             self._count_restart(slot, link.why_killed or "crash")
         if self.loop is None:
             return
-        attribution = attribute(link, death, lines, self._settings.max_crashes) if link.entries else Attribution([], 0)
-        COUNTS.reruns += attribution.reruns
-        self._mailbox.put_back(attribution.innocent)
+        self._mailbox.put_back(attribute(link, death, lines, self._settings.max_crashes))
         if crashed and not link.was_ready:
             self._start_failed(slot, death.how)
         else:

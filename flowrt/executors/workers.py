@@ -90,7 +90,6 @@ class WorkerCounts:
     Attributes:
         busy_ns: Time for which workers ran attempts, in nanoseconds, by slot.
         restarts: Number of workers that were replaced, by slot and reason.
-        reruns: Number of attempts that were run again, since their worker ended.
         transport_counts: Messages of outcomes by the time that their last item was on the way, there and back; one
             count for each bound of `TRANSPORT_BOUNDS_S`, and one above.
         transport_ns: Sum of these times, in nanoseconds.
@@ -103,7 +102,6 @@ class WorkerCounts:
         """Forget everything: a forked child has none of these workers."""
         self.busy_ns: dict[str, int] = {}
         self.restarts: dict[str, dict[str, int]] = {}
-        self.reruns = 0
         self.transport_counts = [0] * (len(TRANSPORT_BOUNDS_S) + 1)
         self.transport_ns = 0
 

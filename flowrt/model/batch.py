@@ -63,6 +63,7 @@ class BatchRecord:
         ledger: Wall time by cause, if a ledger is kept.
         speedup: Speedup over running the items one after another, once it is known.
         queued: Number of items that wait for another attempt, a rate limit or an open circuit.
+        reruns: Number of attempts that were run again because their worker process ended.
         restored: Number of pulled items that an earlier run had finished.
         unstarted: Number of inputs that were cancelled in bulk without having been started.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (the batch was stopped).
@@ -97,6 +98,7 @@ class BatchRecord:
         "own_tasks",
         "pulled",
         "queued",
+        "reruns",
         "restored",
         "returned_ns",
         "shard",
@@ -144,6 +146,7 @@ class BatchRecord:
         self.speedup: Speedup | None = None
         self.queued = 0
         self.restored = 0
+        self.reruns = 0
         self.unstarted = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns

@@ -43,6 +43,7 @@ CIRCUIT_STATES: Final = ("closed", "half_open", "open")
 
 _PAIR = ("batch", "node")
 _BATCH = ("batch",)
+_WORKER = ("worker",)
 
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric
@@ -54,6 +55,12 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "counter",
             "Attempts that ended, including retries; hedges have a metric of their own.",
             (*_PAIR, "status"),
+        ),
+        Metric(
+            "flowrt_item_reruns_total",
+            "counter",
+            "Attempts run again because their worker process ended; an item's attempts do not count them.",
+            _PAIR,
         ),
         Metric("flowrt_item_retries_total", "counter", "Retries, by reason.", (*_PAIR, "reason")),
         Metric(
@@ -151,6 +158,28 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "gauge",
             "Spans that may wait for export, estimated from the size of recent ones; 0 if nothing is exported.",
             ("signal",),
+        ),
+        Metric(
+            "flowrt_worker_busy_seconds_total",
+            "counter",
+            "Time for which a slot's worker processes ran attempts, in seconds; attempts side by side add up.",
+            _WORKER,
+        ),
+        Metric(
+            "flowrt_worker_items_inflight", "gauge", "Items in a worker process, with those that wait in it.", _WORKER
+        ),
+        Metric(
+            "flowrt_worker_resident_memory_bytes",
+            "gauge",
+            "Resident memory of a worker process at its last message, in bytes.",
+            _WORKER,
+        ),
+        Metric("flowrt_worker_restarts_total", "counter", "Worker processes that were replaced.", (*_WORKER, "reason")),
+        Metric(
+            "flowrt_transport_duration_seconds",
+            "histogram",
+            "Time that items were on the way to a worker and back, in seconds: one value for each message of outcomes.",
+            (),
         ),
         Metric(
             "flowrt_unaccounted_items",

@@ -95,6 +95,7 @@ class MetricsInstrument(Instrument):
         """Count the batch."""
         store = self._store
         store.active.discard(batch)
+        batch.shard.reruns += batch.reruns
         if batch.ledger is not None:
             for cause, bound_ns in batch.ledger.read(batch.finished_ns).items():
                 batch.shard.bound_ns[cause] += bound_ns

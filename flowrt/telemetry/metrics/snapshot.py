@@ -20,47 +20,13 @@ from flowrt.telemetry.metrics.catalogue import (
     LAG_BOUNDS_S,
     QUEUE_WAIT_BOUNDS_S,
     RUN_BOUNDS_S,
-    Metric,
 )
 from flowrt.telemetry.metrics.exemplars import Exemplar, Exemplars
+from flowrt.telemetry.metrics.readings import Distribution, Labels, Reading, Row, Value
 from flowrt.telemetry.metrics.store import HEDGE_OUTCOMES, OTHER_PAIR, RETRY_REASONS, Histogram, MetricsStore, Shard
+from flowrt.telemetry.metrics.workers import read_workers
 
 __all__ = ["Distribution", "Labels", "Reader", "Reading", "Row", "Value"]
-
-
-class Distribution(NamedTuple):
-    """Value of a histogram.
-
-    Attributes:
-        bounds_ns: Upper bounds of the buckets in nanoseconds, ascending, without the infinite last one.
-        counts: Cumulative counts, one per bound and the total at the end.
-        sum_s: Sum of the values, in seconds.
-        exemplars: One exemplar or None per bucket; empty if no bucket has one.
-    """
-
-    bounds_ns: tuple[int, ...]
-    counts: tuple[int, ...]
-    sum_s: float
-    exemplars: tuple[Exemplar | None, ...] = ()
-
-
-Labels = tuple[str, ...]
-"""Label values of a series, in the order of its metric's label names."""
-
-Value = float | Distribution
-Row = tuple[Labels, Value]
-
-
-class Reading(NamedTuple):
-    """Values of all series of one metric.
-
-    Attributes:
-        metric: The metric.
-        rows: Label values and value of each series: a distribution for a histogram, else a number.
-    """
-
-    metric: Metric
-    rows: Sequence[Row]
 
 
 class Reader:
@@ -77,13 +43,13 @@ class Reader:
 
     def read(self) -> list[Reading]:
         """Current values of every metric in the catalogue."""
-        return [*self._items(), *self._gauges(), *self._batches(), *self._process()]
+        return [*self._items(), *self._gauges(), *self._batches(), *self._process(), *read_workers()]
 
     def _pairs(self) -> list[tuple[tuple[str, str], list[Shard]]]:
         return [(pair, shards.copy()) for pair, shards in self._store.shards.copy().items()]
 
     def _items(self) -> Iterator[Reading]:
-        items, errors, attempts, retries, hedges, backoff, rate_wait = _lists(7)
+        items, errors, attempts, reruns, retries, hedges, backoff, rate_wait = _lists(8)
         duration, attempt, queue_wait = _lists(3)
         for pair, shards in self._pairs():
             fast_path = [_Copy.of(shard.fast_path) for shard in shards]
@@ -94,6 +60,8 @@ class Reader:
             for status in ("ok", "failed", "timed_out"):
                 count = sum([shard.attempts[status] for shard in shards])
                 attempts.append(((*pair, status), count + fast_path_count if status == "ok" else count))
+            active = [batch.reruns for batch in list(self._store.active) if batch.shard.pair == pair]
+            reruns.append((pair, sum(active) + sum([shard.reruns for shard in shards])))
             for reason in RETRY_REASONS:
                 retries.append(((*pair, reason), sum([shard.retries[reason] for shard in shards])))
             for outcome in HEDGE_OUTCOMES:
@@ -117,6 +85,7 @@ class Reader:
         yield Reading(CATALOGUE["flowrt_items_total"], items)
         yield Reading(CATALOGUE["flowrt_item_errors_total"], errors)
         yield Reading(CATALOGUE["flowrt_item_attempts_total"], attempts)
+        yield Reading(CATALOGUE["flowrt_item_reruns_total"], reruns)
         yield Reading(CATALOGUE["flowrt_item_retries_total"], retries)
         yield Reading(CATALOGUE["flowrt_item_hedges_total"], hedges)
         yield Reading(CATALOGUE["flowrt_item_duration_seconds"], duration)

@@ -115,6 +115,7 @@ class Shard:
         "pair",
         "queue_wait",
         "rate_wait_ns",
+        "reruns",
         "retries",
         "service_ns_before",
     )
@@ -131,6 +132,7 @@ class Shard:
         self.attempts = {"ok": 0, "failed": 0, "timed_out": 0}
         self.retries = dict.fromkeys(RETRY_REASONS, 0)
         self.hedges = dict.fromkeys(HEDGE_OUTCOMES, 0)
+        self.reruns = 0
         self.backoff_ns = 0
         self.bound_ns: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self.rate_wait_ns = 0
