@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections import deque
 from collections.abc import Callable, Mapping
-from time import perf_counter_ns
-from types import FunctionType
 from typing import Any, Final
 
 from flowrt._util.validation import check_number, number_or_none, seconds_to_ns
 from flowrt.errors import FlowrtError
 from flowrt.policies.rate_syntax import parse_rate
 from flowrt.policies.sliding_window import UNIT, Charge, Window
+from flowrt.policies.waiting_line import WaitingLine
 
 __all__ = ["CostTooHighError", "RateLimit", "Reservation"]
-
-Clock = Callable[[], int]
 
 _WHOLE: Final = 1e16  # larger floats are whole numbers, and may overflow when they are multiplied
 _SMALL_BURST: Final = 10  # a few items need no pacing over a minute
@@ -35,9 +30,9 @@ class RateLimit:
     Windows are half-open: a start exactly `per` seconds ago no longer counts. Within a window the flow is paced: at
     most `burst` starts at once. Services with a limit per minute often enforce a share of it per second.
 
-    Processors that share a RateLimit object on one event loop share the limit: each processor's items start in the
-    order of asking, and between processors the first to ask goes first. A RateLimit outlives batches and loops. Loops
-    that run alternately share it, too; each loop that runs at the same time as another needs its own.
+    Processors that share a RateLimit object share the limit, on one event loop and on loops in several threads: each
+    processor's items start in the order of asking, and between processors the first to ask goes first. A RateLimit
+    outlives batches and loops. Items of a loop that is paused keep their places, and others pass them.
 
     Args:
         rate: The most that starts within the window; a number above 0.
@@ -51,8 +46,8 @@ class RateLimit:
 
     Attributes:
         window: The log of admitted costs.
+        line: The callers that wait, in the order of asking.
         constant: The cost of every item, in millionths, or None if a function computes it.
-        line: The waiters, in the order of asking.
         reports: True if nodes report actual costs.
         serial: Position in the global order in which callers take from several limits.
 
@@ -64,10 +59,7 @@ class RateLimit:
         >>> tokens = RateLimit(90_000, per=60, cost=lambda item: len(item["text"]) // 4, actual="tokens")
     """
 
-    __slots__ = (
-        "_actual", "_clock", "_cost", "_loop", "_queue", "_queues", "burst", "constant", "line", "per", "rate",
-        "reports", "serial", "window",
-    )  # fmt: skip
+    __slots__ = ("_actual", "_cost", "burst", "constant", "line", "per", "rate", "reports", "serial", "window")
 
     def __init__(
         self,
@@ -86,6 +78,7 @@ class RateLimit:
         if seconds_to_ns(self.per) < 1_000 or _units(self.rate) < 1:
             raise ValueError(f"rate={rate!r} per={per!r} s is too small: a window is at least 1 µs, a rate a millionth")
         self.window = Window(_units(self.rate), seconds_to_ns(self.per), _units(self.burst))
+        self.line = WaitingLine(self.window)
         self.constant: int | None = None
         self._cost: Callable[[Any], float] | None = None
         if callable(cost):
@@ -102,11 +95,6 @@ class RateLimit:
         self._actual = "cost" if actual is None and callable(cost) else actual
         self.reports = self._actual is not None
         self.serial = next(_serials)
-        self._loop: asyncio.AbstractEventLoop | None = None  # the loop of the attributes below
-        self._clock: Clock = perf_counter_ns
-        self._queue = _Queue(self._clock)
-        self.line = self._queue.line
-        self._queues: dict[asyncio.AbstractEventLoop, _Queue] = {}  # of paused loops, too
 
     @classmethod
     def parse(cls, text: str, **settings: Any) -> RateLimit:
@@ -157,146 +145,10 @@ class RateLimit:
         Raises:
             CostTooHighError: The cost is more than a whole window admits.
             ValueError: The cost is not a number of at least 0.
-            RuntimeError: Another event loop is using the limit.
         """
-        self._use_running_loop()
         price = self._checked(cost)
-        await self.enter(price)
-        return self.start(price)
-
-    def bind(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        """Bind the limit to a loop.
-
-        Args:
-            loop: The running loop.
-            clock: Returns monotonic nanoseconds.
-
-        Raises:
-            RuntimeError: Another running event loop is using it.
-        """
-        if self._loop is loop:
-            return
-        if self._loop is not None:
-            if self._loop.is_running():
-                raise RuntimeError(
-                    f"{self!r} is in use on another event loop that is running: give each event loop a RateLimit of "
-                    "its own, with its share of the rate"
-                )
-            self._queue.reserved = self.window.reserved
-            pending = {known: queue for known, queue in self._queues.items() if queue.line or queue.reserved}
-            self._queues = {known: queue for known, queue in pending.items() if not known.is_closed()}
-        self._loop = loop
-        self._queue = self._queues.setdefault(loop, _Queue(clock))
-        self._queue.turn += 1
-        self._clock = self._queue.clock
-        self.line = self._queue.line
-        self.window.restart(self._clock(), self._queue.reserved)
-
-    def _use_running_loop(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a coroutine of a loop that has ended is being closed
-            return
-        if loop is not self._loop:
-            self.bind(loop, _clock_of(loop))
-
-    def free(self, price: int, now_ns: int) -> bool:
-        """Return True if a cost may start now: it fits, and no earlier caller is waiting."""
-        return not self.line and self.window.fits(price, now_ns)
-
-    async def enter(self, price: int) -> None:
-        """Wait in line until a cost is admitted; it stays reserved until `start` or `leave`."""
-        self._use_running_loop()
-        now = self._clock()
-        if self.free(price, now):
-            self.window.reserve(price, now)
-            return
-        queue = self._queue
-        stand_in_line = queue.line.append
-        while True:
-            place = (asyncio.get_running_loop().create_future(), price)
-            stand_in_line(place)
-            self._admit_waiters()
-            try:
-                turn = await place[0]
-                self._use_running_loop()
-            except BaseException:
-                self._withdraw(queue, place)
-                raise
-            if turn == queue.turn:
-                return
-            # Another loop ran between the admission and now, and may have filled the window: the first in line asks
-            # again.
-            self.window.release(price)
-            stand_in_line = queue.line.appendleft
-
-    def _withdraw(self, queue: _Queue, place: _Place) -> None:
-        """Take a cancelled waiter out of its line, or release what it was admitted for in the same tick."""
-        admitted, price = place
-        if place in queue.line:
-            queue.line.remove(place)
-        elif not admitted.done() or admitted.cancelled() or admitted.exception() is not None:
-            return
-        elif queue is self._queue:
-            self.window.release(price)
-        else:
-            queue.reserved -= price
-        if queue is self._queue:
-            self._admit_waiters()
-
-    def start(self, price: int) -> Reservation:
-        """Charge a reserved cost, from now on."""
-        self._use_running_loop()
-        reservation = Reservation(self, self.window.start(price, self._clock()), price)
-        self._admit_waiters()
-        return reservation
-
-    def leave(self, price: int) -> None:
-        """Release a reserved cost that will not start."""
-        self._use_running_loop()
-        self.window.release(price)
-        self._admit_waiters()
-
-    def settle(self, charge: Charge, price: int, actual: int) -> None:
-        """Replace a charged cost by the actual one, both in millionths."""
-        self.window.settle(charge, price, actual, self._clock())
-        self._admit_waiters()
-
-    def _admit_waiters(self) -> None:
-        """Admit the waiters that may start now, in the order of asking, and set the timer for the next one."""
-        queue, window = self._queue, self.window
-        line = queue.line
-        if queue.timer is not None:
-            queue.timer.cancel()
-            queue.timer = None
-        while line:
-            admitted, price = line[0]
-            loop = admitted.get_loop()
-            if admitted.done() or loop.is_closed():
-                line.popleft()
-                continue
-            now = self._clock()
-            ready = window.ready_ns(price, now)
-            if ready is None:
-                return  # a reserved cost is in the way; its start or leave calls this again
-            if ready > now:
-                queue.timer = loop.call_later((ready - now) / 1e9, self._on_timer, loop, queue)
-                return
-            line.popleft()
-            window.reserve(price, now)
-            admitted.set_result(queue.turn)
-
-    def _on_timer(self, loop: asyncio.AbstractEventLoop, queue: _Queue) -> None:
-        queue.timer = None
-        try:
-            self.bind(loop, queue.clock)
-        except RuntimeError as exc:  # this loop was paused, and another one runs by now: no timer would end the wait
-            for admitted, _ in queue.line:
-                if not admitted.done():
-                    admitted.set_exception(exc)
-            queue.line.clear()
-        else:
-            self._admit_waiters()
+        await self.line.enter(price)
+        return Reservation(self, self.line.start(price), price)
 
     def _checked(self, cost: Any) -> int:
         number = number_or_none(cost)
@@ -313,37 +165,8 @@ class RateLimit:
     def __repr__(self) -> str:
         return (
             f"<RateLimit {self.rate:g} per {self.per:g} s: {(self.window.used + self.window.reserved) / UNIT:g} used, "
-            f"{len(self.line)} waiting>"
+            f"{self.line.waiting} waiting>"
         )
-
-
-_Place = tuple[asyncio.Future[int], int]
-"""A waiter: its future, which ends with the queue's turn, and its cost in millionths."""
-
-
-class _Queue:
-    """Waiters of one event loop.
-
-    A paused loop keeps its queue and its timer while another loop uses the limit.
-
-    Args:
-        clock: The loop's clock.
-
-    Attributes:
-        line: The waiters, in the order of asking.
-        reserved: While paused, the costs that were admitted and have not started, in millionths.
-        timer: Admits the next waiter.
-        turn: How often the limit was bound to the loop.
-    """
-
-    __slots__ = ("clock", "line", "reserved", "timer", "turn")
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.line: deque[_Place] = deque()
-        self.reserved = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.turn = 0
 
 
 class Reservation:
@@ -372,7 +195,7 @@ class Reservation:
             ValueError: `actual` is not such a number.
         """
         price = _units(check_number("actual", actual))
-        self.limit.settle(self.charge, self.price, price)
+        self.limit.line.settle(self.charge, self.price, price)
         self.price = price
 
     def __repr__(self) -> str:
@@ -383,11 +206,3 @@ def _units(cost: float) -> int:
     if cost.__class__ is int or cost > _WHOLE:
         return int(cost) * UNIT
     return round(cost * UNIT)
-
-
-def _clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
-    # a loop class with its own time() (a test's virtual time) is read; other loops share the system's clock
-    time = type(loop).time
-    if isinstance(time, FunctionType) and time is not asyncio.BaseEventLoop.time:
-        return lambda: round(loop.time() * 1e9) + 1
-    return perf_counter_ns

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final
 
-from flowrt.policies.rate_limit import Clock, RateLimit, Reservation
+from flowrt._util.clock import Clock
+from flowrt.policies.rate_limit import RateLimit, Reservation
+from flowrt.policies.sliding_window import Charge
+from flowrt.policies.waiting_line import WaitingLine
 
 __all__ = ["RateLimiter", "Ticket", "check_limits"]
 
@@ -47,9 +50,6 @@ class RateLimiter:
     Attributes:
         settles: True if a limit needs the items' actual costs.
         waiting: Number of waiting items.
-
-    Raises:
-        RuntimeError: A limit is in use on another event loop.
     """
 
     __slots__ = ("_clock", "_constant", "_only", "_turn", "limits", "settles", "waiting")
@@ -57,7 +57,7 @@ class RateLimiter:
     def __init__(self, limits: RateLimit | Iterable[RateLimit], loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self.limits = tuple(sorted(check_limits(limits), key=attrgetter("serial")))
         for limit in self.limits:
-            limit.bind(loop, clock)
+            limit.line.bind(loop, clock)
         self.settles = any(limit.reports for limit in self.limits)
         self.waiting = 0
         constant = tuple([limit.constant for limit in self.limits if limit.constant is not None])
@@ -82,52 +82,67 @@ class RateLimiter:
             prices = tuple([limit.price(item) for limit in self.limits])
         if self.waiting:
             return Ticket(False, prices)
-        now = self._clock()
-        if self._only is not None:  # fast path of the common case: one limit and nothing to settle
-            free = not self._only.line and self._only.window.take(prices[0], now)
+        if (only := self._only) is not None:  # fast path of the common case: one limit and nothing to settle
+            line = only.line
+            with line.lock:
+                free = not line.waiting and only.window.take(prices[0], self._clock())
             return _GRANTED if free else Ticket(False, prices)
+        for limit in self.limits:  # all of them, in their order: another loop may take in between
+            limit.line.lock.acquire()
+        try:
+            return self._take_all(prices, self._clock())
+        finally:
+            for limit in self.limits:
+                limit.line.lock.release()
+
+    def _take_all(self, prices: tuple[int, ...], now_ns: int) -> Ticket:
         for limit, price in zip(self.limits, prices, strict=True):
-            if not limit.free(price, now):
+            if not limit.line.free(price, now_ns):
                 return Ticket(False, prices)
-        if self.settles:
-            reservations = [
-                Reservation(limit, limit.window.charge(price, now), price)
-                for limit, price in zip(self.limits, prices, strict=True)
-            ]
-            return Ticket(True, prices, tuple(reservations))
-        for limit, price in zip(self.limits, prices, strict=True):
-            limit.window.charge(price, now)
-        return _GRANTED
+        charges = [limit.window.charge(price, now_ns) for limit, price in zip(self.limits, prices, strict=True)]
+        if not self.settles:
+            return _GRANTED
+        return Ticket(True, prices, tuple(map(Reservation, self.limits, charges, prices)))
 
     async def wait(self, ticket: Ticket) -> None:
         """Wait until the ticket is granted; a cancelled caller is not charged."""
         self.waiting += 1
-        entered: list[tuple[RateLimit, int]] = []
         try:
             async with self._turn:
-                try:
-                    for limit, price in zip(self.limits, ticket.prices, strict=True):
-                        await limit.enter(price)
-                        entered.append((limit, price))
-                except BaseException:
-                    for limit, price in entered:
-                        limit.leave(price)
-                    raise
-                ticket.reservations = tuple([limit.start(price) for limit, price in entered])
+                charges = await self._enter_all(ticket.prices)
+                ticket.reservations = tuple(map(Reservation, self.limits, charges, ticket.prices))
                 ticket.granted = True
         finally:
             self.waiting -= 1
+
+    async def _enter_all(self, prices: tuple[int, ...]) -> list[Charge]:
+        while True:
+            entered: list[tuple[WaitingLine, int, int]] = []
+            try:
+                for limit, price in zip(self.limits, prices, strict=True):
+                    entered.append((limit.line, price, await limit.line.enter(price)))
+                if all(line.holds(turn) for line, _, turn in entered):
+                    return [line.start(price) for line, price, _ in entered]
+            except BaseException:
+                _leave_all(entered)
+                raise
+            _leave_all(entered)  # this loop was paused meanwhile, and others took what it held
 
     def settle(self, ticket: Ticket, metadata: Mapping[str, Any] | None) -> None:
         """Replace an attempt's estimated costs by those that its node reported; needed only if `settles` is true."""
         for reservation in ticket.reservations:
             actual = reservation.limit.reported(metadata)
             if actual is not None:
-                reservation.limit.settle(reservation.charge, reservation.price, actual)
+                reservation.limit.line.settle(reservation.charge, reservation.price, actual)
                 reservation.price = actual
 
     def __repr__(self) -> str:
         return f"<RateLimiter: {len(self.limits)} limits, {self.waiting} waiting>"
+
+
+def _leave_all(entered: list[tuple[WaitingLine, int, int]]) -> None:
+    for line, price, turn in entered:
+        line.leave(price, turn)
 
 
 def check_limits(limits: Any) -> tuple[RateLimit, ...]:

@@ -126,14 +126,12 @@ class Window:
             self.used -= estimate - actual
             self._unpace(estimate - actual)
 
-    def restart(self, now_ns: int, reserved: int = 0) -> None:
-        """Take over for another loop, and drop charges later than that loop's clock.
+    def restart(self, now_ns: int) -> None:
+        """Take over for another loop: drop charges later than that loop's time.
 
         Args:
             now_ns: The loop's time.
-            reserved: Costs that were admitted on that loop and have not started.
         """
-        self.reserved = reserved
         if self._log and self._log[-1][0] > now_ns:
             self._log.clear()
             self.used = 0

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -102,13 +103,20 @@ def test_waiter_cancelled_in_the_tick_of_admission_is_not_charged(run_virtual: R
 def charged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Time in nanoseconds and cost of every charge of every limit."""
     charges: list[tuple[int, int]] = []
-    enter = Window._enter
+    enter, take = Window._enter, Window.take
 
-    def recorded(window: Window, cost: int, now_ns: int) -> Charge:
+    def entered(window: Window, cost: int, now_ns: int) -> Charge:
         charges.append((now_ns, cost // UNIT))
         return enter(window, cost, now_ns)
 
-    monkeypatch.setattr(Window, "_enter", recorded)
+    def taken(window: Window, cost: int, now_ns: int) -> Charge | None:
+        charge = take(window, cost, now_ns)
+        if charge is not None:
+            charges.append((now_ns, cost // UNIT))
+        return charge
+
+    monkeypatch.setattr(Window, "_enter", entered)
+    monkeypatch.setattr(Window, "take", taken)
     return charges
 
 
@@ -159,7 +167,7 @@ def test_cancelled_waiters_lose_and_duplicate_no_cost(data: st.DataObject) -> No
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert sum(result is None for result in done) == len(begun)
         assert limit.window.reserved == 0
-        assert not limit.line
+        assert limit.line.waiting == 0
         await asyncio.sleep(1.001)
         assert limit.window.fits(rate * UNIT, clock()), "all of it is free again"
 
@@ -266,9 +274,23 @@ def test_limit_outlives_its_loop() -> None:
             await asyncio.wait_for(limit.acquire(), 0.01)
 
     run_on(asyncio.SelectorEventLoop, still_full())
-    limit.window.reserve(UNIT, 1)  # by a loop that was closed before its waiter started
     starts = run_on(virtual_loop, starts_of(limit, [1, 1]))
     assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
+
+
+def test_cost_reserved_by_a_closed_loop_is_free_again() -> None:
+    limit = RateLimit(1, per=60)
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        first.run_until_complete(limit.line.enter(UNIT))  # admitted, and never starts
+        assert limit.window.reserved == UNIT
+    finally:
+        first.close()
+    try:
+        second.run_until_complete(asyncio.wait_for(limit.acquire(), HANG_S))
+    finally:
+        second.close()
+    assert limit.window.reserved == 0
 
 
 PAUSED = {
@@ -323,51 +345,204 @@ def test_processors_on_paused_loops_share_a_limit() -> None:
     assert [result.output for result in results] == list(range(20))
 
 
-def test_waiter_fails_if_another_loop_runs_with_the_limit_meanwhile() -> None:
+def test_processors_in_several_threads_share_one_rate(charged: list[tuple[int, int]]) -> None:
+    limit, count = RateLimit(40, per=0.1, burst=5), 60
+    processors = [BatchProcessor(same, 4, rate_limit=limit, telemetry=False) for _ in range(3)]
+    everyone = threading.Barrier(3)
+
+    def run_one(processor: BatchProcessor) -> list[Any]:
+        async def main() -> Any:
+            await asyncio.to_thread(everyone.wait, HANG_S)
+            return await asyncio.wait_for(processor.batch(range(count)), HANG_S)
+
+        return [result.output for result in asyncio.run(main())]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run_one, processors)) == [list(range(count))] * 3
+    assert len(charged) == 3 * count
+    assert worst_window(charged, 100_000_000) <= 40
+    assert (limit.window.reserved, limit.line.waiting) == (0, 0)
+
+
+async def same(x: int) -> int:
+    return x
+
+
+class LoopThread:
+    """An event loop that runs in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+
+    def submit(self, main: Any) -> Future[Any]:
+        return asyncio.run_coroutine_threadsafe(main, self.loop)
+
+    def __enter__(self) -> LoopThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+def test_callers_on_two_running_loops_start_in_the_order_of_asking() -> None:
     limit = RateLimit(1, per=0.05)
-    paused = asyncio.new_event_loop()
-    entered, leave = threading.Event(), threading.Event()
+    started: list[str] = []
 
-    async def hold() -> None:
-        limit.bind(asyncio.get_running_loop(), time.perf_counter_ns)
-        entered.set()
-        await asyncio.to_thread(leave.wait, HANG_S)
-
-    thread = threading.Thread(target=lambda: asyncio.run(hold()))
-    try:
-        waiters = [paused.create_task(limit.acquire()) for _ in range(3)]
-        paused.run_until_complete(asyncio.sleep(0))
-        thread.start()
-        assert entered.wait(HANG_S)
-        done, _ = paused.run_until_complete(asyncio.wait(waiters, timeout=HANG_S))
-        assert done == set(waiters)
-        for waiter in waiters[1:]:
-            with pytest.raises(RuntimeError, match="in use on another event loop"):
-                waiter.result()
-    finally:
-        leave.set()
-        thread.join()
-        paused.close()
-
-
-def test_limit_refuses_a_second_running_loop() -> None:
-    limit = RateLimit(2)
-    entered, leave = threading.Event(), threading.Event()
-
-    async def hold() -> None:
+    async def one(name: str) -> None:
         await limit.acquire()
-        entered.set()
-        await asyncio.to_thread(leave.wait, 10)
+        started.append(name)
 
-    thread = threading.Thread(target=lambda: asyncio.run(hold()))
-    thread.start()
+    async def in_line(count: int) -> None:
+        while limit.line.waiting < count:
+            await asyncio.sleep(0.001)
+
+    with LoopThread() as left, LoopThread() as right:
+        left.submit(limit.acquire()).result(HANG_S)
+        limit.window.reserve(UNIT, time.perf_counter_ns())  # holds everyone back until all have asked
+        waits = []
+        for count, (side, name) in enumerate([(left, "a"), (right, "b"), (right, "c"), (left, "d"), (right, "e")], 1):
+            waits.append(side.submit(one(name)))
+            side.submit(in_line(count)).result(HANG_S)
+        with limit.line.lock:
+            limit.window.release(UNIT)
+        for wait in waits:
+            wait.result(HANG_S)
+    assert started == ["a", "b", "c", "d", "e"]
+    assert limit.window.reserved == 0
+
+
+def test_blocked_loop_holds_back_one_cost_at_most() -> None:
+    limit = RateLimit(2, per=0.05)
+    entered, leave = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        entered.set()
+        leave.wait(HANG_S)
+
+    with LoopThread() as blocked, LoopThread() as free:
+        blocked.submit(limit.acquire(2)).result(HANG_S)
+        waits = [blocked.submit(limit.acquire()) for _ in range(10)]
+        blocked.submit(block())
+        assert entered.wait(HANG_S)
+        try:
+            for _ in range(10):
+                free.submit(limit.acquire()).result(HANG_S)
+        finally:
+            leave.set()
+        for wait in waits:
+            wait.result(HANG_S)
+    assert limit.window.reserved == 0
+
+
+def test_paused_loop_does_not_hold_back_one_that_runs(charged: list[tuple[int, int]]) -> None:
+    """The paused loop has a caller that was admitted and has not started, and others in line before anyone else."""
+    limit = RateLimit(2, per=0.05)
+    paused = asyncio.new_event_loop()
     try:
-        assert entered.wait(10)
-        with pytest.raises(RuntimeError, match="in use on another event loop that is running: give each event loop"):
-            asyncio.run(starts_of(limit, [1]))
+        paused.run_until_complete(limit.acquire(2))
+        waits = [paused.create_task(limit.acquire()) for _ in range(4)]
+        paused.run_until_complete(asyncio.sleep(0))
+        time.sleep(0.06)
+        with LoopThread() as free:
+            for _ in range(4):
+                free.submit(limit.acquire()).result(HANG_S)
+        done, _ = paused.run_until_complete(asyncio.wait(waits, timeout=HANG_S))
     finally:
-        leave.set()
-        thread.join()
+        paused.close()
+    assert done == set(waits)
+    assert worst_window(charged, 50_000_000) <= 2
+    assert limit.window.reserved == 0
+
+
+def test_items_on_a_paused_loop_ask_again_for_all_their_limits(charged: list[tuple[int, int]]) -> None:
+    """One limit has admitted the item, which waits for the other one when its loop is paused."""
+    calls, size = RateLimit(1, per=0.02), RateLimit(1, per=0.5)
+    paused = asyncio.new_event_loop()
+    try:
+        batch = paused.create_task(BatchProcessor(same, 2, rate_limit=[calls, size]).batch(range(3)))
+        while not calls.window.reserved and not batch.done():
+            paused.run_until_complete(asyncio.sleep(0.01))
+        assert not batch.done()
+        assert len(asyncio.run(BatchProcessor(same, 2, rate_limit=calls).batch(range(3)))) == 3
+        done, _ = paused.run_until_complete(asyncio.wait([batch], timeout=HANG_S))
+        assert done == {batch}
+    finally:
+        paused.close()
+    assert calls.window.reserved == size.window.reserved == 0
+    assert len(charged) == 9
+
+
+TURN = st.tuples(
+    st.integers(0, 2), st.integers(1, 4), st.sampled_from([0, 0.2, 0.5, 1.0, 2.5]), st.none() | st.integers(0, 5)
+)
+
+
+@given(
+    rate=st.integers(1, 4),
+    even=st.booleans(),
+    costs=st.lists(st.lists(st.integers(0, 4), max_size=6), min_size=3, max_size=3),
+    turns=st.lists(TURN, max_size=12),
+)
+@settings(max_examples=examples(40), deadline=None)
+def test_loops_that_pause_at_any_step_lose_and_duplicate_no_cost(
+    rate: int, even: bool, costs: list[list[int]], turns: list[tuple[int, int, float, int | None]]
+) -> None:
+    """Three loops with one clock take turns of a few steps each; some callers are cancelled."""
+    limit = RateLimit(rate, per=1.0, burst=1 if even else rate)
+    begun: list[tuple[int, int]] = []
+    now = [0.0]
+    loops = [SharedTimeLoop(now) for _ in range(3)]
+
+    async def one(cost: int) -> None:
+        await limit.acquire(min(cost, rate))
+        begun.append((clock(), min(cost, rate)))
+
+    try:
+        tasks = [[loop.create_task(one(cost)) for cost in own] for loop, own in zip(loops, costs, strict=True)]
+        for which, steps, pause_s, cancelled in turns:
+            for _ in range(steps):
+                loops[which].step()
+            now[0] += pause_s
+            if cancelled is not None and cancelled < len(tasks[which]):
+                tasks[which][cancelled].cancel()
+        for _ in range(300):
+            for loop in loops:
+                loop.step()
+            now[0] += 0.1
+        for loop, own in zip(loops, tasks, strict=True):
+            left = [task for task in own if not task.done()]
+            for task in left:
+                task.cancel()
+            loop.step()
+            loop.step()
+            assert not left
+            assert all(task.cancelled() or task.result() is None for task in own)
+    finally:
+        for loop in loops:
+            loop.close()
+    assert sum(not task.cancelled() for own in tasks for task in own) == len(begun)
+    assert worst_window(begun, 10**9) <= rate
+    assert (limit.window.reserved, limit.line.waiting) == (0, 0)
+
+
+class SharedTimeLoop(asyncio.SelectorEventLoop):
+    """Loop that runs a step at a time, by a clock that it shares with others."""
+
+    def __init__(self, now: list[float]) -> None:
+        self.now = now
+        super().__init__()
+
+    def time(self) -> float:
+        return self.now[0]
+
+    def step(self) -> None:
+        """Run what is ready, once."""
+        self.call_soon(self.stop)
+        self.run_forever()
 
 
 @pytest.mark.parametrize(
