@@ -186,6 +186,8 @@ class _Words:
             return self._of_slots()
         if cause == "input":
             return "{share} waited for input", "more slots would not help, a faster source would"
+        if cause == "paused":
+            return "{share} it was paused", ""
         if cause == "rate_limit":
             return "{share} waited for the rate limit or an open circuit", ""
         if cause == "backoff":

@@ -22,6 +22,7 @@ __all__ = [
     "CONSUMER",
     "INPUT",
     "LOOP_BLOCKED",
+    "PAUSED",
     "RATE_LIMIT",
     "SERVICE",
     "SLOTS",
@@ -31,10 +32,11 @@ __all__ = [
     "Progress",
 ]
 
-Cause = Literal["input", "slots", "rate_limit", "backoff", "loop_blocked", "consumer", "tail", "service"]
+Cause = Literal["input", "paused", "slots", "rate_limit", "backoff", "loop_blocked", "consumer", "tail", "service"]
 
 CAUSES: Final[tuple[Cause, ...]] = (
     "input",
+    "paused",
     "slots",
     "rate_limit",
     "backoff",
@@ -45,7 +47,7 @@ CAUSES: Final[tuple[Cause, ...]] = (
 )
 """Every cause; `docs/explain.md` says what each means."""
 
-INPUT, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
+INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
 
 
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
@@ -74,7 +76,8 @@ class Progress(Protocol):
 class Ledger:
     """Charges each instant of one batch to one cause.
 
-    If several hold at once, the first of these counts: a blocked loop, the consumer, a rate limit, backoff, the input.
+    If several hold at once, the first of these counts: a blocked loop, a pause, the consumer, a rate limit, backoff,
+    the input.
     If none holds, the cause is `slots` while inputs are left, `service` while every item left is running, and `tail`
     while some of the last items run beside empty slots.
 
@@ -135,7 +138,7 @@ class Ledger:
         """Record that a wait begins.
 
         Args:
-            cause: `INPUT`, `RATE_LIMIT`, `BACKOFF` or `CONSUMER`.
+            cause: `INPUT`, `PAUSED`, `RATE_LIMIT`, `BACKOFF` or `CONSUMER`.
             now_ns: The time.
         """
         waits = self._waits
@@ -249,7 +252,9 @@ class Ledger:
 
     def _change(self, now_ns: int) -> None:
         waits = self._waits
-        if waits[CONSUMER]:
+        if waits[PAUSED]:
+            cause = PAUSED
+        elif waits[CONSUMER]:
             cause = CONSUMER
         elif waits[RATE_LIMIT]:
             cause = RATE_LIMIT

@@ -23,6 +23,7 @@ from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
 from flowrt.engine.outcome import Deliver, Settle, settle, settle_value
 from flowrt.engine.parts import RunParts, UnstartedBlock
+from flowrt.engine.pause import Pause
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
 from flowrt.executors import LoopExecutor, ThreadsExecutor
@@ -163,22 +164,25 @@ def _assemble(
     session = config.executor.open(node, config.limit)
     batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
     batch.in_process = isinstance(config.executor, (LoopExecutor, ThreadsExecutor))
-    policies, close_policies = _make_policies(config, runs, batch, loop, dispatch)
+    bounded = deliver_unstarted is None
+    consumer = Wait(batch.ledger, CONSUMER, clock, loop) if bounded and batch.ledger is not None else None
+    admission = Admission(config.limit if bounded else None, consumer)
+    pause = Pause(batch, clock, admission, dispatch)
+    policies, close_policies = _make_policies(config, runs, batch, loop, dispatch, pause)
     attempt, record_outcome = _make_attempt(config, session, batch, workflow_context, alone=policies is None)
 
     def close() -> None:
         close_policies()
         session.close()
 
-    bounded = deliver_unstarted is None
-    consumer = Wait(batch.ledger, CONSUMER, clock, loop) if bounded and batch.ledger is not None else None
     run = BatchRun(
         RunParts(
             batch=batch,
             loop=loop,
             clock=clock,
             source=source,
-            admission=Admission(config.limit if bounded else None, consumer),
+            admission=admission,
+            pause=pause,
             attempt=attempt,
             settle=record_outcome,
             deliver=deliver,
@@ -228,7 +232,12 @@ def _make_attempt(
 
 
 def _make_policies(
-    config: BatchConfig, runs: ActiveRuns, batch: BatchRecord, loop: asyncio.AbstractEventLoop, dispatch: Dispatch
+    config: BatchConfig,
+    runs: ActiveRuns,
+    batch: BatchRecord,
+    loop: asyncio.AbstractEventLoop,
+    dispatch: Dispatch,
+    pause: Pause,
 ) -> tuple[PolicyPipeline | None, Callable[[], None]]:
     """The policies of one batch, and what to call at its end."""
     breaker, controller, clock = config.breaker, runs.controller, batch.clock
@@ -242,6 +251,7 @@ def _make_policies(
     policies = PolicyPipeline(
         batch,
         clock,
+        pause,
         rate_limiter=RateLimiter(config.rate_limit, loop, clock) if config.rate_limit else None,
         breaker=breaker,
         retries=None if config.retry is None else config.retry.begin(config.limit),

@@ -24,16 +24,19 @@ class Admission:
         consumer: Accounts for the time in which the consumer holds workers up, where a ledger is kept.
 
     Attributes:
-        free: Permits left now; 0 once closed.
+        free: Permits left now; 0 while paused and once closed.
+        paused: True while no item is admitted.
         closed: True once no further item is admitted.
     """
 
-    __slots__ = ("_away", "_capacity", "_consumer", "_limit", "_rest", "_waiters", "closed", "free")
+    __slots__ = ("_away", "_capacity", "_consumer", "_kept", "_limit", "_rest", "_waiters", "closed", "free", "paused")
 
     def __init__(self, limit: int | None = None, consumer: Wait | None = None) -> None:
         self._limit = self.free = sys.maxsize if limit is None else limit
         self._consumer = consumer
+        self.paused = False
         self.closed = False
+        self._kept = 0  # permits that are free and not given during a pause
         self._waiters = Waiters()
         self._away = False
         self._capacity = 0  # once closed: permits for results of items that are not run
@@ -52,7 +55,7 @@ class Admission:
             self._consumer.over()
 
     def _is_held_back(self) -> bool:
-        return self._away and len(self._waiters) > 0
+        return self._away and len(self._waiters) > 0 and not self.paused
 
     async def wait(self) -> bool:
         """Wait for a permit.
@@ -63,7 +66,7 @@ class Admission:
         while not self.free:
             if self.closed:
                 return False
-            if self._away and self._consumer is not None and not self._consumer.scheduled:
+            if self._away and not self.paused and self._consumer is not None and not self._consumer.scheduled:
                 self._consumer.look_soon(self._is_held_back)
             await self._waiters.wait()
         return True
@@ -77,6 +80,8 @@ class Admission:
                 if not waiter.done():
                     waiter.set_result(None)
                     break
+        elif self.paused:
+            self._kept += 1
         else:
             self.free += 1
             self._waiters.wake_one()
@@ -101,17 +106,31 @@ class Admission:
             await waiter
         self._capacity -= 1
 
+    def pause(self) -> None:
+        """Admit no item until `resume`; permits that come back meanwhile are kept."""
+        if not self.closed and not self.paused:
+            self.paused = True
+            self._kept, self.free = self.free, 0
+
+    def resume(self) -> None:
+        """Admit items again."""
+        if self.paused:
+            self.paused = False
+            self.free, self._kept = self._kept, 0
+            self._waiters.wake_all()
+
     def close(self) -> None:
         """Admit no further item and let the waiting workers go."""
         if self.closed:
             return
         self.closed = True
-        self._capacity = self.free
-        self.free = 0
+        self._capacity = self.free + self._kept
+        self.free = self._kept = 0
+        self.paused = False
         if self._consumer is not None and self._consumer.recorded:
             self._consumer.over()
         self._waiters.wake_all()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self.free} free"
+        state = "closed" if self.closed else f"paused, {self._kept} free" if self.paused else f"{self.free} free"
         return f"<Admission: {state}, {len(self._waiters)} waiting>"

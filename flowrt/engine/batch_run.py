@@ -50,6 +50,7 @@ class BatchRun:
         self.batch = parts.batch
         self.loop = parts.loop
         self.admission = parts.admission
+        self._pause = parts.pause
         self.interrupted_by: asyncio.CancelledError | None = None
         self.over = False
         self.source_failed = False
@@ -66,7 +67,8 @@ class BatchRun:
         source = parts.source
         retries: RetryQueue | None = None
         if parts.policies is not None and parts.policies.retries is not None:
-            retries = RetryQueue(source, batch, parts.policies.retries.waiting, self.loop, self._clock)
+            waiting = parts.policies.retries.waiting
+            retries = RetryQueue(source, batch, waiting, self.loop, self._clock, parts.pause)
             source = retries
         self._source = source
         begin = parts.attempt
@@ -136,6 +138,19 @@ class BatchRun:
         self.admission.resize(limit)
         self._context.copy().run(self._dispatch.notify, "limit_changed", self.batch)
         self._pool.resize(more)
+
+    def pause(self) -> None:
+        """Admit nothing until `resume`; attempts in flight go on to their end, and the batch's time limit holds.
+
+        It does nothing once all that is left is in flight, or the batch is drained or stopped.
+        """
+        cancellation = self._cancellation
+        if not (self._concluded or cancellation.stopped or cancellation.drained or cancellation.all_started):
+            self._pause.begin()
+
+    def resume(self) -> None:
+        """Admit items again, after `pause`."""
+        self._pause.end()
 
     # -- drain and stop ------------------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class Cancellation:
         self._loop = parts.loop
         self._clock = parts.clock
         self._admission = parts.admission
+        self._pause = parts.pause
         self._journal = parts.journal
         self._paced = parts.deliver_unstarted is None
         self._item_timeout_s = parts.item_timeout_s
@@ -104,24 +105,32 @@ class Cancellation:
         Args:
             reason: For the error of the items that are not started.
         """
-        if self.stopped is not None or self.drained is not None:
+        if self.stopped is not None or self.drained is not None or self.all_started:
             return
+        waiting = self._waiting()
+        self.cancels_rest = not self._admission.closed  # else the source is exhausted, or has raised
+        self.drained = reason
+        self._close_admission()
+        self._pause.end()
+        for task in waiting:
+            if task is not None:
+                task.cancel()
+
+    @property
+    def all_started(self) -> bool:
+        """True if all that is left is in flight."""
+        source = self._source
+        all_pulled = self._admission.closed or (self._batch.pulled >= source.known and not source.left)
+        return all_pulled and not self._waiting()
+
+    def _waiting(self) -> list[asyncio.Task[Any] | None]:
+        """Tasks of the items that wait for a policy."""
         current = asyncio.current_task(self._loop)
-        waiting = [
+        return [
             slot.task
             for slot in self._batch.slots
             if slot.item is not None and not slot.item.started_ns and not slot.keeping and slot.task is not current
         ]
-        source = self._source
-        all_pulled = self._admission.closed or (self._batch.pulled >= source.known and not source.left)
-        if all_pulled and not waiting:
-            return  # all that is left is in flight
-        self.cancels_rest = not self._admission.closed  # else the source is exhausted, or has raised
-        self.drained = reason
-        self._close_admission()
-        for task in waiting:
-            if task is not None:
-                task.cancel()
 
     def stop(self, reason: str, *, cancels_rest: bool = False) -> None:
         """Admit nothing more and cancel what is in flight; abandon what has not ended after the grace period.
@@ -138,6 +147,7 @@ class Cancellation:
             return
         self.stopped = reason
         self._close_admission()
+        self._pause.end()
         if self._hedging is not None:
             self._hedging.stop()
         current = asyncio.current_task(self._loop)

@@ -30,6 +30,7 @@ HOOKS: Final = (
     "item_finished",
     "limit_changed",
     "circuit_changed",
+    "pause_changed",
     "inputs_cancelled",
     "batch_ended",
 )
@@ -105,6 +106,9 @@ class Instrument:
     def circuit_changed(self, batch: BatchRecord) -> None:
         """The node's circuit breaker has changed its state; `batch.circuit` has both states and the reason."""
 
+    def pause_changed(self, batch: BatchRecord) -> None:
+        """The batch was paused, as `batch.paused_ns` says, or goes on."""
+
     def inputs_cancelled(self, batch: BatchRecord) -> None:
         """Many inputs were cancelled without having been started: `batch.unstarted` of them.
 
@@ -148,6 +152,7 @@ class Dispatch:
     item_finished: tuple[Hook, ...] = ()
     limit_changed: tuple[Hook, ...] = ()
     circuit_changed: tuple[Hook, ...] = ()
+    pause_changed: tuple[Hook, ...] = ()
     inputs_cancelled: tuple[Hook, ...] = ()
     batch_ended: tuple[Hook, ...] = ()
 

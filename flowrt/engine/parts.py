@@ -13,6 +13,7 @@ from flowrt.engine.attempt import Begin
 from flowrt.engine.durability import JournalSink
 from flowrt.engine.instrument import Dispatch
 from flowrt.engine.outcome import Deliver, Settle, settle
+from flowrt.engine.pause import Pause
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import Source
 from flowrt.model import BatchRecord
@@ -49,6 +50,7 @@ class RunParts(NamedTuple):
         clock: Monotonic nanoseconds.
         source: Where inputs come from.
         admission: Holds workers back.
+        pause: Pauses the batch.
         attempt: Begins one attempt.
         deliver: Takes the results.
         dispatch: The instruments' hooks.
@@ -72,6 +74,7 @@ class RunParts(NamedTuple):
     clock: Clock
     source: Source
     admission: Admission
+    pause: Pause
     attempt: Begin
     deliver: Deliver
     dispatch: Dispatch

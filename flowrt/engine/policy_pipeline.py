@@ -8,6 +8,7 @@ from typing import Any, Final
 from flowrt._util.clock import Clock
 from flowrt.attribution.ledger import RATE_LIMIT
 from flowrt.engine.outcome import RejectedInputError, settle_exception
+from flowrt.engine.pause import Pause
 from flowrt.model import BatchRecord, ItemRecord, Rejected
 from flowrt.policies.adaptive_concurrency import LimitController, Outcome
 from flowrt.policies.circuit_breaker import CircuitBreaker
@@ -26,6 +27,7 @@ class PolicyPipeline:
     Args:
         batch: The batch's record.
         clock: The batch's clock.
+        pause: Holds back items that would begin an attempt.
         rate_limiter: The rate limits.
         breaker: The node's circuit breaker.
         retries: Decides on further attempts.
@@ -33,12 +35,13 @@ class PolicyPipeline:
         set_limit: Called with a new limit when the controller wants one.
     """
 
-    __slots__ = ("_batch", "_breaker", "_clock", "_controller", "_rate_limiter", "_set_limit", "retries")
+    __slots__ = ("_batch", "_breaker", "_clock", "_controller", "_pause", "_rate_limiter", "_set_limit", "retries")
 
     def __init__(
         self,
         batch: BatchRecord,
         clock: Clock,
+        pause: Pause,
         *,
         rate_limiter: RateLimiter | None = None,
         breaker: CircuitBreaker | None = None,
@@ -48,6 +51,7 @@ class PolicyPipeline:
     ) -> None:
         self._batch = batch
         self._clock = clock
+        self._pause = pause
         self._rate_limiter = rate_limiter
         self._breaker = breaker
         self._controller = controller
@@ -109,17 +113,21 @@ class PolicyPipeline:
             batch.ledger.wait(RATE_LIMIT, asked_ns)
         try:
             while True:
+                await self._pause.wait()
                 began_ns = 0 if breaker is None else await self._pass(breaker)
                 if rate_limiter is not None:
                     if item.ticket is None:
                         item.ticket = rate_limiter.take(item.input_data)
                     if not item.ticket.granted:
                         await rate_limiter.wait(item.ticket)
-                if began_ns or breaker is None or breaker.closed:
+                if not self._pause.active and (began_ns or breaker is None or breaker.closed):
                     break
-                item.ticket = None  # the circuit opened meanwhile; what the limits charged stays charged
+                if breaker is not None and began_ns:  # a probe that does not begin makes way for the next
+                    breaker.record(self._clock(), began_ns, None)
+                    began_ns = 0
+                item.ticket = None  # the circuit opened meanwhile, or a pause began; what the limits charged stays so
         except BaseException:
-            if breaker is not None and began_ns:  # a probe that does not begin makes way for the next
+            if breaker is not None and began_ns:
                 breaker.record(self._clock(), began_ns, None)
             raise
         finally:

@@ -12,6 +12,7 @@ from flowrt._util.clock import Clock
 from flowrt.attribution.ledger import BACKOFF
 from flowrt.attribution.wait import Wait
 from flowrt.engine.delay_queue import DelayQueue
+from flowrt.engine.pause import Pause
 from flowrt.engine.source import END, LATER, AsyncSource, Source
 from flowrt.engine.waiters import Waiters
 from flowrt.model import BatchRecord, ItemRecord
@@ -40,10 +41,17 @@ class RetryQueue(Source):
         bound: Most items in backoff.
         loop: The running loop.
         clock: The batch's clock.
+        pause: Ended once no item is left that it could hold back.
     """
 
     def __init__(
-        self, inputs: Source, batch: BatchRecord, bound: int, loop: asyncio.AbstractEventLoop, clock: Clock
+        self,
+        inputs: Source,
+        batch: BatchRecord,
+        bound: int,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        pause: Pause,
     ) -> None:
         self.awaits = inputs.awaits
         self.computes = inputs.computes
@@ -53,6 +61,7 @@ class RetryQueue(Source):
         self._batch = batch
         self._loop = loop
         self._clock = clock
+        self._pause = pause
         self._backoff: DelayQueue[ItemRecord] = DelayQueue(bound)
         self._ready: deque[ItemRecord] = deque()
         self._waiters = inputs.waiters if isinstance(inputs, AsyncSource) else Waiters()
@@ -89,6 +98,8 @@ class RetryQueue(Source):
         """Note that an item will not be tried again: it may have been the last that could be."""
         if len(self._idle) and self._is_over():
             self._idle.wake_all()
+        if self._batch.paused_ns and self._batch.completed == self._batch.pulled and self._are_inputs_pulled():
+            self._pause.end()
 
     def pull(self) -> Any:
         if self._ready:
@@ -151,6 +162,10 @@ class RetryQueue(Source):
     def _is_over(self) -> bool:
         batch = self._batch
         return self._stopped or (self._inputs_ended and batch.completed == batch.pulled)
+
+    def _are_inputs_pulled(self) -> bool:
+        inputs = self._inputs
+        return self._inputs_ended or (self._batch.pulled >= inputs.known and not inputs.left)
 
     def _at_end(self) -> Any:
         self._wake_all()

@@ -130,12 +130,17 @@ class Worker:
                 try:
                     while (data := pull()) is LATER:
                         await source.wait()
+                        if admission.paused:
+                            break
                 except BaseException as exc:  # raised again by join()
                     cancellation.source_failed(exc)
                     break
                 if data is END:
                     self._input_ended()
                     break
+                if data is LATER:  # paused meanwhile: wait for admission anew
+                    admission.release()
+                    continue
                 if sets_variables:
                     for variable, value in source.variables:
                         variable.set(value)

@@ -57,6 +57,7 @@ class BatchRecord:
         own_tasks: True if each item runs in a task, and so in a context, of its own.
         starts_at_once: True if an item's first attempt begins as the item is pulled.
         latest: The last item that got a slot.
+        paused_ns: Since when nothing is admitted, as the batch is paused, by the monotonic clock; else 0.
         returned_ns: When an item last got a slot for a further attempt, which may have to wait there before it starts.
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
         in_process: True if its attempts run in this process, on the loop or in threads.
@@ -96,6 +97,7 @@ class BatchRecord:
         "node_id",
         "node_type",
         "own_tasks",
+        "paused_ns",
         "pulled",
         "queued",
         "reruns",
@@ -139,6 +141,7 @@ class BatchRecord:
         self.starts_at_once = starts_at_once
         self.pulled = 0
         self.latest: ItemRecord | None = None
+        self.paused_ns = 0
         self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
         self.in_process = True

@@ -12,7 +12,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowrt import BatchProcessor, BatchRecord, CircuitBreaker, Instrument, RateLimit, RetryPolicy, Telemetry
-from flowrt.attribution.ledger import CAUSES, CONSUMER, INPUT, LOOP_BLOCKED, RATE_LIMIT, SERVICE, SLOTS, TAIL, Ledger
+from flowrt.attribution.ledger import (
+    CAUSES,
+    CONSUMER,
+    INPUT,
+    LOOP_BLOCKED,
+    PAUSED,
+    RATE_LIMIT,
+    SERVICE,
+    SLOTS,
+    TAIL,
+    Ledger,
+)
 from flowrt.attribution.loop_time import BLOCKED, LoopTime
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
@@ -332,9 +343,18 @@ def test_first_of_several_causes_counts() -> None:
     ledger.wait(CONSUMER, 3 * S)
     ledger.resume(RATE_LIMIT, 4 * S)
     ledger.resume(CONSUMER, 5 * S)
+    ledger.wait(PAUSED, 6 * S)
+    ledger.resume(PAUSED, 7 * S)
     ledger.resume(INPUT, 7 * S)
     ledger.close(8 * S)
-    assert ledger.charged == [3 * S, 2 * S, 1 * S, 0, 0, 2 * S, 0, 0]
+    assert dict(zip(CAUSES, ledger.charged, strict=True)) == {
+        **dict.fromkeys(CAUSES, 0),
+        "input": 2 * S,
+        "paused": 1 * S,
+        "slots": 2 * S,
+        "rate_limit": 1 * S,
+        "consumer": 2 * S,
+    }
 
 
 def test_time_after_a_due_beat_is_a_blocked_loop() -> None:

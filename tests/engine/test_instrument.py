@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor, BatchRecord, Instrument, ItemRecord
+from flowrt.engine.batch_run import active_batches
 from flowrt.engine.instrument import HOOKS, Dispatch, Phase
 from flowrt.policies import CircuitBreaker, Hedge, RetryPolicy
 
@@ -110,6 +111,8 @@ def test_instrument_that_raises_is_disabled_and_logged_once(
     async def fails_once(x: int) -> int:
         if x == 6:
             processor.set_max_concurrency(3)
+            active_batches(asyncio.get_running_loop())[0].pause()
+            active_batches(asyncio.get_running_loop())[0].resume()
         if x == 4 and not failed_before:
             failed_before.append(x)
             raise ValueError("once")

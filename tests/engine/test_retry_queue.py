@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from flowrt._util.clock import clock_of
+from flowrt.engine.admission import Admission
+from flowrt.engine.instrument import Dispatch
+from flowrt.engine.pause import Pause
 from flowrt.engine.retry_queue import Requeued, RetryQueue
 from flowrt.engine.source import END, LATER, make_source
 from flowrt.model import BatchRecord, ItemRecord
@@ -29,7 +32,8 @@ class Fixture:
         loop = asyncio.get_running_loop()
         self.clock = clock_of(loop)
         self.batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0" * 32, limit=3, clock=self.clock)
-        self.queue = RetryQueue(make_source(inputs), self.batch, bound, loop, self.clock)
+        pause = Pause(self.batch, self.clock, Admission(), Dispatch(()))
+        self.queue = RetryQueue(make_source(inputs), self.batch, bound, loop, self.clock, pause)
         self.queue.start(copy_context(), None)
 
     async def pull(self) -> Any:

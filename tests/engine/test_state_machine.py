@@ -1,4 +1,4 @@
-"""Batch as a state machine: items arrive, finish, fail, hang, time out; the batch is resized, drained and cancelled.
+"""Batch as a state machine: items arrive, finish, fail, hang; the batch is resized, paused, drained and cancelled.
 
 Everything happens in virtual time, and the engine's invariants are checked after every step.
 """
@@ -72,6 +72,8 @@ class BatchMachine(RuleBasedStateMachine):
         self.over = False
         self.caller_cancelled = False
         self.attempts: dict[asyncio.Future[int], int] = {}
+        self.calls = 0
+        self.calls_before_pause: int | None = None
         self.allowed = self.c = c
         self.hedged, self.stream = hedge, stream
         self.processor = BatchProcessor(
@@ -91,6 +93,7 @@ class BatchMachine(RuleBasedStateMachine):
             yield item
 
     async def node(self, x: int) -> int:
+        self.calls += 1
         decided = self.loop.create_future()
         self.attempts[decided] = x
         try:
@@ -154,6 +157,19 @@ class BatchMachine(RuleBasedStateMachine):
         self.processor.set_max_concurrency(c)
         self.run_loop()
 
+    @rule(paused=st.booleans())
+    def pause_or_resume(self, paused: bool) -> None:
+        for run in active_batches(self.loop):
+            (run.pause if paused else run.resume)()
+            if paused and self.calls_before_pause is None and run.batch.paused_ns:
+                self.calls_before_pause = self.calls
+        self.forget_pause_that_ended()
+        self.run_loop()
+
+    def forget_pause_that_ended(self) -> None:
+        if self.recorder.batch is None or not self.recorder.batch.paused_ns:
+            self.calls_before_pause = None
+
     @precondition(lambda self: not self.over)
     @rule()
     def end_inputs(self) -> None:
@@ -187,8 +203,15 @@ class BatchMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_slot_is_idle_while_an_item_waits(self) -> None:
-        if not self.over and self.waiting.qsize():
+        paused = self.recorder.batch is not None and self.recorder.batch.paused_ns
+        if not self.over and self.waiting.qsize() and not paused:
             assert len(set(self.attempts.values())) >= self.c
+
+    @invariant()
+    def nothing_starts_during_a_pause(self) -> None:
+        self.forget_pause_that_ended()
+        if self.calls_before_pause is not None and not self.hedged:
+            assert self.calls == self.calls_before_pause
 
     @invariant()
     def items_end_at_most_once_and_only_after_their_start(self) -> None:
@@ -209,6 +232,8 @@ class BatchMachine(RuleBasedStateMachine):
             for _ in range(100):
                 if self.caller.done():
                     break
+                for run in active_batches(self.loop):
+                    run.resume()
                 for decided in list(self.attempts):
                     if not decided.done():
                         decided.set_result(10 * self.attempts[decided])
@@ -245,7 +270,7 @@ TestBatchMachine.settings = settings(max_examples=examples(50), stateful_step_co
 class Busy:
     """Node and processor in which attempts, hedges, backoff, a rate limit and timeouts are all active at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, hedge: Hedge | None = Hedge(after=2.0, share=1.0)) -> None:  # noqa: B008  # frozen
         self.running = 0
         self.recorder = Recorder()
         self.tries: Counter[int] = Counter()
@@ -255,7 +280,7 @@ class Busy:
             item_timeout=4.0,
             retry=RetryPolicy(3, wait=lambda _: 1.0, budget=None),
             rate_limit=RateLimit(6, per=1.0, burst=2),
-            hedge=Hedge(after=2.0, share=1.0),
+            hedge=hedge,
             telemetry=False,
             instruments=[self.recorder],
         )

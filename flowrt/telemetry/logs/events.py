@@ -125,6 +125,7 @@ class LogInstrument(Instrument):
         self._warnings: dict[str, _Allowance] = {}
         self._progress: tuple[int, float] = (0, 0.0)
         self._stalled = False
+        self._paused_ns = 0
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Log `batch.started`."""
@@ -148,6 +149,15 @@ class LogInstrument(Instrument):
         change = batch.circuit
         level = "warning" if change.new == "open" else "info"
         log_event(level, "circuit.changed", **_about(batch), before=change.old, state=change.new, reason=change.reason)
+
+    def pause_changed(self, batch: BatchRecord) -> None:
+        """Log `pause.started`, and `pause.ended` with its duration."""
+        if batch.paused_ns:
+            self._paused_ns = batch.paused_ns
+            log_event("warning", "pause.started", **_about(batch), **_counts(batch), inflight=batch.inflight)
+        else:
+            duration_s = round((batch.clock() - self._paused_ns) / 1e9, 6)
+            log_event("info", "pause.ended", **_about(batch), duration_s=duration_s)
 
     def item_failed(self, item: ItemRecord) -> None:
         """Log a failure, rate-limited."""
