@@ -49,7 +49,7 @@ BOUND: Final = (
     "are left, so raise max_concurrency if the service allows. service: every item left is running. tail: some of the "
     "last items run while slots are empty. rate_limit: your own limit. backoff: waits before retries, so look at the "
     "failures. loop_blocked: a node blocks the event loop. consumer: the reader of the results is slow. input: the "
-    "source of the items is slow."
+    "source of the items is slow. paused: an operator has paused the batch."
 )
 
 _BATCHES: Final = Chosen("batch")

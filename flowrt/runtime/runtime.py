@@ -79,7 +79,7 @@ class Runtime:
         metrics_key: A file with the certificate's private key, if the certificate's file lacks it.
         trace_url: URL of a trace in your tracing UI, with `{trace_id}` in place of its id, such as
             `https://jaeger.example.com/trace/{trace_id}`. Trace ids on the live page become links.
-        live_control: True to let the live page drain and cancel batches. Needs `metrics_token`.
+        live_control: True to let the live page pause, drain and cancel batches. Needs `metrics_token`.
         otlp_endpoint: Base URL of the OTLP/HTTP collector; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
             `otlp`. Without an endpoint, spans exist, so that logs and results have trace ids, but are not exported.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.

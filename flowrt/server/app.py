@@ -59,8 +59,8 @@ def asgi_app(
         registry: The registry that `/metrics` renders.
         trace_url: URL of a trace in your tracing UI, with `{trace_id}` in place of its id. Trace ids on the page
             become links.
-        live_control: True to let the page drain and cancel batches. Enable it only if your service restricts access
-            to the application.
+        live_control: True to let the page pause, drain and cancel batches. Enable it only if your service restricts
+            access to the application.
 
     Returns:
         An application to mount in your own service. The service then controls access to it.
@@ -83,7 +83,7 @@ class TelemetryApp:
     Args:
         registry: The registry that `/metrics` renders.
         trace_url: URL of a trace, with `{trace_id}` in place of its id, or None.
-        live_control: True to accept POST requests that drain or cancel a batch.
+        live_control: True to accept POST requests that pause, resume, drain or cancel a batch.
 
     Raises:
         ValueError: `trace_url` is not an http or https URL with `{trace_id}`.

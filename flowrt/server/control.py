@@ -1,4 +1,4 @@
-"""Control of active batches from the live page: drain and cancel, and pause where the engine can."""
+"""Control of active batches from the live page: pause, resume, drain and cancel."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ _PREFIX: Final = "/live/batches/"
 _REASON: Final = "{} from the live page"
 
 ACTIONS: Final[dict[str, Callable[[Any], None]]] = {
+    "pause": lambda run: run.pause(),
+    "resume": lambda run: run.resume(),
     "drain": lambda run: run.drain(_REASON.format("drained")),
-    "cancel": lambda run: run.stop(_REASON.format("cancelled")),
+    "cancel": lambda run: run.stop(_REASON.format("cancelled"), cancels_rest=True),
 }
 """What each action calls on an active batch, on the batch's own loop."""
 

@@ -43,7 +43,7 @@ class TelemetryServer:
         key: PEM file with the private key of the certificate, if `cert` does not hold it.
         app: The application to serve, by default `asgi_app()`.
         trace_url: URL of a trace in a tracing UI, with `{trace_id}` in place of its id, for links on the live page.
-        live_control: True to let the live page drain and cancel batches. Needs a token.
+        live_control: True to let the live page pause, drain and cancel batches. Needs a token.
 
     Attributes:
         host: The bound address.

@@ -303,6 +303,24 @@ def test_pause_ends_once_nothing_is_left_to_start(run_virtual: Run) -> None:
     assert watch.paused == [True, False]
 
 
+def test_log_says_since_when_a_batch_was_paused_and_for_how_long(
+    run_virtual: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        act(1.5, "pause")
+        act(11.5, "resume")
+        await BatchProcessor(Calls(), 2, name="logged").batch(range(6))
+
+    with caplog.at_level("INFO", "flowrt"):
+        run_virtual(main())
+    (started,) = [record for record in caplog.records if "pause.started" in record.message]
+    (ended,) = [record for record in caplog.records if "pause.ended" in record.message]
+    assert started.levelname == "WARNING"
+    assert "completed=2" in started.message
+    assert "duration_s=10.0" in ended.message
+    assert "it was paused" in next(r.message for r in caplog.records if "batch.completed" in r.message)
+
+
 def test_limit_that_changes_during_a_pause_holds_after_it(run_virtual: Run) -> None:
     node = Calls()
 

@@ -1,10 +1,11 @@
-"""Control of batches over HTTP: drain and cancel, and every refusal."""
+"""Control of batches over HTTP: pause, resume, drain and cancel, and every refusal."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -65,9 +66,20 @@ def active(server: TelemetryServer) -> Iterator[Active]:
     active.join()
 
 
-def batch_id() -> str:
+def state() -> dict[str, Any]:
     batches = json.loads(LIVE.snapshot())["batches"]
-    return str(next(batch["id"] for batch in batches if batch["name"] == "active"))
+    return next(batch for batch in batches if batch["name"] == "active")
+
+
+def batch_id() -> str:
+    return str(state()["id"])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def post(server: TelemetryServer, path: str, method: str = "POST", **headers: str) -> tuple[int, str]:
@@ -93,10 +105,32 @@ def test_drain_lets_active_items_end(server: TelemetryServer, active: Active) ->
 def test_cancel_ends_active_items(server: TelemetryServer, active: Active) -> None:
     assert post(server, f"/live/batches/{batch_id()}/cancel")[0] == 202
     results = active.join()
-    assert {result.status for result in results} == {"cancelled"}
+    assert [result.status for result in results] == ["cancelled"] * 10, "one result per input"
     assert "cancelled from the live page" in (results[0].error or "")
 
 
+def test_paused_batch_waits_until_it_is_resumed(server: TelemetryServer, active: Active) -> None:
+    assert post(server, f"/live/batches/{batch_id()}/pause")[0] == 202
+    wait_until(lambda: state()["paused_s"] is not None)
+    active.release.set()
+    wait_until(lambda: state()["inflight"] == 0)
+    assert (state()["completed"], state()["pulled"], state()["eta_s"]) == (2, 2, None)
+    assert post(server, f"/live/batches/{batch_id()}/resume")[0] == 202
+    results = active.join()
+    assert results.success_rate == 1
+    assert results.report.bound_by["paused"] > 0
+
+
+@pytest.mark.parametrize("action", ["drain", "cancel"])
+def test_paused_batch_can_be_drained_and_cancelled(server: TelemetryServer, active: Active, action: str) -> None:
+    assert post(server, f"/live/batches/{batch_id()}/pause")[0] == 202
+    active.release.set()
+    wait_until(lambda: state()["inflight"] == 0)
+    assert post(server, f"/live/batches/{batch_id()}/{action}")[0] == 202
+    assert [result.status for result in active.join()] == ["ok"] * 2 + ["cancelled"] * 8
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "drain", "cancel"])
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -108,9 +142,9 @@ def test_cancel_ends_active_items(server: TelemetryServer, active: Active) -> No
     ],
 )
 def test_request_without_token_or_own_origin_changes_nothing(
-    server: TelemetryServer, active: Active, headers: dict[str, str], status: int
+    server: TelemetryServer, active: Active, action: str, headers: dict[str, str], status: int
 ) -> None:
-    assert post(server, f"/live/batches/{batch_id()}/cancel", **headers)[0] == status
+    assert post(server, f"/live/batches/{batch_id()}/{action}", **headers)[0] == status
     active.release.set()
     assert active.join().success_rate == 1
 
@@ -125,8 +159,9 @@ def test_get_of_a_control_path_is_405(server: TelemetryServer) -> None:
     assert post(server, "/", "POST")[0] == 405
 
 
-def test_post_is_405_without_live_control() -> None:
-    answer = ask(asgi_app(), "/live/batches/nope/cancel", "POST", origin="http://localhost")
+@pytest.mark.parametrize("action", ["pause", "resume", "drain", "cancel"])
+def test_post_is_405_without_live_control(action: str) -> None:
+    answer = ask(asgi_app(), f"/live/batches/nope/{action}", "POST", origin="http://localhost")
     assert answer.status_code == 405
     assert "live_control is off" in answer.text
 
@@ -151,7 +186,10 @@ def test_config_names_controls_and_trace_url() -> None:
         return ask(asgi_app(**settings), "/live/config").json()
 
     assert config() == {"trace_url": None, "controls": []}
-    assert config(trace_url=url, live_control=True) == {"trace_url": url, "controls": ["drain", "cancel"]}
+    assert config(trace_url=url, live_control=True) == {
+        "trace_url": url,
+        "controls": ["pause", "resume", "drain", "cancel"],
+    }
 
 
 @pytest.mark.parametrize(

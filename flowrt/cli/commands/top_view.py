@@ -24,6 +24,7 @@ _CAUSES: Final = {  # name and colour, in the order of the page's legend
     "rate_limit": ("rate limit", "yellow"),
     "backoff": ("backoff", "magenta"),
     "input": ("input", "bright_black"),
+    "paused": ("paused", "bright_white"),
     "consumer": ("consumer", "blue"),
     "loop_blocked": ("loop blocked", "red"),
     "tail": ("tail", "white"),
@@ -153,6 +154,8 @@ def _batch(batch: Batch, width: int, trace_url: str | None) -> list[RenderableTy
     over = batch["status"] != "running"
     head = Text(_plain(batch["name"]), style="bold", no_wrap=True, overflow="ellipsis")
     head.append(f"  {batch['status']}", style=_STATUS.get(batch["status"], ""))
+    if batch.get("paused_s") is not None and not over:
+        head.append(f", paused for {duration(batch['paused_s'])}", style="yellow")
     head.append(f"  {duration(batch['elapsed_s'])}", style="not bold dim")
     if failed := _failed(batch):
         head.append(f"  {failed:,} failed ({failed / max(1, batch['completed']):.0%})", style="bold red")

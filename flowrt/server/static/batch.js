@@ -45,8 +45,9 @@ function badge(batch) {
   const failed = failures(batch);
   if (isRunning(batch)) {
     const share = failingShare(batch);
-    if (!batch.failing.failed) return ["running", "running"];
-    return [`running, ${percent(share)} failing`, share >= FAILING ? "failed" : "warn"];
+    const state = batch.paused_s === null ? "running" : "paused";
+    if (!batch.failing.failed) return [state, batch.paused_s === null ? "running" : "warn"];
+    return [`${state}, ${percent(share)} failing`, share >= FAILING ? "failed" : "warn"];
   }
   const end = batch.status === "cancelled" ? "stopped" : "finished";
   if (failed) return [`${end}, ${percent(failed / batch.completed)} failed`, "failed"];
@@ -69,7 +70,8 @@ function showHead(batch) {
   $("status").dataset.status = tone;
   $("status").title = over ? "" : `share of the items that ended: ${windowOf({ ...batch, partial: false })}`;
   put("node", batch.node === batch.name ? "" : `node ${batch.node}`);
-  put("elapsed", `${over ? "took" : "for"} ${seconds(batch.elapsed_s)}`);
+  const paused = over || batch.paused_s === null ? "" : `, paused for ${seconds(batch.paused_s)}`;
+  put("elapsed", `${over ? "took" : "for"} ${seconds(batch.elapsed_s)}${paused}`);
   const bar = $("bar");
   const done = whole ? batch.completed / whole : over ? 1 : 0;
   const bad = batch.completed ? failed / batch.completed : 0;
@@ -92,7 +94,8 @@ function showHead(batch) {
 }
 
 function showControls(batch) {
-  const actions = isRunning(batch) ? config.controls : [];
+  // pause and resume are one button, so that the focus stays on it
+  const actions = isRunning(batch) ? config.controls.filter((action) => action !== "resume") : [];
   fill(
     $("controls"),
     actions,
@@ -100,14 +103,19 @@ function showControls(batch) {
     (action) => {
       const button = make("button", "quiet", action);
       button.type = "button";
-      button.addEventListener("click", () => press(button, batch, action));
+      button.addEventListener("click", () => press(button, batch));
       return button;
+    },
+    (button, action) => {
+      button.dataset.action = action === "pause" && batch.paused_s !== null ? "resume" : action;
+      if (!button.dataset.confirm && button.textContent !== button.dataset.action) button.textContent = button.dataset.action;
     },
   );
 }
 
 // Cancelling loses work, so it needs a second press.
-async function press(button, batch, action) {
+async function press(button, batch) {
+  const action = button.dataset.action;
   if (action === "cancel" && !button.dataset.confirm) {
     button.dataset.confirm = "1";
     button.textContent = `cancel ${batch.name}?`;
@@ -117,7 +125,8 @@ async function press(button, batch, action) {
     }, CONFIRM_MS);
     return;
   }
-  button.disabled = true;
+  if (button.dataset.busy) return;
+  button.dataset.busy = "1"; // not `disabled`, which would take the focus from it
   let said = "";
   try {
     const answer = await fetch(`live/batches/${batch.id}/${action}`, { method: "POST" });
@@ -125,7 +134,7 @@ async function press(button, batch, action) {
   } catch {
     said = `${action} failed: no connection`;
   }
-  button.disabled = false;
+  delete button.dataset.busy;
   put("control-note", said);
   put("announce", `${batch.name}: ${said}`);
 }

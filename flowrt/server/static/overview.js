@@ -52,7 +52,8 @@ function stateOf(batch) {
   const failed = failures(batch);
   if (isRunning(batch)) {
     const share = failingShare(batch);
-    return share >= FAILING ? [`${percent(share)} failing`, "bad"] : ["running", ""];
+    if (share >= FAILING) return [`${percent(share)} failing`, "bad"];
+    return batch.paused_s === null ? ["running", ""] : ["paused", "warn"];
   }
   if (failed) return [`${count(failed)} failed`, "bad"];
   return batch.status === "cancelled" ? ["stopped", "warn"] : ["finished", ""];

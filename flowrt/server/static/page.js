@@ -49,6 +49,7 @@ function showTab(batch) {
   if (failing.length > 1) document.title = `${count(failing.length)} batches failing · flowrt`;
   else if (failing.length) document.title = `${percent(failingShare(failing[0]))} failing · ${failing[0].name} · flowrt`;
   else if (batch === null) document.title = "flowrt";
+  else if (isRunning(batch) && batch.paused_s !== null) document.title = `paused · ${batch.name} · flowrt`;
   else if (batch.expected) document.title = `${progress(batch.completed / batch.expected)} ${batch.name} · flowrt`;
   else document.title = `${batch.name} · flowrt`;
 }

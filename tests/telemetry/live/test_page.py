@@ -559,36 +559,94 @@ def test_phone_shows_failures_and_trace_within_its_width(browser: Browser, spawn
         server.stop()
 
 
-def test_page_drains_and_cancels_a_batch(browser: Browser, spawn: Spawn) -> None:
-    async def node(x: int) -> int:
-        await asyncio.sleep(0.02)
-        return x
-
+@pytest.fixture
+def open_controlled(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open the page of a server with a token and `live_control=True`."""
     server = TelemetryServer(0, token="horse", live_control=True)
     server.start()
-    try:
-        context = browser.new_context(http_credentials={"username": "any", "password": "horse"})
+    contexts: list[Any] = []
+
+    def open_controlled(**settings: Any) -> Page:
+        context = browser.new_context(http_credentials={"username": "any", "password": "horse"}, **settings)
         context.set_default_timeout(HANG_S * 1000)
+        contexts.append(context)
         page = context.new_page()
         page.goto(server.url)
-        draining = spawn(quiet(node, "draining", 2).batch(range(100_000)))
-        wait_for(page, "#name", "draining")
-        page.locator("#controls button", has_text="drain").click()
-        wait_for(page, "#control-note", "drain requested")
-        draining.join(HANG_S)
-        wait_for(page, "#status", "cancelled")
-        cancelling = spawn(quiet(node, "cancelling", 2).batch(range(100_000)))
-        wait_for(page, "#name", "cancelling")
-        button = page.locator("#controls button", has_text="cancel")
-        button.click()
-        assert button.text_content() == "cancel cancelling?"
-        button.click()
-        cancelling.join(HANG_S)
-        assert not cancelling.is_alive()
-        page.wait_for_function("() => document.querySelectorAll('#controls button').length === 0")
+        return page
+
+    yield open_controlled
+    for context in contexts:
         context.close()
-    finally:
-        server.stop()
+    server.stop()
+
+
+async def short_sleep(x: int) -> int:
+    await asyncio.sleep(0.02)
+    return x
+
+
+def test_page_drains_and_cancels_a_batch(open_controlled: Callable[..., Page], spawn: Spawn) -> None:
+    page = open_controlled()
+    draining = spawn(quiet(short_sleep, "draining", 2).batch(range(100_000)))
+    wait_for(page, "#name", "draining")
+    page.locator("#controls button", has_text="drain").click()
+    wait_for(page, "#control-note", "drain requested")
+    draining.join(HANG_S)
+    wait_for(page, "#status", "cancelled")
+    cancelling = spawn(quiet(short_sleep, "cancelling", 2).batch(range(100_000)))
+    wait_for(page, "#name", "cancelling")
+    button = page.locator("#controls button", has_text="cancel")
+    button.click()
+    assert button.text_content() == "cancel cancelling?"
+    button.click()
+    cancelling.join(HANG_S)
+    assert not cancelling.is_alive()
+    page.wait_for_function("() => document.querySelectorAll('#controls button').length === 0")
+
+
+def test_page_pauses_and_resumes_a_batch_with_the_keyboard(open_controlled: Callable[..., Page], spawn: Spawn) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_controlled(bypass_csp=True)
+    items: list[int] = []
+
+    async def node(x: int) -> int:
+        items.append(x)
+        return await short_sleep(x)
+
+    def press(action: str) -> None:
+        """Press the button that has the focus, as a screen reader's user would."""
+        assert page.evaluate("document.activeElement.textContent") == action
+        page.keyboard.press("Enter")
+        wait_for(page, "#announce", f"paused: {action} requested")
+
+    thread = spawn(quiet(node, "paused", 2).batch(range(100_000)))
+    wait_for(page, "#name", "paused")
+    wait_for(page, "#controls", "pause")
+    buttons = page.locator("#controls button")
+    assert buttons.all_text_contents() == ["pause", "drain", "cancel"]
+    buttons.first.focus()
+    press("pause")
+    wait_for(page, "#status", "paused")
+    wait_for(page, "#inflight", "0 of 2")
+    started = len(items)
+    assert page.title() == "paused · paused · flowrt"
+    wait_for(page, "#elapsed", ", paused for ")
+    wait_for(page, "#bound-chart .legend", "Paused")
+    assert text_of(page, "#eta") == ""
+    wait_for(page, "#controls", "resume")
+    assert faults(Axe(), page) == []
+    assert len(items) == started, "an item started during the pause"
+    press("resume")
+    wait_for(page, "#status", "running")
+    wait_for(page, "#controls", "pause")
+    press("pause")
+    wait_for(page, "#status", "paused")
+    page.keyboard.press("Tab")  # drain
+    press("drain")
+    thread.join(HANG_S)
+    wait_for(page, "#status", "stopped")
+    assert len(items) < 100_000
 
 
 def test_page_has_no_controls_by_default(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
