@@ -33,6 +33,7 @@ from flowrt.telemetry.options import TailSampling, Telemetry
 
 if TYPE_CHECKING:
     from flowrt.executors.processes import ProcessesExecutor
+    from flowrt.executors.ray import RayExecutor
     from flowrt.runtime.runtime import Runtime, run
     from flowrt.server import asgi_app
 
@@ -62,6 +63,7 @@ __all__ = [
     "ProcessesExecutor",
     "RaceNode",
     "RateLimit",
+    "RayExecutor",
     "ReduceNode",
     "Rejected",
     "RetryPolicy",
@@ -78,6 +80,7 @@ __all__ = [
 
 _LATER = {
     "ProcessesExecutor": "flowrt.executors.processes",
+    "RayExecutor": "flowrt.executors.ray",
     "Runtime": "flowrt.runtime",
     "run": "flowrt.runtime",
     "asgi_app": "flowrt.server",

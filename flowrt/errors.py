@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 __all__ = [
+    "ClusterLostError",
     "ExecutorFailedError",
     "FlowrtError",
     "JournalDamagedError",
@@ -44,6 +45,10 @@ class MissingExtraError(FlowrtError, ImportError):
 
 class ExecutorFailedError(FlowrtError):
     """The executor can run nothing more, such as when its workers do not start. It ends the batch."""
+
+
+class ClusterLostError(ExecutorFailedError):
+    """The cluster that ran the attempts is gone. The batch ends; with a journal, it can be resumed."""
 
 
 class WorkerCrashed(FlowrtError):  # noqa: N818  # what happened, as the documentation names it

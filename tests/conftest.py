@@ -86,7 +86,7 @@ def run_virtual() -> Run:
 
 ON_ONE_PYTHON = (
     *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/", "cli/io/"),
-    *("cli/options/test_journal.py", "dashboards/", "demo/", "docs/", "tools/"),
+    *("cli/options/test_journal.py", "dashboards/", "demo/", "docs/", "executors/on_ray/", "tools/"),
     *(
         "executors/test_worker_crashes.py",
         "journal/test_kills.py",

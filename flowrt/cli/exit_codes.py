@@ -12,6 +12,7 @@ from flowrt.errors import one_line
 __all__ = [
     "ALL_OK",
     "BAD_USAGE",
+    "CLUSTER_LOST",
     "DISK_FAILED",
     "INTERRUPTED",
     "SOME_FAILED",
@@ -27,6 +28,7 @@ BAD_USAGE: Final = 2
 DISK_FAILED: Final = 5
 TELEMETRY_FAILED: Final = 6
 UNREADABLE_INPUT: Final = 65
+CLUSTER_LOST: Final = 69
 INTERRUPTED: Final = 130
 
 

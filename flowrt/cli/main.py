@@ -12,8 +12,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from flowrt._version import __version__
-from flowrt.cli.exit_codes import INTERRUPTED, CommandError
-from flowrt.errors import FlowrtError, JournalError
+from flowrt.cli.exit_codes import CLUSTER_LOST, INTERRUPTED, CommandError
+from flowrt.errors import ClusterLostError, FlowrtError, JournalError
 
 __all__ = ["LazyGroup", "main"]
 
@@ -76,6 +76,8 @@ class LazyGroup(click.Group):
             ctx.exit(INTERRUPTED)
         except JournalError as exc:
             raise CommandError(str(exc), exc.exit_code) from exc
+        except ClusterLostError as exc:
+            raise CommandError(str(exc), CLUSTER_LOST) from exc
         except FlowrtError as exc:
             raise CommandError(str(exc)) from exc
 

@@ -15,7 +15,7 @@ ExecutorName = Literal["loop", "threads"]
 
 
 def executor_of(choice: Any) -> Executor:
-    """Return the executor for a caller's choice: None or "loop", "threads", "processes", or an executor.
+    """Return the executor for a caller's choice: None or "loop", "threads", "processes", "ray", or an executor.
 
     Raises:
         ValueError: `choice` is none of these.
@@ -29,7 +29,11 @@ def executor_of(choice: Any) -> Executor:
         from flowrt.executors.processes import default_executor  # noqa: PLC0415  # only for those who use it
 
         return default_executor()
+    if choice == "ray":
+        from flowrt.executors import ray  # noqa: PLC0415  # only for those who use it
+
+        return ray.default_executor()
     if hasattr(choice, "open"):
         executor: Executor = choice
         return executor
-    raise ValueError(f"executor must be 'loop', 'threads', 'processes' or an executor, not {choice!r}")
+    raise ValueError(f"executor must be 'loop', 'threads', 'processes', 'ray' or an executor, not {choice!r}")

@@ -30,12 +30,15 @@ def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_cra
     entries = list(link.entries.values())
     link.entries.clear()
     crashed = link.why_killed is None
+    running = death.running
+    if running is None and entries:  # it is not known: the first one without an outcome
+        running = entries[0].number
     innocent: list[Entry] = []
     for entry in entries:
         if entry.future.done():  # it was cancelled, and has ended now
             entry.fail(ExecutorFailedError("its worker was ended"))
             continue
-        ran = not entry.session.blocking or entry.number == death.running
+        ran = not entry.session.blocking or entry.number == running
         entry.crashes += crashed and ran
         if entry.crashes >= max_crashes:
             entry.fail(_error(entry, death, last_lines))

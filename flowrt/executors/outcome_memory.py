@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import mmap
 import pickle
+import struct
 from typing import Any, Final
 
-__all__ = ["MEMORY_BYTES", "OutcomeMemory"]
+__all__ = ["MEMORY_BYTES", "OutcomeMemory", "read_outcomes"]
 
 _HEAD_BYTES: Final = 64
 MEMORY_BYTES: Final = _HEAD_BYTES + 65_536
@@ -52,16 +53,26 @@ class OutcomeMemory:
 
     def read(self) -> list[Outcome]:
         """The outcomes; those that cannot be loaded here are left out, and run again."""
-        stream = io.BytesIO(bytes(self._bytes[_HEAD_BYTES : _HEAD_BYTES + self.running[1]]))
-        outcomes: list[Outcome] = []
-        try:
-            while True:
-                outcomes.append(pickle.load(stream))  # noqa: S301  # from the driver's own worker
-        except Exception:  # the end, in most cases
-            return outcomes
+        return read_outcomes(bytes(self._bytes))[1]
 
     def close(self) -> None:
         """Release the memory."""
         self.running.release()
         self._bytes.release()
         self._map.close()
+
+
+def read_outcomes(data: bytes) -> tuple[int, list[Outcome]]:
+    """Read a copy of a worker's memory.
+
+    Returns:
+        The number of the plain-function item that ran, 0 for none, and the outcomes that can be loaded here.
+    """
+    running, size = struct.unpack_from("QQ", data)
+    stream = io.BytesIO(data[_HEAD_BYTES : _HEAD_BYTES + size])
+    outcomes: list[Outcome] = []
+    try:
+        while True:
+            outcomes.append(pickle.load(stream))  # noqa: S301  # from the driver's own worker
+    except Exception:  # the end, in most cases
+        return running, outcomes

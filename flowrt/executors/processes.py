@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import atexit
 import os
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from flowrt._util.cores import usable_cores
 from flowrt._util.validation import check_count
 from flowrt.errors import MissingExtraError
 from flowrt.executors.pickling import dumps_alone
+from flowrt.executors.pooled import PooledExecutor
 from flowrt.executors.process_transport import ProcessLauncher
-from flowrt.executors.remote_pool import PoolSettings, RemotePool
-from flowrt.executors.remote_session import RemoteSession
-from flowrt.model.node import BaseNode
+from flowrt.executors.remote_pool import PoolSettings
+from flowrt.executors.transport import Launcher
 
 __all__ = ["ProcessesExecutor", "default_executor"]
 
 
-class ProcessesExecutor:
+class ProcessesExecutor(PooledExecutor):
     """Runs attempts in worker processes: `executor="processes"`, or with settings `executor=ProcessesExecutor(...)`.
 
     Plain functions run one after another in a worker, so CPU-bound ones use one core each; coroutines run side by
@@ -54,6 +50,7 @@ class ProcessesExecutor:
         memory_limit: int | None = None,
         max_crashes: int = 3,
     ) -> None:
+        super().__init__()
         self.workers = usable_cores() if workers is None else check_count("workers", workers)
         self._settings = PoolSettings(
             kind="processes",
@@ -64,39 +61,10 @@ class ProcessesExecutor:
         )
         _check_installed()
         self._initializer = None if initializer is None else dumps_alone(initializer, "the initializer")
-        self._pools: list[RemotePool] = []
-        self._lock = threading.Lock()  # batches may start on loops in several threads
 
-    def open(self, node: BaseNode, slots: int) -> RemoteSession:
-        """Open a session in the workers of the running loop, or in idle ones."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            pools = [pool for pool in self._pools if pool.pid == os.getpid()]  # those of a parent process are its own
-            for pool in pools:
-                if pool.loop is loop:
-                    return pool.open(node, slots)
-            for pool in pools:
-                if pool.loop is None or pool.loop.is_closed():
-                    return pool.open(node, slots)
-            pool = RemotePool(ProcessLauncher(), replace(self._settings, hello=self._hello()))
-            self._pools.append(pool)
-            atexit.register(pool.close)
-            return pool.open(node, slots)
-
-    def close(self) -> None:
-        """End the workers; batches that still run fail. A later batch starts new workers."""
-        pools, self._pools = self._pools, []
-        for pool in pools:
-            atexit.unregister(pool.close)
-            pool.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    def start_pool(self) -> tuple[Launcher, PoolSettings]:
+        """Settings as they are now: the import path may have changed since the executor was made."""
+        return ProcessLauncher(), replace(self._settings, hello=self._hello())
 
     def _hello(self) -> dict[str, Any]:
         return {

@@ -39,6 +39,9 @@ class LinkOwner(Protocol):
     def link_printed(self, link: RemoteLink, line: str) -> None:
         """The worker printed a line to its standard error."""
 
+    def fail(self, error: ExecutorFailedError) -> None:
+        """No worker can be reached or started any more."""
+
 
 class RemoteLink:
     """One worker.
@@ -170,6 +173,11 @@ class RemoteLink:
             self.why_killed = reason
             self.transport.kill()
 
+    @property
+    def waiting(self) -> bool:
+        """True if a message from the worker is due."""
+        return bool(self.entries) or not self.ready
+
     # -- from the worker -----------------------------------------------------------------------------------------------
 
     def received(self, parts: Sequence[Any]) -> None:
@@ -283,6 +291,10 @@ class RemoteLink:
             numbers, statuses, services_ns, inboxes_ns, values = zip(*death.outcomes, strict=True)
             self._end(numbers, statuses, services_ns, inboxes_ns, values, None)
         self._owner.link_lost(self, death)
+
+    def failed(self, error: ExecutorFailedError) -> None:
+        """Take note that no worker can be reached or started any more."""
+        self._owner.fail(error)
 
     def __repr__(self) -> str:
         state = "ready" if self.ready else "not ready"

@@ -195,6 +195,9 @@ class RemotePool:
             return
         slot.starting = None
         error = starting.exception()
+        if isinstance(error, ExecutorFailedError):  # no other worker would start either
+            self.fail(error)
+            return
         if error is not None:
             self._start_failed(slot, f"{type(error).__name__}: {error}")
             return

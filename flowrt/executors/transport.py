@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flowrt.errors import ExecutorFailedError
+
 __all__ = ["Death", "Launcher", "Receiver", "Transport"]
 
 
@@ -33,6 +35,10 @@ class Death:
 class Receiver(Protocol):
     """Takes what comes from one worker. Called on the loop's thread."""
 
+    @property
+    def waiting(self) -> bool:
+        """True if a message from the worker is due."""
+
     def received(self, parts: Sequence[Any]) -> None:
         """Take one message, as its parts."""
 
@@ -41,6 +47,9 @@ class Receiver(Protocol):
 
     def lost(self, death: Death) -> None:
         """Take note that the worker has ended; nothing more comes from it."""
+
+    def failed(self, error: ExecutorFailedError) -> None:
+        """Take note that no worker can be reached or started any more."""
 
 
 class Transport(Protocol):

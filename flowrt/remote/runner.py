@@ -110,6 +110,11 @@ class Runner:
         self._ticking = False
         self._ending = False
 
+    @property
+    def active(self) -> int:
+        """About how many attempts are here and not answered; one that ends just now may be missed."""
+        return len(self._tasks) + len(self._inbox) + bool(self._running[0]) + len(self.outbox)
+
     # -- on the loop's thread ------------------------------------------------------------------------------------------
 
     def receive(self, parts: Sequence[Any]) -> None:

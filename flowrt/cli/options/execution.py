@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowrt.cli.exit_codes import CommandError
 from flowrt.cli.options.groups import collect, grouped
 from flowrt.cli.options.param_types import CONCURRENCY, HEDGE, RATE, SECONDS
 
@@ -28,6 +29,8 @@ class ExecutionOptions:
         rates: Rate limits.
         hedge: When to start a second attempt.
         executor: Where items run.
+        workers: Number of worker processes or Ray actors, or None.
+        ray_address: The Ray cluster; None for a local one.
         fail_fast: Stop at the first failure.
     """
 
@@ -38,6 +41,8 @@ class ExecutionOptions:
     rates: tuple[RateLimit, ...]
     hedge: Hedge | None
     executor: str
+    workers: int | None
+    ray_address: str | None
     fail_fast: bool
 
     def settings(self) -> dict[str, Any]:
@@ -52,8 +57,28 @@ class ExecutionOptions:
             "retry": RetryPolicy(self.retries + 1) if self.retries else None,
             "rate_limit": self.rates or None,
             "hedge": self.hedge,
-            "executor": self.executor,
+            "executor": self._executor(),
         }
+
+    def _executor(self) -> Any:
+        for option, value, executors in (
+            ("--workers", self.workers, ("processes", "ray")),
+            ("--ray-address", self.ray_address, ("ray",)),
+        ):
+            if value is not None and self.executor not in executors:
+                raise CommandError(f"{option} {value} needs --executor {' or '.join(executors)}")
+        try:
+            if self.executor == "processes":
+                from flowrt.executors.processes import ProcessesExecutor  # noqa: PLC0415  # only for those who use it
+
+                return ProcessesExecutor(self.workers)
+            if self.executor == "ray":
+                from flowrt.executors.ray import RayExecutor  # noqa: PLC0415  # only for those who use it
+
+                return RayExecutor(self.workers or 2, address=self.ray_address)
+        except ValueError as exc:
+            raise CommandError(str(exc)) from exc
+        return self.executor
 
 
 def execution_options(command: Any) -> Any:
@@ -90,10 +115,21 @@ def execution_options(command: Any) -> Any:
         option("--hedge", type=HEDGE, metavar="p95|S", help="Second attempt after this time; the first success wins."),
         option(
             "--executor",
-            type=click.Choice(["loop", "threads"]),
+            type=click.Choice(["loop", "threads", "processes", "ray"]),
             default="loop",
             show_default=True,
-            help="Where items run; functions that are not async run in threads.",
+            help="Where items run; on the loop, functions that are not async run in threads.",
+        ),
+        option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Worker processes (default: one per core) or Ray actors (default: 2).",
+        ),
+        option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="Ray cluster: auto or HOST:PORT; without it, a local one is started.",
         ),
         option("--fail-fast", is_flag=True, help="Stop at the first failed item."),
     )(command)

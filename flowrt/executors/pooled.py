@@ -1,0 +1,60 @@
+"""Executor whose workers are pooled: warm from batch to batch, one pool for each loop that uses it at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from types import TracebackType
+from typing import Self
+
+from flowrt.executors.remote_pool import PoolSettings, RemotePool
+from flowrt.executors.remote_session import RemoteSession
+from flowrt.executors.transport import Launcher
+from flowrt.model.node import BaseNode
+
+__all__ = ["PooledExecutor"]
+
+
+class PooledExecutor:
+    """Base of the executors with remote workers; a subclass says how they are started."""
+
+    def __init__(self) -> None:
+        self._pools: list[RemotePool] = []
+        self._lock = threading.Lock()  # batches may start on loops in several threads
+
+    def start_pool(self) -> tuple[Launcher, PoolSettings]:
+        """What starts the workers of a new pool, and its settings."""
+        raise NotImplementedError
+
+    def open(self, node: BaseNode, slots: int) -> RemoteSession:
+        """Open a session in the workers of the running loop, or in idle ones."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            pools = [pool for pool in self._pools if pool.pid == os.getpid()]  # those of a parent process are its own
+            for pool in pools:
+                if pool.loop is loop:
+                    return pool.open(node, slots)
+            for pool in pools:
+                if pool.loop is None or pool.loop.is_closed():
+                    return pool.open(node, slots)
+            pool = RemotePool(*self.start_pool())
+            self._pools.append(pool)
+            atexit.register(pool.close)
+            return pool.open(node, slots)
+
+    def close(self) -> None:
+        """End the workers; batches that still run fail. A later batch starts new workers."""
+        pools, self._pools = self._pools, []
+        for pool in pools:
+            atexit.unregister(pool.close)
+            pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

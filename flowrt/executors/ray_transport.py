@@ -1,0 +1,266 @@
+"""Workers that are Ray actors: messages travel in calls of one method, several of them in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from flowrt._util.daemon_thread import run_in_daemon_thread
+from flowrt.executors.frames import FrameReader, Kind, make_frame, on_the_wire
+from flowrt.executors.outcome_memory import OutcomeMemory, read_outcomes
+from flowrt.executors.ray_cluster import RayCluster
+from flowrt.executors.transport import Death, Receiver, Transport
+
+__all__ = ["RayLauncher", "RayTransport"]
+
+_CALLS: Final = 3  # with one, what is sent waits for the held call; more give nothing
+_LATER_S: Final = 0.001  # what is sent while a call is out waits this long for more
+_EMPTY_S: Final = 0.0005  # until a call that only fetches
+_MOST_BYTES: Final = 90_000  # of a call: Ray sends more than 100 KB through its object store, at twice the cost
+_MOST_HOW: Final = 300  # characters of Ray's reason
+
+
+class RayLauncher:
+    """Starts actors.
+
+    Args:
+        cluster: The cluster, which is connected to with the first worker.
+    """
+
+    def __init__(self, cluster: RayCluster) -> None:
+        self._cluster = cluster
+
+    def launch(self, name: str) -> Future[Transport]:
+        """Start an actor in a thread of its own, since connecting and placing it may take long."""
+        answer: Future[Transport] = Future()
+
+        def start() -> None:
+            try:
+                actor, about = self._cluster.start_actor(name)
+                answer.set_result(RayTransport(self._cluster, actor, *about))
+            except BaseException as exc:  # raised where the future is read
+                answer.set_exception(exc)
+
+        threading.Thread(target=start, name=f"flowrt-hire-{name}", daemon=True).start()
+        return answer
+
+
+class RayTransport:
+    """One actor; see `Transport`.
+
+    Args:
+        cluster: Its cluster.
+        actor: Its handle.
+        pid: Its process id.
+        host: Its host.
+        file: Where it notes the plain-function item that runs, on its host.
+        node_id: Its node in the cluster.
+    """
+
+    most_bytes: int | None = _MOST_BYTES
+
+    def __init__(self, cluster: RayCluster, actor: Any, pid: int, host: str, file: str, node_id: str) -> None:
+        self.pid = pid
+        self.host = host
+        self._cluster = cluster
+        self._actor = actor
+        self._exchange: Any = actor.exchange.remote
+        self._file = file
+        self._node_id = node_id
+        self._reader = FrameReader()
+        self._unsent: deque[bytes] = deque()
+        self._answers: deque[Any] = deque()  # ended calls that the loop has not seen
+        self._calls = 0
+        self._made = 0
+        self._running_item = 0
+        self._memory = open_memory(file) if host == platform.node() else None
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._receiver: Receiver
+        self._over = False
+        self._ended: Any = None
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def attach(self, loop: asyncio.AbstractEventLoop, receiver: Receiver) -> None:
+        """Deliver to a receiver on this loop from now on."""
+        self._loop = loop
+        self._receiver = receiver
+        self._cluster.watch(self)
+        self._take_answers()
+
+    def detach(self) -> None:
+        """Send what is left, and leave the loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._unsent and not self._over:
+            self._call()
+        self._loop = None
+        self._cluster.unwatch(self)
+
+    # -- calls ---------------------------------------------------------------------------------------------------------
+
+    def send(self, parts: Sequence[Any]) -> None:
+        """Send one message: at the end of this turn if no call is out, else a moment later with what follows."""
+        if self._over:
+            return
+        self._unsent.append(b"".join(on_the_wire(parts)))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._timer is None and self._loop is not None and self._calls < _CALLS:
+            if not self._calls:
+                self._timer = self._loop.call_soon(self._flush)
+            else:
+                self._timer = self._loop.call_later(_LATER_S, self._flush)
+
+    def _flush(self) -> None:
+        self._timer = None
+        while self._unsent and self._calls < _CALLS and not self._over:
+            self._call()
+
+    def _fetch(self) -> None:
+        self._timer = None
+        if not self._calls and not self._over:
+            self._call()
+
+    def _call(self) -> None:
+        unsent, size = self._unsent, 0
+        parts = []
+        while unsent and (not size or size + len(unsent[0]) <= _MOST_BYTES):
+            size += len(unsent[0])
+            parts.append(unsent.popleft())
+        self._calls += 1
+        self._made += 1
+        self._exchange(self._made - 1, b"".join(parts)).future().add_done_callback(self._answered)
+
+    def _answered(self, call: Any) -> None:
+        """Take note of an ended call, in one of Ray's threads."""
+        self._answers.append(call)
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(self._take_answers)
+
+    def _take_answers(self) -> None:
+        if self._loop is None:
+            return
+        while self._answers and not self._over:
+            call = self._answers.popleft()
+            self._calls -= 1
+            error = call.exception()
+            if error is not None:
+                self._lost(error)
+                return
+            data = memoryview(call.result())
+            self._running_item = int.from_bytes(data[:8], "little")
+            for parts in self._reader.feed(data[8:]):
+                self._receiver.received(parts)
+        if self._over or self._loop is None:
+            return
+        if self._unsent:
+            self._schedule()
+        elif not self._calls and self._timer is None and self._receiver.waiting:
+            self._timer = self._loop.call_later(_EMPTY_S, self._fetch)
+
+    def _lost(self, error: BaseException) -> None:
+        """Report the actor's end, once it is known which item it ran."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = self._loop
+        if loop is None:
+            return
+        self.kill()  # it may only be out of reach
+        how = describe(error)
+        for line in str(getattr(error, "cause", "")).splitlines():  # of an initializer
+            self._receiver.printed(line)
+        run_in_daemon_thread(loop, self._read_memory, "flowrt-crash").add_done_callback(
+            lambda answer: self._report(how, b"" if answer.cancelled() or answer.exception() else answer.result())
+        )
+
+    def _report(self, how: str, memory: bytes) -> None:
+        running, outcomes = read_outcomes(memory) if memory else (None, [])
+        self._cluster.unwatch(self)
+        self._loop = None
+        self._receiver.lost(Death(how, running, outcomes))
+
+    def _read_memory(self) -> bytes:
+        """Read the actor's memory here, or through a task on its node; empty if that is gone, too."""
+        return read_and_remove(self._file) or self._cluster.run_on_node(self._node_id, read_and_remove, self._file)
+
+    def cluster_lost(self) -> None:
+        """Take note, in any thread, that the cluster's head is gone."""
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._report_cluster)
+
+    def _report_cluster(self) -> None:
+        self._over = True
+        if self._loop is not None:
+            self._receiver.failed(self._cluster.lost_error())
+
+    # -- the actor -----------------------------------------------------------------------------------------------------
+
+    def running(self) -> int | None:
+        """Number of the plain-function item that runs, 0 for none; on another host, that of the latest answer."""
+        return self._running_item if self._memory is None else int(self._memory.running[0])
+
+    def kill(self) -> None:
+        """End the actor at once."""
+        self._cluster.kill(self._actor)
+
+    def stop(self) -> None:
+        """Ask the actor to end after its exit handlers."""
+        if not self._over and self._cluster.is_connected:
+            self._over = True
+            with suppress(Exception):  # the actor may have ended
+                self._exchange(self._made, b"".join(on_the_wire(make_frame((Kind.STOP,)))))
+                self._ended = self._actor.__ray_terminate__.remote()
+
+    def close(self, timeout_s: float) -> None:
+        """Block until the actor has ended, for at most `timeout_s` seconds; then kill it."""
+        if self._ended is not None:
+            self._cluster.wait(self._ended, timeout_s)
+        self.kill()
+        with suppress(OSError):
+            Path(self._file).unlink()
+
+    def __repr__(self) -> str:
+        return f"<RayTransport: pid {self.pid} on {self.host}, {self._calls} calls in flight>"
+
+
+def open_memory(file: str) -> OutcomeMemory | None:
+    """Open the memory of a worker on this host; None if the file is not here, but in another container."""
+    try:
+        with Path(file).open("r+b") as opened:
+            return OutcomeMemory(opened.fileno())
+    except (OSError, ValueError):
+        return None
+
+
+def read_and_remove(file: str) -> bytes:
+    """Read and remove the file of a worker's memory; empty if there is none."""
+    path = Path(file)
+    try:
+        data = path.read_bytes()
+        path.unlink()
+    except OSError:
+        return b""
+    return data
+
+
+def describe(error: BaseException) -> str:
+    """Ray's reason why an actor has ended, on one line, without its advice."""
+    text = " ".join(str(error).split())
+    text = text.partition("Worker exit detail: ")[2] or text
+    return f"{type(error).__name__}: {text.partition(' Some common causes')[0]}"[:_MOST_HOW]
