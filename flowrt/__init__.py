@@ -27,7 +27,7 @@ from flowrt.nodes.filter import FilterNode
 from flowrt.nodes.map import MapNode
 from flowrt.nodes.race import RaceNode, race
 from flowrt.nodes.reduce import ReduceNode
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
+from flowrt.policies import AdaptiveLimit, Cache, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.reporting.report import BatchReport
 from flowrt.telemetry.options import TailSampling, Telemetry
 
@@ -46,6 +46,7 @@ __all__ = [
     "BatchReport",
     "BatchResult",
     "BatchResults",
+    "Cache",
     "CircuitBreaker",
     "FilterNode",
     "FlowrtError",

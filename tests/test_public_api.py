@@ -196,7 +196,7 @@ def test_result_has_the_documented_fields_and_no_others() -> None:
     )
     assert list(result.as_dict()) == [
         "index", "input_data", "success", "output", "error", "execution_time", "status", "error_type", "exception",
-        "attempts", "queue_time", "metadata", "trace_id", "span_id",
+        "attempts", "queue_time", "metadata", "trace_id", "span_id", "cached",
     ]  # fmt: skip
 
 

@@ -173,6 +173,15 @@ def _failures() -> list[Panel]:
             most=1,
             stacked=True,
         ),
+        lines(
+            "Cache look-ups by result (per second)",
+            "Items whose input was looked up in the cache; a hit does not run.",
+            "suffix: /s",
+            Query(f"sum by (result) ({_Q.rate('flowrt_cache_lookups_total')})", "{{result}}"),
+            width=8,
+            most=1,
+            stacked=True,
+        ),
         loop_blocks(_Q, links=[link_to("Runtime", to("flowrt-runtime"))]),
     ]
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from flowrt._util.clock import clock_of
 from flowrt.attribution.ledger import CONSUMER
 from flowrt.attribution.wait import Wait
 from flowrt.batch.active_runs import ActiveRuns
+from flowrt.batch.cache_opening import open_cache
 from flowrt.batch.config import BatchConfig, describe_settings
 from flowrt.batch.journal_opening import open_journal
 from flowrt.batch.progress_bar import make_progress_bar
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin, make_begin, make_direct, make_remote
 from flowrt.engine.batch_run import BatchRun
+from flowrt.engine.caching import CacheStore
 from flowrt.engine.durability import JournalSink
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
@@ -74,7 +76,10 @@ async def build_run(
     """
     sampled = () if config.speedup_sample is None else await _run_sample(config, inputs, config.speedup_sample)
     journal = None if config.journal is None else await open_journal(config.journal, config.node)
+    cache: CacheStore | None = None
     try:
+        if config.cache is not None:
+            cache = await open_cache(config.cache, config.node)
         return _assemble(
             config,
             inputs,
@@ -85,9 +90,12 @@ async def build_run(
             workflow_context=workflow_context,
             progress=progress,
             journal=journal,
+            cache=cache,
             sampled=sampled,
         )
     except BaseException:
+        if cache is not None:
+            await cache.aclose()
         if journal is not None:
             await journal.aclose()
         raise
@@ -131,6 +139,7 @@ def _assemble(
     workflow_context: WorkflowContext | None,
     progress: bool,
     journal: JournalSink | None,
+    cache: CacheStore | None,
     sampled: tuple[Instrument, ...],
 ) -> BatchRun:
     loop = asyncio.get_running_loop()
@@ -147,7 +156,7 @@ def _assemble(
         expected=source.expected,
         keeps_ledger=config.telemetry.ledger,
         own_tasks=config.task_per_item,
-        starts_at_once=journal is None and not _has_policies(config),
+        starts_at_once=journal is None and cache is None and not _has_policies(config),
         clock=clock,
         epoch_offset_ns=time.time_ns() - clock(),
     )
@@ -190,6 +199,7 @@ def _assemble(
             dispatch=dispatch,
             policies=policies,
             journal=journal,
+            cache=cache,
             hedge=None if config.hedge is None else config.hedge.begin(),
             fail_fast=not config.continue_on_error,
             item_timeout_s=config.item_timeout,
@@ -197,7 +207,7 @@ def _assemble(
             task_per_item=config.task_per_item,
             abandon_attempt=session.abandon_one,
             close=close,
-            save=None if recorder is None else recorder.save,
+            save=_in_turn(*(() if cache is None else (cache.aclose,)), *(() if recorder is None else (recorder.save,))),
         )
     )
     runs.add(run)
@@ -265,6 +275,18 @@ def _has_policies(config: BatchConfig) -> bool:
     """True if a policy may hold an attempt back, repeat it, or learn from it."""
     adapts = isinstance(config.max_concurrency, AdaptiveLimit)
     return adapts or config.retry is not None or bool(config.rate_limit) or config.breaker is not None
+
+
+def _in_turn(*work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]] | None:
+    """One function that awaits several; None where there is none."""
+    if len(work) < 2:
+        return work[0] if work else None
+
+    async def all_of_it() -> None:
+        for each in work:
+            await each()
+
+    return all_of_it
 
 
 def _do_nothing() -> None:

@@ -15,7 +15,7 @@ from flowrt.executors.threads import blocking_call
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.model.foreign_node import as_node
 from flowrt.model.node import BaseNode
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
+from flowrt.policies import AdaptiveLimit, Cache, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.policies.rate_limiter import check_limits
 from flowrt.policies.rate_syntax import parse_rate
 from flowrt.telemetry.options import Telemetry
@@ -37,6 +37,7 @@ class BatchConfig:
         retry: Which failed attempts are tried again.
         rate_limit: The rate limits, all of which hold.
         breaker: The circuit breaker.
+        cache: Where outputs are kept by input.
         hedge: Which items get a second attempt beside their first.
         executor: Where attempts run.
         journal: Where finished items are kept.
@@ -56,6 +57,7 @@ class BatchConfig:
     retry: RetryPolicy | None
     rate_limit: tuple[RateLimit, ...]
     breaker: CircuitBreaker | None
+    cache: Cache | None
     hedge: Hedge | None
     executor: Executor
     journal: JournalPolicy | Journal | None
@@ -78,6 +80,7 @@ class BatchConfig:
         retry: RetryPolicy | int | None,
         rate_limit: RateLimit | str | Iterable[RateLimit | str] | None,
         breaker: CircuitBreaker | None,
+        cache: Cache | str | os.PathLike[str] | bool | None,
         hedge: Hedge | None,
         executor: str | Executor | None,
         journal: str | os.PathLike[str] | JournalPolicy | Journal | None,
@@ -115,6 +118,7 @@ class BatchConfig:
             retry=check_policy("retry", retry, RetryPolicy),
             rate_limit=_rate_limits(rate_limit),
             breaker=check_policy("breaker", breaker, CircuitBreaker),
+            cache=Cache.of(cache),
             hedge=hedge,
             executor=used,
             journal=JournalPolicy.of(journal),

@@ -28,7 +28,7 @@ from flowrt.model import BatchResult, Rejected
 from flowrt.model.foreign_node import ForeignNode
 from flowrt.model.node import AsyncFunction, BaseNode, PlainFunction, ResultFunction, WorkflowContext
 from flowrt.model.type_variables import In, Out
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
+from flowrt.policies import AdaptiveLimit, Cache, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.telemetry import Observer
 from flowrt.telemetry.options import Telemetry
 
@@ -52,6 +52,7 @@ class BatchProcessor(Generic[In, Out]):
         rate_limit: How much may start within a time: a `RateLimit`, a rate such as `"100/s"`, or several of which all
             hold.
         breaker: Leaves a service alone that fails too often.
+        cache: Keeps outputs of repeated inputs: a `Cache`, the path of a file, or True to keep them in memory.
         hedge: Gives an item that takes unusually long a second attempt beside its first.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
         journal: A file that outlives the process: every finished item is on the disk before its result is handed
@@ -95,6 +96,7 @@ class BatchProcessor(Generic[In, Out]):
     retry = Setting[RetryPolicy | None]()
     rate_limit = Setting[tuple[RateLimit, ...]]()
     breaker = Setting[CircuitBreaker | None]()
+    cache = Setting[Cache | None]()
     hedge = Setting[Hedge | None]()
     executor = Setting[Executor]()
     journal = Setting[JournalPolicy | Journal | None]()
@@ -156,6 +158,7 @@ class BatchProcessor(Generic[In, Out]):
         retry: RetryPolicy | int | None = None,
         rate_limit: RateLimit | str | Iterable[RateLimit | str] | None = None,
         breaker: CircuitBreaker | None = None,
+        cache: Cache | str | os.PathLike[str] | bool | None = None,
         hedge: Hedge | None = None,
         executor: ExecutorName | Executor | None = None,
         journal: str | os.PathLike[str] | JournalPolicy | Journal | None = None,
@@ -176,6 +179,7 @@ class BatchProcessor(Generic[In, Out]):
             retry=retry,
             rate_limit=rate_limit,
             breaker=breaker,
+            cache=cache,
             hedge=hedge,
             executor=executor,
             journal=journal,

@@ -13,7 +13,7 @@ from flowrt.executors import Executor, ExecutorName
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.model.node import FunctionNode
 from flowrt.model.type_variables import In, Out
-from flowrt.policies import AdaptiveLimit, CircuitBreaker, Hedge, RateLimit, RetryPolicy
+from flowrt.policies import AdaptiveLimit, Cache, CircuitBreaker, Hedge, RateLimit, RetryPolicy
 from flowrt.telemetry.options import Telemetry
 
 __all__ = ["BatchSettings", "KeywordSettings", "PresetNode", "Setting", "use_presets"]
@@ -30,6 +30,7 @@ class KeywordSettings(TypedDict, total=False):
     retry: RetryPolicy | int | None
     rate_limit: RateLimit | str | Iterable[RateLimit | str] | None
     breaker: CircuitBreaker | None
+    cache: Cache | str | os.PathLike[str] | bool | None
     hedge: Hedge | None
     executor: ExecutorName | Executor | None
     journal: str | os.PathLike[str] | JournalPolicy | Journal | None

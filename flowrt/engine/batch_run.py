@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from flowrt.attribution.ledger import INPUT
 from flowrt.attribution.wait import Wait
+from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.item_task import ACTIVE_RUNS, make_task, retrieve_exception
@@ -22,6 +23,8 @@ from flowrt.errors import JournalError
 from flowrt.model import Slot
 
 __all__ = ["BatchRun", "active_batches"]
+
+_MOST_PARKED: Final = 1_000  # items that wait for an equal one, where no retry policy bounds how many wait
 
 _enclosing: Final[ContextVar[weakref.ref[BatchRun] | None]] = ContextVar("flowrt_batch", default=None)
 
@@ -66,10 +69,13 @@ class BatchRun:
         batch = self.batch
         source = parts.source
         retries: RetryQueue | None = None
-        if parts.policies is not None and parts.policies.retries is not None:
-            waiting = parts.policies.retries.waiting
-            retries = RetryQueue(source, batch, waiting, self.loop, self._clock, parts.pause)
-            source = retries
+        attempts = None if parts.policies is None else parts.policies.retries
+        if attempts is not None or parts.cache is not None:
+            bound = max(_MOST_PARKED, batch.limit) if attempts is None else attempts.waiting
+            source = retries = RetryQueue(source, batch, bound, self.loop, self._clock, parts.pause)
+        cache: BatchCache | None = None
+        if parts.cache is not None and retries is not None:
+            cache = BatchCache(batch, parts.cache, retries, parts.dispatch)
         self._source = source
         begin = parts.attempt
         self._hedging: Hedging | None = None
@@ -77,10 +83,10 @@ class BatchRun:
             self._hedging = Hedging(parts, parts.hedge, self._abandon_task)
             begin = self._hedging.begin
         self._cancellation = Cancellation(
-            parts, source, retries, self._hedging, self._context, self._replace_slot, self._leave_slot
+            parts, source, retries, cache, self._hedging, self._context, self._replace_slot, self._leave_slot
         )
         self._unstarted = UnstartedInputs(parts, source, self._cancellation)
-        self._pool = WorkerPool(parts, source, retries, begin, self._cancellation, self._context, self._all_left)
+        self._pool = WorkerPool(parts, source, retries, cache, begin, self._cancellation, self._context, self._all_left)
         self._timeouts: ItemTimeouts | None = None
         if parts.item_timeout_s is not None:
             self._timeouts = ItemTimeouts(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final
 
+from flowrt.engine.caching import BatchCache
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.item_task import clear_cancellation, make_task, retrieve_exception
 from flowrt.engine.outcome import (
@@ -46,6 +47,7 @@ class Cancellation:
         parts: The run's parts.
         source: Where the run pulls from.
         retries: Where items wait for another attempt, if any may have one.
+        cache: Outputs of inputs that were run before, if they are cached.
         hedging: The second attempts beside stragglers, if there are any.
         context: The context that tasks of the run inherit.
         replace: Called when a slot's item was abandoned, to give its place to another worker.
@@ -65,6 +67,7 @@ class Cancellation:
         parts: RunParts,
         source: Source,
         retries: RetryQueue | None,
+        cache: BatchCache | None,
         hedging: Hedging | None,
         context: Context,
         replace: Callable[[], None],
@@ -92,7 +95,10 @@ class Cancellation:
         self._timers: list[asyncio.TimerHandle] = []
         item_ended = None if retries is None else retries.item_ended
         not_ok = self._fail_fast if parts.fail_fast else None
-        self.finish = Finisher(parts.batch, parts.dispatch, parts.deliver, item_ended, not_ok).finish
+        finish: Callable[[ItemRecord], None] = Finisher(
+            parts.batch, parts.dispatch, parts.deliver, item_ended, not_ok
+        ).finish
+        self.finish = finish if cache is None else _then(cache.item_ended, finish)
 
     # -- the whole batch -----------------------------------------------------------------------------------------------
 
@@ -354,3 +360,11 @@ class Cancellation:
         self._source = EMPTY
         self._hedging = None
         del self.finish, self._replace, self._leave
+
+
+def _then(first: Callable[[ItemRecord], None], second: Callable[[ItemRecord], None]) -> Callable[[ItemRecord], None]:
+    def both(item: ItemRecord) -> None:
+        first(item)
+        second(item)
+
+    return both

@@ -22,6 +22,7 @@ _log = logging.getLogger("flowrt.instrument")
 HOOKS: Final = (
     "batch_started",
     "item_started",
+    "cache_looked_up",
     "attempt_started",
     "attempt_ended",
     "retry_scheduled",
@@ -81,6 +82,9 @@ class Instrument:
 
     def item_started(self, item: ItemRecord) -> None:
         """The item was pulled and has a slot. Runs in the context in which the node will run."""
+
+    def cache_looked_up(self, item: ItemRecord) -> None:
+        """The item's input was looked up in the cache; `item.cached` is true if its output was there."""
 
     def attempt_started(self, item: ItemRecord) -> None:
         """An attempt after the first is about to start, in the context in which the node will run."""
@@ -144,6 +148,7 @@ class Dispatch:
     notify_finished: Hook | None = None
     batch_started: tuple[Hook, ...] = ()
     item_started: tuple[Hook, ...] = ()
+    cache_looked_up: tuple[Hook, ...] = ()
     attempt_started: tuple[Hook, ...] = ()
     attempt_ended: tuple[Hook, ...] = ()
     retry_scheduled: tuple[Hook, ...] = ()

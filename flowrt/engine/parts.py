@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flowrt._util.clock import Clock
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin
+from flowrt.engine.caching import CacheStore
 from flowrt.engine.durability import JournalSink
 from flowrt.engine.instrument import Dispatch
 from flowrt.engine.outcome import Deliver, Settle, settle
@@ -59,6 +60,7 @@ class RunParts(NamedTuple):
             the pace.
         policies: The policies around attempts, if any.
         journal: Keeps finished items, if there is a journal.
+        cache: Outputs of inputs that were run before, if they are cached.
         hedge: Decides which items get a second attempt beside their first, if any do.
         fail_fast: Stop at the first item that does not end ok.
         item_timeout_s: Time limit of one attempt, in seconds.
@@ -82,6 +84,7 @@ class RunParts(NamedTuple):
     deliver_unstarted: Callable[[UnstartedBlock], None] | None = None
     policies: PolicyPipeline | None = None
     journal: JournalSink | None = None
+    cache: CacheStore | None = None
     hedge: HedgeTracker | None = None
     fail_fast: bool = False
     item_timeout_s: float | None = None

@@ -1,4 +1,4 @@
-"""Retry queue: a source that also yields items again when their next attempt is due."""
+"""Retry queue: a source that also yields items again, when their next attempt is due or an equal item has ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Requeued", "RetryQueue"]
 
 
 class Requeued:
-    """An item that is ready for another attempt, as opposed to an input."""
+    """An item that is ready for an attempt after it had to wait, as opposed to an input."""
 
     __slots__ = ("item",)
 
@@ -32,13 +32,14 @@ class Requeued:
 class RetryQueue(Source):
     """The inputs of a source, and in between, as they become ready, the items to be tried again.
 
-    While as many items are in backoff as may be, no new input is pulled. END comes when the inputs are exhausted and
-    no item can be tried again; an error of the inputs is raised then, too, so that the items on their way finish.
+    While as many items are in backoff or parked as may be, no new input is pulled. END comes when the inputs are
+    exhausted and no item can be tried again; an error of the inputs is raised then, too, so that the items on their way
+    finish.
 
     Args:
         inputs: The source of new inputs.
         batch: The batch's record.
-        bound: Most items in backoff.
+        bound: Most items in backoff, and most that are parked.
         loop: The running loop.
         clock: The batch's clock.
         pause: Ended once no item is left that it could hold back.
@@ -63,6 +64,7 @@ class RetryQueue(Source):
         self._clock = clock
         self._pause = pause
         self._backoff: DelayQueue[ItemRecord] = DelayQueue(bound)
+        self._parked: dict[int, ItemRecord] = {}  # by index: they wait for an equal input that is being run
         self._ready: deque[ItemRecord] = deque()
         self._waiters = inputs.waiters if isinstance(inputs, AsyncSource) else Waiters()
         self._idle = Waiters()  # workers that wait for a retry alone: no input is to be fetched for them
@@ -94,6 +96,22 @@ class RetryQueue(Source):
             self._set_timer()
         self._account()
 
+    def park(self, item: ItemRecord) -> None:
+        """Let an item that has not started wait until it is released."""
+        self._parked[item.index] = item
+        self._batch.queued += 1
+
+    def release(self, items: Iterable[ItemRecord]) -> None:
+        """Make parked items ready; those that are not parked any more are left out."""
+        was_full = self._full
+        for item in items:
+            if self._parked.pop(item.index, None) is not None:
+                self._ready.append(item)
+                self._wake_one()
+        if was_full and not self._full:
+            self._wake_all()
+        self._account()
+
     def item_ended(self) -> None:
         """Note that an item will not be tried again: it may have been the last that could be."""
         if len(self._idle) and self._is_over():
@@ -109,7 +127,7 @@ class RetryQueue(Source):
             if not self._ready:
                 self._account()
             return Requeued(item)
-        if not self._inputs_ended and not self._backoff.full:
+        if not self._inputs_ended and not self._full:
             try:
                 data = self._inputs.pull()
             except BaseException as exc:  # raised once the items on their way have ended
@@ -127,7 +145,7 @@ class RetryQueue(Source):
     async def wait(self) -> None:
         if self._stopped:
             return
-        if self._inputs_ended or self._backoff.full:
+        if self._inputs_ended or self._full:
             self._account(waiting=1)
             await self._idle.wait()
         else:
@@ -149,8 +167,9 @@ class RetryQueue(Source):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = [*self._ready, *self._backoff.drain()]
+        left = [*self._ready, *self._parked.values(), *self._backoff.drain()]
         self._ready.clear()
+        self._parked.clear()
         self._batch.queued -= len(left)
         return left
 
@@ -158,6 +177,10 @@ class RetryQueue(Source):
         return self._inputs.take_unpulled()
 
     # -- within -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _full(self) -> bool:
+        return self._backoff.full or len(self._parked) >= self._backoff.bound
 
     def _is_over(self) -> bool:
         batch = self._batch

@@ -40,7 +40,11 @@ class UnstartedInputs:
     def cancel_requeued(self) -> None:
         """Cancel the items that wait for another attempt."""
         for item in self._source.take_requeued():
-            cancel_retry(item, self._cancellation.reason)
+            if item.attempts:
+                cancel_retry(item, self._cancellation.reason)
+            else:  # it was parked before it started
+                self._dispatch.notify("item_started", item)
+                cancel(item, f"not started: {self._cancellation.reason}")
             item.finished_ns = self._clock()
             self._cancellation.finish(item)
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from flowrt.attribution.ledger import INPUT
 from flowrt.engine.attempt import Begin
+from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.item_task import ItemTask, clear_cancellation
 from flowrt.engine.outcome import cancel_retry, settle_exception
@@ -58,6 +59,7 @@ class Worker:
         source: Where items come from.
         retries: Where items wait for another attempt, if any may have one.
         begin: Begins one attempt.
+        cache: Outputs of inputs that were run before, if they are cached.
         cancellation: How items end other than by themselves.
         pool: The slots.
         context: What each task's context is a copy of.
@@ -68,6 +70,7 @@ class Worker:
         parts: RunParts,
         source: Source,
         retries: RetryQueue | None,
+        cache: BatchCache | None,
         begin: Begin,
         cancellation: Cancellation,
         pool: SlotPool,
@@ -84,6 +87,7 @@ class Worker:
         self._task_per_item = parts.task_per_item
         self._source = source
         self._retries = retries
+        self._cache = cache
         self._begin = begin
         self._cancellation = cancellation
         self._finish = cancellation.finish
@@ -110,7 +114,7 @@ class Worker:
             self._pool,
         )
         begin, settle, finish, clock = self._begin, self._settle, self._finish, self._clock
-        policies, journal, cancellation = self._policies, self._journal, self._cancellation
+        policies, journal, cache, cancellation = self._policies, self._journal, self._cache, self._cancellation
         pull = source.pull
         ledger = batch.ledger if source.computes else None  # else a pull takes no time
         sets_variables = source.sets_variables
@@ -130,13 +134,17 @@ class Worker:
                 try:
                     while (data := pull()) is LATER:
                         await source.wait()
+                        if admission.closed:  # by a stop or a drain, which cancels what has become ready meanwhile
+                            data = END
+                            break
                         if admission.paused:
                             break
                 except BaseException as exc:  # raised again by join()
                     cancellation.source_failed(exc)
                     break
                 if data is END:
-                    self._input_ended()
+                    if not admission.closed:
+                        self._input_ended()
                     break
                 if data is LATER:  # paused meanwhile: wait for admission anew
                     admission.release()
@@ -144,14 +152,20 @@ class Worker:
                 if sets_variables:
                     for variable, value in source.variables:
                         variable.set(value)
-                if type(data) is Requeued:
+                if type(data) is Requeued and data.item.attempts:
                     item = data.item
                     self._start_again(item)
                 else:
-                    item = ItemRecord(batch, batch.pulled, data, clock())
-                    batch.pulled += 1
-                    if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
-                        ledger.blocked(INPUT, asked_ns, item.pulled_ns)
+                    if type(data) is Requeued:  # it waited for an equal input before it started
+                        item = data.item
+                    else:
+                        item = ItemRecord(batch, batch.pulled, data, clock())
+                        batch.pulled += 1
+                        if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
+                            ledger.blocked(INPUT, asked_ns, item.pulled_ns)
+                    if cache is not None and cache.parks(item):
+                        admission.release()
+                        continue
                     if (notify_started := dispatch.notify_started) is not None:
                         notify_started(item)
                     if journal is not None and cancellation.finish_restored(item):
@@ -160,6 +174,10 @@ class Worker:
                         continue
                 if pool.vacant > 0 and not pool.starting:
                     pool.hire()
+                if cache is not None and not item.attempts and await cache.answer(item):
+                    if not await self._finish_cached(item, slot):
+                        return
+                    continue
 
                 batch.latest = slot.item = item
                 try:
@@ -167,6 +185,8 @@ class Worker:
                         item.started_ns = item.pulled_ns
                     elif not policies.enter(item):
                         await policies.wait(item)
+                    if cache is not None and item.started_ns is item.pulled_ns:  # the cache was asked in between
+                        item.started_ns = clock()
                     outcome = await begin(item)
                     settle(item, outcome)
                 except Exception as exc:
@@ -220,6 +240,20 @@ class Worker:
             self._loop.call_soon(pool.leave, slot)
         else:
             pool.leave(slot)
+
+    async def _finish_cached(self, item: ItemRecord, slot: Slot) -> bool:
+        """Finish an item that has its output from the cache.
+
+        Returns:
+            False if the slot was abandoned meanwhile.
+        """
+        item.finished_ns = self._clock()
+        if self._journal is not None and not await self._cancellation.keep(item, slot):
+            return False
+        self._finish(item)
+        if item.finished_ns - self._turn_ns > _TURN_NS:
+            await self._yield_turn()
+        return True
 
     @property
     def most_left(self) -> int:

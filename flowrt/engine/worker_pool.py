@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import Context
 
 from flowrt.engine.attempt import Begin
+from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.item_task import ItemTask
 from flowrt.engine.parts import RunParts
@@ -24,6 +25,7 @@ class WorkerPool:
         parts: The run's parts.
         source: Where items come from.
         retries: Where items wait for another attempt, if any may have one.
+        cache: Outputs of inputs that were run before, if they are cached.
         begin: Begins one attempt.
         cancellation: How items end other than by themselves.
         context: What each task's context is a copy of.
@@ -39,6 +41,7 @@ class WorkerPool:
         parts: RunParts,
         source: Source,
         retries: RetryQueue | None,
+        cache: BatchCache | None,
         begin: Begin,
         cancellation: Cancellation,
         context: Context,
@@ -53,7 +56,7 @@ class WorkerPool:
         self._cancellation = cancellation
         self._context = context
         self._empty = empty
-        self._worker = Worker(parts, source, retries, begin, cancellation, self, context)
+        self._worker = Worker(parts, source, retries, cache, begin, cancellation, self, context)
 
     def hire(self) -> None:
         """Double the number of workers, as far as slots are vacant: a short batch at a high limit makes few."""

@@ -66,6 +66,7 @@ class BatchRecord:
         queued: Number of items that wait for another attempt, a rate limit or an open circuit.
         reruns: Number of attempts that were run again because their worker process ended.
         restored: Number of pulled items that an earlier run had finished.
+        cached: Number of items that took their output from the cache.
         unstarted: Number of inputs that were cancelled in bulk without having been started.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (the batch was stopped).
         started_ns: When it started, by the monotonic clock.
@@ -81,6 +82,7 @@ class BatchRecord:
     __slots__ = (
         "__weakref__",
         "_batch_id",
+        "cached",
         "circuit",
         "clock",
         "counts",
@@ -150,6 +152,7 @@ class BatchRecord:
         self.queued = 0
         self.restored = 0
         self.reruns = 0
+        self.cached = 0
         self.unstarted = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns

@@ -96,6 +96,7 @@ class BatchResult(Generic[In_co, Out_co]):
         metadata: The metadata of the node's `NodeResult`.
         trace_id: 32 hexadecimal digits, or None when the item was not traced.
         span_id: 16 hexadecimal digits, or None when the item was not traced.
+        cached: True if the output is from the cache, and the node did not run.
 
     Raises:
         ValueError: `status` contradicts `success`.
@@ -116,6 +117,7 @@ class BatchResult(Generic[In_co, Out_co]):
     _metadata = SparseAttribute[dict[str, Any] | None](None)
     _trace_id = SparseAttribute[str | None](None)
     _span_id = SparseAttribute[str | None](None)
+    cached = SparseAttribute[bool](False)
 
     def __init__(
         self,
@@ -133,6 +135,7 @@ class BatchResult(Generic[In_co, Out_co]):
         metadata: dict[str, Any] | None = None,
         trace_id: str | None = None,
         span_id: str | None = None,
+        cached: bool = False,
     ) -> None:
         if status is None:
             status = "ok" if success else "failed"
@@ -152,6 +155,7 @@ class BatchResult(Generic[In_co, Out_co]):
         self._metadata = metadata
         self._trace_id = trace_id
         self._span_id = span_id
+        self.cached = cached
 
     @classmethod
     def _cancelled(cls, index: int, input_data: Any, why: SharedAttributes) -> Self:

@@ -7,6 +7,7 @@ of its methods; times are arguments, too. A policy needs only the standard libra
 from __future__ import annotations
 
 from flowrt.policies.adaptive_concurrency import AdaptiveLimit, LimitChange, LimitController
+from flowrt.policies.cache import Cache
 from flowrt.policies.circuit_breaker import CircuitBreaker, CircuitOpenError, Transition
 from flowrt.policies.error_classification import kind_of, retry_after_of, status_of
 from flowrt.policies.hedging import Hedge, HedgeTracker
@@ -16,6 +17,7 @@ from flowrt.policies.retry import Retries, Retry, RetryPolicy
 
 __all__ = [
     "AdaptiveLimit",
+    "Cache",
     "CircuitBreaker",
     "CircuitOpenError",
     "CostTooHighError",

@@ -31,6 +31,7 @@ class BatchReport:
 
     Attributes:
         counts: Number of items by status.
+        cached: Number of items that took their output from the cache.
         errors: Number of failed items by error type.
         service_times: Execution times of the items that ran, in seconds.
         wall_time: Wall time of the batch, in seconds; 0 while unknown.
@@ -40,6 +41,7 @@ class BatchReport:
     def __init__(self, name: str = "batch") -> None:
         self.name = name
         self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        self.cached = 0
         self.errors: Counter[str] = Counter()
         self.service_times = Quantiles()
         self.wall_time = 0.0
@@ -81,6 +83,8 @@ class BatchReport:
         # without a start, it ran in an earlier run or its last attempt never began: no service time of this run
         if result.attempts and result.status != "resumed" and getattr(result, "started_ns", 1):
             self.service_times.add(result.execution_time)
+        elif result.cached:
+            self.cached += 1
         if not result.success and result.error_type is not None:
             self.errors[result.error_type] += 1
 

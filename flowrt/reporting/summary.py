@@ -30,6 +30,8 @@ def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
     rows = [("items", f"{report.total:,}"), ("ok", f"{report.succeeded:,}"), ("failed", f"{report.failed:,}")]
     if resumed := report.counts["resumed"]:
         rows.insert(2, ("  resumed", f"{resumed:,}"))
+    if report.cached:
+        rows.insert(2, ("  cached", f"{report.cached:,}"))
     rows += [(f"  {one_line(kind)}", f"{count:,}") for kind, count in report.errors.most_common(10)]
     rest = sum(report.errors.values()) - sum(count for _, count in report.errors.most_common(10))
     if rest:

@@ -8,13 +8,14 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Literal, Self, TypedDict, TypeVar, Unpack
 
 from flowrt._util.daemon_thread import run_in_daemon_thread
 from flowrt._util.validation import check_duration, check_number
 from flowrt.engine.batch_run import active_batches
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.eventloop.gc_tuning import restore_gc, tune_gc
+from flowrt.runtime.exporters import Exporters
 from flowrt.runtime.signals import REASON, Shutdown
 from flowrt.server import READINESS, TelemetryServer
 from flowrt.telemetry.logs.events import log_event
@@ -43,8 +44,10 @@ class Settings(TypedDict, total=False):
     trace_url: str | None
     live_control: bool
     otlp_endpoint: str | None
+    metrics_exporter: Literal["otlp"] | None
+    logs_exporter: Literal["otlp"] | None
     log_format: LogFormat | None
-    log_level: LogLevel
+    log_level: LogLevel | None
     grace: float
     flush_timeout: float
     stall_after: float | None
@@ -82,8 +85,13 @@ class Runtime:
         live_control: True to let the live page pause, drain and cancel batches. Needs `metrics_token`.
         otlp_endpoint: Base URL of the OTLP/HTTP collector; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
             `otlp`. Without an endpoint, spans exist, so that logs and results have trace ids, but are not exported.
+        metrics_exporter: `otlp` to export the metrics over OTLP/HTTP too, with the values of `/metrics`;
+            `OTEL_METRICS_EXPORTER` by default. Needs the extra `otlp-sdk`.
+        logs_exporter: `otlp` to export the log events over OTLP/HTTP too; `OTEL_LOGS_EXPORTER` by default. Needs the
+            extra `otlp-sdk`, and a process that has not configured logging itself.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
-        log_level: The lowest level that is logged.
+        log_level: The lowest level that is logged; by default `INFO` with a `log_format` or a `logs_exporter`, and
+            `WARNING` without, so that a script prints warnings only.
         grace: How long items in flight may run after a signal, in seconds.
         flush_timeout: How long leaving the block may wait for telemetry, in seconds.
         stall_after: Duration of one turn of the loop from which a watchdog thread samples its stack, for the event
@@ -119,8 +127,10 @@ class Runtime:
         trace_url: str | None = None,
         live_control: bool = False,
         otlp_endpoint: str | None = None,
+        metrics_exporter: Literal["otlp"] | None = None,
+        logs_exporter: Literal["otlp"] | None = None,
         log_format: LogFormat | None = None,
-        log_level: LogLevel = "INFO",
+        log_level: LogLevel | None = None,
         grace: float = 10.0,
         flush_timeout: float = 5.0,
         stall_after: float | None = 0.1,
@@ -139,7 +149,8 @@ class Runtime:
             "live_control": live_control,
         }
         self._otlp_endpoint = otlp_endpoint
-        self._log_settings = (log_format, log_level)
+        self._exporters = Exporters(metrics_exporter, logs_exporter)
+        self._log_settings = log_format, log_level
         self._flush_timeout_s = check_number("flush_timeout", flush_timeout, unit="of seconds")
         self._stall_after_s = check_duration("stall_after", stall_after)
         self._shutdown = Shutdown(check_number("grace", grace, unit="of seconds"), self._refuse_work)
@@ -202,7 +213,8 @@ class Runtime:
                 self.metrics_url = f"{self._server.url}/metrics"
                 self.live_url = f"{self._server.url}/"
                 self._server.start()
-            self._logs = LogSetup(*self._log_settings)
+            self._exporters.start(self._service_name, self._otlp_endpoint)
+            self._logs = self._exporters.set_up_logs(*self._log_settings)
             self._traces = TraceSetup(self._service_name, self._otlp_endpoint)
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             if self._stall_after_s is not None and loop not in _watched:
@@ -245,6 +257,7 @@ class Runtime:
             if traces is not None and traces.pipeline is not None:
                 # Less than the whole timeout, so that the count of dropped spans can still be reported.
                 work.append(lambda: traces.close(0.9 * self._flush_timeout_s))
+            work += self._exporters.closing(0.9 * self._flush_timeout_s)
             await _in_threads(work, deadline)
             if traces is not None:
                 traces.report()

@@ -130,6 +130,7 @@ def test_instrument_that_raises_is_disabled_and_logged_once(
         fails_once,
         2,
         retry=RetryPolicy(base=0),
+        cache=hook == "cache_looked_up",
         hedge=Hedge(0.02),
         # an open circuit starts no hedge
         breaker=None if hook == "hedge_ended" else CircuitBreaker(0.1, cooldown=0.001, minimum=1, open="pause"),

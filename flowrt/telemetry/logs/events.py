@@ -190,6 +190,8 @@ class LogInstrument(Instrument):
             self._timer = None
         wall_s = (batch.finished_ns - batch.started_ns) / 1e9
         fields: dict[str, Any] = {"status": batch.status, "duration_s": round(wall_s, 6), **_counts(batch)}
+        if batch.cached:
+            fields["cached"] = batch.cached
         service_ns = service_ns_of(batch)
         if service_ns and wall_s > 0:
             fields["speedup_claimed"] = round(service_ns / 1e9 / wall_s, 2)

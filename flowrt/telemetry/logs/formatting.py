@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-__all__ = ["add_extra", "console_renderer", "json_line", "one_line_values", "order_keys"]
+__all__ = ["add_extra", "console_renderer", "json_line", "one_line_values", "order_keys", "plain_value"]
 
 _FIRST: Final = ("timestamp", "level", "event")
 _TRACEBACKS: Final = ("exception", "stack")
@@ -38,7 +38,7 @@ def json_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
     try:
         return json.dumps(event, allow_nan=False, default=_text)
     except (TypeError, ValueError, RecursionError):  # a key, a NaN or a cycle that JSON cannot represent
-        return json.dumps(_plain(event), allow_nan=False)
+        return json.dumps(plain_value(event), allow_nan=False)
 
 
 def one_line_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -63,8 +63,13 @@ def _text(value: Any) -> str:
         return f"<{type(value).__name__}>"
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
-    """The value in types that JSON can represent."""
+def plain_value(value: Any, depth: int = 0) -> Any:
+    """The value in types that JSON can represent.
+
+    Args:
+        value: Any value.
+        depth: How deep in another value it is; below a depth of 8 there are only names of types.
+    """
     if isinstance(value, int) and value.bit_length() > _WIDEST_BITS:
         return hex(value)
     if value is None or isinstance(value, (str, bool, int)):
@@ -74,9 +79,11 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if depth >= _DEEPEST:
         return f"<{type(value).__name__}>"
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else _text(key): _plain(item, depth + 1) for key, item in value.items()}
+        return {
+            key if isinstance(key, str) else _text(key): plain_value(item, depth + 1) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_plain(item, depth + 1) for item in value]
+        return [plain_value(item, depth + 1) for item in value]
     return _text(value)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
 import structlog
+from structlog.typing import Processor
 
 from flowrt.telemetry.logs.events import add_trace_ids
 from flowrt.telemetry.logs.formatting import add_extra, console_renderer, json_line, one_line_values, order_keys
@@ -28,7 +29,8 @@ class LogSetup:
 
     Args:
         format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
-        level: Lowest level that is logged.
+        level: Lowest level that is logged; None for `INFO` where a format is given, and else `WARNING`.
+        export: Structlog processor that exports the events, beside the lines on stderr.
 
     Attributes:
         active: True if this object configured logging.
@@ -37,7 +39,14 @@ class LogSetup:
         ValueError: The format or the level is not one of those.
     """
 
-    def __init__(self, format: LogFormat | None = None, level: LogLevel = "INFO") -> None:  # noqa: A002  # the API's word
+    def __init__(
+        self,
+        format: LogFormat | None = None,  # noqa: A002  # the API's word
+        level: LogLevel | None = None,
+        export: Processor | None = None,
+    ) -> None:
+        if level is None:
+            level = "WARNING" if format is None else "INFO"
         if format is not None and format not in get_args(LogFormat):
             raise ValueError(f"log_format must be 'json', 'console' or None, not {format!r}")
         if not isinstance(level, str) or level.upper() not in _LEVELS:
@@ -50,9 +59,9 @@ class LogSetup:
         self._undo: list[Callable[[], None]] = []
         self._sink: LineSink | None = None
         if self.active:
-            self._set_up(format or ("console" if sys.stderr.isatty() else "json"), level.upper())
+            self._set_up(format or ("console" if sys.stderr.isatty() else "json"), level.upper(), export)
 
-    def _set_up(self, format: LogFormat, level: str) -> None:  # noqa: A002
+    def _set_up(self, format: LogFormat, level: str, export: Processor | None) -> None:  # noqa: A002
         sink = self._sink = LineSink(sys.stderr)
         # The processors that events of both structlog and logging pass through.
         shared: list[Any] = [
@@ -62,11 +71,12 @@ class LogSetup:
             structlog.processors.StackInfoRenderer(),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ]
+        exports: list[Any] = [] if export is None else [export]
         render: list[Any] = [structlog.processors.format_exc_info, order_keys, json_line]
         if format == "console":
             render = [one_line_values, console_renderer(colors=sys.stderr.isatty())]
         structlog.configure(
-            processors=[*shared, *render],
+            processors=[*shared, *exports, *render],
             wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
             logger_factory=lambda *_: _SinkLogger(sink),
             cache_logger_on_first_use=False,  # a cached logger would keep writing to this sink after `close`
@@ -75,7 +85,7 @@ class LogSetup:
 
         handler = _SinkHandler(sink)
         formatter = structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, add_extra],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, add_extra, *exports],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
         handler.setFormatter(formatter)

@@ -38,6 +38,9 @@ class Metric:
     labels: tuple[str, ...]
 
 
+LOOKUP_RESULTS: Final = ("hit", "miss")
+"""Results of a look-up in the cache."""
+
 CIRCUIT_STATES: Final = ("closed", "half_open", "open")
 """States of a circuit breaker; the index of a state is the metric's value for it."""
 
@@ -69,6 +72,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Hedges (second attempts beside a straggler's first), by outcome: won, lost or failed.",
             (*_PAIR, "outcome"),
         ),
+        Metric("flowrt_cache_lookups_total", "counter", "Look-ups in the cache, by result.", (*_PAIR, "result")),
         Metric(
             "flowrt_item_duration_seconds",
             "histogram",

@@ -83,6 +83,10 @@ class MetricsInstrument(Instrument):
         if item.hedge is not None:
             item.batch.shard.hedges[item.hedge.outcome] += 1
 
+    def cache_looked_up(self, item: ItemRecord) -> None:
+        """Count the look-up."""
+        self._shard.lookups["hit" if item.cached else "miss"] += 1
+
     def circuit_changed(self, batch: BatchRecord) -> None:
         """Store the circuit's new state."""
         self._store.circuits[self._pair] = batch.circuit.new

@@ -18,6 +18,7 @@ from flowrt.telemetry.metrics.catalogue import (
     CIRCUIT_STATES,
     DURATION_BOUNDS_S,
     LAG_BOUNDS_S,
+    LOOKUP_RESULTS,
     QUEUE_WAIT_BOUNDS_S,
     RUN_BOUNDS_S,
 )
@@ -49,7 +50,7 @@ class Reader:
         return [(pair, shards.copy()) for pair, shards in self._store.shards.copy().items()]
 
     def _items(self) -> Iterator[Reading]:
-        items, errors, attempts, reruns, retries, hedges, backoff, rate_wait = _lists(8)
+        items, errors, attempts, reruns, retries, hedges, lookups, backoff, rate_wait = _lists(9)
         duration, attempt, queue_wait = _lists(3)
         for pair, shards in self._pairs():
             fast_path = [_Copy.of(shard.fast_path) for shard in shards]
@@ -66,6 +67,8 @@ class Reader:
                 retries.append(((*pair, reason), sum([shard.retries[reason] for shard in shards])))
             for outcome in HEDGE_OUTCOMES:
                 hedges.append(((*pair, outcome), sum([shard.hedges[outcome] for shard in shards])))
+            for result in LOOKUP_RESULTS:
+                lookups.append(((*pair, result), sum([shard.lookups[result] for shard in shards])))
             backoff.append((pair, sum([shard.backoff_ns for shard in shards]) / 1e9))
             rate_wait.append((pair, sum([shard.rate_wait_ns for shard in shards]) / 1e9))
             by_type: dict[str, int] = {}
@@ -88,6 +91,7 @@ class Reader:
         yield Reading(CATALOGUE["flowrt_item_reruns_total"], reruns)
         yield Reading(CATALOGUE["flowrt_item_retries_total"], retries)
         yield Reading(CATALOGUE["flowrt_item_hedges_total"], hedges)
+        yield Reading(CATALOGUE["flowrt_cache_lookups_total"], lookups)
         yield Reading(CATALOGUE["flowrt_item_duration_seconds"], duration)
         yield Reading(CATALOGUE["flowrt_attempt_duration_seconds"], attempt)
         yield Reading(CATALOGUE["flowrt_item_queue_wait_seconds"], queue_wait)

@@ -15,7 +15,7 @@ from flowrt._util.labels import label
 from flowrt._util.weak_registry import WeakRegistry
 from flowrt.attribution.ledger import CAUSES, Cause
 from flowrt.model import STATUSES, BatchRecord, ItemRecord
-from flowrt.telemetry.metrics.catalogue import LAG_BOUNDS_S, QUEUE_WAIT_BOUNDS_S, RUN_BOUNDS_S
+from flowrt.telemetry.metrics.catalogue import LAG_BOUNDS_S, LOOKUP_RESULTS, QUEUE_WAIT_BOUNDS_S, RUN_BOUNDS_S
 from flowrt.telemetry.metrics.exemplars import Exemplars
 
 __all__ = [
@@ -110,6 +110,7 @@ class Shard:
         "hedges",
         "items",
         "items_before",
+        "lookups",
         "ok",
         "ok_exemplars",
         "pair",
@@ -133,6 +134,7 @@ class Shard:
         self.retries = dict.fromkeys(RETRY_REASONS, 0)
         self.hedges = dict.fromkeys(HEDGE_OUTCOMES, 0)
         self.reruns = 0
+        self.lookups = dict.fromkeys(LOOKUP_RESULTS, 0)
         self.backoff_ns = 0
         self.bound_ns: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
         self.rate_wait_ns = 0

@@ -21,7 +21,7 @@ from flowrt.telemetry.tracing.native_instrument import NativeTracingInstrument
 from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 
-__all__ = ["TraceSetup", "make_provider"]
+__all__ = ["TraceSetup", "make_provider", "resource_of"]
 
 _log = logging.getLogger("flowrt.setup")
 
@@ -62,7 +62,7 @@ class TraceSetup:
                     loggable(otlp_endpoint),
                 )
             return None
-        resource = _resource(service_name)
+        resource = resource_of(service_name)
         pipeline = _make_pipeline(otlp_endpoint)
         provider = _install(resource)
         if pipeline is not None:
@@ -116,8 +116,12 @@ def _running() -> SpanPipeline | None:
     return next((each for each in _users if _ours and each is _ours[0].target), None)
 
 
-def _resource(service_name: str | None) -> Resource:
-    """The resource of the installed provider, or a new one."""
+def resource_of(service_name: str | None) -> Resource:
+    """The resource of the installed provider, or a new one.
+
+    Args:
+        service_name: The resource's `service.name`.
+    """
     if not _ours:
         return Resource.create({} if service_name is None else {"service.name": service_name})
     resource = _ours[0].resource

@@ -1,0 +1,128 @@
+"""Caching: items whose input was run before take its output, and equal inputs of one batch run once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any, Final, Protocol
+
+from flowrt.engine.instrument import Dispatch
+from flowrt.engine.retry_queue import RetryQueue
+from flowrt.model import BatchRecord, ItemRecord
+
+__all__ = ["BatchCache", "CacheStore", "text_of"]
+
+_log: Final = logging.getLogger("flowrt.cache")
+
+
+class CacheStore(Protocol):
+    """One batch's use of a cache."""
+
+    def key_of(self, input_data: Any) -> bytes | None:
+        """The key of an input; None if JSON does not represent it exactly."""
+
+    async def get(self, key: bytes) -> str | None:
+        """The output under a key, as JSON, or None."""
+
+    def put(self, key: bytes, text: str) -> None:
+        """Store an output."""
+
+    async def aclose(self) -> None:
+        """Write what is left; raises nothing."""
+
+
+def text_of(value: Any, *, sort_keys: bool = False) -> str | None:
+    """A value as JSON, or None if JSON does not represent it exactly: a tuple, for instance, would become a list."""
+    try:
+        text = json.dumps(value, allow_nan=False, sort_keys=sort_keys)
+        return text if json.loads(text) == value else None
+    except Exception:  # also of an `__eq__`, or of too deep nesting
+        return None
+
+
+class BatchCache:
+    """Answers items of one batch from a cache.
+
+    An item whose input is being run waits, in the retry queue and without a slot. It takes the output of the other; if
+    that fails, it is run.
+
+    Args:
+        batch: The batch's record.
+        store: The cache.
+        queue: Where items wait.
+        dispatch: The instruments' hooks.
+    """
+
+    def __init__(self, batch: BatchRecord, store: CacheStore, queue: RetryQueue, dispatch: Dispatch) -> None:
+        self._batch = batch
+        self._store = store
+        self._queue = queue
+        self._dispatch = dispatch
+        self._keys: dict[int, bytes] = {}  # of the items that run, by index
+        self._waiting: dict[bytes, list[ItemRecord]] = {}  # for each key that runs
+        self._answers: dict[int, str | None] = {}  # for items that have waited: JSON, None if they are to run uncached
+        self._warned: set[str] = set()
+
+    def parks(self, item: ItemRecord) -> bool:
+        """True if an equal input is being run: the item waits, and comes back by the queue."""
+        if item.index in self._keys or item.index in self._answers:
+            return False
+        key = self._store.key_of(item.input_data)
+        if key is None:
+            self._warn("inputs", item.input_data)
+            return False
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.append(item)
+            self._queue.park(item)
+            return True
+        self._waiting[key] = []
+        self._keys[item.index] = key
+        return False
+
+    async def answer(self, item: ItemRecord) -> bool:
+        """Give an item its cached output; False if there is none, and it has to run."""
+        key = self._keys.get(item.index)
+        if key is not None:
+            text = await self._store.get(key)
+        elif item.index in self._answers:
+            text = self._answers.pop(item.index)
+        else:
+            return False
+        if text is not None:
+            item.output = json.loads(text)
+            item.status = "ok"
+            item.cached = True
+            self._batch.cached += 1
+        self._dispatch.notify("cache_looked_up", item)
+        return text is not None
+
+    def item_ended(self, item: ItemRecord) -> None:
+        """Store the output of an item that has run, and let those go on that wait for it."""
+        key = self._keys.pop(item.index, None)
+        if key is None:
+            return
+        waiting = self._waiting.pop(key)
+        if item.status != "ok":
+            if waiting:
+                self._keys[waiting[0].index] = key
+                self._waiting[key] = waiting[1:]
+                self._queue.release(waiting[:1])
+            return
+        text = text_of(item.output)
+        if text is None:
+            self._warn("outputs", item.output)
+        elif not item.cached:
+            self._store.put(key, text)
+        self._answers |= {each.index: text for each in waiting}
+        self._queue.release(waiting)
+
+    def _warn(self, what: str, value: Any) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            _log.warning(
+                "%s of node %r are not cached where JSON does not represent them exactly, such as a %s",
+                what,
+                self._batch.node_id,
+                type(value).__name__,
+            )

@@ -1,0 +1,109 @@
+"""Cache policy: outputs by input, in memory or in a file, so that a repeated input does not run again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from flowrt._util.validation import check_count, check_duration
+
+__all__ = ["Cache"]
+
+Entry = tuple[float, str]
+"""When an output was stored, in seconds since 1970, and its JSON."""
+
+
+class Cache:
+    """Keeps outputs by input, so that a repeated input does not run again; pass it as `BatchProcessor(cache=...)`.
+
+    An item whose input is in the cache ends `ok` with `cached` true and without an attempt: no rate limit, retry or
+    breaker sees it. Of equal inputs in one batch one runs, and the others wait for it. Only successes are kept.
+
+    The key of an item is the node's id, `version` and the input as JSON. Inputs and outputs that JSON does not
+    represent exactly, such as tuples and objects, are run and not cached; a warning says so once. No pickle is read.
+
+    Args:
+        path: An SQLite file, which several processes may use; None to keep outputs in memory, in this object.
+        ttl: How long an output is used, in seconds; None for ever.
+        max_items: Most outputs to keep. In memory the one that was not used for longest goes first, in a file the
+            oldest.
+        version: Change it when the node's answers change, such as with its prompt.
+        clock: Seconds since 1970; tests pass another one.
+
+    Raises:
+        ValueError: `ttl` is not a positive number, or `max_items` not an int of at least 1.
+
+    Example:
+        >>> import asyncio, flowrt
+        >>> calls = []
+        >>> async def double(x):
+        ...     calls.append(x)
+        ...     return 2 * x
+        >>> results = asyncio.run(flowrt.map(double, [1, 2, 1, 1], cache=flowrt.Cache(ttl=3600)))
+        >>> results.outputs, sorted(calls), results.report.cached
+        ([2, 4, 2, 2], [1, 2], 2)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        ttl: float | None = None,
+        max_items: int = 100_000,
+        version: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = None if path is None else Path(path)
+        self.ttl = check_duration("ttl", ttl)
+        self.max_items = check_count("max_items", max_items)
+        self.version = version
+        self.clock = clock
+        self._entries: dict[bytes, Entry] = {}  # the one that was used last is last
+
+    @classmethod
+    def of(cls, value: Any) -> Self | None:
+        """Return a cache for a caller's choice: a cache, a file's path, True for memory, None or False for none.
+
+        Raises:
+            ValueError: It is none of these.
+        """
+        if value is None or value is False or isinstance(value, cls):
+            return value or None
+        if value is True:
+            return cls()
+        if isinstance(value, (str, os.PathLike)):
+            return cls(value)
+        raise ValueError(f"cache must be a flowrt.Cache(...), the path of a file, or True, not {value!r}")
+
+    def get(self, key: bytes) -> str | None:
+        """The output in memory under a key, as JSON, or None."""
+        entry = self._entries.pop(key, None)
+        if entry is None or self.is_old(entry[0]):
+            return None
+        self._entries[key] = entry
+        return entry[1]
+
+    def put(self, key: bytes, text: str) -> None:
+        """Keep an output in memory."""
+        entries = self._entries
+        entries.pop(key, None)
+        entries[key] = (self.clock(), text)
+        while len(entries) > self.max_items:
+            entries.pop(next(iter(entries)), None)
+
+    def is_old(self, stored_s: float) -> bool:
+        """True if an output that was stored at a time is not used any more."""
+        return self.ttl is not None and self.clock() - stored_s >= self.ttl
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        where = "memory" if self.path is None else str(self.path)
+        return f"<Cache in {where}: ttl={self.ttl}, max_items={self.max_items}, version={self.version!r}>"

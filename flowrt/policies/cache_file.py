@@ -1,0 +1,110 @@
+"""SQLite file of a cache. Its methods block, and any thread may call them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from flowrt.policies.cache import Cache
+
+__all__ = ["CacheFile"]
+
+_APPLICATION: Final = 0x666C6F77  # "flow", SQLite's mark of a file's kind
+_BUSY_S: Final = 5.0  # longest wait for another process
+_CHUNK: Final = 500  # keys in one query
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS outputs (key BLOB PRIMARY KEY, text TEXT NOT NULL, stored REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (stored);
+"""
+
+
+class CacheFile:
+    """Open file of a cache. It has a rollback journal, as SQLite's WAL before 3.51 is not safe with several processes.
+
+    Args:
+        cache: Its path and its bounds.
+
+    Raises:
+        ValueError: The file is there and is no cache.
+        OSError: It cannot be made.
+        sqlite3.Error: It cannot be read.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._lock = threading.Lock()
+        path = str(cache.path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # outputs may be secret
+        self._connection = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None)
+        try:
+            self._set_up(path)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _set_up(self, path: str) -> None:
+        execute = self._connection.execute
+        refusal = f"{path} is not a cache of flowrt: name another file"
+        try:
+            (application,) = execute("PRAGMA application_id").fetchone()
+            (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.DatabaseError as exc:
+            if type(exc) is sqlite3.DatabaseError:  # "file is not a database"; its subclasses are other troubles
+                raise ValueError(refusal) from exc
+            raise
+        if tables and application != _APPLICATION:
+            raise ValueError(refusal)
+        execute(f"PRAGMA application_id = {_APPLICATION}")
+        self._connection.executescript(_SCHEMA)
+        if self._cache.ttl is not None:
+            execute("DELETE FROM outputs WHERE stored <= ?", (self._cache.clock() - self._cache.ttl,))
+
+    def exchange(self, keys: Collection[bytes], puts: Mapping[bytes, str]) -> dict[bytes, str]:
+        """Store outputs in one transaction, and read others.
+
+        Args:
+            keys: What to read.
+            puts: What to store: JSON by key.
+
+        Returns:
+            The outputs that are there and not too old, as JSON by key.
+        """
+        found: dict[bytes, str] = {}
+        wanted = list(keys)
+        with self._lock:
+            if puts:
+                self._store(puts)
+            for start in range(0, len(wanted), _CHUNK):
+                chunk = wanted[start : start + _CHUNK]
+                marks = ",".join("?" * len(chunk))
+                rows = self._connection.execute(
+                    f"SELECT key, text, stored FROM outputs WHERE key IN ({marks})",  # noqa: S608  # marks alone
+                    chunk,
+                )
+                found |= {key: text for key, text, stored in rows if not self._cache.is_old(stored)}
+        return found
+
+    def _store(self, puts: Mapping[bytes, str]) -> None:
+        connection, now_s = self._connection, self._cache.clock()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.executemany(
+                "INSERT OR REPLACE INTO outputs VALUES (?, ?, ?)", [(key, text, now_s) for key, text in puts.items()]
+            )
+            (count,) = connection.execute("SELECT count(*) FROM outputs").fetchone()
+            if (surplus := count - self._cache.max_items) > 0:
+                connection.execute(
+                    "DELETE FROM outputs WHERE key IN (SELECT key FROM outputs ORDER BY stored LIMIT ?)", (surplus,)
+                )
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
