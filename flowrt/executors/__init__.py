@@ -10,7 +10,7 @@ from flowrt.executors.threads import ThreadsExecutor
 
 __all__ = ["Executor", "ExecutorName", "LoopExecutor", "Session", "ThreadsExecutor", "executor_of"]
 
-ExecutorName = Literal["loop", "threads"]
+ExecutorName = Literal["loop", "threads", "processes"]
 """Name of an executor of flowrt's own."""
 
 

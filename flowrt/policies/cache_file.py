@@ -14,7 +14,6 @@ __all__ = ["CacheFile"]
 
 _APPLICATION: Final = 0x666C6F77  # "flow", SQLite's mark of a file's kind
 _BUSY_S: Final = 5.0  # longest wait for another process
-_CHUNK: Final = 500  # keys in one query
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS outputs (key BLOB PRIMARY KEY, text TEXT NOT NULL, stored REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (stored);
@@ -73,18 +72,13 @@ class CacheFile:
             The outputs that are there and not too old, as JSON by key.
         """
         found: dict[bytes, str] = {}
-        wanted = list(keys)
         with self._lock:
             if puts:
                 self._store(puts)
-            for start in range(0, len(wanted), _CHUNK):
-                chunk = wanted[start : start + _CHUNK]
-                marks = ",".join("?" * len(chunk))
-                rows = self._connection.execute(
-                    f"SELECT key, text, stored FROM outputs WHERE key IN ({marks})",  # noqa: S608  # marks alone
-                    chunk,
-                )
-                found |= {key: text for key, text, stored in rows if not self._cache.is_old(stored)}
+            for key in keys:
+                row = self._connection.execute("SELECT text, stored FROM outputs WHERE key = ?", (key,)).fetchone()
+                if row is not None and not self._cache.is_old(row[1]):
+                    found[key] = row[0]
         return found
 
     def _store(self, puts: Mapping[bytes, str]) -> None:

@@ -154,7 +154,7 @@ async def inferred() -> None:
     assert_type(BatchProcessor(Fetch()), BatchProcessor[Any, Any])
     assert_type(BatchProcessor(Foreign()), BatchProcessor[Any, Any])
     assert_type(BatchProcessor(str.upper), BatchProcessor[str, str])
-    results = await BatchProcessor(blocking, executor="threads").batch([1, 2])
+    results = await BatchProcessor(blocking, executor="processes").batch([1, 2])
     assert_type(results, BatchResults[int, str])
     assert_type(results.outputs, list[str | None])
     assert_type(results.succeeded, list[BatchResult[int, str]])
