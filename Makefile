@@ -9,6 +9,8 @@ VENV_NEXT := .venv-next
 # Tests wait more than they work: two for each core, and at least four.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 2 ? 2 * n : 4)))
 PYTEST_ARGS ?=
+# Versions that are known to work together; another interpreter gets the newest ones.
+locked = $(patsubst %,--constraint %,$(wildcard constraints/python$(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt))
 # The tests start hundreds of processes: what they import, and their own assertions, are compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -90,7 +92,11 @@ docs-site: $(VENV)/bin/python  ## Build the documentation as a site into site/, 
 	$(BIN)/python -m pip install --quiet --group site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-.PHONY: release-check audit
+.PHONY: lock release-check audit
+lock: $(VENV)/bin/python  ## Pin the newest versions of the packages that the tests install, for each Python
+	$(BIN)/python -m tools.lock
+	$(if $(PYTHON_NEXT),$(PYTHON_NEXT) -m tools.lock)
+
 release-check: $(VENV)/.test  ## Build wheel and sdist, install them in clean environments on each Python, and use them
 	$(BIN)/python -m tools.release_check
 
@@ -153,12 +159,12 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group notebook --group bench --group dashboards
+$(VENV)/.test: pyproject.toml $(wildcard constraints/*.txt) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(call locked,$(BIN)/python) --editable '.[all]' --group test --group browser --group notebook --group bench --group dashboards
 	touch $@
 
-$(VENV)/.lint: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all]' --group test --group browser --group notebook --group lint --group bench --group dashboards
+$(VENV)/.lint: pyproject.toml $(wildcard constraints/*.txt) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(call locked,$(BIN)/python) --editable '.[all]' --group test --group browser --group notebook --group lint --group bench --group dashboards
 	touch $@ $(VENV)/.test $(VENV)/.bench  # it has all that these have
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
@@ -166,10 +172,10 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 # Most of its modules are never imported; the others are compiled when they first are.
-$(VENV_NEXT)/.test: pyproject.toml
+$(VENV_NEXT)/.test: pyproject.toml $(wildcard constraints/*.txt)
 	$(PYTHON_NEXT) -m venv $(VENV_NEXT)
 	$(VENV_NEXT)/bin/python -m pip install --quiet --no-compile --upgrade pip
-	$(VENV_NEXT)/bin/python -m pip install --quiet --no-compile --editable '.[all]' --group test --group dashboards
+	$(VENV_NEXT)/bin/python -m pip install --quiet --no-compile $(call locked,$(PYTHON_NEXT)) --editable '.[all]' --group test --group dashboards
 	touch $@
 
 clean:  ## Remove the environments and caches

@@ -66,6 +66,8 @@ COLOURS: Final = {
     "rate_limited": BOUND["rate_limit"].color,
     "won": STATUS["ok"],
     "lost": STATUS["cancelled"],
+    "hit": STATUS["ok"],
+    "miss": _GREY,
 }
 """Colour of a series by its name, the same on every dashboard."""
 
@@ -74,6 +76,7 @@ _VALUES: Final = {
     "{{by}}": tuple(BOUND),
     "{{reason}}": ("error", "timeout", "rate_limited"),
     "{{outcome}}": ("won", "lost", "failed"),
+    "{{result}}": ("hit", "miss"),
 }
 """Names of the series of a query by its legend, where each value of the label has a colour."""
 
