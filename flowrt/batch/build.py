@@ -19,7 +19,7 @@ from flowrt.batch.progress_bar import make_progress_bar
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin, make_begin, make_direct, make_remote
 from flowrt.engine.batch_run import BatchRun
-from flowrt.engine.caching import CacheStore
+from flowrt.engine.cache_store import CacheStore
 from flowrt.engine.durability import JournalSink
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowrt._util.clock import is_virtual
 from flowrt._util.daemon_thread import DaemonThreads
-from flowrt.engine.caching import CacheStore, text_of
+from flowrt.engine.cache_store import CacheStore, text_of
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.model.node import BaseNode
 from flowrt.policies.cache import Cache

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flowrt._util.clock import Clock
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin
-from flowrt.engine.caching import CacheStore
+from flowrt.engine.cache_store import CacheStore
 from flowrt.engine.durability import JournalSink
 from flowrt.engine.instrument import Dispatch
 from flowrt.engine.outcome import Deliver, Settle, settle
