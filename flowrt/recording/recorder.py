@@ -203,7 +203,10 @@ class Recorder(Instrument):
 
 
 class _Deadline:
-    """Deadline of a writer that finishes its file: counted from when its thread works, not from the batch's end.
+    """Deadline of a writer that finishes its file: of each step, and of nothing but what waits.
+
+    It counts from the step's start, and anew whenever the thread has used CPU time: on a busy machine encoding takes
+    long, and only a disk that hangs is to end a recording.
 
     Args:
         writer: The writer.
@@ -213,7 +216,8 @@ class _Deadline:
     def __init__(self, writer: WriterThread, on_done: OnDone) -> None:
         self.on_done = on_done
         self._writer = writer
-        self._began = time.monotonic()
+        self._began = self._worked_at = time.monotonic()
+        self._cpu_ns = writer.cpu_ns()
         self._timer: threading.Timer | None = None
         self._cancelled = threading.Event()
 
@@ -223,12 +227,15 @@ class _Deadline:
             return
         since, step = self._writer.step
         now = time.monotonic()
+        if (cpu_ns := self._writer.cpu_ns()) != self._cpu_ns:
+            self._cpu_ns, self._worked_at = cpu_ns, now
         late_at = self._began + _START_S if since is None else max(since, self._began) + _SAVE_S
+        late_at = max(late_at, self._worked_at + _SAVE_S)
         if now >= late_at:
             self.on_done(TimeoutError(step.format(_START_S if since is None else _SAVE_S)))
             return
         # not the loop's timer, which would fire at once in virtual time
-        self._timer = threading.Timer(min(late_at - now, _SAVE_S), self.start)
+        self._timer = threading.Timer(min(late_at - now, _SAVE_S / 5), self.start)
         self._timer.daemon = True
         self._timer.start()
         if self._cancelled.is_set():  # meanwhile

@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
+from flowrt._util.cpu_time import thread_cpu_clock
 from flowrt.recording.columns import RowBuffer
 from flowrt.recording.errors import RecordingError
 from flowrt.recording.parquet import GroupWriter, import_pyarrow, read_meta, require_pyarrow
@@ -67,11 +68,13 @@ class WriterThread:
     Attributes:
         step: Start of the thread's present step on the monotonic clock (None before its first one), and the error
             message for one that takes too long.
+        cpu_ns: Returns the thread's CPU time in nanoseconds; 0 before it runs, and on systems without such clocks.
     """
 
     def __init__(self, path: Path) -> None:
         require_pyarrow("a recording")
         self.step: tuple[float | None, str] = (None, "the recorder's thread did not import pyarrow within {:g} s")
+        self.cpu_ns: Callable[[], int] = int
         self._path = path
         self._queue: SimpleQueue[RowBuffer | tuple[dict[str, Any], OnDone] | None] = SimpleQueue()
         self._error: BaseException | None = None
@@ -139,6 +142,7 @@ class WriterThread:
 
     def _run(self, partial: Path, started_ns: int, at_exit: weakref.finalize[..., Any]) -> None:
         writer: GroupWriter | None = None
+        self.cpu_ns = thread_cpu_clock()
         try:
             import_pyarrow()
             if self._error is None:

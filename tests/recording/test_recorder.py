@@ -239,6 +239,28 @@ def test_deadline_counts_for_each_row_group(run: Run, tmp_path: Path, monkeypatc
     assert len(rows_of(path)) == 50
 
 
+class StarvedWriter:
+    """A writer whose thread uses CPU time at each of many looks, and then no more."""
+
+    step = (0.0, "late after {:g} s")
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def cpu_ns(self) -> int:
+        self.looks = max(0, self.looks - 1)
+        return self.looks
+
+
+def test_deadline_counts_anew_while_the_thread_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "_SAVE_S", 0.05)
+    writer, late = StarvedWriter(20), threading.Event()
+    deadline = recorder._Deadline(writer, lambda error: late.set())  # type: ignore[arg-type]
+    deadline.start()
+    assert late.wait(30)
+    assert writer.looks == 0
+
+
 @pytest.mark.parametrize(
     ("step", "message"),
     [
