@@ -7,7 +7,7 @@ Needs: flowrt[processes], pillow. Prints:
 
     39 thumbnails, the first is 160 x 120
     photo-07.jpg: UnidentifiedImageError
-    made in 2 worker processes
+    made in worker processes
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ async def main(folder: Path) -> None:
     for result in results.failed:
         print(f"{result.input_data.name}: {result.error_type}")
     workers = {result.output[1] for result in results.succeeded}
-    print(f"made in {len(workers)} worker processes")
+    print("made in this process" if os.getpid() in workers else "made in worker processes")
 
 
 if __name__ == "__main__":
