@@ -59,12 +59,14 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command. Exit even if a node's thread never returns: Python itself would wait for it."""
+        """Run the command. Exit even if a node's thread never returns, or Ray waits for its head: Python would wait."""
         _ensure_stderr()
         try:
             return super().main(*args, **kwargs)
         except SystemExit as exc:
-            if isinstance(exc.code, int) and any(_is_abandoned(thread) for thread in threading.enumerate()):
+            if isinstance(exc.code, int) and (
+                exc.code == CLUSTER_LOST or any(_is_abandoned(thread) for thread in threading.enumerate())
+            ):
                 _exit_process(exc.code)
             raise
 

@@ -106,7 +106,13 @@ class RayCluster:
             settings: dict[str, Any] = {"address": self._address or "local", "log_to_driver": False}
             if self._address is None:
                 settings |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
-            ray.init(configure_logging=False, **settings)
+            noisy = logging.getLogger("ray._private.worker")
+            level = noisy.level
+            noisy.setLevel(logging.ERROR)  # it warns that it sets no signal handler in this thread
+            try:
+                ray.init(configure_logging=False, **settings)
+            finally:
+                noisy.setLevel(level)
             self._owned = True
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self._head = host.strip("[]"), int(port)
@@ -192,19 +198,9 @@ class RayCluster:
                 failures += 1
             if failures >= _PROBES:
                 self._lost = True
-                self._forget()
                 for watcher in list(self._watchers):
                     watcher.cluster_lost()
                 self._closed.wait()
-
-    def _forget(self) -> None:
-        """Leave out Ray's exit handler, which waits for the head."""
-        import atexit  # noqa: PLC0415
-
-        with suppress(Exception):
-            from ray._private import worker  # noqa: PLC0415  # no public way
-
-            atexit.unregister(worker.shutdown)
 
     def lost_error(self) -> ClusterLostError:
         """The error that ends the batches."""
