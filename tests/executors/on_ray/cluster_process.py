@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-os.environ["RAY_raylet_start_wait_time_s"] = "120"
+os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112  # as Ray spells it
 
 from ray.cluster_utils import Cluster
 
