@@ -24,6 +24,7 @@ from flowrt.demo.process import ServiceProcess
 from flowrt.demo.service import plan_of
 from flowrt.errors import FlowrtError
 from tests.demo.conftest import Start, answers, get, wait_until
+from tests.demo.test_picture import shown_in_picture
 
 ITEMS = 150
 OUTPUT = Path("demo-output") / "airports.jsonl"
@@ -92,6 +93,10 @@ def test_speedup_has_an_interval_measured_on_the_same_items(start: Start) -> Non
     assert measured == pytest.approx(claimed, rel=0.5)
     assert "60 x " in demo.row("  estimate")
     assert demo.row("  estimate").endswith("less what it added to the sample")
+    labels = re.findall(r"^ {0,2}(\S(?: ?\S)*)  +\S", demo.text, re.MULTILINE)
+    assert {"live", "items", "speedup, measured", "estimate"} <= set(labels)
+    missing = [label for label in labels if label not in shown_in_picture()]
+    assert not missing, "docs/demo.svg shows an older demo: python -m tools.picture"
 
 
 def test_shown_sample_time_is_that_of_the_sampled_items(start: Start) -> None:

@@ -10,9 +10,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "demo.svg"
 
 
-def test_picture_matches_the_demo_and_is_in_the_readme() -> None:
+def shown_in_picture() -> str:
+    """Text of the picture."""
     root = ET.fromstring(PICTURE.read_text())  # noqa: S314  # of this repository
-    shown = "".join(root.itertext()).replace("\xa0", " ")
+    return "".join(root.itertext()).replace("\xa0", " ")
+
+
+def test_picture_matches_the_demo_and_is_in_the_readme() -> None:
+    shown = shown_in_picture()
     for part in (
         "$ flowrt demo",
         "in flight",
