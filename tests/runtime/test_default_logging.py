@@ -1,0 +1,53 @@
+"""Log events of a Runtime: by default, and with log settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import flowrt
+
+
+async def work(x: int) -> int:
+    if x == 3:
+        raise ValueError("three")
+    return x
+
+
+Events = Callable[..., list[tuple[str, str]]]
+
+
+@pytest.fixture(name="events")
+def _events(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Events:
+    """Runs a batch in a Runtime with some settings; returns the level and name of each event on stderr."""
+
+    def run(inputs: int, **settings: Any) -> list[tuple[str, str]]:
+        monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+        flowrt.run(flowrt.map(work, range(inputs)), **settings)
+        logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        return [(each["level"], each["event"]) for each in logged]
+
+    return run
+
+
+def test_script_without_log_settings_prints_nothing(events: Events) -> None:
+    assert events(3) == []
+
+
+def test_script_without_log_settings_prints_warnings(events: Events) -> None:
+    assert events(5) == [("warning", "item.failed")]
+
+
+def test_log_format_asks_for_all_events(events: Events) -> None:
+    logged = events(3, log_format="json")
+    assert ("info", "batch.started") in logged
+    assert ("info", "batch.completed") in logged
+
+
+def test_log_level_wins_over_the_default(events: Events) -> None:
+    assert ("info", "batch.completed") in events(3, log_level="info")
+    assert events(5, log_format="json", log_level="ERROR") == []
