@@ -22,7 +22,7 @@ Awaiting = Coroutine[object, None, Out]
 class ConfiguredNode(PresetNode[In, Out], Generic[In, Out, Returned]):
     """Function with the settings of its batches, made by `flowrt.node`. Calling it calls the function.
 
-    Every batch of it uses the settings: `map`, `flowrt.map` and `BatchProcessor(...)` may override some of them.
+    Every batch of it uses the settings; `map`, `flowrt.map`, `BatchProcessor(...)` and `flowrt run` may override them.
 
     Args:
         fn: As `FunctionNode` takes it.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from flowrt.cli.exit_codes import CommandError
 from flowrt.cli.options.groups import collect, grouped
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
 
 __all__ = ["ExecutionOptions", "execution_options"]
+
+_OPTIONS: Final = {"continue_on_error": "fail_fast", "retry": "retries", "rate_limit": "rates"}
+"""The options of settings that are named otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class ExecutionOptions:
         retries: Maximum number of retries per item.
         rates: Rate limits.
         hedge: When to start a second attempt.
+        cache: File of outputs by input, or None.
         executor: Where items run.
         workers: Number of worker processes or Ray actors, or None.
         ray_address: The Ray cluster; None for a local one.
@@ -40,16 +45,20 @@ class ExecutionOptions:
     retries: int
     rates: tuple[RateLimit, ...]
     hedge: Hedge | None
+    cache: str | None
     executor: str
     workers: int | None
     ray_address: str | None
     fail_fast: bool
 
     def settings(self) -> dict[str, Any]:
-        """Return the keyword arguments of `BatchProcessor`."""
+        """Return the keyword arguments of `BatchProcessor`: those of options that are not left at their defaults.
+
+        For the others a function decorated with `flowrt.node` may have settings of its own.
+        """
         from flowrt.policies import RetryPolicy  # noqa: PLC0415  # heavy
 
-        return {
+        settings = {
             "max_concurrency": self.max_concurrency,
             "continue_on_error": not self.fail_fast,
             "item_timeout": self.item_timeout,
@@ -57,7 +66,14 @@ class ExecutionOptions:
             "retry": RetryPolicy(self.retries + 1) if self.retries else None,
             "rate_limit": self.rates or None,
             "hedge": self.hedge,
+            "cache": self.cache,
             "executor": self._executor(),
+        }
+        source = click.get_current_context().get_parameter_source
+        return {
+            name: value
+            for name, value in settings.items()
+            if source(_OPTIONS.get(name, name)) is not ParameterSource.DEFAULT
         }
 
     def _executor(self) -> Any:
@@ -111,6 +127,9 @@ def execution_options(command: Any) -> Any:
             multiple=True,
             metavar="AMOUNT/TIME",
             help="Rate limit: 100/s, 600/min, 5/10s. Repeat it to apply several.",
+        ),
+        option(
+            "--cache", metavar="FILE", help="Keep outputs by input in this SQLite file; repeated inputs do not run."
         ),
         option("--hedge", type=HEDGE, metavar="p95|S", help="Second attempt after this time; the first success wins."),
         option(

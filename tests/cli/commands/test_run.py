@@ -318,6 +318,39 @@ def test_batch_timeout_writes_a_line_for_every_item(folder: Path, flowrt: Flowrt
     assert "batch_timeout=0.5 s" in lines[-1]["error"]
 
 
+DECORATED = """
+import asyncio
+import flowrt
+
+@flowrt.node(max_concurrency=2, item_timeout=0.05, retry=2)
+async def wait(item):
+    await asyncio.sleep(item)
+    return item
+"""
+
+
+def test_node_keeps_the_settings_that_no_option_overrides(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    (folder / "decorated.py").write_text(DECORATED)
+    write_items(folder, [0, 0.5])
+    done = flowrt("run", "decorated:wait", "in.jsonl", "-o", "-", "--quiet")
+    assert {line["index"]: (line["status"], line["attempts"]) for line in lines_of(done.stdout)} == {
+        0: ("ok", 1),
+        1: ("timed_out", 2),
+    }
+    done = flowrt("run", "decorated:wait", "in.jsonl", "-o", "-", "--quiet", "--item-timeout", "60", "--retries", "0")
+    assert [line["status"] for line in lines_of(done.stdout)] == ["ok", "ok"]
+
+
+def test_cache_answers_a_later_run(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    write_items(folder, [1, 2, 1])
+    options = ("run", "nodes:echo", "in.jsonl", "-o", "-", "--cache", "outputs.db")
+    assert "cached" in flowrt(*options).stderr
+    done = flowrt(*options)
+    assert sorted((line["output"], line["attempts"]) for line in lines_of(done.stdout)) == [(1, 0), (1, 0), (2, 0)]
+    (cached,) = [line for line in done.stderr.splitlines() if "cached" in line]
+    assert cached.split()[-1] == "3"
+
+
 def test_executor_threads_runs_the_items(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(5))
     done = flowrt("run", "nodes:slow", "in.jsonl", "-o", "-", "--executor", "threads")
