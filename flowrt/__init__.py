@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sys
 
-if sys.argv[:1] == ["-m"] and "flowrt" in sys.orig_argv and not sys.flags.safe_path:
+_IS_MODULE = sys.argv[:1] == ["-m"] and "flowrt" in sys.orig_argv  # while this is imported, argv[0] is still "-m"
+if _IS_MODULE and not sys.flags.safe_path:
     # `python -m flowrt` puts the working directory first, where a json.py would hide the standard library's from all
-    # that is imported here; while this is imported, argv[0] is still "-m"
+    # that is imported here
     del sys.path[0]
+
+if _IS_MODULE or "".join(sys.argv[:1]).replace("\\", "/").endswith("/flowrt"):
+    # the command, whose imports take a while: until `flowrt.cli.main` handles it, Ctrl-C ends it without a traceback
+    import _signal  # type: ignore[import-not-found]  # the part of `signal` that imports nothing
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -18,7 +26,7 @@ from flowrt.batch.results import BatchFailedError, BatchResults
 from flowrt.batch.shortcuts import map as map  # noqa: A004  # not in __all__: a star import would hide the builtin
 from flowrt.batch.shortcuts import node
 from flowrt.engine.instrument import Instrument
-from flowrt.errors import FlowrtError, JournalError, MissingExtraError
+from flowrt.errors import FlowrtError, Interrupted, JournalError, MissingExtraError
 from flowrt.journal import JournalPolicy
 from flowrt.model import BatchRecord, BatchResult, ItemRecord, Rejected
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext
@@ -53,6 +61,7 @@ __all__ = [
     "FunctionNode",
     "Hedge",
     "Instrument",
+    "Interrupted",
     "ItemFailedError",
     "ItemRecord",
     "JournalError",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from typing import TYPE_CHECKING, Any, ClassVar
 
 __all__ = [
     "ClusterLostError",
     "ExecutorFailedError",
     "FlowrtError",
+    "Interrupted",
     "JournalDamagedError",
     "JournalDiskError",
     "JournalError",
@@ -67,6 +69,32 @@ class WorkerCrashed(FlowrtError):  # noqa: N818  # what happened, as the documen
 
     def __reduce__(self) -> tuple[type[WorkerCrashed], tuple[str, str, tuple[str, ...]]]:
         return type(self), (str(self), self.how, self.last_lines)
+
+
+class Interrupted(BaseException):
+    """A signal ended a batch; raised to its caller once what was in flight has ended.
+
+    It is a BaseException, so that `except Exception` does not take an interrupted batch for a failed one, and no
+    KeyboardInterrupt, which would stop the event loop when it is raised in a task. `flowrt.run` and `Runtime` turn it
+    into the exit code 128 + `signum`.
+
+    Args:
+        signum: Number of the signal.
+        results: The results so far.
+
+    Attributes:
+        signum: Number of the signal.
+        results: The batch's `BatchResults`, one result per input as ever; of a stream, the results that it has not
+            handed over.
+    """
+
+    def __init__(self, signum: int, results: Any) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
+        self.results = results
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, Any]]:
+        return type(self), (self.signum, self.results)
 
 
 class JournalError(FlowrtError):

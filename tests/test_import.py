@@ -173,3 +173,13 @@ except AttributeError as exc:
     answer(str(exc))
 """
     assert python(code) == f"module {module!r} has no attribute {name!r}"
+
+
+@pytest.mark.parametrize(("program", "handler"), [("/usr/bin/flowrt", "SIG_DFL"), ("job.py", "default_int_handler")])
+def test_interrupt_of_the_importing_command_alone_ends_it_without_a_traceback(program: str, handler: str) -> None:
+    code = f"""
+sys.argv = [{program!r}]
+import signal, flowrt
+answer(signal.getsignal(signal.SIGINT) is signal.{handler})
+"""
+    assert python(code) is True

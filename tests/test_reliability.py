@@ -468,7 +468,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, list[dict[str, Any
     return process.returncode, out, [json.loads(line) for line in (err or "").splitlines()]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_13_signal_drains_flushes_and_exits_with_its_code(signum: int, code: int) -> None:
     process = script(
         """
@@ -477,8 +477,11 @@ def test_13_signal_drains_flushes_and_exits_with_its_code(signum: int, code: int
                 print("started", flush=True)
             await asyncio.sleep(0.3)
         async def main():
-            results = await BatchProcessor(node, max_concurrency=4).batch(range(1_000))
-            print(json.dumps(Counter(r.status for r in results)), flush=True)
+            try:
+                await BatchProcessor(node, max_concurrency=4).batch(range(1_000))
+            except flowrt.Interrupted as exc:
+                print(json.dumps(Counter(r.status for r in exc.results)), flush=True)
+                raise
         run(main(), log_format="json", log_level="INFO")
         """
     )

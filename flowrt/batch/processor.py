@@ -12,9 +12,9 @@ from typing import Any, Generic, Unpack, overload
 from flowrt._util.validation import check_concurrency
 from flowrt.batch.active_runs import ActiveRuns, now_ns
 from flowrt.batch.build import Inputs, build_run
+from flowrt.batch.collect import collect
 from flowrt.batch.config import BatchConfig
-from flowrt.batch.partial_results import PartialResults
-from flowrt.batch.results import BY_INDEX, BatchResults, attach_results, was_rejected
+from flowrt.batch.results import BY_INDEX, BatchResults, was_rejected
 from flowrt.batch.settings import KeywordSettings, Setting, use_presets
 from flowrt.batch.stream import BatchStream
 from flowrt.engine.batch_run import BatchRun
@@ -22,6 +22,7 @@ from flowrt.engine.instrument import Instrument
 from flowrt.engine.outcome import Deliver
 from flowrt.engine.parts import UnstartedBlock
 from flowrt.engine.source import check_inputs
+from flowrt.errors import Interrupted
 from flowrt.executors import Executor, ExecutorName
 from flowrt.journal import Journal, JournalPolicy
 from flowrt.model import BatchResult, Rejected
@@ -225,6 +226,7 @@ class BatchProcessor(Generic[In, Out]):
             ItemFailedError: With `continue_on_error=False`, the first failed item, where it has no exception of its
                 own; where it has one, that is raised. Everything in flight has been cancelled and has ended by then.
             JournalError: The journal cannot be used, or its disk failed; what it holds is kept.
+            Interrupted: A signal has drained the batch, in a `Runtime`; the results are the exception's `results`.
             Exception: What `inputs` raised, with the results of the items that finished as its attribute `results`.
         """
         return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
@@ -233,24 +235,12 @@ class BatchProcessor(Generic[In, Out]):
         self, config: BatchConfig, inputs: Inputs[In], workflow_context: WorkflowContext | None, progress: bool
     ) -> BatchResults[In, Out]:
         check_inputs(inputs)
-        results: list[BatchResult[In, Out]] = []
-        unstarted: list[UnstartedBlock] = []
-        run = await self._build(config, inputs, workflow_context, results.append, unstarted.append, progress=progress)
-        run.start()
-        try:
-            await run.join()
-        except BaseException as exc:
-            if run.source_failed:
-                results.sort(key=BY_INDEX)
-                attach_results(exc, BatchResults(results, name=config.name, batch=run.batch))
-            del results, run  # which the error's traceback would hold, and a result's own error be a cycle
-            raise
-        results.sort(key=BY_INDEX)
-        record = run.batch
-        wall_time = (record.finished_ns - record.started_ns) / 1e9
-        if unstarted:
-            return PartialResults(results, unstarted[0], name=config.name, wall_time=wall_time, batch=record)
-        return BatchResults(results, name=config.name, wall_time=wall_time, batch=record)
+        return await collect(
+            lambda deliver, unstarted: self._build(
+                config, inputs, workflow_context, deliver, unstarted, progress=progress
+            ),
+            config.name,
+        )
 
     def batch_as_completed(
         self,
@@ -275,6 +265,8 @@ class BatchProcessor(Generic[In, Out]):
         Raises:
             TypeError: `inputs` is not an iterable of items.
             JournalError: The journal cannot be used, or its disk failed; raised where the results are taken.
+            Interrupted: A signal has drained the batch, in a `Runtime`; raised where the results are taken, after the
+                last one.
         """
         check_inputs(inputs)
         config = self._config(continue_on_error)
@@ -307,32 +299,39 @@ class BatchProcessor(Generic[In, Out]):
             ValueError: There is a journal, and the results are not those of a whole batch.
             TypeError: The processor was given an open journal.
             JournalError: The journal cannot be used, or its disk failed.
+            Interrupted: A signal has drained the batch, in a `Runtime`; its `results` are what would be returned.
         """
         started = time.perf_counter()
         merged = list(results)
         places = [place for place, result in enumerate(merged) if not result.success and not was_rejected(result)]
-        if self.journal is None:
-            inputs = [merged[place].input_data for place in places]
-            again: list[BatchResult[In, Out]] = await self._batch(
-                self._config(continue_on_error), inputs, workflow_context, progress
-            )
-        else:
-            again = await self._retry_journaled(merged, workflow_context, continue_on_error, progress)
+        interrupted: Interrupted | None = None
+        try:
+            again = await self._retry(merged, places, workflow_context, continue_on_error, progress)
+        except Interrupted as exc:
+            again, interrupted = exc.results, exc
+        if self.journal is not None:
             again = [again[merged[place].index] for place in places]
         for place, result in zip(places, again, strict=True):
             result.index = merged[place].index
             merged[place] = result
         merged.sort(key=BY_INDEX)
-        return BatchResults(merged, name=self.name, wall_time=time.perf_counter() - started)
+        all_results = BatchResults(merged, name=self.name, wall_time=time.perf_counter() - started)
+        if interrupted is not None:
+            raise Interrupted(interrupted.signum, all_results) from None
+        return all_results
 
-    async def _retry_journaled(
+    async def _retry(
         self,
         results: list[BatchResult[In, Out]],
+        places: list[int],
         workflow_context: WorkflowContext | None,
         continue_on_error: bool | None,
         progress: bool,
-    ) -> BatchResults[In, Out]:
-        """The whole batch anew, of which the journal gives what had not failed."""
+    ) -> list[BatchResult[In, Out]]:
+        """Results of the failed items anew; with a journal those of the whole batch, of which it gives the others."""
+        if self.journal is None:
+            inputs = [results[place].input_data for place in places]
+            return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
         if not isinstance(self.journal, JournalPolicy):
             raise TypeError("retry_failed opens the journal anew: give the processor its path or a JournalPolicy")
         whole = sorted(results, key=BY_INDEX)
@@ -342,14 +341,14 @@ class BatchProcessor(Generic[In, Out]):
                 f"{len(whole)} of them with indices up to {whole[-1].index}: run batch() again with "
                 "JournalPolicy(..., retry_failed=True)"
             )
-        inputs = [
+        again = [
             Rejected(result.error or "", result.error_type or "RejectedInput", result.input_data)
             if was_rejected(result)
             else result.input_data
             for result in whole
         ]
         config = replace(self._config(continue_on_error), journal=replace(self.journal, retry_failed=True))
-        return await self._batch(config, inputs, workflow_context, progress)
+        return await self._batch(config, again, workflow_context, progress)
 
     def _config(self, continue_on_error: bool | None) -> BatchConfig:
         """The settings of one call."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from flowrt.batch.results import BatchResults
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.outcome import Deliver
 from flowrt.engine.result_stream import ResultStream
@@ -35,6 +36,9 @@ class BatchStream(ResultStream[In, Out]):
             return start(deliver_reported)
 
         super().__init__(start_reported)
+
+    def _undelivered(self, results: list[BatchResult]) -> BatchResults:
+        return BatchResults(results, name=self._report.name, batch=self.batch)
 
     @property
     def report(self) -> BatchReport | None:

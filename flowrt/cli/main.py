@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import click
@@ -73,7 +75,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. An error of flowrt's own is one line on stderr, Ctrl-C is exit code 130."""
         try:
-            return super().invoke(ctx)
+            with _interrupts_raised():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except JournalError as exc:
@@ -82,6 +85,19 @@ class LazyGroup(click.Group):
             raise CommandError(str(exc), CLUSTER_LOST) from exc
         except FlowrtError as exc:
             raise CommandError(str(exc)) from exc
+
+
+@contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt in a block, if flowrt's import has made it end the process silently."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _is_abandoned(thread: threading.Thread) -> bool:

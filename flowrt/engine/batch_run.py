@@ -12,6 +12,7 @@ from flowrt.attribution.wait import Wait
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.hedging import Hedging
+from flowrt.engine.interruption import Interruption
 from flowrt.engine.item_task import ACTIVE_RUNS, make_task, retrieve_exception
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
@@ -45,6 +46,7 @@ class BatchRun:
         loop: The loop that it runs on.
         admission: Holds workers back.
         interrupted_by: The cancellation of the caller that waited for the batch, or None.
+        interruption: The signal that drains the batch, if its caller is to learn of it, or None.
         over: True if nothing of it is left.
         source_failed: True if `join` has raised what the source raised.
     """
@@ -55,6 +57,7 @@ class BatchRun:
         self.admission = parts.admission
         self._pause = parts.pause
         self.interrupted_by: asyncio.CancelledError | None = None
+        self.interruption: Interruption | None = None
         self.over = False
         self.source_failed = False
         self._clock = parts.clock
@@ -160,12 +163,15 @@ class BatchRun:
 
     # -- drain and stop ------------------------------------------------------------------------------------------------
 
-    def drain(self, reason: str) -> None:
+    def drain(self, reason: str, interruption: Interruption | None = None) -> None:
         """Admit nothing more; attempts in flight go on to their end.
 
         Args:
             reason: For the error of the items that are not started.
+            interruption: Raised in the batch's caller at the end, by `raise_if_interrupted`.
         """
+        if not self.over:
+            self.interruption = interruption or self.interruption
         if not self._concluded:
             self._cancellation.drain(reason)
 
@@ -317,6 +323,15 @@ class BatchRun:
                     self,
                     cancellation,
                 )  # or the error would hold on to itself and to all results by its traceback
+
+    async def raise_if_interrupted(self, results: Any) -> None:
+        """Raise `Interrupted` if a signal has drained the batch. Call it when the batch is over.
+
+        Args:
+            results: For the exception.
+        """
+        if self.interruption is not None:
+            await self.interruption.deliver(lambda: active_batches(self.loop), results)
 
     async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
         """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""

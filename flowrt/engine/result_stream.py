@@ -61,7 +61,7 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
         while not outlet.finished:
             if run.over:
                 self._closed = True
-                await _end(run)
+                await self._end(run)
                 raise StopAsyncIteration
             if outlet.waiter is not None:
                 raise RuntimeError(_TWO_CONSUMERS)
@@ -70,7 +70,7 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
             outlet.waiter = None
             if run.interrupted_by is not None:
                 self._closed = True
-                await _end(run)
+                await self._end(run)
         run.admission.release()
         run.admission.consumer_left()
         return outlet.finished.popleft()
@@ -87,6 +87,27 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
         if self._closed:  # meanwhile, while the journal was being read
             run.stop(_LEFT)
         return run
+
+    async def _end(self, run: BatchRun) -> None:
+        """Raise what ended the run early, if anything did.
+
+        Raises:
+            Interrupted: A signal drained the batch, also if the wait for its next result was then cancelled.
+            RuntimeError: It was a StopAsyncIteration, which from `__anext__` would read as the end of the stream.
+                Async generators do the same.
+        """
+        try:
+            await run.join()
+        except StopAsyncIteration as exc:
+            raise RuntimeError("the batch raised StopAsyncIteration") from exc
+        except asyncio.CancelledError:
+            if run.interruption is None:
+                raise
+        await run.raise_if_interrupted(self._undelivered(list(self._outlet.finished)))
+
+    def _undelivered(self, results: list[BatchResult]) -> list[BatchResult]:
+        """Results that an interrupted stream has not handed over, for the exception."""
+        return results
 
     async def aclose(self) -> None:
         """Cancel what is in flight and wait until it has ended; later calls do nothing."""
@@ -115,19 +136,6 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
 
     def __repr__(self) -> str:
         return f"<ResultStream of {self._run or 'a batch not started'}>"
-
-
-async def _end(run: BatchRun) -> None:
-    """Raise what ended the run early, if anything did.
-
-    Raises:
-        RuntimeError: It was a StopAsyncIteration, which from `__anext__` would read as the end of the stream. Async
-            generators do the same.
-    """
-    try:
-        await run.join()
-    except StopAsyncIteration as exc:
-        raise RuntimeError("the batch raised StopAsyncIteration") from exc
 
 
 class _Outlet:

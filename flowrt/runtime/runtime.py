@@ -16,7 +16,7 @@ from flowrt.engine.batch_run import active_batches
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.eventloop.gc_tuning import restore_gc, tune_gc
 from flowrt.runtime.exporters import Exporters
-from flowrt.runtime.signals import REASON, Shutdown
+from flowrt.runtime.signals import ON_INTERRUPT, REASON, OnInterrupt, Shutdown, is_interruption
 from flowrt.server import READINESS, TelemetryServer
 from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.logs.setup import LogFormat, LogLevel, LogSetup
@@ -49,6 +49,7 @@ class Settings(TypedDict, total=False):
     log_format: LogFormat | None
     log_level: LogLevel | None
     grace: float
+    on_interrupt: OnInterrupt
     flush_timeout: float
     stall_after: float | None
     gc_tuning: bool
@@ -65,11 +66,12 @@ class Runtime:
     the threshold of the youngest generation to 5,000 new objects if it is lower (`gc.set_threshold`). Both are settings
     of the whole process: `gc_tuning=False` leaves them alone, and a batch without a Runtime never changes them.
 
-    SIGINT and SIGTERM drain: `/readyz` answers 503, no item is admitted any more, and items in flight have `grace`
-    seconds; a batch inside an item is part of that item and goes on. The block continues with the partial results. If
-    no batch is active, or at the end of the grace, the task that entered the block is cancelled. Leaving the block
-    after a signal raises `SystemExit` with 130 or 143, unless the block raises another exception. A second signal ends
-    the process within a second.
+    SIGINT, SIGTERM and SIGHUP drain: `/readyz` answers 503, no item is admitted any more, and items in flight have
+    `grace` seconds; a batch inside an item is part of that item and goes on. Then each batch raises
+    `flowrt.Interrupted`, with its results, in its caller. If no batch is active, or at the end of the grace, the task
+    that entered the block is cancelled. Leaving the block after a signal raises `SystemExit` with 130, 143 or 129,
+    unless the block raises another exception. A second signal ends the process within a second. A signal that the
+    process handles itself is left to it; so is SIGHUP if it handles SIGTERM.
 
     Args:
         service_name: The traces' `service.name`; `OTEL_SERVICE_NAME` by default.
@@ -93,6 +95,8 @@ class Runtime:
         log_level: The lowest level that is logged; by default `INFO` with a `log_format` or a `logs_exporter`, and
             `WARNING` without, so that a script prints warnings only.
         grace: How long items in flight may run after a signal, in seconds.
+        on_interrupt: How a batch ends that a signal has drained: `"raise"` raises `flowrt.Interrupted` in its caller;
+            `"return"` returns the results so far, and the block goes on until the end of the grace.
         flush_timeout: How long leaving the block may wait for telemetry, in seconds.
         stall_after: Duration of one turn of the loop from which a watchdog thread samples its stack, for the event
             `loop.blocked`, in seconds; None for no watchdog.
@@ -132,6 +136,7 @@ class Runtime:
         log_format: LogFormat | None = None,
         log_level: LogLevel | None = None,
         grace: float = 10.0,
+        on_interrupt: OnInterrupt = "raise",
         flush_timeout: float = 5.0,
         stall_after: float | None = 0.1,
         gc_tuning: bool = True,
@@ -153,7 +158,9 @@ class Runtime:
         self._log_settings = log_format, log_level
         self._flush_timeout_s = check_number("flush_timeout", flush_timeout, unit="of seconds")
         self._stall_after_s = check_duration("stall_after", stall_after)
-        self._shutdown = Shutdown(check_number("grace", grace, unit="of seconds"), self._refuse_work)
+        if on_interrupt not in ON_INTERRUPT:
+            raise ValueError(f"on_interrupt must be 'raise' or 'return', not {on_interrupt!r}")
+        self._shutdown = Shutdown(check_number("grace", grace, unit="of seconds"), self._refuse_work, on_interrupt)
         self._entered = False
         self._server: TelemetryServer | None = None
         self._logs: LogSetup | None = None
@@ -197,7 +204,7 @@ class Runtime:
         finally:
             self._shutdown.uninstall()
         ours = self._shutdown.cancelled and isinstance(exc, asyncio.CancelledError)
-        if self.exit_code is not None and (exc is None or ours):
+        if self.exit_code is not None and (exc is None or ours or is_interruption(exc)):
             task = asyncio.current_task()
             if ours and task is not None:
                 task.uncancel()
@@ -296,7 +303,8 @@ def run(main: Coroutine[Any, Any, T], **settings: Unpack[Settings]) -> T:
         The coroutine's result.
 
     Raises:
-        SystemExit: With 130 after SIGINT, 143 after SIGTERM, after the coroutine has ended and telemetry was flushed.
+        SystemExit: With 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP, after the coroutine has ended and
+            telemetry was flushed.
         TypeError: `main` is not a coroutine.
         RuntimeError: This thread already runs a loop.
 
@@ -320,8 +328,9 @@ def run(main: Coroutine[Any, Any, T], **settings: Unpack[Settings]) -> T:
         try:
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 result = runner.run(runtime._run(main))  # noqa: SLF001
-        except asyncio.CancelledError:
-            if not shutdown.cancelled:
+        except BaseException as exc:
+            ours = shutdown.cancelled and isinstance(exc, asyncio.CancelledError)
+            if runtime.exit_code is None or not (ours or is_interruption(exc)):
                 raise
             raise SystemExit(runtime.exit_code) from None
         finally:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first signal drains the batches, the second ends the process."""
+"""SIGINT, SIGTERM and SIGHUP: the first signal drains the batches, the second ends the process."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from flowrt.engine.batch_run import active_batches
+from flowrt.engine.interruption import Interruption
+from flowrt.errors import Interrupted
 from flowrt.telemetry.logs.events import log_event
 
-__all__ = ["REASON", "Shutdown"]
+__all__ = ["ON_INTERRUPT", "REASON", "OnInterrupt", "Shutdown", "is_interruption"]
+
+OnInterrupt = Literal["raise", "return"]
+"""How a batch that a signal has drained ends in its caller: it raises `Interrupted`, or returns its results."""
+
+ON_INTERRUPT: Final[tuple[OnInterrupt, ...]] = get_args(OnInterrupt)
 
 REASON: Final = "shutting down"
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _POLL_S: Final = 0.02  # interval at which batches that start while draining are drained, too
 _FORCE_S: Final = 0.8  # after a second signal, for an orderly end to finish first
 _HANDLED: Final = 0x80  # marks a byte that Python's handler wrote; the C handler writes the bare number
@@ -38,17 +44,20 @@ class Shutdown:
     Args:
         grace_s: How long batches and the task may take to end, in seconds; then the task is cancelled.
         on_signal: Called by Python's signal handler at the first signal.
+        on_interrupt: How a batch that is drained ends in its caller.
 
     Attributes:
         signum: The first signal received, or None.
         cancelled: True if the task was cancelled because of it.
     """
 
-    def __init__(self, grace_s: float, on_signal: Callable[[], None]) -> None:
+    def __init__(self, grace_s: float, on_signal: Callable[[], None], on_interrupt: OnInterrupt) -> None:
         self.signum: int | None = None
         self.cancelled = False
         self._grace_s = grace_s
         self._on_signal = on_signal
+        self._raises = on_interrupt == "raise"
+        self._interruption: Interruption | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -66,7 +75,7 @@ class Shutdown:
         """Install the signal handlers; do nothing outside the main thread, where Python allows none."""
         if self._thread is not None or threading.current_thread() is not threading.main_thread():
             return
-        free = [signum for signum in _SIGNALS if _is_default(signal.getsignal(signum))]
+        free = _free_signals()
         if not free:
             return
         receiver, self._socket = socket.socketpair()
@@ -175,6 +184,7 @@ class Shutdown:
         if loop is None or self.signum is None:
             return
         self._began_s = loop.time()
+        self._interruption = Interruption(self.signum) if self._raises else None
         active = len(active_batches(loop))
         name = signal.Signals(self.signum).name
         log_event("info", "shutdown.started", signal=name, batches=active, grace_s=self._grace_s)
@@ -188,12 +198,16 @@ class Shutdown:
         """Drain all batches, repeatedly, because new ones may start.
 
         A batch inside an item of another batch goes on, like the rest of the item's work, or the item would be left
-        half done.
+        half done. Once no batch is left, the task is cancelled, unless it has an `Interrupted` to handle: it may have
+        left a stream early, and would go on as if nothing had happened.
         """
         active = active_batches(loop)
         for scheduler in active:
             if not scheduler.nested:
-                scheduler.drain(REASON)
+                scheduler.drain(REASON, self._interruption)
+        if self._drained and not active and self._interruption is not None and not self._interruption.delivered:
+            self._cancel()
+            return
         self._log_if_drained(loop, len(active))
         self._timers["poll"] = loop.call_later(_POLL_S, self._drain, loop)
 
@@ -216,6 +230,25 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_forget)
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """True for `Interrupted`, and for a group of nothing else, as a TaskGroup raises it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Interrupted)[1] is None
+    return isinstance(error, Interrupted)
+
+
+def _free_signals() -> list[signal.Signals]:
+    """The signals that other code does not handle.
+
+    SIGHUP is left to those who handle SIGTERM: a server that shuts down on its own signals would otherwise survive a
+    hangup with its work cancelled.
+    """
+    free = [signum for signum in (signal.SIGINT, signal.SIGTERM) if _is_default(signal.getsignal(signum))]
+    if hasattr(signal, "SIGHUP") and signal.SIGTERM in free and _is_default(signal.getsignal(signal.SIGHUP)):
+        free.append(signal.SIGHUP)
+    return free
 
 
 def _is_default(handler: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import types
@@ -14,6 +16,8 @@ from click.testing import CliRunner
 
 from flowrt import MissingExtraError, __version__
 from flowrt.cli.main import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_version_option_prints_the_version() -> None:
@@ -86,3 +90,18 @@ def test_interrupt_exits_130_and_a_missing_extra_is_one_line(
     assert result.exit_code == code
     assert expected in result.output
     assert "Traceback" not in result.output
+
+
+def test_interrupt_during_start_up_prints_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "slow_node.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(3600)\n")
+    (tmp_path / "in.jsonl").write_text("1\n")
+    command = [sys.executable, "-m", "flowrt", "run", "slow_node:f", "in.jsonl", "-o", "out.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 130

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 _STDOUT: Final = "-"
-_INTERRUPTED: Final = (130, 143)
+_INTERRUPTED: Final = (129, 130, 143)
 _MAX_ITEMS: Final = 10_000  # items of the input kept in memory and reused
 
 _EXAMPLES = """\b
@@ -45,7 +45,7 @@ call a test service.
 
 \b
 Exit codes: 0 measured, 1 worse than the baseline, or no setting within the budget, 2 bad usage, 65 unreadable input,
-130 and 143 interrupted.
+129, 130 and 143 interrupted.
 """
 
 
@@ -283,7 +283,7 @@ async def _read_items(source: str, form: Format | None) -> list[Any]:
 
 
 def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quiet: bool) -> tuple[Run, int]:
-    """Run the measurement. Return it with the exit code: 130 or 143 after a signal, otherwise 0."""
+    """Run the measurement. Return it with the exit code: 129, 130 or 143 after a signal, otherwise 0."""
     from flowrt import runtime  # noqa: PLC0415  # heavy
     from flowrt.loadtest.load_generator import LoadGenerator  # noqa: PLC0415  # heavy
     from flowrt.loadtest.run import Run  # noqa: PLC0415  # heavy
@@ -304,7 +304,13 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
 
     try:
         with ExportMonitor().watch(printing=True):
-            runtime.run(main(), service_name=service_name(None, "flowrt"), log_level="ERROR", metrics_port=None)
+            runtime.run(
+                main(),
+                service_name=service_name(None, "flowrt"),
+                log_level="ERROR",
+                metrics_port=None,
+                on_interrupt="return",
+            )
     except SystemExit as exc:
         if exc.code not in _INTERRUPTED:
             raise CommandError(f"the node raised SystemExit({exc.code!r}): a node must not end the process") from exc

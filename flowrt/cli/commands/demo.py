@@ -101,6 +101,7 @@ def demo(items: int, concurrency: int, serving: Serving, output: str, serve: boo
                         job.run(show.started, show.ended, serve=serve),
                         service_name=service_name(None, "flowrt-demo"),
                         log_level=LOG_LEVEL,
+                        on_interrupt="return",
                     )
             except SystemExit:
                 if not job.serving:

@@ -31,7 +31,7 @@ from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.tracing import setup
 from flowrt.telemetry.tracing.setup import TraceSetup
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 # -- logs --------------------------------------------------------------------------------------------------------------
 

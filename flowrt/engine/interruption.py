@@ -1,0 +1,59 @@
+"""Interruption: how batches that a signal has drained end in their callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from flowrt.errors import Interrupted
+from flowrt.model import BatchRecord
+
+__all__ = ["Interruption"]
+
+_POLL_S: Final = 0.02
+
+
+class _Run(Protocol):
+    """What an interruption needs of an active batch run."""
+
+    @property
+    def batch(self) -> BatchRecord:
+        """The batch's record."""
+
+
+class Interruption:
+    """A signal that drains the batches of one loop.
+
+    Args:
+        signum: Number of the signal.
+
+    Attributes:
+        delivered: True once a batch is about to raise `Interrupted` in its caller.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.delivered = False
+        self._signum = signum
+
+    async def deliver(self, active: Callable[[], Iterable[_Run]], results: Any) -> None:
+        """Raise `Interrupted` in the caller of a drained batch, once no item of any batch is in flight.
+
+        It waits because the first error in a TaskGroup cancels the group's other tasks, and with them batches whose
+        items would have ended within the grace. A batch whose consumer is busy counts as drained once its slots are
+        empty, as that consumer may be the very task that waits here.
+
+        Args:
+            active: Returns the loop's active batch runs.
+            results: The batch's results.
+
+        Raises:
+            Interrupted: Always. A caller that is cancelled meanwhile has its results all the same.
+        """
+        self.delivered = True
+        try:
+            while any(run.batch.slots for run in active()):  # noqa: ASYNC110  # rare
+                await asyncio.sleep(_POLL_S)
+        except asyncio.CancelledError:
+            pass
+        raise Interrupted(self._signum, results)
