@@ -70,7 +70,7 @@ class Script:
     """Script in a child process, because signals end processes."""
 
     def __init__(self, body: str, way: str = "run", *, settings: str = "dict(grace=5.0)", **env: str) -> None:
-        code = f"{PRELUDE}\nsettings = {settings}\n{textwrap.dedent(body)}\n{WAYS[way]}"
+        code = f"{PRELUDE}\nsettings = dict(log_level='INFO') | {settings}\n{textwrap.dedent(body)}\n{WAYS[way]}"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
         self.process = subprocess.Popen(
             [sys.executable, "-X", "dev", "-W", "error", "-c", code],
