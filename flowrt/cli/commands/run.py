@@ -12,6 +12,7 @@ import click
 from flowrt.cli.exit_codes import ALL_OK, DISK_FAILED, SOME_FAILED, TELEMETRY_FAILED, CommandError, say
 from flowrt.cli.io.shared_stderr import SharedStderr
 from flowrt.cli.options.execution import ExecutionOptions, execution_options
+from flowrt.cli.options.fail_if import FAIL_IF, Condition
 from flowrt.cli.options.groups import GroupedCommand, grouped
 from flowrt.cli.options.input import InputOptions, input_options
 from flowrt.cli.options.output import OutputOptions, output_options
@@ -56,6 +57,13 @@ _journal = grouped("Journal")
 @output_options
 @execution_options
 @grouped("Execution")("--factory", is_flag=True, help="NODE is a function that makes the node.")
+@grouped("Execution")(
+    "--fail-if",
+    type=FAIL_IF,
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit 1 only if this holds: failed>1%, p95>2s; repeatable.",
+)
 @_journal("--journal", metavar="FILE", help="Journal of finished items, to resume from; created if missing.")
 @_journal("--retry-failed", is_flag=True, help="Rerun the items that the journal has as not ok.")
 @telemetry_options
@@ -67,6 +75,7 @@ def run(
     reading: InputOptions,
     writing: OutputOptions,
     execution: ExecutionOptions,
+    fail_if: tuple[Condition, ...],
     journal: str | None,
     retry_failed: bool,
     telemetry: TelemetryOptions,
@@ -114,6 +123,7 @@ def run(
             _open_journal(journal, processor, opened, reading, node, retry_failed, quiet=telemetry.quiet)
         )
     job = _job(processor, opened, writing, opened_journal, stdout, telemetry)
+    job.fail_if = fail_if
     raise SystemExit(_Launch(job, telemetry, serving, record, opened_journal).run())
 
 
@@ -258,7 +268,7 @@ class _Launch:
         job, telemetry = self._job, self._telemetry
         # with JSON events, a program reads stderr, and the totals are in `batch.completed`
         if job.over and not telemetry.quiet and (telemetry.log_format != "json" or sys.stderr.isatty()):
-            rows = run_rows(job.report, self._monitor.summary_rows(), complete=job.complete)
+            rows = run_rows(job.report, self._monitor.summary_rows(), complete=job.complete, met=job.met)
             print_rows(job.report.name, rows)
         written = not self._monitor.recording_failed
         if telemetry.page is not None and self._record is not None and job.started:

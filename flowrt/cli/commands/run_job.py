@@ -18,6 +18,7 @@ from flowrt.cli.io.readers import Input
 from flowrt.cli.io.result_encoders import Encoder, make_encoder
 from flowrt.cli.io.result_lines import LineMaker, input_line
 from flowrt.cli.io.writer_thread import OutputWriter
+from flowrt.cli.options.fail_if import Condition
 from flowrt.cli.options.output import OutputOptions
 from flowrt.errors import JournalError
 from flowrt.journal import Journal
@@ -103,6 +104,7 @@ class Job:
         over: True once `run` has ended in order; `report` is complete.
         complete: True if every item of the input has its line in the output.
         on_start: Called when `run` begins.
+        fail_if: Conditions under which a complete run has failed; without any, it has if an item has.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class Job:
         self.over = False
         self.complete = False
         self.on_start: Callable[[], None] = lambda: None
+        self.fail_if: Sequence[Condition] = ()
         self._processor = processor
         self._source = source
         self._outputs = outputs
@@ -134,8 +137,16 @@ class Job:
 
     @property
     def exit_code(self) -> int:
-        """0 if every item of the input ended ok, otherwise 1."""
-        return ALL_OK if self.complete and not self.report.failed else SOME_FAILED
+        """0 if every item of the input ended ok, or no condition of `fail_if` holds; otherwise 1."""
+        failed = self.report.failed if self.met is None else self.met
+        return ALL_OK if self.complete and not failed else SOME_FAILED
+
+    @property
+    def met(self) -> list[str] | None:
+        """The conditions of `fail_if` that hold, with the run's figures; None if there are no conditions."""
+        if not self.fail_if:
+            return None
+        return [met for condition in self.fail_if if (met := condition.check(self.report)) is not None]
 
     async def run(self) -> None:
         """Read, run and write.

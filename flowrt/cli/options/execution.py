@@ -143,12 +143,12 @@ def execution_options(command: Any) -> Any:
             "--workers",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Worker processes (default: one per core) or Ray actors (default: 2).",
+            help="Processes (one per core) or Ray actors (2 by default).",
         ),
         option(
             "--ray-address",
             metavar="ADDRESS",
-            help="Ray cluster: auto or HOST:PORT; without it, a local one is started.",
+            help="Ray cluster: auto or HOST:PORT; a local one by default.",
         ),
         option("--fail-fast", is_flag=True, help="Stop at the first failed item."),
     )(command)

@@ -11,7 +11,7 @@ import click
 from flowrt._util.validation import check_concurrency
 from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
 
-__all__ = ["CONCURRENCY", "HEDGE", "RATE", "SECONDS"]
+__all__ = ["CONCURRENCY", "HEDGE", "RATE", "SECONDS", "ParsedText"]
 
 _HEDGE_SECONDS: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s)?")
 
@@ -26,7 +26,7 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-class _ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic in click's latest only
+class ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic in click's latest only
     """Value parsed from text; the ValueError of `parse` becomes the usage error."""
 
     def parse(self, text: str) -> Any:
@@ -46,7 +46,7 @@ class _ParsedText(click.ParamType):  # type: ignore[type-arg]  # generic in clic
             self.fail(f"{exc}.", param, ctx)
 
 
-class _Concurrency(_ParsedText):
+class _Concurrency(ParsedText):
     name = "n"
 
     def parse(self, text: str) -> int | AdaptiveLimit:
@@ -67,14 +67,14 @@ class _Concurrency(_ParsedText):
             raise ValueError(f"{text!r} is not a valid MIN:MAX: {exc}") from None
 
 
-class _Rate(_ParsedText):
+class _Rate(ParsedText):
     name = "rate"
 
     def parse(self, text: str) -> RateLimit:
         return RateLimit.parse(text)
 
 
-class _Hedge(_ParsedText):
+class _Hedge(ParsedText):
     name = "when"
 
     def parse(self, text: str) -> Hedge:

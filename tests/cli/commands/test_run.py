@@ -126,6 +126,24 @@ def test_all_ok_exits_0_and_some_failed_exits_1(folder: Path, flowrt: Flowrt, li
     assert lines_of(folder / "b")[1]["error"] == "1 is odd"
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "verdict"),
+    [
+        (["--fail-if", "failed>50%"], 0, "ok by --fail-if: 5 of 10 items failed (ValueError 5)"),
+        (["--fail-if", "p95>1h", "--fail-if", "failed>=5"], 1, "failed: failed>=5 (5)"),
+        (["--fail-if", "failed>50%", "--fail-fast"], 1, "failed: 1 of 2 items (ValueError 1); not complete"),
+        (["--fail-if", "failed>5s"], 2, "write a number of items or a share, like failed>10 or failed>1%"),
+    ],
+)
+def test_conditions_decide_the_exit_code_of_a_complete_run(
+    folder: Path, flowrt: Flowrt, options: list[str], code: int, verdict: str
+) -> None:
+    write_items(folder, range(10))
+    done = flowrt("run", "nodes:odd_fails", "in.jsonl", "-o", "out", "--max-concurrency", "1", *options)
+    assert done.returncode == code
+    assert verdict in re.sub(r"\s+", " ", done.stderr)
+
+
 @pytest.mark.parametrize("name", ["in.jsonl", "in.csv"])
 def test_empty_input_gives_an_empty_output(folder: Path, flowrt: Flowrt, name: str) -> None:
     (folder / name).touch()
