@@ -160,6 +160,7 @@ def _assemble(
         clock=clock,
         epoch_offset_ns=time.time_ns() - clock(),
     )
+    batch.redact = observer.redact
     recorder = None if config.record is None else _make_recorder(config)
     dispatch = Dispatch(
         (

@@ -15,6 +15,7 @@ from flowrt.engine.timeouts import GRACE_S
 from flowrt.errors import one_line
 from flowrt.loadtest.measurement import SLICES, UNFINISHED, Latencies, Measurement, Outcome, share_interval
 from flowrt.loadtest.plan import Plan
+from flowrt.telemetry.redaction import redact
 
 __all__ = ["LoadGenerator"]
 
@@ -231,7 +232,7 @@ class _Pass:
             measured.failed += 1
             measured.failed_latencies.add(latency_s)
             measured.errors[kind] += 1
-            measured.examples.setdefault(kind, one_line(result.error or kind))
+            measured.examples.setdefault(kind, one_line(redact(result.error or kind)))
 
     def _watch(self, latency_s: float) -> None:
         """Stop a pass that falls over: going on would measure nothing new and hurt the service."""

@@ -75,6 +75,7 @@ class BatchRecord:
         epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
         limit_change: The latest change of the limit.
         circuit: The latest change of the circuit breaker's state.
+        redact: Removes secrets from texts that telemetry shows; None for the default.
         shard: The metrics instrument's own handle.
         span: The tracing instrument's own handle.
     """
@@ -102,6 +103,7 @@ class BatchRecord:
         "paused_ns",
         "pulled",
         "queued",
+        "redact",
         "reruns",
         "restored",
         "returned_ns",
@@ -161,6 +163,7 @@ class BatchRecord:
         self.epoch_offset_ns = epoch_offset_ns
         self.limit_change: Any = None
         self.circuit: Any = None
+        self.redact: Callable[[str], str] | None = None
         self.shard: Any = None
         self.span: Any = None
 
@@ -173,12 +176,12 @@ class BatchRecord:
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process can use: all but the clock and what belongs to the running batch."""
-        transient = ("__weakref__", "clock", "latest", "shard", "slots", "span")
+        transient = ("__weakref__", "clock", "latest", "redact", "shard", "slots", "span")
         return {name: getattr(self, name) for name in self.__slots__ if name not in transient}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.clock, self.slots = perf_counter_ns, []
-        self.latest = self.shard = self.span = None
+        self.latest = self.redact = self.shard = self.span = None
         for name, value in state.items():
             setattr(self, name, value)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from flowrt.model import BatchResult
+from flowrt.model import BatchResult, ItemRecord
 from flowrt.policies.error_classification import kind_of, status_of
+from flowrt.telemetry.redaction import redact_of
 
 __all__ = ["NO_CAUSE", "ErrorGroups", "template_of"]
 
@@ -19,6 +20,7 @@ _MAX_TEXTS: Final = 4096  # messages whose group is cached
 _EXAMPLES: Final = 3
 _TEMPLATE_CHARS: Final = 200
 _EXAMPLE_CHARS: Final = 500
+_MARGIN_CHARS: Final = 500  # redacted too, so that a secret at the cut is recognized
 _OTHER: Final = ("_OTHER", "further causes, not separated")
 
 # The parts that vary between messages of one cause: quoted values, URLs, ids, numbers.
@@ -43,7 +45,7 @@ def template_of(text: str, http_status: int | None) -> str:
 
 
 class ErrorGroups:
-    """Assigns failures to numbered groups, and keeps a few examples of each.
+    """Assigns failures to numbered groups, and keeps a few examples of each. Their texts are redacted.
 
     Attributes:
         found: The groups by number, as dicts that JSON can represent.
@@ -54,7 +56,7 @@ class ErrorGroups:
     def __init__(self) -> None:
         self.found: list[dict[str, Any]] = []
         self._numbers: dict[tuple[str, str], int] = {}
-        self._by_text: dict[tuple[str | None, str, str], int] = {}
+        self._by_text: dict[tuple[str | None, str, str], tuple[int, str]] = {}
 
     def number_of(self, item: BatchResult) -> int:
         """Assign a failed attempt to its group, and return the group's number.
@@ -62,19 +64,21 @@ class ErrorGroups:
         Args:
             item: The item whose attempt has just failed.
         """
-        text = (item.error or "")[:_EXAMPLE_CHARS]
+        text = (item.error or "")[: _EXAMPLE_CHARS + _MARGIN_CHARS]
         key = (item.error_type, item.status, text)
-        number = self._by_text.get(key)
-        if number is None:
-            number = self._find(item, text)
+        known = self._by_text.get(key)
+        if known is None:
+            shown = redact_of(item.batch if isinstance(item, ItemRecord) else None)(text)[:_EXAMPLE_CHARS]
+            known = self._find(item, shown), shown
             if len(self._by_text) >= _MAX_TEXTS:  # bounds the memory if every message is different
                 self._by_text.clear()
-            self._by_text[key] = number
+            self._by_text[key] = known
+        number, shown = known
         cause = self.found[number]
         cause["count"] += 1
         if len(cause["examples"]) < _EXAMPLES:
             cause["examples"].append(
-                {"index": item.index, "attempt": item.attempts, "error": text, "trace_id": item.trace_id}
+                {"index": item.index, "attempt": item.attempts, "error": shown, "trace_id": item.trace_id}
             )
         return number
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from flowrt._version import __version__
 from flowrt.attribution.explanation import explain_batch, why_overstated
 from flowrt.attribution.ledger import CAUSES, Ledger
+from flowrt.attribution.stalls import Stall
 from flowrt.model import BatchRecord
 from flowrt.recording.command import command_line
+from flowrt.telemetry.redaction import redact_of
 
-__all__ = ["FORMAT", "VERSION", "describe"]
+__all__ = ["FORMAT", "VERSION", "describe", "describe_stalls"]
 
 FORMAT: Final = "flowrt.recording"
 VERSION: Final = 1
@@ -55,7 +57,7 @@ def describe(
         "counts": dict(batch.counts),
         "limits": [list(change) for change in limits],
         "ledger": None if batch.ledger is None else _ledger(batch.ledger, batch.finished_ns),
-        "stalls": [] if batch.ledger is None else [stall.as_dict() for stall in batch.ledger.delays.stalls],
+        "stalls": [] if batch.ledger is None else describe_stalls(batch.ledger.delays.stalls, batch),
         "speedup": None if speedup is None else speedup.as_dict(),
         "explanation": explain_batch(batch),
         "overstated": "" if speedup is None or not speedup.diverges else why_overstated(batch, speedup),
@@ -65,6 +67,17 @@ def describe(
         "command": command_line(),
         "versions": {"flowrt": __version__, "python": platform.python_version()},
     }
+
+
+def describe_stalls(stalls: Iterable[Stall], batch: BatchRecord) -> list[dict[str, Any]]:
+    """Return the stalls of a batch in types that JSON can represent, with redacted stacks.
+
+    Args:
+        stalls: The stalls.
+        batch: The batch's record.
+    """
+    redact = redact_of(batch)
+    return [{**stall.as_dict(), "stack": redact(stall.stack)} for stall in stalls]
 
 
 def _ledger(ledger: Ledger, finished_ns: int) -> dict[str, Any]:

@@ -178,7 +178,10 @@ class BatchReport:
             (begin, end, {str(cause): seconds for cause, seconds in bound.items()})
             for begin, end, bound in self.timeline
         ]
-        detail.stalls = [stall.as_dict() for stall in sorted(self.stalls, key=lambda stall: -stall.held_s)]
+        if self.stalls and self.batch is not None:
+            from flowrt.recording.metadata import describe_stalls  # noqa: PLC0415  # not needed for totals
+
+            detail.stalls = describe_stalls(sorted(self.stalls, key=lambda stall: -stall.held_s), self.batch)
         detail.speedup = {} if self.speedup is None else self.speedup.as_dict()
         detail.explanation = self.explanation
         if self.batch is not None and self.speedup is not None and self.speedup.diverges:

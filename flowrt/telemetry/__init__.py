@@ -30,11 +30,14 @@ class Observer:
         batch: The processor's name.
         node: The node's id.
         limit: The concurrency limit.
+
+    Attributes:
+        redact: Removes secrets from texts; it does not raise.
     """
 
     def __init__(self, choice: Telemetry, batch: str, node: str, limit: int) -> None:
         self._choice = choice
-        self._redact = safe_redact(choice.redact)
+        self.redact = safe_redact(choice.redact)
         self._pair: tuple[str, str] | None = None
         if choice.metrics:
             register()
@@ -48,14 +51,14 @@ class Observer:
         choice = self._choice
         tracing: BatchTracing | None = None
         if choice.tracing and tracing_is_set_up():
-            tracing = make_tracing(choice.trace_shape, choice.tail_sampling, self._redact)
+            tracing = make_tracing(choice.trace_shape, choice.tail_sampling, self.redact)
         instruments: list[Instrument] = []
         if self._pair is not None:
             instruments += (Reconciliation(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
-            instruments += _live_instruments(self._redact)
+            instruments += _live_instruments(self.redact)
         if choice.logs and is_listened_to("warning"):
             every_item = choice.item_events and is_listened_to("debug")
-            instruments.append((ItemLogInstrument if every_item else LogInstrument)(self._redact))
+            instruments.append((ItemLogInstrument if every_item else LogInstrument)(self.redact))
         if tracing is not None:
             instruments.append(tracing)
         if choice.ledger:

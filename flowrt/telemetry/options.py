@@ -49,9 +49,10 @@ class Telemetry:
         tracing: Make a span per batch and per item, if the process has a tracer provider.
         logs: Log events through structlog, or through the standard logger `flowrt` if structlog is not configured.
         item_events: Log `item.completed` for every item, at DEBUG. Without it, an item that ends ok is not logged.
-        redact: Function that removes secrets from error texts before they reach log events, spans and the live page.
-            By default `flowrt.telemetry.redaction.redact`; None shows the texts unchanged. Results, output files, the
-            journal and recordings keep the text. Data that a node sets on its span itself is not redacted.
+        redact: Function that removes secrets from error texts and stacks before they reach log events, spans, the live
+            page, reports and recordings. By default `flowrt.telemetry.redaction.redact`; None shows the texts
+            unchanged. Results, output files and the journal keep the text. On a Runtime's spans, the exceptions that
+            a node's own spans record are redacted too; attributes and events that a node sets itself are not.
         ledger: Attribute the batch's wall time to what held it back, and stalls of the loop to their culprits.
         trace_shape: `nested` makes items children of the batch span, `linked` gives each item a trace of its own
             that links to the batch span; `auto` nests batches of at most 1,000 items and links larger ones.

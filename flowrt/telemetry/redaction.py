@@ -1,4 +1,4 @@
-"""Redaction: removes probable secrets from error texts before log events, spans and the live page show them."""
+"""Redaction: removes probable secrets from texts before telemetry shows them: log events, spans, pages, reports."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from functools import cache, lru_cache
 from typing import Final, NamedTuple
 
 from flowrt._util.labels import clean
+from flowrt.model import BatchRecord
 
-__all__ = ["Redact", "redact", "safe_redact", "shorten"]
+__all__ = ["Redact", "redact", "redact_of", "safe_redact", "shorten"]
 
 Redact = Callable[[str], str]
 """Function that returns a text without its secrets."""
@@ -102,6 +103,15 @@ def safe_redact(function: Redact | None) -> Redact:
             return _FAILED
 
     return safely
+
+
+def redact_of(batch: BatchRecord | None) -> Redact:
+    """Return the function that redacts a batch's texts.
+
+    Args:
+        batch: The batch's record; None where it is not known.
+    """
+    return redact if batch is None or batch.redact is None else batch.redact
 
 
 def shorten(text: str, most: int = 1_000) -> str:

@@ -21,7 +21,7 @@ from flowrt.eventloop.heartbeat import BEAT_S, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.metrics.store import METRICS
-from flowrt.telemetry.redaction import redact
+from flowrt.telemetry.redaction import Redact, redact_of
 from flowrt.telemetry.tracing.instrument import span_of
 
 __all__ = ["Watchdog"]
@@ -44,6 +44,7 @@ class _Stall:
 
     since_ns: int
     culprit: dict[str, Any]
+    redact: Redact
     reported: bool = False
 
     @property
@@ -161,7 +162,7 @@ class Watchdog:
             if stall is None and late_ns > self._stall_after_ns - beat_ns // 2:
                 culprit, item = (_GC, None) if collecting else self._find_culprit()
                 if beaten_ns == self._heartbeat.beaten_ns:  # else the loop has turned, and the task seen is innocent
-                    self._stall = stall = _Stall(beaten_ns, culprit)
+                    self._stall = stall = _Stall(beaten_ns, culprit, redact_of(None if item is None else item.batch))
                     METRICS.stalled(stall.node)
                     _add_span_event(item, late_ns / 1e9, culprit["stack"])
             elif stall is not None and now - beaten_ns > _LONG_S * 1e9:
@@ -219,7 +220,7 @@ class Watchdog:
         self._last_event[node] = now
         fields = {
             **stall.culprit,
-            "stack": redact(stall.culprit["stack"]),
+            "stack": stall.redact(stall.culprit["stack"]),
             "duration_s": round(max(0, duration_ns) / 1e9, 3),
         }
         if not ended:
@@ -234,9 +235,9 @@ class Watchdog:
 def _add_span_event(item: ItemRecord | None, blocked_s: float, stack: str) -> None:
     """Add an event to the culprit's span during the stall: the item may have ended when the loop turns again."""
     span = None if item is None else span_of(item)
-    if span is not None:
-        blocked_s = round(blocked_s, 3)
-        span.add_event("loop.blocked", {"flowrt.blocked.seconds": blocked_s, "code.stacktrace": redact(stack)})
+    if span is not None and item is not None:
+        shown = redact_of(item.batch)(stack)
+        span.add_event("loop.blocked", {"flowrt.blocked.seconds": round(blocked_s, 3), "code.stacktrace": shown})
 
 
 def _stack(frame: FrameType | None) -> str:

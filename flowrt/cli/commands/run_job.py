@@ -24,6 +24,7 @@ from flowrt.errors import JournalError
 from flowrt.journal import Journal
 from flowrt.model import BatchResult, Rejected
 from flowrt.reporting.report import BatchReport
+from flowrt.telemetry.redaction import redact
 
 __all__ = ["Job", "Outputs"]
 
@@ -217,7 +218,7 @@ class Job:
     async def _put_failed(self, result: BatchResult) -> None:
         self._failures.add(result)
         if not self.report.failed:
-            self._first_failure = f"item {result.index}: {result.error}"
+            self._first_failure = f"item {result.index}: {redact(result.error or '')}"
         if self._errors is None:
             return
         if result.index in self._source.rejected:

@@ -10,6 +10,7 @@ from typing import Final, Self
 from flowrt.cli.exit_codes import say
 from flowrt.model import BatchResult
 from flowrt.reporting.report import BatchReport
+from flowrt.telemetry.redaction import redact
 
 __all__ = ["FailureLines", "StatusLines"]
 
@@ -96,7 +97,7 @@ class FailureLines:
             self._others[kind] += 1
         elif len(self._others) < _MAX_KINDS:
             self._others[kind] = 0
-            say(f"item {result.index}: {kind}: {(result.error or '')[:_MAX_ERROR_CHARS]}")
+            say(f"item {result.index}: {kind}: {redact(result.error or '')[:_MAX_ERROR_CHARS]}")
 
     def close(self) -> None:
         """Print how many failures of each kind were counted."""

@@ -58,6 +58,7 @@ class BatchView:
         self.loop: asyncio.AbstractEventLoop | None = loop
         self.evicted = False
         self.failures = Failures(batch, redact)
+        self._redact = redact
         self.over = False
         self.state: dict[str, Any] = {}
         self._shard: Shard = batch.shard
@@ -157,7 +158,7 @@ class BatchView:
                 "batch": stall.batch,
                 "index": stall.item_index,
                 "trace_id": stall.trace_id,
-                "stack": _shown_stack(stall.stack),
+                "stack": _shown_stack(stall.stack, self._redact),
                 "garbage_collection": stall.garbage_collection,
                 "delayed": stall.delayed,
                 "held_s": round(stall.held_s, 3),
@@ -189,7 +190,7 @@ class BatchView:
                     "node": longest.node,
                     "index": longest.item_index,
                     "trace_id": longest.trace_id,
-                    "stack": _shown_stack(longest.stack),
+                    "stack": _shown_stack(longest.stack, self._redact),
                     "garbage_collection": longest.garbage_collection,
                 }
             )
@@ -230,7 +231,7 @@ def _difference(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, .
 
 
 @lru_cache(maxsize=256)  # the same stalls are shown in every sample
-def _shown_stack(stack: str) -> str:
+def _shown_stack(stack: str, redact: Redact) -> str:
     return shorten(redact(_relative(stack)))
 
 

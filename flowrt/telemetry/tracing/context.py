@@ -11,10 +11,13 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-__all__ = ["SPAN_KEY", "attach", "detach", "find_variable", "get_current", "reset"]
+__all__ = ["REDACT_KEY", "SPAN_KEY", "attach", "detach", "find_variable", "get_current", "reset"]
 
 (SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, Context())
 """Key of the span in a context, read from a context that the API made."""
+
+REDACT_KEY: Final = otel_context.create_key("flowrt-redact")
+"""Key of the function that redacts the texts of spans under a batch."""
 
 _PLAIN: Final = ("", "contextvars_context")  # values of OTEL_PYTHON_CONTEXT that select the API's own context
 

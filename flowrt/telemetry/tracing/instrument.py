@@ -16,7 +16,7 @@ from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
-from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current
+from flowrt.telemetry.tracing.context import REDACT_KEY, SPAN_KEY, attach, detach, get_current
 from flowrt.telemetry.tracing.exceptions import set_failed
 
 __all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "span_of", "tracing_is_set_up"]
@@ -104,7 +104,8 @@ class BatchTracing(Instrument):
             attributes=attributes,
             start_time=batch.started_ns + self._offset_ns,
         )
-        otel_context.attach(trace.set_span_in_context(span))  # this context ends with the batch
+        context = otel_context.set_value(REDACT_KEY, self._redact)
+        otel_context.attach(trace.set_span_in_context(span, context))  # this context ends with the batch
         small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
@@ -119,7 +120,7 @@ class BatchTracing(Instrument):
             return
         span = self._tracer.start_span(
             self._item_name.replace("process ", "attempt ", 1),
-            trace.set_span_in_context(parent, Context()),
+            trace.set_span_in_context(parent, Context({REDACT_KEY: self._redact})),
             SpanKind.INTERNAL,
             {**self._common, "flowrt.item.index": item.index, "flowrt.attempt.number": item.beside or item.attempts},
             start_time=item.started_ns + self._offset_ns,
@@ -135,7 +136,7 @@ class BatchTracing(Instrument):
             return
         span = self._tracer.start_span(
             self._item_name.replace("process ", "attempt ", 1),
-            trace.set_span_in_context(parent, Context()),
+            trace.set_span_in_context(parent, Context({REDACT_KEY: self._redact})),
             SpanKind.INTERNAL,
             {
                 **self._common,

@@ -328,6 +328,7 @@ class NativeTracingInstrument(BatchTracing):
             offset_ns=self._offset_ns,
             hand_over=provider.hand_over,
             prompt=self._prompt,
+            redact=self._redact,
         )
         frame.fast_path = frame.sampled and not self._buffers_spans
         if frame.fast_path and self._target is not None and template_of(frame).takes_plain:

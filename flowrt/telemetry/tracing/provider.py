@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
+from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 
 from flowrt.telemetry.options import TailSampling, TraceShape
-from flowrt.telemetry.redaction import Redact
+from flowrt.telemetry.redaction import Redact, redact
+from flowrt.telemetry.tracing.context import REDACT_KEY
+from flowrt.telemetry.tracing.exceptions import redacted_span
 from flowrt.telemetry.tracing.instrument import BatchTracing
+from flowrt.telemetry.tracing.span_frame import SCOPE
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer
 
 __all__ = ["MakeInstrument", "RuntimeProvider", "SpanTarget"]
+
+_MOST_ACTIVE: Final = 10_000
 
 MakeInstrument = Callable[["RuntimeProvider", TraceShape, TailSampling | None, Redact], BatchTracing]
 """Factory of the instrument that traces one batch with a provider's own spans."""
@@ -84,22 +90,34 @@ class RuntimeProvider(TracerProvider):
 
 
 class _Switch(SpanProcessor):
-    """Span processor that hands SDK spans to the target."""
+    """Span processor that hands SDK spans to the target, without secrets in the exceptions that the SDK records."""
 
     def __init__(self, provider: RuntimeProvider) -> None:
         self._provider = provider
+        self._redacts: dict[int, Redact] = {}  # by the ids of active spans whose batch has a function of its own
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002  # the SDK's
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        own: Any = otel_context.get_value(REDACT_KEY, parent_context)
+        if own is not None and own is not redact and span.context is not None:
+            if len(self._redacts) >= _MOST_ACTIVE:  # spans that were never ended
+                del self._redacts[next(iter(self._redacts))]
+            self._redacts[span.context.span_id] = own
         buffer = self._provider.span_buffer
         if buffer is not None and span.parent is not None and span.context is not None:
             buffer.start(span.context.span_id, span.parent.span_id)
 
     def on_end(self, span: ReadableSpan) -> None:
-        context, buffer = span.context, self._provider.span_buffer
-        if context is None or not context.trace_flags.sampled:
+        context, provider = span.context, self._provider
+        if context is None:
             return
+        own = self._redacts.pop(context.span_id, redact)
+        if not context.trace_flags.sampled:
+            return
+        if not provider.plain or span.instrumentation_scope != SCOPE:  # flowrt redacts its own spans itself
+            span = redacted_span(span, own, provider.limits.max_attribute_length)
+        buffer = provider.span_buffer
         if buffer is None or not buffer.take(context.span_id, span):
-            self._provider.hand_over(span)
+            provider.hand_over(span)
 
     def shutdown(self) -> None:
         self._provider.target = None

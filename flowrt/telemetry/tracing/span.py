@@ -24,7 +24,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from flowrt.telemetry.tracing.attributes import frozen, set_all, set_one
-from flowrt.telemetry.tracing.exceptions import describe_exception
+from flowrt.telemetry.tracing.exceptions import describe_exception, shown
 from flowrt.telemetry.tracing.ids import ids_to_ints
 from flowrt.telemetry.tracing.span_frame import SpanFrame
 
@@ -161,6 +161,16 @@ class ItemSpan(trace.Span, ReadableSpan):
             return
         elif description is not None:
             _log.warning("description %r is ignored: the Status object has its own", description)
+        if status.description and self.frame.redact is not None:
+            status = Status(status.status_code, shown(status.description, self.frame.redact))
+        self.set_shown_status(status)
+
+    def set_shown_status(self, status: Status) -> None:
+        """Set a status whose description is redacted already.
+
+        Args:
+            status: The status.
+        """
         additions = self._added()
         if status.status_code is not StatusCode.UNSET and additions.status.status_code is not StatusCode.OK:
             additions.status = status
@@ -173,7 +183,7 @@ class ItemSpan(trace.Span, ReadableSpan):
         escaped: bool = False,
     ) -> None:
         """Add an event for an exception, with its stack trace."""
-        event = {**describe_exception(exception, escaped=escaped), **(attributes or {})}
+        event = {**describe_exception(exception, self.frame.redact, escaped=escaped), **(attributes or {})}
         self.add_event("exception", event, timestamp)
 
     def end(self, end_time: int | None = None) -> None:

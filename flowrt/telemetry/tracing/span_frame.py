@@ -12,6 +12,7 @@ from opentelemetry.trace import Link, SpanContext, TraceFlags, TraceState
 from opentelemetry.util.types import AttributeValue
 
 from flowrt._version import __version__
+from flowrt.telemetry.redaction import Redact
 
 __all__ = ["SCOPE", "SpanFrame"]
 
@@ -34,6 +35,7 @@ class SpanFrame:
         trace_state: Trace state from the sampler.
         recording: True if the sampler wants the spans recorded.
         offset_ns: Difference between Unix time and the batch's clock, in nanoseconds.
+        redact: Removes secrets from texts of exceptions and errors; None for no redaction.
         prompt: True if items start at once, so that their queue wait is known from the beginning.
         hand_over: Takes every sampled span that has ended.
 
@@ -56,6 +58,7 @@ class SpanFrame:
         "parent",
         "prompt",
         "recording",
+        "redact",
         "resource",
         "sampled",
         "scope",
@@ -79,6 +82,7 @@ class SpanFrame:
         offset_ns: int,
         hand_over: Callable[[Any], None],
         prompt: bool = False,
+        redact: Redact | None = None,
     ) -> None:
         self.name = name
         self.resource = resource
@@ -94,6 +98,7 @@ class SpanFrame:
         self.offset_ns = offset_ns
         self.hand_over = hand_over
         self.prompt = prompt
+        self.redact = redact
         self.fast_path = False
         self.template: Any = None
         self.append: Callable[[Any], None] | None = None
