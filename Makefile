@@ -44,6 +44,10 @@ parts:  # one after the other, since apt-get is for one at a time
 	@$(MAKE) --no-print-directory chromium
 	@$(MAKE) --no-print-directory grafana
 
+.PHONY: demo-ray
+demo-ray: $(VENV)/.ray  ## Run the demo's job on a local Ray cluster that loses a node in mid-run
+	$(BIN)/python -m tools.demo_ray $(DEMO_ARGS)
+
 .PHONY: test-ray
 test-ray: $(VENV)/.ray  ## Run the tests on a local Ray cluster: an 80 MB wheel, and about two minutes
 	FLOWRT_RAY=1 $(BIN)/python -m pytest -v tests/executors/on_ray $(PYTEST_ARGS)

@@ -4,51 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
+from tools.ray_cluster import RayClusterProcess
 
-StartCluster = Callable[..., tuple["subprocess.Popen[str]", str]]
-
-
-@pytest.fixture
-def start_cluster() -> Iterator[StartCluster]:
-    """Starts a cluster with a head and nodes of so many cores each; kills all of its processes at the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*cores: int) -> tuple[subprocess.Popen[str], str]:
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "cluster_process.py"), *map(str, cores)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        assert process.stdout is not None
-        return process, process.stdout.readline().strip()
-
-    yield start
-    for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def order(process: subprocess.Popen[str], command: str) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(f"{command}\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "done\n"
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -82,28 +47,26 @@ def check_output(folder: Path) -> None:
     assert all(line["success"] and line["attempts"] == 1 for line in lines)
 
 
-def test_lost_node_costs_no_item(start_cluster: StartCluster, command: list[str], tmp_path: Path) -> None:
-    cluster, address = start_cluster(2, 2)  # of four actors, two run on the node that is lost
-    driver = start(command, tmp_path, "--executor", "ray", "--ray-address", address, "--workers", "4")
-    wait_for_items(tmp_path)
-    order(cluster, "lose a node")
-    _, errors = driver.communicate(timeout=120)
+def test_lost_node_costs_no_item(command: list[str], tmp_path: Path) -> None:
+    with RayClusterProcess(2, 2) as cluster:  # of four actors, two run on the node that is lost
+        driver = start(command, tmp_path, "--executor", "ray", "--ray-address", cluster.address, "--workers", "4")
+        wait_for_items(tmp_path)
+        cluster.lose_node()
+        _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 0, errors
     check_output(tmp_path)
 
 
-def test_lost_head_ends_the_run_with_69_and_the_loop_resumes_it(
-    start_cluster: StartCluster, command: list[str], tmp_path: Path
-) -> None:
-    cluster, address = start_cluster(2)
-    driver = start(command, tmp_path, "--executor", "ray", "--ray-address", address)
-    wait_for_items(tmp_path)
-    lost = time.monotonic()
-    order(cluster, "lose the head")
-    _, errors = driver.communicate(timeout=120)
+def test_20_lost_head_ends_the_run_with_69_and_another_executor_resumes_it(command: list[str], tmp_path: Path) -> None:
+    with RayClusterProcess(2) as cluster:
+        driver = start(command, tmp_path, "--executor", "ray", "--ray-address", cluster.address)
+        wait_for_items(tmp_path)
+        lost = time.monotonic()
+        cluster.lose_head()
+        _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 69, errors
     assert time.monotonic() - lost < 30  # what is promised; Ray alone would take a minute
-    assert f"the head of the Ray cluster at {address} is gone" in errors
+    assert f"the head of the Ray cluster at {cluster.address} is gone" in errors
     resumed = start(command, tmp_path, "--executor", "threads")
     _, errors = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, errors

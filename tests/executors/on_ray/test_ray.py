@@ -222,7 +222,7 @@ def test_culprit_fails_after_three_actors_and_the_others_succeed(
     assert set(ran) == set(range(40))
 
 
-def test_twenty_killed_actors_lose_nothing(run: Run, cluster: Any, tmp_path: Path) -> None:
+def test_20_killed_actors_lose_nothing(run: Run, cluster: Any, tmp_path: Path) -> None:
     items = items_of(tmp_path, 5_000)
     rng = random.Random(20)  # noqa: S311  # which actor is killed
     kills = 0

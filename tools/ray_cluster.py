@@ -1,0 +1,102 @@
+"""Ray cluster of this machine in a session of its own, which can lose a node or its head: for tests and the demo.
+
+Ray's `Cluster` leaves processes behind when the program that made it is killed. This one runs it in a child, whose
+process group is killed as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+__all__ = ["RayClusterProcess"]
+
+_STORE_BYTES: Final = 80_000_000
+
+
+class RayClusterProcess:
+    """Context manager that runs a cluster.
+
+    Args:
+        head_cores: Cores of the head's node.
+        node_cores: Cores of each further node.
+
+    Attributes:
+        address: Address for `RayExecutor`.
+    """
+
+    def __init__(self, head_cores: int, *node_cores: int) -> None:
+        self.address = ""
+        self._cores = (head_cores, *node_cores)
+        self._child: subprocess.Popen[str]
+
+    def __enter__(self) -> Self:
+        """Start the cluster, and wait until it is there."""
+        self._child = subprocess.Popen(
+            [sys.executable, __file__, *map(str, self._cores)],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        self.address = self._read()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Kill all of its processes."""
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.communicate()
+
+    def lose_node(self) -> None:
+        """Kill the processes of the last node."""
+        self._order("lose a node")
+
+    def lose_head(self) -> None:
+        """Kill the processes of the head's node."""
+        self._order("lose the head")
+
+    def _order(self, command: str) -> None:
+        if self._child.stdin is not None:
+            print(command, file=self._child.stdin, flush=True)
+        self._read()
+
+    def _read(self) -> str:
+        line = "" if self._child.stdout is None else self._child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the Ray cluster ended with {self._child.wait()}")
+        return line.strip()
+
+
+def main() -> None:
+    """Run the cluster, in the child: each line of standard input is a command, and is answered by a line."""
+    os.environ["RAY_raylet_start_wait_time_s"] = "120"  # noqa: SIM112  # as Ray spells it
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    small: dict[str, Any] = {"object_store_memory": _STORE_BYTES}
+    head_cores, *node_cores = map(int, sys.argv[1:])
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": head_cores, "include_dashboard": False, **small}
+    )
+    nodes = [cluster.add_node(num_cpus=cores, **small) for cores in node_cores]
+    print(cluster.address, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "lose a node":
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+        else:
+            for processes in cluster.head_node.all_processes.values():
+                for each in processes:
+                    each.process.kill()
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
