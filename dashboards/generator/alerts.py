@@ -219,6 +219,19 @@ def _others(time: Time) -> list[dict[str, Any]]:
             dashboard="flowrt-overview",
             variables=("job",),
         ),
+        _alert(
+            "FlowrtWorkersCrashing",
+            "sum by (job, instance)"
+            f' (increase(flowrt_worker_restarts_total{{reason="crash"}}[{time.window("10m")}])) > 2.5',
+            severity="warning",
+            summary="{{ $value | humanize }} worker processes of {{ $labels.instance }} crashed in 10 minutes",
+            description=(
+                "The attempts that ran in them run again, and an item that crashes its worker repeatedly fails. The"
+                " live page shows how the last worker of each slot ended, and what it printed."
+            ),
+            dashboard="flowrt-runtime",
+            variables=("job", "instance"),
+        ),
     ]
 
 

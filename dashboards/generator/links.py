@@ -22,6 +22,7 @@ ALERTS: Final = (
     "FlowrtTelemetryDropped",
     "FlowrtItemsUnaccounted",
     "FlowrtTargetDown",
+    "FlowrtWorkersCrashing",
 )
 """Names of the alerts, in the order of the runbooks."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dashboards.generator.links import runbook
 from dashboards.generator.panels import ERRORS, Panel, Query, lines
 from dashboards.generator.promql import Chosen
 from dashboards.generator.shared import percentiles
@@ -46,6 +47,7 @@ def worker_panels(chosen: Chosen) -> list[Panel]:
             Query(f"60 * sum by (reason) ({chosen.rate('flowrt_worker_restarts_total')})", "{{reason}}"),
             shades=ERRORS,
             width=8,
+            links=[runbook("FlowrtWorkersCrashing")],
         ),
         lines(
             "Items run again (per minute)",

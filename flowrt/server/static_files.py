@@ -22,6 +22,7 @@ FILES: Final = {
     "/live/dom.js": ("dom.js", b"text/javascript; charset=utf-8"),
     "/live/format.js": ("format.js", b"text/javascript; charset=utf-8"),
     "/live/overview.js": ("overview.js", b"text/javascript; charset=utf-8"),
+    "/live/workers.js": ("workers.js", b"text/javascript; charset=utf-8"),
     "/live/icon.svg": ("icon.svg", b"image/svg+xml"),
     "/live/icon-failing.svg": ("icon-failing.svg", b"image/svg+xml"),
 }

@@ -92,6 +92,7 @@ IDLE: Final = {
     s("flowrt_event_loop_lag_seconds_bucket", HERE, le="+Inf"): "0x130",
     s("flowrt_telemetry_dropped_total", {**HERE, "signal": "spans", "reason": "queue_full"}): "0x130",
     s("flowrt_build_info", {**HERE, "version": "1"}): "1x130",
+    s("flowrt_worker_restarts_total", {**HERE, "worker": "w0", "reason": "crash"}): "0x130",
     s("up", HERE): "1x130",
     s("process_start_time_seconds", HERE): "0x130",
 }
@@ -102,7 +103,7 @@ AT_ANY_TIME: Final = ("1m", "6m", "1h", "2h")
 BURN, LATE = "FlowrtItemErrorBudgetBurn", "FlowrtLatencySLO"
 STALLED, MISSING, SATURATED = "FlowrtBatchStalled", "FlowrtBatchMissing", "FlowrtSaturated"
 BLOCKED, DROPPED = "FlowrtEventLoopBlocked", "FlowrtTelemetryDropped"
-UNACCOUNTED, DOWN = "FlowrtItemsUnaccounted", "FlowrtTargetDown"
+UNACCOUNTED, DOWN, CRASHING = "FlowrtItemsUnaccounted", "FlowrtTargetDown", "FlowrtWorkersCrashing"
 
 PAGE: Final = {"severity": "critical", "long": "1h", "short": "5m"}
 SLOWER: Final = {"severity": "critical", "long": "6h", "short": "30m"}
@@ -434,6 +435,40 @@ CASES: Final = (
             s("flowrt_event_loop_lag_seconds_bucket", HERE, le="+Inf"): "0x5 20+0x60",
         },
         silent("6m", "8m", "10m", "20m"),
+    ),
+    # ---- crashing workers
+    Case(
+        CRASHING,
+        "a worker crashes every other minute, now in this slot, now in that",
+        {
+            s("flowrt_worker_restarts_total", {**HERE, "worker": "w0", "reason": "crash"}): "0x5 0+0.25x60",
+            s("flowrt_worker_restarts_total", {**HERE, "worker": "w1", "reason": "crash"}): "0x5 0+0.25x60",
+        },
+        {"5m": (), "20m": ({**HERE, "severity": "warning"},)},
+        {
+            "20m": Firing(
+                {**HERE, "severity": "warning"},
+                "5 worker processes of a:9464 crashed in 10 minutes",
+                "The attempts that ran in them run again, and an item that crashes its worker repeatedly fails. The"
+                " live page shows how the last worker of each slot ended, and what it printed.",
+                "/d/flowrt-runtime/?var-job=svc&var-instance=a%3A9464",
+            )
+        },
+    ),
+    Case(
+        CRASHING,
+        "two crashes are tolerated, and so are recycled workers and a restart",
+        {
+            s("flowrt_worker_restarts_total", {**HERE, "worker": "w0", "reason": "crash"}): "7x5 8 9x20 0x40",
+            s("flowrt_worker_restarts_total", {**HERE, "worker": "w0", "reason": "recycled"}): "0+2x60",
+        },
+        silent("6m", "8m", "20m", "27m", "40m"),
+    ),
+    Case(
+        CRASHING,
+        "a short batch whose one worker crashed once",
+        {s("flowrt_worker_restarts_total", {**HERE, "worker": "w0", "reason": "crash"}): "0x5 1x3 _x20"},
+        silent("6m", "8m", "20m"),
     ),
     # ---- dropped telemetry
     Case(

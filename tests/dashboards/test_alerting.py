@@ -38,6 +38,7 @@ WELL = {
     'flowrt_items_total{batch="nightly",node="fetch",status="failed"}': 0.0,
     'flowrt_loop_stalls_total{node="parse"}': 0.0,
     'flowrt_telemetry_dropped_total{signal="spans",reason="queue_full"}': 0.0,
+    'flowrt_worker_restarts_total{worker="w0",reason="crash"}': 0.0,
 }
 """Growth of the counters per second while all is well."""
 
@@ -50,6 +51,7 @@ WRONG = WELL | {
     'flowrt_event_loop_lag_seconds_bucket{le="0.5"}': 0.0,
     'flowrt_loop_stalls_total{node="parse"}': 3.0,
     'flowrt_telemetry_dropped_total{signal="spans",reason="queue_full"}': 10.0,
+    'flowrt_worker_restarts_total{worker="w0",reason="crash"}': 3.0,
 }
 
 # So many items are well again that the failures are no longer 1 % even of the longest windows.

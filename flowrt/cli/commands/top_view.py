@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flowrt._util.trace_url import trace_link
 from flowrt.cli.commands.top_client import Answer
+from flowrt.cli.commands.top_workers import workers_table
 from flowrt.errors import one_line
 from flowrt.reporting.summary import duration
 
@@ -94,7 +95,10 @@ class View:
         others = [batch for batch in self._batches() if batch is not shown]
         parts += [self._line(batch) for batch in others[:3]]
         parts += [Text(), *_batch(shown, width, self._trace_url)]
-        free = None if height is None else max(3, height - len(parts) - 10)
+        workers = [] if self._state is None else workers_table(self._state)
+        parts += workers
+        taken = 10 + (workers[1].row_count + 1 if workers and isinstance(workers[1], Table) else 0)
+        free = None if height is None else max(3, height - len(parts) - taken)
         parts += _tables(shown, width, free)
         return Group(*parts)
 

@@ -4,6 +4,7 @@ import { showBatch } from "./batch.js";
 import { $, FAILING, config, copyButton, failingShare, failures, isRunning, put } from "./dom.js";
 import { bytes, clock, count, percent, progress, seconds } from "./format.js";
 import { mostTroubled, showOverview } from "./overview.js";
+import { showWorkers } from "./workers.js";
 
 const MAX_POINTS = 480;
 const MIN_STEP_S = 0.4;
@@ -86,6 +87,7 @@ function take(state, whole) {
   latestProcess = state.process;
   groups = state.groups;
   groupsLeft = state.groups_left;
+  showWorkers(state.workers, state.workers_left);
   if (whole) {
     batches.clear();
     histories.clear();

@@ -20,6 +20,7 @@ from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.live.groups import Groups
 from flowrt.telemetry.live.process import ProcessView
 from flowrt.telemetry.live.view import BatchView
+from flowrt.telemetry.live.workers import WorkersView
 from flowrt.telemetry.metrics.store import METRICS, Shard
 from flowrt.telemetry.redaction import Redact, redact
 
@@ -51,6 +52,7 @@ class LiveStore:
         self._failed: deque[tuple[float, BatchView]] = deque(maxlen=_MAX_FAILED)  # pushed out of `_ended` by others
         self._groups = Groups()
         self._process = ProcessView()
+        self._workers = WorkersView()
         self._pages = 0
         self._sampler: tuple[threading.Thread, threading.Event, threading.Event] | None = None
         self._watchers: dict[object, Callable[[], None]] = {}
@@ -228,6 +230,7 @@ class LiveStore:
 
     def _sample(self, *, detailed: bool) -> None:
         self._process.sample()
+        self._workers.sample()
         for batch, view in list(self._running.items()):
             over = view.over
             try:
@@ -253,7 +256,15 @@ class LiveStore:
 
     def _encode(self, batches: list[dict[str, Any]]) -> bytes:
         groups, left = self._groups.rows(METRICS.active)
-        state = {"process": self._process.state(), "batches": batches, "groups": groups, "groups_left": left}
+        workers, workers_left = self._workers.rows()
+        state = {
+            "process": self._process.state(),
+            "workers": workers,
+            "workers_left": workers_left,
+            "batches": batches,
+            "groups": groups,
+            "groups_left": left,
+        }
         # ASCII only, json's default: no user text can break a line or the encoding
         return json.dumps(state, separators=(",", ":")).encode()
 

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from prometheus_client import REGISTRY
 
 import flowrt
 from flowrt.server import TelemetryServer
+from tests.executors.worker_nodes import maybe_die
 from tests.telemetry.live.conftest import HANG_S, Spawn
 
 if TYPE_CHECKING:
@@ -307,6 +309,15 @@ def faults(axe: Any, page: Page) -> list[str]:
     return [f"{each['impact']} {each['id']}: {[node['html'] for node in each['nodes']][:3]}" for each in violations]
 
 
+def test_axe_finds_no_fault_once_a_batch_has_ended(open_page: OpenPage, spawn: Spawn) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(bypass_csp=True)
+    spawn(quiet(short_sleep, "ended").batch(range(10))).join(HANG_S)
+    wait_for(page, "#status", "finished")
+    assert faults(Axe(), page) == []
+
+
 def test_axe_finds_no_fault_on_the_idle_page(open_page: OpenPage) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
@@ -516,6 +527,37 @@ def test_stalls_of_one_cause_are_one_line(open_page: OpenPage, spawn: Spawn) -> 
     assert "node node" in line.inner_text()
     line.locator("summary").click()
     assert "time.sleep(0.25)" in line.locator("pre").inner_text()
+
+
+def test_page_and_top_show_workers_and_their_last_crash(
+    open_page: OpenPage, spawn: Spawn, release: threading.Event, server: TelemetryServer, tmp_path: Path
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+    from click.testing import CliRunner
+
+    from flowrt.cli.main import main as cli
+
+    items: list[dict[str, Any]] = [{"x": x, "log": str(tmp_path / "log")} for x in range(3)]
+    items[1] |= {"dies": "exit status 3", "spares": 1}
+
+    async def main() -> None:
+        async with flowrt.ProcessesExecutor(2) as executor:
+            await quiet(maybe_die, "crashing", 2, executor=executor).batch(items)
+            while not release.is_set():
+                await asyncio.sleep(0.05)
+
+    page = open_page(bypass_csp=True)
+    spawn(main())
+    wait_for(page, "#workers-note", "2 · 1 crash")
+    wait_for(page, "#worker-rows tr:first-child", "1 crash")
+    wait_for(page, "#worker-rows tr:first-child .kind", "exit status 3")
+    page.locator("#worker-rows summary").click()
+    assert "about to leave" in page.locator("#worker-rows pre").inner_text()
+    assert faults(Axe(), page) == []
+    top = CliRunner().invoke(cli, ["top", server.url, "--once"])
+    assert top.exit_code == 0
+    assert re.search(r"w\d +\d+ .* MB +1 crash; exit status 3 at \d\d:\d\d:\d\d", top.output), top.output
+    release.set()
 
 
 def test_idle_page_has_an_example_that_runs(open_page: OpenPage, spawn: Spawn) -> None:
