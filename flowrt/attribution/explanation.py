@@ -106,7 +106,7 @@ def explain(
     cores: int | None = None,
     stalls: Sequence[Stall] = (),
 ) -> str:
-    """Name the causes by their share of the wall time, each with what would help if that is known.
+    """Name the causes by their share of the wall time, and give one advice: for the largest one that has any.
 
     Args:
         bound_ns: The ledger, in nanoseconds by cause.
@@ -134,13 +134,17 @@ def explain(
         bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls
     )
     parts: list[str] = []
+    advised = False
     for cause in sorted(CAUSES, key=lambda each: -bound.get(each, 0)):
         share = bound.get(cause, 0) / wall_ns
         if share < _LEAST_SHARE and parts:
             break
         what, advice = words.of(cause)
         text = what.replace("{share}", _percent(share), 1)  # not `format`: a node's name may hold braces
-        parts.append(f"{text}: {advice}" if advice and share >= _LEAST_FOR_ADVICE else text)
+        if advice and not advised and share >= _LEAST_FOR_ADVICE:
+            advised = True
+            text = f"{text}: {advice}"
+        parts.append(text)
     return "; ".join(parts)
 
 
@@ -189,9 +193,12 @@ class _Words:
         if cause == "paused":
             return "{share} it was paused", ""
         if cause == "rate_limit":
-            return "{share} waited for the rate limit or an open circuit", ""
+            return (
+                "{share} waited for the rate limit or an open circuit",
+                "more slots would not help, a higher limit would",
+            )
         if cause == "backoff":
-            return "{share} waited to try failed items again", ""
+            return "{share} waited to try failed items again", self._find_out_why_they_fail()
         if cause == "consumer":
             return "{share} waited for results to be taken", "take them faster, more slots would not help"
         if cause == "loop_blocked":
@@ -204,16 +211,20 @@ class _Words:
             return "{share} Python itself was the bottleneck (one core full)", self._compute_less
         if self._compete:
             return "{share} the threads computed and waited for each other", self._compute_less
-        return "{share} every item left was running", "only faster items would help"
+        return "{share} every item left was running", self._find_out_why_they_fail() or "only faster items would help"
 
     def _of_slots(self) -> tuple[str, str]:
         busy = "the one slot was" if self._limit == 1 else f"all {self._limit:,} slots were"
         what = f"{{share}} of the time {busy} busy"
         if self._compete or (self._cpu is not None and threads_compute(self._cpu) and self._are_cores_full()):
             return f"{what} with threads that compute", self._compute_less
-        if self._failed >= _MOST_FAILED:
-            return what, f"find out first why {_percent(self._failed)} of the items failed"
-        return what, "raise max_concurrency"
+        return what, self._find_out_why_they_fail() or "raise max_concurrency"
+
+    def _find_out_why_they_fail(self) -> str:
+        """Advice for a batch of which many items fail; empty for others."""
+        if self._failed < _MOST_FAILED:
+            return ""
+        return f"find out first why {_percent(self._failed)} of the items failed"
 
     def _are_cores_full(self) -> bool:
         # one thread may hold the interpreter's lock all the time; several that all compute do without it

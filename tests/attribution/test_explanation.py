@@ -12,6 +12,7 @@ import pytest
 from flowrt import BatchProcessor
 from flowrt._util.cpu_time import CpuTime
 from flowrt.attribution.explanation import explain
+from flowrt.attribution.ledger import CAUSES, Cause
 from flowrt.attribution.stalls import Stall
 
 Run = Callable[[Any], Any]
@@ -28,7 +29,36 @@ def test_causes_come_by_their_share_with_advice() -> None:
     text = explain({"slots": 62 * S, "rate_limit": 21 * S, "tail": 17 * S}, limit=50, items=100, left=4)
     assert text == (
         "62 % of the time all 50 slots were busy: raise max_concurrency; 21 % waited for the rate limit or an open "
-        "circuit; the last 4 % of items took 17 % of the time: a shorter item_timeout or a hedge would bound that"
+        "circuit; the last 4 % of items took 17 % of the time"
+    )
+
+
+@pytest.mark.parametrize("failed", [0, 50])
+@pytest.mark.parametrize("second", CAUSES)
+@pytest.mark.parametrize("first", CAUSES)
+def test_advice_is_one_and_for_the_largest_cause_that_has_any(first: Cause, second: Cause, failed: int) -> None:
+    def told(bound_ns: dict[Cause, int]) -> str:
+        stalls = [Stall(0, 60.0, node="culprit")]
+        return explain(bound_ns, limit=10, items=100, failed=failed, left=3, stalls=stalls)
+
+    both = told({first: 60 * S, second: 40 * S} if first != second else {first: 100 * S})
+    clauses = [clause.partition(": ") for clause in both.split("; ")]
+    advised = [place for place, (_, _, advice) in enumerate(clauses) if advice]
+    assert len(advised) <= 1
+    if ": " in told({first: 100 * S}):
+        assert advised == [0]
+
+
+def test_failures_come_before_speed() -> None:
+    for cause in ("slots", "backoff", "service"):
+        assert explain({cause: S}, limit=3, items=90, failed=9).endswith("find out first why 10 % of the items failed")
+
+
+def test_more_slots_are_no_advice_where_a_rate_limit_binds() -> None:
+    text = explain({"rate_limit": 8 * S, "slots": 2 * S}, limit=3, items=90)
+    assert text == (
+        "80 % waited for the rate limit or an open circuit: more slots would not help, a higher limit would; "
+        "20 % of the time all 3 slots were busy"
     )
 
 

@@ -178,7 +178,22 @@ def _batch(batch: Batch, width: int, trace_url: str | None) -> list[RenderableTy
     figures.append("  ".join(latency))
     slots = Text(no_wrap=True, overflow="ellipsis")
     slots.append(f"{batch['inflight']:,} of {batch['limit']:,} in flight, {batch['queued']:,} queued")
-    return [head, progress, *_causes(batch, trace_url), figures, slots, _rates(batch, width), _bound(batch, width)]
+    return [
+        head,
+        progress,
+        *_causes(batch, trace_url),
+        figures,
+        slots,
+        _rates(batch, width),
+        _bound(batch, width),
+        *_explained(batch),
+    ]
+
+
+def _explained(batch: Batch) -> list[RenderableType]:
+    """Say what limited the batch, and what would help, in the words of the page and the report."""
+    text = batch.get("explained")
+    return [Text(_plain(text), style="dim", overflow="fold")] if text else []
 
 
 def _causes(batch: Batch, trace_url: str | None) -> list[RenderableType]:
