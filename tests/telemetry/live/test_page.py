@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
 import re
 import threading
 import time
@@ -494,6 +496,34 @@ def test_figures_of_a_window_name_it_and_failures_leave_it(
     page.wait_for_function("() => document.querySelector('#status').textContent === 'running'")
     page.wait_for_function("() => document.querySelector('#icon').getAttribute('href') === 'live/icon.svg'")
     release.set()
+
+
+def test_page_report_summary_log_and_top_give_the_same_advice(
+    open_page: OpenPage, spawn: Spawn, server: TelemetryServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    from click.testing import CliRunner
+
+    from flowrt.cli.main import main as cli
+
+    reports: list[Any] = []
+
+    async def main() -> None:
+        processor = flowrt.BatchProcessor(short_sleep, 2, rate_limit="50/s", name="advised")
+        reports.append((await processor.batch(range(40))).report)
+
+    page = open_page()
+    with caplog.at_level("INFO", "flowrt"):
+        spawn(main()).join(HANG_S)
+    advice = reports[0].explanation
+    assert advice.count(": ") == 1, "one advice"
+    wait_for(page, "#bound-text", "Whole batch")
+    assert text_of(page, "#bound-text") == f"Whole batch: {advice}."
+    assert json.dumps(advice) in next(r.message for r in caplog.records if "batch.completed" in r.message)
+    top = CliRunner().invoke(cli, ["top", server.url, "--once"]).output
+    assert "".join(advice.split()) in "".join(top.split())
+    for shown in (reports[0].text(), html.unescape(reports[0].html())):
+        for clause in advice.split("; "):  # each is a sentence of its own there
+            assert "".join(clause[1:].split()) in "".join(shown.split())
 
 
 def test_latencies_that_spread_widely_have_a_log_scale(open_page: OpenPage, spawn: Spawn) -> None:
