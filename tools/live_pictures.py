@@ -3,7 +3,8 @@
     python -m tools.live_pictures [NAME ...]
 
 Runs batches on a loop in a thread and takes a screenshot of each state with a real browser: no batch, a healthy batch,
-a failing one, stalls, a finished batch, and hundreds of small batches.
+a paused one, worker processes of which one crashed, a failing batch, stalls, a finished batch, and hundreds of small
+batches.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import flowrt
+from dashboards.generator.trial import read_scan
 from flowrt.server import TelemetryServer
 from tools.browser import chromium
 
@@ -127,6 +129,16 @@ async def _places() -> None:
     await processor.batch(range(4_500))
 
 
+async def _archive() -> None:
+    await _processor(Lookup(5, failing=0.0), "archive", 16).batch(range(3_000))
+
+
+async def _scans() -> None:
+    async with flowrt.ProcessesExecutor(3) as executor:
+        scans = flowrt.FunctionNode(read_scan, node_id="read_scan")
+        await flowrt.BatchProcessor(scans, 12, name="scans", executor=executor).batch(range(100_000))
+
+
 async def _enrich() -> None:
     await _processor(Lookup(3, failing=0.9), "enrich", 30).batch(range(100_000))
 
@@ -168,10 +180,14 @@ def _open(browser: Browser, url: str, **look: Any) -> Page:
 
 def _wait(page: Page, selector: str, text: str) -> None:
     page.wait_for_function(
-        "([selector, text]) => document.querySelector(selector).textContent.includes(text)",
+        "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
         arg=[selector, text],
         timeout=120_000,
     )
+
+
+def _wait_for_end(page: Page) -> None:
+    page.wait_for_function("() => document.querySelector('#controls button') === null", timeout=120_000)
 
 
 def main() -> None:
@@ -194,6 +210,22 @@ def main() -> None:
         _take(browser, url, "live-stalls", whole=True, batch="geocode")
         _wait(watch, "#status", "finished")
         _take(browser, url, "live-finished", batch="places")
+        scenes.start(_archive)
+        _wait(watch, "#name", "archive")
+        watch.wait_for_timeout(5_000)
+        watch.locator("#controls button", has_text="pause").click()
+        _wait(watch, "#status", "paused")
+        watch.wait_for_timeout(5_000)
+        _take(browser, url, "live-paused", whole=True)
+        watch.locator("#controls button", has_text="drain").click()
+        _wait_for_end(watch)
+        scenes.start(_scans)
+        _wait(watch, "#worker-rows .kind", "exit status")
+        watch.wait_for_timeout(5_000)
+        _take(browser, url, "live-workers", whole=True)
+        for _ in ("ask", "confirm"):
+            watch.locator("#controls button", has_text="cancel").click()
+        _wait_for_end(watch)
         scenes.start(_enrich)
         _wait(watch, "#status", "failing")
         watch.wait_for_timeout(11_000)
