@@ -68,13 +68,16 @@ COLOURS: Final = {
     "lost": STATUS["cancelled"],
     "hit": STATUS["ok"],
     "miss": _GREY,
+    "crash": STATUS["failed"],
+    "memory": BOUND["backoff"].color,
+    "recycled": _GREY,
 }
 """Colour of a series by its name, the same on every dashboard."""
 
 _VALUES: Final = {
     "{{status}}": tuple(STATUS),
     "{{by}}": tuple(BOUND),
-    "{{reason}}": ("error", "timeout", "rate_limited"),
+    "{{reason}}": ("error", "timeout", "rate_limited", "crash", "memory", "recycled"),
     "{{outcome}}": ("won", "lost", "failed"),
     "{{result}}": ("hit", "miss"),
 }

@@ -251,6 +251,7 @@ class BatchRun:
         if self._concluded:
             return
         self._concluded = True
+        self._pause.end()  # where all that was left is in workers, which start it by themselves
         if self._timeouts is not None:
             self._timeouts.cancel()
         if self._batch_timer is not None:

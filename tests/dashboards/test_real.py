@@ -142,7 +142,7 @@ def test_each_variable_offers_values(name: str, scraped: Scraped) -> None:
             offered = scraped.api.get(f"label/{match[2]}/values", **{"match[]": selector})
             assert offered, variable["name"]
             if variable["name"] == "batch":
-                assert offered == ["airports", "invoices", "photos", "quotes"]
+                assert offered == ["airports", "invoices", "photos", "quotes", "scans"]
 
 
 def test_chosen_batch_narrows_the_panel(scraped: Scraped) -> None:

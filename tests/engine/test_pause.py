@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 
-from flowrt import BatchProcessor, BatchRecord, CircuitBreaker, Instrument, RateLimit, RetryPolicy, Telemetry
+from flowrt import (
+    BatchProcessor,
+    BatchRecord,
+    CircuitBreaker,
+    Instrument,
+    ProcessesExecutor,
+    RateLimit,
+    RetryPolicy,
+    Telemetry,
+)
 from flowrt.engine.batch_run import BatchRun, active_batches
 from tests.conftest import run_on, virtual_loop
 from tests.engine.test_state_machine import Busy, Steps
+from tests.executors.worker_nodes import nap
 
 Run = Callable[[Any], Any]
 
@@ -301,6 +311,25 @@ def test_pause_ends_once_nothing_is_left_to_start(run_virtual: Run) -> None:
 
     run_virtual(main())
     assert watch.paused == [True, False]
+
+
+def test_items_sent_ahead_to_a_worker_end_during_a_pause() -> None:
+    watch = Watch()
+
+    async def main() -> None:
+        async with ProcessesExecutor(1) as executor:
+            processor = BatchProcessor(nap, 3, executor=executor, telemetry=LEDGER, instruments=[watch])
+            batch = asyncio.create_task(processor.batch([0.3] * 3))
+            while watch.batch is None or watch.batch.pulled < 3:
+                await asyncio.sleep(0.01)
+            for run in active_batches(asyncio.get_running_loop()):
+                run.pause()
+            assert (await batch).success_rate == 1
+
+    asyncio.run(main())
+    assert watch.paused in ([True, False], [])
+    assert watch.batch.paused_ns == 0
+    bound_of(watch.batch)
 
 
 def test_log_says_since_when_a_batch_was_paused_and_for_how_long(

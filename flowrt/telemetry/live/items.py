@@ -186,12 +186,25 @@ def running_rows(occupied: list[Occupied], now_ns: int) -> list[Row]:
                 "index": item.index,
                 "age_s": round(max(0, now_ns - item.pulled_ns) / 1e9, 3),
                 "attempt": item.attempts,
-                "state": "running" if started_ns else "waiting for a rate limit or an open circuit",
+                "state": _state(item, started_ns),
                 "trace_id": item.trace_id,
                 "places": [{"function": p.function, "file": p.file, "line": p.line} for p in places],
             }
         )
     return rows
+
+
+def _state(item: ItemRecord, started_ns: int) -> str:
+    if started_ns:
+        return "running"
+    policy = "waiting for a rate limit or an open circuit"
+    if item.batch.in_process or not item.attempts:
+        return policy
+    return (
+        "waiting in its worker"
+        if item.retry is None
+        else f"waiting in its worker, or {policy.removeprefix('waiting ')}"
+    )
 
 
 def _pulled_ns(occupied: Occupied) -> int:

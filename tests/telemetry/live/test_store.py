@@ -14,8 +14,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 import flowrt
+from flowrt.model import BatchRecord, ItemRecord, Slot
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.live import store as store_module
+from flowrt.telemetry.live.items import running_rows
 from tests.conftest import Run
 
 
@@ -455,3 +457,20 @@ def test_stalls_of_one_cause_are_one_group(run: Run) -> None:
     assert len(groups) == 1
     assert (groups[0]["count"], groups[0]["node"]) == (3, "node")
     assert 0.4 < groups[0]["total_s"] < 30
+
+
+@pytest.mark.parametrize(
+    ("in_process", "attempts", "state"),
+    [
+        (False, 1, "waiting in its worker"),
+        (False, 0, "waiting for a rate limit or an open circuit"),
+        (True, 1, "waiting for a rate limit or an open circuit"),
+    ],
+)
+def test_item_that_is_sent_ahead_waits_in_its_worker(in_process: bool, attempts: int, state: str) -> None:
+    batch = BatchRecord(name="b", node_id="n", node_type="t", limit=1)
+    batch.in_process = in_process
+    slot = Slot()
+    slot.item = ItemRecord(batch, 0, None, 0)
+    slot.item.attempts = attempts
+    assert [row["state"] for row in running_rows([(slot, slot.item)], 0)] == [state]
