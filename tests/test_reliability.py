@@ -25,15 +25,21 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar
+from enum import IntEnum
+from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -56,6 +62,7 @@ from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseErr
 from flowrt.journal import Journal
 from flowrt.model import STATUSES, ItemRecord
 from flowrt.server import TelemetryServer
+from flowrt.telemetry.tracing.setup import make_provider
 from flowrt.testing import (
     ODD_EXCEPTIONS,
     CapturedTelemetry,
@@ -1191,6 +1198,93 @@ def test_38_drained_stream_ends_within_the_grace_however_it_is_left(
 
     run_virtual(main())
     oracle.check()
+
+
+def test_39_thread_that_never_ends_does_not_keep_the_process() -> None:
+    process = script(
+        """
+        from flowrt.engine import cancellation, timeouts
+        timeouts._GRACE_NS, cancellation.GRACE_S = 100_000_000, 0.1  # of 5 s
+        def node(x):
+            time.sleep(3600 if x == 1 else 0)
+        async def main():
+            return [result.status for result in await BatchProcessor(node, 2, item_timeout=0.2).batch(range(4))]
+        print(json.dumps(run(main(), log_format="json")))
+        """
+    )
+    code, out, _ = finish(process)
+    assert (code, json.loads(out)[1]) == (0, "timed_out")
+
+
+def test_40_batch_cancelled_at_any_step_leaves_no_lock_and_no_open_source(oracle: Oracle, tmp_path: Path) -> None:
+    opened: list[int] = []
+    closed: list[int] = []
+
+    async def source(step: int) -> AsyncIterator[int]:
+        opened.append(step)
+        try:
+            for _ in range(5):
+                await asyncio.sleep(0)
+                yield 0
+        finally:
+            closed.append(step)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        processor = oracle.processor(asyncio.sleep, 2, journal=tmp_path / "journal")
+        for step in range(40):
+            batch = asyncio.create_task(processor.batch(source(step)))
+            for _ in range(step):
+                await asyncio.sleep(0)
+                time.sleep(0.0005)  # the journal is opened and closed in a thread
+            batch.cancel()
+            await asyncio.wait([batch], timeout=HANG_S)
+            assert batch.done()
+            assert opened == closed
+        assert len(await processor.batch(source(-1))) == 5, "the lock is free"
+
+    asyncio.run(main())
+    oracle.check()
+
+
+class Colour(IntEnum):
+    RED = 1
+
+
+ODD_VALUES = {
+    "an IntEnum": Colour.RED,
+    "an HTTP status": HTTPStatus.OK,
+    "a huge int": 10**400,
+    "a float of numpy": np.float64(0.5),
+    "an int of numpy": np.int64(7),
+    "an array": np.arange(3),
+    "an object": object(),
+    "a set": {1},
+    "a lone surrogate": "\udc80",
+    "mixed": [1, "two"],
+}
+
+
+@pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
+def test_41_odd_value_on_a_span_harms_no_item(value: Any, run_virtual: Run) -> None:
+    provider, spans = make_provider(Resource({})), list[Any]()
+    provider.target = SimpleNamespace(put=spans.append, force_flush=bool)  # type: ignore[assignment]
+    with TracerProvider(shutdown_on_exit=False).get_tracer("sdk").start_as_current_span("theirs") as theirs:
+        theirs.set_attribute("odd", value)
+
+    async def node(x: int) -> int:
+        span = trace.get_current_span()
+        span.set_attribute("odd", value)
+        span.set_attribute("plain", x)
+        return x
+
+    with patch.object(trace, "_TRACER_PROVIDER", provider):
+        results = run_virtual(BatchProcessor(node, 2, telemetry=Telemetry(logs=False)).batch(range(3)))
+    assert results.outputs == [0, 1, 2]
+    items = [span for span in spans if span.name == "process node"]
+    assert [span.attributes["plain"] for span in items] == [0, 1, 2]
+    kept = getattr(theirs, "attributes", {}).get("odd")
+    assert [repr(span.attributes.get("odd")) for span in items] == [repr(kept)] * 3
 
 
 # -- invariants --------------------------------------------------------------------------------------------------------

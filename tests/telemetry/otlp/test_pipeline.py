@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from opentelemetry import context as otel_context
 
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.otlp import Backoff, Outcome, SpanPipeline
+from flowrt.telemetry.otlp import pipeline as pipeline_module
 from tests.telemetry.otlp.harness import HANG_GUARD_S, assert_balanced, eventually
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -496,6 +498,32 @@ def test_hanging_collector_delays_close_by_the_timeout_only(
         0,
         37,
     )  # `close` has counted them
+
+
+def test_close_keeps_time_to_end_a_hanging_request(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the time that is kept, the aborted request ends, and the thread closes the connection."""
+
+    class Aborted(ScriptedTransport):
+        def abort(self) -> None:
+            super().abort()
+            threading.Timer(0.05, self.go.set).start()
+
+    now = [1_000.0]
+    virtual = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter, sleep=time.sleep)
+    monkeypatch.setattr(pipeline_module, "time", virtual)
+    monkeypatch.setattr(pipeline_module, "_FINAL_JOIN_S", HANG_GUARD_S)
+    transport = Aborted(hang=True)
+    pipeline = make(transport)
+    pipeline.put("s")
+    eventually(lambda: transport.bodies)
+    assert pipeline._threads is not None
+    encoder, sender = pipeline._threads
+    monkeypatch.setattr(pipeline._progress, "wait", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    pipeline.close(10 * HANG_GUARD_S)
+    assert transport.closed.is_set(), "the connection was closed while there was time"
+    assert not sender._thread.is_alive()
+    assert not encoder.is_alive()
+    assert now[0] == pytest.approx(1_000 + 9 * HANG_GUARD_S, abs=1)
 
 
 def test_close_skips_the_backoff(make: Make) -> None:
