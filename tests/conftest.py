@@ -88,6 +88,7 @@ ON_ONE_PYTHON = (
     *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/", "cli/io/"),
     *("cli/options/test_journal.py", "dashboards/", "demo/", "docs/", "executors/on_ray/", "tools/"),
     *(
+        "executors/test_conformance.py",
         "executors/test_worker_crashes.py",
         "journal/test_kills.py",
         "journal/test_recovery.py",

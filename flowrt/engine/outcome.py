@@ -7,14 +7,14 @@ import concurrent.futures
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import AsyncGeneratorType, CoroutineType, GeneratorType, TracebackType
+from types import TracebackType
 from typing import Any, Final
 
 import flowrt.errors
 from flowrt.engine.instrument import Dispatch
 from flowrt.errors import error_text, error_type_of
 from flowrt.model import BatchRecord, BatchResult, ItemRecord
-from flowrt.model.node import NodeResult
+from flowrt.model.node import NEVER_RUN, NodeResult, refuse_output
 
 __all__ = [
     "Deliver",
@@ -46,12 +46,6 @@ Settle = Callable[[ItemRecord, Any], None]
 
 _NO_LOOP: Final = ("no running event loop", "There is no current event loop in thread")
 
-_NEVER_RUN: Final = {
-    GeneratorType: "a generator",
-    AsyncGeneratorType: "an async generator",
-    CoroutineType: "a coroutine",
-}
-
 
 class RejectedInputError(Exception):
     """The item is a `Rejected` and reaches no node."""
@@ -61,8 +55,8 @@ def settle_value(item: ItemRecord, value: Any) -> None:
     """Record what a function returned: its value is the output, unless it is a NodeResult."""
     if isinstance(value, NodeResult):
         settle(item, value)
-    elif type(value) in _NEVER_RUN:
-        _refuse_output(item, value)
+    elif type(value) in NEVER_RUN:
+        settle_exception(item, refuse_output(item.batch.node_id, value))
     else:
         item.status = "ok"
         item.output = value
@@ -70,7 +64,7 @@ def settle_value(item: ItemRecord, value: Any) -> None:
 
 def settle(item: ItemRecord, result: Any) -> None:
     """Record what a node returned."""
-    if type(result) is NodeResult and result.success and type(result.output) not in _NEVER_RUN:
+    if type(result) is NodeResult and result.success and type(result.output) not in NEVER_RUN:
         item.status = "ok"
         item.output = result.output
         if result._metadata is not None:  # noqa: SLF001  # the property would make a dict for every item
@@ -95,21 +89,6 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     item.exception = exc.with_traceback(_users_part(exc.__traceback__))
 
 
-def _refuse_output(item: ItemRecord, output: Any) -> None:
-    """Fail an item whose output is code that nothing will run."""
-    kind = type(output)
-    hint = "await it" if kind is CoroutineType else "return list(...) of it, or consume it in the node"
-    output_name = getattr(output, "__qualname__", "")
-    if kind is CoroutineType:
-        output.close()  # else Python warns that it was never awaited
-    settle_exception(
-        item,
-        TypeError(
-            f"node {item.batch.node_id!r} returned {_NEVER_RUN[kind]} ({output_name}), whose body has not run: {hint}"
-        ),
-    )
-
-
 def _settle_other(item: ItemRecord, result: Any) -> None:
     if not isinstance(result, NodeResult):
         item.status = "failed"
@@ -120,8 +99,8 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
         item.error_type = "TypeError"
         item.exception = TypeError(item.error)
         return
-    if type(result.output) in _NEVER_RUN:
-        _refuse_output(item, result.output)
+    if type(result.output) in NEVER_RUN:
+        settle_exception(item, refuse_output(item.batch.node_id, result.output))
         return
     item.output = result.output
     item._metadata = result.metadata  # noqa: SLF001  # the record is the engine's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor as PoolExecutor
 from typing import Any, Literal
 
 from flowrt.executors.base import Executor, Session
@@ -33,6 +34,10 @@ def executor_of(choice: Any) -> Executor:
         from flowrt.executors import ray  # noqa: PLC0415  # only for those who use it
 
         return ray.default_executor()
+    if isinstance(choice, PoolExecutor):
+        from flowrt.executors.futures import FuturesExecutor  # noqa: PLC0415  # only for those who use it
+
+        return FuturesExecutor(choice)
     if hasattr(choice, "open"):
         executor: Executor = choice
         return executor

@@ -23,6 +23,7 @@ class Item(Protocol):
     """What is read and written of an item's record."""
 
     started_ns: int
+    trace: Any
 
     @property
     def batch(self) -> BatchRecord | None:
@@ -52,14 +53,12 @@ class Session(Protocol):
         number: Its number in the pool.
         blocking: True if the node is a plain function.
         opening: What a worker has to know of it.
-        contexts: Returns the trace contexts of items; None if nothing is traced.
         slots: Most attempts at once.
     """
 
     number: int
     blocking: bool
     opening: Any
-    contexts: Callable[[Sequence[Item]], Sequence[Any] | None] | None
     slots: int
 
     @property
@@ -188,6 +187,9 @@ class Mailbox:
         A coroutine attempt that two workers may have died of is queued to run with nothing beside it.
         """
         for entry in reversed(entries):
+            if entry.future.done():  # it was cancelled
+                entry.finish(None)
+                continue
             entry.link = None
             entry.number = 0
             if entry.own:

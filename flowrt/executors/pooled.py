@@ -32,7 +32,8 @@ class PooledExecutor:
         """Open a session in the workers of the running loop, or in idle ones."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            pools = [pool for pool in self._pools if pool.pid == os.getpid()]  # those of a parent process are its own
+            # those of a parent process are its own, and a Runtime may have closed some
+            pools = self._pools = [pool for pool in self._pools if pool.pid == os.getpid() and not pool.closed]
             for pool in pools:
                 if pool.loop is loop:
                     return pool.open(node, slots)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from flowrt._util.clock import Clock
 from flowrt.errors import ExecutorFailedError
+from flowrt.executors.encoding import decode
 from flowrt.executors.frames import Frame, Kind, Status, make_frame
 from flowrt.executors.mailbox import Entry, Session
 from flowrt.executors.pickling import PicklingError, find_unpicklable
-from flowrt.executors.remote_errors import unpack_exception
 from flowrt.executors.send_ahead import SendAhead
 from flowrt.executors.transport import Death, Transport
 from flowrt.executors.workers import COUNTS
@@ -116,7 +115,7 @@ class RemoteLink:
         first = self._next_number(count)
         numbers = range(first, first + count)
         items = [entry.item for entry in entries]
-        contexts = session.contexts(items) if session.contexts is not None else None
+        contexts = None if items[0].trace is None else [_context(item.trace) for item in items]
         envelope = (
             Kind.ITEMS,
             session.number,
@@ -301,19 +300,21 @@ class RemoteLink:
         return f"<RemoteLink {self.slot}: {state}, {len(self.entries)} in flight, {self.ahead!r}>"
 
 
+def _context(trace: Any) -> bytes | None:
+    """Ids of an item's span, and whether it is sampled, in 25 bytes; None if the provider is disabled."""
+    ids: bytes = trace.ids
+    return ids[:16] + ids[-8:] + (b"\1" if trace.sampled else b"\0") if ids else None
+
+
 def _finish(entry: Entry, status: int, value: Any, unreadable: Exception | None) -> None:
     """Finish an attempt that did not simply return a plain value."""
     if status == Status.CANCELLED:
         entry.fail(ExecutorFailedError("the worker cancelled the attempt"))
-        return
-    try:
-        if unreadable is not None:
-            raise unreadable
-        if status == Status.RAISED:
-            entry.fail(unpack_exception(value))
-        elif status == Status.SEALED:
-            entry.finish(NodeResult(True, pickle.loads(value)))  # noqa: S301  # from this batch's own worker
-        else:
-            entry.finish(pickle.loads(value))  # noqa: S301
-    except Exception as exc:
-        entry.fail(PicklingError(f"the output cannot be loaded by the driver ({type(exc).__name__}: {exc})"))
+    elif unreadable is not None:
+        kind = type(unreadable).__name__
+        entry.fail(PicklingError(f"the output cannot be loaded by the driver ({kind}: {unreadable})"))
+    else:
+        try:
+            entry.finish(decode(status, value))
+        except BaseException as exc:  # raised where the attempt is awaited
+            entry.fail(exc)

@@ -62,6 +62,7 @@ class RemotePool:
         clock: The clock of the loop that it is attached to, in nanoseconds.
         loop: The loop of the batches that use it now, or None.
         pid: The process that made it.
+        closed: True once its workers were ended.
     """
 
     def __init__(self, launcher: Launcher, settings: PoolSettings) -> None:
@@ -78,7 +79,7 @@ class RemotePool:
         self._numbers = 1
         self._failed_starts = 0
         self._failure: ExecutorFailedError | None = None
-        self._closed = False
+        self.closed = False
         self._balancing: asyncio.TimerHandle | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._mailbox: Mailbox
@@ -343,9 +344,9 @@ class RemotePool:
 
     def close(self, timeout_s: float = _STOP_S) -> None:
         """End the workers; block for at most `timeout_s`, then kill those that are left. Nothing runs any more."""
-        if self._closed or self.pid != os.getpid():
+        if self.closed or self.pid != os.getpid():
             return
-        self._closed = True
+        self.closed = True
         POOLS.discard(self)
         if self.loop is not None:
             self.fail(ExecutorFailedError("the executor was closed"))

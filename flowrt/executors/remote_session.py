@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from flowrt._util.clock import Clock
 from flowrt.executors.mailbox import Entry, Item, Session
 from flowrt.executors.pickling import dumps_alone
 from flowrt.executors.threads import blocking_call
+from flowrt.executors.workers import settings_for_workers
 from flowrt.model import BatchRecord
 from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
@@ -44,7 +44,6 @@ class RemoteSession:
         number: Its number in the pool.
         blocking: True if the node is a plain function.
         opening: The pickled node and workflow, for each worker that gets one of its items.
-        contexts: Returns the trace contexts of items, or None.
 
     Raises:
         TypeError: The node cannot be pickled.
@@ -54,8 +53,7 @@ class RemoteSession:
         self.number = number
         self.slots = slots
         self.blocking = blocking_call(node) is not None
-        self.opening: Any = (dumps_alone(node, f"node {node.node_id!r}"), self.blocking, None)
-        self.contexts: Callable[[Sequence[Item]], Sequence[Any] | None] | None = None
+        self.opening: Any = (dumps_alone(node, f"node {node.node_id!r}"), self.blocking, settings_for_workers(), None)
         self._node = node
         self._pool = pool
         self._loop = asyncio.get_running_loop()
@@ -75,7 +73,7 @@ class RemoteSession:
             TypeError: It cannot be pickled.
         """
         data = dumps_alone((workflow.workflow_id, workflow.global_variables), "the workflow context")
-        self.opening = (*self.opening[:2], data)
+        self.opening = (*self.opening[:3], data)
 
     async def submit(self, item: Item, *, own: bool = True) -> Any:
         """Run one attempt in a worker; return or raise what the node does there.
@@ -147,3 +145,4 @@ class _Sample:
         self.index = context.index or 0
         self.attempts = context.attempt
         self.pulled_ns = self.started_ns = 0
+        self.trace: Any = None

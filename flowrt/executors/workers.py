@@ -6,6 +6,7 @@ attributes and takes no lock.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from bisect import bisect_left
 from collections.abc import Callable
@@ -19,12 +20,14 @@ __all__ = [
     "LISTENERS",
     "POOLS",
     "RESTART_REASONS",
+    "SETTINGS",
     "TRANSPORT_BOUNDS_S",
     "LastCrash",
     "Pool",
     "WorkerCounts",
     "WorkerState",
     "report",
+    "settings_for_workers",
     "worker_states",
 ]
 
@@ -132,8 +135,15 @@ class Pool(Protocol):
 
     pid: int
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop of the batches that use it now, or None."""
+
     def worker_states(self) -> list[WorkerState]:
         """State of each slot."""
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the workers; block for at most about `timeout_s` seconds."""
 
 
 POOLS: Final[WeakRegistry[Pool]] = WeakRegistry()
@@ -144,6 +154,15 @@ Listener = Callable[[str, str, dict[str, Any]], None]
 
 LISTENERS: Final[list[Listener]] = []
 """Where events of workers go; the logs add themselves."""
+
+
+SETTINGS: Final[list[Callable[[], dict[str, Any]]]] = []
+"""Return what a worker needs to set up its telemetry as this process has; traces and logs add themselves."""
+
+
+def settings_for_workers() -> dict[str, Any]:
+    """Telemetry settings for a worker; empty if this process has set up none."""
+    return {name: value for settings in SETTINGS for name, value in settings().items()}
 
 
 def worker_states() -> list[WorkerState]:

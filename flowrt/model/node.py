@@ -8,12 +8,14 @@ import inspect
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final, Generic, cast, overload
 
 from flowrt.errors import error_text
 from flowrt.model.type_variables import In, In_co, In_contra, Out, Out_co
 
 __all__ = [
+    "NEVER_RUN",
     "AsyncFunction",
     "BaseNode",
     "FunctionNode",
@@ -26,9 +28,17 @@ __all__ = [
     "contained",
     "failed",
     "is_async",
+    "refuse_output",
 ]
 
 _MISSING: Final[Any] = object()
+
+NEVER_RUN: Final = {
+    GeneratorType: "a generator",
+    AsyncGeneratorType: "an async generator",
+    CoroutineType: "a coroutine",
+}
+"""Types of outputs that are code which nothing will run."""
 
 
 class NodeResult(Generic[Out_co]):
@@ -361,6 +371,16 @@ def contained(call: Callable[..., Any], *arguments: Any) -> Any:
         return call(*arguments)
     except StopIteration as exc:
         raise RuntimeError("the node raised StopIteration") from exc
+
+
+def refuse_output(node_id: str, output: Any) -> TypeError:
+    """The error of a node whose output is of a type in `NEVER_RUN`; a coroutine is closed."""
+    kind = type(output)
+    hint = "await it" if kind is CoroutineType else "return list(...) of it, or consume it in the node"
+    name = getattr(output, "__qualname__", "")
+    if kind is CoroutineType:
+        output.close()  # else Python warns that it was never awaited
+    return TypeError(f"node {node_id!r} returned {NEVER_RUN[kind]} ({name}), whose body has not run: {hint}")
 
 
 def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib
 import pickle
+import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any, Final
 
+from flowrt._util.clock import clock_of
+from flowrt.executors.encoding import encode
 from flowrt.executors.frames import Frame, Kind, Status, make_frame
 from flowrt.executors.outcome_memory import OutcomeMemory
-from flowrt.executors.pickling import PicklingError, dumps_alone
+from flowrt.executors.pickling import PicklingError
 from flowrt.executors.remote_errors import pack_exception
 from flowrt.executors.threads import blocking_call
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext, contained
@@ -21,17 +25,15 @@ from flowrt.remote.outbox import Outbox
 __all__ = ["Runner"]
 
 _FLUSH_S: Final = 0.005  # outcomes of plain functions wait this long while the next ones run
-_ATOMS: Final = frozenset({type(None), bool, int, float, complex, str, bytes})
-_SAFE_MODULES: Final = frozenset({"numpy", "pandas", "pyarrow", "polars", "datetime", "decimal", "uuid"})
-
-clock: Final = time.perf_counter_ns
 
 
 class _Session:
     """A node that attempts are for."""
 
-    def __init__(self, opening: tuple[bytes, bool, bytes | None]) -> None:
-        data, self.blocking, workflow = opening
+    def __init__(self, opening: tuple[bytes, bool, dict[str, Any], bytes | None]) -> None:
+        data, self.blocking, telemetry, workflow = opening
+        if telemetry:
+            _telemetry().set_up(telemetry)
         self.error: BaseException | None = None
         self.call: Callable[[NodeContext, WorkflowContext], Any]
         self.function: Callable[[Any], Any] | None
@@ -96,6 +98,7 @@ class Runner:
         stopped: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = loop
+        self._clock = clock_of(loop)
         self._send = send
         self._running: MutableSequence[int] | memoryview[int] = [0] if memory is None else memory.running
         self._stopped = stopped
@@ -133,6 +136,8 @@ class Runner:
             self._give_back(columns[0])
         elif kind == Kind.CLOSE:
             self._sessions.pop(columns[0], None)
+            if "flowrt.remote.telemetry" in sys.modules:
+                _telemetry().flush()
         elif kind == Kind.STOP:
             self._ending = True
             self._stopped()
@@ -148,7 +153,7 @@ class Runner:
         attempts: Sequence[int],
         contexts: Sequence[Any] | None,
     ) -> None:
-        now = clock()
+        now = self._clock()
         numbers = range(first, first + len(indices))
         try:
             values = frame.load()
@@ -185,7 +190,9 @@ class Runner:
             self._loop.call_later(_FLUSH_S, self._tick)
 
     async def _run_coroutine(self, each: _Attempt) -> None:
-        session, started_ns = each.session, clock()
+        session, started_ns = each.session, self._clock()
+        if each.context is not None:
+            _telemetry().attach(each.context)  # the context is that of this task
         value: Any
         try:
             try:
@@ -206,7 +213,7 @@ class Runner:
                 status, value = Status.RAISED, pack_exception(exc)
         finally:
             self._tasks.pop(each.number, None)
-        self._post(each.number, status, clock() - started_ns, started_ns - each.received_ns, value)
+        self._post(each.number, status, self._clock() - started_ns, started_ns - each.received_ns, value)
 
     def _cancel(self, number: int) -> None:
         task = self._tasks.get(number)
@@ -274,7 +281,8 @@ class Runner:
                 if not answered:
                     self.outbox.add_plain(number, Status.CANCELLED, 0, 0, None)
                 return True
-        started_ns = clock()
+        started_ns = self._clock()
+        token = None if each.context is None else _telemetry().attach(each.context)
         value: Any
         try:
             if session.function is not None:
@@ -296,7 +304,10 @@ class Runner:
             status, value = Status.RAISED, pack_exception(error, 0)
         except BaseException as exc:  # raised again at the driver
             status, value = Status.RAISED, pack_exception(exc)
-        self.outbox.add_plain(number, status, clock() - started_ns, started_ns - each.received_ns, value)
+        finally:
+            if token is not None:
+                _telemetry().detach(token)
+        self.outbox.add_plain(number, status, self._clock() - started_ns, started_ns - each.received_ns, value)
         self._running[0] = 0
         return True
 
@@ -305,6 +316,8 @@ class Runner:
 
         async def wait() -> None:
             value: Any
+            if each.context is not None:
+                _telemetry().attach(each.context)
             try:
                 result = await awaitable
                 if each.session.function is not None and not isinstance(result, NodeResult):
@@ -312,7 +325,7 @@ class Runner:
                 status, value = encode(each.session.node.node_id, result)
             except BaseException as exc:  # raised again at the driver
                 status, value = Status.RAISED, pack_exception(exc)
-            self._post(each.number, status, clock() - started_ns, started_ns - each.received_ns, value)
+            self._post(each.number, status, self._clock() - started_ns, started_ns - each.received_ns, value)
 
         self._running[0] = 0
 
@@ -323,21 +336,7 @@ class Runner:
         self._loop.call_soon_threadsafe(start)
 
 
-def encode(node_id: str, result: Any) -> tuple[int, Any]:
-    """Convert what a node returned into a status and a value that is safe in a payload with others.
-
-    Raises:
-        PicklingError: It cannot be pickled.
-    """
-    if type(result) is not NodeResult or not result.success or result._metadata is not None:  # noqa: SLF001
-        return Status.RESULT, dumps_alone(result, f"the result of node {node_id!r}")
-    output: Any = result.output
-    kind = type(output)
-    if (
-        kind in _ATOMS
-        or ((kind is list or kind is tuple) and _ATOMS.issuperset(map(type, output)))
-        or (kind is dict and _ATOMS.issuperset(map(type, output.values())) and _ATOMS.issuperset(map(type, output)))
-        or kind.__module__.partition(".")[0] in _SAFE_MODULES
-    ):
-        return Status.OK, output
-    return Status.SEALED, dumps_alone(output, f"the output of node {node_id!r}")
+@functools.cache
+def _telemetry() -> Any:
+    """The module of a worker's telemetry, which loads OpenTelemetry."""
+    return importlib.import_module("flowrt.remote.telemetry")

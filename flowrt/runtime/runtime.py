@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypedDict, TypeVar, Unpack
 
@@ -15,6 +16,7 @@ from flowrt._util.validation import check_duration, check_number
 from flowrt.engine.batch_run import active_batches
 from flowrt.engine.timeouts import GRACE_S
 from flowrt.eventloop.gc_tuning import restore_gc, tune_gc
+from flowrt.executors.workers import POOLS
 from flowrt.runtime.exporters import Exporters
 from flowrt.runtime.signals import ON_INTERRUPT, REASON, OnInterrupt, Shutdown, is_interruption
 from flowrt.server import READINESS, TelemetryServer
@@ -261,6 +263,10 @@ class Runtime:
             watchdog.stop()
         try:
             work: list[Callable[[], None]] = [server.stop] if server is not None else []
+            if not _active:  # the last runtime ends the workers; those of batches on other loops go on
+                loop = asyncio.get_running_loop()
+                pools = [pool for pool in POOLS if pool.loop is None or pool.loop is loop]
+                work += [partial(pool.close, 0.5 * self._flush_timeout_s) for pool in pools]
             if traces is not None and traces.pipeline is not None:
                 # Less than the whole timeout, so that the count of dropped spans can still be reported.
                 work.append(lambda: traces.close(0.9 * self._flush_timeout_s))

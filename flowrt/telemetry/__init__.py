@@ -15,8 +15,11 @@ from flowrt.telemetry.options import Telemetry
 from flowrt.telemetry.reconciliation import Reconciliation
 from flowrt.telemetry.redaction import Redact, safe_redact
 from flowrt.telemetry.tracing.instrument import BatchTracing, make_tracing, tracing_is_set_up
+from flowrt.telemetry.worker_events import connect_workers
 
 __all__ = ["Observer"]
+
+connect_workers()
 
 
 _LEDGER: Final = LedgerInstrument()

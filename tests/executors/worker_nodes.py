@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
+
 
 def note(item: dict[str, Any]) -> None:
     """Write down that an item runs; a short write to a file opened for appending is atomic."""
@@ -113,6 +115,8 @@ class Holder:
 
 def describe(item: Any) -> Any:
     """Return or raise what cannot be pickled or loaded, by the item's name."""
+    if item == "value error":
+        raise ValueError("no such value")
     if item == "odd error":
         raise OddError(7, "odd")
     if item == "unloadable":
@@ -131,3 +135,59 @@ def say(lines: int) -> None:
     for line in range(lines):
         print(f"line {line}", file=sys.stderr)
     sys.stderr.flush()
+
+
+class later:  # noqa: N801  # reads as a decorator
+    """A plain function as a coroutine function, which can be pickled."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+        self.__name__ = plain.__name__
+
+    async def __call__(self, item: Any) -> Any:
+        await asyncio.sleep(0)
+        return self.plain(item)
+
+
+def fail_at_first(item: dict[str, Any]) -> int:
+    """Fail for the first attempts, counted in a file."""
+    note(item)
+    if runs(item) <= item["fails"]:
+        raise ConnectionError(f"attempt {runs(item)} failed")
+    return int(item["x"])
+
+
+async def nap_async(seconds: float) -> float:
+    """Sleep for so long."""
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+class Labelled(BaseNode):
+    """Returns NodeResults with metadata; negative inputs fail."""
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        if node_context.input_data < 0:
+            return NodeResult(False, error="negative")
+        about = {"index": node_context.index, "attempt": node_context.attempt}
+        return NodeResult(True, node_context.input_data * 2, metadata=about)
+
+
+class HangsAtFirst(BaseNode):
+    """The first attempt at the first item hangs; returns the number of the attempt."""
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        if node_context.index == 0 and node_context.attempt == 1:
+            await asyncio.sleep(600)
+        return NodeResult(True, node_context.attempt)
+
+
+def nested() -> Any:
+    """A MapNode, which runs a batch inside of an item."""
+    from flowrt import MapNode
+
+    return MapNode("nested", _first)
+
+
+async def _first(item: dict[str, Any]) -> Any:
+    return item["item"]

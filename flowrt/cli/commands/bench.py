@@ -148,7 +148,7 @@ class _Parsed(click.ParamType[Any]):
     help="Latency that an item may take.",
 )
 @click.option("--item-timeout", type=SECONDS, metavar="S", help="Time limit of one item in seconds.")
-@click.option("--executor", type=click.Choice(["loop", "threads"]), default="loop", show_default=True)
+@click.option("--executor", type=click.Choice(["loop", "threads", "processes"]), default="loop", show_default=True)
 @click.option(
     "--json",
     "json_file",

@@ -18,7 +18,7 @@ from flowrt.telemetry.metrics.instrument import service_ns_of
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.redaction import Redact, redact
 
-__all__ = ["ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
+__all__ = ["Allowance", "ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
 
 _logger = logging.getLogger("flowrt")
 _logger.addHandler(logging.NullHandler())  # a library prints nothing unless the application configures logging
@@ -122,7 +122,7 @@ class LogInstrument(Instrument):
     def __init__(self, redact: Redact = redact) -> None:
         self._redact = redact
         self._timer: asyncio.TimerHandle | None = None
-        self._warnings: dict[str, _Allowance] = {}
+        self._warnings: dict[str, Allowance] = {}
         self._progress: tuple[int, float] = (0, 0.0)
         self._stalled = False
         self._paused_ns = 0
@@ -171,7 +171,7 @@ class LogInstrument(Instrument):
         """Log a warning about an item, or count it as suppressed if the allowance is used up."""
         allowance = self._warnings.get(event)
         if allowance is None:
-            allowance = self._warnings[event] = _Allowance(item.finished_ns)
+            allowance = self._warnings[event] = Allowance(item.finished_ns)
         if allowance.take(item.finished_ns):
             fields = {**_about_item(item), **more}
             if item.error_type is not None:
@@ -242,8 +242,15 @@ class ItemLogInstrument(LogInstrument):
             log_event("debug", "item.completed", **_about_item(item))
 
 
-class _Allowance:
-    """Token bucket for warnings of one kind: a burst, then one per second."""
+class Allowance:
+    """Token bucket for events of one kind: a burst, then one per second.
+
+    Args:
+        now_ns: The time, by a monotonic clock.
+
+    Attributes:
+        suppressed: Number of events that were refused.
+    """
 
     __slots__ = ("_left", "_refilled_ns", "suppressed")
 
@@ -253,6 +260,7 @@ class _Allowance:
         self.suppressed = 0
 
     def take(self, now_ns: int) -> bool:
+        """Return True if an event may be logged now."""
         refill = (now_ns - self._refilled_ns) // _REFILL_NS
         if refill > 0:
             self._left = min(_BURST, self._left + refill)

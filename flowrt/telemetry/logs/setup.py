@@ -14,11 +14,19 @@ from flowrt.telemetry.logs.events import add_trace_ids
 from flowrt.telemetry.logs.formatting import add_extra, console_renderer, json_line, one_line_values, order_keys
 from flowrt.telemetry.logs.writer_thread import LineSink
 
-__all__ = ["LogFormat", "LogLevel", "LogSetup"]
+__all__ = ["LogFormat", "LogLevel", "LogSetup", "log_settings"]
 
 LogFormat = Literal["json", "console"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "debug", "info", "warning", "error", "critical"]
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+_active: Final[list[LogSetup]] = []
+
+
+def log_settings() -> dict[str, Any]:
+    """What another process needs to log as this one does; empty if flowrt did not set up its logs."""
+    return {"log_level": _active[-1].level} if _active else {}
 
 
 class LogSetup:
@@ -34,6 +42,7 @@ class LogSetup:
 
     Attributes:
         active: True if this object configured logging.
+        level: The lowest level that is logged.
 
     Raises:
         ValueError: The format or the level is not one of those.
@@ -56,9 +65,11 @@ class LogSetup:
             and not structlog.is_configured()
             and (format is not None or not logging.getLogger().handlers)
         )
+        self.level = level.upper()
         self._undo: list[Callable[[], None]] = []
         self._sink: LineSink | None = None
         if self.active:
+            _active.append(self)
             self._set_up(format or ("console" if sys.stderr.isatty() else "json"), level.upper(), export)
 
     def _set_up(self, format: LogFormat, level: str, export: Processor | None) -> None:  # noqa: A002
@@ -112,6 +123,8 @@ class LogSetup:
         """
         while self._undo:
             self._undo.pop()()
+        if self in _active:
+            _active.remove(self)
         if self._sink is not None:
             self._sink.close(timeout_s)
             self._sink = None

@@ -189,6 +189,11 @@ class _ItemTrace:
         ids = (context.trace_id << 64 | context.span_id).to_bytes(24, "big") if context.trace_id else b""
         self.ids = ids if context.trace_flags.sampled else UnexportedIds(ids)
 
+    @property
+    def sampled(self) -> bool:
+        """True if the sampler took the span."""
+        return not isinstance(self.ids, UnexportedIds)
+
 
 class TracingInstrument(BatchTracing):
     """Makes spans through the API, so that any provider's sampler, processors and exporters see them.

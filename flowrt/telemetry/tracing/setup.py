@@ -21,7 +21,7 @@ from flowrt.telemetry.tracing.native_instrument import NativeTracingInstrument
 from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 
-__all__ = ["TraceSetup", "make_provider", "resource_of"]
+__all__ = ["TraceSetup", "export_settings", "make_provider", "resource_of"]
 
 _log = logging.getLogger("flowrt.setup")
 
@@ -67,6 +67,8 @@ class TraceSetup:
         provider = _install(resource)
         if pipeline is not None:
             provider.target = METRICS.pipeline = pipeline
+            _endpoints.clear()
+            _endpoints[pipeline] = otlp_endpoint
         return pipeline
 
     def close(self, timeout_s: float) -> None:
@@ -109,6 +111,16 @@ class TraceSetup:
 _ours: Final[list[RuntimeProvider]] = []  # the provider that flowrt installed, if any
 _users: Final[dict[SpanPipeline, int]] = {}  # number of runtimes that export through a pipeline
 _sharing: Final = threading.Lock()
+_endpoints: Final[dict[SpanPipeline, str | None]] = {}  # of the pipelines in `_users`
+
+
+def export_settings() -> dict[str, Any]:
+    """What another process needs to export to where this one does: name and endpoint; empty if nothing is exported."""
+    pipeline = _running()
+    if pipeline is None:
+        return {}
+    name = _ours[0].resource.attributes.get("service.name")
+    return {"service_name": name, "otlp_endpoint": _endpoints.get(pipeline)}
 
 
 def _running() -> SpanPipeline | None:

@@ -99,6 +99,11 @@ class ItemSpan(trace.Span, ReadableSpan):
         self.wait_ns: int  # set at the end, like `attempts`
         self.attempts: int
 
+    @property
+    def sampled(self) -> bool:
+        """True if the span is exported, unless tail sampling discards it."""
+        return self.frame.sampled
+
     # -- the API's span ---------------------------------------------------------------------------------------------
 
     def get_span_context(self) -> SpanContext:

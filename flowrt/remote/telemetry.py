@@ -1,0 +1,44 @@
+"""Telemetry of a worker: the context of the item's span, and a pipeline of its own for spans made in the node."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from typing import Any
+
+from opentelemetry import context, trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from flowrt.telemetry.logs.setup import LogSetup
+from flowrt.telemetry.tracing.setup import TraceSetup
+
+__all__ = ["attach", "detach", "flush", "set_up"]
+
+_FLUSH_S = 1.0
+_traces: list[TraceSetup] = []
+detach = context.detach
+
+
+def set_up(settings: dict[str, Any]) -> None:
+    """Log and trace as the driver does, once."""
+    if not _traces:
+        if "log_level" in settings:
+            logs = LogSetup("json", settings["log_level"])
+            atexit.register(logs.close, _FLUSH_S)
+        if "otlp_endpoint" in settings:
+            _traces.append(TraceSetup(settings["service_name"], settings["otlp_endpoint"]))
+            atexit.register(_traces[0].close, _FLUSH_S)
+
+
+def attach(ids: bytes) -> Any:
+    """Make the item's span, which is at the driver, the current one; returns the token for `detach`."""
+    trace_id, span_id = int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:24], "big")
+    span_context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(ids[24]))
+    return context.attach(trace.set_span_in_context(NonRecordingSpan(span_context)))
+
+
+def flush() -> None:
+    """Export the spans that wait, in a thread: a batch has ended."""
+    for traces in _traces:
+        if traces.pipeline is not None:
+            threading.Thread(target=traces.pipeline.force_flush, name="flowrt-flush", daemon=True).start()
