@@ -90,6 +90,7 @@ ON_ONE_PYTHON = (
     *(
         "executors/test_conformance.py",
         "executors/test_worker_crashes.py",
+        "executors/test_worker_lifecycle.py",
         "journal/test_kills.py",
         "journal/test_recovery.py",
         "loadtest/",

@@ -162,11 +162,15 @@ class Mailbox:
     Args:
         loop: The running loop.
         ready: The workers that can take items.
+        starting: Number of workers that will soon be ready: their share of the coroutines is kept for them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ready: Callable[[], Sequence[Link]]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, ready: Callable[[], Sequence[Link]], starting: Callable[[], int]
+    ) -> None:
         self._loop = loop
         self._ready = ready
+        self._starting = starting
         self._plain: deque[Entry] = deque()
         self._coroutines: deque[Entry] = deque()
         self._suspects: deque[Entry] = deque()
@@ -252,7 +256,8 @@ class Mailbox:
             bounded: A worker takes no more than its window.
         """
         waiting = len(queue)
-        level = -(-(waiting + sum([len(link.entries) for link in links])) // len(links))
+        workers = len(links) + self._starting()
+        level = -(-(waiting + sum([len(link.entries) for link in links])) // workers)
         if bounded and waiting < len(links) and queue[0].session.exhausted:
             level = 1  # the input's end: no item waits in a worker while another worker is idle
         for link in sorted(links, key=_load) if len(links) > 1 else links:

@@ -26,6 +26,7 @@ __all__ = ["PoolSettings", "RemotePool"]
 
 _MOST_FAILED_STARTS: Final = 3
 _BALANCE_S: Final = 0.01  # a worker that is idle for so long takes items that were sent ahead to another one
+_OVERDUE_S: Final = 5.0  # until the others take the share of a worker that does not become ready
 _WATCH_S: Final = 0.05  # precision of the time limits of plain functions
 _STOP_S: Final = 1.0  # that a recycled worker has for its exit handlers
 
@@ -134,7 +135,7 @@ class RemotePool:
         self.clock = clock_of(loop)
         self._failure = None
         self._failed_starts = 0
-        self._mailbox = Mailbox(loop, self._ready_links)
+        self._mailbox = Mailbox(loop, self._ready_links, self._count_starting)
         for slot in self._slots.values():
             for link in slot.links():
                 link.attach(loop, self.clock)
@@ -167,6 +168,12 @@ class RemotePool:
     def _ready_links(self) -> list[RemoteLink]:
         return [slot.link for slot in self._slots.values() if slot.link is not None and slot.link.ready]
 
+    def _count_starting(self) -> int:
+        """Number of workers that are not ready yet, and not overdue."""
+        now = time.monotonic()
+        slots = [slot for slot in self._slots.values() if slot.link is None or not slot.link.ready]
+        return sum(now - slot.hired_s < _OVERDUE_S for slot in slots)
+
     def _hire(self) -> None:
         """Start workers up to the number that the batches can use."""
         wanted = sum(session.slots for session in self._sessions.values())
@@ -178,6 +185,10 @@ class RemotePool:
 
     def _start(self, slot: WorkerSlot) -> None:
         if slot.starting is None:
+            if slot.link is None:
+                slot.hired_s = time.monotonic()
+                if self.loop is not None:
+                    self.loop.call_later(_OVERDUE_S, self._mailbox.schedule)
             slot.starting = self._launcher.launch(slot.name)
             self._await_start(slot, slot.starting)
 
@@ -253,7 +264,7 @@ class RemotePool:
                 self._count_restart(slot, reason or "recycled")
                 slot.retired.append(old)
                 self._retire(old)
-        self._mailbox.schedule()
+        self._give_work(link)
 
     def _retire(self, link: RemoteLink) -> None:
         """End a worker that was replaced, once it is idle."""
@@ -280,6 +291,10 @@ class RemotePool:
                 slot.replaces = "memory"
             if slot.replaces is not None:
                 self._start(slot)
+        self._give_work(link)
+
+    def _give_work(self, link: RemoteLink) -> None:
+        """Send a worker its share of what waits here, or of what was sent ahead to others."""
         if self._mailbox:
             self._mailbox.schedule()
         elif not link.entries and self._balancing is None and self.loop is not None:

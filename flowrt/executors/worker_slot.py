@@ -29,6 +29,7 @@ class WorkerSlot:
         replaces: Why the one that is being started replaces `link`, or None.
         last_crash: How one of them last crashed, or None.
         last_lines: What the latest one printed last to its standard error.
+        hired_s: When the latest one was hired, by the monotonic clock.
         restarts: Number of workers that were replaced, by reason.
     """
 
@@ -39,6 +40,7 @@ class WorkerSlot:
         self.retired: list[RemoteLink] = []
         self.starting: Future[Transport] | None = None
         self.replaces: str | None = None
+        self.hired_s = -1e9
         self.last_crash: LastCrash | None = None
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self.restarts = dict.fromkeys(RESTART_REASONS, 0)

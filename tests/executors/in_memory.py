@@ -31,6 +31,7 @@ class MemoryTransport:
         self.most_bytes = most_bytes
         self.messages: list[tuple[Any, ...]] = []
         self.dead = False
+        self._latest_s = 0.0
         self._choose = choose
         self._to_worker, self._to_driver = FrameReader(), FrameReader()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -54,8 +55,12 @@ class MemoryTransport:
         data = b"".join(bytes(part) for part in on_the_wire(parts))
         cut = 0 if self._choose is None else self._choose.randrange(len(data))
         for piece in (data[:cut], data[cut:]):
-            if self._loop is not None:
-                self._loop.call_later(self.delay_s, self._arrive, piece, reader, deliver)
+            if self._loop is not None and not self.delay_s:
+                self._loop.call_soon(self._arrive, piece, reader, deliver)
+            elif self._loop is not None:
+                # one after the other: the loop does not keep the order of timers for the same moment
+                self._latest_s = max(self._latest_s + 1e-9, self._loop.time() + self.delay_s)
+                self._loop.call_at(self._latest_s, self._arrive, piece, reader, deliver)
 
     def _arrive(self, piece: bytes, reader: FrameReader, deliver: Any) -> None:
         if not self.dead:

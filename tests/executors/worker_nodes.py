@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class Holder:
 
     def __init__(self) -> None:
         self.name = "holder"
-        self.stream = sys.stdin
+        self.lock = threading.Lock()
 
 
 def describe(item: Any) -> Any:
@@ -191,3 +192,49 @@ def nested() -> Any:
 
 async def _first(item: dict[str, Any]) -> Any:
     return item["item"]
+
+
+def pid_of(_: Any) -> int:
+    """The worker's process id."""
+    return os.getpid()
+
+
+def pid_after_a_nap(_: Any) -> int:
+    """The worker's process id, after a millisecond."""
+    time.sleep(0.001)
+    return os.getpid()
+
+
+_kept: list[bytearray] = []
+_loaded: list[int] = []
+
+
+def keep_memory(size: int) -> int:
+    """Leak memory, and take some time."""
+    _kept.append(bytearray(os.urandom(1_000) * (size // 1_000)))
+    time.sleep(0.02)
+    return len(_kept)
+
+
+def load_model() -> None:
+    """Initializer that counts its calls."""
+    _loaded.append(1)
+
+
+def use_model(_: Any) -> int:
+    """How often the initializer ran in this worker."""
+    return len(_loaded)
+
+
+def current_span(_: Any) -> tuple[str, str, bool]:
+    """Ids of the current span, and whether it is sampled."""
+    from opentelemetry import trace
+
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled
+
+
+async def current_span_async(item: Any) -> tuple[str, str, bool]:
+    """The same in a coroutine."""
+    await asyncio.sleep(0)
+    return current_span(item)

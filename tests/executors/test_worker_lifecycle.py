@@ -1,0 +1,289 @@
+"""Worker processes from their start to their end, and what crosses the boundary."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from flowrt import BatchProcessor, ProcessesExecutor, Runtime
+from flowrt.executors import executor_of
+from flowrt.executors.pickling import PicklingError
+from flowrt.executors.workers import COUNTS, POOLS, worker_states
+from tests.conftest import run_on
+from tests.executors import worker_nodes as nodes
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+
+
+def run(main: Any) -> Any:
+    return run_on(uvloop.new_event_loop, main)
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """True if a process runs; a zombie has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def processor(node: Any, executor: Any, c: int = 10, **settings: Any) -> BatchProcessor[Any, Any]:
+    return BatchProcessor(node, c, telemetry=False, executor=executor, **settings)
+
+
+def test_what_cannot_be_pickled_fails_that_item_alone() -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(1) as executor:
+            inputs = [1, nodes.Holder(), nodes.Unloadable(), 2, "unpicklable", "unloadable", "unloadable inside", 3]
+            return await processor(nodes.describe, executor).batch(inputs)
+
+    results = run(main())
+    assert [r.status for r in results] == ["ok", "failed", "failed", "ok", "failed", "failed", "failed", "ok"]
+    assert "the input.lock is a lock, which cannot be pickled" in results[1].error
+    assert "broken state" in results[2].error
+    assert "['holder'].lock is a lock" in results[4].error
+    assert "broken state" in results[5].error
+    assert "broken state" in results[6].error
+    assert isinstance(results[4].exception, PicklingError)
+    assert [r.output for r in results if r.success] == [1, 2, 3]
+
+
+def test_node_that_cannot_be_pickled_is_refused_before_any_work() -> None:
+    lock = threading.Lock()
+    touched: list[int] = []
+
+    def inputs() -> Any:
+        touched.append(1)
+        yield 1
+
+    async def main() -> None:
+        executor = ProcessesExecutor(1)
+        with pytest.raises(TypeError, match=r"its variable 'lock'.*cannot be pickled"):
+            await processor(lambda item: (lock, item), executor).batch(inputs())
+        assert not executor._pools or all(not state.pid for state in worker_states())
+        executor.close()
+
+    run(main())
+    assert not touched
+
+
+def test_workers_stay_warm_from_batch_to_batch_and_loop_to_loop() -> None:
+    executor = ProcessesExecutor(1)
+    try:
+        first = run(processor(nodes.pid_of, executor).batch([1]))
+        again = run(processor(nodes.pid_of, executor).batch([1, 2]))
+        assert {r.output for r in [*first, *again]} == {first[0].output}
+        os.kill(first[0].output, signal.SIGKILL)  # while no batch runs
+        until(lambda: not alive(first[0].output), "the worker has ended")
+        (replaced,) = run(processor(nodes.pid_of, executor).batch([1]))
+        assert replaced.status == "ok"
+        assert replaced.output != first[0].output
+    finally:
+        executor.close()
+    until(lambda: not alive(replaced.output), "close() has ended the worker")
+
+
+def test_worker_is_recycled_after_its_number_of_items_without_a_gap() -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(1, recycle_after=100) as executor:
+            results = await processor(nodes.pid_after_a_nap, executor, 20).batch(range(1_500))
+            return results, worker_states()[0].restarts
+
+    results, restarts = run(main())
+    assert all(r.success and r.attempts == 1 for r in results)
+    assert len({r.output for r in results}) == restarts["recycled"] + 1
+    assert restarts["recycled"] >= 1
+    assert restarts["crash"] == restarts["timeout"] == 0
+
+
+def test_worker_over_its_memory_limit_is_replaced() -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(1, memory_limit=300_000_000) as executor:
+            results = await processor(nodes.keep_memory, executor, 2).batch([10_000_000] * 100)
+            return results, worker_states()[0].restarts
+
+    results, restarts = run(main())
+    assert all(r.success for r in results)
+    assert restarts["memory"] >= 1
+    assert restarts["crash"] == 0
+
+
+def test_initializer_runs_once_in_each_worker() -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(2, initializer=nodes.load_model) as executor:
+            return await processor(nodes.use_model, executor).batch(range(20))
+
+    assert {r.output for r in run(main())} == {1}
+
+
+def test_workers_end_with_a_killed_driver_even_while_they_compute(tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, str(_driver(tmp_path, "nodes.compute, [600.0] * 2"))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert driver.stdout is not None
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(map(alive, pids))
+    finally:
+        driver.kill()
+        driver.communicate()
+    until(lambda: not any(map(alive, pids)), "the workers have ended")
+
+
+def test_interrupt_from_the_terminal_reaches_the_driver_alone(tmp_path: Path) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, str(_driver(tmp_path, "nodes.nap_async, [1.0] * 2 + [600.0] * 8"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    try:
+        assert driver.stdout is not None
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        os.killpg(driver.pid, signal.SIGINT)  # as Ctrl-C does
+        _, errors = driver.communicate(timeout=PATIENCE_S)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert driver.returncode == 130, errors
+    assert "Traceback" not in errors
+    until(lambda: not any(map(alive, pids)), "the workers have ended")
+
+
+def _driver(tmp_path: Path, call: str) -> Path:
+    """A program that runs a batch and prints the pids of its workers."""
+    script = tmp_path / "driver.py"
+    script.write_text(f"""
+import asyncio, flowrt
+from flowrt.executors.workers import worker_states
+from tests.executors import worker_nodes as nodes
+
+async def tell():
+    while not all(state.inflight for state in worker_states()) or not worker_states():
+        await asyncio.sleep(0.02)
+    print(*[state.pid for state in worker_states()], flush=True)
+
+async def main():
+    telling = asyncio.create_task(tell())
+    node, items = {call}
+    await flowrt.BatchProcessor(node, 10, executor=flowrt.ProcessesExecutor(2)).batch(items)
+
+flowrt.run(main(), log_level="CRITICAL", grace=0.5)
+""")
+    return script
+
+
+def test_fork_of_the_driver_leaves_the_workers_to_the_parent() -> None:
+    executor = ProcessesExecutor(1)
+    try:
+        (before,) = run(processor(nodes.pid_of, executor).batch([1]))
+        child = os.fork()
+        if not child:
+            states, busy = worker_states(), COUNTS.busy_ns
+            executor.close()  # must not end the parent's workers
+            os._exit(0 if not states and not busy else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        (after,) = run(processor(nodes.pid_of, executor).batch([1]))
+        assert after.output == before.output
+    finally:
+        executor.close()
+
+
+def test_spans_of_a_worker_nest_under_the_items_span() -> None:
+    from opentelemetry import trace
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+
+    async def main() -> Any:
+        async with ProcessesExecutor(1) as executor:
+            plain = await BatchProcessor(nodes.current_span, 2, executor=executor).batch([1, 2])
+            return [*plain, *await BatchProcessor(nodes.current_span_async, 2, executor=executor).batch([1, 2])]
+
+    results = run(main())
+    assert [r.output for r in results] == [(r.trace_id, r.span_id, True) for r in results]
+
+
+def test_lines_of_standard_error_become_rate_limited_events(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with ProcessesExecutor(1) as executor:
+            await processor(nodes.say, executor).batch([200, 0])
+            while sum("worker.stderr" in r.getMessage() for r in caplog.records) < 20:
+                await processor(nodes.say, executor).batch([0])
+                await asyncio.sleep(0.05)
+
+    with caplog.at_level(logging.INFO, logger="flowrt"):
+        run(main())
+    lines = [r.getMessage() for r in caplog.records if "worker.stderr" in r.getMessage()]
+    assert "line=line 0" in lines[0] or "line='line 0'" in lines[0] or "line 0" in lines[0]
+    assert "worker=w0" in lines[0]
+    assert len(lines) < 100
+
+
+def test_runtime_ends_the_workers_of_the_shared_executor() -> None:
+    async def main() -> int:
+        async with Runtime(log_level="CRITICAL"):
+            (result,) = await processor(nodes.pid_of, "processes").batch([1])
+            assert alive(result.output)
+            return int(result.output)
+
+    pid = asyncio.run(main())
+    until(lambda: not alive(pid), "the runtime has ended the worker")
+    assert not [pool for pool in POOLS if getattr(pool, "loop", None) is not None]
+
+
+@pytest.mark.parametrize("kind", [concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor])
+def test_open_executor_of_the_standard_library_is_accepted(kind: Any) -> None:
+    async def main(pool: Any) -> Any:
+        plain = await processor(nodes.describe, pool).batch([*range(100), "odd error"])
+        return plain, await processor(nodes.nap_async, pool).batch([0.0] * 20)
+
+    context = {"mp_context": __import__("multiprocessing").get_context("spawn")} if "Process" in kind.__name__ else {}
+    with contextlib.closing(_Shut(kind(1, **context))) as pool:
+        plain, coroutines = run(main(pool.executor))
+    assert [r.output for r in plain[:100]] == list(range(100))
+    assert plain[100].error_type == "OddError"
+    assert {r.status for r in coroutines} == {"ok"}
+    with pytest.raises(ValueError, match="executor must be"):
+        executor_of("process")
+
+
+class _Shut:
+    def __init__(self, executor: Any) -> None:
+        self.executor = executor
+
+    def close(self) -> None:
+        self.executor.shutdown()
