@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import http.client
 import json
@@ -53,12 +54,15 @@ from flowrt import (
     JournalPolicy,
     NodeContext,
     NodeResult,
+    ProcessesExecutor,
     Telemetry,
     WorkflowContext,
     race,
 )
 from flowrt.engine.batch_run import active_batches
 from flowrt.errors import JournalDamagedError, JournalDiskError, JournalInUseError, JournalMismatchError
+from flowrt.executors import process_transport
+from flowrt.executors.workers import COUNTS, worker_states
 from flowrt.journal import Journal
 from flowrt.model import STATUSES, ItemRecord
 from flowrt.server import TelemetryServer
@@ -707,6 +711,53 @@ def test_18_node_that_mutates_its_input_mutates_a_copy(oracle: Oracle, run: Run)
     run(main())
     assert seen == [{"id": 0, "tags": ["a"]}, {"id": 1, "tags": ["a"]}] * 2
     oracle.check(ok=2, failed=2)
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hiring() -> None:
+    """Start the thread that starts workers, which lasts as long as the process."""
+    process_transport._launches()
+
+
+def segfault_at_five(x: int) -> int:
+    return int(ctypes.string_at(0)[0]) if x == 5 else 10 * x
+
+
+def test_19_worker_that_segfaults_is_replaced_and_only_its_item_fails(hiring: None, oracle: Oracle) -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(2) as executor:
+            return await oracle.processor(segfault_at_five, executor=executor).batch(range(40))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        results = runner.run(main())
+    assert [r.output for r in results] == [None if x == 5 else 10 * x for x in range(40)]
+    assert all(r.attempts == 1 for r in results)
+    assert results[5].error_type == "WorkerCrashed"
+    assert "SIGSEGV" in str(results[5].error)
+    oracle.check(ok=39, failed=1)
+    assert sample("flowrt_item_reruns_total", batch=BATCH, node=NODE) == 2
+
+
+def test_21_forked_child_neither_counts_nor_ends_the_parents_workers(run: Run) -> None:
+    async def pid(executor: ProcessesExecutor) -> int:
+        (result,) = await BatchProcessor(lambda _: os.getpid(), executor=executor).batch([1])
+        return int(result.output)
+
+    executor = ProcessesExecutor(1)
+    try:
+        before = run(pid(executor))
+        child = os.fork()
+        if not child:
+            counted = worker_states() or COUNTS.busy_ns
+            executor.close()  # ends no worker of the parent
+            os._exit(1 if counted else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert run(pid(executor)) == before
+    finally:
+        executor.close()
 
 
 # -- telemetry that fails ----------------------------------------------------------------------------------------------

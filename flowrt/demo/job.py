@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Any, Final
@@ -42,10 +42,12 @@ class Demo:
         serving: Options of the telemetry server; if its port is in use, a free one is taken.
         progress: Draw a progress bar.
         instruments: Additional instruments of the batch.
+        compute: Runs the part that computes and returns its result; None leaves it out.
 
     Attributes:
         items: Input items in order.
         report: Totals so far.
+        computed: Result of the part that computes, once it has run.
         metrics_url: URL of `/metrics` during the run.
         complete: True if every item has its line in the output.
         serving: True while the endpoints are kept up after a complete batch.
@@ -61,6 +63,7 @@ class Demo:
         serving: Serving,
         progress: bool = False,
         instruments: tuple[Instrument, ...] = (),
+        compute: Callable[[Sequence[Airport]], Awaitable[object]] | None = None,
     ) -> None:
         self.items: list[dict[str, Any]] = [
             {key: value for key, value in asdict(airport).items() if key in ("iata", "name", "city", "country")}
@@ -77,6 +80,9 @@ class Demo:
         self._serving = serving
         self._progress = progress
         self._instruments = instruments
+        self._airports = airports
+        self._compute = compute
+        self.computed: object = None
 
     async def run(self, started: Callback, ended: Callback, *, serve: bool) -> None:
         """Measure the sample and run the batch while serving telemetry.
@@ -95,6 +101,8 @@ class Demo:
             node = await stack.enter_async_context(EnrichAirport(self.service_url))
             started(self)
             await self._run_batch(node)
+            if self._compute is not None:
+                self.computed = await self._compute(self._airports)
             self.complete = self.report.total == len(self.items) and not self.report.counts["cancelled"]
             self.output.close(complete=self.complete)
             ended(self)

@@ -120,7 +120,10 @@ class Hedging:
         now = self._clock()
         soonest = 0
         for race in tuple(self._races.values()):
-            if race.over or race.hedges >= self._tracker.most or not race.item.started_ns:  # it waits for a worker
+            if race.over or race.hedges >= self._tracker.most:
+                continue
+            if not race.item.started_ns:  # it waits in the queue of a remote executor: ask again
+                soonest = min(soonest or now + after, now + after)
                 continue
             due = race.item.started_ns + after * (race.hedges + 1)
             if due <= now:

