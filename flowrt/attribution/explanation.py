@@ -150,7 +150,11 @@ def explain(
 
 def _compute_less(cpu_ns: int, wall_ns: int, items: int, limit: int, cores: int) -> str:
     """Give the advice for a batch whose items compute, with what processes would gain."""
-    workers = min(cores, limit, items or limit)
+    at_once = min(limit, items or limit)
+    workers = min(cores, at_once)
+    if cores == 1 and advise_processes(processes_gain(cpu_ns, cpu_ns, items, min(2, at_once)), 2) != _LESS:
+        # other programs on the one core may take most of the wall time: the computing alone is what processes share
+        return f'{_LESS}, or use executor="processes" where there is more than this one core'
     return advise_processes(processes_gain(cpu_ns, wall_ns, items, workers), workers)
 
 

@@ -168,7 +168,10 @@ def test_threads_that_wait_for_each_other_get_processes_as_advice() -> None:
 
 def test_processes_are_advised_only_where_they_gain() -> None:
     less = "100 % Python itself was the bottleneck (one core full): do less per item"
-    assert explain({"service": S}, limit=8, computing_ns=S, cores=1) == less  # no other core
+    elsewhere = ', or use executor="processes" where there is more than this one core'
+    assert explain({"service": S}, limit=8, computing_ns=S, cores=1) == less + elsewhere
+    assert explain({"loop_blocked": S}, limit=8, cpu=threads(0.2, 8.0), cores=1).endswith(elsewhere)  # a starved core
+    assert explain({"service": S}, limit=1, computing_ns=S, cores=1) == less
     assert explain({"service": S}, limit=1, computing_ns=S, cores=8) == less  # one item at a time
     assert explain({"service": S}, limit=8, items=200_000, computing_ns=S, cores=8) == less  # transport costs as much
     assert explain({"service": S}, limit=8, computing_ns=S, cores=8, in_process=False) == less  # the driver is full
