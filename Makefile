@@ -54,7 +54,7 @@ demo-ray: $(VENV)/.ray  ## Run the demo's job on a local Ray cluster that loses 
 
 .PHONY: test-ray
 test-ray: $(VENV)/.ray  ## Run the tests on a local Ray cluster: an 80 MB wheel, and about two minutes
-	FLOWRT_RAY=1 $(BIN)/python -m pytest -v tests/executors/on_ray $(PYTEST_ARGS)
+	FLOWRT_RAY=1 $(BIN)/python -m pytest -v --timeout 300 tests/executors/on_ray $(PYTEST_ARGS)
 
 $(VENV)/.ray: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --group ray

@@ -44,7 +44,8 @@ def _ours(executor: flowrt.RayExecutor | None, node: Any, at_once: int) -> Calla
     processor = flowrt.BatchProcessor(node, at_once, telemetry=False, executor=executor)
 
     async def run(items: int) -> list[int]:
-        return [result.output for result in await processor.batch(range(items))]
+        found: list[Any] = [result.output for result in await processor.batch(range(items))]
+        return found
 
     return run
 
@@ -70,14 +71,13 @@ def _ray_calls(ray: Any, at_once: int) -> Callable[[int], Awaitable[list[int]]]:
     return run
 
 
-def _ray_data(ray: Any) -> Callable[[int], Awaitable[list[int]]]:
-    import ray.data
+def _ray_data() -> Callable[[int], Awaitable[list[int]]]:
+    from ray import data
 
-    with suppress(AttributeError):
-        ray.data.DataContext.get_current().enable_progress_bars = False
+    data.DataContext.get_current().enable_progress_bars = False
 
     async def run(items: int) -> list[int]:
-        rows = ray.data.range(items).map(lambda row: row).take_all()
+        rows = data.range(items).map(lambda row: row).take_all()
         return sorted(row["id"] for row in rows)
 
     return run
@@ -115,7 +115,7 @@ async def _run(cut: int) -> list[dict[str, Any]]:
             ("a Ray call per item, no-op, 100 at once", 2_000, 0.0, _ray_calls(ray, 100)),
         ]
         with suppress(ImportError):
-            arms.append(("Ray Data map, no-op", 100_000, 0.0, _ray_data(ray)))
+            arms.append(("Ray Data map, no-op", 100_000, 0.0, _ray_data()))
         client: Any = None
         with suppress(ImportError):
             from dask.distributed import Client
