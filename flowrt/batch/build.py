@@ -29,7 +29,7 @@ from flowrt.engine.pause import Pause
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
 from flowrt.executors import LoopExecutor, ThreadsExecutor
-from flowrt.executors.base import RemoteSession, Session
+from flowrt.executors.base import Session, is_remote
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import WorkflowContext
 from flowrt.model.type_variables import In
@@ -228,10 +228,9 @@ def _make_attempt(
         alone: There are no policies around attempts.
     """
     node = config.node
-    workflow = WorkflowContext() if workflow is None else workflow
-    if isinstance(session, RemoteSession):
+    if is_remote(session):
         try:
-            session.begin(workflow)
+            session.begin(WorkflowContext() if workflow is None else workflow)
         except BaseException:
             session.close()
             raise
@@ -239,7 +238,7 @@ def _make_attempt(
     direct = make_direct(node, session.invoke) if alone and config.hedge is None else None
     if direct is not None:
         return direct, settle_value
-    return make_begin(node, session.invoke, workflow, batch), settle
+    return make_begin(node, session.invoke, WorkflowContext() if workflow is None else workflow, batch), settle
 
 
 def _make_policies(

@@ -80,6 +80,7 @@ class BatchRun:
         if parts.cache is not None and retries is not None:
             cache = BatchCache(batch, parts.cache, retries, parts.dispatch)
         self._source = source
+        self._retries = retries
         begin = parts.attempt
         self._hedging: Hedging | None = None
         if parts.hedge is not None:
@@ -124,9 +125,11 @@ class BatchRun:
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
         ACTIVE_RUNS.add(self)
-        self._context.run(self._dispatch.notify, "batch_started", batch)
-        wait = None if batch.ledger is None else Wait(batch.ledger, INPUT, self._clock, self.loop)
-        self._source.start(self._context.copy(), wait)  # before the next line: a source is part of no item
+        if self._dispatch.batch_started:
+            self._context.run(self._dispatch.notify, "batch_started", batch)
+        if self._source.sets_variables:  # it runs code
+            wait = None if batch.ledger is None else Wait(batch.ledger, INPUT, self._clock, self.loop)
+            self._source.start(self._context.copy(), wait)  # before the next line: a source is part of no item
         self._context.run(_enclosing.set, weakref.ref(self))
         if self._timeouts is not None:
             self._timeouts.start()
@@ -219,7 +222,8 @@ class BatchRun:
         if self._closing is not None or self._journal_closing:
             return
         cancellation, source = self._cancellation, self._source
-        self._context.copy().run(self._unstarted.cancel_requeued)
+        if self._retries is not None:
+            self._context.copy().run(self._unstarted.cancel_requeued)
         rest = cancellation.cancels_rest and self.batch.expected is not None and not source.awaits
         if not rest and (source.exhausted or not source.awaits):
             self._close_journal()
@@ -272,7 +276,8 @@ class BatchRun:
             batch.status = "cancelled"
         else:
             batch.status = "ok" if cancellation.failure is None and ok == batch.completed else "failed"
-        self._context.copy().run(self._dispatch.notify, "batch_ended", batch)
+        if self._dispatch.batch_ended:
+            self._context.copy().run(self._dispatch.notify, "batch_ended", batch)
         self._release()
         if self._save is None:
             self._set_over()
@@ -284,7 +289,7 @@ class BatchRun:
         """Let go of inputs and items, and of cycles in which they would wait for the garbage collector."""
         self.batch.latest = None
         self._source = EMPTY
-        self._hedging = self._timeouts = None
+        self._retries = self._hedging = self._timeouts = None
         self._unstarted.close()
         self._cancellation.close()
         self._pool.close()

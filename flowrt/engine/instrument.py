@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from functools import cache
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from flowrt.model import BatchRecord, ItemRecord
@@ -162,13 +162,10 @@ class Dispatch:
     batch_ended: tuple[Hook, ...] = ()
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
-        hooks: dict[str, list[Hook]] = {}
-        for instrument in sorted(instruments, key=_phase_of):
-            for name in _overridden(type(instrument)):  # type: ignore[arg-type]  # a class is hashable
-                hooks.setdefault(name, []).append(getattr(instrument, name))
-        for name, called in hooks.items():
-            setattr(self, name, tuple(reversed(called) if name in _ENDS else called))
-        if hooks:
+        given = tuple(instruments)
+        if given:
+            for name, places in _plan(tuple(map(type, given))):
+                setattr(self, name, tuple([getattr(given[place], name) for place in places]))
             self._compile()
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
@@ -247,14 +244,23 @@ def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | 
     return call_both
 
 
-def _phase_of(instrument: Instrument) -> int:
-    phase = getattr(instrument, "phase", Phase.USER)
+@lru_cache(maxsize=256)
+def _plan(kinds: tuple[type, ...]) -> list[tuple[str, list[int]]]:
+    """The hooks to call, each with the places of the instruments that override it, in the order of the calls."""
+    plan: dict[str, list[int]] = {}
+    for place in sorted(range(len(kinds)), key=lambda place: _phase_of(kinds[place])):
+        for name in _overridden(kinds[place]):
+            plan.setdefault(name, []).append(place)
+    return [(name, places[::-1] if name in _ENDS else places) for name, places in plan.items()]
+
+
+def _phase_of(kind: type) -> int:
+    phase = getattr(kind, "phase", Phase.USER)
     if not isinstance(phase, Phase):
-        raise TypeError(f"{type(instrument).__name__}.phase must be a flowrt.engine.instrument.Phase, not {phase!r}")
+        raise TypeError(f"{kind.__name__}.phase must be a flowrt.engine.instrument.Phase, not {phase!r}")
     return phase
 
 
-@cache
 def _overridden(kind: type) -> tuple[str, ...]:
     """The hooks that a class of instruments overrides."""
     if any(getattr(kind, name, None) is None for name in HOOKS if name != "inputs_cancelled"):

@@ -8,6 +8,7 @@ items end other than by themselves in `cancellation`, how a batch starts and end
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextvars import Context
 from functools import partial
 from types import FrameType
@@ -97,7 +98,7 @@ class Worker:
         self._turn_ns = parts.clock()  # when the loop last had its turn
         self._turn_ending = False
 
-    async def run(self, slot: Slot) -> None:
+    async def run(self, slot: Slot, *, hired: bool = False) -> None:
         """Take one item from the source to its result, then start the slot's next item in a task of its own.
 
         Source → admission → attempt → journal → record finished → instruments → result. With shared tasks the slot's
@@ -105,6 +106,7 @@ class Worker:
 
         Args:
             slot: Where the item runs; `slot.task` is the current task.
+            hired: Whether the slot is new, and counted as `starting`.
         """
         batch, source, admission, dispatch, pool = (
             self._batch,
@@ -122,6 +124,8 @@ class Worker:
         asked_ns = 0
         outcome: Any = None
         raised = False
+        if hired:
+            pool.starting -= 1
         try:
             while admission.free or await admission.wait():
                 admission.free -= 1
@@ -221,8 +225,12 @@ class Worker:
                 if self._task_per_item:
                     if admission.closed:
                         break
-                    if batch.pulled >= known and not source.left:  # no task is needed to find that out
-                        self._input_ended()
+                    starting = pool.starting  # workers that will each take an input
+                    if batch.pulled + starting >= known and source.left <= starting:  # no task is needed to find out
+                        if not starting:
+                            self._input_ended()
+                        else:
+                            pool.vacant += 1  # in case that one of them finds the limit lowered, or the list grown
                         break
                     # in the last step of this task, so that nothing is scheduled in between; in a fresh context, so
                     # that no variable that the node has set reaches the next item
@@ -256,8 +264,13 @@ class Worker:
         return True
 
     @property
+    def knows_length(self) -> bool:
+        """True if the inputs are in memory, so that their number is known."""
+        return self._known < sys.maxsize
+
+    @property
     def most_left(self) -> int:
-        """Most inputs that are left, as far as is known."""
+        """Most inputs that no worker has taken or is about to take, as far as is known."""
         return max(self._known - self._batch.pulled, 0) or self._source.left
 
     def _attempt_raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
+from typing import Final
 
 from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
@@ -16,6 +17,8 @@ from flowrt.engine.worker import Worker
 from flowrt.model import Slot
 
 __all__ = ["WorkerPool"]
+
+_AT_ONCE: Final = 128  # workers that are hired at once for inputs in memory, of which no one has to wait for the next
 
 
 class WorkerPool:
@@ -59,26 +62,26 @@ class WorkerPool:
         self._worker = Worker(parts, source, retries, cache, begin, cancellation, self, context)
 
     def hire(self) -> None:
-        """Double the number of workers, as far as slots are vacant: a short batch at a high limit makes few."""
+        """Add workers as far as slots are vacant: one for each input of a short batch, else double their number."""
         if self._admission.closed:
             return
-        slots = self._batch.slots
-        most = self._worker.most_left if slots else 1  # the first one ends a batch without inputs, too
-        for _ in range(min(self.vacant, max(1, len(slots)), most)):
+        batch, worker = self._batch, self._worker
+        slots = batch.slots
+        most = worker.most_left
+        step = _AT_ONCE if worker.knows_length else 1
+        if not slots:
+            most = max(1, most)  # the first one ends a batch without inputs, too
+        for _ in range(min(self.vacant, max(step, len(slots)), most)):
             self.vacant -= 1
             self.starting += 1
             slot = Slot()
             slots.append(slot)
             slot.task = ItemTask(
-                self._begin(slot), loop=self._loop, name=self._batch.name, context=self._context.copy()
+                worker.run(slot, hired=True), loop=self._loop, name=batch.name, context=self._context.copy()
             )
 
-    async def _begin(self, slot: Slot) -> None:
-        self.starting -= 1
-        await self._worker.run(slot)
-
     def leave(self, slot: Slot) -> None:
-        """End a slot: it has no further item."""
+        """End a slot: it has no further item, and none is left that another worker will not take."""
         slots = self._batch.slots
         slots.remove(slot)
         slot.task = None

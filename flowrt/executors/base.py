@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 from flowrt.model import ItemRecord
 from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
-__all__ = ["Executor", "RemoteSession", "Session"]
+__all__ = ["Executor", "RemoteSession", "Session", "is_remote"]
 
 
 class Session(Protocol):
@@ -25,7 +25,6 @@ class Session(Protocol):
         """Release the resources at the end of the batch; all attempts have ended, except abandoned ones."""
 
 
-@runtime_checkable
 class RemoteSession(Session, Protocol):
     """A session whose attempts run in other processes: the engine gives it the records of the items.
 
@@ -38,6 +37,11 @@ class RemoteSession(Session, Protocol):
 
     def submit(self, item: ItemRecord, *, own: bool = True) -> Awaitable[Any]:
         """Run one attempt; `own` is False for a hedge."""
+
+
+def is_remote(session: Session) -> TypeGuard[RemoteSession]:
+    """True if the attempts run in other processes. One attribute tells: `isinstance` of a protocol takes 40 µs."""
+    return hasattr(session, "submit")
 
 
 class Executor(Protocol):

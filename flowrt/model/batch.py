@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flowrt.attribution.ledger import Ledger
 from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot", "UnexportedIds"]
 
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
+
+_ids: Final = random.Random()  # noqa: S311  # ids are no secrets; of its own, so that `random.seed` repeats none
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
 
 
 class Slot:
@@ -171,7 +176,7 @@ class BatchRecord:
     def batch_id(self) -> str:
         """Random id of this run, 32 hexadecimal digits; made when it is first asked for."""
         if self._batch_id is None:
-            self._batch_id = os.urandom(16).hex()
+            self._batch_id = f"{_ids.getrandbits(128):032x}"
         return self._batch_id
 
     def __getstate__(self) -> dict[str, Any]:

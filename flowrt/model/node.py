@@ -168,11 +168,27 @@ class WorkflowContext:
         global_variables: Values that every node can read and set.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "global_variables", "workflow_id")
+    __slots__ = ("__dict__", "__weakref__", "_workflow_id", "global_variables")
 
     def __init__(self, workflow_id: str | None = None, *, global_variables: dict[str, Any] | None = None) -> None:
-        self.workflow_id = str(uuid.uuid4()) if workflow_id is None else workflow_id
+        self._workflow_id = workflow_id
         self.global_variables: dict[str, Any] = {} if global_variables is None else global_variables
+
+    @property
+    def workflow_id(self) -> str:
+        """The workflow's id; a random one is made when it is first read."""
+        if self._workflow_id is None:
+            self._workflow_id = str(uuid.uuid4())
+        return self._workflow_id
+
+    @workflow_id.setter
+    def workflow_id(self, workflow_id: str) -> None:
+        self._workflow_id = workflow_id
+
+    def __getstate__(self) -> object:
+        """State for a copy, which has the same id."""
+        _ = self.workflow_id
+        return super().__getstate__()
 
     def get_global_variable(self, key: str, default: Any = None) -> Any:
         """The variable's value, or `default`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from functools import lru_cache
 
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
@@ -18,6 +19,14 @@ __all__ = ["MetricsInstrument", "service_ns_of"]
 def service_ns_of(batch: BatchRecord) -> int:
     """Sum of the service times of a batch's attempts so far, in nanoseconds; 0 if the batch has no metrics."""
     return batch.shard.service_ns if isinstance(batch.shard, Shard) else 0
+
+
+@lru_cache(maxsize=64)
+def _bounds(latency_slo_s: float | None) -> tuple[float, ...]:
+    """Bounds of the duration histograms, in seconds."""
+    # Rounded to nanoseconds, as the bounds are: else it could become a second bucket with an equal bound.
+    slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)
+    return tuple(sorted({*DURATION_BOUNDS_S, *slo}))
 
 
 class MetricsInstrument(Instrument):
@@ -36,9 +45,7 @@ class MetricsInstrument(Instrument):
     ) -> None:
         self._pair = pair
         self._store = store
-        # Rounded to nanoseconds, as the bounds are: else it could become a second bucket with an equal bound.
-        slo = () if latency_slo_s is None else (round(latency_slo_s, 9),)
-        self._bounds_s = tuple(sorted({*DURATION_BOUNDS_S, *slo}))
+        self._bounds_s = _bounds(latency_slo_s)
         self._shard: Shard
         self._heartbeat: Heartbeat
         self._fast_path: Histogram  # this and the following belong to the shard; attributes here are faster to reach

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -26,6 +27,9 @@ _INTERNAL: Final = SpanKind.INTERNAL  # a module constant, since the attribute l
 _log = logging.getLogger("flowrt.tracing")
 _warned: Final[list[str]] = []  # warnings that are logged once per process
 
+_latest: tuple[trace.TracerProvider, trace.Tracer] | None = None
+MakeInstrument = Callable[[TraceShape, TailSampling | None, Redact], "BatchTracing | None"]
+
 _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
@@ -34,21 +38,11 @@ def tracing_is_set_up() -> bool:
     return not isinstance(trace.get_tracer_provider(), _PASSIVE)
 
 
-@runtime_checkable
-class InstrumentingProvider(Protocol):
-    """Tracer provider with a tracing instrument of its own, such as a Runtime's."""
-
-    def make_instrument(self, shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:
-        """Make the instrument of one batch; None if `TracingInstrument` must be used."""
-
-
 def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing:
     """Make the instrument that traces one batch: the provider's own if it has one, else `TracingInstrument`."""
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, InstrumentingProvider):
-        instrument = provider.make_instrument(shape, tail, redact)
-        if instrument is not None:
-            return instrument
+    make: MakeInstrument | None = getattr(trace.get_tracer_provider(), "make_instrument", None)  # a Runtime's has it
+    if make is not None and (instrument := make(shape, tail, redact)) is not None:
+        return instrument
     if tail is not None and not _warned:
         _warned.append("tail_sampling")
         _log.warning(
@@ -56,6 +50,14 @@ def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -
             "the spans to export; sample there, or in the collector"
         )
     return TracingInstrument(shape, redact)
+
+
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    """The provider's tracer, which the SDK makes anew at each call."""
+    global _latest  # noqa: PLW0603  # a process has one provider for most of its life
+    if _latest is None or _latest[0] is not provider:
+        _latest = provider, provider.get_tracer("flowrt", __version__)
+    return _latest[1]
 
 
 class BatchTracing(Instrument):
@@ -75,7 +77,7 @@ class BatchTracing(Instrument):
         self.ended = 0
         self._redact = redact
         self._shape = shape
-        self._tracer = trace.get_tracer("flowrt", __version__)
+        self._tracer = _tracer_of(trace.get_tracer_provider())
         self._item_name = ""
         self._common: dict[str, Any] = {}
         self._links: list[Link] | None = None  # None: items are the batch span's children
