@@ -202,6 +202,7 @@ class Ledger:
         self._charge(now_ns)
         self._end_ns = now_ns
         self._loop_time = _NO_LOOP
+        self._batch = None  # which holds this ledger: a cycle for the garbage collector
 
     # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
@@ -233,6 +234,8 @@ class Ledger:
         """
         charged, since_ns, cause, position = self.charged.copy(), self.since_ns, self._cause, self._position
         now_ns = min(now_ns, self._end_ns)
+        if now_ns <= since_ns:  # all of it is charged, as of a batch that has ended
+            return dict(zip(CAUSES, charged, strict=True))
         certain_ns = now_ns if latest_ns is None or cause != SLOTS else latest_ns
         for each, until_ns, _ in self._pieces(cause, position, since_ns, now_ns):
             charged[each] += max(0, (until_ns if each != SLOTS else min(until_ns, certain_ns)) - since_ns)

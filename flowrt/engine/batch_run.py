@@ -125,7 +125,7 @@ class BatchRun:
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
         ACTIVE_RUNS.add(self)
-        if self._dispatch.batch_started:
+        if self._dispatch.takes("batch_started"):
             self._context.run(self._dispatch.notify, "batch_started", batch)
         if self._source.sets_variables:  # it runs code
             wait = None if batch.ledger is None else Wait(batch.ledger, INPUT, self._clock, self.loop)
@@ -276,7 +276,7 @@ class BatchRun:
             batch.status = "cancelled"
         else:
             batch.status = "ok" if cancellation.failure is None and ok == batch.completed else "failed"
-        if self._dispatch.batch_ended:
+        if self._dispatch.takes("batch_ended"):
             self._context.copy().run(self._dispatch.notify, "batch_ended", batch)
         self._release()
         if self._save is None:
@@ -290,6 +290,7 @@ class BatchRun:
         self.batch.latest = None
         self._source = EMPTY
         self._retries = self._hedging = self._timeouts = None
+        self._dispatch.close()
         self._unstarted.close()
         self._cancellation.close()
         self._pool.close()

@@ -247,7 +247,7 @@ class Hedging:
             self._on_stuck(race.worker)
 
     def _report(self, hedge: _HedgeAttempt, outcome: HedgeOutcome) -> None:
-        if not self._dispatch.hedge_ended:
+        if not self._dispatch.takes("hedge_ended"):
             return
         item = hedge.race.item
         scratch = ItemRecord(self._batch, item.index, None, 0)

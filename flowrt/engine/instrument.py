@@ -8,7 +8,7 @@ counted; the items go on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, ClassVar, Final
@@ -125,15 +125,18 @@ class Instrument:
 
 Hook = Callable[[Any], None]
 
+Plan = Mapping[str, tuple[int, ...]]
+"""The hooks that are overridden, each with the places of its instruments in the order of the calls."""
+
 
 class Dispatch:
-    """Overridden hooks of a batch's instruments, collected once when the batch starts.
-
-    Each attribute named after a hook is a tuple of bound methods, replaced when an instrument is disabled.
+    """Overridden hooks of a batch's instruments. Which those are is found out once for each set of classes.
 
     Attributes:
         notify_started: Calls every `item_started` with an item; None if there is none. It is called for every item.
         notify_finished: The same for `item_finished`.
+        takes_attempts: True if an instrument overrides `attempt_ended`.
+        takes_failures: True if an instrument overrides `item_failed`.
 
     Args:
         instruments: Called in the order of their phases; those of one phase in the order given. The hooks that end
@@ -144,55 +147,61 @@ class Dispatch:
         TypeError: One of them is not an instrument, or its phase is not a `Phase`.
     """
 
-    notify_started: Hook | None = None
-    notify_finished: Hook | None = None
-    batch_started: tuple[Hook, ...] = ()
-    item_started: tuple[Hook, ...] = ()
-    cache_looked_up: tuple[Hook, ...] = ()
-    attempt_started: tuple[Hook, ...] = ()
-    attempt_ended: tuple[Hook, ...] = ()
-    retry_scheduled: tuple[Hook, ...] = ()
-    hedge_ended: tuple[Hook, ...] = ()
-    item_failed: tuple[Hook, ...] = ()
-    item_finished: tuple[Hook, ...] = ()
-    limit_changed: tuple[Hook, ...] = ()
-    circuit_changed: tuple[Hook, ...] = ()
-    pause_changed: tuple[Hook, ...] = ()
-    inputs_cancelled: tuple[Hook, ...] = ()
-    batch_ended: tuple[Hook, ...] = ()
+    __slots__ = (
+        "_instruments",
+        "_plan",
+        "notify_finished",
+        "notify_started",
+        "takes_attempts",
+        "takes_failures",
+    )
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
-        given = tuple(instruments)
-        if given:
-            for name, places in _plan(tuple(map(type, given))):
-                setattr(self, name, tuple([getattr(given[place], name) for place in places]))
-            self._compile()
+        self._instruments = tuple(instruments)
+        self._set_plan(_plan_of(tuple(map(type, self._instruments))))
+
+    def _set_plan(self, plan: Plan) -> None:
+        self._plan = plan
+        self.takes_attempts = "attempt_ended" in plan
+        self.takes_failures = "item_failed" in plan
+        self.notify_started = _joined(self.hooks("item_started"), self._disable)
+        self.notify_finished = _joined(self.hooks("item_finished"), self._disable)
+
+    def hooks(self, name: str) -> list[Hook]:
+        """The overridden hooks of a name, in the order of their calls."""
+        return [getattr(self._instruments[place], name) for place in self._plan.get(name, ())]
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
         """Call every hook of that name with the record."""
-        for hook in getattr(self, hook_name):
+        for place in self._plan.get(hook_name, ()):
+            hook = getattr(self._instruments[place], hook_name)
             try:
                 hook(record)
             except Exception:  # telemetry must not change a result
                 self._disable(hook)
 
+    def takes(self, hook_name: str) -> bool:
+        """True if an instrument overrides that hook."""
+        return hook_name in self._plan
+
+    def close(self) -> None:
+        """Let go of what holds this object: no item follows, and a cycle would wait for the garbage collector."""
+        self.notify_started = self.notify_finished = None
+
     def takes_inputs_cancelled(self) -> bool:
         """True if no instrument has to be called for each input that was never started."""
-        per_item = {getattr(hook, "__self__", None) for hook in (*self.item_started, *self.item_finished)}
-        return per_item <= {getattr(hook, "__self__", None) for hook in self.inputs_cancelled}
-
-    def _compile(self) -> None:
-        self.notify_started = _joined(self.item_started, self._disable)
-        self.notify_finished = _joined(self.item_finished, self._disable)
+        per_item = {*self._plan.get("item_started", ()), *self._plan.get("item_finished", ())}
+        return per_item <= set(self._plan.get("inputs_cancelled", ()))
 
     def _disable(self, broken: Hook) -> None:
         instrument = getattr(broken, "__self__", None)
         name = type(instrument).__name__
         instrument_errors[name] = instrument_errors.get(name, 0) + 1
-        for hook_name in HOOKS:
-            left = tuple(h for h in getattr(self, hook_name) if getattr(h, "__self__", None) is not instrument)
-            setattr(self, hook_name, left)
-        self._compile()
+        left = {
+            hook_name: tuple([place for place in places if self._instruments[place] is not instrument])
+            for hook_name, places in self._plan.items()
+        }
+        self._set_plan({hook_name: places for hook_name, places in left.items() if places})
         _log.exception(
             "instrument %s raised in %s and is disabled for the rest of this batch; the items go on",
             name,
@@ -200,7 +209,7 @@ class Dispatch:
         )
 
 
-def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | None:
+def _joined(hooks: list[Hook], disable: Callable[[Hook], None]) -> Hook | None:
     """One function that calls all hooks, or None if there is none.
 
     One or two hooks, the usual case, are called without a loop: the interpreter specialises a call site that always
@@ -245,13 +254,12 @@ def _joined(hooks: tuple[Hook, ...], disable: Callable[[Hook], None]) -> Hook | 
 
 
 @lru_cache(maxsize=256)
-def _plan(kinds: tuple[type, ...]) -> list[tuple[str, list[int]]]:
-    """The hooks to call, each with the places of the instruments that override it, in the order of the calls."""
-    plan: dict[str, list[int]] = {}
+def _plan_of(kinds: tuple[type, ...]) -> Plan:
+    plan: dict[str, tuple[int, ...]] = {}
     for place in sorted(range(len(kinds)), key=lambda place: _phase_of(kinds[place])):
         for name in _overridden(kinds[place]):
-            plan.setdefault(name, []).append(place)
-    return [(name, places[::-1] if name in _ENDS else places) for name, places in plan.items()]
+            plan[name] = (place, *plan.get(name, ())) if name in _ENDS else (*plan.get(name, ()), place)
+    return plan
 
 
 def _phase_of(kind: type) -> int:

@@ -205,11 +205,11 @@ class Finisher:
         """
         dispatch, state = self._dispatch, item.status
         self._batch.counts[state] += 1
-        if dispatch.attempt_ended and item.started_ns and item.attempts:
+        if dispatch.takes_attempts and item.started_ns and item.attempts:
             dispatch.notify("attempt_ended", item)
         if (
             (state != "ok" or item.attempts > 1)
-            and dispatch.item_failed
+            and dispatch.takes_failures
             and (state == "failed" or state == "timed_out" or item.uncancellable)
         ):
             dispatch.notify("item_failed", item)

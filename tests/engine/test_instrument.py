@@ -93,7 +93,7 @@ def test_hooks_that_are_not_overridden_are_not_called() -> None:
             """Watch the end."""
 
     dispatch = Dispatch([Half(), Instrument()])
-    assert {name: len(getattr(dispatch, name)) for name in HOOKS} == {
+    assert {name: len(dispatch.hooks(name)) for name in HOOKS} == {
         **dict.fromkeys(HOOKS, 0),
         "item_finished": 1,
     }

@@ -36,7 +36,7 @@ def add_extra(logger: Any, method: str, event: MutableMapping[str, Any]) -> Muta
 def json_line(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
     """Structlog renderer: the event as one line of ASCII JSON that every parser accepts."""
     try:
-        return json.dumps(event, allow_nan=False, default=_text)
+        return _encode(event)
     except (TypeError, ValueError, RecursionError):  # a key, a NaN or a cycle that JSON cannot represent
         return json.dumps(plain_value(event), allow_nan=False)
 
@@ -85,6 +85,9 @@ def plain_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_value(item, depth + 1) for item in value]
     return _text(value)
+
+
+_encode: Final = json.JSONEncoder(allow_nan=False, default=_text).encode  # `json.dumps` would make an encoder per call
 
 
 def console_renderer(*, colors: bool) -> structlog.dev.ConsoleRenderer:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, get_args
 import structlog
 from structlog.typing import Processor
 
-from flowrt.telemetry.logs.events import add_trace_ids
+from flowrt.telemetry.logs.events import DIRECT, DirectLog, add_trace_ids
 from flowrt.telemetry.logs.formatting import add_extra, console_renderer, json_line, one_line_values, order_keys
 from flowrt.telemetry.logs.writer_thread import LineSink
 
@@ -92,7 +92,9 @@ class LogSetup:
             logger_factory=lambda *_: _SinkLogger(sink),
             cache_logger_on_first_use=False,  # a cached logger would keep writing to this sink after `close`
         )
-        self._undo.append(structlog.reset_defaults)
+        processors = structlog.get_config()["processors"]
+        DIRECT.append(DirectLog(processors, getattr(logging, level), sink.write))
+        self._undo += (structlog.reset_defaults, DIRECT.clear)
 
         handler = _SinkHandler(sink)
         formatter = structlog.stdlib.ProcessorFormatter(

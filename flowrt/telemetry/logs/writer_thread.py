@@ -15,12 +15,15 @@ __all__ = ["LineSink"]
 
 _MAX_LINES: Final = 10_000
 _FLUSH_S: Final = 1.0
+_GATHER_S: Final = 0.005  # a line that wakes the thread costs the loop's thread the GIL, so later ones are gathered
+_MOST_GATHERED: Final = 256  # lines in one write, so that few are lost if it hangs
 
 
 class LineSink:
     """Queue of log lines with a thread that writes them to a stream in order.
 
-    Lines are dropped and counted if the queue is full or the stream is broken.
+    A line is written at once, and those of the next 5 ms together. Lines are dropped and counted if the queue is full
+    or the stream is broken.
 
     Args:
         stream: The stream to write to, for instance `sys.stderr`.
@@ -91,10 +94,34 @@ class LineSink:
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             self._emit(line)
+            time.sleep(_GATHER_S)
+            while gathered := self._gather():
+                ends = gathered[-1] is None
+                lines = [each for each in gathered if each is not None]
+                if lines:
+                    self._emit("\n".join(lines), len(lines))
+                if ends:
+                    return
 
-    def _emit(self, line: str) -> None:
+    def _gather(self) -> list[str | None]:
+        """Take the queued lines, up to the None that ends the thread."""
+        gathered: list[str | None] = []
+        with suppress(queue.Empty):
+            while len(gathered) < _MOST_GATHERED:
+                gathered.append(self._lines.get_nowait())
+                if gathered[-1] is None:
+                    break
+        return gathered
+
+    def _emit(self, text: str, lines: int = 1) -> None:
         try:
-            self._stream.write(f"{line}\n")
+            self._stream.write(f"{text}\n")
             self._stream.flush()
-        except Exception:  # closed, full, or unable to encode: a broken stream must not fail the work
-            METRICS.dropped("logs", "export_error")
+        except UnicodeEncodeError:
+            if lines == 1:
+                METRICS.dropped("logs", "export_error")
+            else:  # the others can be written
+                for line in text.split("\n"):
+                    self._emit(line)
+        except Exception:  # closed or full: a broken stream must not fail the work
+            METRICS.dropped("logs", "export_error", lines)

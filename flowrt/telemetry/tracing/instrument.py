@@ -100,17 +100,16 @@ class BatchTracing(Instrument):
         attributes = {**self._common, "flowrt.concurrency.limit": batch.limit}
         if batch.expected is not None:
             attributes["flowrt.batch.items.expected"] = batch.expected
-        batch.span = span = self._tracer.start_span(
-            clean(f"batch {batch.name}"),
-            kind=SpanKind.INTERNAL,
-            attributes=attributes,
-            start_time=batch.started_ns + self._offset_ns,
-        )
+        batch.span = span = self._start_batch_span(clean(f"batch {batch.name}"), attributes, batch)
         context = otel_context.set_value(REDACT_KEY, self._redact)
         otel_context.attach(trace.set_span_in_context(span, context))  # this context ends with the batch
         small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
+
+    def _start_batch_span(self, name: str, attributes: dict[str, Any], batch: BatchRecord) -> trace.Span:
+        start_ns = batch.started_ns + self._offset_ns
+        return self._tracer.start_span(name, kind=SpanKind.INTERNAL, attributes=attributes, start_time=start_ns)
 
     def inputs_cancelled(self, batch: BatchRecord) -> None:
         """Count inputs that were cancelled in bulk as spans that were not sampled."""
@@ -163,12 +162,14 @@ class BatchTracing(Instrument):
         """Set the totals on the batch span and end it."""
         span = batch.span
         ok = batch.counts["ok"] + batch.counts["resumed"]
-        span.set_attribute("flowrt.batch.items.ok", ok)
-        span.set_attribute("flowrt.batch.items.failed", batch.completed - ok)
+        self._set_totals(span, {"flowrt.batch.items.ok": ok, "flowrt.batch.items.failed": batch.completed - ok})
         if batch.status != "ok":
             text = f"{batch.status}: {batch.completed - ok} of {batch.completed} items did not succeed"
             span.set_status(Status(StatusCode.ERROR, text))
         span.end(batch.finished_ns + self._offset_ns)
+
+    def _set_totals(self, span: trace.Span, totals: dict[str, int]) -> None:
+        span.set_attributes(totals)
 
 
 class _ItemTrace:

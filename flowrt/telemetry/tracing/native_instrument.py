@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, ParentBasedTraceIdRatio, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    SamplingResult,
+    StaticSampler,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
+from flowrt.telemetry.tracing.batch_span import BatchSpan
 from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current, reset
 from flowrt.telemetry.tracing.exceptions import set_failed
 from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
@@ -45,6 +54,14 @@ def _detach(span: ItemSpan) -> None:
             reset(token)
         except (ValueError, RuntimeError):
             detach(token)
+
+
+@lru_cache(maxsize=16)
+def _decides_alike(sampler: Sampler, roots: bool) -> bool:
+    if type(sampler) in _PARENT_BASED:
+        alike = _ROOTS_ALIKE if roots else _CHILDREN_ALIKE
+        return alike.search(str(sampler.get_description())) is not None
+    return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and not roots)
 
 
 class NativeTracingInstrument(BatchTracing):
@@ -230,6 +247,31 @@ class NativeTracingInstrument(BatchTracing):
             self._target.check_backlog(_CHECK_EVERY)
         super().batch_ended(batch)
 
+    def _start_batch_span(self, name: str, attributes: dict[str, Any], batch: BatchRecord) -> trace.Span:
+        """Start the span as the provider's own tracer would."""
+        provider, context = self._provider, get_current()
+        parent: SpanContext | None = trace.get_current_span(context).get_span_context()
+        if parent is None or not parent.is_valid:
+            parent = None
+        generator = provider.id_generator
+        ids = make_ids(parent.trace_id if parent else generator.generate_trace_id(), generator.generate_span_id())
+        trace_id, span_id = ids_to_ints(ids)
+        sampled = provider.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, None)
+        frame = self._frame_of(name, attributes | dict(sampled.attributes or {}), (), parent, sampled)
+        frame.hand_over = self._hand_over_batch
+        if parent is not None and provider.span_buffer is not None:
+            provider.span_buffer.start(span_id, parent.span_id)
+        return BatchSpan(frame, ids, batch.started_ns)
+
+    def _set_totals(self, span: trace.Span, totals: dict[str, int]) -> None:
+        if isinstance(span, BatchSpan) and span.is_recording():
+            span.set_totals(totals)
+
+    def _hand_over_batch(self, span: BatchSpan) -> None:
+        buffer = self._provider.span_buffer
+        if buffer is None or not buffer.take(ids_to_ints(span.ids)[1], span):
+            self._provider.hand_over(span)
+
     # -- within -----------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
@@ -267,11 +309,7 @@ class NativeTracingInstrument(BatchTracing):
 
         A ratio sampler decides by the trace id, which differs between root spans.
         """
-        sampler = self._provider.sampler
-        if type(sampler) in _PARENT_BASED:
-            alike = _CHILDREN_ALIKE if self._links is None else _ROOTS_ALIKE
-            return alike.search(str(sampler.get_description())) is not None
-        return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and self._links is None)
+        return _decides_alike(self._provider.sampler, self._links is not None)
 
     def _bound_of_ids(self) -> int | None:
         """Bound of the SDK's ratio sampler, which samples root spans if the trace id's lower 64 bits are below it."""
@@ -298,7 +336,10 @@ class NativeTracingInstrument(BatchTracing):
             return self._frames[key]
         except (KeyError, TypeError):  # a new decision, or one with an attribute that is a list
             pass
-        frame = self._make_frame(result.decision, result.trace_state, added)
+        frame = self._frame_of(self._item_name, added, tuple(self._links or ()), self._parent, result)
+        frame.fast_path = frame.sampled and not self._buffers_spans
+        if frame.fast_path and self._target is not None and template_of(frame).takes_plain:
+            frame.append = self._target.append
         try:
             if len(self._frames) < 64:
                 self._frames[key] = frame
@@ -306,21 +347,30 @@ class NativeTracingInstrument(BatchTracing):
             pass
         return frame
 
-    def _make_frame(self, decision: Any, trace_state: Any, attributes: dict[str, Any]) -> SpanFrame:
-        provider, parent = self._provider, self._parent
+    def _frame_of(
+        self,
+        name: str,
+        attributes: dict[str, Any],
+        links: tuple[trace.Link, ...],
+        parent: SpanContext | None,
+        sampled: SamplingResult,
+    ) -> SpanFrame:
+        provider = self._provider
+        decision: Any = sampled.decision  # whose methods have no types
+        trace_state: Any = sampled.trace_state
         flags = TraceFlags.SAMPLED if decision.is_sampled() else TraceFlags.DEFAULT
         if parent is not None:
             random = bool(parent.trace_flags & 0x02)
         else:
             is_random = getattr(provider.id_generator, "is_trace_id_random", None)
             random = is_random is not None and bool(is_random())
-        frame = SpanFrame(
-            name=self._item_name,
+        return SpanFrame(
+            name=name,
             resource=provider.resource,
             scope=SCOPE,
             limits=provider.limits,
             attributes=attributes,
-            links=tuple(self._links or ()),
+            links=links,
             parent=parent,
             flags=TraceFlags(flags | (0x02 if random else 0)),
             trace_state=trace_state,
@@ -330,7 +380,3 @@ class NativeTracingInstrument(BatchTracing):
             prompt=self._prompt,
             redact=self._redact,
         )
-        frame.fast_path = frame.sampled and not self._buffers_spans
-        if frame.fast_path and self._target is not None and template_of(frame).takes_plain:
-            frame.append = self._target.append
-        return frame

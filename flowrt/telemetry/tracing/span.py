@@ -47,12 +47,9 @@ class Additions:
         frame = span.frame
         limits = frame.limits
         self.name = frame.name
-        attributes = {**frame.attributes, "flowrt.item.index": span.index}
-        if frame.prompt and getattr(span, "wait_ns", 0) >= 0:  # not set before the end
-            attributes["flowrt.item.queue_wait"] = 0.0
         self.attributes = BoundedAttributes(
             limits.max_span_attributes,
-            attributes,
+            span.own_attributes(),
             immutable=False,
             max_value_len=limits.max_span_attribute_length,
         )
@@ -200,8 +197,7 @@ class ItemSpan(trace.Span, ReadableSpan):
         if self.end_ns:
             _log.warning("the span has ended already: this call of end() is ignored")
             return
-        if self.frame.recording:
-            self._added()  # keeps the span from being encoded as a plain one, with the item's later outcome
+        self._fix()
         self.end_ns = (time.time_ns() if end_time is None else end_time) - self.frame.offset_ns
         if self.frame.sampled:
             self.frame.hand_over(self)
@@ -318,6 +314,13 @@ class ItemSpan(trace.Span, ReadableSpan):
             instrumentation_scope=self.frame.scope,
         )
 
+    def own_attributes(self) -> dict[str, Any]:
+        """Attributes at the start."""
+        attributes = {**self.frame.attributes, "flowrt.item.index": self.index}
+        if self.frame.prompt and getattr(self, "wait_ns", 0) >= 0:  # not set before the end
+            attributes["flowrt.item.queue_wait"] = 0.0
+        return attributes
+
     def complete(self) -> Additions:
         """Add the attributes that are known at the item's end, and return the additions. Called once."""
         additions = self._added()
@@ -330,6 +333,11 @@ class ItemSpan(trace.Span, ReadableSpan):
         return additions
 
     # -- within -----------------------------------------------------------------------------------------------------
+
+    def _fix(self) -> None:
+        """Keep a span that its node ends from being encoded as a plain one, with the item's later outcome."""
+        if self.frame.recording:
+            self._added()
 
     def _takes(self, what: str) -> bool:
         if self.end_ns:
