@@ -185,11 +185,6 @@ class WorkflowContext:
     def workflow_id(self, workflow_id: str) -> None:
         self._workflow_id = workflow_id
 
-    def __getstate__(self) -> object:
-        """State for a copy, which has the same id."""
-        _ = self.workflow_id
-        return super().__getstate__()
-
     def get_global_variable(self, key: str, default: Any = None) -> Any:
         """The variable's value, or `default`."""
         return self.global_variables.get(key, default)
