@@ -17,6 +17,7 @@ from bench.memory import MEMORY, MEMORY_PEERS
 from bench.nested import nested_ratios, nested_tables
 from bench.parts import DIFFERENCES, PARTS
 from bench.prices import PRICES
+from bench.processes import of_rounds, process_tables
 from bench.small import cpu_ratios, small_tables
 from bench.startup import PACE, STARTS, beyond_ms
 from bench.tables import Table
@@ -444,6 +445,18 @@ def _waiting_targets(measured: Measured) -> Iterator[Target]:
             yield Target(f"{case['batches']:,} waiting batches with default telemetry, % of a core", shares, bound)
 
 
+def _process_targets(measured: Measured) -> Iterator[Target]:
+    yield Target("CPU of the driver, no-op in processes, 100 at once, µs", of_rounds(measured, "driver cpu c=100"), 10)
+    pairs = zip(of_rounds(measured, "driver cpu c=100"), of_rounds(measured, "loop cpu c=100"), strict=True)
+    yield Target("the same above the loop executor, µs", [driver - loop for driver, loop in pairs], 6)
+    yield Target("round trip to a worker process, µs", of_rounds(measured, "round trip"), 300)
+    yield Target("10,000 x 50 ms over 2 x 250, of the ideal", of_rounds(measured, "naps"), 1.1)
+    for label, bound in (("1 ms", 1.8), ("100 µs", 1.5)):
+        gain = of_rounds(measured, f"flowrt {label} x1", f"flowrt {label} x2")
+        yield Target(f"speedup of two processes at {label}", gain, bound, at_most=False)
+        yield Target(f"wall time of joblib at {label}", of_rounds(measured, f"flowrt {label}", f"joblib {label}"), 1.1)
+
+
 def _nested_targets(measured: Measured) -> Iterator[Target]:
     for name, bound in (("bare", 2.0), ("delivered", 4.0)):
         if name in measured["nested"]["runs"]:
@@ -474,6 +487,7 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "small": small_tables,
     "waiting": waiting_tables,
     "nested": nested_tables,
+    "processes": process_tables,
     "item_task": item_task_tables,
 }
 _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
@@ -488,6 +502,7 @@ _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
     "small": _small_targets,
     "waiting": _waiting_targets,
     "nested": _nested_targets,
+    "processes": _process_targets,
     "item_task": _item_task_targets,
 }
 

@@ -16,6 +16,7 @@ from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
 from bench.nested import NESTED, measure_nested
 from bench.parts import PARTS, measure_parts
 from bench.prices import PRICES, measure_prices
+from bench.processes import PROCESSES, measure_processes
 from bench.report_page import measure_page
 from bench.scrape import measure_scrape
 from bench.small import SMALL, measure_small
@@ -192,6 +193,14 @@ SUITES: Final = (
         _divided(measure_waiting),
     ),
     Suite("nested", "1,000 items that map over ten children each", NESTED, 3, _divided(measure_nested)),
+    Suite(
+        "processes",
+        "worker processes: the driver's cost, round trips, waits and work on two cores, beside pools of processes",
+        PROCESSES,
+        3,
+        _divided(measure_processes),
+        group="more",
+    ),
     Suite(
         "parts",
         "cost of each part of the telemetry, and of a service's own provider",
