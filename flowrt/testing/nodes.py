@@ -17,6 +17,7 @@ __all__ = [
     "Step",
     "blocks",
     "cancels_itself",
+    "fails",
     "hangs",
     "raises",
     "returns",
@@ -107,6 +108,17 @@ def raises(error: BaseException | type[BaseException]) -> Step:
         raise error
 
     return step
+
+
+def fails(times: int, error: BaseException | type[BaseException] = ConnectionError, then: Step = _echo) -> list[Step]:
+    """Steps that raise so many times and then take another step, for `ScriptedNode(*fails(2))`.
+
+    Args:
+        times: Number of attempts that fail.
+        error: What they raise.
+        then: The step of later attempts; by default they return the input.
+    """
+    return [*[raises(error)] * times, then]
 
 
 def sleeps(seconds: float, then: Step = _echo) -> Step:

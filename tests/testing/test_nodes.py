@@ -16,6 +16,7 @@ from flowrt.testing import (
     assert_conserved,
     blocks,
     cancels_itself,
+    fails,
     hangs,
     raises,
     returns,
@@ -38,6 +39,12 @@ def test_attempts_take_the_steps_in_order_and_repeat_the_last() -> None:
     assert Counter(node.calls) == Counter(
         [Call(0, n, "a") for n in (1, 2, 3)] + [Call(1, n, "b") for n in (1, 2, 3, 4)]
     )
+
+
+def test_node_fails_so_many_times_and_then_answers() -> None:
+    node = ScriptedNode(*fails(2), items={1: fails(1, OSError("down"), then=returns("up"))})
+    results = run_virtual(BatchProcessor(node, retry=RetryPolicy(3)).batch(["a", "b"]))
+    assert [(result.output, result.attempts) for result in results] == [("a", 3), ("up", 2)]
 
 
 def test_step_may_return_a_failed_node_result() -> None:
