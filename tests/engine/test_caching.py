@@ -224,7 +224,9 @@ def test_telemetry_counts_hits_and_agrees_with_the_results(run_virtual: Run) -> 
     limit=st.integers(1, 4),
     retries=st.integers(1, 3),
 )
-@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(
+    max_examples=40, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 def test_every_input_has_its_own_output(
     run_virtual: Run, inputs: list[int], failing: dict[int, int], limit: int, retries: int
 ) -> None:
