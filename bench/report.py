@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 from bench.arms import ARMS, PEERS
+from bench.costs import cost_ratios, cost_tables
 from bench.delivery import CASES
 from bench.forecasts import errors, median_error
 from bench.item_task import item_task_tables, paired
@@ -457,6 +458,12 @@ def _process_targets(measured: Measured) -> Iterator[Target]:
         yield Target(f"wall time of joblib at {label}", of_rounds(measured, f"flowrt {label}", f"joblib {label}"), 1.1)
 
 
+def _cost_targets(measured: Measured) -> Iterator[Target]:
+    for name, bound in (("retries", 1.4), ("threads", 1.3)):
+        if name in measured["costs"]:
+            yield Target(f"CPU of an item, {name}, of the same by hand", cost_ratios(measured, name), bound)
+
+
 def _nested_targets(measured: Measured) -> Iterator[Target]:
     for name, bound in (("bare", 2.0), ("delivered", 4.0)):
         if name in measured["nested"]["runs"]:
@@ -488,6 +495,7 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "waiting": waiting_tables,
     "nested": nested_tables,
     "processes": process_tables,
+    "costs": cost_tables,
     "item_task": item_task_tables,
 }
 _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
@@ -503,6 +511,7 @@ _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
     "waiting": _waiting_targets,
     "nested": _nested_targets,
     "processes": _process_targets,
+    "costs": _cost_targets,
     "item_task": _item_task_targets,
 }
 

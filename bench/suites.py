@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from bench.arms import ARMS, PEERS
+from bench.costs import COSTS, measure_costs
 from bench.delivery import measure_delivery
 from bench.forecasts import FORECASTS, measure_forecasts
 from bench.item_task import ITEM_TASK, measure_item_task
@@ -200,6 +201,13 @@ SUITES: Final = (
         3,
         _divided(measure_processes),
         group="more",
+    ),
+    Suite(
+        "costs",
+        "retries, threads, a journal and 10,000 items at once, each beside the same by hand",
+        COSTS,
+        3,
+        _divided(measure_costs),
     ),
     Suite(
         "parts",

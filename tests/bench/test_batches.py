@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from bench.collector import collector
+from bench.costs import COSTS, measure_costs
+from bench.costs import main as run_cost
 from bench.item_task import ITEM_TASK, item_us, measure_item_task, paired
 from bench.nested import NESTED, measure_nested
 from bench.report import lines
@@ -163,3 +165,25 @@ def test_item_task_runs_in_one_process() -> None:
     measured = measure_item_task(ITEM_TASK, 1, 100, quiet)
     assert set(measured["item_task"]["turns"]) == {arm.name for arm in ITEM_TASK}
     assert "1,000 no-op items, 100 at once, in turn in one process" in text(measured)
+
+
+# -- costs beside the same by hand -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.name)
+def test_both_ways_of_a_cost_run_in_one_process(cost: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.costs.run_pinned", asyncio.run)  # the tests' process stays on its cores
+    assert {name: len(turns) for name, turns in run_cost(cost.name, 20).items()} == {"by_hand": 5, "flowrt": 5}
+
+
+def test_ratio_of_a_cost_is_of_the_cheapest_turns() -> None:
+    def run(_: Any, items: int) -> dict[str, Any]:
+        turn = {"wall_s": 1.0, "pace_us": 1.0}
+        return {
+            "by_hand": [{**turn, "cpu_s": items * 4e-6}, {**turn, "cpu_s": items * 2e-6}],
+            "flowrt": [{**turn, "cpu_s": items * 9e-6}, {**turn, "cpu_s": items * 6e-6}],
+        }
+
+    shown = text(measure_costs(COSTS[:2], 1, 10, quiet, run))
+    assert "MISSED  CPU of an item, retries, of the same by hand: 3 (target <= 1.4)" in shown
+    assert "MISSED  CPU of an item, threads, of the same by hand: 3 (target <= 1.3)" in shown
