@@ -16,7 +16,7 @@ import click
 from flowrt.cli.exit_codes import ALL_OK, SOME_FAILED, UNREADABLE_INPUT, CommandError, say
 from flowrt.cli.io.readers import open_input
 from flowrt.cli.options.input import FORMATS, Format, InputOptions
-from flowrt.cli.options.param_types import SECONDS
+from flowrt.cli.options.param_types import SECONDS, count_option, seconds_option
 from flowrt.cli.options.telemetry import ExportMonitor, service_name
 
 if TYPE_CHECKING:
@@ -103,36 +103,11 @@ class _Parsed(click.ParamType[Any]):
     metavar="R,R",
     help="Open loop at each of these rates per second; latency counts from the intended start of an item.",
 )
-@click.option(
-    "--step", type=SECONDS, default=5.0, show_default=True, metavar="S", help="Duration of one pass in seconds."
-)
-@click.option(
-    "--passes",
-    type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
-    metavar="N",
-    help="Passes per setting; their spread is the noise.",
-)
-@click.option(
-    "--duration", type=SECONDS, default=120.0, show_default=True, metavar="S", help="Maximum duration in seconds."
-)
-@click.option(
-    "--max-requests",
-    type=click.IntRange(min=1),
-    default=100_000,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of items started in all.",
-)
-@click.option(
-    "--most-concurrency",
-    type=click.IntRange(min=1),
-    default=1_000,
-    show_default=True,
-    metavar="N",
-    help="Maximum concurrency of auto, and of items in flight in an open loop.",
-)
+@seconds_option("--step", 5.0, "Duration of one pass in seconds.")
+@count_option("--passes", 2, "Passes per setting; their spread is the noise.")
+@seconds_option("--duration", 120.0, "Maximum duration in seconds.")
+@count_option("--max-requests", 100_000, "Maximum number of items started in all.")
+@count_option("--most-concurrency", 1_000, "Maximum concurrency of auto, and of items in flight in an open loop.")
 @click.option(
     "--error-budget",
     type=_Parsed("share", "parse_share"),

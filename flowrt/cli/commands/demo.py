@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from flowrt.cli.exit_codes import CommandError
+from flowrt.cli.options.param_types import count_option
 from flowrt.cli.options.serving import serving_options
 from flowrt.cli.options.telemetry import ExportMonitor, service_name
 from flowrt.errors import MissingExtraError, one_line
@@ -51,23 +52,14 @@ Each line of the output is an object as written by `flowrt run`. The next run re
 but no other FILE.
 
 \b
-Exit codes: 0 complete, although items fail by design; 2 bad usage, 5 the disk failed, 130 and 143 interrupted
-before the batch was complete.
+Exit codes: 0 complete, although items fail by design; 2 bad usage, 5 the disk failed, 129, 130 and 143
+interrupted before the batch was complete.
 """
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
-@click.option(
-    "--items", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N", help="Number of airports."
-)
-@click.option(
-    "--concurrency",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Maximum number of items at once.",
-)
+@count_option("--items", 2000, "Number of airports.")
+@count_option("--concurrency", 50, "Maximum number of items at once.")
 @click.option(
     "--executor",
     type=click.Choice(["loop", "processes"]),

@@ -171,6 +171,8 @@ def _item(row: list[str], header: Header, place: str, limit: int) -> Any:
         error, error_type = f"{_fields(len(row))} where the header has {len(names)}", "RaggedRow"
         if len(names) == 1:
             error += ": pass --delimiter, or --skip-lines N if lines precede the header"
+        elif len(names) < len(row) <= header.width:
+            error += ": to read columns without a name, skip the header by --skip-lines N and --no-header"
     elif any(len(field) > limit for field in row):  # user code may have raised the csv module's own limit
         error, error_type = _field_too_long(limit), "FieldTooLong"
     elif any("\0" in field for field in row):

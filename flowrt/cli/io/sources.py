@@ -223,7 +223,11 @@ def _open_remote(url: str, options: InputOptions) -> Source:
     except ImportError as exc:  # s3fs or gcsfs, which the message names
         raise CommandError(f"{url} cannot be opened: {exc}") from exc
     except FileNotFoundError as exc:
-        raise CommandError(f"input {url!r} does not exist") from exc
+        cause = exc.__cause__
+        if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) == 404:
+            raise CommandError(f"input {url!r} does not exist") from exc
+        # fsspec says so of every failed HTTP request: no connection, no permission
+        raise CommandError(f"{url} cannot be opened: {type(cause).__name__}: {cause}", UNREADABLE_INPUT) from exc
     except Exception as exc:
         raise CommandError(f"{url} cannot be opened: {type(exc).__name__}: {exc}", UNREADABLE_INPUT) from exc
     if is_table(form):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["GroupedCommand", "GroupedOption", "collect", "grouped"]
+__all__ = ["Decorator", "GroupedCommand", "GroupedOption", "collect", "grouped"]
 
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]

@@ -9,9 +9,10 @@ from typing import Any, Final
 import click
 
 from flowrt._util.validation import check_concurrency
+from flowrt.cli.options.groups import Decorator
 from flowrt.policies import AdaptiveLimit, Hedge, RateLimit
 
-__all__ = ["CONCURRENCY", "HEDGE", "RATE", "SECONDS", "ParsedText"]
+__all__ = ["CONCURRENCY", "HEDGE", "RATE", "SECONDS", "ParsedText", "count_option", "seconds_option"]
 
 _HEDGE_SECONDS: Final = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s)?")
 
@@ -91,3 +92,31 @@ SECONDS: Final = _Seconds(min=0, min_open=True)
 CONCURRENCY: Final = _Concurrency()
 RATE: Final = _Rate()
 HEDGE: Final = _Hedge()
+
+
+def count_option(name: str, default: int, help_text: str) -> Decorator:
+    """Return a click option for a number of at least 1.
+
+    Args:
+        name: The option.
+        default: Its default, which the help shows.
+        help_text: Its help.
+    """
+    option: Decorator = click.option(
+        name, type=click.IntRange(min=1), default=default, show_default=True, metavar="N", help=help_text
+    )
+    return option
+
+
+def seconds_option(name: str, default: float, help_text: str) -> Decorator:
+    """Return a click option for a duration in seconds.
+
+    Args:
+        name: The option.
+        default: Its default, which the help shows.
+        help_text: Its help.
+    """
+    option: Decorator = click.option(
+        name, type=SECONDS, default=default, show_default=True, metavar="S", help=help_text
+    )
+    return option

@@ -36,8 +36,6 @@ def check_report_page(page: str, record: str | None, until_the_end: ExitStack) -
     path = Path(page)
     if not path.name or path.is_dir():
         raise CommandError(f"--report {page!r} is a folder: name a file, for example report.html")
-    if not path.parent.is_dir():
-        raise CommandError(f"--report {page!r}: its folder does not exist: create it first")
     if path.is_symlink():
         raise CommandError(f"--report {page!r} is a symlink: name the file that it points to")
     if path.exists() and not _is_page(path):
@@ -60,7 +58,7 @@ def check_writable(option: str, path: str) -> None:
     """
     folder = Path(path).parent
     if not folder.is_dir():
-        return  # bad usage, which is reported elsewhere
+        raise CommandError(f"{option} {path!r}: its folder does not exist: create it first")
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"x")

@@ -379,7 +379,10 @@ def test_renamed_columns_are_reported(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_value_in_an_unnamed_column_is_a_failed_item() -> None:
     (bad,) = rows(b"a,b,,\n1,2,3,\n")
-    assert bad.error == "line 2: 4 fields where the header has 2"
+    assert bad.error == (
+        "line 2: 4 fields where the header has 2: to read columns without a name, skip the header by --skip-lines N "
+        "and --no-header"
+    )
 
 
 def test_no_header_numbers_the_columns() -> None:
@@ -608,6 +611,9 @@ def test_url_is_read(tmp_path: Path, name: str) -> None:
                 open_input([f"{base}/nosuch.jsonl"])
         finally:
             server.shutdown()
+    with pytest.raises(CommandError, match="cannot be opened: ClientConnectorError") as refused:
+        open_input([f"{base}/{name}"])
+    assert refused.value.exit_code == 65
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
