@@ -118,7 +118,7 @@ def execution_options(command: Any) -> Any:
             type=click.IntRange(min=0),
             default=0,
             metavar="N",
-            help="Retry a failed item up to N times, with growing delays.",
+            help="Retry a failed item up to N times, with backoff.",
         ),
         option(
             "--rate",
@@ -128,9 +128,7 @@ def execution_options(command: Any) -> Any:
             metavar="AMOUNT/TIME",
             help="Rate limit: 100/s, 600/min, 5/10s. Repeat it to apply several.",
         ),
-        option(
-            "--cache", metavar="FILE", help="Keep outputs by input in this SQLite file; repeated inputs do not run."
-        ),
+        option("--cache", metavar="FILE", help="SQLite file of outputs; inputs that it has do not run."),
         option("--hedge", type=HEDGE, metavar="p95|S", help="Second attempt after this time; the first success wins."),
         option(
             "--executor",
