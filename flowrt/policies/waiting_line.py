@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import threading
 from bisect import insort
 from collections import deque
@@ -14,6 +15,7 @@ from time import perf_counter_ns
 from typing import Final
 
 from flowrt._util.clock import Clock, clock_of
+from flowrt._util.weak_registry import WeakRegistry
 from flowrt.policies.sliding_window import Charge, Window
 
 __all__ = ["WaitingLine"]
@@ -40,16 +42,20 @@ class WaitingLine:
         waiting: Number of callers in line.
     """
 
-    __slots__ = ("_last", "_numbers", "_queues", "lock", "waiting", "window")
+    __slots__ = ("__weakref__", "_last", "_numbers", "_queues", "lock", "waiting", "window")
 
     def __init__(self, window: Window) -> None:
-        window.reserved = 0  # of a copy, whose callers wait at the original
         self.window = window
+        self._numbers = itertools.count()
+        self._begin()
+        _lines.add(self)
+
+    def _begin(self) -> None:
+        """Begin without callers: a new line, and that of a copy or of a forked child, whose callers wait elsewhere."""
         self.lock = threading.RLock()
-        self.waiting = 0
+        self.waiting = self.window.reserved = 0
         self._queues: dict[asyncio.AbstractEventLoop, _Queue] = {}
         self._last: _Queue | None = None  # of the loop that used the limit last
-        self._numbers = itertools.count()
 
     def bind(self, loop: asyncio.AbstractEventLoop, clock: Clock | None = None) -> None:
         """Make a loop known, with its clock.
@@ -226,6 +232,19 @@ class WaitingLine:
             queue.poked = False
             self.bind(queue.loop)
             self._admit(queue)
+
+
+_lines: Final = WeakRegistry[WaitingLine]()
+
+
+def _begin_in_child() -> None:
+    """In a forked child, no loop of the parent runs, though it says so, and another thread may have held the lock."""
+    for line in _lines:
+        line._begin()  # noqa: SLF001  # of this module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
 
 
 class _Place:

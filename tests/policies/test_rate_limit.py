@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -436,6 +438,31 @@ def test_blocked_loop_holds_back_one_cost_at_most() -> None:
         for wait in waits:
             wait.result(HANG_S)
     assert limit.window.reserved == 0
+
+
+def test_forked_child_does_not_wait_for_its_parents_callers() -> None:
+    code = """
+import asyncio, os, signal, threading
+from flowrt import RateLimit
+limit = RateLimit(1, per=0.05)
+async def acquire(count):
+    await asyncio.gather(*(limit.acquire() for _ in range(count)))
+async def wait_in_line():
+    waiting = asyncio.create_task(acquire(10_000))
+    await asyncio.sleep(0.2)
+    with limit.line.lock:  # as another thread may at any time
+        child = os.fork()
+        if not child:
+            signal.alarm(60)
+            threading.Thread(target=lambda: (asyncio.run(acquire(3)), os._exit(0))).start()
+            signal.pause()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)
+asyncio.run(wait_in_line())
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * HANG_S, check=False)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_paused_loop_does_not_hold_back_one_that_runs(charged: list[tuple[int, int]]) -> None:
