@@ -173,14 +173,14 @@ SAFEGUARDS = (
     Safeguard(
         "items in backoff are bounded",
         "engine.retry_queue:RetryQueue.pull",
-        "not self._inputs_ended and not self._backoff.full",
+        "not self._inputs_ended and not self._full",
         "not self._inputs_ended",
         "tests/engine/test_policy_pipeline.py::test_items_in_backoff_are_bounded_and_then_hold_back_admission",
     ),
     Safeguard(
         "items in backoff end with their batch",
         "engine.retry_queue:RetryQueue.take_requeued",
-        "[*self._ready, *self._backoff.drain()]",
+        "[*self._ready, *self._parked.values(), *self._backoff.drain()]",
         "[]",
         "tests/engine/test_policy_pipeline.py::test_batch_timeout_cancels_items_in_backoff_and_names_their_error",
     ),
