@@ -209,10 +209,11 @@ _kept: list[bytearray] = []
 _loaded: list[int] = []
 
 
-def keep_memory(size: int) -> int:
-    """Leak memory, and take some time."""
-    _kept.append(bytearray(os.urandom(1_000) * (size // 1_000)))
-    time.sleep(0.02)
+def keep_memory(_: Any) -> int:
+    """Leak 10 MB, up to 400 MB, and take some time."""
+    if len(_kept) < 40:
+        _kept.append(bytearray(os.urandom(1_000) * 10_000))
+    time.sleep(0.01)
     return len(_kept)
 
 
