@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import http.client
 import json
@@ -78,6 +77,7 @@ from flowrt.testing import (
 )
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
+from tests.executors.worker_nodes import segfault_at_five
 from tests.forked import Forks
 from tests.journal.harness import BROKEN, FaultyDisk
 
@@ -720,10 +720,6 @@ def test_18_node_that_mutates_its_input_mutates_a_copy(oracle: Oracle, run: Run)
 def hiring() -> None:
     """Start the thread that starts workers, which lasts as long as the process."""
     process_transport._launches()
-
-
-def segfault_at_five(x: int) -> int:
-    return int(ctypes.string_at(0)[0]) if x == 5 else 10 * x
 
 
 def test_19_worker_that_segfaults_is_replaced_and_only_its_item_fails(hiring: None, oracle: Oracle) -> None:

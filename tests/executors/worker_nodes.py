@@ -34,6 +34,13 @@ def die(how: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def segfault_at_five(x: int) -> int:
+    """Read address 0 for the item 5."""
+    if x == 5:
+        die("SIGSEGV")
+    return 10 * x
+
+
 def maybe_die(item: dict[str, Any]) -> int:
     """Run an item; `dies` says how it ends its worker, `spares` after how many runs it no longer does."""
     note(item)
