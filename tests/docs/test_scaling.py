@@ -157,8 +157,8 @@ CHUNK = 2_500_000  # items simulated as one, whose cost is theirs
 
 
 def item_cost_s() -> float:
-    """Cost of an item to its driver as the page's table has it."""
-    found = re.search(r"\| on Ray with a journal, 1,000 at once \| (\d+) \|", PAGE)
+    """Cost of an item to its driver that the page's plan takes."""
+    found = re.search(r"The plan takes (\d+) µs", PAGE)
     assert found is not None
     return int(found[1]) / 1e6
 
