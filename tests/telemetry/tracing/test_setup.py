@@ -220,7 +220,7 @@ def test_unconfigured_process_gets_json_lines_from_every_logger() -> None:
     import logging
     from flowrt.telemetry.logs.setup import LogSetup
     from flowrt.telemetry.logs.events import log_event
-    logs = LogSetup()
+    logs = LogSetup(level="INFO")
     log_event("info", "one")
     logging.getLogger("flowrt.x").info("two")
     logging.getLogger("asyncio").warning("three")
