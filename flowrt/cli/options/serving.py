@@ -53,7 +53,7 @@ def serving_options(port: int | None) -> Callable[[Callable[..., None]], Callabl
             metavar="URL",
             help="Link trace ids to this URL, which holds {trace_id}.",
         ),
-        option("--live-control", is_flag=True, help="Let the live page drain and cancel batches; needs a token."),
+        option("--live-control", is_flag=True, help="Let the live page control batches; needs a token."),
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
