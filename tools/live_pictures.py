@@ -119,14 +119,14 @@ async def _geocode() -> None:
 
 async def _places() -> None:
     processor = _processor(
-        Lookup(2, straggler=1_234, failing=0.02),
+        Lookup(2, straggler=2_234, failing=0.005),
         "places",
         40,
         rate_limit=flowrt.RateLimit(260, per=1.0),
         retry=flowrt.RetryPolicy(attempts=2, base=0.2),
         item_timeout=40,
     )
-    await processor.batch(range(4_500))
+    await processor.batch(range(6_500))
 
 
 async def _archive() -> None:

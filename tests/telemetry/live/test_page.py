@@ -604,20 +604,26 @@ def test_idle_page_has_an_example_that_runs(open_page: OpenPage, spawn: Spawn) -
 
 
 def test_phone_shows_failures_and_trace_within_its_width(browser: Browser, spawn: Spawn, make_gate: MakeGate) -> None:
-    server = TelemetryServer(0, trace_url="https://jaeger.example.com/trace/{trace_id}?from=flowrt")
+    trace_url = "https://jaeger.example.com/trace/{trace_id}?from=flowrt"
+    server = TelemetryServer(0, token="horse", trace_url=trace_url, live_control=True)
     server.start()
     gate = make_gate(9)
 
     async def main() -> None:
         async with flowrt.Runtime(log_level="CRITICAL"):  # makes trace ids
+            for number in range(5):
+                await quiet(short_sleep, f"earlier {number}").batch([number])
             await quiet(gate, "traced").batch(range(10))
 
     try:
-        context = browser.new_context(viewport={"width": 390, "height": 844})
+        credentials = {"username": "any", "password": "horse"}
+        context = browser.new_context(viewport={"width": 390, "height": 844}, http_credentials=credentials)
         page = context.new_page()
         page.goto(server.url)
         spawn(main())
         wait_for(page, "#causes", "2 ×")
+        wait_for(page, "#overview-rows", "earlier 0")
+        wait_for(page, "#controls", "pause")
         link = page.locator("#causes .trace a")
         href = link.get_attribute("href") or ""
         assert re.fullmatch(r"https://jaeger\.example\.com/trace/[0-9a-f]{32}\?from=flowrt", href)
