@@ -173,6 +173,14 @@ def _failures() -> list[Panel]:
             most=1,
             stacked=True,
         ),
+        loop_blocks(_Q, links=[link_to("Runtime", to("flowrt-runtime"))]),
+    ]
+
+
+def _capacity() -> list[Panel]:
+    return [
+        in_flight(_Q, width=8),
+        queue_wait(_Q, width=8),
         lines(
             "Cache look-ups by result (per second)",
             "Items whose input was looked up in the cache; a hit does not run.",
@@ -182,9 +190,4 @@ def _failures() -> list[Panel]:
             most=1,
             stacked=True,
         ),
-        loop_blocks(_Q, links=[link_to("Runtime", to("flowrt-runtime"))]),
     ]
-
-
-def _capacity() -> list[Panel]:
-    return [in_flight(_Q), queue_wait(_Q)]

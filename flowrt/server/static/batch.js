@@ -22,6 +22,7 @@ const charts = {
     title: "Latency of items",
     series: [{ name: "p50", color: "--s-1" }, { name: "p95", color: "--s-2" }, { name: "p99", color: "--s-3" }],
     format: seconds,
+    tick: (value) => (value >= 60 && value < 600 ? `${value} s` : seconds(value)), // "1 min 40 s" is too wide
     log: true,
   }),
   slots: new Chart($("slots-chart"), {

@@ -26,11 +26,12 @@ function roundUp(value) {
 const SPREAD = 20; // from this ratio of highest to lowest value on, a chart that allows it has a log scale
 
 export class Chart {
-  // series: [{ name, color (a CSS variable), dashed }]; format: turns a value into text; log: may use a log scale
-  constructor(host, { title, series, format, stacked = false, log = false }) {
+  // series: [{ name, color (a CSS variable), dashed }]; format, tick: turn a value into text; log: may use a log scale
+  constructor(host, { title, series, format, tick = format, stacked = false, log = false }) {
     this.title = title;
     this.series = series;
     this.format = format;
+    this.tick = tick;
     this.stacked = stacked;
     this.log = log;
     this.current = null;
@@ -117,7 +118,7 @@ export class Chart {
     const parts = [];
     for (const value of scale.ticks) {
       parts.push(shape("line", { class: "grid", x1: LEFT, x2: width, y1: y(value), y2: y(value) }));
-      const label = value === 0 ? "0" : this.format(value);
+      const label = value === 0 ? "0" : this.tick(value);
       parts.push(shape("text", { class: "tick", x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, label));
     }
     for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
