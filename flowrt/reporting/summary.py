@@ -42,7 +42,7 @@ def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
     rows.append(("wall time", duration(report.wall_time)))
     rows.append(("throughput", f"{report.throughput:,.1f} items/s"))
     if times.count:
-        rows += speedup_rows(report)
+        rows += speedup_rows(report) if report.total > 1 else []
     if report.explanation:
         rows.append(("bound by", report.explanation))
     return rows

@@ -84,7 +84,7 @@ def fit_contention(attempts: Attempts) -> Contention:
     np = require_numpy("a forecast")
     successful = attempts.ran & (attempts.outcome == OUTCOMES.index("ok"))
     ran = attempts.ran
-    starts, ends = np.sort(attempts.start[ran]), np.sort(attempts.end[ran])
+    starts, ends = attempts.start[ran], attempts.end[ran]
     begin, end = attempts.start[successful], attempts.end[successful]
     if not len(begin):
         return Contention("unknown", 1, 1)
@@ -109,13 +109,18 @@ def fit_contention(attempts: Attempts) -> Contention:
 
 
 def _mean_inflight(starts: Ints, ends: Ints, begin: Ints, end: Ints) -> Any:
-    """Concurrency of each attempt: the mean of the attempts running at its start and at its end."""
+    """Concurrency of each attempt: how many ran at once, on average over its time.
+
+    What ran just before its end does not do: attempts that start and end together would count half of themselves.
+    """
     np = require_numpy("a forecast")
-
-    def running(at: Ints, side: str) -> Any:
-        return np.searchsorted(starts, at, side=side) - np.searchsorted(ends, at, side=side)
-
-    return np.maximum((running(begin, "right") + running(end, "left")) / 2, 1.0)
+    at = np.concatenate((starts, ends))
+    order = np.argsort(at, kind="stable")  # at one time, starts come before ends
+    at = at[order]
+    running = np.cumsum(np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))[order])
+    elapsed = np.concatenate(([0.0], np.cumsum(running[:-1] * np.diff(at))))  # of all attempts together, in ns
+    spent = np.interp(end, at, elapsed) - np.interp(begin, at, elapsed)
+    return np.maximum(spent / np.maximum(end - begin, 1), 1.0)
 
 
 def _levels(level: Any, service_s: Any) -> tuple[Any, Any, Any]:

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flowrt import AdaptiveLimit, NodeResult, RateLimit, Rejected, RetryPolicy
 from flowrt.policies import Hedge
 from flowrt.whatif import Plan, forecast, sweep
+from flowrt.whatif.contention import _mean_inflight
 from flowrt.whatif.figures import knee_of
 from flowrt.whatif.forecast import recorded_figures, recorded_plan
 
@@ -272,3 +274,11 @@ def test_sweep_is_a_forecast_for_each_value(record: Record) -> None:
 )
 def test_knee_is_the_value_beyond_which_more_gains_little(curve: list[tuple[int, float]], knee: int | None) -> None:
     assert knee_of(curve) == knee
+
+
+def test_attempts_that_start_and_end_together_ran_at_once_all_the_time() -> None:
+    start = np.repeat(np.arange(5, dtype=np.int64) * 1_000, 10)
+    end = start + 1_000 - np.tile(np.arange(10), 5)  # one after the other, at the very end
+    assert _mean_inflight(start, end, start, end) == pytest.approx(np.full(50, 10.0), rel=0.01)
+    starts, ends = np.array([0, 50]), np.array([100, 100])
+    assert _mean_inflight(starts, ends, starts, ends) == pytest.approx([1.5, 2.0])
