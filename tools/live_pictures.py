@@ -126,7 +126,7 @@ async def _places() -> None:
         retry=flowrt.RetryPolicy(attempts=2, base=0.2),
         item_timeout=40,
     )
-    await processor.batch(range(6_500))
+    await processor.batch(range(9_000))
 
 
 async def _archive() -> None:
@@ -205,8 +205,8 @@ def main() -> None:
         scenes.start(_places)
         _wait(watch, "#name", "places")
         watch.wait_for_timeout(11_000)
-        _take(browser, url, "live-light", whole=True)
         _take(browser, url, "live-dark", color_scheme="dark")
+        _take(browser, url, "live-light", whole=True)
         _take(browser, url, "live-stalls", whole=True, batch="geocode")
         _wait(watch, "#status", "finished")
         _take(browser, url, "live-finished", batch="places")
