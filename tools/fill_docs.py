@@ -8,12 +8,14 @@ from pathlib import Path
 
 from bench.pages import overhead_markdown, prices_markdown, read_results, results_markdown
 from flowrt.telemetry.metrics.catalogue import as_markdown
+from tests.executors import differences
 from tools import layers_picture, public_api
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[tuple[str, str], Callable[[], str]] = {
     ("docs/telemetry.md", "metrics"): as_markdown,
     ("docs/tracing.md", "prices"): prices_markdown,
+    ("docs/scaling.md", "differences"): differences.as_markdown,
     ("README.md", "overhead"): overhead_markdown,
     ("docs/concepts/telemetry-cost.md", "overhead"): overhead_markdown,
 }

@@ -19,6 +19,7 @@ from flowrt.telemetry.metrics.snapshot import Reader
 from flowrt.telemetry.metrics.store import METRICS
 from tests.conftest import run_on
 from tests.executors import worker_nodes as nodes
+from tests.executors.differences import DIFFERENCES, Difference, name_of
 from tests.executors.in_memory import MemoryExecutor
 
 PLAIN_AND_ASYNC = pytest.mark.parametrize("kind", ["plain", "async"])
@@ -191,3 +192,13 @@ def test_telemetry_counts_what_the_results_say(executor: Any, kind: str) -> None
 def test_nested_batch_runs_inside_an_item(executor: Any) -> None:
     results = run(BatchProcessor(nodes.nested(), 2, executor=executor).batch([{"items": [1, 2]}, {"items": [3]}]))
     assert [r.output["results"] for r in results] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=str)
+@pytest.mark.parametrize("executor", ["loop", "threads", "processes"], indirect=True)
+def test_difference_is_as_the_docs_say(
+    executor: Any, difference: Difference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrt.engine.cancellation.GRACE_S", 0.5)  # until a thread is abandoned
+    monkeypatch.setattr("flowrt.engine.timeouts._GRACE_NS", 500_000_000)
+    assert difference.observe(executor, tmp_path) == difference.expected(name_of(executor))

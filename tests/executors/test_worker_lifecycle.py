@@ -29,6 +29,7 @@ from flowrt.executors.pickling import PicklingError
 from flowrt.executors.workers import WorkerState
 from tests.conftest import run_on
 from tests.executors import worker_nodes as nodes
+from tests.executors.differences import alive
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -43,14 +44,6 @@ def until(true: Callable[[], bool], what: str) -> None:
     while not true():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """True if a process runs; a zombie has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def states_of(executor: ProcessesExecutor) -> list[WorkerState]:
@@ -196,6 +189,7 @@ def _driver(tmp_path: Path, call: str) -> Path:
 import asyncio, flowrt
 from flowrt.executors.workers import worker_states
 from tests.executors import worker_nodes as nodes
+from tests.executors.differences import alive
 
 async def tell():
     while not all(state.inflight for state in worker_states()) or not worker_states():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,45 @@ def nap(seconds: float) -> float:
     """Block for so long."""
     time.sleep(seconds)
     return seconds
+
+
+def meet(item: tuple[str, int]) -> tuple[float, float]:
+    """Wait until as many items as given have begun, each with a file of its own in one folder; return when it ran."""
+    begin, (file, count) = time.monotonic(), item
+    Path(file).touch()
+    _wait_until(lambda: len(list(Path(file).parent.iterdir())) >= count)
+    return begin, time.monotonic()
+
+
+def outlast(folder: str) -> None:
+    """Note the process id, and that it went on once it may."""
+    pid = Path(folder, "new pid")
+    pid.write_text(str(os.getpid()))
+    pid.rename(Path(folder, "pid"))  # at once, so that a reader sees no empty file
+    _wait_until(Path(folder, "go on").exists)
+    Path(folder, "went on").touch()
+
+
+def _wait_until(true: Callable[[], bool], patience_s: float = 60.0) -> None:
+    until = time.monotonic() + patience_s
+    while not true() and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+def read_variable(_: Any) -> str:
+    """The value of a context variable."""
+    return VARIABLE.get()
+
+
+class SetsVariable(BaseNode):
+    """Sets a variable of the workflow."""
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        workflow_context.global_variables["set"] = node_context.input_data
+        return NodeResult(True)
 
 
 def compute(seconds: float) -> float:

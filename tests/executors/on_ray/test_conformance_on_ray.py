@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from tests.executors import test_conformance as suite
+from tests.executors.differences import DIFFERENCES, Difference
 
 globals().update({name: test for name, test in vars(suite).items() if name.startswith("test_")})  # not its fixtures
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=str)
+def test_difference_is_as_the_docs_say(executor: Any, difference: Difference, tmp_path: Path) -> None:
+    assert difference.observe(executor, tmp_path) == difference.expected("ray")
