@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from flowrt._util.cores import usable_cores
 from flowrt._util.cpu_time import CpuTime
@@ -22,6 +22,10 @@ _MOST_FAILED: Final = 0.10  # of the items; above, more at a time may make more 
 _CORE_FULL: Final = 0.7  # of a core's time
 _LESS: Final = "do less per item"
 _SHORTEST_NS: Final = 1_000_000  # a shorter batch has nothing to explain
+
+_Part = Cause | Literal["workerless"]
+_PARTS: Final[tuple[_Part, ...]] = (*CAUSES, "workerless")
+"""What a sentence names: the causes, and the parts of them in which no remote worker was ready."""
 
 _COLLECTOR: Final = "Python's garbage collector"
 
@@ -76,8 +80,10 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
     ledger = batch.ledger
     if ledger is None:
         return ""
+    if bound_ns is None:
+        bound_ns = ledger.read(batch.finished_ns)
     return explain(
-        ledger.read(batch.finished_ns) if bound_ns is None else bound_ns,
+        bound_ns,
         limit=batch.limit,
         items=batch.pulled,
         ended=bool(batch.finished_ns),
@@ -85,6 +91,7 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
         left=ledger.left,
         computing_ns=ledger.computing_ns,
         blocked_computing_ns=ledger.blocked_computing_ns,
+        workerless_ns=ledger.read_workerless(bound_ns),
         cpu=batch.cpu_time,
         in_process=batch.in_process,
         stalls=_stalls_of_others(batch, ledger),
@@ -101,6 +108,7 @@ def explain(
     left: int = 0,
     computing_ns: int = 0,
     blocked_computing_ns: int = 0,
+    workerless_ns: Mapping[Cause, int] | None = None,
     cpu: CpuTime | None = None,
     in_process: bool = True,
     cores: int | None = None,
@@ -117,6 +125,7 @@ def explain(
         left: Number of items that were still running or queued when the input was exhausted.
         computing_ns: The part of `service` in which the loop's thread computed.
         blocked_computing_ns: The part of `loop_blocked` in which it computed.
+        workerless_ns: The parts of the causes in which items had slots, and no remote worker was ready.
         cpu: Times of the attempts, if they ran in threads.
         in_process: Whether the attempts ran in this process, so that worker processes may gain something.
         cores: Cores that worker processes could use; None for those of this machine.
@@ -125,9 +134,14 @@ def explain(
     wall_ns = sum(bound_ns.values())
     if wall_ns < _SHORTEST_NS:
         return ""
-    bound = dict(bound_ns)
+    bound: dict[_Part, int] = {"workerless": 0}
+    for cause in CAUSES:
+        part_ns = 0 if workerless_ns is None else workerless_ns.get(cause, 0)
+        bound[cause] = bound_ns.get(cause, 0) - part_ns
+        bound["workerless"] += part_ns  # more slots would have waited for the workers, too
     if 0 < items < limit + ended:  # no item ever waited for a slot
-        bound["service"] = bound.get("service", 0) + bound.pop("slots", 0)
+        bound["service"] += bound["slots"]
+        bound["slots"] = 0
     cpu_ns = computing_ns + blocked_computing_ns if cpu is None else cpu.cpu_ns
     compute_less = _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
     words = _Words(
@@ -135,11 +149,11 @@ def explain(
     )
     parts: list[str] = []
     advised = False
-    for cause in sorted(CAUSES, key=lambda each: -bound.get(each, 0)):
-        share = bound.get(cause, 0) / wall_ns
+    for each in sorted(_PARTS, key=lambda each: -bound[each]):
+        share = bound[each] / wall_ns
         if share < _LEAST_SHARE and parts:
             break
-        what, advice = words.of(cause)
+        what, advice = words.of(each)
         text = what.replace("{share}", _percent(share), 1)  # not `format`: a node's name may hold braces
         if advice and not advised and share >= _LEAST_FOR_ADVICE:
             advised = True
@@ -163,7 +177,7 @@ class _Words:
 
     def __init__(
         self,
-        bound_ns: Mapping[Cause, int],
+        bound_ns: Mapping[_Part, int],
         wall_ns: int,
         limit: int,
         items: int,
@@ -188,8 +202,10 @@ class _Words:
         self._compete = cpu is not None and threads_compete(cpu, wall_ns / 1e9, self._blocked_ns / 1e9)
         self._stalls = stalls
 
-    def of(self, cause: Cause) -> tuple[str, str]:
+    def of(self, cause: _Part) -> tuple[str, str]:
         """Return the words and the advice; the words hold `{share}` once."""
+        if cause == "workerless":
+            return "{share} of the time the workers were starting", ""
         if cause == "slots":
             return self._of_slots()
         if cause == "input":

@@ -9,7 +9,7 @@ that only waits costs nothing either. Times are nanoseconds of the batch's monot
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal, Protocol
 
 from flowrt.attribution.loop_time import BLOCKED_COMPUTING, COMPUTING, LATE_NS, LoopTime
@@ -48,6 +48,9 @@ CAUSES: Final[tuple[Cause, ...]] = (
 """Every cause; `docs/explain.md` says what each means."""
 
 INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
+
+
+_HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes under which an item has a slot
 
 
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
@@ -91,6 +94,7 @@ class Ledger:
         left: Number of items that were still running or queued when the input was exhausted.
         blocked_computing_ns: The part of `loop_blocked` in which the loop's thread computed.
         computing_ns: The part of `service` in which the loop's thread computed while items waited for slots.
+        workerless_ns: Nanoseconds of `charged` in which no remote worker was ready, by cause.
     """
 
     __slots__ = (
@@ -103,12 +107,14 @@ class Ledger:
         "_rest",
         "_timeline",
         "_waits",
+        "_workerless",
         "blocked_computing_ns",
         "charged",
         "computing_ns",
         "delays",
         "left",
         "since_ns",
+        "workerless_ns",
     )
 
     def __init__(self, batch: Progress | None = None) -> None:
@@ -119,6 +125,8 @@ class Ledger:
         self.left = 0
         self.blocked_computing_ns = 0
         self.computing_ns = 0
+        self.workerless_ns = [0] * len(CAUSES)
+        self._workerless = False
         self._cause = self._rest = SLOTS
         self._waits = [0] * len(CAUSES)
         self._opened_ns = 0
@@ -197,6 +205,17 @@ class Ledger:
             self._rest = TAIL
             self._change(now_ns)
 
+    def workers_changed(self, now_ns: int, *, ready: bool) -> None:
+        """Record whether any of the workers that run the attempts in other processes is ready.
+
+        Args:
+            now_ns: The time.
+            ready: False while all of them are starting.
+        """
+        if self._workerless is ready:
+            self._charge(now_ns)
+            self._workerless = not ready
+
     def close(self, now_ns: int) -> None:
         """Charge the rest, as the batch has ended. Later calls charge nothing."""
         self._charge(now_ns)
@@ -241,6 +260,19 @@ class Ledger:
             charged[each] += max(0, (until_ns if each != SLOTS else min(until_ns, certain_ns)) - since_ns)
             since_ns = max(since_ns, until_ns)
         return dict(zip(CAUSES, charged, strict=True))
+
+    def read_workerless(self, bound_ns: Mapping[Cause, int]) -> dict[Cause, int]:
+        """Return the part of each cause in which items had slots and no worker was ready, in nanoseconds.
+
+        Args:
+            bound_ns: What `read` returned just now.
+        """
+        parts: dict[Cause, int] = {}
+        for cause in _HAVE_ITEMS:
+            place = CAUSES.index(cause)
+            uncharged_ns = bound_ns[cause] - self.charged[place] if self._workerless else 0
+            parts[cause] = min(bound_ns[cause], self.workerless_ns[place] + max(0, uncharged_ns))
+        return parts
 
     def timeline(self) -> Iterator[tuple[int, int, dict[Cause, int]]]:
         """Divide the ledger over time into at most 512 pieces of equal length but for the last.
@@ -329,6 +361,8 @@ class Ledger:
         # in this order, so that another thread that reads in between sees too little and not too much
         self.since_ns = now_ns
         self.charged[cause] += passed_ns
+        if self._workerless:
+            self.workerless_ns[cause] += passed_ns
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{CAUSES[i]} {ns / 1e9:.3f} s" for i, ns in enumerate(self.charged) if ns)

@@ -168,6 +168,15 @@ class RemotePool:
     def _ready_links(self) -> list[RemoteLink]:
         return [slot.link for slot in self._slots.values() if slot.link is not None and slot.link.ready]
 
+    @property
+    def ready(self) -> bool:
+        """True if any worker can take items."""
+        return bool(self._ready_links())
+
+    def _note_ready(self) -> None:
+        for session in self._sessions.values():
+            session.workers_changed(ready=self.ready)
+
     def _count_starting(self) -> int:
         """Number of workers that are not ready yet, and not overdue."""
         now = time.monotonic()
@@ -264,6 +273,7 @@ class RemotePool:
                 self._count_restart(slot, reason or "recycled")
                 slot.retired.append(old)
                 self._retire(old)
+        self._note_ready()
         self._give_work(link)
 
     def _retire(self, link: RemoteLink) -> None:
@@ -336,6 +346,7 @@ class RemotePool:
             self._count_restart(slot, link.why_killed or "crash")
         if self.loop is None:
             return
+        self._note_ready()
         self._mailbox.put_back(attribute(link, death, lines, self._settings.max_crashes))
         if crashed and not link.was_ready:
             self._start_failed(slot, death.how)

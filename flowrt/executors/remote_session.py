@@ -25,6 +25,10 @@ class Attempts(Protocol):
 
     clock: Clock
 
+    @property
+    def ready(self) -> bool:
+        """True if any worker can take items."""
+
     def submit(self, entry: Entry) -> None:
         """Queue an attempt."""
 
@@ -82,7 +86,9 @@ class RemoteSession:
             item: The item, whose `attempts` count this one.
             own: False for a hedge.
         """
-        self._batch = item.batch
+        if self._batch is not item.batch:
+            self._batch = item.batch
+            self.workers_changed(ready=self._pool.ready)
         entry = Entry(item, self, own, self._loop.create_future(), item.attempts)
         if own:
             item.started_ns = 0  # until it starts in the worker
@@ -97,6 +103,11 @@ class RemoteSession:
             if own and (entry.service_ns or not item.started_ns):
                 # from its end, so that the time is the service time whatever the driver did meanwhile
                 item.started_ns = max(self._pool.clock() - entry.service_ns, item.pulled_ns)
+
+    def workers_changed(self, *, ready: bool) -> None:
+        """Note in the batch's ledger whether any worker can take items."""
+        if self._batch is not None and self._batch.ledger is not None:
+            self._batch.ledger.workers_changed(self._pool.clock(), ready=ready)
 
     async def _end(self, entry: Entry) -> None:
         """Wait until a cancelled attempt has ended in its worker, or was abandoned."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from concurrent.futures import Future
 from typing import Any, ClassVar
 
 import pytest
 
-from flowrt import BatchProcessor
+from flowrt import BatchProcessor, Telemetry
+from flowrt.attribution.explanation import explain_batch
+from flowrt.engine.batch_run import active_batches
 from flowrt.errors import WorkerCrashed
 from flowrt.executors.frames import Kind
 from flowrt.testing.virtual_time import run_virtual
@@ -125,6 +128,49 @@ def test_suspects_run_with_nothing_beside_them() -> None:
     assert results[3].exception.how == "SIGSEGV"
     assert len(beside) == 3
     assert beside[2] == 1
+
+
+class LateExecutor(MemoryExecutor):
+    """Its workers take 6 s to start."""
+
+    def launch(self, name: str) -> Future[Any]:
+        answer: Future[Any] = Future()
+        started = super().launch(name).result()
+        asyncio.get_running_loop().call_later(6.0, answer.set_result, started)
+        return answer
+
+
+@pytest.mark.parametrize("items", [4, 16])  # that all have a slot at once, and that wait for slots
+def test_explanation_names_the_time_in_which_workers_start(items: int) -> None:
+    async def main() -> tuple[Any, str]:
+        processor = BatchProcessor(nap, 4, telemetry=Telemetry(metrics=False, logs=False), executor=LateExecutor(2))
+        running = asyncio.ensure_future(processor.batch([(x, 1.0) for x in range(items)]))
+        await asyncio.sleep(3.0)
+        (run,) = active_batches(asyncio.get_running_loop())
+        assert run.batch.ledger is not None
+        meanwhile = explain_batch(run.batch, run.batch.ledger.read(3_000_000_000))
+        return (await running).report, meanwhile
+
+    report, meanwhile = run_virtual(main())
+    assert meanwhile == "100 % of the time the workers were starting"
+    if items == 16:
+        assert report.explanation.startswith("60 % of the time the workers were starting; 30 % of the time all 4 slots")
+        assert sum(report.bound_by.values()) == pytest.approx(10.0, abs=0.1)
+    else:
+        assert report.explanation.startswith("86 % of the time the workers were starting; 14 % every item left was run")
+
+
+def test_explanation_names_the_time_after_the_last_worker_has_died() -> None:
+    executor = LateExecutor(1)
+
+    async def main() -> Any:
+        processor = BatchProcessor(nap, 4, telemetry=Telemetry(metrics=False, logs=False), executor=executor)
+        running = asyncio.ensure_future(processor.batch([(x, 4.0) for x in range(4)]))
+        await asyncio.sleep(8.0)
+        executor.transports[0].die("SIGKILL")
+        return (await running).report
+
+    assert run_virtual(main()).explanation.startswith("67 % of the time the workers were starting; 33 %")  # 12 of 18 s
 
 
 shared: dict[str, Any] = {}
