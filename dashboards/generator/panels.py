@@ -77,7 +77,7 @@ COLOURS: Final = {
 _VALUES: Final = {
     "{{status}}": tuple(STATUS),
     "{{by}}": tuple(BOUND),
-    "{{reason}}": ("error", "timeout", "rate_limited", "crash", "memory", "recycled"),
+    "{{reason}}": ("error", "timeout", "rate_limited", "crash", "cancelled", "memory", "recycled"),
     "{{outcome}}": ("won", "lost", "failed"),
     "{{result}}": ("hit", "miss"),
 }

@@ -112,7 +112,7 @@ class RemotePool:
             for link in self._links():
                 if link.entries:
                     link.entries.clear()
-                    link.kill("timeout")
+                    link.kill("cancelled")
 
     def close_session(self, session: Session) -> None:
         """Let the workers forget a batch. They stay."""

@@ -62,7 +62,7 @@ class RemoteSession:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._batch: BatchRecord | None = None
-        self._cancelled: deque[Entry] = deque()
+        self._cancelled: deque[tuple[Entry, str]] = deque()  # each with the reason to count if its worker is killed
 
     @property
     def exhausted(self) -> bool:
@@ -115,18 +115,19 @@ class RemoteSession:
         if link is None or entry.number not in link.entries:
             return
         entry.ended = self._loop.create_future()
-        self._cancelled.append(entry)
+        reason = "timeout" if _is_over_its_time(entry.item) else "cancelled"
+        self._cancelled.append((entry, reason))
         asked = False
         while not entry.ended.done():
             if self.blocking and link.transport.running() == entry.number:
-                link.kill("timeout")
+                link.kill(reason)
             elif not asked:
                 link.cancel(entry)
                 asked = True
             with suppress(asyncio.CancelledError):  # it may be cancelled again, by the batch's timeout
                 await asyncio.wait([entry.ended], timeout=_POLL_S if self.blocking else None)
         with suppress(ValueError):
-            self._cancelled.remove(entry)
+            self._cancelled.remove((entry, reason))
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
         """Run one attempt without a record, such as one of a sample before the batch."""
@@ -136,15 +137,20 @@ class RemoteSession:
     def abandon_one(self) -> None:
         """Kill the worker of the attempt that was cancelled first and does not end."""
         if self._cancelled:
-            entry = self._cancelled.popleft()
+            entry, reason = self._cancelled.popleft()
             if entry.link is not None:
-                entry.link.kill("timeout")
+                entry.link.kill(reason)
             if entry.ended is not None and not entry.ended.done():
                 entry.ended.set_result(None)
 
     def close(self) -> None:
         """End the session; the workers stay warm."""
         self._pool.close_session(self)
+
+
+def _is_over_its_time(item: Item) -> bool:
+    """True if an item was cancelled because of its time limit."""
+    return item.batch is not None and any(slot.item is item and slot.cancelled_ns for slot in item.batch.slots)
 
 
 class _Sample:

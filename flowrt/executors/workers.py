@@ -31,8 +31,12 @@ __all__ = [
     "worker_states",
 ]
 
-RESTART_REASONS: Final = ("crash", "timeout", "recycled", "memory")
-"""Why a slot got a new worker; `timeout` also stands for attempts that were cancelled otherwise."""
+RESTART_REASONS: Final = ("crash", "timeout", "cancelled", "recycled", "memory")
+"""Why a slot got a new worker.
+
+A plain function can be ended only with its worker: `timeout` is for its time limit, `cancelled` for a stopped batch or
+a lost hedge.
+"""
 
 TRANSPORT_BOUNDS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _TRANSPORT_BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in TRANSPORT_BOUNDS_S)

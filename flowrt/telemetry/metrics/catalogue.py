@@ -178,7 +178,12 @@ CATALOGUE: Final[dict[str, Metric]] = {
             "Resident memory of a worker process at its last message, in bytes.",
             _WORKER,
         ),
-        Metric("flowrt_worker_restarts_total", "counter", "Worker processes that were replaced.", (*_WORKER, "reason")),
+        Metric(
+            "flowrt_worker_restarts_total",
+            "counter",
+            "Worker processes that were replaced, by reason: crash, timeout, cancelled, recycled or memory.",
+            (*_WORKER, "reason"),
+        ),
         Metric(
             "flowrt_transport_duration_seconds",
             "histogram",
