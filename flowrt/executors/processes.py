@@ -21,6 +21,12 @@ from flowrt.executors.transport import Launcher
 __all__ = ["ProcessesExecutor", "default_executor"]
 
 
+_NOT_ON_WINDOWS: Final = (
+    "executor='processes' does not run on Windows, where a process cannot hand an open socket to the one that it "
+    "starts: pass an open concurrent.futures.ProcessPoolExecutor as the executor, or use WSL"
+)
+
+
 class ProcessesExecutor(PooledExecutor):
     """Runs attempts in worker processes: `executor="processes"`, or with settings `executor=ProcessesExecutor(...)`.
 
@@ -36,7 +42,7 @@ class ProcessesExecutor(PooledExecutor):
         max_crashes: Number of workers that an item may kill before it fails as `WorkerCrashed`.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of its range, or the system is Windows.
         TypeError: The initializer cannot be pickled.
         MissingExtraError: The extra `processes` is not installed.
     """
@@ -50,6 +56,8 @@ class ProcessesExecutor(PooledExecutor):
         memory_limit: int | None = None,
         max_crashes: int = 3,
     ) -> None:
+        if sys.platform == "win32":
+            raise ValueError(_NOT_ON_WINDOWS)
         super().__init__()
         self.workers = usable_cores() if workers is None else check_count("workers", workers)
         self._settings = PoolSettings(

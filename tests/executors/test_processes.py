@@ -65,3 +65,9 @@ def test_node_gets_its_context_and_returns_metadata(run: Run, executor: Processe
     results = run(processor(Located("located"), executor).batch(list("ab"), WorkflowContext("flow")))
     assert [r.output for r in results] == [{"index": i, "attempt": 1, "id": "flow"} for i in range(2)]
     assert all(r.metadata["pid"] != os.getpid() for r in results)
+
+
+def test_windows_is_refused_with_what_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(ValueError, match=r"does not run on Windows.*ProcessPoolExecutor"):
+        ProcessesExecutor(2)
