@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import traceback
-from copy import copy
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Status, StatusCode
 
 from flowrt._util.labels import clean
 from flowrt.model import ItemRecord
 from flowrt.telemetry.redaction import Redact, shorten
 
-__all__ = ["describe_exception", "redacted_span", "set_failed", "shown"]
+__all__ = ["TEXTS", "describe_exception", "set_failed", "shown"]
 
 _MAX_CHARS: Final = 65_536  # of a redacted text: redacting a megabyte would hold the loop for 50 ms
 _MARGIN_CHARS: Final = 1_024  # redacted too, so that a secret at the cut is recognized
-_TEXTS: Final = ("exception.message", "exception.stacktrace")
+TEXTS: Final = ("exception.message", "exception.stacktrace")
+"""Attributes of an exception event that are redacted."""
+
 _PLAIN_RECORDERS: Final = ("opentelemetry.sdk.trace", "flowrt.telemetry.tracing.span")
 """Modules whose `record_exception` only adds an event."""
 
@@ -72,36 +70,3 @@ def set_failed(span: trace.Span, item: ItemRecord, redact: Redact) -> None:
 def shown(text: str, redact: Redact) -> str:
     """Return a text without secrets, and not longer than a span needs."""
     return shorten(redact(text[: _MAX_CHARS + _MARGIN_CHARS]), _MAX_CHARS)
-
-
-def redacted_span(span: ReadableSpan, redact: Redact, most_chars: int | None) -> ReadableSpan:
-    """Return an SDK span without secrets in its exceptions and its status; the span itself if it has none.
-
-    The span of the SDK stays as it is: other processors have it, too.
-
-    Args:
-        span: The ended span.
-        redact: Removes secrets from texts; it must not raise.
-        most_chars: Length limit of an attribute, if there is one.
-    """
-    status, events = span.status, list(span.events)
-    if status.description:
-        status = Status(status.status_code, shown(status.description, redact))
-    for place, event in enumerate(events):
-        changed = {
-            key: text
-            for key, value in (event.attributes or {}).items()
-            if key in _TEXTS and isinstance(value, str) and (text := shown(value, redact)) != value
-        }
-        if changed:
-            attributes = BoundedAttributes(None, {**event.attributes, **changed}, max_value_len=most_chars)  # type: ignore[dict-item]  # it has some
-            attributes.dropped = event.dropped_attributes
-            events[place] = Event(event.name, attributes, event.timestamp)
-    same = all(event is before for event, before in zip(events, span.events, strict=True))
-    if same and status.description == span.status.description:
-        return span
-    twin = copy(span)
-    kept: BoundedList[Event] = BoundedList.from_seq(max(1, len(events)), events)
-    kept.dropped = span.dropped_events
-    twin._events, twin._status = kept, status  # noqa: SLF001  # the SDK has no public way to change a span
-    return twin

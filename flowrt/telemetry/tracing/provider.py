@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcesso
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import REDACT_KEY
-from flowrt.telemetry.tracing.exceptions import redacted_span
 from flowrt.telemetry.tracing.instrument import BatchTracing
+from flowrt.telemetry.tracing.redacted_span import redacted_span
 from flowrt.telemetry.tracing.span_frame import SCOPE
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer
 

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-INSTALLED = find_spec("ray") is not None
-WANTED = "FLOWRT_RAY" in os.environ  # an installation of 80 MB and a minute of tests
-FOLDER = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests unless they were asked for; asked for in CI, a missing Ray fails them."""
-    reason = "" if WANTED else "make test-ray runs it"
-    if not INSTALLED and not (WANTED and "CI" in os.environ):
-        reason = "the extra 'ray' is not installed"
-    for item in items:
-        if reason and item.path.is_relative_to(FOLDER):
-            item.add_marker(pytest.mark.skip(reason))
+if "FLOWRT_RAY" not in os.environ:  # an installation of 80 MB and minutes of tests
+    collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
