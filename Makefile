@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PYTHON_NEXT ?= $(shell for p in python3.13 $$HOME/.pyenv/versions/3.13.*/bin/python3.13; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
 VENV_NEXT := .venv-next
+VENV_CLOUD := .venv-cloud
 # Tests wait more than they work: two for each core, and at least four.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n > 2 ? 2 * n : 4)))
 PYTEST_ARGS ?=
@@ -59,6 +60,10 @@ test-ray: $(VENV)/.ray  ## Run the tests on a local Ray cluster: an 80 MB wheel,
 $(VENV)/.ray: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --group ray
 	touch $@
+
+.PHONY: test-cloud
+test-cloud: $(VENV_CLOUD)/.test  ## Run the command on s3:// and gs:// of local servers: about two minutes
+	FLOWRT_CLOUD=1 $(VENV_CLOUD)/bin/python -m pytest -v --timeout 300 tests/cli/on_cloud $(PYTEST_ARGS)
 
 # Each worker would compile the assertions of all tests for itself.
 collect-main: $(VENV)/.test
@@ -186,5 +191,12 @@ $(VENV_NEXT)/.test: pyproject.toml $(wildcard constraints/*.txt)
 	$(VENV_NEXT)/bin/python -m pip install --quiet --no-compile $(call locked,$(PYTHON_NEXT)) --editable '.[all]' --group test --group dashboards
 	touch $@
 
+# Without the locked versions, whose python-dateutil is newer than botocore allows.
+$(VENV_CLOUD)/.test: pyproject.toml
+	$(PYTHON) -m venv $(VENV_CLOUD)
+	$(VENV_CLOUD)/bin/python -m pip install --quiet --no-compile --upgrade pip
+	$(VENV_CLOUD)/bin/python -m pip install --quiet --no-compile --editable '.[cli,parquet,files]' --group cloud
+	touch $@
+
 clean:  ## Remove the environments and caches
-	rm -rf $(VENV) $(VENV_NEXT) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV_NEXT) $(VENV_CLOUD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

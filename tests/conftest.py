@@ -85,7 +85,7 @@ def run_virtual() -> Run:
 
 
 ON_ONE_PYTHON = (
-    *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/", "cli/io/"),
+    *("ablation/", "batch/test_tables.py", "bench/", "chaos/", "cli/commands/", "cli/io/", "cli/on_cloud/"),
     *("cli/options/test_journal.py", "dashboards/", "demo/", "docs/", "executors/on_ray/", "tools/"),
     *(
         "executors/test_conformance.py",

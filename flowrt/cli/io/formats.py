@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Final, get_args
-from urllib.parse import urlsplit
 
 from flowrt.cli.exit_codes import UNREADABLE_INPUT, CommandError
 from flowrt.cli.options.input import Format
@@ -86,7 +85,7 @@ def format_of(path: str, *, streamed: bool) -> Format:
     Raises:
         CommandError: The extension is unknown, or flowrt does not read its format.
     """
-    name = PurePosixPath((urlsplit(path).path if is_url(path) else path).lower())
+    name = PurePosixPath((_without_query(path) if is_url(path) else path).lower())
     extension = name.suffix
     if extension in COMPRESSED:
         extension = PurePosixPath(name.stem).suffix
@@ -101,6 +100,13 @@ def format_of(path: str, *, streamed: bool) -> Format:
     raise CommandError(
         f"the extension of {path!r} names no format ({known}): pass --input-format with one of {choices}"
     )
+
+
+def _without_query(url: str) -> str:
+    """Cut the query of a URL, and the fragment of an HTTP URL: names of objects may hold a #."""
+    if url.startswith(("http://", "https://")):
+        url = url.partition("#")[0]
+    return url.partition("?")[0]
 
 
 def check_magic(head: bytes, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from flowrt.cli.exit_codes import CommandError
 from flowrt.cli.io.formats import is_url
 from flowrt.cli.io.prefetch import Prefetcher, prefetch
+from flowrt.cli.io.remote import expand_url
 from flowrt.cli.io.sources import Source, open_source, standard_stream
 from flowrt.cli.options.input import InputOptions
 from flowrt.model import Rejected
@@ -70,7 +71,9 @@ def open_input(paths: Sequence[str], options: InputOptions | None = None, *, not
 
 def _expanded(path: str) -> list[str]:
     """Expand a pattern that the shell has not expanded, as in quotes."""
-    if is_url(path) or not glob.has_magic(path) or os.path.lexists(path):
+    if is_url(path):
+        return expand_url(path)
+    if not glob.has_magic(path) or os.path.lexists(path):
         return [path]
     found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  # strings throughout
     if not found:

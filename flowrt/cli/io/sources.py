@@ -18,6 +18,7 @@ from flowrt.cli.io.encoding import as_utf8, with_line_feeds
 from flowrt.cli.io.formats import check_magic, format_of, is_table, is_url
 from flowrt.cli.io.jsonl_reader import jsonl_chunks
 from flowrt.cli.io.line_reader import BlockReader, split_lines
+from flowrt.cli.io.remote import open_url, url_blocks
 from flowrt.cli.options.input import Format, InputOptions
 from flowrt.errors import MissingExtraError
 from flowrt.journal import digest_of_file
@@ -213,36 +214,10 @@ def _checked(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
 
 
 def _open_remote(url: str, options: InputOptions) -> Source:
-    try:
-        import fsspec  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise MissingExtraError("input from a URL", "fsspec", "files") from None
     form = options.input_format or format_of(url, streamed=False)
-    try:
-        file = fsspec.open(url, "rb").open()
-    except ImportError as exc:  # s3fs or gcsfs, which the message names
-        raise CommandError(f"{url} cannot be opened: {exc}") from exc
-    except FileNotFoundError as exc:
-        cause = exc.__cause__
-        if cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) == 404:
-            raise CommandError(f"input {url!r} does not exist") from exc
-        # fsspec says so of every failed HTTP request: no connection, no permission
-        raise CommandError(f"{url} cannot be opened: {type(cause).__name__}: {cause}", UNREADABLE_INPUT) from exc
-    except Exception as exc:
-        raise CommandError(f"{url} cannot be opened: {type(exc).__name__}: {exc}", UNREADABLE_INPUT) from exc
+    file = open_url(url)
     if is_table(form):
         return _open_table(file, -1, url, form, None)
     stopped: list[bool] = []
-    chunks = _text_chunks(_remote_blocks(file, url, stopped), url, form, options)
+    chunks = _text_chunks(url_blocks(file, url, stopped), url, form, options)
     return Source(url, form, chunks, file.close, interrupt=lambda: stopped.append(True))
-
-
-def _remote_blocks(file: IO[bytes], url: str, stopped: list[bool]) -> Iterator[bytes]:
-    while not stopped:
-        try:
-            block = file.read(1024 * 1024)
-        except Exception as exc:
-            raise CommandError(f"{url} cannot be read: {type(exc).__name__}: {exc}", UNREADABLE_INPUT) from exc
-        if not block:
-            return
-        yield block
