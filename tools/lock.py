@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NOT_TESTED = ("embeddings", "ray", "site")
+NOT_TESTED = ("cloud", "embeddings", "ray", "site")
 HEADER = """\
 # Versions that `make test` installs on Python {version}. Written by `make lock`; pyproject.toml has the packages
 # that are needed, and their oldest versions.
