@@ -128,10 +128,18 @@ def _other_loop(item: pytest.Item) -> bool:
     return loop is not None and LOOP_NAMES[zlib.crc32(item.nodeid.replace(loop, "").encode()) % 2] != loop
 
 
+COMMAND_MODULES = (
+    *(f"flowrt.cli.commands.{name}" for name in ("bench", "demo", "journal", "report", "run", "run_job", "whatif")),
+    *("flowrt.cli.commands.run_summary", "flowrt.cli.main", "flowrt.cli.options.report", "flowrt.loadtest.run"),
+    *("flowrt.reporting.terminal", "flowrt.runtime.runtime", "flowrt.server", "uvloop"),
+)
+"""What the command imports on its way to a run: most of the CPU time of a test that starts it anew."""
+
+
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     """Runs the command in processes forked from one that has imported it."""
-    server = Forks()
+    server = Forks(*COMMAND_MODULES)
     yield server
     server.close()
 
