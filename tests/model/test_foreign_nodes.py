@@ -107,8 +107,9 @@ def test_callable_with_an_execute_of_its_own_stays_a_function(run: Run) -> None:
     assert [result.output for result in run(BatchProcessor(Command(), 1).batch([7]))] == [7]
 
 
+@pytest.mark.parts  # the package comes with the bench, on one Python
 def test_nodes_of_the_reference_library_run(run: Run) -> None:
-    nadoo_flow = pytest.importorskip("nadoo_flow")
+    import nadoo_flow
 
     class Node(nadoo_flow.BaseNode):  # type: ignore[name-defined, misc]
         async def execute(self, node_context: Any, workflow_context: Any) -> Any:
