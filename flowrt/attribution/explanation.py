@@ -114,7 +114,7 @@ def explain(
     cores: int | None = None,
     stalls: Sequence[Stall] = (),
 ) -> str:
-    """Name the causes by their share of the wall time, and give one advice: for the largest one that has any.
+    """Name the causes by their share of the wall time, and give the advice for the largest cause that has any.
 
     Args:
         bound_ns: The ledger, in nanoseconds by cause.

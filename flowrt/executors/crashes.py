@@ -15,8 +15,8 @@ __all__ = ["attribute"]
 def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_crashes: int) -> list[Entry]:
     """Decide which attempts a worker may have died of, and fail those that have killed too many.
 
-    Of plain functions, which run one after another, it is the one that ran; the others had not started. Of coroutines,
-    all may have been the cause. A worker that flowrt killed itself counts against none.
+    Plain functions run one after another: only the running attempt is suspected, since the others had not started. Each
+    coroutine in flight is suspected. A worker that flowrt itself killed counts against no attempt.
 
     Args:
         link: The worker; it has no attempts afterwards.

@@ -22,8 +22,8 @@ __all__ = ["ProcessesExecutor", "default_executor"]
 
 
 _NOT_ON_WINDOWS: Final = (
-    "executor='processes' does not run on Windows, where a process cannot hand an open socket to the one that it "
-    "starts: pass an open concurrent.futures.ProcessPoolExecutor as the executor, or use WSL"
+    "executor='processes' does not run on Windows, where a child process cannot inherit an open "
+    "socket: pass an open concurrent.futures.ProcessPoolExecutor as the executor, or use WSL"
 )
 
 

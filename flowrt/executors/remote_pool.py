@@ -25,7 +25,7 @@ from flowrt.model.node import BaseNode
 __all__ = ["PoolSettings", "RemotePool"]
 
 _MOST_FAILED_STARTS: Final = 3
-_BALANCE_S: Final = 0.01  # a worker that is idle for so long takes items that were sent ahead to another one
+_BALANCE_S: Final = 0.01  # after this time without items, a worker takes what was sent ahead to others
 _OVERDUE_S: Final = 5.0  # until the others take the share of a worker that does not become ready
 _WATCH_S: Final = 0.05  # precision of the time limits of plain functions
 _STOP_S: Final = 1.0  # that a recycled worker has for its exit handlers
@@ -311,7 +311,7 @@ class RemotePool:
             self._balancing = self.loop.call_later(_BALANCE_S, self._balance)
 
     def _balance(self) -> None:
-        """Have items given back that wait in one worker while another one has none."""
+        """Recall items that were sent ahead to a busy worker while another worker is idle."""
         self._balancing = None
         links = self._ready_links()
         if self._mailbox or all(link.entries for link in links):
@@ -395,5 +395,5 @@ class RemotePool:
 
 
 def _sent_ahead(link: RemoteLink) -> int:
-    """Number of plain-function items in a worker beside the one that runs."""
+    """Number of plain-function items that wait in a worker behind the running item."""
     return sum(entry.session.blocking for entry in link.entries.values()) - 1

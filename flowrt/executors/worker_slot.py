@@ -23,13 +23,13 @@ class WorkerSlot:
 
     Attributes:
         link: The worker that takes items.
-        spare: The one that replaces it once it is ready.
-        retired: Those that end once they are idle.
+        spare: The worker that replaces `link` once it is ready.
+        retired: Workers that end once they are idle.
         starting: The process that is being started.
-        replaces: Why the one that is being started replaces `link`, or None.
-        last_crash: How one of them last crashed, or None.
-        last_lines: What the latest one printed last to its standard error.
-        hired_s: When the latest one was hired, by the monotonic clock.
+        replaces: Reason for which the starting process replaces `link`, or None.
+        last_crash: The last crash of a worker of this slot, or None.
+        last_lines: The last lines that the latest worker wrote to its standard error.
+        hired_s: When the latest worker was hired, by the monotonic clock.
         restarts: Number of workers that were replaced, by reason.
     """
 

@@ -195,7 +195,7 @@ class WaitingLine:
             now = (own or queue).clock()
             at_ns = window.ready_ns(place.price, now)
             if at_ns is None and window.reserved > (own.reserved if own is not None else 0):
-                at_ns = now + _RECHECK_NS  # a loop that stops before it starts what it was admitted for tells nobody
+                at_ns = now + _RECHECK_NS  # a loop may stop before it uses its reservation, without a notice
             if at_ns is None or at_ns > now:
                 break
             queue.line.popleft()

@@ -170,11 +170,14 @@ def test_stream_gives_each_result_once(run_virtual: Run) -> None:
 
 
 def test_stream_that_is_left_early_ends(run_virtual: Run) -> None:
+    node = Node()
+
     async def main() -> None:
-        async for _ in processor(Node()).batch_as_completed(1 for _ in range(5_000)):
+        async for _ in processor(node).batch_as_completed(1 for _ in range(5_000)):
             break
 
-    run_virtual(main())
+    run_virtual(main())  # which asserts that no task is left
+    assert node.calls == {"1": 1}
 
 
 def test_items_that_wait_are_bounded(run_virtual: Run) -> None:

@@ -495,6 +495,7 @@ def test_figures_of_a_window_name_it_and_failures_leave_it(
     wait_for(page, "#failed", "5 ")
     page.wait_for_function("() => document.querySelector('#status').textContent === 'running'")
     page.wait_for_function("() => document.querySelector('#icon').getAttribute('href') === 'live/icon.svg'")
+    assert str(page.text_content("#failed")).startswith("5 ")
     release.set()
 
 
