@@ -261,8 +261,11 @@ class TracingInstrument(BatchTracing):
                 wait_ns = started_ns - item.pulled_ns if attempts < 2 and started_ns else item.queue_wait_ns
                 if wait_ns >= 0:
                     span.set_attribute("flowrt.item.queue_wait", wait_ns / 1e9)
-            if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # skips the property for nearly every item
-                span.set_attribute("flowrt.item.held", item.stalled_ns / 1e9)
+            if item._sparse is not None:  # noqa: SLF001  # skips the properties for nearly every item
+                if item.stalled_ns:
+                    span.set_attribute("flowrt.item.held", item.stalled_ns / 1e9)
+                if item.cached:
+                    span.set_attribute("flowrt.item.cached", True)
             if item.status != "ok" and item.status != "resumed":
                 set_failed(span, item, self._redact)
         span.end(item.finished_ns + self._offset_ns)

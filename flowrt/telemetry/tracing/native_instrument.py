@@ -213,8 +213,11 @@ class NativeTracingInstrument(BatchTracing):
                 self._release_buffered(item, self._buffer, wanted=frame.sampled or self._wants(item))
             return
         span.attempts = attempts = item.attempts
-        if item._sparse is not None and item.stalled_ns:  # noqa: SLF001  # skips the property
-            span.delayed_ns = item.stalled_ns
+        if item._sparse is not None:  # noqa: SLF001  # skips the properties
+            if item.stalled_ns:
+                span.delayed_ns = item.stalled_ns
+            if item.cached:
+                span.set_attribute("flowrt.item.cached", True)
         started_ns = item.started_ns
         if attempts < 2 and started_ns:
             span.wait_ns = started_ns - item.pulled_ns

@@ -73,6 +73,14 @@ def test_failure_sets_the_span_status_and_success_leaves_it_unset(run: Run, span
     assert "error.type" not in items[2].attributes
 
 
+def test_span_of_a_cached_item_says_so_and_no_other_does(run: Run, spans: Spans) -> None:
+    run(BatchProcessor(fails_on_three, 1, cache=True).batch([1, 2, 1, 3, 3]))
+    _, items = split(spans())
+    assert {index: span.attributes.get("flowrt.item.cached") for index, span in items.items()} == {
+        0: None, 1: None, 2: True, 3: None, 4: None,
+    }  # fmt: skip
+
+
 def test_spans_opened_by_the_node_nest_under_the_item_span(run: Run, spans: Spans) -> None:
     async def calls(x: int) -> None:
         with trace.get_tracer("client").start_as_current_span(f"GET {x}"):
