@@ -1,31 +1,35 @@
 """Items delayed while the event loop was blocked: they were ready to run and had to wait.
 
 They are found when the loop turns again, before any of them runs: a task whose future is done, or that waits for none,
-is ready. Items that ended in the long turn itself were ready before it began. Nothing is kept per item for this, and
-nothing is done while the loop turns in time.
+is ready. Items that ended in the long turn itself were ready before it began. An item that ran in it and waits again is
+known by its future, which is not the one that it waited for before: `note_waiting` keeps those of a few slots.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from flowrt.attribution.stalls import DelayTotals, Stall, most_delayed
 from flowrt.model import BatchRecord, ItemRecord, Slot
 
-__all__ = ["TURNS", "Ended", "Lateness", "sample_ready"]
+__all__ = ["TURNS", "Ended", "Lateness", "Waiting", "note_waiting", "sample_ready"]
 
 _STALL_NS: Final = 100_000_000  # shorter lateness is counted, but not kept as a stall
 _MOST_SLOTS: Final = 2_000  # looked at in one batch after a late beat
 _LEAST_NS: Final = 1_000_000  # a shorter delay of an item that ended is not worth counting
 _SAMPLED_SLOTS: Final = 64  # looked at in one batch at a beat of a busy loop
+_NOTED_SLOTS: Final = 128  # of all batches of a loop, at each beat
 
 TURNS: Final = 2
 """After this many more turns, every timer and socket that was ready has woken its task, on asyncio and on uvloop."""
 
 Ended = dict[BatchRecord, list[tuple[ItemRecord, int]]]
 """Items that ended since the beat was due, by batch, each with the time at which another item ended before it."""
+
+Waiting = dict[int, asyncio.Future[Any]]
+"""What items waited for at one time, by the item's `id`."""
 
 
 class Lateness:
@@ -38,6 +42,7 @@ class Lateness:
         seen: The task that had the loop at each sample taken meanwhile.
         ready: `id` of each item that was seen ready meanwhile, with the time of the last such sample.
         ended: Items that ended meanwhile.
+        waited: What items waited for when the beat before it ended, or when the loop had been blocked for a while.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Lateness:
         seen: Sequence[asyncio.Task[Any] | None] = (),
         ready: Mapping[int, int] | None = None,
         ended: Ended | None = None,
+        waited: Waiting | None = None,
     ) -> None:
         self.beaten_ns = beaten_ns
         self.due_ns = due_ns
@@ -56,6 +62,9 @@ class Lateness:
         self._seen = seen
         self._ready = ready or {}
         self._ended = ended or {}
+        # an item that went on since the beat did so in the long turn, more likely than before it
+        self._waited = (waited or {}) if self.late_ns > due_ns - beaten_ns else {}
+        self._one_left_out = False
         self._scenes: list[_Scene] = []
 
     @property
@@ -94,6 +103,7 @@ class Lateness:
         scene = _Scene(batch, batch.ledger.delays, is_stall=self.is_stall)
         self._scenes.append(scene)
         late_ns, running, known = self.late_ns, False, False
+        went_on: list[tuple[ItemRecord, int]] = []
         due_ns, now_ns, seen = self.due_ns, self.now_ns, self._seen
         for slot in batch.slots[:_MOST_SLOTS]:
             item, task = slot.item, slot.task
@@ -118,11 +128,19 @@ class Lateness:
                 scene.totals.known_ns += seen_ns
                 scene.totals.guessed_ns += delay_ns - seen_ns
                 scene.add(item, (delay_ns + seen_ns) // 2)
+            elif self._waited.get(id(item), waiter) is not waiter:  # the same, but it was not seen ready
+                went_on.append((item, delay_ns))
             else:
                 scene.waiting.append((slot, item, waiter, delay_ns))
         had_loop = self._look_at_ended(scene)
         if running and not known and not had_loop:
             scene.totals.own_ns += late_ns  # one of them had the loop
+        if went_on and not (seen or running or had_loop or self._one_left_out):
+            del went_on[0]  # as likely as not, one of them had the loop
+            self._one_left_out = True
+        for item, delay_ns in went_on:
+            scene.totals.guessed_ns += delay_ns
+            scene.add(item, delay_ns // 2)
 
     def _look_at_ended(self, scene: _Scene) -> bool:
         """Find the delayed items among those that ended in the long turn.
@@ -200,6 +218,25 @@ class _Scene:
         self.delayed[item.index] = delay_ns
         if self.is_stall:
             item.stalled_ns = item.held_ns
+
+
+def note_waiting(batches: Iterable[BatchRecord]) -> Waiting:
+    """Return what items wait for now, in the first slots of all batches.
+
+    A bounded number of them, so that the cost of a beat does not grow with the number of batches.
+    """
+    waiting: Waiting = {}
+    left = _NOTED_SLOTS
+    for batch in batches:
+        slots = batch.slots
+        for slot in slots if len(slots) <= left else slots[:left]:
+            item = slot.item
+            if item is not None and (waiter := getattr(slot.task, "_fut_waiter", None)) is not None:
+                waiting[id(item)] = waiter
+        left -= 1 + len(slots)
+        if left <= 0:
+            break
+    return waiting
 
 
 def sample_ready(batch: BatchRecord, passed_ns: int) -> None:

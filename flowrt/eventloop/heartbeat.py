@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from flowrt._util.cpu_time import thread_cpu_clock
 from flowrt.attribution.loop_time import BLOCKED, BLOCKED_COMPUTING, COMPUTING, LATE_NS, MOSTLY, LoopTime
-from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, sample_ready
+from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, Waiting, note_waiting, sample_ready
 from flowrt.model import BatchRecord, ItemRecord
 
 __all__ = ["BEAT_S", "Blame", "Heartbeat", "heartbeat_of"]
@@ -59,6 +59,9 @@ class Blame(Protocol):
     def ready(self, beaten_ns: int) -> Mapping[int, int]:
         """Return the `id` of each item seen ready while another task had the loop, with the time of the last sample."""
 
+    def waiting(self, beaten_ns: int) -> Waiting:
+        """Return what items waited for when another task had had the loop for a while."""
+
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
         """Return what is known of the culprit once the loop turns again, as arguments of `Stall`."""
 
@@ -91,6 +94,7 @@ class Heartbeat:
         "_timer",
         "_turned_ns",
         "_waited",
+        "_waiting",
         "beaten_ns",
         "blame",
         "loop_time",
@@ -107,6 +111,7 @@ class Heartbeat:
         self._timer: asyncio.TimerHandle | None = None
         self._turned_ns = 0  # when the latest beat began
         self._waited = 0
+        self._waiting: Waiting = {}  # at the end of the latest beat
         self._offset = 0
         self._interval_s = BEAT_S
         self.loop_time = LoopTime()
@@ -144,6 +149,7 @@ class Heartbeat:
                 self._measure(now)
             self.loop_time, self.slow_ns = LoopTime(), sys.maxsize
             self._ended.clear()
+            self._waiting = {}
         self._listeners -= 1
         if report is not None:
             self._reports[report] -= 1
@@ -194,6 +200,7 @@ class Heartbeat:
             loop = self._loop()
             if loop is not None:
                 self._turned_ns = now
+                self._waiting = note_waiting(self._batches)
                 interval_s = _SOON_S if slow else min(2 * self._interval_s, BEAT_S)
                 self._interval_s = max(interval_s, _LEAST_REST * (time.perf_counter_ns() - now) / 1e9)
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
@@ -268,8 +275,11 @@ class Heartbeat:
 
     def _lateness(self, now: int, ended: Ended) -> Lateness:
         blame, beaten_ns = self.blame, self.beaten_ns
-        seen, ready = ([], {}) if blame is None else (blame.seen(beaten_ns), blame.ready(beaten_ns))
-        return Lateness(beaten_ns, self.loop_time.due_ns, now, seen=seen, ready=ready, ended=ended)
+        if blame is None:
+            return Lateness(beaten_ns, self.loop_time.due_ns, now, ended=ended, waited=self._waiting)
+        seen, ready = blame.seen(beaten_ns), blame.ready(beaten_ns)
+        waited = self._waiting | blame.waiting(beaten_ns)
+        return Lateness(beaten_ns, self.loop_time.due_ns, now, seen=seen, ready=ready, ended=ended, waited=waited)
 
     def _look_again(self, lateness: Lateness, turns: int) -> None:
         """Look at the waiting items once more in each of the next turns, and then record the stall."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from flowrt.eventloop.delayed_items import Lateness
+from flowrt.eventloop.delayed_items import Lateness, Waiting
 from flowrt.eventloop.gc_tuning import GcPauses
 from flowrt.eventloop.heartbeat import BEAT_S, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
@@ -62,6 +62,7 @@ class _Samples:
     beaten_ns: int
     tasks: list[asyncio.Task[Any] | None] = field(default_factory=list)
     ready: dict[int, int] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=dict)
 
 
 class Watchdog:
@@ -126,6 +127,11 @@ class Watchdog:
         samples = self._samples
         return samples.ready if samples.beaten_ns == beaten_ns else {}
 
+    def waiting(self, beaten_ns: int) -> Waiting:
+        """What items waited for while another task held the loop since that beat."""
+        samples = self._samples
+        return samples.waiting if samples.beaten_ns == beaten_ns else {}
+
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
         """Report the stall that has just ended, and return its culprit for the ledger; empty if there was no stall."""
         for stall in (self._stall, self._ended):
@@ -188,6 +194,8 @@ class Watchdog:
             waiter = getattr(task, "_fut_waiter", None)
             if waiter is None or waiter.done():
                 samples.ready[id(item)] = now
+            else:
+                samples.waiting[id(item)] = waiter
 
     def _find_culprit(self) -> tuple[dict[str, Any], ItemRecord | None]:
         """Return the running task with its stack and its place in a batch, and its item if it runs one."""

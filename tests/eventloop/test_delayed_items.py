@@ -131,12 +131,69 @@ def test_batch_that_ends_in_the_blocked_turn_has_the_stall(run: Run) -> None:
     assert stall.delayed == 0
 
 
-def same_turn(culprit: int, *, goes_on: bool) -> tuple[Callable[[int], Any], Callable[[], Any]]:
+@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("runtime", [False, True])
+def test_items_that_went_on_to_wait_are_delayed(run: Run, culprit: int, runtime: bool) -> None:
+    results = run_same_turn(run, culprit, goes_on=True, runtime=runtime)
+    after = range(culprit + 1, 5)
+    (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
+    assert {index for index, _ in stall.victims} >= set(after)
+    assert stall.delayed <= 4  # one of the five had the loop
+    assert all(0.2 < results[index].held_time < 5 for index in after)
+    speedup = results.report.speedup
+    truth = speedup.claimed - len(after) * stall.duration_s / results.wall_time
+    assert speedup.low - 0.1 <= truth <= speedup.high + 0.1
+
+
+@pytest.mark.parametrize("runtime", [False, True])
+def test_items_whose_timers_came_due_in_a_stall_and_went_on_are_delayed(run: Run, runtime: bool) -> None:
+    results = run_same_turn(run, 0, goes_on=True, runtime=runtime, timers=True)
+    (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
+    assert sorted(index for index, _ in stall.victims) == [1, 2, 3, 4]
+
+
+def test_item_that_waits_for_the_same_all_the_time_is_not_delayed(run: Run) -> None:
+    """Its future stays the same, also if another item goes on."""
+    go = asyncio.Event()
+
+    async def node(number: int) -> None:
+        if number:
+            await asyncio.sleep(1.0)
+            return
+        await asyncio.sleep(0.1)
+        time.sleep(0.5)  # what is tested
+        await go.wait()
+
+    async def main() -> BatchResults:
+        asyncio.get_running_loop().call_later(0.8, go.set)
+        results: BatchResults = await BatchProcessor(node, 3).batch(range(3))
+        return results
+
+    results = run(main())
+    (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
+    assert stall.delayed == 0
+
+
+def test_a_beat_notes_a_bounded_number_of_items() -> None:
+    batches = []
+    for _ in range(300):
+        batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=2, keeps_ledger=True)
+        for index in range(2):
+            slot = Slot()
+            slot.item = ItemRecord(batch, index, None, 1)
+            slot.task = Mock(_fut_waiter=object())
+            batch.slots.append(slot)
+        batches.append(batch)
+    assert len(delayed_items.note_waiting(batches[:10])) == 20
+    assert len(delayed_items.note_waiting(batches)) <= 128
+
+
+def same_turn(culprit: int, *, goes_on: bool, timers: bool = False) -> tuple[Callable[[int], Any], Callable[[], Any]]:
     """A node whose five items become ready in one turn of the loop, in which one of them blocks it."""
     go = asyncio.Event()
 
     async def node(number: int) -> int:
-        await go.wait()
+        await (asyncio.sleep(0.15) if timers else go.wait())
         if number == culprit:
             time.sleep(0.5)  # what is tested
         if goes_on:
@@ -151,10 +208,17 @@ def same_turn(culprit: int, *, goes_on: bool) -> tuple[Callable[[int], Any], Cal
 
 
 def run_same_turn(
-    run: Run, culprit: int, *, goes_on: bool, stream: bool = False, runtime: bool = False, **options: Any
+    run: Run,
+    culprit: int,
+    *,
+    goes_on: bool,
+    stream: bool = False,
+    runtime: bool = False,
+    timers: bool = False,
+    **options: Any,
 ) -> Any:
     async def main() -> Any:
-        node, release = same_turn(culprit, goes_on=goes_on)
+        node, release = same_turn(culprit, goes_on=goes_on, timers=timers)
         releasing = asyncio.create_task(release())
         processor = BatchProcessor(node, 5, name="same-turn", **options)
         if stream:
