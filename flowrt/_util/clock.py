@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from time import perf_counter_ns
 from types import FunctionType
 
@@ -33,5 +34,10 @@ def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
     Args:
         loop: The running loop.
     """
-    time = type(loop).time
+    return _has_virtual_time(type(loop))  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
+
+
+@lru_cache(maxsize=64)  # a process has few classes of loops, and asks for every batch
+def _has_virtual_time(kind: type[asyncio.AbstractEventLoop]) -> bool:
+    time = kind.time
     return isinstance(time, FunctionType) and time is not asyncio.BaseEventLoop.time

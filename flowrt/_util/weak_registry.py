@@ -15,20 +15,28 @@ class WeakRegistry(Generic[T]):
     """Active objects in the order of their start, held weakly.
 
     A `WeakSet` iterates in Python, so another thread may change it between two steps. Here, each step is one call
-    into C.
+    into C, which also makes adding and removing cheap enough for every batch. Objects are told apart by `==`, so their
+    class should leave that to identity.
     """
 
+    __slots__ = ("_forget", "_refs")
+
     def __init__(self) -> None:
-        self._by_id: weakref.WeakValueDictionary[int, T] = weakref.WeakValueDictionary()
+        refs = self._refs = dict[weakref.ref[T], None]()
+
+        def forget(ref: weakref.ref[T]) -> None:
+            refs.pop(ref, None)
+
+        self._forget = forget
 
     def add(self, one: T) -> None:
         """Add an object that becomes active."""
-        self._by_id[id(one)] = one
+        self._refs[weakref.ref(one, self._forget)] = None
 
     def discard(self, one: T) -> None:
         """Remove an object; do nothing if it is not registered."""
-        self._by_id.pop(id(one), None)
+        self._refs.pop(weakref.ref(one), None)
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over a snapshot of the active objects."""
-        return iter([one for ref in self._by_id.valuerefs() if (one := ref()) is not None])
+        return iter([one for ref in list(self._refs) if (one := ref()) is not None])

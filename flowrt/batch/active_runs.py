@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
-from typing import Protocol
 
 from flowrt._util.clock import clock_of
-from flowrt.model import BatchRecord
+from flowrt.engine.batch_run import BatchRun
+from flowrt.engine.item_task import ACTIVE_RUNS
 from flowrt.policies import LimitChange, LimitController
 
-__all__ = ["ActiveRuns", "Run", "now_ns"]
-
-
-class Run(Protocol):
-    """What the shared limit needs of a batch run."""
-
-    @property
-    def batch(self) -> BatchRecord:
-        """The batch's record."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that it runs on."""
-
-    @property
-    def over(self) -> bool:
-        """True if nothing of it is left."""
-
-    def set_limit(self, limit: int) -> None:
-        """Change its concurrency limit."""
+__all__ = ["ActiveRuns", "now_ns"]
 
 
 class ActiveRuns:
-    """Runs of a processor, on whatever loops they are.
+    """Runs of a processor, on whatever loops they are: those of which it is the `owner`.
 
     Args:
         controller: Finds the limit, where it adapts by itself.
@@ -42,11 +22,6 @@ class ActiveRuns:
 
     def __init__(self, controller: LimitController | None) -> None:
         self.controller = controller
-        self._runs: weakref.WeakSet[Run] = weakref.WeakSet()
-
-    def add(self, run: Run) -> None:
-        """Have a run follow the limit."""
-        self._runs.add(run)
 
     def set_limit(self, limit: int) -> None:
         """Change the limit of every active run, each on its own loop's thread.
@@ -55,15 +30,15 @@ class ActiveRuns:
             limit: At least 1.
         """
         here = _running_loop()
-        for run in list(self._runs):
-            if run.over:
+        for run in ACTIVE_RUNS:
+            if run.owner is not self or run.over:
                 continue
             if run.loop is here:
                 self._change(run, limit)
             elif not run.loop.is_closed():
                 run.loop.call_soon_threadsafe(self._change, run, limit)
 
-    def _change(self, run: Run, limit: int) -> None:
+    def _change(self, run: BatchRun, limit: int) -> None:
         batch = run.batch
         if run.over or batch.limit == limit:
             return

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flowrt._util.clock import clock_of
 from flowrt.attribution.ledger import CONSUMER
@@ -15,6 +15,7 @@ from flowrt.batch.active_runs import ActiveRuns
 from flowrt.batch.cache_opening import open_cache
 from flowrt.batch.config import BatchConfig, describe_settings
 from flowrt.batch.journal_opening import open_journal
+from flowrt.batch.plan import BatchPlan
 from flowrt.batch.progress_bar import make_progress_bar
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin, make_begin, make_direct, make_remote
@@ -28,18 +29,17 @@ from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.pause import Pause
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
-from flowrt.executors import LoopExecutor, ThreadsExecutor
 from flowrt.executors.base import Session, is_remote
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import WorkflowContext
 from flowrt.model.type_variables import In
-from flowrt.policies import AdaptiveLimit, RateLimiter, Transition
+from flowrt.policies import RateLimiter, Transition
 from flowrt.telemetry import Observer
 
 if TYPE_CHECKING:
     from flowrt.recording.recorder import Recorder
 
-__all__ = ["Inputs", "build_run"]
+__all__ = ["Ends", "Inputs", "assemble", "build_run"]
 
 Inputs = Iterable[In | Rejected] | AsyncIterable[In | Rejected]
 """Where items of type `In` come from."""
@@ -47,51 +47,53 @@ Inputs = Iterable[In | Rejected] | AsyncIterable[In | Rejected]
 _log: Final = logging.getLogger("flowrt.batch")
 
 
-async def build_run(
-    config: BatchConfig,
-    inputs: Inputs,
-    *,
-    runs: ActiveRuns,
-    observer: Observer,
-    deliver: Deliver,
-    deliver_unstarted: Callable[[UnstartedBlock], None] | None,
-    workflow_context: WorkflowContext | None,
-    progress: bool,
-) -> BatchRun:
-    """Build a run that is ready to start, with its journal open.
+class Ends(NamedTuple):
+    """What a run of a processor reports to.
 
     Args:
-        config: The processor's settings.
-        inputs: Where items come from.
-        runs: The processor's active runs, which this one joins.
+        runs: The processor's active runs, which it joins.
         observer: The processor's built-in instruments.
         deliver: Takes the results.
         deliver_unstarted: Takes inputs that were never started; None where a consumer sets the pace, and results have
             to be bounded.
+    """
+
+    runs: ActiveRuns
+    observer: Observer
+    deliver: Deliver
+    deliver_unstarted: Callable[[UnstartedBlock], None] | None
+
+
+async def build_run(
+    plan: BatchPlan, inputs: Inputs, ends: Ends, workflow_context: WorkflowContext | None, *, progress: bool
+) -> BatchRun:
+    """Build a run that is ready to start, with its journal open.
+
+    Args:
+        plan: What the processor's settings decide.
+        inputs: Where items come from.
+        ends: What the run reports to.
         workflow_context: Shared by all items; a new one by default.
         progress: Draw a progress bar.
 
     Raises:
         JournalError: The journal cannot be used.
     """
+    config = plan.config
     sampled = () if config.speedup_sample is None else await _run_sample(config, inputs, config.speedup_sample)
     journal = None if config.journal is None else await open_journal(config.journal, config.node)
     cache: CacheStore | None = None
     try:
         if config.cache is not None:
             cache = await open_cache(config.cache, config.node)
-        return _assemble(
-            config,
+        return assemble(
+            plan,
             inputs,
-            runs=runs,
-            observer=observer,
-            deliver=deliver,
-            deliver_unstarted=deliver_unstarted,
-            workflow_context=workflow_context,
-            progress=progress,
+            ends,
+            workflow_context,
             journal=journal,
             cache=cache,
-            sampled=sampled,
+            more=(*sampled, make_progress_bar()) if progress else sampled,
         )
     except BaseException:
         if cache is not None:
@@ -128,24 +130,33 @@ async def _run_sample(config: BatchConfig, inputs: Inputs, size: int) -> tuple[I
     return (SampledSpeedup(dict(zip(places, times, strict=True))),)
 
 
-def _assemble(
-    config: BatchConfig,
+def assemble(
+    plan: BatchPlan,
     inputs: Inputs,
-    *,
-    runs: ActiveRuns,
-    observer: Observer,
-    deliver: Deliver,
-    deliver_unstarted: Callable[[UnstartedBlock], None] | None,
+    ends: Ends,
     workflow_context: WorkflowContext | None,
-    progress: bool,
-    journal: JournalSink | None,
-    cache: CacheStore | None,
-    sampled: tuple[Instrument, ...],
+    *,
+    journal: JournalSink | None = None,
+    cache: CacheStore | None = None,
+    more: tuple[Instrument, ...] = (),
 ) -> BatchRun:
-    loop = asyncio.get_running_loop()
-    clock = clock_of(loop)
-    node, controller = config.node, runs.controller
-    source = make_source(inputs)
+    """Assemble a run of a plan for which nothing has to be opened first, or all of that is open.
+
+    Args:
+        plan: As `build_run`.
+        inputs: As `build_run`.
+        ends: As `build_run`.
+        workflow_context: As `build_run`.
+        journal: The open journal.
+        cache: The open cache.
+        more: Instruments of this batch alone.
+
+    Raises:
+        JournalError: The journal is that of another input.
+    """
+    runs, observer, deliver, deliver_unstarted = ends
+    config, controller, loop = plan.config, runs.controller, asyncio.get_running_loop()
+    node, clock, source = config.node, clock_of(loop), make_source(inputs)
     if journal is not None and source.expected is not None:
         journal.check_length(source.expected)
     batch = BatchRecord(
@@ -156,125 +167,99 @@ def _assemble(
         expected=source.expected,
         keeps_ledger=config.telemetry.ledger,
         own_tasks=config.task_per_item,
-        starts_at_once=journal is None and cache is None and not _has_policies(config),
+        starts_at_once=plan.starts_at_once,
         clock=clock,
         epoch_offset_ns=time.time_ns() - clock(),
     )
     batch.redact = observer.redact
+    batch.in_process = plan.in_process
     recorder = None if config.record is None else _make_recorder(config)
-    dispatch = Dispatch(
-        (
-            *observer.instruments(),
-            *config.instruments,
-            *sampled,
-            *((make_progress_bar(),) if progress else ()),
-            *(() if recorder is None else (recorder,)),
-        )
-    )
-    session = config.executor.open(node, config.limit)
+    if recorder is not None:
+        more = (*more, recorder)
+    dispatch = Dispatch.of((*observer.instruments(), *config.instruments, *more))
+    session = plan.open_session()
     batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
-    batch.in_process = isinstance(config.executor, (LoopExecutor, ThreadsExecutor))
-    bounded = deliver_unstarted is None
-    consumer = Wait(batch.ledger, CONSUMER, clock, loop) if bounded and batch.ledger is not None else None
-    admission = Admission(config.limit if bounded else None, consumer)
+    admission, bounded = Admission(), deliver_unstarted is None
+    if bounded:
+        consumer = None if batch.ledger is None else Wait(batch.ledger, CONSUMER, clock, loop)
+        admission = Admission(config.limit, consumer)
     pause = Pause(batch, clock, admission, dispatch)
-    policies, close_policies = _make_policies(config, runs, batch, loop, dispatch, pause)
-    attempt, record_outcome = _make_attempt(config, session, batch, workflow_context, alone=policies is None)
-
-    def close() -> None:
-        close_policies()
-        session.close()
-
-    run = BatchRun(
-        RunParts(
-            batch=batch,
-            loop=loop,
-            clock=clock,
-            source=source,
-            admission=admission,
-            pause=pause,
-            attempt=attempt,
-            settle=record_outcome,
-            deliver=deliver,
-            deliver_unstarted=deliver_unstarted,
-            dispatch=dispatch,
-            policies=policies,
-            journal=journal,
-            cache=cache,
-            hedge=None if config.hedge is None else config.hedge.begin(),
-            fail_fast=not config.continue_on_error,
-            item_timeout_s=config.item_timeout,
-            batch_timeout_s=config.batch_timeout,
-            task_per_item=config.task_per_item,
-            abandon_attempt=session.abandon_one,
-            close=close,
-            save=_in_turn(*(() if cache is None else (cache.aclose,)), *(() if recorder is None else (recorder.save,))),
+    attempt, record_outcome = _make_attempt(plan, session, batch, workflow_context)
+    parts = RunParts(batch, loop, clock, source, admission, pause, attempt, deliver, dispatch, record_outcome)
+    parts.deliver_unstarted = deliver_unstarted
+    parts.journal = journal
+    parts.cache = cache
+    parts.fail_fast = not config.continue_on_error
+    parts.item_timeout_s = config.item_timeout
+    parts.batch_timeout_s = config.batch_timeout
+    parts.task_per_item = config.task_per_item
+    parts.abandon_attempt = session.abandon_one
+    parts.close = session.close
+    parts.owner = runs
+    if plan.has_policies:
+        _add_policies(parts, config, runs)
+    if config.hedge is not None:
+        parts.hedge = config.hedge.begin()
+    if cache is not None or recorder is not None:
+        parts.save = _in_turn(
+            *(() if cache is None else (cache.aclose,)), *(() if recorder is None else (recorder.save,))
         )
-    )
-    runs.add(run)
-    return run
+    return BatchRun(parts)
 
 
 def _make_attempt(
-    config: BatchConfig, session: Session, batch: BatchRecord, workflow: WorkflowContext | None, *, alone: bool
+    plan: BatchPlan, session: Session, batch: BatchRecord, workflow: WorkflowContext | None
 ) -> tuple[Begin, Settle]:
     """What begins an attempt, and what records its outcome.
 
     Args:
-        config: The processor's settings.
+        plan: What the processor's settings decide.
         session: The executor's session.
         batch: The batch's record.
         workflow: Shared by all items; a new one by default.
-        alone: There are no policies around attempts.
     """
-    node = config.node
-    if is_remote(session):
+    config, node = plan.config, plan.config.node
+    if not plan.in_process and is_remote(session):
         try:
             session.begin(WorkflowContext() if workflow is None else workflow)
         except BaseException:
             session.close()
             raise
         return make_remote(session, hedged=config.hedge is not None), settle
-    direct = make_direct(node, session.invoke) if alone and config.hedge is None else None
-    if direct is not None:
-        return direct, settle_value
+    if plan.takes_values and not plan.has_policies and config.hedge is None:
+        direct = make_direct(node, session.invoke)
+        if direct is not None:
+            return direct, settle_value
     return make_begin(node, session.invoke, WorkflowContext() if workflow is None else workflow, batch), settle
 
 
-def _make_policies(
-    config: BatchConfig,
-    runs: ActiveRuns,
-    batch: BatchRecord,
-    loop: asyncio.AbstractEventLoop,
-    dispatch: Dispatch,
-    pause: Pause,
-) -> tuple[PolicyPipeline | None, Callable[[], None]]:
-    """The policies of one batch, and what to call at its end."""
-    breaker, controller, clock = config.breaker, runs.controller, batch.clock
-    if not _has_policies(config):
-        return None, _do_nothing
+def _add_policies(parts: RunParts, config: BatchConfig, runs: ActiveRuns) -> None:
+    """Put the policies around the attempts of one batch."""
+    breaker, controller, batch, clock = config.breaker, runs.controller, parts.batch, parts.clock
+    dispatch, close_session = parts.dispatch, parts.close
 
     def notify_circuit(transition: Transition) -> None:
         batch.circuit = transition
         dispatch.notify("circuit_changed", batch)
 
-    policies = PolicyPipeline(
+    parts.policies = PolicyPipeline(
         batch,
         clock,
-        pause,
-        rate_limiter=RateLimiter(config.rate_limit, loop, clock) if config.rate_limit else None,
+        parts.pause,
+        rate_limiter=RateLimiter(config.rate_limit, parts.loop, clock) if config.rate_limit else None,
         breaker=breaker,
         retries=None if config.retry is None else config.retry.begin(config.limit),
         controller=controller,
         set_limit=runs.set_limit,
     )
-    return policies, _do_nothing if breaker is None else breaker.subscribe(notify_circuit)
+    if breaker is not None:
+        leave_breaker = breaker.subscribe(notify_circuit)
 
+        def close() -> None:
+            leave_breaker()
+            close_session()
 
-def _has_policies(config: BatchConfig) -> bool:
-    """True if a policy may hold an attempt back, repeat it, or learn from it."""
-    adapts = isinstance(config.max_concurrency, AdaptiveLimit)
-    return adapts or config.retry is not None or bool(config.rate_limit) or config.breaker is not None
+        parts.close = close
 
 
 def _in_turn(*work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]] | None:
@@ -287,10 +272,6 @@ def _in_turn(*work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Cor
             await each()
 
     return all_of_it
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _make_recorder(config: BatchConfig) -> Recorder | None:

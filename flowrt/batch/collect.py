@@ -17,7 +17,7 @@ __all__ = ["collect"]
 
 
 async def collect(
-    build: Callable[[Deliver, Callable[[UnstartedBlock], None]], Awaitable[BatchRun]], name: str
+    build: Callable[[Deliver, Callable[[UnstartedBlock], None]], BatchRun | Awaitable[BatchRun]], name: str
 ) -> BatchResults[Any, Any]:
     """Run a batch to its end and return its results in input order.
 
@@ -32,7 +32,8 @@ async def collect(
     """
     results: list[BatchResult] = []
     unstarted: list[UnstartedBlock] = []
-    run = await build(results.append, unstarted.append)
+    built = build(results.append, unstarted.append)
+    run = built if isinstance(built, BatchRun) else await built
     run.start()
     try:
         await run.join()
@@ -41,10 +42,11 @@ async def collect(
             results.sort(key=BY_INDEX)
             attach_results(exc, BatchResults(results, name=name, batch=run.batch))
         if run.interruption is None or not isinstance(exc, asyncio.CancelledError):
-            del results, run  # which the error's traceback would hold, and a result's own error be a cycle
+            del results, run, built  # which the error's traceback would hold, and a result's own error be a cycle
             raise
     collected = _in_order(results, unstarted, run.batch)
-    await run.raise_if_interrupted(collected)
+    if run.interruption is not None:
+        await run.raise_if_interrupted(collected)
     return collected
 
 

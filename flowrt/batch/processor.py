@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Unpack, overload
 
 from flowrt._util.validation import check_concurrency
 from flowrt.batch.active_runs import ActiveRuns, now_ns
-from flowrt.batch.build import Inputs, build_run
+from flowrt.batch.build import Ends, Inputs, assemble, build_run
 from flowrt.batch.collect import collect
 from flowrt.batch.config import BatchConfig
+from flowrt.batch.plan import BatchPlan
 from flowrt.batch.results import BY_INDEX, BatchResults, was_rejected
 from flowrt.batch.settings import KeywordSettings, Setting, use_presets
 from flowrt.batch.stream import BatchStream
@@ -190,6 +191,7 @@ class BatchProcessor(Generic[In, Out]):
             instruments=instruments,
             task_per_item=task_per_item,
         )
+        self._plan = BatchPlan(self.config)
         self._runs = ActiveRuns(max_concurrency.begin() if isinstance(max_concurrency, AdaptiveLimit) else None)
         self._observer = Observer(self.config.telemetry, self.name, self.node.node_id, self.max_concurrency)
 
@@ -236,9 +238,7 @@ class BatchProcessor(Generic[In, Out]):
     ) -> BatchResults[In, Out]:
         check_inputs(inputs)
         return await collect(
-            lambda deliver, unstarted: self._build(
-                config, inputs, workflow_context, deliver, unstarted, progress=progress
-            ),
+            lambda deliver, unstarted: self._build(config, inputs, workflow_context, deliver, unstarted, progress),
             config.name,
         )
 
@@ -271,7 +271,7 @@ class BatchProcessor(Generic[In, Out]):
         check_inputs(inputs)
         config = self._config(continue_on_error)
         return BatchStream(
-            lambda deliver: self._build(config, inputs, workflow_context, deliver, None, progress=progress), config.name
+            lambda deliver: self._build(config, inputs, workflow_context, deliver, None, progress), config.name
         )
 
     async def retry_failed(
@@ -352,28 +352,28 @@ class BatchProcessor(Generic[In, Out]):
 
     def _config(self, continue_on_error: bool | None) -> BatchConfig:
         """The settings of one call."""
-        return self.config if continue_on_error is None else replace(self.config, continue_on_error=continue_on_error)
+        config = self.config
+        if continue_on_error is None or continue_on_error is config.continue_on_error:
+            return config
+        return replace(config, continue_on_error=continue_on_error)
 
-    async def _build(
+    def _build(
         self,
         config: BatchConfig,
         inputs: Inputs[In],
         workflow_context: WorkflowContext | None,
         deliver: Deliver,
         deliver_unstarted: Callable[[UnstartedBlock], None] | None,
-        *,
         progress: bool,
-    ) -> BatchRun:
-        return await build_run(
-            config,
-            inputs,
-            runs=self._runs,
-            observer=self._observer,
-            deliver=deliver,
-            deliver_unstarted=deliver_unstarted,
-            workflow_context=workflow_context,
-            progress=progress,
-        )
+    ) -> BatchRun | Awaitable[BatchRun]:
+        """Build a run; awaits only where something has to be opened first."""
+        plan = self._plan
+        if plan.config is not config:  # a setting has changed since the batch before
+            plan = self._plan = BatchPlan(config)
+        ends = Ends(self._runs, self._observer, deliver, deliver_unstarted)
+        if progress or plan.opens_first:
+            return build_run(plan, inputs, ends, workflow_context, progress=progress)
+        return assemble(plan, inputs, ends, workflow_context)
 
     def set_max_concurrency(self, max_concurrency: int) -> None:
         """Change how many items may run at once, in active batches and in later ones.

@@ -25,10 +25,10 @@ class BatchStream(ResultStream[In, Out]):
 
     __slots__ = ("_report",)
 
-    def __init__(self, start: Callable[[Deliver], Awaitable[BatchRun]], name: str) -> None:
+    def __init__(self, start: Callable[[Deliver], BatchRun | Awaitable[BatchRun]], name: str) -> None:
         report = self._report = BatchReport(name)
 
-        def start_reported(deliver: Deliver) -> Awaitable[BatchRun]:
+        def start_reported(deliver: Deliver) -> BatchRun | Awaitable[BatchRun]:
             def deliver_reported(result: BatchResult) -> None:
                 report.add(result)
                 deliver(result)

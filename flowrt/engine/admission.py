@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from typing import Final
 
 from flowrt.attribution.wait import Wait
 from flowrt.engine.waiters import Waiters
 
 __all__ = ["Admission"]
+
+# Shared by every batch in which nothing waits, which is nearly every small one; replaced before anything is added.
+_NO_WAITERS: Final = Waiters()
+_NO_REST: Final[deque[asyncio.Future[None]]] = deque()
 
 
 class Admission:
@@ -37,10 +42,10 @@ class Admission:
         self.paused = False
         self.closed = False
         self._kept = 0  # permits that are free and not given during a pause
-        self._waiters = Waiters()
+        self._waiters = _NO_WAITERS
         self._away = False
         self._capacity = 0  # once closed: permits for results of items that are not run
-        self._rest: deque[asyncio.Future[None]] = deque()
+        self._rest = _NO_REST
 
     def consumer_left(self) -> None:
         """Note that the consumer has taken a result and works on it."""
@@ -68,6 +73,8 @@ class Admission:
                 return False
             if self._away and not self.paused and self._consumer is not None and not self._consumer.scheduled:
                 self._consumer.look_soon(self._is_held_back)
+            if self._waiters is _NO_WAITERS:
+                self._waiters = Waiters()
             await self._waiters.wait()
         return True
 
@@ -102,6 +109,8 @@ class Admission:
         """Once closed: wait until the consumer has room for the result of an item that is not run."""
         while self._capacity <= 0:
             waiter = asyncio.get_running_loop().create_future()
+            if self._rest is _NO_REST:
+                self._rest = deque()
             self._rest.append(waiter)
             await waiter
         self._capacity -= 1

@@ -28,6 +28,7 @@ __all__ = ["BatchRun", "active_batches"]
 _MOST_PARKED: Final = 1_000  # items that wait for an equal one, where no retry policy bounds how many wait
 
 _enclosing: Final[ContextVar[weakref.ref[BatchRun] | None]] = ContextVar("flowrt_batch", default=None)
+"""The run whose item's attempt the current code is part of, if any."""
 
 
 def active_batches(loop: asyncio.AbstractEventLoop) -> list[BatchRun]:
@@ -49,6 +50,7 @@ class BatchRun:
         interruption: The signal that drains the batch, if its caller is to learn of it, or None.
         over: True if nothing of it is left.
         source_failed: True if `join` has raised what the source raised.
+        owner: What it belongs to, such as the processor's active runs.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -60,14 +62,15 @@ class BatchRun:
         self.interruption: Interruption | None = None
         self.over = False
         self.source_failed = False
+        self.owner = parts.owner
+        self._parts: RunParts | None = parts
         self._clock = parts.clock
         self._dispatch = parts.dispatch
         self._journal = parts.journal
-        self._paced = parts.deliver_unstarted is None
         self._batch_timeout_s = parts.batch_timeout_s
         self._close = parts.close
         self._save = parts.save
-        self._enclosing = _find_enclosing()
+        self._enclosing = _enclosing.get()
         self._context: Context = copy_context()
         batch = self.batch
         source = parts.source
@@ -89,7 +92,6 @@ class BatchRun:
         self._cancellation = Cancellation(
             parts, source, retries, cache, self._hedging, self._context, self._replace_slot, self._leave_slot
         )
-        self._unstarted = UnstartedInputs(parts, source, self._cancellation)
         self._pool = WorkerPool(parts, source, retries, cache, begin, self._cancellation, self._context, self._all_left)
         self._timeouts: ItemTimeouts | None = None
         if parts.item_timeout_s is not None:
@@ -189,7 +191,7 @@ class BatchRun:
             return
         if self._closing is None:
             self._cancellation.stop(reason, cancels_rest=cancels_rest)
-        elif not cancels_rest and self._cancellation.cancels_rest and self._paced:
+        elif not cancels_rest and self._cancellation.cancels_rest and self._cancellation.paced:
             self._closing.cancel()  # which gives results to a consumer who has gone; a source is closed in any case
 
     def _timed_out(self) -> None:
@@ -223,20 +225,26 @@ class BatchRun:
             return
         cancellation, source = self._cancellation, self._source
         if self._retries is not None:
-            self._context.copy().run(self._unstarted.cancel_requeued)
+            self._context.copy().run(self._unstarted().cancel_requeued)
         rest = cancellation.cancels_rest and self.batch.expected is not None and not source.awaits
         if not rest and (source.exhausted or not source.awaits):
             self._close_journal()
             return
         cancellation.cancels_rest = rest
-        work = self._unstarted.cancel_rest() if rest else _close_source(source)
+        work = self._unstarted().cancel_rest() if rest else _close_source(source)
         self._closing = make_task(self.loop, work, name=f"{self.batch.name} end", context=self._context.copy())
         self._closing.add_done_callback(self._closed)
 
     def _closed(self, closing: asyncio.Task[Any]) -> None:
         retrieve_exception(closing)
-        self._context.copy().run(self._unstarted.cancel_arrived)
+        self._context.copy().run(self._unstarted().cancel_arrived)
         self._close_journal()
+
+    def _unstarted(self) -> UnstartedInputs:
+        """What accounts for inputs that were not started; made only where there are some."""
+        if self._parts is None:
+            raise RuntimeError("the batch is over and has let go of its inputs")
+        return UnstartedInputs(self._parts, self._source, self._cancellation)
 
     def _close_journal(self) -> None:
         if self._journal is None:
@@ -289,9 +297,8 @@ class BatchRun:
         """Let go of inputs and items, and of cycles in which they would wait for the garbage collector."""
         self.batch.latest = None
         self._source = EMPTY
-        self._retries = self._hedging = self._timeouts = None
+        self._parts = self._retries = self._hedging = self._timeouts = None
         self._dispatch.close()
-        self._unstarted.close()
         self._cancellation.close()
         self._pool.close()
 
@@ -361,8 +368,3 @@ class BatchRun:
 async def _close_source(source: Source) -> None:
     """Close a source; its own code has the grace period to end."""
     await asyncio.wait_for(source.aclose(), GRACE_S)
-
-
-def _find_enclosing() -> weakref.ref[BatchRun] | None:
-    """The run whose item's attempt makes this batch, if any."""
-    return _enclosing.get()

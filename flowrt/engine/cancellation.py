@@ -59,8 +59,33 @@ class Cancellation:
         failure: What `join` raises, or None.
         source_error: What the source raised, or None.
         cancels_rest: True if inputs that were never started get a result, which says so.
+        paced: True if a consumer sets the pace.
         finish: Finishes an item whose status is final.
     """
+
+    __slots__ = (
+        "_abandon_attempt",
+        "_admission",
+        "_batch",
+        "_clock",
+        "_context",
+        "_hedging",
+        "_item_timeout_s",
+        "_journal",
+        "_leave",
+        "_loop",
+        "_pause",
+        "_replace",
+        "_source",
+        "_timers",
+        "cancels_rest",
+        "drained",
+        "failure",
+        "finish",
+        "paced",
+        "source_error",
+        "stopped",
+    )
 
     def __init__(
         self,
@@ -84,7 +109,7 @@ class Cancellation:
         self._admission = parts.admission
         self._pause = parts.pause
         self._journal = parts.journal
-        self._paced = parts.deliver_unstarted is None
+        self.paced = parts.deliver_unstarted is None
         self._item_timeout_s = parts.item_timeout_s
         self._abandon_attempt = parts.abandon_attempt
         self._source = source
@@ -147,7 +172,7 @@ class Cancellation:
         """
         if self.stopped is None and cancels_rest:
             self.cancels_rest = True
-        elif not cancels_rest and self._paced:  # the consumer is gone; else the rest costs no waiting
+        elif not cancels_rest and self.paced:  # the consumer is gone; else the rest costs no waiting
             self.cancels_rest = False
         if self.stopped is not None:
             return

@@ -160,6 +160,15 @@ class Dispatch:
         self._instruments = tuple(instruments)
         self._set_plan(_plan_of(tuple(map(type, self._instruments))))
 
+    @classmethod
+    def of(cls, instruments: tuple[Instrument, ...]) -> Dispatch:
+        """The dispatch of a batch's instruments; all batches without any share one.
+
+        Raises:
+            TypeError: As the constructor.
+        """
+        return cls(instruments) if instruments else _NO_INSTRUMENTS
+
     def _set_plan(self, plan: Plan) -> None:
         self._plan = plan
         self.takes_attempts = "attempt_ended" in plan
@@ -260,6 +269,9 @@ def _plan_of(kinds: tuple[type, ...]) -> Plan:
         for name in _overridden(kinds[place]):
             plan[name] = (place, *plan.get(name, ())) if name in _ENDS else (*plan.get(name, ()), place)
     return plan
+
+
+_NO_INSTRUMENTS: Final = Dispatch(())
 
 
 def _phase_of(kind: type) -> int:

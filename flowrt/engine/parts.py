@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from flowrt._util.clock import Clock
 from flowrt.engine.admission import Admission
@@ -42,8 +42,9 @@ class UnstartedBlock:
     error: str
 
 
-class RunParts(NamedTuple):
-    """Parts of one batch run, assembled by `flowrt.batch.build.build_run`.
+@dataclass(slots=True)  # not frozen, nor a NamedTuple: either takes several times as long to make, for every batch
+class RunParts:
+    """Parts of one batch run, assembled by `flowrt.batch.build`.
 
     Args:
         batch: The batch's record.
@@ -69,6 +70,7 @@ class RunParts(NamedTuple):
         abandon_attempt: Called when an attempt did not end in time and is left running.
         close: Called once, when no worker is left.
         save: Awaited once, after the batch's end and before `join` returns; it raises nothing.
+        owner: What the run belongs to, such as the processor's active runs.
     """
 
     batch: BatchRecord
@@ -93,3 +95,4 @@ class RunParts(NamedTuple):
     abandon_attempt: Callable[[], None] = _do_nothing
     close: Callable[[], None] = _do_nothing
     save: Callable[[], Coroutine[Any, Any, None]] | None = None
+    owner: object = None

@@ -34,7 +34,7 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
 
     __slots__ = ("__weakref__", "_closed", "_outlet", "_run", "_start", "_starting")
 
-    def __init__(self, start: Callable[[Deliver], Awaitable[BatchRun]]) -> None:
+    def __init__(self, start: Callable[[Deliver], BatchRun | Awaitable[BatchRun]]) -> None:
         self._start = start
         self._outlet = _Outlet()
         self._run: BatchRun | None = None
@@ -80,7 +80,8 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
             raise RuntimeError(_TWO_CONSUMERS)
         self._starting = True
         try:
-            run = self._run = await self._start(self._outlet.put)
+            started = self._start(self._outlet.put)
+            run = self._run = started if isinstance(started, BatchRun) else await started
         finally:
             self._starting = False
         run.start()

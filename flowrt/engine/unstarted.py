@@ -9,7 +9,7 @@ from typing import Any, Final
 from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.outcome import cancel, cancel_retry
 from flowrt.engine.parts import RunParts, UnstartedBlock
-from flowrt.engine.source import EMPTY, END, LATER, Source
+from flowrt.engine.source import END, LATER, Source
 from flowrt.model import ItemRecord
 
 __all__ = ["UnstartedInputs"]
@@ -112,7 +112,3 @@ class UnstartedInputs:
             item.finished_ns = item.pulled_ns
             cancellation.finish(item)
         return item.pulled_ns
-
-    def close(self) -> None:
-        """Let go of the inputs."""
-        self._source = EMPTY

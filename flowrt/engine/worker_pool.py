@@ -39,6 +39,19 @@ class WorkerPool:
         starting: Workers whose task has not begun.
     """
 
+    __slots__ = (
+        "_admission",
+        "_batch",
+        "_cancellation",
+        "_clock",
+        "_context",
+        "_empty",
+        "_loop",
+        "_worker",
+        "starting",
+        "vacant",
+    )
+
     def __init__(
         self,
         parts: RunParts,

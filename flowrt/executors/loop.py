@@ -9,7 +9,7 @@ from flowrt.executors.base import Session
 from flowrt.executors.threads import ThreadsSession, blocking_call
 from flowrt.model.node import BaseNode, NodeContext, WorkflowContext
 
-__all__ = ["LoopExecutor"]
+__all__ = ["LoopExecutor", "LoopSession"]
 
 
 class LoopExecutor:
@@ -18,13 +18,19 @@ class LoopExecutor:
     def open(self, node: BaseNode, slots: int) -> Session:  # noqa: ARG002  # the batch bounds its attempts
         """Open a session; a plain function gets a pool of threads."""
         call = blocking_call(node)
-        return _LoopSession(node) if call is None else ThreadsSession(call, node.node_id)
+        return LoopSession(node) if call is None else ThreadsSession(call, node.node_id)
 
     def __repr__(self) -> str:
         return "LoopExecutor()"
 
 
-class _LoopSession:
+class LoopSession:
+    """Session without state: the loop runs the node's coroutines as they are.
+
+    Args:
+        node: The node to run.
+    """
+
     __slots__ = ("invoke",)
 
     def __init__(self, node: BaseNode) -> None:

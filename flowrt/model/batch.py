@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from flowrt._util.random_ids import random_id
 from flowrt.attribution.ledger import Ledger
 from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 
@@ -21,9 +20,7 @@ __all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot", "
 
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
-_ids: Final = random.Random()  # noqa: S311  # ids are no secrets; of its own, so that `random.seed` repeats none
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.seed)
+_NO_ITEMS: Final[dict[str, int]] = dict.fromkeys(STATUSES, 0)
 
 
 class Slot:
@@ -145,7 +142,7 @@ class BatchRecord:
         self.expected = expected
         self.limit = limit
         self.slots: list[Slot] = []
-        self.counts: dict[str, int] = dict.fromkeys(STATUSES, 0)
+        self.counts = _NO_ITEMS.copy()
         self.own_tasks = own_tasks
         self.starts_at_once = starts_at_once
         self.pulled = 0
@@ -176,7 +173,7 @@ class BatchRecord:
     def batch_id(self) -> str:
         """Random id of this run, 32 hexadecimal digits; made when it is first asked for."""
         if self._batch_id is None:
-            self._batch_id = f"{_ids.getrandbits(128):032x}"
+            self._batch_id = random_id()
         return self._batch_id
 
     def __getstate__(self) -> dict[str, Any]:
