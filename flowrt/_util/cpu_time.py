@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
-__all__ = ["CpuTime", "thread_cpu_clock"]
-
-T = TypeVar("T")
+__all__ = ["CpuTime", "read_times", "thread_cpu_clock"]
 
 _lock: Final = threading.Lock()  # one for all, so that the sums can be pickled
 
@@ -48,13 +46,15 @@ class CpuTime:
         self.cpu_ns = 0
         self.wall_ns = 0
 
-    def measure(self, function: Callable[..., T], *arguments: object) -> T:
-        """Call a function in the current thread and add its times, even if it raises."""
+    def add_since(self, start: tuple[int, int]) -> tuple[int, int]:
+        """Add what has passed on this thread since `start`, which `read_times` returned; return the times now."""
         cpu_ns, wall_ns = time.thread_time_ns(), time.perf_counter_ns()
-        try:
-            return function(*arguments)
-        finally:
-            cpu_ns, wall_ns = time.thread_time_ns() - cpu_ns, time.perf_counter_ns() - wall_ns
-            with _lock:
-                self.cpu_ns += cpu_ns
-                self.wall_ns += wall_ns
+        with _lock:
+            self.cpu_ns += cpu_ns - start[0]
+            self.wall_ns += wall_ns - start[1]
+        return cpu_ns, wall_ns
+
+
+def read_times() -> tuple[int, int]:
+    """Return the calling thread's CPU time and a monotonic time, in nanoseconds."""
+    return time.thread_time_ns(), time.perf_counter_ns()

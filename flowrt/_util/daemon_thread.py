@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-__all__ = ["DaemonThreads", "run_in_daemon_thread"]
+from flowrt._util.cpu_time import CpuTime, read_times
+
+__all__ = ["Call", "DaemonThreads", "run_in_daemon_thread"]
 
 T = TypeVar("T")
+_SHORT_NS: Final = 50_000  # calls shorter than this are measured together: a thread's clock takes 0.7 µs to read
 
 
 def run_in_daemon_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T], name: str) -> asyncio.Future[T]:
@@ -34,90 +37,159 @@ def run_in_daemon_thread(loop: asyncio.AbstractEventLoop, function: Callable[[],
     return answer
 
 
-class DaemonThreads:
-    """Pool of daemon threads: a call takes an idle thread, or a new one if none is idle.
+class Call:
+    """One call in a thread of a pool.
 
-    A call that never returns does not keep the process from exiting, as a `ThreadPoolExecutor`'s thread would.
+    Attributes:
+        answer: A future of the function's result or exception. It never ends if the loop is closed first.
+        ended: True once the function has returned or raised, as far as the loop knows.
+    """
+
+    __slots__ = ("_waiter", "answer", "arguments", "ended", "function")
+
+    def __init__(self, answer: asyncio.Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.answer = answer
+        self.function = function
+        self.arguments = arguments
+        self.ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def wait_for_end(self) -> asyncio.Future[None]:
+        """Return a future that is done once the function has ended, also after the answer was cancelled."""
+        if self._waiter is None:
+            self._waiter = self.answer.get_loop().create_future()
+            if self.ended:
+                self._waiter.set_result(None)
+        return self._waiter
+
+    def end(self, result: Any, error: BaseException | None) -> None:
+        """Set the outcome, on the loop's thread."""
+        self.ended = True
+        _settle(self.answer, result, error)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class DaemonThreads:
+    """Pool of daemon threads behind one queue; a thread is added when there are more calls than threads.
+
+    A call that never returns does not keep the process from exiting, as a `ThreadPoolExecutor`'s thread would. Calls
+    and outcomes cross between the loop and the threads in groups: a thread that has ended a call takes the next one
+    without going to sleep, and the loop is woken once for all outcomes that are there when it looks.
 
     Args:
         name: Prefix of the threads' names.
+        cpu_time: Adds up the times of the calls, or None.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cpu_time: CpuTime | None = None) -> None:
         self._name = name
-        self._started = 0
-        self._idle: deque[_Worker] = deque()
-        self._closed = False
+        self._cpu_time = cpu_time
+        self._threads: list[threading.Thread] = []
+        self._active = 0  # calls whose outcome the loop does not know: no more than there are threads
+        self._calls: deque[Call | None] = deque()  # None ends a thread
+        self._bell = threading.Lock()  # locked while there is no reason for a thread to wake up
+        self._bell.acquire()
+        self._outcomes: deque[tuple[Call, Any, BaseException | None]] = deque()
+        self._signalled = False  # the loop is about to look at the outcomes
 
-    def submit(
-        self, loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any
-    ) -> asyncio.Future[Any]:
+    def submit(self, loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> Call:
         """Call a function in a thread.
 
         Args:
-            loop: The loop that awaits the future.
-            function: The function; it runs to its end even if the future is cancelled.
+            loop: The loop that awaits the answer; always the same one.
+            function: The function; it runs to its end even if the answer is cancelled.
             arguments: Its arguments.
-
-        Returns:
-            A future of the function's result or exception. It never ends if the loop is closed first.
         """
-        answer: asyncio.Future[Any] = loop.create_future()
-        try:
-            worker = self._idle.pop()
-        except IndexError:
-            worker = _Worker(self._run, f"{self._name}_{self._started}")
-            self._started += 1
-        worker.calls.put((answer, function, arguments))
-        return answer
+        call = Call(loop.create_future(), function, arguments)
+        self._active += 1
+        self._calls.append(call)
+        if self._active > len(self._threads):
+            name = f"{self._name}_{len(self._threads)}"
+            self._threads.append(thread := threading.Thread(target=self._serve, name=name, daemon=True))
+            thread.start()
+        self._ring()
+        return call
 
     def close(self) -> None:
-        """End the threads; wait for idle ones, which end at once, and let busy ones end by themselves."""
-        self._closed = True
-        idle = []
-        while self._idle:
-            idle.append(worker := self._idle.pop())
-            worker.calls.put(None)
-        for worker in idle:
-            worker.thread.join()
+        """End the threads. Wait for them, which is quick, unless a call is active: then each ends by itself."""
+        threads, self._threads = self._threads, []
+        self._calls.extend([None] * len(threads))
+        self._ring()
+        if not self._active:
+            for thread in threads:
+                thread.join()
 
-    def _run(self, worker: _Worker) -> None:
-        while (call := worker.calls.get()) is not None:
-            answer, function, arguments = call
-            # The thread is idle before its answer is delivered, since the receiver of the last one may end all threads.
-            _run(answer, function, *arguments, before_answer=lambda: self._idle.append(worker))
-            del answer, function, arguments, call  # an idle thread keeps nothing alive
-            if self._closed:
-                break
+    def _ring(self) -> None:
+        """Wake one thread up; it wakes the next one if there are more calls.
+
+        The queue of the standard library would wake a thread for each call from Python 3.13 on, and most of them would
+        find that another thread has taken it.
+        """
+        if self._bell.locked():
+            with suppress(RuntimeError):  # another thread rang at the same time
+                self._bell.release()
+
+    def _serve(self) -> None:
+        """Run calls until there is a None in their place."""
+        calls, cpu_time = self._calls, self._cpu_time
+        call: Call | None
+        result: Any
+        while True:
+            self._bell.acquire()
+            if len(calls) > 1:
+                self._ring()
+            times = (0, 0) if cpu_time is None else read_times()
+            while calls:
+                try:
+                    call = calls.popleft()
+                except IndexError:  # another thread was quicker
+                    break
+                if call is None:
+                    return
+                result = error = None
+                try:
+                    result = call.function(*call.arguments)
+                except BaseException as exc:  # raised again where the answer is awaited
+                    error = _as_future_takes_it(exc)
+                if cpu_time is not None and (not calls or time.perf_counter_ns() - times[1] > _SHORT_NS):
+                    times = cpu_time.add_since(times)  # the next call begins where this one ended
+                self._report(call, result, error)
+                del call, result, error  # an idle thread keeps nothing alive, and a traceback holds this frame
+
+    def _report(self, call: Call, result: Any, error: BaseException | None) -> None:
+        self._outcomes.append((call, result, error))
+        if not self._signalled:
+            self._signalled = True
+            with suppress(RuntimeError):  # the loop has been closed
+                call.answer.get_loop().call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        """Set the outcomes that are there, on the loop's thread."""
+        self._signalled = False  # before the look: what comes after it signals anew
+        outcomes = self._outcomes
+        while outcomes:
+            call, result, error = outcomes.popleft()
+            self._active -= 1
+            call.end(result, error)
 
 
-class _Worker:
-    """A thread of a pool, and its queue of calls; None ends it."""
-
-    __slots__ = ("calls", "thread")
-
-    def __init__(self, run: Callable[[_Worker], None], name: str) -> None:
-        self.calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
-        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
-        self.thread.start()
+def _as_future_takes_it(error: BaseException) -> BaseException:
+    """Return the error; in place of a StopIteration, which a future refuses, what it becomes in a coroutine."""
+    if not isinstance(error, StopIteration):
+        return error
+    replacement = RuntimeError("the function raised StopIteration")
+    replacement.__cause__ = error
+    return replacement
 
 
-def _run(
-    answer: asyncio.Future[Any],
-    function: Callable[..., Any],
-    *arguments: Any,
-    before_answer: Callable[[], None] = lambda: None,
-) -> None:
+def _run(answer: asyncio.Future[Any], function: Callable[[], Any]) -> None:
     result: Any = None
     error: BaseException | None = None
     try:
-        result = function(*arguments)
-    except StopIteration as exc:  # a future refuses it, since no coroutine could raise it
-        error = RuntimeError("the function raised StopIteration")
-        error.__cause__ = exc
+        result = function()
     except BaseException as exc:  # raised again where the future is awaited
-        error = exc
-    before_answer()
+        error = _as_future_takes_it(exc)
     with suppress(RuntimeError):  # the loop has been closed
         answer.get_loop().call_soon_threadsafe(_settle, answer, result, error)
     del error  # its traceback holds this frame: without this they would be a cycle

@@ -126,7 +126,7 @@ class _FileStore(_MemoryStore):
 
     def _call(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         if self._threads is not None:
-            return self._threads.submit(self._loop, function, *arguments)
+            return self._threads.submit(self._loop, function, *arguments).answer
         answer: asyncio.Future[Any] = self._loop.create_future()
         try:
             answer.set_result(function(*arguments))

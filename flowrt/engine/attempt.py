@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from types import MethodType
 from typing import Any
 
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.outcome import RejectedInputError
 from flowrt.executors.base import RemoteSession
+from flowrt.executors.threads import ThreadsSession
 from flowrt.model import BatchRecord, ItemRecord, Rejected
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext
 
@@ -49,18 +51,23 @@ def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch:
 
 
 def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
-    """Make the function that begins attempts of an async function on the loop; None for any other node.
+    """Make the function that begins attempts of an async function on the loop, or of a plain one in threads.
 
-    They need no NodeContext, no coroutine but the function's own and no NodeResult: settle them with `settle_value`.
+    They need no NodeContext, no coroutine of the node's and no NodeResult: settle them with `settle_value`. Any other
+    node, or executor, has no such way: None.
 
     Args:
         node: The node to run.
         invoke: How its executor runs it.
     """
-    its_own = getattr(invoke, "__func__", None) is FunctionNode.execute and getattr(invoke, "__self__", None) is node
-    if not isinstance(node, FunctionNode) or not its_own or not node.is_async:
+    session = getattr(invoke, "__self__", None)
+    call: Callable[[Any], Awaitable[Any]]
+    if isinstance(session, ThreadsSession) and session.function is not None:
+        call = session.call_function
+    elif isinstance(node, FunctionNode) and node.is_async and invoke == MethodType(FunctionNode.execute, node):
+        call = node.fn
+    else:
         return None
-    call: Callable[[Any], Awaitable[Any]] = node.fn
 
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data

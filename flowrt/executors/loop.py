@@ -18,7 +18,7 @@ class LoopExecutor:
     def open(self, node: BaseNode, slots: int) -> Session:  # noqa: ARG002  # the batch bounds its attempts
         """Open a session; a plain function gets a pool of threads."""
         call = blocking_call(node)
-        return LoopSession(node) if call is None else ThreadsSession(call, node.node_id)
+        return LoopSession(node) if call is None else ThreadsSession(node, call)
 
     def __repr__(self) -> str:
         return "LoopExecutor()"

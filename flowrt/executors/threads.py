@@ -9,15 +9,18 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from flowrt._util.cpu_time import CpuTime
+from flowrt._util.daemon_thread import Call as ThreadCall
 from flowrt._util.daemon_thread import DaemonThreads
-from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext, contained, is_async
+from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, WorkflowContext, is_async
 
 __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
 
 Call = Callable[[NodeContext, WorkflowContext], Any]
+_ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple})
+"""Most types of outputs, none of them awaitable: to ask `inspect` costs more than to look here."""
 
 
 def blocking_call(node: BaseNode) -> Call | None:
@@ -34,41 +37,55 @@ class ThreadsSession:
     thread cannot be interrupted, and the concurrency limit must hold. The slots bound the number of threads.
 
     Args:
+        node: The node.
         call: The blocking function to run in a thread.
-        name: Part of the threads' names.
 
     Attributes:
         cpu_time: CPU and wall time of the attempts that have ended.
+        function: The plain function of the item that is all of the node, or None.
     """
 
-    def __init__(self, call: Call, name: str) -> None:
+    def __init__(self, node: BaseNode, call: Call) -> None:
         self._call = call
         self.cpu_time = CpuTime()
-        self._threads = DaemonThreads(f"flowrt-{name}")
+        self.function: Callable[[Any], Any] | None = None
+        if isinstance(node, FunctionNode) and getattr(call, "__func__", None) is FunctionNode.call:
+            self.function = node.fn
+        self._threads = DaemonThreads(f"flowrt-{node.node_id}", self.cpu_time)
         self._cancelled: deque[asyncio.Future[None]] = deque()  # of attempts that were cancelled and have not ended
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
         """Run one attempt in a thread, in the caller's context; await an awaitable result on the loop."""
-        value = await self._in_thread(self._call, node_context, workflow_context)
-        return await value if inspect.isawaitable(value) else value
+        value = await self._in_thread(None, self._call, node_context, workflow_context)
+        return await value if type(value) is not NodeResult and inspect.isawaitable(value) else value
 
-    async def _in_thread(self, call: Call, *arguments: Any, interrupt: Callable[[], None] | None = None) -> Any:
-        loop, run = asyncio.get_running_loop(), contextvars.copy_context().run
-        answer = self._threads.submit(loop, run, self.cpu_time.measure, contained, call, *arguments)
+    async def call_function(self, data: Any) -> Any:
+        """Run one attempt of `function`; return or raise what it does, or the awaitable that it returns."""
+        value = await self._in_thread(None, self.function, data)
+        return await value if type(value) not in _ATOMS and inspect.isawaitable(value) else value
+
+    async def _in_thread(self, interrupt: Callable[[], None] | None, *call: Any) -> Any:
+        submitted = self._threads.submit(asyncio.get_running_loop(), contextvars.copy_context().run, *call)
         try:
-            return await asyncio.shield(answer)
+            return await submitted.answer
         except asyncio.CancelledError:
-            if interrupt is not None:
-                interrupt()
-            answer.add_done_callback(_retrieve)
-            abandoned = loop.create_future()
-            self._cancelled.append(abandoned)
-            while not answer.done() and not abandoned.done():
-                with suppress(asyncio.CancelledError):  # it may be cancelled again, by the batch's timeout
-                    await asyncio.wait([answer, abandoned], return_when=asyncio.FIRST_COMPLETED)
-            if not abandoned.done():
-                self._cancelled.remove(abandoned)
+            if not submitted.answer.cancelled():  # the function raised it, or ended when the task was cancelled
+                submitted.answer.exception()  # retrieved, or asyncio logs that it never was
+            elif not submitted.ended:
+                if interrupt is not None:
+                    interrupt()
+                await self._wait_for_end(submitted)
             raise
+
+    async def _wait_for_end(self, call: ThreadCall) -> None:
+        """Wait until the thread of a cancelled attempt has ended it, or the attempt was abandoned."""
+        abandoned = asyncio.get_running_loop().create_future()
+        self._cancelled.append(abandoned)
+        while not call.ended and not abandoned.done():
+            with suppress(asyncio.CancelledError):  # it may be cancelled again, by the batch's timeout
+                await asyncio.wait([call.wait_for_end(), abandoned], return_when=asyncio.FIRST_COMPLETED)
+        if not abandoned.done():
+            self._cancelled.remove(abandoned)
 
     def abandon_one(self) -> None:
         """End the attempt that was cancelled first, without its thread; a closing loop would wait for it for ever."""
@@ -80,23 +97,17 @@ class ThreadsSession:
         self._threads.close()
 
 
-def _retrieve(answer: asyncio.Future[Any]) -> None:
-    """Retrieve the exception of a cancelled attempt, or asyncio logs that it was never retrieved."""
-    if not answer.cancelled():
-        answer.exception()
-
-
 class _OwnLoopSession(ThreadsSession):
     """Runs coroutine functions: each attempt on an event loop of its own in a worker thread."""
 
     def __init__(self, node: BaseNode) -> None:
         self._node = node
-        super().__init__(node.execute, node.node_id)
+        super().__init__(node, node.execute)
 
     async def invoke(self, node_context: NodeContext, workflow_context: WorkflowContext) -> Any:
         """Run one attempt in a thread; cancellation cancels the coroutine there."""
         own = _OwnLoop(self._node)
-        return await self._in_thread(own.run, node_context, workflow_context, interrupt=own.cancel)
+        return await self._in_thread(own.cancel, own.run, node_context, workflow_context)
 
 
 class _OwnLoop:
@@ -143,7 +154,7 @@ class ThreadsExecutor:
     def open(self, node: BaseNode, slots: int) -> ThreadsSession:  # noqa: ARG002  # the batch bounds its attempts
         """Open a session; its threads are started on demand."""
         call = blocking_call(node)
-        return _OwnLoopSession(node) if call is None else ThreadsSession(call, node.node_id)
+        return _OwnLoopSession(node) if call is None else ThreadsSession(node, call)
 
     def __repr__(self) -> str:
         return "ThreadsExecutor()"

@@ -45,16 +45,55 @@ def session_of(node: Any, where: str | None = None) -> Any:
     return executor_of(where).open(node, 1)
 
 
-def test_only_an_async_function_on_the_loop_takes_the_direct_path() -> None:
-    node = FunctionNode(act_on)
-    assert make_direct(node, session_of(node).invoke) is not None
-    threads = session_of(node, "threads")
-    assert make_direct(node, threads.invoke) is None
-    threads.close()
-    for other in (Louder(act_on), FunctionNode(len)):
-        session = session_of(other)
-        assert make_direct(other, session.invoke) is None
-        session.close()
+class Doubled(FunctionNode):
+    """Function node with a `call` of its own."""
+
+    def call(self, node_context: Any, workflow_context: Any) -> Any:
+        return NodeResult(True, 2 * self.fn(node_context.input_data))
+
+
+@pytest.mark.parametrize(
+    ("node", "where", "direct"),
+    [
+        (FunctionNode(act_on), "loop", True),
+        (FunctionNode(act_on), "threads", False),
+        (Louder(act_on), "loop", False),
+        (FunctionNode(len), "loop", True),
+        (FunctionNode(len), "threads", True),
+        (Louder(len), "loop", False),
+        (Doubled(len), "threads", False),
+    ],
+)
+def test_only_a_function_that_is_all_of_its_node_takes_the_direct_path(
+    node: FunctionNode, where: str, direct: bool
+) -> None:
+    session = session_of(node, where)
+    assert (make_direct(node, session.invoke) is not None) is direct
+    session.close()
+
+
+def test_plain_functions_end_alike_directly_and_through_their_node(run: Run) -> None:
+    def act(x: Any) -> Any:
+        match x:
+            case "raise":
+                raise LookupError("lost")
+            case "stop":
+                raise StopIteration
+            case "result":
+                return NodeResult(False, error="no luck", metadata={"a": 1})
+            case "coroutine":
+                return act_on(5)
+            case "generator":
+                return (y for y in ())
+        return x
+
+    data = [1, None, "raise", "result", "coroutine", "generator", [1, 2], Rejected("no JSON", input_data="{")]
+    direct = run(BatchProcessor(act, 3).batch(data))
+    through_node = run(BatchProcessor(act, 3, retry=RetryPolicy(1)).batch(data))
+    assert list(map(fields, direct)) == list(map(fields, through_node))
+    (stopped,) = run(BatchProcessor(act).batch(["stop"]))
+    assert stopped.error_type == "RuntimeError"
+    assert "StopIteration" in stopped.error
 
 
 def test_node_with_a_replaced_execute_is_called_through_it(run_virtual: Run) -> None:
