@@ -33,6 +33,7 @@ from flowrt.model.node import BaseNode, FunctionNode, NodeContext, NodeResult, W
 from flowrt.model.result import ItemFailedError
 from flowrt.nodes.filter import FilterNode
 from flowrt.nodes.map import MapNode
+from flowrt.nodes.outputs import FilterOutput, MapOutput, ReduceOutput
 from flowrt.nodes.race import RaceNode, race
 from flowrt.nodes.reduce import ReduceNode
 from flowrt.policies import AdaptiveLimit, Cache, CircuitBreaker, Hedge, RateLimit, RetryPolicy
@@ -57,6 +58,7 @@ __all__ = [
     "Cache",
     "CircuitBreaker",
     "FilterNode",
+    "FilterOutput",
     "FlowrtError",
     "FunctionNode",
     "Hedge",
@@ -67,6 +69,7 @@ __all__ = [
     "JournalError",
     "JournalPolicy",
     "MapNode",
+    "MapOutput",
     "MissingExtraError",
     "NodeContext",
     "NodeResult",
@@ -75,6 +78,7 @@ __all__ = [
     "RateLimit",
     "RayExecutor",
     "ReduceNode",
+    "ReduceOutput",
     "Rejected",
     "RetryPolicy",
     "Runtime",

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from html import escape
 from operator import attrgetter
-from typing import Any, Final, Self
+from typing import Any, Final, Never, Self, cast
 
 from flowrt.errors import FlowrtError
 from flowrt.model import STATUSES, BatchRecord, BatchResult
 from flowrt.model.result import ItemFailedError
-from flowrt.model.type_variables import In, Out
+from flowrt.model.type_variables import In, Missing_co, Out
 from flowrt.reporting.report import BatchReport
 
 __all__ = ["BY_INDEX", "BatchFailedError", "BatchResults", "attach_results", "was_rejected"]
@@ -52,8 +52,10 @@ class BatchFailedError(ExceptionGroup[Exception], FlowrtError):
         return type(self), (self.failed, self.total)
 
 
-class BatchResults(list[BatchResult[In, Out]]):
+class BatchResults(list[BatchResult[In, Out, Missing_co]]):
     """Results of a batch, in input order, of items of type `In` with outputs of type `Out`.
+
+    `BatchResults[In, Out, Never]`, which `raise_for_failures` returns, has no None among its outputs.
 
     Attributes:
         wall_time: Wall time of the batch, in seconds.
@@ -63,7 +65,7 @@ class BatchResults(list[BatchResult[In, Out]]):
 
     def __init__(
         self,
-        results: Iterable[BatchResult[In, Out]] = (),
+        results: Iterable[BatchResult[In, Out, Missing_co]] = (),
         *,
         name: str = "batch",
         wall_time: float = 0.0,
@@ -79,14 +81,14 @@ class BatchResults(list[BatchResult[In, Out]]):
         return type(self), (), state, iter(self)
 
     @property
-    def outputs(self) -> list[Out | None]:
+    def outputs(self) -> list[Out | Missing_co]:
         """Outputs in input order, with None for each failed item."""
-        return [result.output if result.success else None for result in self]
+        return [result.output if result.success else cast("Missing_co", None) for result in self]
 
     @property
-    def succeeded(self) -> list[BatchResult[In, Out]]:
+    def succeeded(self) -> list[BatchResult[In, Out, Never]]:
         """Results of the items that ended `ok` or `resumed`."""
-        return [result for result in self if result.success]
+        return cast("list[BatchResult[In, Out, Never]]", [result for result in self if result.success])
 
     @property
     def failed(self) -> list[BatchResult[In, Out]]:
@@ -103,18 +105,18 @@ class BatchResults(list[BatchResult[In, Out]]):
         """Report of the batch: totals, and details by its `text()`, `html()` and `save(path)`."""
         return BatchReport.of(self, self.name, self.wall_time, self.batch, keep=True)
 
-    def raise_for_failures(self) -> Self:
+    def raise_for_failures(self) -> BatchResults[In, Out, Never]:
         """Raise one exception for all failed items, if there are any.
 
         Returns:
-            The results themselves, for chaining.
+            The results themselves, whose outputs a type checker then knows to be there.
 
         Raises:
             BatchFailedError: Items failed, timed out or were cancelled.
         """
         if failed := self.failed:
             raise BatchFailedError(failed, len(self))
-        return self
+        return cast("BatchResults[In, Out, Never]", self)
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame, one row per item.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Generic, Literal, Self, TypeVar, overload
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from flowrt.errors import FlowrtError
-from flowrt.model.type_variables import In_co, Out_co
+from flowrt.model.type_variables import In_co, Missing_co, Out_co
 
 __all__ = ["STATUSES", "BatchResult", "ItemFailedError", "Rejected", "SharedAttributes", "SparseAttribute", "Status"]
 
@@ -75,9 +76,10 @@ class SharedAttributes(dict[str, Any]):
     """Sparse attributes that many records share; a record that changes one gets a dictionary of its own."""
 
 
-class BatchResult(Generic[In_co, Out_co]):
-    """Result of one item; `BatchResult[In, Out]` has an input of type `In` and an output of type `Out`.
+class BatchResult(Generic[In_co, Out_co, Missing_co]):
+    """Result of one item; `BatchResult[In, Out]` has an input of type `In` and an output of type `Out`, or None.
 
+    `BatchResult[In, Out, Never]` is the result of an item that succeeded: its output is no None for a type checker.
     The results of a batch are its items' own records, which saves an object per item; they compare, copy and pickle as
     plain BatchResults.
 
@@ -104,9 +106,12 @@ class BatchResult(Generic[In_co, Out_co]):
 
     __slots__ = ("_sparse", "attempts", "index", "input_data", "output", "status")
 
+    if not TYPE_CHECKING:
+        __class_getitem__ = classmethod(GenericAlias)  # BatchResult[In, Out] too: defaults are new in Python 3.13
+
     index: int
     input_data: In_co
-    output: Out_co | None
+    output: Out_co | Missing_co
     status: Status
     attempts: int
     error = SparseAttribute[str | None](None)
@@ -144,7 +149,7 @@ class BatchResult(Generic[In_co, Out_co]):
         self._sparse: dict[str, Any] | None = None
         self.index = index
         self.input_data = input_data
-        self.output = output
+        self.output = output  # type: ignore[assignment]  # None only where Missing_co is None
         self.error = error
         self.status = status
         self.error_type = error_type
@@ -169,7 +174,7 @@ class BatchResult(Generic[In_co, Out_co]):
         result = cls.__new__(cls)
         result.index = index
         result.input_data = input_data
-        result.output = None
+        result.output = None  # type: ignore[assignment]  # as above
         result.status = "cancelled"
         result.attempts = 0
         result._sparse = why  # noqa: SLF001  # of this class

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Generic
 
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
+from flowrt.model.type_variables import In
 from flowrt.nodes._collection import OutputKey, check_callable, for_each, items_of
+from flowrt.nodes.outputs import FilterOutput
 
 __all__ = ["FilterNode"]
 
 
-class FilterNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
+class FilterNode(BaseNode[Mapping[str, Any], FilterOutput[In]], Generic[In]):
     """Keeps the items for which a predicate is true, in their order.
+
+    A type checker infers `In`, the type of the items, from the predicate; write `FilterNode[int](...)` for a lambda.
 
     Args:
         node_id: Names the node.
@@ -32,7 +36,7 @@ class FilterNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
     def __init__(
         self,
         node_id: str,
-        filter_fn: Callable[[Any], Any],
+        filter_fn: Callable[[In], object],
         input_key: str = "items",
         output_key: str = "filtered",
         name: str | None = None,
@@ -47,7 +51,7 @@ class FilterNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
         self,
         node_context: NodeContext[Mapping[str, Any]],
         workflow_context: WorkflowContext,  # noqa: ARG002
-    ) -> NodeResult[dict[str, Any]]:
+    ) -> NodeResult[FilterOutput[In]]:
         """Filter the items.
 
         Returns:
@@ -66,4 +70,5 @@ class FilterNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
         count = await for_each(items, "filter_fn", self.filter_fn, keep)
         if isinstance(count, NodeResult):
             return count
-        return NodeResult(True, {self.output_key: kept, "original_count": count, "filtered_count": len(kept)})
+        output: Any = {self.output_key: kept, "original_count": count, "filtered_count": len(kept)}
+        return NodeResult(True, output)

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
 from flowrt.batch.processor import BatchProcessor
 from flowrt.errors import error_text
 from flowrt.model import BatchResult
-from flowrt.model.foreign_node import NodeLike
-from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.model.foreign_node import ForeignNode, NodeLike
+from flowrt.model.node import (
+    AsyncFunction,
+    BaseNode,
+    NodeContext,
+    NodeResult,
+    PlainFunction,
+    ResultFunction,
+    WorkflowContext,
+    failed,
+)
 from flowrt.model.result import ItemFailedError
+from flowrt.model.type_variables import Out
 from flowrt.nodes._collection import OutputKey, aclose, items_of
+from flowrt.nodes.outputs import MapOutput
 
 __all__ = ["MapNode"]
 
 _CUT_SHORT: Final = "its batch was ended before all of its items had run"
 
 
-class MapNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
+class MapSettings(TypedDict, total=False):
+    """Settings of a MapNode that are keyword arguments."""
+
+    continue_on_error: bool
+    name: str | None
+    config: dict[str, Any] | None
+
+
+class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
     """Runs a node over each item of a collection, concurrently and observed, as a batch named after the MapNode.
 
-    All settings can be read and set later, too.
+    A type checker infers `Out`, the type of the child's outputs, from the child. All settings can be read and set
+    later, too.
 
     Args:
         node_id: Names the node and its batch.
@@ -40,6 +60,56 @@ class MapNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
 
     output_key = OutputKey("total", "succeeded", "failed")
 
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        child_node: BaseNode[dict[str, Any], Out],
+        input_key: str = "items",
+        output_key: str = "results",
+        max_concurrency: int = 10,
+        **settings: Unpack[MapSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        child_node: ResultFunction[dict[str, Any], Out],
+        input_key: str = "items",
+        output_key: str = "results",
+        max_concurrency: int = 10,
+        **settings: Unpack[MapSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        child_node: AsyncFunction[dict[str, Any], Out],
+        input_key: str = "items",
+        output_key: str = "results",
+        max_concurrency: int = 10,
+        **settings: Unpack[MapSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        child_node: PlainFunction[dict[str, Any], Out],
+        input_key: str = "items",
+        output_key: str = "results",
+        max_concurrency: int = 10,
+        **settings: Unpack[MapSettings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        child_node: ForeignNode,
+        input_key: str = "items",
+        output_key: str = "results",
+        max_concurrency: int = 10,
+        **settings: Unpack[MapSettings],
+    ) -> None: ...
     def __init__(
         self,
         node_id: str,
@@ -78,7 +148,7 @@ class MapNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
 
     async def execute(
         self, node_context: NodeContext[Mapping[str, Any]], workflow_context: WorkflowContext
-    ) -> NodeResult[dict[str, Any]]:
+    ) -> NodeResult[MapOutput[Out]]:
         """Run the child over all items.
 
         Returns:
@@ -112,7 +182,7 @@ class MapNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
             stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
             listed = failure is not None and exc is failure.exception
         errors.sort(key=lambda entry: entry["index"])
-        output = {
+        output: Any = {
             self.output_key: [outputs.get(index) for index in range(total)],
             "total": total,
             "succeeded": len(outputs),

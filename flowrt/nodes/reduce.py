@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, overload
 
 from flowrt.errors import error_text
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext, failed
+from flowrt.model.type_variables import Out
 from flowrt.nodes._collection import OutputKey, check_callable, for_each, items_of
+from flowrt.nodes.outputs import ReduceOutput
 
 __all__ = ["ReduceNode"]
 
 
-class ReduceNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
+class ReduceNode(BaseNode[Mapping[str, Any], ReduceOutput[Out]], Generic[Out]):
     """Folds the items from the left, in their order.
+
+    A type checker infers `Out`, the type of the accumulator, where function and initial value agree on it.
 
     Args:
         node_id: Names the node.
@@ -32,6 +36,39 @@ class ReduceNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
 
     output_key = OutputKey("processed_count")
 
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        reduce_fn: Callable[[Out, Any], Coroutine[Any, Any, Out]],
+        initial_value: Out,
+        input_key: str = "items",
+        output_key: str = "result",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        reduce_fn: Callable[[Out, Any], Out],
+        initial_value: Out,
+        input_key: str = "items",
+        output_key: str = "result",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        node_id: str,
+        reduce_fn: Callable[[Any, Any], Any],
+        initial_value: Any,
+        input_key: str = "items",
+        output_key: str = "result",
+        name: str | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None: ...
     def __init__(
         self,
         node_id: str,
@@ -52,7 +89,7 @@ class ReduceNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
         self,
         node_context: NodeContext[Mapping[str, Any]],
         workflow_context: WorkflowContext,  # noqa: ARG002
-    ) -> NodeResult[dict[str, Any]]:
+    ) -> NodeResult[ReduceOutput[Out]]:
         """Fold the items.
 
         Returns:
@@ -80,4 +117,5 @@ class ReduceNode(BaseNode[Mapping[str, Any], dict[str, Any]]):
         count = await for_each(items, "reduce_fn", fold, keep)
         if isinstance(count, NodeResult):
             return count
-        return NodeResult(True, {self.output_key: value, "processed_count": count})
+        output: Any = {self.output_key: value, "processed_count": count}
+        return NodeResult(True, output)

@@ -7,7 +7,7 @@ import copy
 import pickle  # errors cross process boundaries
 from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, Never, get_args
 
 import pytest
 
@@ -38,6 +38,12 @@ def test_outputs_are_aligned_with_none_for_failures(run_virtual: Run) -> None:
 def test_raise_for_failures_returns_the_results_of_a_full_success(run_virtual: Run) -> None:
     results = run_virtual(batch_of(1, 3))
     assert results.raise_for_failures() is results
+
+
+@pytest.mark.parametrize("generic", [BatchResult, BatchResults])
+def test_types_of_results_may_leave_out_the_one_of_a_failure(generic: Any) -> None:
+    assert get_args(generic[int, str]) == (int, str)
+    assert get_args(generic[int, str, Never]) == (int, str, Never)
 
 
 def test_raise_for_failures_groups_every_failure(run_virtual: Run) -> None:

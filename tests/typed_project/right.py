@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, Literal, TypedDict, assert_type
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal, Never, TypedDict, assert_type
 
 import flowrt
 from flowrt import (
@@ -14,15 +14,18 @@ from flowrt import (
     BatchResult,
     BatchResults,
     FilterNode,
+    FilterOutput,
     FunctionNode,
     Instrument,
     ItemFailedError,
     ItemRecord,
     MapNode,
+    MapOutput,
     NodeContext,
     NodeResult,
     RaceNode,
     ReduceNode,
+    ReduceOutput,
     Runtime,
     Telemetry,
     WorkflowContext,
@@ -154,10 +157,13 @@ async def inferred() -> None:
     assert_type(BatchProcessor(Fetch()), BatchProcessor[Any, Any])
     assert_type(BatchProcessor(Foreign()), BatchProcessor[Any, Any])
     assert_type(BatchProcessor(str.upper), BatchProcessor[str, str])
+    BatchProcessor(lambda x: x > 1)
     results = await BatchProcessor(blocking, executor="processes").batch([1, 2])
     assert_type(results, BatchResults[int, str])
     assert_type(results.outputs, list[str | None])
-    assert_type(results.succeeded, list[BatchResult[int, str]])
+    assert_type(results.succeeded, list[BatchResult[int, str, Never]])
+    assert_type([result.output for result in results.succeeded], list[str])
+    assert_type(results.failed, list[BatchResult[int, str]])
     assert_type(results[0].output, str | None)
     assert_type(results[0].input_data, int)
     cities: list[City] = [{"name": "Oslo"}]
@@ -167,8 +173,15 @@ async def inferred() -> None:
 async def one_line() -> None:
     results = await flowrt.map(double, [1, 2], max_concurrency=2, name="nightly")
     assert_type(results, BatchResults[int, int])
-    assert_type(results.raise_for_failures(), BatchResults[int, int])
     assert_type(results.outputs, list[int | None])
+    complete = results.raise_for_failures()
+    assert_type(complete, BatchResults[int, int, Never])
+    assert_type(complete.outputs, list[int])
+    assert_type(complete[0].output, int)
+    assert_type(sum(result.output for result in complete), int)
+    results = complete  # it is still what it was
+    assert_type((await flowrt.map(maybe, [1])).raise_for_failures().outputs, list[float | None])
+    assert_type(await BatchProcessor(double).retry_failed(complete), BatchResults[int, int])
     table: list[dict[str, Any]] = [{"name": "Oslo"}]
     assert_type(await flowrt.map(fetch, table, retry=3), BatchResults[dict[str, Any], list[str]])
     assert_type(await flowrt.map(blocking, range(3), rate_limit="100/s"), BatchResults[int, str])
@@ -195,12 +208,51 @@ async def decorated() -> None:
     assert_type(quadruple.processor, BatchProcessor[int, str])
 
 
+def even(x: int) -> bool:
+    return x % 2 == 0
+
+
+async def longest(sofar: str, text: str) -> str:
+    return max(sofar, text, key=len)
+
+
+class OwnMap(MapNode[str]):
+    def __init__(self) -> None:
+        super().__init__("own", child, max_concurrency=5, name="Own")
+
+
 async def nodes() -> NodeResult:
     workflow = WorkflowContext(workflow_id="w")
-    mapped = await MapNode("m", child, output_key="out").execute(NodeContext("m", "map", {"items": [1]}), workflow)
-    assert_type(mapped, NodeResult[dict[str, Any]])
-    await FilterNode("f", lambda x: x > 1).execute(NodeContext("f", "filter", mapped.output or {}), workflow)
-    await ReduceNode("r", lambda a, b: a + b, 0).execute(NodeContext("r", "reduce", {"items": [1]}), workflow)
+    map_node = MapNode("m", child, output_key="out", continue_on_error=False)
+    assert_type(map_node, MapNode[str])
+    assert_type(MapNode("m", lengths), MapNode[dict[str, int]])
+    assert_type(MapNode("m", Fetch()), MapNode[Any])
+    assert_type(MapNode("m", Foreign()), MapNode[Any])
+    assert_type(await OwnMap().execute(NodeContext("m", "map", {"items": [1]}), workflow), NodeResult[MapOutput[str]])
+    mapped = await map_node.execute(NodeContext("m", "map", {"items": [1]}), workflow)
+    assert_type(mapped, NodeResult[MapOutput[str]])
+    if mapped.output is not None:
+        assert_type(mapped.output["out"], list[str | None])
+        assert_type(mapped.output["failed"], int)
+    assert_type(BatchProcessor(map_node), BatchProcessor[Mapping[str, Any], MapOutput[str]])
+
+    assert_type(FilterNode("f", even), FilterNode[int])
+    assert_type(FilterNode("f", lambda x: x > 1), FilterNode[Any])
+    assert_type(FilterNode[int]("f", lambda x: x > 1), FilterNode[int])
+    kept = await FilterNode("f", even).execute(NodeContext("f", "filter", mapped.output or {}), workflow)
+    assert_type(kept, NodeResult[FilterOutput[int]])
+    if kept.output is not None:
+        assert_type(kept.output["filtered"], list[int])
+        assert_type(kept.output["original_count"], int)
+
+    assert_type(ReduceNode("r", longest, ""), ReduceNode[str])
+    assert_type(ReduceNode[float]("r", lambda a, b: a + b, 0), ReduceNode[float])
+    folded = await ReduceNode("r", longest, "").execute(NodeContext("r", "reduce", {"items": ["a"]}), workflow)
+    assert_type(folded, NodeResult[ReduceOutput[str]])
+    if folded.output is not None:
+        assert_type(folded.output["result"], str)
+        assert_type(folded.output["processed_count"], int)
+
     either = RaceNode("either", [Fetch(), double])
     assert_type(await race([Length("a"), Length("b")], "text"), NodeResult[int])
     assert_type(await race([double, double], 5), NodeResult[int])

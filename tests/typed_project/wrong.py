@@ -10,9 +10,11 @@ from flowrt import (  # attr-defined | -
     BatchProcesor,  # - | reportAttributeAccessIssue
     BatchProcessor,
     BatchResult,
+    FilterNode,
     MapNode,
     NodeContext,
     NodeResult,
+    ReduceNode,
     Runtime,
     WorkflowContext,
     run,
@@ -36,6 +38,14 @@ async def double(x: int) -> int:
 
 async def listed(row: dict[str, int]) -> list[str]:
     return list(row)
+
+
+def even(x: int) -> bool:
+    return x % 2 == 0
+
+
+async def longest(sofar: str, text: str) -> str:
+    return max(sofar, text, key=len)
 
 
 @flowrt.node(max_concurrency=5)
@@ -64,10 +74,30 @@ async def main() -> int:
     await configured("one")  # arg-type | reportArgumentType
     await configured.map(["one"])  # list-item | reportArgumentType
     NodeResult("yes", output=1)  # arg-type | reportArgumentType
-    MapNode("map", double)  # arg-type | reportArgumentType
+    MapNode("map", double)  # arg-type | reportCallIssue
+    MapNode("map", listed, max_concurrency="5")  # call-overload | reportCallIssue
+    MapNode("map", listed, retries=3)  # call-overload | reportCallIssue
+    FilterNode[str]("filter", even)  # arg-type | reportArgumentType
+    FilterNode("filter", 5)  # arg-type | reportArgumentType
     results = await BatchProcessor(double).batch(["one"])  # list-item | reportArgumentType
     number: int = results.outputs[0]  # assignment | reportAssignmentType
     text: str | None = results[0].output  # assignment | reportAssignmentType
+    words: list[str] = results.raise_for_failures().outputs  # assignment | reportAssignmentType
+    for failure in results.failed:
+        failure.output + 1  # operator | reportOptionalOperand
+    for success in results.succeeded:
+        success.output.upper()  # attr-defined | reportAttributeAccessIssue
+    context = NodeContext("map", "map", {"items": [1]})
+    mapped = await MapNode("map", listed).execute(context, WorkflowContext())
+    mapped.output["results"]  # index | reportOptionalSubscript
+    if mapped.output is not None:
+        rows: list[list[int] | None] = mapped.output["results"]  # assignment | reportAssignmentType
+        mapped.output["total"].upper()  # attr-defined | reportAttributeAccessIssue
+    kept = await FilterNode("filter", even).execute(context, WorkflowContext())
+    folded = await ReduceNode("reduce", longest, "").execute(context, WorkflowContext())
+    if kept.output is not None and folded.output is not None:
+        names: list[str] = kept.output["filtered"]  # assignment | reportAssignmentType
+        folded.output["result"] + 1  # operator | reportOperatorIssue
     await BatchProcessor(listed).batch([1])  # list-item | reportArgumentType
     await BatchProcessor(double).batch(5)  # arg-type | reportArgumentType
     results.sucess_rate  # attr-defined | reportAttributeAccessIssue
