@@ -87,12 +87,13 @@ class Runtime:
         trace_url: URL of a trace in your tracing UI, with `{trace_id}` in place of its id, such as
             `https://jaeger.example.com/trace/{trace_id}`. Trace ids on the live page become links.
         live_control: True to let the live page pause, drain and cancel batches. Needs `metrics_token`.
-        otlp_endpoint: Base URL of the OTLP/HTTP collector; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra
-            `otlp`. Without an endpoint, spans exist, so that logs and results have trace ids, but are not exported.
-        metrics_exporter: `otlp` to export the metrics over OTLP/HTTP too, with the values of `/metrics`;
-            `OTEL_METRICS_EXPORTER` by default. Needs the extra `otlp-sdk`.
-        logs_exporter: `otlp` to export the log events over OTLP/HTTP too; `OTEL_LOGS_EXPORTER` by default. Needs the
-            extra `otlp-sdk`, and a process that has not configured logging itself.
+        otlp_endpoint: Base URL of the OTLP collector; `OTEL_EXPORTER_OTLP_ENDPOINT` by default. Needs the extra `otlp`,
+            and `grpc` if `OTEL_EXPORTER_OTLP_PROTOCOL` is `grpc`; without that variable it is HTTP. Without an
+            endpoint, spans exist, so that logs and results have trace ids, but are not exported.
+        metrics_exporter: `otlp` to export the metrics too, with the values of `/metrics`; `OTEL_METRICS_EXPORTER` by
+            default. Needs the extra `otlp-sdk`, for gRPC `otlp-sdk-grpc`.
+        logs_exporter: `otlp` to export the log events too; `OTEL_LOGS_EXPORTER` by default. Needs the same extra, and a
+            process that has not configured logging itself.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
         log_level: The lowest level that is logged; by default `INFO` with a `log_format` or a `logs_exporter`, and
             `WARNING` without, so that a script prints warnings only.

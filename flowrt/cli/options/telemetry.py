@@ -52,7 +52,7 @@ def telemetry_options(command: Any) -> Any:
     return collect(
         "telemetry",
         TelemetryOptions,
-        option("--otlp-endpoint", metavar="URL", help="Send spans to this collector by OTLP over HTTP."),
+        option("--otlp-endpoint", metavar="URL", help="Send spans to this collector by OTLP."),
         option("--service-name", metavar="NAME", help="Name in traces; OTEL_SERVICE_NAME, or flowrt, by default."),
         option("--strict-telemetry", is_flag=True, help="Exit 6 if spans are lost or a setting is unusable."),
         option("--record", metavar="FILE", help="Record every attempt, for flowrt report and flowrt whatif."),

@@ -13,8 +13,8 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
 
-from flowrt.errors import MissingExtraError
 from flowrt.telemetry.logs.formatting import plain_value
+from flowrt.telemetry.otlp.sdk_exporters import make_sdk_exporter
 
 __all__ = ["LogsExport"]
 
@@ -26,7 +26,7 @@ _SEVERITIES: Final = {
     "critical": SeverityNumber.FATAL,
 }
 _ELSEWHERE: Final = ("event", "level", "timestamp", "trace_id", "span_id")  # fields of a record itself
-_EXPORTERS: Final = ("opentelemetry", "urllib3", "requests")  # their events are about the export: it would feed itself
+_EXPORTERS: Final = ("opentelemetry", "urllib3", "requests", "grpc")  # events about the export would feed it
 
 
 class LogsExport:
@@ -34,22 +34,14 @@ class LogsExport:
 
     Args:
         resource: What the events are of.
-        endpoint: The collector's base URL, to which `/v1/logs` is appended; None for that of the environment.
+        endpoint: The collector's base URL; None for that of the environment.
 
     Raises:
         MissingExtraError: The exporter is not installed.
     """
 
     def __init__(self, resource: Resource, endpoint: str | None = None) -> None:
-        try:
-            from opentelemetry.exporter.otlp.proto.http._log_exporter import (  # noqa: PLC0415  # an extra
-                OTLPLogExporter,
-            )
-        except ImportError:
-            raise MissingExtraError(
-                "logs_exporter='otlp'", "opentelemetry-exporter-otlp-proto-http", "otlp-sdk"
-            ) from None
-        exporter = OTLPLogExporter(None if endpoint is None else f"{endpoint.rstrip('/')}/v1/logs")
+        exporter = make_sdk_exporter("logs", endpoint)
         self._provider = LoggerProvider(resource, shutdown_on_exit=False)
         self._provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
         self._logger = self._provider.get_logger("flowrt")

@@ -16,11 +16,13 @@ class Exemplar(NamedTuple):
 
     Attributes:
         trace_id: 32 hexadecimal digits.
+        span_id: 16 hexadecimal digits.
         value_s: The item's duration, in seconds.
         at_s: Time at which the item ended, in seconds since 1970.
     """
 
     trace_id: str
+    span_id: str
     value_s: float
     at_s: float
 
@@ -44,9 +46,9 @@ class Exemplars:
 
     def take(self, bucket: int, item: ItemRecord) -> None:
         """Make the item's trace its bucket's exemplar, if the trace will be exported."""
-        trace_id = item.trace_id
-        if trace_id is None or isinstance(item.trace, UnexportedIds):
+        trace_id, span_id = item.trace_id, item.span_id
+        if trace_id is None or span_id is None or isinstance(item.trace, UnexportedIds):
             return
         self.due_ns[bucket] = item.finished_ns + _KEEP_NS
         at_s = (item.finished_ns + item.batch.epoch_offset_ns) / 1e9
-        self.latest[bucket] = Exemplar(trace_id, (item.finished_ns - item.pulled_ns) / 1e9, at_s)
+        self.latest[bucket] = Exemplar(trace_id, span_id, (item.finished_ns - item.pulled_ns) / 1e9, at_s)

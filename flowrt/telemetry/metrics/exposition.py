@@ -27,7 +27,7 @@ Encoder = Callable[[Collector], bytes]
 
 _BOUND_NS: Final = 123_456_789  # a bound that no metric has: it marks the place of the bounds in the pattern
 _BOUND: Final = repr(_BOUND_NS / 1e9)
-_ONE: Final = Distribution((_BOUND_NS,), (0, 0), 0.0, (Exemplar("0", 0.0, 0.0), None))
+_ONE: Final = Distribution((_BOUND_NS,), (0, 0), 0.0, (Exemplar("0", "0", 0.0, 0.0), None))
 _SMALL: Final = 1_000_000  # the formats write numbers from here on with an exponent
 _as_number: Final[Callable[[float], str]] = floatToGoString  # prometheus_client leaves it untyped
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Final
 
+from opentelemetry.sdk.metrics import Exemplar as OtlpExemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -27,10 +28,11 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from flowrt._version import __version__
-from flowrt.errors import MissingExtraError
+from flowrt.telemetry.metrics.exemplars import Exemplar
 from flowrt.telemetry.metrics.readings import Distribution, Reading, Value
 from flowrt.telemetry.metrics.snapshot import Reader
 from flowrt.telemetry.metrics.store import METRICS
+from flowrt.telemetry.otlp.sdk_exporters import make_sdk_exporter
 
 __all__ = ["MetricsExport", "as_metrics_data"]
 
@@ -48,7 +50,7 @@ class MetricsExport:
 
     Args:
         resource: What the metrics are of.
-        endpoint: The collector's base URL, to which `/v1/metrics` is appended; None for that of the environment.
+        endpoint: The collector's base URL; None for that of the environment.
 
     Raises:
         MissingExtraError: The exporter is not installed.
@@ -56,7 +58,7 @@ class MetricsExport:
 
     def __init__(self, resource: Resource, endpoint: str | None = None) -> None:
         self._resource = resource
-        self._exporter = _make_exporter(endpoint)
+        self._exporter: MetricExporter = make_sdk_exporter("metrics", endpoint)
         self._reader = Reader(METRICS)
         self._interval_s = _interval_s()
         self._closing = threading.Event()
@@ -88,18 +90,6 @@ class MetricsExport:
         self._closing.set()
         self._thread.join(timeout_s)
         self._exporter.shutdown()  # ends the waits between its attempts, too
-
-
-def _make_exporter(endpoint: str | None) -> MetricExporter:
-    try:
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # noqa: PLC0415  # an extra
-            OTLPMetricExporter,
-        )
-    except ImportError:
-        raise MissingExtraError(
-            "metrics_exporter='otlp'", "opentelemetry-exporter-otlp-proto-http", "otlp-sdk"
-        ) from None
-    return OTLPMetricExporter(None if endpoint is None else f"{endpoint.rstrip('/')}/v1/metrics")
 
 
 def _interval_s() -> float:
@@ -150,4 +140,10 @@ def _as_point(labels: dict[str, Any], value: Value, now_ns: int) -> Any:
         explicit_bounds=[bound / 1e9 for bound in value.bounds_ns],
         min=None,  # type: ignore[arg-type]  # unknown, and optional in OTLP
         max=None,  # type: ignore[arg-type]
+        exemplars=[_as_exemplar(exemplar) for exemplar in value.exemplars if exemplar is not None],
     )
+
+
+def _as_exemplar(exemplar: Exemplar) -> OtlpExemplar:
+    trace_id, span_id = int(exemplar.trace_id, 16), int(exemplar.span_id, 16)
+    return OtlpExemplar({}, exemplar.value_s, round(exemplar.at_s * 1e9), span_id, trace_id)

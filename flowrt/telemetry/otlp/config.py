@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from flowrt._util.validation import check_number
 
-__all__ = ["Compression", "ExportSettings", "WireProtocol", "loggable", "read_settings"]
+__all__ = ["Compression", "ExportSettings", "WireProtocol", "loggable", "read_settings", "wire_protocol"]
 
 WireProtocol = Literal["http/protobuf", "grpc"]
 Compression = Literal["none", "gzip"]
@@ -165,7 +165,7 @@ def read_settings(
         ValueError: A setting is not usable; the message names the setting and the reason.
     """
     if protocol is None:
-        protocol = cast("WireProtocol", _one_of("PROTOCOL", get_args(WireProtocol), "http/protobuf"))
+        protocol = wire_protocol()
     if compression is None:
         compression = cast("Compression", _one_of("COMPRESSION", get_args(Compression), "none"))
     return ExportSettings(
@@ -181,17 +181,22 @@ def read_settings(
     )
 
 
-def _variable(name: str) -> tuple[str, str]:
-    """Name and value of the variable in force: the one for traces wins over the one for all signals."""
-    for variable in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+def wire_protocol(signal: str = "traces") -> WireProtocol:
+    """The protocol that the environment sets for a signal, `http/protobuf` by default."""
+    return cast("WireProtocol", _one_of("PROTOCOL", get_args(WireProtocol), "http/protobuf", signal))
+
+
+def _variable(name: str, signal: str = "traces") -> tuple[str, str]:
+    """Name and value of the variable in force: the one for the signal wins over the one for all signals."""
+    for variable in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         text = os.environ.get(variable, "").strip()
         if text:
             return variable, text
     return f"OTEL_EXPORTER_OTLP_{name}", ""
 
 
-def _one_of(name: str, known: tuple[str, ...], default: str) -> str:
-    variable, text = _variable(name)
+def _one_of(name: str, known: tuple[str, ...], default: str, signal: str = "traces") -> str:
+    variable, text = _variable(name, signal)
     if text and text.lower() not in known:
         _log.warning("%s=%s is not supported: use %s; %s is used", variable, text, " or ".join(known), default)
         return default
