@@ -248,12 +248,13 @@ def test_node_that_swallows_its_timeout_still_times_out(run_virtual: Run) -> Non
     assert [(r.status, r.output) for r in results] == [("timed_out", None)] * 3
 
 
-@pytest.mark.parametrize("offset", [-0.02, -0.001, 0, 0.001, 0.02])
-def test_item_that_ends_at_its_deadline_ends_once(offset: float, run_virtual: Run) -> None:
+@pytest.mark.parametrize(
+    ("offset", "status"),
+    [(-0.02, "ok"), (-0.001, "ok"), (0, "timed_out"), (0.001, "timed_out"), (0.02, "timed_out")],
+)
+def test_item_that_ends_at_its_deadline_ends_once(offset: float, status: str, run_virtual: Run) -> None:
     results = run_virtual(processor(asyncio.sleep, 3, item_timeout=1).batch([1 + offset] * 9))
-    assert len(results) == 9
-    assert {r.status for r in results} <= {"ok", "timed_out"}
-    assert sum(r.attempts for r in results) == 9
+    assert [(r.status, r.attempts) for r in results] == [(status, 1)] * 9
 
 
 def test_batch_timeout_keeps_finished_results_and_cancels_the_rest(run_virtual: Run) -> None:
@@ -291,7 +292,7 @@ def test_node_that_does_not_stop_is_abandoned_after_the_grace(run_virtual: Run) 
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert loop.time() == pytest.approx(6, abs=0.1) or loop.time() == pytest.approx(11, abs=0.1)
+        assert loop.time() == pytest.approx(11, abs=0.1)
         over.set()
         await asyncio.sleep(0.1)
 

@@ -234,7 +234,7 @@ def test_lines_of_standard_error_become_rate_limited_events(caplog: pytest.LogCa
     with caplog.at_level(logging.INFO, logger="flowrt"):
         run(main())
     lines = [r.getMessage() for r in caplog.records if "worker.stderr" in r.getMessage()]
-    assert "line=line 0" in lines[0] or "line='line 0'" in lines[0] or "line 0" in lines[0]
+    assert "line 0" in lines[0]
     assert "worker=w0" in lines[0]
     assert len(lines) < 100
 

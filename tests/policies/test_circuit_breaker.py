@@ -208,12 +208,15 @@ class Circuit(RuleBasedStateMachine):
         after = self.breaker.state
         if before == "open":
             assert after == "open", "an earlier attempt neither closes the breaker nor prolongs the cooldown"
-        if before == "closed" and after == "open":
-            assert ok is False
-            recent = [good for at, good in self.counted if at > self.now - 10 * S]
-            older = [good for at, good in self.counted if self.now - 11 * S < at <= self.now - 10 * S]
-            assert len(recent) + len(older) >= self.minimum
-            assert recent.count(False) + older.count(False) >= self.ratio * self.minimum
+        if before == "closed":
+            recent = [good for at, good in self.counted if at >= self.now - 9 * S]
+            # the window moves by a slice of 1 s: whether these are still in it depends on when slices began
+            older = [good for at, good in self.counted if self.now - 11 * S < at < self.now - 9 * S]
+            if older:
+                assert after == "closed" or len(recent) + len(older) >= self.minimum
+            else:
+                too_many = len(recent) >= self.minimum and recent.count(False) >= self.ratio * len(recent)
+                assert (after == "open") == (ok is False and too_many)
         if before == "half_open" and after != before:
             assert probe
             assert after == ("closed" if ok else "open")
