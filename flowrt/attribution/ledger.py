@@ -9,7 +9,7 @@ that only waits costs nothing either. Times are nanoseconds of the batch's monot
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from flowrt.attribution.loop_time import BLOCKED_COMPUTING, COMPUTING, LATE_NS, LoopTime
@@ -53,6 +53,7 @@ INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE
 _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes under which an item has a slot
 
 
+_NO_TIME: Final = (0,) * len(CAUSES)
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
 
 
@@ -119,16 +120,16 @@ class Ledger:
 
     def __init__(self, batch: Progress | None = None) -> None:
         self._batch = batch
-        self.charged = [0] * len(CAUSES)
+        self.charged = [*_NO_TIME]
         self.since_ns = 0
         self.delays = DelayTotals()
         self.left = 0
         self.blocked_computing_ns = 0
         self.computing_ns = 0
-        self.workerless_ns = [0] * len(CAUSES)
+        self.workerless_ns: Sequence[int] = _NO_TIME
         self._workerless = False
         self._cause = self._rest = SLOTS
-        self._waits = [0] * len(CAUSES)
+        self._waits = [*_NO_TIME]
         self._opened_ns = 0
         self._end_ns = sys.maxsize
         self._loop_time = _NO_LOOP
@@ -215,6 +216,7 @@ class Ledger:
         if self._workerless is ready:
             self._charge(now_ns)
             self._workerless = not ready
+            self.workerless_ns = [*self.workerless_ns]  # of its own, to add to
 
     def close(self, now_ns: int) -> None:
         """Charge the rest, as the batch has ended. Later calls charge nothing."""
@@ -274,6 +276,17 @@ class Ledger:
             parts[cause] = min(bound_ns[cause], self.workerless_ns[place] + max(0, uncharged_ns))
         return parts
 
+    @property
+    def running_ns(self) -> int:
+        """Nanoseconds charged to causes under which an item runs."""
+        charged = self.charged
+        return charged[SLOTS] + charged[SERVICE] + charged[TAIL] + charged[LOOP_BLOCKED]
+
+    @property
+    def blocked_ns(self) -> int:
+        """Nanoseconds charged to a blocked loop."""
+        return self.charged[LOOP_BLOCKED]
+
     def timeline(self) -> Iterator[tuple[int, int, dict[Cause, int]]]:
         """Divide the ledger over time into at most 512 pieces of equal length but for the last.
 
@@ -329,6 +342,10 @@ class Ledger:
         now_ns = min(now_ns, self._end_ns)
         if now_ns <= self.since_ns:
             return
+        loop_time = self._loop_time
+        if self._cause != SLOTS and loop_time.ended_ns <= self.since_ns and now_ns - loop_time.due_ns < LATE_NS:
+            self._add(self._cause, now_ns)  # nearly always: the loop has turned in time
+            return
         last_ns = None  # until when inputs are known to have waited, for a list that has been pulled whole
         if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
             last_ns = self._batch.latest_ns
@@ -362,7 +379,7 @@ class Ledger:
         self.since_ns = now_ns
         self.charged[cause] += passed_ns
         if self._workerless:
-            self.workerless_ns[cause] += passed_ns
+            self.workerless_ns[cause] += passed_ns  # type: ignore[index]  # a list by now
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{CAUSES[i]} {ns / 1e9:.3f} s" for i, ns in enumerate(self.charged) if ns)

@@ -8,6 +8,7 @@ items are looked at only after a late beat, or some of them while the loop is bu
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
 import weakref
@@ -48,6 +49,8 @@ else:
 Report = Callable[[int], object]
 
 _heartbeats: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Heartbeat] = weakref.WeakKeyDictionary()
+_numbers: Final = itertools.count(1)
+_latest: Heartbeat | None = None  # the one that was asked for last: a process asks for every batch, and has few loops
 
 
 class Blame(Protocol):
@@ -69,7 +72,8 @@ class Blame(Protocol):
 class Heartbeat:
     """The beats of one loop, for as long as there are listeners.
 
-    A loop of virtual time is never late and gets no beats.
+    The timer outlives the last listener until it is due: a service that runs one short batch after another would
+    otherwise set and cancel a timer for each. A loop of virtual time is never late and gets no beats.
 
     Args:
         loop: The loop to measure.
@@ -89,9 +93,9 @@ class Heartbeat:
         "_interval_s",
         "_listeners",
         "_loop",
+        "_number",
         "_offset",
         "_reports",
-        "_timer",
         "_turned_ns",
         "_waited",
         "_waiting",
@@ -108,7 +112,8 @@ class Heartbeat:
         self._batches: OrderedDict[BatchRecord, int] = OrderedDict()  # with the position at which each was settled
         self._ended: Ended = {}
         self._ended_ns = 0  # when the latest item of these ended
-        self._timer: asyncio.TimerHandle | None = None
+        # Of the timer that is set, 0 while there is none. A number in place of the handle, which holds the loop.
+        self._number = 0
         self._turned_ns = 0  # when the latest beat began
         self._waited = 0
         self._waiting: Waiting = {}  # at the end of the latest beat
@@ -119,6 +124,11 @@ class Heartbeat:
         self.slow_ns = sys.maxsize
         self.blame: Blame | None = None
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop; None once it is gone."""
+        return self._loop()
+
     def acquire(self, report: Report | None = None) -> None:
         """Add a listener. The first one starts the beats.
 
@@ -128,12 +138,12 @@ class Heartbeat:
         if report is not None:
             self._reports[report] = self._reports.get(report, 0) + 1
         self._listeners += 1
-        loop = self._loop()
-        if self._listeners == 1 and loop is not None and abs(loop.time() - time.monotonic()) < 1.0:
-            self._interval_s = BEAT_S
-            self._turned_ns = time.perf_counter_ns()
-            self.loop_time = LoopTime(thread_cpu_clock())
-            self._arm(loop)
+        if self._listeners == 1:
+            if self._number:
+                if time.perf_counter_ns() <= self.loop_time.due_ns:
+                    return
+                self._stop()  # the loop was blocked while there was no listener
+            self._start()
 
     def release(self, report: Report | None = None) -> None:
         """Remove a listener. The last one stops the beats.
@@ -141,15 +151,12 @@ class Heartbeat:
         Args:
             report: The function given to `acquire`.
         """
-        if self._listeners == 1 and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._listeners == 1:
             now = time.perf_counter_ns()
             if now > self.loop_time.due_ns:  # a batch that never let the loop turn: the beat would have come that late
                 self._measure(now)
-            self.loop_time, self.slow_ns = LoopTime(), sys.maxsize
-            self._ended.clear()
-            self._waiting = {}
+                self._stop()
+            self._forget()
         self._listeners -= 1
         if report is not None:
             self._reports[report] -= 1
@@ -159,7 +166,7 @@ class Heartbeat:
     def watch(self, batch: BatchRecord) -> None:
         """Charge what the loop does to a batch's ledger, from the batch's start on."""
         self.acquire()
-        if self._timer is not None and batch.ledger is not None:
+        if self._number and batch.ledger is not None:
             batch.ledger.follow(self.loop_time)
             self._batches[batch] = self.loop_time.position
 
@@ -184,15 +191,40 @@ class Heartbeat:
 
     # -- internal ------------------------------------------------------------------------------------------------------
 
+    def _start(self) -> None:
+        loop = self._loop()
+        if loop is not None and abs(loop.time() - time.monotonic()) < 1.0:
+            self._interval_s = BEAT_S
+            self._turned_ns = time.perf_counter_ns()
+            self.loop_time = LoopTime(thread_cpu_clock())
+            self._number = next(_numbers)
+            self._arm(loop)
+
+    def _stop(self) -> None:
+        self._number = 0
+        self.loop_time, self.slow_ns = LoopTime(), sys.maxsize
+
+    def _forget(self) -> None:
+        """Let go of items and tasks."""
+        if self._ended:
+            self._ended.clear()
+        if self._waiting:
+            self._waiting = {}
+
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         self.beaten_ns = now = time.perf_counter_ns()
         self.loop_time.due_ns = now + int(self._interval_s * 1e9)
         self.slow_ns = self.loop_time.due_ns + _SLOW_NS
         self.loop_time.beaten_cpu_ns = time.thread_time_ns()
         self._waited = _waits()
-        self._timer = loop.call_later(self._interval_s, self._beat)
+        loop.call_later(self._interval_s, self._beat, self._number)
 
-    def _beat(self) -> None:
+    def _beat(self, number: int) -> None:
+        if number != self._number:  # it was stopped meanwhile, and perhaps started anew
+            return
+        if not self._listeners:
+            self._stop()
+            return
         now, slow = time.perf_counter_ns(), True
         try:
             slow = self._measure(now)
@@ -302,7 +334,11 @@ class Heartbeat:
 
 def heartbeat_of(loop: asyncio.AbstractEventLoop) -> Heartbeat:
     """Return the loop's only heartbeat."""
-    heartbeat = _heartbeats.get(loop)
-    if heartbeat is None:
-        heartbeat = _heartbeats[loop] = Heartbeat(loop)
+    global _latest  # noqa: PLW0603  # a look-up in a WeakKeyDictionary takes longer than the rest of what a batch does
+    heartbeat = _latest
+    if heartbeat is None or heartbeat.loop is not loop:
+        heartbeat = _heartbeats.get(loop)
+        if heartbeat is None:
+            heartbeat = _heartbeats[loop] = Heartbeat(loop)
+        _latest = heartbeat
     return heartbeat

@@ -64,7 +64,7 @@ class BatchRecord:
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
         in_process: True if its attempts run in this process, on the loop or in threads.
         ledger: Wall time by cause, if a ledger is kept.
-        speedup: Speedup over running the items one after another, once it is known.
+        service_ns: Sum of the attempts' service times once it has ended, if a ledger and metrics are kept, else 0.
         queued: Number of items that wait for another attempt, a rate limit or an open circuit.
         reruns: Number of attempts that were run again because their worker process ended.
         restored: Number of pulled items that an earlier run had finished.
@@ -85,6 +85,7 @@ class BatchRecord:
     __slots__ = (
         "__weakref__",
         "_batch_id",
+        "_speedup",
         "cached",
         "circuit",
         "clock",
@@ -109,10 +110,10 @@ class BatchRecord:
         "reruns",
         "restored",
         "returned_ns",
+        "service_ns",
         "shard",
         "slots",
         "span",
-        "speedup",
         "started_ns",
         "starts_at_once",
         "status",
@@ -152,7 +153,8 @@ class BatchRecord:
         self.cpu_time: CpuTime | None = None
         self.in_process = True
         self.ledger = Ledger(self) if keeps_ledger else None
-        self.speedup: Speedup | None = None
+        self._speedup: Speedup | None = None
+        self.service_ns = 0
         self.queued = 0
         self.restored = 0
         self.reruns = 0
@@ -175,6 +177,26 @@ class BatchRecord:
         if self._batch_id is None:
             self._batch_id = random_id()
         return self._batch_id
+
+    @property
+    def speedup(self) -> Speedup | None:
+        """Speedup over running the items one after another, once it is known; computed when it is first asked for."""
+        wall_ns = self.finished_ns - self.started_ns
+        if self._speedup is None and self.service_ns and wall_ns > 0 and self.ledger is not None:
+            self._speedup = self._compute_speedup(self.ledger, wall_ns / 1e9)
+        return self._speedup
+
+    @speedup.setter
+    def speedup(self, speedup: Speedup) -> None:
+        self._speedup = speedup
+
+    def _compute_speedup(self, ledger: Ledger, wall_s: float) -> Speedup:
+        from flowrt.attribution import speedup as by  # noqa: PLC0415  # few batches are asked for it
+
+        found = by.speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.delays, ledger.running_ns / 1e9)
+        if self.cpu_time is None:
+            return found
+        return by.speedup_in_threads(found, self.cpu_time, wall_s, ledger.blocked_ns / 1e9)
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process can use: all but the clock and what belongs to the running batch."""

@@ -35,12 +35,15 @@ class Reconciliation(Instrument):
         shard = batch.shard
         if not isinstance(shard, Shard):
             return
-        counts = {"inputs": batch.pulled, "results": batch.completed, "counted": shard.counted}
-        if self._tracing is not None:
-            counts["spans"] = self._tracing.ended
+        completed, counted, mine = batch.completed, shard.counted, self._store.batches[self._name]
+        spans = completed if self._tracing is None else self._tracing.ended
         self._store.give_back(shard)
-        unaccounted = sum(abs(count - batch.completed) for count in counts.values())
-        self._store.batches[self._name].unaccounted = unaccounted
+        mine.unaccounted = unaccounted = (
+            abs(batch.pulled - completed) + abs(counted - completed) + abs(spans - completed)
+        )
         if unaccounted:
+            counts = {"inputs": batch.pulled, "results": completed, "counted": counted}
+            if self._tracing is not None:
+                counts["spans"] = spans
             about = {"batch": batch.name, "batch_id": batch.batch_id, "node": batch.node_id}
             log_event("error", "telemetry.mismatch", **about, **counts, unaccounted=unaccounted)

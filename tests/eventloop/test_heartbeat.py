@@ -193,7 +193,7 @@ def test_beat_rests_ten_times_its_own_cost_and_is_not_late_by_it(run: Run) -> No
 
         heartbeat.acquire(slow)
         began = time.perf_counter_ns()
-        heartbeat._beat()
+        heartbeat._beat(heartbeat._number)
         ended = time.perf_counter_ns()
         assert heartbeat.beaten_ns - began >= 30_000_000
         assert heartbeat.loop_time.due_ns - heartbeat.beaten_ns >= 300_000_000
@@ -201,3 +201,38 @@ def test_beat_rests_ten_times_its_own_cost_and_is_not_late_by_it(run: Run) -> No
         heartbeat.release(slow)
 
     run(main())
+
+
+def test_listeners_that_follow_each_other_share_a_timer(run: Run) -> None:
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        heartbeat.acquire()
+        number = heartbeat._number
+        for _ in range(3):
+            heartbeat.release()
+            heartbeat.acquire()
+            assert heartbeat._number == number
+        heartbeat.release()
+        async with asyncio.timeout(30.0):
+            while heartbeat._number:
+                await asyncio.sleep(0.01)
+        assert heartbeat.loop_time.due_ns == sys.maxsize
+
+    run(main())
+
+
+def test_lateness_without_a_listener_is_not_the_next_ones(run: Run) -> None:
+    async def main() -> list[int]:
+        beats: list[int] = []
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        heartbeat.acquire()
+        heartbeat.release()
+        time.sleep(0.4)
+        heartbeat.acquire(beats.append)
+        async with asyncio.timeout(30.0):
+            while not beats:
+                await asyncio.sleep(0.01)
+        heartbeat.release(beats.append)
+        return beats
+
+    assert min(run(main())) < 0.3e9

@@ -349,7 +349,8 @@ def _one_line(value: Any) -> str:
 def _has_real_handler(logger: logging.Logger) -> bool:
     at: logging.Logger | None = logger
     while at is not None:
-        if any(not isinstance(handler, logging.NullHandler) for handler in at.handlers):
-            return True
+        for handler in at.handlers:
+            if not isinstance(handler, logging.NullHandler):
+                return True
         at = at.parent if at.propagate else None
     return False

@@ -38,17 +38,25 @@ class Exemplars:
         latest: Per bucket, its exemplar.
     """
 
-    __slots__ = ("due_ns", "latest")
+    __slots__ = ("_taken", "due_ns", "latest")
 
     def __init__(self, buckets: int) -> None:
         self.due_ns = [0] * buckets
         self.latest: list[Exemplar | None] = [None] * buckets
+        self._taken = False  # since `begin`
+
+    def begin(self) -> None:
+        """Let every bucket's exemplar be replaced: the next batch's clock may differ."""
+        if self._taken:
+            self._taken = False
+            self.due_ns = [0] * len(self.due_ns)
 
     def take(self, bucket: int, item: ItemRecord) -> None:
         """Make the item's trace its bucket's exemplar, if the trace will be exported."""
         trace_id, span_id = item.trace_id, item.span_id
         if trace_id is None or span_id is None or isinstance(item.trace, UnexportedIds):
             return
+        self._taken = True
         self.due_ns[bucket] = item.finished_ns + _KEEP_NS
         at_s = (item.finished_ns + item.batch.epoch_offset_ns) / 1e9
         self.latest[bucket] = Exemplar(trace_id, span_id, (item.finished_ns - item.pulled_ns) / 1e9, at_s)

@@ -7,6 +7,7 @@ import time
 from bisect import bisect_left
 from functools import lru_cache
 
+from flowrt.attribution.ledger import CAUSES
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
@@ -88,10 +89,12 @@ class MetricsInstrument(Instrument):
     def hedge_ended(self, item: ItemRecord) -> None:
         """Count the hedge."""
         if item.hedge is not None:
-            item.batch.shard.hedges[item.hedge.outcome] += 1
+            self._shard.own_rest()
+            self._shard.hedges[item.hedge.outcome] += 1
 
     def cache_looked_up(self, item: ItemRecord) -> None:
         """Count the look-up."""
+        self._shard.own_rest()
         self._shard.lookups["hit" if item.cached else "miss"] += 1
 
     def circuit_changed(self, batch: BatchRecord) -> None:
@@ -105,11 +108,13 @@ class MetricsInstrument(Instrument):
     def batch_ended(self, batch: BatchRecord) -> None:
         """Count the batch."""
         store = self._store
+        shard = self._shard
         store.active.discard(batch)
-        batch.shard.reruns += batch.reruns
+        shard.reruns += batch.reruns
         if batch.ledger is not None:
-            for cause, bound_ns in batch.ledger.read(batch.finished_ns).items():
-                batch.shard.bound_ns[cause] += bound_ns
+            for cause, bound_ns in zip(CAUSES, batch.ledger.charged, strict=True):  # all is charged, as it has ended
+                if bound_ns:
+                    shard.bound_ns[cause] += bound_ns
         self._heartbeat.release(store.lag.add)
         mine = store.batches[self._pair[0]]
         status = batch.status if batch.status in mine.ended else "failed"
@@ -119,9 +124,5 @@ class MetricsInstrument(Instrument):
         mine.last_completion_s = time.time()
         if status == "ok":
             mine.last_success_s = mine.last_completion_s
-        claimed = batch.shard.service_ns / wall_ns if wall_ns > 0 else 0.0
-        mine.speedup = {"claimed": claimed, "measured": claimed}
-        if batch.speedup is not None:
-            mine.speedup = {"claimed": batch.speedup.claimed}
-            if batch.speedup.measured is not None:
-                mine.speedup["measured"] = batch.speedup.measured
+        mine.latest = batch
+        mine.latest_claimed = shard.service_ns / wall_ns if wall_ns > 0 else 0.0

@@ -157,7 +157,7 @@ class Reader:
             duration.append((key, _merged([_Copy.of(batch.duration)], RUN_BOUNDS_S)))
             success.append((key, batch.last_success_s))
             completion.append((key, batch.last_completion_s))
-            speedup += [((name, method), ratio) for method, ratio in batch.speedup.copy().items()]
+            speedup += [((name, method), ratio) for method, ratio in batch.speedup.items()]
             unaccounted.append((key, batch.unaccounted))
         yield Reading(CATALOGUE["flowrt_batches_total"], ended)
         yield Reading(CATALOGUE["flowrt_batches_active"], active)

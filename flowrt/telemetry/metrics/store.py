@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from typing import Final, Literal, Protocol
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple, Protocol
 
 from flowrt._util.labels import label
 from flowrt._util.weak_registry import WeakRegistry
@@ -44,6 +45,14 @@ SIGNALS: Final[tuple[Signal, ...]] = ("spans", "attributes", "logs", "exemplars"
 DROP_REASONS: Final[tuple[DropReason, ...]] = ("queue_full", "export_error", "cardinality", "shutdown")
 
 
+_NO_TIME: Final[dict[Cause, int]] = dict.fromkeys(CAUSES, 0)
+
+
+@lru_cache(maxsize=64)  # thousands of histograms have the same
+def _bounds_ns(bounds_s: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple([round(bound * 1e9) for bound in bounds_s])
+
+
 class Histogram:
     """Histogram over bounds in nanoseconds, with a count per bucket.
 
@@ -54,7 +63,7 @@ class Histogram:
     __slots__ = ("bounds_ns", "counts", "sum_ns")
 
     def __init__(self, bounds_s: tuple[float, ...]) -> None:
-        self.bounds_ns = tuple(round(bound * 1e9) for bound in bounds_s)
+        self.bounds_ns = _bounds_ns(bounds_s)
         self.counts = [0] * (len(bounds_s) + 1)
         self.sum_ns = 0
 
@@ -89,14 +98,54 @@ class ErrorTypes:
         return name if name in names else _OTHER_ERROR
 
 
+class _Rest(NamedTuple):
+    """What a shard counts beside its fast path, all at 0 and shared by the shards that have not counted any of it."""
+
+    items: dict[str, int]
+    errors: dict[str, int]
+    attempts: dict[str, int]
+    retries: dict[str, int]
+    hedges: dict[str, int]
+    lookups: dict[str, int]
+    ok: Histogram
+    failed: Histogram
+    attempt: Histogram
+    queue_wait: Histogram
+    failed_exemplars: Exemplars
+
+    @classmethod
+    def of(cls, bounds_s: tuple[float, ...]) -> _Rest:
+        return cls(
+            items=dict.fromkeys(STATUSES, 0),
+            errors={},
+            attempts={"ok": 0, "failed": 0, "timed_out": 0},
+            retries=dict.fromkeys(RETRY_REASONS, 0),
+            hedges=dict.fromkeys(HEDGE_OUTCOMES, 0),
+            lookups=dict.fromkeys(LOOKUP_RESULTS, 0),
+            ok=Histogram(bounds_s),
+            failed=Histogram(bounds_s),
+            attempt=Histogram(bounds_s),
+            queue_wait=Histogram(QUEUE_WAIT_BOUNDS_S),
+            failed_exemplars=Exemplars(len(bounds_s) + 1),
+        )
+
+
+@lru_cache(maxsize=64)
+def _nothing(bounds_s: tuple[float, ...]) -> _Rest:
+    return _Rest.of(bounds_s)
+
+
 class Shard:
     """Counts of one (batch, node) pair, incremented by one batch after another.
 
     Nearly every item is ok at its first attempt and starts the moment it is pulled. Such an item is counted in
     `fast_path` alone, which stands for one item with status ok, its duration, its one attempt and a queue wait of 0.
+    All else is made with the first item that needs it: a service with a thousand small batches at once has as many
+    shards, each of which would be forty objects for the garbage collector.
     """
 
     __slots__ = (
+        "_owns_rest",
         "attempt",
         "attempts",
         "backoff_ns",
@@ -128,36 +177,39 @@ class Shard:
         self.bounds_s = bounds_s
         self.error_types = error_types or ErrorTypes()
         self.fast_path = Histogram(bounds_s)
-        self.items: dict[str, int] = dict.fromkeys(STATUSES, 0)
-        self.errors: dict[str, int] = {}
-        self.attempts = {"ok": 0, "failed": 0, "timed_out": 0}
-        self.retries = dict.fromkeys(RETRY_REASONS, 0)
-        self.hedges = dict.fromkeys(HEDGE_OUTCOMES, 0)
         self.reruns = 0
-        self.lookups = dict.fromkeys(LOOKUP_RESULTS, 0)
         self.backoff_ns = 0
-        self.bound_ns: dict[Cause, int] = dict.fromkeys(CAUSES, 0)
+        self.bound_ns: dict[Cause, int] = _NO_TIME.copy()
         self.rate_wait_ns = 0
-        self.ok = Histogram(bounds_s)
-        self.failed = Histogram(bounds_s)
-        self.attempt = Histogram(bounds_s)
-        self.queue_wait = Histogram(QUEUE_WAIT_BOUNDS_S)
         self.ok_exemplars = Exemplars(len(bounds_s) + 1)
-        self.failed_exemplars = Exemplars(len(bounds_s) + 1)
         self.items_before = 0
         self.service_ns_before = 0
+        self._owns_rest = False
+        self._set_rest(_nothing(bounds_s))
+
+    def _set_rest(self, rest: _Rest) -> None:
+        self.items, self.errors, self.attempts, self.retries, self.hedges, self.lookups = rest[:6]
+        self.ok, self.failed, self.attempt, self.queue_wait, self.failed_exemplars = rest[6:]
+
+    def own_rest(self) -> None:
+        """Make what is not counted on the fast path this shard's own. Call it before anything is added to that."""
+        if not self._owns_rest:
+            self._owns_rest = True
+            self._set_rest(_Rest.of(self.bounds_s))
 
     def begin(self) -> None:
         """Start counting for a new batch."""
-        for exemplars in (self.ok_exemplars, self.failed_exemplars):
-            exemplars.due_ns = [0] * len(exemplars.due_ns)  # the new batch's clock may differ
+        self.ok_exemplars.begin()
+        if self._owns_rest:
+            self.failed_exemplars.begin()
         self.items_before = self.total
         self.service_ns_before = self.fast_path.sum_ns + self.attempt.sum_ns
 
     @property
     def total(self) -> int:
         """Items counted by all batches."""
-        return sum(self.fast_path.counts) + sum(self.items.values())
+        fast_path = sum(self.fast_path.counts)
+        return fast_path + sum(self.items.values()) if self._owns_rest else fast_path
 
     @property
     def counted(self) -> int:
@@ -171,6 +223,7 @@ class Shard:
 
     def add(self, item: ItemRecord) -> None:
         """Count an item that is not on the fast path."""
+        self.own_rest()
         state = item.status
         self.items[state] += 1
         if state != "ok" and state != "resumed":
@@ -189,11 +242,13 @@ class Shard:
 
     def add_cancelled(self, count: int) -> None:
         """Count inputs that were cancelled without having been started."""
+        self.own_rest()
         self.items["cancelled"] += count
         self._add_error("CancelledError", count)
 
     def add_retry(self, item: ItemRecord) -> None:
         """Count an attempt that is not the item's last."""
+        self.own_rest()
         if item.started_ns:  # else the attempt did not reach the node
             self._add_attempt(item)
         self.retries[item.retry.reason] += 1
@@ -210,17 +265,42 @@ class Shard:
 
 
 class BatchShard:
-    """Counts per batch name, updated once per batch."""
+    """Counts per batch name, updated once per batch.
 
-    __slots__ = ("duration", "ended", "last_completion_s", "last_success_s", "speedup", "unaccounted")
+    Attributes:
+        latest: The batch that has ended last.
+        latest_claimed: Its speedup as the sum of the service times over the wall time.
+    """
+
+    __slots__ = (
+        "duration",
+        "ended",
+        "last_completion_s",
+        "last_success_s",
+        "latest",
+        "latest_claimed",
+        "unaccounted",
+    )
 
     def __init__(self) -> None:
         self.ended = {"ok": 0, "failed": 0, "cancelled": 0}
         self.duration = Histogram(RUN_BOUNDS_S)
         self.last_success_s = 0.0
         self.last_completion_s = 0.0
-        self.speedup: dict[str, float] = {"claimed": 0.0, "measured": 0.0}
+        self.latest: BatchRecord | None = None
+        self.latest_claimed = 0.0
         self.unaccounted = 0
+
+    @property
+    def speedup(self) -> dict[str, float]:
+        """The latest batch's speedup by method; found out here, as few batches are ever the latest at a scrape."""
+        speedup = None if self.latest is None else self.latest.speedup
+        if speedup is None:
+            return {"claimed": self.latest_claimed, "measured": self.latest_claimed}
+        found = {"claimed": speedup.claimed}
+        if speedup.measured is not None:
+            found["measured"] = speedup.measured
+        return found
 
 
 class Waiting(Protocol):
@@ -240,7 +320,7 @@ class MetricsStore:
 
     def __init__(self) -> None:
         self.shards: dict[tuple[str, str], list[Shard]] = {}
-        self._free: dict[tuple[str, str], list[Shard]] = {}
+        self._free: dict[tuple[tuple[str, str], tuple[float, ...]], list[Shard]] = {}  # by pair and bounds
         self.limits: dict[tuple[str, str], int] = {}
         self.circuits: dict[tuple[str, str], str] = {}
         self.batches: dict[str, BatchShard] = {}
@@ -281,13 +361,11 @@ class MetricsStore:
             pair: The pair that `declare` returned.
             bounds_s: Bounds of the shard's duration histograms, in seconds.
         """
-        with self._lock:
-            free = self._free.setdefault(pair, [])
-            for shard in free:
-                if shard.bounds_s == bounds_s:
-                    free.remove(shard)
-                    break
-            else:
+        try:
+            shard = self._free[pair, bounds_s].pop()  # without the lock: each step is one call into C
+        except (KeyError, IndexError):
+            with self._lock:
+                self._free.setdefault((pair, bounds_s), [])
                 others = self.shards.setdefault(pair, [])
                 shard = Shard(pair, bounds_s, others[0].error_types if others else None)
                 others.append(shard)
@@ -296,8 +374,7 @@ class MetricsStore:
 
     def give_back(self, shard: Shard) -> None:
         """Return a shard after its batch has ended. Its counts stay."""
-        with self._lock:
-            self._free[shard.pair].append(shard)
+        self._free[shard.pair, shard.bounds_s].append(shard)
 
     def stalled(self, node: str) -> None:
         """Count a stall of the loop.

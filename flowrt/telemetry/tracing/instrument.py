@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,11 +31,14 @@ _warned: Final[list[str]] = []  # warnings that are logged once per process
 _latest: tuple[trace.TracerProvider, trace.Tracer] | None = None
 MakeInstrument = Callable[[TraceShape, TailSampling | None, Redact], "BatchTracing | None"]
 
+_BY_VARIABLE: Final = "OTEL_PYTHON_TRACER_PROVIDER" in os.environ  # then the API makes the provider when it is needed
 _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
 def tracing_is_set_up() -> bool:
     """True if the process has a tracer provider that is not a no-op."""
+    if getattr(trace, "_TRACER_PROVIDER", trace) is None and not _BY_VARIABLE:  # the API's function takes 2 µs
+        return False
     return not isinstance(trace.get_tracer_provider(), _PASSIVE)
 
 

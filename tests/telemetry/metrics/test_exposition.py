@@ -18,7 +18,8 @@ from prometheus_client.exposition import choose_encoder
 
 from flowrt import BatchProcessor, Telemetry
 from flowrt._util.labels import label
-from flowrt.model import STATUSES
+from flowrt.attribution.speedup import Speedup
+from flowrt.model import STATUSES, BatchRecord
 from flowrt.telemetry.metrics import exposition
 from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
 from flowrt.telemetry.metrics.collector import collector_in, register
@@ -68,11 +69,13 @@ def work(data: st.DataObject, store: MetricsStore) -> None:
     batch = store.batches[pair[0]]
     fill(data, batch.duration)
     batch.last_success_s = batch.last_completion_s = data.draw(seconds)
-    batch.speedup = {"claimed": data.draw(seconds), "measured": data.draw(seconds)}
+    batch.latest = BatchRecord(name="b", node_id="n", node_type="t", limit=1)
+    batch.latest.speedup = Speedup(data.draw(seconds), data.draw(seconds), 0.0, 0.0, "held")
     batch.unaccounted = data.draw(st.integers(-3, 3))
     slo = data.draw(st.sampled_from([(), (0.2,), (0.005,), (700.0,)]))
     for _ in range(data.draw(st.integers(0, 2))):
         shard = store.take(pair, tuple(sorted({*DURATION_BOUNDS_S, *slo})))
+        shard.own_rest()
         for histogram in (shard.fast_path, shard.ok, shard.failed, shard.attempt, shard.queue_wait):
             fill(data, histogram)
         shard.items[data.draw(st.sampled_from(STATUSES))] += data.draw(counts)

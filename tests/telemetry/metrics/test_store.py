@@ -290,3 +290,41 @@ def test_retry_of_an_attempt_that_never_started_counts_no_time() -> None:
     shard = Shard(("b", "n"), DURATION_BOUNDS_S)
     shard.add_retry(item)
     assert (shard.retries["error"], shard.attempts["failed"], shard.service_ns) == (1, 0, 0)
+
+
+def test_shard_with_failures_leaves_the_others_at_zero() -> None:
+    store = MetricsStore()
+    pair = store.declare("b", "n", 1)
+    failing, other = store.take(pair, DURATION_BOUNDS_S), store.take(pair, DURATION_BOUNDS_S)
+    item = ItemRecord(BatchRecord(name="b", node_id="n", node_type="t", limit=1), 0, None, 5)
+    item.started_ns, item.finished_ns, item.status, item.attempts, item.error_type = 6, 9, "failed", 1, "OSError"
+    failing.add(item)
+    failing.add_cancelled(3)
+    assert (failing.counted, other.counted) == (4, 0)
+    assert failing.items == {"ok": 0, "failed": 1, "timed_out": 0, "cancelled": 3, "resumed": 0}
+    for shard in (other, store.take(pair, DURATION_BOUNDS_S)):
+        assert not any(shard.items.values())
+        assert not shard.errors
+        assert not any(shard.attempts.values())
+        assert not sum(shard.failed.counts) + sum(shard.attempt.counts) + sum(shard.queue_wait.counts)
+
+
+def test_shard_is_taken_again_by_batches_of_its_bounds_alone() -> None:
+    store = MetricsStore()
+    pair = store.declare("b", "n", 1)
+    shard = store.take(pair, DURATION_BOUNDS_S)
+    store.give_back(shard)
+    assert store.take(pair, (0.5, 1.0)) is not shard
+    assert store.take(pair, DURATION_BOUNDS_S) is shard
+    assert store.take(pair, DURATION_BOUNDS_S) is not shard
+
+
+def test_speedup_of_the_latest_batch_is_that_of_its_results(run: Run, name: str, sample: Sample) -> None:
+    async def wait(_: int) -> None:
+        await asyncio.sleep(0.01)
+
+    results = run(BatchProcessor(wait, 5, name=name).batch(range(10)))
+    measured = sample("flowrt_batch_speedup_ratio", batch=name, method="measured")
+    assert results.report.speedup is not None
+    assert measured == results.report.speedup.measured
+    assert measured > 0.0
