@@ -21,7 +21,9 @@ from flowrt import (
     BatchProcessor,
     CircuitBreaker,
     Hedge,
+    Instrument,
     ItemFailedError,
+    ItemRecord,
     NodeResult,
     RateLimit,
     RetryPolicy,
@@ -382,6 +384,26 @@ def test_drained_batch_finishes_items_in_flight_and_starts_none(run_virtual: Run
     results = run_virtual(main())
     assert [r.status for r in results] == ["ok"] * 6 + ["cancelled"] * 4
     assert results[9].error == "not started: shutting down"
+
+
+def test_cancelled_caller_of_a_drained_batch_leaves_every_input_ended(run_virtual: Run) -> None:
+    ended: list[tuple[int, str]] = []
+
+    class Recorder(Instrument):
+        def item_finished(self, item: ItemRecord) -> None:
+            ended.append((item.index, item.status))
+
+    async def main() -> None:
+        batch = asyncio.create_task(processor(Watch(10), 2, instruments=[Recorder()]).batch(range(5)))
+        await asyncio.sleep(1)
+        active_batches(asyncio.get_running_loop())[0].drain("shutting down")
+        await asyncio.sleep(1)
+        batch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await batch
+
+    run_virtual(main())
+    assert ended == [(index, "cancelled") for index in range(5)]
 
 
 def test_drain_releases_a_worker_that_waits_for_its_source(run_virtual: Run) -> None:
