@@ -112,6 +112,66 @@ def test_next_cut_waits_until_the_last_one_took_effect() -> None:
     assert [(change.at_ns // 1_000_000, change.new) for change in controller.changes] == [(1, 35), (101, 24), (201, 16)]
 
 
+class Attempts:
+    """Attempts that end 10 ms apart, reported to a new controller.
+
+    Args:
+        policy: Its policy.
+    """
+
+    def __init__(self, policy: AdaptiveLimit) -> None:
+        self.controller = policy.begin()
+        self.now_ns = 1_000_000_000
+
+    def end(self, count: int, latency_s: float, outcome: Any = "ok", *, full: bool = True) -> None:
+        """Report attempts, with all slots in use or with one."""
+        for _ in range(count):
+            self.now_ns += 10_000_000
+            inflight = self.controller.limit if full else 1
+            self.controller.on_result(self.now_ns, round(latency_s * 1e9), inflight, outcome)
+
+    def changes(self) -> list[tuple[int, str]]:
+        return [(change.new, change.reason) for change in self.controller.changes]
+
+
+def test_next_cut_waits_for_the_latency_of_a_slow_service() -> None:
+    attempts = Attempts(AdaptiveLimit(1, 100, start=50, window=0.1))
+    attempts.end(200, 1.0, full=False)
+    assert attempts.controller.baseline_s == pytest.approx(1.0)
+    attempts.end(250, 0.0005, "throttled")
+    cuts = [change.at_ns for change in attempts.controller.changes]
+    assert [later - earlier for earlier, later in itertools.pairwise(cuts)] == [1_000_000_000] * 2
+
+
+def test_growth_is_careful_up_to_the_throttled_limit_and_free_beyond_it() -> None:
+    controller = AdaptiveLimit(1, 1000, start=40).begin()
+    controller.on_result(1, 1, 40, "throttled")
+    simulate(controller, 1_000, capacity=lambda at: 1000, service_s=lambda at: 0.1)
+    assert [change.new for change in controller.changes][:13] == [28, 33, *range(34, 42), 47, 53, 60]
+
+
+def test_limit_that_holds_for_ten_rounds_is_probed() -> None:
+    attempts = Attempts(AdaptiveLimit(1, 100, start=20, tolerance=2.0, window=0.1))
+    attempts.end(60, 0.1, full=False)
+    attempts.end(10 * 20 - 1, 0.15)  # between the baseline and the tolerance
+    assert attempts.changes() == []
+    attempts.end(1, 0.15)
+    assert attempts.changes() == [(12, "probe")], "0.9 of the knee at 20 * 0.1 / 0.15"
+
+
+def test_timeouts_that_were_usual_long_ago_cut_the_limit_again() -> None:
+    attempts = Attempts(AdaptiveLimit(1, 100, start=20, tolerance=100, window=0.1))
+    attempts.end(60, 0.1, full=False)
+    attempts.end(200, 0.1, "timed_out")
+    settled = attempts.controller.limit
+    assert settled > 1, "timeouts that cuts do not cure cut no more"
+    attempts.end(400, 0.1, full=False)
+    for _ in range(5):
+        attempts.end(3, 0.1, full=False)
+        attempts.end(1, 0.1, "timed_out")
+    assert attempts.controller.limit < settled
+
+
 def test_timeouts_caused_by_queueing_cut_the_limit() -> None:
     rng = seeded(1)
     controller = AdaptiveLimit(1, 500, tolerance=100).begin()  # latency alone would never cut

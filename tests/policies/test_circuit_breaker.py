@@ -61,6 +61,14 @@ def test_failures_before_the_window_do_not_count() -> None:
     assert not breaker.closed
 
 
+def test_failure_a_whole_window_ago_does_not_count() -> None:
+    for ended_s, state in ((10.9, "open"), (11, "closed")):
+        breaker = CircuitBreaker(failure_ratio=0.5, window=10, minimum=2)
+        breaker.record(1 * S, 1 * S, ok=False)
+        breaker.record(round(ended_s * S), 2 * S, ok=False)
+        assert breaker.state == state, ended_s
+
+
 def test_open_breaker_admits_nothing_before_the_cooldown_ends() -> None:
     breaker = opened()
     assert breaker.wait_ns(1 * S) == 10 * S

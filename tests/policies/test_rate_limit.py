@@ -61,6 +61,11 @@ def test_limit_per_minute_is_paced_per_second(run_virtual: Run) -> None:
     assert starts[-1] == pytest.approx(119, abs=2), "the pace costs no throughput"
 
 
+@pytest.mark.parametrize(("rate", "burst"), [(4, 4), (60, 10), (600, 10), (6_000, 100)])
+def test_default_burst_is_the_share_of_a_second_and_at_least_ten(rate: int, burst: int) -> None:
+    assert RateLimit(rate, per=60).burst == burst
+
+
 def test_waiters_start_in_the_order_of_asking_at_any_cost(run_virtual: Run) -> None:
     starts = run_virtual(starts_of(RateLimit(10, per=1.0), [8, 10, 1, 1, 1]))
     assert starts == [0, 1, 2, 2, 2], "small ones do not slip past the large one"

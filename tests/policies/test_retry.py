@@ -185,6 +185,8 @@ def test_timed_out_attempt_is_retried_unless_disabled() -> None:
     assert decide(RetryPolicy(on=ValueError), TimeoutError(), timed_out=True) == Retry(100 * MS, "timeout")
     assert decide(RetryPolicy(timeouts=False), TimeoutError(), timed_out=True) is None
     assert decide(RetryPolicy(timeouts=False), TimeoutError()) is not None, "the node's own is an error like others"
+    late = FailureError(retry_after=9_999)  # raised while the attempt was cancelled, so it does not count
+    assert decide(RetryPolicy(), late, timed_out=True) == Retry(100 * MS, "timeout")
 
 
 @pytest.mark.parametrize(

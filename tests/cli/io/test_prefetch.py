@@ -28,7 +28,8 @@ def test_prefetch_keeps_the_order_and_ends_its_thread(run: Run) -> None:
         await feed.close()
 
     run(main())
-    assert all(not thread.is_alive() or thread.join(5) is None for thread in reader_threads())
+    for thread in reader_threads():
+        thread.join(5)
     assert not reader_threads()
 
 
@@ -77,7 +78,7 @@ def test_rest_can_be_read_after_a_batch_ended_early(run: Run) -> None:
         async with BatchProcessor(lambda item: item, 1, telemetry=False).batch_as_completed(feed) as results:
             assert (await anext(results)).output == 1
         rest = [item async for item in feed]
-        assert rest[-1] == 5
+        assert rest in ([2, 3, 4, 5], [3, 4, 5])  # the batch may have pulled the second item as it was left
         assert feed.exhausted
         await feed.close()
 

@@ -224,10 +224,8 @@ def test_sampler_ends_if_stopped_while_it_clears_its_event() -> None:
 def test_successful_items_cause_no_hook_call(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[int] = []
     monkeypatch.setattr(store_module.LiveInstrument, "item_failed", lambda self, item: noted.append(item.index))
-    for hook in ("item_started", "attempt_started", "attempt_ended", "item_finished", "retry_scheduled"):
-        assert not hasattr(store_module.LiveInstrument, hook) or getattr(store_module.LiveInstrument, hook) is getattr(
-            flowrt.Instrument, hook
-        )
+    hooks = {name for name, hook in vars(flowrt.Instrument).items() if callable(hook) and not name.startswith("_")}
+    assert hooks & vars(store_module.LiveInstrument).keys() == {"batch_started", "item_failed", "batch_ended"}
     run(flowrt.BatchProcessor(odd_fails, name="noted").batch(range(10)))
     assert noted == [1, 3, 5, 7, 9]
 
