@@ -547,6 +547,21 @@ def test_source_error_is_raised_once_an_item_in_backoff_has_ended(run_virtual: R
     run_virtual(asyncio.wait_for(main(), 60))
 
 
+def test_source_that_breaks_after_a_failure_does_not_replace_its_error(run_virtual: Run) -> None:
+    class BrokenList(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            yield from self[:3]
+            raise OSError("the source broke")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(1, lambda: active_batches(loop)[0].drain("shutting down"))
+        with pytest.raises(ValueError, match="asked to fail"):
+            await processor(Watch(2), 2).batch(BrokenList(["ok", "fail", "ok", "ok"]), continue_on_error=False)
+
+    run_virtual(main())
+
+
 def test_async_source_is_closed_when_the_batch_ends_before_it(run_virtual: Run) -> None:
     closed = []
 

@@ -114,6 +114,13 @@ def test_merged_charges_keep_every_window(steps: list[int]) -> None:
     assert worst_window(charges[-600:], 10**9) <= 300
 
 
+def test_merged_charges_do_not_slow_a_steady_flow() -> None:
+    """Each start is within a thousandth of the window after the one before, so that charges are merged."""
+    window = Window(2_000, 10**9, 2_000)
+    admitted = sum(window.take(1, 1 + step * 500_000) is not None for step in range(20_000))
+    assert admitted >= 19_900
+
+
 class Reconciling(RuleBasedStateMachine):
     """Charges, reservations and settlements in any order, compared with a plain list."""
 
