@@ -26,7 +26,8 @@ def command_line(argv: Sequence[str] | None = None) -> str:
     from flowrt.telemetry.redaction import redact  # noqa: PLC0415  # loads the telemetry package
 
     program, *arguments = (sys.argv if argv is None else argv) or [""]
-    shown = [Path(program).name]
+    path = Path(program)
+    shown = ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
     secret = False
     for argument in arguments:
         name, equals, _ = argument.partition("=")

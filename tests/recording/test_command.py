@@ -14,6 +14,7 @@ from flowrt.recording.command import command_line
         (["flowrt", "--metrics-token", "horse", "run"], "flowrt --metrics-token '[redacted]' run"),
         (["flowrt", "--metrics-token=horse", "run"], "flowrt '--metrics-token=[redacted]' run"),
         (["job.py", "--api-key", "a=b", "x"], "job.py --api-key '[redacted]' x"),
+        (["/site-packages/flowrt/__main__.py", "run", "crawl:fetch"], "python -m flowrt run crawl:fetch"),
         (["job.py", "password=horse"], "job.py 'password=[redacted]'"),
         (["job.py", "https://me:pw@host/x?key=1"], "job.py 'https://[redacted]@host/x?[redacted]'"),
         ([""], ""),

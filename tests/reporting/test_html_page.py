@@ -14,6 +14,7 @@ import pytest
 from bench.report_page import write_recording
 from flowrt import BatchProcessor
 from flowrt.attribution.speedup import SequentialEstimate, speedup_by_sample
+from flowrt.recording.command import command_line
 from flowrt.recording.parquet import read_recording
 from flowrt.reporting.attempts import Attempts
 from flowrt.reporting.figures import Detail, detail_of
@@ -74,7 +75,8 @@ def test_page_names_command_date_and_settings(detail: Detail) -> None:
 
 
 def test_recording_knows_its_command(detail: Detail) -> None:
-    assert "pytest" in detail.command or "-c" in detail.command
+    assert detail.command
+    assert detail.command == command_line()
 
 
 def test_traces_are_links_if_there_is_a_template(detail: Detail) -> None:
