@@ -204,7 +204,7 @@ class _Pass:
         if result.status == "cancelled":
             return
         finished_ns = result.finished_ns
-        # a timer may ring a millisecond early: the item is then due when it starts
+        # a timer may fire a millisecond early: the item is then due when it starts
         began_ns = min(self._due_ns.pop(result.index, result.pulled_ns), result.pulled_ns)
         latency_s = (finished_ns - began_ns) / 1e9
         measured = self._measured
@@ -235,7 +235,7 @@ class _Pass:
             measured.examples.setdefault(kind, one_line(redact(result.error or kind)))
 
     def _watch(self, latency_s: float) -> None:
-        """Stop a pass that falls over: going on would measure nothing new and hurt the service."""
+        """Stop a pass that overloads the node: going on would measure nothing new and hurt the service."""
         budget = self._plan.latency_budget
         if self._failed > self._stop_share * self._ended and self._fails_too_often():
             self._stop("failing")
@@ -249,7 +249,7 @@ class _Pass:
         return share_interval(self._failed, self._ended).low > self._stop_share
 
     def _look(self) -> None:
-        """Stop a pass at a standstill, which no result would show."""
+        """Stop a pass at a standstill, which `_watch` cannot see: no item ends. A timer calls it again and again."""
         self._look_timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
         now = self._clock()
         if self._stopped_as is not None:

@@ -35,7 +35,7 @@ _SIGNS: Final = {
 
 
 def about(run: Run, node: str, source: str, executor: str) -> dict[str, Any]:
-    """Node, input and settings of a run: two runs that differ in these compare less well.
+    """Return node, input and settings of a run: a comparison names those in which two runs differ.
 
     Args:
         run: The run.

@@ -22,7 +22,7 @@ OnMeasured = Callable[[Measurement], None]
 
 
 async def search(generator: LoadGenerator, run: Run, on_measured: OnMeasured) -> None:
-    """Measure every setting in every pass, from the lowest to the highest; a step that falls over ends its pass.
+    """Measure every setting in every pass, from the lowest to the highest; an overloaded step ends its pass.
 
     Args:
         generator: Runs the passes.
@@ -115,7 +115,7 @@ class _Steps:
         return measured.outcome == "ok"
 
     async def double(self) -> None:
-        """Double the concurrency until it gains nothing or falls over, then try settings around the best one."""
+        """Double the concurrency until it gains nothing or overloads the node, then try settings around the best."""
         run = self._run
         highest = run.plan.most_concurrency
         setting, best, idle = 1, 0.0, 0

@@ -68,7 +68,7 @@ class Cache:
         """Return a cache for a caller's choice: a cache, a file's path, True for memory, None or False for none.
 
         Raises:
-            ValueError: It is none of these.
+            ValueError: `value` is none of these.
         """
         if value is None or value is False or isinstance(value, cls):
             return value or None
@@ -79,7 +79,7 @@ class Cache:
         raise ValueError(f"cache must be a flowrt.Cache(...), the path of a file, or True, not {value!r}")
 
     def get(self, key: bytes) -> str | None:
-        """The output in memory under a key, as JSON, or None."""
+        """Return the output in memory under a key, as JSON, or None."""
         entry = self._entries.pop(key, None)
         if entry is None or self.is_old(entry[0]):
             return None
@@ -95,7 +95,7 @@ class Cache:
             entries.pop(next(iter(entries)), None)
 
     def is_old(self, stored_s: float) -> bool:
-        """True if an output that was stored at a time is not used any more."""
+        """True if an output that was stored at this time is older than `ttl`."""
         return self.ttl is not None and self.clock() - stored_s >= self.ttl
 
     def __len__(self) -> int:

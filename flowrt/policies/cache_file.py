@@ -27,9 +27,9 @@ class CacheFile:
         cache: Its path and its bounds.
 
     Raises:
-        ValueError: The file is there and is no cache.
-        OSError: It cannot be made.
-        sqlite3.Error: It cannot be read.
+        ValueError: The file exists and is not a cache.
+        OSError: The file cannot be created.
+        sqlite3.Error: The file cannot be read.
     """
 
     def __init__(self, cache: Cache) -> None:

@@ -28,10 +28,10 @@ class WaitingLine:
     """Admits callers to a window in the order of asking, whichever loops they wait on.
 
     A caller is admitted first, which reserves its cost, and starts when its task runs. Callers of a loop that does not
-    run keep their places, and the others pass them. What such a loop was admitted for is taken back: its callers ask
-    again, before the others, once it runs.
+    run keep their places, and the others pass them. The reservations of such a loop are taken back: its callers ask
+    again, before the others, once the loop runs.
 
-    Any thread may admit the first caller, whichever loop that is on: a loop whose thread is blocked holds back at most
+    Any thread may admit the first caller, also one on another loop: a loop whose thread is blocked holds back at most
     one cost, not the line.
 
     Args:
@@ -88,7 +88,7 @@ class WaitingLine:
         """Wait until a cost is admitted. It stays reserved until `start` or `leave`.
 
         Returns:
-            What `start`, `leave` and `holds` take: a number that changes when the reservation is taken back.
+            The queue's turn, an argument of `leave` and `holds`: it changes when the reservation is taken back.
         """
         loop = asyncio.get_running_loop()
         with self.lock:
@@ -115,7 +115,7 @@ class WaitingLine:
         return queue.turn
 
     def holds(self, turn: int) -> bool:
-        """True if the running loop's reservation was not taken back; it is not as long as the loop runs."""
+        """True if the running loop's reservation was not taken back, which happens only while the loop does not run."""
         queue = self._own()
         return queue is not None and queue.turn == turn
 
@@ -145,7 +145,7 @@ class WaitingLine:
             self._admit(self._own())
 
     def __reduce__(self) -> tuple[type[WaitingLine], tuple[Window]]:
-        """What a copy is made of: a limit is shared by reference, so a copy begins without callers."""
+        """Describe a copy by its window alone: a limit is shared by reference, so a copy begins without callers."""
         return WaitingLine, (self.window,)
 
     # -- within, with the lock held -----------------------------------------------------------------------------------
@@ -238,7 +238,10 @@ _lines: Final = WeakRegistry[WaitingLine]()
 
 
 def _begin_in_child() -> None:
-    """In a forked child, no loop of the parent runs, though it says so, and another thread may have held the lock."""
+    """Reset the lines in a forked child.
+
+    The parent's loops do not run there, although `is_running` says so, and another thread may have held the lock.
+    """
     for line in _lines:
         line._begin()  # noqa: SLF001  # of this module
 

@@ -203,10 +203,10 @@ class Recorder(Instrument):
 
 
 class _Deadline:
-    """Deadline of a writer that finishes its file: of each step, and of nothing but what waits.
+    """Deadline for each step of a writer that finishes its file.
 
-    It counts from the step's start, and anew whenever the thread has used CPU time: on a busy machine encoding takes
-    long, and only a disk that hangs is to end a recording.
+    The time counts from the step's start, and anew whenever the thread has used CPU time: encoding takes long on a
+    busy machine, and only a disk that hangs should end a recording.
 
     Args:
         writer: The writer.

@@ -28,7 +28,7 @@ class Slowest:
         self.bar_ns = -1
 
     def offer(self, item: BatchResult, duration_ns: int, at_ns: int) -> None:
-        """Keep an item. If the collection is full, it replaces the fastest one.
+        """Keep an item. If the collection is full, the item replaces the fastest one.
 
         Args:
             item: The ended item.

@@ -67,7 +67,7 @@ class WriterThread:
 
     Attributes:
         step: Start of the thread's present step on the monotonic clock (None before its first one), and the error
-            message for one that takes too long.
+            message if that step takes too long.
         cpu_ns: Returns the thread's CPU time in nanoseconds; 0 before it runs, and on systems without such clocks.
     """
 
@@ -155,13 +155,13 @@ class WriterThread:
             if isinstance(work, tuple):
                 break
             if work is not None and writer is not None and self._error is None:
-                self._begin("the recorder's thread did not take it within {:g} s: it was encoding and writing rows")
+                self._begin("the recorder's thread did not encode and write its rows within {:g} s")
                 try:
                     writer.write(work)
                 except BaseException as exc:  # the batch goes on
                     self._error = exc
         meta, on_done = work
-        self._begin("the disk did not take it within {:g} s")
+        self._begin("the disk did not complete the file within {:g} s")
         if writer is not None and self._error is None:
             try:
                 writer.close(meta)

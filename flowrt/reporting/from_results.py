@@ -57,6 +57,7 @@ def _row(item: ItemRecord, zero_ns: int, causes: ErrorGroups, slowest: Slowest) 
         slowest.offer(item, took, finished - zero_ns)
     cause = causes.number_of(item) if status in ("failed", "timed_out") else NO_CAUSE
     ran = bool(started and attempt)
+    # results keep no time of the slot: a first attempt has it from its pull, a later one at the latest from its start
     slot = finished if item.cached else pulled if attempt <= 1 else started or finished
     start = started if ran else finished
     return (

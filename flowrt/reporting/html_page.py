@@ -204,8 +204,8 @@ def _stalls(detail: Detail) -> str:
             f'<td class="n">{duration(float(stall.get("delayed_s", 0.0)))}</td></tr>'
         )
     return (
-        '<section><h2>Who blocked the loop</h2><div class="scroll"><table><thead><tr><th class="n">for</th>'
-        '<th>by</th><th class="n">items delayed</th><th class="n">by, in all</th></tr></thead>'
+        '<section><h2>What blocked the loop</h2><div class="scroll"><table><thead><tr><th class="n">duration</th>'
+        '<th>caused by</th><th class="n">items delayed</th><th class="n">sum of delays</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 

@@ -65,12 +65,12 @@ def speedup_rows(report: BatchReport) -> list[tuple[str, str]]:
     elif speedup.method == "cpu":
         rows = [("speedup, measured", f"{speedup.measured:,.1f}x ({interval}: by the CPU time of the threads)")]
     elif found is None:
-        measured = f"{speedup.measured:,.1f}x ({interval}: {how}, less what items held each other up)"
+        measured = f"{speedup.measured:,.1f}x ({interval}: {how}, less the time that items delayed each other)"
         rows = [("speedup, measured", measured)]
     else:
         alone = f"{duration(found.sample_s)} +/- {duration(found.sample_margin_s)}"
         per_item = f"{found.items:,} x {duration(found.item_s)} +/- {duration(found.margin_s)}"
-        added = "their times in the batch less what it added to the sample"
+        added = "the mean time in the batch less what the batch added to the sample"
         rows = [
             ("speedup, measured", f"{speedup.measured:,.1f}x (95 %: {interval})"),
             ("  sample", f"{found.size} of the items one by one, mean {alone}"),

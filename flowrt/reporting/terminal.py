@@ -62,7 +62,7 @@ def sections_of(detail: Detail) -> list[Section]:
         ]
         sections.append(("Causes", rows))
     if detail.stalls:
-        rows = [("for", "by", "items delayed")]
+        rows = [("duration", "caused by", "items delayed")]
         rows += [
             (
                 duration(float(s.get("duration_s", 0.0))),
@@ -71,7 +71,7 @@ def sections_of(detail: Detail) -> list[Section]:
             )
             for s in detail.stalls[:10]
         ]
-        sections.append(("Who blocked the loop", rows))
+        sections.append(("What blocked the loop", rows))
     if detail.slowest:
         rows = [("item", "total", "last attempt", "attempts", "ended", "trace")]
         rows += [

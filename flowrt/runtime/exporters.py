@@ -61,7 +61,7 @@ class Exporters:
         """Configure logging, with the exporter of log events if there is one.
 
         Raises:
-            ValueError: The format or the level is not one of those that there are.
+            ValueError: The format or the level is unknown.
         """
         if self._logs is None:
             return LogSetup(log_format, level)
@@ -71,7 +71,7 @@ class Exporters:
         return setup
 
     def closing(self, timeout_s: float) -> list[Callable[[], None]]:
-        """Functions that export what waits and end the exporters, to be called in threads.
+        """Return functions that export the waiting data and end the exporters. They block: call them in threads.
 
         Args:
             timeout_s: Longest wait for the collector, in seconds.
@@ -96,7 +96,7 @@ def _made(make: Callable[..., Any], service_name: str | None, endpoint: str | No
     except MissingExtraError as exc:
         if required:
             raise
-        _log.warning("%s", exc)  # the environment may be meant for others
+        _log.warning("%s", exc)  # the variable may be meant for another library
         return None
 
 

@@ -242,7 +242,7 @@ def is_interruption(error: BaseException | None) -> bool:
 def _free_signals() -> list[signal.Signals]:
     """The signals that other code does not handle.
 
-    SIGHUP is left to those who handle SIGTERM: a server that shuts down on its own signals would otherwise survive a
+    SIGHUP is left to code that handles SIGTERM: a server that shuts down on its own signals would otherwise survive a
     hangup with its work cancelled.
     """
     free = [signum for signum in (signal.SIGINT, signal.SIGTERM) if _is_default(signal.getsignal(signum))]

@@ -109,9 +109,9 @@ def fit_contention(attempts: Attempts) -> Contention:
 
 
 def _mean_inflight(starts: Ints, ends: Ints, begin: Ints, end: Ints) -> Any:
-    """Concurrency of each attempt: how many ran at once, on average over its time.
+    """Return the concurrency of each attempt: how many attempts ran at once, on average over its time.
 
-    What ran just before its end does not do: attempts that start and end together would count half of themselves.
+    The number of attempts at its end would mislead: of attempts that start and end together, only half would count.
     """
     np = require_numpy("a forecast")
     at = np.concatenate((starts, ends))

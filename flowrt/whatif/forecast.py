@@ -159,7 +159,7 @@ def _doubts(attempts: RecordedAttempts, plan: Plan, recorded: Figures, replayed:
             "the replayed one"
         )
     if ran.results.wall_time < _min_makespan_s(attempts, ran.calls):
-        doubts.append("the event loop's own work is the bottleneck at so many slots: more slots would gain nothing")
+        doubts.append("the event loop's own work is the bottleneck at this many slots: more would gain nothing")
     if plan.retry is not None and not attempts.knows_retries and recorded.failed + recorded.timed_out:
         doubts.append(
             "the recording has too few retries to show how they end: further attempts are drawn from all attempts, as "

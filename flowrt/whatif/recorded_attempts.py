@@ -102,7 +102,7 @@ class RecordedAttempts:
         rng = np.random.default_rng(_SEED)
         service = (attempts.end - attempts.start) / 1e9
         ok = attempts.ran & (attempts.outcome == _OK)
-        won = attempts.index[attempts.hedge & (attempts.outcome == _OK)]
+        won = attempts.index[attempts.hedge & (attempts.outcome == _OK)]  # items whose hedge won
         successful_s = np.sort(service[ok & ~np.isin(attempts.index, won)])
         if not len(successful_s):
             successful_s = np.sort(service[attempts.ran])
@@ -160,11 +160,15 @@ class RecordedAttempts:
         )
 
     def first(self, place: int) -> Call:
-        """The first attempt of an item."""
+        """Return the first attempt of an item.
+
+        Args:
+            place: Position of the item in the order in which items were pulled.
+        """
         return Call(self.service[place], self.cause[place], self.inflight[place])
 
     def retry(self, place: int, number: int, failed_by: int, rng: Random) -> Call:
-        """An attempt after the first: the recorded one, or a draw from those that followed the same failure.
+        """Return an attempt after the first: the recorded one, or a draw from those that followed the same failure.
 
         Args:
             place: Position of the item.
@@ -179,7 +183,7 @@ class RecordedAttempts:
         return rng.choice(pool)
 
     def hedge(self, rng: Random) -> Call:
-        """A hedge: a draw from the successful attempts."""
+        """Return a hedge: a draw from the successful attempts."""
         return Call(float(rng.choice(self._successful_s)), -1, 0)
 
     @property
@@ -191,7 +195,11 @@ class RecordedAttempts:
 def _uncensor(
     attempts: Attempts, service: Any, successful_s: Any, won: Ints, replayed: Any, rng: Any
 ) -> tuple[Any, int]:
-    """Service times with those of attempts that were cut short replaced by draws of longer ones, and their number."""
+    """Replace the service times of attempts that were cut short by draws from longer ones.
+
+    Returns:
+        The service times, and the number of attempts that were cut short.
+    """
     np = require_numpy("a forecast")
     service = service.copy()
     cut = np.flatnonzero(

@@ -93,7 +93,7 @@ def test_speedup_has_an_interval_measured_on_the_same_items(start: Start) -> Non
     # items do not delay each other here, so both figures agree; a slow machine slows both
     assert measured == pytest.approx(claimed, rel=0.5)
     assert "60 x " in demo.row("  estimate")
-    assert demo.row("  estimate").endswith("less what it added to the sample")
+    assert demo.row("  estimate").endswith("less what the batch added to the sample")
     labels = re.findall(r"^ {0,2}(\S(?: ?\S)*)  +\S", demo.text, re.MULTILINE)
     assert {"live", "items", "speedup, measured", "estimate"} <= set(labels)
     missing = [label for label in labels if label not in shown_in_picture()]

@@ -210,7 +210,7 @@ def test_hanging_disk_does_not_block_the_batch(
             assert run(BatchProcessor(steady, 2, record=tmp_path / "run.parquet").batch(range(2))).success_rate == 1
     finally:
         go_on.set()
-    assert "did not take it within 0.1 s" in caplog.text
+    assert "the disk did not complete the file within 0.1 s" in caplog.text
 
 
 def test_deadline_counts_from_when_the_thread_has_imported_pyarrow(
@@ -266,8 +266,8 @@ def test_deadline_counts_anew_while_the_thread_works(monkeypatch: pytest.MonkeyP
     [
         ("import", "the recorder's thread did not import pyarrow within 1 s"),
         ("open", "the disk did not create the file within 1 s"),
-        ("write", "the recorder's thread did not take it within 1 s: it was encoding and writing rows"),
-        ("close", "the disk did not take it within 1 s"),
+        ("write", "the recorder's thread did not encode and write its rows within 1 s"),
+        ("close", "the disk did not complete the file within 1 s"),
     ],
 )
 def test_late_recording_names_the_step_and_leaves_no_file(

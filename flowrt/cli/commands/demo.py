@@ -39,13 +39,13 @@ fail. They are the same in every run, because their codes decide.
 
 \b
 The measured speedup compares the batch with a plain loop over 40 of the same items, which runs first. So
-small a sample rarely contains its share of stragglers, and its mean alone would mislead. The loop's time for
-all items is therefore their time in the batch, less what the batch added to the sampled items. The claimed
-speedup, the usual figure, is the sum of the execution times divided by the wall time.
+small a sample rarely contains its share of stragglers, and its mean alone would mislead. The loop's time for all
+items is therefore estimated: their time in the batch, less the time that the batch added to the sampled items.
+The claimed speedup, the usual figure, is the sum of the execution times divided by the wall time.
 
 \b
-With --executor processes each airport's nearest among all is searched for as well, by comparing it with every
-other one: first in one worker process, then in several, of which the speedup is printed.
+With --executor processes a second node searches for the airport that is nearest to each, by comparing all pairs:
+first in one worker process, then in several. The summary has the speedup.
 
 \b
 Each line of the output is an object as written by `flowrt run`. The next run replaces {_OUTPUT},

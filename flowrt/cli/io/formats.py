@@ -76,7 +76,7 @@ def is_table(form: Format) -> bool:
 
 
 def format_of(path: str, *, streamed: bool) -> Format:
-    """Recognize a format by the extension, below that of a compression.
+    """Recognize a format by the extension; of a compressed file, by the one before the compression's.
 
     Args:
         path: Path or URL of the input; - for standard input.

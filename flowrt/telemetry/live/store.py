@@ -74,7 +74,7 @@ class LiveStore:
             self._pages += 1
 
     def close(self, *, wait: bool = False) -> None:
-        """Discount an application. With the last one, the history is discarded and the sampler's thread ends.
+        """Remove an application that served the page. With the last one, the history and the sampler's thread end.
 
         Args:
             wait: True to join the thread.
@@ -176,9 +176,9 @@ class LiveStore:
             if len(same_name) >= _MAX_PER_NAME or len(self._running) >= _MAX_RUNNING:
                 candidates = same_name if len(same_name) >= _MAX_PER_NAME else self._running
                 healthy = (other for other in candidates if not self._running[other].failures.by_type)
-                if (victim := next(healthy, None)) is None:
+                if (replaced := next(healthy, None)) is None:
                     return None
-                self._running.pop(victim).evicted = True
+                self._running.pop(replaced).evicted = True
             view = self._running[batch] = BatchView(batch, asyncio.get_running_loop(), redact, partial=True)
         return view
 
