@@ -81,6 +81,8 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
     if ledger is None:
         return ""
     if bound_ns is None:
+        if batch.finished_ns - batch.started_ns < _SHORTEST_NS:
+            return ""
         bound_ns = ledger.read(batch.finished_ns)
     return explain(
         bound_ns,

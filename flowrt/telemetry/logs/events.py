@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
@@ -14,6 +15,7 @@ from opentelemetry import trace
 from flowrt.attribution.explanation import explain_batch, why_overstated
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
+from flowrt.telemetry.logs.formatting import json_line
 from flowrt.telemetry.metrics.instrument import service_ns_of
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.redaction import Redact, redact
@@ -25,6 +27,7 @@ _logger.addHandler(logging.NullHandler())  # a library prints nothing unless the
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _QUIET: Final = ("ok", "resumed", "cancelled")  # cancelling a batch is one event, not one per item
+_RENDERED: Final = frozenset({"exc_info", "stack_info"})  # fields of which structlog's processors make others
 _PROGRESS_S: Final = 10.0
 _STALLED_S: Final = 60.0
 _BURST: Final = 20  # warnings of one kind that a batch may log at once; after that one per second
@@ -65,15 +68,17 @@ class DirectLog:
         processors: The processors that structlog was configured with.
         least: Number of the lowest level that is logged.
         write: Takes a line.
+        as_json: True if these processors are `LogSetup`'s own for JSON, and no other: then one step does the same.
 
     Attributes:
         least: Number of the lowest level that is logged.
     """
 
-    def __init__(self, processors: Any, least: int, write: Callable[[str], None]) -> None:
+    def __init__(self, processors: Any, least: int, write: Callable[[str], None], *, as_json: bool = False) -> None:
         self.least = least
         self._processors = processors
         self._write = write
+        self._as_json = as_json
 
     def is_in_force(self) -> bool:
         """True unless the application has configured structlog anew."""
@@ -86,10 +91,24 @@ class DirectLog:
             level: `debug`, `info`, `warning` or `error`.
             event: The event and its fields.
         """
-        if self.least <= _LEVELS[level]:
+        if self.least > _LEVELS[level]:
+            return
+        plain = _RENDERED.isdisjoint(event) and not getattr(structlog.contextvars, "_CONTEXT_VARS", True)
+        if plain and self._as_json:  # nothing to render, and no context variable was ever bound
+            self._write(_json_line_of(level, event))
+        else:
             for process in self._processors:
                 event = process(None, level, event)
             self._write(event)
+
+
+def _json_line_of(level: str, event: dict[str, Any]) -> str:
+    """What `LogSetup`'s processors make of an event that has neither an exception nor a stack to render."""
+    timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    ordered = {"timestamp": timestamp, "level": level, "event": None, **event}
+    if "timestamp" in event or "level" in event:  # of a worker's own event
+        ordered |= {"timestamp": timestamp, "level": level}
+    return json_line(None, level, add_trace_ids(None, level, ordered))
 
 
 DIRECT: Final[list[DirectLog]] = []

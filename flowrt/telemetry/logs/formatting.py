@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -87,7 +87,19 @@ def plain_value(value: Any, depth: int = 0) -> Any:
     return _text(value)
 
 
-_encode: Final = json.JSONEncoder(allow_nan=False, default=_text).encode  # `json.dumps` would make an encoder per call
+def _make_encode() -> Callable[[Any], str]:
+    """Make the function that encodes as JSON; `json.dumps` and `JSONEncoder.encode` make an encoder for every line."""
+    encoder = json.JSONEncoder(allow_nan=False, default=_text)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without the module in C
+        return encoder.encode
+    escape = json.encoder.encode_basestring_ascii
+    # the first argument would find cycles, which here end in a RecursionError; the last refuses NaN and infinity
+    parts = make(None, _text, escape, None, encoder.key_separator, encoder.item_separator, False, False, False)
+    return lambda event: "".join(parts(event, 0))
+
+
+_encode: Final = _make_encode()
 
 
 def console_renderer(*, colors: bool) -> structlog.dev.ConsoleRenderer:

@@ -93,7 +93,8 @@ class LogSetup:
             cache_logger_on_first_use=False,  # a cached logger would keep writing to this sink after `close`
         )
         processors = structlog.get_config()["processors"]
-        DIRECT.append(DirectLog(processors, getattr(logging, level), sink.write))
+        as_json = format != "console" and export is None
+        DIRECT.append(DirectLog(processors, getattr(logging, level), sink.write, as_json=as_json))
         self._undo += (structlog.reset_defaults, DIRECT.clear)
 
         handler = _SinkHandler(sink)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
@@ -105,8 +104,7 @@ class BatchTracing(Instrument):
         if batch.expected is not None:
             attributes["flowrt.batch.items.expected"] = batch.expected
         batch.span = span = self._start_batch_span(clean(f"batch {batch.name}"), attributes, batch)
-        context = otel_context.set_value(REDACT_KEY, self._redact)
-        otel_context.attach(trace.set_span_in_context(span, context))  # this context ends with the batch
+        attach(Context({**get_current(), REDACT_KEY: self._redact, SPAN_KEY: span}))  # this context ends with the batch
         small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import (
-    ParentBased,
-    ParentBasedTraceIdRatio,
-    Sampler,
-    SamplingResult,
-    StaticSampler,
-    TraceIdRatioBased,
-)
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
@@ -27,6 +18,7 @@ from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_curre
 from flowrt.telemetry.tracing.exceptions import set_failed
 from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
 from flowrt.telemetry.tracing.instrument import BatchTracing
+from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound
 from flowrt.telemetry.tracing.otlp_encoding import template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 from flowrt.telemetry.tracing.span import ItemSpan
@@ -37,13 +29,10 @@ __all__ = ["NativeTracingInstrument"]
 
 _pop_ids: Final = id_pool.pop
 _CHECK_EVERY: Final = 16  # plain spans are appended first; the pipeline checks its limit after this many
-_PARENT_BASED: Final = (ParentBased, ParentBasedTraceIdRatio)
+_SAMPLED: Final = TraceFlags.SAMPLED
+_RANDOM: Final = 0x02  # W3C trace context: the trace's id is random
 _LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a ratio sampler takes this trace if it takes any
 _HIGHEST_IDS: Final = b"\xff" * 16 + b"\1" * 8
-_ROOTS_ALIKE: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
-_CHILDREN_ALIKE: Final = re.compile(
-    r",localParentSampled:Always(On|Off)Sampler,localParentNotSampled:Always(On|Off)Sampler\}$"
-)
 
 
 def _detach(span: ItemSpan) -> None:
@@ -54,14 +43,6 @@ def _detach(span: ItemSpan) -> None:
             reset(token)
         except (ValueError, RuntimeError):
             detach(token)
-
-
-@lru_cache(maxsize=16)
-def _decides_alike(sampler: Sampler, roots: bool) -> bool:
-    if type(sampler) in _PARENT_BASED:
-        alike = _ROOTS_ALIKE if roots else _CHILDREN_ALIKE
-        return alike.search(str(sampler.get_description())) is not None
-    return type(sampler) is StaticSampler or (type(sampler) is TraceIdRatioBased and not roots)
 
 
 class NativeTracingInstrument(BatchTracing):
@@ -94,7 +75,8 @@ class NativeTracingInstrument(BatchTracing):
         self._provider = provider
         self._own_tasks = False
         self._target: Any = None  # the pipeline, if it takes plain spans
-        self._any_ids = False  # True if ids may come from the pool: no custom generator, no given trace id
+        self._any_ids = False  # True if ids may come from the pool: no custom generator
+        self._trace_bytes = b""  # the trace's id, if items are the batch span's children
         self._buffers_spans = False
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
         self._frame: SpanFrame | None = None  # for every item, if the sampler decides alike for all
@@ -116,17 +98,22 @@ class NativeTracingInstrument(BatchTracing):
         parent: SpanContext | None = batch.span.get_span_context()
         if self._links is None and parent is not None:
             self._trace_id = parent.trace_id
+            self._trace_bytes = parent.trace_id.to_bytes(16, "big")
         else:
             parent = None
         self._parent = parent
-        self._any_ids = type(self._provider.id_generator) is RandomIdGenerator and not self._trace_id
+        self._any_ids = type(self._provider.id_generator) is RandomIdGenerator
         self._buffers_spans = self._buffer is not None or self._outer_buffer is not None
         self._target = self._provider.plain_target
         self._own_tasks = batch.own_tasks
         self._rebase()
-        if self._decides_once():
+        sampler = self._provider.sampler
+        if (sampled := known_decision(sampler, parent)) is not None:
+            decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP
+            self._frame = self._item_frame(decision, self._common, None if parent is None else parent.trace_state)
+        elif decides_alike(sampler, parent):
             self._frame = self._ask(self._new_ids(), 0)
-        elif (bound := self._bound_of_ids()) is not None:
+        elif self._links is not None and (bound := ratio_bound(sampler)) is not None:
             self._by_ratio = bound, self._ask(_LOWEST_IDS, 0), self._ask(_HIGHEST_IDS, 0)
 
     def inputs_cancelled(self, batch: BatchRecord) -> None:
@@ -138,10 +125,7 @@ class NativeTracingInstrument(BatchTracing):
         """Make the item's span and make it the current one in the node's context."""
         if get_current() is not self._seen:
             self._rebase()
-        try:
-            ids = _pop_ids() if self._any_ids else self._new_ids()
-        except IndexError:
-            ids = refill_ids()
+        ids = self._new_ids()
         frame = self._frame
         if frame is None:
             if (by_ratio := self._by_ratio) is None:
@@ -256,14 +240,23 @@ class NativeTracingInstrument(BatchTracing):
         parent: SpanContext | None = trace.get_current_span(context).get_span_context()
         if parent is None or not parent.is_valid:
             parent = None
-        generator = provider.id_generator
-        ids = make_ids(parent.trace_id if parent else generator.generate_trace_id(), generator.generate_span_id())
-        trace_id, span_id = ids_to_ints(ids)
-        sampled = provider.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, None)
-        frame = self._frame_of(name, attributes | dict(sampled.attributes or {}), (), parent, sampled)
+        self._any_ids = type(provider.id_generator) is RandomIdGenerator
+        if parent is not None:
+            self._trace_id, self._trace_bytes = parent.trace_id, parent.trace_id.to_bytes(16, "big")
+        ids = self._new_ids()
+        self._trace_id, self._trace_bytes = 0, b""  # items may have traces of their own
+        if (sampled := known_decision(provider.sampler, parent)) is not None:
+            decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP
+            trace_state = None if parent is None else parent.trace_state
+        else:
+            trace_id = ids_to_ints(ids)[0]
+            result = provider.sampler.should_sample(context, trace_id, name, SpanKind.INTERNAL, attributes, None)
+            decision, trace_state = result.decision, result.trace_state
+            attributes = attributes | dict(result.attributes or {})
+        frame = self._frame_of(name, attributes, (), parent, decision, trace_state)
         frame.hand_over = self._hand_over_batch
         if parent is not None and provider.span_buffer is not None:
-            provider.span_buffer.start(span_id, parent.span_id)
+            provider.span_buffer.start(ids_to_ints(ids)[1], parent.span_id)
         return BatchSpan(frame, ids, batch.started_ns)
 
     def _set_totals(self, span: trace.Span, totals: dict[str, int]) -> None:
@@ -304,23 +297,14 @@ class NativeTracingInstrument(BatchTracing):
             self._outer_buffer.start(span_id, self._parent.span_id)
 
     def _new_ids(self) -> bytes:
+        if self._any_ids:
+            try:
+                ids = _pop_ids()
+            except IndexError:
+                ids = refill_ids()
+            return self._trace_bytes + ids[16:] if self._trace_bytes else ids
         generator = self._provider.id_generator
         return make_ids(self._trace_id or generator.generate_trace_id(), generator.generate_span_id())
-
-    def _decides_once(self) -> bool:
-        """True if the sampler is known to decide alike for all items.
-
-        A ratio sampler decides by the trace id, which differs between root spans.
-        """
-        return _decides_alike(self._provider.sampler, self._links is not None)
-
-    def _bound_of_ids(self) -> int | None:
-        """Bound of the SDK's ratio sampler, which samples root spans if the trace id's lower 64 bits are below it."""
-        if self._links is None:
-            return None
-        sampler: Any = self._provider.sampler
-        root = getattr(sampler, "_root", None) if type(sampler) in _PARENT_BASED else sampler
-        return root.bound if type(root) is TraceIdRatioBased else None
 
     def _ask(self, ids: bytes, index: int) -> SpanFrame:
         """Call the sampler for one item and return the frame for its decision."""
@@ -339,15 +323,22 @@ class NativeTracingInstrument(BatchTracing):
             return self._frames[key]
         except (KeyError, TypeError):  # a new decision, or one with an attribute that is a list
             pass
-        frame = self._frame_of(self._item_name, added, tuple(self._links or ()), self._parent, result)
-        frame.fast_path = frame.sampled and not self._buffers_spans
-        if frame.fast_path and self._target is not None and template_of(frame).takes_plain:
-            frame.append = self._target.append
+        frame = self._item_frame(result.decision, added, result.trace_state)
         try:
             if len(self._frames) < 64:
                 self._frames[key] = frame
         except TypeError:
             pass
+        return frame
+
+    def _item_frame(self, decision: Decision, attributes: dict[str, Any], trace_state: Any) -> SpanFrame:
+        """The frame of items that the sampler decided on in this way."""
+        links = () if self._links is None else tuple(self._links)
+        attributes = attributes if decision is not Decision.DROP else {}
+        frame = self._frame_of(self._item_name, attributes, links, self._parent, decision, trace_state)
+        frame.fast_path = frame.sampled and not self._buffers_spans
+        if frame.fast_path and self._target is not None and template_of(frame).takes_plain:
+            frame.append = self._target.append
         return frame
 
     def _frame_of(
@@ -356,14 +347,14 @@ class NativeTracingInstrument(BatchTracing):
         attributes: dict[str, Any],
         links: tuple[trace.Link, ...],
         parent: SpanContext | None,
-        sampled: SamplingResult,
+        decision: Decision,
+        trace_state: Any,
     ) -> SpanFrame:
         provider = self._provider
-        decision: Any = sampled.decision  # whose methods have no types
-        trace_state: Any = sampled.trace_state
-        flags = TraceFlags.SAMPLED if decision.is_sampled() else TraceFlags.DEFAULT
+        sampled = decision is Decision.RECORD_AND_SAMPLE
+        flags = _SAMPLED if sampled else TraceFlags.DEFAULT
         if parent is not None:
-            random = bool(parent.trace_flags & 0x02)
+            random = bool(parent.trace_flags & _RANDOM)
         else:
             is_random = getattr(provider.id_generator, "is_trace_id_random", None)
             random = is_random is not None and bool(is_random())
@@ -375,9 +366,9 @@ class NativeTracingInstrument(BatchTracing):
             attributes=attributes,
             links=links,
             parent=parent,
-            flags=TraceFlags(flags | (0x02 if random else 0)),
+            flags=TraceFlags(flags | (_RANDOM if random else 0)),
             trace_state=trace_state,
-            recording=decision.is_recording(),
+            recording=decision is not Decision.DROP,
             offset_ns=self._offset_ns,
             hand_over=provider.hand_over,
             prompt=self._prompt,

@@ -33,6 +33,7 @@ _STATUS_CODES: Final = {"UNSET": 0, "OK": 1, "ERROR": 2}
 _UINT64: Final = (1 << 64) - 1
 _MIN_INT64: Final = -(1 << 63)
 _MAX_INT64: Final = (1 << 63) - 1
+_FEW: Final = 256  # so are larger numbers
 _SHORT: Final = 256  # longer values are not kept in memory
 _KNOWS_REMOTE: Final = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _IS_REMOTE: Final = 0x200  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
@@ -79,7 +80,7 @@ def flags_field(context: SpanContext | None) -> bytes:
 
 
 def trace_state_of(state: TraceState | None) -> str:
-    return ",".join(f"{key}={value}" for key, value in (state or {}).items())
+    return ",".join([f"{key}={value}" for key, value in state.items()]) if state else ""
 
 
 Bad = list[tuple[Any, Exception]]
@@ -88,19 +89,29 @@ Bad = list[tuple[Any, Exception]]
 
 def attributes_field(field: int, attributes: Mapping[str, Any] | None) -> tuple[bytes, Bad]:
     """Encode attributes as KeyValues. Values that OTLP cannot represent are left out and returned."""
-    return each_field(field, _key_value, (attributes or {}).items())
+    if not attributes:
+        return b"", []
+    encoded, bad = [], []
+    for key, value in attributes.items():
+        kind = type(value)
+        if type(key) is str and ((kind is int and 0 <= value < _FEW) or (kind is str and len(value) <= _SHORT)):
+            encoded.append(_field_of(field, key, value))
+            continue
+        try:
+            encoded.append(message(field, _key_value((key, value))))
+        except Exception as exc:
+            bad.append((key, exc))
+    return b"".join(encoded), bad
 
 
 def _key_value(attribute: tuple[str, Any]) -> bytes:
     key, value = attribute
-    if type(value) is str and type(key) is str and len(value) <= _SHORT:
-        return _text_value(key, value)
     return text(1, key) + message(2, _value(value))
 
 
-@lru_cache(maxsize=512)  # names are the same in every batch
-def _text_value(key: str, value: str) -> bytes:
-    return text(1, key) + message(2, message(1, utf8(value)))
+@lru_cache(maxsize=2_048)  # names are the same in every batch, and numbers in many
+def _field_of(field: int, key: str, value: str | int) -> bytes:
+    return message(field, _key_value((key, value)))
 
 
 def each_field(field: int, encode: Callable[[Any], bytes], parts: Iterable[Any]) -> tuple[bytes, Bad]:
