@@ -22,11 +22,11 @@ from bench.turns import Way, run_pinned, take_turns
 __all__ = ["COSTS", "Cost", "cost_ratios", "cost_tables", "main", "measure_costs"]
 
 _TURNS: Final = 5
-_ROOM: Final = 100  # items at once, but for `wide`
+_CONCURRENCY: Final = 100  # of every comparison but `wide`
 
 
 class Cost(NamedTuple):
-    """What is compared.
+    """Comparison of flowrt with the same work by hand.
 
     Attributes:
         name: Name for the command line and the JSON.
@@ -109,7 +109,7 @@ def _check(outputs: Sequence[int | None], items: int) -> None:
         raise ValueError("a way gave wrong outputs")
 
 
-def _batch(items: int, node: Callable[[int], Any] = _identity, limit: int = _ROOM, **settings: Any) -> Way:
+def _batch(items: int, node: Callable[[int], Any] = _identity, limit: int = _CONCURRENCY, **settings: Any) -> Way:
     from flowrt import BatchProcessor
 
     async def turn() -> None:
@@ -132,7 +132,7 @@ def _retries(items: int, _: Path) -> dict[str, Way]:
         return item
 
     async def by_hand() -> None:
-        permits = asyncio.Semaphore(_ROOM)
+        permits = asyncio.Semaphore(_CONCURRENCY)
 
         async def one(item: int) -> int:
             async with permits:

@@ -130,25 +130,11 @@ def measure(
     works = []
     with collector(not_on=core) as url:
         for work in workloads:
-            out: dict[str, str] = {}
-            samples: dict[str, list[Sample]] = {arm.name: [] for arm in present}
             with ExitStack() as services:
                 urls = {"BENCH_COLLECTOR": url}
                 if work.kind == "http":
                     urls["BENCH_HTTP"] = services.enter_context(http_service(work.seconds, not_on=core))
-                for number in range(rounds):
-                    say(f"{work.title}: round {number + 1} of {rounds}")
-                    for arm in present:
-                        if arm.name in out:
-                            continue
-                        try:
-                            samples[arm.name].append(run(arm, work, urls, core))
-                        except BenchError as exc:
-                            if not forgive:
-                                raise
-                            say(str(exc))
-                            out[arm.name] = str(exc)
-                            del samples[arm.name]
+                samples, out = _take_rounds(work, present, urls, core, rounds, say, run, forgive=forgive)
             works.append(
                 {
                     "name": work.name,
@@ -164,6 +150,40 @@ def measure(
                 }
             )
     return {"machine": machine, "rounds": rounds, "missing": missing, "workloads": works}
+
+
+def _take_rounds(
+    work: Workload,
+    arms: Sequence[Arm],
+    urls: dict[str, str],
+    core: int | None,
+    rounds: int,
+    say: Say,
+    run: Callable[..., Sample],
+    *,
+    forgive: bool,
+) -> tuple[dict[str, list[Sample]], dict[str, str]]:
+    """Run every arm once in each round.
+
+    Returns:
+        The samples of each arm, and the reason for each arm that failed and is left out.
+    """
+    samples: dict[str, list[Sample]] = {arm.name: [] for arm in arms}
+    out: dict[str, str] = {}
+    for number in range(rounds):
+        say(f"{work.title}: round {number + 1} of {rounds}")
+        for arm in arms:
+            if arm.name in out:
+                continue
+            try:
+                samples[arm.name].append(run(arm, work, urls, core))
+            except BenchError as exc:
+                if not forgive:
+                    raise
+                say(str(exc))
+                out[arm.name] = str(exc)
+                del samples[arm.name]
+    return samples, out
 
 
 def per_item_us(work: Mapping[str, Any], sample: Mapping[str, float]) -> float:

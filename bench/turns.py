@@ -46,7 +46,7 @@ class BatchArm(NamedTuple):
 
 OURS: Final = (
     BatchArm("bare", "flowrt, telemetry off", telemetry=False),
-    BatchArm("default", "flowrt as it is, with no tracer provider", telemetry=True),
+    BatchArm("default", "flowrt, default telemetry, no tracer provider", telemetry=True),
     BatchArm("delivered", "flowrt, everything on, spans sent over OTLP", telemetry=True, delivers=True),
 )
 

@@ -3,7 +3,7 @@
     python -m tools.attack --sockets 500 --seconds 60
 
 Slow sockets of three kinds (silent, a byte a second, or a request whose answer is never read) reopen a second after
-they are closed. Beside them go requests with heads of 100 KB, climbing paths, foreign hosts and origins, and other
+they are closed. Beside them go requests with heads of 100 KB, path traversals, foreign hosts and origins, and other
 methods. The batch's throughput is compared with that during an equal attack on another process, so that the loss is the
 cost of serving and not that of attacking. Exit code 1 if a bound is broken.
 """
@@ -36,8 +36,8 @@ _MOST_LOSS: Final = 0.05
 _GOOD: Final = b"Host: localhost\r\nConnection: close\r\n\r\n"
 _REQUESTS: Final[dict[str, tuple[bytes, bytes]]] = {
     "a head of 100 KB": (b"GET /metrics HTTP/1.1\r\nX: " + b"a" * 100_000 + b"\r\n" + _GOOD, b"431"),
-    "an encoded climb": (b"GET /live/..%2f..%2f..%2fetc/passwd HTTP/1.1\r\n" + _GOOD, b"404"),
-    "a climb": (b"GET /live/../../../../etc/passwd HTTP/1.1\r\n" + _GOOD, b"404"),
+    "an encoded path traversal": (b"GET /live/..%2f..%2f..%2fetc/passwd HTTP/1.1\r\n" + _GOOD, b"404"),
+    "a path traversal": (b"GET /live/../../../../etc/passwd HTTP/1.1\r\n" + _GOOD, b"404"),
     "a POST": (b"POST / HTTP/1.1\r\nContent-Length: 0\r\n" + _GOOD, b"405"),
     "a foreign host": (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", b"421"),
     "a foreign origin": (b"GET / HTTP/1.1\r\nOrigin: http://evil.example\r\n" + _GOOD, b"403"),
@@ -103,11 +103,11 @@ async def _attack(decoy: int, port: int, sockets: int, seconds: float) -> Outcom
         counted = outcome if attacked == port else Outcome()
         end = time.monotonic() + seconds
         slow = [_slow(attacked, i % 3, end, counted) for i in range(sockets)]
-        siege = asyncio.gather(*slow, _requests(attacked, end, counted), _health(attacked, end, counted))
+        attackers = asyncio.gather(*slow, _requests(attacked, end, counted), _health(attacked, end, counted))
         try:
             outcome.rates.append(await _rate(port, seconds))
         finally:
-            await siege
+            await attackers
     return outcome
 
 
@@ -199,7 +199,7 @@ async def _completed(port: int) -> tuple[int, float]:
 
 @contextlib.contextmanager
 def _server() -> Iterator[int]:
-    command = [sys.executable, "-m", "tools.attack", "--victim"]
+    command = [sys.executable, "-m", "tools.attack", "--serve-attacked"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  # our own
         try:
             if process.stdout is None:
@@ -209,7 +209,7 @@ def _server() -> Iterator[int]:
             process.kill()
 
 
-async def _be_attacked() -> None:
+async def _serve_attacked() -> None:
     async def call(item: int) -> int:
         await asyncio.sleep(0.01)
         return item
@@ -218,7 +218,7 @@ async def _be_attacked() -> None:
     if runtime is None or runtime.live_url is None:
         raise RuntimeError("there is no server")
     print(runtime.live_url.rpartition(":")[2].strip("/"), flush=True)  # noqa: T201  # for the attacker
-    async for _ in flowrt.BatchProcessor(call, 50, name="victim").batch_as_completed(itertools.count()):
+    async for _ in flowrt.BatchProcessor(call, 50, name="attacked").batch_as_completed(itertools.count()):
         pass
 
 
@@ -227,14 +227,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.attack", description=__doc__)
     parser.add_argument("--sockets", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--victim", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve-attacked", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
-    if chosen.victim:
-        flowrt.run(_be_attacked(), metrics_port=0, log_level="ERROR")
+    if chosen.serve_attacked:
+        flowrt.run(_serve_attacked(), metrics_port=0, log_level="ERROR")
         return 0
     outcome = attack(chosen.sockets, chosen.seconds)
     rows: list[tuple[str, Any]] = [
-        ("items/s beside, under, beside attack", ", ".join(f"{rate:,.0f}" for rate in outcome.rates)),
+        ("items/s: other server attacked, this one, other", ", ".join(f"{rate:,.0f}" for rate in outcome.rates)),
         ("throughput lost", f"{outcome.loss:.1%}"),
         ("slow sockets opened", f"{outcome.opened:,}"),
         ("the longest was served for", f"{outcome.longest_s:.2f} s"),

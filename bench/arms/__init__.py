@@ -19,7 +19,7 @@ ARMS: Final = (
     Arm("gather", "`gather` + `Semaphore`", plain.gather),
     Arm("flowrt-bare", "flowrt, telemetry off", ours.bare),
     Arm("flowrt-metrics", "flowrt, metrics", ours.metrics),
-    Arm("flowrt-default", "flowrt as it is, with no tracer provider", ours.default),
+    Arm("flowrt-default", "flowrt, default telemetry, no tracer provider", ours.default),
     Arm(
         "flowrt-delivered",
         "flowrt, everything on, spans sent over OTLP",

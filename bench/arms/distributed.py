@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from bench.arms.base import Load
-from bench.far import flush, kept_job, run_chunk, run_item, run_numbers
+from bench.peer_processes import flush, kept_job, run_chunk, run_item, run_numbers
 from bench.workloads import Workload
 
 __all__ = [

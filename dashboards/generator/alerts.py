@@ -46,7 +46,8 @@ def alert_groups(time: Time = REAL) -> dict[str, Any]:
     Args:
         time: Speed of time.
     """
-    groups = {"flowrt.objectives.alerts": _objectives(time), "flowrt.alerts": _others(time)}
+    others = [*_batch_alerts(time), *_loop_alerts(time), *_telemetry_alerts(time), *_process_alerts(time)]
+    groups = {"flowrt.objectives.alerts": _objectives(time), "flowrt.alerts": others}
     return {"groups": [{"name": name, "interval": time.pace("30s"), "rules": rules} for name, rules in groups.items()]}
 
 
@@ -109,7 +110,7 @@ def _burning(ratio: str, objective: str, burn: Burn, time: Time) -> str:
     )
 
 
-def _others(time: Time) -> list[dict[str, Any]]:
+def _batch_alerts(time: Time) -> list[dict[str, Any]]:
     return [
         _alert(
             "FlowrtBatchStalled",
@@ -151,6 +152,11 @@ def _others(time: Time) -> list[dict[str, Any]]:
             dashboard="flowrt-batch",
             variables=("job", "batch"),
         ),
+    ]
+
+
+def _loop_alerts(time: Time) -> list[dict[str, Any]]:
+    return [
         _alert(
             "FlowrtEventLoopBlocked",
             f"sum by (job, instance, node) (increase(flowrt_loop_stalls_total[{time.window('10m')}])) > 2.5",
@@ -178,6 +184,11 @@ def _others(time: Time) -> list[dict[str, Any]]:
             dashboard="flowrt-runtime",
             variables=("job", "instance"),
         ),
+    ]
+
+
+def _telemetry_alerts(time: Time) -> list[dict[str, Any]]:
+    return [
         _alert(
             "FlowrtTelemetryDropped",
             "sum by (job, instance, signal, reason)"
@@ -206,6 +217,11 @@ def _others(time: Time) -> list[dict[str, Any]]:
             dashboard="flowrt-runtime",
             variables=("job", "instance"),
         ),
+    ]
+
+
+def _process_alerts(time: Time) -> list[dict[str, Any]]:
+    return [
         _alert(
             "FlowrtTargetDown",
             _down(time),

@@ -15,6 +15,7 @@ __all__ = ["charts_of", "library"]
 
 _HEIGHT: Final = 230
 _TOOLS: Final = "xpan,xwheel_zoom,xbox_zoom,reset"
+_MERGED: Final = "several short attempts"
 _SEVERAL: Final = "#7f9fd6"
 _LIMITED: Final = "#a78bfa"
 
@@ -251,7 +252,7 @@ def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
             legend_label="waiting for a rate limit",
         )  # fmt: skip
     groups: list[tuple[str, str, Any]] = [
-        ("several short attempts", _SEVERAL, several & ok),
+        (_MERGED, _SEVERAL, several & ok),
         ("ok", STATUS["ok"], ok & ~several & ~straggler & (attempt <= 1)),
         ("ok at a later attempt", "#14b8a6", ok & ~several & ~straggler & (attempt > 1)),
         ("straggler", "#f59e0b", ok & straggler),
@@ -279,19 +280,17 @@ def _lanes(detail: Detail, unit: Unit, time: Any) -> Any:
             y="lane", left="left", right="right", height=0.78, source=source, fill_color=color,
             line_color=color, line_width=0.5, legend_label=label,
         )  # fmt: skip
-        if label.startswith("several"):
-            tips = [("attempts", "@count{0,0}"), ("within", "@ms{0,0.0} ms"), ("from", f"@left{{0.000}} {unit.short}")]
-        else:
-            tips = [
-                ("item", "@index"),
-                ("attempt", "@attempt"),
-                ("ended", label),
-                ("service time", "@ms{0,0.0} ms"),
-                ("from", f"@left{{0.000}} {unit.short}"),
-            ]
-        _hover(plot, tips, [bars])
+        _hover(plot, _bar_tips(label, unit), [bars])
     _legend(plot)
     return plot
+
+
+def _bar_tips(label: str, unit: Unit) -> list[tuple[str, str]]:
+    """Return the tooltip of a bar: of one attempt, or of several merged ones."""
+    begin = ("from", f"@left{{0.000}} {unit.short}")
+    if label == _MERGED:
+        return [("attempts", "@count{0,0}"), ("within", "@ms{0,0.0} ms"), begin]
+    return [("item", "@index"), ("attempt", "@attempt"), ("ended", label), ("service time", "@ms{0,0.0} ms"), begin]
 
 
 def _latency(detail: Detail, unit: Unit, time: Any) -> Any:

@@ -51,42 +51,37 @@ def sections_of(detail: Detail) -> list[Section]:
         ]
         sections.append(("Over time", rows))
     if detail.causes:
-        rows = [("items", "attempts", "cause")]
-        rows += [
-            (
-                f"{c['items']:,}",
-                f"{c['attempts']:,}",
-                f"{c['type']}: {c['text']}" + (f" ({c['where']})" if c.get("where") else ""),
-            )
-            for c in detail.causes[:10]
-        ]
-        sections.append(("Causes", rows))
+        sections.append(("Causes", _causes(detail)))
     if detail.stalls:
-        rows = [("duration", "caused by", "items delayed")]
-        rows += [
-            (
-                duration(float(s.get("duration_s", 0.0))),
-                str(s.get("culprit", s.get("node", ""))),
-                f"{s.get('victims', 0):,}",
-            )
-            for s in detail.stalls[:10]
-        ]
-        sections.append(("What blocked the loop", rows))
+        sections.append(("What blocked the loop", _stalls(detail)))
     if detail.slowest:
-        rows = [("item", "total", "last attempt", "attempts", "ended", "trace")]
-        rows += [
-            (
-                f"{s['index']:,}",
-                "-" if s["duration"] is None else duration(s["duration"]),
-                duration(s["service"]),
-                str(s["attempts"]),
-                s["status"],
-                s["trace_id"] or "-",
-            )
-            for s in detail.slowest[:5]
-        ]
-        sections.append(("Slowest items", _without_empty_columns(rows)))
+        sections.append(("Slowest items", _without_empty_columns(_slowest(detail))))
     return [(title, [tuple(one_line(cell) for cell in row) for row in rows]) for title, rows in sections]
+
+
+def _causes(detail: Detail) -> Rows:
+    rows: Rows = [("items", "attempts", "cause")]
+    for cause in detail.causes[:10]:
+        where = f" ({cause['where']})" if cause.get("where") else ""
+        rows.append((f"{cause['items']:,}", f"{cause['attempts']:,}", f"{cause['type']}: {cause['text']}{where}"))
+    return rows
+
+
+def _stalls(detail: Detail) -> Rows:
+    rows: Rows = [("duration", "caused by", "items delayed")]
+    for stall in detail.stalls[:10]:
+        culprit = str(stall.get("culprit", stall.get("node", "")))
+        rows.append((duration(float(stall.get("duration_s", 0.0))), culprit, f"{stall.get('victims', 0):,}"))
+    return rows
+
+
+def _slowest(detail: Detail) -> Rows:
+    rows: Rows = [("item", "total", "last attempt", "attempts", "ended", "trace")]
+    for item in detail.slowest[:5]:
+        total = "-" if item["duration"] is None else duration(item["duration"])
+        times = (total, duration(item["service"]), str(item["attempts"]))
+        rows.append((f"{item['index']:,}", *times, item["status"], item["trace_id"] or "-"))
+    return rows
 
 
 def _without_empty_columns(rows: Rows) -> Rows:

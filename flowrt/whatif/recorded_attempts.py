@@ -125,19 +125,11 @@ class RecordedAttempts:
 
         own = np.flatnonzero(replayed & ~attempts.hedge)
         own = own[np.lexsort((attempts.attempt[own], attempts.index[own]))]
-        index = attempts.index[own]
-        firsts = np.flatnonzero(np.diff(index, prepend=-1))
-        order = np.argsort(attempts.arrival[own[firsts]], kind="stable")
-        first = own[firsts][order]
-        ends = np.append(firsts[1:], len(own))[order]
-        later: dict[int, list[Call]] = {}
-        for place in np.flatnonzero(ends - firsts[order] > 1).tolist():
-            rows = own[firsts[order[place]] + 1 : ends[place]]
-            later[place] = [
-                Call(float(service[row]), int(cause[row]), int(running[row]))
-                for row in rows.tolist()
-                if attempts.ran[row]
-            ]
+        first, later_rows = _by_item(attempts, own)
+        later = {
+            place: [Call(float(service[row]), int(cause[row]), int(running[row])) for row in rows if attempts.ran[row]]
+            for place, rows in later_rows.items()
+        }
         delays = _delays(meta, attempts, first)
         if len(delays):
             notes.append("the input (or the consumer of the results) delayed the batch: a replay repeats its delays")
@@ -220,8 +212,28 @@ def _uncensor(
     return service, len(cut)
 
 
+def _by_item(attempts: Attempts, own: Ints) -> tuple[Ints, dict[int, list[int]]]:
+    """Group attempts by item.
+
+    Args:
+        attempts: All attempts.
+        own: Rows of the attempts to group, sorted by item and number.
+
+    Returns:
+        The row of each item's first attempt, in the order in which items were pulled; and by position in that order
+        the rows of further attempts, of items that have any.
+    """
+    np = require_numpy("a forecast")
+    begins = np.flatnonzero(np.diff(attempts.index[own], prepend=-1))
+    ends = np.append(begins[1:], len(own))
+    order = np.argsort(attempts.arrival[own[begins]], kind="stable")
+    begins, ends = begins[order], ends[order]
+    retried = np.flatnonzero(ends - begins > 1).tolist()
+    return own[begins], {place: own[begins[place] + 1 : ends[place]].tolist() for place in retried}
+
+
 def _inflight(attempts: Attempts) -> Any:
-    """Attempts running when each began, itself included."""
+    """Return the number of attempts that ran when each began, itself included."""
     np = require_numpy("a forecast")
     ran = attempts.ran
     starts, ends = np.sort(attempts.start[ran]), np.sort(attempts.end[ran])

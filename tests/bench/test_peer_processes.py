@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench import far
+from bench import peer_processes
 from bench.arms import distributed
 from bench.by_hand import ByHand
 from bench.collector import collector, count_spans
-from bench.far import flush, kept_job, run_chunk, run_item, run_numbers
 from bench.jobs import FirstAttemptError
+from bench.peer_processes import flush, kept_job, run_chunk, run_item, run_numbers
 from bench.service import http_service
 from bench.workloads import WORKLOADS, workload
 
@@ -22,15 +22,15 @@ NAMES = [work.name for work in WORKLOADS]
 @pytest.fixture(autouse=True)
 def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that has not run an item yet."""
-    monkeypatch.setattr(far, "_telemetry", [])
-    monkeypatch.setattr(far, "_jobs", {})
-    monkeypatch.setattr(far, "_failed", set())
-    monkeypatch.setattr(far._local, "connection", None, raising=False)
+    monkeypatch.setattr(peer_processes, "_telemetry", [])
+    monkeypatch.setattr(peer_processes, "_jobs", {})
+    monkeypatch.setattr(peer_processes, "_failed", set())
+    monkeypatch.setattr(peer_processes._local, "connection", None, raising=False)
     with http_service(0.0) as url:
         monkeypatch.setenv("BENCH_HTTP", url)
         yield
-        if far._local.connection is not None:
-            far._local.connection.close()
+        if peer_processes._local.connection is not None:
+            peer_processes._local.connection.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,7 +64,7 @@ def test_item_has_one_span_whatever_its_attempts(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("BENCH_COLLECTOR", url)
         assert [run_item("flaky", number, observed=True) for number in range(1, 21)] == list(range(1, 21))
         assert asyncio.run(run_chunk("flaky", range(1, 31), 10, observed=True)) == list(range(1, 31))
-        (telemetry,) = far._telemetry
+        (telemetry,) = peer_processes._telemetry
         assert isinstance(telemetry, ByHand)
         flush()
         assert count_spans(url) == 50
