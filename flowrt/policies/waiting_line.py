@@ -69,7 +69,9 @@ class WaitingLine:
             if queue is None:
                 self._take_back()
                 for closed in [known for known in self._queues if known.is_closed()]:
-                    self.waiting -= len(self._queues.pop(closed).line)
+                    line = self._queues.pop(closed).line
+                    self.waiting -= len(line)
+                    line.clear()  # else its callers would leave it again as their coroutines are collected
                 queue = self._queues[loop] = _Queue(loop, clock_of(loop) if clock is None else clock)
             if queue is not self._last:
                 self._last = queue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import subprocess
 import sys
@@ -298,6 +299,46 @@ def test_cost_reserved_by_a_closed_loop_is_free_again() -> None:
         second.run_until_complete(asyncio.wait_for(limit.acquire(), HANG_S))
     finally:
         second.close()
+    assert limit.window.reserved == 0
+
+
+def test_callers_of_a_closed_loop_leave_the_line_once() -> None:
+    """The second time, when their coroutines are collected, it would hold back every later caller for good."""
+    limit = RateLimit(5, per=0.01)
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        first.run_until_complete(limit.acquire(5))
+        waiting = [first.create_task(limit.acquire(5)) for _ in range(3)]
+        first.run_until_complete(asyncio.sleep(0))
+        assert limit.line.waiting == 3
+    finally:
+        first.close()
+    for task in waiting:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    try:
+        second.run_until_complete(asyncio.wait_for(limit.acquire(5), HANG_S))
+        assert limit.line.waiting == 0
+        del task, waiting, first
+        gc.collect()
+        assert limit.line.waiting == 0
+        second.run_until_complete(asyncio.wait_for(limit.acquire(5), HANG_S))
+    finally:
+        second.close()
+
+
+def test_cost_of_a_caller_cancelled_as_it_is_admitted_is_released_once() -> None:
+    limit = RateLimit(10, per=60)
+
+    async def cancelled() -> None:
+        estimated = await limit.acquire(10)
+        waiting = asyncio.create_task(limit.acquire(10))
+        await asyncio.sleep(0)
+        estimated.settle(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    run_on(asyncio.SelectorEventLoop, cancelled())
+    run_on(asyncio.SelectorEventLoop, limit.acquire(1))  # takes back what the other loop had reserved
     assert limit.window.reserved == 0
 
 
