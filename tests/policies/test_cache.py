@@ -58,10 +58,10 @@ def test_output_that_was_unused_for_longest_goes_first() -> None:
 def test_file_keeps_the_newest_outputs(tmp_path: Path) -> None:
     clock = Clock()
     file = CacheFile(Cache(tmp_path / "outputs.db", max_items=2, clock=clock))
-    for number in range(4):
+    for key in (b"d", b"a", b"c", b"b"):
         clock.now += 1
-        file.exchange([], {bytes([number]): str(number)})
-    assert file.exchange([bytes([number]) for number in range(4)], {}) == {b"\2": "2", b"\3": "3"}
+        file.exchange([], {key: f"of {key.decode()}"})
+    assert file.exchange([b"a", b"b", b"c", b"d"], {}) == {b"b": "of b", b"c": "of c"}
     file.close()
 
 

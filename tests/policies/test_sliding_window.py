@@ -95,6 +95,13 @@ def test_cost_above_the_burst_waits_for_the_even_flow() -> None:
     assert window.ready_ns(30, 1) == 1 + 600_000_000
 
 
+def test_surplus_given_back_lets_the_next_start_sooner() -> None:
+    window = Window(100, 10**9, 10)
+    charge = window.charge(60, 1)
+    window.settle(charge, 60, 20, 1)
+    assert window.ready_ns(1, 1) == 1 + 200_000_000 - 90_000_000
+
+
 def test_log_is_bounded_for_any_number_of_charges() -> None:
     window = Window(10**6 * UNIT, 10**9, 10**6 * UNIT)
     for i in range(100_000):
