@@ -24,7 +24,7 @@ except ImportError:  # Windows, where the rest of flowrt works without it
 __all__ = ["JournalFile"]
 
 _RESERVE_BYTES: Final = 1 << 20  # free space required before the first item
-_READ_BYTES: Final = 4096
+_READ_BYTES: Final = 1 << 15  # lines are restored one after another: a call of the system for each would cost more
 _STANDARD: Final = 2  # the last descriptor of the standard streams
 _USAGE: Final = {
     errno.ENOENT: "its folder does not exist: make it first",
@@ -60,6 +60,7 @@ class JournalFile:
         self._path = path
         self._disk = disk
         self._failed = False
+        self._block = 0, b""  # the last text that was read to restore an item, and its offset
         self._fd = self._open()
         try:
             self._claim()
@@ -204,15 +205,11 @@ class JournalFile:
             JournalDamagedError: The line has changed since the file was opened.
             JournalDiskError: The line cannot be read.
         """
-        size = _READ_BYTES
-        try:
-            line = os.pread(self._fd, size, offset)
-            while (stop := line.find(b"\n")) < 0 and len(line) == size:
-                size *= 8
-                line = os.pread(self._fd, size, offset)
-        except OSError as exc:
-            raise self._disk_failed("reading", exc) from exc
-        body = body_of(line[: stop + 1])
+        start, block = self._block
+        stop = block.find(b"\n", offset - start) if start <= offset < start + len(block) else -1
+        if stop < 0:
+            start, block, stop = self._read_block(offset)
+        body = body_of(block[offset - start : stop + 1])
         if body is None:
             raise JournalDamagedError(
                 f"journal {self._path} was damaged at offset {offset} since it was opened: "
@@ -220,6 +217,19 @@ class JournalFile:
                 offset,
             )
         return body
+
+    def _read_block(self, offset: int) -> tuple[int, bytes, int]:
+        """Read from a line's offset on, to its end at least; return the offset, the text and the line's end in it."""
+        size = _READ_BYTES
+        try:
+            block = os.pread(self._fd, size, offset)
+            while (stop := block.find(b"\n")) < 0 and len(block) == size:
+                size *= 8
+                block = os.pread(self._fd, size, offset)
+        except OSError as exc:
+            raise self._disk_failed("reading", exc) from exc
+        self._block = offset, block if len(block) <= _READ_BYTES else b""
+        return offset, block, stop
 
     def close(self) -> None:
         """Close the file and release its lock; later calls do nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 from collections import deque
 from collections.abc import Mapping, Set
@@ -17,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 from zlib import crc32
 
+from flowrt._util.json_text import make_encoder
 from flowrt.model.node import BaseNode
 
 __all__ = ["digest_of_file", "digest_of_item", "name_of_node"]
@@ -100,7 +100,7 @@ def _stable(value: Any) -> Any:
     return _type_of(value)
 
 
-_text_of: Final = json.JSONEncoder(default=_stable).encode
+_text_of: Final = make_encoder(_stable, allow_nan=True)
 
 
 def _type_of(value: Any) -> str:

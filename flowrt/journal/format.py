@@ -20,7 +20,7 @@ from typing import Any, Final
 from zlib import crc32
 
 from flowrt.model import BatchResult
-from flowrt.model.json_lines import encode_result
+from flowrt.model.json_lines import text_of_result
 
 __all__ = [
     "FORMAT",
@@ -111,8 +111,8 @@ def encode_record(result: BatchResult, digest: bytes = NO_DIGEST) -> bytes:
         result: The item's result: ok, failed or timed_out.
         digest: The checksum of its input.
     """
-    body = b"%d %s %s %s" % (result.index, result.status.encode("ascii"), digest, encode_result(result))
-    return sealed(body)
+    text = f"{result.index:d} {result.status} {digest.decode('ascii')} {text_of_result(result)}"
+    return sealed(text.encode("ascii"))
 
 
 def decode_record(body: bytes) -> tuple[bytes, bytes]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flowrt.errors import JournalDamagedError
+from flowrt.journal.decoding import result_of_record
 from flowrt.journal.format import body_of, decode_record
 from flowrt.journal.index import Table
-from flowrt.journal.journal import result_of_record
 from flowrt.journal.recovery import FOREIGN, Scan, damaged
 from flowrt.model import BatchResult
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
 from flowrt._version import __version__
 from flowrt.errors import JournalDiskError, JournalMismatchError
+from flowrt.journal.decoding import result_of_line
 from flowrt.journal.file import JournalFile
 from flowrt.journal.fingerprint import digest_of_item
 from flowrt.journal.format import NO_DIGEST, STATUS_CODES, Header, decode_record, encode_record
@@ -24,7 +23,7 @@ from flowrt.journal.recovery import FOREIGN, damaged
 from flowrt.journal.writer import CLOSE_S, Call, GroupWriter
 from flowrt.model import BatchResult
 
-__all__ = ["KEPT", "Journal", "result_of_record"]
+__all__ = ["KEPT", "Journal"]
 
 KEPT: Final = frozenset(status.decode("ascii") for status in STATUS_CODES)
 """Statuses of journaled items; a cancelled item has not finished and runs again."""
@@ -150,7 +149,7 @@ class Journal:
             return None
         offset, status = entry
         body = self._file.line_at(offset)
-        digest, _ = decode_record(body)
+        digest, line = decode_record(body)
         if self._check_inputs and digest not in (NO_DIGEST, digest_of_item(input_data)):
             raise JournalMismatchError(
                 f"journal {self.path} belongs to another run: item {index} had another input then; "
@@ -159,7 +158,7 @@ class Journal:
         if status != "ok" and self._retry_failed:
             return None
         try:
-            result = result_of_record(body, input_data)
+            result = result_of_line(index, status, line, input_data)
         except ValueError:
             raise damaged(self.path, offset, FOREIGN) from None
         if status == "ok":
@@ -298,60 +297,6 @@ class Journal:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._writer is None else f"{self.pending} pending"
         return f"<Journal {str(self.path)!r}: {state}, {self.held} items from before>"
-
-
-def result_of_record(body: bytes, input_data: Any = None) -> BatchResult:
-    """Parse a record into a result.
-
-    Args:
-        body: The record's body.
-        input_data: The item's input.
-
-    Raises:
-        ValueError: flowrt did not write the record, though its checksum is right.
-    """
-    index, status, _, line = body.split(b" ", 3)
-    values = _load(line)
-    if not isinstance(values, dict) or any(not isinstance(values.get(name), kind) for name, kind in _FIELDS.items()):
-        raise ValueError("a field is missing or of another type")
-    if (values["index"], values["status"]) != (int(index), status.decode("ascii")):
-        raise ValueError("the record and its line are of different items")
-    return BatchResult(
-        values["index"],
-        input_data,
-        success=values["success"],
-        output=values.get("output"),
-        error=values.get("error"),
-        execution_time=values["execution_time"],
-        status=values["status"],
-        error_type=values.get("error_type"),
-        attempts=values["attempts"],
-    )
-
-
-_TEXT: Final = (str, type(None))
-_FIELDS: Final[dict[str, Any]] = {
-    "index": int, "success": bool, "status": str, "error": _TEXT, "error_type": _TEXT, "execution_time": (int, float),
-    "attempts": int,
-}  # fmt: skip
-
-
-def _load(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except RecursionError:  # the nesting fits only into an empty stack: parse in a thread of its own
-        found: list[Any] = []
-
-        def parse() -> None:
-            with suppress(ValueError, RecursionError):
-                found.append(json.loads(line))
-
-        thread = threading.Thread(target=parse, name="flowrt-journal-decoder")
-        thread.start()
-        thread.join()
-        if not found:
-            raise ValueError("it is not JSON, or nested too deep") from None
-        return found[0]
 
 
 def _as_json(fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from flowrt.errors import JournalDamagedError
+from flowrt.journal.decoding import result_of_record
 from flowrt.journal.file import JournalFile
 from flowrt.journal.format import sealed
 from flowrt.journal.index import Table
-from flowrt.journal.journal import result_of_record
 from flowrt.journal.os_calls import Disk
 from flowrt.journal.recovery import Scan
 

@@ -360,9 +360,9 @@ class ItemRecord(BatchResult[Any, Any]):
         """
         self.status = before.status
         self.output = before.output
-        self.error = before.error
-        self.error_type = before.error_type
-        self._execution_time = before.execution_time
+        outcome = before._sparse  # noqa: SLF001  # error, its type and the time, in one step
+        if outcome is not None:
+            self._sparse = dict(outcome) if self._sparse is None else {**self._sparse, **outcome}
 
     def clone(self) -> ItemRecord:
         """Return a copy of this record."""

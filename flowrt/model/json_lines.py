@@ -9,7 +9,6 @@ else its name; bytes their base64; NaN and the infinities null; what has `model_
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections import deque
 from collections.abc import Mapping, Set
@@ -21,9 +20,10 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
+from flowrt._util.json_text import make_encoder
 from flowrt.model import BatchResult
 
-__all__ = ["encode_result"]
+__all__ = ["encode_result", "text_of_result"]
 
 
 def encode_result(result: BatchResult) -> bytes:
@@ -32,26 +32,28 @@ def encode_result(result: BatchResult) -> bytes:
     Args:
         result: A finished item.
     """
-    line = {
-        "index": result.index,
-        "success": result.success,
-        "status": result.status,
-        "output": result.output,
-        "error": result.error,
-        "error_type": result.error_type,
-        "attempts": result.attempts,
-        "execution_time": result.execution_time,
-    }
+    return text_of_result(result).encode("ascii")
+
+
+def text_of_result(result: BatchResult) -> str:
+    """The same line as text, all of it ASCII."""
     try:
-        text = _strict(line)
+        return _line(result, _strict(result.output))
     except Exception:  # NaN, a cycle, a key that is no string, nesting too deep, a value whose methods raise
         try:
-            line["output"] = _plain(result.output, ())
-            text = _strict(line)
+            return _line(result, _strict(_plain(result.output, ())))
         except Exception:
-            line["output"] = _repr(result.output)
-            text = _strict(line)
-    return text.encode("ascii") + b"\n"
+            return _line(result, _strict(_repr(result.output)))
+
+
+def _line(result: BatchResult, output: str) -> str:
+    error, error_type = result.error, result.error_type
+    return (
+        f'{{"index": {result.index:d}, "success": {"true" if result.success else "false"}, '
+        f'"status": "{result.status}", "output": {output}, "error": {"null" if error is None else _strict(error)}, '
+        f'"error_type": {"null" if error_type is None else _strict(error_type)}, "attempts": {result.attempts:d}, '
+        f'"execution_time": {_strict(result.execution_time)}}}\n'
+    )
 
 
 def _default(value: Any) -> Any:
@@ -79,7 +81,7 @@ def _default(value: Any) -> Any:
     return _repr(value)
 
 
-_strict = json.JSONEncoder(allow_nan=False, default=_default, check_circular=True).encode
+_strict = make_encoder(_default, allow_nan=False)
 
 
 def _plain(value: Any, above: tuple[int, ...]) -> Any:

@@ -180,6 +180,18 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
         result._sparse = why  # noqa: SLF001  # of this class
         return result
 
+    @classmethod
+    def _succeeded(cls, index: int, input_data: Any, output: Any, attempts: int, execution_time: float) -> Self:
+        """The result of an item that ended ok, at a third of the constructor's cost."""
+        result = cls.__new__(cls)
+        result.index = index
+        result.input_data = input_data
+        result.output = output
+        result.status = "ok"
+        result.attempts = attempts
+        result._sparse = {"_execution_time": execution_time}  # noqa: SLF001  # of this class
+        return result
+
     @property
     def success(self) -> bool:
         """Whether it ended `ok` or `resumed`."""
