@@ -7,7 +7,7 @@ import concurrent.futures
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Final
 
 import flowrt.errors
@@ -44,6 +44,9 @@ Settle = Callable[[ItemRecord, Any], None]
 """Records what the node returned."""
 
 
+_PLAIN: Final = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple})
+"""Types of which every value is an output."""
+
 _NO_LOOP: Final = ("no running event loop", "There is no current event loop in thread")
 
 
@@ -53,7 +56,10 @@ class RejectedInputError(Exception):
 
 def settle_value(item: ItemRecord, value: Any) -> None:
     """Record what a function returned: its value is the output, unless it is a NodeResult."""
-    if isinstance(value, NodeResult):
+    if type(value) in _PLAIN:  # nearly always
+        item.status = "ok"
+        item.output = value
+    elif isinstance(value, NodeResult):
         settle(item, value)
     elif type(value) in NEVER_RUN:
         settle_exception(item, refuse_output(item.batch.node_id, value))
@@ -181,7 +187,7 @@ class Finisher:
         not_ok: Called after an item that did not end ok, or None.
     """
 
-    __slots__ = ("_batch", "_deliver", "_dispatch", "_item_ended", "_not_ok")
+    __slots__ = ("_after", "_counts", "_deliver", "_dispatch")
 
     def __init__(
         self,
@@ -191,11 +197,10 @@ class Finisher:
         item_ended: Callable[[], None] | None,
         not_ok: Callable[[ItemRecord], None] | None,
     ) -> None:
-        self._batch = batch
+        self._counts = batch.counts
         self._dispatch = dispatch
         self._deliver = deliver
-        self._item_ended = item_ended
-        self._not_ok = not_ok
+        self._after = None if item_ended is None and not_ok is None else _following(item_ended, not_ok)
 
     def finish(self, item: ItemRecord) -> None:
         """Finish an item whose status is final.
@@ -203,20 +208,29 @@ class Finisher:
         Args:
             item: Its outcome and times are set.
         """
-        dispatch, state = self._dispatch, item.status
-        self._batch.counts[state] += 1
-        if dispatch.takes_attempts and item.started_ns and item.attempts:
-            dispatch.notify("attempt_ended", item)
-        if (
-            (state != "ok" or item.attempts > 1)
-            and dispatch.takes_failures
-            and (state == "failed" or state == "timed_out" or item.uncancellable)
-        ):
-            dispatch.notify("item_failed", item)
+        dispatch, deliver, state = self._dispatch, self._deliver, item.status
+        self._counts[state] += 1
+        if state != "ok" or item.attempts > 1 or dispatch.takes_attempts:
+            if dispatch.takes_attempts and item.started_ns and item.attempts:
+                dispatch.notify("attempt_ended", item)
+            if dispatch.takes_failures and (state == "failed" or state == "timed_out" or item.uncancellable):
+                dispatch.notify("item_failed", item)
         if (notify_finished := dispatch.notify_finished) is not None:
             notify_finished(item)
-        self._deliver(item)
-        if self._item_ended is not None:
-            self._item_ended()
-        if self._not_ok is not None and state != "ok" and state != "resumed":
-            self._not_ok(item)
+        deliver(item)
+        if (after := self._after) is not None:
+            after(item)
+
+
+def _following(
+    item_ended: Callable[[], None] | None, not_ok: Callable[[ItemRecord], None] | None
+) -> Callable[[ItemRecord], None]:
+    """What follows the delivery of an item."""
+
+    def after(item: ItemRecord) -> None:
+        if item_ended is not None:
+            item_ended()
+        if not_ok is not None and item.status != "ok" and item.status != "resumed":
+            not_ok(item)
+
+    return after

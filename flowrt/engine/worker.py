@@ -77,28 +77,28 @@ class Worker:
         pool: SlotPool,
         context: Context,
     ) -> None:
-        self._batch = parts.batch
+        self._batch = batch = parts.batch
         self._loop = parts.loop
-        self._clock = parts.clock
-        self._admission = parts.admission
+        self._clock = clock = parts.clock
+        self._admission = admission = parts.admission
         self._dispatch = parts.dispatch
-        self._settle = parts.settle
-        self._policies = parts.policies
         self._journal = parts.journal
         self._task_per_item = parts.task_per_item
         self._source = source
         self._retries = retries
-        self._cache = cache
-        self._begin = begin
         self._cancellation = cancellation
-        self._finish = cancellation.finish
+        self._finish = finish = cancellation.finish
         self._pool = pool
         self._context = context
         self._known = source.known
+        # what `run` needs, in tuples: they are unpacked for each item, which is cheaper than so many attributes
+        ledger = batch.ledger if source.computes else None  # else a pull takes no time
+        self._way = (batch, admission, pool, source, source.pull, begin, parts.settle, finish, clock)
+        self._options = (cancellation, parts.dispatch, ledger, retries, parts.policies, cache, parts.journal)
         self._turn_ns = parts.clock()  # when the loop last had its turn
         self._turn_ending = False
 
-    async def run(self, slot: Slot, *, hired: bool = False) -> None:
+    async def run(self, slot: Slot, hired: bool) -> None:
         """Take one item from the source to its result, then start the slot's next item in a task of its own.
 
         Source → admission → attempt → journal → record finished → instruments → result. With shared tasks the slot's
@@ -108,20 +108,8 @@ class Worker:
             slot: Where the item runs; `slot.task` is the current task.
             hired: Whether the slot is new, and counted as `starting`.
         """
-        batch, source, admission, dispatch, pool = (
-            self._batch,
-            self._source,
-            self._admission,
-            self._dispatch,
-            self._pool,
-        )
-        begin, settle, finish, clock = self._begin, self._settle, self._finish, self._clock
-        policies, journal, cache, cancellation = self._policies, self._journal, self._cache, self._cancellation
-        pull = source.pull
-        ledger = batch.ledger if source.computes else None  # else a pull takes no time
-        sets_variables = source.sets_variables
-        known = self._known
-        asked_ns = 0
+        batch, admission, pool, source, pull, begin, settle, finish, clock = self._way
+        cancellation, dispatch, ledger, retries, policies, cache, journal = self._options
         outcome: Any = None
         raised = False
         if hired:
@@ -133,8 +121,7 @@ class Worker:
                     pool.vacant += 1
                     admission.release()
                     break
-                if ledger is not None:
-                    asked_ns = clock()
+                asked_ns = 0 if ledger is None else clock()
                 try:
                     while (data := pull()) is LATER:
                         await source.wait()
@@ -153,20 +140,19 @@ class Worker:
                 if data is LATER:  # paused meanwhile: wait for admission anew
                     admission.release()
                     continue
-                if sets_variables:
+                if source.sets_variables:
                     for variable, value in source.variables:
                         variable.set(value)
-                if type(data) is Requeued and data.item.attempts:
+                if retries is not None and type(data) is Requeued:
                     item = data.item
-                    self._start_again(item)
                 else:
-                    if type(data) is Requeued:  # it waited for an equal input before it started
-                        item = data.item
-                    else:
-                        item = ItemRecord(batch, batch.pulled, data, clock())
-                        batch.pulled += 1
-                        if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
-                            ledger.blocked(INPUT, asked_ns, item.pulled_ns)
+                    item = ItemRecord(batch, batch.pulled, data, clock())
+                    batch.pulled += 1
+                    if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
+                        ledger.blocked(INPUT, asked_ns, item.pulled_ns)
+                if item.attempts:
+                    self._start_again(item)
+                else:  # it may have waited before it starts, for an equal input
                     if cache is not None and cache.parks(item):
                         admission.release()
                         continue
@@ -223,18 +209,13 @@ class Worker:
                 outcome = None
 
                 if self._task_per_item:
-                    if admission.closed:
-                        break
-                    starting = pool.starting  # workers that will each take an input
-                    if batch.pulled + starting >= known and source.left <= starting:  # no task is needed to find out
-                        if not starting:
-                            self._input_ended()
-                        else:
-                            pool.vacant += 1  # in case that one of them finds the limit lowered, or the list grown
+                    if admission.closed or (batch.pulled + pool.starting >= self._known and not self._needs_task()):
                         break
                     # in the last step of this task, so that nothing is scheduled in between; in a fresh context, so
                     # that no variable that the node has set reaches the next item
-                    slot.task = ItemTask(self.run(slot), loop=self._loop, name=batch.name, context=self._context.copy())
+                    slot.task = ItemTask(
+                        self.run(slot, False), loop=self._loop, name=batch.name, context=self._context.copy()
+                    )
                     return
                 if slot.task is not None and slot.task.cancelling():  # by a timeout that never called uncancel()
                     clear_cancellation()
@@ -272,6 +253,17 @@ class Worker:
     def most_left(self) -> int:
         """Most inputs that no worker has taken or is about to take, as far as is known."""
         return max(self._known - self._batch.pulled, 0) or self._source.left
+
+    def _needs_task(self) -> bool:
+        """Return whether a task has to look for a further item, once all inputs are pulled or about to be."""
+        starting = self._pool.starting  # workers that will each take an input
+        if self._source.left > starting:
+            return True
+        if starting:
+            self._pool.vacant += 1  # in case that one of them finds the limit lowered, or the list grown
+        else:
+            self._input_ended()
+        return False
 
     def _attempt_raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:
         """Record what an attempt raised.

@@ -89,9 +89,7 @@ class WorkerPool:
             self.starting += 1
             slot = Slot()
             slots.append(slot)
-            slot.task = ItemTask(
-                worker.run(slot, hired=True), loop=self._loop, name=batch.name, context=self._context.copy()
-            )
+            slot.task = ItemTask(worker.run(slot, True), loop=self._loop, name=batch.name, context=self._context.copy())
 
     def leave(self, slot: Slot) -> None:
         """End a slot: it has no further item, and none is left that another worker will not take."""
