@@ -1,4 +1,4 @@
-"""Builds a batch run from a processor's settings: the engine's parts, the policies, the journal, the instruments."""
+"""Builds a batch run from a processor's settings: its plan, then engine parts, policies, journal and instruments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from flowrt.batch.active_runs import ActiveRuns
 from flowrt.batch.cache_opening import open_cache
 from flowrt.batch.config import BatchConfig, describe_settings
 from flowrt.batch.journal_opening import open_journal
-from flowrt.batch.plan import BatchPlan
 from flowrt.batch.progress_bar import make_progress_bar
 from flowrt.engine.admission import Admission
 from flowrt.engine.attempt import Begin, make_begin, make_direct, make_remote
@@ -29,22 +28,69 @@ from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.pause import Pause
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
+from flowrt.executors import LoopExecutor, ThreadsExecutor
 from flowrt.executors.base import Session, is_remote
+from flowrt.executors.loop import LoopSession
 from flowrt.model import BatchRecord, Rejected
-from flowrt.model.node import WorkflowContext
+from flowrt.model.node import FunctionNode, WorkflowContext
 from flowrt.model.type_variables import In
-from flowrt.policies import RateLimiter, Transition
+from flowrt.policies import AdaptiveLimit, RateLimiter, Transition
 from flowrt.telemetry import Observer
 
 if TYPE_CHECKING:
     from flowrt.recording.recorder import Recorder
 
-__all__ = ["Ends", "Inputs", "assemble", "build_run"]
+__all__ = ["BatchPlan", "Ends", "Inputs", "assemble", "build_run"]
 
 Inputs = Iterable[In | Rejected] | AsyncIterable[In | Rejected]
 """Where items of type `In` come from."""
 
 _log: Final = logging.getLogger("flowrt.batch")
+
+
+class BatchPlan:
+    """What the batches of one configuration have in common.
+
+    A web service runs one small batch per request, which would pay more for finding this out than for its items. The
+    processor owns the plan, and makes a new one when a setting has changed.
+
+    Args:
+        config: The settings, which are frozen.
+
+    Attributes:
+        config: The same.
+        has_policies: True if a policy may hold an attempt back, repeat it, or learn from it.
+        opens_first: True if something has to be read or opened before a batch is built: a journal, a cache, a sample.
+        in_process: True if attempts run in this process.
+        starts_at_once: True if an item's first attempt begins as the item is pulled.
+        takes_values: True if the node is a function, whose values may be taken without a NodeResult around them.
+    """
+
+    __slots__ = ("_session", "config", "has_policies", "in_process", "opens_first", "starts_at_once", "takes_values")
+
+    def __init__(self, config: BatchConfig) -> None:
+        self.config = config
+        self.has_policies = (
+            isinstance(config.max_concurrency, AdaptiveLimit)
+            or config.retry is not None
+            or bool(config.rate_limit)
+            or config.breaker is not None
+        )
+        opened = (config.journal, config.cache, config.speedup_sample)
+        self.opens_first = any(setting is not None for setting in opened)
+        self.in_process = isinstance(config.executor, (LoopExecutor, ThreadsExecutor))
+        self.starts_at_once = config.journal is None and config.cache is None and not self.has_policies
+        self.takes_values = isinstance(config.node, FunctionNode)
+        self._session: LoopSession | None = None
+
+    def open_session(self) -> Session:
+        """Open the executor's session for one batch; that of the loop has no state, so all batches share it."""
+        config, session = self.config, self._session
+        if session is not None and session.invoke == config.node.execute:
+            return session
+        opened = config.executor.open(config.node, config.limit)
+        self._session = opened if type(opened) is LoopSession else None
+        return opened
 
 
 class Ends(NamedTuple):
@@ -165,7 +211,7 @@ def assemble(
         node_type=node.node_type,
         limit=config.limit if controller is None else controller.limit,
         expected=source.expected,
-        keeps_ledger=config.telemetry.ledger,
+        keeps_ledger=observer.keeps_ledger,
         own_tasks=config.task_per_item,
         starts_at_once=plan.starts_at_once,
         clock=clock,
@@ -196,6 +242,7 @@ def assemble(
     parts.abandon_attempt = session.abandon_one
     parts.close = session.close
     parts.owner = runs
+    parts.observed = observer.watches
     if plan.has_policies:
         _add_policies(parts, config, runs)
     if config.hedge is not None:

@@ -11,10 +11,9 @@ from typing import Any, Generic, Unpack, overload
 
 from flowrt._util.validation import check_concurrency
 from flowrt.batch.active_runs import ActiveRuns, now_ns
-from flowrt.batch.build import Ends, Inputs, assemble, build_run
+from flowrt.batch.build import BatchPlan, Ends, Inputs, assemble, build_run
 from flowrt.batch.collect import collect
 from flowrt.batch.config import BatchConfig
-from flowrt.batch.plan import BatchPlan
 from flowrt.batch.results import BY_INDEX, BatchResults, was_rejected
 from flowrt.batch.settings import KeywordSettings, Setting, use_presets
 from flowrt.batch.stream import BatchStream
@@ -351,11 +350,14 @@ class BatchProcessor(Generic[In, Out]):
         return await self._batch(config, again, workflow_context, progress)
 
     def _config(self, continue_on_error: bool | None) -> BatchConfig:
-        """The settings of one call."""
-        config = self.config
-        if continue_on_error is None or continue_on_error is config.continue_on_error:
-            return config
-        return replace(config, continue_on_error=continue_on_error)
+        if continue_on_error is None or continue_on_error is self.config.continue_on_error:
+            return self.config
+        return replace(self.config, continue_on_error=continue_on_error)
+
+    def _plan_of(self, config: BatchConfig) -> BatchPlan:
+        if self._plan.config is not config:  # a setting has changed since the batch before
+            self._plan = BatchPlan(config)
+        return self._plan
 
     def _build(
         self,
@@ -367,9 +369,7 @@ class BatchProcessor(Generic[In, Out]):
         progress: bool,
     ) -> BatchRun | Awaitable[BatchRun]:
         """Build a run; awaits only where something has to be opened first."""
-        plan = self._plan
-        if plan.config is not config:  # a setting has changed since the batch before
-            plan = self._plan = BatchPlan(config)
+        plan = self._plan_of(config)
         ends = Ends(self._runs, self._observer, deliver, deliver_unstarted)
         if progress or plan.opens_first:
             return build_run(plan, inputs, ends, workflow_context, progress=progress)

@@ -23,7 +23,7 @@ from flowrt.engine.worker_pool import WorkerPool
 from flowrt.errors import JournalError
 from flowrt.model import Slot
 
-__all__ = ["BatchRun", "active_batches"]
+__all__ = ["BatchRun", "active_batches", "enclosing_run"]
 
 _MOST_PARKED: Final = 1_000  # items that wait for an equal one, where no retry policy bounds how many wait
 
@@ -34,6 +34,13 @@ _enclosing: Final[ContextVar[weakref.ref[BatchRun] | None]] = ContextVar("flowrt
 def active_batches(loop: asyncio.AbstractEventLoop) -> list[BatchRun]:
     """The batch runs that are active on a loop."""
     return [run for run in ACTIVE_RUNS if run.loop is loop and not run.over]
+
+
+def enclosing_run() -> BatchRun | None:
+    """The active run whose item the current code is part of, or None."""
+    ref = _enclosing.get()
+    run = None if ref is None else ref()
+    return None if run is None or run.over else run
 
 
 class BatchRun:
@@ -51,6 +58,7 @@ class BatchRun:
         over: True if nothing of it is left.
         source_failed: True if `join` has raised what the source raised.
         owner: What it belongs to, such as the processor's active runs.
+        observed: True if telemetry of any kind is kept of it.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -63,6 +71,7 @@ class BatchRun:
         self.over = False
         self.source_failed = False
         self.owner = parts.owner
+        self.observed = parts.observed
         self._parts: RunParts | None = parts
         self._clock = parts.clock
         self._dispatch = parts.dispatch

@@ -71,6 +71,7 @@ class RunParts:
         close: Called once, when no worker is left.
         save: Awaited once, after the batch's end and before `join` returns; it raises nothing.
         owner: What the run belongs to, such as the processor's active runs.
+        observed: True if telemetry of any kind is kept of the batch.
     """
 
     batch: BatchRecord
@@ -96,3 +97,4 @@ class RunParts:
     close: Callable[[], None] = _do_nothing
     save: Callable[[], Coroutine[Any, Any, None]] | None = None
     owner: object = None
+    observed: bool = True

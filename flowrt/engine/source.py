@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context, ContextVar
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ from flowrt.engine.item_task import make_task, retrieve_exception
 from flowrt.engine.waiters import Waiters
 from flowrt.model import ItemRecord
 
-__all__ = ["EMPTY", "END", "LATER", "Source", "check_inputs", "length_of", "make_source"]
+__all__ = ["EMPTY", "END", "IN_MEMORY", "LATER", "Mapped", "Source", "check_inputs", "length_of", "make_source"]
 
 END: Final[Any] = object()
 """What `pull` returns once the source is exhausted."""
@@ -33,7 +33,32 @@ LATER: Final[Any] = object()
 Variables = Sequence[tuple[ContextVar[Any], Any]]
 """Context variables with their values."""
 
-_IN_MEMORY: Final = (list, tuple, range, set, frozenset)
+
+class Mapped:
+    """Inputs in memory, each passed through a function when it is pulled.
+
+    Args:
+        inputs: A list, tuple, range, set or frozenset.
+        function: Makes the input of what is there; it takes no time.
+    """
+
+    __slots__ = ("_function", "_inputs")
+
+    def __init__(self, inputs: Collection[Any], function: Callable[[Any], Any]) -> None:
+        self._inputs = inputs
+        self._function = function
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._function, self._inputs)
+
+
+IN_MEMORY: Final = (list, tuple, range, set, frozenset)
+"""Types whose items are in memory, so that iterating over them runs no code and takes no time."""
+
+_IN_MEMORY: Final = (*IN_MEMORY, Mapped)
 
 
 class Source:

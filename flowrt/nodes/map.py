@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
+from flowrt.batch.build import Ends, Inputs, assemble
 from flowrt.batch.processor import BatchProcessor
+from flowrt.batch.results import BatchResults
+from flowrt.engine.batch_run import BatchRun, enclosing_run
+from flowrt.engine.outcome import Deliver
+from flowrt.engine.parts import UnstartedBlock
+from flowrt.engine.source import IN_MEMORY, Mapped
 from flowrt.errors import error_text
 from flowrt.model import BatchResult
 from flowrt.model.foreign_node import ForeignNode, NodeLike
@@ -20,13 +26,59 @@ from flowrt.model.node import (
     failed,
 )
 from flowrt.model.result import ItemFailedError
-from flowrt.model.type_variables import Out
+from flowrt.model.type_variables import In, Out
 from flowrt.nodes._collection import OutputKey, aclose, items_of
 from flowrt.nodes.outputs import MapOutput
+from flowrt.telemetry import Observer
+from flowrt.telemetry.options import Telemetry
 
 __all__ = ["MapNode"]
 
 _CUT_SHORT: Final = "its batch was ended before all of its items had run"
+
+
+_UNOBSERVED: Final = Observer(Telemetry.of(False), "part", "part", 1)
+
+
+class _PartProcessor(BatchProcessor[In, Out]):
+    """Processor whose batches are parts of items, and cost little more than their own items.
+
+    Inside an item, a batch has telemetry only if the batch around it has any, and logs at DEBUG that it starts and
+    ends: the item's own events tell of it. Outside of an item it is a batch like any other.
+
+    Args:
+        node: The node that runs for each input.
+        max_concurrency: Most inputs that run at once.
+        continue_on_error: Whether a failed input leaves the others running.
+        name: Name of the batches.
+    """
+
+    def __init__(self, node: Any, max_concurrency: int, continue_on_error: bool, *, name: str) -> None:
+        super().__init__(node, max_concurrency, continue_on_error, name=name)
+        self._quiet = Observer(self.telemetry, name, self.node.node_id, max_concurrency, part=True)
+
+    def start(
+        self,
+        inputs: Inputs[In],
+        workflow_context: WorkflowContext,
+        deliver: Deliver,
+        deliver_unstarted: Callable[[UnstartedBlock], None],
+    ) -> BatchRun:
+        """Start a batch; the caller awaits its `join`, and then its `raise_if_interrupted`.
+
+        Args:
+            inputs: Where items come from.
+            workflow_context: Shared by all items.
+            deliver: Takes each result as it is there.
+            deliver_unstarted: Takes inputs that were never started.
+        """
+        outer = enclosing_run()
+        observer = self._observer if outer is None else self._quiet if outer.observed else _UNOBSERVED
+        run = assemble(
+            self._plan_of(self.config), inputs, Ends(self._runs, observer, deliver, deliver_unstarted), workflow_context
+        )
+        run.start()
+        return run
 
 
 class MapSettings(TypedDict, total=False):
@@ -125,8 +177,18 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         super().__init__(node_id, "map", name, config)
         self.input_key = input_key
         self.output_key = output_key
-        self.continue_on_error = continue_on_error
-        self._processor: BatchProcessor[Any, Any] = BatchProcessor(child_node, max_concurrency, name=node_id)
+        self._processor: _PartProcessor[Any, Any] = _PartProcessor(
+            child_node, max_concurrency, continue_on_error, name=node_id
+        )
+
+    @property
+    def continue_on_error(self) -> bool:
+        """True to run the other items after a failure; a change holds from the next `execute` on."""
+        return self._processor.continue_on_error
+
+    @continue_on_error.setter
+    def continue_on_error(self, continue_on_error: bool) -> None:
+        self._processor.continue_on_error = continue_on_error
 
     @property
     def child_node(self) -> BaseNode:
@@ -135,7 +197,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
 
     @child_node.setter
     def child_node(self, child_node: NodeLike[dict[str, Any]]) -> None:
-        self._processor = BatchProcessor(child_node, self.max_concurrency, name=self.node_id)
+        self._processor = _PartProcessor(child_node, self.max_concurrency, self.continue_on_error, name=self.node_id)
 
     @property
     def max_concurrency(self) -> int:
@@ -158,24 +220,31 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         items = items_of(node_context, self.input_key)
         if isinstance(items, NodeResult):
             return items
-        stream = self._processor.batch_as_completed(
-            _wrap(items), workflow_context, continue_on_error=self.continue_on_error
-        )
         errors: list[dict[str, Any]] = []
         outputs: dict[int, Any] = {}
         total = 0
         stopped: str | None = None
         failure: BatchResult | None = None  # the first one, which may have stopped the batch
         listed = False  # the exception that stopped the batch is that of the first failure
+
+        def take(result: BatchResult) -> None:
+            nonlocal total, failure
+            total += 1
+            if result.success:
+                outputs[result.index] = result.output
+            elif result.status != "cancelled":
+                errors.append({"index": result.index, "error": result.error})
+                failure = result if failure is None else failure
+
+        def take_unstarted(block: UnstartedBlock) -> None:
+            nonlocal total
+            total += len(block.inputs)
+
+        run = self._processor.start(_wrap(items), workflow_context, take, take_unstarted)
         try:
-            async with stream:
-                async for result in stream:
-                    total += 1
-                    if result.success:
-                        outputs[result.index] = result.output
-                    elif result.status != "cancelled":
-                        errors.append({"index": result.index, "error": result.error})
-                        failure = result if failure is None else failure
+            await run.join()
+            if run.interruption is not None:
+                await run.raise_if_interrupted(BatchResults(name=self.node_id, batch=run.batch))
         except ItemFailedError as exc:
             stopped, listed = error_text(exc), exc.result is failure
         except Exception as exc:  # the exception of a failed item or of the source
@@ -188,7 +257,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
             "succeeded": len(outputs),
             "failed": total - len(outputs),
         }
-        if stream.batch is not None and stream.batch.status == "ok":
+        if run.batch.status == "ok":
             return NodeResult(True, output)
         if not errors:
             return failed(stopped or _CUT_SHORT, {"errors": errors}, output)
@@ -214,9 +283,15 @@ class _Sized:
 
 def _wrap(items: Iterable[Any] | AsyncIterable[Any]) -> Iterable[Any] | AsyncIterable[Any]:
     """Wrap the items as a MapNode's child receives them."""
+    if isinstance(items, IN_MEMORY):
+        return Mapped(items, _wrapped_one)
     if isinstance(items, AsyncIterable):
         return _WrappedAsync(items)
     return _Sized(items) if isinstance(items, Collection) else _wrapped(items)
+
+
+def _wrapped_one(item: Any) -> dict[str, Any]:
+    return {"item": item}
 
 
 def _wrapped(items: Iterable[Any]) -> Iterator[dict[str, Any]]:

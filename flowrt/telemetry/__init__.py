@@ -33,13 +33,19 @@ class Observer:
         batch: The processor's name.
         node: The node's id.
         limit: The concurrency limit.
+        part: The batches are parts of items, which tell of them: they log at DEBUG that they start and end.
 
     Attributes:
         redact: Removes secrets from texts; it does not raise.
+        keeps_ledger: True if the wall time is attributed.
+        watches: True if there is an instrument of any kind.
     """
 
-    def __init__(self, choice: Telemetry, batch: str, node: str, limit: int) -> None:
+    def __init__(self, choice: Telemetry, batch: str, node: str, limit: int, *, part: bool = False) -> None:
         self._choice = choice
+        self._part = part
+        self.keeps_ledger = choice.ledger
+        self.watches = choice.metrics or choice.tracing or choice.logs or choice.ledger
         self.redact = safe_redact(choice.redact)
         self._pair: tuple[str, str] | None = None
         if choice.metrics:
@@ -61,7 +67,7 @@ class Observer:
             instruments += _live_instruments(self.redact)
         if choice.logs and is_listened_to("warning"):
             every_item = choice.item_events and is_listened_to("debug")
-            instruments.append((ItemLogInstrument if every_item else LogInstrument)(self.redact))
+            instruments.append((ItemLogInstrument if every_item else LogInstrument)(self.redact, part=self._part))
         if tracing is not None:
             instruments.append(tracing)
         if choice.ledger:

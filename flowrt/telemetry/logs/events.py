@@ -179,12 +179,14 @@ class LogInstrument(Instrument):
 
     Args:
         redact: Removes secrets from error texts; it must not raise.
+        part: The batch is part of an item: that it starts and ends is logged at DEBUG, and its progress not at all.
     """
 
     phase = Phase.LOGS
 
-    def __init__(self, redact: Redact = redact) -> None:
+    def __init__(self, redact: Redact = redact, *, part: bool = False) -> None:
         self._redact = redact
+        self._part = part
         self._timer: asyncio.TimerHandle | None = None
         self._warnings: dict[str, Allowance] = {}
         self._progress: tuple[int, float] = (0, 0.0)
@@ -193,6 +195,10 @@ class LogInstrument(Instrument):
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Log `batch.started`."""
+        if self._part:
+            if is_listened_to("debug"):
+                log_event("debug", "batch.started", **_about(batch), expected=batch.expected, limit=batch.limit)
+            return
         log_event("info", "batch.started", **_about(batch), expected=batch.expected, limit=batch.limit)
         loop = asyncio.get_running_loop()
         self._progress = (0, loop.time())
@@ -252,6 +258,8 @@ class LogInstrument(Instrument):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._part and not is_listened_to("debug"):
+            return
         wall_s = (batch.finished_ns - batch.started_ns) / 1e9
         fields: dict[str, Any] = {"status": batch.status, "duration_s": round(wall_s, 6), **_counts(batch)}
         if batch.cached:
@@ -272,7 +280,7 @@ class LogInstrument(Instrument):
         suppressed = sum(allowance.suppressed for allowance in self._warnings.values())
         if suppressed:
             fields["suppressed"] = suppressed
-        log_event("info", "batch.completed", **_about(batch), **fields)
+        log_event("debug" if self._part else "info", "batch.completed", **_about(batch), **fields)
         if speedup is not None and speedup.diverges:
             figures = {name: round(getattr(speedup, name), 2) for name in ("claimed", "measured", "low", "high")}
             why = why_overstated(batch, speedup)
