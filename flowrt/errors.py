@@ -84,8 +84,8 @@ class Interrupted(BaseException):
 
     Attributes:
         signum: Number of the signal.
-        results: The batch's `BatchResults`, one result per input as ever; of a stream, the results that it has not
-            handed over.
+        results: The batch's `BatchResults`, one result per input as usual; of a stream, the results that it has not
+            yielded.
     """
 
     def __init__(self, signum: int, results: Any) -> None:

@@ -82,7 +82,7 @@ def _now() -> list[Panel]:
         ),
         number(
             "Export queue (% full, now)",
-            "Spans that wait for export, of those that may. When the queue is full, spans are dropped.",
+            "Spans that wait for export, as a share of the queue. When it is full, spans are dropped.",
             "percentunit",
             Query(f"max({size} / ({limit} > 0))"),
             steps=((None, "green"), (0.7, "#EAB839"), (0.9, ERRORS)),

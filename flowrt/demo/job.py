@@ -111,7 +111,7 @@ class Demo:
                 await asyncio.Event().wait()
 
     async def _open_runtime(self, stack: AsyncExitStack) -> Runtime:
-        """Open a runtime for the server, inside the one that provides the loop and the signals."""
+        """Open a runtime for the server, inside the runtime that provides the loop and the signals."""
         try:
             return await stack.enter_async_context(Runtime(**self._serving, log_level=LOG_LEVEL))
         except ValueError as exc:

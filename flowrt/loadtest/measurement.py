@@ -300,7 +300,7 @@ class Measurement:
 
     @property
     def throughput(self) -> Interval:
-        """Successes a second; the interval is the wider of that of the slices and that of the passes.
+        """Successes a second; the interval is the wider of two, from the slices and from the passes.
 
         The noise is unknown if every pass was stopped.
         """
@@ -315,7 +315,7 @@ class Measurement:
         return Interval(mean, max(0.0, mean - half), mean + half)
 
     def latency(self, percentile: float) -> Interval:
-        """A latency percentile in seconds; the interval is the wider of that of the ranks and that of the passes."""
+        """A latency percentile in seconds; the interval is the wider of two, from the ranks and from the passes."""
         whole = self.latencies.interval(percentile)
         half = _spread([each.at(percentile) for each in self.latencies_by_pass if each.count])
         low, high = min(whole.low, whole.value - half), max(whole.high, whole.value + half)

@@ -36,7 +36,7 @@ class Run:
     in_process: bool = True
 
     def add(self, measured: Measurement) -> None:
-        """Add a pass; one that was cut short adds nothing to an earlier complete one."""
+        """Add a pass. A pass that was cut short adds nothing to a setting with a complete one."""
         before = self.measurements.get(measured.setting)
         if before is None:
             self.measurements[measured.setting] = measured

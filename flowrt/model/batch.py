@@ -24,14 +24,14 @@ _NO_ITEMS: Final[dict[str, int]] = dict.fromkeys(STATUSES, 0)
 
 
 class Slot:
-    """Place for one item to run in; there are `max_concurrency` of them.
+    """Position in which items run, one after another; a batch has `max_concurrency` of them.
 
     Attributes:
         item: The item that runs here, or None.
         task: The item's task.
         cancelled_ns: When the item was cancelled because it was over its time limit, else 0.
-        abandoned: True if the item did not end when it was cancelled, and its place was given to another slot.
-        keeping: True if the item has ended and waits for its journal.
+        abandoned: True if the item did not end when it was cancelled, and another slot has taken this one's place.
+        keeping: True if the item has ended and waits until the journal has it.
     """
 
     __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "task")
@@ -199,7 +199,7 @@ class BatchRecord:
         return by.speedup_in_threads(found, self.cpu_time, wall_s, ledger.blocked_ns / 1e9)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process can use: all but the clock and what belongs to the running batch."""
+        """Return the state that another process can use: all but the clock and the parts of the running batch."""
         transient = ("__weakref__", "clock", "latest", "redact", "shard", "slots", "span")
         return {name: getattr(self, name) for name in self.__slots__ if name not in transient}
 
@@ -253,7 +253,7 @@ class ItemRecord(BatchResult[Any, Any]):
     Args:
         batch: The batch it belongs to.
         index: Its place in the input.
-        input_data: The very object that the source yielded.
+        input_data: The object that the source yielded, not a copy.
         pulled_ns: When it was pulled from the source.
 
     Attributes:

@@ -43,7 +43,7 @@ class _BlockingForeignNode(_ForeignNode):
     def execute(  # type: ignore[override]  # as users override it
         self, node_context: NodeContext, workflow_context: WorkflowContext
     ) -> NodeResult | Awaitable[NodeResult]:
-        """Execute the foreign node where the caller stands."""
+        """Execute the foreign node in the caller's thread."""
         result = self.fn.execute(node_context, workflow_context)
         return _converted(result) if inspect.isawaitable(result) else _own_result(result)
 
@@ -77,7 +77,7 @@ def as_node(node: Any) -> BaseNode:
     Another library's node is any object with an `execute(node_context, workflow_context)`, async or not.
 
     Raises:
-        TypeError: It is none of these; passing a class instead of an instance is the usual mistake.
+        TypeError: `node` is none of these; passing a class instead of an instance is the usual mistake.
     """
     if isinstance(node, BaseNode):
         if not hasattr(node, "node_id"):

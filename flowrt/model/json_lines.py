@@ -1,9 +1,10 @@
-"""A result as one line of JSON, whatever the node put into it.
+"""Result as one line of JSON, whatever values the node put into it.
 
-What JSON has no form for becomes: a dataclass an object of its fields; a set, tuple or deque a list; a datetime, date
-or time its ISO text; a Decimal, UUID, Path or timedelta its text; an Enum member its value where that is a string,
-else its name; bytes their base64; NaN and the infinities null; what has `model_dump()` (pydantic) or `tolist()`
-(numpy) what that gives; and anything else its `repr`. Text is escaped to ASCII, so a lone surrogate survives.
+Values without a form in JSON are converted: a dataclass to an object of its fields; a set, tuple or deque to a list; a
+datetime, date or time to its ISO text; a Decimal, UUID, Path or timedelta to its text; an Enum member to its value if
+that is a string, else to its name; bytes to their base64; NaN and the infinities to null; objects with `model_dump()`
+(pydantic) or `tolist()` (numpy) to its result; and any other object to its `repr`. Text is escaped to ASCII, so a lone
+surrogate survives.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["encode_result", "text_of_result"]
 
 
 def encode_result(result: BatchResult) -> bytes:
-    """The line of one result, with its line break.
+    """Return the line of one result, with its line break.
 
     Args:
         result: A finished item.
@@ -57,7 +58,7 @@ def _line(result: BatchResult, output: str) -> str:
 
 
 def _default(value: Any) -> Any:
-    """What JSON can hold in place of a value that it cannot."""
+    """Return a value that JSON can hold in place of one that it cannot."""
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, (Decimal, UUID, PurePath, timedelta)):
@@ -85,7 +86,7 @@ _strict = make_encoder(_default, allow_nan=False)
 
 
 def _plain(value: Any, above: tuple[int, ...]) -> Any:
-    """The value made of dicts, lists, strings, finite numbers, booleans and None alone."""
+    """Return the value made of dicts, lists, strings, finite numbers, booleans and None alone."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""What users write: nodes, what a node is given, and what it gives back."""
+"""Nodes, the contexts that they receive, and the results that they return."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NEVER_RUN: Final = {
 
 
 class NodeResult(Generic[Out_co]):
-    """What a node gives back; `NodeResult[Out]` has an output of type `Out`, or None if it failed.
+    """Result of one attempt, as a node returns it; `NodeResult[Out]` has an output of type `Out`, or None if it failed.
 
     Args:
         success: Whether the item succeeded.
@@ -99,7 +99,7 @@ class NodeResult(Generic[Out_co]):
 
 
 class NodeContext(Generic[In_co]):
-    """What a node is given for one attempt at one item; `NodeContext[In]` has an `input_data` of type `In`.
+    """Context of one attempt at one item, passed to the node; `NodeContext[In]` has an `input_data` of type `In`.
 
     Args:
         node_id: The node that is run.
@@ -161,7 +161,7 @@ class NodeContext(Generic[In_co]):
 
 
 class WorkflowContext:
-    """What the nodes of one workflow share; one object for all items of a batch.
+    """Context that the nodes of one workflow share; one object for all items of a batch.
 
     Args:
         workflow_id: An id for the workflow; a random one by default.
@@ -234,8 +234,8 @@ class BaseNode(ABC, Generic[In_contra, Out_co]):
         """Do the work for one item.
 
         Args:
-            node_context: The item and where it stands.
-            workflow_context: What the workflow's nodes share.
+            node_context: The item, and the attempt's place in the batch.
+            workflow_context: The context that the workflow's nodes share.
 
         Returns:
             A NodeResult. Anything else fails the item; raising fails it too.
@@ -327,7 +327,7 @@ class FunctionNode(BaseNode[In, Out]):
         node_context: NodeContext[In],
         workflow_context: WorkflowContext,  # noqa: ARG002  # the signature is execute's
     ) -> NodeResult[Out] | Awaitable[NodeResult[Out]]:
-        """Call a plain `def` where the caller stands; the executors use it from their own threads."""
+        """Call a plain `def` in the caller's thread; the executors use it from their own threads."""
         value = self.fn(node_context.input_data)
         if isinstance(value, NodeResult):
             return value
@@ -360,7 +360,7 @@ def check_returns(fn: Any, name: str) -> None:
 
 
 def is_async(fn: Any) -> bool:
-    """Whether calling `fn` gives a coroutine: through partials, methods and objects with an async `__call__`."""
+    """True if calling `fn` returns a coroutine; looks through partials, methods and objects with a `__call__`."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     if inspect.iscoroutinefunction(fn):
@@ -377,7 +377,7 @@ def _name_of(fn: Any) -> str:
 
 
 def contained(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call; a StopIteration becomes what it becomes in a coroutine, since no future can hold it."""
+    """Call a function, with a StopIteration raised as RuntimeError, as in a coroutine: no future can hold it."""
     try:
         return call(*arguments)
     except StopIteration as exc:
@@ -385,7 +385,7 @@ def contained(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def refuse_output(node_id: str, output: Any) -> TypeError:
-    """The error of a node whose output is of a type in `NEVER_RUN`; a coroutine is closed."""
+    """Return the error of a node whose output is of a type in `NEVER_RUN`; a coroutine is closed."""
     kind = type(output)
     hint = "await it" if kind is CoroutineType else "return list(...) of it, or consume it in the node"
     name = getattr(output, "__qualname__", "")
@@ -395,5 +395,5 @@ def refuse_output(node_id: str, output: Any) -> TypeError:
 
 
 def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:
-    """A failed NodeResult whose error is a message, never empty."""
+    """Return a failed NodeResult whose error is a message, never empty."""
     return NodeResult(False, output, error=error_text(error), metadata=metadata)

@@ -24,7 +24,7 @@ class Rejected:
     Args:
         error: The item's `error`: what is wrong, and where.
         error_type: The error's low-cardinality name.
-        input_data: As much of the input as there is to show.
+        input_data: The part of the input that can be shown.
     """
 
     __slots__ = ("error", "error_type", "input_data")
@@ -164,7 +164,7 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
 
     @classmethod
     def _cancelled(cls, index: int, input_data: Any, why: SharedAttributes) -> Self:
-        """The result of an input that was never started.
+        """Make the result of an input that was never started.
 
         Args:
             index: Its place in the input.
@@ -225,11 +225,11 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
         return self._span_id
 
     def as_dict(self) -> dict[str, Any]:
-        """Its values by their names; the exception and the data are the very objects."""
+        """Return the values by name; the exception and the data are the same objects, not copies."""
         return dict(zip(_RESULT_FIELDS, self._values(), strict=True))
 
     def replace(self, **changes: Any) -> BatchResult:
-        """A plain BatchResult that says the same but for some values.
+        """Return a plain BatchResult with the same values, except for some.
 
         Args:
             changes: As the constructor takes them.

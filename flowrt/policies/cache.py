@@ -28,8 +28,7 @@ class Cache:
     Args:
         path: An SQLite file, which several processes may use; None to keep outputs in memory, in this object.
         ttl: How long an output is used, in seconds; None for ever.
-        max_items: Most outputs to keep. In memory the one that was not used for longest goes first, in a file the
-            oldest.
+        max_items: Most outputs to keep. Beyond it, memory drops the least recently used output, a file the oldest.
         version: Change it when the node's answers change, such as with its prompt.
         clock: Seconds since 1970; tests pass another one.
 
@@ -61,7 +60,7 @@ class Cache:
         self.max_items = check_count("max_items", max_items)
         self.version = version
         self.clock = clock
-        self._entries: dict[bytes, Entry] = {}  # the one that was used last is last
+        self._entries: dict[bytes, Entry] = {}  # the least recently used first
 
     @classmethod
     def of(cls, value: Any) -> Self | None:

@@ -51,7 +51,7 @@ class WaitingLine:
         _lines.add(self)
 
     def _begin(self) -> None:
-        """Begin without callers: a new line, and that of a copy or of a forked child, whose callers wait elsewhere."""
+        """Begin without callers: in a new line, and in a copy or a forked child, whose callers wait elsewhere."""
         self.lock = threading.RLock()
         self.waiting = self.window.reserved = 0
         self._queues: dict[asyncio.AbstractEventLoop, _Queue] = {}

@@ -1,1 +1,1 @@
-"""What runs in a worker: the other side of `flowrt.executors`. It needs the model alone, not the engine."""
+"""Code that runs in a worker: the counterpart of `flowrt.executors`. It imports the model, not the engine."""

@@ -1,4 +1,4 @@
-"""Ray actor that runs attempts: a runner behind calls that carry messages in and whatever has ended out."""
+"""Ray actor that runs attempts: a runner behind calls that carry messages in and outcomes out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flowrt.remote.runner import Runner
 
 __all__ = ["RayWorker"]
 
-_WINDOW_S: Final = 0.005  # what has ended waits this long for more, since a call costs much more than an item
+_WINDOW_S: Final = 0.005  # an outcome waits this long for more, since a call costs much more than an item
 _MOST_READY: Final = 512  # messages that are answered at once
 _PREFIX: Final = "flowrt-ray-"
 _STALE_S: Final = 60.0  # its driver has read the memory of a dead worker by then

@@ -28,7 +28,7 @@ _FLUSH_S: Final = 0.005  # outcomes of plain functions wait this long while the 
 
 
 class _Session:
-    """A node that attempts are for."""
+    """Node of a batch, loaded in this worker."""
 
     def __init__(self, opening: tuple[bytes, bool, dict[str, Any], bytes | None]) -> None:
         data, self.blocking, telemetry, workflow = opening
@@ -115,7 +115,7 @@ class Runner:
 
     @property
     def active(self) -> int:
-        """About how many attempts are here and not answered; one that ends just now may be missed."""
+        """Approximate number of attempts here without an answer; an attempt that is just ending may be missed."""
         return len(self._tasks) + len(self._inbox) + bool(self._running[0]) + len(self.outbox)
 
     # -- on the loop's thread ------------------------------------------------------------------------------------------

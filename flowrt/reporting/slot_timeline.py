@@ -144,7 +144,7 @@ def _assign(begin: Ints, end: Ints) -> Ints:
 
 
 def _choose(slot_of: Ints, service: Ints, straggler: Any, slots: int) -> Ints:
-    """Choose the slots to show: all if they fit, else those of the worst stragglers and some at equal distances."""
+    """Choose the slots to show: all if they fit, else the slots of the worst stragglers and some at equal distances."""
     np = require_numpy("a report of a recording")
     if slots <= _LANES:
         return np.arange(slots)  # type: ignore[no-any-return]

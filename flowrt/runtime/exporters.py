@@ -1,4 +1,4 @@
-"""Exporters of metrics and log events that a Runtime starts: those of the OpenTelemetry SDK, over OTLP."""
+"""Exporters of metrics and log events that a Runtime starts: the OpenTelemetry SDK's own, over OTLP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Exporters"]
 
 _log: Final = logging.getLogger("flowrt.setup")
-_active: Final[list[Any]] = []  # one export of metrics at most: they are those of the process
+_active: Final[list[Any]] = []  # at most one export of metrics, since the process has one set of them
 
 
 class Exporters:
@@ -45,7 +45,7 @@ class Exporters:
 
         Args:
             service_name: The resource's `service.name`.
-            endpoint: The collector's base URL; None for that of the environment.
+            endpoint: The collector's base URL; None to take it from the environment.
 
         Raises:
             MissingExtraError: An exporter that an argument asks for is not installed.

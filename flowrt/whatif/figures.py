@@ -1,4 +1,4 @@
-"""Figures of a forecast: those of one replay, of a forecast beside its recording, and of a sweep over a setting."""
+"""Figures of one replay, of a forecast beside its recording, and of a sweep over a setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded attempts, prepared for a replay: those of each item, and pools from which further ones are drawn."""
+"""Recorded attempts, prepared for a replay: the attempts of each item, and pools to draw further attempts from."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _panel(file: str, panel: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _title(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A reader must know what a number counts and over which time; a time series shows its time on the axis."""
+    """Check that a title has its unit and its window; a time series shows its time on the axis."""
     found = _IN_PARENTHESES.search(panel.get("title") or "()")
     if found is None:
         yield "its title has no unit", "end it with the unit in parentheses, as in 'Items ended (per second, now)'"
@@ -150,7 +150,7 @@ def _title(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _colours(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A line that is green by chance seems to be well, and may be the one that fails."""
+    """Check that no series is green unless green means healthy there: a failing series would look well."""
     if panel.get("type") != "timeseries":
         return
     config = panel.get("fieldConfig", {})

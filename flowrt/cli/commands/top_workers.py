@@ -17,7 +17,7 @@ _MAX_ROWS: Final = 8
 
 
 def workers_table(state: dict[str, Any]) -> list[RenderableType]:
-    """Show the workers, those that crashed last first; nothing where no executor has workers.
+    """Show the workers, the last to crash first; nothing where no executor has workers.
 
     Args:
         state: The server's state; older versions send no workers.

@@ -85,7 +85,7 @@ class _Sources:
     """Inputs that are read one after the other.
 
     Each is checked at once. Of several, files are closed again until their turn comes, so that their number is not
-    limited by that of open files.
+    limited by the number of files that a process may open.
     """
 
     def __init__(self, paths: list[str], options: InputOptions) -> None:

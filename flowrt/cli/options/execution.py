@@ -52,7 +52,7 @@ class ExecutionOptions:
     fail_fast: bool
 
     def settings(self) -> dict[str, Any]:
-        """Return the keyword arguments of `BatchProcessor`: those of options that are not left at their defaults.
+        """Return the keyword arguments of `BatchProcessor` for the options that are not left at their defaults.
 
         For the others a function decorated with `flowrt.node` may have settings of its own.
         """

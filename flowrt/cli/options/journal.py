@@ -25,18 +25,18 @@ def open_journal(
 ) -> Journal:
     """Open the journal of a run.
 
-    An input that is a file is compared with that of the earlier run by its whole content, a stream item by item.
+    An input file is compared with the earlier run's by its whole content, a stream item by item.
 
     Args:
         path: The journal.
         node: The node to run.
         source: The input.
-        reading: Options of the input: those that change its items make another run.
+        reading: Options of the input: a change of those that select or alter items makes another run.
         target: The node's name on the command line, the only thing that distinguishes two closures of one function.
         retry_failed: Rerun the items that did not end ok.
 
     Raises:
-        CommandError: The path cannot be that of a journal.
+        CommandError: No journal can be at the path.
         JournalError: The journal belongs to another run, is damaged or in use, or its disk failed.
     """
     if not path:
@@ -97,5 +97,5 @@ def _is_journaled(journal: Journal, line: bytes) -> bool:
         index = json.loads(line)["index"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
-    # a line holds times to the nanosecond: that of another run never matches
+    # a line holds times to the nanosecond: a line of another run never matches
     return isinstance(index, int) and journal.line(index) == line

@@ -30,7 +30,7 @@ def load_node(spec: str, *, factory: bool = False) -> BaseNode:
 
     Args:
         spec: For example `enrich:node`, `jobs.nightly:Pipelines.clean` or `./scripts/my-job.py:run`.
-        factory: The name is that of a function that makes the node.
+        factory: The name belongs to a function that makes the node.
 
     Raises:
         CommandError: The node cannot be found, imported or called with an item, or belongs to Python itself.

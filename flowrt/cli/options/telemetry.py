@@ -27,8 +27,8 @@ class TelemetryOptions:
     """Options of telemetry and logs.
 
     Args:
-        otlp_endpoint: URL of the collector, or None for that of the environment.
-        service_name: The `service.name` of traces, or None for that of the environment.
+        otlp_endpoint: URL of the collector, or None to take it from the environment.
+        service_name: The `service.name` of traces, or None to take it from the environment.
         strict_telemetry: Fail if spans are lost, or a setting cannot be used.
         record: Path of the recording, or None.
         page: Path of the report, or None.

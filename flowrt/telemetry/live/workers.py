@@ -31,7 +31,7 @@ class WorkersView:
             before.popleft()
 
     def rows(self) -> tuple[list[dict[str, Any]], int]:
-        """Return a row for each worker, those that crashed last first, and the number of workers left out."""
+        """Return a row for each worker, the last to crash first, and the number of workers left out."""
         states = sorted(self._states, key=lambda state: 0.0 if state.last_crash is None else -state.last_crash.at_s)
         return [self._row(state) for state in states[:_MAX_WORKERS]], max(0, len(states) - _MAX_WORKERS)
 
