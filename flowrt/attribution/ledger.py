@@ -200,6 +200,11 @@ class Ledger:
         self._rest = SLOTS
         self._change(now_ns)
 
+    @property
+    def full(self) -> bool:
+        """True while no input is left and no slot is empty yet, so that `slot_vacated` would change the cause."""
+        return self._rest == SERVICE
+
     def slot_vacated(self, now_ns: int) -> None:
         """Record that a slot has become empty for good."""
         if self._rest == SERVICE:
@@ -342,13 +347,19 @@ class Ledger:
         now_ns = min(now_ns, self._end_ns)
         if now_ns <= self.since_ns:
             return
-        loop_time = self._loop_time
-        if self._cause != SLOTS and loop_time.ended_ns <= self.since_ns and now_ns - loop_time.due_ns < LATE_NS:
-            self._add(self._cause, now_ns)  # nearly always: the loop has turned in time
-            return
         last_ns = None  # until when inputs are known to have waited, for a list that has been pulled whole
         if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
             last_ns = self._batch.latest_ns
+        loop_time = self._loop_time
+        if (
+            loop_time.ended_ns <= self.since_ns and now_ns - loop_time.due_ns < LATE_NS
+        ):  # nearly always: it turns in time
+            if last_ns is None:
+                self._add(self._cause, now_ns)
+            else:
+                self._add(SLOTS, min(now_ns, last_ns))
+                self._add(SERVICE, now_ns)
+            return
         for cause, until_ns, computing in self._pieces(self._cause, self._position, self.since_ns, now_ns):
             passed_ns = until_ns - self.since_ns
             if cause == SLOTS and last_ns is not None:

@@ -334,6 +334,8 @@ class BatchRun:
         while not self.over:
             await self.changed()
         cut, cancellation = self.interrupted_by, self._cancellation
+        if cut is None and cancellation.failure is None:
+            return
         error = cancellation.failure if cut is None else asyncio.CancelledError(*cut.args)
         self.source_failed = error is not None and error is cancellation.source_error
         cancellation.failure = cancellation.source_error = None

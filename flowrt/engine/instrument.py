@@ -173,8 +173,8 @@ class Dispatch:
         self._plan = plan
         self.takes_attempts = "attempt_ended" in plan
         self.takes_failures = "item_failed" in plan
-        self.notify_started = _joined(self.hooks("item_started"), self._disable)
-        self.notify_finished = _joined(self.hooks("item_finished"), self._disable)
+        self.notify_started = _joined(self.hooks("item_started"), self._disable) if "item_started" in plan else None
+        self.notify_finished = _joined(self.hooks("item_finished"), self._disable) if "item_finished" in plan else None
 
     def hooks(self, name: str) -> list[Hook]:
         """The overridden hooks of a name, in the order of their calls."""

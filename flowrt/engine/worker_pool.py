@@ -81,6 +81,8 @@ class WorkerPool:
         batch, worker = self._batch, self._worker
         slots = batch.slots
         most = worker.most_left
+        if slots and not most:
+            return
         step = _AT_ONCE if worker.knows_length else 1
         if not slots:
             most = max(1, most)  # the first one ends a batch without inputs, too
@@ -98,8 +100,8 @@ class WorkerPool:
         slot.task = None
         if not slots:
             self._empty()
-        elif self._batch.ledger is not None and self._batch.completed:
-            self._batch.ledger.slot_vacated(self._clock())
+        elif (ledger := self._batch.ledger) is not None and ledger.full and self._batch.completed:
+            ledger.slot_vacated(self._clock())
 
     def replace(self) -> None:
         """Give the place of a slot whose item was abandoned to a new worker."""

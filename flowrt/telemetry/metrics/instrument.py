@@ -30,6 +30,12 @@ def _bounds(latency_slo_s: float | None) -> tuple[float, ...]:
     return tuple(sorted({*DURATION_BOUNDS_S, *slo}))
 
 
+@lru_cache(maxsize=16)
+def _name_of(loop: type) -> str:
+    """Name of the package that a class of event loops is from."""
+    return loop.__module__.partition(".")[0]
+
+
 class MetricsInstrument(Instrument):
     """Counts the items of one batch. Each batch gets its own.
 
@@ -62,7 +68,7 @@ class MetricsInstrument(Instrument):
         self._bounds_ns, self._counts = fast_path.bounds_ns, fast_path.counts
         self._due_ns = shard.ok_exemplars.due_ns
         store.limits[self._pair] = batch.limit
-        store.loop_name = type(loop).__module__.partition(".")[0]
+        store.loop_name = _name_of(type(loop))
         store.active.add(batch)
         self._heartbeat = heartbeat_of(loop)
         self._heartbeat.acquire(store.lag.add)
