@@ -85,13 +85,13 @@ format: $(VENV)/.lint  ## Put the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/.test  ## Kill, tear, fill up and resume: 200 SIGKILLs, every step, every byte; about ten minutes
+chaos: $(VENV)/.test  ## Kill runs, tear journals, fill disks and resume: 200 SIGKILLs, every step, every byte; about ten minutes
 	FLOWRT_CHAOS=full FLOWRT_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -v tests/chaos tests/journal/test_kills.py tests/journal/test_recovery.py $(PYTEST_ARGS)
 
 sdk-tests: $(VENV)/.test  ## Download the OpenTelemetry SDK's span tests and run them against flowrt's item span
 	$(BIN)/python -m tools.sdk_span_tests $(PYTEST_ARGS)
 
-ablation: $(VENV)/.test  ## Take out one safeguard after the other and see the test that is there for it fail
+ablation: $(VENV)/.test  ## Remove one safeguard at a time and check that its test fails
 	$(BIN)/python -m tests.ablation $(ABLATION_ARGS)
 
 soak: $(VENV)/.bench  ## A million items with everything on: memory, descriptors, tasks, speed; about six minutes

@@ -4,8 +4,8 @@
 
 Slow sockets of three kinds (silent, a byte a second, or a request whose answer is never read) reopen a second after
 they are closed. Beside them go requests with heads of 100 KB, path traversals, foreign hosts and origins, and other
-methods. The batch's throughput is compared with that during an equal attack on another process, so that the loss is the
-cost of serving and not that of attacking. Exit code 1 if a bound is broken.
+methods. The batch's throughput is compared with its throughput during an equal attack on another process, so that the
+loss is the cost of serving and not the cost of attacking. Exit code 1 if a bound is broken.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import flowrt
 
 __all__ = ["Outcome", "attack", "main"]
+
+Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _CLOSED_WITHIN_S: Final = 10.0
 _SLACK_S: Final = 1.5  # slack for a loaded machine
@@ -102,7 +104,8 @@ async def _attack(decoy: int, port: int, sockets: int, seconds: float) -> Outcom
     for attacked in (decoy, port, decoy):
         counted = outcome if attacked == port else Outcome()
         end = time.monotonic() + seconds
-        slow = [_slow(attacked, i % 3, end, counted) for i in range(sockets)]
+        clients = itertools.islice(itertools.cycle(_CLIENTS), sockets)
+        slow = [_slow(attacked, client, end, counted) for client in clients]
         attackers = asyncio.gather(*slow, _requests(attacked, end, counted), _health(attacked, end, counted))
         try:
             outcome.rates.append(await _rate(port, seconds))
@@ -111,8 +114,8 @@ async def _attack(decoy: int, port: int, sockets: int, seconds: float) -> Outcom
     return outcome
 
 
-async def _slow(port: int, kind: int, end: float, outcome: Outcome) -> None:
-    """Open one slow client after another: silent, a byte a second, or a request whose answer is never read."""
+async def _slow(port: int, client: Client, end: float, outcome: Outcome) -> None:
+    """Open one slow client after another, each until the server closes it."""
     while (left := end - time.monotonic()) > 0:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_024)
@@ -121,28 +124,39 @@ async def _slow(port: int, kind: int, end: float, outcome: Outcome) -> None:
             continue
         outcome.opened += 1
         began = time.monotonic()
-        ended = None
         with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
             async with asyncio.timeout(max(left, 0.1)):
-                if kind == 2:
-                    writer.write(b"GET /live/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                    await reader.readuntil(b"\r\n\r\n")
-                    writer.transport.pause_reading()
-                    while not writer.is_closing():
-                        await asyncio.sleep(1.0)
-                        writer.write(b"G")
-                    ended = time.monotonic()
-                for byte in itertools.cycle(b"GET / HTTP/1.1\r\nX-Slow: ") if ended is None else ():
-                    if kind == 1:
-                        writer.write(bytes([byte]))
-                    with contextlib.suppress(TimeoutError):
-                        if not await asyncio.wait_for(reader.read(1), 1.0):
-                            break
-                ended = ended or time.monotonic()
+                await client(reader, writer)
         # a socket cut at the end of the attack counts for its life until then
-        outcome.longest_s = max(outcome.longest_s, (ended or time.monotonic()) - began)
+        outcome.longest_s = max(outcome.longest_s, time.monotonic() - began)
         writer.transport.abort()
         await asyncio.sleep(_AGAIN_S)
+
+
+async def _send_nothing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    while await reader.read(1):
+        pass
+
+
+async def _send_slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    for byte in itertools.cycle(b"GET / HTTP/1.1\r\nX-Slow: "):
+        writer.write(bytes([byte]))
+        with contextlib.suppress(TimeoutError):
+            if not await asyncio.wait_for(reader.read(1), 1.0):
+                return
+
+
+async def _read_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"GET /live/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    transport: Any = writer.transport  # of a socket, so that it reads too
+    transport.pause_reading()
+    while not writer.is_closing():
+        await asyncio.sleep(1.0)
+        writer.write(b"G")
+
+
+_CLIENTS: Final[tuple[Client, ...]] = (_send_nothing, _send_slowly, _read_nothing)
 
 
 async def _requests(port: int, end: float, outcome: Outcome) -> None:

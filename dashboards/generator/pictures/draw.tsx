@@ -1,5 +1,5 @@
 // Draws dashboards with Grafana's own components, from the answers of a real Prometheus.
-// @grafana/ui has no heatmap, annotations or exemplars: they are painted onto its plot.
+// @grafana/ui has no heatmap, annotations or exemplars: they are drawn on top of its plot.
 // window.DRAW draws one dashboard and resolves to its problems: the errors of panels by title, and the panels that show
 // nothing.
 import {

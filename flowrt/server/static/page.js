@@ -42,7 +42,7 @@ function choose(id) {
   show();
 }
 
-// The tab tells about trouble without being opened.
+// The tab shows trouble in its title and icon, also while another tab is open.
 function showTab(batch) {
   const failing = [...batches.values()].filter((each) => isRunning(each) && failingShare(each) >= FAILING);
   const icon = failing.length ? "live/icon-failing.svg" : "live/icon.svg";
@@ -65,7 +65,7 @@ function show() {
   showTab(batch);
 }
 
-// -- what arrives ---------------------------------------------------------------------------------------------------
+// -- received state ---------------------------------------------------------------------------------------------------
 
 function remember(batch) {
   const rows = histories.get(batch.id) || [];
@@ -136,7 +136,7 @@ function connect() {
   });
   const timer = setInterval(() => {
     if (source.readyState === EventSource.CLOSED) clearInterval(timer);
-    else if (Date.now() - heard > 15000 && $("link").dataset.state === "live") linked("lost", "nothing heard for a while");
+    else if (Date.now() - heard > 15000 && $("link").dataset.state === "live") linked("lost", "no data for 15 s");
   }, 5000);
 }
 
