@@ -1,4 +1,4 @@
-"""Take out one safeguard after the other and see the test that is there for it fail: `python -m tests.ablation`.
+"""Remove one safeguard at a time and check that its test fails: `python -m tests.ablation`.
 
 Without arguments all are taken out; words select by name. Ends with 1 where a safeguard's test does not notice.
 """
