@@ -244,11 +244,11 @@ def test_workflow_context_is_shared_and_nodes_see_index_and_attempt(run: Run) ->
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
             seen.append((node_context.index, node_context.attempt, node_context.node_id))
             workflow_context.set_global_variable(f"item{node_context.index}", node_context.get_input("x"))
-            assert node_context.get_input("y", "default") == "default"
-            return NodeResult(True)
+            return NodeResult(True, node_context.get_input("y", "default"))
 
     workflow = WorkflowContext(workflow_id="w")
-    run(BatchProcessor(Node("n"), 1).batch([{"x": "a"}, {"x": "b"}], workflow))
+    results = run(BatchProcessor(Node("n"), 1).batch([{"x": "a"}, {"x": "b", "y": None}], workflow))
+    assert results.outputs == ["default", None]
     assert seen == [(0, 1, "n"), (1, 1, "n")]
     assert workflow.global_variables == {"item0": "a", "item1": "b"}
     assert workflow.get_global_variable("none", 5) == 5

@@ -529,12 +529,11 @@ def test_slot_that_leaves_passes_its_awaited_permit_to_the_next(run_virtual: Run
 
 
 def test_adaptive_limit_converges_within_its_bounds(run_virtual: Run) -> None:
-    limits: list[int] = []
+    changes: list[tuple[int, int]] = []
 
     class Watch(Instrument):
         def limit_changed(self, batch: Any) -> None:
-            limits.append(batch.limit)
-            assert batch.limit_change.reason
+            changes.append((batch.limit_change.old, batch.limit))
 
     busy = 0
 
@@ -548,7 +547,9 @@ def test_adaptive_limit_converges_within_its_bounds(run_virtual: Run) -> None:
     processor = BatchProcessor(service, AdaptiveLimit(1, 64), telemetry=False, instruments=[Watch()])
     results = run_virtual(processor.batch(range(5_000)))
     assert results.success_rate == 1
-    assert all(1 <= limit <= 64 for limit in limits)
+    assert [old for old, _ in changes[1:]] == [new for _, new in changes[:-1]]
+    limits = [new for _, new in changes]
+    assert 1 <= min(limits) < max(limits) <= 64
     converged = limits[len(limits) // 2 :]
     assert 4 <= sum(converged) / len(converged) <= 20, "the service handles 8 requests at once"
 
