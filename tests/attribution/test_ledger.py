@@ -25,6 +25,7 @@ from flowrt.attribution.ledger import (
     Ledger,
 )
 from flowrt.attribution.loop_time import BLOCKED, LoopTime
+from flowrt.engine.batch_run import active_batches
 from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 
@@ -147,6 +148,21 @@ def test_stragglers_are_the_tail_after_service() -> None:
 
 def test_stopped_batch_ends_without_a_tail() -> None:
     assert ran(range(100), two_seconds, 10, batch_timeout=5) == {"slots": 5}
+
+
+def test_drained_batch_has_a_tail_from_its_first_empty_slot() -> None:
+    keep = Keep()
+
+    async def node(number: int) -> None:
+        await asyncio.sleep(5 if number else 1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.5, lambda: active_batches(loop)[0].drain("over"))
+        await BatchProcessor(node, 2, instruments=[keep]).batch(range(9))
+
+    run_on(virtual_loop, main())
+    assert bound(keep.batch) == {"slots": 0.5, "service": 0.5, "tail": 4}
 
 
 def test_batch_without_telemetry_has_no_ledger() -> None:
@@ -355,6 +371,16 @@ def test_first_of_several_causes_counts() -> None:
         "rate_limit": 1 * S,
         "consumer": 2 * S,
     }
+
+
+def test_items_left_are_counted_as_the_input_ends_first() -> None:
+    ledger = opened()
+    ledger.input_exhausted(1 * S, 1 * S, 4, ended=True)
+    ledger.input_exhausted(2 * S, 2 * S, 1, ended=True)
+    assert ledger.left == 4
+    ledger.input_available(3 * S)  # a retry is due, so that items wait for slots again
+    ledger.input_exhausted(4 * S, 4 * S, 2, ended=True)
+    assert ledger.left == 2
 
 
 def test_time_after_a_due_beat_is_a_blocked_loop() -> None:

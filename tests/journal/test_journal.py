@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from flowrt.model import BatchResult
 from flowrt.model.json_lines import encode_result
 from tests.conftest import Run
 from tests.examples import examples
-from tests.journal.harness import FINGERPRINT, FakeLoop, FaultyDisk, failure, item, restored, write
+from tests.journal.harness import BROKEN, FINGERPRINT, FakeLoop, FaultyDisk, failure, item, restored, write
 
 
 def test_item_is_reported_durable_only_after_its_sync(path: Path) -> None:
@@ -305,6 +306,28 @@ def test_abort_does_not_write_queued_items(path: Path) -> None:
     journal.append(item(0), 0)
     journal.abort()
     assert loop.durable == loop.lost == []
+    assert restored(path, [0]) == {}
+
+
+def test_abort_does_not_report_a_disk_that_fails_meanwhile(path: Path) -> None:
+    class Failing(FaultyDisk):
+        def sync(self, fd: int) -> None:
+            super().sync(fd)
+            if self.calls.count("sync") > 2:
+                in_sync.set()
+                while not aborting():
+                    time.sleep(0.001)
+                raise OSError(BROKEN, os.strerror(BROKEN))
+
+    def aborting() -> bool:
+        return journal._writer is not None and journal._writer._aborting
+
+    in_sync = threading.Event()
+    journal = FakeLoop().start(Journal(path, FINGERPRINT, disk=Failing()))
+    journal.append(item(0), 0)
+    assert in_sync.wait(60)
+    journal.abort()
+    assert journal.error is not None
     assert restored(path, [0]) == {}
 
 
