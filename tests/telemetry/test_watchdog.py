@@ -42,6 +42,7 @@ def test_blocking_node_is_named_with_stack_while_healthz_answers(run: Run, event
     def deep_inside() -> None:
         blocking.set()
         time.sleep(2.0)  # the culprit
+        unblocked.append(time.monotonic())
 
     async def culprit(item: int) -> int:
         await asyncio.sleep(0.01)
@@ -50,14 +51,14 @@ def test_blocking_node_is_named_with_stack_while_healthz_answers(run: Run, event
         return item
 
     answered: list[float] = []
+    unblocked: list[float] = []
 
     def ask(url: str) -> None:
         blocking.wait(30.0)
         time.sleep(0.1)
-        began = time.monotonic()
         with urllib.request.urlopen(f"{url}/healthz", timeout=30.0) as answer:  # noqa: S310  # our own http URL
             assert answer.read() == b"ok\n"
-        answered.append(time.monotonic() - began)
+        answered.append(time.monotonic())
 
     async def main() -> None:
         async with Runtime(metrics_port=0) as runtime:
@@ -72,7 +73,7 @@ def test_blocking_node_is_named_with_stack_while_healthz_answers(run: Run, event
     BatchProcessor(culprit)  # declares its series
     before = sample("flowrt_loop_stalls_total", node="culprit")
     run(main())
-    assert answered[0] < 1.0
+    assert answered[0] < unblocked[0]
     assert sample("flowrt_loop_stalls_total", node="culprit") == before + 1
     (event,) = [event for event in blocked(events) if event.get("node")]  # a busy machine has stalls without a node
     assert event["level"] == "warning"
