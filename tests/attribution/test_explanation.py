@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from flowrt import BatchProcessor
+from flowrt import BatchProcessor, BatchRecord
 from flowrt._util.cpu_time import CpuTime
-from flowrt.attribution.explanation import explain
-from flowrt.attribution.ledger import CAUSES, Cause
+from flowrt.attribution.explanation import explain, explain_batch, why_overstated
+from flowrt.attribution.ledger import CAUSES, LOOP_BLOCKED, Cause
+from flowrt.attribution.speedup import Speedup
 from flowrt.attribution.stalls import Stall
 
 Run = Callable[[Any], Any]
@@ -107,6 +108,26 @@ def test_several_culprits_share_the_blame() -> None:
     )
 
 
+@pytest.mark.parametrize(("part", "advised"), [(0.5, True), (0.49, False)])
+def test_culprit_of_less_than_half_of_the_time_gets_no_advice(part: float, advised: bool) -> None:
+    text = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, part, node="parse")])
+    assert f"{100 * part:.0f} % by node 'parse'" in text
+    assert ("make what blocks a plain function" in text) is advised
+
+
+def test_stalls_of_a_batch_in_threads_are_its_own_only_as_garbage_collection() -> None:
+    batch = BatchRecord(name="b", node_id="parse", node_type="t", batch_id="own", limit=2, keeps_ledger=True)
+    batch.cpu_time = threads(0.0, 2.0)
+    assert batch.ledger is not None
+    bound_ns = {**dict.fromkeys(CAUSES, 0), "loop_blocked": S}
+    batch.ledger.delays.stalls = [Stall(0, 1.0, node="parse", batch_id="own")]
+    assert "parse" not in explain_batch(batch, bound_ns)
+    batch.ledger.delays.stalls = [Stall(0, 1.0, node="parse", batch_id="own", garbage_collection=True)]
+    assert "by Python's garbage collector" in explain_batch(batch, bound_ns)
+    batch.ledger.delays.stalls = [Stall(0, 1.0, node="other", batch_id="another")]
+    assert "by node 'other'" in explain_batch(batch, bound_ns)
+
+
 def test_garbage_collector_gets_advice_of_its_own() -> None:
     text = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0, garbage_collection=True)])
     assert text.endswith("by Python's garbage collector: batch_as_completed keeps no results for it to go through")
@@ -123,6 +144,41 @@ def test_unknown_culprit_is_found_by_a_watchdog() -> None:
 def test_name_of_a_node_may_hold_braces(node: str) -> None:
     text = explain({"loop_blocked": S}, limit=2, stalls=[Stall(0, 1.0, node=node)])
     assert text.startswith(f"100 % the event loop was blocked by node {node!r}: ")
+
+
+# -- an overstated speedup ---------------------------------------------------------------------------------------------
+
+PARSE = Stall(0, 0.2, node="parse", batch_id="another")
+COMPUTED = "the items computed on one thread, and those that were ready waited for each other"
+
+
+@pytest.mark.parametrize(
+    ("blocked_s", "computing_s", "delayed_s", "stalls", "method", "words"),
+    [
+        (0.2, 0.0, 0.0, [], "held", "something blocked the event loop for 20 % of the time, and the other items"),
+        (0.3, 0.0, 0.0, [PARSE], "held", "node 'parse' blocked the event loop for 30 % of the time"),
+        (0.5, 0.0, 0.0, [PARSE], "held", "something blocked the event loop for 50 % of the time"),
+        (0.3, 0.4, 0.0, [PARSE], "held", COMPUTED),
+        (0.19, 0.2, 0.0, [], "held", COMPUTED),
+        (0.0, 0.19, 4.1, [], "held", COMPUTED),
+        (0.0, 0.19, 4.0, [], "sample", "the items took longer together than alone"),
+        (0.0, 0.19, 4.0, [], "held", "the items waited for each other on one event loop"),
+    ],
+)
+def test_cause_of_an_overstated_speedup(
+    blocked_s: float, computing_s: float, delayed_s: float, stalls: list[Stall], method: Any, words: str
+) -> None:
+    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="own", limit=9, keeps_ledger=True)
+    batch.started_ns, batch.finished_ns = S, 2 * S
+    ledger = batch.ledger
+    assert ledger is not None
+    ledger.open(S)
+    ledger.blocked(LOOP_BLOCKED, S, S + round(blocked_s * S))
+    ledger.close(2 * S)
+    ledger.computing_ns = round(computing_s * S)
+    ledger.delays.known_ns = round(delayed_s * S)
+    ledger.delays.stalls = stalls
+    assert why_overstated(batch, Speedup(9.0, 1.0, 0.9, 1.1, method)).startswith(words)
 
 
 # -- more slots --------------------------------------------------------------------------------------------------------
