@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import fastapi
@@ -23,6 +23,7 @@ import flowrt
 from flowrt.server import READINESS
 from flowrt.server.app import asgi_app
 from flowrt.server.auth import guarded
+from flowrt.server.sse import Events
 
 
 def ask(app: Any, path: str, method: str = "GET", *, root_path: str = "", **headers: str) -> httpx.Response:
@@ -224,6 +225,39 @@ def test_app_works_mounted_twice_in_starlette() -> None:
     app = starlette.applications.Starlette(routes=[starlette.routing.Mount("/outer", routes=[inner])])
     assert "flowrt_build_info" in ask(app, "/outer/inner/metrics").text
     assert ask(app, "/outer/inner/metricsx").status_code == 404
+
+
+def test_prefix_that_is_the_beginning_of_a_name_is_not_stripped() -> None:
+    assert ask(asgi_app(), "/healthz", root_path="/health").text == "ok\n"
+
+
+def test_page_that_was_left_gets_no_further_event() -> None:
+    class Store:
+        frame = b"{}"
+
+        def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+            return lambda: None
+
+        def snapshot(self) -> bytes:
+            return b"{}"
+
+    async def main() -> list[bytes]:
+        sent: list[bytes] = []
+        shown = asyncio.Event()
+
+        async def receive() -> Any:
+            await shown.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+            if len(sent) == 2:
+                shown.set()
+
+        assert await Events(Store()).serve(receive, send) is None  # type: ignore[arg-type]
+        return sent
+
+    assert asyncio.run(main()) == [b"", b"retry: 2000\nevent: snapshot\ndata: {}\n\n", b""]
 
 
 def test_mounted_app_accepts_any_host() -> None:

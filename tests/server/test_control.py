@@ -121,6 +121,35 @@ def test_paused_batch_waits_until_it_is_resumed(server: TelemetryServer, active:
     assert results.report.bound_by["paused"] > 0
 
 
+def test_other_batches_of_the_loop_go_on() -> None:
+    app = asgi_app(live_control=True)
+    statuses: dict[str, str] = {}
+
+    async def main() -> None:
+        release = asyncio.Event()
+
+        async def node(x: int) -> int:
+            await release.wait()
+            return x
+
+        async def batch(name: str) -> None:
+            (result,) = await flowrt.BatchProcessor(node, name=name).batch([1])
+            statuses[name] = result.status
+
+        batches = [asyncio.create_task(batch(name)) for name in ("cancelled", "other")]
+        await asyncio.sleep(0.01)
+        found = {batch["name"]: batch["id"] for batch in json.loads(await asyncio.to_thread(LIVE.snapshot))["batches"]}
+        path = f"/live/batches/{found['cancelled']}/cancel"
+        answer = await asyncio.to_thread(ask, app, path, "POST", origin="http://localhost")
+        assert answer.status_code == 202
+        await batches[0]
+        release.set()
+        await batches[1]
+
+    asyncio.run(main())
+    assert statuses == {"cancelled": "cancelled", "other": "ok"}
+
+
 @pytest.mark.parametrize("action", ["drain", "cancel"])
 def test_paused_batch_can_be_drained_and_cancelled(server: TelemetryServer, active: Active, action: str) -> None:
     assert post(server, f"/live/batches/{batch_id()}/pause")[0] == 202

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -133,6 +134,24 @@ def test_stop_ends_the_thread_and_frees_the_port(server: TelemetryServer) -> Non
     again.stop()
 
 
+def test_stop_ends_an_exchange_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flowrt.server.thread, "_STOP_S", 0.1)
+    asked = threading.Event()
+
+    async def hangs(scope: Any, receive: Any, send: Any) -> None:
+        asked.set()
+        await asyncio.sleep(3600)
+
+    server = TelemetryServer(0, app=hangs)
+    server.start()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert asked.wait(HANG_S)
+        server.stop()
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1000) == b""
+
+
 def test_stop_frees_the_port_if_the_last_sample_fails(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def publish() -> None:
         raise OSError("broken")
@@ -258,10 +277,11 @@ def test_client_that_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -
 
 def test_event_stream_outlives_the_exchange_deadline(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
+    monkeypatch.setattr("flowrt.telemetry.live.store._IDLE_EVERY_S", 0.5)
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
         client.sendall(b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
-        while answer.count(b"event: state") < 2:  # one every two seconds while no batch runs
+        while answer.count(b"event: state") < 3:
             chunk = client.recv(65_536)
             assert chunk
             answer += chunk
@@ -302,9 +322,8 @@ def test_page_policy_forbids_inline_script(server: TelemetryServer) -> None:
             assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_full_pool_aborts_idle_connections_first() -> None:
-    now = [0.0]
-    dropped: list[str] = []
+def fake_connections(names: str, dropped: list[str]) -> dict[str, Any]:
+    """Connections by name, whose abort is recorded."""
 
     class Fake:
         def __init__(self, name: str) -> None:
@@ -314,8 +333,22 @@ def test_full_pool_aborts_idle_connections_first() -> None:
         def abort(self) -> None:
             dropped.append(self.name)
 
+    return {name: Fake(name) for name in names}
+
+
+def test_flood_of_new_connections_loses_its_grace() -> None:
+    dropped: list[str] = []
+    pool = flowrt.server.connection.ConnectionPool(lambda: 0.0, limit=4)
+    for connection in fake_connections("abcdefgh", dropped).values():
+        pool.add(connection)
+    assert dropped == ["a", "b", "c"], "five are 1.25 times the limit"
+
+
+def test_full_pool_aborts_idle_connections_first() -> None:
+    now = [0.0]
+    dropped: list[str] = []
     pool = flowrt.server.connection.ConnectionPool(lambda: now[0], limit=4)
-    each: dict[str, Any] = {name: Fake(name) for name in "abcdefgh"}
+    each = fake_connections("abcdefgh", dropped)
     for name in "abcd":
         pool.add(each[name])
     pool.mark_busy(each["a"])
