@@ -31,7 +31,7 @@ from flowrt import (
     WorkflowContext,
 )
 from flowrt.errors import ExecutorFailedError
-from flowrt.executors.workers import worker_states
+from flowrt.executors.workers import WorkerState, worker_states
 from tests.conftest import run_on
 from tests.executors.worker_nodes import maybe_die, maybe_die_later, nap
 
@@ -47,6 +47,16 @@ def run() -> Run:
 def processor(node: Any, executor: Any, c: int = 20, **settings: Any) -> BatchProcessor[Any, Any]:
     settings = {"telemetry": False} | settings
     return BatchProcessor(node, c, executor=executor, **settings)
+
+
+def ray_states() -> list[WorkerState]:
+    """The actors of all open executors."""
+    return [state for state in worker_states() if state.executor == "ray"]
+
+
+def crashes() -> int:
+    """Number of actors of all open executors that have crashed."""
+    return sum(state.restarts["crash"] for state in ray_states())
 
 
 def square(x: int) -> int:
@@ -95,12 +105,18 @@ def test_results_are_those_of_the_loop(run: Run, executor: Any, node: Any, execu
 
 
 def test_coroutines_run_side_by_side_in_both_actors(run: Run, executor: Any) -> None:
-    results = run(processor(square_later, executor, 50).batch(range(200)))
+    async def main() -> Any:
+        async with asyncio.timeout(120):
+            while sum(state.ready for state in ray_states()) < 2:  # an earlier test has killed one
+                await processor(nap_later, executor).batch([0.1])
+        return await processor(square_later, executor, 50).batch(range(200))
+
+    results = run(main())
     assert [r.output[0] for r in results] == [x * x for x in range(200)]
     pids = {r.output[1] for r in results}
     assert len(pids) == 2
     assert os.getpid() not in pids
-    states = [state for state in worker_states() if state.executor == "ray"]
+    states = ray_states()
     assert {state.pid for state in states} == pids
     assert all(state.ready and state.inflight == 0 and state.resident_bytes for state in states)
 
@@ -207,16 +223,17 @@ def test_culprit_fails_after_three_actors_and_the_others_succeed(
     run: Run, cluster: Any, tmp_path: Path, node: Any
 ) -> None:
     items = items_of(tmp_path, 40, item7={"dies": "SIGKILL"})
+    before = crashes()
 
     async def main() -> Any:
         async with RayExecutor(2) as executor:
-            return await processor(node, executor).batch(items), worker_states()
+            return await processor(node, executor).batch(items), crashes() - before
 
-    results, states = run(main())
+    results, crashed = run(main())
     assert [r.index for r in results if not r.success] == [7]
     assert results[7].error_type == "WorkerCrashed"
     assert all(r.attempts == 1 and r.output == 2 * r.index for r in results if r.success)
-    assert sum(state.restarts["crash"] for state in states if state.executor == "ray") == 3
+    assert crashed == 3
     ran = Counter(map(int, (tmp_path / "log").read_text().split()))
     assert ran[7] == 3
     assert set(ran) == set(range(40))
@@ -225,6 +242,7 @@ def test_culprit_fails_after_three_actors_and_the_others_succeed(
 def test_20_killed_actors_lose_nothing(run: Run, cluster: Any, tmp_path: Path) -> None:
     items = items_of(tmp_path, 5_000)
     rng = random.Random(20)  # noqa: S311  # which actor is killed
+    others = {state.pid for state in ray_states()}
     kills = 0
 
     async def main() -> Any:
@@ -234,7 +252,7 @@ def test_20_killed_actors_lose_nothing(run: Run, cluster: Any, tmp_path: Path) -
             async for result in processor(maybe_die, executor, 50).batch_as_completed(items):
                 results.append(result)
                 if len(results) >= 200 * (kills + 1) and kills < 20:
-                    pids = [state.pid for state in worker_states() if state.executor == "ray" and state.ready]
+                    pids = [state.pid for state in ray_states() if state.ready and state.pid not in others]
                     with contextlib.suppress(ProcessLookupError, IndexError):  # none, or one that is dead already
                         os.kill(rng.choice(pids), signal.SIGKILL)
                         kills += 1
