@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from flowrt import BatchProcessor, WorkflowContext
 from flowrt.executors.remote_errors import RemoteError, RemoteTracebackError
+from flowrt.telemetry.metrics.snapshot import Reader
+from flowrt.telemetry.metrics.store import METRICS
 from tests.executors import worker_nodes as nodes
 
 __all__ = ["DIFFERENCES", "EXECUTORS", "Difference", "alive", "as_markdown", "name_of"]
@@ -175,6 +177,30 @@ def _traceback(executor: Any, _: Path) -> str:
     return "the worker's, as text in the exception's cause"
 
 
+def _place_of_a_nested_batch(executor: Any, _: Path) -> str:
+    results = _batch(nodes.nested(nodes.pid_of_async), [{"items": [1, 2]}, {"items": [3]}], executor)
+    pids = {pid for result in results for pid in result.output["results"]}
+    if pids == {os.getpid()}:
+        return "the driver's event loop"
+    assert os.getpid() not in pids
+    assert all(len(set(result.output["results"])) == 1 for result in results)
+    return "the worker that has the item"
+
+
+def _counts_of_a_nested_batch(executor: Any, _: Path) -> str:
+    before = _items_of("nested")
+    processor = BatchProcessor(nodes.nested(), 2, executor=executor, name="outer")
+    results = asyncio.run(processor.batch([{"items": [1, 2]}, {"items": [3]}]))
+    assert [result.output["succeeded"] for result in results] == [2, 1]
+    return {3: "in the driver's metrics", 0: "not in the driver's metrics"}[_items_of("nested") - before]
+
+
+def _items_of(batch: str) -> int:
+    """Items of a batch that succeeded, in this process's metrics."""
+    (reading,) = [each for each in Reader(METRICS).read() if each.metric.name == "flowrt_items_total"]
+    return int(sum(value for labels, value in reading.rows if labels[0] == batch and labels[-1] == "ok"))
+
+
 def _unloadable_exception(executor: Any, _: Path) -> str:
     (result,) = _batch(nodes.describe, ["odd error"], executor)
     if isinstance(result.exception, nodes.OddError):
@@ -247,6 +273,18 @@ DIFFERENCES: Final = (
         _crash,
         "ends the driver",
         "that item runs again in another worker, its neighbours once",
+    ),
+    Difference(
+        "the batch of a nested `MapNode` runs in",
+        _place_of_a_nested_batch,
+        "the driver's event loop",
+        "the worker that has the item",
+    ),
+    Difference(
+        "the items of a nested batch are counted",
+        _counts_of_a_nested_batch,
+        "in the driver's metrics",
+        "not in the driver's metrics",
     ),
     Difference(
         "a context variable that was set before the batch",

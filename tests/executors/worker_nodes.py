@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -186,6 +188,16 @@ def say(lines: int) -> None:
     sys.stderr.flush()
 
 
+def say_at_the_end(_: Any) -> None:
+    """Print once this process ends."""
+    atexit.register(print, "the end", file=sys.stderr, flush=True)
+
+
+def collector_settings(_: Any) -> tuple[int, int]:
+    """Number of frozen objects, and the threshold of the youngest generation."""
+    return gc.get_freeze_count(), gc.get_threshold()[0]
+
+
 class later:  # noqa: N801  # reads as a decorator
     """A plain function as a coroutine function, which can be pickled."""
 
@@ -231,11 +243,11 @@ class HangsAtFirst(BaseNode):
         return NodeResult(True, node_context.attempt)
 
 
-def nested() -> Any:
+def nested(node: Any = None) -> Any:
     """A MapNode, which runs a batch inside of an item."""
     from flowrt import MapNode
 
-    return MapNode("nested", _first)
+    return MapNode("nested", node or _first)
 
 
 async def _first(item: dict[str, Any]) -> Any:
@@ -244,6 +256,11 @@ async def _first(item: dict[str, Any]) -> Any:
 
 def pid_of(_: Any) -> int:
     """The worker's process id."""
+    return os.getpid()
+
+
+async def pid_of_async(_: Any) -> int:
+    """The same in a coroutine."""
     return os.getpid()
 
 
