@@ -36,6 +36,7 @@ class Kind:
     UNREADABLE: Final = 9  # to the driver: (numbers,) of a frame of several items that could not be loaded
     RETURNED: Final = 10  # to the driver: (numbers,)
     OPENED: Final = 11  # to the driver: (session,), whose node has been loaded
+    PRINTED: Final = 12  # to the driver: (lines,) of standard error, where the transport does not carry it
 
 
 class Status:

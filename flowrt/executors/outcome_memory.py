@@ -25,7 +25,7 @@ class OutcomeMemory:
 
     Attributes:
         running: The number of the plain-function item that runs is its first element, 0 for none; the second is the
-            number of bytes of outcomes.
+            number of bytes of outcomes, the third how much of its standard error was sent, in bytes, if it is a file.
     """
 
     def __init__(self, descriptor: int) -> None:

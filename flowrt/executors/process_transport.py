@@ -255,6 +255,8 @@ class ProcessTransport:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if hasattr(self, "_receiver"):
+            self._read_errors()  # what it printed after the batch's end, or had not written before
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

@@ -118,7 +118,7 @@ class RayCluster:
         self._head = host.strip("[]"), int(port)
         return ray
 
-    def start_actor(self, name: str) -> tuple[Any, tuple[int, str, str, str]]:
+    def start_actor(self, name: str) -> tuple[Any, tuple[int, str, str, str, str]]:
         """Start an actor and wait until it is there.
 
         Args:
@@ -137,7 +137,7 @@ class RayCluster:
         finally:
             self._starters.discard(threading.current_thread())
 
-    def _start_actor(self, ray: Any, name: str) -> tuple[Any, tuple[int, str, str, str]]:
+    def _start_actor(self, ray: Any, name: str) -> tuple[Any, tuple[int, str, str, str, str]]:
         worker: Any = importlib.import_module("flowrt.remote.ray_actor").RayWorker  # lies above this package
         actor = ray.remote(worker).options(max_restarts=0, max_task_retries=0, **self._options).remote()
         about = actor.about.remote()
@@ -166,17 +166,16 @@ class RayCluster:
         found = [f"{free.get(name, 0):g} of {has.get(name, 0):g} {name}" for name, amount in asked.items() if amount]
         return f"each actor needs {', '.join(wanted) or 'nothing'}, and the cluster has {', '.join(found)} free"
 
-    def run_on_node(self, node_id: str, function: Callable[[str], bytes], argument: str) -> bytes:
-        """Call a function in a task on a node; empty if the node is gone."""
+    def run_on_node(self, node_id: str, function: Callable[..., Any], *arguments: str) -> Any:
+        """Call a function in a task on a node; None if the node is gone."""
         ray = self._ray
         if not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
-            return b""
+            return None
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
         there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(argument)
-        result: bytes = ray.get(task, timeout=_READ_TIMEOUT_S)
-        return result
+        task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(*arguments)
+        return ray.get(task, timeout=_READ_TIMEOUT_S)
 
     # -- the head ------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from flowrt._util.daemon_thread import run_in_daemon_thread
-from flowrt.executors.frames import FrameReader, Kind, make_frame, on_the_wire
+from flowrt.executors.frames import Frame, FrameReader, Kind, make_frame, on_the_wire
 from flowrt.executors.outcome_memory import OutcomeMemory, read_outcomes
 from flowrt.executors.ray_cluster import RayCluster
+from flowrt.executors.stderr_file import read_lines
 from flowrt.executors.transport import Death, Receiver, Transport
 
 __all__ = ["RayLauncher", "RayTransport"]
@@ -23,7 +25,9 @@ __all__ = ["RayLauncher", "RayTransport"]
 _CALLS: Final = 3  # with one, what is sent waits for the held call; more give nothing
 _LATER_S: Final = 0.001  # what is sent while a call is out waits this long for more
 _EMPTY_S: Final = 0.0005  # until a call that only fetches
+_LAST_S: Final = 0.1  # for an answer that is there, or never comes
 _MOST_BYTES: Final = 90_000  # of a call: Ray sends more than 100 KB through its object store, at twice the cost
+_SENT: Final = struct.Struct("Q")  # in the memory: how much of standard error was sent
 _MOST_HOW: Final = 300  # characters of Ray's reason
 
 
@@ -60,19 +64,23 @@ class RayTransport:
         actor: Its handle.
         pid: Its process id.
         host: Its host.
-        file: Where it notes the plain-function item that runs, on its host.
         node_id: Its node in the cluster.
+        file: Where it notes the plain-function item that runs, on its host.
+        errors: File of its standard error there; empty if that is no file.
     """
 
     most_bytes: int | None = _MOST_BYTES
 
-    def __init__(self, cluster: RayCluster, actor: Any, pid: int, host: str, file: str, node_id: str) -> None:
+    def __init__(
+        self, cluster: RayCluster, actor: Any, pid: int, host: str, node_id: str, file: str, errors: str
+    ) -> None:
         self.pid = pid
         self.host = host
         self._cluster = cluster
         self._actor = actor
         self._exchange: Any = actor.exchange.remote
         self._file = file
+        self._errors = errors
         self._node_id = node_id
         self._reader = FrameReader()
         self._unsent: deque[bytes] = deque()
@@ -85,6 +93,7 @@ class RayTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._receiver: Receiver
         self._over = False
+        self._last: Any = None  # the call that asked the actor to end
         self._ended: Any = None
 
     # -- the loop ------------------------------------------------------------------------------------------------------
@@ -183,19 +192,24 @@ class RayTransport:
         how = describe(error)
         for line in str(getattr(error, "cause", "")).splitlines():  # of an initializer
             self._receiver.printed(line)
-        run_in_daemon_thread(loop, self._read_memory, "flowrt-crash").add_done_callback(
-            lambda answer: self._report(how, b"" if answer.cancelled() or answer.exception() else answer.result())
+        run_in_daemon_thread(loop, self._read_remains, "flowrt-crash").add_done_callback(
+            lambda answer: self._report(how, None if answer.cancelled() or answer.exception() else answer.result())
         )
 
-    def _report(self, how: str, memory: bytes) -> None:
+    def _report(self, how: str, remains: tuple[bytes, list[str]] | None) -> None:
+        memory, lines = remains or (b"", [])
         running, outcomes = read_outcomes(memory) if memory else (None, [])
+        for line in lines:
+            self._receiver.printed(line)
         self._cluster.unwatch(self)
         self._loop = None
         self._receiver.lost(Death(how, running, outcomes))
 
-    def _read_memory(self) -> bytes:
-        """Read the actor's memory here, or through a task on its node; empty if that is gone, too."""
-        return read_and_remove(self._file) or self._cluster.run_on_node(self._node_id, read_and_remove, self._file)
+    def _read_remains(self) -> tuple[bytes, list[str]] | None:
+        """Read what the actor has left here, or through a task on its node; None if that is gone, too."""
+        files = self._file, self._errors
+        found: tuple[bytes, list[str]] | None = read_remains(*files)
+        return found or self._cluster.run_on_node(self._node_id, read_remains, *files)
 
     def cluster_lost(self) -> None:
         """Take note, in any thread, that the cluster's head is gone."""
@@ -224,16 +238,25 @@ class RayTransport:
         if not self._over and self._cluster.is_connected:
             self._over = True
             with suppress(Exception):  # the actor may have ended
-                self._exchange(self._made, b"".join(on_the_wire(make_frame((Kind.STOP,)))))
+                self._last = self._exchange(self._made, b"".join(on_the_wire(make_frame((Kind.STOP,)))))
                 self._ended = self._actor.__ray_terminate__.remote()
 
     def close(self, timeout_s: float) -> None:
         """Block until the actor has ended, for at most `timeout_s` seconds; then kill it."""
         if self._ended is not None:
             self._cluster.wait(self._ended, timeout_s)
+            with suppress(Exception):  # it has not answered
+                self._report_printed([*(call.result() for call in self._answers), self._last.future().result(_LAST_S)])
         self.kill()
         with suppress(OSError):
             Path(self._file).unlink()
+
+    def _report_printed(self, answers: Sequence[bytes]) -> None:
+        """Report what the actor printed after the batch had ended, or has only now written."""
+        if self._made:  # else there is no receiver
+            for parts in FrameReader().feed(b"".join([answer[8:] for answer in answers])):
+                if Frame.of(parts).envelope[0] == Kind.PRINTED:
+                    self._receiver.received(parts)
 
     def __repr__(self) -> str:
         return f"<RayTransport: pid {self.pid} on {self.host}, {self._calls} calls in flight>"
@@ -248,15 +271,23 @@ def open_memory(file: str) -> OutcomeMemory | None:
         return None
 
 
-def read_and_remove(file: str) -> bytes:
-    """Read and remove the file of a worker's memory; empty if there is none."""
+def read_remains(file: str, errors: str) -> tuple[bytes, list[str]] | None:
+    """Read what a worker that has ended has left; None if its memory is not on this host.
+
+    Args:
+        file: The file of its memory, which is removed.
+        errors: The file of its standard error.
+
+    Returns:
+        The memory, and the lines of standard error that it has not sent.
+    """
     path = Path(file)
     try:
         data = path.read_bytes()
         path.unlink()
     except OSError:
-        return b""
-    return data
+        return None
+    return data, read_lines(errors, _SENT.unpack_from(data, 16)[0], whole=True)[0]
 
 
 def describe(error: BaseException) -> str:

@@ -192,6 +192,9 @@ class RemoteLink:
             self._owner.link_ready(self)
         elif kind == Kind.OPENED:
             self._opened(frame.envelope[1])
+        elif kind == Kind.PRINTED:
+            for line in frame.envelope[1]:
+                self.printed(line)
         elif kind == Kind.UNREADABLE or kind == Kind.RETURNED:
             back = [self.entries.pop(number) for number in frame.envelope[1] if number in self.entries]
             for entry in back:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import pickle
 import platform
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 from flowrt.executors.frames import Frame, FrameReader, Kind, make_frame, on_the_wire
 from flowrt.executors.outcome_memory import MEMORY_BYTES, OutcomeMemory
+from flowrt.executors.stderr_file import own_stderr_file, read_lines
 from flowrt.remote.runner import Runner
 
 __all__ = ["RayWorker"]
@@ -30,6 +32,7 @@ _PREFIX: Final = "flowrt-ray-"
 _STALE_S: Final = 60.0  # its driver has read the memory of a dead worker by then
 _CALLS: Final = 3  # in flight; with all of them here, the driver could send nothing
 _MOST_BYTES: Final = 90_000  # of an answer; Ray sends more than 100 KB through its object store
+_PRINTED_S: Final = 1.0  # what items print that run on is sent this often
 _SWITCH_S: Final = 0.001  # a plain function that computes lets the loop's thread read and write this often
 _SHARED: Final = Path("/dev/shm")  # noqa: S108  # the file's name cannot be guessed
 
@@ -50,6 +53,9 @@ class RayWorker:
             self._memory = OutcomeMemory(descriptor)
         finally:
             os.close(descriptor)
+        atexit.register(self._stopped)  # of a worker that its driver no longer wants before it is ready
+        self._errors = own_stderr_file()
+        self._memory.running[2] = os.fstat(2).st_size if self._errors else 0
         self._reader = FrameReader()
         self._next_call = 0
         self._early: dict[int, bytes] = {}
@@ -62,13 +68,14 @@ class RayWorker:
         self._loop: asyncio.AbstractEventLoop
         self._thread: int
 
-    async def about(self) -> tuple[int, str, str, str]:
-        """The process, its host, the file in which it notes the plain-function item that runs, and its node's id."""
+    async def about(self) -> tuple[int, str, str, str, str]:
+        """The process, its host, its node's id, the file of its memory, and that of its standard error."""
         import ray  # noqa: PLC0415  # the driver's side of this module needs none
 
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        return os.getpid(), platform.node(), str(self._file), ray.get_runtime_context().get_node_id()
+        self._watch_stderr()
+        return os.getpid(), platform.node(), ray.get_runtime_context().get_node_id(), str(self._file), self._errors
 
     async def exchange(self, call: int, data: bytes) -> bytes:
         """Take messages, and return those that are ready within a window.
@@ -120,6 +127,8 @@ class RayWorker:
         self._look()
 
     def _stopped(self) -> None:
+        if (telemetry := sys.modules.get("flowrt.remote.telemetry")) is not None:
+            telemetry.close_logs()  # the last answer has their lines
         with suppress(OSError):
             self._file.unlink()
 
@@ -152,6 +161,10 @@ class RayWorker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._has_printed():
+            lines, self._memory.running[2] = read_lines(self._errors, int(self._memory.running[2]))
+            if lines:
+                self._ready.appendleft(b"".join(on_the_wire(make_frame((Kind.PRINTED, lines)))))
         answers = 0
         while self._held and (not answers or self._ready or not self._is_active()):
             answers += 1
@@ -164,6 +177,15 @@ class RayWorker:
             if not answer.done():
                 answer.set_result(b"".join(parts))
         self._look()
+
+    def _has_printed(self) -> bool:
+        return bool(self._errors) and os.fstat(2).st_size > self._memory.running[2]
+
+    def _watch_stderr(self) -> None:
+        """Send what was printed although no item has ended."""
+        self._loop.call_later(_PRINTED_S, self._watch_stderr)
+        if self._held and self._has_printed():
+            self._release()
 
     def _is_active(self) -> bool:
         return self._starting or self._runner is None or bool(self._runner.active)

@@ -12,10 +12,11 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from flowrt.telemetry.logs.setup import LogSetup
 from flowrt.telemetry.tracing.setup import TraceSetup
 
-__all__ = ["attach", "detach", "flush", "set_up"]
+__all__ = ["attach", "close_logs", "detach", "flush", "set_up"]
 
 _FLUSH_S = 1.0
 _traces: list[TraceSetup] = []
+_logs: list[LogSetup] = []
 detach = context.detach
 
 
@@ -23,8 +24,8 @@ def set_up(settings: dict[str, Any]) -> None:
     """Log and trace as the driver does, once."""
     if not _traces:
         if "log_level" in settings:
-            logs = LogSetup("json", settings["log_level"])
-            atexit.register(logs.close, _FLUSH_S)
+            _logs.append(LogSetup("json", settings["log_level"]))
+            atexit.register(close_logs)
         if "otlp_endpoint" in settings:
             _traces.append(TraceSetup(settings["service_name"], settings["otlp_endpoint"]))
             atexit.register(_traces[0].close, _FLUSH_S)
@@ -35,6 +36,12 @@ def attach(ids: bytes) -> Any:
     trace_id, span_id = int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:24], "big")
     span_context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(ids[24]))
     return context.attach(trace.set_span_in_context(NonRecordingSpan(span_context)))
+
+
+def close_logs() -> None:
+    """Write the lines that wait; later ones are written at once."""
+    for logs in _logs:
+        logs.close(_FLUSH_S)
 
 
 def flush() -> None:

@@ -223,7 +223,22 @@ def test_spans_of_a_worker_nest_under_the_items_span() -> None:
     assert [r.output for r in results] == [(r.trace_id, r.span_id, True) for r in results]
 
 
-def test_lines_of_standard_error_become_rate_limited_events(caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_that_a_worker_writes_last_are_seen_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with ProcessesExecutor(1) as executor:
+            await processor(nodes.say_at_the_end, executor).batch([1])
+
+    with caplog.at_level(logging.INFO, logger="flowrt"):
+        run(main())
+    (line,) = [r.getMessage() for r in caplog.records if "worker.stderr" in r.getMessage()]
+    assert "the end" in line
+
+
+def test_lines_of_standard_error_become_rate_limited_events(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowrt.telemetry.worker_events._allowances", {})  # an earlier test has used some
+
     async def main() -> None:
         async with ProcessesExecutor(1) as executor:
             await processor(nodes.say, executor).batch([200, 0])
