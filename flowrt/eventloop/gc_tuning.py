@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-__all__ = ["GcPauses", "restore_gc", "tune_gc"]
+__all__ = ["GcPauses", "freeze_loaded", "restore_gc", "tune_gc"]
 
 _YOUNG: Final = 5_000  # above this, the cost per item does not change any more, and pauses get longer
 _MOST_PAUSES: Final = 64
@@ -50,6 +50,13 @@ def tune_gc() -> None:
         if 0 < young < _YOUNG:  # 0 means that the collector is off
             gc.set_threshold(_YOUNG, *older)
             _tuning.before = young
+
+
+def freeze_loaded() -> None:
+    """Freeze what was loaded since `tune_gc`, if that has frozen objects: every full collection would look at it."""
+    with _tuning.lock:
+        if _tuning.frozen:
+            gc.freeze()
 
 
 def restore_gc() -> None:

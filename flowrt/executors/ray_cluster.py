@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from flowrt.errors import ClusterLostError, ExecutorFailedError
+from flowrt.eventloop.gc_tuning import freeze_loaded
 
 __all__ = ["RayCluster"]
 
@@ -154,7 +155,9 @@ class RayCluster:
                 self.kill(actor)
                 raise ExecutorFailedError(f"no Ray actor has started within {self._start_timeout_s:g} s: {why}")
         found = ray.get(about)
-        self._started = True
+        if not self._started:
+            self._started = True
+            freeze_loaded()  # some 50,000 objects of Ray
         return actor, found
 
     def _why_pending(self) -> str:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from flowrt.eventloop.gc_tuning import tune_gc
 from flowrt.executors.frames import Frame, FrameReader, Kind, make_frame, on_the_wire
 from flowrt.executors.outcome_memory import OutcomeMemory
 from flowrt.remote.runner import Runner
@@ -42,6 +43,7 @@ def main(socket_fd: int, memory_fd: int, parent: int) -> None:
     memory = OutcomeMemory(memory_fd)
     hello, rest = _read_hello(connection)
     _apply(hello)
+    tune_gc()
     sys.setswitchinterval(_SWITCH_S)
     ready = threading.Event()
     runners: list[Runner] = []

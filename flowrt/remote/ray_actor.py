@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from flowrt.eventloop.gc_tuning import tune_gc
 from flowrt.executors.frames import Frame, FrameReader, Kind, make_frame, on_the_wire
 from flowrt.executors.outcome_memory import MEMORY_BYTES, OutcomeMemory
 from flowrt.executors.stderr_file import own_stderr_file, read_lines
@@ -114,6 +115,7 @@ class RayWorker:
         except BaseException:
             self._loop.call_soon_threadsafe(self._fail, traceback.format_exc())
             return
+        tune_gc()
         self._loop.call_soon_threadsafe(self._send_ready)
         runner.serve()
 

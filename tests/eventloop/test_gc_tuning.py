@@ -11,7 +11,7 @@ import pytest
 
 import flowrt
 from flowrt import BatchProcessor, Runtime
-from flowrt.eventloop.gc_tuning import GcPauses
+from flowrt.eventloop.gc_tuning import GcPauses, freeze_loaded
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,20 @@ def test_start_up_objects_are_frozen_until_the_last_runtime_ends() -> None:
         return [count > 0 for count in counts]
 
     assert asyncio.run(main()) == [True, True, True, False]
+
+
+def test_what_is_loaded_later_is_frozen_only_inside_a_runtime() -> None:
+    async def main() -> tuple[int, int]:
+        async with Runtime(log_level="ERROR"):
+            before = gc.get_freeze_count()
+            loaded = [[number] for number in range(10_000)]
+            freeze_loaded()
+            return len(loaded), gc.get_freeze_count() - before
+
+    loaded, frozen = asyncio.run(main())
+    assert frozen >= loaded
+    freeze_loaded()
+    assert gc.get_freeze_count() == 0
 
 
 def test_objects_frozen_by_other_code_stay_frozen() -> None:

@@ -234,6 +234,17 @@ def test_lines_that_a_worker_writes_last_are_seen_when_it_ends(caplog: pytest.Lo
     assert "the end" in line
 
 
+def test_worker_freezes_what_it_has_loaded() -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(1) as executor:
+            return await processor(nodes.collector_settings, executor).batch([1])
+
+    (result,) = run(main())
+    frozen, young = result.output
+    assert frozen > 1_000
+    assert young == 5_000
+
+
 def test_lines_of_standard_error_become_rate_limited_events(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
