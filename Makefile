@@ -46,8 +46,8 @@ parts:  # one after the other, since apt-get is for one at a time
 	@$(MAKE) --no-print-directory grafana
 
 .PHONY: bench-ray
-bench-ray: $(VENV)/.ray  ## Measure items on a local Ray beside Ray's own ways, in about three minutes
-	$(BIN)/python -m bench.on_ray
+bench-ray: $(VENV)/.ray  ## Measure items on a local Ray beside Ray's own ways, in about five minutes; then make bench-draw
+	$(BIN)/python -m bench all --ray
 
 .PHONY: demo-ray
 demo-ray: $(VENV)/.ray  ## Run the demo's job on a local Ray cluster that loses a node in mid-run

@@ -67,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     everything.add_argument(
         "--peers", action="store_const", const="peers", dest="group", help="measure the peers, nearly two hours"
     )
+    everything.add_argument(
+        "--ray", action="store_const", const="ray", dest="group", help="measure actors on a local Ray, five minutes"
+    )
     gate = commands.add_parser("gate", help="compare this code's cost with the record")
     gate.add_argument("--record", action="store_true", help="write the record that later commits are compared with")
     commands.add_parser("draw", help="draw the charts of the checked-in results")

@@ -15,10 +15,14 @@ __all__ = ["about", "last_core", "now"]
 _PACKAGES = ("uvloop", "nadoo-flow-core", "opentelemetry-sdk", "prometheus-client", "structlog")
 
 
-def about() -> dict[str, object]:
-    """Machine, versions, commit, and settings of the garbage collector."""
+def about(*more: str) -> dict[str, object]:
+    """Machine, versions, commit, and settings of the garbage collector.
+
+    Args:
+        more: Packages whose versions matter beside those of every suite.
+    """
     packages = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -16,6 +16,7 @@ from bench.journal import journal_tables
 from bench.measure import figures, ratios
 from bench.memory import MEMORY, MEMORY_PEERS
 from bench.nested import nested_ratios, nested_tables
+from bench.on_ray import of_ray_rounds, ray_tables
 from bench.parts import DIFFERENCES, PARTS
 from bench.prices import PRICES
 from bench.processes import of_rounds, process_tables
@@ -458,6 +459,17 @@ def _process_targets(measured: Measured) -> Iterator[Target]:
         yield Target(f"wall time of joblib at {label}", of_rounds(measured, f"flowrt {label}", f"joblib {label}"), 1.1)
 
 
+def _ray_targets(measured: Measured) -> Iterator[Target]:
+    for at_once, bound in (("1,000", 12), ("100", 30)):
+        samples = of_ray_rounds(measured, f"c={at_once.replace(',', '')}")
+        yield Target(f"CPU of the driver, no-op in an actor, {at_once} at once, µs", samples, bound)
+    yield Target("the same with 1,000 at once, of Ray Data", of_ray_rounds(measured, "c=1000", "data"), 1)
+    calls = of_ray_rounds(measured, "calls", "c=100")
+    yield Target("CPU of a Ray call per item over flowrt, 100 at once", calls, 20, at_most=False)
+    yield Target("round trip to an actor, ms", [us / 1e3 for us in of_ray_rounds(measured, "round trip")], 3.5)
+    yield Target("10,000 x 50 ms over 2 x 250 in actors, of the ideal", of_ray_rounds(measured, "naps"), 1.3)
+
+
 def _cost_targets(measured: Measured) -> Iterator[Target]:
     for name, bound in (("retries", 1.4), ("threads", 1.3)):
         if name in measured["costs"]:
@@ -495,6 +507,7 @@ _TABLES: Final[dict[str, Callable[[Measured], Iterator[Table]]]] = {
     "waiting": waiting_tables,
     "nested": nested_tables,
     "processes": process_tables,
+    "ray": ray_tables,
     "costs": cost_tables,
     "item_task": item_task_tables,
 }
@@ -511,6 +524,7 @@ _TARGETS: Final[dict[str, Callable[[Measured], Iterator[Target]]]] = {
     "waiting": _waiting_targets,
     "nested": _nested_targets,
     "processes": _process_targets,
+    "ray": _ray_targets,
     "costs": _cost_targets,
     "item_task": _item_task_targets,
 }

@@ -15,6 +15,7 @@ from bench.journal import WAYS, measure_journal
 from bench.measure import measure
 from bench.memory import MEMORY, MEMORY_PEERS, measure_memory
 from bench.nested import NESTED, measure_nested
+from bench.on_ray import ON_RAY, measure_ray
 from bench.parts import PARTS, measure_parts
 from bench.prices import PRICES, measure_prices
 from bench.processes import PROCESSES, measure_processes
@@ -29,7 +30,7 @@ from bench.workloads import WORKLOADS, Workload
 __all__ = ["SUITES", "Choice", "Suite", "suite"]
 
 Say = Callable[[str], None]
-Group = Literal["main", "more", "peers"]
+Group = Literal["main", "more", "peers", "ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Suite:
         rounds: Runs of each arm.
         run: Measures the suite.
         workloads: Workloads to choose from, if there is a choice.
-        group: `main` runs with `all`, `more` and `peers` with its options.
+        group: `main` runs with `all`, the others with its options.
     """
 
     name: str
@@ -201,6 +202,14 @@ SUITES: Final = (
         3,
         _divided(measure_processes),
         group="more",
+    ),
+    Suite(
+        "ray",
+        "actors on a local Ray: the driver's cost, round trips and waits, beside a call per item, Ray Data and Dask",
+        ON_RAY,
+        3,
+        _divided(measure_ray),
+        group="ray",
     ),
     Suite(
         "costs",
