@@ -183,3 +183,18 @@ import signal, flowrt
 answer(signal.getsignal(signal.SIGINT) is signal.{handler})
 """
     assert python(code) is True
+
+
+def test_runtime_loads_neither_protobuf_nor_uvicorn_before_they_are_needed() -> None:
+    code = """
+import asyncio, flowrt, flowrt.server
+flowrt.server.TelemetryServer(0).stop()
+uvicorn = "uvicorn" in sys.modules
+
+async def main():
+    async with flowrt.Runtime(otlp_endpoint="http://127.0.0.1:9", log_level="CRITICAL"):
+        answer([uvicorn, "google.protobuf" in sys.modules])
+
+asyncio.run(main())
+"""
+    assert python(code) == [False, False]

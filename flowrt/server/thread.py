@@ -13,12 +13,9 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from uvicorn.server import ServerState
-
 from flowrt._util.trace_url import check_trace_url
 from flowrt.server.app import TelemetryApp
 from flowrt.server.auth import check_token, guarded
-from flowrt.server.connection import HEAD_BYTES, Config, Connection, ConnectionPool, Handshake
 from flowrt.server.responses import ASGIApp
 from flowrt.telemetry.live import LIVE
 
@@ -27,6 +24,7 @@ __all__ = ["TelemetryServer"]
 _KEEP_ALIVE_S: Final = 5
 _HANDSHAKE_S: Final = 10.0
 _STOP_S: Final = 1.0
+_START_S: Final = 5.0
 
 _Path = str | os.PathLike[str]
 
@@ -95,12 +93,13 @@ class TelemetryServer:
         self._thread = threading.Thread(target=self._run, name="flowrt-server", daemon=True)
 
     def start(self) -> None:
-        """Serve until `stop()`."""
-        self._thread.start()
-        self._ready.wait(5.0)
+        """Serve until `stop()`, from when the thread has imported uvicorn."""
+        self._thread.start()  # until it serves, the bound socket keeps the connections
 
     def stop(self) -> None:
         """Stop serving. Active requests have one second to end. Later calls do nothing."""
+        if self._thread.ident is not None:
+            self._ready.wait(_START_S)
         loop, app = self._loop, self._own_app
         if loop is not None:
             if app is not None and self._thread.is_alive():
@@ -120,6 +119,16 @@ class TelemetryServer:
             self._ready.set()
 
     async def _serve(self) -> None:
+        from uvicorn.server import ServerState  # noqa: PLC0415  # loading it would take a third of a Runtime's start
+
+        from flowrt.server.connection import (  # noqa: PLC0415
+            HEAD_BYTES,
+            Config,
+            Connection,
+            ConnectionPool,
+            Handshake,
+        )
+
         self._loop = loop = asyncio.get_running_loop()
         config = Config(
             self._app,

@@ -52,6 +52,40 @@ def exchange(server: TelemetryServer, *packets: bytes) -> bytes:
         return answer
 
 
+def test_request_waits_while_the_server_is_still_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, run = threading.Event(), TelemetryServer._run
+
+    def slow(self: TelemetryServer) -> None:
+        assert loaded.wait(HANG_S)
+        run(self)
+
+    monkeypatch.setattr(TelemetryServer, "_run", slow)
+    server = TelemetryServer(0)
+    server.start()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        loaded.set()
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+    server.stop()
+    assert not server._thread.is_alive()
+
+
+def test_server_that_is_stopped_while_it_loads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, crashes = TelemetryServer._run, []
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
+
+    def slow(self: TelemetryServer) -> None:
+        time.sleep(0.2)
+        run(self)
+
+    monkeypatch.setattr(TelemetryServer, "_run", slow)
+    server = TelemetryServer(0)
+    server.start()
+    server.stop()
+    assert not server._thread.is_alive()
+    assert crashes == []
+
+
 def test_server_binds_the_loopback_address_only(server: TelemetryServer) -> None:
     assert server.url == f"http://127.0.0.1:{server.port}"
     assert get(f"{server.url}/healthz") == (200, b"ok\n")
@@ -410,7 +444,7 @@ def test_connection_rejoins_the_pool_after_a_stream(method: str, app: Any, monke
             super().__init__(clock)
             pools.append(self)
 
-    monkeypatch.setattr(flowrt.server.thread, "ConnectionPool", Recorded)
+    monkeypatch.setattr(flowrt.server.connection, "ConnectionPool", Recorded)
     with after_a_stream(method, app):
         deadline = time.monotonic() + HANG_S
         while not pools[0]._idle and time.monotonic() < deadline:

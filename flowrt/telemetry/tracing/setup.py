@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -181,12 +182,13 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
             f"not {loggable(otlp_endpoint)!r}"
         )
     settings = read_settings(otlp_endpoint)
-    try:
-        from opentelemetry.exporter.otlp.proto.common import trace_encoder  # noqa: PLC0415  # an extra
-    except ImportError:
-        raise MissingExtraError("export over OTLP", "opentelemetry-exporter-otlp-proto-common", "otlp") from None
+    if not _is_installed("opentelemetry.exporter.otlp.proto.common.trace_encoder"):
+        raise MissingExtraError("export over OTLP", "opentelemetry-exporter-otlp-proto-common", "otlp")
 
     def encode_others(spans: Sequence[ReadableSpan]) -> bytes:
+        # at the first span that is not flowrt's own: it loads all of protobuf
+        from opentelemetry.exporter.otlp.proto.common import trace_encoder  # noqa: PLC0415
+
         request: bytes = trace_encoder.encode_spans(spans).SerializeToString()
         return request
 
@@ -194,6 +196,13 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
         return encode_spans(spans, encode_others)
 
     return SpanPipeline(make_transport(settings), encode, takes_plain=True, **_pipeline_settings())
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # of a package that it is in
+        return False
 
 
 def _over_grpc() -> bool:
