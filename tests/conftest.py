@@ -7,11 +7,11 @@ import signal
 import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
-import looptime
 import pytest
 import uvloop
 from opentelemetry import trace
@@ -20,8 +20,12 @@ from opentelemetry.util._once import Once
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.tracing import setup
+from flowrt.testing import run_on
+from flowrt.whatif.virtual_clock_loop import VirtualLoop
 from tests import examples
 from tests.forked import Forks
+
+pytest_plugins = ["flowrt.testing.plugin"]
 
 _as_it_is = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())  # CI has its own profile
 hypothesis.settings.register_profile("here", _as_it_is, max_examples=examples.examples(_as_it_is.max_examples))
@@ -31,16 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job of 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class VirtualTimeLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):
-    """Event loop in virtual time: a day of sleeping takes milliseconds."""
-
-
-def virtual_loop() -> asyncio.AbstractEventLoop:
-    """Return a virtual-time loop that starts at 0."""
-    loop = VirtualTimeLoop()
-    loop.setup_looptime(start=0, idle_step=None)
-    return loop
-
+virtual_loop = partial(VirtualLoop, patience_s=5.0)
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -51,23 +46,6 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
-def run_on(factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end and assert that it leaves no task behind."""
-
-    async def guarded() -> Any:
-        before = asyncio.all_tasks()
-        try:
-            return await main
-        finally:
-            for _ in range(5):
-                await asyncio.sleep(0)
-            left = asyncio.all_tasks() - before
-            assert not left, f"tasks left behind: {left}"
-
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(guarded())
-
-
 LOOP_NAMES = ("asyncio", "uvloop")
 
 
@@ -76,12 +54,6 @@ def run(request: pytest.FixtureRequest) -> Run:
     """Runs a coroutine on a real loop: one test with asyncio's, one with uvloop's."""
     factory = LOOPS[request.param]
     return lambda main: run_on(factory, main)
-
-
-@pytest.fixture
-def run_virtual() -> Run:
-    """Runs a coroutine in virtual time."""
-    return lambda main: run_on(virtual_loop, main)
 
 
 ON_ONE_PYTHON = (

@@ -73,9 +73,9 @@ from flowrt.testing import (
     cancels_itself,
     capture_telemetry,
     raises,
+    run_virtual,
     sleeps,
 )
-from tests.conftest import run_on, virtual_loop
 from tests.examples import examples
 from tests.executors.worker_nodes import segfault_at_five
 from tests.forked import Forks
@@ -551,7 +551,7 @@ def test_14_exit_in_a_node_propagates_after_its_siblings_ended(
         assert raised.value.args == (7,)
         assert (watch.running, watch.cleaned_up) == (0, 4)
 
-    run_on(virtual_loop, caught())
+    run_virtual(caught())
     oracle.check(failed=1, cancelled=4)
 
 
@@ -1391,7 +1391,7 @@ def test_in_flight_equals_the_limit_while_work_waits_and_never_exceeds_it(
             await asyncio.sleep(1)
         assert all(r.error_type != "AssertionError" for r in await batch)
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -1412,7 +1412,7 @@ def test_results_equal_a_sequential_model_at_any_concurrency(
             return sorted(streamed, key=lambda r: r.index)
         return await processor.batch(lazily() if way == "lazy" else inputs)
 
-    results = run_on(virtual_loop, main())
+    results = run_virtual(main())
     assert [r.index for r in results] == list(range(len(inputs)))
     assert [r.input_data for r in results] == inputs
     assert seen(results) == model(inputs, item_timeout)
@@ -1424,8 +1424,8 @@ def test_results_equal_a_sequential_model_at_any_concurrency(
 def test_permuted_inputs_give_permuted_results(given_: tuple[list[tuple[int, str]], list[int]], c: int) -> None:
     inputs, order = given_
     processor = BatchProcessor(scripted, c, item_timeout=2.5, telemetry=False)
-    straight = run_on(virtual_loop, processor.batch(inputs))
-    permuted = run_on(virtual_loop, processor.batch([inputs[place] for place in order]))
+    straight = run_virtual(processor.batch(inputs))
+    permuted = run_virtual(processor.batch([inputs[place] for place in order]))
     assert seen(permuted) == [seen(straight)[place] for place in order]
 
 
@@ -1452,7 +1452,7 @@ def test_counters_equal_results_however_the_batch_ends(
     before = counters()
     results: list[BatchResult] | None = None
     with contextlib.suppress(ValueError, TimeoutError, ItemFailedError) if fail_fast else contextlib.nullcontext():
-        results = run_on(virtual_loop, processor.batch(inputs))
+        results = run_virtual(processor.batch(inputs))
     assert counters() - before == finished
     if results is not None:
         assert Counter(r.status for r in results) == finished
@@ -1566,4 +1566,4 @@ def test_every_exit_ends_in_time_with_each_item_finished_once(
         assert node.running == 0
         assert [item.status for item, _ in finished] == [state for _, state in finished], "finished is final"
 
-    run_on(virtual_loop, main())
+    run_virtual(main())

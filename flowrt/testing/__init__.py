@@ -19,7 +19,7 @@ from flowrt.testing.nodes import (
     sleeps,
 )
 from flowrt.testing.telemetry import CapturedTelemetry, capture_telemetry
-from flowrt.testing.virtual_time import run_virtual
+from flowrt.testing.virtual_time import run_on, run_virtual
 
 __all__ = [
     "ODD_EXCEPTIONS",
@@ -34,6 +34,7 @@ __all__ = [
     "hangs",
     "raises",
     "returns",
+    "run_on",
     "run_virtual",
     "sleeps",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
@@ -36,11 +36,13 @@ class Call:
         index: Index of the item, None outside a batch.
         attempt: 1 for the first attempt.
         input_data: The input.
+        at_s: Time of its start on the loop's clock, in seconds; calls are equal whenever they started.
     """
 
     index: int | None
     attempt: int
     input_data: Any
+    at_s: float = field(default=0.0, compare=False)
 
 
 class ScriptedNode(BaseNode):
@@ -78,7 +80,7 @@ class ScriptedNode(BaseNode):
         """Take the step of this attempt."""
         index, attempt = node_context.index, node_context.attempt
         steps = self._steps if index is None else self._items.get(index, self._steps)
-        self.calls.append(Call(index, attempt, node_context.input_data))
+        self.calls.append(Call(index, attempt, node_context.input_data, asyncio.get_running_loop().time()))
         self.running += 1
         self.peak = max(self.peak, self.running)
         try:

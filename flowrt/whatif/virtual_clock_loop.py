@@ -15,32 +15,37 @@ _RESOLUTION_S: Final = 1e-7
 
 
 class _Jumping(selectors.SelectSelector):
-    """Selector that never waits: it advances the clock by the timeout instead."""
+    """Selector that does not wait for a timer: it advances the clock by the timeout instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
         super().__init__()
         self.now_s = 0.0
+        self._patience_s = patience_s
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what is ready now; if nothing is, advance the clock by `timeout` seconds.
 
         Raises:
-            RuntimeError: No timer is set, so that nothing would ever happen.
+            RuntimeError: No timer is set, and nothing from outside the loop came either.
         """
-        ready = super().select(0)
+        ready = super().select(self._patience_s if timeout is None else 0)
         if ready:
             return ready
         if timeout is None:
-            raise RuntimeError("the replay is at a standstill: every task waits, and no timer is set")
+            raise RuntimeError("virtual time is at a standstill: every task waits, and no timer is set")
         self.now_s += max(0.0, timeout)
         return ready
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Event loop for coroutines that await only timers and each other; takes no real time to sleep."""
+    """Event loop for coroutines that await only timers and each other; takes no real time to sleep.
 
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
+    Args:
+        patience_s: How long to wait for a thread where every task waits and no timer is set, in real seconds.
+    """
+
+    def __init__(self, patience_s: float = 0.0) -> None:
+        self._jumping = _Jumping(patience_s)
         super().__init__(self._jumping)
         # timers this close to now are due: after years of virtual time, a float resolves no smaller difference, and a
         # timer below its resolution would never be due

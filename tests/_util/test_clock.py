@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from flowrt._util.clock import clock_of
-from tests.conftest import virtual_loop
+from flowrt.whatif.virtual_clock_loop import VirtualLoop
 
 
 @pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
@@ -21,7 +21,7 @@ def test_real_loops_are_timed_by_the_performance_counter(factory: Any) -> None:
 
 
 def test_virtual_loop_is_timed_by_itself() -> None:
-    loop = virtual_loop()
+    loop = VirtualLoop()
     clock = clock_of(loop)
     before = clock()
     loop.run_until_complete(asyncio.sleep(86_400))

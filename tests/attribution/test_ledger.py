@@ -26,7 +26,7 @@ from flowrt.attribution.ledger import (
 )
 from flowrt.attribution.loop_time import BLOCKED, LoopTime
 from flowrt.engine.batch_run import active_batches
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 from tests.examples import examples
 
 Run = Callable[[Any], Any]
@@ -70,7 +70,7 @@ def ran(inputs: Any, node: Any, limit: int, consumer_s: float | None = None, **o
         async for _ in processor.batch_as_completed(inputs):
             await asyncio.sleep(consumer_s)
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
     return bound(keep.batch)
 
 
@@ -161,15 +161,15 @@ def test_drained_batch_has_a_tail_from_its_first_empty_slot() -> None:
         loop.call_later(0.5, lambda: active_batches(loop)[0].drain("over"))
         await BatchProcessor(node, 2, instruments=[keep]).batch(range(9))
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
     assert bound(keep.batch) == {"slots": 0.5, "service": 0.5, "tail": 4}
 
 
 def test_batch_without_telemetry_has_no_ledger() -> None:
     keep = Keep()
-    run_on(virtual_loop, BatchProcessor(two_seconds, telemetry=False, instruments=[keep]).batch([1]))
+    run_virtual(BatchProcessor(two_seconds, telemetry=False, instruments=[keep]).batch([1]))
     assert keep.batch.ledger is None
-    run_on(virtual_loop, BatchProcessor(two_seconds, telemetry=Telemetry(ledger=False), instruments=[keep]).batch([1]))
+    run_virtual(BatchProcessor(two_seconds, telemetry=Telemetry(ledger=False), instruments=[keep]).batch([1]))
     assert keep.batch.ledger is None
 
 
@@ -329,7 +329,7 @@ def test_every_instant_has_one_cause(
             await asyncio.wait([eye])
             assert eye.cancelled()
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
     if watch.batch is None:
         return
     assert watch.batch.ledger is not None

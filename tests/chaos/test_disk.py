@@ -16,9 +16,9 @@ import pytest
 from flowrt import BatchProcessor, FunctionNode
 from flowrt.errors import JournalDamagedError, JournalDiskError
 from flowrt.journal import Journal, records
+from flowrt.testing import run_virtual
 from tests.chaos.harness import CONCURRENCY, FULL, WORDS, executions, finish, make_job, outcomes
 from tests.chaos.test_sigkill import Expected
-from tests.conftest import run_on, virtual_loop
 from tests.journal.harness import BROKEN, FINGERPRINT, FaultyDisk, HastyDisk
 from tests.journal.harness import FULL as NO_SPACE
 
@@ -47,7 +47,7 @@ class Job:
                 batch = BatchProcessor(FunctionNode(self, "job"), C, journal=journal, telemetry=False)
                 return await batch.batch(range(N))
 
-        results = run_on(virtual_loop, main())
+        results = run_virtual(main())
         return [(r.index, r.success, r.output, r.error, r.error_type, r.attempts) for r in results]
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from flowrt import BatchProcessor
 from flowrt.cli.main import main as command
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "scaling.md").read_text("utf-8")
@@ -195,7 +195,7 @@ def simulate(folder: Path, drivers: int, *, stopped_at_s: float | None = None) -
         parts = await asyncio.gather(*[driver(number) for number in range(drivers)])
         return parts, asyncio.get_running_loop().time()
 
-    found: tuple[list[list[int]], float] = run_on(virtual_loop, day())
+    found: tuple[list[list[int]], float] = run_virtual(day())
     return found
 
 

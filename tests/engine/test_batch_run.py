@@ -29,7 +29,7 @@ from flowrt import (
     RetryPolicy,
 )
 from flowrt.engine.batch_run import active_batches
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 from tests.examples import examples
 
 Run = Callable[[Any], Any]
@@ -93,7 +93,7 @@ def test_results_equal_a_sequential_model_at_any_concurrency(c: int, seconds: li
         return item[0] * 10
 
     inputs = list(enumerate(seconds))
-    results = run_on(virtual_loop, processor(node, c).batch(inputs))
+    results = run_virtual(processor(node, c).batch(inputs))
     assert [r.index for r in results] == list(range(len(inputs)))
     assert [r.input_data for r in results] == inputs
     for index, result in enumerate(results):
@@ -351,7 +351,7 @@ def test_exit_inside_a_node_propagates_out_of_the_batch(kind: type[BaseException
         assert watch.running == 0
         assert watch.cancelled == 4
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
 
 
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration, GeneratorExit, MemoryError, TimeoutError])

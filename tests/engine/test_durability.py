@@ -35,7 +35,7 @@ from flowrt.engine.batch_run import active_batches
 from flowrt.errors import JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal, records
 from flowrt.model import Slot
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_on, run_virtual
 from tests.journal.harness import BROKEN, FINGERPRINT, FULL, FaultyDisk
 
 Run = Callable[[Any], Any]
@@ -127,7 +127,7 @@ def test_many_items_share_one_sync(path: Path) -> None:
         with Journal(path, FINGERPRINT, disk=disk) as journal:
             await processor(Node(), 50, journal).batch(range(500))
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
     assert disk.calls.count("sync") < 20
     assert len(journaled(path)) == 500
 
@@ -155,7 +155,7 @@ def test_later_batch_runs_only_items_that_no_earlier_batch_finished(run_virtual:
 
     run_virtual(main())
     assert sum((first.runs + second.runs).values()) <= 30 + 3
-    again = run_on(virtual_loop, processor(Node(), 3, path).batch(range(30)))
+    again = run_virtual(processor(Node(), 3, path).batch(range(30)))
     assert {result.status for result in again} == {"resumed"}
 
 
@@ -463,7 +463,7 @@ def test_item_of_a_batch_cancelled_at_any_step_is_journaled_or_rerun(
 
         reached = cancel_at(at, main) == at
         first, kept = node.runs.copy(), set(journaled(path)) if path.exists() else set()
-        results = run_on(virtual_loop, processor(node, 3, path).batch(range(8)))
+        results = run_virtual(processor(node, 3, path).batch(range(8)))
         assert [result.output["v"] for result in results] == [10 * x for x in range(8)], at
         assert {result.index for result in results if result.status == "resumed"} == kept, at
         assert all(node.runs[index] == 1 for index in kept), at

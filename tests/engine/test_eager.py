@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor, Hedge, RetryPolicy
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 
 pytestmark = pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="eager tasks need Python 3.12")
 
@@ -20,7 +20,7 @@ def run_eagerly(main: Callable[[], Any]) -> Any:
         asyncio.get_running_loop().set_task_factory(vars(asyncio)["eager_task_factory"])
         return await main()
 
-    return run_on(virtual_loop, eager())
+    return run_virtual(eager())
 
 
 @pytest.mark.parametrize("settings", [{}, {"retry": RetryPolicy(2)}, {"item_timeout": 60.0}], ids=" ".join)

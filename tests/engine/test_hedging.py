@@ -25,7 +25,7 @@ from flowrt import (
     RetryPolicy,
     WorkflowContext,
 )
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_on, run_virtual
 from tests.examples import examples
 
 Run = Callable[[Any], Any]
@@ -355,7 +355,7 @@ def test_hedged_items_end_once_and_leave_no_attempt_running(
     recorder = Recorder()
     hedge = Hedge(after=1.0, most=most, share=1.0)
     processor = BatchProcessor(node, c, hedge=hedge, item_timeout=timeout, instruments=[recorder], **QUICK)
-    results = run_on(virtual_loop, processor.batch(range(len(takes))))
+    results = run_virtual(processor.batch(range(len(takes))))
     assert [r.index for r in results] == list(range(len(takes)))
     assert node.running == 0
     began = Counter(x for _, x, _ in node.began)

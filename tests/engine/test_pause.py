@@ -21,7 +21,7 @@ from flowrt import (
     Telemetry,
 )
 from flowrt.engine.batch_run import BatchRun, active_batches
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 from tests.engine.test_state_machine import Busy, Steps
 from tests.executors.worker_nodes import nap
 
@@ -408,7 +408,7 @@ def test_batch_paused_at_any_step_starts_nothing_and_leaves_nothing(end: str, mo
         await busy.check(caller)
         return taken
 
-    total = run_on(virtual_loop, main(10**9))
+    total = run_virtual(main(10**9))
     assert total > 80
     for at in range(2, total - 1, 1 if end == "resume" else 5):
-        run_on(virtual_loop, main(at))
+        run_virtual(main(at))

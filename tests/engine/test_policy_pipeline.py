@@ -27,7 +27,7 @@ from flowrt import (
 )
 from flowrt.engine.batch_run import active_batches
 from flowrt.policies import CircuitOpenError
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 from tests.examples import examples
 
 Run = Callable[[Any], Any]
@@ -359,7 +359,7 @@ def test_every_item_ends_once_with_as_many_attempts_as_it_needs(
             return await processor.batch(inputs)
         return sorted([r async for r in processor.batch_as_completed(inputs)], key=lambda r: r.index)
 
-    results = run_on(virtual_loop, main())
+    results = run_virtual(main())
     assert [r.index for r in results] == list(range(len(failures)))
     assert [r.attempts for r in results] == [min(attempts, failed + 1) for failed in failures]
     assert [r.success for r in results] == [failed < attempts for failed in failures]

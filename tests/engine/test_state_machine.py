@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from flowrt import BatchProcessor, BatchResult, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy
 from flowrt.engine.batch_run import active_batches
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
+from flowrt.whatif.virtual_clock_loop import VirtualLoop
 from tests.examples import examples
 
 RETRY_S = 5.0
@@ -63,7 +64,7 @@ class BatchMachine(RuleBasedStateMachine):
         stream=st.booleans(),
     )
     def start(self, c: int, retry: bool, hedge: bool, timeout: bool, stream: bool) -> None:
-        self.loop = virtual_loop()
+        self.loop = VirtualLoop()
         asyncio.set_event_loop(self.loop)
         self.recorder = Recorder()
         self.results: list[BatchResult] = []
@@ -361,10 +362,10 @@ def test_batch_stopped_at_any_step_leaves_nothing(how: str, monkeypatch: pytest.
         await busy.check(caller)
         return taken
 
-    total = run_on(virtual_loop, main(10**9))
+    total = run_virtual(main(10**9))
     assert total > 80
     for at in range(2, total - 1, 1 if how == "batch" else 3):
-        run_on(virtual_loop, main(at))
+        run_virtual(main(at))
 
 
 # -- other loops -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from flowrt.executors import LoopExecutor, ThreadsExecutor
 from flowrt.model import STATUSES
 from flowrt.telemetry.metrics.snapshot import Reader
 from flowrt.telemetry.metrics.store import METRICS
-from tests.conftest import run_on
+from flowrt.testing import run_on
 from tests.executors import worker_nodes as nodes
 from tests.executors.differences import DIFFERENCES, Difference, name_of
 from tests.executors.in_memory import MemoryExecutor

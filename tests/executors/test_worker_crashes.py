@@ -26,7 +26,7 @@ HOWS = ["SIGKILL", "SIGSEGV", "exit status 3"]
 def run() -> Run:
     import uvloop
 
-    from tests.conftest import run_on
+    from flowrt.testing import run_on
 
     return lambda main: run_on(uvloop.new_event_loop, main)
 

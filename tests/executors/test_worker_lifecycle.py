@@ -27,7 +27,7 @@ from flowrt import BatchProcessor, ProcessesExecutor, Runtime
 from flowrt.executors import executor_of
 from flowrt.executors.pickling import PicklingError
 from flowrt.executors.workers import WorkerState
-from tests.conftest import run_on
+from flowrt.testing import run_on
 from tests.executors import worker_nodes as nodes
 from tests.executors.differences import alive
 

@@ -9,7 +9,7 @@ from flowrt.loadtest.load_generator import LoadGenerator
 from flowrt.loadtest.plan import Plan
 from flowrt.loadtest.run import Run
 from flowrt.loadtest.search import search
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 
 
 class UslService:
@@ -70,5 +70,5 @@ def load_test(node: Any, **plan: Any) -> tuple[Run, LoadGenerator, float]:
         await search(generator, run, lambda _: None)
         return run, generator, loop.time() - started
 
-    result: tuple[Run, LoadGenerator, float] = run_on(virtual_loop, main())
+    result: tuple[Run, LoadGenerator, float] = run_virtual(main())
     return result

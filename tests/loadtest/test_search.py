@@ -16,7 +16,7 @@ from flowrt.loadtest.plan import LatencyBudget, Plan
 from flowrt.loadtest.run import Run
 from flowrt.loadtest.search import search
 from flowrt.loadtest.usl import Scalability
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_virtual
 from tests.loadtest.services import Queue, UslService, load_test
 
 
@@ -353,7 +353,7 @@ def test_items_that_survive_cancellation_end_the_run() -> None:
         await asyncio.sleep(1)
         return run
 
-    run = run_on(virtual_loop, main())
+    run = run_virtual(main())
     assert list(run.measurements) == [2]
     assert "ended early: items went on after their cancellation" in run.notes[-1]
     assert run.notes[-1].endswith("not measured: 4")

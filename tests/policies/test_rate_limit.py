@@ -22,7 +22,7 @@ from flowrt import BatchProcessor
 from flowrt.policies.rate_limit import CostTooHighError, RateLimit
 from flowrt.policies.rate_limiter import RateLimiter
 from flowrt.policies.sliding_window import UNIT, Charge, Window
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_on, run_virtual
 from tests.examples import examples
 from tests.policies.test_sliding_window import worst_window
 
@@ -181,7 +181,7 @@ def test_cancelled_waiters_lose_and_duplicate_no_cost(data: st.DataObject) -> No
         await asyncio.sleep(1.001)
         assert limit.window.fits(rate * UNIT, clock()), "all of it is free again"
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
     assert worst_window(begun, 10**9) <= rate
     assert order == sorted(order)
     assert set(order) >= set(range(len(costs))) - {which for which, _ in cancels}
@@ -283,7 +283,7 @@ def test_limit_outlives_its_loop() -> None:
             await asyncio.wait_for(limit.acquire(), 0.01)
 
     run_on(asyncio.SelectorEventLoop, still_full())
-    starts = run_on(virtual_loop, starts_of(limit, [1, 1]))
+    starts = run_virtual(starts_of(limit, [1, 1]))
     assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
 
 
@@ -716,6 +716,6 @@ def test_batches_that_share_limits_keep_all_of_them(data: st.DataObject) -> None
         assert {type(result) for result in done} <= {type(None), asyncio.CancelledError}
         assert calls.window.reserved == size.window.reserved == 0
 
-    run_on(virtual_loop, main())
+    run_virtual(main())
     assert worst_window(begun, 10**9) <= tokens
     assert worst_window(called, 10**9) <= requests

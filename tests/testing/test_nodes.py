@@ -106,7 +106,21 @@ def test_virtual_time_finds_a_deadlock() -> None:
         await asyncio.Event().wait()
 
     with pytest.raises(RuntimeError, match="standstill"):
-        run_virtual(main())
+        run_virtual(main(), patience_s=0.05)
+
+
+def test_virtual_time_waits_for_a_thread_where_no_timer_is_set() -> None:
+    def answer() -> str:
+        time.sleep(0.2)
+        return "from a thread"
+
+    assert run_virtual(asyncio.to_thread(answer)) == "from a thread"
+
+
+def test_calls_have_the_time_of_their_start() -> None:
+    node = ScriptedNode(sleeps(10))
+    run_virtual(BatchProcessor(node, 2).batch(range(5)))
+    assert [call.at_s for call in node.calls] == [0.0, 0.0, 10.0, 10.0, 20.0]
 
 
 def test_virtual_time_finds_a_task_left_running() -> None:

@@ -32,7 +32,7 @@ from flowrt import (
 )
 from flowrt.errors import ExecutorFailedError
 from flowrt.executors.workers import WorkerState, worker_states
-from tests.conftest import run_on
+from flowrt.testing import run_on
 from tests.executors.worker_nodes import maybe_die, maybe_die_later, nap
 
 Run = Callable[[Any], Any]

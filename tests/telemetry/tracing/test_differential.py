@@ -23,7 +23,8 @@ from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, RetryPolic
 from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 from flowrt.telemetry.tracing.setup import make_provider
 from flowrt.telemetry.tracing.span import ItemSpan
-from tests.conftest import run_on, virtual_loop
+from flowrt.testing import run_on, run_virtual
+from flowrt.whatif.virtual_clock_loop import VirtualLoop
 from tests.examples import examples
 
 Script = Mapping[str, Any]
@@ -94,7 +95,7 @@ def payload_of(
     work: Any = node,
     retries: bool = True,
     batch_timeout: float | None = None,
-    loop: Callable[[], asyncio.AbstractEventLoop] = virtual_loop,
+    loop: Callable[[], asyncio.AbstractEventLoop] = VirtualLoop,
 ) -> ExportTraceServiceRequest:
     """Payload of a batch with the given script, in which each item may have a second attempt if there are retries.
 
@@ -301,7 +302,7 @@ def test_attributes_of_a_sampler_are_on_the_span() -> None:
     kept = Payload()
     provider.target = kept
     with patch.object(trace, "_TRACER_PROVIDER", provider):
-        run_on(virtual_loop, BatchProcessor(node, 2).batch([{}] * 6))
+        run_virtual(BatchProcessor(node, 2).batch([{}] * 6))
     items = [span.readable() for span in kept.spans if type(span) is ItemSpan]
     assert sorted(span.attributes["flowrt.item.index"] for span in items) == [1, 3, 5]
     assert all(span.attributes["odd"] is True for span in items)
@@ -327,7 +328,7 @@ def test_custom_id_generator_makes_the_ids() -> None:
     provider.target = kept
     with patch.object(trace, "_TRACER_PROVIDER", provider):
         results = run_on(
-            virtual_loop, BatchProcessor(node, 2, telemetry=Telemetry(trace_shape="linked")).batch([{}] * 3)
+            VirtualLoop, BatchProcessor(node, 2, telemetry=Telemetry(trace_shape="linked")).batch([{}] * 3)
         )
     assert all(int(result.trace_id, 16) >> 8 == 0xAA for result in results)
     assert all(0 < int(result.span_id, 16) < 100 for result in results)
