@@ -63,7 +63,7 @@ def test_request_waits_while_the_server_is_still_loading(monkeypatch: pytest.Mon
     server = TelemetryServer(0)
     server.start()
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
-        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
         loaded.set()
         assert client.recv(15) == b"HTTP/1.1 200 OK"
     server.stop()
