@@ -28,7 +28,10 @@ from tests.forked import Forks
 pytest_plugins = ["flowrt.testing.plugin"]
 
 _as_it_is = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())  # CI has its own profile
-hypothesis.settings.register_profile("here", _as_it_is, max_examples=examples.examples(_as_it_is.max_examples))
+# no deadline, as in CI: machines are busy, and the first example may import numpy
+hypothesis.settings.register_profile(
+    "here", _as_it_is, max_examples=examples.examples(_as_it_is.max_examples), deadline=None
+)
 hypothesis.settings.load_profile("here")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job of a shell; children would inherit it
