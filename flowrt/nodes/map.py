@@ -250,20 +250,26 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         except Exception as exc:  # the exception of a failed item or of the source
             stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
             listed = failure is not None and exc is failure.exception
-        errors.sort(key=lambda entry: entry["index"])
+        return self._result(run.batch.status == "ok", outputs, errors, total, None if listed else stopped)
+
+    def _result(
+        self, ok: bool, outputs: dict[int, Any], errors: list[dict[str, Any]], total: int, stopped: str | None
+    ) -> NodeResult[MapOutput[Out]]:
+        """Make the result of a run: its outputs aligned with the items, its counts, and what went wrong."""
         output: Any = {
             self.output_key: [outputs.get(index) for index in range(total)],
             "total": total,
             "succeeded": len(outputs),
             "failed": total - len(outputs),
         }
-        if run.batch.status == "ok":
+        if ok:
             return NodeResult(True, output)
+        errors.sort(key=lambda entry: entry["index"])
         if not errors:
             return failed(stopped or _CUT_SHORT, {"errors": errors}, output)
         first = f"item {errors[0]['index']}: {errors[0]['error']}"
         message = f"{total - len(outputs)} of {total} items did not succeed; the first: {first}"
-        if stopped is not None and not listed:
+        if stopped is not None:
             message += f"; {stopped}"
         return failed(message, {"errors": errors}, output)
 

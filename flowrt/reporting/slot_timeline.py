@@ -88,22 +88,7 @@ def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
     lane = lane_of[slot_of]
 
     notable = (attempts.outcome[held] != OUTCOMES.index("ok")) | (attempts.attempt[held] > 1)
-    notable &= lane >= 0
-    where = np.flatnonzero(notable)
-    if len(where) > _MAX_NOTABLE:
-        notable[:] = False
-        notable[where[np.linspace(0, len(where) - 1, _MAX_NOTABLE).astype(int)]] = True
-    alone = (lane >= 0) & (straggler | notable)
-    plain = (lane >= 0) & ~alone
-    if plain.sum() <= _MAX_PLAIN:
-        alone |= plain
-        plain[:] = False
-    else:
-        wide = plain & (service > wall_ns / _PIXELS * 2)
-        if wide.sum() <= _MAX_PLAIN:
-            alone |= wide
-            plain &= ~wide
-
+    alone, plain = _split(lane >= 0, straggler, notable, service > wall_ns / _PIXELS * 2)
     one = held[alone]
     groups = _merge(attempts, held[plain], lane[plain], wall_ns)
     count = len(groups["lane"])
@@ -125,6 +110,29 @@ def make_lanes(attempts: Attempts, wall_ns: int) -> Lanes | None:
         straggler=both(straggler[alone].astype(int), np.zeros(count, int)),
         attempts=len(held),
     )
+
+
+def _split(shown: Any, straggler: Any, notable: Any, wide: Any) -> tuple[Any, Any]:
+    """Split attempts into those with a bar of their own, and those to merge with their neighbours.
+
+    Args:
+        shown: True for attempts in a lane that is shown; the others are in neither part.
+        straggler: True for the slowest attempts.
+        notable: True for failures and retries.
+        wide: True for attempts that are wider than two pixels.
+    """
+    np = require_numpy("a report of a recording")
+    notable = notable & shown
+    where = np.flatnonzero(notable)
+    if len(where) > _MAX_NOTABLE:
+        notable[:] = False
+        notable[where[np.linspace(0, len(where) - 1, _MAX_NOTABLE).astype(int)]] = True
+    alone = shown & (straggler | notable)
+    plain = shown & ~alone
+    if plain.sum() <= _MAX_PLAIN:
+        return alone | plain, np.zeros_like(plain)
+    wide = wide & plain
+    return (alone | wide, plain & ~wide) if wide.sum() <= _MAX_PLAIN else (alone, plain)
 
 
 def _assign(begin: Ints, end: Ints) -> Ints:
