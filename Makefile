@@ -113,10 +113,10 @@ lock: $(VENV)/bin/python  ## Pin the newest versions of the packages that the te
 release-check: $(VENV)/.test  ## Build wheel and sdist, install them in clean environments on each Python, and use them
 	$(BIN)/python -m tools.release_check
 
-audit: $(VENV)/.lint  ## Look for known vulnerabilities in the dependencies, and for insecure code; asks a public database
+audit: $(VENV)/.lint  ## Look for known vulnerabilities in the locked dependencies, and for insecure code; asks a public database
 	$(BIN)/python -m pip install --quiet pip-audit bandit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml flowrt
-	$(BIN)/pip-audit --local --skip-editable
+	$(BIN)/pip-audit --strict --no-deps --disable-pip $(patsubst %,-r %,$(wildcard constraints/*.txt))  # strict: what it cannot look up is no success
 
 stack: $(VENV)/.test prometheus  ## Run a demo with Prometheus, these rules and Alertmanager, until Ctrl-C
 	@$(BIN)/python -m dashboards.generator.stack $(STACK_ARGS)
