@@ -91,9 +91,12 @@ def test_foreign_result_without_success_fails_its_item(run: Run) -> None:
     assert "returned dict, not a NodeResult" in result.error
 
 
-@pytest.mark.parametrize("wrong", [Doubles, Blocking, 5, "node"])
-def test_other_objects_are_no_nodes(wrong: Any) -> None:
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(Doubles, "Doubles is a class"), (Blocking, "Blocking is a class"), (5, "not 5$"), ("node", "not 'node'$")],
+)
+def test_other_objects_are_no_nodes(wrong: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
         as_node(wrong)
 
 

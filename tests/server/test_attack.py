@@ -11,8 +11,9 @@ pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("attack")]
 
 def test_batch_continues_while_its_server_is_attacked() -> None:
     outcome = attack(sockets=60, seconds=2.5)
-    assert all(rate > 0 for rate in outcome.rates)
+    before, during, after = outcome.rates
+    assert min(before, during, after) > 0
     assert outcome.opened >= 60
-    answered = {kind: status for (kind, status), _ in outcome.answers.items() if status != "cut"}
-    assert answered == {kind: status.decode() for kind, (_, status) in _REQUESTS.items()}
-    assert outcome.slowest_health_s > 0
+    answered = {(kind, status) for kind, status in outcome.answers if status != "cut"}
+    assert answered == {(kind, status.decode()) for kind, (_, status) in _REQUESTS.items()}
+    assert outcome.slowest_health_s > 0, "/healthz was asked"
