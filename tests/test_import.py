@@ -176,7 +176,7 @@ except AttributeError as exc:
 
 
 @pytest.mark.parametrize(("program", "handler"), [("/usr/bin/flowrt", "SIG_DFL"), ("job.py", "default_int_handler")])
-def test_interrupt_of_the_importing_command_alone_ends_it_without_a_traceback(program: str, handler: str) -> None:
+def test_interrupt_while_the_command_imports_leaves_no_traceback(program: str, handler: str) -> None:
     code = f"""
 sys.argv = [{program!r}]
 import signal, flowrt

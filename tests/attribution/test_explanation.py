@@ -115,7 +115,7 @@ def test_culprit_of_less_than_half_of_the_time_gets_no_advice(part: float, advis
     assert ("make what blocks a plain function" in text) is advised
 
 
-def test_stalls_of_a_batch_in_threads_are_its_own_only_as_garbage_collection() -> None:
+def test_own_stalls_of_a_batch_in_threads_are_not_blamed_on_its_node() -> None:
     batch = BatchRecord(name="b", node_id="parse", node_type="t", batch_id="own", limit=2, keeps_ledger=True)
     batch.cpu_time = threads(0.0, 2.0)
     assert batch.ledger is not None

@@ -37,7 +37,7 @@ def test_file_answers_a_later_run(run: Run, tmp_path: Path) -> None:
     assert (first.report.cached, again.report.cached) == (450, 500)
 
 
-def test_file_in_virtual_time(run_virtual: Run, tmp_path: Path) -> None:
+def test_file_is_used_in_virtual_time_too(run_virtual: Run, tmp_path: Path) -> None:
     node = Node()
     for _ in range(2):
         assert run_virtual(flowrt.map(node, [1, 2, 1], cache=tmp_path / "outputs.db")).outputs[2] == {"of": 1}

@@ -119,7 +119,7 @@ def test_an_integer_beyond_the_digits_that_python_converts_is_hexadecimal() -> N
     assert encoded([10**5000]) == [hex(10**5000)]
 
 
-def test_what_holds_itself_is_told_so() -> None:
+def test_list_that_holds_itself_is_named_in_its_place() -> None:
     loop: list[Any] = [1]
     loop.append(loop)
     assert encoded(loop) == [1, "<a list that holds itself>"]

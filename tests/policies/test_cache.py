@@ -19,7 +19,7 @@ class Clock:
         return self.now
 
 
-def test_cache_of_a_choice() -> None:
+def test_cache_is_given_or_made_of_a_path_or_true() -> None:
     cache = Cache()
     assert Cache.of(cache) is cache
     assert Cache.of(None) is Cache.of(False) is None

@@ -72,7 +72,7 @@ def test_missing_file_of_a_url_ends_the_command() -> None:
     assert caught.value.exit_code == 2
 
 
-def test_error_in_mid_read_names_the_url_and_leaves_log_levels_as_they_were() -> None:
+def test_error_in_mid_read_names_the_url_and_restores_log_levels() -> None:
     class Broken:
         def read(self, _: int) -> bytes:
             logging.getLogger("gcsfs").error("the same with a traceback")
