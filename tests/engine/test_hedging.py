@@ -146,6 +146,22 @@ def test_hedges_stay_within_the_share_of_items_and_of_slots(run_virtual: Run) ->
     assert 430 <= len(node.began) <= 400 + 41
 
 
+def test_hedge_cancelled_before_it_began_takes_nothing_of_the_share(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        tries.append(x)
+        if x < 2:  # ends in the turn of the loop in which it is hedged
+            loop, end = asyncio.get_running_loop(), asyncio.Event()
+            loop.call_at(loop.time() + 2.0 - 5e-10, end.set)
+            await end.wait()
+        else:
+            await asyncio.sleep(60 if tries.count(x) == 1 else 1)
+        return x
+
+    tries: list[int] = []
+    results = run_virtual(BatchProcessor(node, 1, hedge=Hedge(after=2.0, share=0.001), **QUICK).batch(range(3)))
+    assert [(r.output, r.attempts) for r in results] == [(0, 1), (1, 1), (2, 2)]
+
+
 def test_failed_attempt_waits_for_its_hedge(run_virtual: Run) -> None:
     node, recorder = Service(lambda x, attempt: 3.0, lambda x, attempt: attempt == 1), Recorder()
     (result,) = run_virtual(BatchProcessor(node, hedge=Hedge(after=2.0), instruments=[recorder], **QUICK).batch([0]))
