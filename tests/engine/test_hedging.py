@@ -127,6 +127,15 @@ def test_hedging_after_p90_removes_the_tail(run_virtual: Run) -> None:
     assert {r.attempts for r in hedged} == {1, 2}
 
 
+def test_hedged_items_count_with_their_whole_time(run_virtual: Run) -> None:
+    """With their hedge's time alone, ever more items would be hedged where one in five is slow."""
+    node = Service(lambda x, attempt: 60.0 if x >= 20 and x % 5 == 0 and attempt == 1 else 1.0)
+    results = run_virtual(BatchProcessor(node, 10, hedge=Hedge("p90", share=1.0), **QUICK).batch(range(400)))
+    slow = [round(r.execution_time) for r in results if r.index >= 20 and r.index % 5 == 0]
+    assert slow == sorted(slow)
+    assert (slow[0], slow[-1]) == (2, 4)
+
+
 def test_hedges_stay_within_the_share_of_items_and_of_slots(run_virtual: Run) -> None:
     most = 0
 
