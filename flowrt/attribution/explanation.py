@@ -62,6 +62,10 @@ class EndedBatch(Protocol):
         """True if its attempts ran in this process, on the loop or in threads."""
 
     @property
+    def plain_workers(self) -> int:
+        """Number of remote workers that each run one of its items at a time, 0 for none."""
+
+    @property
     def started_ns(self) -> int:
         """When it started, by the batch's clock."""
 
@@ -96,6 +100,7 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
         workerless_ns=ledger.read_workerless(bound_ns),
         cpu=batch.cpu_time,
         in_process=batch.in_process,
+        plain_workers=batch.plain_workers,
         stalls=_stalls_of_others(batch, ledger),
     )
 
@@ -113,6 +118,7 @@ def explain(
     workerless_ns: Mapping[Cause, int] | None = None,
     cpu: CpuTime | None = None,
     in_process: bool = True,
+    plain_workers: int = 0,
     cores: int | None = None,
     stalls: Sequence[Stall] = (),
 ) -> str:
@@ -130,6 +136,7 @@ def explain(
         workerless_ns: The parts of the causes in which items had slots, and no remote worker was ready.
         cpu: Times of the attempts, if they ran in threads.
         in_process: Whether the attempts ran in this process, so that worker processes may gain something.
+        plain_workers: Number of remote workers that each run one of its items at a time, 0 for none.
         cores: Cores that worker processes could use; None for those of this machine.
         stalls: The longest stalls of the loop.
     """
@@ -147,8 +154,9 @@ def explain(
     cpu_ns = computing_ns + blocked_computing_ns if cpu is None else cpu.cpu_ns
     compute_less = _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
     words = _Words(
-        bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls
-    )
+        bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls,
+        plain_workers,
+    )  # fmt: skip
     parts: list[str] = []
     advised = False
     for each in sorted(_PARTS, key=lambda each: -bound[each]):
@@ -190,6 +198,7 @@ class _Words:
         cpu: CpuTime | None,
         compute_less: str,
         stalls: Sequence[Stall],
+        plain_workers: int,
     ) -> None:
         self._blocked_ns = bound_ns.get("loop_blocked", 0)
         self._limit = limit
@@ -203,6 +212,7 @@ class _Words:
         self._cores = 0.0 if cpu is None else cpu.cpu_ns / wall_ns  # that the threads kept busy
         self._compete = cpu is not None and threads_compete(cpu, wall_ns / 1e9, self._blocked_ns / 1e9)
         self._stalls = stalls
+        self._workers = plain_workers
 
     def of(self, cause: _Part) -> tuple[str, str]:
         """Return the words and the advice; the words hold `{share}` once."""
@@ -233,14 +243,24 @@ class _Words:
             return "{share} Python itself was the bottleneck (one core full)", self._compute_less
         if self._compete:
             return "{share} the threads computed and waited for each other", self._compute_less
+        if 0 < self._workers < min(self._limit, self._items or self._limit):
+            return self._of_workers()
         return "{share} every item left was running", self._find_out_why_they_fail() or "only faster items would help"
 
     def _of_slots(self) -> tuple[str, str]:
+        if 0 < self._workers <= self._limit:
+            return self._of_workers()
         busy = "the one slot was" if self._limit == 1 else f"all {self._limit:,} slots were"
         what = f"{{share}} of the time {busy} busy"
         if self._compete or (self._cpu is not None and threads_compute(self._cpu) and self._are_cores_full()):
             return f"{what} with threads that compute", self._compute_less
         return what, self._find_out_why_they_fail() or "raise max_concurrency"
+
+    def _of_workers(self) -> tuple[str, str]:
+        """Items that have a slot wait in a worker, or for one, so that more slots would not help."""
+        busy = "the one worker was" if self._workers == 1 else f"all {self._workers:,} workers were"
+        add_workers = "add workers, of which each runs one item at a time"
+        return f"{{share}} of the time {busy} busy", self._find_out_why_they_fail() or add_workers
 
     def _find_out_why_they_fail(self) -> str:
         """Advice for a batch of which many items fail; empty for others."""

@@ -90,6 +90,8 @@ class FuturesSession:
         entry = Entry(item, self, own, self._loop.create_future(), item.attempts)
         if own:
             item.started_ns = 0
+        if item.batch is not None and self.blocking:
+            item.batch.plain_workers = self._workers
         self._queue.append(entry)
         self._schedule()
         try:

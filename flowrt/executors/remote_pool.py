@@ -94,7 +94,7 @@ class RemotePool:
         Raises:
             TypeError: The node cannot be pickled.
         """
-        session = RemoteSession(self, self._session_numbers + 1, node, slots)
+        session = RemoteSession(self, self._session_numbers + 1, node, slots, len(self._slots))
         self._session_numbers += 1
         loop = asyncio.get_running_loop()
         if self.loop is not loop:

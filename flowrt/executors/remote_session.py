@@ -43,6 +43,7 @@ class RemoteSession:
         pool: The workers.
         node: The node.
         slots: Most attempts at once.
+        workers: Number of workers.
 
     Attributes:
         number: Its number in the pool.
@@ -53,12 +54,13 @@ class RemoteSession:
         TypeError: The node cannot be pickled.
     """
 
-    def __init__(self, pool: Attempts, number: int, node: BaseNode, slots: int) -> None:
+    def __init__(self, pool: Attempts, number: int, node: BaseNode, slots: int, workers: int) -> None:
         self.number = number
         self.slots = slots
         self.blocking = blocking_call(node) is not None
         self.opening: Any = (dumps_alone(node, f"node {node.node_id!r}"), self.blocking, settings_for_workers(), None)
         self._node = node
+        self._workers = workers
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._batch: BatchRecord | None = None
@@ -87,7 +89,9 @@ class RemoteSession:
             own: False for a hedge.
         """
         if self._batch is not item.batch:
-            self._batch = item.batch
+            self._batch = batch = item.batch
+            if batch is not None and self.blocking:
+                batch.plain_workers = self._workers
             self.workers_changed(ready=self._pool.ready)
         entry = Entry(item, self, own, self._loop.create_future(), item.attempts)
         if own:

@@ -63,6 +63,7 @@ class BatchRecord:
         returned_ns: When an item last got a slot for a further attempt, which may have to wait there before it starts.
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
         in_process: True if its attempts run in this process, on the loop or in threads.
+        plain_workers: Number of remote workers that each run one of its items at a time, 0 for none.
         ledger: Wall time by cause, if a ledger is kept.
         service_ns: Sum of the attempts' service times once it has ended, if a ledger and metrics are kept, else 0.
         queued: Number of items that wait for another attempt, a rate limit or an open circuit.
@@ -104,6 +105,7 @@ class BatchRecord:
         "node_type",
         "own_tasks",
         "paused_ns",
+        "plain_workers",
         "pulled",
         "queued",
         "redact",
@@ -152,6 +154,7 @@ class BatchRecord:
         self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
         self.in_process = True
+        self.plain_workers = 0
         self.ledger = Ledger(self) if keeps_ledger else None
         self._speedup: Speedup | None = None
         self.service_ns = 0

@@ -55,6 +55,22 @@ def test_failures_come_before_speed() -> None:
         assert explain({cause: S}, limit=3, items=90, failed=9).endswith("find out first why 10 % of the items failed")
 
 
+@pytest.mark.parametrize(
+    ("workers", "limit", "items", "advice"),
+    [
+        (2, 50, 100, "all 2 workers were busy: add workers, of which each runs one item at a time"),
+        (1, 1, 100, "the one worker was busy: add workers, of which each runs one item at a time"),
+        (2, 50, 20, "all 2 workers were busy: add workers, of which each runs one item at a time"),  # all have a slot
+        (8, 4, 100, "all 4 slots were busy: raise max_concurrency"),
+        (2, 4, 2, "every item left was running: only faster items would help"),
+        (0, 50, 100, "all 50 slots were busy: raise max_concurrency"),
+    ],
+)
+def test_workers_are_advised_where_slots_outnumber_them(workers: int, limit: int, items: int, advice: str) -> None:
+    text = explain({"slots": S}, limit=limit, items=items, in_process=False, plain_workers=workers)
+    assert text.endswith(advice)
+
+
 def test_more_slots_are_no_advice_where_a_rate_limit_binds() -> None:
     text = explain({"rate_limit": 8 * S, "slots": 2 * S}, limit=3, items=90)
     assert text == (

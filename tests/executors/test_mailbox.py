@@ -173,6 +173,16 @@ def test_explanation_names_the_time_after_the_last_worker_has_died() -> None:
     assert run_virtual(main()).explanation.startswith("67 % of the time the workers were starting; 33 %")  # 12 of 18 s
 
 
+def test_explanation_advises_workers_for_a_plain_function_alone() -> None:
+    async def main(node: Any) -> str:
+        executor = MemoryExecutor(2, delay_s=0.1)  # in which the time passes
+        processor = BatchProcessor(node, 8, telemetry=Telemetry(metrics=False, logs=False), executor=executor)
+        return (await processor.batch([(x, 0.2) for x in range(64)])).report.explanation
+
+    assert "all 8 slots were busy: raise max_concurrency" in run_virtual(main(nap))
+    assert "all 2 workers were busy: add workers" in run_virtual(main(sum))
+
+
 shared: dict[str, Any] = {}
 
 
