@@ -363,9 +363,7 @@ class ItemRecord(BatchResult[Any, Any]):
         """
         self.status = before.status
         self.output = before.output
-        outcome = before._sparse  # noqa: SLF001  # error, its type and the time, in one step
-        if outcome is not None:
-            self._sparse = dict(outcome) if self._sparse is None else {**self._sparse, **outcome}
+        self._sparse = {**(self._sparse or {}), **(before._sparse or {})}  # noqa: SLF001  # error, its type, the time
 
     def clone(self) -> ItemRecord:
         """Return a copy of this record."""
