@@ -273,7 +273,8 @@ def _make_attempt(
             session.close()
             raise
         return make_remote(session, hedged=config.hedge is not None), settle
-    if plan.takes_values and not plan.has_policies and config.hedge is None:
+    judges = config.retry is not None and config.retry.when is not None  # it judges results, not values
+    if plan.takes_values and not judges and config.hedge is None:
         direct = make_direct(node, session.invoke)
         if direct is not None:
             return direct, settle_value

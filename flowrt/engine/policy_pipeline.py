@@ -10,6 +10,7 @@ from flowrt.attribution.ledger import RATE_LIMIT
 from flowrt.engine.outcome import RejectedInputError, settle_exception
 from flowrt.engine.pause import Pause
 from flowrt.model import BatchRecord, ItemRecord, Rejected
+from flowrt.model.node import NEVER_RUN
 from flowrt.policies.adaptive_concurrency import LimitController, Outcome
 from flowrt.policies.circuit_breaker import CircuitBreaker
 from flowrt.policies.error_classification import kind_of
@@ -35,7 +36,17 @@ class PolicyPipeline:
         set_limit: Called with a new limit when the controller wants one.
     """
 
-    __slots__ = ("_batch", "_breaker", "_clock", "_controller", "_pause", "_rate_limiter", "_set_limit", "retries")
+    __slots__ = (
+        "_batch",
+        "_breaker",
+        "_clock",
+        "_controller",
+        "_learns",
+        "_pause",
+        "_rate_limiter",
+        "_set_limit",
+        "retries",
+    )
 
     def __init__(
         self,
@@ -57,6 +68,8 @@ class PolicyPipeline:
         self._controller = controller
         self._set_limit = set_limit
         self.retries = retries
+        judges = retries is not None and retries.judges_successes
+        self._learns = judges or any(each is not None for each in (rate_limiter, breaker, controller))
 
     def enter(self, item: ItemRecord) -> bool:
         """Let an attempt begin now if nothing holds it back; else `await wait(item)`.
@@ -163,6 +176,8 @@ class PolicyPipeline:
         if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
             item.ticket = None
             return None
+        if item.status == "ok" and not self._learns:
+            return None
         began = item.started_ns > 0
         state = item.status
         cut_short = state == "cancelled" and ending
@@ -178,9 +193,10 @@ class PolicyPipeline:
             self._breaker.record(item.finished_ns, item.probe_ns or item.started_ns, ok)
             if item.probe_ns:
                 item.probe_ns = 0
-        if began and item.ticket is not None and self._rate_limiter is not None and self._rate_limiter.settles:
-            self._rate_limiter.settle(item.ticket, item.metadata)
-        item.ticket = None
+        if (rate_limiter := self._rate_limiter) is not None:
+            if began and item.ticket is not None and rate_limiter.settles:
+                rate_limiter.settle(item.ticket, item.metadata)
+            item.ticket = None
         if began and self._controller is not None and not cut_short:
             self._adapt(self._controller, item)
         retries = self.retries
@@ -190,6 +206,7 @@ class PolicyPipeline:
             and retries is not None
             and not cut_short
             and (state != "ok" or retries.judges_successes)
+            and type(outcome) not in NEVER_RUN  # an error of the node's code, which another attempt would only repeat
         ):
             try:
                 own = item.attempts - item.hedges

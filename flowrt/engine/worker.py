@@ -302,9 +302,13 @@ class Worker:
         """Queue an item for another attempt; until then its slot and its permit go to others."""
         if self._retries is None:
             raise RuntimeError("a policy granted a retry and there is no retry queue")
-        item.retry = retry
-        item.backoff_ns += retry.delay_ns
-        item.first_started_ns = item.first_started_ns or item.started_ns
+        item._set(  # noqa: SLF001  # the record is the engine's
+            {
+                "retry": retry,
+                "backoff_ns": item.backoff_ns + retry.delay_ns,
+                "first_started_ns": item.first_started_ns or item.started_ns,
+            }
+        )
         self._dispatch.notify("attempt_ended", item)
         self._dispatch.notify("retry_scheduled", item)
         item.status = "running"

@@ -352,8 +352,8 @@ class ItemRecord(BatchResult[Any, Any]):
 
     def forget_outcome(self) -> None:
         """Clear the outcome of the attempt before."""
-        self.output = self._metadata = self.error = self.error_type = self.exception = None
-        self.beside = 0
+        self.output = None
+        self._forget("_metadata", "beside", "error", "error_type", "exception")
 
     def restore(self, before: BatchResult) -> None:
         """Take the outcome of an earlier run, but not its attempts: this run has made none.

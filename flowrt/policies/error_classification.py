@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 __all__ = ["Kind", "kind_of", "leaves_of", "parse_retry_after", "retry_after_of", "status_of"]
@@ -20,6 +21,7 @@ Kind = Literal["error", "timeout", "rate_limited"]
 
 _STATUS_NAMES: Final = ("status", "status_code", "code", "HTTPStatusCode")
 _HEADERS_NAMES: Final = ("headers", "HTTPHeaders")
+_READ: Final = frozenset({"response", "retry_after", *_STATUS_NAMES, *_HEADERS_NAMES})  # of an exception itself
 _MISSING: Final = object()
 _AWS_THROTTLING: Final = frozenset(  # codes without "Throttl", which AWS services send with a status of 400 or 503
     {
@@ -56,6 +58,29 @@ def leaves_of(exc: object) -> list[Any]:
     return list(leaves.values())
 
 
+@lru_cache(maxsize=256)
+def _is_plain_type(kind: type) -> bool:
+    """Return True if exceptions of a type have nothing that is read here but what was set on one of them."""
+    return (
+        issubclass(kind, BaseException)
+        and not issubclass(kind, (BaseExceptionGroup, Mapping))
+        and kind.__getattribute__ is BaseException.__getattribute__
+        and not any(hasattr(kind, name) for name in (*_READ, "__getattr__"))
+    )
+
+
+def _is_plain(exc: object) -> bool:
+    """Return True if an exception says nothing of HTTP, as most do not: it has no attribute that is read here."""
+    kind: Any = type(exc)
+    return _is_plain_type(kind) and _READ.isdisjoint(exc.__dict__)
+
+
+@lru_cache(maxsize=256)
+def _is_timeout_type(kind: type) -> bool:
+    """Return True if a type derives from a timeout by its name, as those of httpx, requests and model APIs do."""
+    return issubclass(kind, TimeoutError) or any("Timeout" in cls.__name__ for cls in kind.__mro__)
+
+
 def status_of(exc: object) -> int | None:
     """Return the HTTP status that an exception carries, or None.
 
@@ -66,6 +91,8 @@ def status_of(exc: object) -> int | None:
     Args:
         exc: Any exception; of an ExceptionGroup, the status that its exceptions agree on, or 429 if one is throttled.
     """
+    if _is_plain(exc):
+        return None
     if isinstance(exc, BaseExceptionGroup):
         statuses = {status_of(leaf) for leaf in leaves_of(exc)}
         return 429 if 429 in statuses else statuses.pop() if len(statuses) == 1 else None
@@ -96,8 +123,11 @@ def retry_after_of(exc: object, attribute: str = "retry_after", wall_s: float | 
         attribute: The attribute's name.
         wall_s: The time since 1970, in seconds, to compare a date with; the system's by default.
     """
+    plain = _is_plain(exc)
+    if plain and attribute in _READ:
+        return None
     found = parse_retry_after(_get(exc, attribute), wall_s)
-    if found is not None:
+    if found is not None or plain:
         return found
     if isinstance(exc, BaseExceptionGroup):
         waits = [retry_after_of(leaf, attribute, wall_s) for leaf in leaves_of(exc)]
@@ -164,12 +194,8 @@ def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
     status = status_of(exc)
     if status == 429 or retry_after is not None:
         return "rate_limited"
-    if isinstance(exc, TimeoutError) or status in (408, 504):
-        return "timeout"
-    # httpx, requests and the clients of model APIs have "Timeout" in the name and derive from a base of their own
-    if any("Timeout" in cls.__name__ for cls in type(exc).__mro__):
-        return "timeout"
-    return "error"
+    kind: Any = type(exc)
+    return "timeout" if status in (408, 504) or _is_timeout_type(kind) else "error"
 
 
 def _get(holder: object, name: str) -> Any:

@@ -875,3 +875,12 @@ def test_adaptive_limit_set_by_hand_adapts_from_there(run_virtual: Run) -> None:
     run_virtual(main())
     assert "set" in watch.reasons
     assert "throttled" in watch.reasons[watch.reasons.index("set") :]
+
+
+def test_retry_does_not_repeat_an_output_that_is_unrun_code(run_virtual: Run) -> None:
+    async def node(item: int) -> Iterator[int]:
+        return (number for number in range(item))
+
+    (result,) = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(3, base=0.0), telemetry=False).batch([1]))
+    assert (result.status, result.attempts) == ("failed", 1)
+    assert "returned a generator" in result.error

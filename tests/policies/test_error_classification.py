@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.message
+import sys
 import urllib.error
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -181,3 +182,42 @@ def test_kind_of_distinguishes_timeouts_and_throttling(exc: Any, kind: str) -> N
 
 def test_retry_after_makes_an_error_rate_limited() -> None:
     assert kind_of(httpx_error(503), retry_after=5.0) == "rate_limited"
+
+
+class LateError(Exception):
+    """An exception whose type says something of HTTP, as a property."""
+
+    @property
+    def status_code(self) -> int:
+        return 429
+
+
+@pytest.mark.parametrize("name", ["status", "status_code", "code", "HTTPStatusCode"])
+def test_status_set_on_one_plain_exception_counts(name: str) -> None:
+    plain, throttled = ConnectionError(), ConnectionError()
+    setattr(throttled, name, 429)
+    assert [status_of(exc) for exc in (plain, throttled, plain)] == [None, 429, None]
+    assert [kind_of(exc) for exc in (plain, throttled, LateError())] == ["error", "rate_limited", "rate_limited"]
+
+
+def test_wait_set_on_one_plain_exception_counts() -> None:
+    plain, waits, own = ConnectionError(), ConnectionError(), ConnectionError()
+    waits.retry_after, own.pause = 3, 4  # type: ignore[attr-defined]
+    assert [retry_after_of(exc) for exc in (plain, waits, plain)] == [None, 3.0, None]
+    assert [retry_after_of(exc, "pause") for exc in (plain, own)] == [None, 4.0]
+
+
+def test_plain_exceptions_are_classified_in_few_calls() -> None:
+    calls = 0
+
+    def count(frame: Any, event: str, arg: Any) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    kind_of(ConnectionError())  # the type is examined once
+    sys.setprofile(count)
+    try:
+        kind_of(ConnectionError(), retry_after=retry_after_of(ConnectionError()))
+    finally:
+        sys.setprofile(None)
+    assert calls < 12
