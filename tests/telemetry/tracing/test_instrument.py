@@ -104,20 +104,22 @@ def test_node_in_a_thread_has_its_span_current(run: Run, spans: Spans) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "inputs", "nested"),
+    ("shape", "count", "sized", "nested"),
     [
-        ("auto", [0] * 1_000, True),
-        ("auto", [0] * 1_001, False),
-        ("auto", iter([0] * 3), False),
-        ("nested", [0] * 1_001, True),
-        ("linked", [0] * 2, False),
+        ("auto", 1_000, True, True),
+        ("auto", 1_001, True, False),
+        ("auto", 3, False, False),
+        ("nested", 1_001, True, True),
+        ("linked", 2, True, False),
     ],
 )
 def test_large_and_unsized_batches_are_linked(
-    shape: Any, inputs: Any, nested: bool, run_virtual: Run, spans: Spans
+    shape: Any, count: int, sized: bool, nested: bool, run_virtual: Run, spans: Spans
 ) -> None:
+    inputs = [0] * count if sized else iter([0] * count)
     run_virtual(BatchProcessor(asyncio.sleep, 50, telemetry=Telemetry(trace_shape=shape)).batch(inputs))
     batch, items = split(spans())
+    assert sorted(items) == list(range(count))
     for span in items.values():
         if nested:
             assert span.context.trace_id == batch.context.trace_id
