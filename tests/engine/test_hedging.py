@@ -311,6 +311,30 @@ def test_hedge_pays_the_rate_and_is_skipped_if_it_had_to_wait(run_virtual: Run) 
     assert results[0].attempts == 1
 
 
+def test_hedge_that_the_rate_refuses_takes_nothing_of_the_share(run_virtual: Run) -> None:
+    node = Service(lambda x, attempt: {1: 60.0, 2: 1.0}[attempt])
+    settings: dict[str, Any] = {"hedge": Hedge(after=2.0, share=0.001), "rate_limit": RateLimit(1, per=5)}
+    (result,) = run_virtual(BatchProcessor(node, 1, **settings, **QUICK).batch([0]))
+    assert [round(at) for at, _, _ in node.began] == [0, 6], "asked at 2 s and 4 s in vain"
+    assert (result.output, result.attempts) == (2, 2)
+
+
+def test_reported_cost_is_that_of_the_winning_hedge(run_virtual: Run) -> None:
+    async def node(x: int) -> NodeResult:
+        tries.append(x)
+        await asyncio.sleep(60 if len(tries) == 1 else 1)
+        return NodeResult(True, x, metadata={"tokens": 10})
+
+    async def main() -> int:
+        limit = RateLimit(100, per=2.5, burst=100, cost=lambda _: 50, actual="tokens")
+        await BatchProcessor(node, 1, hedge=Hedge(after=2.0), rate_limit=limit, **QUICK).batch([0])
+        limit.window.fits(0, 3_000_000_000)  # the first attempt's cost has left the window
+        return limit.window.used
+
+    tries: list[int] = []
+    assert run_virtual(main()) == 10_000_000
+
+
 def test_open_circuit_starts_no_hedge(run_virtual: Run) -> None:
     async def main() -> None:
         breaker = CircuitBreaker(minimum=1)
