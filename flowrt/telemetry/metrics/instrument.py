@@ -75,15 +75,15 @@ class MetricsInstrument(Instrument):
 
     def item_finished(self, item: ItemRecord) -> None:
         """Count one item. Nearly every item takes the fast path of two additions."""
-        started_ns = item.started_ns
-        if item.finished_ns > self._heartbeat.slow_ns:
+        started_ns, finished_ns = item.started_ns, item.finished_ns
+        if finished_ns > self._heartbeat.slow_ns:
             self._heartbeat.add_ended(item)
         if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
-            elapsed_ns = item.finished_ns - started_ns
+            elapsed_ns = finished_ns - started_ns
             bucket = bisect_left(self._bounds_ns, elapsed_ns)
             self._counts[bucket] += 1
             self._fast_path.sum_ns += elapsed_ns
-            if item.trace and item.finished_ns >= self._due_ns[bucket]:
+            if finished_ns >= self._due_ns[bucket] and item.trace:
                 self._shard.ok_exemplars.take(bucket, item)
         else:
             self._shard.add(item)

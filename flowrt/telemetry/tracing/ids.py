@@ -15,6 +15,7 @@ __all__ = ["SPAN_ID_KEY", "id_pool", "ids_to_ints", "make_ids", "refill_ids"]
 SPAN_ID_KEY: Final = b"\x12\x08"  # field 2, of 8 bytes
 _SIZE: Final = 16 + len(SPAN_ID_KEY) + 8
 _MANY: Final = 256
+_split: Final = struct.Struct(f"{_SIZE}s" * _MANY).unpack
 
 id_pool: Final[list[bytes]] = []
 """Unused random ids: `pop` one, and call `refill_ids` if there is none."""
@@ -28,7 +29,7 @@ def refill_ids() -> bytes:
     drawn = bytearray(getrandbits(8 * _SIZE * _MANY).to_bytes(_SIZE * _MANY, "big"))
     for place, byte in enumerate(SPAN_ID_KEY, 16):
         drawn[place::_SIZE] = bytes((byte,)) * _MANY
-    id_pool.extend([ids for (ids,) in struct.iter_unpack(f"{_SIZE}s", drawn)])
+    id_pool.extend(_split(drawn))
     return id_pool.pop()
 
 

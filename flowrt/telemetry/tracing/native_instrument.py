@@ -137,7 +137,9 @@ class NativeTracingInstrument(BatchTracing):
             self._open_buffer(ids)
         values = self._values
         values[SPAN_KEY] = span
-        span.token = attach(Context(values))
+        token = attach(Context(values))
+        if not self._own_tasks:  # else the context ends with the item
+            span.token = token
 
     def attempt_started(self, item: ItemRecord) -> None:
         """Make the item's span the current one in the next attempt's context."""
@@ -163,27 +165,18 @@ class NativeTracingInstrument(BatchTracing):
         span: ItemSpan = item.trace
         item.trace = span.ids
         frame = span.frame
-        if (
-            item.status == "ok" and item.attempts == 1 and span.additions is None and frame.fast_path
-        ):  # a span that the node ended itself has additions
-            if self._own_tasks:  # the context ends with the item
-                span.token = None  # it holds the context, which holds the span: a cycle for the garbage collector
-            else:
+        append = frame.append
+        if append is not None and item.status == "ok" and item.attempts == 1 and span.additions is None:
+            # nearly every item; a span that the node ended itself has additions
+            if not self._own_tasks:
                 _detach(span)
-            start_ns, append = span.start_ns, frame.append
+            start_ns = span.start_ns
             span.end_ns = end_ns = item.finished_ns
-            wait_ns = item.started_ns - start_ns
             delayed_ns = 0 if item._sparse is None else item.stalled_ns  # noqa: SLF001  # skips the property
+            append((frame.template, span.ids, span.index, start_ns, end_ns, item.started_ns - start_ns, delayed_ns))
             self.ended = ended = self.ended + 1
-            if append is not None:
-                append((frame.template, span.ids, span.index, start_ns, end_ns, wait_ns, delayed_ns))
-                if not ended % _CHECK_EVERY:
-                    self._target.check_backlog(_CHECK_EVERY)
-                return
-            if delayed_ns:
-                span.delayed_ns = delayed_ns
-            span.wait_ns, span.attempts = wait_ns, 1
-            frame.hand_over(span)
+            if not ended % _CHECK_EVERY:
+                self._target.check_backlog(_CHECK_EVERY)
             return
         if item.uncancellable:  # its task was abandoned and still runs in the span's context
             span.token = None
@@ -336,8 +329,8 @@ class NativeTracingInstrument(BatchTracing):
         links = () if self._links is None else tuple(self._links)
         attributes = attributes if decision is not Decision.DROP else {}
         frame = self._frame_of(self._item_name, attributes, links, self._parent, decision, trace_state)
-        frame.fast_path = frame.sampled and not self._buffers_spans
-        if frame.fast_path and self._target is not None and template_of(frame).takes_plain:
+        straight = frame.sampled and not self._buffers_spans  # every ended span goes straight to the target
+        if straight and self._target is not None and template_of(frame).takes_plain:
             frame.append = self._target.append
         return frame
 

@@ -75,15 +75,16 @@ class ItemSpan(trace.Span, ReadableSpan):
         wait_ns: The item's wait for its first attempt, in nanoseconds; -1 if it had none.
         delayed_ns: Time for which stalls of the loop delayed the item, in nanoseconds.
         attempts: Number of attempts.
-        token: Token of the context in which the span is the current one.
+        token: Token of the context in which the span is the current one; None if that context ends with the item.
     """
 
-    __slots__ = ("additions", "attempts", "end_ns", "frame", "ids", "index", "start_ns", "token", "wait_ns")
+    __slots__ = ("additions", "attempts", "end_ns", "frame", "ids", "index", "start_ns", "wait_ns")
 
     # Rarely set, so they are no slots, which every item would have to fill: a span that needs one uses its `__dict__`.
     _context: SpanContext | None = None
     _instrumentation_info = None  # read by the base class's deprecated property
     delayed_ns: int = 0
+    token: Token[Context] | None = None
 
     def __init__(self, frame: SpanFrame, ids: bytes, index: int, start_ns: int) -> None:
         self.frame = frame
@@ -92,7 +93,6 @@ class ItemSpan(trace.Span, ReadableSpan):
         self.start_ns = start_ns
         self.end_ns = 0
         self.additions: Additions | None = None
-        self.token: Token[Context] | None  # set by the code that makes the span current
         self.wait_ns: int  # set at the end, like `attempts`
         self.attempts: int
 

@@ -40,7 +40,6 @@ class SpanFrame:
         hand_over: Takes every sampled span that has ended.
 
     Attributes:
-        fast_path: True if every ended span goes straight to `hand_over`.
         template: The encoder's template, made on demand.
         append: Takes a `PlainSpan` in place of a span without additions; None if the target does not.
     """
@@ -48,7 +47,6 @@ class SpanFrame:
     __slots__ = (
         "append",
         "attributes",
-        "fast_path",
         "flags",
         "hand_over",
         "limits",
@@ -99,6 +97,5 @@ class SpanFrame:
         self.hand_over = hand_over
         self.prompt = prompt
         self.redact = redact
-        self.fast_path = False
         self.template: Any = None
         self.append: Callable[[Any], None] | None = None
