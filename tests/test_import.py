@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tools.release_check import WATCHED_IMPORT
+
 ROOT = Path(__file__).parents[1]
 
 HEAVY = {
@@ -147,20 +149,7 @@ answer([before, state()])
 
 
 def test_import_opens_no_socket_starts_no_thread_and_writes_no_file() -> None:
-    code = f"""{DEPENDENCIES}
-import os
-seen = []
-def hook(event, arguments):
-    if event in ("socket.__new__", "_thread.start_new_thread", "os.mkdir", "os.rename", "subprocess.Popen"):
-        seen.append(event)
-    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-        seen.append(str(arguments[0]))
-sys.dont_write_bytecode = True  # what Python writes itself does not count
-sys.addaudithook(hook)
-import flowrt
-answer(seen)
-"""
-    assert python(code) == []
+    assert python(f"{DEPENDENCIES}{WATCHED_IMPORT}answer(seen)") == []
 
 
 @pytest.mark.parametrize(("module", "name"), [("flowrt", "BatchProcesor"), ("flowrt.journal", "exprot")])

@@ -1,7 +1,7 @@
 """Builds the wheel and the sdist, installs each in clean environments, and runs what a new user would.
 
-`make release-check`, by hand before a release: it takes five minutes and needs a package index. Interpreters are looked
-for on the PATH and in pyenv.
+`make release-check`, by hand before a release: it takes five to ten minutes and needs a package index. Interpreters are
+looked for on the PATH and in pyenv.
 """
 
 from __future__ import annotations
@@ -26,6 +26,18 @@ EXPECTED = (
     "flowrt/reporting/page.css",
     "flowrt/server/static/",
 )
+WATCHED_IMPORT = """
+import os, sys
+seen = []
+def hook(event, arguments):
+    if event in ("socket.__new__", "_thread.start_new_thread", "os.mkdir", "os.rename", "subprocess.Popen"):
+        seen.append(event)
+    if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        seen.append(str(arguments[0]))
+sys.dont_write_bytecode = True  # what Python writes itself does not count
+sys.addaudithook(hook)
+import flowrt
+"""
 JOB = "async def shout(item):\n    return item.upper()\n"
 
 
@@ -81,6 +93,7 @@ def try_out(python: str, distribution: Path, folder: Path) -> str:
     (folder / "in.jsonl").write_text('"a"\n"b"\n')
     run(binaries / "python", "-W", "error", "first.py", cwd=folder)
     run(binaries / "python", "-W", "error", "-c", "import flowrt.testing", cwd=folder)
+    run(binaries / "python", "-c", f"{WATCHED_IMPORT}assert not seen, seen", cwd=folder)
     run(binaries / "flowrt", "run", "jobs:shout", "in.jsonl", "-o", "out.jsonl", "--quiet", cwd=folder)
     run(binaries / "flowrt", "dashboards", "export", "monitoring", cwd=folder)
     run(binaries / "python", "-m", "pip", "check", cwd=folder)
