@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from flowrt import BatchProcessor
 from flowrt.engine.admission import Admission
 
@@ -59,6 +61,33 @@ def test_waiting_worker_survives_a_stray_cancellation(run_virtual: Run) -> None:
         await asyncio.wait(tasks)
         assert sorted(entered) == [0, 1]
         assert not any(task.cancelling() for task in tasks)
+
+    run_virtual(main())
+
+
+def test_room_for_results_of_a_closed_batch_passes_a_cancelled_waiter(run_virtual: Run) -> None:
+    async def main() -> None:
+        admission = Admission(0)
+        admission.close()
+        first, second = [asyncio.create_task(admission.take_capacity()) for _ in range(2)]
+        await asyncio.sleep(0)
+        first.cancel()
+        admission.release()
+        await asyncio.wait_for(second, 1)
+        assert first.cancelled()
+
+    run_virtual(main())
+
+
+def test_permits_kept_by_a_pause_are_room_for_results_once_closed(run_virtual: Run) -> None:
+    async def main() -> None:
+        admission = Admission(2)
+        admission.pause()
+        admission.close()
+        for _ in range(2):
+            await asyncio.wait_for(admission.take_capacity(), 1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(admission.take_capacity(), 1)
 
     run_virtual(main())
 
