@@ -284,6 +284,29 @@ def test_hedge_that_lost_and_ignores_cancellation_is_abandoned(run_virtual: Run)
     run_virtual(main())
 
 
+@pytest.mark.parametrize("limit", ["item_timeout", "batch_timeout"])
+def test_time_limit_holds_while_a_hedge_that_lost_ends(limit: str, run_virtual: Run) -> None:
+    """An item ends with the last of its attempts, and is over its limit if that is."""
+
+    async def node(x: int) -> None:
+        tries.append(x)
+        if len(tries) == 1:
+            await asyncio.sleep(3)
+            return
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(2)
+
+    async def main() -> tuple[str, float]:
+        settings: dict[str, Any] = {limit: 4.0, **QUICK}
+        (result,) = await BatchProcessor(node, 1, hedge=Hedge(after=2.0), **settings).batch([0])
+        return result.status, asyncio.get_running_loop().time()
+
+    tries: list[int] = []
+    assert run_virtual(main()) == ("timed_out" if limit == "item_timeout" else "cancelled", pytest.approx(5, abs=0.1))
+
+
 def test_system_exit_in_a_hedge_ends_the_batch(run_virtual: Run) -> None:
     class Ends(Service):
         async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
