@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 import flowrt
 from flowrt.server import TelemetryServer
+from flowrt.telemetry.live import LIVE
 from tests.executors.worker_nodes import maybe_die
 from tests.telemetry.live.conftest import HANG_S, Spawn
 
@@ -207,7 +208,12 @@ def test_inline_script_is_blocked(open_page: OpenPage) -> None:
 def test_page_opened_late_shows_the_history(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
     gate = make_gate(50)
     start(spawn, gate, "late", 60)
-    time.sleep(2.2)
+    history: list[Any] = []
+    deadline_s = time.monotonic() + HANG_S
+    while len(history) < 5 and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+        batches = json.loads(LIVE.snapshot())["batches"]
+        history = batches[0]["history"] if batches else []
     page = open_page()
     wait_for(page, "#done", "59 of 60")
     points = page.locator("#rate-chart path.series").first.get_attribute("d")
