@@ -358,11 +358,14 @@ def test_failing_disk_ends_the_batch_and_a_later_batch_completes_it(
     from tests.conftest import LOOPS
 
     node, finished = Node(0.001), []
+    unkept: list[Any] = []
     disk = FaultyDisk({operation: (6, code)})
 
     class Watch(Instrument):
         def item_finished(self, item: ItemRecord) -> None:
             finished.append((item.index, item.status, item.error_type))
+            if item.status == "cancelled":
+                unkept.append(item.output)
 
     async def main() -> None:
         with Journal(path, FINGERPRINT, disk=disk) as journal:
@@ -375,6 +378,7 @@ def test_failing_disk_ends_the_batch_and_a_later_batch_completes_it(
     cancelled = {error_type for _, status, error_type in finished if status == "cancelled"}
     assert ok == set(journaled(path))
     assert "JournalDiskError" in cancelled
+    assert set(unkept) == {None}
     assert len(finished) == len({index for index, _, _ in finished}) <= len(ok) + 100
 
     async def resume() -> Any:

@@ -127,6 +127,12 @@ def test_hedging_after_p90_removes_the_tail(run_virtual: Run) -> None:
     assert {r.attempts for r in hedged} == {1, 2}
 
 
+def test_item_that_runs_as_the_quantile_becomes_known_is_hedged(run_virtual: Run) -> None:
+    node = Service(lambda x, attempt: 60.0 if (x, attempt) == (20, 1) else 1.0)
+    results = run_virtual(BatchProcessor(node, 21, hedge=Hedge("p90", minimum=20), **QUICK).batch(range(21)))
+    assert (results[20].output, results[20].execution_time) == (2, pytest.approx(3, abs=0.1))
+
+
 def test_hedged_items_count_with_their_whole_time(run_virtual: Run) -> None:
     """With their hedge's time alone, ever more items would be hedged where one in five is slow."""
     node = Service(lambda x, attempt: 60.0 if x >= 20 and x % 5 == 0 and attempt == 1 else 1.0)

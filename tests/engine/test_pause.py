@@ -122,6 +122,22 @@ def test_paused_batch_starts_nothing_until_it_is_resumed(inputs: str, stream: bo
     assert sum(bound.values()) == pytest.approx(12.5)
 
 
+def test_consumer_that_is_away_binds_nothing_as_a_pause_ends(run_virtual: Run) -> None:
+    watch = Watch()
+
+    async def main() -> None:
+        act(0.5, "pause")
+        act(5, "resume")
+        taken = 0
+        async for _ in BatchProcessor(Calls(), 2, telemetry=LEDGER, instruments=[watch]).batch_as_completed(range(6)):
+            taken += 1
+            await asyncio.sleep({1: 1.0, 2: 4.5}.get(taken, 0.0))  # it takes the second at 2 s, and is back at 6.5 s
+
+    run_virtual(main())
+    bound = bound_of(watch.batch)
+    assert (bound["paused"], bound["consumer"]) == (4.5, 0.5), "its workers run from 5 s to 6 s, and wait until 6.5 s"
+
+
 def test_input_that_arrives_during_a_pause_starts_after_it(run_virtual: Run) -> None:
     node, watch = Calls(), Watch()
 
