@@ -321,6 +321,13 @@ def test_every_slot_is_filled_again_after_backoff_was_full(kind: str, run_virtua
     assert results.wall_time <= 1 + 5 + 10
 
 
+def test_input_starts_beside_the_retry_that_had_filled_the_backoff(run_virtual: Run) -> None:
+    node = Flaky({0: 1})
+    retry = RetryPolicy(2, budget=None, waiting=1, wait=lambda _: 5.0)
+    run_virtual(BatchProcessor(node, 2, retry=retry, telemetry=False).batch(range(4)))
+    assert node.began == [(0, 0), (0, 1), (6, 0), (6, 2), (7, 3)]
+
+
 def test_workers_that_all_found_backoff_full_end_with_the_batch(run_virtual: Run) -> None:
     async def main() -> list[bool]:
         retry = RetryPolicy(2, budget=None, waiting=1, wait=lambda _: 0.15)
@@ -552,6 +559,18 @@ def test_adaptive_limit_converges_within_its_bounds(run_virtual: Run) -> None:
     assert 1 <= min(limits) < max(limits) <= 64
     converged = limits[len(limits) // 2 :]
     assert 4 <= sum(converged) / len(converged) <= 20, "the service handles 8 requests at once"
+
+
+def test_items_that_wait_for_a_rate_limit_do_not_raise_an_adaptive_limit(run_virtual: Run) -> None:
+    limits: list[int] = []
+
+    class Watch(Instrument):
+        def limit_changed(self, batch: Any) -> None:
+            limits.append(batch.limit)
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(10, per=1, burst=1), "instruments": [Watch()]}
+    run_virtual(BatchProcessor(Flaky({}, 0.05), AdaptiveLimit(1, 64), telemetry=False, **settings).batch(range(200)))
+    assert limits == [2], "one at a time runs, whatever the limit"
 
 
 # -- circuit breakers ----------------------------------------------------------------------------------------------
