@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from flowrt import BatchProcessor, Telemetry
+from flowrt import BatchProcessor, CircuitBreaker, Telemetry
 from flowrt.attribution.explanation import explain_batch
 from flowrt.engine.batch_run import active_batches
 from flowrt.errors import WorkerCrashed
@@ -188,6 +188,14 @@ shared: dict[str, Any] = {}
 
 async def call_shared(item: int) -> Any:
     return await shared["deadly"](item)
+
+
+def test_probe_is_known_by_its_admission_not_its_start_in_a_worker() -> None:
+    breaker = CircuitBreaker(cooldown=5.0, minimum=1, open="pause")
+    breaker.record(1, 1, ok=False)
+    results = batch(nap, [(x, 1.0) for x in range(4)], MemoryExecutor(1, delay_s=0.5), breaker=breaker)
+    assert {r.status for r in results} == {"ok"}
+    assert [change.new for change in breaker.transitions] == ["open", "half_open", "closed"]
 
 
 def test_time_in_the_queue_counts_neither_for_time_limits_nor_as_service() -> None:
