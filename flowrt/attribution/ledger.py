@@ -54,6 +54,7 @@ _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes u
 
 
 _NO_TIME: Final = (0,) * len(CAUSES)
+_NO_DELAYS: Final = DelayTotals()
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
 
 
@@ -91,7 +92,6 @@ class Ledger:
     Attributes:
         charged: Nanoseconds charged so far, by cause.
         since_ns: The time until which they are charged.
-        delays: Time for which items were ready and other code had the loop.
         left: Number of items that were still running or queued when the input was exhausted.
         blocked_computing_ns: The part of `loop_blocked` in which the loop's thread computed.
         computing_ns: The part of `service` in which the loop's thread computed while items waited for slots.
@@ -101,6 +101,7 @@ class Ledger:
     __slots__ = (
         "_batch",
         "_cause",
+        "_delays",
         "_end_ns",
         "_loop_time",
         "_opened_ns",
@@ -112,7 +113,6 @@ class Ledger:
         "blocked_computing_ns",
         "charged",
         "computing_ns",
-        "delays",
         "left",
         "since_ns",
         "workerless_ns",
@@ -122,7 +122,7 @@ class Ledger:
         self._batch = batch
         self.charged = [*_NO_TIME]
         self.since_ns = 0
-        self.delays = DelayTotals()
+        self._delays: DelayTotals | None = None
         self.left = 0
         self.blocked_computing_ns = 0
         self.computing_ns = 0
@@ -230,14 +230,16 @@ class Ledger:
         self._loop_time = _NO_LOOP
         self._batch = None  # which holds this ledger: a cycle for the garbage collector
 
+    def own_delays(self) -> DelayTotals:
+        """The delays, to add to."""
+        if self._delays is None:
+            self._delays = DelayTotals()
+        return self._delays
+
     # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
     def follow(self, loop_time: LoopTime) -> None:
-        """Charge what the loop does from now on.
-
-        Args:
-            loop_time: The intervals of the batch's loop.
-        """
+        """Charge what the loop does from now on, by the intervals of the batch's loop."""
         self._loop_time, self._position = loop_time, loop_time.position
 
     def settle(self, now_ns: int) -> None:
@@ -282,15 +284,15 @@ class Ledger:
         return parts
 
     @property
+    def delays(self) -> DelayTotals:
+        """Time for which items were ready and other code had the loop; only to read."""
+        return _NO_DELAYS if self._delays is None else self._delays
+
+    @property
     def running_ns(self) -> int:
         """Nanoseconds charged to causes under which an item runs."""
         charged = self.charged
         return charged[SLOTS] + charged[SERVICE] + charged[TAIL] + charged[LOOP_BLOCKED]
-
-    @property
-    def blocked_ns(self) -> int:
-        """Nanoseconds charged to a blocked loop."""
-        return self.charged[LOOP_BLOCKED]
 
     def timeline(self) -> Iterator[tuple[int, int, dict[Cause, int]]]:
         """Divide the ledger over time into at most 512 pieces of equal length but for the last.

@@ -27,7 +27,7 @@ class Timeline:
         self._causes = causes
         self._origin_ns = self._folded_ns = 0
         self._width_ns = _FIRST_WIDTH_NS
-        self._pieces: list[list[int]] = []
+        self._pieces: Sequence[list[int]] = ()
         self._segments: list[tuple[int, int]] = []  # (end, cause): each begins where the one before it ends
 
     def open(self, origin_ns: int) -> None:
@@ -70,7 +70,8 @@ class Timeline:
         """Move the segments into the pieces, after doubling the pieces' width as often as needed."""
         if not self._segments:
             return
-        origin_ns, pieces = self._origin_ns, self._pieces
+        origin_ns = self._origin_ns
+        pieces = self._pieces = [*self._pieces]
         while self._segments[-1][0] - origin_ns > _MOST_PIECES * self._width_ns:
             self._width_ns *= 2
             for place in range(0, len(pieces), 2):

@@ -24,7 +24,7 @@ from flowrt.engine.durability import JournalSink
 from flowrt.engine.input_isolation import isolate
 from flowrt.engine.instrument import Dispatch, Instrument
 from flowrt.engine.outcome import Deliver, Settle, settle, settle_value
-from flowrt.engine.parts import RunParts, UnstartedBlock
+from flowrt.engine.parts import RunParts
 from flowrt.engine.pause import Pause
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.source import make_source
@@ -66,7 +66,17 @@ class BatchPlan:
         takes_values: True if the node is a function, whose values may be taken without a NodeResult around them.
     """
 
-    __slots__ = ("_session", "config", "has_policies", "in_process", "opens_first", "starts_at_once", "takes_values")
+    __slots__ = (
+        "_attempt",
+        "_fn",
+        "_session",
+        "config",
+        "has_policies",
+        "in_process",
+        "opens_first",
+        "starts_at_once",
+        "takes_values",
+    )
 
     def __init__(self, config: BatchConfig) -> None:
         self.config = config
@@ -82,15 +92,44 @@ class BatchPlan:
         self.starts_at_once = config.journal is None and config.cache is None and not self.has_policies
         self.takes_values = isinstance(config.node, FunctionNode)
         self._session: LoopSession | None = None
+        self._attempt: tuple[Begin, Settle] | None = None
+        self._fn: Any = None  # of a function's node, which may be set anew
 
     def open_session(self) -> Session:
         """Open the executor's session for one batch; that of the loop has no state, so all batches share it."""
-        config, session = self.config, self._session
-        if session is not None and session.invoke == config.node.execute:
+        config, session, fn = self.config, self._session, getattr(self.config.node, "fn", None)
+        if session is not None and session.invoke == config.node.execute and fn is self._fn:
             return session
         opened = config.executor.open(config.node, config.limit)
-        self._session = opened if type(opened) is LoopSession else None
+        self._fn, self._session = fn, opened if type(opened) is LoopSession else None
+        self._attempt = None
         return opened
+
+    def attempt_of(self, session: Session, workflow: WorkflowContext | None) -> tuple[Begin, Settle]:
+        """What begins an attempt, and what records its outcome; of the loop's session the same for all batches.
+
+        Args:
+            session: The executor's session.
+            workflow: Shared by all items; a new one by default.
+        """
+        if self._attempt is not None:
+            return self._attempt
+        config = self.config
+        if not self.in_process and is_remote(session):
+            try:
+                session.begin(WorkflowContext() if workflow is None else workflow)
+            except BaseException:
+                session.close()
+                raise
+            return make_remote(session, hedged=config.hedge is not None), settle
+        judges = config.retry is not None and config.retry.when is not None  # it judges results, not values
+        direct = None
+        if self.takes_values and not judges and config.hedge is None:
+            direct = make_direct(config.node, session.invoke)
+        attempt = (make_begin(session.invoke), settle) if direct is None else (direct, settle_value)
+        if self._session is not None:
+            self._attempt = attempt
+        return attempt
 
 
 class Ends(NamedTuple):
@@ -100,14 +139,13 @@ class Ends(NamedTuple):
         runs: The processor's active runs, which it joins.
         observer: The processor's built-in instruments.
         deliver: Takes the results.
-        deliver_unstarted: Takes inputs that were never started; None where a consumer sets the pace, and results have
-            to be bounded.
+        paced: True if a consumer sets the pace, so that results have to be bounded.
     """
 
     runs: ActiveRuns
     observer: Observer
     deliver: Deliver
-    deliver_unstarted: Callable[[UnstartedBlock], None] | None
+    paced: bool
 
 
 async def build_run(
@@ -200,7 +238,7 @@ def assemble(
     Raises:
         JournalError: The journal is that of another input.
     """
-    runs, observer, deliver, deliver_unstarted = ends
+    runs, observer, deliver, paced = ends
     config, controller, loop = plan.config, runs.controller, asyncio.get_running_loop()
     node, clock, source = config.node, clock_of(loop), make_source(inputs)
     if journal is not None and source.expected is not None:
@@ -225,14 +263,15 @@ def assemble(
     dispatch = Dispatch.of((*observer.instruments(), *config.instruments, *more))
     session = plan.open_session()
     batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
-    admission, bounded = Admission(), deliver_unstarted is None
-    if bounded:
+    batch.workflow = workflow_context
+    admission = Admission()
+    if paced:
         consumer = None if batch.ledger is None else Wait(batch.ledger, CONSUMER, clock, loop)
         admission = Admission(config.limit, consumer)
     pause = Pause(batch, clock, admission, dispatch)
-    attempt, record_outcome = _make_attempt(plan, session, batch, workflow_context)
+    attempt, record_outcome = plan.attempt_of(session, workflow_context)
     parts = RunParts(batch, loop, clock, source, admission, pause, attempt, deliver, dispatch, record_outcome)
-    parts.deliver_unstarted = deliver_unstarted
+    parts.paced = paced
     parts.journal = journal
     parts.cache = cache
     parts.fail_fast = not config.continue_on_error
@@ -252,33 +291,6 @@ def assemble(
             *(() if cache is None else (cache.aclose,)), *(() if recorder is None else (recorder.save,))
         )
     return BatchRun(parts)
-
-
-def _make_attempt(
-    plan: BatchPlan, session: Session, batch: BatchRecord, workflow: WorkflowContext | None
-) -> tuple[Begin, Settle]:
-    """What begins an attempt, and what records its outcome.
-
-    Args:
-        plan: What the processor's settings decide.
-        session: The executor's session.
-        batch: The batch's record.
-        workflow: Shared by all items; a new one by default.
-    """
-    config, node = plan.config, plan.config.node
-    if not plan.in_process and is_remote(session):
-        try:
-            session.begin(WorkflowContext() if workflow is None else workflow)
-        except BaseException:
-            session.close()
-            raise
-        return make_remote(session, hedged=config.hedge is not None), settle
-    judges = config.retry is not None and config.retry.when is not None  # it judges results, not values
-    if plan.takes_values and not judges and config.hedge is None:
-        direct = make_direct(node, session.invoke)
-        if direct is not None:
-            return direct, settle_value
-    return make_begin(node, session.invoke, WorkflowContext() if workflow is None else workflow, batch), settle
 
 
 def _add_policies(parts: RunParts, config: BatchConfig, runs: ActiveRuns) -> None:

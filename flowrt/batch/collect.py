@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from flowrt.batch.partial_results import PartialResults
 from flowrt.batch.results import BY_INDEX, BatchResults, attach_results
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.outcome import Deliver
-from flowrt.engine.parts import UnstartedBlock
-from flowrt.model import BatchRecord, BatchResult
+from flowrt.model import BatchResult
 
 __all__ = ["collect"]
 
+P = ParamSpec("P")
+
 
 async def collect(
-    build: Callable[[Deliver, Callable[[UnstartedBlock], None]], BatchRun | Awaitable[BatchRun]], name: str
+    build: Callable[Concatenate[Deliver, P], BatchRun | Awaitable[BatchRun]],
+    name: str,
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> BatchResults[Any, Any]:
     """Run a batch to its end and return its results in input order.
 
     Args:
-        build: Builds the run; it is given what takes results, and what takes inputs that were never started.
+        build: Builds the run; it is given what takes results.
         name: Name of the batch.
+        args: Further arguments of `build`: a closure over them would be ten objects for the garbage collector.
+        kwargs: The same.
 
     Raises:
         Interrupted: A signal drained the batch, also if its caller was then cancelled.
@@ -31,8 +37,7 @@ async def collect(
             `results`.
     """
     results: list[BatchResult] = []
-    unstarted: list[UnstartedBlock] = []
-    built = build(results.append, unstarted.append)
+    built = build(results.append, *args, **kwargs)
     run = built if isinstance(built, BatchRun) else await built
     run.start()
     try:
@@ -44,15 +49,16 @@ async def collect(
         if run.interruption is None or not isinstance(exc, asyncio.CancelledError):
             del results, run, built  # which the error's traceback would hold, and a result's own error be a cycle
             raise
-    collected = _in_order(results, unstarted, run.batch)
+    collected = _in_order(results, run)
     if run.interruption is not None:
         await run.raise_if_interrupted(collected)
     return collected
 
 
-def _in_order(results: list[BatchResult], unstarted: list[UnstartedBlock], batch: BatchRecord) -> BatchResults:
+def _in_order(results: list[BatchResult], run: BatchRun) -> BatchResults:
+    batch = run.batch
     results.sort(key=BY_INDEX)
     wall_time = (batch.finished_ns - batch.started_ns) / 1e9
-    if unstarted:
-        return PartialResults(results, unstarted[0], name=batch.name, wall_time=wall_time, batch=batch)
+    if run.unstarted is not None:
+        return PartialResults(results, run.unstarted, name=batch.name, wall_time=wall_time, batch=batch)
     return BatchResults(results, name=batch.name, wall_time=wall_time, batch=batch)

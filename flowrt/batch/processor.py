@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Unpack, overload
@@ -20,7 +20,6 @@ from flowrt.batch.stream import BatchStream
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.instrument import Instrument
 from flowrt.engine.outcome import Deliver
-from flowrt.engine.parts import UnstartedBlock
 from flowrt.engine.source import check_inputs
 from flowrt.errors import Interrupted
 from flowrt.executors import Executor, ExecutorName
@@ -236,10 +235,7 @@ class BatchProcessor(Generic[In, Out]):
         self, config: BatchConfig, inputs: Inputs[In], workflow_context: WorkflowContext | None, progress: bool
     ) -> BatchResults[In, Out]:
         check_inputs(inputs)
-        return await collect(
-            lambda deliver, unstarted: self._build(config, inputs, workflow_context, deliver, unstarted, progress),
-            config.name,
-        )
+        return await collect(self._build, config.name, config, inputs, workflow_context, progress)
 
     def batch_as_completed(
         self,
@@ -270,7 +266,7 @@ class BatchProcessor(Generic[In, Out]):
         check_inputs(inputs)
         config = self._config(continue_on_error)
         return BatchStream(
-            lambda deliver: self._build(config, inputs, workflow_context, deliver, None, progress), config.name
+            lambda deliver: self._build(deliver, config, inputs, workflow_context, progress, paced=True), config.name
         )
 
     async def retry_failed(
@@ -361,16 +357,17 @@ class BatchProcessor(Generic[In, Out]):
 
     def _build(
         self,
+        deliver: Deliver,
         config: BatchConfig,
         inputs: Inputs[In],
         workflow_context: WorkflowContext | None,
-        deliver: Deliver,
-        deliver_unstarted: Callable[[UnstartedBlock], None] | None,
         progress: bool,
+        *,
+        paced: bool = False,
     ) -> BatchRun | Awaitable[BatchRun]:
         """Build a run; awaits only where something has to be opened first."""
         plan = self._plan_of(config)
-        ends = Ends(self._runs, self._observer, deliver, deliver_unstarted)
+        ends = Ends(self._runs, self._observer, deliver, paced)
         if progress or plan.opens_first:
             return build_run(plan, inputs, ends, workflow_context, progress=progress)
         return assemble(plan, inputs, ends, workflow_context)

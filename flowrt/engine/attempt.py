@@ -10,7 +10,7 @@ from flowrt.engine.input_isolation import isolate
 from flowrt.engine.outcome import RejectedInputError
 from flowrt.executors.base import RemoteSession
 from flowrt.executors.threads import ThreadsSession
-from flowrt.model import BatchRecord, ItemRecord, Rejected
+from flowrt.model import ItemRecord, Rejected
 from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowContext
 
 __all__ = ["Begin", "Invoke", "make_begin", "make_direct", "make_remote"]
@@ -22,29 +22,30 @@ Begin = Callable[[ItemRecord], Awaitable[Any]]
 """Begins one attempt; awaiting it returns what the node returned, for `settle`, or raises, for `settle_exception`."""
 
 
-def make_begin(node: BaseNode, invoke: Invoke, workflow: WorkflowContext, batch: BatchRecord) -> Begin:
-    """Make the function that begins a batch's attempts.
+def make_begin(invoke: Invoke) -> Begin:
+    """Make the function that begins attempts: it holds nothing of a batch, so that many batches may share it.
 
     Args:
-        node: The node to run.
-        invoke: How its executor runs it.
-        workflow: Shared by all items.
-        batch: The batch's record.
+        invoke: How an executor runs the node.
     """
-    node_id, node_type, batch_id, new = node.node_id, node.node_type, batch.batch_id, NodeContext.__new__
+    new = NodeContext.__new__
 
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         if type(data) is Rejected:
             raise RejectedInputError
         item.attempts = number = item.attempts + 1
+        batch = item.batch
+        workflow = batch.workflow
+        if workflow is None:
+            workflow = batch.workflow = WorkflowContext()
         context = new(NodeContext)  # without __init__, whose keywords would cost as much again
-        context.node_id = node_id
-        context.node_type = node_type
+        context.node_id = batch.node_id
+        context.node_type = batch.node_type
         context.input_data = isolate(data)
         context.index = item.index
         context.attempt = number
-        context.batch_id = batch_id
+        context.batch_id = batch.batch_id
         return invoke(context, workflow)
 
     return begin

@@ -14,7 +14,7 @@ from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.hedging import Hedging
 from flowrt.engine.interruption import Interruption
 from flowrt.engine.item_task import ACTIVE_RUNS, make_task, retrieve_exception
-from flowrt.engine.parts import RunParts
+from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import EMPTY, Source
 from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
@@ -57,6 +57,7 @@ class BatchRun:
         interruption: The signal that drains the batch, if its caller is to learn of it, or None.
         over: True if nothing of it is left.
         source_failed: True if `join` has raised what the source raised.
+        unstarted: Inputs that were cancelled in bulk without having been started, or None.
         owner: What it belongs to, such as the processor's active runs.
         observed: True if telemetry of any kind is kept of it.
     """
@@ -70,6 +71,7 @@ class BatchRun:
         self.interruption: Interruption | None = None
         self.over = False
         self.source_failed = False
+        self.unstarted: UnstartedBlock | None = None
         self.owner = parts.owner
         self.observed = parts.observed
         self._parts: RunParts | None = parts
@@ -98,10 +100,8 @@ class BatchRun:
         if parts.hedge is not None:
             self._hedging = Hedging(parts, parts.hedge, self._abandon_task)
             begin = self._hedging.begin
-        self._cancellation = Cancellation(
-            parts, source, retries, cache, self._hedging, self._context, self._replace_slot, self._leave_slot
-        )
-        self._pool = WorkerPool(parts, source, retries, cache, begin, self._cancellation, self._context, self._all_left)
+        self._cancellation = Cancellation(parts, source, retries, cache, self._hedging, self._context, self)
+        self._pool = WorkerPool(parts, source, retries, cache, begin, self._cancellation, self._context, self)
         self._timeouts: ItemTimeouts | None = None
         if parts.item_timeout_s is not None:
             self._timeouts = ItemTimeouts(
@@ -211,15 +211,17 @@ class BatchRun:
     def _abandon_task(self, task: asyncio.Task[Any]) -> None:
         self._cancellation.abandon_task(task)
 
-    def _replace_slot(self) -> None:
+    def replace_slot(self) -> None:
+        """Give the place of a slot whose item was abandoned to another worker."""
         self._pool.replace()
 
-    def _leave_slot(self, slot: Slot) -> None:
+    def leave_slot(self, slot: Slot) -> None:
+        """End a slot."""
         self._pool.leave(slot)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def _all_left(self) -> None:
+    def all_left(self) -> None:
         """End the batch, as its last slot has: it ends even if that fails."""
         try:
             self._wind_up()
@@ -253,7 +255,10 @@ class BatchRun:
         """What accounts for inputs that were not started; made only where there are some."""
         if self._parts is None:
             raise RuntimeError("the batch is over and has let go of its inputs")
-        return UnstartedInputs(self._parts, self._source, self._cancellation)
+        return UnstartedInputs(self._parts, self._source, self._cancellation, self._keep_unstarted)
+
+    def _keep_unstarted(self, block: UnstartedBlock) -> None:
+        self.unstarted = block
 
     def _close_journal(self) -> None:
         if self._journal is None:
@@ -304,7 +309,7 @@ class BatchRun:
 
     def _release(self) -> None:
         """Let go of inputs and items, and of cycles in which they would wait for the garbage collector."""
-        self.batch.latest = None
+        self.batch.latest = self.batch.workflow = None
         self._source = EMPTY
         self._parts = self._retries = self._hedging = self._timeouts = None
         self._dispatch.close()

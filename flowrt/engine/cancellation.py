@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.hedging import Hedging
@@ -40,6 +40,16 @@ _STRAY: Final = (
 )
 
 
+class SlotKeeper(Protocol):
+    """What ends items needs of the run: not functions of it, which would be further objects for each batch."""
+
+    def replace_slot(self) -> None:
+        """Give the place of a slot whose item was abandoned to another worker."""
+
+    def leave_slot(self, slot: Slot) -> None:
+        """End a slot."""
+
+
 class Cancellation:
     """Ends the items of one batch run that do not end by themselves.
 
@@ -50,8 +60,7 @@ class Cancellation:
         cache: Outputs of inputs that were run before, if they are cached.
         hedging: The second attempts beside stragglers, if there are any.
         context: The context that tasks of the run inherit.
-        replace: Called when a slot's item was abandoned, to give its place to another worker.
-        leave: Called when a slot ends.
+        slots: Fills the place of a slot whose item was abandoned, and ends slots.
 
     Attributes:
         stopped: Why the batch was stopped, or None.
@@ -63,30 +72,6 @@ class Cancellation:
         finish: Finishes an item whose status is final.
     """
 
-    __slots__ = (
-        "_abandon_attempt",
-        "_admission",
-        "_batch",
-        "_clock",
-        "_context",
-        "_hedging",
-        "_item_timeout_s",
-        "_journal",
-        "_leave",
-        "_loop",
-        "_pause",
-        "_replace",
-        "_source",
-        "_timers",
-        "cancels_rest",
-        "drained",
-        "failure",
-        "finish",
-        "paced",
-        "source_error",
-        "stopped",
-    )
-
     def __init__(
         self,
         parts: RunParts,
@@ -95,8 +80,7 @@ class Cancellation:
         cache: BatchCache | None,
         hedging: Hedging | None,
         context: Context,
-        replace: Callable[[], None],
-        leave: Callable[[Slot], None],
+        slots: SlotKeeper,
     ) -> None:
         self.stopped: str | None = None
         self.drained: str | None = None
@@ -109,15 +93,14 @@ class Cancellation:
         self._admission = parts.admission
         self._pause = parts.pause
         self._journal = parts.journal
-        self.paced = parts.deliver_unstarted is None
+        self.paced = parts.paced
         self._item_timeout_s = parts.item_timeout_s
         self._abandon_attempt = parts.abandon_attempt
         self._source = source
         self._hedging = hedging
         self._context = context
-        self._replace = replace
-        self._leave = leave
-        self._timers: list[asyncio.TimerHandle] = []
+        self._slots = slots
+        self._timers: tuple[asyncio.TimerHandle, ...] = ()
         item_ended = None if retries is None else retries.item_ended
         not_ok = self._fail_fast if parts.fail_fast else None
         finish: Callable[[ItemRecord], None] = Finisher(
@@ -186,7 +169,7 @@ class Cancellation:
             # a worker without an item finds admission closed; one whose item waits for the journal has ended it
             if slot.item is not None and not slot.keeping and slot.task is not None and slot.task is not current:
                 slot.task.cancel()
-        self._timers.append(self._loop.call_later(GRACE_S, self._abandon_all))
+        self._abandon_later()
 
     def fail(self, exc: BaseException, reason: str) -> None:
         """Stop the batch and have `join` raise, unless something failed before.
@@ -274,7 +257,7 @@ class Cancellation:
         self._abandon_attempt()
         if item is not None:
             self._finish_abandoned(item, slot)
-        self._replace()
+        self._slots.replace_slot()
 
     def abandon_task(self, task: asyncio.Task[Any]) -> None:
         """Abandon the item that runs in a task."""
@@ -310,7 +293,10 @@ class Cancellation:
         for slot in list(self._batch.slots):
             self.abandon(slot)
         if self._batch.slots:  # abandoned items that are being journaled
-            self._timers.append(self._loop.call_later(GRACE_S, self._abandon_all))
+            self._abandon_later()
+
+    def _abandon_later(self) -> None:
+        self._timers = (*self._timers, self._loop.call_later(GRACE_S, self._abandon_all))
 
     # -- the journal ---------------------------------------------------------------------------------------------------
 
@@ -344,7 +330,7 @@ class Cancellation:
         async def finish() -> None:
             if await self.keep(item, slot):
                 self.finish(item)
-                self._leave(slot)
+                self._slots.leave_slot(slot)
 
         slot.task = make_task(self._loop, finish(), name=self._batch.name, context=self._context.copy())
 
@@ -384,7 +370,7 @@ class Cancellation:
             timer.cancel()
         self._source = EMPTY
         self._hedging = None
-        del self.finish, self._replace, self._leave
+        del self.finish, self._slots
 
 
 def _then(first: Callable[[ItemRecord], None], second: Callable[[ItemRecord], None]) -> Callable[[ItemRecord], None]:

@@ -57,8 +57,8 @@ class RunParts:
         deliver: Takes the results.
         dispatch: The instruments' hooks.
         settle: Records what an attempt returned.
-        deliver_unstarted: Takes inputs that were never started, to make results of them; None where a consumer sets
-            the pace.
+        paced: True if a consumer sets the pace; else inputs that were never started are kept as a block, of which
+            results are made when they are asked for.
         policies: The policies around attempts, if any.
         journal: Keeps finished items, if there is a journal.
         cache: Outputs of inputs that were run before, if they are cached.
@@ -84,7 +84,7 @@ class RunParts:
     deliver: Deliver
     dispatch: Dispatch
     settle: Settle = settle
-    deliver_unstarted: Callable[[UnstartedBlock], None] | None = None
+    paced: bool = False
     policies: PolicyPipeline | None = None
     journal: JournalSink | None = None
     cache: CacheStore | None = None

@@ -26,14 +26,17 @@ class UnstartedInputs:
         parts: The run's parts.
         source: Where the run pulls from.
         cancellation: Knows why they are not started, and finishes items.
+        keep: Takes inputs that are cancelled in bulk, to make results of them when they are asked for.
     """
 
-    def __init__(self, parts: RunParts, source: Source, cancellation: Cancellation) -> None:
+    def __init__(
+        self, parts: RunParts, source: Source, cancellation: Cancellation, keep: Callable[[UnstartedBlock], None]
+    ) -> None:
         self._batch = parts.batch
         self._clock = parts.clock
         self._admission = parts.admission
         self._dispatch = parts.dispatch
-        self._deliver_block = None if parts.journal is not None else parts.deliver_unstarted
+        self._keep = None if parts.journal is not None or parts.paced else keep
         self._source = source
         self._cancellation = cancellation
 
@@ -59,8 +62,8 @@ class UnstartedInputs:
         left = 0 if batch.expected is None else batch.expected - batch.pulled
         turn_ns = clock()
         try:
-            if left > _BULK_FROM and self._deliver_block is not None and self._dispatch.takes_inputs_cancelled():
-                await self._cancel_in_bulk(self._deliver_block)
+            if left > _BULK_FROM and self._keep is not None and self._dispatch.takes_inputs_cancelled():
+                await self._cancel_in_bulk(self._keep)
                 return
             while True:
                 await self._admission.take_capacity()
@@ -74,7 +77,7 @@ class UnstartedInputs:
         except Exception as exc:  # the source failed
             self._cancellation.source_failed(exc)
 
-    async def _cancel_in_bulk(self, deliver: Callable[[UnstartedBlock], None]) -> None:
+    async def _cancel_in_bulk(self, keep: Callable[[UnstartedBlock], None]) -> None:
         """Cancel up to millions of inputs within the grace period: they are counted, and their results made later."""
         batch, clock = self._batch, self._clock
         block = UnstartedBlock(batch.pulled, [], f"not started: {self._cancellation.reason}")
@@ -95,7 +98,7 @@ class UnstartedInputs:
                     await asyncio.sleep(0)
                     turn_ns = clock()
         finally:
-            deliver(block)
+            keep(block)
             self._dispatch.notify("inputs_cancelled", batch)
 
     def _cancel(self, data: Any) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import Context
-from typing import Final
+from typing import Final, Protocol
 
 from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
@@ -21,6 +20,13 @@ __all__ = ["WorkerPool"]
 _AT_ONCE: Final = 128  # workers that are hired at once for inputs in memory, of which no one has to wait for the next
 
 
+class _Run(Protocol):
+    """What the pool needs of its run."""
+
+    def all_left(self) -> None:
+        """End the batch, as its last slot has."""
+
+
 class WorkerPool:
     """Slots of one batch run, filled as items come.
 
@@ -32,7 +38,7 @@ class WorkerPool:
         begin: Begins one attempt.
         cancellation: How items end other than by themselves.
         context: What each task's context is a copy of.
-        empty: Called when the last slot has ended.
+        run: Told when the last slot has ended.
 
     Attributes:
         vacant: Slots without a worker; below zero, so many slots have to end, since the limit was lowered.
@@ -45,8 +51,8 @@ class WorkerPool:
         "_cancellation",
         "_clock",
         "_context",
-        "_empty",
         "_loop",
+        "_run",
         "_worker",
         "starting",
         "vacant",
@@ -61,7 +67,7 @@ class WorkerPool:
         begin: Begin,
         cancellation: Cancellation,
         context: Context,
-        empty: Callable[[], None],
+        run: _Run,
     ) -> None:
         self.vacant = parts.batch.limit
         self.starting = 0
@@ -71,7 +77,7 @@ class WorkerPool:
         self._admission = parts.admission
         self._cancellation = cancellation
         self._context = context
-        self._empty = empty
+        self._run = run
         self._worker = Worker(parts, source, retries, cache, begin, cancellation, self, context)
 
     def hire(self) -> None:
@@ -99,7 +105,7 @@ class WorkerPool:
         slots.remove(slot)
         slot.task = None
         if not slots:
-            self._empty()
+            self._run.all_left()
         elif (ledger := self._batch.ledger) is not None and ledger.full and self._batch.completed:
             ledger.slot_vacated(self._clock())
 
@@ -109,7 +115,7 @@ class WorkerPool:
             self.vacant += 1
             self.hire()
         if not self._batch.slots:
-            self._empty()
+            self._run.all_left()
 
     def resize(self, more: int) -> None:
         """Change the number of slots; where there are too many, those end whose items do.
@@ -123,4 +129,4 @@ class WorkerPool:
 
     def close(self) -> None:
         """Let go of the worker and, with it, of the inputs."""
-        del self._worker, self._empty
+        del self._worker, self._run

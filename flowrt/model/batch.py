@@ -7,7 +7,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flowrt._util.random_ids import random_id
-from flowrt.attribution.ledger import Ledger
+from flowrt.attribution.ledger import LOOP_BLOCKED, Ledger
 from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class BatchRecord:
         redact: Removes secrets from texts that telemetry shows; None for the default.
         shard: The metrics instrument's own handle.
         span: The tracing instrument's own handle.
+        workflow: The WorkflowContext of its items while it runs, made when an item needs it.
     """
 
     __slots__ = (
@@ -120,6 +121,7 @@ class BatchRecord:
         "starts_at_once",
         "status",
         "unstarted",
+        "workflow",
     )
 
     def __init__(
@@ -150,8 +152,7 @@ class BatchRecord:
         self.starts_at_once = starts_at_once
         self.pulled = 0
         self.latest: ItemRecord | None = None
-        self.paused_ns = 0
-        self.returned_ns = 0
+        self.paused_ns = self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
         self.in_process = True
         self.plain_workers = 0
@@ -173,6 +174,7 @@ class BatchRecord:
         self.redact: Callable[[str], str] | None = None
         self.shard: Any = None
         self.span: Any = None
+        self.workflow: Any = None
 
     @property
     def batch_id(self) -> str:
@@ -197,18 +199,17 @@ class BatchRecord:
         from flowrt.attribution import speedup as by  # noqa: PLC0415  # few batches are asked for it
 
         found = by.speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.delays, ledger.running_ns / 1e9)
-        if self.cpu_time is None:
-            return found
-        return by.speedup_in_threads(found, self.cpu_time, wall_s, ledger.blocked_ns / 1e9)
+        cpu, blocked_s = self.cpu_time, ledger.charged[LOOP_BLOCKED] / 1e9
+        return found if cpu is None else by.speedup_in_threads(found, cpu, wall_s, blocked_s)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state that another process can use: all but the clock and the parts of the running batch."""
-        transient = ("__weakref__", "clock", "latest", "redact", "shard", "slots", "span")
+        transient = ("__weakref__", "clock", "latest", "redact", "shard", "slots", "span", "workflow")
         return {name: getattr(self, name) for name in self.__slots__ if name not in transient}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.clock, self.slots = perf_counter_ns, []
-        self.latest = self.redact = self.shard = self.span = None
+        self.latest = self.redact = self.shard = self.span = self.workflow = None
         for name, value in state.items():
             setattr(self, name, value)
 

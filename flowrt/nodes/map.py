@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
 from flowrt.batch.build import Ends, Inputs, assemble
@@ -10,7 +10,6 @@ from flowrt.batch.processor import BatchProcessor
 from flowrt.batch.results import BatchResults
 from flowrt.engine.batch_run import BatchRun, enclosing_run
 from flowrt.engine.outcome import Deliver
-from flowrt.engine.parts import UnstartedBlock
 from flowrt.engine.source import IN_MEMORY, Mapped
 from flowrt.errors import error_text
 from flowrt.model import BatchResult
@@ -62,7 +61,6 @@ class _PartProcessor(BatchProcessor[In, Out]):
         inputs: Inputs[In],
         workflow_context: WorkflowContext,
         deliver: Deliver,
-        deliver_unstarted: Callable[[UnstartedBlock], None],
     ) -> BatchRun:
         """Start a batch; the caller awaits its `join`, and then its `raise_if_interrupted`.
 
@@ -70,13 +68,10 @@ class _PartProcessor(BatchProcessor[In, Out]):
             inputs: Where items come from.
             workflow_context: Shared by all items.
             deliver: Takes each result as it is there.
-            deliver_unstarted: Takes inputs that were never started.
         """
         outer = enclosing_run()
         observer = self._observer if outer is None else self._quiet if outer.observed else _UNOBSERVED
-        run = assemble(
-            self._plan_of(self.config), inputs, Ends(self._runs, observer, deliver, deliver_unstarted), workflow_context
-        )
+        run = assemble(self._plan_of(self.config), inputs, Ends(self._runs, observer, deliver, False), workflow_context)
         run.start()
         return run
 
@@ -236,11 +231,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
                 errors.append({"index": result.index, "error": result.error})
                 failure = result if failure is None else failure
 
-        def take_unstarted(block: UnstartedBlock) -> None:
-            nonlocal total
-            total += len(block.inputs)
-
-        run = self._processor.start(_wrap(items), workflow_context, take, take_unstarted)
+        run = self._processor.start(_wrap(items), workflow_context, take)
         try:
             await run.join()
             if run.interruption is not None:
@@ -250,6 +241,8 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         except Exception as exc:  # the exception of a failed item or of the source
             stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
             listed = failure is not None and exc is failure.exception
+        if run.unstarted is not None:
+            total += len(run.unstarted.inputs)
         return self._result(run.batch.status == "ok", outputs, errors, total, None if listed else stopped)
 
     def _result(

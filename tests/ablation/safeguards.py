@@ -138,7 +138,7 @@ SAFEGUARDS = (
     Safeguard(
         "an item that does not stop is abandoned",
         "engine.cancellation:Cancellation.stop",
-        "self._timers.append(self._loop.call_later(GRACE_S, self._abandon_all))",
+        "self._abandon_later()",
         "pass",
         "tests/test_reliability.py::test_10_node_that_swallows_cancellation_is_abandoned_after_5_s",
     ),

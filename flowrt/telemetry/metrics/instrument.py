@@ -68,7 +68,7 @@ class MetricsInstrument(Instrument):
         self._bounds_ns, self._counts = fast_path.bounds_ns, fast_path.counts
         self._due_ns = shard.ok_exemplars.due_ns
         store.limits[self._pair] = batch.limit
-        store.loop_name = _name_of(type(loop))
+        store.loop_name = _name_of(type(loop))  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
         store.active.add(batch)
         self._heartbeat = heartbeat_of(loop)
         self._heartbeat.acquire(store.lag.add)
