@@ -27,6 +27,7 @@ BEAT_S: Final = 0.025
 _SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with each beat in time
 _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
+_NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop only beats, what was noted still holds
 _LEAST_REST: Final = 10  # times a beat's own cost, so that beats never take more than a tenth of the loop
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
 _MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
@@ -97,6 +98,7 @@ class Heartbeat:
         "_offset",
         "_reports",
         "_turned_ns",
+        "_unnoted_ns",
         "_waited",
         "_waiting",
         "beaten_ns",
@@ -116,7 +118,8 @@ class Heartbeat:
         self._number = 0
         self._turned_ns = 0  # when the latest beat began
         self._waited = 0
-        self._waiting: Waiting = {}  # at the end of the latest beat
+        self._waiting: Waiting = {}  # at the end of the latest beat, or of one since which the loop has hardly run
+        self._unnoted_ns = _NOTE_EVERY_NS  # CPU time of the loop since then
         self._offset = 0
         self._interval_s = BEAT_S
         self.loop_time = LoopTime()
@@ -210,6 +213,7 @@ class Heartbeat:
             self._ended.clear()
         if self._waiting:
             self._waiting = {}
+            self._unnoted_ns = _NOTE_EVERY_NS
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         self.beaten_ns = now = time.perf_counter_ns()
@@ -232,7 +236,9 @@ class Heartbeat:
             loop = self._loop()
             if loop is not None:
                 self._turned_ns = now
-                self._waiting = note_waiting(self._batches)
+                if self._unnoted_ns >= _NOTE_EVERY_NS:
+                    self._unnoted_ns = 0
+                    self._waiting = note_waiting(self._batches)
                 interval_s = _SOON_S if slow else min(2 * self._interval_s, BEAT_S)
                 self._interval_s = max(interval_s, _LEAST_REST * (time.perf_counter_ns() - now) / 1e9)
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
@@ -247,6 +253,7 @@ class Heartbeat:
         cpu_ns = time.thread_time_ns() - loop_time.beaten_cpu_ns
         if _waits() == self._waited >= 0:  # on a processor that it shares, it gets less than all and never rests
             cpu_ns = passed_ns
+        self._unnoted_ns += cpu_ns
         share = cpu_ns / passed_ns
         late = late_ns >= LATE_NS
         before = loop_time.position

@@ -49,8 +49,7 @@ class BatchRecord:
 
     Attributes:
         name: The processor's name, the `batch` label.
-        node_id: The node's id, the `node` label.
-        node_type: The node's type.
+        node_id: The node's id, the `node` label; `node_type` is its type.
         expected: Number of inputs, or None if it is not known beforehand.
         limit: The concurrency limit in force.
         slots: The slots in use.

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord
 
@@ -236,3 +238,25 @@ def test_lateness_without_a_listener_is_not_the_next_ones(run: Run) -> None:
         return beats
 
     assert min(run(main())) < 0.3e9
+
+
+def test_what_items_wait_for_is_noted_anew_once_the_loop_has_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+    monkeypatch.setattr("flowrt.eventloop.heartbeat.note_waiting", lambda batches: noted.append(len(batches)) or {})
+
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 3)
+        heartbeat._beat(heartbeat._number)
+        assert noted == [3]
+        for ran_ns, times in ((0, 1), (20_000_000, 2), (0, 2)):
+            heartbeat._waited = -2  # it has rested, so that its CPU time counts
+            heartbeat.loop_time.beaten_cpu_ns = time.thread_time_ns() + 1_000_000_000  # CPU time of the test is none
+            heartbeat._unnoted_ns = 990_000_000 + ran_ns
+            heartbeat._beat(heartbeat._number)
+            assert len(noted) == times
+        for batch in batches:
+            batch.finished_ns = batch.started_ns
+            heartbeat.unwatch(batch)
+
+    run(main())
