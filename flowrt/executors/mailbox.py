@@ -268,15 +268,16 @@ class Mailbox:
 
     def _send(self, queue: deque[Entry], link: Link, count: int) -> None:
         batch: list[Entry] = []
-        session = None
+        session = None  # of the batch; None if nothing can be added to it
         while queue and count:
             entry = queue.popleft()
             if entry.future.done():  # it was cancelled
                 continue
-            if batch and (entry.session is not session or entry.alone or batch[0].alone):
-                link.send(batch[0].session, batch)
-                batch = []
-            session = entry.session
+            if entry.session is not session or entry.alone:
+                if batch:
+                    link.send(batch[0].session, batch)
+                    batch = []
+                session = None if entry.alone else entry.session
             batch.append(entry)
             count -= 1
         if batch:

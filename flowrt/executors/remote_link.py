@@ -134,13 +134,14 @@ class RemoteLink:
                 entries[0].fail(PicklingError(find_unpicklable(items[0].input_data, "the input", exc)))
             return
         now = self._clock()
-        blocking, opened = session.blocking, self._sessions[session.number]
+        blocking = session.blocking
+        starts = self._sessions[session.number] and not blocking
         idle = not self.entries
         for number, entry in zip(numbers, entries, strict=True):
             entry.link = self
             entry.number = number
             entry.sent_ns = now
-            if entry.own and opened and not blocking:
+            if starts and entry.own:
                 entry.item.started_ns = now
         self.entries.update(zip(numbers, entries, strict=True))
         if blocking and idle:

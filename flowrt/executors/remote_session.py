@@ -93,14 +93,14 @@ class RemoteSession:
             if batch is not None and self.blocking:
                 batch.plain_workers = self._workers
             self.workers_changed(ready=self._pool.ready)
-        entry = Entry(item, self, own, self._loop.create_future(), item.attempts)
+        entry = Entry(item, self, own, future := self._loop.create_future(), item.attempts)
         if own:
             item.started_ns = 0  # until it starts in the worker
         self._pool.submit(entry)
         try:
-            return await entry.future
+            return await future
         except asyncio.CancelledError:
-            if entry.future.cancelled():
+            if future.cancelled():
                 await self._end(entry)
             raise
         finally:

@@ -16,7 +16,7 @@ from flowrt.remote.usage import resident_bytes
 __all__ = ["Outbox"]
 
 _USAGE_NS: Final = 200_000_000  # memory is read this often
-_WORK_NS: Final = 1_000_000  # of service time in the outbox at most while more items follow
+_WORK_NS: Final = 5_000_000  # of service time in the outbox at most while more items follow: a message costs 0.2 ms
 
 
 class Outbox:
@@ -53,7 +53,7 @@ class Outbox:
             self._outcomes.append((number, status, service_ns, inbox_ns, value))
 
     def add_plain(self, number: int, status: int, service_ns: int, inbox_ns: int, value: Any) -> None:
-        """Add an outcome of a plain function; send all of them once they stand for a millisecond of work."""
+        """Add an outcome of a plain function; send all of them once they stand for 5 ms of work."""
         outcome = (number, status, service_ns, inbox_ns, value)
         with self._lock:
             self.busy_ns += service_ns
