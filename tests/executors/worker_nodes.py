@@ -73,6 +73,14 @@ def nap(seconds: float) -> float:
     return seconds
 
 
+def nap_in_turn(item: dict[str, Any]) -> int:
+    """Sleep for the seconds that are listed for this run of the item; return the run's number."""
+    note(item)
+    run = runs(item)
+    time.sleep(item["naps"][run - 1])
+    return run
+
+
 def meet(item: tuple[str, int]) -> tuple[float, float]:
     """Wait until as many items as given have begun, each with a file of its own in one folder; return when it ran."""
     begin, (file, count) = time.monotonic(), item
