@@ -287,6 +287,12 @@ def test_limit_outlives_its_loop() -> None:
     assert starts == [0, 0], "a clock that begins at 0 has what was before in its future"
 
 
+def test_pace_begins_anew_on_a_loop_whose_clock_is_behind() -> None:
+    limit = RateLimit(60, per=60, burst=1)
+    run_on(asyncio.SelectorEventLoop, limit.acquire())
+    assert run_virtual(starts_of(limit, [1, 1])) == [0, 1]
+
+
 def test_cost_reserved_by_a_closed_loop_is_free_again() -> None:
     limit = RateLimit(1, per=60)
     first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
