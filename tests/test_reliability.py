@@ -630,28 +630,20 @@ class Odd(BaseNode):
         return what  # type: ignore[no-any-return]
 
 
-class MuteError(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-    def __repr__(self) -> str:
-        raise RuntimeError("no text either")
-
-
-class UnpicklableError(Exception):
-    def __reduce__(self) -> Any:
-        raise TypeError("cannot be pickled")
-
-
 ODD: dict[str, tuple[Callable[[], Any], str]] = {
     "returns None": (lambda: None, "returned NoneType, not a NodeResult"),
     "returns a dict": (lambda: {"a": 1}, "returned dict, not a NodeResult"),
     "returns the class": (lambda: NodeResult, "returned type, not a NodeResult"),
-    "raises without a message": (ValueError, "ValueError"),
-    "raises what has no text": (MuteError, "MuteError (its message could not be read: __str__ raised RuntimeError)"),
-    "raises the unpicklable": (lambda: UnpicklableError("no pickle"), "no pickle"),
-    "raises StopIteration": (lambda: StopIteration("stop"), "StopIteration"),
-    "raises a group": (lambda: ExceptionGroup("several", [ValueError("a"), OSError("b")]), "several"),
+    "raises without a message": (ODD_EXCEPTIONS["without a message"], "ValueError"),
+    "raises what has no text": (
+        ODD_EXCEPTIONS["without a readable text"],
+        "MuteError (its message could not be read: __str__ raised RuntimeError)",
+    ),
+    "raises the unpicklable": (ODD_EXCEPTIONS["unpicklable"], "unpicklable"),
+    "raises the falsy": (ODD_EXCEPTIONS["falsy"], "falsy"),
+    "raises StopIteration": (ODD_EXCEPTIONS["StopIteration"], "StopIteration"),
+    "raises StopAsyncIteration": (ODD_EXCEPTIONS["StopAsyncIteration"], "stop"),
+    "raises a group": (ODD_EXCEPTIONS["a group"], "several"),
     "fails without an error": (lambda: NodeResult(False), "without an error message"),
 }
 

@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client import REGISTRY
 
 from flowrt import (
     BatchProcessor,
@@ -35,7 +30,7 @@ from flowrt.engine.batch_run import active_batches
 from flowrt.errors import JournalDiskError, JournalInUseError, JournalMismatchError
 from flowrt.journal import Journal, records
 from flowrt.model import Slot
-from flowrt.testing import run_on, run_virtual
+from flowrt.testing import assert_conserved, capture_telemetry, run_on, run_virtual
 from tests.journal.harness import BROKEN, FINGERPRINT, FULL, FaultyDisk
 
 Run = Callable[[Any], Any]
@@ -183,28 +178,18 @@ def test_report_leaves_out_the_times_of_resumed_items(run_virtual: Run, path: Pa
 
 
 def test_resumed_items_are_counted_traced_and_accounted_for(run_virtual: Run, path: Path) -> None:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
     run_virtual(processor(Node(failing={2}), 2, path).batch(range(5)))
-    results = run_virtual(processor(Node(), 2, path, telemetry=True, name="again").batch(range(7)))
-    labels = {"batch": "again", "node": "node"}
-
-    def counted(name: str, **more: str) -> float | None:
-        return REGISTRY.get_sample_value(f"flowrt_{name}", {**labels, **more})
-
+    with capture_telemetry() as telemetry:
+        results = run_virtual(processor(Node(), 2, path, telemetry=True, name="again").batch(range(7)))
     assert results.report.counts == {"ok": 2, "failed": 1, "timed_out": 0, "cancelled": 0, "resumed": 4}
-    by_status = {status: counted("items_total", status=status) for status in ("ok", "failed", "resumed")}
-    assert by_status == {"ok": 2, "failed": 1, "resumed": 4}
-    assert counted("item_attempts_total", status="ok") == 2
-    assert counted("item_attempts_total", status="failed") == 0
-    assert counted("item_duration_seconds_count", status="failed") == 0
-    assert counted("item_queue_wait_seconds_count") == 2
-    assert REGISTRY.get_sample_value("flowrt_unaccounted_items", {"batch": "again"}) == 0
-    spans = [span for span in exporter.get_finished_spans() if span.name == "process node"]
-    assert sorted(span.attributes["flowrt.item.index"] for span in spans if span.attributes) == list(range(7))
-    assert results[0].trace_id is not None
+    assert_conserved(results, 7, telemetry)
+    telemetry.assert_counted(2, "flowrt_item_attempts_total", status="ok")
+    telemetry.assert_counted(0, "flowrt_item_attempts_total", status="failed")
+    telemetry.assert_counted(0, "flowrt_item_duration_seconds_count", status="failed")
+    telemetry.assert_counted(2, "flowrt_item_queue_wait_seconds_count")
+    telemetry.assert_counted(0, "flowrt_unaccounted_items")
+    spans = [telemetry.span_of(result) for result in results]
+    assert [span.attributes["flowrt.item.index"] for span in spans if span.attributes] == list(range(7))
 
 
 def test_async_input_is_resumed_too(run_virtual: Run, path: Path) -> None:

@@ -19,15 +19,12 @@ from typing import Any
 
 import pytest
 import uvloop
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from flowrt import BatchProcessor, ProcessesExecutor, Runtime
 from flowrt.executors import executor_of
 from flowrt.executors.pickling import PicklingError
 from flowrt.executors.workers import WorkerState
-from flowrt.testing import run_on
+from flowrt.testing import capture_telemetry, run_on
 from tests.executors import worker_nodes as nodes
 from tests.executors.differences import alive
 
@@ -207,19 +204,13 @@ flowrt.run(main(), log_level="CRITICAL", grace=0.5)
 
 
 def test_spans_of_a_worker_nest_under_the_items_span() -> None:
-    from opentelemetry import trace
-
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-
     async def main() -> Any:
         async with ProcessesExecutor(1) as executor:
             plain = await BatchProcessor(nodes.current_span, 2, executor=executor).batch([1, 2])
             return [*plain, *await BatchProcessor(nodes.current_span_async, 2, executor=executor).batch([1, 2])]
 
-    results = run(main())
+    with capture_telemetry():
+        results = run(main())
     assert [r.output for r in results] == [(r.trace_id, r.span_id, True) for r in results]
 
 

@@ -1,4 +1,4 @@
-"""Telemetry back ends for the tests: an in-memory tracer provider, and a scrape of the default registry."""
+"""Captured spans, of either provider, and log events, and a scrape of the default registry."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowrt.telemetry.tracing.setup import make_provider
 from flowrt.telemetry.tracing.span import ItemSpan
+from flowrt.testing import CapturedTelemetry
 
 Sample = Callable[..., float]
 
@@ -45,12 +43,8 @@ def spans(
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", ours)
         yield lambda: list(kept.spans)
         return
-    provider = TracerProvider(shutdown_on_exit=False)
-    exporter = InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    yield lambda: list(exporter.get_finished_spans())
-    provider.shutdown()
+    telemetry: CapturedTelemetry = request.getfixturevalue("telemetry")  # the one that `events` reads
+    yield lambda: telemetry.spans
 
 
 @pytest.fixture
@@ -69,14 +63,6 @@ def sample() -> Sample:
 
 
 @pytest.fixture
-def events() -> Iterator[list[dict[str, object]]]:
-    """Captures the events that a process with configured structlog would see."""
-    captured: list[dict[str, object]] = []
-
-    def keep(_logger: object, method: str, event: dict[str, object]) -> dict[str, object]:
-        captured.append({**event, "level": method})
-        raise structlog.DropEvent
-
-    structlog.configure(processors=[keep])
-    yield captured
-    structlog.reset_defaults()
+def events(telemetry: CapturedTelemetry) -> list[dict[str, Any]]:
+    """Log events of the batches in this test."""
+    return telemetry.events
