@@ -29,7 +29,7 @@ from flowrt import (
     RetryPolicy,
 )
 from flowrt.engine.batch_run import active_batches
-from flowrt.testing import run_virtual
+from flowrt.testing import ScriptedNode, hangs, run_virtual
 from tests.examples import examples
 
 Run = Callable[[Any], Any]
@@ -275,16 +275,7 @@ def test_batch_timeout_cancels_only_pulled_items_of_an_endless_input(run_virtual
 
 def test_node_that_does_not_stop_is_abandoned_after_the_grace(run_virtual: Run) -> None:
     async def main() -> None:
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-
-        async def stubborn(x: int) -> int:
-            while x == 0 and not over.is_set():
-                try:
-                    await over.wait()
-                except asyncio.CancelledError:
-                    continue
-            return x
-
+        loop, stubborn = asyncio.get_running_loop(), ScriptedNode(items={0: [hangs(stubborn_for=60)]})
         results = await processor(stubborn, 1, item_timeout=1).batch(range(3))
         assert loop.time() == pytest.approx(6, abs=0.1)
         assert [r.status for r in results] == ["timed_out", "ok", "ok"]
@@ -295,8 +286,7 @@ def test_node_that_does_not_stop_is_abandoned_after_the_grace(run_virtual: Run) 
         with pytest.raises(asyncio.CancelledError):
             await task
         assert loop.time() == pytest.approx(11, abs=0.1)
-        over.set()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(60)
 
     run_virtual(main())
 

@@ -25,7 +25,7 @@ from flowrt import (
     RetryPolicy,
     WorkflowContext,
 )
-from flowrt.testing import run_on, run_virtual
+from flowrt.testing import ScriptedNode, hangs, returns, run_on, run_virtual, sleeps
 from tests.examples import examples
 
 Run = Callable[[Any], Any]
@@ -246,47 +246,25 @@ def test_cancelled_caller_leaves_no_attempt_running(moment: float, run_virtual: 
 def test_first_attempt_that_lost_and_ignores_cancellation_is_abandoned(
     run_virtual: Run,
 ) -> None:
-    async def stubborn(x: int) -> str:
-        tries.append(x)
-        if len(tries) > 1:
-            return "second"
-        for _ in range(3):
-            try:
-                await asyncio.sleep(20)
-            except asyncio.CancelledError:
-                continue
-        return "first"
-
     async def main() -> None:
-        processor = BatchProcessor(stubborn, 1, hedge=Hedge(after=2.0), **QUICK)
+        node = ScriptedNode(returns("second"), items={0: [hangs(stubborn_for=60), returns("second")]})
+        processor = BatchProcessor(node, 1, hedge=Hedge(after=2.0), **QUICK)
         results = await processor.batch([1, 2])
         assert [(r.status, r.output) for r in results] == [("ok", "second"), ("ok", "second")]
         assert asyncio.get_running_loop().time() == pytest.approx(7, abs=0.1)
         await asyncio.sleep(100)
 
-    tries: list[int] = []
     run_virtual(main())
 
 
 def test_hedge_that_lost_and_ignores_cancellation_is_abandoned(run_virtual: Run) -> None:
-    async def stubborn(x: int) -> str:
-        tries.append(x)
-        if len(tries) == 1:
-            await asyncio.sleep(3)
-            return "first"
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            await asyncio.sleep(60)
-        return "second"
-
     async def main() -> None:
-        (result,) = await BatchProcessor(stubborn, 1, hedge=Hedge(after=2.0), **QUICK).batch([1])
+        node = ScriptedNode(sleeps(3, then=returns("first")), hangs(stubborn_for=60))
+        (result,) = await BatchProcessor(node, 1, hedge=Hedge(after=2.0), **QUICK).batch([1])
         assert (result.status, result.output) == ("ok", "first")
         assert asyncio.get_running_loop().time() == pytest.approx(8, abs=0.1)
         await asyncio.sleep(100)
 
-    tries: list[int] = []
     run_virtual(main())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from flowrt import BaseNode, BatchProcessor, FunctionNode, NodeContext, NodeResult, RaceNode, WorkflowContext, race
+from flowrt.testing import ScriptedNode, hangs, returns, sleeps
 
 Run = Callable[[Any], Any]
 HANG_S = 60.0
@@ -87,24 +88,11 @@ def test_cancelled_race_cancels_and_awaits_its_nodes(run_virtual: Run) -> None:
 
 def test_loser_that_does_not_end_is_abandoned_after_the_grace(run_virtual: Run) -> None:
     async def main() -> None:
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-
-        async def stubborn(_: Any) -> None:
-            while not stop.is_set():
-                try:
-                    await stop.wait()
-                except asyncio.CancelledError:
-                    continue
-
-        async def quick(_: Any) -> str:
-            await asyncio.sleep(1)
-            return "quick"
-
-        result = await race([stubborn, quick], {})
-        assert result.output == "quick"
-        assert loop.time() == pytest.approx(6)
-        stop.set()
-        await asyncio.sleep(0.01)
+        stubborn = ScriptedNode(hangs(stubborn_for=10), node_id="stubborn")
+        result = await race([stubborn, ScriptedNode(sleeps(1, then=returns("quick")))], {})
+        assert (result.output, result.metadata["still_running"]) == ("quick", ["stubborn"])
+        assert asyncio.get_running_loop().time() == pytest.approx(6)
+        await asyncio.sleep(10)
 
     run_virtual(main())
 

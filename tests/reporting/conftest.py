@@ -13,6 +13,7 @@ from flowrt import BatchProcessor, RetryPolicy
 from flowrt.recording.parquet import read_recording
 from flowrt.reporting.attempts import Attempts
 from flowrt.reporting.figures import Detail, detail_of
+from flowrt.testing import ScriptedNode, raises, sleeps
 from tests.conftest import Run
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><b>&amp;"
@@ -28,18 +29,9 @@ async def job(x: int) -> int:
     return x
 
 
-class FailsOnce:
+def fails_once(item: int) -> ScriptedNode:
     """Node whose first attempt at one item fails."""
-
-    def __init__(self, item: int) -> None:
-        self.left = {item}
-
-    async def __call__(self, x: int) -> int:
-        if x in self.left:
-            self.left.remove(x)
-            await asyncio.sleep(0.1)
-            raise ConnectionError("once")
-        return await job(x)
+    return ScriptedNode(job, items={item: [sleeps(0.1, then=raises(ConnectionError("once"))), job]})
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def recording(run_virtual: Run, tmp_path: Path) -> Path:
     """Recording of 20 items on four slots, with a hostile name."""
     path = tmp_path / "run.parquet"
     policy = RetryPolicy(2, on=ConnectionError, wait=lambda _: 0.3)
-    processor = BatchProcessor(FailsOnce(7), 4, retry=policy, record=path, name=f"crawl {HOSTILE}")
+    processor = BatchProcessor(fails_once(7), 4, retry=policy, record=path, name=f"crawl {HOSTILE}")
     run_virtual(processor.batch(range(20)))
     return path
 

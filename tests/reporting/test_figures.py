@@ -14,7 +14,7 @@ from flowrt.reporting.figures import Detail
 from flowrt.reporting.from_results import detail_of_results
 from tests.conftest import Run
 
-from .conftest import FailsOnce, Load, job
+from .conftest import Load, fails_once, job
 
 
 def test_totals_attempts_and_retries(detail: Detail) -> None:
@@ -92,7 +92,7 @@ def test_figures_are_valid_json(detail: Detail) -> None:
 
 def test_results_in_memory_equal_their_recording(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     path = tmp_path / "run.parquet"
-    results = run_virtual(BatchProcessor(FailsOnce(100), 4, record=path).batch(range(20)))
+    results = run_virtual(BatchProcessor(fails_once(100), 4, record=path).batch(range(20)))
     memory, file = detail_of_results(results, "job", results.wall_time), load(path)
     for name in ("counts", "service", "duration", "wall_s", "bound", "attempts"):
         assert getattr(memory, name) == getattr(file, name), name
@@ -104,8 +104,8 @@ def test_results_in_memory_equal_their_recording(run_virtual: Run, tmp_path: Pat
 def test_results_in_memory_exclude_attempts_of_resumed_runs(run_virtual: Run, tmp_path: Path, load: Load) -> None:
     path = tmp_path / "run.parquet"
     settings: dict[str, Any] = {"journal": tmp_path / "journal", "retry": RetryPolicy(2, wait=lambda _: 0.3)}
-    run_virtual(BatchProcessor(FailsOnce(7), 4, **settings).batch(range(10)))
-    results = run_virtual(BatchProcessor(FailsOnce(7), 4, record=path, **settings).batch(range(20)))
+    run_virtual(BatchProcessor(fails_once(7), 4, **settings).batch(range(10)))
+    results = run_virtual(BatchProcessor(fails_once(7), 4, record=path, **settings).batch(range(20)))
     memory, file = detail_of_results(results, "job", results.wall_time), load(path)
     assert file.counts == {"ok": 10, "failed": 1, "timed_out": 0, "cancelled": 0, "resumed": 9}
     assert file.attempts == 10
@@ -115,7 +115,7 @@ def test_results_in_memory_exclude_attempts_of_resumed_runs(run_virtual: Run, tm
 
 def test_results_in_memory_count_attempts_and_omit_changed_limits(run_virtual: Run) -> None:
     retry = RetryPolicy(2, wait=lambda _: 0.3)
-    results = run_virtual(BatchProcessor(FailsOnce(7), AdaptiveLimit(2, 40), retry=retry).batch(range(100)))
+    results = run_virtual(BatchProcessor(fails_once(7), AdaptiveLimit(2, 40), retry=retry).batch(range(100)))
     detail = detail_of_results(results, "job", results.wall_time)
     assert detail.attempts == sum(result.attempts for result in results) == 102
     assert results.batch.limit != 2

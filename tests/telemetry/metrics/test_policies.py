@@ -22,6 +22,7 @@ from flowrt import (
     RetryPolicy,
     WorkflowContext,
 )
+from flowrt.testing import ScriptedNode, hangs, returns
 
 Run = Callable[[Any], Any]
 Spans = Callable[[], list[ReadableSpan]]
@@ -109,27 +110,14 @@ def test_hedge_has_a_span_and_a_counter_of_its_own(run_virtual: Run, spans: Span
 
 
 def test_uncancellable_hedge_is_logged(run_virtual: Run, events: list[dict[str, Any]]) -> None:
-    async def stubborn(x: int) -> str:
-        tries.append(x)
-        if len(tries) > 1:
-            return "second"
-        while True:
-            try:
-                await asyncio.sleep(20)
-            except asyncio.CancelledError:
-                if asyncio.get_running_loop().time() > 50:
-                    raise
-
     async def main() -> None:
-        (result,) = await BatchProcessor(stubborn, 1, hedge=Hedge(after=2.0)).batch([1])
+        node = ScriptedNode(hangs(stubborn_for=60), returns("second"))
+        (result,) = await BatchProcessor(node, 1, hedge=Hedge(after=2.0)).batch([1])
         assert result.success
         (event,) = [event for event in events if event["event"] == "item.uncancellable"]
         assert (event["level"], event["status"], event["attempt"]) == ("warning", "ok", 2)
         await asyncio.sleep(100)
-        (left,) = [task for task in asyncio.all_tasks() if task.get_name() == "stubborn"]
-        left.cancel()
 
-    tries: list[int] = []
     run_virtual(main())
 
 
