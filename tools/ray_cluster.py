@@ -25,20 +25,23 @@ class RayClusterProcess:
     Args:
         head_cores: Cores of the head's node.
         node_cores: Cores of each further node.
+        job_server: True to run the dashboard, which takes jobs; it needs the package `ray[default]`.
 
     Attributes:
         address: Address for `RayExecutor`.
+        job_address: Address for `ray job submit`, or empty.
     """
 
-    def __init__(self, head_cores: int, *node_cores: int) -> None:
-        self.address = ""
+    def __init__(self, head_cores: int, *node_cores: int, job_server: bool = False) -> None:
+        self.address = self.job_address = ""
         self._cores = (head_cores, *node_cores)
+        self._job_server = job_server
         self._child: subprocess.Popen[str]
 
     def __enter__(self) -> Self:
         """Start the cluster, and wait until it is there."""
         self._child = subprocess.Popen(
-            [sys.executable, __file__, *map(str, self._cores)],
+            [sys.executable, __file__, str(int(self._job_server)), *map(str, self._cores)],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -46,7 +49,7 @@ class RayClusterProcess:
             text=True,
             start_new_session=True,
         )
-        self.address = self._read()
+        self.address, _, self.job_address = self._read().partition(" ")
         return self
 
     def __exit__(
@@ -82,12 +85,11 @@ def main() -> None:
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
     small: dict[str, Any] = {"object_store_memory": _STORE_BYTES}
-    head_cores, *node_cores = map(int, sys.argv[1:])
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": head_cores, "include_dashboard": False, **small}
-    )
+    job_server, head_cores, *node_cores = map(int, sys.argv[1:])
+    head = {"num_cpus": head_cores, "include_dashboard": bool(job_server), "dashboard_port": 0, **small}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=cores, **small) for cores in node_cores]
-    print(cluster.address, flush=True)
+    print(cluster.address, f"http://{cluster.head_node.webui_url}" if job_server else "", flush=True)
     for line in sys.stdin:
         if line.strip() == "lose a node":
             cluster.remove_node(nodes.pop(), allow_graceful=False)

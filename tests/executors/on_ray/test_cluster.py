@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tools.ray_cluster import RayClusterProcess
 
@@ -55,6 +57,23 @@ def test_lost_node_costs_no_item(command: list[str], tmp_path: Path) -> None:
         _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 0, errors
     check_output(tmp_path)
+
+
+def test_entrypoint_of_the_manifest_runs_as_a_submitted_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "jobs.py").write_text("def score(item):\n    return 10 // item['x']\n", "utf-8")
+    (tmp_path / "in.jsonl").write_text("".join(f'{{"x": {x}}}\n' for x in range(5)), "utf-8")
+    manifest = yaml.safe_load((ROOT / "docs" / "kuberay-rayjob.yaml").read_text("utf-8"))
+    entrypoint = manifest["spec"]["entrypoint"].replace("/data", str(tmp_path)).replace("--workers 16", "--workers 2")
+    with RayClusterProcess(0, 2, job_server=True) as cluster:  # the head has no core, as in the manifest
+        command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", cluster.job_address]
+        command += ["--working-dir", str(tmp_path), "--", *shlex.split(entrypoint)]
+        job = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    assert job.returncode == 0, job.stdout + job.stderr  # although the first item divides by 0
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    found = {line["index"]: line.get("output") for line in lines}
+    assert found == {0: None, 1: 10, 2: 5, 3: 3, 4: 2}
 
 
 def test_20_lost_head_ends_the_run_with_69_and_another_executor_resumes_it(command: list[str], tmp_path: Path) -> None:
