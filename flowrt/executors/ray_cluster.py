@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ _log: Final = logging.getLogger("flowrt.workers")
 _STORE_BYTES: Final = 80_000_000  # Ray's least; items do not go through the object store of a cluster of our own
 _SAY_PENDING_S: Final = 10.0
 _LOOK_S: Final = 0.5
+_NEVER_S: Final = "86400"  # else Ray ends a driver a minute after its head, whatever the program still does
 _PROBE_S: Final = 2.0
 _PROBES: Final = 4  # that fail one after another until the head is taken for gone: about 20 s at most
 _PROBE_TIMEOUT_S: Final = 3.0
@@ -101,6 +103,8 @@ class RayCluster:
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # its 30 s are exceeded under load
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        if self._address is not None:  # processes of a local cluster would have it, too, and outlive their head
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _NEVER_S)
         import ray  # noqa: PLC0415  # an extra, and slow to import
 
         if not ray.is_initialized():
@@ -202,7 +206,21 @@ class RayCluster:
                 self._lost = True
                 for watcher in list(self._watchers):
                     watcher.cluster_lost()
+                self._leave()
                 self._closed.wait()
+
+    def _leave(self) -> None:
+        """Leave a cluster whose head is gone, which takes Ray 20 s: now, rather than when the process ends.
+
+        Ray's hook for an uncaught exception would ask the head before it prints the traceback.
+        """
+        with suppress(AttributeError):  # of another version of Ray
+            worker = self._ray._private.worker  # noqa: SLF001
+            if sys.excepthook is worker.custom_excepthook:
+                sys.excepthook = worker.normal_excepthook
+        if self._owned:
+            with suppress(Exception):
+                self._ray.shutdown()
 
     def lost_error(self) -> ClusterLostError:
         """The error that ends the batches."""

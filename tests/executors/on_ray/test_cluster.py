@@ -76,6 +76,44 @@ def test_entrypoint_of_the_manifest_runs_as_a_submitted_job(tmp_path: Path, monk
     assert found == {0: None, 1: 10, 2: 5, 3: 3, 4: 2}
 
 
+LIBRARY = """
+import asyncio, sys, time
+import flowrt
+
+def work(x):
+    time.sleep(0.02)
+    return x
+
+async def main():
+    executor = flowrt.RayExecutor(2, address=sys.argv[1])
+    processor = flowrt.BatchProcessor(work, 20, executor=executor)
+    async with processor.batch_as_completed(range(100_000)) as results:
+        async for result in results:
+            if result.index == 100:
+                print("running", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_lost_head_ends_a_program_with_its_own_traceback(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(LIBRARY, "utf-8")
+    with RayClusterProcess(2) as cluster:
+        program = subprocess.Popen(
+            [sys.executable, str(tmp_path / "program.py"), cluster.address],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        assert program.stdout.readline() == "running\n"
+        cluster.lose_head()
+        _, errors = program.communicate(timeout=180)
+    assert program.returncode == 1
+    assert f"ClusterLostError: the head of the Ray cluster at {cluster.address} is gone" in errors
+
+
 def test_20_lost_head_ends_the_run_with_69_and_another_executor_resumes_it(command: list[str], tmp_path: Path) -> None:
     with RayClusterProcess(2) as cluster:
         driver = start(command, tmp_path, "--executor", "ray", "--ray-address", cluster.address)
