@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import sys
+import time
 import urllib.error
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -79,6 +80,7 @@ def urllib_error(status: int, **headers: str) -> urllib.error.HTTPError:
         (FailureError(status=True), None),
         (FailureError(status="503"), 503),
         (FailureError(status="unknown"), None),
+        (FailureError(code="0503"), None),
         (FailureError(response=None), None),
         (EmptyError(status=404), 404),
         (FailureError(response={"status": 503}), 503),
@@ -151,6 +153,16 @@ def test_retry_after_of_reads_a_named_attribute() -> None:
 )
 def test_parse_retry_after_reads_numbers_numerals_and_dates(value: Any, seconds: float | None) -> None:
     assert parse_retry_after(value, WALL_S) == seconds
+
+
+def test_date_without_a_zone_is_in_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert parse_retry_after(datetime(2026, 1, 1, 12, 0, 5), WALL_S) == 5.0  # noqa: DTZ001
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text() | st.binary() | st.integers() | st.floats() | st.timedeltas() | st.none())

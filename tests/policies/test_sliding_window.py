@@ -87,6 +87,12 @@ def test_pace_is_even_with_a_burst_of_one() -> None:
     assert {later - sooner for sooner, later in itertools.pairwise(admitted)} == {10**7}
 
 
+def test_burst_is_at_least_the_share_of_ten_milliseconds() -> None:
+    """Timers of event loops are no finer: a smaller burst would cost throughput."""
+    window = Window(100_000, 10**9, 1)
+    assert sum(window.take(1, 1) is not None for _ in range(2_000)) == 1_000
+
+
 def test_cost_above_the_burst_waits_for_the_even_flow() -> None:
     window = Window(100, 10**9, 10)
     assert window.fits(60, 1)
