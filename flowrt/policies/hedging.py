@@ -87,7 +87,7 @@ class HedgeTracker:
         self._quantile = policy.quantile or 0.0
         self.most = policy.most
         self.share = policy.share
-        self._mark = min(policy.minimum, _GENERATION)
+        self._mark = policy.minimum
         self._durations = Quantiles()
         self.learns = policy.quantile is not None
         self.after_ns = None if isinstance(policy.after, str) else max(1, seconds_to_ns(policy.after))

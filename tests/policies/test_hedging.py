@@ -26,6 +26,15 @@ def test_no_attempt_is_a_straggler_before_the_minimum() -> None:
     assert not tracker.due(9 * MS, 0, 100)
 
 
+def test_minimum_of_thousands_of_attempts_is_kept() -> None:
+    tracker = Hedge("p95", minimum=3_000).begin()
+    for _ in range(2_999):
+        tracker.record(10 * MS)
+    assert tracker.after_ns is None
+    tracker.record(10 * MS)
+    assert tracker.after_ns is not None
+
+
 def test_straggler_exceeds_the_quantile_of_earlier_attempts() -> None:
     rng = seeded(1)
     tracker = Hedge("p90").begin()
