@@ -129,6 +129,18 @@ def test_digest_of_file_depends_on_its_content_only(tmp_path: Path) -> None:
     assert digests[0].startswith("3000000 bytes, blake2b ")
 
 
+def test_digest_of_file_begins_at_its_start(tmp_path: Path) -> None:
+    digests = []
+    for content, start in ((b"content", 0), (b"\xef\xbb\xbfcontent", 3)):
+        (tmp_path / "file").write_bytes(content)
+        fd = os.open(tmp_path / "file", os.O_RDONLY)
+        try:
+            digests.append(digest_of_file(fd, start))
+        finally:
+            os.close(fd)
+    assert digests[0] == digests[1]
+
+
 async def fetch(item: Any) -> Any:
     return item
 

@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -300,6 +301,21 @@ def test_listener_on_a_closed_loop_is_not_called() -> None:
     asyncio.run(subscribe())
     breaker.record(1, 1, ok=False)
     assert (breaker.state, seen) == ("open", [])
+
+
+def test_listener_that_unsubscribed_meanwhile_is_not_called() -> None:
+    breaker = CircuitBreaker(0.5, 10, 10, minimum=1)
+    seen: list[str] = []
+
+    async def subscribe() -> Callable[[], None]:
+        return breaker.subscribe(lambda change: seen.append(change.new))
+
+    with asyncio.Runner() as runner:
+        leave = runner.run(subscribe())
+        breaker.record(1, 1, ok=False)  # outside of the loop, which is to call the listener once it runs
+        leave()
+        runner.run(asyncio.sleep(0))
+    assert seen == []
 
 
 def test_threads_that_share_a_breaker_keep_its_transitions_in_order() -> None:
