@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from flowrt._util.cores import usable_cores
@@ -152,7 +152,10 @@ def explain(
         bound["service"] += bound["slots"]
         bound["slots"] = 0
     cpu_ns = computing_ns + blocked_computing_ns if cpu is None else cpu.cpu_ns
-    compute_less = _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
+
+    def compute_less() -> str:  # only where it is said: to count the cores takes longer than the rest
+        return _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
+
     words = _Words(
         bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls,
         plain_workers,
@@ -196,7 +199,7 @@ class _Words:
         computing_ns: int,
         blocked_computing_ns: int,
         cpu: CpuTime | None,
-        compute_less: str,
+        compute_less: Callable[[], str],
         stalls: Sequence[Stall],
         plain_workers: int,
     ) -> None:
@@ -240,9 +243,9 @@ class _Words:
             last = f"the last {_percent(self._left / self._items)} of items" if known else "the last items"
             return f"{last} took {{share}} of the time", "a shorter item_timeout or a hedge would bound that"
         if self._computes:
-            return "{share} Python itself was the bottleneck (one core full)", self._compute_less
+            return "{share} Python itself was the bottleneck (one core full)", self._compute_less()
         if self._compete:
-            return "{share} the threads computed and waited for each other", self._compute_less
+            return "{share} the threads computed and waited for each other", self._compute_less()
         if 0 < self._workers < min(self._limit, self._items or self._limit):
             return self._of_workers()
         return "{share} every item left was running", self._find_out_why_they_fail() or "only faster items would help"
@@ -253,7 +256,7 @@ class _Words:
         busy = "the one slot was" if self._limit == 1 else f"all {self._limit:,} slots were"
         what = f"{{share}} of the time {busy} busy"
         if self._compete or (self._cpu is not None and threads_compute(self._cpu) and self._are_cores_full()):
-            return f"{what} with threads that compute", self._compute_less
+            return f"{what} with threads that compute", self._compute_less()
         return what, self._find_out_why_they_fail() or "raise max_concurrency"
 
     def _of_workers(self) -> tuple[str, str]:
@@ -278,7 +281,7 @@ class _Words:
         named = {who: min(1.0, part) for who, part in parts.items() if part >= _LEAST_CULPRIT}
         unknown = max(0.0, 1.0 - sum(parts.values()))
         if self._compete and unknown > 0.5:
-            return "{share} the event loop waited for threads that compute", self._compute_less
+            return "{share} the event loop waited for threads that compute", self._compute_less()
         what = "{share} the event loop was blocked"
         if not named:
             # a watchdog samples every stall, so that at least its stack is known
@@ -298,7 +301,7 @@ class _Words:
         if main == _COLLECTOR:
             return what, "batch_as_completed keeps no results for it to go through"
         if computes:  # in a thread, too, it would keep the others from computing
-            return what, self._compute_less
+            return what, self._compute_less()
         return what, "make what blocks a plain function, which runs in a thread"
 
 

@@ -9,6 +9,7 @@ that only waits costs nothing either. Times are nanoseconds of the batch's monot
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
@@ -54,7 +55,7 @@ _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes u
 
 
 _NO_TIME: Final = (0,) * len(CAUSES)
-_NO_DELAYS: Final = DelayTotals()
+_creating: Final = threading.Lock()
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
 
 
@@ -230,12 +231,6 @@ class Ledger:
         self._loop_time = _NO_LOOP
         self._batch = None  # which holds this ledger: a cycle for the garbage collector
 
-    def own_delays(self) -> DelayTotals:
-        """The delays, to add to."""
-        if self._delays is None:
-            self._delays = DelayTotals()
-        return self._delays
-
     # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
     def follow(self, loop_time: LoopTime) -> None:
@@ -285,8 +280,11 @@ class Ledger:
 
     @property
     def delays(self) -> DelayTotals:
-        """Time for which items were ready and other code had the loop; only to read."""
-        return _NO_DELAYS if self._delays is None else self._delays
+        """Time for which items were ready and other code had the loop; made when it is first asked for."""
+        if self._delays is None:
+            with _creating:  # the loop adds to it while another thread reads it
+                self._delays = self._delays or DelayTotals()
+        return self._delays
 
     @property
     def running_ns(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any, Final, Literal
 
 from flowrt._util.cpu_time import CpuTime
@@ -209,7 +208,7 @@ def estimate(
         raise ValueError("an estimate needs at least one sampled item")
     size = len(alone)
     added = [together[place] - seconds for place, seconds in alone.items()]
-    alone_s, added_s = fmean(alone.values()), fmean(added)
+    alone_s, added_s = math.fsum(alone.values()) / size, math.fsum(added) / size
     return SequentialEstimate(
         size,
         alone_s,

@@ -100,7 +100,7 @@ class Lateness:
         """
         if batch.ledger is None:
             return
-        scene = _Scene(batch, batch.ledger.own_delays(), is_stall=self.is_stall)
+        scene = _Scene(batch, batch.ledger.delays, is_stall=self.is_stall)
         self._scenes.append(scene)
         late_ns, running, known = self.late_ns, False, False
         went_on: list[tuple[ItemRecord, int]] = []
@@ -256,4 +256,4 @@ def sample_ready(batch: BatchRecord, passed_ns: int) -> None:
         if item is not None and task is not None and item.started_ns:
             waiter = getattr(task, "_fut_waiter", None)
             ready += waiter is None or waiter.done()
-    batch.ledger.own_delays().add_sample(passed_ns * max(0, ready * step - 1))
+    batch.ledger.delays.add_sample(passed_ns * max(0, ready * step - 1))

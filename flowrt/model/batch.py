@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flowrt._util.random_ids import random_id
 from flowrt.attribution.ledger import LOOP_BLOCKED, Ledger
+from flowrt.attribution.speedup import Speedup, speedup_in_threads, speedup_less_delays
 from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 
 if TYPE_CHECKING:
     import asyncio
 
     from flowrt._util.cpu_time import CpuTime
-    from flowrt.attribution.speedup import Speedup
 
 __all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot", "UnexportedIds"]
 
@@ -195,11 +195,10 @@ class BatchRecord:
         self._speedup = speedup
 
     def _compute_speedup(self, ledger: Ledger, wall_s: float) -> Speedup:
-        from flowrt.attribution import speedup as by  # noqa: PLC0415  # few batches are asked for it
 
-        found = by.speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.delays, ledger.running_ns / 1e9)
+        found = speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.delays, ledger.running_ns / 1e9)
         cpu, blocked_s = self.cpu_time, ledger.charged[LOOP_BLOCKED] / 1e9
-        return found if cpu is None else by.speedup_in_threads(found, cpu, wall_s, blocked_s)
+        return found if cpu is None else speedup_in_threads(found, cpu, wall_s, blocked_s)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state that another process can use: all but the clock and the parts of the running batch."""

@@ -480,3 +480,10 @@ def test_series_sum_to_the_wall_time(run: Run) -> None:
     }
     assert sum(seconds or 0 for seconds in found.values()) == pytest.approx(results.wall_time, rel=1e-6)
     assert found == pytest.approx(results.report.bound_by)
+
+
+def test_delays_of_one_ledger_are_not_those_of_another() -> None:
+    first, second = Ledger(), Ledger()
+    first.delays.known_ns += 5
+    assert first.delays.known_ns == 5
+    assert second.delays.known_ns == Ledger().delays.known_ns == 0
