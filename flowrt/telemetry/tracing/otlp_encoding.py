@@ -226,15 +226,15 @@ class Template:
             return made
 
         def encode_all(spans: Iterable[PlainSpan], encoded: list[bytes]) -> None:
-            add, block_of = encoded.append, blocks.get
+            add, block_of, block = encoded.append, blocks.get, -1
+            start_key, end_key, offset = _START_KEY, _END_KEY, offset_ns
             for _, ids, index, start_ns, end_ns, wait_ns, delayed_ns in spans:
-                pack, lowest, before, tail = block_of(index >> 7) or add_block(index >> 7)
-                if wait_ns:
-                    tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
-                span = pack(
-                    before, index - lowest, tail, ids, _START_KEY, start_ns + offset_ns, _END_KEY, end_ns + offset_ns
-                )
-                add(_with(span, _DELAYED_KEY + _pack_double(delayed_ns / 1e9)) if delayed_ns else span)
+                if index >> 7 != block:  # spans end nearly in the order of their indices
+                    block = index >> 7
+                    pack, lowest, before, prompt = block_of(block) or add_block(block)
+                tail = prompt if not wait_ns else prompt[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
+                span = pack(before, index - lowest, tail, ids, start_key, start_ns + offset, end_key, end_ns + offset)
+                add(span if not delayed_ns else _with(span, _DELAYED_KEY + _pack_double(delayed_ns / 1e9)))
 
         return encode_all
 
