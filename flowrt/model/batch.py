@@ -27,19 +27,19 @@ class Slot:
     """Position in which items run, one after another; a batch has `max_concurrency` of them.
 
     Attributes:
-        item: The item that runs here, or None.
-        task: The item's task.
+        item: The item that runs here, or None; `task` is its task.
+        place: Its place in the batch's list of slots, unless another slot has been removed from the list meanwhile.
         cancelled_ns: When the item was cancelled because it was over its time limit, else 0.
         abandoned: True if the item did not end when it was cancelled, and another slot has taken this one's place.
         keeping: True if the item has ended and waits until the journal has it.
     """
 
-    __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "task")
+    __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "place", "task")
 
     def __init__(self) -> None:
         self.item: ItemRecord | None = None
         self.task: asyncio.Task[None] | None = None
-        self.cancelled_ns = 0
+        self.cancelled_ns = self.place = 0
         self.abandoned = False
         self.keeping = False
 
