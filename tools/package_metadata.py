@@ -30,13 +30,13 @@ class ProjectMetadata(MetadataHookInterface):
         repository = self.config.get("repository", "").rstrip("/")
         text = Path(self.root, "README.md").read_text(encoding="utf-8")
         metadata["readme"] = {"content-type": "text/markdown", "text": readme_for_index(text, repository)}
-        if repository:
-            metadata["urls"] = {
-                "Repository": repository,
-                "Documentation": f"{repository}/blob/main/docs/index.md",
-                "Changelog": f"{repository}/blob/main/CHANGELOG.md",
-                "Issues": f"{repository}/issues",
-            }
+        paths = {
+            "Repository": "",
+            "Documentation": "/blob/main/docs/index.md",
+            "Changelog": "/blob/main/CHANGELOG.md",
+            "Issues": "/issues",
+        }
+        metadata["urls"] = {name: f"{repository}{path}" for name, path in paths.items() if repository}
 
 
 def readme_for_index(text: str, repository: str) -> str:

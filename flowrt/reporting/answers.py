@@ -20,7 +20,7 @@ def what_failed(detail: Detail) -> tuple[str, list[str]]:
     if not failed:
         retries = detail.retries.get("recovered", 0)
         recovered = f" {retries:,} of them after a retry." if retries else ""
-        return f"Nothing: all {total:,} items ended ok.{recovered}", []
+        return f"Nothing: {f'all {total:,} items' if total > 1 else 'the item'} ended ok.{recovered}", []
     parts = [
         f"{detail.counts[name]:,} {name.replace('_', ' ')}"
         for name in ("failed", "timed_out", "cancelled")

@@ -64,6 +64,7 @@ def test_no_link_leads_nowhere_where_the_repository_is_unknown(tmp_path: Path) -
     assert "Next: the tutorial, ten minutes" in text
     assert FENCED.findall(text) == FENCED.findall(readme)
     assert built.get_all("Project-URL") is None
+    assert built.get_all("Dynamic") is None
     assert built["Description-Content-Type"] == "text/markdown"
 
 

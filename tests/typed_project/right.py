@@ -266,4 +266,5 @@ async def service() -> str | None:
 
 assert_type(run(batches(), metrics_port=9464), int)
 assert_type(flowrt.run(nodes()), NodeResult[Any])
+assert_type(flowrt.run(flowrt.map(double, [1, 2])), BatchResults[int, int])
 assert_type(asyncio.run(service()), str | None)
