@@ -52,3 +52,12 @@ def test_distant_index_is_found_after_the_gap_is_filled() -> None:
     table.put(far, 8, 1)
     assert table.get(far) == (8, "ok")
     assert len(table) == 3
+
+
+def test_distant_index_right_behind_the_others_is_the_last() -> None:
+    table = Table()
+    for index in (GAP + 5, 50, GAP + 4):
+        table.put(index, 1, 1)
+    assert len(table._near) == GAP + 5
+    assert table.last == GAP + 5
+    assert list(table) == [50, GAP + 4, GAP + 5]
