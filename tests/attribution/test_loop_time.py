@@ -53,6 +53,15 @@ def test_interval_that_grows_after_it_was_charged_is_charged_once() -> None:
     assert ledger.charged[SERVICE] == ledger.computing_ns == 2 * S
 
 
+def test_interval_that_grows_after_a_batch_began_is_charged_from_then_on() -> None:
+    loop_time = LoopTime()
+    loop_time.add(COMPUTING, 1 * S, 2 * S)
+    ledger = opened(loop_time, 2 * S)
+    loop_time.add(COMPUTING, 2 * S, 3 * S)
+    ledger.close(4 * S)
+    assert (ledger.charged[SERVICE], ledger.charged[SLOTS]) == (1 * S, 1 * S)
+
+
 def test_batch_that_starts_in_a_long_turn_is_not_blocked_by_its_rest() -> None:
     loop_time = LoopTime()
     loop_time.due_ns = 1 * S
