@@ -87,6 +87,7 @@ def metrics(registry: CollectorRegistry, *headers: tuple[bytes, bytes]) -> tuple
 def test_metrics_are_compressed_on_request(registry: CollectorRegistry, encoding: bytes) -> None:
     headers, body = metrics(registry, (b"accept-encoding", encoding))
     assert headers[b"content-encoding"] == b"gzip"
+    assert headers[b"vary"] == b"accept, accept-encoding"
     assert int(headers[b"content-length"]) == len(body)
     assert samples(parse_text(gzip.decompress(body).decode())) == {"one", "two"}
 
