@@ -106,13 +106,13 @@ async def _turns(arm: BatchArm, outer: int) -> dict[str, list[dict[str, float]]]
             results = await processor.batch(inputs)
             if flush is not None:
                 await flush()
-            _check(arm.name, [(result.output or {})["results"] for result in results], wanted)
+            _check(arm.name, [output["results"] for output in results.raise_for_failures().outputs], wanted)
 
         ways: dict[str, Way] = {"gather": gather, arm.name: ours}
         return await take_turns(ways, _TURNS)
 
 
-def _check(name: str, outputs: list[list[int]], wanted: list[list[int]]) -> None:
+def _check(name: str, outputs: Sequence[Sequence[int | None]], wanted: list[list[int]]) -> None:
     if outputs != wanted:
         raise ValueError(f"{name} gave wrong outputs for nested batches")
 

@@ -41,7 +41,7 @@ def test_raise_for_failures_returns_the_results_of_a_full_success(run_virtual: R
 
 
 @pytest.mark.parametrize("generic", [BatchResult, BatchResults])
-def test_types_of_results_may_leave_out_the_one_of_a_failure(generic: Any) -> None:
+def test_types_of_results_may_leave_out_that_of_a_failure(generic: Any) -> None:
     assert get_args(generic[int, str]) == (int, str)
     assert get_args(generic[int, str, Never]) == (int, str, Never)
 

@@ -43,7 +43,7 @@ def spans(
         monkeypatch.setattr(trace, "_TRACER_PROVIDER", ours)
         yield lambda: list(kept.spans)
         return
-    telemetry: CapturedTelemetry = request.getfixturevalue("telemetry")  # the one that `events` reads
+    telemetry: CapturedTelemetry = request.getfixturevalue("telemetry")  # of `events`, too
     yield lambda: telemetry.spans
 
 

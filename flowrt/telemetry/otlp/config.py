@@ -187,7 +187,7 @@ def wire_protocol(signal: str = "traces") -> WireProtocol:
 
 
 def _variable(name: str, signal: str = "traces") -> tuple[str, str]:
-    """Name and value of the variable in force: the one for the signal wins over the one for all signals."""
+    """Name and value of the variable in force: that of the signal wins over that of all signals."""
     for variable in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
         text = os.environ.get(variable, "").strip()
         if text:
