@@ -122,11 +122,9 @@ class Ledger:
     def __init__(self, batch: Progress | None = None) -> None:
         self._batch = batch
         self.charged = [*_NO_TIME]
-        self.since_ns = 0
+        self.since_ns = self.left = 0
         self._delays: DelayTotals | None = None
-        self.left = 0
-        self.blocked_computing_ns = 0
-        self.computing_ns = 0
+        self.blocked_computing_ns = self.computing_ns = 0
         self.workerless_ns: Sequence[int] = _NO_TIME
         self._workerless = False
         self._cause = self._rest = SLOTS
@@ -277,6 +275,11 @@ class Ledger:
             uncharged_ns = bound_ns[cause] - self.charged[place] if self._workerless else 0
             parts[cause] = min(bound_ns[cause], self.workerless_ns[place] + max(0, uncharged_ns))
         return parts
+
+    @property
+    def known_delays(self) -> DelayTotals | None:
+        """The delays, or None if there were none."""
+        return self._delays
 
     @property
     def delays(self) -> DelayTotals:

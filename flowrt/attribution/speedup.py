@@ -110,15 +110,19 @@ class Speedup:
         }
 
 
-def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals, running_s: float = 0.0) -> Speedup:
+def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals | None, running_s: float = 0.0) -> Speedup:
     """Compute the speedup from the execution times less the items' delays.
 
     Args:
         service_s: Sum of the execution times, in seconds.
         wall_s: Wall time of the batch, in seconds; above 0.
-        delays: Time for which items were ready and other code had the loop.
+        delays: Time for which items were ready and other code had the loop; None for none.
         running_s: The part of the wall time in which at least one item ran, in seconds: never subtracted.
     """
+
+    if delays is None:
+        claimed = service_s / wall_s
+        return Speedup(claimed, claimed, claimed, claimed, method="held")
 
     def without(delay_ns: int) -> float:
         return min(service_s, max(running_s, service_s - delay_ns / 1e9)) / wall_s

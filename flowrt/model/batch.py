@@ -195,8 +195,7 @@ class BatchRecord:
         self._speedup = speedup
 
     def _compute_speedup(self, ledger: Ledger, wall_s: float) -> Speedup:
-
-        found = speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.delays, ledger.running_ns / 1e9)
+        found = speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.known_delays, ledger.running_ns / 1e9)
         cpu, blocked_s = self.cpu_time, ledger.charged[LOOP_BLOCKED] / 1e9
         return found if cpu is None else speedup_in_threads(found, cpu, wall_s, blocked_s)
 

@@ -265,3 +265,8 @@ def test_metric_has_both_figures(run: Run) -> None:
     for method in ("claimed", "measured"):
         labels = {"batch": name, "method": method}
         assert REGISTRY.get_sample_value("flowrt_batch_speedup_ratio", labels) == getattr(speedup, method)
+
+
+def test_speedup_without_delays_is_the_claim() -> None:
+    assert speedup_less_delays(3.0, 2.0, None, 1.5) == speedup_less_delays(3.0, 2.0, DelayTotals(), 1.5)
+    assert speedup_less_delays(3.0, 2.0, None).measured == 1.5
