@@ -262,9 +262,11 @@ class Mailbox:
             level = 1  # the input's end: no item waits in a worker while another worker is idle
         for link in sorted(links, key=_load) if len(links) > 1 else links:
             most = min(level, link.ahead.window) if bounded else level
-            count = most - len(link.entries)
-            if count > 0 and queue:
-                self._send(queue, link, count)
+            has = len(link.entries)
+            if bounded and has > most // 2:
+                continue  # it has enough: few messages of many items cost less than many of few
+            if most > has and queue:
+                self._send(queue, link, most - has)
 
     def _send(self, queue: deque[Entry], link: Link, count: int) -> None:
         batch: list[Entry] = []

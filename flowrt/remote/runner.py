@@ -24,7 +24,7 @@ from flowrt.remote.outbox import Outbox
 
 __all__ = ["Runner"]
 
-_FLUSH_S: Final = 0.005  # outcomes of plain functions wait this long while the next ones run
+_FLUSH_S: Final = 0.01  # outcomes of plain functions wait this long while the next ones run
 
 
 class _Session:
