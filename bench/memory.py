@@ -20,7 +20,7 @@ from bench.environments import environment
 from bench.jobs import Item, job_of
 from bench.machine import about, last_core
 from bench.measure import BenchError, run_module
-from bench.nodes import flowrt_node, nadoo_node
+from bench.nodes import flowrt_node, nadoo_node, take_x
 from bench.workloads import workload
 
 __all__ = ["MEMORY", "MEMORY_PEERS", "MemoryArm", "Received", "growth_mib", "main", "measure_memory"]
@@ -121,6 +121,15 @@ async def _flowrt_stream_delivered(inputs: Iterable[Item], received: Received) -
         await _flowrt_stream(inputs, received)
 
 
+async def _flowrt_processes(inputs: Iterable[Item], received: Received) -> None:
+    from flowrt import BatchProcessor, ProcessesExecutor
+
+    async with ProcessesExecutor(2) as executor:
+        processor = BatchProcessor(take_x, _NOOP.concurrency, executor=executor)
+        async for result in processor.batch_as_completed(inputs):
+            received.add(result.index, result.output)
+
+
 async def _nadoo_stream(inputs: list[Item], received: Received) -> None:
     import nadoo_flow
 
@@ -143,6 +152,13 @@ MEMORY: Final = (
         lazy=True,
         needs=("opentelemetry.exporter.otlp.proto.common",),
         delivers=True,
+    ),
+    MemoryArm(
+        "flowrt-processes",
+        "flowrt `batch_as_completed` in two processes: the driver",
+        _flowrt_processes,
+        lazy=True,
+        needs=("cloudpickle",),
     ),
     MemoryArm("flowrt-batch", "flowrt `batch`, a list of results", _whole("flowrt-default")),
     MemoryArm("gather", "`gather` + `Semaphore`", _whole("gather"), items=_FEWER),

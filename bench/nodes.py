@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from bench.jobs import Job
 
-__all__ = ["flowrt_node", "nadoo_node"]
+__all__ = ["flowrt_node", "nadoo_node", "take_x"]
+
+
+async def take_x(item: Mapping[str, int]) -> int:
+    """A no-op that worker processes can import."""
+    return item["x"]
 
 
 def flowrt_node(job: Job) -> Any:

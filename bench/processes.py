@@ -21,6 +21,7 @@ from typing import Any, Final
 from bench.machine import about
 from bench.measure import run_module
 from bench.tables import Table, spread
+from bench.worker_faults import measure_faults
 
 __all__ = ["PROCESSES", "ProcessArm", "main", "measure_processes", "of_rounds", "process_tables"]
 
@@ -29,6 +30,11 @@ _NAPS: Final = 10_000
 _NAP_S: Final = 0.05
 _AT_ONCE: Final = 500
 _WORKERS: Final = 2
+_FAULTS: Final = {
+    "lost ms": "until a killed worker is noticed, ms",
+    "hung ms": "until a stopped worker is ended, beyond its item's time limit, ms",
+    "orphans ms": "until workers that compute have ended after their driver's SIGKILL, ms",
+}
 _WORK: Final = {"1 ms": (1_000, 2_000), "100 µs": (100, 20_000)}  # µs of CPU, and items
 
 
@@ -183,6 +189,7 @@ async def _ours(figures: dict[str, float], cut: int) -> None:
                 await timed(Spin(for_us), items[:100], _AT_ONCE, pool)
                 figures[f"flowrt {label} x{workers}"] = (await timed(Spin(for_us), items, _AT_ONCE, pool))[1]
             figures[f"flowrt {label}"] = figures[f"flowrt {label} x2"]
+    await measure_faults(figures)
 
 
 def _peer_us(name: str, spin: Spin, items: range, chunk: int) -> float:
@@ -236,6 +243,9 @@ def process_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
     table.add("round trip, one at a time, µs", *spread(of_rounds(measured, "round trip"), ",.0f"))
     naps = spread(of_rounds(measured, "naps"), ".2f", "x")
     table.add(f"{_NAPS:,} items of {_NAP_S * 1e3:g} ms, 2 x {_AT_ONCE // 2} at once, of the ideal", *naps)
+    for name, what in _FAULTS.items():
+        if samples := of_rounds(measured, name):
+            table.add(what, *spread(samples, ",.0f"))
     yield table
     work = Table("Items that compute, on two processes: wall time, µs an item", ("1 ms", "100 µs"))
     for arm in PROCESSES:

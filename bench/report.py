@@ -214,6 +214,9 @@ def _memory(measured: Measured) -> Iterator[Table]:
 
 def _memory_targets(measured: Measured) -> Iterator[Target]:
     memory = measured["memory"]
+    if driver := memory.get("flowrt-processes"):
+        growth_mb = [mib * 2**20 / 1e6 for mib in driver["samples_mib"]]
+        yield Target(f"flowrt-processes, MB of growth of the driver over {driver['items']:,} items", growth_mb, 20)
     if stream := memory.get(_STREAM):
         growth_mb = [mib * 2**20 / 1e6 for mib in stream["samples_mib"]]
         yield Target(f"{_STREAM}, MB of growth over {stream['items']:,} items", growth_mb, 20)
@@ -453,6 +456,8 @@ def _process_targets(measured: Measured) -> Iterator[Target]:
     yield Target("the same above the loop executor, µs", [driver - loop for driver, loop in pairs], 6)
     yield Target("round trip to a worker process, µs", of_rounds(measured, "round trip"), 300)
     yield Target("10,000 x 50 ms over 2 x 250, of the ideal", of_rounds(measured, "naps"), 1.1)
+    yield Target("a killed worker is noticed within, ms", of_rounds(measured, "lost ms"), 100)
+    yield Target("workers outlive a killed driver by, ms", of_rounds(measured, "orphans ms"), 1_000)
     for label, bound in (("1 ms", 1.8), ("100 µs", 1.5)):
         gain = of_rounds(measured, f"flowrt {label} x1", f"flowrt {label} x2")
         yield Target(f"speedup of two processes at {label}", gain, bound, at_most=False)

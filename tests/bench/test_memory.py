@@ -15,7 +15,7 @@ from bench.memory import MEMORY, MemoryArm, Received, growth_mib, main, measure_
 BY_NAME = {each.name: each for each in MEMORY}
 
 
-@pytest.mark.parametrize("name", ["flowrt-stream", "gather"])
+@pytest.mark.parametrize("name", ["flowrt-stream", "flowrt-processes", "gather"])
 def test_memory_arm_runs_in_a_process_of_its_own(name: str) -> None:
     assert run_module("bench.memory", [name, "1500"], name) >= 0
 
