@@ -54,7 +54,7 @@ demo-ray: $(VENV)/.ray  ## Run the demo's job on a local Ray cluster that loses 
 	$(BIN)/python -m tools.demo_ray $(DEMO_ARGS)
 
 .PHONY: test-ray
-test-ray: $(VENV)/.ray  ## Run the tests on a local Ray cluster: an 80 MB wheel, and about two minutes
+test-ray: $(VENV)/.ray  ## Run the tests on a local Ray cluster: an 80 MB wheel, and about four minutes
 	FLOWRT_RAY=1 $(BIN)/python -m pytest -v --timeout 300 tests/executors/on_ray $(PYTEST_ARGS)
 
 $(VENV)/.ray: $(VENV)/.test

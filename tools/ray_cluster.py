@@ -1,7 +1,7 @@
 """Ray cluster of this machine in a session of its own, which can lose a node or its head: for tests and the demo.
 
 Ray's `Cluster` leaves processes behind when the program that made it is killed. This one runs it in a child, whose
-process group is killed as a whole.
+session is killed as a whole.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -56,8 +58,22 @@ class RayClusterProcess:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Kill all of its processes."""
-        os.killpg(self._child.pid, signal.SIGKILL)
+        while processes := self.processes():
+            for pid in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
         self._child.communicate()
+
+    def processes(self) -> list[int]:
+        """Its processes that have not ended: those of its session, as Ray gives each worker a group of its own."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended
+                state, _, _, session = file.read_text().rpartition(")")[2].split()[:4]
+                if state != "Z" and int(session) == self._child.pid:
+                    found.append(int(file.parent.name))
+        return found
 
     def lose_node(self) -> None:
         """Kill the processes of the last node."""

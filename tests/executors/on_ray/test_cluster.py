@@ -55,8 +55,10 @@ def test_lost_node_costs_no_item(command: list[str], tmp_path: Path) -> None:
         wait_for_items(tmp_path)
         cluster.lose_node()
         _, errors = driver.communicate(timeout=120)
+        assert cluster.processes()
     assert driver.returncode == 0, errors
     check_output(tmp_path)
+    assert cluster.processes() == []
 
 
 def test_entrypoint_of_the_manifest_runs_as_a_submitted_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
