@@ -34,6 +34,9 @@ class PolicyPipeline:
         retries: Decides on further attempts.
         controller: Finds the concurrency limit.
         set_limit: Called with a new limit when the controller wants one.
+
+    Attributes:
+        learns: True if `leave` must see every attempt that has ended; else only those that did not end ok.
     """
 
     __slots__ = (
@@ -41,10 +44,10 @@ class PolicyPipeline:
         "_breaker",
         "_clock",
         "_controller",
-        "_learns",
         "_pause",
         "_rate_limiter",
         "_set_limit",
+        "learns",
         "retries",
     )
 
@@ -69,7 +72,7 @@ class PolicyPipeline:
         self._set_limit = set_limit
         self.retries = retries
         judges = retries is not None and retries.judges_successes
-        self._learns = judges or any(each is not None for each in (rate_limiter, breaker, controller))
+        self.learns = judges or any(each is not None for each in (rate_limiter, breaker, controller))
 
     def enter(self, item: ItemRecord) -> bool:
         """Let an attempt begin now if nothing holds it back; else `await wait(item)`.
@@ -175,8 +178,6 @@ class PolicyPipeline:
         """
         if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
             item.ticket = None
-            return None
-        if item.status == "ok" and not self._learns:
             return None
         began = item.started_ns > 0
         state = item.status

@@ -200,7 +200,11 @@ class Worker:
                     cancellation.timed_out(item, slot)
 
                 item.finished_ns = now = clock()
-                if policies is not None and (retry := self._ask_for_retry(policies, item, outcome)) is not None:
+                if (
+                    policies is not None
+                    and (item.status != "ok" or policies.learns)
+                    and (retry := self._ask_for_retry(policies, item, outcome)) is not None
+                ):
                     self._requeue(item, retry)
                 else:
                     if journal is not None and journal.wants(item) and not await cancellation.keep(item, slot):
