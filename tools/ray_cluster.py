@@ -51,7 +51,11 @@ class RayClusterProcess:
             text=True,
             start_new_session=True,
         )
-        self.address, _, self.job_address = self._read().partition(" ")
+        try:
+            self.address, _, self.job_address = self._read().partition(" ")
+        except BaseException:  # Ctrl-C, too
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -114,6 +118,7 @@ def main() -> None:
                 for each in processes:
                     each.process.kill()
         print("done", flush=True)
+    cluster.shutdown()  # the program that made it has ended without its exit handlers
 
 
 if __name__ == "__main__":
