@@ -119,6 +119,7 @@ class RayCluster:
             finally:
                 noisy.setLevel(level)
             self._owned = True
+            _take_back_excepthook(ray)
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self._head = host.strip("[]"), int(port)
         return ray
@@ -204,23 +205,13 @@ class RayCluster:
                 failures += 1
             if failures >= _PROBES:
                 self._lost = True
+                _take_back_excepthook(self._ray)
                 for watcher in list(self._watchers):
                     watcher.cluster_lost()
-                self._leave()
+                if self._owned:  # takes 20 s: now, rather than when the process ends
+                    with suppress(Exception):
+                        self._ray.shutdown()
                 self._closed.wait()
-
-    def _leave(self) -> None:
-        """Leave a cluster whose head is gone, which takes Ray 20 s: now, rather than when the process ends.
-
-        Ray's hook for an uncaught exception would ask the head before it prints the traceback.
-        """
-        with suppress(AttributeError):  # of another version of Ray
-            worker = self._ray._private.worker  # noqa: SLF001
-            if sys.excepthook is worker.custom_excepthook:
-                sys.excepthook = worker.normal_excepthook
-        if self._owned:
-            with suppress(Exception):
-                self._ray.shutdown()
 
     def lost_error(self) -> ClusterLostError:
         """The error that ends the batches."""
@@ -248,3 +239,11 @@ class RayCluster:
             thread.join(2 * _LOOK_S)
         if self._owned and self.is_connected:
             self._ray.shutdown()
+
+
+def _take_back_excepthook(ray: Any) -> None:
+    """Undo Ray's hook for an uncaught exception: it asks the head, even a lost one, before it prints."""
+    with suppress(AttributeError):  # of another version of Ray
+        worker = ray._private.worker  # noqa: SLF001
+        if sys.excepthook is worker.custom_excepthook:
+            sys.excepthook = worker.normal_excepthook
