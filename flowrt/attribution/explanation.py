@@ -25,7 +25,7 @@ _SHORTEST_NS: Final = 1_000_000  # a shorter batch has nothing to explain
 
 _Part = Cause | Literal["workerless"]
 _PARTS: Final[tuple[_Part, ...]] = (*CAUSES, "workerless")
-"""What a sentence names: the causes, and the parts of them in which no remote worker was ready."""
+"""Parts of a sentence: the causes, and the time in which no remote worker was ready."""
 
 _COLLECTOR: Final = "Python's garbage collector"
 
@@ -186,7 +186,7 @@ def _compute_less(cpu_ns: int, wall_ns: int, items: int, limit: int, cores: int)
 
 
 class _Words:
-    """What to say of each cause of one batch, and what would help."""
+    """Words and advice for each cause of one batch."""
 
     def __init__(
         self,
@@ -331,7 +331,7 @@ def why_overstated(batch: EndedBatch, speedup: Speedup) -> str:
 
 
 def _stalls_of_others(batch: EndedBatch, ledger: Ledger) -> list[Stall]:
-    """The batch's stalls without those that are put down to its own items though these run in threads.
+    """Return the stalls, except those attributed to the batch's own items although these ran in threads.
 
     Such an item has the loop only for an instant; a stall then is its wait for the interpreter's lock.
     """

@@ -14,7 +14,7 @@ __all__ = ["ActiveRuns", "now_ns"]
 
 
 class ActiveRuns:
-    """Runs of a processor, on whatever loops they are: those of which it is the `owner`.
+    """Active runs that one processor owns, on any loop.
 
     Args:
         controller: Finds the limit, where it adapts by itself.

@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 __all__ = ["BatchPlan", "Ends", "Inputs", "assemble", "build_run"]
 
 Inputs = Iterable[In | Rejected] | AsyncIterable[In | Rejected]
-"""Where items of type `In` come from."""
+"""Any iterable or async iterable of items of type `In`."""
 
 _log: Final = logging.getLogger("flowrt.batch")
 
 
 class BatchPlan:
-    """What the batches of one configuration have in common.
+    """Plan shared by the batches of one configuration.
 
-    A web service runs one small batch per request, which would pay more for finding this out than for its items. The
+    A web service runs one small batch per request, and making the plan would cost more than running its items. The
     processor owns the plan, and makes a new one when a setting has changed.
 
     Args:
         config: The settings, which are frozen.
 
     Attributes:
-        config: The same.
+        config: The settings.
         has_policies: True if a policy may hold an attempt back, repeat it, or learn from it.
         opens_first: True if something has to be read or opened before a batch is built: a journal, a cache, a sample.
         in_process: True if attempts run in this process.
@@ -93,7 +93,7 @@ class BatchPlan:
         self.takes_values = isinstance(config.node, FunctionNode)
         self._session: LoopSession | None = None
         self._attempt: tuple[Begin, Settle] | None = None
-        self._fn: Any = None  # of a function's node, which may be set anew
+        self._fn: Any = None  # the node's function when the session was opened; it may be replaced
 
     def open_session(self) -> Session:
         """Open the executor's session for one batch; that of the loop has no state, so all batches share it."""
@@ -106,7 +106,7 @@ class BatchPlan:
         return opened
 
     def attempt_of(self, session: Session, workflow: WorkflowContext | None) -> tuple[Begin, Settle]:
-        """What begins an attempt, and what records its outcome; of the loop's session the same for all batches.
+        """Return the functions that begin an attempt and record its outcome; all batches share those of the loop.
 
         Args:
             session: The executor's session.
@@ -133,7 +133,7 @@ class BatchPlan:
 
 
 class Ends(NamedTuple):
-    """What a run of a processor reports to.
+    """Receivers of a run's results and events.
 
     Args:
         runs: The processor's active runs, which it joins.
@@ -154,9 +154,9 @@ async def build_run(
     """Build a run that is ready to start, with its journal open.
 
     Args:
-        plan: What the processor's settings decide.
+        plan: Plan of the processor's settings.
         inputs: Where items come from.
-        ends: What the run reports to.
+        ends: Receivers of the run's results and events.
         workflow_context: Shared by all items; a new one by default.
         progress: Draw a progress bar.
 
@@ -224,7 +224,7 @@ def assemble(
     cache: CacheStore | None = None,
     more: tuple[Instrument, ...] = (),
 ) -> BatchRun:
-    """Assemble a run of a plan for which nothing has to be opened first, or all of that is open.
+    """Assemble a run. What its plan needs opened first, such as a journal, is open.
 
     Args:
         plan: As `build_run`.
@@ -262,7 +262,7 @@ def assemble(
         more = (*more, recorder)
     dispatch = Dispatch.of((*observer.instruments(), *config.instruments, *more))
     session = plan.open_session()
-    batch.cpu_time = getattr(session, "cpu_time", None)  # of threads; an executor from elsewhere may not measure it
+    batch.cpu_time = getattr(session, "cpu_time", None)  # measured in threads; an executor of the user's may lack it
     batch.workflow = workflow_context
     admission = Admission()
     if paced:

@@ -64,7 +64,7 @@ class _MemoryStore:
 
 
 class _FileStore(_MemoryStore):
-    """Outputs in a file, which one thread reads and writes: what has come up while it was busy is its next task."""
+    """Outputs in a file. One thread reads and writes it; requests that arrive meanwhile form its next task."""
 
     def __init__(self, cache: Cache, node: BaseNode) -> None:
         super().__init__(cache, node)

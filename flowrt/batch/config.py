@@ -132,7 +132,7 @@ class BatchConfig:
         return config
 
     def changed(self, **changes: Any) -> Self:
-        """The same settings but for those named, checked again.
+        """Return a copy with some settings changed, checked again.
 
         Raises:
             ValueError: A setting is out of its range.

@@ -51,7 +51,7 @@ class BatchProcessor(Generic[In, Out]):
         retry: Which failed attempts are tried again: a `RetryPolicy`, or the number of attempts; None for none.
         rate_limit: How much may start within a time: a `RateLimit`, a rate such as `"100/s"`, or several of which all
             hold.
-        breaker: Leaves a service alone that fails too often.
+        breaker: Stops attempts while the service fails too often.
         cache: Keeps outputs of repeated inputs: a `Cache`, the path of a file, or True to keep them in memory.
         hedge: Gives an item that takes unusually long a second attempt beside its first.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
@@ -60,8 +60,8 @@ class BatchProcessor(Generic[In, Out]):
             for more than that; or an open `flowrt.journal.Journal`, for one batch, which you close.
         record: A file that the times of every attempt are recorded in, for `flowrt report` and `flowrt whatif`; a later
             batch of this processor replaces it. Needs the extra `parquet`.
-        speedup_sample: Run so many items one after another before the batch, and so twice in all, to measure what the
-            batch gains; for inputs that are a list or another sequence. By default nothing runs twice, and the
+        speedup_sample: Number of items to run one after another before the batch, to measure what the batch gains; they
+            run again in it. For inputs that are a list or another sequence. By default nothing runs twice, and the
             measured speedup is computed from how long items delayed each other.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
         telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
@@ -277,9 +277,9 @@ class BatchProcessor(Generic[In, Out]):
         continue_on_error: bool | None = None,
         progress: bool = False,
     ) -> BatchResults[In, Out]:
-        """Run the failed ones of earlier results again; what was `Rejected` has no input to run and stays.
+        """Run the failed items of earlier results again; `Rejected` items stay, as they have no input.
 
-        With a journal the others are taken from it.
+        With a journal, the results of the other items are read from it.
 
         Args:
             results: What `batch` or `batch_as_completed` gave, with a journal all of it; left unchanged.

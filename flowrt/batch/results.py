@@ -122,7 +122,7 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
         """Return a pandas DataFrame, one row per item.
 
         The columns are index, status, input, output, error, error_type, attempts, execution_time and queue_time, the
-        last two in seconds. Inputs and outputs are the very objects.
+        last two in seconds. Inputs and outputs are the same objects, not copies.
 
         Raises:
             MissingExtraError: pandas is not installed.

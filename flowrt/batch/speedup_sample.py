@@ -19,7 +19,7 @@ Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
 
 
 def places_to_sample(items: int, size: int) -> list[int]:
-    """Places at even distances, from all over the input.
+    """Return evenly spaced positions in the input.
 
     Args:
         items: How many items there are.
@@ -32,7 +32,7 @@ def places_to_sample(items: int, size: int) -> list[int]:
 async def run_sequentially(
     node: BaseNode, items: Sequence[Any], item_timeout_s: float | None, invoke: Invoke | None = None
 ) -> list[float]:
-    """Run a node over items in a plain loop, with nothing of a batch around it.
+    """Run a node over items in a plain loop, without a batch.
 
     Args:
         node: What to run.

@@ -30,7 +30,7 @@ _CELL_CHARS: Final = 100
 
 
 def to_pandas(results: Iterable[BatchResult]) -> Any:
-    """Return a pandas DataFrame; inputs and outputs are the very objects."""
+    """Return a pandas DataFrame; inputs and outputs are the same objects, not copies."""
     try:
         import pandas as pd  # noqa: PLC0415  # heavy
     except ImportError:

@@ -106,7 +106,7 @@ class Admission:
                 self.release()
 
     async def take_capacity(self) -> None:
-        """Once closed: wait until the consumer has room for the result of an item that is not run."""
+        """After closing: wait until the consumer has capacity for the result of an item that is not run."""
         while self._capacity <= 0:
             waiter = asyncio.get_running_loop().create_future()
             if self._rest is _NO_REST:

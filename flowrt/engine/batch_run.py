@@ -121,7 +121,7 @@ class BatchRun:
 
     @property
     def nested(self) -> bool:
-        """True if it is part of an item of an active batch, which would lack what is cut short here."""
+        """True if this run belongs to an item of an active batch; cutting it short would leave that item incomplete."""
         outer = None if self._enclosing is None else self._enclosing()
         return outer is not None and not outer.over
 
@@ -252,7 +252,7 @@ class BatchRun:
         self._close_journal()
 
     def _unstarted(self) -> UnstartedInputs:
-        """What accounts for inputs that were not started; made only where there are some."""
+        """Make the accounting for unstarted inputs; most runs never need it."""
         if self._parts is None:
             raise RuntimeError("the batch is over and has let go of its inputs")
         return UnstartedInputs(self._parts, self._source, self._cancellation, self._keep_unstarted)

@@ -1,4 +1,4 @@
-"""What the engine needs of a cache, and the form of what is in it: JSON."""
+"""Cache interface of the engine, and the JSON form of its entries."""
 
 from __future__ import annotations
 

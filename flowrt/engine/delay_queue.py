@@ -38,7 +38,7 @@ class DelayQueue(Generic[T]):
 
     @property
     def full(self) -> bool:
-        """True if as many items wait as may."""
+        """True if the bound is reached."""
         return len(self._heap) >= self.bound
 
     @property

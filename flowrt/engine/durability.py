@@ -21,7 +21,7 @@ _KEPT: Final = ("ok", "failed", "timed_out")
 
 
 class JournalLog(Protocol):
-    """What the engine needs of a journal, as `flowrt.journal.Journal` has it."""
+    """Journal interface of the engine, which `flowrt.journal.Journal` implements."""
 
     @property
     def path(self) -> Path:
@@ -42,7 +42,7 @@ class JournalLog(Protocol):
         """Get ready to take items; `kept` and `lost` are called by `call` with the tokens of items."""
 
     def restore(self, index: int, input_data: Any) -> BatchResult | None:
-        """How an earlier run finished an item, if it did."""
+        """Return the item's result of an earlier run, or None."""
 
     def append(self, result: BatchResult, token: Any) -> None:
         """Take an item that has finished."""
@@ -94,7 +94,7 @@ class JournalSink:
         self._journal.start(call, _kept, _lost, threaded=self._threaded)
 
     def restore(self, item: ItemRecord) -> BatchResult | None:
-        """How an earlier run finished the item, or None where it has to run.
+        """Return the item's result of an earlier run, or None if the item has to run.
 
         Raises:
             JournalMismatchError: The item had another input then.
@@ -131,7 +131,7 @@ class JournalSink:
     async def keep(self, item: ItemRecord, slot: Slot) -> JournalError | None:
         """Wait until the item is on the disk.
 
-        A cancellation changes nothing, as the disk does not hear of it, unless the slot was abandoned.
+        Cancellation does not interrupt the write; it ends the wait only if the slot was abandoned.
 
         Args:
             item: It has finished.

@@ -49,19 +49,19 @@ class Phase(IntEnum):
     """
 
     RECORDING = 0
-    """Its end is last: the file holds what all others found."""
+    """Ends last, because its file contains the results of the others."""
     RECONCILIATION = 1
-    """Its end comes after the counting and the tracing that it compares."""
+    """Ends after counting and tracing, which it compares."""
     METRICS = 2
     LIVE = 3
     LOGS = 4
     """Inside metrics and outside tracing, so that the events of an item have its trace id."""
     TRACING = 5
     LEDGER = 6
-    """Its end is the first of the built-in ones, which read the speedup that it finds."""
+    """First of the built-in instruments to end; the others read the speedup, which follows from its service time."""
     USER = 7
     SAMPLE = 8
-    """Its end is first of all: a sampled speedup wins over the ledger's."""
+    """Ends before all others: a sampled speedup wins over the ledger's."""
 
 
 class Instrument:

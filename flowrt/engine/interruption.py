@@ -15,7 +15,7 @@ _POLL_S: Final = 0.02
 
 
 class _Run(Protocol):
-    """What an interruption needs of an active batch run."""
+    """Interface of an active run."""
 
     @property
     def batch(self) -> BatchRecord:

@@ -18,7 +18,7 @@ __all__ = ["ACTIVE_RUNS", "ActiveRun", "ItemTask", "clear_cancellation", "make_t
 
 
 class ActiveRun(Protocol):
-    """What a task needs of the batch runs on its loop."""
+    """Interface of the runs on a task's loop."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

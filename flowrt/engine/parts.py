@@ -1,4 +1,4 @@
-"""What a batch run is made of."""
+"""Parts of a batch run."""
 
 from __future__ import annotations
 

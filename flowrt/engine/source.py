@@ -25,10 +25,10 @@ from flowrt.model import ItemRecord
 __all__ = ["EMPTY", "END", "IN_MEMORY", "LATER", "Mapped", "Source", "check_inputs", "length_of", "make_source"]
 
 END: Final[Any] = object()
-"""What `pull` returns once the source is exhausted."""
+"""Marker that `pull` returns when the source is exhausted."""
 
 LATER: Final[Any] = object()
-"""What `pull` returns while there is no input yet: `wait`, then pull again."""
+"""Marker that `pull` returns while no input is ready: `wait`, then pull again."""
 
 Variables = Sequence[tuple[ContextVar[Any], Any]]
 """Context variables with their values."""
@@ -39,7 +39,7 @@ class Mapped:
 
     Args:
         inputs: A list, tuple, range, set or frozenset.
-        function: Makes the input of what is there; it takes no time.
+        function: Makes the input of an element; it must be quick.
     """
 
     __slots__ = ("_function", "_inputs")

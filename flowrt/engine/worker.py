@@ -35,7 +35,7 @@ _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item h
 
 
 class SlotPool(Protocol):
-    """What a worker needs of the pool of slots.
+    """Interface of the slot pool.
 
     Attributes:
         vacant: Slots without a worker; below zero, so many slots have to end, since the limit was lowered.

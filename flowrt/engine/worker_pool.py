@@ -21,10 +21,10 @@ _AT_ONCE: Final = 128  # workers that are hired at once for inputs in memory, of
 
 
 class _Run(Protocol):
-    """What the pool needs of its run."""
+    """Interface of the pool's run."""
 
     def all_left(self) -> None:
-        """End the batch, as its last slot has."""
+        """End the batch, since its last slot has ended."""
 
 
 class WorkerPool:
@@ -38,7 +38,7 @@ class WorkerPool:
         begin: Begins one attempt.
         cancellation: How items end other than by themselves.
         context: What each task's context is a copy of.
-        run: Told when the last slot has ended.
+        run: Notified when the last slot has ended.
 
     Attributes:
         vacant: Slots without a worker; below zero, so many slots have to end, since the limit was lowered.

@@ -1,8 +1,9 @@
 """Items delayed while the event loop was blocked: they were ready to run and had to wait.
 
-They are found when the loop turns again, before any of them runs: a task whose future is done, or that waits for none,
-is ready. Items that ended in the long turn itself were ready before it began. An item that ran in it and waits again is
-known by its future, which is not the one that it waited for before: `note_waiting` keeps those of a few slots.
+Delayed items are found when the loop turns again, before any item runs. An item is ready if the future that its task
+waits for is done, or if its task waits for none. An item that ended in the long turn was ready before the turn began.
+An item that ran in the long turn and waits again waits for another future than before the turn: `note_waiting` records
+the futures of a few slots for that comparison.
 """
 
 from __future__ import annotations
@@ -123,20 +124,20 @@ class Lateness:
                 scene.totals.guessed_ns += delay_ns
                 scene.add(item, delay_ns // 2)
             elif id(item) in self._ready:
-                # it was ready, has run since, and waits for something else now
+                # the item was ready, has run since, and waits for another future now
                 seen_ns = min(delay_ns, max(0, self._ready[id(item)] - begin_ns))
                 scene.totals.known_ns += seen_ns
                 scene.totals.guessed_ns += delay_ns - seen_ns
                 scene.add(item, (delay_ns + seen_ns) // 2)
-            elif self._waited.get(id(item), waiter) is not waiter:  # the same, but it was not seen ready
+            elif self._waited.get(id(item), waiter) is not waiter:  # the same, but the item was not seen ready
                 went_on.append((item, delay_ns))
             else:
                 scene.waiting.append((slot, item, waiter, delay_ns))
         had_loop = self._look_at_ended(scene)
         if running and not known and not had_loop:
-            scene.totals.own_ns += late_ns  # one of them had the loop
+            scene.totals.own_ns += late_ns  # one of the running items had the loop
         if went_on and not (seen or running or had_loop or self._one_left_out):
-            del went_on[0]  # as likely as not, one of them had the loop
+            del went_on[0]  # as likely as not, one of these items had the loop
             self._one_left_out = True
         for item, delay_ns in went_on:
             scene.totals.guessed_ns += delay_ns
@@ -145,11 +146,11 @@ class Lateness:
     def _look_at_ended(self, scene: _Scene) -> bool:
         """Find the delayed items among those that ended in the long turn.
 
-        Until another item ended before it, each was kept waiting: all tasks of a turn are ready when it begins. Then
-        it may have had the loop itself.
+        An item was delayed until another item ended before it, since all tasks of a turn are ready when the turn
+        begins. After that, the item may have had the loop itself.
 
         Returns:
-            True if one of them is likely to have had the loop for most of the time.
+            True if one of those items is likely to have had the loop for most of the time.
         """
         had_loop = False
         for item, before_ns in self._ended.get(scene.batch, ()):

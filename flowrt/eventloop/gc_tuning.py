@@ -20,7 +20,7 @@ _MOST_PAUSES: Final = 64
 
 
 class _Tuning:
-    """What was changed, to be undone with the last user."""
+    """GC settings before tuning, restored when the last user leaves."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

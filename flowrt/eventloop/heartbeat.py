@@ -1,8 +1,8 @@
 """Heartbeat of an event loop: a timer whose lateness is the time for which the loop was blocked.
 
 It beats forty times a second while there are listeners, and faster after a late beat, since a loop that was blocked
-once often is again. A beat costs the same however many batches wait: what the loop did is kept once (`LoopTime`), and
-items are looked at only after a late beat, or some of them while the loop is busy.
+once often is again. A beat costs the same however many batches wait: the loop's state is recorded once (`LoopTime`),
+and items are looked at only after a late beat, or some of them while the loop is busy.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ __all__ = ["Entry", "Item", "Link", "Mailbox", "Session"]
 
 
 class Item(Protocol):
-    """What is read and written of an item's record."""
+    """Fields of an item's record that the mailbox uses."""
 
     started_ns: int
     trace: Any
@@ -47,12 +47,12 @@ class Item(Protocol):
 
 
 class Session(Protocol):
-    """What is read of a batch's session.
+    """Fields of a session that the mailbox uses.
 
     Attributes:
         number: Its number in the pool.
         blocking: True if the node is a plain function.
-        opening: What a worker has to know of it.
+        opening: Pickled node and settings, which a worker needs before its first item.
         slots: Most attempts at once.
     """
 
@@ -67,7 +67,7 @@ class Session(Protocol):
 
 
 class Link(Protocol):
-    """What is known of a worker.
+    """Fields of a worker that the mailbox uses.
 
     Attributes:
         entries: Attempts in the worker by number.
@@ -102,7 +102,7 @@ class Entry:
         attempt: The attempt's number.
         number: The number under which it was sent; 0 at the driver.
         sent_ns: When it was sent.
-        service_ns: How long it ran, once that is known.
+        service_ns: How long it ran, once the worker has reported it.
         crashes: Number of workers that died while they ran it, or may have.
         link: The worker that has it, or None.
         ended: Set if the attempt was cancelled after it was sent: done once it has ended in the worker.

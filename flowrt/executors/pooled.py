@@ -25,7 +25,7 @@ class PooledExecutor:
         self._lock = threading.Lock()  # batches may start on loops in several threads
 
     def start_pool(self) -> tuple[Launcher, PoolSettings]:
-        """What starts the workers of a new pool, and its settings."""
+        """Return the launcher and the settings of a new pool."""
         raise NotImplementedError
 
     def open(self, node: BaseNode, slots: int) -> RemoteSession:

@@ -30,7 +30,7 @@ _READ_TIMEOUT_S: Final = 5.0
 
 
 class Watcher(Protocol):
-    """Someone to notify when the head is gone."""
+    """Listener for the loss of the head."""
 
     def cluster_lost(self) -> None:
         """The head is gone; called in any thread."""
@@ -166,7 +166,7 @@ class RayCluster:
         return actor, found
 
     def _why_pending(self) -> str:
-        """What each actor asks for, beside what the cluster has."""
+        """Describe the resources each actor requests and those the cluster has."""
         asked = {"CPU": self._options.get("num_cpus"), "GPU": self._options.get("num_gpus")}
         asked |= {"memory": self._options.get("memory")} | dict(self._options.get("resources") or {})
         has, free = self._ray.cluster_resources(), self._ray.available_resources()

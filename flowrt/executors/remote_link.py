@@ -21,7 +21,7 @@ __all__ = ["LinkOwner", "RemoteLink"]
 
 
 class LinkOwner(Protocol):
-    """What a link reports to: the pool of workers."""
+    """Interface of the worker pool."""
 
     def link_ready(self, link: RemoteLink) -> None:
         """The worker can take items."""
@@ -250,7 +250,7 @@ class RemoteLink:
         self._start_next()
 
     def _opened(self, session: int) -> None:
-        """Let the time of attempts run that waited for their node to be loaded."""
+        """Start the time, and so the time limit, of attempts whose node has now loaded."""
         if session in self._sessions:
             self._sessions[session] = True
         for entry in self.entries.values():
@@ -259,7 +259,7 @@ class RemoteLink:
         self._start_next()
 
     def _start_next(self) -> None:
-        """Let the time of the plain-function item run that the worker runs next."""
+        """Start the time limit of the next plain function."""
         for entry in self.entries.values():
             if entry.session.blocking:
                 if entry.own and not entry.item.started_ns and self._sessions[entry.session.number]:
@@ -267,9 +267,9 @@ class RemoteLink:
                 break
 
     def observe_running(self) -> None:
-        """Let the time of the item run that the worker says it runs.
+        """Start the time limit of the plain function that the worker reports as running.
 
-        Items before it have ended there, and their outcomes are not here yet: their time does not go on.
+        Functions before it have ended there, but their outcomes have not arrived: their time limits stop.
         """
         number = self.transport.running()
         current = self.entries.get(number) if number else None

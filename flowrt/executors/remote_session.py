@@ -21,7 +21,7 @@ _POLL_S = 0.01  # until it is clear whether a cancelled item has started
 
 
 class Attempts(Protocol):
-    """What a session needs of the pool of workers."""
+    """Interface of the worker pool."""
 
     clock: Clock
 

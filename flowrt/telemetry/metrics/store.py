@@ -99,7 +99,7 @@ class ErrorTypes:
 
 
 class _Rest(NamedTuple):
-    """What a shard counts beside its fast path, all at 0 and shared by the shards that have not counted any of it."""
+    """Counters off the fast path. One set, all at 0, is shared by the shards that have not counted there yet."""
 
     items: dict[str, int]
     errors: dict[str, int]
@@ -192,7 +192,7 @@ class Shard:
         self.ok, self.failed, self.attempt, self.queue_wait, self.failed_exemplars = rest[6:]
 
     def own_rest(self) -> None:
-        """Make what is not counted on the fast path this shard's own. Call it before anything is added to that."""
+        """Give this shard its own counters off the fast path. Call it before anything is added to them."""
         if not self._owns_rest:
             self._owns_rest = True
             self._set_rest(_Rest.of(self.bounds_s))

@@ -241,7 +241,7 @@ class Template:
 
 @lru_cache(maxsize=1_024)
 def _packer(before: int, tail: int) -> Callable[..., bytes]:
-    """What joins the parts of a plain span, by the sizes of its constants."""
+    """Joiner of a plain span's parts, by the sizes of its constants."""
     return struct.Struct(f"<{before}sB{tail}s26sBQBQ").pack
 
 

@@ -116,7 +116,7 @@ _endpoints: Final[dict[SpanPipeline, str | None]] = {}  # of the pipelines in `_
 
 
 def export_settings() -> dict[str, Any]:
-    """What another process needs to export to where this one does: name and endpoint; empty if nothing is exported."""
+    """Export settings for another process: service name and endpoint; empty if this process exports nothing."""
     pipeline = _running()
     if pipeline is None:
         return {}
