@@ -101,6 +101,9 @@ def _cancelled_plain_function(executor: Any, folder: Path) -> str:
 def _fate_of_the_function(folder: Path) -> str:
     """Let a function go on that was ended or abandoned, and see whether it does."""
     pid = int((folder / "pid").read_text())
+    until = time.monotonic() + 10
+    while pid != os.getpid() and alive(pid) and time.monotonic() < until:  # Ray reports a death before its process ends
+        time.sleep(0.01)
     (folder / "go on").touch()
     until = time.monotonic() + _PATIENCE_S
     while time.monotonic() < until:
