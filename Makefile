@@ -133,6 +133,20 @@ bench-more: $(VENV)/.bench  ## Measure the rest: more workloads, forecasts, repo
 bench-peers: $(VENV)/.bench  ## Measure the peers, each in an environment of its own, in nearly two hours
 	$(BIN)/python -m bench all --peers
 
+.PHONY: bench-pythons
+bench-pythons:  ## Measure the README's workload on Python 3.12 and 3.13, where they are, in five minutes; then make bench-draw
+	@set -e; for version in 3.12 3.13; do \
+		for python in python$$version $$HOME/.pyenv/versions/$$version.*/bin/python$$version; do \
+			"$$python" -c "" >/dev/null 2>&1 || continue; \
+			"$$python" -m venv .venv-bench-$$version; \
+			.venv-bench-$$version/bin/python -m pip install --quiet --upgrade pip; \
+			.venv-bench-$$version/bin/python -m pip install --quiet --editable '.[otlp]' --group bench; \
+			.venv-bench-$$version/bin/python -m bench run overhead noop --json bench/results/overhead-$$version.json \
+				--arm nadoo --arm flowrt-bare --arm flowrt-metrics --arm flowrt-default --arm flowrt-delivered; \
+			break; \
+		done; \
+	done
+
 bench-draw: $(VENV)/.bench $(VENV)/.test  ## Draw the charts of the results, and write the pages
 	$(BIN)/python -m bench draw
 	$(BIN)/python -m tools.fill_docs

@@ -119,7 +119,27 @@ def overhead_markdown() -> str:
             cells += [f"{min(its['delivered']):.1%}" if its["delivered"] else "–"]
             table.append(f"| {' | '.join(cells)} |")
     what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians"
-    return "\n".join([*table, "", f"{what}; {where(measured)}, commit {measured['machine']['commit']}."])
+    source = f"{what}; {where(measured)}, commit {measured['machine']['commit']}."
+    return "\n".join([*table, "", source, *_by_python(measured)])
+
+
+def _by_python(here: Mapping[str, Any]) -> Iterator[str]:
+    """Table of the ratios of CPU on each Python that was measured; nothing if it was only one."""
+    others = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("overhead-*.json"))]
+    if not others:
+        return
+    measured = [here, *others]
+    works = [next(work for work in each["workloads"] if work["name"] == "noop") for each in measured]
+    by_arm = [figures(work, BASELINE) for work in works]
+    yield ""
+    yield "CPU, of nadoo-flow-core on the same Python:"
+    yield ""
+    yield f"| | {' | '.join(each['machine']['python'] for each in measured)} |"
+    yield f"|---|{'---:|' * len(measured)}"
+    for arm in ARMS:
+        if arm.name != BASELINE and all(arm.name in its for its in by_arm):
+            cells = [_middle(its[arm.name]["cpu_to_baseline"], ".3f", "×") for its in by_arm]
+            yield f"| {arm.title} | {' | '.join(cells)} |"
 
 
 def prices_markdown() -> str:

@@ -62,6 +62,22 @@ def test_readme_table_comes_from_the_results(
     assert "no-op items at concurrency 100, medians; CPython 3.11, 2 cores of a processor, 3 rounds" in table
 
 
+def test_readme_table_has_the_ratio_on_each_python(
+    results: dict[str, Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = results["overhead"]
+    (tmp_path / "overhead.json").write_text(json.dumps(here))
+    later = {**here, "machine": {**here["machine"], "python": "CPython 3.13"}}
+    (noop,) = here["workloads"]
+    noop = {**noop, "samples": {name: samples for name, samples in noop["samples"].items() if name != "floor"}}
+    (tmp_path / "overhead-3.13.json").write_text(json.dumps({**later, "workloads": [noop]}))
+    monkeypatch.setattr(pages, "RESULTS", tmp_path)
+    _, by_python = overhead_markdown().split("CPU, of nadoo-flow-core on the same Python:")
+    assert "| | CPython 3.11 | CPython 3.13 |" in by_python
+    assert "| flowrt, telemetry off | 0.300× | 0.300× |" in by_python
+    assert "floor" not in by_python
+
+
 def test_checked_in_results_have_the_suites_order_and_charts() -> None:
     results = read_results()
     assert list(results)[:1] == ["overhead"]
