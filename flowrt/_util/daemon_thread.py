@@ -86,7 +86,7 @@ class DaemonThreads:
         self._name = name
         self._cpu_time = cpu_time
         self._threads: list[threading.Thread] = []
-        self._active = 0  # calls whose outcome the loop does not know: no more than there are threads
+        self._active = 0  # calls whose outcome has not reached the loop; never more than there are threads
         self._calls: deque[Call | None] = deque()  # None ends a thread
         self._bell = threading.Lock()  # locked while there is no reason for a thread to wake up
         self._bell.acquire()
@@ -131,7 +131,7 @@ class DaemonThreads:
                 self._bell.release()
 
     def _serve(self) -> None:
-        """Run calls until there is a None in their place."""
+        """Run calls until a None ends the thread."""
         calls, cpu_time = self._calls, self._cpu_time
         call: Call | None
         result: Any
@@ -151,7 +151,7 @@ class DaemonThreads:
                 try:
                     result = call.function(*call.arguments)
                 except BaseException as exc:  # raised again where the answer is awaited
-                    error = _as_future_takes_it(exc)
+                    error = _error_for_future(exc)
                 if cpu_time is not None and (not calls or time.perf_counter_ns() - times[1] > _SHORT_NS):
                     times = cpu_time.add_since(times)  # the next call begins where this one ended
                 self._report(call, result, error)
@@ -166,7 +166,7 @@ class DaemonThreads:
 
     def _deliver(self) -> None:
         """Set the outcomes that are there, on the loop's thread."""
-        self._signalled = False  # before the look: what comes after it signals anew
+        self._signalled = False  # cleared first: an outcome that arrives from now on signals again
         outcomes = self._outcomes
         while outcomes:
             call, result, error = outcomes.popleft()
@@ -174,8 +174,8 @@ class DaemonThreads:
             call.end(result, error)
 
 
-def _as_future_takes_it(error: BaseException) -> BaseException:
-    """Return the error; in place of a StopIteration, which a future refuses, what it becomes in a coroutine."""
+def _error_for_future(error: BaseException) -> BaseException:
+    """Return the error, or a RuntimeError for a StopIteration, which a future refuses; a coroutine does the same."""
     if not isinstance(error, StopIteration):
         return error
     replacement = RuntimeError("the function raised StopIteration")
@@ -189,7 +189,7 @@ def _run(answer: asyncio.Future[Any], function: Callable[[], Any]) -> None:
     try:
         result = function()
     except BaseException as exc:  # raised again where the future is awaited
-        error = _as_future_takes_it(exc)
+        error = _error_for_future(exc)
     with suppress(RuntimeError):  # the loop has been closed
         answer.get_loop().call_soon_threadsafe(_settle, answer, result, error)
     del error  # its traceback holds this frame: without this they would be a cycle

@@ -1,4 +1,4 @@
-"""JSON text of values, and values of JSON text, for callers that convert every item."""
+"""JSON encoding and decoding for callers that convert every item."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ scan_once: Final[Callable[[str, int], tuple[Any, int]]] = getattr(json.JSONDecod
 def make_encoder(default: Callable[[Any], Any], *, allow_nan: bool) -> Callable[[Any], str]:
     """Make a function like `json.JSONEncoder(...).encode`, which costs half as much.
 
-    It keeps one encoder of the standard library's, where that makes one for each call. A value that holds itself ends
-    in a RecursionError instead of a ValueError.
+    It keeps one encoder, while the standard library makes one for each call. A value that contains itself raises
+    RecursionError instead of ValueError.
 
     Args:
         default: Returns what to encode in place of a value without a JSON form.

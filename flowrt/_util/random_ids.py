@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["random_id"]
 
-_random: Final = random.Random()  # noqa: S311  # ids are no secrets; of its own, so that `random.seed` repeats none
+_random: Final = random.Random()  # noqa: S311  # ids are no secrets; `random.seed` does not reset this generator
 _unused: Final[list[str]] = []
 _DIGITS: Final = 32
 _MANY: Final = 256
@@ -26,7 +26,7 @@ def random_id() -> str:
 
 def _draw_anew() -> None:
     _random.seed()
-    _unused.clear()  # the parent uses the same
+    _unused.clear()  # the parent process will use these ids
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,8 +15,8 @@ class WeakRegistry(Generic[T]):
     """Active objects in the order of their start, held weakly.
 
     A `WeakSet` iterates in Python, so another thread may change it between two steps. Here, each step is one call
-    into C, which also makes adding and removing cheap enough for every batch. Objects are told apart by `==`, so their
-    class should leave that to identity.
+    into C, which also makes adding and removing cheap enough for every batch. Objects are compared by `==`, so their
+    class should not define `__eq__`.
     """
 
     __slots__ = ("_forget", "_refs")

@@ -26,10 +26,10 @@ async def collect(
     """Run a batch to its end and return its results in input order.
 
     Args:
-        build: Builds the run; it is given what takes results.
+        build: Builds the run; its first argument takes the results.
         name: Name of the batch.
-        args: Further arguments of `build`: a closure over them would be ten objects for the garbage collector.
-        kwargs: The same.
+        args: Further arguments of `build`. A closure over them would add ten objects for the garbage collector.
+        kwargs: Further keyword arguments of `build`.
 
     Raises:
         Interrupted: A signal drained the batch, also if its caller was then cancelled.
@@ -47,7 +47,7 @@ async def collect(
             results.sort(key=BY_INDEX)
             attach_results(exc, BatchResults(results, name=name, batch=run.batch))
         if run.interruption is None or not isinstance(exc, asyncio.CancelledError):
-            del results, run, built  # which the error's traceback would hold, and a result's own error be a cycle
+            del results, run, built  # else the traceback keeps them, in a cycle if a result has this error
             raise
     collected = _in_order(results, run)
     if run.interruption is not None:

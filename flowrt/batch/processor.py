@@ -351,7 +351,7 @@ class BatchProcessor(Generic[In, Out]):
         return replace(self.config, continue_on_error=continue_on_error)
 
     def _plan_of(self, config: BatchConfig) -> BatchPlan:
-        if self._plan.config is not config:  # a setting has changed since the batch before
+        if self._plan.config is not config:  # a setting has changed since the previous batch
             self._plan = BatchPlan(config)
         return self._plan
 
@@ -365,7 +365,7 @@ class BatchProcessor(Generic[In, Out]):
         *,
         paced: bool = False,
     ) -> BatchRun | Awaitable[BatchRun]:
-        """Build a run; awaits only where something has to be opened first."""
+        """Build a run, or return an awaitable of it if something has to be opened first."""
         plan = self._plan_of(config)
         ends = Ends(self._runs, self._observer, deliver, paced)
         if progress or plan.opens_first:

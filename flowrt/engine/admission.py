@@ -12,7 +12,7 @@ from flowrt.engine.waiters import Waiters
 
 __all__ = ["Admission"]
 
-# Shared by every batch in which nothing waits, which is nearly every small one; replaced before anything is added.
+# Empty, and shared by all batches in which nothing waits, as in most small ones; replaced before anything is added.
 _NO_WAITERS: Final = Waiters()
 _NO_REST: Final[deque[asyncio.Future[None]]] = deque()
 

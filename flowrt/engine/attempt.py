@@ -23,7 +23,7 @@ Begin = Callable[[ItemRecord], Awaitable[Any]]
 
 
 def make_begin(invoke: Invoke) -> Begin:
-    """Make the function that begins attempts: it holds nothing of a batch, so that many batches may share it.
+    """Make the function that begins attempts. It keeps nothing of a batch, so that many batches may share it.
 
     Args:
         invoke: How an executor runs the node.
@@ -54,12 +54,14 @@ def make_begin(invoke: Invoke) -> Begin:
 def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
     """Make the function that begins attempts of an async function on the loop, or of a plain one in threads.
 
-    They need no NodeContext, no coroutine of the node's and no NodeResult: settle them with `settle_value`. Any other
-    node, or executor, has no such way: None.
+    Such attempts need no NodeContext, no coroutine of the node and no NodeResult: settle them with `settle_value`.
 
     Args:
         node: The node to run.
         invoke: How its executor runs it.
+
+    Returns:
+        The function, or None if the node or its executor needs `make_begin`.
     """
     session = getattr(invoke, "__self__", None)
     call: Callable[[Any], Awaitable[Any]]

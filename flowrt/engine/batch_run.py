@@ -28,7 +28,7 @@ __all__ = ["BatchRun", "active_batches", "enclosing_run"]
 _MOST_PARKED: Final = 1_000  # items that wait for an equal one, where no retry policy bounds how many wait
 
 _enclosing: Final[ContextVar[weakref.ref[BatchRun] | None]] = ContextVar("flowrt_batch", default=None)
-"""The run whose item's attempt the current code is part of, if any."""
+"""Weak reference to the run whose item the current code belongs to, or None."""
 
 
 def active_batches(loop: asyncio.AbstractEventLoop) -> list[BatchRun]:
@@ -37,7 +37,7 @@ def active_batches(loop: asyncio.AbstractEventLoop) -> list[BatchRun]:
 
 
 def enclosing_run() -> BatchRun | None:
-    """The active run whose item the current code is part of, or None."""
+    """Return the active run whose item the current code belongs to, or None."""
     ref = _enclosing.get()
     run = None if ref is None else ref()
     return None if run is None or run.over else run
@@ -58,8 +58,8 @@ class BatchRun:
         over: True if nothing of it is left.
         source_failed: True if `join` has raised what the source raised.
         unstarted: Inputs that were cancelled in bulk without having been started, or None.
-        owner: What it belongs to, such as the processor's active runs.
-        observed: True if telemetry of any kind is kept of it.
+        owner: Owner of the run, such as the processor's active runs.
+        observed: True if any telemetry observes it.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -212,7 +212,7 @@ class BatchRun:
         self._cancellation.abandon_task(task)
 
     def replace_slot(self) -> None:
-        """Give the place of a slot whose item was abandoned to another worker."""
+        """Add a worker in place of a slot whose item was abandoned."""
         self._pool.replace()
 
     def leave_slot(self, slot: Slot) -> None:
@@ -222,7 +222,7 @@ class BatchRun:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def all_left(self) -> None:
-        """End the batch, as its last slot has: it ends even if that fails."""
+        """End the batch after its last slot has ended, even if winding up fails."""
         try:
             self._wind_up()
         except Exception as exc:  # a fault of the engine or of an executor, a policy or a journal
@@ -254,7 +254,7 @@ class BatchRun:
     def _unstarted(self) -> UnstartedInputs:
         """Make the accounting for unstarted inputs; most runs never need it."""
         if self._parts is None:
-            raise RuntimeError("the batch is over and has let go of its inputs")
+            raise RuntimeError("the batch is over and has released its inputs")
         return UnstartedInputs(self._parts, self._source, self._cancellation, self._keep_unstarted)
 
     def _keep_unstarted(self, block: UnstartedBlock) -> None:
@@ -308,7 +308,7 @@ class BatchRun:
             self._saving.add_done_callback(self._saved)
 
     def _release(self) -> None:
-        """Let go of inputs and items, and of cycles in which they would wait for the garbage collector."""
+        """Release inputs and items, and break cycles that would keep them until a garbage collection."""
         self.batch.latest = self.batch.workflow = None
         self._source = EMPTY
         self._parts = self._retries = self._hedging = self._timeouts = None

@@ -41,10 +41,10 @@ _STRAY: Final = (
 
 
 class SlotKeeper(Protocol):
-    """What ends items needs of the run: not functions of it, which would be further objects for each batch."""
+    """Interface of the run. Bound methods of it, instead, would be more objects for each batch."""
 
     def replace_slot(self) -> None:
-        """Give the place of a slot whose item was abandoned to another worker."""
+        """Add a worker in place of a slot whose item was abandoned."""
 
     def leave_slot(self, slot: Slot) -> None:
         """End a slot."""
@@ -60,14 +60,14 @@ class Cancellation:
         cache: Outputs of inputs that were run before, if they are cached.
         hedging: The second attempts beside stragglers, if there are any.
         context: The context that tasks of the run inherit.
-        slots: Fills the place of a slot whose item was abandoned, and ends slots.
+        slots: The run, which replaces and ends slots.
 
     Attributes:
         stopped: Why the batch was stopped, or None.
         drained: Why the batch admits nothing more although it was not stopped, or None.
         failure: What `join` raises, or None.
         source_error: What the source raised, or None.
-        cancels_rest: True if inputs that were never started get a result, which says so.
+        cancels_rest: True if inputs that were never started get a `cancelled` result each.
         paced: True if a consumer sets the pace.
         finish: Finishes an item whose status is final.
     """
@@ -155,7 +155,7 @@ class Cancellation:
         """
         if self.stopped is None and cancels_rest:
             self.cancels_rest = True
-        elif not cancels_rest and self.paced:  # the consumer is gone; else the rest costs no waiting
+        elif not cancels_rest and self.paced:  # the consumer is gone; an unpaced batch cancels the rest without waiting
             self.cancels_rest = False
         if self.stopped is not None:
             return

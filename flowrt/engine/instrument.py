@@ -162,7 +162,7 @@ class Dispatch:
 
     @classmethod
     def of(cls, instruments: tuple[Instrument, ...]) -> Dispatch:
-        """The dispatch of a batch's instruments; all batches without any share one.
+        """Return the dispatch of a batch's instruments; all batches without instruments share one.
 
         Raises:
             TypeError: As the constructor.

@@ -45,7 +45,7 @@ Settle = Callable[[ItemRecord, Any], None]
 
 
 _PLAIN: Final = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple})
-"""Types of which every value is an output."""
+"""Types whose values are outputs as they are, and never a NodeResult."""
 
 _NO_LOOP: Final = ("no running event loop", "There is no current event loop in thread")
 
@@ -225,7 +225,7 @@ class Finisher:
 def _following(
     item_ended: Callable[[], None] | None, not_ok: Callable[[ItemRecord], None] | None
 ) -> Callable[[ItemRecord], None]:
-    """What follows the delivery of an item."""
+    """Return the function to call after an item was delivered."""
 
     def after(item: ItemRecord) -> None:
         if item_ended is not None:

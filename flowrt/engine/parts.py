@@ -57,8 +57,8 @@ class RunParts:
         deliver: Takes the results.
         dispatch: The instruments' hooks.
         settle: Records what an attempt returned.
-        paced: True if a consumer sets the pace; else inputs that were never started are kept as a block, of which
-            results are made when they are asked for.
+        paced: True if a consumer sets the pace; else inputs that were never started are kept as a block, and their
+            results are made on demand.
         policies: The policies around attempts, if any.
         journal: Keeps finished items, if there is a journal.
         cache: Outputs of inputs that were run before, if they are cached.
@@ -70,8 +70,8 @@ class RunParts:
         abandon_attempt: Called when an attempt did not end in time and is left running.
         close: Called once, when no worker is left.
         save: Awaited once, after the batch's end and before `join` returns; it raises nothing.
-        owner: What the run belongs to, such as the processor's active runs.
-        observed: True if telemetry of any kind is kept of the batch.
+        owner: Owner of the run, such as the processor's active runs.
+        observed: True if any telemetry observes the batch.
     """
 
     batch: BatchRecord

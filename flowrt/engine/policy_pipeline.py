@@ -36,7 +36,7 @@ class PolicyPipeline:
         set_limit: Called with a new limit when the controller wants one.
 
     Attributes:
-        learns: True if `leave` must see every attempt that has ended; else only those that did not end ok.
+        learns: True if `leave` must be called for every ended attempt; else only for those that did not end ok.
     """
 
     __slots__ = (

@@ -58,7 +58,7 @@ class Mapped:
 IN_MEMORY: Final = (list, tuple, range, set, frozenset)
 """Types whose items are in memory, so that iterating over them runs no code and takes no time."""
 
-_IN_MEMORY: Final = (*IN_MEMORY, Mapped)
+_READ_AT_ONCE: Final = (*IN_MEMORY, Mapped)
 
 
 class Source:
@@ -338,7 +338,7 @@ def check_inputs(inputs: Any) -> None:
     Raises:
         TypeError: Not an iterable or async iterable of items, or a str, bytes or mapping.
     """
-    if isinstance(inputs, _IN_MEMORY):
+    if isinstance(inputs, _READ_AT_ONCE):
         return
     if isinstance(inputs, (str, bytes, bytearray, Mapping)):
         hint = "its .items()" if isinstance(inputs, Mapping) else "a list with it inside"
@@ -349,7 +349,7 @@ def check_inputs(inputs: Any) -> None:
 
 def make_source(inputs: Any) -> Source:
     """Make the source of any iterable or async iterable."""
-    if isinstance(inputs, _IN_MEMORY):
+    if isinstance(inputs, _READ_AT_ONCE):
         return Source(inputs)
     return AsyncSource(inputs) if isinstance(inputs, AsyncIterable) else IteratorSource(inputs)
 

@@ -26,7 +26,7 @@ class UnstartedInputs:
         parts: The run's parts.
         source: Where the run pulls from.
         cancellation: Knows why they are not started, and finishes items.
-        keep: Takes inputs that are cancelled in bulk, to make results of them when they are asked for.
+        keep: Takes inputs that are cancelled in bulk; their results are made on demand.
     """
 
     def __init__(

@@ -91,10 +91,23 @@ class Worker:
         self._pool = pool
         self._context = context
         self._known = source.known
-        # what `run` needs, in tuples: they are unpacked for each item, which is cheaper than so many attributes
+        # fields that `run` reads for each item: unpacking two tuples is cheaper than reading as many attributes
         ledger = batch.ledger if source.computes else None  # else a pull takes no time
-        self._way = (batch, admission, pool, source, source.pull, begin, parts.settle, finish, clock)
-        self._options = (cancellation, parts.dispatch, ledger, retries, parts.policies, cache, parts.journal)
+        dispatch, settle = parts.dispatch, parts.settle
+        self._always = (
+            batch,
+            admission,
+            pool,
+            source,
+            source.pull,
+            begin,
+            settle,
+            finish,
+            clock,
+            cancellation,
+            dispatch,
+        )
+        self._optional = (ledger, retries, parts.policies, cache, parts.journal)
         self._turn_ns = parts.clock()  # when the loop last had its turn
         self._turn_ending = False
 
@@ -108,8 +121,8 @@ class Worker:
             slot: Where the item runs; `slot.task` is the current task.
             hired: Whether the slot is new, and counted as `starting`.
         """
-        batch, admission, pool, source, pull, begin, settle, finish, clock = self._way
-        cancellation, dispatch, ledger, retries, policies, cache, journal = self._options
+        batch, admission, pool, source, pull, begin, settle, finish, clock, cancellation, dispatch = self._always
+        ledger, retries, policies, cache, journal = self._optional
         outcome: Any = None
         raised = False
         if hired:
@@ -152,7 +165,7 @@ class Worker:
                         ledger.blocked(INPUT, asked_ns, item.pulled_ns)
                 if item.attempts:
                     self._start_again(item)
-                else:  # it may have waited before it starts, for an equal input
+                else:  # a new item, or one that waited for an equal input before its start
                     if cache is not None and cache.parks(item):
                         admission.release()
                         continue
@@ -259,12 +272,12 @@ class Worker:
         return max(self._known - self._batch.pulled, 0) or self._source.left
 
     def _needs_task(self) -> bool:
-        """Return whether a task has to look for a further item, once all inputs are pulled or about to be."""
+        """Return whether a task must look for another item, although all known inputs are pulled or about to be."""
         starting = self._pool.starting  # workers that will each take an input
         if self._source.left > starting:
             return True
         if starting:
-            self._pool.vacant += 1  # in case that one of them finds the limit lowered, or the list grown
+            self._pool.vacant += 1  # in case one of those workers finds the limit lowered, or the list grown
         else:
             self._input_ended()
         return False

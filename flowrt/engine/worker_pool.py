@@ -104,7 +104,7 @@ class WorkerPool:
         """End a slot: it has no further item, and none is left that another worker will not take."""
         slots = self._batch.slots
         last = slots.pop()
-        if last is not slot:  # takes its place, since a search among 10,000 slots costs more than their items
+        if last is not slot:  # the last slot takes its place: a search among 10,000 slots costs more than their items
             place = slot.place
             if place >= len(slots) or slots[place] is not slot:
                 place = slots.index(slot)

@@ -30,7 +30,7 @@ Ended = dict[BatchRecord, list[tuple[ItemRecord, int]]]
 """Items that ended since the beat was due, by batch, each with the time at which another item ended before it."""
 
 Waiting = dict[int, asyncio.Future[Any]]
-"""What items waited for at one time, by the item's `id`."""
+"""Futures that items waited for at one time, by the item's `id`."""
 
 
 class Lateness:
@@ -43,7 +43,7 @@ class Lateness:
         seen: The task that had the loop at each sample taken meanwhile.
         ready: `id` of each item that was seen ready meanwhile, with the time of the last such sample.
         ended: Items that ended meanwhile.
-        waited: What items waited for when the beat before it ended, or when the loop had been blocked for a while.
+        waited: Futures that items waited for when the beat before it ended, or after the loop was blocked for a while.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Lateness:
         self._seen = seen
         self._ready = ready or {}
         self._ended = ended or {}
-        # an item that went on since the beat did so in the long turn, more likely than before it
+        # an item that has run since the beat most likely ran in the long turn, if that is most of the time since
         self._waited = (waited or {}) if self.late_ns > due_ns - beaten_ns else {}
         self._one_left_out = False
         self._scenes: list[_Scene] = []
@@ -90,7 +90,7 @@ class Lateness:
 
     @property
     def held_s(self) -> float:
-        """Sum of their delays, in seconds."""
+        """Sum of the items' delays, in seconds."""
         return sum(delay_ns for scene in self._scenes for delay_ns in scene.delayed.values()) / 1e9
 
     def look(self, batch: BatchRecord) -> None:
@@ -222,9 +222,9 @@ class _Scene:
 
 
 def note_waiting(batches: Iterable[BatchRecord]) -> Waiting:
-    """Return what items wait for now, in the first slots of all batches.
+    """Return the futures that items wait for now, in the first slots of all batches.
 
-    A bounded number of them, so that the cost of a beat does not grow with the number of batches.
+    The number of slots is bounded, so that the cost of a beat does not grow with the number of batches.
     """
     waiting: Waiting = {}
     left = _NOTED_SLOTS

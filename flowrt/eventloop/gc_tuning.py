@@ -53,7 +53,7 @@ def tune_gc() -> None:
 
 
 def freeze_loaded() -> None:
-    """Freeze what was loaded since `tune_gc`, if that has frozen objects: every full collection would look at it."""
+    """Freeze the objects loaded since `tune_gc`, if that froze any: else each full collection examines them."""
     with _tuning.lock:
         if _tuning.frozen:
             gc.freeze()

@@ -27,7 +27,7 @@ BEAT_S: Final = 0.025
 _SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with each beat in time
 _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
-_NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop only beats, what was noted still holds
+_NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop runs nothing but beats, the notes stay valid
 _LEAST_REST: Final = 10  # times a beat's own cost, so that beats never take more than a tenth of the loop
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
 _MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
@@ -51,7 +51,7 @@ Report = Callable[[int], object]
 
 _heartbeats: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Heartbeat] = weakref.WeakKeyDictionary()
 _numbers: Final = itertools.count(1)
-_latest: Heartbeat | None = None  # the one that was asked for last: a process asks for every batch, and has few loops
+_latest: Heartbeat | None = None  # the one returned last: every batch asks for one, and a process has few loops
 
 
 class Blame(Protocol):
@@ -64,7 +64,7 @@ class Blame(Protocol):
         """Return the `id` of each item seen ready while another task had the loop, with the time of the last sample."""
 
     def waiting(self, beaten_ns: int) -> Waiting:
-        """Return what items waited for when another task had had the loop for a while."""
+        """Return the futures that items waited for after another task had had the loop for a while."""
 
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
         """Return what is known of the culprit once the loop turns again, as arguments of `Stall`."""
@@ -114,11 +114,11 @@ class Heartbeat:
         self._batches: OrderedDict[BatchRecord, int] = OrderedDict()  # with the position at which each was settled
         self._ended: Ended = {}
         self._ended_ns = 0  # when the latest item of these ended
-        # Of the timer that is set, 0 while there is none. A number in place of the handle, which holds the loop.
+        # Number of the timer, 0 while none is set. The timer's handle, instead, would keep the loop alive.
         self._number = 0
         self._turned_ns = 0  # when the latest beat began
         self._waited = 0
-        self._waiting: Waiting = {}  # at the end of the latest beat, or of one since which the loop has hardly run
+        self._waiting: Waiting = {}  # as of the latest beat, or of one after which the loop has hardly run
         self._unnoted_ns = _NOTE_EVERY_NS  # CPU time of the loop since then
         self._offset = 0
         self._interval_s = BEAT_S
@@ -208,7 +208,7 @@ class Heartbeat:
         self.loop_time, self.slow_ns = LoopTime(), sys.maxsize
 
     def _forget(self) -> None:
-        """Let go of items and tasks."""
+        """Release items and tasks."""
         if self._ended:
             self._ended.clear()
         if self._waiting:
@@ -224,7 +224,7 @@ class Heartbeat:
         loop.call_later(self._interval_s, self._beat, self._number)
 
     def _beat(self, number: int) -> None:
-        if number != self._number:  # it was stopped meanwhile, and perhaps started anew
+        if number != self._number:  # the heartbeat was stopped meanwhile, and perhaps started again
             return
         if not self._listeners:
             self._stop()
@@ -341,7 +341,7 @@ class Heartbeat:
 
 def heartbeat_of(loop: asyncio.AbstractEventLoop) -> Heartbeat:
     """Return the loop's only heartbeat."""
-    global _latest  # noqa: PLW0603  # a look-up in a WeakKeyDictionary takes longer than the rest of what a batch does
+    global _latest  # noqa: PLW0603  # a look-up in a WeakKeyDictionary takes longer than all other work here
     heartbeat = _latest
     if heartbeat is None or heartbeat.loop is not loop:
         heartbeat = _heartbeats.get(loop)

@@ -264,13 +264,13 @@ class Mailbox:
             most = min(level, link.ahead.window) if bounded else level
             has = len(link.entries)
             if bounded and has > most // 2:
-                continue  # it has enough: few messages of many items cost less than many of few
+                continue  # the worker has enough: one large message costs less than several small ones
             if most > has and queue:
                 self._send(queue, link, most - has)
 
     def _send(self, queue: deque[Entry], link: Link, count: int) -> None:
         batch: list[Entry] = []
-        session = None  # of the batch; None if nothing can be added to it
+        session = None  # of the entries in `batch`; None if no other may join them
         while queue and count:
             entry = queue.popleft()
             if entry.future.done():  # it was cancelled

@@ -256,7 +256,7 @@ class ProcessTransport:
             self._process.kill()
             self._process.wait()
         if hasattr(self, "_receiver"):
-            self._read_errors()  # what it printed after the batch's end, or had not written before
+            self._read_errors()  # lines that it printed after the batch's end, or flushed only at its exit
         self._close_descriptors()
 
     def _close_descriptors(self) -> None:

@@ -103,7 +103,7 @@ class RayCluster:
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # its 30 s are exceeded under load
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        if self._address is not None:  # processes of a local cluster would have it, too, and outlive their head
+        if self._address is not None:  # in a local cluster, all processes would inherit it and outlive their head
             os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _NEVER_S)
         import ray  # noqa: PLC0415  # an extra, and slow to import
 
@@ -208,7 +208,7 @@ class RayCluster:
                 _take_back_excepthook(self._ray)
                 for watcher in list(self._watchers):
                     watcher.cluster_lost()
-                if self._owned:  # takes 20 s: now, rather than when the process ends
+                if self._owned:  # takes 20 s: better now than at the process's exit
                     with suppress(Exception):
                         self._ray.shutdown()
                 self._closed.wait()

@@ -25,7 +25,7 @@ __all__ = ["RayLauncher", "RayTransport"]
 _CALLS: Final = 3  # with one, what is sent waits for the held call; more give nothing
 _LATER_S: Final = 0.001  # what is sent while a call is out waits this long for more
 _EMPTY_S: Final = 0.0005  # until a call that only fetches
-_LAST_S: Final = 0.1  # for an answer that is there, or never comes
+_LAST_S: Final = 0.1  # to wait for the last answer, which has come by now or never will
 _MOST_BYTES: Final = 90_000  # of a call: Ray sends more than 100 KB through its object store, at twice the cost
 _SENT: Final = struct.Struct("Q")  # in the memory: how much of standard error was sent
 _MOST_HOW: Final = 300  # characters of Ray's reason
@@ -206,7 +206,7 @@ class RayTransport:
         self._receiver.lost(Death(how, running, outcomes))
 
     def _read_remains(self) -> tuple[bytes, list[str]] | None:
-        """Read what the actor has left here, or through a task on its node; None if that is gone, too."""
+        """Read the actor's files here, or through a task on its node; None if the node is gone, too."""
         files = self._file, self._errors
         found: tuple[bytes, list[str]] | None = read_remains(*files)
         return found or self._cluster.run_on_node(self._node_id, read_remains, *files)
@@ -252,7 +252,7 @@ class RayTransport:
             Path(self._file).unlink()
 
     def _report_printed(self, answers: Sequence[bytes]) -> None:
-        """Report what the actor printed after the batch had ended, or has only now written."""
+        """Report lines that the actor printed after the batch's end, or flushed only now."""
         if self._made:  # else there is no receiver
             for parts in FrameReader().feed(b"".join([answer[8:] for answer in answers])):
                 if Frame.of(parts).envelope[0] == Kind.PRINTED:
@@ -272,7 +272,7 @@ def open_memory(file: str) -> OutcomeMemory | None:
 
 
 def read_remains(file: str, errors: str) -> tuple[bytes, list[str]] | None:
-    """Read what a worker that has ended has left; None if its memory is not on this host.
+    """Read the files that an ended worker left; None if its memory is not on this host.
 
     Args:
         file: The file of its memory, which is removed.

@@ -9,12 +9,12 @@ from typing import Final
 
 __all__ = ["own_stderr_file", "read_lines"]
 
-_MOST_BYTES: Final = 65_536  # at once; what is older is left out, as a worker may print faster than a driver reads
+_MOST_BYTES: Final = 65_536  # at once; older output is skipped, as a worker may print faster than a driver reads
 _RAYS: Final = (":job_id:", ":actor_name:", ":task_name:")  # lines by which Ray's log monitor knows whose file it is
 
 
 def own_stderr_file() -> str:
-    """Path of the file that this process's standard error goes to; empty if it goes elsewhere."""
+    """Return the path of the file that this process's standard error goes to; empty if it goes elsewhere."""
     try:
         return str(Path("/proc/self/fd/2").readlink()) if stat.S_ISREG(os.fstat(2).st_mode) else ""
     except OSError:

@@ -20,7 +20,7 @@ __all__ = ["ThreadsExecutor", "ThreadsSession", "blocking_call"]
 
 Call = Callable[[NodeContext, WorkflowContext], Any]
 _ATOMS: Final = frozenset({type(None), bool, int, float, str, bytes, dict, list, tuple})
-"""Most types of outputs, none of them awaitable: to ask `inspect` costs more than to look here."""
+"""Common types of outputs, none of them awaitable: a look-up here is cheaper than `inspect.isawaitable`."""
 
 
 def blocking_call(node: BaseNode) -> Call | None:
@@ -42,7 +42,7 @@ class ThreadsSession:
 
     Attributes:
         cpu_time: CPU and wall time of the attempts that have ended.
-        function: The plain function of the item that is all of the node, or None.
+        function: The node's plain function, called with the item alone; None if the node is not just such a function.
     """
 
     def __init__(self, node: BaseNode, call: Call) -> None:
@@ -60,7 +60,7 @@ class ThreadsSession:
         return await value if type(value) is not NodeResult and inspect.isawaitable(value) else value
 
     async def call_function(self, data: Any) -> Any:
-        """Run one attempt of `function`; return or raise what it does, or the awaitable that it returns."""
+        """Run one attempt of `function` in a thread; await an awaitable result on the loop."""
         value = await self._in_thread(None, self.function, data)
         return await value if type(value) not in _ATOMS and inspect.isawaitable(value) else value
 

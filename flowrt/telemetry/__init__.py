@@ -33,7 +33,7 @@ class Observer:
         batch: The processor's name.
         node: The node's id.
         limit: The concurrency limit.
-        part: The batches are parts of items, which tell of them: they log at DEBUG that they start and end.
+        part: True if the batches run within items of another batch: their start and end are logged at DEBUG only.
 
     Attributes:
         redact: Removes secrets from texts; it does not raise.

@@ -27,7 +27,7 @@ _logger.addHandler(logging.NullHandler())  # a library prints nothing unless the
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _QUIET: Final = ("ok", "resumed", "cancelled")  # cancelling a batch is one event, not one per item
-_RENDERED: Final = frozenset({"exc_info", "stack_info"})  # fields of which structlog's processors make others
+_RENDERED: Final = frozenset({"exc_info", "stack_info"})  # fields that structlog's processors replace by others
 _PROGRESS_S: Final = 10.0
 _STALLED_S: Final = 60.0
 _BURST: Final = 20  # warnings of one kind that a batch may log at once; after that one per second
@@ -68,7 +68,7 @@ class DirectLog:
         processors: The processors that structlog was configured with.
         least: Number of the lowest level that is logged.
         write: Takes a line.
-        as_json: True if these processors are `LogSetup`'s own for JSON, and no other: then one step does the same.
+        as_json: True if these are exactly `LogSetup`'s processors for JSON: then one step replaces them.
 
     Attributes:
         least: Number of the lowest level that is logged.
@@ -103,7 +103,7 @@ class DirectLog:
 
 
 def _json_line_of(level: str, event: dict[str, Any]) -> str:
-    """What `LogSetup`'s processors make of an event that has neither an exception nor a stack to render."""
+    """Return the line that `LogSetup`'s processors make of an event without an exception or a stack."""
     timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     ordered = {"timestamp": timestamp, "level": level, "event": None, **event}
     if "timestamp" in event or "level" in event:  # of a worker's own event
@@ -179,7 +179,7 @@ class LogInstrument(Instrument):
 
     Args:
         redact: Removes secrets from error texts; it must not raise.
-        part: The batch is part of an item: that it starts and ends is logged at DEBUG, and its progress not at all.
+        part: True if the batch runs within an item: its start and end are logged at DEBUG, its progress not at all.
     """
 
     phase = Phase.LOGS

@@ -43,7 +43,7 @@ class Exemplars:
     def __init__(self, buckets: int) -> None:
         self.due_ns = [0] * buckets
         self.latest: list[Exemplar | None] = [None] * buckets
-        self._taken = False  # since `begin`
+        self._taken = False  # True if any was taken since `begin`
 
     def begin(self) -> None:
         """Let every bucket's exemplar be replaced: the next batch's clock may differ."""

@@ -131,7 +131,7 @@ class _Rest(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _nothing(bounds_s: tuple[float, ...]) -> _Rest:
+def _shared_zeros(bounds_s: tuple[float, ...]) -> _Rest:
     return _Rest.of(bounds_s)
 
 
@@ -140,8 +140,8 @@ class Shard:
 
     Nearly every item is ok at its first attempt and starts the moment it is pulled. Such an item is counted in
     `fast_path` alone, which stands for one item with status ok, its duration, its one attempt and a queue wait of 0.
-    All else is made with the first item that needs it: a service with a thousand small batches at once has as many
-    shards, each of which would be forty objects for the garbage collector.
+    The other counters are made for the first item that needs them: a service with a thousand small batches at once has
+    as many shards, and each would add forty objects for the garbage collector.
     """
 
     __slots__ = (
@@ -185,7 +185,7 @@ class Shard:
         self.items_before = 0
         self.service_ns_before = 0
         self._owns_rest = False
-        self._set_rest(_nothing(bounds_s))
+        self._set_rest(_shared_zeros(bounds_s))
 
     def _set_rest(self, rest: _Rest) -> None:
         self.items, self.errors, self.attempts, self.retries, self.hedges, self.lookups = rest[:6]
@@ -293,7 +293,7 @@ class BatchShard:
 
     @property
     def speedup(self) -> dict[str, float]:
-        """The latest batch's speedup by method; found out here, as few batches are ever the latest at a scrape."""
+        """The latest batch's speedup by method; computed on demand, as few batches are the latest at a scrape."""
         speedup = None if self.latest is None else self.latest.speedup
         if speedup is None:
             return {"claimed": self.latest_claimed, "measured": self.latest_claimed}

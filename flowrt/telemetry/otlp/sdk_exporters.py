@@ -20,7 +20,7 @@ def make_sdk_exporter(signal: Literal["metrics", "logs"], endpoint: str | None) 
     """Make the exporter of a signal, which reads its `OTEL_EXPORTER_OTLP_*` variables itself.
 
     Args:
-        signal: What it exports.
+        signal: Signal to export.
         endpoint: The collector's base URL, to which `/v1/metrics` or `/v1/logs` is appended over HTTP; None for that of
             the environment.
 

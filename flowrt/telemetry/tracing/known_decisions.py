@@ -1,4 +1,4 @@
-"""Decisions of the SDK's samplers that are known without asking them, which takes as long as a small batch's items."""
+"""Decisions of the SDK's samplers, known without a call, which would take as long as a small batch's items."""
 
 from __future__ import annotations
 

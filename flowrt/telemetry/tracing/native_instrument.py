@@ -325,7 +325,7 @@ class NativeTracingInstrument(BatchTracing):
         return frame
 
     def _item_frame(self, decision: Decision, attributes: dict[str, Any], trace_state: Any) -> SpanFrame:
-        """The frame of items that the sampler decided on in this way."""
+        """Return the frame of items with this sampling decision."""
         links = () if self._links is None else tuple(self._links)
         attributes = attributes if decision is not Decision.DROP else {}
         frame = self._frame_of(self._item_name, attributes, links, self._parent, decision, trace_state)

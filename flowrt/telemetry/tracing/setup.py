@@ -186,7 +186,7 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
         raise MissingExtraError("export over OTLP", "opentelemetry-exporter-otlp-proto-common", "otlp")
 
     def encode_others(spans: Sequence[ReadableSpan]) -> bytes:
-        # at the first span that is not flowrt's own: it loads all of protobuf
+        # imported for the first span that is not flowrt's own, as it loads all of protobuf
         from opentelemetry.exporter.otlp.proto.common import trace_encoder  # noqa: PLC0415
 
         request: bytes = trace_encoder.encode_spans(spans).SerializeToString()
@@ -201,7 +201,7 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ImportError:  # of a package that it is in
+    except ImportError:  # a parent package is missing
         return False
 
 
