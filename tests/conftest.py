@@ -36,6 +36,8 @@ hypothesis.settings.load_profile("here")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job of a shell; children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; flowrt rightly leaves an ignored hang-up alone
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 virtual_loop = partial(VirtualLoop, patience_s=5.0)
