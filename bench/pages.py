@@ -100,46 +100,34 @@ def _at_a_glance(measured: Mapping[str, Any]) -> Iterator[str]:
 
 
 def overhead_markdown() -> str:
-    """Table of the README, from the checked-in results."""
+    """Table of the README, from the checked-in results: on Python 3.11, and the ratio of CPU on each other Python."""
     measured = json.loads((RESULTS / "overhead.json").read_text())
-    noop = next(work for work in measured["workloads"] if work["name"] == "noop")
+    noop = _noop(measured)
     by_arm = figures(noop, BASELINE)
-    table = [
-        "| | µs an item | low to high | of nadoo-flow-core | low to high | CPU, µs | its ratio | spans sent |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    others = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("overhead-*.json"))]
+    on_others = [figures(_noop(each), BASELINE) for each in others]
+    versions = [each["machine"]["python"].removeprefix("CPython ") for each in others]
+    head = ["µs an item", "low to high", "of nadoo-flow-core", "low to high", "CPU, µs", "its ratio"]
+    head += [*(f"on {version}" for version in versions), "spans sent"]
+    table = [f"| | {' | '.join(head)} |", f"|---|{'---:|' * len(head)}"]
     for arm in ARMS:
         if arm.name in measured["missing"]:
-            table.append(f"| {arm.title} | – | {measured['missing'][arm.name]} | – | – | – | – | – |")
+            cells = [measured["missing"][arm.name] if place == 1 else "–" for place in range(len(head))]
+            table.append(f"| {arm.title} | {' | '.join(cells)} |")
         elif arm.name in by_arm:
             its = by_arm[arm.name]
             cells = [arm.title, _middle(its["overhead_us"], ".2f"), _spread(its["overhead_us"])]
             cells += [_middle(its["to_baseline"], ".3f", "×"), _spread(its["to_baseline"])]
             cells += [_middle(its["cpu_us"], ".2f"), _middle(its["cpu_to_baseline"], ".3f", "×")]
+            cells += [_middle(on.get(arm.name, {}).get("cpu_to_baseline", ()), ".3f", "×") for on in on_others]
             cells += [f"{min(its['delivered']):.1%}" if its["delivered"] else "–"]
             table.append(f"| {' | '.join(cells)} |")
     what = f"{noop['items']:,} no-op items at concurrency {noop['concurrency']}, medians"
-    source = f"{what}; {where(measured)}, commit {measured['machine']['commit']}."
-    return "\n".join([*table, "", source, *_by_python(measured)])
+    return "\n".join([*table, "", f"{what}; {where(measured)}, commit {measured['machine']['commit']}."])
 
 
-def _by_python(here: Mapping[str, Any]) -> Iterator[str]:
-    """Table of the ratios of CPU on each Python that was measured; nothing if it was only one."""
-    others = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("overhead-*.json"))]
-    if not others:
-        return
-    measured = [here, *others]
-    works = [next(work for work in each["workloads"] if work["name"] == "noop") for each in measured]
-    by_arm = [figures(work, BASELINE) for work in works]
-    yield ""
-    yield "CPU, of nadoo-flow-core on the same Python:"
-    yield ""
-    yield f"| | {' | '.join(each['machine']['python'] for each in measured)} |"
-    yield f"|---|{'---:|' * len(measured)}"
-    for arm in ARMS:
-        if arm.name != BASELINE and all(arm.name in its for its in by_arm):
-            cells = [_middle(its[arm.name]["cpu_to_baseline"], ".3f", "×") for its in by_arm]
-            yield f"| {arm.title} | {' | '.join(cells)} |"
+def _noop(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return next(work for work in measured["workloads"] if work["name"] == "noop")
 
 
 def prices_markdown() -> str:

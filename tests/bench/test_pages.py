@@ -72,10 +72,14 @@ def test_readme_table_has_the_ratio_on_each_python(
     noop = {**noop, "samples": {name: samples for name, samples in noop["samples"].items() if name != "floor"}}
     (tmp_path / "overhead-3.13.json").write_text(json.dumps({**later, "workloads": [noop]}))
     monkeypatch.setattr(pages, "RESULTS", tmp_path)
-    _, by_python = overhead_markdown().split("CPU, of nadoo-flow-core on the same Python:")
-    assert "| | CPython 3.11 | CPython 3.13 |" in by_python
-    assert "| flowrt, telemetry off | 0.300× | 0.300× |" in by_python
-    assert "floor" not in by_python
+    table = overhead_markdown()
+    assert "| CPU, µs | its ratio | on 3.13 | spans sent |" in table
+    assert (
+        "| flowrt, telemetry off | 20.00 | 20.00 to 50.00 | 0.556× | 0.40 to 0.67 | 15.00 | 0.300× | 0.300× | – |"
+        in table
+    )
+    (floor,) = [line for line in table.splitlines() if line.startswith("| floor")]
+    assert floor.endswith("| – | – |")
 
 
 def test_checked_in_results_have_the_suites_order_and_charts() -> None:

@@ -43,8 +43,8 @@ is complete. With --journal, the same command resumes a run that was killed or i
 
 \b
 Exit codes: 0 all items ok, 1 some failed, 2 bad usage, 3 the journal belongs to another run,
-4 it is damaged, 5 the disk failed, 6 telemetry was lost (--strict-telemetry), 65 unreadable
-input, 69 the Ray cluster was lost, 75 the journal is in use, 129, 130 and 143 interrupted.
+4 it is damaged, 5 the disk failed, 6 telemetry was lost (--strict-telemetry),
+65 unreadable input, 69 Ray cluster lost, 75 journal in use, 129, 130 and 143 interrupted.
 """
 
 _journal = grouped("Journal")
