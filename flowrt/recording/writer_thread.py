@@ -21,6 +21,7 @@ __all__ = ["OnDone", "WriterThread", "check_recording_path"]
 
 _MAX_WAITING: Final = 32  # row groups of 2 MB each; a disk further behind than this ends the recording
 _GRACE_S: Final = 0.2  # for a disk that hangs, while the loop waits
+_EXIT_GRACE_S: Final = 2.0  # for the same while the process ends
 
 OnDone = Callable[[BaseException | None], None]
 
@@ -80,6 +81,7 @@ class WriterThread:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._placing = threading.Lock()
+        self._working = threading.Lock()  # held by the thread while it is in pyarrow
         self._in_place = False
         self._partial: Path | None = None
 
@@ -91,7 +93,7 @@ class WriterThread:
             batch_id: The batch's id, part of the temporary file's name.
         """
         partial = self._partial = self._path.with_name(f"{self._path.name}.{batch_id[:8]}.partial")
-        at_exit = weakref.finalize(self, _remove, partial, os.getpid())  # for a process that ends before the batch
+        at_exit = weakref.finalize(self, _end, partial, os.getpid(), self._working)  # before the batch has ended
         self._thread = threading.Thread(
             target=self._run, args=(partial, started_ns, at_exit), name="flowrt-recorder", daemon=True
         )
@@ -144,10 +146,11 @@ class WriterThread:
         writer: GroupWriter | None = None
         self.cpu_ns = thread_cpu_clock()
         try:
-            import_pyarrow()
-            if self._error is None:
-                self._begin("the disk did not create the file within {:g} s")
-                writer = GroupWriter(partial, started_ns)
+            with self._working:
+                import_pyarrow()
+                if self._error is None:
+                    self._begin("the disk did not create the file within {:g} s")
+                    writer = GroupWriter(partial, started_ns)
         except BaseException as exc:
             self._error = exc
         while True:
@@ -157,14 +160,16 @@ class WriterThread:
             if work is not None and writer is not None and self._error is None:
                 self._begin("the recorder's thread did not encode and write its rows within {:g} s")
                 try:
-                    writer.write(work)
+                    with self._working:
+                        writer.write(work)
                 except BaseException as exc:  # the batch goes on
                     self._error = exc
         meta, on_done = work
         self._begin("the disk did not complete the file within {:g} s")
         if writer is not None and self._error is None:
             try:
-                writer.close(meta)
+                with self._working:
+                    writer.close(meta)
                 with self._placing:
                     if self._error is None:
                         partial.replace(self._path)
@@ -172,13 +177,25 @@ class WriterThread:
             except BaseException as exc:
                 self._error = exc
         if not self._in_place and writer is not None:
-            writer.abandon()
+            with self._working:
+                writer.abandon()
             _remove(partial, os.getpid())
         at_exit.detach()
         on_done(None if self._in_place else self._error)
 
     def _begin(self, step: str) -> None:
         self.step = (time.monotonic(), step)
+
+
+def _end(partial: Path, pid: int, working: threading.Lock) -> None:
+    """Remove the temporary file of a process that ends, once the thread has left pyarrow.
+
+    Python ends daemon threads as they ask for its lock, and a thread that is ended inside of C++ aborts the process.
+    The lock is not given back: the thread must not go on.
+    """
+    if os.getpid() == pid:
+        working.acquire(timeout=_EXIT_GRACE_S)
+        _remove(partial, pid)
 
 
 def _remove(partial: Path, pid: int) -> None:

@@ -326,6 +326,39 @@ loop.run_until_complete(main())
     assert list(tmp_path.iterdir()) == []
 
 
+def test_process_that_ends_waits_for_what_its_recorder_is_writing(tmp_path: Path) -> None:
+    """A thread that Python ends inside of pyarrow aborts the process."""
+    code = f"""
+import asyncio, os, time
+from flowrt import BatchProcessor
+from flowrt.recording import writer_thread
+
+class Slow(writer_thread.GroupWriter):
+    def __init__(self, *args):
+        super().__init__(*args)
+        os.write(1, b"creating ")
+        time.sleep(0.3)
+        os.write(1, b"created")
+
+writer_thread.GroupWriter = Slow
+
+async def node(x):
+    await asyncio.sleep(60)
+
+async def main():
+    batch = asyncio.ensure_future(BatchProcessor(node, record={str(tmp_path / "run.parquet")!r}).batch([1]))
+    while not os.listdir({str(tmp_path)!r}):
+        await asyncio.sleep(0.01)
+    raise SystemExit(3)
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (3, "creating created"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "what"), [("nowhere/run.parquet", "does not exist"), ("", "name a file, not the folder")]
 )
