@@ -165,7 +165,7 @@ class Worker:
                         ledger.blocked(INPUT, asked_ns, item.pulled_ns)
                 if item.attempts:
                     self._start_again(item)
-                else:  # a new item, or one that waited for an equal input before its start
+                else:  # no attempt yet: the item is new, or waited for an equal input
                     if cache is not None and cache.parks(item):
                         admission.release()
                         continue

@@ -58,7 +58,7 @@ def _line(result: BatchResult, output: str) -> str:
 
 
 def _default(value: Any) -> Any:
-    """Return a value that JSON can hold in place of one that it cannot."""
+    """Convert a value that JSON does not support to a value that it does."""
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, (Decimal, UUID, PurePath, timedelta)):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 
-import pytest
-
 from flowrt._util.random_ids import random_id
 
 
@@ -25,7 +23,6 @@ def test_seeding_of_the_global_generator_repeats_no_id() -> None:
     assert len(seen) == 1_200
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
 def test_forked_child_draws_other_ids_than_its_parent() -> None:
     random_id()  # the parent has some left, which the child inherits
     reader, writer = os.pipe()

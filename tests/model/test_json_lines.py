@@ -149,4 +149,5 @@ _values = st.recursive(
 
 @given(_values)
 def test_any_output_gives_one_line_that_strict_json_reads(output: Any) -> None:
-    encoded(output)
+    value = encoded(output)
+    assert encoded(value) == value

@@ -66,8 +66,7 @@ def decides_alike(sampler: Sampler, parent: SpanContext | None) -> bool:
     """True if the sampler decides alike for all spans under a parent of this process, or for all root spans.
 
     Args:
-        sampler: The provider's sampler. One that decides by a ratio looks at the trace's id, which root spans have of
-            their own.
+        sampler: The provider's sampler. A ratio sampler reads the trace id, and each root span has a new trace id.
         parent: The parent's context, or None for root spans.
     """
     return known_decision(sampler, parent) is not None or (type(sampler) is TraceIdRatioBased and parent is not None)
