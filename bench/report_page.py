@@ -58,13 +58,13 @@ def measure_page(rounds: int, cut: int, say: Callable[[str], None]) -> dict[str,
 
 def _hook_us(folder: Path) -> float:
     """Microseconds of the recorder on the loop for an item: the best of many short runs."""
-    from flowrt.model import BatchRecord, ItemRecord
+    from flowrt.model import BatchRecord, make_record
     from flowrt.recording.recorder import Recorder
 
     batch = BatchRecord(name="bench", node_id="bench", node_type="bench", batch_id="0" * 32, limit=1)
     items = []
     for index in range(_HOOKED):
-        item = ItemRecord(batch, index, None, 1_000 * index + 1)
+        item = make_record(batch, index, None, 1_000 * index + 1)
         item.attempts, item.status = 1, "ok"
         item.started_ns, item.finished_ns = item.pulled_ns, item.pulled_ns + 100_000
         items.append(item)

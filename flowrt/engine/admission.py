@@ -21,7 +21,8 @@ class Admission:
     """Permits for items, held from the pull until the consumer has taken the result.
 
     A finished result keeps its permit until it is taken, so a slow consumer holds the batch back. A worker with a
-    permit at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`.
+    permit at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`. Where
+    the workers are the only bound, `free` is not counted down: arithmetic with so large a number costs too much.
 
     Args:
         limit: Most items between the source and the consumer; None where the workers, one item each, are the only
@@ -30,14 +31,28 @@ class Admission:
 
     Attributes:
         free: Permits left now; 0 while paused and once closed.
+        limited: True if each item takes a permit.
         paused: True while no item is admitted.
         closed: True once no further item is admitted.
     """
 
-    __slots__ = ("_away", "_capacity", "_consumer", "_kept", "_limit", "_rest", "_waiters", "closed", "free", "paused")
+    __slots__ = (
+        "_away",
+        "_capacity",
+        "_consumer",
+        "_kept",
+        "_limit",
+        "_rest",
+        "_waiters",
+        "closed",
+        "free",
+        "limited",
+        "paused",
+    )
 
     def __init__(self, limit: int | None = None, consumer: Wait | None = None) -> None:
         self._limit = self.free = sys.maxsize if limit is None else limit
+        self.limited = limit is not None
         self._consumer = consumer
         self.paused = False
         self.closed = False
@@ -90,7 +105,8 @@ class Admission:
         elif self.paused:
             self._kept += 1
         else:
-            self.free += 1
+            if self.limited:
+                self.free += 1
             self._waiters.wake_one()
 
     def resize(self, limit: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from flowrt.engine.outcome import settle, settle_exception
 from flowrt.engine.parts import RunParts
 from flowrt.engine.timeouts import GRACE_S
-from flowrt.model import HedgeOutcome, HedgeRecord, ItemRecord
+from flowrt.model import HedgeOutcome, HedgeRecord, ItemRecord, make_record
 from flowrt.model.node import NodeResult
 from flowrt.policies.hedging import HedgeTracker
 from flowrt.policies.rate_limiter import Ticket
@@ -250,7 +250,7 @@ class Hedging:
         if not self._dispatch.takes("hedge_ended"):
             return
         item = hedge.race.item
-        scratch = ItemRecord(self._batch, item.index, None, 0)
+        scratch = make_record(self._batch, item.index, None, 0)
         if outcome == "failed":
             if hedge.error is None:
                 settle(scratch, hedge.outcome)

@@ -10,11 +10,13 @@ from types import NoneType
 from typing import Any, Final
 from uuid import UUID
 
-__all__ = ["isolate"]
+__all__ = ["ATOMS", "isolate"]
 
-_ATOMS: Final = frozenset(
+ATOMS: Final[frozenset[type]] = frozenset(
     {NoneType, bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
 )
+"""Types whose values cannot be changed, and are shared."""
+
 _CONTAINERS: Final = frozenset({dict, list, set, tuple})
 
 Memo = dict[int, Any]
@@ -34,14 +36,14 @@ def isolate(value: Any) -> Any:
     if kind is dict:
         if not is_tracked(value):  # the garbage collector does not track a dict that holds no containers
             return value.copy()
-    elif kind in _ATOMS:
+    elif kind in ATOMS:
         return value
-    elif kind is list and _ATOMS.issuperset(map(type, value)):
+    elif kind is list and ATOMS.issuperset(map(type, value)):
         return value.copy()
     memo: Memo = {}
     try:
         if kind is dict:  # the most common input: one call and one entry of the memo less
-            return {key: item if type(item) in _ATOMS else _copied(item, memo) for key, item in value.items()}
+            return {key: item if type(item) in ATOMS else _copied(item, memo) for key, item in value.items()}
         return _copied(value, memo)
     except RecursionError:  # the input contains itself, or is nested beyond the stack
         return _copied_without_recursion(value)
@@ -55,17 +57,17 @@ def _copied(value: Any, memo: Memo) -> Any:
         if (original := id(value)) in memo:
             return memo[original]
         if is_tracked(value):
-            copy = {key: item if type(item) in _ATOMS else _copied(item, memo) for key, item in value.items()}
+            copy = {key: item if type(item) in ATOMS else _copied(item, memo) for key, item in value.items()}
         else:
             copy = value.copy()
     elif kind is list:
         if (original := id(value)) in memo:
             return memo[original]
-        copy = [item if type(item) in _ATOMS else _copied(item, memo) for item in value]
+        copy = [item if type(item) in ATOMS else _copied(item, memo) for item in value]
     elif kind is tuple:
         if (original := id(value)) in memo:
             return memo[original]
-        copy = tuple([item if type(item) in _ATOMS else _copied(item, memo) for item in value])
+        copy = tuple([item if type(item) in ATOMS else _copied(item, memo) for item in value])
     elif kind is set:
         if (original := id(value)) in memo:
             return memo[original]

@@ -17,6 +17,7 @@ from flowrt.model import BatchRecord, BatchResult, ItemRecord
 from flowrt.model.node import NEVER_RUN, NodeResult, refuse_output
 
 __all__ = [
+    "PLAIN",
     "Deliver",
     "Finisher",
     "RejectedInputError",
@@ -44,7 +45,7 @@ Settle = Callable[[ItemRecord, Any], None]
 """Records what the node returned."""
 
 
-_PLAIN: Final = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple})
+PLAIN: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple})
 """Types whose values are outputs as they are, and never a NodeResult."""
 
 _NO_LOOP: Final = ("no running event loop", "There is no current event loop in thread")
@@ -56,7 +57,7 @@ class RejectedInputError(Exception):
 
 def settle_value(item: ItemRecord, value: Any) -> None:
     """Record what a function returned: its value is the output, unless it is a NodeResult."""
-    if type(value) in _PLAIN:  # nearly always
+    if type(value) in PLAIN:  # nearly always
         item.status = "ok"
         item.output = value
     elif isinstance(value, NodeResult):
@@ -198,7 +199,7 @@ class Finisher:
         not_ok: Callable[[ItemRecord], None] | None,
     ) -> None:
         self._counts = batch.counts
-        self._dispatch = dispatch
+        self._dispatch = dispatch if dispatch.takes_any else None
         self._deliver = deliver
         self._after = None if item_ended is None and not_ok is None else _following(item_ended, not_ok)
 
@@ -208,16 +209,17 @@ class Finisher:
         Args:
             item: Its outcome and times are set.
         """
-        dispatch, deliver, state = self._dispatch, self._deliver, item.status
+        state = item.status
         self._counts[state] += 1
-        if state != "ok" or item.attempts > 1 or dispatch.takes_attempts:
-            if dispatch.takes_attempts and item.started_ns and item.attempts:
-                dispatch.notify("attempt_ended", item)
-            if dispatch.takes_failures and (state == "failed" or state == "timed_out" or item.uncancellable):
-                dispatch.notify("item_failed", item)
-        if (notify_finished := dispatch.notify_finished) is not None:
-            notify_finished(item)
-        deliver(item)
+        if (dispatch := self._dispatch) is not None:
+            if state != "ok" or item.attempts > 1 or dispatch.takes_attempts:
+                if dispatch.takes_attempts and item.started_ns and item.attempts:
+                    dispatch.notify("attempt_ended", item)
+                if dispatch.takes_failures and (state == "failed" or state == "timed_out" or item.uncancellable):
+                    dispatch.notify("item_failed", item)
+            if (notify_finished := dispatch.notify_finished) is not None:
+                notify_finished(item)
+        self._deliver(item)
         if (after := self._after) is not None:
             after(item)
 

@@ -10,7 +10,7 @@ from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.outcome import cancel, cancel_retry
 from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.source import END, LATER, Source
-from flowrt.model import ItemRecord
+from flowrt.model import make_record
 
 __all__ = ["UnstartedInputs"]
 
@@ -105,7 +105,7 @@ class UnstartedInputs:
         """Cancel an input that is not started, unless an earlier run finished it; returns the time."""
         batch, cancellation = self._batch, self._cancellation
         reason = f"not started: {cancellation.reason}"
-        item = ItemRecord(batch, batch.pulled, data, self._clock())
+        item = make_record(batch, batch.pulled, data, self._clock())
         batch.pulled += 1
         if batch.starts_at_once:  # else an item is not sure to start as it is pulled
             cancel(item, reason)

@@ -19,17 +19,18 @@ from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.item_task import ItemTask, clear_cancellation
-from flowrt.engine.outcome import cancel_retry, settle_exception
+from flowrt.engine.outcome import PLAIN, cancel_retry, settle_exception, settle_value
 from flowrt.engine.parts import RunParts
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.retry_queue import Requeued, RetryQueue
 from flowrt.engine.source import END, LATER, Source
 from flowrt.errors import ExecutorFailedError, JournalError
-from flowrt.model import ItemRecord, Slot
+from flowrt.model import ItemRecord, Slot, make_record
 from flowrt.policies.retry import Retry
 
 __all__ = ["SlotPool", "Worker"]
 
+_NONE: Final[frozenset[type]] = frozenset()
 _TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loop this often
 _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
 
@@ -91,23 +92,24 @@ class Worker:
         self._pool = pool
         self._context = context
         self._known = source.known
-        # fields that `run` reads for each item: unpacking two tuples is cheaper than reading as many attributes
-        ledger = batch.ledger if source.computes else None  # else a pull takes no time
-        dispatch, settle = parts.dispatch, parts.settle
+        self._policies = parts.policies
+        self._cache = cache
+        self._ledger = batch.ledger if source.computes else None  # else a pull takes no time
+        optional = (self._ledger, retries, parts.policies, cache, parts.journal)
+        # what `run` needs for each item: unpacking a tuple is cheaper than reading as many attributes
         self._always = (
             batch,
             admission,
             pool,
-            source,
             source.pull,
             begin,
-            settle,
+            PLAIN if parts.settle is settle_value else _NONE,
+            parts.settle,
             finish,
             clock,
-            cancellation,
-            dispatch,
+            parts.dispatch,
+            source.sets_variables or any(part is not None for part in optional),
         )
-        self._optional = (ledger, retries, parts.policies, cache, parts.journal)
         self._turn_ns = parts.clock()  # when the loop last had its turn
         self._turn_ending = False
 
@@ -121,109 +123,99 @@ class Worker:
             slot: Where the item runs; `slot.task` is the current task.
             hired: Whether the slot is new, and counted as `starting`.
         """
-        batch, admission, pool, source, pull, begin, settle, finish, clock, cancellation, dispatch = self._always
-        ledger, retries, policies, cache, journal = self._optional
-        outcome: Any = None
+        batch, admission, pool, pull, begin, plain, settle, finish, clock, dispatch, staged = self._always
         raised = False
         if hired:
             pool.starting -= 1
         try:
             while admission.free or await admission.wait():
-                admission.free -= 1
+                if admission.limited:
+                    admission.free -= 1
                 if pool.vacant < 0:  # the limit was lowered
                     pool.vacant += 1
                     admission.release()
                     break
-                asked_ns = 0 if ledger is None else clock()
+                asked_ns = clock() if staged else 0
                 try:
-                    while (data := pull()) is LATER:
-                        await source.wait()
-                        if admission.closed:  # by a stop or a drain, which cancels what has become ready meanwhile
-                            data = END
-                            break
-                        if admission.paused:
-                            break
+                    if (data := pull()) is LATER and (data := await self._wait_for_input()) is LATER:
+                        admission.release()  # paused meanwhile: wait for admission anew
+                        continue
                 except BaseException as exc:  # raised again by join()
-                    cancellation.source_failed(exc)
+                    self._cancellation.source_failed(exc)
                     break
                 if data is END:
                     if not admission.closed:
                         self._input_ended()
                     break
-                if data is LATER:  # paused meanwhile: wait for admission anew
-                    admission.release()
-                    continue
-                if source.sets_variables:
-                    for variable, value in source.variables:
-                        variable.set(value)
-                if retries is not None and type(data) is Requeued:
-                    item = data.item
-                else:
-                    item = ItemRecord(batch, batch.pulled, data, clock())
+                if not staged:
+                    item = make_record(batch, batch.pulled, data, clock())
                     batch.pulled += 1
-                    if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
-                        ledger.blocked(INPUT, asked_ns, item.pulled_ns)
-                if item.attempts:
-                    self._start_again(item)
-                else:  # no attempt yet: the item is new, or waited for an equal input
-                    if cache is not None and cache.parks(item):
-                        admission.release()
-                        continue
                     if (notify_started := dispatch.notify_started) is not None:
                         notify_started(item)
-                    if journal is not None and cancellation.finish_restored(item):
-                        if item.finished_ns - self._turn_ns > _TURN_NS:
-                            await self._yield_turn()
-                        continue
+                elif (admitted := self._admit(data, asked_ns)) is not None:
+                    item = admitted
+                else:
+                    if clock() - self._turn_ns > _TURN_NS:
+                        await self._yield_turn()
+                    continue
                 if pool.vacant > 0 and not pool.starting:
                     pool.hire()
-                if cache is not None and not item.attempts and await cache.answer(item):
+                if staged and (cache := self._cache) is not None and not item.attempts and await cache.answer(item):
                     if not await self._finish_cached(item, slot):
                         return
                     continue
 
                 batch.latest = slot.item = item
                 try:
-                    if policies is None:
+                    if not staged:
                         item.started_ns = item.pulled_ns
-                    elif not policies.enter(item):
-                        await policies.wait(item)
-                    if cache is not None and item.started_ns is item.pulled_ns:  # the cache was asked in between
-                        item.started_ns = clock()
+                    else:
+                        if (policies := self._policies) is None:
+                            item.started_ns = item.pulled_ns
+                        elif not policies.enter(item):
+                            await policies.wait(item)
+                        if self._cache is not None and item.started_ns is item.pulled_ns:  # it was asked in between
+                            item.started_ns = clock()
                     outcome = await begin(item)
-                    settle(item, outcome)
+                    if type(outcome) in plain:  # what `settle_value` does, without a call
+                        item.status = "ok"
+                        item.output = outcome
+                    else:
+                        settle(item, outcome)
                 except Exception as exc:
                     outcome = exc
                     raised = True
                     self._attempt_raised(item, exc, slot)
                     if isinstance(exc, ExecutorFailedError):
-                        cancellation.executor_failed(item, exc)
+                        self._cancellation.executor_failed(item, exc)
                 except asyncio.CancelledError:
-                    cancellation.interrupted(item, slot)
+                    self._cancellation.interrupted(item, slot)
                     outcome = item.exception
                 except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
                     outcome = exc
                     raised = True
                     self._attempt_raised(item, exc, slot)
-                    cancellation.fail(exc, f"the node raised {type(exc).__name__}")
+                    self._cancellation.fail(exc, f"the node raised {type(exc).__name__}")
                 if slot.abandoned:  # the item was finished without this task, and the slot given to another worker
                     return
                 slot.item = None
                 if slot.cancelled_ns:
-                    cancellation.timed_out(item, slot)
+                    self._cancellation.timed_out(item, slot)
 
                 item.finished_ns = now = clock()
-                if (
-                    policies is not None
+                if not staged:
+                    finish(item)
+                elif (
+                    (policies := self._policies) is not None
                     and (item.status != "ok" or policies.learns)
                     and (retry := self._ask_for_retry(policies, item, outcome)) is not None
                 ):
                     self._requeue(item, retry)
                 else:
-                    if journal is not None and journal.wants(item) and not await cancellation.keep(item, slot):
+                    journal = self._journal
+                    if journal is not None and journal.wants(item) and not await self._cancellation.keep(item, slot):
                         return
                     finish(item)
-                outcome = None
 
                 if self._task_per_item:
                     if admission.closed or (batch.pulled + pool.starting >= self._known and not self._needs_task()):
@@ -234,6 +226,7 @@ class Worker:
                         self.run(slot, False), loop=self._loop, name=batch.name, context=self._context.copy()
                     )
                     return
+                outcome = None
                 if slot.task is not None and slot.task.cancelling():  # by a timeout that never called uncancel()
                     clear_cancellation()
                 if now - self._turn_ns > _TURN_NS and batch.latest is item:
@@ -241,11 +234,56 @@ class Worker:
         except GeneratorExit:  # the loop was closed with the batch still active
             raise
         except BaseException as exc:  # a fault of the engine or of an executor, policy or journal of the user's
-            cancellation.fail(exc, "the engine failed")
+            self._cancellation.fail(exc, "the engine failed")
         if raised:  # before the batch can end, this frame is cleared, which the exception holds
             self._loop.call_soon(pool.leave, slot)
         else:
             pool.leave(slot)
+
+    async def _wait_for_input(self) -> Any:
+        """Wait until the source has an input.
+
+        Returns:
+            The input; END at the end and once admission is closed; LATER if the batch was paused meanwhile.
+        """
+        source, admission = self._source, self._admission
+        data: Any = LATER
+        while data is LATER:
+            await source.wait()
+            if admission.closed:  # by a stop or a drain, which cancels what has become ready meanwhile
+                return END
+            if admission.paused:
+                return LATER
+            data = source.pull()
+        return data
+
+    def _admit(self, data: Any, asked_ns: int) -> ItemRecord | None:
+        """Return the record of the item that was pulled, new or queued for another attempt.
+
+        Returns:
+            None if the item does not run here: an earlier run has finished it, or an equal input runs already.
+        """
+        batch, source, ledger, cache = self._batch, self._source, self._ledger, self._cache
+        if source.sets_variables:
+            for variable, value in source.variables:
+                variable.set(value)
+        if self._retries is not None and type(data) is Requeued:
+            item = data.item
+        else:
+            item = make_record(batch, batch.pulled, data, self._clock())
+            batch.pulled += 1
+            if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
+                ledger.blocked(INPUT, asked_ns, item.pulled_ns)
+        if item.attempts:
+            self._start_again(item)
+            return item
+        # no attempt yet: the item is new, or waited for an equal input
+        if cache is not None and cache.parks(item):
+            self._admission.release()
+            return None
+        if (notify_started := self._dispatch.notify_started) is not None:
+            notify_started(item)
+        return None if self._journal is not None and self._cancellation.finish_restored(item) else item
 
     async def _finish_cached(self, item: ItemRecord, slot: Slot) -> bool:
         """Finish an item that has its output from the cache.

@@ -6,7 +6,8 @@ logs all read that record; there is no second clock.
 
 from __future__ import annotations
 
-from flowrt.model.batch import BatchRecord, HedgeOutcome, HedgeRecord, ItemRecord, Slot, UnexportedIds
+from flowrt.model.batch import BatchRecord, ItemRecord, Slot, UnexportedIds, make_record
+from flowrt.model.hedge import HedgeOutcome, HedgeRecord
 from flowrt.model.result import STATUSES, BatchResult, Rejected, Status
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "Slot",
     "Status",
     "UnexportedIds",
+    "make_record",
 ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from flowrt._util.cpu_time import CpuTime
 
-__all__ = ["BatchRecord", "HedgeOutcome", "HedgeRecord", "ItemRecord", "Slot", "UnexportedIds"]
+__all__ = ["BatchRecord", "ItemRecord", "Slot", "UnexportedIds", "make_record"]
 
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
@@ -238,9 +238,6 @@ class BatchRecord:
 
 State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
 
-HedgeOutcome = Literal["won", "lost", "failed"]
-"""How a hedge ended: it won; it lost to the item's own attempt, or both were cancelled; or it failed."""
-
 
 class UnexportedIds(bytes):
     """Ids of a trace and a span that will not be exported, as far as is known."""
@@ -251,13 +248,11 @@ class ItemRecord(BatchResult[Any, Any]):
 
     Times are nanoseconds of the batch's monotonic clock, 0 for not yet.
 
-    Args:
+    Attributes:
         batch: The batch it belongs to.
         index: Its place in the input.
         input_data: The object that the source yielded, not a copy.
         pulled_ns: When it was pulled from the source.
-
-    Attributes:
         status: `running`, then one of the terminal statuses.
         started_ns: When its latest attempt started; 0 while it waits for one.
         first_started_ns: When its first attempt started, where there were several.
@@ -279,6 +274,11 @@ class ItemRecord(BatchResult[Any, Any]):
 
     __slots__ = ("batch", "finished_ns", "pulled_ns", "started_ns", "trace")
 
+    batch: BatchRecord
+    pulled_ns: int
+    started_ns: int
+    finished_ns: int
+    trace: Any
     status: State  # type: ignore[assignment]  # it is `running` at first
     backoff_ns = SparseAttribute[int](0)
     beside = SparseAttribute[int](0)
@@ -293,18 +293,8 @@ class ItemRecord(BatchResult[Any, Any]):
     ticket = SparseAttribute[Any](None)
     uncancellable = SparseAttribute[bool](False)
 
-    def __init__(self, batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> None:
-        self.batch = batch
-        self.index = index
-        self.input_data = input_data
-        self.pulled_ns = pulled_ns
-        self.started_ns = 0
-        self.finished_ns = 0
-        self.attempts = 0
-        self.status = "running"
-        self.output: Any = None
-        self.trace: Any = None
-        self._sparse = None
+    if not TYPE_CHECKING:
+        __init__ = object.__init__  # `make_record` sets the fields
 
     @property
     def execution_time(self) -> float:
@@ -365,34 +355,32 @@ class ItemRecord(BatchResult[Any, Any]):
 
     def clone(self) -> ItemRecord:
         """Return a copy of this record."""
-        twin = ItemRecord(self.batch, self.index, self.input_data, self.pulled_ns)
+        twin = make_record(self.batch, self.index, self.input_data, self.pulled_ns)
         for name in (*BatchResult.__slots__, *ItemRecord.__slots__):
             setattr(twin, name, getattr(self, name))
-        twin._sparse = None if self._sparse is None else self._sparse.copy()
+        twin._sparse = None if self._sparse is None else self._sparse.copy()  # noqa: SLF001  # of this class
         return twin
 
 
-class HedgeRecord:
-    """Record of a hedge: a further attempt beside an item's own.
+def make_record(batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> ItemRecord:
+    """Make the record of an item. Python calls a function for less than it calls an `__init__`.
 
     Args:
-        number: Its number among the item's attempts.
-        started_ns: When it started, by the batch's clock.
-        finished_ns: When it ended, or was abandoned.
-        outcome: `won`, `lost` or `failed`.
-        result: A record with its error, if it failed.
+        batch: The batch it belongs to.
+        index: Its place in the input.
+        input_data: The object that the source yielded, not a copy.
+        pulled_ns: When it was pulled from the source.
     """
-
-    __slots__ = ("finished_ns", "number", "outcome", "result", "started_ns")
-
-    def __init__(
-        self, number: int, started_ns: int, finished_ns: int, outcome: HedgeOutcome, result: ItemRecord
-    ) -> None:
-        self.number = number
-        self.started_ns = started_ns
-        self.finished_ns = finished_ns
-        self.outcome = outcome
-        self.result = result
-
-    def __repr__(self) -> str:
-        return f"<HedgeRecord: attempt {self.number} {self.outcome}>"
+    item = ItemRecord()  # type: ignore[call-arg]  # for a type checker it has the constructor of BatchResult
+    item.batch = batch
+    item.index = index
+    item.input_data = input_data
+    item.pulled_ns = pulled_ns
+    item.started_ns = 0
+    item.finished_ns = 0
+    item.attempts = 0
+    item.status = "running"
+    item.output = None
+    item.trace = None
+    item._sparse = None  # noqa: SLF001  # of this module
+    return item

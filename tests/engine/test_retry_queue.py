@@ -15,7 +15,7 @@ from flowrt.engine.instrument import Dispatch
 from flowrt.engine.pause import Pause
 from flowrt.engine.retry_queue import Requeued, RetryQueue
 from flowrt.engine.source import END, LATER, make_source
-from flowrt.model import BatchRecord, ItemRecord
+from flowrt.model import BatchRecord, ItemRecord, make_record
 
 Run = Callable[[Any], Any]
 
@@ -40,7 +40,7 @@ class Fixture:
         while (data := self.queue.pull()) is LATER:
             await self.queue.wait()
         if data is not END and not isinstance(data, Requeued):
-            item = ItemRecord(self.batch, self.batch.pulled, data, self.clock())
+            item = make_record(self.batch, self.batch.pulled, data, self.clock())
             self.batch.pulled += 1
             return item
         return data.item if isinstance(data, Requeued) else data

@@ -10,7 +10,7 @@ import pytest
 
 from flowrt._util.clock import clock_of
 from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
-from flowrt.model import BatchRecord, ItemRecord, Slot
+from flowrt.model import BatchRecord, Slot, make_record
 
 Run = Callable[[Any], Any]
 
@@ -35,7 +35,7 @@ class Fixture:
         self.timeouts.start()
 
     def start(self, index: int) -> None:
-        item = ItemRecord(self.batch, index, None, self.clock())
+        item = make_record(self.batch, index, None, self.clock())
         item.started_ns = item.pulled_ns
         self.slots[index].item = item
 

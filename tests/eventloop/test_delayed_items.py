@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from flowrt import BatchProcessor, BatchResults, Runtime, Telemetry
 from flowrt.eventloop import delayed_items
-from flowrt.model import BatchRecord, ItemRecord, Slot
+from flowrt.model import BatchRecord, Slot, make_record
 
 Run = Callable[[Any], Any]
 Events = list[dict[str, Any]]
@@ -101,7 +101,7 @@ def test_delay_goes_to_spans_after_a_stall_alone_and_at_their_end(late_s: float,
     batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=600, keeps_ledger=True)
     for index in range(600):
         slot = Slot()
-        slot.item = ItemRecord(batch, index, None, 1)
+        slot.item = make_record(batch, index, None, 1)
         slot.item.started_ns = 1
         slot.item.trace = Mock()
         slot.task = Mock(_fut_waiter=None)
@@ -180,7 +180,7 @@ def test_a_beat_notes_a_bounded_number_of_items() -> None:
         batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=2, keeps_ledger=True)
         for index in range(2):
             slot = Slot()
-            slot.item = ItemRecord(batch, index, None, 1)
+            slot.item = make_record(batch, index, None, 1)
             slot.task = Mock(_fut_waiter=object())
             batch.slots.append(slot)
         batches.append(batch)

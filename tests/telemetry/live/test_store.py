@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 import flowrt
-from flowrt.model import BatchRecord, ItemRecord, Slot
+from flowrt.model import BatchRecord, Slot, make_record
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.live import store as store_module
 from flowrt.telemetry.live.items import running_rows
@@ -469,6 +469,6 @@ def test_item_that_is_sent_ahead_waits_in_its_worker(in_process: bool, attempts:
     batch = BatchRecord(name="b", node_id="n", node_type="t", limit=1)
     batch.in_process = in_process
     slot = Slot()
-    slot.item = ItemRecord(batch, 0, None, 0)
+    slot.item = make_record(batch, 0, None, 0)
     slot.item.attempts = attempts
     assert [row["state"] for row in running_rows([(slot, slot.item)], 0)] == [state]

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowrt import BatchProcessor, Instrument, RetryPolicy, Telemetry
 from flowrt.attribution.ledger import CAUSES
-from flowrt.model import BatchRecord, ItemRecord
+from flowrt.model import BatchRecord, ItemRecord, make_record
 from flowrt.telemetry.metrics.catalogue import CATALOGUE, DURATION_BOUNDS_S
 from flowrt.telemetry.metrics.collector import StoreCollector
 from flowrt.telemetry.metrics.instrument import MetricsInstrument
@@ -214,7 +214,7 @@ def test_pairs_over_the_limit_are_counted_under_other() -> None:
         batch = BatchRecord(name="batch99", node_id="node", node_type="t", batch_id="0", limit=1)
         instrument = MetricsInstrument(pairs[99], store=store)
         instrument.batch_started(batch)
-        item = ItemRecord(batch, 0, None, 5)
+        item = make_record(batch, 0, None, 5)
         item.started_ns, item.finished_ns, item.status, item.attempts = 5, 9, "ok", 1
         instrument.item_finished(item)
         instrument.batch_ended(batch)
@@ -285,7 +285,7 @@ def test_blocked_loop_is_measured_as_lag(run: Run, sample: Sample) -> None:
 
 def test_retry_of_an_attempt_that_never_started_counts_no_time() -> None:
     batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="0", limit=1)
-    item = ItemRecord(batch, 0, None, 5)
+    item = make_record(batch, 0, None, 5)
     item.finished_ns, item.status, item.retry = 10**15, "failed", SimpleNamespace(reason="error")
     shard = Shard(("b", "n"), DURATION_BOUNDS_S)
     shard.add_retry(item)
@@ -296,7 +296,7 @@ def test_shard_with_failures_leaves_the_others_at_zero() -> None:
     store = MetricsStore()
     pair = store.declare("b", "n", 1)
     failing, other = store.take(pair, DURATION_BOUNDS_S), store.take(pair, DURATION_BOUNDS_S)
-    item = ItemRecord(BatchRecord(name="b", node_id="n", node_type="t", limit=1), 0, None, 5)
+    item = make_record(BatchRecord(name="b", node_id="n", node_type="t", limit=1), 0, None, 5)
     item.started_ns, item.finished_ns, item.status, item.attempts, item.error_type = 6, 9, "failed", 1, "OSError"
     failing.add(item)
     failing.add_cancelled(3)
