@@ -131,9 +131,16 @@ SAFEGUARDS = (
     Safeguard(
         "a node has its own copy of its input",
         "engine.attempt:make_direct",
-        "call(isolate(data))",
-        "call(data)",
+        "data = isolate(data)",
+        "pass",
         "tests/test_reliability.py::test_18_node_that_mutates_its_input_mutates_a_copy",
+    ),
+    Safeguard(
+        "a node has its own copy of a flat input",
+        "engine.attempt:make_direct",
+        "data = data.copy()",
+        "pass",
+        "tests/engine/test_attempt.py::test_node_that_changes_a_flat_input_changes_a_copy",
     ),
     Safeguard(
         "an item that does not stop is abandoned",
@@ -263,15 +270,15 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "what finished is not run again",
-        "engine.worker:Worker.run",
-        "journal is not None and cancellation.finish_restored(item)",
+        "engine.worker:Worker._admit",
+        "self._journal is not None and self._cancellation.finish_restored(item)",
         "False",
         "tests/engine/test_durability.py::test_later_batch_runs_only_items_that_no_earlier_batch_finished",
     ),
     Safeguard(
         "an item is journaled before its result is delivered",
         "engine.worker:Worker.run",
-        "journal is not None and journal.wants(item) and not await cancellation.keep(item, slot)",
+        "journal is not None and journal.wants(item) and not await self._cancellation.keep(item, slot)",
         "False",
         "tests/engine/test_durability.py::test_item_is_journaled_before_its_result_or_its_end_is_reported",
     ),

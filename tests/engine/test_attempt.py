@@ -122,3 +122,13 @@ def test_direct_call_ends_like_a_call_through_the_node(data: Any, run_virtual: R
     assert fields(direct) == fields(through)
     if isinstance(data, list):
         assert data == [1, 2], "the function has its own copy"
+
+
+def test_node_that_changes_a_flat_input_changes_a_copy(run: Run) -> None:
+    async def node(data: dict[str, int]) -> int:
+        return data.pop("x")
+
+    async def main() -> list[BatchResult]:
+        return await BatchProcessor(node).batch([{"x": 1}, {"x": 2}])
+
+    assert [(result.input_data, result.output) for result in run(main())] == [({"x": 1}, 1), ({"x": 2}, 2)]
