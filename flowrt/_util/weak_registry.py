@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 __all__ = ["WeakRegistry"]
 
 T = TypeVar("T")
+
+_FIRST_SWEEP: Final = 64  # references; the next sweep is at twice as many as are left
 
 
 class WeakRegistry(Generic[T]):
@@ -19,19 +21,19 @@ class WeakRegistry(Generic[T]):
     class should not define `__eq__`.
     """
 
-    __slots__ = ("_forget", "_refs")
+    __slots__ = ("_refs", "_sweep_at")
 
     def __init__(self) -> None:
-        refs = self._refs = dict[weakref.ref[T], None]()
-
-        def forget(ref: weakref.ref[T]) -> None:
-            refs.pop(ref, None)
-
-        self._forget = forget
+        # An object has one reference without a callback, which all its holders share. A callback would remove a dead
+        # reference at once, and would need a second reference: one more object of each batch for the garbage collector.
+        self._refs = dict[weakref.ref[T], None]()
+        self._sweep_at = _FIRST_SWEEP
 
     def add(self, one: T) -> None:
         """Add an object that becomes active."""
-        self._refs[weakref.ref(one, self._forget)] = None
+        self._refs[weakref.ref(one)] = None
+        if len(self._refs) >= self._sweep_at:
+            self._sweep()
 
     def discard(self, one: T) -> None:
         """Remove an object; do nothing if it is not registered."""
@@ -40,3 +42,10 @@ class WeakRegistry(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         """Iterate over a snapshot of the active objects."""
         return iter([one for ref in list(self._refs) if (one := ref()) is not None])
+
+    def _sweep(self) -> None:
+        """Drop references to objects that are gone without having been removed."""
+        for ref in list(self._refs):
+            if ref() is None:
+                self._refs.pop(ref, None)
+        self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._refs))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
@@ -50,11 +51,10 @@ CAUSES: Final[tuple[Cause, ...]] = (
 
 INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
 
-
 _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes under which an item has a slot
 
-
 _NO_TIME: Final = (0,) * len(CAUSES)
+_ZEROS: Final = array("q", _NO_TIME)  # unlike a list of integers, no work for the garbage collector
 _creating: Final = threading.Lock()
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
 
@@ -121,26 +121,25 @@ class Ledger:
 
     def __init__(self, batch: Progress | None = None) -> None:
         self._batch = batch
-        self.charged = [*_NO_TIME]
+        self.charged = _ZEROS[:]
         self.since_ns = self.left = 0
         self._delays: DelayTotals | None = None
         self.blocked_computing_ns = self.computing_ns = 0
         self.workerless_ns: Sequence[int] = _NO_TIME
         self._workerless = False
         self._cause = self._rest = SLOTS
-        self._waits = [*_NO_TIME]
+        self._waits = _ZEROS[:]
         self._opened_ns = 0
         self._end_ns = sys.maxsize
         self._loop_time = _NO_LOOP
         self._position = 0
-        self._timeline = Timeline(len(CAUSES))
+        self._timeline: Timeline | None = None
 
     # -- called by the engine ------------------------------------------------------------------------------------------
 
     def open(self, now_ns: int) -> None:
         """Start the account, as the batch starts."""
         self.since_ns = self._opened_ns = now_ns
-        self._timeline.open(now_ns)
 
     def wait(self, cause: int, now_ns: int) -> None:
         """Record that a wait begins.
@@ -253,7 +252,7 @@ class Ledger:
             latest_ns: When the latest item got its slot. With it, what is not certain yet is left out, so that no
                 value is ever lower than in an earlier call.
         """
-        charged, since_ns, cause, position = self.charged.copy(), self.since_ns, self._cause, self._position
+        charged, since_ns, cause, position = self.charged[:], self.since_ns, self._cause, self._position
         now_ns = min(now_ns, self._end_ns)
         if now_ns <= since_ns:  # all of it is charged, as of a batch that has ended
             return dict(zip(CAUSES, charged, strict=True))
@@ -301,7 +300,8 @@ class Ledger:
         Yields:
             Begin and end of a piece in nanoseconds from the batch's start, and its nanoseconds by cause.
         """
-        for begin_ns, end_ns, charged in self._timeline.pieces():
+        pieces = () if self._timeline is None else self._timeline.pieces()
+        for begin_ns, end_ns, charged in pieces:
             yield begin_ns, end_ns, dict(zip(CAUSES, charged, strict=True))
 
     # -- internal ------------------------------------------------------------------------------------------------------
@@ -354,9 +354,7 @@ class Ledger:
         if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
             last_ns = self._batch.latest_ns
         loop_time = self._loop_time
-        if (
-            loop_time.ended_ns <= self.since_ns and now_ns - loop_time.due_ns < LATE_NS
-        ):  # nearly always: it turns in time
+        if loop_time.ended_ns <= self.since_ns and now_ns - loop_time.due_ns < LATE_NS:  # nearly always: it is in time
             if last_ns is None:
                 self._add(self._cause, now_ns)
             else:
@@ -388,6 +386,8 @@ class Ledger:
         passed_ns = now_ns - self.since_ns
         if passed_ns <= 0:
             return
+        if self._timeline is None:
+            self._timeline = Timeline(len(CAUSES), self._opened_ns)
         self._timeline.add(cause, now_ns)
         # in this order, so that another thread that reads in between sees too little and not too much
         self.since_ns = now_ns

@@ -39,6 +39,17 @@ def test_registry_does_not_keep_objects_alive() -> None:
     assert list(active) == []
 
 
+def test_objects_that_are_gone_take_no_growing_memory() -> None:
+    active: WeakRegistry[Thing] = WeakRegistry()
+    kept = [Thing() for _ in range(100)]
+    for thing in kept:
+        active.add(thing)
+    for _ in range(10_000):
+        active.add(Thing())
+    assert list(active) == kept
+    assert len(active._refs) <= 2 * len(kept) + 1
+
+
 @pytest.fixture
 def _hasty_threads() -> Iterator[None]:
     before = sys.getswitchinterval()

@@ -115,7 +115,7 @@ def test_ledger_charged_late_agrees_with_one_charged_at_once(events: list[tuple[
     assert lazy.computing_ns == eager.computing_ns
     assert sum(lazy.charged) == now
     pieces = list(lazy.timeline())
-    assert [sum(charged[cause] for _, _, charged in pieces) for cause in CAUSES] == lazy.charged
+    assert [sum(charged[cause] for _, _, charged in pieces) for cause in CAUSES] == list(lazy.charged)
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.booleans()), max_size=700))

@@ -14,8 +14,7 @@ STEP_NS = 1_000_000
 @example([(number % 2, 7) for number in range(3_000)])
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 2_000)), max_size=40).map(lambda few: few * 60))
 def test_pieces_hold_what_each_instant_was_charged_to(segments: list[tuple[int, int]]) -> None:
-    timeline = Timeline(3)
-    timeline.open(5)
+    timeline = Timeline(3, 5)
     at, ends = 5, []
     for cause, steps in segments:
         at += steps * STEP_NS
@@ -42,5 +41,5 @@ def test_long_wait_is_one_segment_however_long_it_is() -> None:
     timeline = Timeline(2)
     for second in range(100_000):
         timeline.add(0, second * 1_000_000_000)
-    assert len(timeline._segments) == 1
+    assert len(timeline._segments) == 2  # its cause and its end
     assert not timeline._pieces
