@@ -66,7 +66,6 @@ class BatchRun:
         self.batch = parts.batch
         self.loop = parts.loop
         self.admission = parts.admission
-        self._pause = parts.pause
         self.interrupted_by: asyncio.CancelledError | None = None
         self.interruption: Interruption | None = None
         self.over = False
@@ -74,13 +73,9 @@ class BatchRun:
         self.unstarted: UnstartedBlock | None = None
         self.owner = parts.owner
         self.observed = parts.observed
-        self._parts: RunParts | None = parts
+        self._parts = parts  # read where it is needed: with more than 30 attributes, an instance gets a dict of its own
         self._clock = parts.clock
         self._dispatch = parts.dispatch
-        self._journal = parts.journal
-        self._batch_timeout_s = parts.batch_timeout_s
-        self._close = parts.close
-        self._save = parts.save
         self._enclosing = _enclosing.get()
         self._context: Context = copy_context()
         batch = self.batch
@@ -129,9 +124,9 @@ class BatchRun:
 
     def start(self) -> None:
         """Start the batch: its first worker pulls the first item, and workers are added as items come."""
-        batch = self.batch
-        if self._journal is not None:
-            self._journal.start()
+        batch, parts = self.batch, self._parts
+        if parts.journal is not None:
+            parts.journal.start()
         batch.started_ns = self._clock()
         if batch.ledger is not None:
             batch.ledger.open(batch.started_ns)
@@ -144,8 +139,8 @@ class BatchRun:
         self._context.run(_enclosing.set, weakref.ref(self))
         if self._timeouts is not None:
             self._timeouts.start()
-        if self._batch_timeout_s is not None:
-            self._batch_timer = self.loop.call_later(self._batch_timeout_s, self._timed_out)
+        if parts.batch_timeout_s is not None:
+            self._batch_timer = self.loop.call_later(parts.batch_timeout_s, self._timed_out)
         self._pool.hire()
 
     def set_limit(self, limit: int) -> None:
@@ -169,11 +164,12 @@ class BatchRun:
         """
         cancellation = self._cancellation
         if not (self._concluded or cancellation.stopped or cancellation.drained or cancellation.all_started):
-            self._pause.begin()
+            self._parts.pause.begin()
 
     def resume(self) -> None:
         """Admit items again, after `pause`."""
-        self._pause.end()
+        if not self._concluded:
+            self._parts.pause.end()
 
     # -- drain and stop ------------------------------------------------------------------------------------------------
 
@@ -204,7 +200,7 @@ class BatchRun:
             self._closing.cancel()  # which gives results to a consumer who has gone; a source is closed in any case
 
     def _timed_out(self) -> None:
-        self.stop(f"the batch took longer than batch_timeout={self._batch_timeout_s:g} s", cancels_rest=True)
+        self.stop(f"the batch took longer than batch_timeout={self._parts.batch_timeout_s:g} s", cancels_rest=True)
 
     # -- slots, for the parts that are made before the pool ------------------------------------------------------------
 
@@ -253,19 +249,18 @@ class BatchRun:
 
     def _unstarted(self) -> UnstartedInputs:
         """Make the accounting for unstarted inputs; most runs never need it."""
-        if self._parts is None:
-            raise RuntimeError("the batch is over and has released its inputs")
         return UnstartedInputs(self._parts, self._source, self._cancellation, self._keep_unstarted)
 
     def _keep_unstarted(self, block: UnstartedBlock) -> None:
         self.unstarted = block
 
     def _close_journal(self) -> None:
-        if self._journal is None:
+        journal = self._parts.journal
+        if journal is None:
             self._conclude()
             return
         self._journal_closing = True
-        self._journal.close(self._journal_closed)
+        journal.close(self._journal_closed)
 
     def _journal_closed(self, error: JournalError | None) -> None:
         if self._cancellation.failure is None:
@@ -277,7 +272,8 @@ class BatchRun:
         if self._concluded:
             return
         self._concluded = True
-        self._pause.end()  # where all that was left is in workers, which start it by themselves
+        parts = self._parts
+        parts.pause.end()  # where all that was left is in workers, which start it by themselves
         if self._timeouts is not None:
             self._timeouts.cancel()
         if self._batch_timer is not None:
@@ -286,7 +282,7 @@ class BatchRun:
             self._hedging.stop()
         cancellation, batch = self._cancellation, self.batch
         try:
-            self._close()
+            parts.close()
         except Exception as exc:  # an executor's or a policy's
             if cancellation.failure is None:
                 cancellation.failure = exc
@@ -301,17 +297,18 @@ class BatchRun:
         if self._dispatch.takes("batch_ended"):
             self._context.copy().run(self._dispatch.notify, "batch_ended", batch)
         self._release()
-        if self._save is None:
+        if parts.save is None:
             self._set_over()
         else:
-            self._saving = make_task(self.loop, self._save(), name=f"{batch.name} save", context=self._context.copy())
+            self._saving = make_task(self.loop, parts.save(), name=f"{batch.name} save", context=self._context.copy())
             self._saving.add_done_callback(self._saved)
 
     def _release(self) -> None:
         """Release inputs and items, and break cycles that would keep them until a garbage collection."""
         self.batch.latest = self.batch.workflow = None
         self._source = EMPTY
-        self._parts = self._retries = self._hedging = self._timeouts = None
+        self._retries = self._hedging = self._timeouts = None
+        del self._parts
         self._dispatch.close()
         self._cancellation.close()
         self._pool.close()
