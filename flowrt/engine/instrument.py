@@ -134,7 +134,8 @@ class Dispatch:
 
     Attributes:
         notify_started: Calls every `item_started` with an item; None if there is none. It is called for every item.
-        notify_finished: The same for `item_finished`.
+        notify_finished: The same for `item_finished`. Of one instrument, it is its own hook, for which the caller
+            handles exceptions with `disable`: a function around it would be six more objects of each batch.
         takes_attempts: True if an instrument overrides `attempt_ended`.
         takes_failures: True if an instrument overrides `item_failed`.
 
@@ -173,8 +174,9 @@ class Dispatch:
         self._plan = plan
         self.takes_attempts = "attempt_ended" in plan
         self.takes_failures = "item_failed" in plan
-        self.notify_started = _joined(self.hooks("item_started"), self._disable) if "item_started" in plan else None
-        self.notify_finished = _joined(self.hooks("item_finished"), self._disable) if "item_finished" in plan else None
+        self.notify_started = _joined(self.hooks("item_started"), self.disable) if "item_started" in plan else None
+        finished = self.hooks("item_finished")
+        self.notify_finished = finished[0] if len(finished) == 1 else _joined(finished, self.disable)
 
     def hooks(self, name: str) -> list[Hook]:
         """The overridden hooks of a name, in the order of their calls."""
@@ -187,7 +189,7 @@ class Dispatch:
             try:
                 hook(record)
             except Exception:  # telemetry must not change a result
-                self._disable(hook)
+                self.disable(hook)
 
     def takes(self, hook_name: str) -> bool:
         """True if an instrument overrides that hook."""
@@ -207,7 +209,8 @@ class Dispatch:
         per_item = {*self._plan.get("item_started", ()), *self._plan.get("item_finished", ())}
         return per_item <= set(self._plan.get("inputs_cancelled", ()))
 
-    def _disable(self, broken: Hook) -> None:
+    def disable(self, broken: Hook) -> None:
+        """Stop calling the instrument of a hook that has raised, and log its exception."""
         instrument = getattr(broken, "__self__", None)
         name = type(instrument).__name__
         instrument_errors[name] = instrument_errors.get(name, 0) + 1

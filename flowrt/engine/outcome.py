@@ -218,7 +218,10 @@ class Finisher:
                 if dispatch.takes_failures and (state == "failed" or state == "timed_out" or item.uncancellable):
                     dispatch.notify("item_failed", item)
             if (notify_finished := dispatch.notify_finished) is not None:
-                notify_finished(item)
+                try:
+                    notify_finished(item)
+                except Exception:  # telemetry must not change a result
+                    dispatch.disable(notify_finished)
         self._deliver(item)
         if (after := self._after) is not None:
             after(item)

@@ -48,9 +48,11 @@ class Observer:
         self.watches = choice.metrics or choice.tracing or choice.logs or choice.ledger
         self.redact = safe_redact(choice.redact)
         self._pair: tuple[str, str] | None = None
+        self._audit: Reconciliation | None = None  # of all batches without spans
         if choice.metrics:
             register()
             self._pair = METRICS.declare(batch, node, limit)
+            self._audit = Reconciliation(self._pair[0], None)
 
     def instruments(self) -> tuple[Instrument, ...]:
         """Instruments for a batch that starts now.
@@ -62,8 +64,9 @@ class Observer:
         if choice.tracing and tracing_is_set_up():
             tracing = make_tracing(choice.trace_shape, choice.tail_sampling, self.redact)
         instruments: list[Instrument] = []
-        if self._pair is not None:
-            instruments += (Reconciliation(self._pair[0], tracing), MetricsInstrument(self._pair, choice.latency_slo))
+        if self._pair is not None and self._audit is not None:
+            audit = self._audit if tracing is None else Reconciliation(self._pair[0], tracing)
+            instruments += (audit, MetricsInstrument(self._pair, choice.latency_slo))
             instruments += _live_instruments(self.redact)
         if choice.logs and is_listened_to("warning"):
             every_item = choice.item_events and is_listened_to("debug")

@@ -165,7 +165,7 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "a broken instrument is switched off",
-        "engine.instrument:Dispatch._disable",
+        "engine.instrument:Dispatch.disable",
         'instrument = getattr(broken, "__self__", None)',
         "raise",
         "tests/test_reliability.py::test_23_instrument_that_raises_is_counted_and_the_items_succeed",

@@ -22,8 +22,8 @@ def test_safeguard_can_be_taken_out_and_has_its_test(safeguard: Safeguard) -> No
 
 
 def test_edit_of_what_is_not_there_is_refused() -> None:
-    with pytest.raises(LookupError, match=r"Dispatch._disable holds 0 times"):
-        edit(Dispatch, "_disable", ("return None", "pass"))
+    with pytest.raises(LookupError, match=r"Dispatch.disable holds 0 times"):
+        edit(Dispatch, "disable", ("return None", "pass"))
 
 
 def test_edit_replaces_a_function_wherever_it_was_imported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from flowrt.model import ItemRecord, UnexportedIds
@@ -27,6 +28,12 @@ class Exemplar(NamedTuple):
     at_s: float
 
 
+@lru_cache(maxsize=64)
+def _nothing(buckets: int) -> tuple[list[int], list[Exemplar | None]]:
+    """Return `due_ns` and `latest` as of no exemplar: shared, as most shards of many small batches need no others."""
+    return [0] * buckets, [None] * buckets
+
+
 class Exemplars:
     """Latest exemplar of each bucket, replaced at most once per second.
 
@@ -41,22 +48,23 @@ class Exemplars:
     __slots__ = ("_taken", "due_ns", "latest")
 
     def __init__(self, buckets: int) -> None:
-        self.due_ns = [0] * buckets
-        self.latest: list[Exemplar | None] = [None] * buckets
-        self._taken = False  # True if any was taken since `begin`
+        self.due_ns, self.latest = _nothing(buckets)
+        self._taken = False  # True if any was taken since `begin`, and the lists are this object's own
 
     def begin(self) -> None:
         """Let every bucket's exemplar be replaced: the next batch's clock may differ."""
         if self._taken:
             self._taken = False
-            self.due_ns = [0] * len(self.due_ns)
+            self.due_ns, _ = _nothing(len(self.due_ns))
 
     def take(self, bucket: int, item: ItemRecord) -> None:
         """Make the item's trace its bucket's exemplar, if the trace will be exported."""
         trace_id, span_id = item.trace_id, item.span_id
         if trace_id is None or span_id is None or isinstance(item.trace, UnexportedIds):
             return
-        self._taken = True
+        if not self._taken:
+            self._taken = True
+            self.due_ns, self.latest = self.due_ns.copy(), self.latest.copy()
         self.due_ns[bucket] = item.finished_ns + _KEEP_NS
         at_s = (item.finished_ns + item.batch.epoch_offset_ns) / 1e9
         self.latest[bucket] = Exemplar(trace_id, span_id, (item.finished_ns - item.pulled_ns) / 1e9, at_s)

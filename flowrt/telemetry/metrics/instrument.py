@@ -12,6 +12,7 @@ from flowrt.engine.instrument import Instrument, Phase
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
+from flowrt.telemetry.metrics.exemplars import Exemplars
 from flowrt.telemetry.metrics.store import METRICS, Histogram, MetricsStore, Shard
 
 __all__ = ["MetricsInstrument", "service_ns_of"]
@@ -58,7 +59,7 @@ class MetricsInstrument(Instrument):
         self._fast_path: Histogram  # this and the following belong to the shard; attributes here are faster to reach
         self._bounds_ns: tuple[int, ...]
         self._counts: list[int]
-        self._due_ns: list[int]
+        self._exemplars: Exemplars
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Take a shard to count in, and measure the loop's lag while the batch runs."""
@@ -66,7 +67,7 @@ class MetricsInstrument(Instrument):
         batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s)
         fast_path = self._fast_path = shard.fast_path
         self._bounds_ns, self._counts = fast_path.bounds_ns, fast_path.counts
-        self._due_ns = shard.ok_exemplars.due_ns
+        self._exemplars = shard.ok_exemplars
         store.limits[self._pair] = batch.limit
         store.loop_name = _name_of(type(loop))  # type: ignore[arg-type]  # a class is hashable, which mypy does not see
         store.active.add(batch)
@@ -83,8 +84,8 @@ class MetricsInstrument(Instrument):
             bucket = bisect_left(self._bounds_ns, elapsed_ns)
             self._counts[bucket] += 1
             self._fast_path.sum_ns += elapsed_ns
-            if finished_ns >= self._due_ns[bucket] and item.trace:
-                self._shard.ok_exemplars.take(bucket, item)
+            if item.trace and finished_ns >= self._exemplars.due_ns[bucket]:
+                self._exemplars.take(bucket, item)
         else:
             self._shard.add(item)
 

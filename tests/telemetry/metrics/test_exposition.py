@@ -83,6 +83,7 @@ def work(data: st.DataObject, store: MetricsStore) -> None:
         shard.backoff_ns += data.draw(counts)
         shard.bound_ns["service"] += data.draw(counts)
         for its in (shard.ok_exemplars, shard.failed_exemplars):
+            its.latest = its.latest.copy()
             for bucket in data.draw(st.lists(st.integers(0, len(its.latest) - 1), max_size=2)):
                 its.latest[bucket] = data.draw(exemplars)
         if data.draw(st.booleans()):
