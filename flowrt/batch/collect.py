@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Awaitable
+from typing import Any
 
 from flowrt.batch.partial_results import PartialResults
 from flowrt.batch.results import BY_INDEX, BatchResults, attach_results
 from flowrt.engine.batch_run import BatchRun
-from flowrt.engine.outcome import Deliver
 from flowrt.model import BatchResult
 
 __all__ = ["collect"]
 
-P = ParamSpec("P")
-
 
 async def collect(
-    build: Callable[Concatenate[Deliver, P], BatchRun | Awaitable[BatchRun]],
-    name: str,
-    *args: P.args,
-    **kwargs: P.kwargs,
+    built: BatchRun | Awaitable[BatchRun], results: list[BatchResult], name: str
 ) -> BatchResults[Any, Any]:
     """Run a batch to its end and return its results in input order.
 
     Args:
-        build: Builds the run; its first argument takes the results.
+        built: The run, or an awaitable of it.
+        results: Where the run delivers its results.
         name: Name of the batch.
-        args: Further arguments of `build`. A closure over them would add ten objects for the garbage collector.
-        kwargs: Further keyword arguments of `build`.
 
     Raises:
         Interrupted: A signal drained the batch, also if its caller was then cancelled.
         BaseException: What `BatchRun.join` raises. If the source raised it, it has the results as its attribute
             `results`.
     """
-    results: list[BatchResult] = []
-    built = build(results.append, *args, **kwargs)
     run = built if isinstance(built, BatchRun) else await built
     run.start()
     try:
-        await run.join()
+        while not run.over:
+            await run.changed()
+        run.raise_failure()
     except BaseException as exc:
         if run.source_failed:
             results.sort(key=BY_INDEX)

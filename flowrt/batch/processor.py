@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, Unpack, overload
@@ -231,11 +231,13 @@ class BatchProcessor(Generic[In, Out]):
         """
         return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
 
-    async def _batch(
+    def _batch(
         self, config: BatchConfig, inputs: Inputs[In], workflow_context: WorkflowContext | None, progress: bool
-    ) -> BatchResults[In, Out]:
+    ) -> Coroutine[Any, Any, BatchResults[In, Out]]:
         check_inputs(inputs)
-        return await collect(self._build, config.name, config, inputs, workflow_context, progress)
+        results: list[BatchResult] = []
+        built = self._build(results.append, config, inputs, workflow_context, progress)
+        return collect(built, results, config.name)
 
     def batch_as_completed(
         self,

@@ -335,6 +335,10 @@ class BatchRun:
         """
         while not self.over:
             await self.changed()
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise what `join` raises, if anything. Call it when the batch is over."""
         cut, cancellation = self.interrupted_by, self._cancellation
         if cut is None and cancellation.failure is None:
             return
