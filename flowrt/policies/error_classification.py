@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-__all__ = ["Kind", "kind_of", "leaves_of", "parse_retry_after", "retry_after_of", "status_of"]
+__all__ = ["Kind", "kind_of", "kind_of_plain", "leaves_of", "parse_retry_after", "retry_after_of", "status_of"]
 
 Kind = Literal["error", "timeout", "rate_limited"]
 """Why an attempt failed, as far as the next step depends on it."""
@@ -72,7 +72,7 @@ def _is_plain_type(kind: type) -> bool:
 def _is_plain(exc: object) -> bool:
     """Return True if an exception says nothing of HTTP, as most do not: it has no attribute that is read here."""
     kind: Any = type(exc)
-    return _is_plain_type(kind) and _READ.isdisjoint(exc.__dict__)
+    return _is_plain_type(kind) and (not exc.__dict__ or _READ.isdisjoint(exc.__dict__))
 
 
 @lru_cache(maxsize=256)
@@ -196,6 +196,20 @@ def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
         return "rate_limited"
     kind: Any = type(exc)
     return "timeout" if status in (408, 504) or _is_timeout_type(kind) else "error"
+
+
+def kind_of_plain(exc: object) -> Kind | None:
+    """Classify an exception that has no status and names no wait, as most; None for others, and for all else.
+
+    For it, `status_of` and `retry_after_of` return None, and its type says all that is to be known.
+
+    Args:
+        exc: Any object.
+    """
+    if not _is_plain(exc):
+        return None
+    kind: Any = type(exc)
+    return "timeout" if _is_timeout_type(kind) else "error"
 
 
 def _get(holder: object, name: str) -> Any:

@@ -7,6 +7,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from flowrt._util.validation import check_count, check_number, number_or_none, seconds_to_ns
@@ -15,6 +16,7 @@ from flowrt.policies.circuit_breaker import CircuitOpenError
 from flowrt.policies.error_classification import (
     Kind,
     kind_of,
+    kind_of_plain,
     leaves_of,
     parse_retry_after,
     retry_after_of,
@@ -197,7 +199,7 @@ class Retries:
         refused: Retries refused so far because the budget was spent.
     """
 
-    __slots__ = ("_random", "_wall", "judges_successes", "policy", "refused", "spent", "waiting")
+    __slots__ = ("_random", "_types", "_wall", "judges_successes", "policy", "refused", "spent", "waiting")
 
     def __init__(
         self, policy: RetryPolicy, max_concurrency: int, *, random: Callable[[], float], wall: Callable[[], float]
@@ -209,6 +211,9 @@ class Retries:
         self.refused = 0
         self._random = random
         self._wall = wall
+        # for exceptions that have no status and name no wait; None if more than their type may count
+        reads_types = isinstance(policy.on, tuple) and policy.retry_after in (None, "retry_after")
+        self._types: Any = policy.on if reads_types else None
 
     def decide(self, outcome: Any, attempt: int, first_attempts: int, *, timed_out: bool = False) -> Retry | None:
         """Decide if an item is retried after an attempt, and when; a granted retry counts against the budget.
@@ -229,30 +234,45 @@ class Retries:
         policy = self.policy
         if attempt >= policy.attempts:
             return None
-        raised = isinstance(outcome, BaseException)
-        error = outcome if raised else getattr(outcome, "error", None)
-        exc = error if isinstance(error, BaseException) else None
-        if timed_out:
-            if not policy.timeouts:
+        kind: Any = type(outcome)
+        reason = None if timed_out or self._types is None else kind_of_plain(outcome)
+        if reason is None:
+            judged = self._judge(outcome, timed_out=timed_out)
+            if judged is None:
                 return None
-        elif not raised and policy.when is not None:
-            if not policy.when(outcome):
-                return None
-        elif (not raised and getattr(outcome, "success", False)) or not self._wanted(exc):
-            return None
-
-        after = None if exc is None or timed_out else self._asked_to_wait(exc)
-        if after is not None and after > policy.retry_after_max:
+            reason, after_s = judged
+        elif _is_wanted(kind, self._types):
+            after_s = 0.0
+        else:
             return None
         if policy.budget is not None and self.spent >= policy.budget_minimum + policy.budget * first_attempts:
             self.refused += 1
             return None
-        delay_s = self._wait_s(outcome, attempt) + (after or 0.0)
+        delay_s = self._wait_s(outcome, attempt) + after_s
         self.spent += 1
-        reason: Kind = "timeout" if timed_out else "error" if exc is None else kind_of(exc, retry_after=after)
-        return Retry(seconds_to_ns(delay_s), reason)
+        return Retry(seconds_to_ns(delay_s) if delay_s else 0, reason)
 
-    def _wanted(self, exc: BaseException | None) -> bool:
+    def _judge(self, outcome: Any, *, timed_out: bool) -> tuple[Kind, float] | None:
+        """Return why an attempt failed and the wait that the service asks for, in seconds; None if it is final."""
+        policy = self.policy
+        raised = isinstance(outcome, BaseException)
+        error = outcome if raised else getattr(outcome, "error", None)
+        exc = error if isinstance(error, BaseException) else None
+        if timed_out:
+            return ("timeout", 0.0) if policy.timeouts else None
+        if not raised and policy.when is not None:
+            if not policy.when(outcome):
+                return None
+        elif (not raised and getattr(outcome, "success", False)) or not self._wants(exc):
+            return None
+        if exc is None:
+            return "error", 0.0
+        after_s = self._asked_to_wait(exc)
+        if after_s is not None and after_s > policy.retry_after_max:
+            return None
+        return kind_of(exc, retry_after=after_s), after_s or 0.0
+
+    def _wants(self, exc: BaseException | None) -> bool:
         on, codes = self.policy.on, self.policy.status_codes
         if exc is None:
             return isinstance(on, tuple) and issubclass(ItemFailedError, on)
@@ -262,8 +282,9 @@ class Retries:
             return bool(on(exc))  # type: ignore[operator]  # a tuple of types or a function, by __post_init__
         if isinstance(exc, BaseExceptionGroup):
             named = tuple(cls for cls in on if issubclass(cls, BaseExceptionGroup))
-            return isinstance(exc, named) or all(self._wanted(leaf) for leaf in leaves_of(exc))
-        if not isinstance(exc, on) and not (isinstance(exc, CancelledError) and Exception in on):
+            return isinstance(exc, named) or all(self._wants(leaf) for leaf in leaves_of(exc))
+        kind: Any = type(exc)
+        if not _is_wanted(kind, on):
             return False
         status = None if codes is None else status_of(exc)
         return status is None or codes is None or status in codes
@@ -277,9 +298,10 @@ class Retries:
         return parse_retry_after(where(exc), self._wall())
 
     def _wait_s(self, outcome: Any, attempt: int) -> float:
-        wait = self.policy.wait
+        policy = self.policy
+        wait = policy.wait
         if wait is None:
-            return self._random() * self.policy.ceiling_s(attempt)
+            return self._random() * policy.ceiling_s(attempt)
         seconds = number_or_none(wait(RetryState(attempt, outcome)))
         if seconds is None:
             raise ValueError(f"the wait strategy {wait!r} must return a number of seconds of at least 0")
@@ -287,6 +309,14 @@ class Retries:
 
     def __repr__(self) -> str:
         return f"<Retries: {self.spent} spent, {self.refused} refused>"
+
+
+@lru_cache(maxsize=256)
+def _is_wanted(kind: type[BaseException], on: tuple[type[BaseException], ...]) -> bool:
+    """Return whether exceptions of a type that is no group's are retried if nothing but their type counts."""
+    if issubclass(kind, _FINAL) or not issubclass(kind, (Exception, CancelledError)):
+        return False
+    return issubclass(kind, on) or (issubclass(kind, CancelledError) and Exception in on)
 
 
 def _is_name(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.message
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowrt.policies.error_classification import kind_of, parse_retry_after, retry_after_of, status_of
+from flowrt.policies.error_classification import kind_of, kind_of_plain, parse_retry_after, retry_after_of, status_of
 
 WALL_S = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC).timestamp()
 
@@ -217,6 +218,31 @@ def test_wait_set_on_one_plain_exception_counts() -> None:
     waits.retry_after, own.pause = 3, 4  # type: ignore[attr-defined]
     assert [retry_after_of(exc) for exc in (plain, waits, plain)] == [None, 3.0, None]
     assert [retry_after_of(exc, "pause") for exc in (plain, own)] == [None, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("exc", "kind"),
+    [
+        (ConnectionError(), "error"),
+        (TimeoutError(), "timeout"),
+        (asyncio.CancelledError(), "error"),
+        (LateError(), None),
+        (ExceptionGroup("several", [ConnectionError()]), None),
+        ("ConnectionError", None),
+        (None, None),
+    ],
+)
+def test_kind_of_plain_is_known_where_only_the_type_counts(exc: Any, kind: str | None) -> None:
+    assert kind_of_plain(exc) == kind
+
+
+@pytest.mark.parametrize("name", ["status", "retry_after", "headers", "response"])
+def test_kind_of_plain_is_unknown_once_an_attribute_is_set(name: str) -> None:
+    exc = ConnectionError()
+    exc.note = "read by nothing here"  # type: ignore[attr-defined]
+    assert kind_of_plain(exc) == "error"
+    setattr(exc, name, None)
+    assert kind_of_plain(exc) is None
 
 
 def test_plain_exceptions_are_classified_in_few_calls() -> None:
