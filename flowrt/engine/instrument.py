@@ -138,6 +138,7 @@ class Dispatch:
             handles exceptions with `disable`: a function around it would be six more objects of each batch.
         takes_attempts: True if an instrument overrides `attempt_ended`.
         takes_failures: True if an instrument overrides `item_failed`.
+        active: True if an instrument overrides any hook.
 
     Args:
         instruments: Called in the order of their phases; those of one phase in the order given. The hooks that end
@@ -151,6 +152,7 @@ class Dispatch:
     __slots__ = (
         "_instruments",
         "_plan",
+        "active",
         "notify_finished",
         "notify_started",
         "takes_attempts",
@@ -172,6 +174,7 @@ class Dispatch:
 
     def _set_plan(self, plan: Plan) -> None:
         self._plan = plan
+        self.active = bool(plan)
         self.takes_attempts = "attempt_ended" in plan
         self.takes_failures = "item_failed" in plan
         self.notify_started = _joined(self.hooks("item_started"), self.disable) if "item_started" in plan else None

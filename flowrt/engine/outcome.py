@@ -92,8 +92,8 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     text = error_text(exc)
     if type(exc) is RuntimeError and text.startswith(_NO_LOOP):
         text += ": a plain function runs in a worker thread; make it `async def` to run it on the event loop"
-    exc = exc.with_traceback(_users_part(exc.__traceback__))
-    item._set({"error": text, "error_type": error_type_of(exc), "exception": exc})  # noqa: SLF001  # the engine's own
+    exc.__traceback__ = _users_part(exc.__traceback__)
+    item._set({"error": text, "error_type": type(exc).__name__, "exception": exc})  # noqa: SLF001  # the engine's own
 
 
 def _settle_other(item: ItemRecord, result: Any) -> None:

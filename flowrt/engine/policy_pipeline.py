@@ -183,23 +183,8 @@ class PolicyPipeline:
         state = item.status
         cut_short = state == "cancelled" and ending
         broken: Exception | None = None  # what a policy's function raised
-        if began and self._breaker is not None:
-            ok: bool | None = None
-            if not cut_short:
-                error = item.error if item.exception is None else item.exception
-                try:
-                    ok = state == "ok" or not self._breaker.counts(error)
-                except Exception as exc:
-                    ok, broken = False, exc
-            self._breaker.record(item.finished_ns, item.probe_ns or item.started_ns, ok)
-            if item.probe_ns:
-                item.probe_ns = 0
-        if (rate_limiter := self._rate_limiter) is not None:
-            if began and item.ticket is not None and rate_limiter.settles:
-                rate_limiter.settle(item.ticket, item.metadata)
-            item.ticket = None
-        if began and self._controller is not None and not cut_short:
-            self._adapt(self._controller, item)
+        if self.learns:
+            broken = self._learn(item, began=began, cut_short=cut_short)
         retries = self.retries
         if (
             broken is None
@@ -219,6 +204,32 @@ class PolicyPipeline:
             settle_exception(item, broken)
             broken = None  # or it would hold on to itself by its traceback
         return None
+
+    def _learn(self, item: ItemRecord, *, began: bool, cut_short: bool) -> Exception | None:
+        """Let breaker, rate limits and controller learn from an attempt; returns what a policy's function raised."""
+        state = item.status
+        broken: Exception | None = None
+        if began and self._breaker is not None:
+            ok: bool | None = None
+            if not cut_short:
+                error = item.error if item.exception is None else item.exception
+                try:
+                    ok = state == "ok" or not self._breaker.counts(error)
+                except Exception as exc:
+                    ok, broken = False, exc
+            self._breaker.record(item.finished_ns, item.probe_ns or item.started_ns, ok)
+            if item.probe_ns:
+                item.probe_ns = 0
+        if (rate_limiter := self._rate_limiter) is not None:
+            if began and item.ticket is not None and rate_limiter.settles:
+                rate_limiter.settle(item.ticket, item.metadata)
+            item.ticket = None
+        if began and self._controller is not None and not cut_short:
+            self._adapt(self._controller, item)
+        try:
+            return broken
+        finally:
+            del broken  # or it would hold on to itself by its traceback
 
     def _adapt(self, controller: LimitController, item: ItemRecord) -> None:
         """Let the controller learn from an attempt, and change the limit if it wants another."""

@@ -21,12 +21,15 @@ __all__ = ["Requeued", "RetryQueue"]
 
 
 class Requeued:
-    """An item that is ready for an attempt after it had to wait, as opposed to an input."""
+    """What `pull` returns in place of an input: an item that is ready for an attempt after it had to wait.
+
+    Attributes:
+        item: The item, until the next `pull`.
+    """
 
     __slots__ = ("item",)
 
-    def __init__(self, item: ItemRecord) -> None:
-        self.item = item
+    item: ItemRecord
 
 
 class RetryQueue(Source):
@@ -56,22 +59,25 @@ class RetryQueue(Source):
     ) -> None:
         self.awaits = inputs.awaits
         self.computes = inputs.computes
-        self.sets_variables = True  # the inputs may; what they set is read through this one
+        self.sets_variables = inputs.sets_variables  # what they set is read through this one
         self.expected = inputs.expected
         self._inputs = inputs
         self._batch = batch
         self._loop = loop
         self._clock = clock
+        self._ledger = batch.ledger
         self._pause = pause
         self._backoff: DelayQueue[ItemRecord] = DelayQueue(bound)
         self._parked: dict[int, ItemRecord] = {}  # by index: they wait for an equal input that is being run
         self._ready: deque[ItemRecord] = deque()
+        self._requeued = Requeued()
         self._waiters = inputs.waiters if isinstance(inputs, AsyncSource) else Waiters()
         self._idle = Waiters()  # workers that wait for a retry alone: no input is to be fetched for them
         self._timer: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._inputs_ended = False
         self._stopped = False
+        self._full = False  # as many items are in backoff or parked as may be
         self._holds_back = False  # the ledger has it that slots stand empty while items are in backoff
 
     @property
@@ -89,32 +95,38 @@ class RetryQueue(Source):
             item: It has just had an attempt.
             due_ns: When the next one is due, by the batch's clock.
         """
-        first = self._backoff.due_ns
-        self._backoff.push(due_ns, item)
         self._batch.queued += 1
-        if first is None or due_ns < first:
-            self._set_timer()
-        self._account()
+        if due_ns <= item.finished_ns:  # without a wait it needs no timer
+            self._ready.append(item)
+            self._wake_one()
+        else:
+            first = self._backoff.due_ns
+            self._backoff.push(due_ns, item)
+            self._full = self._full or self._backoff.full
+            if first is None or due_ns < first:
+                self._set_timer()
+        if self._ledger is not None:
+            self._account()
 
     def park(self, item: ItemRecord) -> None:
         """Let an item that has not started wait until it is released."""
         self._parked[item.index] = item
+        self._full = self._full or len(self._parked) >= self._backoff.bound
         self._batch.queued += 1
 
     def release(self, items: Iterable[ItemRecord]) -> None:
         """Make parked items ready; those that are not parked any more are left out."""
-        was_full = self._full
         for item in items:
             if self._parked.pop(item.index, None) is not None:
                 self._ready.append(item)
                 self._wake_one()
-        if was_full and not self._full:
+        if self._has_room_again():
             self._wake_all()
         self._account()
 
     def item_ended(self) -> None:
         """Note that an item will not be tried again: it may have been the last that could be."""
-        if len(self._idle) and self._is_over():
+        if self._idle.futures and self._is_over():
             self._idle.wake_all()
         if self._batch.paused_ns and self._batch.completed == self._batch.pulled and self._are_inputs_pulled():
             self._pause.end()
@@ -123,11 +135,12 @@ class RetryQueue(Source):
         if self._ready:
             self._batch.queued -= 1
             self.variables = ()
-            item = self._ready.popleft()
-            if not self._ready:
+            requeued = self._requeued
+            requeued.item = self._ready.popleft()
+            if self._ledger is not None and not self._ready:
                 self._account()
-            return Requeued(item)
-        if not self._inputs_ended and not self._full:
+            return requeued
+        if not self._full and not self._inputs_ended:
             try:
                 data = self._inputs.pull()
             except BaseException as exc:  # raised once the items on their way have ended
@@ -135,8 +148,9 @@ class RetryQueue(Source):
                 self._end_inputs()
             else:
                 if data is not END:
-                    self.variables = self._inputs.variables
-                    if data is not LATER:
+                    if self.sets_variables:
+                        self.variables = self._inputs.variables
+                    if self._idle.futures and data is not LATER:
                         self._idle.wake_one()  # of those that found the backoff full: there is more
                     return data
                 self._end_inputs()
@@ -170,6 +184,7 @@ class RetryQueue(Source):
         left = [*self._ready, *self._parked.values(), *self._backoff.drain()]
         self._ready.clear()
         self._parked.clear()
+        self._full = False
         self._batch.queued -= len(left)
         return left
 
@@ -178,9 +193,11 @@ class RetryQueue(Source):
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _full(self) -> bool:
-        return self._backoff.full or len(self._parked) >= self._backoff.bound
+    def _has_room_again(self) -> bool:
+        """Return whether items may wait that could not before those that have just become ready."""
+        was_full = self._full
+        self._full = self._backoff.full or len(self._parked) >= self._backoff.bound
+        return was_full and not self._full
 
     def _is_over(self) -> bool:
         batch = self._batch
@@ -209,7 +226,10 @@ class RetryQueue(Source):
         self._idle.wake_all()
 
     def _wake_one(self) -> None:
-        (self._idle if len(self._idle) else self._waiters).wake_one()
+        if self._idle.futures:
+            self._idle.wake_one()
+        elif self._waiters.futures:
+            self._waiters.wake_one()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -222,13 +242,12 @@ class RetryQueue(Source):
     def _make_ready(self) -> None:
         """Move the items that are due from backoff to the ready ones."""
         self._timer = None
-        was_full = self._backoff.full
         now = self._clock()
         while (item := self._backoff.pop(now)) is not None:
             self._ready.append(item)
             self._wake_one()
         self._set_timer()
-        if was_full and not self._backoff.full:
+        if self._has_room_again():
             self._idle.wake_one()
         self._account()
 
@@ -238,11 +257,11 @@ class RetryQueue(Source):
         Args:
             waiting: How many workers are about to wait for a retry.
         """
-        batch, ledger = self._batch, self._batch.ledger
+        batch, ledger = self._batch, self._ledger
         if ledger is None:
             return
         exhausted = self._inputs_ended
-        holds_back = bool((len(self._idle) or waiting) and self._backoff and (exhausted or self._backoff.full))
+        holds_back = bool((self._idle.futures or waiting) and self._backoff and (exhausted or self._backoff.full))
         if holds_back is not self._holds_back:
             self._holds_back = holds_back
             (ledger.wait if holds_back else ledger.resume)(BACKOFF, self._clock())

@@ -16,30 +16,33 @@ class Waiters:
 
     `wait` returns when it is this task's turn, or when the task was cancelled by code other than the engine's: the
     engine wakes its waiting tasks and never cancels them. The caller checks its condition again in either case.
+
+    Attributes:
+        futures: Of the waiting tasks; those of cancelled ones are done.
     """
 
-    __slots__ = ("_futures",)
+    __slots__ = ("futures",)
 
     def __init__(self) -> None:
-        self._futures: deque[asyncio.Future[None]] = deque()
+        self.futures: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
-        return len(self._futures)
+        return len(self.futures)
 
     async def wait(self) -> None:
         """Wait for `wake_one` or `wake_all`."""
         future = asyncio.get_running_loop().create_future()
-        self._futures.append(future)
+        self.futures.append(future)
         try:
             await future
         except asyncio.CancelledError:
             clear_cancellation()
             with suppress(ValueError):  # it was woken in the same turn
-                self._futures.remove(future)
+                self.futures.remove(future)
 
     def wake_one(self) -> None:
         """Wake the task that has waited longest, if any."""
-        futures = self._futures
+        futures = self.futures
         while futures:
             future = futures.popleft()
             if not future.done():
@@ -48,5 +51,5 @@ class Waiters:
 
     def wake_all(self) -> None:
         """Wake every waiting task."""
-        while self._futures:
+        while self.futures:
             self.wake_one()

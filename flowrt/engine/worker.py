@@ -323,10 +323,13 @@ class Worker:
     def _attempt_raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:
         """Record what an attempt raised.
 
-        The exception's traceback holds the frame of this task, and that the whole batch: clear it once it has ended.
+        The first frame in the exception's traceback that is not this task's may hold this task's as its caller, and
+        that the whole batch: clear it once it has ended. Before Python 3.12, an awaited coroutine's has no caller.
         """
-        if exc.__traceback__ is not None and slot.task is not None:
-            slot.task.add_done_callback(partial(_clear_frame, exc.__traceback__.tb_frame))
+        own = exc.__traceback__
+        called = None if own is None else own.tb_next
+        if own is not None and called is not None and called.tb_frame.f_back is not None and slot.task is not None:
+            slot.task.add_done_callback(partial(_clear_frame, own.tb_frame))
         settle_exception(item, exc)
 
     def _input_ended(self) -> None:
@@ -357,15 +360,10 @@ class Worker:
         """Queue an item for another attempt; until then its slot and its permit go to others."""
         if self._retries is None:
             raise RuntimeError("a policy granted a retry and there is no retry queue")
-        item._set(  # noqa: SLF001  # the record is the engine's
-            {
-                "retry": retry,
-                "backoff_ns": item.backoff_ns + retry.delay_ns,
-                "first_started_ns": item.first_started_ns or item.started_ns,
-            }
-        )
-        self._dispatch.notify("attempt_ended", item)
-        self._dispatch.notify("retry_scheduled", item)
+        item.schedule_retry(retry)
+        if self._dispatch.active:
+            self._dispatch.notify("attempt_ended", item)
+            self._dispatch.notify("retry_scheduled", item)
         item.status = "running"
         item.started_ns = 0
         self._retries.push(item, item.finished_ns + retry.delay_ns)
@@ -373,8 +371,10 @@ class Worker:
 
     def _start_again(self, item: ItemRecord) -> None:
         item.forget_outcome()
-        self._batch.returned_ns = self._clock()
-        self._dispatch.notify("attempt_started", item)
+        if self._batch.ledger is not None:
+            self._batch.returned_ns = self._clock()
+        if self._dispatch.active:
+            self._dispatch.notify("attempt_started", item)
 
     async def _yield_turn(self) -> None:
         """Let the loop's other work run: no item has waited for anything for a while."""

@@ -20,6 +20,7 @@ __all__ = ["BatchRecord", "ItemRecord", "Slot", "UnexportedIds", "make_record"]
 
 BatchStatus = Literal["running", "ok", "failed", "cancelled"]
 
+_OUTCOME: Final = ("error", "error_type", "exception", "_metadata", "beside")  # of an attempt
 _NO_ITEMS: Final[dict[str, int]] = dict.fromkeys(STATUSES, 0)
 
 
@@ -338,10 +339,23 @@ class ItemRecord(BatchResult[Any, Any]):
         ids = self.ids
         return ids[-8:].hex() if ids else None
 
+    def schedule_retry(self, retry: Any) -> None:
+        """Record the decision to try it again, after an attempt that has ended."""
+        values = self._sparse
+        if values is None:
+            values = self._sparse = {}
+        values["retry"] = retry
+        if retry.delay_ns:
+            values["backoff_ns"] = values.get("backoff_ns", 0) + retry.delay_ns
+        if not values.get("first_started_ns"):
+            values["first_started_ns"] = self.started_ns
+
     def forget_outcome(self) -> None:
         """Clear the outcome of the attempt before."""
         self.output = None
-        self._forget("_metadata", "beside", "error", "error_type", "exception")
+        if (values := self._sparse) is not None:
+            for name in _OUTCOME:
+                values.pop(name, None)
 
     def restore(self, before: BatchResult) -> None:
         """Take the outcome of an earlier run, but not its attempts: this run has made none.

@@ -201,12 +201,6 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
         sparse = self._sparse
         self._sparse = values if sparse is None else {**sparse, **values}
 
-    def _forget(self, *names: str) -> None:
-        """Give sparse attributes their default values again."""
-        if (sparse := self._sparse) is not None:
-            for name in names:
-                sparse.pop(name, None)
-
     @property
     def success(self) -> bool:
         """Whether it ended `ok` or `resumed`."""

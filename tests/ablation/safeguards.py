@@ -180,7 +180,7 @@ SAFEGUARDS = (
     Safeguard(
         "items in backoff are bounded",
         "engine.retry_queue:RetryQueue.pull",
-        "not self._inputs_ended and not self._full",
+        "not self._full and not self._inputs_ended",
         "not self._inputs_ended",
         "tests/engine/test_policy_pipeline.py::test_items_in_backoff_are_bounded_and_then_hold_back_admission",
     ),

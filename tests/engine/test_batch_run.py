@@ -804,9 +804,12 @@ def test_stream_cancelled_while_it_closes_leaves_no_cyclic_garbage(run_virtual: 
         run_virtual(main())
 
 
-@pytest.mark.parametrize("why", ["the node has no Python frame", "the circuit is open"])
+@pytest.mark.parametrize("why", ["the node has no Python frame", "the circuit is open", "a cost function raised"])
 def test_failed_result_keeps_no_other_result_alive(why: str, run: Run) -> None:
     node = operator.itemgetter(0)
+
+    def cost(item: tuple[Payload, ...]) -> float:
+        return 1.0 if item[0] else 0.0
 
     async def main() -> None:
         payloads = [Payload() for _ in range(8)]
@@ -814,7 +817,8 @@ def test_failed_result_keeps_no_other_result_alive(why: str, run: Run) -> None:
         inputs = [*((payload,) for payload in payloads), (), ()]
         del payloads
         breaker = CircuitBreaker(0.1, minimum=9, open="fail") if why == "the circuit is open" else None
-        results = await processor(node, 1, breaker=breaker).batch(inputs)
+        limit = RateLimit(1000, cost=cost) if why == "a cost function raised" else None
+        results = await processor(node, 1, breaker=breaker, rate_limit=limit).batch(inputs)
         result = results[9]
         del results, inputs
         assert result.error_type == ("IndexError" if breaker is None else "CircuitOpenError")

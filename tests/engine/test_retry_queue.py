@@ -76,6 +76,34 @@ def test_requeued_items_are_pulled_in_the_order_in_which_they_are_due(run_virtua
     run_virtual(main())
 
 
+def test_item_that_is_due_at_once_comes_before_new_inputs(run_virtual: Run) -> None:
+    async def main() -> None:
+        fixture = Fixture(range(4), bound=1)
+        first, second = [await fixture.pull() for _ in range(2)]
+        for item in (first, second):
+            item.finished_ns = fixture.clock()
+            fixture.push(item, 0)
+        assert fixture.batch.queued == 2
+        assert [await fixture.pull() for _ in range(2)] == [first, second]
+        assert (await fixture.pull()).input_data == 2
+        assert fixture.batch.queued == 0
+
+    run_virtual(main())
+
+
+def test_item_that_is_due_at_once_wakes_a_waiting_worker(run_virtual: Run) -> None:
+    async def main() -> None:
+        fixture = Fixture(range(1))
+        item = await fixture.pull()
+        waiting = asyncio.ensure_future(fixture.pull())
+        await asyncio.sleep(1)
+        item.finished_ns = fixture.clock()
+        fixture.push(item, 0)
+        assert await waiting is item
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_end_is_returned_once_no_item_can_be_requeued(kind: str, run_virtual: Run) -> None:
     async def main() -> None:
