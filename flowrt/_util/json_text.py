@@ -42,9 +42,9 @@ def make_encoder(default: Callable[[Any], Any], *, allow_nan: bool) -> Callable[
         if kind is str:
             return text_of_str(value)
         if kind is int:
-            return int.__repr__(value)
+            return repr(value)
         if kind is float and value - value == 0.0:  # finite
-            return float.__repr__(value)
+            return repr(value)
         return "".join(encode(value, 0))
 
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from binascii import hexlify
 from collections import deque
 from collections.abc import Mapping, Set
 from dataclasses import fields, is_dataclass
@@ -52,7 +53,7 @@ def digest_of_item(data: Any) -> bytes:
         text = _text_of(data)
     except Exception:  # a cycle, a key that is not a string, or too deep nesting
         text = _type_of(data)
-    return b"%08x" % crc32(text.encode("ascii", "backslashreplace"))
+    return hexlify(crc32(text.encode("ascii", "backslashreplace")).to_bytes(4))
 
 
 def name_of_node(node: BaseNode) -> dict[str, Any]:

@@ -15,6 +15,7 @@ hexadecimal digits. JSON here is ASCII without line breaks, so a line break alwa
 from __future__ import annotations
 
 import json
+from binascii import hexlify
 from dataclasses import dataclass
 from typing import Any, Final
 from zlib import crc32
@@ -137,4 +138,4 @@ def sealed(body: bytes) -> bytes:
     Args:
         body: The line's text, with its line break.
     """
-    return b"%08x %s" % (crc32(body), body)
+    return hexlify(crc32(body).to_bytes(4)) + b" " + body

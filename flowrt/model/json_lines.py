@@ -48,6 +48,11 @@ def text_of_result(result: BatchResult) -> str:
 
 
 def _line(result: BatchResult, output: str) -> str:
+    if result.status == "ok" and result._sparse is None:  # noqa: SLF001  # as most items: no error, one attempt
+        return (
+            f'{{"index": {result.index}, "success": true, "status": "ok", "output": {output}, "error": null, '
+            f'"error_type": null, "attempts": {result.attempts}, "execution_time": {result.execution_time!r}}}\n'
+        )
     error, error_type = result.error, result.error_type
     return (
         f'{{"index": {result.index:d}, "success": {"true" if result.success else "false"}, '
