@@ -6,28 +6,25 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
-from opentelemetry import trace
 
-from flowrt.attribution.explanation import explain_batch, why_overstated
+from flowrt.attribution.explanation import why_overstated
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
-from flowrt.telemetry.logs.formatting import json_line
-from flowrt.telemetry.metrics.instrument import service_ns_of
+from flowrt.telemetry.logs.batch_fields import ended_fields, started_fields
+from flowrt.telemetry.logs.direct import DIRECT, LEVELS
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.redaction import Redact, redact
 
-__all__ = ["Allowance", "ItemLogInstrument", "LogInstrument", "add_trace_ids", "is_listened_to", "log_event"]
+__all__ = ["Allowance", "ItemLogInstrument", "LogInstrument", "is_listened_to", "log_event"]
 
 _logger = logging.getLogger("flowrt")
 _logger.addHandler(logging.NullHandler())  # a library prints nothing unless the application configures logging
 
-_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _QUIET: Final = ("ok", "resumed", "cancelled")  # cancelling a batch is one event, not one per item
-_RENDERED: Final = frozenset({"exc_info", "stack_info"})  # fields that structlog's processors replace by others
 _PROGRESS_S: Final = 10.0
 _STALLED_S: Final = 60.0
 _BURST: Final = 20  # warnings of one kind that a batch may log at once; after that one per second
@@ -51,7 +48,7 @@ def log_event(level: str, event: str, **fields: Any) -> None:
             if asyncio.iscoroutine(result):  # of a custom wrapper with async methods
                 _finish(result)
             return
-        number = _LEVELS[level]
+        number = LEVELS[level]
         if _logger.isEnabledFor(number):
             text = " ".join(f"{key}={_one_line(value)}" for key, value in fields.items())
             _logger.log(number, "%s %s", event, text)
@@ -59,60 +56,20 @@ def log_event(level: str, event: str, **fields: Any) -> None:
         METRICS.dropped("logs", "export_error")
 
 
-class DirectLog:
-    """Way from flowrt's events to the lines of a Runtime: structlog's processors, without its making of a logger.
-
-    A service logs two events for each small batch, and structlog's bound loggers would take most of their cost.
+def _log_batch(level: str, event: str, fields_of: Callable[[BatchRecord], str], batch: BatchRecord) -> None:
+    """Log an event of a batch, as `log_event` does.
 
     Args:
-        processors: The processors that structlog was configured with.
-        least: Number of the lowest level that is logged.
-        write: Takes a line.
-        as_json: True if these are exactly `LogSetup`'s processors for JSON: then one step replaces them.
-
-    Attributes:
-        least: Number of the lowest level that is logged.
+        level: As `log_event`.
+        event: As `log_event`.
+        fields_of: Returns the event's fields as JSON, without braces.
+        batch: The batch's record.
     """
-
-    def __init__(self, processors: Any, least: int, write: Callable[[str], None], *, as_json: bool = False) -> None:
-        self.least = least
-        self._processors = processors
-        self._write = write
-        self._as_json = as_json
-
-    def is_in_force(self) -> bool:
-        """True unless the application has configured structlog anew."""
-        return structlog.is_configured() and structlog.get_config()["processors"] is self._processors
-
-    def log(self, level: str, event: Any) -> None:
-        """Log one event.
-
-        Args:
-            level: `debug`, `info`, `warning` or `error`.
-            event: The event and its fields.
-        """
-        if self.least > _LEVELS[level]:
-            return
-        plain = _RENDERED.isdisjoint(event) and not getattr(structlog.contextvars, "_CONTEXT_VARS", True)
-        if plain and self._as_json:  # nothing to render, and no context variable was ever bound
-            self._write(_json_line_of(level, event))
-        else:
-            for process in self._processors:
-                event = process(None, level, event)
-            self._write(event)
-
-
-def _json_line_of(level: str, event: dict[str, Any]) -> str:
-    """Return the line that `LogSetup`'s processors make of an event without an exception or a stack."""
-    timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    ordered = {"timestamp": timestamp, "level": level, "event": None, **event}
-    if "timestamp" in event or "level" in event:  # of a worker's own event
-        ordered |= {"timestamp": timestamp, "level": level}
-    return json_line(None, level, add_trace_ids(None, level, ordered))
-
-
-DIRECT: Final[list[DirectLog]] = []
-"""The way to the lines of a Runtime that has configured logging; else empty."""
+    try:
+        if not (DIRECT and (direct := DIRECT[0]).is_in_force() and direct.log_text(level, event, fields_of, batch)):
+            log_event(level, event, **json.loads(f"{{{fields_of(batch)}}}"))
+    except Exception:  # of a span that has no ids
+        METRICS.dropped("logs", "export_error")
 
 
 def _structlog() -> Any:
@@ -153,25 +110,16 @@ def _finished(task: asyncio.Task[Any]) -> None:
 def is_listened_to(level: str) -> bool:
     """True if an event of this level would reach a logger that is enabled and has a handler."""
     if DIRECT and (direct := DIRECT[0]).is_in_force():
-        return direct.least <= _LEVELS[level]
+        return direct.least <= LEVELS[level]
     if structlog.is_configured():
         try:
             bound = _structlog().bind()
             kind = type(bound)  # not the instance: some wrappers turn any attribute into a method that logs
             probe = getattr(kind, "is_enabled_for", None) or getattr(kind, "isEnabledFor", None)
-            return probe is None or bool(probe(bound, _LEVELS[level]))
+            return probe is None or bool(probe(bound, LEVELS[level]))
         except Exception:  # the wrapped logger knows no levels
             return True
-    return _logger.isEnabledFor(_LEVELS[level]) and _has_real_handler(_logger)
-
-
-def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Structlog processor: adds the ids of the current span, unless the event has its own."""
-    span_context = trace.get_current_span().get_span_context()
-    if span_context.is_valid and "trace_id" not in event:
-        event["trace_id"] = f"{span_context.trace_id:032x}"
-        event["span_id"] = f"{span_context.span_id:016x}"
-    return event
+    return _logger.isEnabledFor(LEVELS[level]) and _has_real_handler(_logger)
 
 
 class LogInstrument(Instrument):
@@ -197,9 +145,9 @@ class LogInstrument(Instrument):
         """Log `batch.started`."""
         if self._part:
             if is_listened_to("debug"):
-                log_event("debug", "batch.started", **_about(batch), expected=batch.expected, limit=batch.limit)
+                _log_batch("debug", "batch.started", started_fields, batch)
             return
-        log_event("info", "batch.started", **_about(batch), expected=batch.expected, limit=batch.limit)
+        _log_batch("info", "batch.started", started_fields, batch)
         loop = asyncio.get_running_loop()
         self._progress = (0, loop.time())
         self._timer = loop.call_later(_PROGRESS_S, self._report, batch, loop)
@@ -260,27 +208,10 @@ class LogInstrument(Instrument):
             self._timer = None
         if self._part and not is_listened_to("debug"):
             return
-        wall_s = (batch.finished_ns - batch.started_ns) / 1e9
-        fields: dict[str, Any] = {"status": batch.status, "duration_s": round(wall_s, 6), **_counts(batch)}
-        if batch.cached:
-            fields["cached"] = batch.cached
-        service_ns = service_ns_of(batch)
-        if service_ns and wall_s > 0:
-            fields["speedup_claimed"] = round(service_ns / 1e9 / wall_s, 2)
+        suppressed = sum([allowance.suppressed for allowance in self._warnings.values()])
+        fields_of = partial(ended_fields, suppressed=suppressed) if suppressed else ended_fields
+        _log_batch("debug" if self._part else "info", "batch.completed", fields_of, batch)
         speedup = batch.speedup
-        if speedup is not None:
-            fields["speedup_claimed"] = round(speedup.claimed, 2)
-            if speedup.measured is not None:
-                fields["speedup_measured"] = round(speedup.measured, 2)
-            fields["speedup_method"] = speedup.method
-        if batch.ledger is not None:
-            bound_ns = batch.ledger.read(batch.finished_ns)
-            fields["bound_s"] = {cause: round(ns / 1e9, 6) for cause, ns in bound_ns.items() if ns}
-            fields["bound_by"] = explain_batch(batch)
-        suppressed = sum(allowance.suppressed for allowance in self._warnings.values())
-        if suppressed:
-            fields["suppressed"] = suppressed
-        log_event("debug" if self._part else "info", "batch.completed", **_about(batch), **fields)
         if speedup is not None and speedup.diverges:
             figures = {name: round(getattr(speedup, name), 2) for name in ("claimed", "measured", "low", "high")}
             why = why_overstated(batch, speedup)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+import time
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import structlog
 
-__all__ = ["add_extra", "console_renderer", "json_line", "one_line_values", "order_keys", "plain_value"]
+from flowrt._util.json_text import make_encoder
+
+__all__ = ["add_extra", "console_renderer", "json_line", "one_line_values", "order_keys", "plain_value", "utc_now"]
 
 _FIRST: Final = ("timestamp", "level", "event")
 _TRACEBACKS: Final = ("exception", "stack")
@@ -87,19 +91,20 @@ def plain_value(value: Any, depth: int = 0) -> Any:
     return _text(value)
 
 
-def _make_encode() -> Callable[[Any], str]:
-    """Make the function that encodes as JSON; `json.dumps` and `JSONEncoder.encode` make an encoder for every line."""
-    encoder = json.JSONEncoder(allow_nan=False, default=_text)
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # an interpreter without the module in C
-        return encoder.encode
-    escape = json.encoder.encode_basestring_ascii
-    # the first argument would find cycles, which here end in a RecursionError; the last refuses NaN and infinity
-    parts = make(None, _text, escape, None, encoder.key_separator, encoder.item_separator, False, False, False)
-    return lambda event: "".join(parts(event, 0))
+_encode: Final = make_encoder(_text, allow_nan=False)
+
+_latest_second: tuple[int, str] = (0, "1970-01-01T00:00:00")  # and its text
 
 
-_encode: Final = _make_encode()
+def utc_now() -> str:
+    """Time as structlog's TimeStamper writes it: in UTC, with microseconds unless there are none."""
+    global _latest_second  # noqa: PLW0603  # replaced as a whole, since any thread may log
+    second, micros = divmod(time.time_ns() // 1_000, 1_000_000)
+    latest, text = _latest_second
+    if second != latest:
+        text = datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+        _latest_second = second, text
+    return f"{text}.{micros:06d}Z" if micros else f"{text}Z"
 
 
 def console_renderer(*, colors: bool) -> structlog.dev.ConsoleRenderer:

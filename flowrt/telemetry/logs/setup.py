@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, get_args
 import structlog
 from structlog.typing import Processor
 
-from flowrt.telemetry.logs.events import DIRECT, DirectLog, add_trace_ids
+from flowrt.telemetry.logs.direct import DIRECT, DirectLog, add_trace_ids
 from flowrt.telemetry.logs.formatting import add_extra, console_renderer, json_line, one_line_values, order_keys
 from flowrt.telemetry.logs.writer_thread import LineSink
 
