@@ -14,7 +14,7 @@ from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.options import Telemetry
 from flowrt.telemetry.reconciliation import Reconciliation
 from flowrt.telemetry.redaction import Redact, safe_redact
-from flowrt.telemetry.tracing.instrument import BatchTracing, make_tracing, tracing_is_set_up
+from flowrt.telemetry.tracing.instrument import BatchTracing, make_tracing
 from flowrt.telemetry.worker_events import connect_workers
 
 __all__ = ["Observer"]
@@ -61,7 +61,7 @@ class Observer:
         """
         choice = self._choice
         tracing: BatchTracing | None = None
-        if choice.tracing and tracing_is_set_up():
+        if choice.tracing:
             tracing = make_tracing(choice.trace_shape, choice.tail_sampling, self.redact)
         instruments: list[Instrument] = []
         if self._pair is not None and self._audit is not None:
@@ -84,8 +84,6 @@ def _live_instruments(redact: Redact) -> tuple[Instrument, ...]:
     The servers import the live page's modules. Looking for them in `sys.modules` keeps that import time away from
     processes that only run batches.
     """
-    if "flowrt.telemetry.live" not in sys.modules:
-        return ()
-    from flowrt.telemetry.live import LIVE, LiveInstrument  # noqa: PLC0415
-
-    return (LiveInstrument(LIVE, redact),) if LIVE.served else ()
+    store = sys.modules.get("flowrt.telemetry.live.store")
+    live = getattr(store, "LIVE", None)  # its last name, missing while another thread imports it
+    return (store.LiveInstrument(live, redact),) if store is not None and live is not None and live.served else ()

@@ -20,7 +20,7 @@ from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import REDACT_KEY, SPAN_KEY, attach, detach, get_current
 from flowrt.telemetry.tracing.exceptions import set_failed
 
-__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "span_of", "tracing_is_set_up"]
+__all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "span_of"]
 
 _NESTED_AT_MOST: Final = 1_000  # viewers and collectors choke on traces of many thousand spans
 _INTERNAL: Final = SpanKind.INTERNAL  # a module constant, since the attribute lookup on an enum is slow
@@ -34,16 +34,15 @@ _BY_VARIABLE: Final = "OTEL_PYTHON_TRACER_PROVIDER" in os.environ  # then the AP
 _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
-def tracing_is_set_up() -> bool:
-    """True if the process has a tracer provider that is not a no-op."""
-    if getattr(trace, "_TRACER_PROVIDER", trace) is None and not _BY_VARIABLE:  # the API's function takes 2 µs
-        return False
-    return not isinstance(trace.get_tracer_provider(), _PASSIVE)
+def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:
+    """Make the instrument that traces one batch; None if the process has no tracer provider, or one that is a no-op.
 
-
-def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing:
-    """Make the instrument that traces one batch: the provider's own if it has one, else `TracingInstrument`."""
-    make: MakeInstrument | None = getattr(trace.get_tracer_provider(), "make_instrument", None)  # a Runtime's has it
+    It is the provider's own if it has one, else `TracingInstrument`.
+    """
+    active = _find_active()
+    if active is None:
+        return None
+    make: MakeInstrument | None = getattr(active[0], "make_instrument", None)  # a Runtime's has it
     if make is not None and (instrument := make(shape, tail, redact)) is not None:
         return instrument
     if tail is not None and not _warned:
@@ -55,12 +54,19 @@ def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -
     return TracingInstrument(shape, redact)
 
 
-def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
-    """The provider's tracer, which the SDK makes anew at each call."""
+def _find_active() -> tuple[trace.TracerProvider, trace.Tracer] | None:
+    """Find the process's provider, unless it is a no-op, and its tracer, which the SDK would make for each call."""
     global _latest  # noqa: PLW0603  # a process has one provider for most of its life
+    provider = getattr(trace, "_TRACER_PROVIDER", trace)  # what the API's function returns takes 2 µs to find
+    if provider is None and not _BY_VARIABLE:
+        return None
     if _latest is None or _latest[0] is not provider:
-        _latest = provider, provider.get_tracer("flowrt", __version__)
-    return _latest[1]
+        provider = trace.get_tracer_provider()
+        if isinstance(provider, _PASSIVE):
+            return None
+        if _latest is None or _latest[0] is not provider:
+            _latest = provider, provider.get_tracer("flowrt", __version__)
+    return _latest
 
 
 class BatchTracing(Instrument):
@@ -80,7 +86,8 @@ class BatchTracing(Instrument):
         self.ended = 0
         self._redact = redact
         self._shape = shape
-        self._tracer = _tracer_of(trace.get_tracer_provider())
+        active = _find_active()
+        self._tracer = trace.NoOpTracer() if active is None else active[1]
         self._item_name = ""
         self._common: dict[str, Any] = {}
         self._links: list[Link] | None = None  # None: items are the batch span's children
