@@ -303,6 +303,8 @@ class Cancellation:
     async def keep(self, item: ItemRecord, slot: Slot) -> bool:
         """Have the journal keep a finished item; what it cannot keep has not finished, and a later run repeats it.
 
+        Cancellation does not interrupt the write; it ends the wait only if the slot was abandoned.
+
         Returns:
             False if the slot was abandoned meanwhile, and the item has been finished already.
         """
@@ -310,7 +312,16 @@ class Cancellation:
             return True
         slot.item = item
         slot.keeping = True
-        error = await self._journal.keep(item, slot)
+        kept = self._journal.append(item)
+        while True:
+            try:
+                error = await kept
+                break
+            except asyncio.CancelledError:
+                if slot.abandoned:
+                    raise
+                clear_cancellation()
+                kept = self._journal.successor(kept)
         if slot.abandoned:
             return False
         slot.keeping = False
@@ -340,7 +351,7 @@ class Cancellation:
         Returns:
             False if the item has to run.
         """
-        if self._journal is None:
+        if self._journal is None or item.index > self._journal.last_index:
             return False
         attempts = 0
         try:

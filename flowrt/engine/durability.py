@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flowrt._util.daemon_thread import run_in_daemon_thread
-from flowrt.engine.item_task import clear_cancellation
 from flowrt.errors import JournalDiskError, JournalError, JournalMismatchError
-from flowrt.model import BatchResult, ItemRecord, Slot
+from flowrt.model import BatchResult, ItemRecord
 
 __all__ = ["JournalLog", "JournalSink"]
 
@@ -51,23 +51,8 @@ class JournalLog(Protocol):
         """Write what is left and close the file."""
 
 
-class _Pending:
-    """An item whose record is on its way to the disk.
-
-    Attributes:
-        outcome: False while it is on its way, True once it is on the disk, or why it may not be there.
-    """
-
-    __slots__ = ("outcome", "waiter")
-
-    def __init__(self, waiter: asyncio.Future[None]) -> None:
-        self.waiter = waiter
-        self.outcome: JournalError | bool = False
-
-    def resolve(self, outcome: JournalError | bool) -> None:
-        self.outcome = outcome
-        if not self.waiter.done():
-            self.waiter.set_result(None)
+Kept = asyncio.Future[JournalError | None]
+"""Future of an item on its way to the disk: why the item may not be there, or None once it is."""
 
 
 class JournalSink:
@@ -78,20 +63,26 @@ class JournalSink:
         loop: The running loop.
         threaded: False writes on the loop, where its time is virtual.
         close: Close the journal at the batch's end. False where the caller opened it, and closes it.
+
+    Attributes:
+        last_index: The largest index of an item of an earlier run, or -1.
     """
 
-    __slots__ = ("_close", "_journal", "_loop", "_threaded")
+    __slots__ = ("_close", "_journal", "_loop", "_successors", "_threaded", "last_index")
 
     def __init__(self, journal: JournalLog, loop: asyncio.AbstractEventLoop, *, threaded: bool, close: bool) -> None:
+        self.last_index = journal.last_index
         self._journal = journal
         self._loop = loop
         self._threaded = threaded
         self._close = close
+        self._successors: dict[Kept, Kept] = {}  # of cancelled futures
 
     def start(self) -> None:
         """Get ready to take items."""
         call = self._loop.call_soon_threadsafe if self._threaded else self._loop.call_soon
-        self._journal.start(call, _kept, _lost, threaded=self._threaded)
+        report = partial(_report, self._successors)  # not a method: this sink and its journal would be a cycle
+        self._journal.start(call, partial(report, None), report, threaded=self._threaded)
 
     def restore(self, item: ItemRecord) -> BatchResult | None:
         """Return the item's result of an earlier run, or None if the item has to run.
@@ -112,7 +103,7 @@ class JournalSink:
         Raises:
             JournalMismatchError: The journal holds items beyond it.
         """
-        last = self._journal.last_index
+        last = self.last_index
         if last >= count:
             raise JournalMismatchError(
                 f"journal {self._journal.path} belongs to another run: it holds item {last} and the input ends after "
@@ -128,32 +119,32 @@ class JournalSink:
         error = item.exception
         return error is None or isinstance(error, (Exception, asyncio.CancelledError))
 
-    async def keep(self, item: ItemRecord, slot: Slot) -> JournalError | None:
-        """Wait until the item is on the disk.
-
-        Cancellation does not interrupt the write; it ends the wait only if the slot was abandoned.
+    def append(self, item: ItemRecord) -> Kept:
+        """Pass a finished item to the journal.
 
         Args:
             item: It has finished.
-            slot: Where it ran.
 
         Returns:
-            Why the item may not be on the disk, or None.
+            A future for one task to wait for. A cancellation of that task cancels the future and not the write: the
+            task can then wait for the future's `successor`.
         """
-        pending = _Pending(self._loop.create_future())
+        kept: Kept = self._loop.create_future()
         try:
-            self._journal.append(item, pending)
+            self._journal.append(item, kept)
         except JournalError as exc:
-            return exc
-        while not pending.outcome:
-            try:
-                await pending.waiter
-            except asyncio.CancelledError:
-                if slot.abandoned:
-                    raise
-                clear_cancellation()
-                pending.waiter = self._loop.create_future()
-        return None if pending.outcome is True else pending.outcome
+            kept.set_result(exc)
+        return kept
+
+    def successor(self, kept: Kept) -> Kept:
+        """Return the future to wait for in place of one whose task was cancelled.
+
+        Args:
+            kept: A future that `append` or this method returned.
+        """
+        if not kept.cancelled():  # it was done just before the task was cancelled
+            return kept
+        return _successor(self._successors, kept)
 
     def close(self, closed: Callable[[JournalError | None], None]) -> None:
         """Close the journal, if it is the batch's own. Nothing cancels that; the disk has 5 s to answer.
@@ -191,11 +182,15 @@ def _error_of(closing: asyncio.Future[None]) -> JournalError | None:
     return None
 
 
-def _kept(group: list[_Pending]) -> None:
-    for pending in group:
-        pending.resolve(True)
+def _successor(successors: dict[Kept, Kept], kept: Kept) -> Kept:
+    """Return the same future to both that ask for it, the item's task and the journal, whichever comes first."""
+    if (successor := successors.pop(kept, None)) is None:
+        successor = successors[kept] = kept.get_loop().create_future()
+    return successor
 
 
-def _lost(error: JournalDiskError, group: list[_Pending]) -> None:
-    for pending in group:
-        pending.resolve(error)
+def _report(successors: dict[Kept, Kept], outcome: JournalError | None, group: list[Kept]) -> None:
+    for kept in group:
+        while kept.cancelled():
+            kept = _successor(successors, kept)  # noqa: PLW2901
+        kept.set_result(outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -556,19 +557,34 @@ class BlockingDisk(FaultyDisk):
             self.resume.wait(60)
 
 
-def test_stray_cancel_while_the_disk_is_busy_changes_nothing(path: Path) -> None:
+@pytest.mark.parametrize("when", ["while it writes", "twice", "as it reports", "once it has reported"])
+def test_stray_cancel_while_the_disk_is_busy_changes_nothing(when: str, path: Path) -> None:
     node, disk = Node(0), BlockingDisk()
+
+    def cancel_items() -> None:
+        for task in asyncio.all_tasks(asyncio.get_running_loop()):
+            if task.get_name() == "cut short":
+                task.cancel()
 
     async def main() -> Any:
         with Journal(path, FINGERPRINT, disk=disk) as journal:
             work = asyncio.ensure_future(processor(node, 2, journal, name="cut short").batch(range(20)))
             await asyncio.to_thread(disk.entered.wait, 60)
             await asyncio.sleep(0.05)
-            for task in asyncio.all_tasks():
-                if task.get_name() == "cut short":
-                    task.cancel()
-            await asyncio.sleep(0.05)
-            disk.resume.set()
+            if when in ("while it writes", "twice"):
+                for _ in range(1 + (when == "twice")):
+                    cancel_items()
+                    await asyncio.sleep(0.05)
+                disk.resume.set()
+            else:
+                disk.resume.set()
+                loop: Any = work.get_loop()
+                while not loop._ready:  # block the loop until the journal's report is its next callback
+                    time.sleep(0.001)
+                if when == "as it reports":
+                    cancel_items()
+                else:
+                    work.get_loop().call_soon(cancel_items)
             return await work
 
     results = run_on(asyncio.SelectorEventLoop, main())
