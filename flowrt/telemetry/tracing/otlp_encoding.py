@@ -62,6 +62,7 @@ _END_KEY: Final = 0x41  # field 8, of 64 bits
 _MAX_BLOCKS: Final = 1_024
 _MAX_ORIGINS: Final = 16
 _pack_double: Final = struct.Struct("<d").pack
+_pack_ids_and_times: Final = struct.Struct("<2s26sBQBQ").pack
 
 
 def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
@@ -269,13 +270,17 @@ def _encode_batch(span: ItemSpan) -> bytes:
         2,
         b"".join(
             (
-                bytes_field(1, ids[:16]),
-                bytes_field(2, ids[-8:]),
+                _pack_ids_and_times(
+                    _TRACE_ID_KEY,
+                    ids,
+                    _START_KEY,
+                    span.start_ns + frame.offset_ns,
+                    _END_KEY,
+                    span.end_ns + frame.offset_ns,
+                ),
                 _origin(frame),
                 text(5, frame.name),
                 _KIND_AND_STATUS,
-                fixed64(7, span.start_ns + frame.offset_ns),
-                fixed64(8, span.end_ns + frame.offset_ns),
                 attributes_field(9, frame.attributes)[0],
             )
         ),

@@ -15,6 +15,7 @@ from opentelemetry.trace import Link, SpanContext, Status, TraceState
 from flowrt.telemetry.tracing.protobuf import (
     FIXED32,
     FIXED64,
+    LENGTH,
     VARINT,
     bytes_field,
     fixed64,
@@ -34,7 +35,6 @@ _UINT64: Final = (1 << 64) - 1
 _MIN_INT64: Final = -(1 << 63)
 _MAX_INT64: Final = (1 << 63) - 1
 _FEW: Final = 256  # larger numbers are not kept in memory
-_SHORT: Final = 256  # nor are longer texts
 _KNOWS_REMOTE: Final = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _IS_REMOTE: Final = 0x200  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _FLAGS_LOCAL: Final = key_of(16, FIXED32) + struct.pack("<I", _KNOWS_REMOTE)
@@ -94,9 +94,15 @@ def attributes_field(field: int, attributes: Mapping[str, Any] | None) -> tuple[
     encoded, bad = [], []
     for key, value in attributes.items():
         kind = type(value)
-        if type(key) is str and ((kind is int and 0 <= value < _FEW) or (kind is str and len(value) <= _SHORT)):
-            encoded.append(_field_of(field, key, value))
-            continue
+        if type(key) is str:
+            if kind is str:
+                data = utf8(value)
+                encoded.append(_head_of_text(field, key, len(data)))
+                encoded.append(data)
+                continue
+            if kind is int and 0 <= value < _FEW:
+                encoded.append(_field_of_number(field, key, value))
+                continue
         try:
             encoded.append(message(field, _key_value((key, value))))
         except Exception as exc:
@@ -110,8 +116,16 @@ def _key_value(attribute: tuple[str, Any]) -> bytes:
 
 
 @lru_cache(maxsize=2_048)  # names are the same in every batch, and numbers in many
-def _field_of(field: int, key: str, value: str | int) -> bytes:
+def _field_of_number(field: int, key: str, value: int) -> bytes:
     return message(field, _key_value((key, value)))
+
+
+@lru_cache(maxsize=2_048)  # by the text's size, as the ids of batches differ and are equally long
+def _head_of_text(field: int, key: str, size: int) -> bytes:
+    """All but the text of an attribute that is a text."""
+    value = key_of(1, LENGTH) + varint(size)
+    before = text(1, key) + key_of(2, LENGTH) + varint(len(value) + size) + value
+    return key_of(field, LENGTH) + varint(len(before) + size) + before
 
 
 def each_field(field: int, encode: Callable[[Any], bytes], parts: Iterable[Any]) -> tuple[bytes, Bad]:
