@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from time import perf_counter_ns
 from typing import Final, NamedTuple
 
+from flowrt._util.clock import Clock
 from flowrt.model import ItemRecord, UnexportedIds
 
 __all__ = ["Exemplar", "Exemplars"]
@@ -45,17 +47,24 @@ class Exemplars:
         latest: Per bucket, its exemplar.
     """
 
-    __slots__ = ("_taken", "due_ns", "latest")
+    __slots__ = ("_real", "_taken", "due_ns", "latest")
 
     def __init__(self, buckets: int) -> None:
         self.due_ns, self.latest = _nothing(buckets)
-        self._taken = False  # True if any was taken since `begin`, and the lists are this object's own
+        self._taken = False  # True if any was taken, and the lists are this object's own
+        self._real = True  # False if `due_ns` is by the clock of a loop of virtual time
 
-    def begin(self) -> None:
-        """Let every bucket's exemplar be replaced: the next batch's clock may differ."""
-        if self._taken:
+    def begin(self, clock: Clock) -> None:
+        """Get ready for a batch. Each loop of virtual time has another clock: then every exemplar may be replaced.
+
+        Args:
+            clock: The batch's clock.
+        """
+        real = clock is perf_counter_ns
+        if self._taken and not (real and self._real):
             self._taken = False
             self.due_ns, _ = _nothing(len(self.due_ns))
+        self._real = real
 
     def take(self, bucket: int, item: ItemRecord) -> None:
         """Make the item's trace its bucket's exemplar, if the trace will be exported."""

@@ -64,7 +64,7 @@ class MetricsInstrument(Instrument):
     def batch_started(self, batch: BatchRecord) -> None:
         """Take a shard to count in, and measure the loop's lag while the batch runs."""
         store, loop = self._store, asyncio.get_running_loop()
-        batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s)
+        batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s, batch.clock)
         fast_path = self._fast_path = shard.fast_path
         self._bounds_ns, self._counts = fast_path.bounds_ns, fast_path.counts
         self._exemplars = shard.ok_exemplars

@@ -10,8 +10,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from functools import lru_cache
+from time import perf_counter_ns
 from typing import Final, Literal, NamedTuple, Protocol
 
+from flowrt._util.clock import Clock
 from flowrt._util.labels import label
 from flowrt._util.weak_registry import WeakRegistry
 from flowrt.attribution.ledger import CAUSES, Cause
@@ -43,7 +45,6 @@ Signal = Literal["spans", "attributes", "logs", "exemplars", "metrics"]
 DropReason = Literal["queue_full", "export_error", "cardinality", "shutdown"]
 SIGNALS: Final[tuple[Signal, ...]] = ("spans", "attributes", "logs", "exemplars", "metrics")
 DROP_REASONS: Final[tuple[DropReason, ...]] = ("queue_full", "export_error", "cardinality", "shutdown")
-
 
 _NO_TIME: Final[dict[Cause, int]] = dict.fromkeys(CAUSES, 0)
 
@@ -197,11 +198,11 @@ class Shard:
             self._owns_rest = True
             self._set_rest(_Rest.of(self.bounds_s))
 
-    def begin(self) -> None:
-        """Start counting for a new batch."""
-        self.ok_exemplars.begin()
+    def begin(self, clock: Clock) -> None:
+        """Start counting for a new batch, whose times are by `clock`."""
+        self.ok_exemplars.begin(clock)
         if self._owns_rest:
-            self.failed_exemplars.begin()
+            self.failed_exemplars.begin(clock)
         self.items_before = self.total
         self.service_ns_before = self.fast_path.sum_ns + self.attempt.sum_ns
 
@@ -354,12 +355,13 @@ class MetricsStore:
             self.stalls.setdefault(pair[1], 0)
         return pair
 
-    def take(self, pair: tuple[str, str], bounds_s: tuple[float, ...]) -> Shard:
+    def take(self, pair: tuple[str, str], bounds_s: tuple[float, ...], clock: Clock = perf_counter_ns) -> Shard:
         """Take a shard of a declared pair for one batch, until `give_back`.
 
         Args:
             pair: The pair that `declare` returned.
             bounds_s: Bounds of the shard's duration histograms, in seconds.
+            clock: The batch's clock.
         """
         try:
             shard = self._free[pair, bounds_s].pop()  # without the lock: each step is one call into C
@@ -369,7 +371,7 @@ class MetricsStore:
                 others = self.shards.setdefault(pair, [])
                 shard = Shard(pair, bounds_s, others[0].error_types if others else None)
                 others.append(shard)
-        shard.begin()
+        shard.begin(clock)
         return shard
 
     def give_back(self, shard: Shard) -> None:
