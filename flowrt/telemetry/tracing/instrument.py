@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -69,6 +70,12 @@ def _find_active() -> tuple[trace.TracerProvider, trace.Tracer] | None:
     return _latest
 
 
+@lru_cache(maxsize=64)
+def _names_of(batch: str, node: str) -> tuple[str, str, str, str]:
+    """Names of a batch's span, the batch, its item spans and its node, as spans show them."""
+    return clean(f"batch {batch}"), clean(batch), clean(f"process {node}"), clean(node)
+
+
 class BatchTracing(Instrument):
     """Base of the instruments that trace one batch. Each batch gets its own.
 
@@ -99,18 +106,18 @@ class BatchTracing(Instrument):
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span and make it current, so that the workers inherit it."""
-        self._item_name = clean(f"process {batch.node_id}")
+        span_name, batch_name, self._item_name, node_id = _names_of(batch.name, batch.node_id)
         self._common = {
-            "flowrt.batch.name": clean(batch.name),
+            "flowrt.batch.name": batch_name,
             "flowrt.batch.id": batch.batch_id,
-            "flowrt.node.id": clean(batch.node_id),
+            "flowrt.node.id": node_id,
         }
         self._offset_ns = batch.epoch_offset_ns
         self._prompt = batch.starts_at_once
         attributes = {**self._common, "flowrt.concurrency.limit": batch.limit}
         if batch.expected is not None:
             attributes["flowrt.batch.items.expected"] = batch.expected
-        batch.span = span = self._start_batch_span(clean(f"batch {batch.name}"), attributes, batch)
+        batch.span = span = self._start_batch_span(span_name, attributes, batch)
         attach(Context({**get_current(), REDACT_KEY: self._redact, SPAN_KEY: span}))  # this context ends with the batch
         small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
         if self._shape == "linked" or (self._shape == "auto" and not small):
