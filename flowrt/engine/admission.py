@@ -107,7 +107,8 @@ class Admission:
         else:
             if self.limited:
                 self.free += 1
-            self._waiters.wake_one()
+            if self._waiters.futures:
+                self._waiters.wake_one()
 
     def resize(self, limit: int) -> None:
         """Add permits for a higher limit; existing ones stay, since results may hold them.

@@ -93,7 +93,8 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     if type(exc) is RuntimeError and text.startswith(_NO_LOOP):
         text += ": a plain function runs in a worker thread; make it `async def` to run it on the event loop"
     exc.__traceback__ = _users_part(exc.__traceback__)
-    item._set({"error": text, "error_type": type(exc).__name__, "exception": exc})  # noqa: SLF001  # the engine's own
+    values = {"error": text, "error_type": type(exc).__name__, "exception": exc}
+    item._sparse = values if item._sparse is None else {**item._sparse, **values}  # noqa: SLF001  # the engine's own
 
 
 def _settle_other(item: ItemRecord, result: Any) -> None:
@@ -195,13 +196,13 @@ class Finisher:
         batch: BatchRecord,
         dispatch: Dispatch,
         deliver: Deliver,
-        item_ended: Callable[[], None] | None,
+        item_ended: Callable[[ItemRecord], None] | None,
         not_ok: Callable[[ItemRecord], None] | None,
     ) -> None:
         self._counts = batch.counts
         self._dispatch = dispatch if dispatch.takes_any else None
         self._deliver = deliver
-        self._after = None if item_ended is None and not_ok is None else _following(item_ended, not_ok)
+        self._after = _following(item_ended, not_ok)
 
     def finish(self, item: ItemRecord) -> None:
         """Finish an item whose status is final.
@@ -228,14 +229,16 @@ class Finisher:
 
 
 def _following(
-    item_ended: Callable[[], None] | None, not_ok: Callable[[ItemRecord], None] | None
-) -> Callable[[ItemRecord], None]:
-    """Return the function to call after an item was delivered."""
+    item_ended: Callable[[ItemRecord], None] | None, not_ok: Callable[[ItemRecord], None] | None
+) -> Callable[[ItemRecord], None] | None:
+    """Return the function to call after an item was delivered, if any."""
+    if not_ok is None:
+        return item_ended
 
     def after(item: ItemRecord) -> None:
         if item_ended is not None:
-            item_ended()
-        if not_ok is not None and item.status != "ok" and item.status != "resumed":
+            item_ended(item)
+        if item.status != "ok" and item.status != "resumed":
             not_ok(item)
 
     return after

@@ -36,6 +36,7 @@ class PolicyPipeline:
         set_limit: Called with a new limit when the controller wants one.
 
     Attributes:
+        holds_back: True if `enter` must be called before every attempt; else nothing holds one back.
         learns: True if `leave` must be called for every ended attempt; else only for those that did not end ok.
     """
 
@@ -47,6 +48,7 @@ class PolicyPipeline:
         "_pause",
         "_rate_limiter",
         "_set_limit",
+        "holds_back",
         "learns",
         "retries",
     )
@@ -71,6 +73,7 @@ class PolicyPipeline:
         self._controller = controller
         self._set_limit = set_limit
         self.retries = retries
+        self.holds_back = rate_limiter is not None or breaker is not None
         judges = retries is not None and retries.judges_successes
         self.learns = judges or any(each is not None for each in (rate_limiter, breaker, controller))
 
@@ -195,7 +198,7 @@ class PolicyPipeline:
             and type(outcome) not in NEVER_RUN  # an error of the node's code, which another attempt would only repeat
         ):
             try:
-                own = item.attempts - item.hedges
+                own = item.attempts if item.attempts == 1 else item.attempts - item.hedges
                 return retries.decide(outcome, own, self._batch.begun, timed_out=state == "timed_out")
             except Exception as exc:
                 broken = exc

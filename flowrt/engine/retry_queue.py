@@ -62,6 +62,7 @@ class RetryQueue(Source):
         self.sets_variables = inputs.sets_variables  # what they set is read through this one
         self.expected = inputs.expected
         self._inputs = inputs
+        self._pull_input = inputs.pull
         self._batch = batch
         self._loop = loop
         self._clock = clock
@@ -98,7 +99,8 @@ class RetryQueue(Source):
         self._batch.queued += 1
         if due_ns <= item.finished_ns:  # without a wait it needs no timer
             self._ready.append(item)
-            self._wake_one()
+            if self._idle.futures or self._waiters.futures:
+                self._wake_one()
         else:
             first = self._backoff.due_ns
             self._backoff.push(due_ns, item)
@@ -124,7 +126,7 @@ class RetryQueue(Source):
             self._wake_all()
         self._account()
 
-    def item_ended(self) -> None:
+    def item_ended(self, _: ItemRecord) -> None:
         """Note that an item will not be tried again: it may have been the last that could be."""
         if self._idle.futures and self._is_over():
             self._idle.wake_all()
@@ -142,7 +144,7 @@ class RetryQueue(Source):
             return requeued
         if not self._full and not self._inputs_ended:
             try:
-                data = self._inputs.pull()
+                data = self._pull_input()
             except BaseException as exc:  # raised once the items on their way have ended
                 self._error = exc
                 self._end_inputs()

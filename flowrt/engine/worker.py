@@ -92,7 +92,8 @@ class Worker:
         self._pool = pool
         self._context = context
         self._known = source.known
-        self._policies = parts.policies
+        self._policies = policies = parts.policies
+        self._gate = policies if policies is not None and policies.holds_back else None
         self._cache = cache
         self._ledger = batch.ledger if source.computes else None  # else a pull takes no time
         optional = (self._ledger, retries, parts.policies, cache, parts.journal)
@@ -135,7 +136,7 @@ class Worker:
                     pool.vacant += 1
                     admission.release()
                     break
-                asked_ns = clock() if staged else 0
+                asked_ns = clock() if staged and self._ledger is not None else 0
                 try:
                     if (data := pull()) is LATER and (data := await self._wait_for_input()) is LATER:
                         admission.release()  # paused meanwhile: wait for admission anew
@@ -170,10 +171,10 @@ class Worker:
                     if not staged:
                         item.started_ns = item.pulled_ns
                     else:
-                        if (policies := self._policies) is None:
-                            item.started_ns = item.pulled_ns
-                        elif not policies.enter(item):
-                            await policies.wait(item)
+                        if (gate := self._gate) is None:
+                            item.started_ns = item.started_ns or item.pulled_ns
+                        elif not gate.enter(item):
+                            await gate.wait(item)
                         if self._cache is not None and item.started_ns is item.pulled_ns:  # it was asked in between
                             item.started_ns = clock()
                     outcome = await begin(item)
@@ -371,10 +372,11 @@ class Worker:
 
     def _start_again(self, item: ItemRecord) -> None:
         item.forget_outcome()
-        if self._batch.ledger is not None:
-            self._batch.returned_ns = self._clock()
+        self._batch.returned_ns = now = self._clock()
         if self._dispatch.active:
             self._dispatch.notify("attempt_started", item)
+        if self._gate is None:
+            item.started_ns = now
 
     async def _yield_turn(self) -> None:
         """Let the loop's other work run: no item has waited for anything for a while."""

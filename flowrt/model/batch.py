@@ -347,15 +347,15 @@ class ItemRecord(BatchResult[Any, Any]):
         values["retry"] = retry
         if retry.delay_ns:
             values["backoff_ns"] = values.get("backoff_ns", 0) + retry.delay_ns
-        if not values.get("first_started_ns"):
-            values["first_started_ns"] = self.started_ns
+        values["first_started_ns"] = values.get("first_started_ns") or self.started_ns
 
     def forget_outcome(self) -> None:
         """Clear the outcome of the attempt before."""
         self.output = None
         if (values := self._sparse) is not None:
             for name in _OUTCOME:
-                values.pop(name, None)
+                if name in values:
+                    del values[name]
 
     def restore(self, before: BatchResult) -> None:
         """Take the outcome of an earlier run, but not its attempts: this run has made none.

@@ -192,15 +192,6 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
         result._sparse = {"_execution_time": execution_time}  # noqa: SLF001  # of this class
         return result
 
-    def _set(self, values: dict[str, Any]) -> None:
-        """Set several sparse attributes in one step.
-
-        Args:
-            values: Their values by name; the dictionary may become the record's own.
-        """
-        sparse = self._sparse
-        self._sparse = values if sparse is None else {**sparse, **values}
-
     @property
     def success(self) -> bool:
         """Whether it ended `ok` or `resumed`."""

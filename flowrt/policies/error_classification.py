@@ -14,7 +14,16 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-__all__ = ["Kind", "kind_of", "kind_of_plain", "leaves_of", "parse_retry_after", "retry_after_of", "status_of"]
+__all__ = [
+    "Kind",
+    "has_details",
+    "kind_of",
+    "kind_of_plain_type",
+    "leaves_of",
+    "parse_retry_after",
+    "retry_after_of",
+    "status_of",
+]
 
 Kind = Literal["error", "timeout", "rate_limited"]
 """Why an attempt failed, as far as the next step depends on it."""
@@ -198,18 +207,22 @@ def kind_of(exc: object, *, retry_after: float | None = None) -> Kind:
     return "timeout" if status in (408, 504) or _is_timeout_type(kind) else "error"
 
 
-def kind_of_plain(exc: object) -> Kind | None:
-    """Classify an exception that has no status and names no wait, as most; None for others, and for all else.
+def kind_of_plain_type(kind: type) -> Kind | None:
+    """Classify the exceptions of a type that has no status and names no wait, as most; None for other types.
 
-    For it, `status_of` and `retry_after_of` return None, and its type says all that is to be known.
+    For such an exception `status_of` and `retry_after_of` return None, unless it `has_details` of its own.
 
     Args:
-        exc: Any object.
+        kind: Any type.
     """
-    if not _is_plain(exc):
+    if not _is_plain_type(kind):
         return None
-    kind: Any = type(exc)
     return "timeout" if _is_timeout_type(kind) else "error"
+
+
+def has_details(exc: object) -> bool:
+    """Return True if an attribute that is read here was set on an exception itself."""
+    return not _READ.isdisjoint(exc.__dict__)
 
 
 def _get(holder: object, name: str) -> Any:

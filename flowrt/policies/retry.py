@@ -8,15 +8,16 @@ from asyncio import CancelledError
 from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from flowrt._util.validation import check_count, check_number, number_or_none, seconds_to_ns
 from flowrt.model.result import ItemFailedError
 from flowrt.policies.circuit_breaker import CircuitOpenError
 from flowrt.policies.error_classification import (
     Kind,
+    has_details,
     kind_of,
-    kind_of_plain,
+    kind_of_plain_type,
     leaves_of,
     parse_retry_after,
     retry_after_of,
@@ -44,6 +45,9 @@ class Retry(NamedTuple):
 
     delay_ns: int
     reason: Kind
+
+
+_WITHOUT_WAIT: Final[dict[Kind, Retry]] = {kind: Retry(0, kind) for kind in get_args(Kind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,22 +239,22 @@ class Retries:
         if attempt >= policy.attempts:
             return None
         kind: Any = type(outcome)
-        reason = None if timed_out or self._types is None else kind_of_plain(outcome)
-        if reason is None:
+        reason = None if timed_out or self._types is None else _reason_of_type(kind, self._types)
+        if reason is None or (outcome.__dict__ and has_details(outcome)):
             judged = self._judge(outcome, timed_out=timed_out)
             if judged is None:
                 return None
             reason, after_s = judged
-        elif _is_wanted(kind, self._types):
-            after_s = 0.0
-        else:
+        elif reason == "unwanted":
             return None
+        else:
+            after_s = 0.0
         if policy.budget is not None and self.spent >= policy.budget_minimum + policy.budget * first_attempts:
             self.refused += 1
             return None
         delay_s = self._wait_s(outcome, attempt) + after_s
         self.spent += 1
-        return Retry(seconds_to_ns(delay_s) if delay_s else 0, reason)
+        return Retry(seconds_to_ns(delay_s), reason) if delay_s else _WITHOUT_WAIT[reason]
 
     def _judge(self, outcome: Any, *, timed_out: bool) -> tuple[Kind, float] | None:
         """Return why an attempt failed and the wait that the service asks for, in seconds; None if it is final."""
@@ -283,8 +287,7 @@ class Retries:
         if isinstance(exc, BaseExceptionGroup):
             named = tuple(cls for cls in on if issubclass(cls, BaseExceptionGroup))
             return isinstance(exc, named) or all(self._wants(leaf) for leaf in leaves_of(exc))
-        kind: Any = type(exc)
-        if not _is_wanted(kind, on):
+        if not _is_wanted(type(exc), on):
             return False
         status = None if codes is None else status_of(exc)
         return status is None or codes is None or status in codes
@@ -312,6 +315,16 @@ class Retries:
 
 
 @lru_cache(maxsize=256)
+def _reason_of_type(kind: type[Any], on: tuple[type[BaseException], ...]) -> Kind | Literal["unwanted"] | None:
+    """Return why an attempt failed that raised an exception of a type, or that it is not retried.
+
+    Returns:
+        None if more than the type counts.
+    """
+    reason = kind_of_plain_type(kind)
+    return reason if reason is None or _is_wanted(kind, on) else "unwanted"
+
+
 def _is_wanted(kind: type[BaseException], on: tuple[type[BaseException], ...]) -> bool:
     """Return whether exceptions of a type that is no group's are retried if nothing but their type counts."""
     if issubclass(kind, _FINAL) or not issubclass(kind, (Exception, CancelledError)):

@@ -50,7 +50,7 @@ class Fixture:
 
     def finish(self, item: ItemRecord) -> None:
         self.batch.counts["ok"] += 1
-        self.queue.item_ended()
+        self.queue.item_ended(item)
 
 
 async def numbers(values: Iterable[int], delay_s: float = 0.0) -> AsyncIterator[int]:

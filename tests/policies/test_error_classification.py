@@ -17,7 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowrt.policies.error_classification import kind_of, kind_of_plain, parse_retry_after, retry_after_of, status_of
+from flowrt.policies.error_classification import (
+    has_details,
+    kind_of,
+    kind_of_plain_type,
+    parse_retry_after,
+    retry_after_of,
+    status_of,
+)
 
 WALL_S = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC).timestamp()
 
@@ -221,28 +228,27 @@ def test_wait_set_on_one_plain_exception_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("exc", "kind"),
+    ("type_", "kind"),
     [
-        (ConnectionError(), "error"),
-        (TimeoutError(), "timeout"),
-        (asyncio.CancelledError(), "error"),
-        (LateError(), None),
-        (ExceptionGroup("several", [ConnectionError()]), None),
-        ("ConnectionError", None),
-        (None, None),
+        (ConnectionError, "error"),
+        (TimeoutError, "timeout"),
+        (asyncio.CancelledError, "error"),
+        (LateError, None),
+        (ExceptionGroup, None),
+        (str, None),
     ],
 )
-def test_kind_of_plain_is_known_where_only_the_type_counts(exc: Any, kind: str | None) -> None:
-    assert kind_of_plain(exc) == kind
+def test_type_is_classified_where_nothing_else_counts(type_: type, kind: str | None) -> None:
+    assert kind_of_plain_type(type_) == kind
 
 
 @pytest.mark.parametrize("name", ["status", "retry_after", "headers", "response"])
-def test_kind_of_plain_is_unknown_once_an_attribute_is_set(name: str) -> None:
+def test_exception_has_details_once_an_attribute_is_set(name: str) -> None:
     exc = ConnectionError()
     exc.note = "read by nothing here"  # type: ignore[attr-defined]
-    assert kind_of_plain(exc) == "error"
+    assert not has_details(exc)
     setattr(exc, name, None)
-    assert kind_of_plain(exc) is None
+    assert has_details(exc)
 
 
 def test_plain_exceptions_are_classified_in_few_calls() -> None:
