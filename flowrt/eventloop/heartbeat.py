@@ -2,7 +2,8 @@
 
 It beats forty times a second while there are listeners, and faster after a late beat, since a loop that was blocked
 once often is again. A beat costs the same however many batches wait: the loop's state is recorded once (`LoopTime`),
-and items are looked at only after a late beat, or some of them while the loop is busy.
+and items are looked at only after a late beat, or some of them while the loop is busy. Without a watchdog, a loop that
+has done nothing but beat for half a second gets twenty beats a second.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from flowrt.model import BatchRecord, ItemRecord
 __all__ = ["BEAT_S", "Blame", "Heartbeat", "heartbeat_of"]
 
 BEAT_S: Final = 0.025
+_IDLE_BEAT_S: Final = 0.05
+_IDLE_AFTER: Final = 20  # beats in a row between which the loop has slept
 _SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with each beat in time
 _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
@@ -97,6 +100,7 @@ class Heartbeat:
         "_number",
         "_offset",
         "_reports",
+        "_slept",
         "_turned_ns",
         "_unnoted_ns",
         "_waited",
@@ -121,6 +125,7 @@ class Heartbeat:
         self._waiting: Waiting = {}  # as of the latest beat, or of one after which the loop has hardly run
         self._unnoted_ns = _NOTE_EVERY_NS  # CPU time of the loop since then
         self._offset = 0
+        self._slept = 0  # beats in a row between which the loop has slept
         self._interval_s = BEAT_S
         self.loop_time = LoopTime()
         self.beaten_ns = 0
@@ -239,7 +244,8 @@ class Heartbeat:
                 if self._unnoted_ns >= _NOTE_EVERY_NS:
                     self._unnoted_ns = 0
                     self._waiting = note_waiting(self._batches)
-                interval_s = _SOON_S if slow else min(2 * self._interval_s, BEAT_S)
+                usual_s = _IDLE_BEAT_S if self._slept >= _IDLE_AFTER and self.blame is None else BEAT_S
+                interval_s = _SOON_S if slow else min(2 * self._interval_s, usual_s)
                 self._interval_s = max(interval_s, _LEAST_REST * (time.perf_counter_ns() - now) / 1e9)
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
 
@@ -250,8 +256,12 @@ class Heartbeat:
         for report in self._reports:
             report(late_ns)
         passed_ns = max(1, now - self.beaten_ns)
-        cpu_ns = time.thread_time_ns() - loop_time.beaten_cpu_ns
-        if _waits() == self._waited >= 0:  # on a processor that it shares, it gets less than all and never rests
+        cpu_ns, waits = time.thread_time_ns() - loop_time.beaten_cpu_ns, _waits() - self._waited
+        if waits == 1 and cpu_ns < _NOTE_EVERY_NS and late_ns < _SLOW_NS:  # it has waited for this beat alone
+            self._slept += 1
+            return False
+        self._slept = 0
+        if waits == 0 <= self._waited:  # on a processor that it shares, it gets less than all and never rests
             cpu_ns = passed_ns
         self._unnoted_ns += cpu_ns
         share = cpu_ns / passed_ns

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flowrt.eventloop.delayed_items import Lateness
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord
 
@@ -258,5 +259,74 @@ def test_what_items_wait_for_is_noted_anew_once_the_loop_has_run(run: Run, monke
         for batch in batches:
             batch.finished_ns = batch.started_ns
             heartbeat.unwatch(batch)
+
+    run(main())
+
+
+class Watching:
+    """Observer on another thread that has seen nothing."""
+
+    def seen(self, _: int) -> list[asyncio.Task[Any] | None]:
+        return []
+
+    def ready(self, _: int) -> dict[int, int]:
+        return {}
+
+    def waiting(self, _: int) -> dict[int, asyncio.Future[Any]]:
+        return {}
+
+    def culprit(self, _: Lateness) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("blame", [None, Watching()], ids=["alone", "watchdog"])
+def test_sleeping_loop_beats_less_often_unless_a_watchdog_relies_on_it(
+    blame: Watching | None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beat(heartbeat: Heartbeat, waits: int, late_ns: int = 0) -> float:
+        heartbeat._waited = 7 - waits
+        heartbeat.loop_time.due_ns = time.perf_counter_ns() - late_ns + 1_000_000_000
+        heartbeat.loop_time.beaten_cpu_ns = time.thread_time_ns() + 1_000_000_000  # CPU time of the test is none
+        heartbeat._beat(heartbeat._number)
+        return heartbeat._interval_s
+
+    async def main() -> tuple[list[float], float, list[float]]:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        heartbeat.blame = blame
+        heartbeat.acquire()
+        asleep = [beat(heartbeat, 1) for _ in range(200)]
+        awake = beat(heartbeat, 2)
+        again = [beat(heartbeat, 1) for _ in range(19)]
+        assert beat(heartbeat, 1, late_ns=1_200_000_000) < 0.01, "a late beat is followed by quick ones"
+        heartbeat.release()
+        heartbeat.blame = None
+        return asleep, awake, again
+
+    monkeypatch.setattr("flowrt.eventloop.heartbeat._waits", lambda: 7)
+    asleep, awake, again = run(main())
+    assert asleep[:19] == [0.025] * 19
+    assert asleep[-1] == (0.05 if blame is None else 0.025)
+    assert awake == 0.025
+    assert again == [0.025] * 19
+
+
+def test_loop_that_has_slept_is_neither_measured_nor_noted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+    monkeypatch.setattr("flowrt.eventloop.heartbeat.note_waiting", lambda batches: noted.append(len(batches)) or {})
+    monkeypatch.setattr("flowrt.eventloop.heartbeat._waits", lambda: 7)
+    monkeypatch.setattr("flowrt.eventloop.heartbeat.time.thread_time_ns", lambda: 200_000)
+
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        (batch,) = watched(heartbeat, 1)
+        heartbeat._unnoted_ns = 0
+        for waits, count in ((1, 0), (1, 0), (2, 0), (2, 1)):
+            heartbeat._waited = 7 - waits
+            heartbeat.loop_time.due_ns = time.perf_counter_ns() + 1_000_000_000
+            heartbeat.loop_time.beaten_cpu_ns = 0
+            heartbeat._beat(heartbeat._number)
+            assert len(noted) == count
+        batch.finished_ns = batch.started_ns
+        heartbeat.unwatch(batch)
 
     run(main())
