@@ -155,9 +155,12 @@ async def _handed_over(load: Load) -> None:
 
 async def _encoded(load: Load) -> None:
     """Encode spans in the pipeline's thread, and drop the requests."""
+    from opentelemetry import trace
+
     from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 
-    pipeline = _pipeline(lambda spans: encode_spans(spans, lambda _: b""))
+    provider: Any = trace.get_tracer_provider  # a Runtime sets it when the batch starts
+    pipeline = _pipeline(lambda spans: encode_spans(spans, lambda _: b"", provider().resource))
     await _into(load, pipeline)
     pipeline.close(60.0)
 

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -40,7 +39,7 @@ class SpanPipeline:
     Args:
         transport: Connection to the collector.
         encode: Encodes spans as an ExportTraceServiceRequest. Called in the encoder's thread.
-        takes_plain: True if `encode` accepts a `PlainSpan` too.
+        takes_plain: True if `encode` accepts spans that are encoded already too.
         most_spans: Limit of waiting spans, encoded or not. Spans over it are dropped and counted.
         most_bytes: Limit of waiting encoded spans, in bytes. Spans over it are dropped and counted.
         batch_spans: Number of spans that wakes the encoder, and the most that it encodes at once. A request may join
@@ -74,7 +73,7 @@ class SpanPipeline:
         self._request_bytes = request_bytes
         self._backoff = backoff or Backoff()
         self._closed = False
-        self._waiting: deque[Any] = deque()
+        self._waiting: list[Any] = []  # spans are appended without the lock, and removed with it
         self.append: Callable[[Any], None] = self._waiting.append
         self._reset()
         self._start()
@@ -276,9 +275,7 @@ class SpanPipeline:
                 return
             self._closed = True
             self._update_wake_level()
-            while self._waiting:
-                self._waiting.popleft()
-                self._taken += 1
+            self._remove(len(self._waiting))
             self._drop("shutdown", self._in_export())
             self._work.notify()
             self._progress.notify_all()
@@ -318,29 +315,41 @@ class SpanPipeline:
         """Encode until no spans wait. Sleep briefly after each burst to release the GIL to the loop.
 
         On a saturated loop the sleep takes long, as the GIL does not come back in time: then encode without sleeping.
+        Spans that are encoded already take so little time that they need neither bursts nor sleep.
         """
         burst = min(_BURST_SPANS, self._batch_spans)
-        while spans := self._take(min(burst, max(1, int(self._request_bytes / self._span_bytes / 2)))):
+        while spans := self._take(burst):
+            plain = type(spans[0]) is bytes
             for payload, count in encoded(self._encode, spans, self._request_bytes, self._drop_unencodable):
                 sender.offer(payload, count)
                 self._span_bytes = max(1.0, len(payload) / count)
             spans.clear()
-            if burst < self._batch_spans and self._waiting:
+            if burst < self._batch_spans and self._waiting and not plain:
                 before = time.perf_counter()
                 time.sleep(_YIELD_S)
                 if time.perf_counter() - before > _SATURATED_S:
                     burst = self._batch_spans
 
-    def _take(self, most: int) -> list[Any]:
-        """Take waiting spans out of the queue; none while the limit of encoded bytes is reached."""
+    def _take(self, burst: int) -> list[Any]:
+        """Take waiting spans out of the queue; none while the limit of encoded bytes is reached.
+
+        Args:
+            burst: Most spans to take if they are not encoded yet.
+        """
         with self._lock:
             if self._closed or self._capacity() == 0:
                 return []
-            popleft = self._waiting.popleft
-            spans = [popleft() for _ in range(min(most, len(self._waiting)))]
-            self._taken += len(spans)
+            most = self._batch_spans if self._waiting and type(self._waiting[0]) is bytes else burst
+            spans = self._remove(min(most, max(1, int(self._request_bytes / self._span_bytes / 2))))
             self._update_wake_level()
             return spans
+
+    def _remove(self, most: int) -> list[Any]:
+        """Remove the oldest waiting spans. Spans that are appended meanwhile stay."""
+        spans = self._waiting[:most]
+        del self._waiting[: len(spans)]
+        self._taken += len(spans)
+        return spans
 
     def _drop_unencodable(self, count: int) -> None:
         with self._lock:

@@ -23,7 +23,6 @@ class BatchSpan(ItemSpan):
 
     def __init__(self, frame: SpanFrame, ids: bytes, start_ns: int) -> None:
         super().__init__(frame, ids, -1, start_ns)
-        self.token = None
 
     def own_attributes(self) -> dict[str, Any]:
         """Attributes at the start."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
@@ -14,12 +13,13 @@ from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.batch_span import BatchSpan
-from flowrt.telemetry.tracing.context import SPAN_KEY, attach, detach, get_current, reset
+from flowrt.telemetry.tracing.context import attach, detach, get_current, reset
 from flowrt.telemetry.tracing.exceptions import set_failed
 from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
 from flowrt.telemetry.tracing.instrument import BatchTracing
+from flowrt.telemetry.tracing.item_context import ItemContext
 from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound
-from flowrt.telemetry.tracing.otlp_encoding import template_of
+from flowrt.telemetry.tracing.otlp_encoding import END_KEY, START_KEY, Template, template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 from flowrt.telemetry.tracing.span import ItemSpan
 from flowrt.telemetry.tracing.span_frame import SCOPE, SpanFrame
@@ -35,9 +35,9 @@ _LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a ratio sampler 
 _HIGHEST_IDS: Final = b"\xff" * 16 + b"\1" * 8
 
 
-def _detach(span: ItemSpan) -> None:
-    """Restore the context from before the span."""
-    token, span.token = span.token, None
+def _detach(context: ItemContext) -> None:
+    """Restore the context from before the item."""
+    token, context.token = context.token, None
     if token is not None:
         try:
             reset(token)
@@ -77,6 +77,7 @@ class NativeTracingInstrument(BatchTracing):
         self._target: Any = None  # the pipeline, if it takes plain spans
         self._any_ids = False  # True if ids may come from the pool: no custom generator
         self._trace_bytes = b""  # the trace's id, if items are the batch span's children
+        self._pooled_ids = False  # True if the ids of the pool are used as they are
         self._buffers_spans = False
         self._frames: dict[tuple[Any, ...], SpanFrame] = {}
         self._frame: SpanFrame | None = None  # for every item, if the sampler decides alike for all
@@ -103,6 +104,7 @@ class NativeTracingInstrument(BatchTracing):
             parent = None
         self._parent = parent
         self._any_ids = type(self._provider.id_generator) is RandomIdGenerator
+        self._pooled_ids = self._any_ids and not self._trace_bytes
         self._buffers_spans = self._buffer is not None or self._outer_buffer is not None
         self._target = self._provider.plain_target
         self._own_tasks = batch.own_tasks
@@ -122,65 +124,87 @@ class NativeTracingInstrument(BatchTracing):
         self.unsampled += batch.unstarted
 
     def item_started(self, item: ItemRecord) -> None:
-        """Make the item's span and make it the current one in the node's context."""
+        """Make the context in which the node finds the item's span."""
         if get_current() is not self._seen:
             self._rebase()
-        ids = self._new_ids()
+        try:
+            ids = _pop_ids() if self._pooled_ids else self._new_ids()
+        except IndexError:
+            ids = refill_ids()
         frame = self._frame
         if frame is None:
             if (by_ratio := self._by_ratio) is None:
                 frame = self._ask(ids, item.index)
             else:
                 frame = by_ratio[1] if int.from_bytes(ids[8:16], "big") < by_ratio[0] else by_ratio[2]
-        item.trace = span = ItemSpan(frame, ids, item.index, item.pulled_ns)
+        item.trace = context = ItemContext()
+        context.frame = frame
+        context.base = self._values
+        context.ids = ids
+        context.index = item.index
+        context.start_ns = item.pulled_ns
+        context.end_ns = 0
+        context.made = None
         if self._buffers_spans:
             self._open_buffer(ids)
-        values = self._values
-        values[SPAN_KEY] = span
-        token = attach(Context(values))
-        if not self._own_tasks:  # else the context ends with the item
-            span.token = token
+        token = attach(context)
+        context.token = None if self._own_tasks else token
 
     def attempt_started(self, item: ItemRecord) -> None:
-        """Make the item's span the current one in the next attempt's context."""
+        """Make the item's context the current one in the next attempt's."""
         if get_current() is not self._seen:
             self._rebase()
-        span: ItemSpan = item.trace
-        span.token = attach(trace.set_span_in_context(span, self._base))
+        context: ItemContext = item.trace
+        same = context.base is self._values
+        context.token = attach(context if same else trace.set_span_in_context(context.span, self._base))
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Leave the attempt's context and add the attempt's span."""
-        span: ItemSpan = item.trace
-        _detach(span)
-        self._add_attempt_span(item, span)
+        context: ItemContext = item.trace
+        _detach(context)
+        self._add_attempt_span(item, context.span)
 
     def hedge_ended(self, item: ItemRecord) -> None:
         """Add the hedge's span."""
-        span: ItemSpan = item.trace
-        if span.frame.recording:
-            self._add_hedge_span(item, span)
+        context: ItemContext = item.trace
+        if context.frame.recording:
+            self._add_hedge_span(item, context.span)
 
     def item_finished(self, item: ItemRecord) -> None:
         """End the item's span and hand it over. Nearly every item takes the fast path."""
-        span: ItemSpan = item.trace
-        item.trace = span.ids
-        frame = span.frame
+        context: ItemContext = item.trace
+        item.trace = ids = context.ids
+        frame = context.frame
         append = frame.append
-        if append is not None and item.status == "ok" and item.attempts == 1 and span.additions is None:
-            # nearly every item; a span that the node ended itself has additions
-            if not self._own_tasks:
-                _detach(span)
-            start_ns = span.start_ns
-            span.end_ns = end_ns = item.finished_ns
-            delayed_ns = 0 if item._sparse is None else item.stalled_ns  # noqa: SLF001  # skips the property
-            append((frame.template, span.ids, span.index, start_ns, end_ns, item.started_ns - start_ns, delayed_ns))
-            self.ended = ended = self.ended + 1
-            if not ended % _CHECK_EVERY:
-                self._target.check_backlog(_CHECK_EVERY)
-            return
-        if item.uncancellable:  # its task was abandoned and still runs in the span's context
-            span.token = None
-        _detach(span)
+        if append is not None and item.status == "ok" and item.attempts == 1:
+            context.end_ns = end_ns = item.finished_ns
+            span = context.made
+            if span is None or span.additions is None:  # a span that the node ended itself has additions
+                if span is not None:
+                    span.end_ns = end_ns
+                if not self._own_tasks:
+                    _detach(context)
+                template: Template = frame.template
+                block, pack, lowest, before, tail = template.latest
+                index, start_ns, offset_ns = context.index, context.start_ns, frame.offset_ns
+                if index >> 7 == block and item.started_ns is start_ns and item._sparse is None:  # noqa: SLF001
+                    begun, ended = start_ns + offset_ns, end_ns + offset_ns
+                    append(pack(before, index - lowest, tail, ids, START_KEY, begun, END_KEY, ended))
+                else:
+                    wait_ns = item.started_ns - start_ns
+                    append(template.encode_plain(ids, index, start_ns, end_ns, wait_ns, item.stalled_ns))
+                self.ended = count = self.ended + 1
+                if not count % _CHECK_EVERY:
+                    self._target.check_backlog(_CHECK_EVERY)
+                return
+        if item.uncancellable:  # its task was abandoned and still runs in the context
+            context.token = None
+        _detach(context)
+        self._finish_other(item, context.span)
+
+    def _finish_other(self, item: ItemRecord, span: ItemSpan) -> None:
+        """End a span that has an object."""
+        frame = span.frame
         if span.end_ns:  # the node ended the span, which handed it over
             if not frame.sampled:
                 item.trace = UnexportedIds(span.ids)

@@ -2,14 +2,14 @@
 
 The fields and their numbers are those of opentelemetry-proto's `trace/v1/trace.proto` and `common/v1/common.proto`.
 An item span without additions consists of constants, except for its ids, times and index. The constants are encoded
-once per batch, and one `struct.pack` writes the whole span. The export queue holds only the values that differ, as a
-`PlainSpan`, and one loop encodes many of them, which is cheaper than one call per span.
+once per batch, and one `struct.pack` writes the whole span when the item ends. That is cheaper than a queue of the
+values that differ, which another thread would have to take apart, and bytes are no work for the garbage collector.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,72 +41,76 @@ from flowrt.telemetry.tracing.protobuf import (
     varint,
 )
 from flowrt.telemetry.tracing.span import Additions, ItemSpan
-from flowrt.telemetry.tracing.span_frame import SpanFrame
+from flowrt.telemetry.tracing.span_frame import SCOPE, SpanFrame
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["PlainSpan", "Template", "encode_spans", "template_of"]
+__all__ = ["END_KEY", "START_KEY", "Template", "encode_spans", "template_of"]
 
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
 
-PlainSpan = tuple["Template", bytes, int, int, int, int, int]
-"""Ended span without additions: its batch's template, ids, index, start, end, the item's queue wait, and the time for
-which stalls delayed it. Times are in nanoseconds on the batch's clock."""
+START_KEY: Final = 0x39
+"""Key of a span's start: field 7, of 64 bits."""
+END_KEY: Final = 0x41
+"""Key of a span's end: field 8, of 64 bits."""
+
+Block = tuple[int, Callable[..., bytes], int, bytes, bytes]
+"""Constants of 128 spans: the upper bits of their indices, the joiner of the parts, what to subtract from an index to
+get its lowest byte, and the bytes before and after that one."""
 
 _KIND_INTERNAL: Final = 1  # SPAN_KIND_INTERNAL
 
 _TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
-_START_KEY: Final = 0x39  # field 7, of 64 bits
-_END_KEY: Final = 0x41  # field 8, of 64 bits
 _MAX_BLOCKS: Final = 1_024
 _MAX_ORIGINS: Final = 16
 _pack_double: Final = struct.Struct("<d").pack
 _pack_ids_and_times: Final = struct.Struct("<2s26sBQBQ").pack
 
 
-def encode_spans(spans: Iterable[Any], encode_others: EncodeOthers) -> bytes:
+def encode_spans(spans: Sequence[Any], encode_others: EncodeOthers, resource: Resource | None = None) -> bytes:
     """Encode spans as one ExportTraceServiceRequest.
 
     Args:
-        spans: Item spans, plain spans and SDK spans, mixed.
+        spans: Plain spans that are encoded already, item spans and SDK spans, mixed.
         encode_others: Encodes SDK spans as a request; concatenated requests are a valid request.
+        resource: The resource of the plain spans; their scope is `SCOPE`.
+
+    Raises:
+        TypeError: There are plain spans and no resource.
     """
+    try:
+        plain, rest = b"".join(spans), []
+    except TypeError:  # not all of them are plain
+        plain = b"".join([span for span in spans if type(span) is bytes])
+        rest = [span for span in spans if type(span) is not bytes]
+    parts: list[bytes] = []
+    if plain:
+        if resource is None:
+            raise TypeError("plain spans need a resource")
+        _envelope_of(resource, SCOPE).enclose(plain, parts)
+    if rest:
+        _encode_rest(rest, encode_others, parts)
+    return b"".join(parts)
+
+
+def _encode_rest(spans: list[Any], encode_others: EncodeOthers, parts: list[bytes]) -> None:
+    """Encode spans that are not plain, and append the parts of the request."""
     others: list[ReadableSpan] = []
-    plain: dict[Template, list[PlainSpan]] = {}
-    by_frame: dict[SpanFrame, list[ItemSpan]] = {}
-    at: Template | None = None
-    its_plain: list[PlainSpan] = []
+    by_origin: dict[tuple[int, int], tuple[Envelope, list[bytes]]] = {}
     for span in spans:
         kind = type(span)
-        if kind is tuple:
-            if span[0] is not at:
-                at = span[0]
-                its_plain = plain.setdefault(at, [])
-            its_plain.append(span)
-        elif kind is ItemSpan or kind is BatchSpan:
-            by_frame.setdefault(span.frame, []).append(span)
+        if kind is ItemSpan or kind is BatchSpan:
+            frame = span.frame
+            envelope = _envelope_of(frame.resource, frame.scope)
+            _, encoded = by_origin.setdefault(envelope.origin, (envelope, []))
+            encoded.append(_encode_batch(span) if kind is BatchSpan else template_of(frame).encode(span))
         else:
             others.append(span)
-
-    by_origin: dict[tuple[int, int], tuple[Envelope, list[bytes]]] = {}
-    for template, its_plain in plain.items():
-        _, encoded = by_origin.setdefault(template.envelope.origin, (template.envelope, []))
-        template.encode_plain(its_plain, encoded)
-    for frame, its_spans in by_frame.items():
-        envelope = _envelope_of(frame.resource, frame.scope)
-        _, encoded = by_origin.setdefault(envelope.origin, (envelope, []))
-        if type(its_spans[0]) is BatchSpan:
-            encoded += map(_encode_batch, its_spans)
-        else:
-            encoded += map(template_of(frame).encode, its_spans)
-
-    parts: list[bytes] = []
     for envelope, encoded in by_origin.values():
-        envelope.enclose(encoded, parts)
+        envelope.enclose(b"".join(encoded), parts)
     if others:
         parts.append(encode_others(others))
-    return b"".join(parts)
 
 
 class Envelope:
@@ -125,19 +129,18 @@ class Envelope:
         self._resource_head = message(1, attributes_field(1, resource.attributes)[0])
         self._resource_tail = text(3, resource.schema_url)
 
-    def enclose(self, spans: list[bytes], parts: list[bytes]) -> None:
+    def enclose(self, spans: bytes, parts: list[bytes]) -> None:
         """Append the request's field `resource_spans` with one scope, in parts: a single join copies them once.
 
         Args:
             spans: Encoded spans, each as the scope's field `spans`.
             parts: List that the parts are appended to.
         """
-        scope_size = len(self._scope_head) + sum(map(len, spans)) + len(self._scope_tail)
+        scope_size = len(self._scope_head) + len(spans) + len(self._scope_tail)
         before_scope = key_of(2, LENGTH) + varint(scope_size)
         size = len(self._resource_head) + len(before_scope) + scope_size + len(self._resource_tail)
         parts += (key_of(1, LENGTH), varint(size), self._resource_head, before_scope, self._scope_head)
-        parts += spans
-        parts += (self._scope_tail, self._resource_tail)
+        parts += (spans, self._scope_tail, self._resource_tail)
 
 
 _envelopes: Final[dict[tuple[int, int], Envelope]] = {}
@@ -165,41 +168,25 @@ def template_of(frame: SpanFrame) -> Template:
 class Template:
     """Encoded constants of a batch's spans.
 
+    Protobuf fields may come in any order. The constants therefore form two pieces: one up to the lowest 7 bits of the
+    index, and one from there to the queue wait, which is 0 for nearly every item. The second contains the other bits
+    of the index, so it changes every 128 items.
+
     Args:
         frame: The batch's frame.
 
     Attributes:
-        envelope: Envelope of the spans.
         takes_plain: True if a span without additions is within the span limits.
-        encode_plain: Encodes plain spans and appends each to a list, as the scope's field `spans`.
+        latest: Constants of the 128 spans that `encode_plain` was called for last, as the arguments of a caller that
+            joins the parts of a span itself: spans end nearly in the order of their indices.
     """
 
+    __slots__ = ("_blocks", "_head", "_offset_ns", "latest", "takes_plain")
+
     def __init__(self, frame: SpanFrame) -> None:
-        self.envelope = _envelope_of(frame.resource, frame.scope)
         self.takes_plain = _fits(frame)
-        self.encode_plain = self._plain_encoder(frame)
-
-    def encode(self, span: ItemSpan) -> bytes:
-        """Encode an item span as the scope's field `spans`."""
-        additions = span.additions
-        if additions is not None:
-            return _encode_whole(span, additions)
-        if span.wait_ns < 0 or span.attempts > 1 or not self.takes_plain:
-            return _encode_whole(span, span.complete())
-        encoded: list[bytes] = []
-        self.encode_plain(
-            [(self, span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.delayed_ns)], encoded
-        )
-        return encoded[0]
-
-    def _plain_encoder(self, frame: SpanFrame) -> Callable[[Iterable[PlainSpan], list[bytes]], None]:
-        """Make the encoder of plain spans: a closure, since its variables are faster to reach than attributes.
-
-        Protobuf fields may come in any order. The constants therefore form two pieces: one up to the lowest 7 bits of
-        the index, and one from there to the queue wait, which is 0 for nearly every item. The second contains the
-        other bits of the index, so it changes every 128 items.
-        """
-        head = b"".join(
+        self._offset_ns = frame.offset_ns
+        self._head = b"".join(
             (
                 _origin(frame),
                 text(5, frame.name),
@@ -208,36 +195,51 @@ class Template:
                 attributes_field(9, frame.attributes)[0],
             )
         )
-        offset_ns = frame.offset_ns
-        blocks: dict[int, tuple[Callable[..., bytes], int, bytes, bytes]] = {}
+        self._blocks: dict[int, Block] = {}
+        self.latest = self._make_block(0)
 
-        def add_block(block: int) -> tuple[Callable[..., bytes], int, bytes, bytes]:
-            more = varint(block) if block else b""
-            value_size = 2 + len(more)
-            index = key_of(9, LENGTH) + varint(len(_INDEX_KEY) + 2 + value_size) + _INDEX_KEY + key_of(2, LENGTH)
-            before = head + index + varint(value_size) + key_of(3, VARINT)
-            tail = more + _WAIT + _TRACE_ID_KEY
-            size = len(before) + 1 + len(tail) + 26 + 9 + 9
-            before = key_of(2, LENGTH) + varint(size) + before
-            if len(blocks) >= _MAX_BLOCKS:
-                blocks.clear()
-            pack = _packer(len(before), len(tail))
-            lowest = (block << 7) - (0x80 if block else 0)  # the varint's continuation bit is set
-            made = blocks[block] = pack, lowest, before, tail
-            return made
+    def encode(self, span: ItemSpan) -> bytes:
+        """Encode an item span as the scope's field `spans`."""
+        additions = span.additions
+        if additions is not None:
+            return _encode_whole(span, additions)
+        if span.wait_ns < 0 or span.attempts > 1 or not self.takes_plain:
+            return _encode_whole(span, span.complete())
+        return self.encode_plain(span.ids, span.index, span.start_ns, span.end_ns, span.wait_ns, span.delayed_ns)
 
-        def encode_all(spans: Iterable[PlainSpan], encoded: list[bytes]) -> None:
-            add, block_of, block = encoded.append, blocks.get, -1
-            start_key, end_key, offset = _START_KEY, _END_KEY, offset_ns
-            for _, ids, index, start_ns, end_ns, wait_ns, delayed_ns in spans:
-                if index >> 7 != block:  # spans end nearly in the order of their indices
-                    block = index >> 7
-                    pack, lowest, before, prompt = block_of(block) or add_block(block)
-                tail = prompt if not wait_ns else prompt[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
-                span = pack(before, index - lowest, tail, ids, start_key, start_ns + offset, end_key, end_ns + offset)
-                add(span if not delayed_ns else _with(span, _DELAYED_KEY + _pack_double(delayed_ns / 1e9)))
+    def encode_plain(
+        self, ids: bytes, index: int, start_ns: int, end_ns: int, wait_ns: int = 0, delayed_ns: int = 0
+    ) -> bytes:
+        """Encode an item span without additions as the scope's field `spans`.
 
-        return encode_all
+        Args:
+            ids: Ids as `ids.py` encodes them.
+            index: The item's index in the input.
+            start_ns: Start time on the batch's clock.
+            end_ns: End time on the batch's clock.
+            wait_ns: The item's queue wait, in nanoseconds.
+            delayed_ns: Time for which stalls of the loop delayed the item, in nanoseconds.
+        """
+        self.latest = _, pack, lowest, before, tail = self._blocks.get(index >> 7) or self._make_block(index >> 7)
+        if wait_ns:
+            tail = tail[:-10] + _pack_double(wait_ns / 1e9) + _TRACE_ID_KEY
+        start_ns, end_ns = start_ns + self._offset_ns, end_ns + self._offset_ns
+        span = pack(before, index - lowest, tail, ids, START_KEY, start_ns, END_KEY, end_ns)
+        return _with(span, _DELAYED_KEY + _pack_double(delayed_ns / 1e9)) if delayed_ns else span
+
+    def _make_block(self, block: int) -> Block:
+        more = varint(block) if block else b""
+        value_size = 2 + len(more)
+        index = key_of(9, LENGTH) + varint(len(_INDEX_KEY) + 2 + value_size) + _INDEX_KEY + key_of(2, LENGTH)
+        before = self._head + index + varint(value_size) + key_of(3, VARINT)
+        tail = more + _WAIT + _TRACE_ID_KEY
+        size = len(before) + 1 + len(tail) + 26 + 9 + 9
+        before = key_of(2, LENGTH) + varint(size) + before
+        if len(self._blocks) >= _MAX_BLOCKS:
+            self._blocks.clear()
+        lowest = (block << 7) - (0x80 if block else 0)  # the varint's continuation bit is set
+        made = self._blocks[block] = block, _packer(len(before), len(tail)), lowest, before, tail
+        return made
 
 
 @lru_cache(maxsize=1_024)
@@ -273,9 +275,9 @@ def _encode_batch(span: ItemSpan) -> bytes:
                 _pack_ids_and_times(
                     _TRACE_ID_KEY,
                     ids,
-                    _START_KEY,
+                    START_KEY,
                     span.start_ns + frame.offset_ns,
-                    _END_KEY,
+                    END_KEY,
                     span.end_ns + frame.offset_ns,
                 ),
                 _origin(frame),

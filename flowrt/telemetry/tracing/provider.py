@@ -29,8 +29,8 @@ MakeInstrument = Callable[["RuntimeProvider", TraceShape, TailSampling | None, R
 class SpanTarget(Protocol):
     """Destination of finished spans.
 
-    A target with `takes_plain = True` also has `append`, which takes a `PlainSpan`, and `check_backlog`, which is
-    called after every few appended spans.
+    A target with `takes_plain = True` also has `append`, which takes a span that is encoded already, as bytes, and
+    `check_backlog`, which is called after every few appended spans.
     """
 
     def put(self, span: Any) -> None:
@@ -76,7 +76,7 @@ class RuntimeProvider(TracerProvider):
 
     @property
     def plain_target(self) -> Any:
-        """The target if it takes a `PlainSpan`, else None."""
+        """The target if it takes encoded spans, else None."""
         return self.target if getattr(self.target, "takes_plain", False) else None
 
     def make_instrument(self, shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:

@@ -64,7 +64,7 @@ class TraceSetup:
                 )
             return None
         resource = resource_of(service_name)
-        pipeline = _make_pipeline(otlp_endpoint)
+        pipeline = _make_pipeline(otlp_endpoint, resource)
         provider = _install(resource)
         if pipeline is not None:
             provider.target = METRICS.pipeline = pipeline
@@ -162,7 +162,7 @@ def _install(resource: Resource) -> RuntimeProvider:
     return provider
 
 
-def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
+def _make_pipeline(otlp_endpoint: str | None, resource: Resource) -> SpanPipeline | None:
     """The way out that the argument or the environment asks for."""
     wanted = _env("OTEL_TRACES_EXPORTER").lower()
     if otlp_endpoint is None:
@@ -193,7 +193,7 @@ def _make_pipeline(otlp_endpoint: str | None) -> SpanPipeline | None:
         return request
 
     def encode(spans: Sequence[Any]) -> bytes:
-        return encode_spans(spans, encode_others)
+        return encode_spans(spans, encode_others, resource)
 
     return SpanPipeline(make_transport(settings), encode, takes_plain=True, **_pipeline_settings())
 

@@ -10,9 +10,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from contextvars import Token
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
@@ -27,9 +26,6 @@ from flowrt.telemetry.tracing.attributes import frozen, set_all, set_one
 from flowrt.telemetry.tracing.exceptions import describe_exception, shown
 from flowrt.telemetry.tracing.ids import ids_to_ints
 from flowrt.telemetry.tracing.span_frame import SpanFrame
-
-if TYPE_CHECKING:
-    from opentelemetry.context import Context
 
 __all__ = ["Additions", "ItemSpan"]
 
@@ -75,7 +71,6 @@ class ItemSpan(trace.Span, ReadableSpan):
         wait_ns: The item's wait for its first attempt, in nanoseconds; -1 if it had none.
         delayed_ns: Time for which stalls of the loop delayed the item, in nanoseconds.
         attempts: Number of attempts.
-        token: Token of the context in which the span is the current one; None if that context ends with the item.
     """
 
     __slots__ = ("additions", "attempts", "end_ns", "frame", "ids", "index", "start_ns", "wait_ns")
@@ -84,7 +79,6 @@ class ItemSpan(trace.Span, ReadableSpan):
     _context: SpanContext | None = None
     _instrumentation_info = None  # read by the base class's deprecated property
     delayed_ns: int = 0
-    token: Token[Context] | None = None
 
     def __init__(self, frame: SpanFrame, ids: bytes, index: int, start_ns: int) -> None:
         self.frame = frame

@@ -41,7 +41,7 @@ class SpanFrame:
 
     Attributes:
         template: The encoder's template, made on demand.
-        append: Takes a `PlainSpan` in place of a span without additions; None if the target does not.
+        append: Takes a span without additions in encoded form; None if the target does not.
     """
 
     __slots__ = (

@@ -36,7 +36,7 @@ def test_every_span_arrives_once_with_its_items_outcome(
     provider = make_provider(Resource({"service.name": "tested"}))
     pipeline = SpanPipeline(
         make_transport(read_settings(there.endpoint)),
-        lambda spans: encode_spans(spans, encode),
+        lambda spans: encode_spans(spans, encode, provider.resource),
         takes_plain=True,
     )
     provider.target = pipeline

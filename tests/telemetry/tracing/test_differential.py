@@ -99,7 +99,7 @@ def payload_of(
 ) -> ExportTraceServiceRequest:
     """Payload of a batch with the given script, in which each item may have a second attempt if there are retries.
 
-    With `plain`, the target takes spans without additions as a `PlainSpan`.
+    With `plain`, the target takes spans without additions in encoded form.
     """
     with patch.dict(os.environ, environment):
         provider = make_provider(Resource({"service.name": "tested"}))
@@ -129,8 +129,8 @@ def payload_of(
     with patch.object(trace, "_TRACER_PROVIDER", provider):
         run_on(loop, main())
     kinds = {type(span) for span in kept.spans if getattr(span, "name", "process node") == "process node"}
-    assert kinds <= ({ItemSpan, tuple} if ours and plain else {ItemSpan if ours else ReadableSpan})
-    payload = encode_spans(kept.spans, lambda others: official(others).SerializeToString())
+    assert kinds <= ({ItemSpan, bytes} if ours and plain else {ItemSpan if ours else ReadableSpan})
+    payload = encode_spans(kept.spans, lambda others: official(others).SerializeToString(), provider.resource)
     return ExportTraceServiceRequest.FromString(payload)
 
 
