@@ -44,7 +44,7 @@ class DirectLog:
 
     def is_in_force(self) -> bool:
         """True unless the application has configured structlog anew."""
-        return structlog.is_configured() and structlog.get_config()["processors"] is self._processors
+        return structlog.get_config()["processors"] is self._processors
 
     def log(self, level: str, event: Any) -> None:
         """Log one event.
@@ -108,8 +108,9 @@ def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str
 
 def _trace_ids() -> dict[str, str]:
     """Ids of the current span as fields; empty without one, as nearly always when a batch starts."""
-    if SPAN_KEY in get_current():
-        context = trace.get_current_span().get_span_context()
+    span = get_current().get(SPAN_KEY)
+    if isinstance(span, trace.Span):
+        context = span.get_span_context()
         if context.is_valid:
             trace_id, span_id = context.trace_id.to_bytes(16, "big"), context.span_id.to_bytes(8, "big")
             return {"trace_id": trace_id.hex(), "span_id": span_id.hex()}  # formatting an integer takes far longer
