@@ -198,11 +198,6 @@ class Dispatch:
         """True if an instrument overrides that hook."""
         return hook_name in self._plan
 
-    @property
-    def takes_any(self) -> bool:
-        """True if there is a hook to call."""
-        return bool(self._plan)
-
     def close(self) -> None:
         """Let go of what holds this object: no item follows, and a cycle would wait for the garbage collector."""
         self.notify_started = self.notify_finished = None

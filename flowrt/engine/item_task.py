@@ -10,11 +10,32 @@ import asyncio
 import inspect
 from collections.abc import Coroutine
 from contextvars import Context
+from functools import partial
+from types import FrameType
 from typing import Any, Final, Protocol
 
 from flowrt._util.weak_registry import WeakRegistry
 
-__all__ = ["ACTIVE_RUNS", "ActiveRun", "ItemTask", "clear_cancellation", "make_task", "retrieve_exception"]
+__all__ = [
+    "ACTIVE_RUNS",
+    "EAGER",
+    "HIRED",
+    "SCHEDULED",
+    "ActiveRun",
+    "ItemTask",
+    "clear_cancellation",
+    "clear_frames_later",
+    "make_task",
+    "retrieve_exception",
+]
+
+
+SCHEDULED: Final = 0
+"""The task starts in the loop's next turn, in a slot that had an item before."""
+HIRED: Final = 1
+"""The same, in a new slot, which is counted as `starting`."""
+EAGER: Final = 2
+"""The task starts at once, inside of the task of the slot's item before."""
 
 
 class ActiveRun(Protocol):
@@ -83,6 +104,26 @@ def clear_cancellation() -> None:
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()
+
+
+def clear_frames_later(frame: FrameType, task: asyncio.Task[Any] | None, starter: asyncio.Task[Any] | None) -> None:
+    """Clear the frames of a task, which an exception holds, when the task has ended.
+
+    Args:
+        frame: The frame of the task's coroutine.
+        task: The task.
+        starter: Task inside of which it was started, if it was; the frame holds this task's frames as its callers.
+    """
+    if task is not None:
+        task.add_done_callback(partial(_clear, frame, 1))
+    if starter is not None:
+        starter.add_done_callback(partial(_clear, frame, 3))
+
+
+def _clear(frame: FrameType | None, count: int, _: asyncio.Task[Any]) -> None:
+    while frame is not None and count:
+        frame.clear()
+        frame, count = frame.f_back, count - 1
 
 
 def retrieve_exception(task: asyncio.Task[Any]) -> None:

@@ -200,7 +200,7 @@ class Finisher:
         not_ok: Callable[[ItemRecord], None] | None,
     ) -> None:
         self._counts = batch.counts
-        self._dispatch = dispatch if dispatch.takes_any else None
+        self._dispatch = dispatch if dispatch.active else None
         self._deliver = deliver
         self._after = _following(item_ended, not_ok)
 

@@ -9,29 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from contextvars import Context
-from functools import partial
-from types import FrameType
 from typing import Any, Final, Protocol
 
 from flowrt.attribution.ledger import INPUT
 from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
-from flowrt.engine.item_task import ItemTask, clear_cancellation
+from flowrt.engine.item_task import EAGER, HIRED, SCHEDULED, ItemTask, clear_cancellation, clear_frames_later
 from flowrt.engine.outcome import PLAIN, cancel_retry, settle_exception, settle_value
 from flowrt.engine.parts import RunParts
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.retry_queue import Requeued, RetryQueue
 from flowrt.engine.source import END, LATER, Source
+from flowrt.engine.turn import LONGEST_NS, Turn
 from flowrt.errors import ExecutorFailedError, JournalError
 from flowrt.model import ItemRecord, Slot, make_record
 from flowrt.policies.retry import Retry
 
 __all__ = ["SlotPool", "Worker"]
 
-_NONE: Final[frozenset[type]] = frozenset()
-_TURN_NS: Final = 5_000_000  # a worker whose items never wait yields to the loop this often
+_CAN_START_EAGERLY: Final = sys.version_info >= (3, 12)
+
 _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
 
 
@@ -82,19 +82,15 @@ class Worker:
         self._loop = parts.loop
         self._clock = clock = parts.clock
         self._admission = admission = parts.admission
-        self._dispatch = parts.dispatch
-        self._journal = parts.journal
+        self._dispatch, self._journal = parts.dispatch, parts.journal
         self._task_per_item = parts.task_per_item
-        self._source = source
-        self._retries = retries
+        self._source, self._retries = source, retries
         self._cancellation = cancellation
         self._finish = finish = cancellation.finish
-        self._pool = pool
-        self._context = context
+        self._pool, self._context = pool, context
         self._known = source.known
-        self._policies = policies = parts.policies
-        self._gate = policies if policies is not None and policies.holds_back else None
-        self._cache = cache
+        self._policies, self._cache = parts.policies, cache
+        self._gate = parts.policies if parts.policies is not None and parts.policies.holds_back else None
         self._ledger = batch.ledger if source.computes else None  # else a pull takes no time
         optional = (self._ledger, retries, parts.policies, cache, parts.journal)
         # what `run` needs for each item: unpacking a tuple is cheaper than reading as many attributes
@@ -104,17 +100,16 @@ class Worker:
             pool,
             source.pull,
             begin,
-            PLAIN if parts.settle is settle_value else _NONE,
+            PLAIN if parts.settle is settle_value else frozenset(),
             parts.settle,
             finish,
             clock,
             parts.dispatch,
             source.sets_variables or any(part is not None for part in optional),
         )
-        self._turn_ns = parts.clock()  # when the loop last had its turn
-        self._turn_ending = False
+        self._turn = Turn(parts.loop, parts.clock)
 
-    async def run(self, slot: Slot, hired: bool) -> None:
+    async def run(self, slot: Slot, start: int) -> None:
         """Take one item from the source to its result, then start the slot's next item in a task of its own.
 
         Source → admission → attempt → journal → record finished → instruments → result. With shared tasks the slot's
@@ -122,12 +117,15 @@ class Worker:
 
         Args:
             slot: Where the item runs; `slot.task` is the current task.
-            hired: Whether the slot is new, and counted as `starting`.
+            start: How the task starts: `HIRED`, `SCHEDULED` or `EAGER`.
         """
         batch, admission, pool, pull, begin, plain, settle, finish, clock, dispatch, staged = self._always
         raised = False
-        if hired:
-            pool.starting -= 1
+        if start:
+            if start == HIRED:
+                pool.starting -= 1
+            else:
+                slot.task = asyncio.current_task(self._loop)
         try:
             while admission.free or await admission.wait():
                 if admission.limited:
@@ -156,8 +154,8 @@ class Worker:
                 elif (admitted := self._admit(data, asked_ns)) is not None:
                     item = admitted
                 else:
-                    if clock() - self._turn_ns > _TURN_NS:
-                        await self._yield_turn()
+                    if self._turn.is_over(clock()):
+                        await self._turn.end()
                     continue
                 if pool.vacant > 0 and not pool.starting:
                     pool.hire()
@@ -221,17 +219,22 @@ class Worker:
                 if self._task_per_item:
                     if admission.closed or (batch.pulled + pool.starting >= self._known and not self._needs_task()):
                         break
-                    # in the last step of this task, so that nothing is scheduled in between; in a fresh context, so
-                    # that no variable that the node has set reaches the next item
-                    slot.task = ItemTask(
-                        self.run(slot, False), loop=self._loop, name=batch.name, context=self._context.copy()
-                    )
+                    if slot.starter is not None:  # which starts the next item, too
+                        slot.starter = None
+                    elif _CAN_START_EAGERLY:
+                        self._start_items(slot)
+                    else:
+                        # in the last step of this task, so that nothing is scheduled in between; in a fresh context,
+                        # so that no variable that the node has set reaches the next item
+                        slot.task = ItemTask(
+                            self.run(slot, SCHEDULED), loop=self._loop, name=batch.name, context=self._context.copy()
+                        )
                     return
                 outcome = None
                 if slot.task is not None and slot.task.cancelling():  # by a timeout that never called uncancel()
                     clear_cancellation()
-                if now - self._turn_ns > _TURN_NS and batch.latest is item:
-                    await self._yield_turn()
+                if now - self._turn.started_ns > LONGEST_NS and batch.latest is item:
+                    await self._turn.end()
         except GeneratorExit:  # the loop was closed with the batch still active
             raise
         except BaseException as exc:  # a fault of the engine or of an executor, policy or journal of the user's
@@ -240,6 +243,24 @@ class Worker:
             self._loop.call_soon(pool.leave, slot)
         else:
             pool.leave(slot)
+
+    def _start_items(self, slot: Slot) -> None:
+        """Run the slot's next items at once, each in a task of its own, until one waits for something.
+
+        It spares each of them a turn of the loop. The loop still has its turn as often as with shared tasks.
+        """
+        make_task: Callable[..., asyncio.Task[None]] = ItemTask
+        loop, name, context, clock = self._loop, self._batch.name, self._context, self._clock
+        starter = slot.task
+        while True:
+            slot.starter = starter
+            make_task(self.run(slot, EAGER), loop=loop, name=name, context=context.copy(), eager_start=True)
+            if slot.starter is not None:  # the item waits and will start the next itself, or it was the slot's last
+                slot.starter = None
+                return
+            if not self._turn.follows(clock()):
+                slot.task = ItemTask(self.run(slot, SCHEDULED), loop=loop, name=name, context=context.copy())
+                return
 
     async def _wait_for_input(self) -> Any:
         """Wait until the source has an input.
@@ -276,7 +297,12 @@ class Worker:
             if ledger is not None and item.pulled_ns - asked_ns > _SLOW_NS:
                 ledger.blocked(INPUT, asked_ns, item.pulled_ns)
         if item.attempts:
-            self._start_again(item)
+            item.forget_outcome()
+            batch.returned_ns = now = self._clock()
+            if self._dispatch.active:
+                self._dispatch.notify("attempt_started", item)
+            if self._gate is None:
+                item.started_ns = now
             return item
         # no attempt yet: the item is new, or waited for an equal input
         if cache is not None and cache.parks(item):
@@ -296,8 +322,8 @@ class Worker:
         if self._journal is not None and not await self._cancellation.keep(item, slot):
             return False
         self._finish(item)
-        if item.finished_ns - self._turn_ns > _TURN_NS:
-            await self._yield_turn()
+        if self._turn.is_over(item.finished_ns):
+            await self._turn.end()
         return True
 
     @property
@@ -329,8 +355,8 @@ class Worker:
         """
         own = exc.__traceback__
         called = None if own is None else own.tb_next
-        if own is not None and called is not None and called.tb_frame.f_back is not None and slot.task is not None:
-            slot.task.add_done_callback(partial(_clear_frame, own.tb_frame))
+        if own is not None and called is not None and called.tb_frame.f_back is not None:
+            clear_frames_later(own.tb_frame, slot.task, slot.starter)
         settle_exception(item, exc)
 
     def _input_ended(self) -> None:
@@ -369,29 +395,3 @@ class Worker:
         item.started_ns = 0
         self._retries.push(item, item.finished_ns + retry.delay_ns)
         self._admission.release()
-
-    def _start_again(self, item: ItemRecord) -> None:
-        item.forget_outcome()
-        self._batch.returned_ns = now = self._clock()
-        if self._dispatch.active:
-            self._dispatch.notify("attempt_started", item)
-        if self._gate is None:
-            item.started_ns = now
-
-    async def _yield_turn(self) -> None:
-        """Let the loop's other work run: no item has waited for anything for a while."""
-        if not self._turn_ending:
-            self._turn_ending = True
-            self._loop.call_soon(self._begin_turn)
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:  # a stray one: the engine does not cancel a task between two items
-            clear_cancellation()
-
-    def _begin_turn(self) -> None:
-        self._turn_ending = False
-        self._turn_ns = self._clock()
-
-
-def _clear_frame(frame: FrameType, _: asyncio.Task[Any]) -> None:
-    frame.clear()

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
-from flowrt.engine.item_task import ItemTask
+from flowrt.engine.item_task import HIRED, ItemTask
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import Source
@@ -98,7 +98,9 @@ class WorkerPool:
             slot = Slot()
             slot.place = len(slots)
             slots.append(slot)
-            slot.task = ItemTask(worker.run(slot, True), loop=self._loop, name=batch.name, context=self._context.copy())
+            slot.task = ItemTask(
+                worker.run(slot, HIRED), loop=self._loop, name=batch.name, context=self._context.copy()
+            )
 
     def leave(self, slot: Slot) -> None:
         """End a slot: it has no further item, and none is left that another worker will not take."""

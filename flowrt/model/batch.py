@@ -33,13 +33,15 @@ class Slot:
         cancelled_ns: When the item was cancelled because it was over its time limit, else 0.
         abandoned: True if the item did not end when it was cancelled, and another slot has taken this one's place.
         keeping: True if the item has ended and waits until the journal has it.
+        starter: Task inside of which the item was started, until it waits for something for the first time; else None.
     """
 
-    __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "place", "task")
+    __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "place", "starter", "task")
 
     def __init__(self) -> None:
         self.item: ItemRecord | None = None
         self.task: asyncio.Task[None] | None = None
+        self.starter: asyncio.Task[None] | None = None
         self.cancelled_ns = self.place = 0
         self.abandoned = False
         self.keeping = False

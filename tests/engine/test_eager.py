@@ -1,9 +1,10 @@
-"""Batch on a loop that starts tasks at once, with `asyncio.eager_task_factory`."""
+"""Tasks that start at once: the engine's own from Python 3.12 on, and those of `asyncio.eager_task_factory`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,3 +57,74 @@ def test_hedge_that_returns_in_its_first_step_wins() -> None:
     processor = BatchProcessor(node, 1, hedge=Hedge(after=2.0, share=1.0), telemetry=False)
     results = run_eagerly(lambda: processor.batch([0]))
     assert (results[0].output, results.wall_time) == (2, pytest.approx(2))
+
+
+def test_items_that_never_wait_follow_each_other_in_one_turn_of_the_loop() -> None:
+    turns = 0
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def node(x: int) -> int:
+        tasks.append(asyncio.current_task())
+        return turns
+
+    async def main() -> Any:
+        nonlocal turns
+        work = asyncio.ensure_future(BatchProcessor(node, 1, name="quick", telemetry=False).batch(range(50)))
+        while not work.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return await work
+
+    assert len(set(run_virtual(main()).outputs)) <= 2
+    assert len(set(tasks)) == 50
+    assert {task.get_name() for task in tasks if task is not None} == {"quick"}
+
+
+def test_items_that_never_wait_let_other_tasks_run() -> None:
+    ticks = 0
+
+    async def node(x: int) -> int:
+        time.sleep(0.002)
+        return ticks
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def main() -> Any:
+        ticker = asyncio.create_task(tick())
+        results = await BatchProcessor(node, 2, telemetry=False).batch(range(40))
+        ticker.cancel()
+        return results
+
+    assert len(set(asyncio.run(main()).outputs)) > 5
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_item_that_cancels_its_own_task_ends_only_itself(waits: bool) -> None:
+    async def node(x: int) -> int:
+        task = asyncio.current_task()
+        if x % 3 == 1 and task is not None:
+            task.cancel()
+            if waits:
+                await asyncio.sleep(0)
+        return x
+
+    results = run_virtual(BatchProcessor(node, 1, telemetry=False).batch(range(9)))
+    assert [result.status for result in results] == ["ok", "cancelled" if waits else "ok", "ok"] * 3
+
+
+def test_item_is_cancelled_by_its_own_task_and_not_by_the_one_that_started_it() -> None:
+    tasks: list[Any] = []
+
+    async def node(x: int) -> int:
+        tasks.append(asyncio.current_task())
+        if x == 2:
+            tasks[1].cancel()  # the item has ended, and its task runs this one
+        await asyncio.sleep(0 if x else 1)
+        return x
+
+    results = run_virtual(BatchProcessor(node, 1, telemetry=False).batch(range(4)))
+    assert [result.status for result in results] == ["ok"] * 4

@@ -192,14 +192,14 @@ def test_probe_of_an_open_circuit_waits_for_the_end_of_a_pause(run_virtual: Run)
     node = Calls(fails=2)
 
     async def main() -> None:
-        act(2, "pause")
+        act(3, "pause")
         act(30, "resume")
         breaker = CircuitBreaker(0.5, cooldown=5.0, minimum=2, open="pause")
-        results = await BatchProcessor(node, 2, breaker=breaker, telemetry=False).batch(range(4))
+        results = await BatchProcessor(node, 1, breaker=breaker, telemetry=False).batch(range(4))
         assert [result.status for result in results] == ["failed", "failed", "ok", "ok"]
 
     run_virtual(main())
-    assert node.at_s[:2] == [0, 0]
+    assert node.at_s[:2] == [0, 1]
     assert all(at >= 30 for at in node.at_s[2:])
 
 
@@ -425,6 +425,6 @@ def test_batch_paused_at_any_step_starts_nothing_and_leaves_nothing(end: str, mo
         return taken
 
     total = run_virtual(main(10**9))
-    assert total > 80
+    assert total > 60
     for at in range(2, total - 1, 1 if end == "resume" else 5):
         run_virtual(main(at))

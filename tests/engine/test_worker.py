@@ -141,7 +141,7 @@ def test_cancel_before_the_first_step_takes_effect_after_it(run_virtual: Run) ->
         return x
 
     async def main() -> list[str]:
-        work = asyncio.ensure_future(processor(node, 2, name="early").batch(range(6)))
+        work = asyncio.ensure_future(processor(node, 2, name="early").batch(range(12)))
         for _ in range(4):
             await asyncio.sleep(0)
             for task in asyncio.all_tasks():
@@ -150,7 +150,7 @@ def test_cancel_before_the_first_step_takes_effect_after_it(run_virtual: Run) ->
         return statuses(await work)
 
     found = run_virtual(main())
-    assert len(found) == 6
+    assert len(found) == 12
     assert set(found) == {"ok", "cancelled"}
 
 
@@ -332,7 +332,7 @@ def test_item_costs_few_python_calls(kind: str) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_cancel_between_two_items_changes_nothing(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker whose items never wait yields to the loop now and then; a stray cancellation may come just there."""
-    monkeypatch.setattr("flowrt.engine.worker._TURN_NS", 0)
+    monkeypatch.setattr("flowrt.engine.worker.LONGEST_NS", 0)
 
     async def node(x: int) -> int:
         task = asyncio.current_task()

@@ -1,0 +1,67 @@
+"""Turn of a batch: how long its items may run one after another before the loop's other work has its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from flowrt._util.clock import Clock
+from flowrt.engine.item_task import clear_cancellation
+
+__all__ = ["LONGEST_NS", "Turn"]
+
+LONGEST_NS: Final = 5_000_000
+"""Longest turn of items that never wait, in nanoseconds."""
+
+
+class Turn:
+    """Time since the loop's other work last had its turn, shared by the workers of a batch.
+
+    Args:
+        loop: The running loop.
+        clock: Monotonic nanoseconds.
+
+    Attributes:
+        started_ns: When the turn started, by the clock.
+    """
+
+    __slots__ = ("_clock", "_loop", "_timed", "started_ns")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self._loop = loop
+        self._clock = clock
+        self.started_ns = clock()
+        self._timed = False  # True if a callback is scheduled that starts the next turn
+
+    def is_over(self, now_ns: int) -> bool:
+        """True if a worker whose items never wait has to let the loop go on."""
+        return now_ns - self.started_ns > LONGEST_NS
+
+    def follows(self, now_ns: int) -> bool:
+        """Return whether another item may follow at once; the turn starts with the first call since the loop's last.
+
+        Args:
+            now_ns: The time by the batch's clock.
+        """
+        if self._timed:
+            return not self.is_over(now_ns)
+        self.started_ns = now_ns
+        self._end_soon()
+        return True
+
+    async def end(self) -> None:
+        """Let the loop's other work run."""
+        if not self._timed:
+            self._end_soon()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:  # a stray one: the engine does not cancel a task between two items
+            clear_cancellation()
+
+    def _end_soon(self) -> None:
+        self._timed = True
+        self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._timed = False
+        self.started_ns = self._clock()
