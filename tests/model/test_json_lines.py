@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowrt.model import BatchRecord, BatchResult, ItemRecord
+from flowrt.model import BatchRecord, BatchResult, make_record
 from flowrt.model.json_lines import encode_result
 
 
@@ -76,7 +76,7 @@ def test_a_line_has_the_eight_fields_in_their_order() -> None:
 @pytest.mark.parametrize("error", [None, "a warning"])
 @pytest.mark.parametrize("output", [None, "text", {"v": math.nan}])
 def test_the_record_of_an_item_has_the_line_of_an_equal_result(output: Any, error: str | None) -> None:
-    item = ItemRecord(BatchRecord(name="batch", node_id="node", node_type="", limit=1), 3, "in", 1_000)
+    item = make_record(BatchRecord(name="batch", node_id="node", node_type="", limit=1), 3, "in", 1_000)
     item.status, item.output, item.error, item.attempts = "ok", output, error, 1
     item.started_ns, item.finished_ns = 1_000, 3_145
     line = encode_result(item)
