@@ -100,12 +100,12 @@ class Worker:
             pool,
             source.pull,
             begin,
-            PLAIN if parts.settle is settle_value else frozenset(),
+            PLAIN if parts.settle is settle_value else frozenset(),  # types of outcomes that are outputs as they are
             parts.settle,
             finish,
             clock,
             parts.dispatch,
-            source.sets_variables or any(part is not None for part in optional),
+            source.sets_variables or any(part is not None for part in optional),  # items pass further stages
         )
         self._turn = Turn(parts.loop, parts.clock)
 
