@@ -43,8 +43,7 @@ class Slot:
         self.task: asyncio.Task[None] | None = None
         self.starter: asyncio.Task[None] | None = None
         self.cancelled_ns = self.place = 0
-        self.abandoned = False
-        self.keeping = False
+        self.abandoned = self.keeping = False
 
 
 class BatchRecord:
@@ -392,9 +391,7 @@ def make_record(batch: BatchRecord, index: int, input_data: Any, pulled_ns: int)
     item.index = index
     item.input_data = input_data
     item.pulled_ns = pulled_ns
-    item.started_ns = 0
-    item.finished_ns = 0
-    item.attempts = 0
+    item.started_ns = item.finished_ns = item.attempts = 0
     item.status = "running"
     item.output = None
     item.trace = None
