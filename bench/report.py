@@ -20,7 +20,7 @@ from bench.on_ray import of_ray_rounds, ray_tables
 from bench.parts import DIFFERENCES, PARTS
 from bench.prices import PRICES
 from bench.processes import of_rounds, process_tables
-from bench.small import cpu_ratios, small_tables
+from bench.small import cpu_ratios, growth, small_tables
 from bench.startup import PACE, STARTS, beyond_ms
 from bench.tables import Table
 from bench.waiting import waiting_tables
@@ -425,12 +425,7 @@ def _scrape_targets(measured: Measured) -> Iterator[Target]:
 
 def _small_targets(measured: Measured) -> Iterator[Target]:
     """Bounds for a batch of three: one after another beside `gather`, and among 4,000 beside one alone."""
-    cpu_us = {
-        (case["items"], case["at_once"], case["arm"]): [run[case["arm"]]["cpu_us"] for run in case["runs"]]
-        for case in measured["small"]
-    }
-    alone, among = (cpu_us.get((3, at_once, "default"), ()) for at_once in (1, 4_000))
-    times = [many / one for many, one in zip(among, alone, strict=False)]
+    times = growth(measured["small"], "default")
     yield Target("CPU of a batch of three among 4,000, default, of one alone", times, 1.3)
     for case in measured["small"]:
         if case["items"] != 3 or case["at_once"] != 1:

@@ -20,7 +20,7 @@ from bench.tables import Table, spread
 from bench.turns import OURS, BatchArm, delivering, run_pinned
 from bench.workloads import workload
 
-__all__ = ["CASES", "SMALL", "cpu_ratios", "main", "measure_small", "run_small", "small_tables"]
+__all__ = ["CASES", "SMALL", "cpu_ratios", "growth", "main", "measure_small", "run_small", "small_tables"]
 
 CASES: Final = (*((size, at_once) for at_once in (1, 100) for size in (1, 3, 10, 30)), (3, 4_000))
 """Items of a batch, and batches at once: one after another, or as many as a service has requests."""
@@ -190,7 +190,7 @@ def cpu_ratios(case: Mapping[str, Any]) -> list[float]:
 
 
 def small_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
-    """One table for each size and number of batches at once."""
+    """One table for each size and number of batches at once, and one of what many at once cost more."""
     heads = ("CPU, µs a batch", "wall, µs", "CPU of gather", "low", "high", "p50, µs", "p99, µs")
     titles = {arm.name: arm.title for arm in SMALL}
     by_case: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
@@ -209,6 +209,37 @@ def small_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
             table.add(
                 titles[case["arm"]], *_middle(its, "cpu_us", "wall_us"), *ratios, *_middle(its, "p50_us", "p99_us")
             )
+        yield table
+    yield from _among_many(measured)
+
+
+def growth(cases: Sequence[Mapping[str, Any]], arm: str, name: str | None = None) -> list[float]:
+    """CPU of a batch of three among 4,000 as a multiple of one alone, by process.
+
+    Args:
+        cases: The measured cases.
+        arm: The arm whose processes count.
+        name: Whose figures: the arm's own by default, or those of `gather` in the same processes.
+    """
+    cpu_us = {
+        case["at_once"]: [run[name or arm]["cpu_us"] for run in case["runs"]]
+        for case in cases
+        if case["items"] == 3 and case["arm"] == arm
+    }
+    alone, among = (cpu_us.get(at_once, ()) for at_once in (1, 4_000))
+    return [many / one for one, many in zip(alone, among, strict=False)]
+
+
+def _among_many(measured: Mapping[str, Any]) -> Iterator[Table]:
+    """What a batch of three costs more among 4,000, each way: the garbage collector visits the objects of all."""
+    cases = measured["small"]
+    table = Table("a batch of 3 items among 4,000, beside one alone", ("CPU of one alone", "low", "high"))
+    if ratios := growth(cases, "bare", "gather"):
+        table.add("`gather`, beside flowrt with telemetry off", *spread(ratios, ".2f", "x"))
+    for arm in SMALL:
+        if ratios := growth(cases, arm.name):
+            table.add(arm.title, *spread(ratios, ".2f", "x"))
+    if table.rows:
         yield table
 
 

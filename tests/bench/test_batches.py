@@ -69,7 +69,12 @@ def test_small_suite_covers_every_size_and_reports_its_targets() -> None:
 
     def run(arm: Any, size: int, at_once: int, batches: int, url: str) -> dict[str, Any]:
         ran.append((size, at_once, batches))
-        cost = {"gather": 20.0, "bare": 70.0, "default": 120.0 if at_once < 1_000 else 180.0, "delivered": 200.0}
+        cost = {
+            "gather": 20.0 if at_once < 1_000 else 44.0,
+            "bare": 70.0,
+            "default": 120.0 if at_once < 1_000 else 180.0,
+            "delivered": 200.0,
+        }
         return {
             name: {"cpu_us": cost[name], "wall_us": cost[name], "p50_us": 10.0, "p99_us": 25.0}
             for name in ("gather", arm.name)
@@ -82,6 +87,8 @@ def test_small_suite_covers_every_size_and_reports_its_targets() -> None:
     shown = text(measured)
     assert "batches of 1 item, one after another" in shown
     assert "batches of 30 items, 100 at once" in shown
+    _, among = shown.split("a batch of 3 items among 4,000, beside one alone")
+    assert [line.split()[-3:] for line in among.splitlines() if "`gather`" in line] == [["2.20x"] * 3]
     assert "MISSED  CPU of a batch of three among 4,000, default, of one alone: 1.5 (target <= 1.3" in shown
     assert "MISSED  CPU of a batch of three, bare, of gather: 3.5 (target <= 3; rounds 3.5 to 3.5)" in shown
     assert "met     CPU of a batch of three, delivered, of gather: 10 (target <= 11" in shown
