@@ -278,8 +278,8 @@ def assemble(
     parts.item_timeout_s = config.item_timeout
     parts.batch_timeout_s = config.batch_timeout
     parts.task_per_item = config.task_per_item
-    parts.abandon_attempt = session.abandon_one
-    parts.close = session.close
+    if type(session) is not LoopSession:  # whose methods do nothing
+        parts.abandon_attempt, parts.close = session.abandon_one, session.close
     parts.owner = runs
     parts.observed = observer.watches
     if plan.has_policies:
