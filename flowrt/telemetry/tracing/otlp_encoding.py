@@ -228,24 +228,29 @@ class Template:
         return _with(span, _DELAYED_KEY + _pack_double(delayed_ns / 1e9)) if delayed_ns else span
 
     def _make_block(self, block: int) -> Block:
-        more = varint(block) if block else b""
-        value_size = 2 + len(more)
-        index = key_of(9, LENGTH) + varint(len(_INDEX_KEY) + 2 + value_size) + _INDEX_KEY + key_of(2, LENGTH)
-        before = self._head + index + varint(value_size) + key_of(3, VARINT)
-        tail = more + _WAIT + _TRACE_ID_KEY
-        size = len(before) + 1 + len(tail) + 26 + 9 + 9
-        before = key_of(2, LENGTH) + varint(size) + before
+        lowest, index, tail = _parts_of_index(block)
+        start, pack = _joiner(len(self._head) + len(index), len(tail))
         if len(self._blocks) >= _MAX_BLOCKS:
             self._blocks.clear()
-        lowest = (block << 7) - (0x80 if block else 0)  # the varint's continuation bit is set
-        made = self._blocks[block] = block, _packer(len(before), len(tail)), lowest, before, tail
+        made = self._blocks[block] = block, pack, lowest, start + self._head + index, tail
         return made
 
 
+@lru_cache(maxsize=64)  # most batches have the same few blocks
+def _parts_of_index(block: int) -> tuple[int, bytes, bytes]:
+    """Return what to subtract from an index to get its lowest byte, and what is before and after that byte."""
+    more = varint(block) if block else b""
+    value_size = 2 + len(more)
+    index = key_of(9, LENGTH) + varint(len(_INDEX_KEY) + 2 + value_size) + _INDEX_KEY + key_of(2, LENGTH)
+    lowest = (block << 7) - (0x80 if block else 0)  # the varint's continuation bit is set
+    return lowest, index + varint(value_size) + key_of(3, VARINT), more + _WAIT + _TRACE_ID_KEY
+
+
 @lru_cache(maxsize=1_024)
-def _packer(before: int, tail: int) -> Callable[..., bytes]:
-    """Joiner of a plain span's parts, by the sizes of its constants."""
-    return struct.Struct(f"<{before}sB{tail}s26sBQBQ").pack
+def _joiner(before: int, tail: int) -> tuple[bytes, Callable[..., bytes]]:
+    """Return the key and the length of a plain span, and the joiner of its parts, by the sizes of its constants."""
+    start = key_of(2, LENGTH) + varint(before + 1 + tail + 26 + 9 + 9)
+    return start, struct.Struct(f"<{len(start) + before}sB{tail}s26sBQBQ").pack
 
 
 def _fits(frame: SpanFrame) -> bool:
