@@ -55,6 +55,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._jumping.now_s
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002  # asyncio's
+        """Wait until the executor's threads have ended.
+
+        Args:
+            timeout: Ignored: its timer would let the clock jump to the end of the time limit.
+        """
+        await super().shutdown_default_executor()
+
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in virtual time.

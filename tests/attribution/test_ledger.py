@@ -114,7 +114,7 @@ def test_open_circuit_binds_like_a_rate_limit() -> None:
         if next(failures, False):
             raise ConnectionError
 
-    breaker = CircuitBreaker(failure_ratio=1.0, minimum=2, cooldown=5.0, probes=1, open="pause")
+    breaker = CircuitBreaker(failure_ratio=1.0, minimum=1, cooldown=5.0, probes=1, open="pause")
     assert ran(range(4), node, 2, breaker=breaker) == {"slots": 1, "rate_limit": 6, "tail": 1}
 
 
