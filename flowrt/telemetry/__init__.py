@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Final
 
 from flowrt.engine.instrument import Instrument
@@ -48,11 +49,9 @@ class Observer:
         self.watches = choice.metrics or choice.tracing or choice.logs or choice.ledger
         self.redact = safe_redact(choice.redact)
         self._pair: tuple[str, str] | None = None
-        self._audit: Reconciliation | None = None  # of all batches without spans
         if choice.metrics:
             register()
             self._pair = METRICS.declare(batch, node, limit)
-            self._audit = Reconciliation(self._pair[0], None)
 
     def instruments(self) -> tuple[Instrument, ...]:
         """Instruments for a batch that starts now.
@@ -64,8 +63,8 @@ class Observer:
         if choice.tracing:
             tracing = make_tracing(choice.trace_shape, choice.tail_sampling, self.redact)
         instruments: list[Instrument] = []
-        if self._pair is not None and self._audit is not None:
-            audit = self._audit if tracing is None else Reconciliation(self._pair[0], tracing)
+        if self._pair is not None:
+            audit = _untraced(self._pair[0]) if tracing is None else Reconciliation(self._pair[0], tracing)
             instruments += (audit, MetricsInstrument(self._pair, choice.latency_slo))
             instruments += _live_instruments(self.redact)
         if choice.logs and is_listened_to("warning"):
@@ -76,6 +75,12 @@ class Observer:
         if choice.ledger:
             instruments.append(_LEDGER if choice.metrics else ItemLedgerInstrument())
         return tuple(instruments)
+
+
+@lru_cache(maxsize=64)
+def _untraced(name: str) -> Reconciliation:
+    """Audit of all batches of a name that have no spans: it keeps nothing of a batch."""
+    return Reconciliation(name, None)
 
 
 def _live_instruments(redact: Redact) -> tuple[Instrument, ...]:
