@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import SpanContext
 
-__all__ = ["decides_alike", "known_decision", "ratio_bound"]
+__all__ = ["decides_alike", "known_decision", "ratio_bound", "samples_alike"]
 
 _PARENT_BASED: Final = (ParentBased, ParentBasedTraceIdRatio)
 _ROOT: Final = re.compile(r"ParentBased\{root:Always(On|Off)Sampler,")
@@ -60,6 +60,11 @@ def known_decision(sampler: Sampler, parent: SpanContext | None) -> bool | None:
     if parent.is_remote:
         return None
     return decisions.under_sampled if parent.trace_flags.sampled else decisions.under_unsampled
+
+
+def samples_alike(sampler: Sampler) -> bool:
+    """True if the sampler is known to take every span under a sampled one of this process."""
+    return _decisions_of(sampler).under_sampled is True
 
 
 def decides_alike(sampler: Sampler, parent: SpanContext | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -18,7 +19,7 @@ from flowrt.telemetry.tracing.exceptions import set_failed
 from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
 from flowrt.telemetry.tracing.instrument import BatchTracing
 from flowrt.telemetry.tracing.item_context import ItemContext
-from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound
+from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound, samples_alike
 from flowrt.telemetry.tracing.otlp_encoding import END_KEY, START_KEY, Template, template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 from flowrt.telemetry.tracing.span import ItemSpan
@@ -29,8 +30,12 @@ __all__ = ["NativeTracingInstrument"]
 
 _pop_ids: Final = id_pool.pop
 _CHECK_EVERY: Final = 16  # plain spans are appended first; the pipeline checks its limit after this many
-_SAMPLED: Final = TraceFlags.SAMPLED
 _RANDOM: Final = 0x02  # W3C trace context: the trace's id is random
+_FLAGS: Final = {
+    (sampled, random): TraceFlags((TraceFlags.SAMPLED if sampled else 0) | (_RANDOM if random else 0))
+    for sampled in (False, True)
+    for random in (False, True)
+}
 _LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a ratio sampler takes this trace if it takes any
 _HIGHEST_IDS: Final = b"\xff" * 16 + b"\1" * 8
 
@@ -83,7 +88,6 @@ class NativeTracingInstrument(BatchTracing):
         self._frame: SpanFrame | None = None  # for every item, if the sampler decides alike for all
         self._by_ratio: tuple[int, SpanFrame, SpanFrame] | None = None  # bound; frames for ids below it and for others
         self._parent: SpanContext | None = None
-        self._trace_id = 0  # of every item, if items are the batch span's children
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span, and call the sampler once if it decides alike for all items."""
@@ -96,25 +100,24 @@ class NativeTracingInstrument(BatchTracing):
             self._buffer = buffer
         elif self._links is None:
             self._outer_buffer = self._provider.span_buffer
-        parent: SpanContext | None = batch.span.get_span_context()
-        if self._links is None and parent is not None:
-            self._trace_id = parent.trace_id
-            self._trace_bytes = parent.trace_id.to_bytes(16, "big")
-        else:
-            parent = None
-        self._parent = parent
-        self._any_ids = type(self._provider.id_generator) is RandomIdGenerator
-        self._pooled_ids = self._any_ids and not self._trace_bytes
         self._buffers_spans = self._buffer is not None or self._outer_buffer is not None
         self._target = self._provider.plain_target
         self._own_tasks = batch.own_tasks
         self._rebase()
-        sampler = self._provider.sampler
+        sampler, span, parent = self._provider.sampler, batch.span, None
+        if self._links is None:
+            self._trace_bytes = span.ids[:16]
+            if not self._buffers_spans and span.sampled and samples_alike(sampler):
+                self._frame = self._frame_under(span, self._item_name, self._common, self._provider.hand_over)
+                self._let_append(self._frame)
+                return
+            self._parent = parent = span.get_span_context()
+        self._pooled_ids = self._any_ids and not self._trace_bytes
         if (sampled := known_decision(sampler, parent)) is not None:
             decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP
             self._frame = self._item_frame(decision, self._common, None if parent is None else parent.trace_state)
         elif decides_alike(sampler, parent):
-            self._frame = self._ask(self._new_ids(), 0)
+            self._frame = self._ask(self._new_ids(self._trace_bytes), 0)
         elif self._links is not None and (bound := ratio_bound(sampler)) is not None:
             self._by_ratio = bound, self._ask(_LOWEST_IDS, 0), self._ask(_HIGHEST_IDS, 0)
 
@@ -128,7 +131,7 @@ class NativeTracingInstrument(BatchTracing):
         if get_current() is not self._seen:
             self._rebase()
         try:
-            ids = _pop_ids() if self._pooled_ids else self._new_ids()
+            ids = _pop_ids() if self._pooled_ids else self._new_ids(self._trace_bytes)
         except IndexError:
             ids = refill_ids()
         frame = self._frame
@@ -254,14 +257,17 @@ class NativeTracingInstrument(BatchTracing):
     def _start_batch_span(self, name: str, attributes: dict[str, Any], batch: BatchRecord) -> trace.Span:
         """Start the span as the provider's own tracer would."""
         provider, context = self._provider, get_current()
-        parent: SpanContext | None = trace.get_current_span(context).get_span_context()
+        self._any_ids = type(provider.id_generator) is RandomIdGenerator
+        above: Any = trace.get_current_span(context)
+        ours = type(above) is ItemSpan and above.frame.limits is provider.limits
+        if ours and above.sampled and provider.span_buffer is None and samples_alike(provider.sampler):
+            ids = self._new_ids(above.ids[:16])
+            frame = self._frame_under(above, name, attributes, self._hand_over_batch)
+            return BatchSpan(frame, ids, batch.started_ns)
+        parent: SpanContext | None = above.get_span_context()
         if parent is None or not parent.is_valid:
             parent = None
-        self._any_ids = type(provider.id_generator) is RandomIdGenerator
-        if parent is not None:
-            self._trace_id, self._trace_bytes = parent.trace_id, parent.trace_id.to_bytes(16, "big")
-        ids = self._new_ids()
-        self._trace_id, self._trace_bytes = 0, b""  # items may have traces of their own
+        ids = self._new_ids(b"" if parent is None else parent.trace_id.to_bytes(16, "big"))
         if (sampled := known_decision(provider.sampler, parent)) is not None:
             decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP
             trace_state = None if parent is None else parent.trace_state
@@ -313,15 +319,17 @@ class NativeTracingInstrument(BatchTracing):
         elif self._outer_buffer is not None and self._parent is not None:
             self._outer_buffer.start(span_id, self._parent.span_id)
 
-    def _new_ids(self) -> bytes:
+    def _new_ids(self, trace_bytes: bytes) -> bytes:
+        """Ids of a span in a trace, or in a new one if there are no bytes."""
         if self._any_ids:
             try:
                 ids = _pop_ids()
             except IndexError:
                 ids = refill_ids()
-            return self._trace_bytes + ids[16:] if self._trace_bytes else ids
+            return trace_bytes + ids[16:] if trace_bytes else ids
         generator = self._provider.id_generator
-        return make_ids(self._trace_id or generator.generate_trace_id(), generator.generate_span_id())
+        trace_id = int.from_bytes(trace_bytes, "big") if trace_bytes else generator.generate_trace_id()
+        return make_ids(trace_id, generator.generate_span_id())
 
     def _ask(self, ids: bytes, index: int) -> SpanFrame:
         """Call the sampler for one item and return the frame for its decision."""
@@ -353,10 +361,22 @@ class NativeTracingInstrument(BatchTracing):
         links = () if self._links is None else tuple(self._links)
         attributes = attributes if decision is not Decision.DROP else {}
         frame = self._frame_of(self._item_name, attributes, links, self._parent, decision, trace_state)
-        straight = frame.sampled and not self._buffers_spans  # every ended span goes straight to the target
-        if straight and self._target is not None and template_of(frame).takes_plain:
-            frame.append = self._target.append
+        if frame.sampled and not self._buffers_spans:  # every ended span goes straight to the target
+            self._let_append(frame)
         return frame
+
+    def _let_append(self, frame: SpanFrame) -> None:
+        """Let spans of a frame be appended to the target in their encoded form, if it takes that."""
+        if self._target is not None and template_of(frame).takes_plain:
+            frame.append = self._target.append
+
+    def _frame_under(
+        self, span: ItemSpan, name: str, attributes: dict[str, Any], hand_over: Callable[[Any], None]
+    ) -> SpanFrame:
+        """Return the frame of spans under a sampled one of this provider, if all of them are sampled, too."""
+        return span.frame.under(
+            span, name, attributes, self._offset_ns, hand_over, prompt=self._prompt, redact=self._redact
+        )
 
     def _frame_of(
         self,
@@ -368,8 +388,6 @@ class NativeTracingInstrument(BatchTracing):
         trace_state: Any,
     ) -> SpanFrame:
         provider = self._provider
-        sampled = decision is Decision.RECORD_AND_SAMPLE
-        flags = _SAMPLED if sampled else TraceFlags.DEFAULT
         if parent is not None:
             random = bool(parent.trace_flags & _RANDOM)
         else:
@@ -383,7 +401,7 @@ class NativeTracingInstrument(BatchTracing):
             attributes=attributes,
             links=links,
             parent=parent,
-            flags=TraceFlags(flags | (_RANDOM if random else 0)),
+            flags=_FLAGS[decision is Decision.RECORD_AND_SAMPLE, random],
             trace_state=trace_state,
             recording=decision is not Decision.DROP,
             offset_ns=self._offset_ns,

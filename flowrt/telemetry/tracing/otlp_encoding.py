@@ -62,6 +62,7 @@ get its lowest byte, and the bytes before and after that one."""
 _KIND_INTERNAL: Final = 1  # SPAN_KIND_INTERNAL
 
 _TRACE_ID_KEY: Final = b"\x0a\x10"  # field 1, of 16 bytes
+_PARENT_KEY: Final = b"\x22\x08"  # field 4, of 8 bytes
 _MAX_BLOCKS: Final = 1_024
 _MAX_ORIGINS: Final = 16
 _pack_double: Final = struct.Struct("<d").pack
@@ -186,15 +187,7 @@ class Template:
     def __init__(self, frame: SpanFrame) -> None:
         self.takes_plain = _fits(frame)
         self._offset_ns = frame.offset_ns
-        self._head = b"".join(
-            (
-                _origin(frame),
-                text(5, frame.name),
-                _KIND_AND_STATUS,
-                each_field(13, link_of, frame.links)[0],
-                attributes_field(9, frame.attributes)[0],
-            )
-        )
+        self._head = _head_of(frame)
         self._blocks: dict[int, Block] = {}
         self.latest = self._make_block(0)
 
@@ -262,10 +255,28 @@ def _fits(frame: SpanFrame) -> bool:
     return fits and whole and (limits.max_links is None or limits.max_links >= len(frame.links))
 
 
+def _head_of(frame: SpanFrame) -> bytes:
+    """All constants of the frame's spans, but for those about the index and the queue wait."""
+    links = each_field(13, link_of, frame.links)[0] if frame.links else b""
+    return b"".join(
+        (_origin(frame), _name_kind_and_status(frame.name), links, attributes_field(9, frame.attributes)[0])
+    )
+
+
+@lru_cache(maxsize=256)
+def _name_kind_and_status(name: str) -> bytes:
+    return text(5, name) + number(6, _KIND_INTERNAL) + message(15, b"")
+
+
 def _origin(frame: SpanFrame) -> bytes:
     """Trace state, parent and flags."""
-    parent = b"" if frame.parent is None else bytes_field(4, frame.parent.span_id.to_bytes(8, "big"))
-    return text(3, trace_state_of(frame.trace_state)) + parent + flags_field(frame.parent)
+    if frame.above is not None:
+        own = _PARENT_KEY + frame.above.ids[-8:] + flags_field(None)
+    elif (parent := frame.parent) is not None:
+        own = _PARENT_KEY + parent.span_id.to_bytes(8, "big") + flags_field(parent)
+    else:
+        own = flags_field(None)
+    return text(3, trace_state_of(frame.trace_state)) + own if frame.trace_state else own
 
 
 def _encode_batch(span: ItemSpan) -> bytes:
@@ -286,8 +297,7 @@ def _encode_batch(span: ItemSpan) -> bytes:
                     span.end_ns + frame.offset_ns,
                 ),
                 _origin(frame),
-                text(5, frame.name),
-                _KIND_AND_STATUS,
+                _name_kind_and_status(frame.name),
                 attributes_field(9, frame.attributes)[0],
             )
         ),
@@ -336,7 +346,6 @@ def _with(span: bytes, more: bytes) -> bytes:
     return message(2, span[start:] + more)
 
 
-_KIND_AND_STATUS: Final = number(6, _KIND_INTERNAL) + message(15, b"")
 _INDEX_KEY: Final = text(1, "flowrt.item.index")
 _WAIT: Final = message(9, text(1, "flowrt.item.queue_wait") + message(2, key_of(4, FIXED64) + bytes(8)))
 _DELAYED_KEY: Final = message(9, text(1, "flowrt.item.held") + message(2, key_of(4, FIXED64) + bytes(8)))[:-8]

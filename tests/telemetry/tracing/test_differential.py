@@ -19,7 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
-from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, RetryPolicy, Telemetry, WorkflowContext
+from flowrt import BaseNode, BatchProcessor, MapNode, NodeContext, NodeResult, RetryPolicy, Telemetry, WorkflowContext
 from flowrt.telemetry.tracing.otlp_encoding import encode_spans
 from flowrt.telemetry.tracing.setup import make_provider
 from flowrt.telemetry.tracing.span import ItemSpan
@@ -227,6 +227,38 @@ def test_payload_of_a_stopped_batch_equals_that_of_the_sdk(retries: bool) -> Non
     items = [text for name, *_, text in sent[0] if name.startswith("process ")]
     assert len(items) == 8
     assert sum("flowrt.item.queue_wait" in text for text in items) == 5, "the two that ended and the three in flight"
+
+
+async def child(data: dict[str, int]) -> int:
+    trace.get_current_span().set_attribute("odd", data["item"] % 2)
+    if data["item"] == 5:
+        raise ValueError("five")
+    return data["item"]
+
+
+async def plain_child(data: dict[str, int]) -> int:
+    return data["item"]
+
+
+@pytest.mark.parametrize("parent", [None, ELSEWHERE, UNSAMPLED])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("inner", [child, plain_child])
+def test_payload_of_nested_batches_equals_that_of_the_sdk(parent: SpanContext | None, sampler: str, inner: Any) -> None:
+    script: list[Script] = [{"items": [1, 2, 3]}, {"items": [4, 5]}, {"items": []}]
+    given_: dict[str, Any] = {
+        "parent": parent,
+        "environment": {"OTEL_TRACES_SAMPLER": sampler},
+        "work": MapNode("node", inner),
+        "retries": False,
+    }
+    sent = [
+        comparable(payload_of(script, ours=ours, plain=plain, **given_))
+        for ours, plain in ((False, False), (True, False), (True, True))
+    ]
+    assert sent[0] == sent[1] == sent[2]
+    children = [(under, roots) for name, under, roots, *_ in sent[0] if name.startswith(f"process {inner.__name__} ")]
+    assert len(children) in (0, 5)
+    assert all(under == "batch node []" for under, _ in children)
 
 
 @pytest.mark.parametrize("shape", ["nested", "linked"])

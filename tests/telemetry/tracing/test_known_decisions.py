@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound
+from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound, samples_alike
 
 
 class Own(StaticSampler):
@@ -58,6 +58,8 @@ def test_known_decision_is_the_samplers_own(name: str, under: str) -> None:
     known = known_decision(sampler, parent)
     for trace_id in (1, 2**63 - 1, 2**64 - 1):
         result = ask(sampler, parent, trace_id, {"a": 1})
+        if under == "sampled":
+            assert samples_alike(sampler) is (known is True)
         if known is not None:
             decision: Any = result.decision
             assert decision.is_sampled() is known
