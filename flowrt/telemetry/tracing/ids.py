@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 try:
     from ssl import RAND_bytes as random_bytes  # asyncio has imported it; twenty times as fast as the others
 except ImportError:
     from os import urandom as random_bytes
 
-__all__ = ["SPAN_ID_KEY", "id_pool", "ids_to_ints", "make_ids", "refill_ids"]
+__all__ = ["SPAN_ID_KEY", "id_pool", "ids_to_ints", "make_ids", "new_ids", "refill_ids"]
 
 SPAN_ID_KEY: Final = b"\x12\x08"  # field 2, of 8 bytes
 _SIZE: Final = 16 + len(SPAN_ID_KEY) + 8
@@ -35,6 +38,23 @@ def refill_ids() -> bytes:
         drawn[place::_SIZE] = bytes((byte,)) * _MANY
     id_pool.extend(_split(drawn))
     return id_pool.pop()
+
+
+def new_ids(trace_bytes: bytes, generator: IdGenerator | None) -> bytes:
+    """Return the ids of a new span.
+
+    Args:
+        trace_bytes: The id of its trace; empty for a new trace.
+        generator: Makes the ids; None for random ones.
+    """
+    if generator is not None:
+        trace_id = int.from_bytes(trace_bytes, "big") if trace_bytes else generator.generate_trace_id()
+        return make_ids(trace_id, generator.generate_span_id())
+    try:
+        ids = id_pool.pop()
+    except IndexError:
+        ids = refill_ids()
+    return trace_bytes + ids[16:] if trace_bytes else ids
 
 
 def make_ids(trace_id: int, span_id: int) -> bytes:

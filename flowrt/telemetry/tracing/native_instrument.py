@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
@@ -16,7 +16,7 @@ from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.batch_span import BatchSpan
 from flowrt.telemetry.tracing.context import attach, detach, get_current, reset
 from flowrt.telemetry.tracing.exceptions import set_failed
-from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, make_ids, refill_ids
+from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, new_ids, refill_ids
 from flowrt.telemetry.tracing.instrument import BatchTracing
 from flowrt.telemetry.tracing.item_context import ItemContext
 from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound, samples_alike
@@ -80,7 +80,7 @@ class NativeTracingInstrument(BatchTracing):
         self._provider = provider
         self._own_tasks = False
         self._target: Any = None  # the pipeline, if it takes plain spans
-        self._any_ids = False  # True if ids may come from the pool: no custom generator
+        self._generator: IdGenerator | None = None  # a custom one, which makes the ids
         self._trace_bytes = b""  # the trace's id, if items are the batch span's children
         self._pooled_ids = False  # True if the ids of the pool are used as they are
         self._buffers_spans = False
@@ -112,12 +112,12 @@ class NativeTracingInstrument(BatchTracing):
                 self._let_append(self._frame)
                 return
             self._parent = parent = span.get_span_context()
-        self._pooled_ids = self._any_ids and not self._trace_bytes
+        self._pooled_ids = self._generator is None and not self._trace_bytes
         if (sampled := known_decision(sampler, parent)) is not None:
             decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP
             self._frame = self._item_frame(decision, self._common, None if parent is None else parent.trace_state)
         elif decides_alike(sampler, parent):
-            self._frame = self._ask(self._new_ids(self._trace_bytes), 0)
+            self._frame = self._ask(new_ids(self._trace_bytes, self._generator), 0)
         elif self._links is not None and (bound := ratio_bound(sampler)) is not None:
             self._by_ratio = bound, self._ask(_LOWEST_IDS, 0), self._ask(_HIGHEST_IDS, 0)
 
@@ -131,7 +131,7 @@ class NativeTracingInstrument(BatchTracing):
         if get_current() is not self._seen:
             self._rebase()
         try:
-            ids = _pop_ids() if self._pooled_ids else self._new_ids(self._trace_bytes)
+            ids = _pop_ids() if self._pooled_ids else new_ids(self._trace_bytes, self._generator)
         except IndexError:
             ids = refill_ids()
         frame = self._frame
@@ -257,17 +257,18 @@ class NativeTracingInstrument(BatchTracing):
     def _start_batch_span(self, name: str, attributes: dict[str, Any], batch: BatchRecord) -> trace.Span:
         """Start the span as the provider's own tracer would."""
         provider, context = self._provider, get_current()
-        self._any_ids = type(provider.id_generator) is RandomIdGenerator
+        generator = provider.id_generator
+        self._generator = None if type(generator) is RandomIdGenerator else generator
         above: Any = trace.get_current_span(context)
         ours = type(above) is ItemSpan and above.frame.limits is provider.limits
         if ours and above.sampled and provider.span_buffer is None and samples_alike(provider.sampler):
-            ids = self._new_ids(above.ids[:16])
+            ids = new_ids(above.ids[:16], self._generator)
             frame = self._frame_under(above, name, attributes, self._hand_over_batch)
             return BatchSpan(frame, ids, batch.started_ns)
         parent: SpanContext | None = above.get_span_context()
         if parent is None or not parent.is_valid:
             parent = None
-        ids = self._new_ids(b"" if parent is None else parent.trace_id.to_bytes(16, "big"))
+        ids = new_ids(b"" if parent is None else parent.trace_id.to_bytes(16, "big"), self._generator)
         if (sampled := known_decision(provider.sampler, parent)) is not None:
             decision = Decision.RECORD_AND_SAMPLE if sampled else Decision.DROP
             trace_state = None if parent is None else parent.trace_state
@@ -318,18 +319,6 @@ class NativeTracingInstrument(BatchTracing):
             self._buffer.open(span_id)
         elif self._outer_buffer is not None and self._parent is not None:
             self._outer_buffer.start(span_id, self._parent.span_id)
-
-    def _new_ids(self, trace_bytes: bytes) -> bytes:
-        """Ids of a span in a trace, or in a new one if there are no bytes."""
-        if self._any_ids:
-            try:
-                ids = _pop_ids()
-            except IndexError:
-                ids = refill_ids()
-            return trace_bytes + ids[16:] if trace_bytes else ids
-        generator = self._provider.id_generator
-        trace_id = int.from_bytes(trace_bytes, "big") if trace_bytes else generator.generate_trace_id()
-        return make_ids(trace_id, generator.generate_span_id())
 
     def _ask(self, ids: bytes, index: int) -> SpanFrame:
         """Call the sampler for one item and return the frame for its decision."""

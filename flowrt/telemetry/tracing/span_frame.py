@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits
@@ -14,13 +14,23 @@ from opentelemetry.util.types import AttributeValue
 from flowrt._version import __version__
 from flowrt.telemetry.redaction import Redact
 
-if TYPE_CHECKING:
-    from flowrt.telemetry.tracing.span import ItemSpan
-
 __all__ = ["SCOPE", "SpanFrame"]
 
 SCOPE: Final = InstrumentationScope("flowrt", __version__)
 """Instrumentation scope of the item spans."""
+
+
+class ParentSpan(Protocol):
+    """Span of the same provider that is another span's parent.
+
+    Attributes:
+        ids: Ids as `ids.py` encodes them.
+    """
+
+    ids: bytes
+
+    def get_span_context(self) -> SpanContext:
+        """Ids and flags."""
 
 
 class SpanFrame:
@@ -93,7 +103,7 @@ class SpanFrame:
         self.limits = limits
         self.attributes = attributes
         self.links = links
-        self.above: ItemSpan | None = None
+        self.above: ParentSpan | None = None
         self.parent_context = parent
         self.flags = flags
         self.trace_state = trace_state
@@ -113,7 +123,7 @@ class SpanFrame:
 
     def under(
         self,
-        span: ItemSpan,
+        span: ParentSpan,
         name: str,
         attributes: Mapping[str, AttributeValue],
         offset_ns: int,
