@@ -115,12 +115,14 @@ def clear_frames_later(frame: FrameType, task: asyncio.Task[Any] | None, starter
         starter: Task inside of which it was started, if it was; the frame holds this task's frames as its callers.
     """
     if task is not None:
-        task.add_done_callback(partial(_clear, frame, 1))
-    if starter is not None:
-        starter.add_done_callback(partial(_clear, frame, 3))
+        task.add_done_callback(partial(_clear, frame, 1, task))
+        if starter is not None:
+            starter.add_done_callback(partial(_clear, frame, 3, task))
 
 
-def _clear(frame: FrameType | None, count: int, _: asyncio.Task[Any]) -> None:
+def _clear(frame: FrameType | None, count: int, task: asyncio.Task[Any], _: asyncio.Task[Any]) -> None:
+    if not task.done():  # its frame waits without a caller, and to clear it would end its coroutine
+        return
     while frame is not None and count:
         frame.clear()
         frame, count = frame.f_back, count - 1

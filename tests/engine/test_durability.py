@@ -128,6 +128,24 @@ def test_many_items_share_one_sync(path: Path) -> None:
     assert len(journaled(path)) == 500
 
 
+def test_item_that_fails_at_once_waits_for_its_journal(run: Run, path: Path) -> None:
+    complaints: list[Any] = []
+
+    async def node(x: int) -> int:
+        if x % 3:
+            raise ValueError(f"{x} fails")
+        return x
+
+    async def main() -> Any:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        return await asyncio.wait_for(processor(node, 2, path).batch(range(20)), 60)
+
+    results = run(main())
+    assert [result.status for result in results] == ["failed" if x % 3 else "ok" for x in range(20)]
+    assert len(journaled(path)) == 20
+    assert complaints == []
+
+
 # -- resuming ------------------------------------------------------------------------------------------------------
 
 
