@@ -54,7 +54,7 @@ INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE
 _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes under which an item has a slot
 
 _NO_TIME: Final = (0,) * len(CAUSES)
-_ZEROS: Final = array("q", _NO_TIME)  # unlike a list of integers, no work for the garbage collector
+_ZEROS: Final = array("q", _NO_TIME)  # shared by ledgers without a charge or a wait: as many as batches that start
 _creating: Final = threading.Lock()
 _NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
 
@@ -121,14 +121,13 @@ class Ledger:
 
     def __init__(self, batch: Progress | None = None) -> None:
         self._batch = batch
-        self.charged = _ZEROS[:]
+        self.charged = self._waits = _ZEROS
         self.since_ns = self.left = 0
         self._delays: DelayTotals | None = None
         self.blocked_computing_ns = self.computing_ns = 0
         self.workerless_ns: Sequence[int] = _NO_TIME
         self._workerless = False
         self._cause = self._rest = SLOTS
-        self._waits = _ZEROS[:]
         self._opened_ns = 0
         self._end_ns = sys.maxsize
         self._loop_time = _NO_LOOP
@@ -148,7 +147,8 @@ class Ledger:
             cause: `INPUT`, `PAUSED`, `RATE_LIMIT`, `BACKOFF` or `CONSUMER`.
             now_ns: The time.
         """
-        waits = self._waits
+        if (waits := self._waits) is _ZEROS:
+            waits = self._waits = _ZEROS[:]
         waits[cause] += 1
         if waits[cause] == 1:
             self._change(now_ns)
@@ -387,7 +387,7 @@ class Ledger:
         if passed_ns <= 0:
             return
         if self._timeline is None:
-            self._timeline = Timeline(len(CAUSES), self._opened_ns)
+            self._timeline, self.charged = Timeline(len(CAUSES), self._opened_ns), _ZEROS[:]
         self._timeline.add(cause, now_ns)
         # in this order, so that another thread that reads in between sees too little and not too much
         self.since_ns = now_ns

@@ -16,8 +16,8 @@ _MOST_SEGMENTS: Final = 1_024
 class Timeline:
     """Causes over time: segments at first, and pieces of equal width once there are too many segments.
 
-    A segment costs two numbers in an array however long it is, so a batch that only waits costs nothing while it waits,
-    and leaves nothing for the garbage collector to visit.
+    A segment costs two numbers in an array however long it is, so a batch that only waits costs nothing while it waits.
+    The garbage collector visits the array, and not the numbers.
 
     Args:
         causes: Number of causes.

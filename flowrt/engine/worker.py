@@ -32,6 +32,7 @@ __all__ = ["SlotPool", "Worker"]
 
 _CAN_START_EAGERLY: Final = sys.version_info >= (3, 12)
 
+_NO_TYPES: Final[frozenset[type]] = frozenset()
 _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
 
 
@@ -100,7 +101,7 @@ class Worker:
             pool,
             source.pull,
             begin,
-            PLAIN if parts.settle is settle_value else frozenset(),  # types of outcomes that are outputs as they are
+            PLAIN if parts.settle is settle_value else _NO_TYPES,  # types of outcomes that are outputs as they are
             parts.settle,
             finish,
             clock,
