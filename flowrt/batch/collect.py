@@ -33,7 +33,10 @@ async def collect(
     run.start()
     try:
         while not run.over:
-            await run.changed()
+            try:  # here and not in a coroutine of the run, which would be one more object of every batch
+                await run.waiter()
+            except asyncio.CancelledError as exc:
+                run.interrupt(exc)
         run.raise_failure()
     except BaseException as exc:
         if run.source_failed:

@@ -372,11 +372,21 @@ class BatchRun:
         try:
             await waiter
         except asyncio.CancelledError as exc:
-            if self.interrupted_by is None:
-                self.interrupted_by = exc.with_traceback(None)
-            self.stop("the batch was cancelled")
+            self.interrupt(exc)
         finally:
             self._waiters.remove(waiter)
+
+    def waiter(self) -> asyncio.Future[None]:
+        """Return a future to await instead of `changed`; pass a cancellation of that to `interrupt`."""
+        waiter = self.loop.create_future()
+        self._waiters.append(waiter)
+        return waiter
+
+    def interrupt(self, cancelled: asyncio.CancelledError) -> None:
+        """Cancel the batch, as its caller was cancelled."""
+        if self.interrupted_by is None:
+            self.interrupted_by = cancelled.with_traceback(None)
+        self.stop("the batch was cancelled")
 
     def __repr__(self) -> str:
         return f"<BatchRun of {self.batch!r}, {len(self.batch.slots)} slots, {self.admission!r}>"
