@@ -8,7 +8,7 @@ from typing import Final
 
 from flowrt.engine.instrument import Instrument
 from flowrt.telemetry.ledger_instrument import ItemLedgerInstrument, LedgerInstrument
-from flowrt.telemetry.logs.events import ItemLogInstrument, LogInstrument, is_listened_to
+from flowrt.telemetry.logs.events import ItemLogInstrument, LogInstrument, WarningLogInstrument, is_listened_to
 from flowrt.telemetry.metrics.collector import register
 from flowrt.telemetry.metrics.instrument import MetricsInstrument
 from flowrt.telemetry.metrics.store import METRICS
@@ -68,8 +68,12 @@ class Observer:
             instruments += (audit, MetricsInstrument(self._pair, choice.latency_slo))
             instruments += _live_instruments(self.redact)
         if choice.logs and is_listened_to("warning"):
-            every_item = choice.item_events and is_listened_to("debug")
-            instruments.append((ItemLogInstrument if every_item else LogInstrument)(self.redact, part=self._part))
+            debug = (self._part or choice.item_events) and is_listened_to("debug")
+            if self._part and not debug:
+                instruments.append(WarningLogInstrument(self.redact))
+            else:
+                every_item = choice.item_events and debug
+                instruments.append((ItemLogInstrument if every_item else LogInstrument)(self.redact, part=self._part))
         if tracing is not None:
             instruments.append(tracing)
         if choice.ledger:
