@@ -20,6 +20,7 @@ from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import REDACT_KEY, SPAN_KEY, attach, detach, get_current
 from flowrt.telemetry.tracing.exceptions import set_failed
+from flowrt.telemetry.tracing.item_context import without_span
 
 __all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "span_of"]
 
@@ -93,8 +94,6 @@ class BatchTracing(Instrument):
         self.ended = 0
         self._redact = redact
         self._shape = shape
-        active = _find_active()
-        self._tracer = trace.NoOpTracer() if active is None else active[1]
         self._item_name = ""
         self._common: dict[str, Any] = {}
         self._links: list[Link] | None = None  # None: items are the batch span's children
@@ -103,6 +102,11 @@ class BatchTracing(Instrument):
         self._seen: Context | None = None  # the worker's context, from which the next two are derived
         self._base = Context()  # the context in which an item's span starts
         self._values: dict[str, object] = {}  # the values of `_base`, with the span of the item that started last
+
+    @property
+    def _tracer(self) -> trace.Tracer:
+        active = _find_active()
+        return trace.NoOpTracer() if active is None else active[1]
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Start the batch span and make it current, so that the workers inherit it."""
@@ -118,7 +122,9 @@ class BatchTracing(Instrument):
         if batch.expected is not None:
             attributes["flowrt.batch.items.expected"] = batch.expected
         batch.span = span = self._start_batch_span(span_name, attributes, batch)
-        attach(Context({**get_current(), REDACT_KEY: self._redact, SPAN_KEY: span}))  # this context ends with the batch
+        attach(
+            Context({**without_span(get_current()), REDACT_KEY: self._redact, SPAN_KEY: span})
+        )  # this context ends with the batch
         small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]

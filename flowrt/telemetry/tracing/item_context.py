@@ -7,17 +7,18 @@ before the node starts, since any library may read it.
 from __future__ import annotations
 
 import threading
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from contextvars import Token
 from typing import Any, Final
 
 from opentelemetry.context import Context
+from opentelemetry.trace import SpanContext
 
 from flowrt.telemetry.tracing.context import SPAN_KEY
 from flowrt.telemetry.tracing.span import ItemSpan
 from flowrt.telemetry.tracing.span_frame import SpanFrame
 
-__all__ = ["ItemContext"]
+__all__ = ["ItemContext", "without_span"]
 
 _making: Final = threading.Lock()  # threads of a node may ask for its span concurrently
 
@@ -62,6 +63,10 @@ class ItemContext(Context):
                     if self.end_ns:
                         span.end_ns = self.end_ns
         return span
+
+    def get_span_context(self) -> SpanContext:
+        """Ids and flags of the span."""
+        return self.span.get_span_context()
 
     @property
     def sampled(self) -> bool:
@@ -123,3 +128,8 @@ class ItemContext(Context):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Context, (self._whole(),)
+
+
+def without_span(context: Context) -> Mapping[str, object]:
+    """Return a context's values, for a caller that replaces the span: of an item's context it is not made for that."""
+    return context.base if type(context) is ItemContext else context

@@ -259,8 +259,8 @@ class NativeTracingInstrument(BatchTracing):
         provider, context = self._provider, get_current()
         generator = provider.id_generator
         self._generator = None if type(generator) is RandomIdGenerator else generator
-        above: Any = trace.get_current_span(context)
-        ours = type(above) is ItemSpan and above.frame.limits is provider.limits
+        above: Any = context if type(context) is ItemContext else trace.get_current_span(context)
+        ours = type(above) in (ItemContext, ItemSpan) and above.frame.limits is provider.limits
         if ours and above.sampled and provider.span_buffer is None and samples_alike(provider.sampler):
             ids = new_ids(above.ids[:16], self._generator)
             frame = self._frame_under(above, name, attributes, self._hand_over_batch)
