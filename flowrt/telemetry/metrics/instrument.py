@@ -6,6 +6,7 @@ import asyncio
 import time
 from bisect import bisect_left
 from functools import lru_cache
+from sys import maxsize
 
 from flowrt.attribution.ledger import CAUSES
 from flowrt.engine.instrument import Instrument, Phase
@@ -60,6 +61,10 @@ class MetricsInstrument(Instrument):
         self._bounds_ns: tuple[int, ...]
         self._counts: list[int]
         self._exemplars: Exemplars
+        self._bucket = 0  # of the latest item on the fast path, and its bounds; at first no duration is within them
+        self._above_ns = maxsize
+        self._most_ns = 0
+        self._quiet_ns = 0  # an item in that bucket that ends later is looked at
 
     def batch_started(self, batch: BatchRecord) -> None:
         """Take a shard to count in, and measure the loop's lag while the batch runs."""
@@ -77,17 +82,37 @@ class MetricsInstrument(Instrument):
     def item_finished(self, item: ItemRecord) -> None:
         """Count one item. Nearly every item takes the fast path of two additions."""
         started_ns, finished_ns = item.started_ns, item.finished_ns
-        if finished_ns > self._heartbeat.slow_ns:
-            self._heartbeat.add_ended(item)
         if started_ns is item.pulled_ns and item.attempts == 1 and item.status == "ok":
             elapsed_ns = finished_ns - started_ns
-            bucket = bisect_left(self._bounds_ns, elapsed_ns)
-            self._counts[bucket] += 1
+            if elapsed_ns <= self._above_ns or elapsed_ns > self._most_ns:
+                self._enter_bucket(elapsed_ns)
+            self._counts[self._bucket] += 1
             self._fast_path.sum_ns += elapsed_ns
-            if item.trace and finished_ns >= self._exemplars.due_ns[bucket]:
-                self._exemplars.take(bucket, item)
+            if finished_ns > self._quiet_ns:
+                self._look_at(item)
         else:
+            if finished_ns > self._heartbeat.slow_ns:
+                self._heartbeat.add_ended(item)
             self._shard.add(item)
+
+    def _enter_bucket(self, elapsed_ns: int) -> None:
+        """Find the bucket of a duration. Most items are in the same one as the item before."""
+        bounds_ns = self._bounds_ns
+        self._bucket = bucket = bisect_left(bounds_ns, elapsed_ns)
+        self._above_ns = bounds_ns[bucket - 1] if bucket else -1
+        self._most_ns = bounds_ns[bucket] if bucket < len(bounds_ns) else maxsize
+        self._quiet_ns = 0
+
+    def _look_at(self, item: ItemRecord) -> None:
+        """Look whether an item ended in a long turn of the loop, and whether its bucket's exemplar is due."""
+        slow_ns, finished_ns = self._heartbeat.slow_ns, item.finished_ns
+        if finished_ns > slow_ns:
+            self._heartbeat.add_ended(item)
+        self._quiet_ns = slow_ns  # it only grows while the batch is active
+        if item.trace:
+            if finished_ns >= self._exemplars.due_ns[self._bucket]:
+                self._exemplars.take(self._bucket, item)
+            self._quiet_ns = min(slow_ns, self._exemplars.due_ns[self._bucket] - 1)
 
     def retry_scheduled(self, item: ItemRecord) -> None:
         """Count the attempt that has ended."""
