@@ -133,9 +133,11 @@ class Dispatch:
     """Overridden hooks of a batch's instruments. Which those are is found out once for each set of classes.
 
     Attributes:
-        notify_started: Calls every `item_started` with an item; None if there is none. It is called for every item.
-        notify_finished: The same for `item_finished`. Of one instrument, it is its own hook, for which the caller
-            handles exceptions with `disable`: a function around it would be six more objects of each batch.
+        notify_started: Calls every `item_started` with an item; None if there is none. Of one instrument, it is its own
+            hook, for which the caller handles exceptions with `disable`: it is called for every item, and a function
+            around it would be six more objects of each batch.
+        notify_finished: The same for the first `item_finished`.
+        notify_finished_after: The same for those after the first.
         takes_attempts: True if an instrument overrides `attempt_ended`.
         takes_failures: True if an instrument overrides `item_failed`.
         active: True if an instrument overrides any hook.
@@ -154,6 +156,7 @@ class Dispatch:
         "_plan",
         "active",
         "notify_finished",
+        "notify_finished_after",
         "notify_started",
         "takes_attempts",
         "takes_failures",
@@ -177,9 +180,9 @@ class Dispatch:
         self.active = bool(plan)
         self.takes_attempts = "attempt_ended" in plan
         self.takes_failures = "item_failed" in plan
-        self.notify_started = _joined(self.hooks("item_started"), self.disable) if "item_started" in plan else None
-        finished = self.hooks("item_finished")
-        self.notify_finished = finished[0] if len(finished) == 1 else _joined(finished, self.disable)
+        self.notify_started = _joined(self.hooks("item_started"), self.disable)
+        first, *after = self.hooks("item_finished") or (None,)
+        self.notify_finished, self.notify_finished_after = first, _joined(after, self.disable)
 
     def hooks(self, name: str) -> list[Hook]:
         """The overridden hooks of a name, in the order of their calls."""
@@ -200,7 +203,7 @@ class Dispatch:
 
     def close(self) -> None:
         """Let go of what holds this object: no item follows, and a cycle would wait for the garbage collector."""
-        self.notify_started = self.notify_finished = None
+        self.notify_started = self.notify_finished = self.notify_finished_after = None
 
     def takes_inputs_cancelled(self) -> bool:
         """True if no instrument has to be called for each input that was never started."""
@@ -225,47 +228,18 @@ class Dispatch:
 
 
 def _joined(hooks: list[Hook], disable: Callable[[Hook], None]) -> Hook | None:
-    """One function that calls all hooks, or None if there is none.
+    """One function that calls all hooks: the only one itself, or None if there is none."""
+    if len(hooks) < 2:
+        return hooks[0] if hooks else None
 
-    One or two hooks, the usual case, are called without a loop: the interpreter specialises a call site that always
-    calls the same function.
-    """
-    if not hooks:
-        return None
-    if len(hooks) > 2:
+    def call_all(record: Any) -> None:
+        for hook in hooks:
+            try:
+                hook(record)
+            except Exception:  # telemetry must not change a result
+                disable(hook)
 
-        def call_all(record: Any) -> None:
-            for hook in hooks:
-                try:
-                    hook(record)
-                except Exception:  # telemetry must not change a result
-                    disable(hook)
-
-        return call_all
-
-    first, *others = hooks
-
-    def call_first(record: Any) -> None:
-        try:
-            first(record)
-        except Exception:  # telemetry must not change a result
-            disable(first)
-
-    if not others:
-        return call_first
-    second = others[0]
-
-    def call_both(record: Any) -> None:
-        try:
-            first(record)
-        except Exception:  # telemetry must not change a result
-            disable(first)
-        try:
-            second(record)
-        except Exception:  # telemetry must not change a result
-            disable(second)
-
-    return call_both
+    return call_all
 
 
 @lru_cache(maxsize=256)

@@ -218,11 +218,17 @@ class Finisher:
                     dispatch.notify("attempt_ended", item)
                 if dispatch.takes_failures and (state == "failed" or state == "timed_out" or item.uncancellable):
                     dispatch.notify("item_failed", item)
+            notify_after = dispatch.notify_finished_after  # before `disable` can change it
             if (notify_finished := dispatch.notify_finished) is not None:
                 try:
                     notify_finished(item)
                 except Exception:  # telemetry must not change a result
                     dispatch.disable(notify_finished)
+            if notify_after is not None:
+                try:
+                    notify_after(item)
+                except Exception:  # telemetry must not change a result
+                    dispatch.disable(notify_after)
         self._deliver(item)
         if (after := self._after) is not None:
             after(item)

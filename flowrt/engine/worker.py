@@ -151,7 +151,10 @@ class Worker:
                     item = make_record(batch, batch.pulled, data, clock())
                     batch.pulled += 1
                     if (notify_started := dispatch.notify_started) is not None:
-                        notify_started(item)
+                        try:
+                            notify_started(item)
+                        except Exception:  # telemetry must not change a result
+                            dispatch.disable(notify_started)
                 elif (admitted := self._admit(data, asked_ns)) is not None:
                     item = admitted
                 else:
@@ -309,8 +312,7 @@ class Worker:
         if cache is not None and cache.parks(item):
             self._admission.release()
             return None
-        if (notify_started := self._dispatch.notify_started) is not None:
-            notify_started(item)
+        self._dispatch.notify("item_started", item)
         return None if self._journal is not None and self._cancellation.finish_restored(item) else item
 
     async def _finish_cached(self, item: ItemRecord, slot: Slot) -> bool:
