@@ -8,7 +8,7 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind
 
 from flowrt.model import BatchRecord, ItemRecord, UnexportedIds
 from flowrt.telemetry.options import TailSampling, TraceShape
@@ -23,19 +23,13 @@ from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decisi
 from flowrt.telemetry.tracing.otlp_encoding import END_KEY, START_KEY, Template, template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
 from flowrt.telemetry.tracing.span import ItemSpan
-from flowrt.telemetry.tracing.span_frame import SCOPE, SpanFrame
+from flowrt.telemetry.tracing.span_frame import FLAGS, RANDOM, SCOPE, SpanFrame
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer, is_wanted
 
 __all__ = ["NativeTracingInstrument"]
 
 _pop_ids: Final = id_pool.pop
 _CHECK_EVERY: Final = 16  # plain spans are appended first; the pipeline checks its limit after this many
-_RANDOM: Final = 0x02  # W3C trace context: the trace's id is random
-_FLAGS: Final = {
-    (sampled, random): TraceFlags((TraceFlags.SAMPLED if sampled else 0) | (_RANDOM if random else 0))
-    for sampled in (False, True)
-    for random in (False, True)
-}
 _LOWEST_IDS: Final = bytes(7) + b"\1" + bytes(8) + b"\1" * 8  # a ratio sampler takes this trace if it takes any
 _HIGHEST_IDS: Final = b"\xff" * 16 + b"\1" * 8
 
@@ -265,6 +259,11 @@ class NativeTracingInstrument(BatchTracing):
             ids = new_ids(above.ids[:16], self._generator)
             frame = self._frame_under(above, name, attributes, self._hand_over_batch)
             return BatchSpan(frame, ids, batch.started_ns)
+        if above is trace.INVALID_SPAN and (root := provider.root_frame()) is not None:
+            frame = root.under(
+                None, name, attributes, self._offset_ns, self._hand_over_batch, prompt=self._prompt, redact=self._redact
+            )
+            return BatchSpan(frame, new_ids(b"", None), batch.started_ns)
         parent: SpanContext | None = above.get_span_context()
         if parent is None or not parent.is_valid:
             parent = None
@@ -377,11 +376,7 @@ class NativeTracingInstrument(BatchTracing):
         trace_state: Any,
     ) -> SpanFrame:
         provider = self._provider
-        if parent is not None:
-            random = bool(parent.trace_flags & _RANDOM)
-        else:
-            is_random = getattr(provider.id_generator, "is_trace_id_random", None)
-            random = is_random is not None and bool(is_random())
+        random = bool(parent.trace_flags & RANDOM) if parent is not None else provider.makes_random_ids
         return SpanFrame(
             name=name,
             resource=provider.resource,
@@ -390,7 +385,7 @@ class NativeTracingInstrument(BatchTracing):
             attributes=attributes,
             links=links,
             parent=parent,
-            flags=_FLAGS[decision is Decision.RECORD_AND_SAMPLE, random],
+            flags=FLAGS[decision is Decision.RECORD_AND_SAMPLE, random],
             trace_state=trace_state,
             recording=decision is not Decision.DROP,
             offset_ns=self._offset_ns,

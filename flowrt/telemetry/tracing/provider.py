@@ -9,13 +9,16 @@ from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Sampler
 
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import REDACT_KEY
 from flowrt.telemetry.tracing.instrument import BatchTracing
+from flowrt.telemetry.tracing.known_decisions import known_decision
 from flowrt.telemetry.tracing.redacted_span import redacted_span
-from flowrt.telemetry.tracing.span_frame import SCOPE
+from flowrt.telemetry.tracing.span_frame import FLAGS, SCOPE, SpanFrame
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer
 
 __all__ = ["MakeInstrument", "RuntimeProvider", "SpanTarget"]
@@ -67,6 +70,7 @@ class RuntimeProvider(TracerProvider):
         self.plain = True
         self.target: SpanTarget | None = None
         self.span_buffer: SpanBuffer | None = None
+        self._root: tuple[Sampler, IdGenerator, SpanFrame | None] | None = None
         super().add_span_processor(_Switch(self))
 
     @property
@@ -78,6 +82,39 @@ class RuntimeProvider(TracerProvider):
     def plain_target(self) -> Any:
         """The target if it takes encoded spans, else None."""
         return self.target if getattr(self.target, "takes_plain", False) else None
+
+    @property
+    def makes_random_ids(self) -> bool:
+        """True if the id generator says that the ids of its traces are random."""
+        is_random = getattr(self.id_generator, "is_trace_id_random", None)
+        return is_random is not None and bool(is_random())
+
+    def root_frame(self) -> SpanFrame | None:
+        """Return the frame that those of root spans may be derived from.
+
+        It is None if the sampler is not known to take every root span, or ids are those of another generator than the
+        SDK's.
+        """
+        sampler, generator, root = self.sampler, self.id_generator, self._root
+        if root is None or root[0] is not sampler or root[1] is not generator:
+            frame: SpanFrame | None = None
+            if type(generator) is RandomIdGenerator and known_decision(sampler, None):
+                frame = SpanFrame(
+                    name="",
+                    resource=self.resource,
+                    scope=SCOPE,
+                    limits=self.limits,
+                    attributes={},
+                    links=(),
+                    parent=None,
+                    flags=FLAGS[True, self.makes_random_ids],
+                    trace_state=None,
+                    recording=True,
+                    offset_ns=0,
+                    hand_over=_discard,
+                )
+            root = self._root = sampler, generator, frame
+        return root[2]
 
     def make_instrument(self, shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:
         """Make the instrument of one batch; None if a span processor was added, which expects SDK spans."""

@@ -14,7 +14,17 @@ from opentelemetry.util.types import AttributeValue
 from flowrt._version import __version__
 from flowrt.telemetry.redaction import Redact
 
-__all__ = ["SCOPE", "SpanFrame"]
+__all__ = ["FLAGS", "RANDOM", "SCOPE", "SpanFrame"]
+
+RANDOM: Final = 0x02
+"""Trace flag of W3C trace context: the trace's id is random."""
+
+FLAGS: Final = {
+    (sampled, random): TraceFlags((TraceFlags.SAMPLED if sampled else 0) | (RANDOM if random else 0))
+    for sampled in (False, True)
+    for random in (False, True)
+}
+"""Trace flags, by whether a span is sampled and its trace's id is random."""
 
 SCOPE: Final = InstrumentationScope("flowrt", __version__)
 """Instrumentation scope of the item spans."""
@@ -45,7 +55,7 @@ class SpanFrame:
         links: Links of every span.
         parent: The batch span's context, if the items are its children.
         flags: Trace flags.
-        trace_state: Trace state from the sampler.
+        trace_state: Trace state from the sampler; None for an empty one.
         recording: True if the sampler wants the spans recorded.
         offset_ns: Difference between Unix time and the batch's clock, in nanoseconds.
         redact: Removes secrets from texts of exceptions and errors; None for no redaction.
@@ -90,7 +100,7 @@ class SpanFrame:
         links: tuple[Link, ...],
         parent: SpanContext | None,
         flags: TraceFlags,
-        trace_state: TraceState,
+        trace_state: TraceState | None,
         recording: bool,
         offset_ns: int,
         hand_over: Callable[[Any], None],
@@ -123,7 +133,7 @@ class SpanFrame:
 
     def under(
         self,
-        span: ParentSpan,
+        span: ParentSpan | None,
         name: str,
         attributes: Mapping[str, AttributeValue],
         offset_ns: int,
@@ -132,12 +142,12 @@ class SpanFrame:
         prompt: bool,
         redact: Redact | None,
     ) -> SpanFrame:
-        """Make the frame of spans under a span of this frame that is sampled, and so are they.
+        """Make the frame of spans that are sampled as one of this frame is, under that one or as roots like it.
 
         It costs a third of the constructor, and the parent's context is made only if something asks for it.
 
         Args:
-            span: The parent.
+            span: The parent; None for roots.
             name: As the constructor.
             attributes: As the constructor.
             offset_ns: As the constructor.
