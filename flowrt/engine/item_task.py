@@ -74,10 +74,11 @@ class ItemTask(asyncio.Task[None]):
             for run in ACTIVE_RUNS:
                 if run.loop is loop and not run.over:
                     run.stop("its event loop is closing")
-        coroutine: Any = self.get_coro()
-        if not self.done() and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-            loop.call_soon(super().cancel, msg)
-            return True
+        if not self.done():  # before Python 3.12.5, get_coro() of a task that ended in its eager start crashes
+            coroutine: Any = self.get_coro()
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                loop.call_soon(super().cancel, msg)
+                return True
         return super().cancel(msg)
 
 

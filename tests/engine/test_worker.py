@@ -135,6 +135,22 @@ def test_late_cancel_leaves_one_result_per_input(shared: bool, run_virtual: Run)
     assert statuses(results) == ["ok", "cancelled" if shared else "ok", "ok", "ok"] * 10
 
 
+def test_cancel_of_a_finished_task_does_not_ask_for_its_coroutine(run_virtual: Run) -> None:
+    """It may have none, and before Python 3.12.5 get_coro() then crashes the process."""
+
+    class Finished(ItemTask):
+        def get_coro(self) -> Any:
+            assert not self.done(), "a crash on Python 3.12"
+            return super().get_coro()
+
+    async def main() -> None:
+        task = Finished(asyncio.sleep(0))
+        await task
+        assert task.cancel() is False
+
+    run_virtual(main())
+
+
 def test_cancel_before_the_first_step_takes_effect_after_it(run_virtual: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(1)

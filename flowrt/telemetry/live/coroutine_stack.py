@@ -60,7 +60,7 @@ def _frames(task: asyncio.Task[Any]) -> Iterator[FrameType]:
     visited: set[int] = set()
     while id(task) not in visited:
         visited.add(id(task))
-        awaitable: Any = task.get_coro()
+        awaitable: Any = None if task.done() else task.get_coro()
         while awaitable is not None:
             frame, awaitable = _step(awaitable)
             if frame is not None:
