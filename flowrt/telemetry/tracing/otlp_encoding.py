@@ -9,7 +9,7 @@ values that differ, which another thread would have to take apart, and bytes are
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,7 +46,7 @@ from flowrt.telemetry.tracing.span_frame import SCOPE, SpanFrame
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-__all__ = ["END_KEY", "START_KEY", "Template", "encode_spans", "template_of"]
+__all__ = ["END_KEY", "START_KEY", "Template", "encode_spans", "shared_attributes", "template_of"]
 
 EncodeOthers = Callable[[Sequence["ReadableSpan"]], bytes]
 
@@ -258,9 +258,26 @@ def _fits(frame: SpanFrame) -> bool:
 def _head_of(frame: SpanFrame) -> bytes:
     """All constants of the frame's spans, but for those about the index and the queue wait."""
     links = each_field(13, link_of, frame.links)[0] if frame.links else b""
-    return b"".join(
-        (_origin(frame), _name_kind_and_status(frame.name), links, attributes_field(9, frame.attributes)[0])
-    )
+    return b"".join((_origin(frame), _name_kind_and_status(frame.name), links, shared_attributes(frame.attributes)))
+
+
+def shared_attributes(attributes: Mapping[str, Any]) -> bytes:
+    """Encode a frame's attributes, most of which many batches have in common."""
+    encoded = []
+    for key, value in attributes.items():
+        kind = type(value)
+        if key == _ID and kind is str and len(value) == _ID_CHARS and value.isascii():
+            encoded.append(_BEFORE_ID + value.encode())
+        elif kind is str or kind is int:
+            encoded.append(_shared(key, value))
+        else:  # of a sampler
+            encoded.append(attributes_field(9, {key: value})[0])
+    return b"".join(encoded)
+
+
+@lru_cache(maxsize=1_024)
+def _shared(key: str, value: str | int) -> bytes:
+    return attributes_field(9, {key: value})[0]
 
 
 @lru_cache(maxsize=256)
@@ -298,7 +315,7 @@ def _encode_batch(span: ItemSpan) -> bytes:
                 ),
                 _origin(frame),
                 _name_kind_and_status(frame.name),
-                attributes_field(9, frame.attributes)[0],
+                shared_attributes(frame.attributes),
             )
         ),
     )
@@ -346,6 +363,9 @@ def _with(span: bytes, more: bytes) -> bytes:
     return message(2, span[start:] + more)
 
 
+_ID: Final = "flowrt.batch.id"
+_ID_CHARS: Final = 32
+_BEFORE_ID: Final = attributes_field(9, {_ID: " " * _ID_CHARS})[0][:-_ID_CHARS]
 _INDEX_KEY: Final = text(1, "flowrt.item.index")
 _WAIT: Final = message(9, text(1, "flowrt.item.queue_wait") + message(2, key_of(4, FIXED64) + bytes(8)))
 _DELAYED_KEY: Final = message(9, text(1, "flowrt.item.held") + message(2, key_of(4, FIXED64) + bytes(8)))[:-8]
