@@ -279,7 +279,9 @@ def test_breaker_that_closes_wakes_a_waiter_on_another_thread() -> None:
         breaker.subscribe(lambda change: seen.append((change.new, threading.get_ident())))
         asyncio.get_running_loop().call_soon(waiting.set)
         await breaker.wait(3600 * 10**9)
-        await asyncio.sleep(0)  # the notification may follow the waiter
+        async with asyncio.timeout(60):
+            while not seen:  # the notification may follow the waiter
+                await asyncio.sleep(0.001)
 
     thread = threading.Thread(target=asyncio.run, args=(wait(),), kwargs={"debug": True})
     thread.start()
