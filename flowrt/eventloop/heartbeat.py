@@ -250,17 +250,17 @@ class Heartbeat:
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
 
     def _measure(self, now: int) -> bool:
-        """Report how late the loop is, record what it did, and return True if it is slow."""
+        """Report how late the loop is, record what it did, and return True if it is slow by its own work."""
         loop_time, due_ns = self.loop_time, self.loop_time.due_ns
         late_ns = max(0, now - due_ns)
         for report in self._reports:
             report(late_ns)
         passed_ns = max(1, now - self.beaten_ns)
         cpu_ns, waits = time.thread_time_ns() - loop_time.beaten_cpu_ns, _waits() - self._waited
-        if waits == 1 and cpu_ns < _NOTE_EVERY_NS and late_ns < _SLOW_NS:  # it has waited for this beat alone
-            self._slept += 1
+        slept = waits == 1 and cpu_ns < _NOTE_EVERY_NS  # for this beat alone: if that is late, the machine was busy
+        self._slept = self._slept + 1 if slept else 0
+        if slept and late_ns < _SLOW_NS:
             return False
-        self._slept = 0
         if waits == 0 <= self._waited:  # on a processor that it shares, it gets less than all and never rests
             cpu_ns = passed_ns
         self._unnoted_ns += cpu_ns
@@ -281,7 +281,7 @@ class Heartbeat:
             self._look(self._lateness(now, ended), ended)
         elif slow or share > _BUSY:
             self._sample(passed_ns)
-        return slow
+        return slow and not slept
 
     def _settle_some(self, now: int) -> None:
         """Charge the ledgers that have not been charged for longest, and drop the intervals that all have read."""
