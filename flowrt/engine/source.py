@@ -136,6 +136,12 @@ class Source:
         return ()
 
 
+class MappedSource(Source):
+    """Inputs in memory that pass through a function. An input that is added while they run is none of them."""
+
+    left = 0  # it is read for each item, and a property would be one more call
+
+
 class IteratorSource(Source):
     """Inputs of a sync iterable whose iterator runs code, such as a generator."""
 
@@ -349,8 +355,10 @@ def check_inputs(inputs: Any) -> None:
 
 def make_source(inputs: Any) -> Source:
     """Make the source of any iterable or async iterable."""
-    if isinstance(inputs, _READ_AT_ONCE):
+    if isinstance(inputs, IN_MEMORY):
         return Source(inputs)
+    if isinstance(inputs, Mapped):
+        return MappedSource(inputs)
     return AsyncSource(inputs) if isinstance(inputs, AsyncIterable) else IteratorSource(inputs)
 
 

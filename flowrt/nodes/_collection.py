@@ -6,6 +6,7 @@ import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Self, overload
 
+from flowrt.engine.source import IN_MEMORY
 from flowrt.errors import error_text
 from flowrt.model.node import NodeContext, NodeResult, failed
 
@@ -104,12 +105,14 @@ async def aclose(iterator: Any) -> None:
 def items_of(node_context: NodeContext, key: str) -> Any:
     """Return the collection under the key, or a failed result that explains why there is none."""
     data = node_context.input_data
-    if not isinstance(data, Mapping):
+    if type(data) is not dict and not isinstance(data, Mapping):
         return failed(f"input must be a mapping with the key {key!r}, not {type(data).__name__}")
     items = data.get(key, _MISSING)
     if items is _MISSING:
         keys = ", ".join(repr(k) for k in list(data)[:10]) or "none"
         return failed(f"Input key {key!r} not found; there are: {keys}")
+    if isinstance(items, IN_MEMORY):
+        return items
     if isinstance(items, (str, bytes, bytearray, Mapping)) or not isinstance(items, (Iterable, AsyncIterable)):
         return failed(f"Input key {key!r} must hold an iterable of items, not {type(items).__name__}")
     return items

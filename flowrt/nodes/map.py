@@ -225,9 +225,10 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         def take(result: BatchResult) -> None:
             nonlocal total, failure
             total += 1
-            if result.success:
+            status = result.status
+            if status == "ok" or status == "resumed":  # `success` would be one more call for each item
                 outputs[result.index] = result.output
-            elif result.status != "cancelled":
+            elif status != "cancelled":
                 errors.append({"index": result.index, "error": result.error})
                 failure = result if failure is None else failure
 
