@@ -74,7 +74,7 @@ class ItemTask(asyncio.Task[None]):
             for run in ACTIVE_RUNS:
                 if run.loop is loop and not run.over:
                     run.stop("its event loop is closing")
-        if not self.done():  # before Python 3.12.5, get_coro() of a task that ended in its eager start crashes
+        if not self.done():
             coroutine: Any = self.get_coro()
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 loop.call_soon(super().cancel, msg)

@@ -30,7 +30,7 @@ from flowrt.policies.retry import Retry
 
 __all__ = ["SlotPool", "Worker"]
 
-_CAN_START_EAGERLY: Final = sys.version_info >= (3, 12)
+_CAN_START_EAGERLY: Final = sys.version_info >= (3, 12, 5)  # before, get_coro() of a task that then ended crashes
 
 _NO_TYPES: Final[frozenset[type]] = frozenset()
 _SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
