@@ -144,6 +144,30 @@ def test_instrument_that_raises_is_disabled_and_logged_once(
     assert caplog.text.count(f"Broken{hook} raised in") == 1
 
 
+@pytest.mark.parametrize("hook", ["item_started", "item_finished"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_other_instruments_see_every_item_if_one_raises(hook: str, place: int, others: int, run_virtual: Run) -> None:
+    def broken(self: Instrument, record: Any) -> None:
+        raise RuntimeError("broken instrument")
+
+    class Counting(Instrument):
+        def __init__(self) -> None:
+            self.seen: Counter[str] = Counter()
+
+        def item_started(self, item: ItemRecord) -> None:
+            self.seen["item_started"] += 1
+
+        def item_finished(self, item: ItemRecord) -> None:
+            self.seen["item_finished"] += 1
+
+    counting = [Counting() for _ in range(others)]
+    instruments: list[Instrument] = [*counting]
+    instruments.insert(place, type("Broken", (Instrument,), {hook: broken})())
+    run_virtual(BatchProcessor(odd_fails, 2, telemetry=False, instruments=instruments).batch(range(5)))
+    assert [each.seen for each in counting] == [Counter(item_started=5, item_finished=5)] * others
+
+
 def test_instruments_are_called_by_phase_and_end_in_reverse(run_virtual: Run) -> None:
     log: list[str] = []
 
