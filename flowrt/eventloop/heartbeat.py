@@ -31,6 +31,7 @@ _SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with 
 _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
 _NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop runs nothing but beats, the notes stay valid
+_ASLEEP_NS: Final = 1_000_000  # CPU time of an interval with one wait, up to which the loop has only beaten
 _LEAST_REST: Final = 10  # times a beat's own cost, so that beats never take more than a tenth of the loop
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
 _MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
@@ -257,7 +258,7 @@ class Heartbeat:
             report(late_ns)
         passed_ns = max(1, now - self.beaten_ns)
         cpu_ns, waits = time.thread_time_ns() - loop_time.beaten_cpu_ns, _waits() - self._waited
-        slept = waits == 1 and cpu_ns < _NOTE_EVERY_NS  # for this beat alone: if that is late, the machine was busy
+        slept = waits == 1 and cpu_ns < _ASLEEP_NS  # for this beat alone: if that is late, the machine was busy
         self._slept = self._slept + 1 if slept else 0
         if slept and late_ns < _SLOW_NS:
             return False
