@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import REDACT_KEY, SPAN_KEY, attach, detach, get_current
 from flowrt.telemetry.tracing.exceptions import set_failed
-from flowrt.telemetry.tracing.item_context import without_span
 
 __all__ = ["BatchTracing", "TracingInstrument", "make_tracing", "span_of"]
 
@@ -122,12 +121,15 @@ class BatchTracing(Instrument):
         if batch.expected is not None:
             attributes["flowrt.batch.items.expected"] = batch.expected
         batch.span = span = self._start_batch_span(span_name, attributes, batch)
-        attach(
-            Context({**without_span(get_current()), REDACT_KEY: self._redact, SPAN_KEY: span})
-        )  # this context ends with the batch
+        values = self._values_without_span(get_current())
+        attach(Context({**values, REDACT_KEY: self._redact, SPAN_KEY: span}))  # this context ends with the batch
         small = batch.expected is not None and batch.expected <= _NESTED_AT_MOST
         if self._shape == "linked" or (self._shape == "auto" and not small):
             self._links = [Link(span.get_span_context())]
+
+    def _values_without_span(self, context: Context) -> Mapping[str, object]:
+        """Values of a context whose span is to be replaced."""
+        return context
 
     def _start_batch_span(self, name: str, attributes: dict[str, Any], batch: BatchRecord) -> trace.Span:
         start_ns = batch.started_ns + self._offset_ns

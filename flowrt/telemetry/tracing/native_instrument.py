@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import SpanContext, SpanKind
@@ -18,7 +19,7 @@ from flowrt.telemetry.tracing.context import attach, detach, get_current, reset
 from flowrt.telemetry.tracing.exceptions import set_failed
 from flowrt.telemetry.tracing.ids import id_pool, ids_to_ints, new_ids, refill_ids
 from flowrt.telemetry.tracing.instrument import BatchTracing
-from flowrt.telemetry.tracing.item_context import ItemContext
+from flowrt.telemetry.tracing.item_context import ItemContext, without_span
 from flowrt.telemetry.tracing.known_decisions import decides_alike, known_decision, ratio_bound, samples_alike
 from flowrt.telemetry.tracing.otlp_encoding import END_KEY, START_KEY, Template, template_of
 from flowrt.telemetry.tracing.provider import RuntimeProvider
@@ -247,6 +248,9 @@ class NativeTracingInstrument(BatchTracing):
         if self._target is not None:
             self._target.check_backlog(_CHECK_EVERY)
         super().batch_ended(batch)
+
+    def _values_without_span(self, context: Context) -> Mapping[str, object]:
+        return without_span(context)
 
     def _start_batch_span(self, name: str, attributes: dict[str, Any], batch: BatchRecord) -> trace.Span:
         """Start the span as the provider's own tracer would."""
