@@ -157,8 +157,8 @@ def test_source_error_is_reported_beside_failed_items(run: Run, continue_on_erro
         raise OSError("disk gone")
 
     async def child(data: dict[str, int]) -> int:
-        await asyncio.sleep(0.001)
         if data["item"] == 1:
+            await asyncio.sleep(0.001)  # until the source has failed, and item 0 has ended
             raise ValueError("unlucky")
         return data["item"]
 
