@@ -32,7 +32,9 @@ _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
 _NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop runs nothing but beats, the notes stay valid
 _ASLEEP_NS: Final = 1_000_000  # CPU time of an interval with one wait, up to which the loop has only beaten
-_LEAST_REST: Final = 10  # times a beat's own cost, so that beats never take more than a tenth of the loop
+# Times a beat's own cost, so that beats never take more than a tenth of the loop. The time for which this beat was late
+# is part of that rest: a loop that blocks again and again is to be seen from the begin of each block.
+_LEAST_REST: Final = 10
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
 _MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
 _MOST_LOOKED_AT: Final = 2_000  # slots and batches looked at after a late beat, and
@@ -235,7 +237,7 @@ class Heartbeat:
         if not self._listeners:
             self._stop()
             return
-        now, slow = time.perf_counter_ns(), True
+        now, due_ns, slow = time.perf_counter_ns(), self.loop_time.due_ns, True
         try:
             slow = self._measure(now)
         finally:  # the next beat comes even if this one fails
@@ -247,7 +249,8 @@ class Heartbeat:
                     self._waiting = note_waiting(self._batches)
                 usual_s = _IDLE_BEAT_S if self._slept >= _IDLE_AFTER and self.blame is None else BEAT_S
                 interval_s = _SOON_S if slow else min(2 * self._interval_s, usual_s)
-                self._interval_s = max(interval_s, _LEAST_REST * (time.perf_counter_ns() - now) / 1e9)
+                rest_ns = _LEAST_REST * (time.perf_counter_ns() - now) - max(0, now - due_ns)
+                self._interval_s = max(interval_s, rest_ns / 1e9)
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
 
     def _measure(self, now: int) -> bool:

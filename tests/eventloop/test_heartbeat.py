@@ -311,6 +311,33 @@ def test_sleeping_loop_beats_less_often_unless_a_watchdog_relies_on_it(
     assert again == [0.025] * 19
 
 
+def test_dear_beat_is_followed_by_a_rest_of_which_its_lateness_is_a_part(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(_: object) -> dict[Any, Any]:
+        time.sleep(0.003)
+        return {}
+
+    monkeypatch.setattr("flowrt.eventloop.heartbeat.note_waiting", note)
+
+    def beat(heartbeat: Heartbeat, due_in_s: float) -> float:
+        heartbeat._unnoted_ns = 10**9
+        heartbeat.loop_time.due_ns = time.perf_counter_ns() + int(due_in_s * 1e9)
+        heartbeat._beat(heartbeat._number)
+        return heartbeat._interval_s
+
+    async def main() -> list[float]:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        heartbeat.acquire()
+        intervals_s = [beat(heartbeat, 100.0), beat(heartbeat, -100.0)]
+        heartbeat.release()
+        return intervals_s
+
+    in_time, late = run(main())
+    assert in_time >= 0.03
+    assert late == 0.001
+
+
 def test_loop_that_has_slept_is_neither_measured_nor_noted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[int] = []
     monkeypatch.setattr("flowrt.eventloop.heartbeat.note_waiting", lambda batches: noted.append(len(batches)) or {})
