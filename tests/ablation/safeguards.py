@@ -67,9 +67,9 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "a cancelled caller waits for the end",
-        "engine.batch_run:BatchRun.changed",
+        "engine.batch_run:BatchRun.interrupt",
         'self.stop("the batch was cancelled")',
-        'self.stop("the batch was cancelled")\nraise',
+        'self.stop("the batch was cancelled")\nraise cancelled',
         "tests/engine/test_state_machine.py::test_batch_stopped_at_any_step_leaves_nothing",
     ),
     Safeguard(
