@@ -37,17 +37,17 @@ class Turn:
         """True if a worker whose items never wait has to let the loop go on."""
         return now_ns - self.started_ns > LONGEST_NS
 
-    def follows(self, now_ns: int) -> bool:
-        """Return whether another item may follow at once; the turn starts with the first call since the loop's last.
+    def goes_on(self, started_ns: int, now_ns: int) -> bool:
+        """Return whether another item may follow at once.
 
         Args:
+            started_ns: When the turn started, if it is the first one since the loop's last.
             now_ns: The time by the batch's clock.
         """
-        if self._timed:
-            return not self.is_over(now_ns)
-        self.started_ns = now_ns
-        self._end_soon()
-        return True
+        if not self._timed:
+            self.started_ns = started_ns
+            self._end_soon()
+        return not self.is_over(now_ns)
 
     async def end(self) -> None:
         """Let the loop's other work run."""

@@ -225,8 +225,8 @@ class Worker:
                         break
                     if slot.starter is not None:  # which starts the next item, too
                         slot.starter = None
-                    elif _CAN_START_EAGERLY:
-                        self._start_items(slot)
+                    elif _CAN_START_EAGERLY and (batch.latest is not item or now - item.started_ns < LONGEST_NS):
+                        self._start_items(slot, now)
                     else:
                         # in the last step of this task, so that nothing is scheduled in between; in a fresh context,
                         # so that no variable that the node has set reaches the next item
@@ -248,7 +248,7 @@ class Worker:
         else:
             pool.leave(slot)
 
-    def _start_items(self, slot: Slot) -> None:
+    def _start_items(self, slot: Slot, now: int) -> None:
         """Run the slot's next items at once, each in a task of its own, until one waits for something.
 
         It spares each of them a turn of the loop. The loop still has its turn as often as with shared tasks.
@@ -262,7 +262,7 @@ class Worker:
             if slot.starter is not None:  # the item waits and will start the next itself, or it was the slot's last
                 slot.starter = None
                 return
-            if not self._turn.follows(clock()):
+            if not self._turn.goes_on(now, clock()):
                 slot.task = ItemTask(self.run(slot, SCHEDULED), loop=loop, name=name, context=context.copy())
                 return
 

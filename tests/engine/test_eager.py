@@ -104,6 +104,29 @@ def test_items_that_never_wait_let_other_tasks_run() -> None:
     assert len(set(asyncio.run(main()).outputs)) > 5
 
 
+@pytest.mark.parametrize("limit", [1, 3])
+def test_items_that_block_the_loop_let_it_turn_after_each(limit: int) -> None:
+    ticks = 0
+
+    async def node(x: int) -> int:
+        time.sleep(0.01)
+        return ticks
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    async def main() -> Any:
+        ticker = asyncio.create_task(tick())
+        results = await BatchProcessor(node, limit, telemetry=False).batch(range(12))
+        ticker.cancel()
+        return results
+
+    assert len(set(asyncio.run(main()).outputs)) >= 12 // limit
+
+
 @pytest.mark.parametrize("waits", [False, True])
 def test_item_that_cancels_its_own_task_ends_only_itself(waits: bool) -> None:
     async def node(x: int) -> int:
