@@ -23,7 +23,13 @@ _SECONDS: Final = 3.0
 _SETTLE_S: Final = 0.5  # after the last batch has started
 
 
-WAITING: Final = (BatchArm("gather", "tasks of `gather`"), *OURS)
+_TIMER: Final = "timer"
+_TIMER_S: Final = 0.05  # as often as a heartbeat of flowrt on a loop that sleeps
+WAITING: Final = (
+    BatchArm("gather", "tasks of `gather`"),
+    BatchArm(_TIMER, "the same, and a timer that does nothing, 20 times a second"),
+    *OURS,
+)
 
 
 def measure_waiting(
@@ -110,6 +116,8 @@ async def _wait(arm: BatchArm, batches: int, seconds: float) -> dict[str, float]
     async with AsyncExitStack() as stack:
         if arm.delivers:
             await stack.enter_async_context(delivering())
+        if arm.name == _TIMER:
+            _tick()
         cpu = time.process_time()
         tasks = [asyncio.ensure_future(_batch(arm, node, number)) for number in range(batches)]
         await all_started.wait()
@@ -125,6 +133,10 @@ async def _wait(arm: BatchArm, batches: int, seconds: float) -> dict[str, float]
     if outputs != list(range(batches)):
         raise ValueError(f"{arm.name} gave wrong results for {batches} waiting batches")
     return {"share": share, "each_us": (starting_s + ending_s) / batches * 1e6}
+
+
+def _tick() -> None:
+    asyncio.get_running_loop().call_later(_TIMER_S, _tick)
 
 
 async def _batch(arm: BatchArm, node: Any, number: int) -> int:

@@ -31,7 +31,7 @@ _SOON_S: Final = 0.001  # the first interval after a late beat; it doubles with 
 _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
 _NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop runs nothing but beats, the notes stay valid
-_ASLEEP_NS: Final = 1_000_000  # CPU time of an interval with one wait, up to which the loop has only beaten
+_ASLEEP_NS: Final = 3_000_000  # CPU time of an interval with one wait, up to which the loop has only beaten
 # Times a beat's own cost, so that beats never take more than a tenth of the loop. The time for which this beat was late
 # is part of that rest: a loop that blocks again and again is to be seen from the begin of each block.
 _LEAST_REST: Final = 10
