@@ -82,11 +82,15 @@ def test_items_that_never_wait_follow_each_other_in_one_turn_of_the_loop() -> No
     assert {task.get_name() for task in tasks if task is not None} == {"quick"}
 
 
-def test_items_that_never_wait_let_other_tasks_run() -> None:
+@pytest.mark.parametrize(
+    ("limit", "items", "blocks_s", "turns"), [(2, 40, 0.002, 6), (1, 12, 0.01, 12), (3, 12, 0.01, 4)]
+)
+def test_items_that_never_wait_let_the_loop_turn(limit: int, items: int, blocks_s: float, turns: int) -> None:
+    """Short ones after 5 ms, and those that take longer each."""
     ticks = 0
 
     async def node(x: int) -> int:
-        time.sleep(0.002)
+        time.sleep(blocks_s)
         return ticks
 
     async def tick() -> None:
@@ -97,34 +101,11 @@ def test_items_that_never_wait_let_other_tasks_run() -> None:
 
     async def main() -> Any:
         ticker = asyncio.create_task(tick())
-        results = await BatchProcessor(node, 2, telemetry=False).batch(range(40))
+        results = await BatchProcessor(node, limit, telemetry=False).batch(range(items))
         ticker.cancel()
         return results
 
-    assert len(set(asyncio.run(main()).outputs)) > 5
-
-
-@pytest.mark.parametrize("limit", [1, 3])
-def test_items_that_block_the_loop_let_it_turn_after_each(limit: int) -> None:
-    ticks = 0
-
-    async def node(x: int) -> int:
-        time.sleep(0.01)
-        return ticks
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            ticks += 1
-            await asyncio.sleep(0)
-
-    async def main() -> Any:
-        ticker = asyncio.create_task(tick())
-        results = await BatchProcessor(node, limit, telemetry=False).batch(range(12))
-        ticker.cancel()
-        return results
-
-    assert len(set(asyncio.run(main()).outputs)) >= 12 // limit
+    assert len(set(asyncio.run(main()).outputs)) >= turns
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -36,7 +36,7 @@ _PASSIVE: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 
 
 def make_tracing(shape: TraceShape, tail: TailSampling | None, redact: Redact) -> BatchTracing | None:
-    """Make the instrument that traces one batch; None if the process has no tracer provider, or one that is a no-op.
+    """Make the instrument that traces one batch; None if the process has no tracer provider, or a no-op provider.
 
     It is the provider's own if it has one, else `TracingInstrument`.
     """
