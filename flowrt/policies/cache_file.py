@@ -14,10 +14,10 @@ __all__ = ["CacheFile"]
 
 _APPLICATION: Final = 0x666C6F77  # "flow", SQLite's mark of a file's kind
 _BUSY_S: Final = 5.0  # longest wait for another process
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS outputs (key BLOB PRIMARY KEY, text TEXT NOT NULL, stored REAL NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (stored);
-"""
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS outputs (key BLOB PRIMARY KEY, text TEXT NOT NULL, stored REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS outputs_by_age ON outputs (stored)",
+)
 
 
 class CacheFile:
@@ -48,6 +48,7 @@ class CacheFile:
         execute = self._connection.execute
         refusal = f"{path} is not a cache of flowrt: name another file"
         try:
+            execute("BEGIN IMMEDIATE")  # another batch may be making the same file: see it empty or complete
             (application,) = execute("PRAGMA application_id").fetchone()
             (tables,) = execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.DatabaseError as exc:
@@ -56,10 +57,11 @@ class CacheFile:
             raise
         if tables and application != _APPLICATION:
             raise ValueError(refusal)
-        execute(f"PRAGMA application_id = {_APPLICATION}")
-        self._connection.executescript(_SCHEMA)
+        for statement in (f"PRAGMA application_id = {_APPLICATION}", *_SCHEMA):
+            execute(statement)
         if self._cache.ttl is not None:
             execute("DELETE FROM outputs WHERE stored <= ?", (self._cache.clock() - self._cache.ttl,))
+        execute("COMMIT")
 
     def exchange(self, keys: Collection[bytes], puts: Mapping[bytes, str]) -> dict[bytes, str]:
         """Store outputs in one transaction, and read others.

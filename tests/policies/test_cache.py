@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,31 @@ def test_file_reads_thousands_of_keys_at_once(tmp_path: Path) -> None:
     outputs = {number.to_bytes(4): str(number) for number in range(2_500)}
     assert file.exchange(outputs, outputs) == outputs
     file.close()
+
+
+def test_file_is_opened_while_another_batch_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, refused = Cache(tmp_path / "outputs.db"), []
+
+    def open_too() -> None:
+        try:
+            CacheFile(cache).close()
+        except Exception as exc:
+            refused.append(exc)
+
+    other = threading.Thread(target=open_too)
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            if "sqlite_master" in sql and other.ident is None:
+                other.start()
+                other.join(0.3)  # it is done by now, or waits for this one
+            return super().execute(sql, *arguments)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Interrupted, **options))
+    CacheFile(cache).close()
+    other.join()
+    assert refused == []
 
 
 def test_file_is_for_its_owner_alone(tmp_path: Path) -> None:
