@@ -25,14 +25,14 @@ from flowrt.model import Slot
 
 __all__ = ["BatchRun", "active_batches", "enclosing_run"]
 
-_MOST_PARKED: Final = 1_000  # items that wait for an equal one, where no retry policy bounds how many wait
+_MOST_PARKED: Final = 1_000  # most items that wait for an equal input, where no retry policy sets the bound
 
 _enclosing: Final[ContextVar[weakref.ref[BatchRun] | None]] = ContextVar("flowrt_batch", default=None)
 """Weak reference to the run whose item the current code belongs to, or None."""
 
 
 def active_batches(loop: asyncio.AbstractEventLoop) -> list[BatchRun]:
-    """The batch runs that are active on a loop."""
+    """Return the batch runs that are active on a loop."""
     return [run for run in ACTIVE_RUNS if run.loop is loop and not run.over]
 
 
@@ -47,19 +47,19 @@ class BatchRun:
     """One run of a batch.
 
     Args:
-        parts: What it is made of.
+        parts: The run's parts.
 
     Attributes:
         batch: The batch's record.
-        loop: The loop that it runs on.
-        admission: Holds workers back.
-        interrupted_by: The cancellation of the caller that waited for the batch, or None.
-        interruption: The signal that drains the batch, if its caller is to learn of it, or None.
-        over: True if nothing of it is left.
-        source_failed: True if `join` has raised what the source raised.
+        loop: The loop on which the batch runs.
+        admission: Permits for items.
+        interrupted_by: The CancelledError of the caller that waited for the batch, or None.
+        interruption: The signal that drained the batch and is raised in its caller as `Interrupted`, or None.
+        over: True once the batch has ended and its parts are released.
+        source_failed: True if `join` has raised the source's exception.
         unstarted: Inputs that were cancelled in bulk without having been started, or None.
         owner: Owner of the run, such as the processor's active runs.
-        observed: True if any telemetry observes it.
+        observed: True if any telemetry observes the batch.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -73,7 +73,7 @@ class BatchRun:
         self.unstarted: UnstartedBlock | None = None
         self.owner = parts.owner
         self.observed = parts.observed
-        self._parts = parts  # read where it is needed: with more than 30 attributes, an instance gets a dict of its own
+        self._parts = parts  # not copied into attributes: an instance with more than 30 gets a dict of its own
         self._clock = parts.clock
         self._dispatch = parts.dispatch
         self._enclosing = _enclosing.get()
@@ -116,14 +116,14 @@ class BatchRun:
 
     @property
     def nested(self) -> bool:
-        """True if this run belongs to an item of an active batch; cutting it short would leave that item incomplete."""
+        """True if the run belongs to an item of another active batch, which would be incomplete if this run stopped."""
         outer = None if self._enclosing is None else self._enclosing()
         return outer is not None and not outer.over
 
     # -- start and changes ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the batch: its first worker pulls the first item, and workers are added as items come."""
+        """Start the batch: its first worker pulls the first item, and the pool adds workers as inputs arrive."""
         batch, parts = self.batch, self._parts
         if parts.journal is not None:
             parts.journal.start()
@@ -133,21 +133,21 @@ class BatchRun:
         ACTIVE_RUNS.add(self)
         if self._dispatch.takes("batch_started"):
             self._context.run(self._dispatch.notify, "batch_started", batch)
-        if self._source.sets_variables:  # it runs code
+        if self._source.sets_variables:  # the source runs user code
             wait = None if batch.ledger is None else Wait(batch.ledger, INPUT, self._clock, self.loop)
-            self._source.start(self._context.copy(), wait)  # before the next line: a source is part of no item
+            self._source.start(self._context.copy(), wait)  # before `_enclosing` is set: a source belongs to no item
         self._context.run(_enclosing.set, weakref.ref(self))
         if self._timeouts is not None:
             self._timeouts.start()
         if parts.batch_timeout_s is not None:
             self._batch_timer = self.loop.call_later(parts.batch_timeout_s, self._timed_out)
-        self._pool.hire()
+        self._pool.fill()
 
     def set_limit(self, limit: int) -> None:
-        """Change the concurrency limit from now on; a lower one holds as the items in flight end.
+        """Change the concurrency limit. A lower limit takes effect as the items in flight end.
 
         Args:
-            limit: At least 1.
+            limit: The new limit, at least 1.
         """
         more = limit - self.batch.limit
         if not more or self._concluded:
@@ -158,9 +158,9 @@ class BatchRun:
         self._pool.resize(more)
 
     def pause(self) -> None:
-        """Admit nothing until `resume`; attempts in flight go on to their end, and the batch's time limit holds.
+        """Admit no item until `resume`. Attempts in flight continue, and so does the batch's time limit.
 
-        It does nothing once all that is left is in flight, or the batch is drained or stopped.
+        A pause has no effect if every item that is left is in flight, or if the batch is drained or stopped.
         """
         cancellation = self._cancellation
         if not (self._concluded or cancellation.stopped or cancellation.drained or cancellation.all_started):
@@ -174,11 +174,11 @@ class BatchRun:
     # -- drain and stop ------------------------------------------------------------------------------------------------
 
     def drain(self, reason: str, interruption: Interruption | None = None) -> None:
-        """Admit nothing more; attempts in flight go on to their end.
+        """Admit no further item and let the attempts in flight end.
 
         Args:
-            reason: For the error of the items that are not started.
-            interruption: Raised in the batch's caller at the end, by `raise_if_interrupted`.
+            reason: The cause, for the error of each cancelled item.
+            interruption: The signal, which `raise_if_interrupted` raises in the caller at the end.
         """
         if not self.over:
             self.interruption = interruption or self.interruption
@@ -186,38 +186,38 @@ class BatchRun:
             self._cancellation.drain(reason)
 
     def stop(self, reason: str, *, cancels_rest: bool = False) -> None:
-        """Admit nothing more and cancel what is in flight; `join` returns once it has ended.
+        """Admit no further item and cancel the items in flight; `join` returns when they have ended.
 
         Args:
-            reason: For the error of the items that are cut short.
-            cancels_rest: Give inputs that were never started a result. Off where no consumer is left to take it.
+            reason: The cause, for the error of each cancelled item.
+            cancels_rest: Give each input that was never started a result. False if no consumer is left to take it.
         """
         if self._concluded:
             return
         if self._closing is None:
             self._cancellation.stop(reason, cancels_rest=cancels_rest)
         elif not cancels_rest and self._cancellation.cancels_rest and self._cancellation.paced:
-            self._closing.cancel()  # which gives results to a consumer who has gone; a source is closed in any case
+            self._closing.cancel()  # it delivers results to a consumer that has left meanwhile
 
     def _timed_out(self) -> None:
         self.stop(f"the batch took longer than batch_timeout={self._parts.batch_timeout_s:g} s", cancels_rest=True)
 
-    # -- slots, for the parts that are made before the pool ------------------------------------------------------------
+    # -- slots: `Cancellation` and `Hedging` are made before the pool and call it through the run ----------------------
 
     def _abandon_task(self, task: asyncio.Task[Any]) -> None:
         self._cancellation.abandon_task(task)
 
     def replace_slot(self) -> None:
-        """Add a worker in place of a slot whose item was abandoned."""
-        self._pool.replace()
+        """Start a worker in place of a slot whose item was abandoned."""
+        self._pool.replace_slot()
 
-    def leave_slot(self, slot: Slot) -> None:
-        """End a slot."""
-        self._pool.leave(slot)
+    def end_slot(self, slot: Slot) -> None:
+        """Remove a slot that has no further item."""
+        self._pool.end_slot(slot)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def all_left(self) -> None:
+    def slots_ended(self) -> None:
         """End the batch after its last slot has ended, even if winding up fails."""
         try:
             self._wind_up()
@@ -227,7 +227,7 @@ class BatchRun:
             self._conclude()
 
     def _wind_up(self) -> None:
-        """Account for what was not started, close source and journal, then conclude."""
+        """Cancel the items that never started, close the source and the journal, then conclude."""
         if self._closing is not None or self._journal_closing:
             return
         cancellation, source = self._cancellation, self._source
@@ -248,7 +248,7 @@ class BatchRun:
         self._close_journal()
 
     def _unstarted(self) -> UnstartedInputs:
-        """Make the accounting for unstarted inputs; most runs never need it."""
+        """Make the part that cancels unstarted inputs, which most runs never need."""
         return UnstartedInputs(self._parts, self._source, self._cancellation, self._keep_unstarted)
 
     def _keep_unstarted(self, block: UnstartedBlock) -> None:
@@ -268,7 +268,7 @@ class BatchRun:
         self._conclude()
 
     def _conclude(self) -> None:
-        """End the record and notify the instruments: no item will finish any more."""
+        """Complete the batch's record and notify the instruments, once no further item can finish."""
         if self._concluded:
             return
         self._concluded = True
@@ -304,7 +304,7 @@ class BatchRun:
             self._saving.add_done_callback(self._saved)
 
     def _release(self) -> None:
-        """Release inputs and items, and break cycles that would keep them until a garbage collection."""
+        """Release inputs and items, and break the reference cycles that only the garbage collector would free."""
         self.batch.latest = self.batch.workflow = None
         self._source = EMPTY
         self._retries = self._hedging = self._timeouts = None
@@ -330,15 +330,15 @@ class BatchRun:
         """Wait until the batch is over.
 
         Raises:
-            BaseException: What ended the batch early: the failed item's own exception, the source's, or the
-                CancelledError of the caller, after everything in flight was cancelled and awaited.
+            BaseException: The cause of an early end, once every item in flight has ended: the failed item's own
+                exception, the source's, or the CancelledError of the caller.
         """
         while not self.over:
             await self.changed()
         self.raise_failure()
 
     def raise_failure(self) -> None:
-        """Raise what `join` raises, if anything. Call it when the batch is over."""
+        """Raise the exception of `join`, if there is one. Call this method when the batch is over."""
         cut, cancellation = self.interrupted_by, self._cancellation
         if cut is None and cancellation.failure is None:
             return
@@ -349,23 +349,22 @@ class BatchRun:
             try:
                 raise error
             finally:
-                del (
-                    error,
-                    self,
-                    cancellation,
-                )  # or the error would hold on to itself and to all results by its traceback
+                del error, self, cancellation  # in this frame they would keep the error and all results alive
 
     async def raise_if_interrupted(self, results: Any) -> None:
-        """Raise `Interrupted` if a signal has drained the batch. Call it when the batch is over.
+        """Raise `Interrupted` if a signal has drained the batch. Call this method when the batch is over.
 
         Args:
-            results: For the exception.
+            results: The results that the exception carries.
+
+        Raises:
+            Interrupted: A signal has drained the batch.
         """
         if self.interruption is not None:
             await self.interruption.deliver(lambda: active_batches(self.loop), results)
 
     async def changed(self, waiter: asyncio.Future[None] | None = None) -> None:
-        """Wait until the batch is over or `waiter` is done; a cancelled caller cancels the batch and waits on."""
+        """Wait until the batch is over or `waiter` is done. A cancellation of the caller stops the batch."""
         if waiter is None:
             waiter = self.loop.create_future()
         self._waiters.append(waiter)
@@ -377,13 +376,13 @@ class BatchRun:
             self._waiters.remove(waiter)
 
     def waiter(self) -> asyncio.Future[None]:
-        """Return a future to await instead of `changed`; pass a cancellation of that to `interrupt`."""
+        """Return a future to await instead of `changed`; pass a CancelledError of that wait to `interrupt`."""
         waiter = self.loop.create_future()
         self._waiters.append(waiter)
         return waiter
 
     def interrupt(self, cancelled: asyncio.CancelledError) -> None:
-        """Cancel the batch, as its caller was cancelled."""
+        """Stop the batch because its caller was cancelled; `join` raises that CancelledError at the end."""
         if self.interrupted_by is None:
             self.interrupted_by = cancelled.with_traceback(None)
         self.stop("the batch was cancelled")
@@ -393,5 +392,5 @@ class BatchRun:
 
 
 async def _close_source(source: Source) -> None:
-    """Close a source; its own code has the grace period to end."""
+    """Close a source, whose own code has the grace period to end."""
     await asyncio.wait_for(source.aclose(), GRACE_S)

@@ -1,7 +1,8 @@
-"""Cancellation: every way in which an item ends other than by its own attempt.
+"""Cancellation: everything that ends an item early, or that decides how an interrupted item ends.
 
-Here are time limits, drain, stop, fail-fast, and abandonment of what does not end. Inputs that are never started are
-in `unstarted`.
+That is time limits, drain, stop, fail-fast, and the abandonment of items that do not end within the grace period. To
+cancel an item is to cancel its task; its worker then catches the CancelledError and calls `Cancellation.interrupted`.
+Inputs that are never started are in `unstarted`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flowrt.engine.item_task import clear_cancellation, make_task, retrieve_exce
 from flowrt.engine.outcome import (
     Finisher,
     cancel,
-    mark_not_kept,
+    mark_not_journaled,
     set_timed_out,
     settle,
     settle_exception,
@@ -40,35 +41,35 @@ _STRAY: Final = (
 )
 
 
-class SlotKeeper(Protocol):
-    """Interface of the run. Bound methods of it, instead, would be more objects for each batch."""
+class SlotOwner(Protocol):
+    """Interface of the batch run. Passing two of its bound methods would make two more objects for each batch."""
 
     def replace_slot(self) -> None:
-        """Add a worker in place of a slot whose item was abandoned."""
+        """Start a worker in place of a slot whose item was abandoned."""
 
-    def leave_slot(self, slot: Slot) -> None:
-        """End a slot."""
+    def end_slot(self, slot: Slot) -> None:
+        """Remove a slot that has no further item."""
 
 
 class Cancellation:
-    """Ends the items of one batch run that do not end by themselves.
+    """Ends items of one batch run early.
 
     Args:
         parts: The run's parts.
-        source: Where the run pulls from.
-        retries: Where items wait for another attempt, if any may have one.
-        cache: Outputs of inputs that were run before, if they are cached.
-        hedging: The second attempts beside stragglers, if there are any.
-        context: The context that tasks of the run inherit.
+        source: Source of the items.
+        retries: Queue of the items that wait for another attempt; None without retries and cache.
+        cache: Cached outputs of earlier inputs; None without a cache.
+        hedging: Runs the hedges; None without hedging.
+        context: Context of the batch; tasks that are made here run in a copy.
         slots: The run, which replaces and ends slots.
 
     Attributes:
         stopped: Why the batch was stopped, or None.
-        drained: Why the batch admits nothing more although it was not stopped, or None.
-        failure: What `join` raises, or None.
-        source_error: What the source raised, or None.
-        cancels_rest: True if inputs that were never started get a `cancelled` result each.
-        paced: True if a consumer sets the pace.
+        drained: Why the batch was drained, or None.
+        failure: The exception that `join` raises, or None.
+        source_error: The exception that the source raised, or None.
+        cancels_rest: True if each input that was never started gets a `cancelled` result.
+        paced: True if results go to a consumer that sets the pace, as in a stream.
         finish: Finishes an item whose status is final.
     """
 
@@ -80,7 +81,7 @@ class Cancellation:
         cache: BatchCache | None,
         hedging: Hedging | None,
         context: Context,
-        slots: SlotKeeper,
+        slots: SlotOwner,
     ) -> None:
         self.stopped: str | None = None
         self.drained: str | None = None
@@ -111,18 +112,18 @@ class Cancellation:
     # -- the whole batch -----------------------------------------------------------------------------------------------
 
     def drain(self, reason: str) -> None:
-        """Admit nothing more; attempts in flight go on to their end.
+        """Admit no further item and let the attempts in flight end.
 
-        Items that wait for a rate limit, a circuit or another attempt are cancelled, and so is the rest of a list or
-        of another input of known length.
+        Items that wait for a rate limit, for an open circuit or for another attempt are cancelled, and so are the
+        inputs that are left if their number is known.
 
         Args:
-            reason: For the error of the items that are not started.
+            reason: The cause, for the error of each cancelled item.
         """
         if self.stopped is not None or self.drained is not None or self.all_started:
             return
         waiting = self._waiting()
-        self.cancels_rest = not self._admission.closed  # else the source is exhausted, or has raised
+        self.cancels_rest = not self._admission.closed  # closed: the source is exhausted, or has raised
         self.drained = reason
         self._close_admission()
         self._pause.end()
@@ -132,30 +133,30 @@ class Cancellation:
 
     @property
     def all_started(self) -> bool:
-        """True if all that is left is in flight."""
+        """True if every item that is left is in flight."""
         source = self._source
         all_pulled = self._admission.closed or (self._batch.pulled >= source.known and not source.left)
         return all_pulled and not self._waiting()
 
     def _waiting(self) -> list[asyncio.Task[Any] | None]:
-        """Tasks of the items that wait for a policy."""
+        """Return the tasks of the items that wait for a rate limit or an open circuit."""
         current = asyncio.current_task(self._loop)
         return [
             slot.task
             for slot in self._batch.slots
-            if slot.item is not None and not slot.item.started_ns and not slot.keeping and slot.task is not current
+            if slot.item is not None and not slot.item.started_ns and not slot.journaling and slot.task is not current
         ]
 
     def stop(self, reason: str, *, cancels_rest: bool = False) -> None:
-        """Admit nothing more and cancel what is in flight; abandon what has not ended after the grace period.
+        """Admit no further item, cancel the items in flight, and abandon those that outlast the grace period.
 
         Args:
-            reason: For the error of the items that are cut short.
-            cancels_rest: Give inputs that were never started a result. Off where no consumer is left to take it.
+            reason: The cause, for the error of each cancelled item.
+            cancels_rest: Give each input that was never started a result. False if no consumer is left to take it.
         """
         if self.stopped is None and cancels_rest:
             self.cancels_rest = True
-        elif not cancels_rest and self.paced:  # the consumer is gone; an unpaced batch cancels the rest without waiting
+        elif not cancels_rest and self.paced:  # the consumer has left, and nothing else would take the results
             self.cancels_rest = False
         if self.stopped is not None:
             return
@@ -166,44 +167,44 @@ class Cancellation:
             self._hedging.stop()
         current = asyncio.current_task(self._loop)
         for slot in self._batch.slots:
-            # a worker without an item finds admission closed; one whose item waits for the journal has ended it
-            if slot.item is not None and not slot.keeping and slot.task is not None and slot.task is not current:
+            # not a worker without an item, which finds admission closed, nor one that waits for the journal
+            if slot.item is not None and not slot.journaling and slot.task is not None and slot.task is not current:
                 slot.task.cancel()
         self._abandon_later()
 
     def fail(self, exc: BaseException, reason: str) -> None:
-        """Stop the batch and have `join` raise, unless something failed before.
+        """Stop the batch, and have `join` raise an exception, unless it is to raise an earlier one.
 
         Args:
-            exc: What `join` is to raise.
-            reason: The cause, to follow "because".
+            exc: The exception.
+            reason: The cause, as a clause that follows "because".
         """
         if self.failure is None:
             self.failure = exc
         self.stop(f"the batch was stopped because {reason}")
 
     def source_failed(self, exc: BaseException) -> None:
-        """End the input: what was admitted finishes, then `join` raises the source's own error."""
+        """Admit no further item after the source has raised: items in flight finish, then `join` raises `exc`."""
         self.source_error = exc
         if self.failure is None:
-            # its traceback begins with frames of the engine, which hold the whole batch
+            # without the engine's frames, which hold the whole batch
             self.failure = exc.with_traceback(without_engine_frames(exc.__traceback__))
         self._close_admission()
         if not isinstance(exc, (Exception, asyncio.CancelledError)):
             self.stop(f"the source raised {type(exc).__name__}")
 
     def executor_failed(self, item: ItemRecord, exc: ExecutorFailedError) -> None:
-        """Stop the batch, whose executor can run nothing more; its items are cancelled, and run when it is resumed."""
+        """Stop the batch, as its executor cannot run attempts. Its items are cancelled: a resumed run repeats them."""
         cancel(item, str(exc))
         self.fail(exc, "its executor failed")
 
     def _fail_fast(self, item: ItemRecord) -> None:
-        """Stop at an item that did not end ok; one that draining does not start has not failed."""
+        """Stop the batch at an item that did not end ok. Items that a drain or a stop has cancelled do not count."""
         state = item.status
         if self.stopped is not None or (state == "cancelled" and self.drained is not None):
             return
         own = item.exception if state == "failed" else None
-        if isinstance(own, asyncio.CancelledError):  # raised to the caller, it would look like the caller's own
+        if isinstance(own, asyncio.CancelledError):  # it would read as a cancellation of the caller
             own = None
         self.fail(ItemFailedError(item) if own is None else own, f"item {item.index} {state.replace('_', ' ')}")
 
@@ -218,29 +219,29 @@ class Cancellation:
     # -- one item ------------------------------------------------------------------------------------------------------
 
     def interrupted(self, item: ItemRecord, slot: Slot) -> None:
-        """Record the outcome of an attempt that ended in CancelledError, by whose cancellation it was."""
-        if slot.cancelled_ns:
-            return  # by its time limit: `timed_out` records that
+        """Record the outcome of an item whose task caught a CancelledError, according to the source of the error."""
+        if slot.cancelled_ns:  # its time limit: the worker calls `timed_out` next
+            return
         task = slot.task
         if self.stopped is not None:
             cancel(item, self.stopped)
         elif self.drained is not None and not item.started_ns:
             cancel(item, f"not {'tried again' if item.attempts else 'started'}: {self.drained}")
-        elif task is not None and task.cancelling():
+        elif task is not None and task.cancelling():  # a request by other code; without one, the node raised the error
             cancel(item, _STRAY)
             item.exception = asyncio.CancelledError(_STRAY)
         else:
             settle_exception(item, asyncio.CancelledError("the node raised CancelledError itself"))
-        clear_cancellation()  # the task may have more to do: the journal, the slot's next item
+        clear_cancellation()  # the task goes on: it may write to the journal or run the slot's next item
 
     def timed_out(self, item: ItemRecord, slot: Slot) -> None:
-        """Record that an item's attempt, which has ended by now, ran out of time."""
+        """Record that an attempt ran out of time, after it has ended."""
         slot.cancelled_ns = 0
         clear_cancellation()
         set_timed_out(item, self._item_timeout_s)
 
     def expire(self, slot: Slot) -> None:
-        """Cancel an attempt that is over its time limit."""
+        """Cancel the item in a slot that is over its time limit, unless one of its hedges has won."""
         if self._hedging is not None and slot.item is not None and not self._hedging.expire(slot.item):
             return
         slot.cancelled_ns = self._clock()
@@ -248,7 +249,10 @@ class Cancellation:
             slot.task.cancel()
 
     def abandon(self, slot: Slot) -> None:
-        """Finish an item that did not end when it was cancelled, and give its slot to a new worker."""
+        """Finish a copy of an item that did not end within the grace period, and replace its slot.
+
+        Its task is left running. When the task ends, its worker finds `slot.abandoned` set and does nothing more.
+        """
         slot.abandoned = True
         item, task = slot.item, slot.task
         self._batch.slots.remove(slot)
@@ -260,7 +264,7 @@ class Cancellation:
         self._slots.replace_slot()
 
     def abandon_task(self, task: asyncio.Task[Any]) -> None:
-        """Abandon the item that runs in a task."""
+        """Abandon the item whose task this is."""
         for slot in self._batch.slots:
             if slot.task is task:
                 self.abandon(slot)
@@ -268,12 +272,14 @@ class Cancellation:
 
     def _finish_abandoned(self, item: ItemRecord, slot: Slot) -> None:
         won = None if self._hedging is None else self._hedging.give_up(item)
-        item = item.clone()  # its task may still write to the original
+        item = item.clone()  # the task may still write to the original
         item.uncancellable = True
-        if slot.keeping:
+        if slot.journaling:
             if slot.task is not None:
                 slot.task.cancel()
-            mark_not_kept(item, f"it finished, but its journal did not answer within {GRACE_S:g} s; it may run again")
+            mark_not_journaled(
+                item, f"it finished, but its journal did not answer within {GRACE_S:g} s; it may run again"
+            )
         else:
             if won is not None:
                 settle(item, won)
@@ -285,14 +291,14 @@ class Cancellation:
                 item.error = f"{item.error}; {_LEFT_RUNNING}"
             item.finished_ns = self._clock()
         if self._journal is not None and self._journal.wants(item):
-            self._finish_when_kept(item)
+            self._finish_when_journaled(item)
         else:
             self.finish(item)
 
     def _abandon_all(self) -> None:
         for slot in list(self._batch.slots):
             self.abandon(slot)
-        if self._batch.slots:  # abandoned items that are being journaled
+        if self._batch.slots:  # those of abandoned items on their way to the journal
             self._abandon_later()
 
     def _abandon_later(self) -> None:
@@ -300,18 +306,19 @@ class Cancellation:
 
     # -- the journal ---------------------------------------------------------------------------------------------------
 
-    async def keep(self, item: ItemRecord, slot: Slot) -> bool:
-        """Have the journal keep a finished item; what it cannot keep has not finished, and a later run repeats it.
+    async def write(self, item: ItemRecord, slot: Slot) -> bool:
+        """Write a finished item to the journal and wait until it is durable.
 
+        If the write fails, the item is marked as not journaled, so that a later run repeats it, and the batch stops.
         Cancellation does not interrupt the write; it ends the wait only if the slot was abandoned.
 
         Returns:
-            False if the slot was abandoned meanwhile, and the item has been finished already.
+            False if the slot was abandoned meanwhile, in which case the item is already finished.
         """
         if self._journal is None:
             return True
         slot.item = item
-        slot.keeping = True
+        slot.journaling = True
         kept = self._journal.append(item)
         while True:
             try:
@@ -324,29 +331,29 @@ class Cancellation:
                 kept = self._journal.successor(kept)
         if slot.abandoned:
             return False
-        slot.keeping = False
+        slot.journaling = False
         slot.item = None
         if error is not None:
-            mark_not_kept(item, f"it finished, but its result could not be kept: {error}", error)
+            mark_not_journaled(item, f"it finished, but its result could not be kept: {error}", error)
             self.fail(error, f"its journal failed: {error}")
         return True
 
-    def _finish_when_kept(self, item: ItemRecord) -> None:
-        """Finish an abandoned item in a slot of its own, once the journal has it."""
+    def _finish_when_journaled(self, item: ItemRecord) -> None:
+        """Finish an abandoned item, in a slot of its own, once the journal has written it."""
         slot = Slot()
         slot.item = item
-        slot.keeping = True  # from the start: a task that is cancelled before its first step never has one
+        slot.journaling = True  # set before the task's first step, which a `stop` would otherwise prevent
         self._batch.slots.append(slot)
 
         async def finish() -> None:
-            if await self.keep(item, slot):
+            if await self.write(item, slot):
                 self.finish(item)
-                self._slots.leave_slot(slot)
+                self._slots.end_slot(slot)
 
         slot.task = make_task(self._loop, finish(), name=self._batch.name, context=self._context.copy())
 
     def finish_restored(self, item: ItemRecord) -> bool:
-        """Finish an item as an earlier run did, if the journal has it.
+        """Finish an item with its result of an earlier run, if the journal has one.
 
         Returns:
             False if the item has to run.
@@ -364,7 +371,7 @@ class Cancellation:
             cancel(item, f"not started: {exc}")
             self.fail(exc, f"its journal cannot be used: {exc}")
         item.finished_ns = self._clock()
-        self.finish(item)  # with no attempt, as there was none in this run
+        self.finish(item)  # with 0 attempts for the instruments, since this run makes none
         item.attempts = attempts
         return True
 
@@ -376,7 +383,7 @@ class Cancellation:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Cancel the timers and let go of the inputs and of the run."""
+        """Cancel the timers; release the inputs and the run."""
         for timer in self._timers:
             timer.cancel()
         self._source = EMPTY

@@ -1,7 +1,7 @@
-"""Tasks of the engine: one for each item, and the few that a batch needs besides.
+"""Tasks of the engine: one for each item, and the few other tasks of a batch.
 
-They are made directly and not by the loop's task factory: an eager factory would run an item before its slot is
-recorded, and a factory of the form `(loop, coro)` takes no context.
+The engine calls the task classes itself, not the loop's task factory: an eager factory would run an item before its
+slot has the task, and a factory with the signature `(loop, coro)` accepts no context.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flowrt._util.weak_registry import WeakRegistry
 __all__ = [
     "ACTIVE_RUNS",
     "EAGER",
-    "HIRED",
+    "NEW_SLOT",
     "SCHEDULED",
     "ActiveRun",
     "ItemTask",
@@ -31,38 +31,39 @@ __all__ = [
 
 
 SCHEDULED: Final = 0
-"""The task starts in the loop's next turn, in a slot that had an item before."""
-HIRED: Final = 1
-"""The same, in a new slot, which is counted as `starting`."""
+"""Start of a task in the loop's next turn, for the next item of a slot."""
+NEW_SLOT: Final = 1
+"""Start of a task in the loop's next turn, for the first item of a slot. The pool counts it as `starting`."""
 EAGER: Final = 2
-"""The task starts at once, inside of the task of the slot's item before."""
+"""Eager start, as by `asyncio.Task(..., eager_start=True)`: the task runs at once, inside the task that creates it."""
 
 
 class ActiveRun(Protocol):
-    """Interface of the runs on a task's loop."""
+    """Interface of a batch run."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that the run is on."""
+        """The loop on which it runs."""
 
     @property
     def over(self) -> bool:
-        """True if nothing of the run is left."""
+        """True once the run has ended and released its parts."""
 
     def stop(self, reason: str) -> None:
-        """Cancel what is in flight."""
+        """Cancel the items in flight."""
 
 
 ACTIVE_RUNS: Final[WeakRegistry[Any]] = WeakRegistry()
-"""Every run that has started and is not over."""
+"""All runs that have started and are not over."""
 
 
 class ItemTask(asyncio.Task[None]):
     """Task of one item.
 
-    A cancellation before the task's first step is put off until after that step: a coroutine that never begins could
-    neither finish its item nor start its slot's next one. A cancellation while the loop is not running comes from
-    `asyncio.run`, which cancels all tasks before it closes the loop; it stops the whole batch.
+    A cancellation before the task's first step is delayed until after that step: asyncio would throw the
+    CancelledError into a coroutine that has not begun, which could neither finish its item nor start the next one. A
+    cancellation while the loop is not running comes from `asyncio.run`, which cancels all tasks before it closes the
+    loop; it stops the whole batch.
     """
 
     __slots__ = ()
@@ -85,22 +86,22 @@ class ItemTask(asyncio.Task[None]):
 def make_task(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], *, name: str, context: Context
 ) -> asyncio.Task[Any]:
-    """Make a task whatever the loop's task factory.
+    """Make a task, ignoring the loop's task factory.
 
     Args:
         loop: The running loop.
         work: The coroutine to run.
         name: The task's name.
-        context: The context to run it in.
+        context: The context in which it runs.
     """
     return asyncio.Task(work, loop=loop, name=name, context=context)
 
 
 def clear_cancellation() -> None:
-    """Forget cancellations of the current task that were raised and are not to be passed on.
+    """Call `uncancel()` on the current task until no cancellation request is left.
 
-    Without it `task.cancelling()` stays above zero, and the next `asyncio.timeout` in this task would take its own
-    cancellation for the caller's.
+    The engine calls it after it has handled a CancelledError. Without it `task.cancelling()` would stay above zero,
+    and the next `asyncio.timeout` in this task would treat its own cancellation as a request from outside.
     """
     task = asyncio.current_task()
     while task is not None and task.cancelling():
@@ -108,12 +109,12 @@ def clear_cancellation() -> None:
 
 
 def clear_frames_later(frame: FrameType, task: asyncio.Task[Any] | None, starter: asyncio.Task[Any] | None) -> None:
-    """Clear the frames of a task, which an exception holds, when the task has ended.
+    """Clear the frames of a task when it has ended, since an exception that outlives the task holds them.
 
     Args:
         frame: The frame of the task's coroutine.
         task: The task.
-        starter: Task inside of which it was started, if it was; the frame holds this task's frames as its callers.
+        starter: Task that started it eagerly, or None; the frame holds the starter's frames as its callers.
     """
     if task is not None:
         task.add_done_callback(partial(_clear, frame, 1, task))
@@ -122,7 +123,7 @@ def clear_frames_later(frame: FrameType, task: asyncio.Task[Any] | None, starter
 
 
 def _clear(frame: FrameType | None, count: int, task: asyncio.Task[Any], _: asyncio.Task[Any]) -> None:
-    if not task.done():  # its frame waits without a caller, and to clear it would end its coroutine
+    if not task.done():  # clearing the frame of a suspended coroutine would end the coroutine
         return
     while frame is not None and count:
         frame.clear()
@@ -130,6 +131,6 @@ def _clear(frame: FrameType | None, count: int, task: asyncio.Task[Any], _: asyn
 
 
 def retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Retrieve a finished task's exception, or asyncio would log that it was never retrieved."""
+    """Retrieve a finished task's exception, so that asyncio does not log it as never retrieved."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""Outcomes: every transition of an item's record to a status, and what follows a final one."""
+"""Outcomes: every transition of an item's record to a status, and the steps that follow a final status."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import flowrt.errors
 from flowrt.engine.instrument import Dispatch
+from flowrt.engine.item_task import clear_frames_later
 from flowrt.errors import error_text, error_type_of
-from flowrt.model import BatchRecord, BatchResult, ItemRecord
+from flowrt.model import BatchRecord, BatchResult, ItemRecord, Slot
 from flowrt.model.node import NEVER_RUN, NodeResult, refuse_output
 
 __all__ = [
@@ -24,10 +25,11 @@ __all__ = [
     "Settle",
     "cancel",
     "cancel_retry",
-    "mark_not_kept",
+    "mark_not_journaled",
     "set_timed_out",
     "settle",
     "settle_exception",
+    "settle_raised",
     "settle_value",
     "without_engine_frames",
 ]
@@ -39,20 +41,20 @@ _MACHINERY: Final = tuple(
 
 
 Deliver = Callable[[BatchResult], None]
-"""Takes a finished result; where admission has a limit, the consumer calls `admission.release()` for each."""
+"""Receives each finished result. If admission is limited, the consumer calls `admission.release()` for each one."""
 
 Settle = Callable[[ItemRecord, Any], None]
 """Records what the node returned."""
 
 
 PLAIN: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple})
-"""Types whose values are outputs as they are, and never a NodeResult."""
+"""Types whose values are outputs, so that they need no further checks."""
 
 _NO_LOOP: Final = ("no running event loop", "There is no current event loop in thread")
 
 
 class RejectedInputError(Exception):
-    """The item is a `Rejected` and reaches no node."""
+    """The input is a `Rejected`: it could not be read, and no attempt is made."""
 
 
 def settle_value(item: ItemRecord, value: Any) -> None:
@@ -97,6 +99,25 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
     item._sparse = values if item._sparse is None else {**item._sparse, **values}  # noqa: SLF001  # the engine's own
 
 
+def settle_raised(item: ItemRecord, exc: BaseException, slot: Slot) -> None:
+    """Record what an attempt raised in the item's task; called by the worker that caught it.
+
+    The traceback begins with the worker's frame, which holds the batch. Later frames may hold that frame as their
+    caller, even after `settle_exception` has cut it from the traceback, so it is cleared when its task has ended.
+    Before Python 3.12 the frame of an awaited coroutine has no caller.
+
+    Args:
+        item: The item.
+        exc: What the attempt raised.
+        slot: The item's slot.
+    """
+    own = exc.__traceback__
+    called = None if own is None else own.tb_next
+    if own is not None and called is not None and called.tb_frame.f_back is not None:
+        clear_frames_later(own.tb_frame, slot.task, slot.starter)
+    settle_exception(item, exc)
+
+
 def _settle_other(item: ItemRecord, result: Any) -> None:
     if not isinstance(result, NodeResult):
         item.status = "failed"
@@ -123,7 +144,7 @@ def _settle_other(item: ItemRecord, result: Any) -> None:
 
 
 def _users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's own code on; without any of it, the whole but for the worker's frame."""
+    """Return the traceback from the user's first frame on; if it has none, all frames but the worker's."""
     at = traceback
     while at is not None and at.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         at = at.tb_next
@@ -133,7 +154,7 @@ def _users_part(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def without_engine_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame on that is not the engine's."""
+    """Return the traceback from the first frame on that is not the engine's."""
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_ENGINE):
         traceback = traceback.tb_next
     return traceback
@@ -152,12 +173,12 @@ def cancel(item: ItemRecord, reason: str) -> None:
 
 
 def cancel_retry(item: ItemRecord, reason: str) -> None:
-    """Record that an item is not tried again, and how its last attempt ended."""
+    """Record that a granted retry was cancelled; the error names the outcome of the last attempt."""
     cancel(item, f"not tried again: {reason}; attempt {item.attempts} ended in {item.error_type}: {item.error}")
 
 
-def mark_not_kept(item: ItemRecord, reason: str, error: BaseException | None = None) -> None:
-    """Record that the journal did not keep an item: a later run repeats it, so its result is not handed over."""
+def mark_not_journaled(item: ItemRecord, reason: str, error: BaseException | None = None) -> None:
+    """Record that an item is not in the journal. A later run repeats the item, so its output is withheld now."""
     cancel(item, reason)
     item.output = item._metadata = None  # noqa: SLF001  # the record is the engine's
     item.error_type = "JournalDiskError" if error is None else type(error).__name__
@@ -184,9 +205,9 @@ class Finisher:
     Args:
         batch: The batch's record.
         dispatch: The instruments' hooks.
-        deliver: Takes the results.
-        item_ended: Called after each item, where items may be tried again: the last that could be may have ended.
-        not_ok: Called after an item that did not end ok, or None.
+        deliver: Receives the results.
+        item_ended: Called after each item; None without a retry queue, which ends with the last item.
+        not_ok: Called after each item that ended neither `ok` nor `resumed`; None unless the batch fails fast.
     """
 
     __slots__ = ("_after", "_counts", "_deliver", "_dispatch")
@@ -208,7 +229,7 @@ class Finisher:
         """Finish an item whose status is final.
 
         Args:
-            item: Its outcome and times are set.
+            item: The item; its outcome and times are set.
         """
         state = item.status
         self._counts[state] += 1
@@ -218,7 +239,7 @@ class Finisher:
                     dispatch.notify("attempt_ended", item)
                 if dispatch.takes_failures and (state == "failed" or state == "timed_out" or item.uncancellable):
                     dispatch.notify("item_failed", item)
-            notify_after = dispatch.notify_finished_after  # before `disable` can change it
+            notify_after = dispatch.notify_finished_after  # read first, since `disable` replaces it
             if (notify_finished := dispatch.notify_finished) is not None:
                 try:
                     notify_finished(item)

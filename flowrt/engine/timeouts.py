@@ -71,7 +71,7 @@ class ItemTimeouts:
         soonest = now + self._timeout_ns
         for slot in tuple(self._slots):
             item = slot.item
-            if item is None or not item.started_ns or slot.keeping:
+            if item is None or not item.started_ns or slot.journaling:
                 continue
             if slot.cancelled_ns:
                 due = slot.cancelled_ns + _GRACE_NS

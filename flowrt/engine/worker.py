@@ -1,8 +1,7 @@
-"""The worker: the way of one item through a batch.
+"""The worker: takes items through a batch, one at a time in each slot.
 
-Read `Worker.run` first: it is the whole way, from the source to the result. Slots are the bound on concurrency: each
-runs one item at a time, and nothing is kept per item that outlives it. How slots are filled is in `worker_pool`, how
-items end other than by themselves in `cancellation`, how a batch starts and ends in `batch_run`.
+Read `Worker.run` first: it is the whole way of an item, from the source to the result. Three modules complete it:
+`worker_pool` starts workers in vacant slots, `cancellation` ends items early, `batch_run` starts and ends the batch.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from flowrt.attribution.ledger import INPUT
 from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
-from flowrt.engine.item_task import EAGER, HIRED, SCHEDULED, ItemTask, clear_cancellation, clear_frames_later
-from flowrt.engine.outcome import PLAIN, cancel_retry, settle_exception, settle_value
+from flowrt.engine.item_task import EAGER, NEW_SLOT, SCHEDULED, ItemTask, clear_cancellation
+from flowrt.engine.outcome import PLAIN, cancel_retry, settle_raised, settle_value
 from flowrt.engine.parts import RunParts
 from flowrt.engine.policy_pipeline import PolicyPipeline
 from flowrt.engine.retry_queue import Requeued, RetryQueue
@@ -30,28 +29,29 @@ from flowrt.policies.retry import Retry
 
 __all__ = ["SlotPool", "Worker"]
 
-_CAN_START_EAGERLY: Final = sys.version_info >= (3, 12, 5)  # before, get_coro() of a task that then ended crashes
+# Python 3.12 introduced eager tasks; before 3.12.5, get_coro() of an eager task that has ended crashes.
+_CAN_START_EAGERLY: Final = sys.version_info >= (3, 12, 5)
 
 _NO_TYPES: Final[frozenset[type]] = frozenset()
-_SLOW_NS: Final = 1_000_000  # an iterator that takes longer for its next item holds the batch up
+_SLOW_NS: Final = 1_000_000  # a longer pull from an iterator is charged to the input in the ledger
 
 
 class SlotPool(Protocol):
     """Interface of the slot pool.
 
     Attributes:
-        vacant: Slots without a worker; below zero, so many slots have to end, since the limit was lowered.
-        starting: Workers whose task has not begun.
+        vacant: Number of slots without a worker; negative after the limit was lowered: so many slots must end.
+        starting: Number of workers whose task has not begun.
     """
 
     vacant: int
     starting: int
 
-    def hire(self) -> None:
-        """Fill vacant slots with workers."""
+    def fill(self) -> None:
+        """Start workers in vacant slots."""
 
-    def leave(self, slot: Slot) -> None:
-        """End a slot: it has no further item."""
+    def end_slot(self, slot: Slot) -> None:
+        """Remove a slot that has no further item."""
 
 
 class Worker:
@@ -59,13 +59,13 @@ class Worker:
 
     Args:
         parts: The run's parts.
-        source: Where items come from.
-        retries: Where items wait for another attempt, if any may have one.
+        source: Source of the items.
+        retries: Queue of the items that wait for another attempt; None without retries and cache.
+        cache: Cached outputs of earlier inputs; None without a cache.
         begin: Begins one attempt.
-        cache: Outputs of inputs that were run before, if they are cached.
-        cancellation: How items end other than by themselves.
+        cancellation: Ends items early.
         pool: The slots.
-        context: What each task's context is a copy of.
+        context: Context of the batch; each item's task runs in a copy.
     """
 
     def __init__(
@@ -91,41 +91,43 @@ class Worker:
         self._pool, self._context = pool, context
         self._known = source.known
         self._policies, self._cache = parts.policies, cache
-        self._gate = parts.policies if parts.policies is not None and parts.policies.holds_back else None
-        self._ledger = batch.ledger if source.computes else None  # else a pull takes no time
+        self._delaying = parts.policies if parts.policies is not None and parts.policies.holds_back else None
+        self._ledger = batch.ledger if source.computes else None  # a pull from memory takes no time worth charging
         optional = (self._ledger, retries, parts.policies, cache, parts.journal)
-        # what `run` needs for each item: unpacking a tuple is cheaper than reading as many attributes
-        self._always = (
+        # the locals of `run`: unpacking one tuple for each item is cheaper than reading as many attributes
+        self._locals = (
             batch,
             admission,
             pool,
             source.pull,
             begin,
-            PLAIN if parts.settle is settle_value else _NO_TYPES,  # types of outcomes that are outputs as they are
+            PLAIN if parts.settle is settle_value else _NO_TYPES,  # types whose values need no `settle`
             parts.settle,
             finish,
             clock,
             parts.dispatch,
-            source.sets_variables or any(part is not None for part in optional),  # items pass further stages
+            not source.sets_variables and all(part is None for part in optional),  # nothing but the node is to run
         )
         self._turn = Turn(parts.loop, parts.clock)
 
     async def run(self, slot: Slot, start: int) -> None:
         """Take one item from the source to its result, then start the slot's next item in a task of its own.
 
-        Source → admission → attempt → journal → record finished → instruments → result. With shared tasks the slot's
-        items follow each other in this one task.
+        Admission → source → policies → attempt → outcome → retry queue, or journal → instruments → result.
+
+        Below, `break` ends the slot; `return` leaves the slot to another task; `continue` takes another item in this
+        task. With shared tasks the loop takes all items of the slot.
 
         Args:
-            slot: Where the item runs; `slot.task` is the current task.
-            start: How the task starts: `HIRED`, `SCHEDULED` or `EAGER`.
+            slot: The slot of the item; `slot.task` is this task.
+            start: How this task was started: `NEW_SLOT`, `SCHEDULED` or `EAGER`.
         """
-        batch, admission, pool, pull, begin, plain, settle, finish, clock, dispatch, staged = self._always
-        raised = False
+        batch, admission, pool, pull, begin, plain, settle, finish, clock, dispatch, fast_path = self._locals
+        raised = False  # True once an attempt has raised: the exception's traceback holds this frame
         if start:
-            if start == HIRED:
+            if start == NEW_SLOT:
                 pool.starting -= 1
-            else:
+            else:  # an eager task runs before its constructor has returned it
                 slot.task = asyncio.current_task(self._loop)
         try:
             while admission.free or await admission.wait():
@@ -135,19 +137,19 @@ class Worker:
                     pool.vacant += 1
                     admission.release()
                     break
-                asked_ns = clock() if staged and self._ledger is not None else 0
+                asked_ns = 0 if fast_path or self._ledger is None else clock()
                 try:
                     if (data := pull()) is LATER and (data := await self._wait_for_input()) is LATER:
-                        admission.release()  # paused meanwhile: wait for admission anew
+                        admission.release()  # the batch was paused meanwhile: wait for a permit again
                         continue
-                except BaseException as exc:  # raised again by join()
+                except BaseException as exc:  # the iterator's; raised again by join()
                     self._cancellation.source_failed(exc)
                     break
                 if data is END:
                     if not admission.closed:
                         self._input_ended()
                     break
-                if not staged:
+                if fast_path:
                     item = make_record(batch, batch.pulled, data, clock())
                     batch.pulled += 1
                     if (notify_started := dispatch.notify_started) is not None:
@@ -162,25 +164,25 @@ class Worker:
                         await self._turn.end()
                     continue
                 if pool.vacant > 0 and not pool.starting:
-                    pool.hire()
-                if staged and (cache := self._cache) is not None and not item.attempts and await cache.answer(item):
+                    pool.fill()
+                if not fast_path and self._cache is not None and not item.attempts and await self._cache.answer(item):
                     if not await self._finish_cached(item, slot):
                         return
                     continue
 
                 batch.latest = slot.item = item
                 try:
-                    if not staged:
+                    if fast_path:
                         item.started_ns = item.pulled_ns
                     else:
-                        if (gate := self._gate) is None:
+                        if (delaying := self._delaying) is None:
                             item.started_ns = item.started_ns or item.pulled_ns
-                        elif not gate.enter(item):
-                            await gate.wait(item)
-                        if self._cache is not None and item.started_ns is item.pulled_ns:  # it was asked in between
-                            item.started_ns = clock()
+                        elif not delaying.enter(item):
+                            await delaying.wait(item)
+                        if self._cache is not None and item.started_ns == item.pulled_ns:
+                            item.started_ns = clock()  # the lookup in the cache is no service time
                     outcome = await begin(item)
-                    if type(outcome) in plain:  # what `settle_value` does, without a call
+                    if type(outcome) in plain:  # as `settle_value`, without a call
                         item.status = "ok"
                         item.output = outcome
                     else:
@@ -188,25 +190,27 @@ class Worker:
                 except Exception as exc:
                     outcome = exc
                     raised = True
-                    self._attempt_raised(item, exc, slot)
+                    settle_raised(item, exc, slot)
                     if isinstance(exc, ExecutorFailedError):
                         self._cancellation.executor_failed(item, exc)
-                except asyncio.CancelledError:
+                except asyncio.CancelledError:  # the engine's, other code's or the node's own: it ends this item alone
                     self._cancellation.interrupted(item, slot)
                     outcome = item.exception
                 except BaseException as exc:  # KeyboardInterrupt, SystemExit: raised again by join()
                     outcome = exc
                     raised = True
-                    self._attempt_raised(item, exc, slot)
+                    settle_raised(item, exc, slot)
                     self._cancellation.fail(exc, f"the node raised {type(exc).__name__}")
-                if slot.abandoned:  # the item was finished without this task, and the slot given to another worker
+                if (
+                    slot.abandoned
+                ):  # the grace was over: `abandon` has finished a copy of the item and replaced the slot
                     return
                 slot.item = None
-                if slot.cancelled_ns:
+                if slot.cancelled_ns:  # even if the node has caught the cancellation and returned
                     self._cancellation.timed_out(item, slot)
 
                 item.finished_ns = now = clock()
-                if not staged:
+                if fast_path:
                     finish(item)
                 elif (
                     (policies := self._policies) is not None
@@ -216,42 +220,49 @@ class Worker:
                     self._requeue(item, retry)
                 else:
                     journal = self._journal
-                    if journal is not None and journal.wants(item) and not await self._cancellation.keep(item, slot):
+                    if journal is not None and journal.wants(item) and not await self._cancellation.write(item, slot):
                         return
                     finish(item)
 
                 if self._task_per_item:
                     if admission.closed or (batch.pulled + pool.starting >= self._known and not self._needs_task()):
                         break
-                    if slot.starter is not None:  # which starts the next item, too
+                    if slot.starter is not None:  # this eager task has not waited: `_start_items` starts the next, too
                         slot.starter = None
                     elif _CAN_START_EAGERLY and (batch.latest is not item or now - item.started_ns < LONGEST_NS):
                         self._start_items(slot, now)
                     else:
-                        # in the last step of this task, so that nothing is scheduled in between; in a fresh context,
-                        # so that no variable that the node has set reaches the next item
+                        # in this task's last step, so that no turn of the loop is lost; in a fresh context, so that no
+                        # variable that the node has set reaches the next item
                         slot.task = ItemTask(
                             self.run(slot, SCHEDULED), loop=self._loop, name=batch.name, context=self._context.copy()
                         )
                     return
-                outcome = None
+                outcome = None  # a shared task must not keep it until the next item ends
                 if slot.task is not None and slot.task.cancelling():  # by a timeout that never called uncancel()
                     clear_cancellation()
                 if now - self._turn.started_ns > LONGEST_NS and batch.latest is item:
                     await self._turn.end()
         except GeneratorExit:  # the loop was closed with the batch still active
             raise
-        except BaseException as exc:  # a fault of the engine or of an executor, policy or journal of the user's
+        except BaseException as exc:  # a fault of the engine, or of an executor, a policy or a journal of the user's
             self._cancellation.fail(exc, "the engine failed")
-        if raised:  # before the batch can end, this frame is cleared, which the exception holds
-            self._loop.call_soon(pool.leave, slot)
+        if raised:  # let this frame end first, which the exception holds, and which holds the batch
+            self._loop.call_soon(pool.end_slot, slot)
         else:
-            pool.leave(slot)
+            pool.end_slot(slot)
 
     def _start_items(self, slot: Slot, now: int) -> None:
-        """Run the slot's next items at once, each in a task of its own, until one waits for something.
+        """Run the slot's next items in eager tasks, one after another, until one waits for something.
 
-        It spares each of them a turn of the loop. The loop still has its turn as often as with shared tasks.
+        An eager task runs inside its constructor until it first waits, which spares the item a turn of the loop. An
+        item that has ended by then clears `slot.starter`, and the next one starts here. An item that waits starts the
+        next one itself when it ends. After `LONGEST_NS` of items that never wait, the next one is scheduled, so that
+        the loop has its turn.
+
+        Args:
+            slot: The slot; its task is in the last step.
+            now: The time by the batch's clock.
         """
         make_task: Callable[..., asyncio.Task[None]] = ItemTask
         loop, name, context, clock = self._loop, self._batch.name, self._context, self._clock
@@ -259,7 +270,7 @@ class Worker:
         while True:
             slot.starter = starter
             make_task(self.run(slot, EAGER), loop=loop, name=name, context=context.copy(), eager_start=True)
-            if slot.starter is not None:  # the item waits and will start the next itself, or it was the slot's last
+            if slot.starter is not None:  # the item waits, or it was the slot's last
                 slot.starter = None
                 return
             if not self._turn.goes_on(now, clock()):
@@ -270,13 +281,13 @@ class Worker:
         """Wait until the source has an input.
 
         Returns:
-            The input; END at the end and once admission is closed; LATER if the batch was paused meanwhile.
+            The input; END if the source is exhausted or admission was closed; LATER if the batch was paused.
         """
         source, admission = self._source, self._admission
         data: Any = LATER
         while data is LATER:
             await source.wait()
-            if admission.closed:  # by a stop or a drain, which cancels what has become ready meanwhile
+            if admission.closed:  # by a stop or a drain, which also cancels the inputs that have arrived
                 return END
             if admission.paused:
                 return LATER
@@ -284,10 +295,14 @@ class Worker:
         return data
 
     def _admit(self, data: Any, asked_ns: int) -> ItemRecord | None:
-        """Return the record of the item that was pulled, new or queued for another attempt.
+        """Return the record of the item that was pulled, which is new or comes from the retry queue.
+
+        Args:
+            data: The input, or a `Requeued`.
+            asked_ns: When it was asked for, if a ledger is kept.
 
         Returns:
-            None if the item does not run here: an earlier run has finished it, or an equal input runs already.
+            The record; None if the item does not run now: an earlier run has finished it, or an equal input is running.
         """
         batch, source, ledger, cache = self._batch, self._source, self._ledger, self._cache
         if source.sets_variables:
@@ -305,10 +320,10 @@ class Worker:
             batch.returned_ns = now = self._clock()
             if self._dispatch.active:
                 self._dispatch.notify("attempt_started", item)
-            if self._gate is None:
+            if self._delaying is None:
                 item.started_ns = now
             return item
-        # no attempt yet: the item is new, or waited for an equal input
+        # no attempt yet: the item is new, or was parked while an equal input ran
         if cache is not None and cache.parks(item):
             self._admission.release()
             return None
@@ -316,13 +331,9 @@ class Worker:
         return None if self._journal is not None and self._cancellation.finish_restored(item) else item
 
     async def _finish_cached(self, item: ItemRecord, slot: Slot) -> bool:
-        """Finish an item that has its output from the cache.
-
-        Returns:
-            False if the slot was abandoned meanwhile.
-        """
+        """Finish an item whose output came from the cache; returns False if the slot was abandoned meanwhile."""
         item.finished_ns = self._clock()
-        if self._journal is not None and not await self._cancellation.keep(item, slot):
+        if self._journal is not None and not await self._cancellation.write(item, slot):
             return False
         self._finish(item)
         if self._turn.is_over(item.finished_ns):
@@ -336,34 +347,22 @@ class Worker:
 
     @property
     def most_left(self) -> int:
-        """Most inputs that no worker has taken or is about to take, as far as is known."""
+        """Upper bound of the number of inputs that are not pulled."""
         return max(self._known - self._batch.pulled, 0) or self._source.left
 
     def _needs_task(self) -> bool:
-        """Return whether a task must look for another item, although all known inputs are pulled or about to be."""
-        starting = self._pool.starting  # workers that will each take an input
-        if self._source.left > starting:
+        """Return whether the slot needs a further task although all inputs of known number are or will be pulled."""
+        starting = self._pool.starting  # each of these workers will pull an input
+        if self._source.left > starting:  # a list has grown
             return True
         if starting:
-            self._pool.vacant += 1  # in case one of those workers finds the limit lowered, or the list grown
+            self._pool.vacant += 1  # in case the limit is lowered or a list grows before they start
         else:
             self._input_ended()
         return False
 
-    def _attempt_raised(self, item: ItemRecord, exc: BaseException, slot: Slot) -> None:
-        """Record what an attempt raised.
-
-        The first frame in the exception's traceback that is not this task's may hold this task's as its caller, and
-        that the whole batch: clear it once it has ended. Before Python 3.12, an awaited coroutine's has no caller.
-        """
-        own = exc.__traceback__
-        called = None if own is None else own.tb_next
-        if own is not None and called is not None and called.tb_frame.f_back is not None:
-            clear_frames_later(own.tb_frame, slot.task, slot.starter)
-        settle_exception(item, exc)
-
     def _input_ended(self) -> None:
-        """Close admission: there are no more inputs. The input must not be shorter than the journal's was."""
+        """Close admission at the end of the inputs. An input shorter than the journal's is the batch's failure."""
         self._admission.close()
         batch, cancellation = self._batch, self._cancellation
         if batch.ledger is not None:
@@ -377,7 +376,7 @@ class Worker:
                     cancellation.failure = exc
 
     def _ask_for_retry(self, policies: PolicyPipeline, item: ItemRecord, outcome: Any) -> Retry | None:
-        """Let the policies learn from an attempt that has ended; returns the retry that they grant, if any."""
+        """Let the policies learn from an attempt that has ended, and return the retry that they grant, or None."""
         cancellation = self._cancellation
         ending = cancellation.stopped or cancellation.drained
         retry = policies.leave(item, item.exception if item.status == "timed_out" else outcome, ending=bool(ending))
@@ -387,7 +386,7 @@ class Worker:
         return None
 
     def _requeue(self, item: ItemRecord, retry: Retry) -> None:
-        """Queue an item for another attempt; until then its slot and its permit go to others."""
+        """Queue an item for another attempt, and release its permit: other items use the slot meanwhile."""
         if self._retries is None:
             raise RuntimeError("a policy granted a retry and there is no retry queue")
         item.schedule_retry(retry)

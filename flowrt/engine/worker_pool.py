@@ -1,4 +1,4 @@
-"""The pool of slots: as many items run at once as it has slots."""
+"""Pool of slots: the bound on how many items run at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from flowrt.engine.attempt import Begin
 from flowrt.engine.caching import BatchCache
 from flowrt.engine.cancellation import Cancellation
-from flowrt.engine.item_task import HIRED, ItemTask
+from flowrt.engine.item_task import NEW_SLOT, ItemTask
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import Source
@@ -17,32 +17,32 @@ from flowrt.model import Slot
 
 __all__ = ["WorkerPool"]
 
-_AT_ONCE: Final = 128  # workers that are hired at once for inputs in memory, of which no one has to wait for the next
+_AT_ONCE: Final = 128  # workers that start at once if the inputs are in memory, where none waits for the next input
 
 
 class _Run(Protocol):
-    """Interface of the pool's run."""
+    """Interface of the batch run."""
 
-    def all_left(self) -> None:
-        """End the batch, since its last slot has ended."""
+    def slots_ended(self) -> None:
+        """End the batch after its last slot has ended."""
 
 
 class WorkerPool:
-    """Slots of one batch run, filled as items come.
+    """Slots of one batch run. Workers start in them as inputs arrive.
 
     Args:
         parts: The run's parts.
-        source: Where items come from.
-        retries: Where items wait for another attempt, if any may have one.
-        cache: Outputs of inputs that were run before, if they are cached.
+        source: Source of the items.
+        retries: Queue of the items that wait for another attempt; None without retries and cache.
+        cache: Cached outputs of earlier inputs; None without a cache.
         begin: Begins one attempt.
-        cancellation: How items end other than by themselves.
-        context: What each task's context is a copy of.
+        cancellation: Ends items early.
+        context: Context of the batch; each item's task runs in a copy.
         run: Notified when the last slot has ended.
 
     Attributes:
-        vacant: Slots without a worker; below zero, so many slots have to end, since the limit was lowered.
-        starting: Workers whose task has not begun.
+        vacant: Number of slots without a worker; negative after the limit was lowered: so many slots must end.
+        starting: Number of workers whose task has not begun.
     """
 
     __slots__ = (
@@ -80,8 +80,8 @@ class WorkerPool:
         self._run = run
         self._worker = Worker(parts, source, retries, cache, begin, cancellation, self, context)
 
-    def hire(self) -> None:
-        """Add workers as far as slots are vacant: one for each input of a short batch, else double their number."""
+    def fill(self) -> None:
+        """Start workers in vacant slots: one for each input of a short batch, else as many as there are already."""
         if self._admission.closed:
             return
         batch, worker = self._batch, self._worker
@@ -91,7 +91,7 @@ class WorkerPool:
             return
         step = _AT_ONCE if worker.knows_length else 1
         if not slots:
-            most = max(1, most)  # the first one ends a batch without inputs, too
+            most = max(1, most)  # a batch without inputs needs one worker, which ends it
         for _ in range(min(self.vacant, max(step, len(slots)), most)):
             self.vacant -= 1
             self.starting += 1
@@ -99,11 +99,11 @@ class WorkerPool:
             slot.place = len(slots)
             slots.append(slot)
             slot.task = ItemTask(
-                worker.run(slot, HIRED), loop=self._loop, name=batch.name, context=self._context.copy()
+                worker.run(slot, NEW_SLOT), loop=self._loop, name=batch.name, context=self._context.copy()
             )
 
-    def leave(self, slot: Slot) -> None:
-        """End a slot: it has no further item, and none is left that another worker will not take."""
+    def end_slot(self, slot: Slot) -> None:
+        """Remove a slot that has no further item. The last slot ends the batch."""
         slots = self._batch.slots
         last = slots.pop()
         if last is not slot:  # the last slot takes its place: a search among 10,000 slots costs more than their items
@@ -113,28 +113,28 @@ class WorkerPool:
             slots[place], last.place = last, place
         slot.task = None
         if not slots:
-            self._run.all_left()
+            self._run.slots_ended()
         elif (ledger := self._batch.ledger) is not None and ledger.full and self._batch.completed:
             ledger.slot_vacated(self._clock())
 
-    def replace(self) -> None:
-        """Give the place of a slot whose item was abandoned to a new worker."""
+    def replace_slot(self) -> None:
+        """Start a worker in place of a slot whose item was abandoned, unless the batch is stopped."""
         if self._cancellation.stopped is None:
             self.vacant += 1
-            self.hire()
+            self.fill()
         if not self._batch.slots:
-            self._run.all_left()
+            self._run.slots_ended()
 
     def resize(self, more: int) -> None:
-        """Change the number of slots; where there are too many, those end whose items do.
+        """Change the number of slots. Surplus slots end as their items end.
 
         Args:
-            more: By how many; may be negative.
+            more: Slots to add; negative to remove some.
         """
         self.vacant += more
         if self.vacant > 0 and self._batch.slots and not self.starting:
-            self.hire()
+            self.fill()
 
     def close(self) -> None:
-        """Let go of the worker and, with it, of the inputs."""
+        """Release the worker and, with it, the inputs."""
         del self._worker, self._run

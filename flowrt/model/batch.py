@@ -28,22 +28,23 @@ class Slot:
     """Position in which items run, one after another; a batch has `max_concurrency` of them.
 
     Attributes:
-        item: The item that runs here, or None; `task` is its task.
-        place: Its place in the batch's list of slots, unless another slot has been removed from the list meanwhile.
-        cancelled_ns: When the item was cancelled because it was over its time limit, else 0.
-        abandoned: True if the item did not end when it was cancelled, and another slot has taken this one's place.
-        keeping: True if the item has ended and waits until the journal has it.
-        starter: Task inside of which the item was started, until it waits for something for the first time; else None.
+        item: The item that runs in the slot, or None.
+        task: The item's task, or None.
+        starter: The task that started the item's task eagerly, until the item waits for the first time; else None.
+        place: Index in the batch's list of slots, unless another slot has been removed from the list meanwhile.
+        cancelled_ns: When the item was cancelled for exceeding its time limit, by the batch's clock; else 0.
+        abandoned: True if the item did not end within the grace period, and another slot has replaced this one.
+        journaling: True while the item, which has ended, is being written to the journal.
     """
 
-    __slots__ = ("abandoned", "cancelled_ns", "item", "keeping", "place", "starter", "task")
+    __slots__ = ("abandoned", "cancelled_ns", "item", "journaling", "place", "starter", "task")
 
     def __init__(self) -> None:
         self.item: ItemRecord | None = None
         self.task: asyncio.Task[None] | None = None
         self.starter: asyncio.Task[None] | None = None
         self.cancelled_ns = self.place = 0
-        self.abandoned = self.keeping = False
+        self.abandoned = self.journaling = False
 
 
 class BatchRecord:

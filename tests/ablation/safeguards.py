@@ -278,7 +278,7 @@ SAFEGUARDS = (
     Safeguard(
         "an item is journaled before its result is delivered",
         "engine.worker:Worker.run",
-        "journal is not None and journal.wants(item) and not await self._cancellation.keep(item, slot)",
+        "journal is not None and journal.wants(item) and not await self._cancellation.write(item, slot)",
         "False",
         "tests/engine/test_durability.py::test_item_is_journaled_before_its_result_or_its_end_is_reported",
     ),

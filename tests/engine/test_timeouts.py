@@ -82,7 +82,7 @@ def test_item_that_waits_for_its_start_or_its_journal_has_no_timeout(run_virtual
     async def main() -> Fixture:
         fixture = Fixture(0.5, 3)
         fixture.start(0)
-        fixture.slots[0].keeping = True
+        fixture.slots[0].journaling = True
         fixture.start(1)
         assert fixture.slots[1].item is not None
         fixture.slots[1].item.started_ns = 0
