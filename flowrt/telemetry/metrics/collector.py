@@ -25,6 +25,7 @@ PLACEHOLDER: Final = Family(f"flowrt_{secrets.token_hex(8)}", "", "gauge")
 """Family without samples, with a random name that no other family has."""
 
 _registered: dict[CollectorRegistry, StoreCollector] = {}
+_registering: Final = threading.Lock()
 
 
 def register(registry: CollectorRegistry = REGISTRY, store: MetricsStore = METRICS) -> None:
@@ -34,9 +35,12 @@ def register(registry: CollectorRegistry = REGISTRY, store: MetricsStore = METRI
         registry: The Prometheus registry; tests pass their own.
         store: The store to collect; tests pass their own.
     """
-    if registry not in _registered:
-        _registered[registry] = collector = StoreCollector(store)
-        registry.register(collector)
+    if registry in _registered:  # as for every processor but the first
+        return
+    with _registering:  # a registry refuses a second collector of the same names
+        if registry not in _registered:
+            _registered[registry] = collector = StoreCollector(store)
+            registry.register(collector)
 
 
 def collector_in(registry: CollectorRegistry) -> StoreCollector | None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 from unittest.mock import patch
@@ -20,9 +21,10 @@ from flowrt import BatchProcessor, Telemetry
 from flowrt._util.labels import label
 from flowrt.attribution.speedup import Speedup
 from flowrt.model import STATUSES, BatchRecord
+from flowrt.telemetry.metrics import collector as collector_module
 from flowrt.telemetry.metrics import exposition
 from flowrt.telemetry.metrics.catalogue import DURATION_BOUNDS_S
-from flowrt.telemetry.metrics.collector import collector_in, register
+from flowrt.telemetry.metrics.collector import StoreCollector, collector_in, register
 from flowrt.telemetry.metrics.exemplars import Exemplar
 from flowrt.telemetry.metrics.exposition import render
 from flowrt.telemetry.metrics.store import DROP_REASONS, METRICS, SIGNALS, Histogram, MetricsStore
@@ -176,6 +178,34 @@ def test_formats_that_differ_only_in_name_share_a_layout(store: MetricsStore) ->
         encoder, _ = choose_encoder(f"application/openmetrics-text; version={version}.0.0")
         assert render(registry, encoder).endswith(b"# EOF\n")
     assert len(exposition._layouts) <= 6
+
+
+def test_threads_that_register_at_once_register_one_collector(
+    store: MetricsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when batches start on several loops, of which each makes the first processor of the process."""
+    registry, both, errors = CollectorRegistry(), threading.Barrier(2), []
+
+    class Slow(StoreCollector):
+        def __init__(self, store: MetricsStore) -> None:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.3)  # both threads make one, unless one of them waits for the other
+            super().__init__(store)
+
+    def register_too() -> None:
+        try:
+            register(registry, store)
+        except ValueError as exc:
+            errors.append(exc)
+
+    monkeypatch.setattr(collector_module, "StoreCollector", Slow)
+    threads = [threading.Thread(target=register_too) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert generate_latest(registry).count(b"# TYPE flowrt_items_total ") == 1
 
 
 def test_placeholder_is_invisible_to_other_threads(store: MetricsStore) -> None:
