@@ -36,8 +36,9 @@ def refill_ids() -> bytes:
     drawn = bytearray(random_bytes(_SIZE * _MANY))
     for place, byte in enumerate(SPAN_ID_KEY, 16):
         drawn[place::_SIZE] = bytes((byte,)) * _MANY
-    id_pool.extend(_split(drawn))
-    return id_pool.pop()
+    ids: tuple[bytes, ...] = _split(drawn)
+    id_pool.extend(ids[1:])  # other threads may take all of them at once
+    return ids[0]
 
 
 def new_ids(trace_bytes: bytes, generator: IdGenerator | None) -> bytes:

@@ -126,7 +126,8 @@ def export_settings() -> dict[str, Any]:
 
 def _running() -> SpanPipeline | None:
     """The pipeline of another Runtime in this process, or None."""
-    return next((each for each in _users if _ours and each is _ours[0].target), None)
+    users = list(_users)  # one step: on another thread, a Runtime may end meanwhile
+    return next((each for each in users if _ours and each is _ours[0].target), None)
 
 
 def resource_of(service_name: str | None) -> Resource:
