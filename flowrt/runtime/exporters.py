@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ __all__ = ["Exporters"]
 
 _log: Final = logging.getLogger("flowrt.setup")
 _active: Final[list[Any]] = []  # at most one export of metrics, since the process has one set of them
+_starting: Final = threading.Lock()  # held while that is checked and started: a Runtime's loop may be in any thread
 
 
 class Exporters:
@@ -50,10 +52,12 @@ class Exporters:
         Raises:
             MissingExtraError: An exporter that an argument asks for is not installed.
         """
-        if self._wants_metrics and not _active:
-            self._metrics = _made(_metrics_export, service_name, endpoint, required=self._required[0])
-            if self._metrics is not None:
-                _active.append(self._metrics)
+        if self._wants_metrics:
+            with _starting:
+                if not _active:
+                    self._metrics = _made(_metrics_export, service_name, endpoint, required=self._required[0])
+                    if self._metrics is not None:
+                        _active.append(self._metrics)
         if self._wants_logs:
             self._logs = _made(_logs_export, service_name, endpoint, required=self._required[1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
@@ -22,6 +23,7 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 _active: Final[list[LogSetup]] = []
+_changing: Final = threading.Lock()  # runtimes on loops of several threads may start and end at once
 
 
 def log_settings() -> dict[str, Any]:
@@ -60,17 +62,18 @@ class LogSetup:
             raise ValueError(f"log_format must be 'json', 'console' or None, not {format!r}")
         if not isinstance(level, str) or level.upper() not in _LEVELS:
             raise ValueError(f"log_level must be one of {', '.join(_LEVELS)}, not {level!r}")
-        self.active = (
-            sys.stderr is not None  # closed before Python started
-            and not structlog.is_configured()
-            and (format is not None or not logging.getLogger().handlers)
-        )
         self.level = level.upper()
         self._undo: list[Callable[[], None]] = []
         self._sink: LineSink | None = None
-        if self.active:
-            _active.append(self)
-            self._set_up(format or ("console" if sys.stderr.isatty() else "json"), level.upper(), export)
+        with _changing:
+            self.active = (
+                sys.stderr is not None  # closed before Python started
+                and not structlog.is_configured()
+                and (format is not None or not logging.getLogger().handlers)
+            )
+            if self.active:
+                _active.append(self)
+                self._set_up(format or ("console" if sys.stderr.isatty() else "json"), self.level, export)
 
     def _set_up(self, format: LogFormat, level: str, export: Processor | None) -> None:  # noqa: A002
         sink = self._sink = LineSink(sys.stderr)
@@ -124,10 +127,11 @@ class LogSetup:
         Args:
             timeout_s: Longest wait for stderr, in seconds.
         """
-        while self._undo:
-            self._undo.pop()()
-        if self in _active:
-            _active.remove(self)
+        with _changing:
+            while self._undo:
+                self._undo.pop()()
+            if self in _active:
+                _active.remove(self)
         if self._sink is not None:
             self._sink.close(timeout_s)
             self._sink = None

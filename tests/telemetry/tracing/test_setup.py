@@ -192,6 +192,34 @@ def test_close_restores_the_previous_configuration() -> None:
     assert not structlog.is_configured()
 
 
+def test_threads_that_set_up_logging_at_once_configure_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, made = threading.Barrier(2), []
+    is_configured = structlog.is_configured
+
+    def asked() -> bool:
+        answer: bool = is_configured()
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # both threads ask, unless one of them waits for the other
+        return answer
+
+    root, ours = logging.getLogger(), logging.getLogger("flowrt")
+    before = (root.handlers[:], ours.handlers[:], ours.level, ours.propagate)
+    monkeypatch.setattr(structlog, "is_configured", asked)
+    threads = [threading.Thread(target=lambda: made.append(LogSetup("json"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    try:
+        assert sorted(each.active for each in made) == [False, True]
+    finally:
+        for each in made:
+            each.close()
+    assert (root.handlers, ours.handlers, ours.level, ours.propagate) == before
+    assert not structlog.is_configured()
+
+
 def test_configured_structlog_is_left_alone() -> None:
     structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     try:
