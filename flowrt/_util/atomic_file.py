@@ -64,11 +64,10 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    fd = open_private(partial)
+    partial = path.with_name(f"{path.name}.{os.urandom(4).hex()}.partial")  # other threads may write the same file
+    fd = open_private(partial, new=True)
     try:
         with os.fdopen(fd, "w", encoding="utf-8", errors="replace") as opened:
-            opened.truncate()
             opened.write(text)
             opened.flush()
             move_into_place(fd, partial, path)

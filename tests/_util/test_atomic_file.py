@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from flowrt._util import atomic_file
 from flowrt._util.atomic_file import DiskFailedError, OutputFile, open_private, write_private
 from flowrt.errors import FlowrtError
+
+HANG_S = 60.0
 
 
 def test_private_file_replaces_the_old_one_with_mode_0600(tmp_path: Path) -> None:
@@ -19,6 +23,35 @@ def test_private_file_replaces_the_old_one_with_mode_0600(tmp_path: Path) -> Non
     write_private(target, "new \udc80")
     assert target.read_text() == "new ?"
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_threads_that_write_one_file_at_once_leave_one_whole_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, both, errors = tmp_path / "report.html", threading.Barrier(2), []
+    fsync = atomic_file.os.fsync
+
+    def together(fd: int) -> None:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            both.wait(HANG_S)  # each thread has written its text, and neither has moved its file
+        fsync(fd)
+
+    def write(text: str) -> None:
+        try:
+            write_private(target, text)
+        except OSError as exc:
+            errors.append(exc)
+
+    monkeypatch.setattr(atomic_file.os, "fsync", together)
+    texts = ["a" * 10_000, "b" * 20_000]
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG_S)
+    assert errors == []
+    assert target.read_text() in texts
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
