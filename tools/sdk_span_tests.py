@@ -136,7 +136,7 @@ def download() -> tuple[Path, Path]:
     if not tests.exists():  # extracted last
         pip = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache))
         subprocess.run([*pip, f"opentelemetry-test-utils=={utils_version}"], check=True)  # noqa: S603
-        subprocess.run([*pip, "--no-binary=:all:", f"opentelemetry-sdk=={sdk_version}"], check=True)  # noqa: S603
+        subprocess.run([*pip, "--no-binary=opentelemetry-sdk", f"opentelemetry-sdk=={sdk_version}"], check=True)  # noqa: S603
         with zipfile.ZipFile(next(cache.glob("opentelemetry_test_utils-*.whl"))) as wheel:
             wheel.extractall(cache / "helpers")  # noqa: S202  # the project's own release, over HTTPS
         with tarfile.open(next(cache.glob("opentelemetry_sdk-*.tar.gz"))) as archive:
