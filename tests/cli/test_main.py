@@ -37,6 +37,15 @@ def test_command_help_has_examples_and_exit_codes() -> None:
     assert "65 unreadable input" in text
 
 
+@pytest.mark.parametrize("words", [(), ("journal",), ("dashboards",)], ids=" ".join)
+def test_list_of_commands_cuts_no_sentence_short(words: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(main, [*words, "--help"]).output
+    _, _, listed = text.partition("Commands:\n")
+    commands, _, _ = listed.partition("\n\n")
+    assert commands
+    assert "..." not in commands
+
+
 def test_help_imports_no_command_and_no_user_code(folder: Path, command: Any) -> None:
     words, environment = command
     code = (

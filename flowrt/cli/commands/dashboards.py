@@ -43,7 +43,7 @@ def dashboards() -> None:
     """Grafana dashboards, Prometheus rules and alerts."""
 
 
-@dashboards.command(epilog=_EXAMPLES)
+@dashboards.command(epilog=_EXAMPLES, short_help="Write the dashboards, rules and provisioning files to a folder.")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--grafana-url",

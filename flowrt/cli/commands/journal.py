@@ -50,7 +50,7 @@ def show(file: str, as_json: bool) -> None:
         raise CommandError(found.damage, JournalDamagedError.exit_code)
 
 
-@journal.command()
+@journal.command(short_help="Write the output lines of a journal's items.")
 @click.argument("file", metavar="FILE")
 @click.option(
     "-o", "--output", default="-", show_default=True, metavar="OUTPUT", help="New JSONL file, or - for standard output."
@@ -65,7 +65,7 @@ def export(file: str, output: str, skip_damaged: bool) -> None:
             target.write(line)
 
 
-@journal.command()
+@journal.command(short_help="Write the intact records to a new journal.")
 @click.argument("file", metavar="FILE")
 @click.argument("new", metavar="NEW")
 def salvage(file: str, new: str) -> None:
