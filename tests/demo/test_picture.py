@@ -31,6 +31,14 @@ def test_picture_matches_the_demo_and_is_in_the_readme() -> None:
     assert "(docs/demo.svg)" in (ROOT / "README.md").read_text()
 
 
+def test_picture_gives_one_advice_as_the_explanation_does() -> None:
+    shown = re.sub(r"[\s│]+", " ", shown_in_picture())
+    _, _, explanation = shown.partition("bound by ")
+    causes = explanation.partition(" output ")[0].split("; ")
+    advised = [cause for cause in causes if ": " in cause]
+    assert len(advised) == 1, "docs/demo.svg shows an older demo: python -m tools.picture"
+
+
 def test_picture_loads_no_external_resource() -> None:
     text = PICTURE.read_text()
     assert set(re.findall(r"https?://([^/:\"]+)", text)) == {
