@@ -1,4 +1,4 @@
-"""Admission: the one place where a worker waits before it pulls an item."""
+"""Admission: the permits that a worker waits for before it pulls an item."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flowrt.engine.waiters import Waiters
 
 __all__ = ["Admission"]
 
-# Empty, and shared by all batches in which nothing waits, as in most small ones; replaced before anything is added.
+# Shared by all batches in which nothing waits, to save objects; replaced before anything is added.
 _NO_WAITERS: Final = Waiters()
 _NO_REST: Final[deque[asyncio.Future[None]]] = deque()
 
@@ -20,19 +20,19 @@ _NO_REST: Final[deque[asyncio.Future[None]]] = deque()
 class Admission:
     """Permits for items, held from the pull until the consumer has taken the result.
 
-    A finished result keeps its permit until it is taken, so a slow consumer holds the batch back. A worker with a
-    permit at hand enters without waiting: `while admission.free or await admission.wait(): admission.free -= 1`. Where
-    the workers are the only bound, `free` is not counted down: arithmetic with so large a number costs too much.
+    A finished result keeps its permit until the consumer takes it, so a slow consumer slows the batch down. A worker
+    takes a permit by `while admission.free or await admission.wait(): admission.free -= 1`, without a call if one is
+    free. Without a limit `free` is `sys.maxsize` and is not counted down, since arithmetic with so large a number is
+    slow.
 
     Args:
-        limit: Most items between the source and the consumer; None where the workers, one item each, are the only
-            bound.
-        consumer: Accounts for the time in which the consumer holds workers up, where a ledger is kept.
+        limit: Most items between the source and the consumer; None if the number of slots is the only bound.
+        consumer: Charges the ledger for the time in which the consumer holds workers back; None without a ledger.
 
     Attributes:
-        free: Permits left now; 0 while paused and once closed.
+        free: Number of permits left; 0 while paused and once closed.
         limited: True if each item takes a permit.
-        paused: True while no item is admitted.
+        paused: True during a pause of the batch.
         closed: True once no further item is admitted.
     """
 
@@ -56,9 +56,9 @@ class Admission:
         self._consumer = consumer
         self.paused = False
         self.closed = False
-        self._kept = 0  # permits that are free and not given during a pause
+        self._kept = 0  # free permits that a pause withholds
         self._waiters = _NO_WAITERS
-        self._away = False
+        self._away = False  # the consumer works on a result
         self._capacity = 0  # once closed: permits for results of items that are not run
         self._rest = _NO_REST
 
@@ -94,7 +94,7 @@ class Admission:
         return True
 
     def release(self) -> None:
-        """Give a permit back; the worker that has waited longest gets it."""
+        """Return a permit. The worker that has waited longest gets it."""
         if self.closed:
             self._capacity += 1
             while self._rest:
@@ -111,7 +111,7 @@ class Admission:
                 self._waiters.wake_one()
 
     def resize(self, limit: int) -> None:
-        """Add permits for a higher limit; existing ones stay, since results may hold them.
+        """Add permits for a higher limit. A lower limit removes none, since results may hold them.
 
         Args:
             limit: The new concurrency limit.
@@ -123,7 +123,7 @@ class Admission:
                 self.release()
 
     async def take_capacity(self) -> None:
-        """After closing: wait until the consumer has capacity for the result of an item that is not run."""
+        """Wait, after `close`, until the consumer has capacity for the result of an item that is not run."""
         while self._capacity <= 0:
             waiter = asyncio.get_running_loop().create_future()
             if self._rest is _NO_REST:
@@ -133,7 +133,7 @@ class Admission:
         self._capacity -= 1
 
     def pause(self) -> None:
-        """Admit no item until `resume`; permits that come back meanwhile are kept."""
+        """Admit no item until `resume`; permits that are released meanwhile are withheld."""
         if not self.closed and not self.paused:
             self.paused = True
             self._kept, self.free = self.free, 0
@@ -146,7 +146,7 @@ class Admission:
             self._waiters.wake_all()
 
     def close(self) -> None:
-        """Admit no further item and let the waiting workers go."""
+        """Admit no further item, and wake the waiting workers, which end."""
         if self.closed:
             return
         self.closed = True

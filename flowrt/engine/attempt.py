@@ -1,4 +1,4 @@
-"""One attempt at one item: call the node where its executor says."""
+"""Attempts: functions that call the node for one item, by way of its executor."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from flowrt.model.node import BaseNode, FunctionNode, NodeContext, WorkflowConte
 __all__ = ["Begin", "Invoke", "make_begin", "make_direct", "make_remote"]
 
 Invoke = Callable[[NodeContext, WorkflowContext], Awaitable[Any]]
-"""Runs a node's `execute` where the executor wants it."""
+"""Runs a node's `execute` in the place that the executor chooses: the loop, a thread, a process."""
 
 Begin = Callable[[ItemRecord], Awaitable[Any]]
-"""Begins one attempt; awaiting it returns what the node returned, for `settle`, or raises, for `settle_exception`."""
+"""Begins one attempt; awaiting the result gives the node's value, for `settle`, or raises, for `settle_raised`."""
 
 
 def make_begin(invoke: Invoke) -> Begin:
-    """Make the function that begins attempts. It keeps nothing of a batch, so that many batches may share it.
+    """Make the function that begins attempts. It holds no state of a batch, so many batches may share it.
 
     Args:
         invoke: How an executor runs the node.
@@ -40,7 +40,7 @@ def make_begin(invoke: Invoke) -> Begin:
         workflow = batch.workflow
         if workflow is None:
             workflow = batch.workflow = WorkflowContext()
-        context = new(NodeContext)  # without __init__, whose keywords would cost as much again
+        context = new(NodeContext)  # without __init__: its keyword arguments would double the cost
         context.node_id = batch.node_id
         context.node_type = batch.node_type
         context.input_data = isolate(data)
@@ -53,9 +53,10 @@ def make_begin(invoke: Invoke) -> Begin:
 
 
 def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
-    """Make the function that begins attempts of an async function on the loop, or of a plain one in threads.
+    """Make the function that begins attempts of an async function on the loop, or of a plain function in threads.
 
-    Such attempts need no NodeContext, no coroutine of the node and no NodeResult: settle them with `settle_value`.
+    Such attempts need no NodeContext, no coroutine of the node and no NodeResult. Record their values with
+    `settle_value`.
 
     Args:
         node: The node to run.
@@ -76,7 +77,7 @@ def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         kind = type(data)
-        if kind is dict and not is_tracked(data):  # what `isolate` does for the most common inputs, without a call
+        if kind is dict and not is_tracked(data):  # as `isolate`, without a call for the most common inputs
             data = data.copy()
         elif kind not in ATOMS:
             if kind is Rejected:
@@ -89,11 +90,11 @@ def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
 
 
 def make_remote(session: RemoteSession, *, hedged: bool) -> Begin:
-    """Make the function that begins attempts in remote workers, which get the item and no NodeContext.
+    """Make the function that begins attempts in remote workers, which receive the item and no NodeContext.
 
     Args:
         session: The executor's session.
-        hedged: An item may have a second attempt beside its own, whose times are not the item's.
+        hedged: True if an item may be hedged; the times of a hedge are not recorded as the item's.
     """
     submit = session.submit
 

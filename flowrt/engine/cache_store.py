@@ -12,22 +12,22 @@ class CacheStore(Protocol):
     """One batch's use of a cache."""
 
     def key_of(self, input_data: Any) -> bytes | None:
-        """The key of an input; None if JSON does not represent it exactly."""
+        """Return the key of an input, or None if JSON does not represent it exactly."""
 
     async def get(self, key: bytes) -> str | None:
-        """The output under a key, as JSON, or None."""
+        """Return the output under a key as JSON, or None."""
 
     def put(self, key: bytes, text: str) -> None:
         """Store an output."""
 
     async def aclose(self) -> None:
-        """Write what is left; raises nothing."""
+        """Write the pending outputs; raises nothing."""
 
 
 def text_of(value: Any, *, sort_keys: bool = False) -> str | None:
-    """A value as JSON, or None if JSON does not represent it exactly: a tuple, for instance, would become a list."""
+    """Return a value as JSON, or None if JSON does not represent it exactly; a tuple would become a list."""
     try:
         text = json.dumps(value, allow_nan=False, sort_keys=sort_keys)
         return text if json.loads(text) == value else None
-    except Exception:  # also of an `__eq__`, or of too deep nesting
+    except Exception:  # including an `__eq__` that raises, and a RecursionError
         return None

@@ -1,4 +1,4 @@
-"""Caching: items whose input was run before take its output, and equal inputs of one batch run once."""
+"""Caching: an input that was run before takes the cached output, and equal inputs of one batch run once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _log: Final = logging.getLogger("flowrt.cache")
 class BatchCache:
     """Answers items of one batch from a cache.
 
-    An item whose input is being run waits, in the retry queue and without a slot. It takes the output of the other; if
-    that fails, it is run.
+    While an item runs, items with an equal input are parked in the retry queue, where they hold no slot. When it ends
+    ok, they take its output; otherwise the first of them runs.
 
     Args:
         batch: The batch's record.
         store: The cache.
-        queue: Where items wait.
+        queue: The retry queue, in which items are parked.
         dispatch: The instruments' hooks.
     """
 
@@ -34,13 +34,13 @@ class BatchCache:
         self._store = store
         self._queue = queue
         self._dispatch = dispatch
-        self._keys: dict[int, bytes] = {}  # of the items that run, by index
-        self._waiting: dict[bytes, list[ItemRecord]] = {}  # for each key that runs
-        self._answers: dict[int, str | None] = {}  # for items that have waited: JSON, None if they are to run uncached
+        self._keys: dict[int, bytes] = {}  # keys of the running items, by index
+        self._waiting: dict[bytes, list[ItemRecord]] = {}  # parked items, by the key of the running item
+        self._answers: dict[int, str | None] = {}  # outputs for parked items, as JSON by index; None: not cacheable
         self._warned: set[str] = set()
 
     def parks(self, item: ItemRecord) -> bool:
-        """True if an equal input is being run: the item waits, and comes back by the queue."""
+        """Park an item while an equal input runs, and return whether that is so. The retry queue yields it later."""
         if item.index in self._keys or item.index in self._answers:
             return False
         key = self._store.key_of(item.input_data)
@@ -57,7 +57,7 @@ class BatchCache:
         return False
 
     async def answer(self, item: ItemRecord) -> bool:
-        """Give an item its cached output; False if there is none, and it has to run."""
+        """Set an item's output from the cache; returns False if there is none, so that the item has to run."""
         key = self._keys.get(item.index)
         if key is not None:
             text = await self._store.get(key)
@@ -74,7 +74,7 @@ class BatchCache:
         return text is not None
 
     def item_ended(self, item: ItemRecord) -> None:
-        """Store the output of an item that has run, and let those go on that wait for it."""
+        """Store the output of an item that has run, and release the items that are parked for it."""
         key = self._keys.pop(item.index, None)
         if key is None:
             return

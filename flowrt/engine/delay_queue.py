@@ -16,7 +16,7 @@ class DelayQueue(Generic[T]):
     """Priority queue of items by due time.
 
     Args:
-        bound: Most items that should wait. While `full`, the batch starts no new item, which might have to wait too.
+        bound: Number of items at which the queue is `full`. The batch then starts no new item, which might fail too.
 
     Raises:
         ValueError: `bound` is not an integer of at least 1.
@@ -47,18 +47,18 @@ class DelayQueue(Generic[T]):
         return self._heap[0][0] if self._heap else None
 
     def push(self, due_ns: int, item: T) -> None:
-        """Add an item that waits until `due_ns`. A full queue takes it too, since it has nowhere else to go."""
+        """Add an item that waits until `due_ns`. A full queue accepts it too: an item in flight must go somewhere."""
         self._pushed += 1
         heapq.heappush(self._heap, (due_ns, self._pushed, item))
 
     def pop(self, now_ns: int) -> T | None:
-        """Remove and return the item that has been due longest, or None; of equals the first that was pushed."""
+        """Remove and return the item with the earliest due time up to `now_ns`, or None; of equals the first pushed."""
         if not self._heap or self._heap[0][0] > now_ns:
             return None
         return heapq.heappop(self._heap)[2]
 
     def drain(self) -> list[T]:
-        """Remove and return all items in the order in which they are due, for a batch that is being stopped."""
+        """Remove and return all items in order of due time, for a batch that is being stopped."""
         items = [item for _, _, item in sorted(self._heap, key=lambda entry: entry[:2])]
         self._heap.clear()
         return items

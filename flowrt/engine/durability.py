@@ -1,4 +1,4 @@
-"""Durability: the journal keeps a finished item before its result is handed over."""
+"""Durability: a finished item is in the journal, on the disk, before its result is delivered."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["JournalLog", "JournalSink"]
 
 
 _KEPT: Final = ("ok", "failed", "timed_out")
-"""Statuses of items that have finished; a later run repeats the others."""
+"""Statuses of items that the journal takes; a later run repeats items of other statuses."""
 
 
 class JournalLog(Protocol):
-    """Journal interface of the engine, which `flowrt.journal.Journal` implements."""
+    """Interface of a journal for the engine; `flowrt.journal.Journal` implements it."""
 
     @property
     def path(self) -> Path:
@@ -29,7 +29,7 @@ class JournalLog(Protocol):
 
     @property
     def last_index(self) -> int:
-        """The largest index of an item that it holds, or -1."""
+        """Largest index of an item in the journal, or -1 if it is empty."""
 
     def start(
         self,
@@ -39,30 +39,30 @@ class JournalLog(Protocol):
         *,
         threaded: bool = True,
     ) -> None:
-        """Get ready to take items; `kept` and `lost` are called by `call` with the tokens of items."""
+        """Prepare for `append`. The journal reports by `call(kept, tokens)` or `call(lost, error, tokens)`."""
 
     def restore(self, index: int, input_data: Any) -> BatchResult | None:
         """Return the item's result of an earlier run, or None."""
 
     def append(self, result: BatchResult, token: Any) -> None:
-        """Take an item that has finished."""
+        """Write a finished item. The report on it has `token`."""
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write the pending items and close the file."""
 
 
 Kept = asyncio.Future[JournalError | None]
-"""Future of an item on its way to the disk: why the item may not be there, or None once it is."""
+"""Future of a write: None once the item is on the disk, or the error because of which it may not be there."""
 
 
 class JournalSink:
     """One batch's use of a journal.
 
     Args:
-        journal: Open, and not started.
+        journal: An open journal that has not been started.
         loop: The running loop.
-        threaded: False writes on the loop, where its time is virtual.
-        close: Close the journal at the batch's end. False where the caller opened it, and closes it.
+        threaded: Write in a thread. False writes on the loop, as a loop with virtual time requires.
+        close: Close the journal at the batch's end. False if the caller opened it and will close it.
 
     Attributes:
         last_index: The largest index of an item of an earlier run, or -1.
@@ -79,29 +79,29 @@ class JournalSink:
         self._successors: dict[Kept, Kept] = {}  # of cancelled futures
 
     def start(self) -> None:
-        """Get ready to take items."""
+        """Prepare for `append`."""
         call = self._loop.call_soon_threadsafe if self._threaded else self._loop.call_soon
-        report = partial(_report, self._successors)  # not a method: this sink and its journal would be a cycle
+        report = partial(_report, self._successors)  # not a method, to avoid a reference cycle with the journal
         self._journal.start(call, partial(report, None), report, threaded=self._threaded)
 
     def restore(self, item: ItemRecord) -> BatchResult | None:
         """Return the item's result of an earlier run, or None if the item has to run.
 
         Raises:
-            JournalMismatchError: The item had another input then.
+            JournalMismatchError: The item had another input in the earlier run.
             JournalDamagedError: The journal was damaged since it was opened.
             JournalDiskError: The journal cannot be read.
         """
         return self._journal.restore(item.index, item.input_data)
 
     def check_length(self, count: int) -> None:
-        """Refuse an input that is shorter than the journal's.
+        """Check that the input is at least as long as the journal's.
 
         Args:
             count: Number of items in the input.
 
         Raises:
-            JournalMismatchError: The journal holds items beyond it.
+            JournalMismatchError: The journal holds items beyond the end of the input.
         """
         last = self.last_index
         if last >= count:
@@ -111,7 +111,7 @@ class JournalSink:
             )
 
     def wants(self, item: ItemRecord) -> bool:
-        """True if the item has finished for good; one without an attempt cost nothing, and a later run starts it."""
+        """Return whether the journal takes the item: it ended ok, failed or timed out after at least one attempt."""
         if item.status == "ok":
             return True
         if item.status not in _KEPT or not item.attempts:
@@ -123,11 +123,11 @@ class JournalSink:
         """Pass a finished item to the journal.
 
         Args:
-            item: It has finished.
+            item: A finished item.
 
         Returns:
-            A future for one task to wait for. A cancellation of that task cancels the future and not the write: the
-            task can then wait for the future's `successor`.
+            A future for one task to await. Cancelling that task cancels the future but not the write; the task can
+            then await the future's `successor`.
         """
         kept: Kept = self._loop.create_future()
         try:
@@ -137,20 +137,20 @@ class JournalSink:
         return kept
 
     def successor(self, kept: Kept) -> Kept:
-        """Return the future to wait for in place of one whose task was cancelled.
+        """Return the future to await after the task that awaited `kept` was cancelled.
 
         Args:
             kept: A future that `append` or this method returned.
         """
-        if not kept.cancelled():  # it was done just before the task was cancelled
+        if not kept.cancelled():  # the write ended just before the cancellation
             return kept
         return _successor(self._successors, kept)
 
     def close(self, closed: Callable[[JournalError | None], None]) -> None:
-        """Close the journal, if it is the batch's own. Nothing cancels that; the disk has 5 s to answer.
+        """Close the journal, if the batch opened it. A close cannot be cancelled; the disk has 5 s to answer.
 
         Args:
-            closed: Called on the loop, at once or later, with what could not be written.
+            closed: Called on the loop, at once or later, with the journal's error, or None.
         """
         if not self._close:
             closed(None)
@@ -166,7 +166,7 @@ class JournalSink:
                 closed(None)
 
     async def aclose(self) -> None:
-        """Close a journal that was not used; waits for that also when cancelled."""
+        """Close a journal that was not used, and wait until it is closed even if the caller is cancelled."""
         done = self._loop.create_future()
         self.close(done.set_result)
         while not done.done():
@@ -183,7 +183,7 @@ def _error_of(closing: asyncio.Future[None]) -> JournalError | None:
 
 
 def _successor(successors: dict[Kept, Kept], kept: Kept) -> Kept:
-    """Return the same future to both that ask for it, the item's task and the journal, whichever comes first."""
+    """Return one future to the item's task and to the journal's report, in whichever order they ask for it."""
     if (successor := successors.pop(kept, None)) is None:
         successor = successors[kept] = kept.get_loop().create_future()
     return successor

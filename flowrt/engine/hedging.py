@@ -1,7 +1,7 @@
-"""Hedging: a second attempt beside one that takes unusually long; the first success wins, the other is cancelled.
+"""Hedging: a second attempt beside an unusually slow one. The first success wins; the loser is cancelled.
 
-An item's own attempt runs in the item's task. Its hedge, a further attempt, runs in another task and in a copy of the
-context that the item's own attempt began in. The loser has been cancelled, and has ended, before the item goes on.
+An item's own attempt runs in the item's task. Each hedge runs in another task, in a copy of the context in which the
+own attempt began. The losers have ended before the item's outcome is recorded.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _COARSEST_NS: Final = 10_000_000  # longest delay of a hedge where stragglers ta
 
 
 class Hedging:
-    """Begins a batch's attempts, and a second one beside each straggler.
+    """Runs a batch's attempts, with hedges beside stragglers.
 
     Args:
         parts: The run's parts.
         tracker: Decides which items are stragglers, and how many may be hedged.
-        on_stuck: Called with the task of an item whose hedge has won and whose own attempt does not end.
+        on_stuck: Called with the task of an item whose hedge has won and whose own attempt outlasts the grace period.
     """
 
     def __init__(self, parts: RunParts, tracker: HedgeTracker, on_stuck: Callable[[asyncio.Task[Any]], None]) -> None:
@@ -44,13 +44,13 @@ class Hedging:
         self._dispatch = parts.dispatch
         self._abandon_attempt = parts.abandon_attempt
         self._on_stuck = on_stuck
-        self._races: dict[int, _Race] = {}  # by the item's index, in the order in which they began
+        self._races: dict[int, _Race] = {}  # by the item's index, in the order of their starts
         self._running = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
 
     async def begin(self, item: ItemRecord) -> Any:
-        """Run an item's attempt, and hedges if it becomes a straggler; returns or raises what the first success did."""
+        """Run an item's attempt, with hedges if it becomes a straggler; returns the first success, or raises."""
         index = item.index
         race = self._races[index] = _Race(item, asyncio.current_task(), copy_context())
         if self._timer is None:
@@ -68,10 +68,10 @@ class Hedging:
             if race.hedges:
                 outcome = await self._decide(race, outcome, error)
         except BaseException:
-            del item, race, error  # or the error would hold on to its item by this frame, and the item to the error
+            del item, race, error  # in this frame, which the error's traceback holds, they would form a cycle
             raise
         if self._tracker.learns and _went_well(outcome):
-            # a hedged item counts with its whole time: with its hedge's alone, stragglers would seem quick, the
+            # a hedged item counts with its whole time: with the time of its hedge, stragglers would seem quick, the
             # quantile would fall, and ever more items would be hedged
             self._tracker.record(self._clock() - item.started_ns)
             if self._timer is None and self._races:
@@ -79,7 +79,7 @@ class Hedging:
         return outcome
 
     def expire(self, item: ItemRecord) -> bool:
-        """Cancel the hedges of an item over its time limit; False if one has won and the item is ending already."""
+        """Cancel the hedges of an item over its time limit; returns False if a hedge has won, so the item is ending."""
         race = self._races.get(item.index)
         if race is not None:
             if race.winner is not None:
@@ -97,7 +97,7 @@ class Hedging:
         return None if race.winner is None else race.winner.outcome
 
     def stop(self) -> None:
-        """Start no more hedges, and cancel those that run."""
+        """Start no more hedges, and cancel the running ones."""
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
@@ -112,7 +112,7 @@ class Hedging:
             self._timer = self._loop.call_later(in_ns / 1e9, self._check)
 
     def _check(self) -> None:
-        """Hedge the stragglers, and check again when the next item may be one."""
+        """Hedge the stragglers, and set the timer for the earliest time at which the next item may be one."""
         self._timer = None
         after = self._tracker.after_ns
         if after is None:
@@ -122,16 +122,16 @@ class Hedging:
         for race in tuple(self._races.values()):
             if race.over or race.hedges >= self._tracker.most:
                 continue
-            if not race.item.started_ns:  # it waits in the queue of a remote executor: ask again
+            if not race.item.started_ns:  # the item waits in the queue of a remote executor: check again later
                 soonest = min(soonest or now + after, now + after)
                 continue
             due = race.item.started_ns + after * (race.hedges + 1)
             if due <= now:
                 self._hedge(race, now)
-                due = now + after  # for a further one, or to ask again
+                due = now + after  # for a further hedge, or for another check
             soonest = min(soonest or due, due)
             if not race.hedges:
-                break  # those behind it began later
+                break  # the following attempts began later
         if soonest:
             finest = min(max(after // 10, _FINEST_NS), _COARSEST_NS)
             self._set_timer(max(soonest - now, finest))
@@ -156,7 +156,7 @@ class Hedging:
         self._running += 1
         hedge = _HedgeAttempt(race, ticket)
         run = self._run(hedge)
-        # not by the loop's task factory: an eager one might end it before it is recorded as a hedge
+        # not by the loop's task factory: an eager task might end before it is recorded in `race.active`
         task = asyncio.Task(run, loop=self._loop, name=f"{batch.name} hedge", context=race.context.copy())
         task.add_done_callback(self._hedge_ended)
         race.active[hedge] = task
@@ -171,10 +171,10 @@ class Hedging:
             awaitable = self._attempt(race.item)
             hedge.number = race.item.attempts
             hedge.outcome = await awaitable
-        except BaseException as exc:  # that of the winner is raised in the item's task
+        except BaseException as exc:  # raised in the item's task if this hedge wins
             hedge.error = exc
-        if race.active.pop(hedge, None) is None:
-            return  # it was abandoned
+        if race.active.pop(hedge, None) is None:  # abandoned
+            return
         if race.over:
             self._report(hedge, "lost")
         elif hedge.wins:
@@ -188,12 +188,12 @@ class Hedging:
             self._report(hedge, "failed")
 
     async def _decide(self, race: _Race, outcome: Any, error: BaseException | None) -> Any:
-        """Decide the outcome of an item whose own attempt has ended, once all of its hedges have ended too."""
+        """Return or raise the outcome of an item whose own attempt has ended, after its hedges have ended too."""
         worker = race.worker
         if race.timer is not None:
             race.timer.cancel()
         if race.winner is not None:
-            worker.uncancel()  # it was cancelled because it had lost
+            worker.uncancel()  # `_run` cancelled the own attempt, as it had lost
         elif not _is_cut_short(error, worker) and not _went_well(outcome):
             race.waiting = True
             try:
@@ -210,7 +210,7 @@ class Hedging:
             try:
                 raise error
             finally:
-                del error, race  # or the error would hold on to itself by its traceback
+                del error, race  # in this frame they would be in a reference cycle with the traceback
         return outcome
 
     async def _end_hedges(self, race: _Race) -> None:
@@ -220,7 +220,7 @@ class Hedging:
         while (running := race.running()) and (left_s := deadline_s - self._loop.time()) > 0:
             try:
                 await asyncio.wait(running, timeout=left_s)
-            except asyncio.CancelledError as exc:  # it waits on: they are ending
+            except asyncio.CancelledError as exc:  # wait on, since the hedges are ending
                 interrupted = exc
         race.item.uncancellable = bool(running)
         self._abandon(race)
@@ -228,7 +228,7 @@ class Hedging:
             raise interrupted
 
     def _abandon(self, race: _Race) -> None:
-        """Abandon hedges that do not end; one that was cancelled before it began does not count as a hedge."""
+        """Abandon the hedges that have not ended. A hedge that was cancelled before its start is not counted."""
         hedges, race.active = race.active, {}
         for hedge, task in hedges.items():
             if hedge.number:
@@ -264,14 +264,14 @@ class Hedging:
 
 
 class _Race:
-    """An item's own attempt, and its hedges.
+    """An item's own attempt and its hedges.
 
     Attributes:
         hedges: Number of hedges that were started.
-        active: The hedges that run, with their tasks.
-        winner: The hedge that succeeded first, before the item's own attempt.
+        active: The running hedges, with their tasks.
+        winner: The hedge that succeeded before the item's own attempt and all other hedges, or None.
         waiting: True once the item's own attempt has failed and its task waits for a hedge.
-        over: True if a hedge that succeeds from now on comes too late.
+        over: True once the race is decided: a later success of a hedge does not count.
     """
 
     __slots__ = ("active", "context", "hedges", "item", "over", "timer", "waiting", "winner", "worker")
@@ -290,11 +290,11 @@ class _Race:
         self.over = False
 
     def running(self) -> list[asyncio.Task[None]]:
-        """The tasks of the hedges that have not ended."""
+        """Return the tasks of the hedges that have not ended."""
         return [task for task in self.active.values() if not task.done()]
 
     def cancel_hedges(self) -> None:
-        """Cancel the hedges that still run: they have lost."""
+        """End the race and cancel the running hedges, which have lost."""
         self.over = True
         for task in self.active.values():
             task.cancel()
@@ -315,7 +315,7 @@ class _HedgeAttempt:
 
     @property
     def wins(self) -> bool:
-        """True if it succeeded, or raised what must not get lost: KeyboardInterrupt, SystemExit."""
+        """True if the hedge succeeded, or raised KeyboardInterrupt or SystemExit, which must be raised again."""
         if self.error is None:
             return _went_well(self.outcome)
         return _is_final(self.error)
@@ -326,12 +326,12 @@ def _went_well(outcome: Any) -> bool:
 
 
 def _is_cut_short(error: BaseException | None, worker: asyncio.Task[Any]) -> bool:
-    """True if an attempt did not end by itself, so that no hedge's success is wanted."""
+    """Return whether an attempt was cancelled from outside or ends the batch, so that no hedge may replace it."""
     if isinstance(error, asyncio.CancelledError):
-        return worker.cancelling() > 0  # else the node raised it itself
+        return worker.cancelling() > 0  # 0: the node raised the error itself
     return error is not None and _is_final(error)
 
 
 def _is_final(error: BaseException) -> bool:
-    """True if it ends more than an attempt: KeyboardInterrupt, SystemExit."""
+    """Return whether an error ends the batch: KeyboardInterrupt, SystemExit."""
     return not isinstance(error, (Exception, asyncio.CancelledError))

@@ -15,22 +15,26 @@ __all__ = ["ATOMS", "isolate"]
 ATOMS: Final[frozenset[type]] = frozenset(
     {NoneType, bool, int, float, complex, str, bytes, date, datetime, time, timedelta, Decimal, UUID}
 )
-"""Types whose values cannot be changed, and are shared."""
+"""Types of immutable values, which are shared and not copied."""
 
 _CONTAINERS: Final = frozenset({dict, list, set, tuple})
 
 Memo = dict[int, Any]
-"""Copies by the id of their original, which the input keeps alive."""
+"""Copies by the id of their original; the input keeps the originals alive, so ids are not reused."""
 
 
 def isolate(value: Any) -> Any:
     """Copy plain containers (dict, list, set, tuple) at any depth; share all other objects.
 
-    Objects of other classes may be connections or models that must not be copied; a node that changes such an object
-    changes the caller's. A container that the input holds several times, or that holds itself, is copied once.
+    Objects of other classes may be connections or models, which must not be copied, so a node that changes such an
+    object changes the caller's object. A container that the input holds several times, or that holds itself, is copied
+    once.
 
     Args:
         value: An input of any type.
+
+    Returns:
+        The copy, or the value itself if it is of another type.
     """
     kind = type(value)
     if kind is dict:
@@ -42,15 +46,15 @@ def isolate(value: Any) -> Any:
         return value.copy()
     memo: Memo = {}
     try:
-        if kind is dict:  # the most common input: one call and one entry of the memo less
+        if kind is dict:  # the most common input, here without a call and an entry of the memo
             return {key: item if type(item) in ATOMS else _copied(item, memo) for key, item in value.items()}
         return _copied(value, memo)
-    except RecursionError:  # the input contains itself, or is nested beyond the stack
+    except RecursionError:  # the input contains itself, or is nested too deeply for the stack
         return _copied_without_recursion(value)
 
 
 def _copied(value: Any, memo: Memo) -> Any:
-    # A copy enters the memo when it is complete, which allows fast comprehensions; cycles end in a RecursionError.
+    # A copy enters the memo only when it is complete, which allows fast comprehensions; a cycle ends in RecursionError.
     kind = type(value)
     copy: Any
     if kind is dict:
@@ -107,7 +111,7 @@ def _steps(value: Any, memo: Memo) -> Generator[Any, Any, Any]:
         for item in value:
             part = yield item
             items.append(part)
-        return memo.setdefault(original, tuple(items))  # a tuple that contains itself was copied meanwhile
+        return memo.setdefault(original, tuple(items))  # a tuple that contains itself is in the memo by now
     memo[original] = copy = value.copy()
     if kind is not set:
         for place, item in value.items() if kind is dict else enumerate(value):

@@ -1,8 +1,8 @@
-"""The one seam between the engine and everything that watches it.
+"""Instruments: the one interface between the engine and everything that observes it.
 
-An instrument overrides the hooks it needs; a hook without an override is never called. Hooks run synchronously on the
-loop's thread with the record itself, so they must be quick. An instrument that raises is disabled, logged once and
-counted; the items go on.
+An instrument overrides the hooks that it needs; a hook without an override is never called. Hooks run synchronously on
+the loop's thread with the record itself, so they must be quick. An instrument that raises is disabled, logged once and
+counted; the batch continues.
 """
 
 from __future__ import annotations
@@ -43,29 +43,29 @@ instrument_errors: Final[dict[str, int]] = {}
 
 
 class Phase(IntEnum):
-    """When an instrument is called, among those of a batch.
+    """Order in which the instruments of a batch are called.
 
-    Hooks that begin something are called in this order, hooks that end something in reverse, as contexts nest.
+    Hooks for a start are called in this order and hooks for an end in reverse, as nested contexts are.
     """
 
     RECORDING = 0
-    """Ends last, because its file contains the results of the others."""
+    """Ends last, because its file contains what the other instruments have found."""
     RECONCILIATION = 1
-    """Ends after counting and tracing, which it compares."""
+    """Ends after metrics and tracing, whose counts it compares."""
     METRICS = 2
     LIVE = 3
     LOGS = 4
-    """Inside metrics and outside tracing, so that the events of an item have its trace id."""
+    """Between metrics and tracing, so that the log events of an item have its trace id."""
     TRACING = 5
     LEDGER = 6
-    """First of the built-in instruments to end; the others read the speedup, which follows from its service time."""
+    """Ends first of the built-in instruments, because the others read the speedup, which needs its service time."""
     USER = 7
     SAMPLE = 8
-    """Ends before all others: a sampled speedup wins over the ledger's."""
+    """Ends before all others, because a sampled speedup takes precedence over the ledger's."""
 
 
 class Instrument:
-    """Watches batches. Subclass it, override the hooks you need, and pass an instance as `instruments=[...]`.
+    """Observer of batches. Subclass it, override the hooks you need, and pass an instance as `instruments=[...]`.
 
     Example:
         >>> class Count(Instrument):
@@ -75,10 +75,10 @@ class Instrument:
     """
 
     phase: ClassVar[Phase] = Phase.USER
-    """When its hooks are called, among the batch's instruments."""
+    """Position of the instrument in the order of calls."""
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """The batch is about to pull its first item. Runs in the context that the items' contexts are copies of."""
+        """The batch is about to pull its first item. Runs in the batch's context, which each item's context copies."""
 
     def item_started(self, item: ItemRecord) -> None:
         """The item was pulled and has a slot. Runs in the context in which the node will run."""
@@ -87,36 +87,37 @@ class Instrument:
         """The item's input was looked up in the cache; `item.cached` is true if its output was there."""
 
     def attempt_started(self, item: ItemRecord) -> None:
-        """An attempt after the first is about to start, in the context in which the node will run."""
+        """An attempt after the first is about to start. Runs in the context in which the node will run."""
 
     def attempt_ended(self, item: ItemRecord) -> None:
-        """An attempt has ended; the item's state and outcome are set, its `finished_ns` is the attempt's end."""
+        """An attempt has ended. The item has the attempt's status and outcome, and `finished_ns` is its end."""
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """The attempt that has ended is not the last; `item.retry` has the reason and the delay."""
+        """Another attempt will follow the one that has just ended; `item.retry` has the reason and the delay."""
 
     def hedge_ended(self, item: ItemRecord) -> None:
-        """A hedge has ended; `item.hedge` has its outcome. The item itself is running."""
+        """A hedge has ended; `item.hedge` has its outcome. The item is still running."""
 
     def item_failed(self, item: ItemRecord) -> None:
         """The item has failed or timed out for good, or is `uncancellable`; `item_finished` follows."""
 
     def item_finished(self, item: ItemRecord) -> None:
-        """The item has reached a terminal status. Runs in its last attempt's context, unless `item.uncancellable`."""
+        """The item has a final status. Runs in the context of its last attempt, unless `item.uncancellable`."""
 
     def limit_changed(self, batch: BatchRecord) -> None:
-        """The concurrency limit has changed; `batch.limit_change` has the reason where it adapts by itself."""
+        """The concurrency limit has changed; `batch.limit_change` has both limits and the reason."""
 
     def circuit_changed(self, batch: BatchRecord) -> None:
         """The node's circuit breaker has changed its state; `batch.circuit` has both states and the reason."""
 
     def pause_changed(self, batch: BatchRecord) -> None:
-        """The batch was paused, as `batch.paused_ns` says, or goes on."""
+        """The batch was paused or resumed; `batch.paused_ns` is the start of the pause, or 0."""
 
     def inputs_cancelled(self, batch: BatchRecord) -> None:
-        """Many inputs were cancelled without having been started: `batch.unstarted` of them.
+        """Many inputs were cancelled without having been started; `batch.unstarted` is their number.
 
-        Without this hook an instrument that overrides `item_started` or `item_finished` is called for each of them.
+        If an instrument overrides `item_started` or `item_finished` and not this hook, those hooks are called for each
+        of these inputs instead.
         """
 
     def batch_ended(self, batch: BatchRecord) -> None:
@@ -126,29 +127,31 @@ class Instrument:
 Hook = Callable[[Any], None]
 
 Plan = Mapping[str, tuple[int, ...]]
-"""The hooks that are overridden, each with the places of its instruments in the order of the calls."""
+"""The overridden hooks, each with the indices of its instruments in the order of the calls."""
 
 
 class Dispatch:
-    """Overridden hooks of a batch's instruments. Which those are is found out once for each set of classes.
+    """Overridden hooks of a batch's instruments; looked up once for each combination of classes.
+
+    `notify_started`, `notify_finished` and `notify_finished_after` are called for every item. Each is an instrument's
+    own hook if there is only one, since a wrapper would be six more objects of each batch. So the caller must catch its
+    exceptions and pass the function to `disable`.
+
+    Args:
+        instruments: Called in the order of their phases; instruments of one phase in the order given. The hooks for an
+            end (`attempt_ended`, `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in
+            reverse.
 
     Attributes:
-        notify_started: Calls every `item_started` with an item; None if there is none. Of one instrument, it is its own
-            hook, for which the caller handles exceptions with `disable`: it is called for every item, and a function
-            around it would be six more objects of each batch.
-        notify_finished: The same for the first `item_finished`.
-        notify_finished_after: The same for those after the first.
+        notify_started: Calls every `item_started` with an item; None if no instrument overrides it.
+        notify_finished: The first `item_finished`, or None.
+        notify_finished_after: Calls all `item_finished` after the first, or None.
         takes_attempts: True if an instrument overrides `attempt_ended`.
         takes_failures: True if an instrument overrides `item_failed`.
         active: True if an instrument overrides any hook.
 
-    Args:
-        instruments: Called in the order of their phases; those of one phase in the order given. The hooks that end
-            something (`attempt_ended`, `retry_scheduled`, `item_failed`, `item_finished`, `batch_ended`) are called in
-            reverse.
-
     Raises:
-        TypeError: One of them is not an instrument, or its phase is not a `Phase`.
+        TypeError: An element is not an instrument, or its phase is not a `Phase`.
     """
 
     __slots__ = (
@@ -168,7 +171,7 @@ class Dispatch:
 
     @classmethod
     def of(cls, instruments: tuple[Instrument, ...]) -> Dispatch:
-        """Return the dispatch of a batch's instruments; all batches without instruments share one.
+        """Return the dispatch of a batch's instruments; all batches without instruments share one object.
 
         Raises:
             TypeError: As the constructor.
@@ -185,7 +188,7 @@ class Dispatch:
         self.notify_finished, self.notify_finished_after = first, _joined(after, self.disable)
 
     def hooks(self, name: str) -> list[Hook]:
-        """The overridden hooks of a name, in the order of their calls."""
+        """Return the overridden hooks of a name in the order of the calls."""
         return [getattr(self._instruments[place], name) for place in self._plan.get(name, ())]
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
@@ -198,20 +201,20 @@ class Dispatch:
                 self.disable(hook)
 
     def takes(self, hook_name: str) -> bool:
-        """True if an instrument overrides that hook."""
+        """Return whether an instrument overrides that hook."""
         return hook_name in self._plan
 
     def close(self) -> None:
-        """Let go of what holds this object: no item follows, and a cycle would wait for the garbage collector."""
+        """Break the reference cycles through this object, which is needed no more."""
         self.notify_started = self.notify_finished = self.notify_finished_after = None
 
     def takes_inputs_cancelled(self) -> bool:
-        """True if no instrument has to be called for each input that was never started."""
+        """Return whether all instruments accept `inputs_cancelled` in place of calls for each unstarted input."""
         per_item = {*self._plan.get("item_started", ()), *self._plan.get("item_finished", ())}
         return per_item <= set(self._plan.get("inputs_cancelled", ()))
 
     def disable(self, broken: Hook) -> None:
-        """Stop calling the instrument of a hook that has raised, and log its exception."""
+        """Disable the instrument whose hook has raised, and log the exception that is being handled."""
         instrument = getattr(broken, "__self__", None)
         name = type(instrument).__name__
         instrument_errors[name] = instrument_errors.get(name, 0) + 1
@@ -228,7 +231,7 @@ class Dispatch:
 
 
 def _joined(hooks: list[Hook], disable: Callable[[Hook], None]) -> Hook | None:
-    """One function that calls all hooks: the only one itself, or None if there is none."""
+    """Return one function that calls all hooks: a single hook itself, or None for no hooks."""
     if len(hooks) < 2:
         return hooks[0] if hooks else None
 
@@ -262,7 +265,7 @@ def _phase_of(kind: type) -> int:
 
 
 def _overridden(kind: type) -> tuple[str, ...]:
-    """The hooks that a class of instruments overrides."""
+    """Return the hooks that a class of instruments overrides."""
     if any(getattr(kind, name, None) is None for name in HOOKS if name != "inputs_cancelled"):
         raise TypeError(f"{kind.__name__} is not an instrument: subclass flowrt.Instrument and pass an instance")
     return tuple(name for name in HOOKS if getattr(kind, name, None) not in (None, getattr(Instrument, name)))

@@ -1,4 +1,4 @@
-"""Interruption: how batches that a signal has drained end in their callers."""
+"""Interruption: the signal that drained a batch, raised in the batch's caller."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Interruption:
     async def deliver(self, active: Callable[[], Iterable[_Run]], results: Any) -> None:
         """Raise `Interrupted` in the caller of a drained batch, once no item of any batch is in flight.
 
-        It waits because the first error in a TaskGroup cancels the group's other tasks, and with them batches whose
-        items would have ended within the grace. A batch whose consumer is busy counts as drained once its slots are
-        empty, as that consumer may be the very task that waits here.
+        The wait protects other batches: the first error in a TaskGroup cancels the group's other tasks, and with them
+        batches whose items would have ended within the grace period. A batch without items in its slots does not
+        delay this one even if its consumer has not taken all results, as the consumer may be the task that waits here.
 
         Args:
             active: Returns the loop's active batch runs.
             results: The batch's results.
 
         Raises:
-            Interrupted: Always. A caller that is cancelled meanwhile has its results all the same.
+            Interrupted: Always, even if the caller is cancelled meanwhile, so that the results reach it.
         """
         self.delivered = True
         try:

@@ -32,9 +32,9 @@ class UnstartedBlock:
     """Inputs that were cancelled in bulk without having been started.
 
     Args:
-        first_index: The place of the first one in the input; the others follow it.
+        first_index: Index of the first of them; the others follow it.
         inputs: The inputs.
-        error: Their error.
+        error: The error of their results.
     """
 
     first_index: int
@@ -49,26 +49,26 @@ class RunParts:
     Args:
         batch: The batch's record.
         loop: The running loop.
-        clock: Monotonic nanoseconds.
-        source: Where inputs come from.
-        admission: Holds workers back.
+        clock: Returns monotonic nanoseconds.
+        source: Source of the inputs.
+        admission: Permits for items.
         pause: Pauses the batch.
         attempt: Begins one attempt.
-        deliver: Takes the results.
+        deliver: Receives the results.
         dispatch: The instruments' hooks.
-        settle: Records what an attempt returned.
-        paced: True if a consumer sets the pace; else inputs that were never started are kept as a block, and their
-            results are made on demand.
-        policies: The policies around attempts, if any.
-        journal: Keeps finished items, if there is a journal.
-        cache: Outputs of inputs that were run before, if they are cached.
-        hedge: Decides which items get a second attempt beside their first, if any do.
+        settle: Records the value that an attempt returned.
+        paced: True if a consumer sets the pace, as in a stream. False lets inputs that were never started be kept as a
+            block, whose results are made on demand.
+        policies: The policies around attempts, or None.
+        journal: The journal of finished items, or None.
+        cache: Cached outputs of earlier inputs, or None.
+        hedge: Decides which items get a second attempt beside their first, or None.
         fail_fast: Stop at the first item that does not end ok.
-        item_timeout_s: Time limit of one attempt, in seconds.
-        batch_timeout_s: Time limit of the whole batch, in seconds.
+        item_timeout_s: Time limit of one attempt, in seconds, or None.
+        batch_timeout_s: Time limit of the whole batch, in seconds, or None.
         task_per_item: Run each item in a task of its own; False shares a task among the items of a slot.
-        abandon_attempt: Called when an attempt did not end in time and is left running.
-        close: Called once, when no worker is left.
+        abandon_attempt: Called when an attempt has outlasted the grace period and is left running.
+        close: Called once, after the last slot has ended.
         save: Awaited once, after the batch's end and before `join` returns; it raises nothing.
         owner: Owner of the run, such as the processor's active runs.
         observed: True if any telemetry observes the batch.

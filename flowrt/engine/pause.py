@@ -1,4 +1,4 @@
-"""Pause of a batch: nothing more is admitted until it is over, and attempts in flight go on to their end."""
+"""Pause of a batch: no item is admitted until it ends, and attempts in flight continue."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Pause:
     """Holds back the workers of one batch, and the items that wait for a policy.
 
     Args:
-        batch: The batch's record; its `paused_ns` says since when the pause holds.
+        batch: The batch's record; `paused_ns` is the start of the pause.
         clock: The batch's clock.
-        admission: Gives no permit during the pause.
+        admission: The batch's permits, withheld during the pause.
         dispatch: The instruments' hooks.
     """
 
@@ -38,7 +38,7 @@ class Pause:
         return self._over is not None
 
     def begin(self) -> None:
-        """Pause the batch; further calls do nothing."""
+        """Pause the batch. Does nothing during a pause."""
         if self._over is not None:
             return
         self._over = asyncio.Event()
@@ -50,7 +50,7 @@ class Pause:
         self._dispatch.notify("pause_changed", batch)
 
     def end(self) -> None:
-        """Let the batch go on; without a pause it does nothing."""
+        """End the pause. Does nothing without one."""
         if self._over is None:
             return
         over, self._over = self._over, None

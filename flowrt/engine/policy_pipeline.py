@@ -1,4 +1,4 @@
-"""Policy pipeline: what an attempt must pass before it begins, and what the policies learn once it has ended."""
+"""Policy pipeline: the policies that an attempt passes before it starts and that learn from its outcome."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ class PolicyPipeline:
     Args:
         batch: The batch's record.
         clock: The batch's clock.
-        pause: Holds back items that would begin an attempt.
-        rate_limiter: The rate limits.
-        breaker: The node's circuit breaker.
-        retries: Decides on further attempts.
-        controller: Finds the concurrency limit.
-        set_limit: Called with a new limit when the controller wants one.
+        pause: Holds back items that wait for a policy.
+        rate_limiter: The rate limits, or None.
+        breaker: The node's circuit breaker, or None.
+        retries: Decides on further attempts, or None.
+        controller: Adapts the concurrency limit, or None.
+        set_limit: Called with each new limit of the controller.
 
     Attributes:
-        holds_back: True if `enter` must be called before every attempt; else nothing holds one back.
-        learns: True if `leave` must be called for every ended attempt; else only for those that did not end ok.
+        holds_back: True if a policy may delay an attempt, so that `enter` must be called before each.
+        learns: True if a policy learns from successes too, so that `leave` must be called after each attempt; if
+            False, only after attempts that did not end ok.
+        retries: As the argument.
     """
 
     __slots__ = (
@@ -78,15 +80,18 @@ class PolicyPipeline:
         self.learns = judges or any(each is not None for each in (rate_limiter, breaker, controller))
 
     def enter(self, item: ItemRecord) -> bool:
-        """Let an attempt begin now if nothing holds it back; else `await wait(item)`.
+        """Start an attempt if no policy delays it.
+
+        Returns:
+            True if the attempt has started; False if the caller must await `wait(item)` first.
 
         Raises:
-            CircuitOpenError: The circuit is open, and lets items fail.
+            CircuitOpenError: The circuit is open, and its policy is to fail items.
             CostTooHighError: The item costs more than a rate limit ever admits.
             Exception: What a rate limit's cost function raised.
         """
         breaker, rate_limiter = self._breaker, self._rate_limiter
-        if type(item.input_data) is Rejected:  # it has no attempt: it costs nothing and probes nothing
+        if type(item.input_data) is Rejected:  # no attempt is made, so it costs nothing and is no probe
             item.started_ns = item.pulled_ns
             return True
         if breaker is not None and not breaker.closed:
@@ -102,10 +107,10 @@ class PolicyPipeline:
         return True
 
     def enter_hedge(self, item: ItemRecord) -> tuple[bool, Ticket | None]:
-        """Let a second attempt begin beside the item's own, now or not at all.
+        """Admit a hedge, which never waits for a policy.
 
         Returns:
-            Whether it may begin, and what the rate limits charged for it.
+            Whether the hedge may start, and its ticket of the rate limits, or None.
         """
         if self._breaker is not None and not self._breaker.closed:
             return False, None
@@ -113,12 +118,12 @@ class PolicyPipeline:
             return True, None
         try:
             ticket = self._rate_limiter.take(item.input_data)
-        except Exception:  # the cost function's: the item's own attempt goes on
+        except Exception:  # of the cost function; the item's own attempt goes on
             return False, None
         return ticket.granted, ticket if ticket.reservations else None
 
     async def wait(self, item: ItemRecord) -> None:
-        """Wait until an attempt may begin.
+        """Wait until every policy admits the attempt, then start it.
 
         Raises:
             CircuitOpenError: As `enter`.
@@ -141,10 +146,10 @@ class PolicyPipeline:
                         await rate_limiter.wait(item.ticket)
                 if not self._pause.active and (began_ns or breaker is None or breaker.closed):
                     break
-                if breaker is not None and began_ns:  # a probe that does not begin makes way for the next
+                if breaker is not None and began_ns:  # give the probe back, as the attempt does not start
                     breaker.record(self._clock(), began_ns, None)
                     began_ns = 0
-                item.ticket = None  # the circuit opened meanwhile, or a pause began; what the limits charged stays so
+                item.ticket = None  # the circuit opened, or a pause began; the limits do not refund the charge
         except BaseException:
             if breaker is not None and began_ns:
                 breaker.record(self._clock(), began_ns, None)
@@ -157,10 +162,10 @@ class PolicyPipeline:
                 batch.ledger.resume(RATE_LIMIT, now)
         item.started_ns = began_ns or self._clock()
         if began_ns:
-            item.probe_ns = began_ns  # kept apart: a remote executor sets when the attempt started in its worker
+            item.probe_ns = began_ns  # not `started_ns`, which a remote executor sets to the start in its worker
 
     async def _pass(self, breaker: CircuitBreaker) -> int:
-        """Wait for the circuit; returns the time by which it identifies a probe, 0 where it is closed."""
+        """Wait for the circuit; returns the time that identifies a probe, or 0 if the circuit is closed."""
         while not breaker.closed:
             now = self._clock()
             wait_ns = breaker.wait_ns(now)
@@ -175,41 +180,44 @@ class PolicyPipeline:
         """Learn from an attempt that has ended or was refused, and decide whether the item is tried again.
 
         Args:
-            item: Its record, with the attempt's outcome.
-            outcome: What the node raised, or what it returned.
-            ending: The batch is being drained or stopped, so that a cancellation is the engine's and no failure.
+            item: The item, with the attempt's outcome.
+            outcome: The exception that the node raised, or the value that it returned.
+            ending: True if the batch is being drained or stopped; a cancellation is then no failure.
+
+        Returns:
+            The granted retry, or None.
         """
-        if isinstance(outcome, RejectedInputError):  # no attempt, and no input to make one with
+        if isinstance(outcome, RejectedInputError):  # no attempt was made
             item.ticket = None
             return None
         began = item.started_ns > 0
         state = item.status
         cut_short = state == "cancelled" and ending
-        broken: Exception | None = None  # what a policy's function raised
+        broken: Exception | None = None  # raised by a user's function in a policy
         if self.learns:
             broken = self._learn(item, began=began, cut_short=cut_short)
         retries = self.retries
         if (
             broken is None
-            and began  # else what refused it would only do so again, and no attempt counts it
+            and began  # a policy that refused the attempt would refuse it again, and no attempt was counted
             and retries is not None
             and not cut_short
             and (state != "ok" or retries.judges_successes)
-            and type(outcome) not in NEVER_RUN  # an error of the node's code, which another attempt would only repeat
+            and type(outcome) not in NEVER_RUN  # a mistake in the node's code, which another attempt would repeat
         ):
             try:
                 own = item.attempts if item.attempts == 1 else item.attempts - item.hedges
                 return retries.decide(outcome, own, self._batch.begun, timed_out=state == "timed_out")
             except Exception as exc:
                 broken = exc
-        if broken is not None:  # the item fails by it, and its own error is the context
+        if broken is not None:  # the item fails with this error, whose context is the attempt's own
             broken.__context__ = item.exception
             settle_exception(item, broken)
-            broken = None  # or it would hold on to itself by its traceback
+            broken = None  # in this frame it would be in a reference cycle with its traceback
         return None
 
     def _learn(self, item: ItemRecord, *, began: bool, cut_short: bool) -> Exception | None:
-        """Let breaker, rate limits and controller learn from an attempt; returns what a policy's function raised."""
+        """Let breaker, rate limits and controller learn; returns the exception of a user's function, or None."""
         state = item.status
         broken: Exception | None = None
         if began and self._breaker is not None:
@@ -232,10 +240,10 @@ class PolicyPipeline:
         try:
             return broken
         finally:
-            del broken  # or it would hold on to itself by its traceback
+            del broken  # in this frame it would be in a reference cycle with its traceback
 
     def _adapt(self, controller: LimitController, item: ItemRecord) -> None:
-        """Let the controller learn from an attempt, and change the limit if it wants another."""
+        """Let the controller learn from an attempt, and set the limit that it returns."""
         batch = self._batch
         outcome: Outcome = "ok"
         if item.status == "timed_out":

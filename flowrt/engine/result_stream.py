@@ -1,4 +1,4 @@
-"""Results as they finish, handed to one consumer who sets the pace."""
+"""Stream of results in the order in which they finish, for one consumer that sets the pace."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _TWO_CONSUMERS: Final = "a result stream has one consumer: two tasks are waiting
 
 
 class ResultStream(AsyncIterator[BatchResult[In, Out]]):
-    """An async iterator over a batch's results in the order in which they finish.
+    """Async iterator over a batch's results in the order in which they finish.
 
-    The batch starts at the first `anext` and admits no more than its consumer takes. Leaving an `async for` early lets
-    go of the stream, which cancels what is in flight; `async with` or `aclose()` also waits until it has ended.
+    The batch starts at the first `anext`, and admits items as fast as the consumer takes results. Leaving an
+    `async for` early releases the stream, which cancels the items in flight; `async with` or `aclose()` also waits
+    until they have ended.
 
     Args:
-        start: Makes a run that delivers to the given function.
+        start: Makes a run that delivers its results to the given function.
     """
 
     __slots__ = ("__weakref__", "_closed", "_outlet", "_run", "_start", "_starting")
@@ -43,7 +44,7 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
 
     @property
     def batch(self) -> BatchRecord | None:
-        """The batch's record; None before the first result is asked for."""
+        """The batch's record; None before the first `anext`."""
         return None if self._run is None else self._run.batch
 
     def __aiter__(self) -> Self:
@@ -85,17 +86,18 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
         finally:
             self._starting = False
         run.start()
-        if self._closed:  # meanwhile, while the journal was being read
+        if self._closed:  # while the journal was being opened
             run.stop(_LEFT)
         return run
 
     async def _end(self, run: BatchRun) -> None:
-        """Raise what ended the run early, if anything did.
+        """Raise the cause of an early end, if there is one.
 
         Raises:
-            Interrupted: A signal drained the batch, also if the wait for its next result was then cancelled.
-            RuntimeError: It was a StopAsyncIteration, which from `__anext__` would read as the end of the stream.
-                Async generators do the same.
+            Interrupted: A signal drained the batch, even if the wait for the next result was then cancelled.
+            RuntimeError: The cause was a StopAsyncIteration, which would read as the end of the stream if `__anext__`
+                raised it. Async generators convert it in the same way.
+            BaseException: What `BatchRun.join` raises.
         """
         try:
             await run.join()
@@ -107,11 +109,11 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
         await run.raise_if_interrupted(self._undelivered(list(self._outlet.finished)))
 
     def _undelivered(self, results: list[BatchResult]) -> list[BatchResult]:
-        """Results that an interrupted stream has not handed over, for the exception."""
+        """Return the results that an interrupted stream has not delivered, for `Interrupted.results`."""
         return results
 
     async def aclose(self) -> None:
-        """Cancel what is in flight and wait until it has ended; later calls do nothing."""
+        """Cancel the items in flight and wait until they have ended. Later calls do nothing."""
         self._closed = True
         run = self._run
         if run is None:
@@ -140,7 +142,7 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
 
 
 class _Outlet:
-    """Queue that the run fills and the stream empties; the run holds no reference to the stream itself."""
+    """Queue between run and stream. The run holds no reference to the stream, which ends when it is collected."""
 
     __slots__ = ("finished", "waiter")
 

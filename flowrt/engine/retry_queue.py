@@ -1,4 +1,4 @@
-"""Retry queue: a source that also yields items again, when their next attempt is due or an equal item has ended."""
+"""Retry queue: a source that also yields items for their next attempt, and items parked by the cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ __all__ = ["Requeued", "RetryQueue"]
 
 
 class Requeued:
-    """What `pull` returns in place of an input: an item that is ready for an attempt after it had to wait.
+    """Return value of `pull` for an item of the queue, in place of an input.
+
+    There is one object per queue, which saves an allocation for each retry.
 
     Attributes:
-        item: The item, until the next `pull`.
+        item: The item; valid until the next `pull`.
     """
 
     __slots__ = ("item",)
@@ -33,19 +35,19 @@ class Requeued:
 
 
 class RetryQueue(Source):
-    """The inputs of a source, and in between, as they become ready, the items to be tried again.
+    """Source that yields the inputs of another source and, before them, items that are ready for another attempt.
 
-    While as many items are in backoff or parked as may be, no new input is pulled. END comes when the inputs are
-    exhausted and no item can be tried again; an error of the inputs is raised then, too, so that the items on their way
-    finish.
+    An item in backoff waits for its next attempt; a parked item waits until an equal input has run. While either
+    number is at the bound, no new input is pulled. `pull` returns END when the inputs are exhausted and every item has
+    ended; an exception of the inputs is raised only then, too, so that the items in flight finish.
 
     Args:
         inputs: The source of new inputs.
         batch: The batch's record.
-        bound: Most items in backoff, and most that are parked.
+        bound: Bound of the number of items in backoff, and of the number of parked items.
         loop: The running loop.
         clock: The batch's clock.
-        pause: Ended once no item is left that it could hold back.
+        pause: The batch's pause, which ends when no item is left for it to hold back.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class RetryQueue(Source):
     ) -> None:
         self.awaits = inputs.awaits
         self.computes = inputs.computes
-        self.sets_variables = inputs.sets_variables  # what they set is read through this one
+        self.sets_variables = inputs.sets_variables  # `pull` copies the inputs' `variables`
         self.expected = inputs.expected
         self._inputs = inputs
         self._pull_input = inputs.pull
@@ -69,17 +71,17 @@ class RetryQueue(Source):
         self._ledger = batch.ledger
         self._pause = pause
         self._backoff: DelayQueue[ItemRecord] = DelayQueue(bound)
-        self._parked: dict[int, ItemRecord] = {}  # by index: they wait for an equal input that is being run
+        self._parked: dict[int, ItemRecord] = {}  # by index
         self._ready: deque[ItemRecord] = deque()
         self._requeued = Requeued()
         self._waiters = inputs.waiters if isinstance(inputs, AsyncSource) else Waiters()
-        self._idle = Waiters()  # workers that wait for a retry alone: no input is to be fetched for them
+        self._idle = Waiters()  # workers for which no input may be fetched: they wait for a retry
         self._timer: asyncio.TimerHandle | None = None
         self._error: BaseException | None = None
         self._inputs_ended = False
         self._stopped = False
-        self._full = False  # as many items are in backoff or parked as may be
-        self._holds_back = False  # the ledger has it that slots stand empty while items are in backoff
+        self._full = False  # the bound is reached
+        self._holds_back = False  # the ledger charges empty slots to items in backoff
 
     @property
     def exhausted(self) -> bool:  # type: ignore[override]  # an attribute of the inputs
@@ -90,14 +92,14 @@ class RetryQueue(Source):
         self._inputs.start(context, wait)
 
     def push(self, item: ItemRecord, due_ns: int) -> None:
-        """Let an item wait for its next attempt.
+        """Queue an item for its next attempt.
 
         Args:
-            item: It has just had an attempt.
-            due_ns: When the next one is due, by the batch's clock.
+            item: An item whose attempt has just ended.
+            due_ns: When the next attempt is due, by the batch's clock.
         """
         self._batch.queued += 1
-        if due_ns <= item.finished_ns:  # without a wait it needs no timer
+        if due_ns <= item.finished_ns:  # no backoff, so no timer
             self._ready.append(item)
             if self._idle.futures or self._waiters.futures:
                 self._wake_one()
@@ -111,13 +113,13 @@ class RetryQueue(Source):
             self._account()
 
     def park(self, item: ItemRecord) -> None:
-        """Let an item that has not started wait until it is released."""
+        """Park an item that has not started until `release` is called with it."""
         self._parked[item.index] = item
         self._full = self._full or len(self._parked) >= self._backoff.bound
         self._batch.queued += 1
 
     def release(self, items: Iterable[ItemRecord]) -> None:
-        """Make parked items ready; those that are not parked any more are left out."""
+        """Make items ready, if they are still parked."""
         for item in items:
             if self._parked.pop(item.index, None) is not None:
                 self._ready.append(item)
@@ -127,7 +129,7 @@ class RetryQueue(Source):
         self._account()
 
     def item_ended(self, _: ItemRecord) -> None:
-        """Note that an item will not be tried again: it may have been the last that could be."""
+        """Note the end of an item. The last one ends the queue, and a pause that has no item left to hold back."""
         if self._idle.futures and self._is_over():
             self._idle.wake_all()
         if self._batch.paused_ns and self._batch.completed == self._batch.pulled and self._are_inputs_pulled():
@@ -145,7 +147,7 @@ class RetryQueue(Source):
         if not self._full and not self._inputs_ended:
             try:
                 data = self._pull_input()
-            except BaseException as exc:  # raised once the items on their way have ended
+            except BaseException as exc:  # raised by `_at_end`, once the items in flight have ended
                 self._error = exc
                 self._end_inputs()
             else:
@@ -153,7 +155,7 @@ class RetryQueue(Source):
                     if self.sets_variables:
                         self.variables = self._inputs.variables
                     if self._idle.futures and data is not LATER:
-                        self._idle.wake_one()  # of those that found the backoff full: there is more
+                        self._idle.wake_one()  # it may have found the queue full before
                     return data
                 self._end_inputs()
         return self._at_end() if self._is_over() else LATER
@@ -196,7 +198,7 @@ class RetryQueue(Source):
     # -- within -----------------------------------------------------------------------------------------------------
 
     def _has_room_again(self) -> bool:
-        """Return whether items may wait that could not before those that have just become ready."""
+        """Return whether the queue was full before the latest items became ready, and is no longer."""
         was_full = self._full
         self._full = self._backoff.full or len(self._parked) >= self._backoff.bound
         return was_full and not self._full
@@ -216,7 +218,7 @@ class RetryQueue(Source):
             try:
                 raise error
             finally:
-                del error  # or it would hold on to itself by its traceback
+                del error  # in this frame it would be in a reference cycle with its traceback
         return END
 
     def _end_inputs(self) -> None:
@@ -242,7 +244,7 @@ class RetryQueue(Source):
             self._timer = self._loop.call_later(max(0, due_ns - self._clock()) / 1e9, self._make_ready)
 
     def _make_ready(self) -> None:
-        """Move the items that are due from backoff to the ready ones."""
+        """Move the items that are due from backoff to the ready items."""
         self._timer = None
         now = self._clock()
         while (item := self._backoff.pop(now)) is not None:
@@ -254,10 +256,10 @@ class RetryQueue(Source):
         self._account()
 
     def _account(self, waiting: int = 0) -> None:
-        """Have the ledger know while slots stand empty because items are in backoff, or for want of any item.
+        """Charge empty slots to items in backoff, or to the end of the inputs, if a ledger is kept.
 
         Args:
-            waiting: How many workers are about to wait for a retry.
+            waiting: Number of workers that are about to wait for a retry.
         """
         batch, ledger = self._batch, self._ledger
         if ledger is None:

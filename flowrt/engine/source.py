@@ -1,8 +1,8 @@
-"""The source: one lazy stream of inputs that all workers of a batch pull from.
+"""Sources: the lazy stream of inputs from which all workers of a batch pull.
 
-User code that yields inputs always runs in one context and, where it is async, in one task: a generator may set a
-context variable and reset it, or hold a timeout or a task group open across its yields. What a generator has set when
-it yields an input is set for that input's item, too, as for a task that is created inside a loop over it.
+An iterator of the user's always runs in one context and, if it is async, in one task. So a generator may set and reset
+a context variable, and may hold a timeout or a task group open across its yields. A context variable that is set when
+the generator yields an input is also set for that item, as for a task created inside a loop over the generator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ END: Final[Any] = object()
 """Marker that `pull` returns when the source is exhausted."""
 
 LATER: Final[Any] = object()
-"""Marker that `pull` returns while no input is ready: `wait`, then pull again."""
+"""Marker that `pull` returns while no input is ready; await `wait()`, then pull again."""
 
 Variables = Sequence[tuple[ContextVar[Any], Any]]
 """Context variables with their values."""
@@ -39,7 +39,7 @@ class Mapped:
 
     Args:
         inputs: A list, tuple, range, set or frozenset.
-        function: Makes the input of an element; it must be quick.
+        function: Converts an element to an input. It runs on the loop, so it must be quick.
     """
 
     __slots__ = ("_function", "_inputs")
@@ -56,27 +56,27 @@ class Mapped:
 
 
 IN_MEMORY: Final = (list, tuple, range, set, frozenset)
-"""Types whose items are in memory, so that iterating over them runs no code and takes no time."""
+"""Types whose items are in memory, so that iterating over them runs no user code and takes no time."""
 
 _READ_AT_ONCE: Final = (*IN_MEMORY, Mapped)
 
 
 class Source:
-    """Inputs that are in memory: a list, a range and the like.
+    """Source of inputs in memory, such as a list or a range; base class of the other sources.
 
     Args:
         inputs: Iterated once.
 
     Attributes:
-        awaits: True if inputs may have to be waited for.
+        awaits: True if `pull` may return LATER.
         computes: True if `pull` may run code that takes time.
-        expected: Number of inputs, or None where it is not known beforehand.
-        known: Number of inputs where they are in memory, else `sys.maxsize`; once so many are pulled, `left` is 0
-            unless a list has grown.
+        expected: Number of inputs, or None if unknown.
+        known: Number of inputs if they are in memory, else `sys.maxsize`. When so many are pulled, `left` is 0 unless
+            a list has grown.
         exhausted: True once the iterator has ended by itself, so that there is nothing to close.
         pull: Returns the next input, END or LATER; raises what the iterator raises.
-        sets_variables: True if the iterator may set context variables for an item.
-        variables: What it had set when it yielded the input that was pulled last.
+        sets_variables: True if the iterator runs user code, which may set context variables for an item.
+        variables: The context variables that were set when the last pulled input was yielded.
     """
 
     awaits = False
@@ -95,55 +95,55 @@ class Source:
 
     @property
     def left(self) -> int:
-        """Number of inputs that are left, of inputs in memory: a list may grow while it is run."""
+        """Number of inputs in memory that are not pulled; a list may grow while the batch runs."""
         return length_hint(self._iterator)
 
     def start(self, context: Context, wait: Wait | None) -> None:
-        """Get ready to be pulled from.
+        """Prepare for `pull`.
 
         Args:
-            context: Where the iterator's code runs.
-            wait: Accounts for the time in which workers wait for an input, where a ledger is kept.
+            context: Context in which the iterator's code runs.
+            wait: Charges the ledger for the time in which workers wait for an input; None without a ledger.
         """
 
     async def wait(self) -> None:
-        """Wait until `pull` may return something else than LATER."""
+        """Wait until `pull` may return something other than LATER."""
 
     def stop(self) -> None:
-        """Produce no further input; workers that wait for one get END."""
+        """Produce no further input; waiting workers get END."""
 
     async def aclose(self) -> None:
-        """Release what the iterator holds, when the batch ends before the source does."""
+        """Close the iterator, if the batch ends before the source is exhausted."""
 
     def take_rest(self, rest: list[Any], most: int) -> None:
         """Pull many inputs at once, without waiting.
 
         Args:
-            rest: They are appended to it.
-            most: How many at most; fewer come only at the end.
+            rest: List to which the inputs are appended.
+            most: Number of inputs; fewer are appended only at the end of the source.
 
         Raises:
-            Exception: What the iterator raises; `rest` has what it yielded before.
+            Exception: What the iterator raises; `rest` then has the inputs before.
         """
         rest.extend(islice(self._iterator, most))
 
     def take_requeued(self) -> Iterable[ItemRecord]:
-        """Take the items that wait for another attempt, which they will not have."""
+        """Remove and return the items of the retry queue, which will not run."""
         return ()
 
     def take_unpulled(self) -> Iterable[Any]:
-        """Take the inputs that have arrived and that no worker has pulled."""
+        """Remove and return the inputs that have arrived and were not pulled."""
         return ()
 
 
 class MappedSource(Source):
-    """Inputs in memory that pass through a function. An input that is added while they run is none of them."""
+    """Source of a `Mapped`. Elements that are added during the batch may not be run."""
 
-    left = 0  # it is read for each item, and a property would be one more call
+    left = 0  # not a property: a call for each item would cost too much
 
 
 class IteratorSource(Source):
-    """Inputs of a sync iterable whose iterator runs code, such as a generator."""
+    """Source of a sync iterable whose iterator runs user code, such as a generator."""
 
     computes = True
     sets_variables = True
@@ -169,16 +169,16 @@ class IteratorSource(Source):
 
 
 class AsyncSource(Source):
-    """Inputs of an async iterable, driven by a feeder task of its own.
+    """Source of an async iterable, which a feeder task iterates.
 
-    The feeder asks for an input only while a worker waits for one, so nothing is read ahead.
+    The feeder asks for an input only while a worker waits, so nothing is read ahead.
 
     Attributes:
-        waiters: Workers that wait for an input.
+        waiters: The workers that wait for an input.
     """
 
     awaits = True
-    computes = False  # what takes time here is waited for
+    computes = False  # the time that an input takes is a wait
     sets_variables = True
 
     def __init__(self, inputs: AsyncIterable[Any]) -> None:
@@ -188,7 +188,7 @@ class AsyncSource(Source):
         self._aiterator: AsyncIterator[Any] = aiter(inputs)
         self._ready: deque[tuple[Any, Variables]] = deque()
         self._error: BaseException | None = None
-        self._ended = False  # nothing more will become ready
+        self._ended = False  # no further input will become ready
         self._stopped = False
         self._feeder: asyncio.Task[None] | None = None
         self._demand: asyncio.Future[None] | None = None  # the feeder sleeps here while no worker waits
@@ -207,7 +207,7 @@ class AsyncSource(Source):
             try:
                 raise error
             finally:
-                del error  # or it would hold on to itself by its traceback
+                del error  # in this frame it would be in a reference cycle with its traceback
         return END if self._ended or self._stopped else LATER
 
     async def wait(self) -> None:
@@ -248,7 +248,7 @@ class AsyncSource(Source):
         while not self._stopped:
             if len(self.waiters) or await self._wait_for_demand():
                 self._put(await anext(self._aiterator))
-                self.waiters.wake_one()  # who leaves the line, so that one input is fetched for each
+                self.waiters.wake_one()  # a woken worker leaves `waiters`, so one input is fetched for each
 
     def _put(self, data: Any) -> None:
         self._ready.append((data, self._context.changed()))
@@ -262,10 +262,10 @@ class AsyncSource(Source):
         """Sleep until a worker waits or the source is stopped.
 
         A timeout that the iterator holds open across its yields cancels this task while it sleeps here. The
-        iterator is where such a cancellation belongs, so it is thrown in there.
+        CancelledError is thrown into the iterator, where that timeout can catch it.
 
         Returns:
-            True if an input is wanted; False if one has just arrived, or the source was stopped.
+            True if an input is wanted; False if the iterator has just yielded one, or the source was stopped.
         """
         self._demand = asyncio.get_running_loop().create_future()
         try:
@@ -297,7 +297,7 @@ class AsyncSource(Source):
     async def aclose(self) -> None:
         self.stop()
         if self._feeder is None:
-            if not self._ended:  # it was never asked for anything
+            if not self._ended:  # the iterator was never started
                 self._ended = True
                 await self._close()
             return
@@ -314,7 +314,7 @@ class AsyncSource(Source):
 
 
 class _SourceContext:
-    """The context that a source's code runs in, and what that code has set there."""
+    """The context in which a source's code runs, and the variables that the code has set there."""
 
     __slots__ = ("_before", "context")
 
@@ -323,13 +323,13 @@ class _SourceContext:
         self._before = dict(context.items())
 
     def changed(self) -> Variables:
-        """The variables that differ from what they were before the source began."""
+        """Return the variables whose values differ from those before the source began."""
         before = self._before
         return [pair for pair in self.context.items() if before.get(pair[0], self) is not pair[1]]
 
 
 def length_of(inputs: Any) -> int | None:
-    """Number of inputs, or None where it is not known: many a `__len__` raises, or is too large for an index."""
+    """Return the number of inputs, or None if it is unknown, including where `__len__` raises."""
     if not hasattr(type(inputs), "__len__"):
         return None
     try:
@@ -339,10 +339,10 @@ def length_of(inputs: Any) -> int | None:
 
 
 def check_inputs(inputs: Any) -> None:
-    """Refuse what is iterable by accident.
+    """Check that inputs are an iterable of items, and not a single item that happens to be iterable.
 
     Raises:
-        TypeError: Not an iterable or async iterable of items, or a str, bytes or mapping.
+        TypeError: `inputs` is not an iterable or async iterable, or is a str, bytes or mapping.
     """
     if isinstance(inputs, _READ_AT_ONCE):
         return
@@ -363,4 +363,4 @@ def make_source(inputs: Any) -> Source:
 
 
 EMPTY: Final = Source(())
-"""Source of nothing; it replaces a source whose inputs are to be released."""
+"""Source without inputs; it replaces a source in order to release that source's inputs."""

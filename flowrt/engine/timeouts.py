@@ -1,7 +1,7 @@
-"""Time limits of the items in flight, kept by one timer per batch.
+"""Time limits of the items in flight, checked by one timer per batch.
 
-All items of a batch have the same limit, so one check of the slots finds the items that are over it. An item costs no
-timer of its own.
+All items of a batch have the same limit, so one pass over the slots finds the items that exceed it, and an item needs
+no timer of its own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from flowrt.model import Slot
 __all__ = ["GRACE_S", "ItemTimeouts"]
 
 GRACE_S: Final = 5.0
-"""How long a cancelled item may take to end, in seconds, before the batch goes on without it."""
+"""Grace period in seconds: how long a cancelled item may take to end before it is abandoned."""
 
 _GRACE_NS: Final = int(GRACE_S * 1e9)
 _STEP_S: Final = 0.010  # resolution; below a limit of one second, a hundredth of the limit
 
 
 class ItemTimeouts:
-    """Timer that expires items over their time limit, and abandons those that do not end when cancelled.
+    """Timer that cancels items over their time limit, and abandons them if they outlast the grace period.
 
     Args:
         loop: The running loop.
@@ -32,7 +32,7 @@ class ItemTimeouts:
         slots: The batch's slots; read at each check.
         timeout_s: Time limit of one attempt, in seconds.
         expire: Cancels the item in a slot.
-        abandon: Finishes the item in a slot without waiting for it.
+        abandon: Finishes the item in a slot without waiting for its task.
     """
 
     __slots__ = ("_abandon", "_clock", "_expire", "_loop", "_slots", "_step_s", "_timeout_ns", "_timeout_s", "_timer")
@@ -83,5 +83,5 @@ class ItemTimeouts:
                 act(slot)
                 due = now + _GRACE_NS
             soonest = min(soonest, due)
-        if self._timer is not None:  # else the batch has ended meanwhile
+        if self._timer is not None:  # None: the batch has ended meanwhile
             self._timer = self._loop.call_later(max((soonest - now) * 1e-9, self._step_s), self._check)

@@ -1,4 +1,4 @@
-"""Turn of a batch: how long its items may run one after another before the loop's other work has its turn."""
+"""Turns: how long a batch's items may follow each other before the loop's other work runs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from flowrt.engine.item_task import clear_cancellation
 __all__ = ["LONGEST_NS", "Turn"]
 
 LONGEST_NS: Final = 5_000_000
-"""Longest turn of items that never wait, in nanoseconds."""
+"""Longest time, in nanoseconds, for which items that never wait may keep the loop from its other work."""
 
 
 class Turn:
-    """Time since the loop's other work last had its turn, shared by the workers of a batch.
+    """Time since the loop last ran other work; shared by the workers of a batch.
 
     Args:
         loop: The running loop.
-        clock: Monotonic nanoseconds.
+        clock: Returns monotonic nanoseconds.
 
     Attributes:
-        started_ns: When the turn started, by the clock.
+        started_ns: When the current turn started, by the clock.
     """
 
     __slots__ = ("_clock", "_loop", "_timed", "started_ns")
@@ -34,14 +34,14 @@ class Turn:
         self._timed = False  # True if a callback is scheduled that starts the next turn
 
     def is_over(self, now_ns: int) -> bool:
-        """True if a worker whose items never wait has to let the loop go on."""
+        """Return whether a worker whose items never wait must yield to the loop now."""
         return now_ns - self.started_ns > LONGEST_NS
 
     def goes_on(self, started_ns: int, now_ns: int) -> bool:
-        """Return whether another item may follow at once.
+        """Return whether another item may start without a turn of the loop.
 
         Args:
-            started_ns: When the turn started, if it is the first one since the loop's last.
+            started_ns: Start of the turn, if this is its first item.
             now_ns: The time by the batch's clock.
         """
         if not self._timed:
@@ -50,12 +50,12 @@ class Turn:
         return not self.is_over(now_ns)
 
     async def end(self) -> None:
-        """Let the loop's other work run."""
+        """Yield to the loop's other work."""
         if not self._timed:
             self._end_soon()
         try:
             await asyncio.sleep(0)
-        except asyncio.CancelledError:  # a stray one: the engine does not cancel a task between two items
+        except asyncio.CancelledError:  # from other code: the engine does not cancel a task between two items
             clear_cancellation()
 
     def _end_soon(self) -> None:

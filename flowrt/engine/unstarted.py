@@ -1,4 +1,4 @@
-"""Inputs that are never started: how a batch that is drained or stopped accounts for them."""
+"""Unstarted inputs: how a batch that is drained or stopped gives each of them a result."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from flowrt.model import make_record
 
 __all__ = ["UnstartedInputs"]
 
-_TURN_NS: Final = 5_000_000  # the loop has its turn this often
-_BULK_FROM: Final = 1_000  # fewer inputs than this have spans and events of their own
-_CHUNK: Final = 10_000  # inputs that are cancelled between two looks at the clock
+_TURN_NS: Final = 5_000_000  # longest time without a turn of the loop
+_BULK_FROM: Final = 1_000  # up to this number, each input has its own span and events
+_CHUNK: Final = 10_000  # inputs that are cancelled between two readings of the clock
 
 
 class UnstartedInputs:
-    """Cancels what the workers of a batch run have left: retries, inputs that have arrived, and the rest.
+    """Cancels the items and inputs that no worker will run.
+
+    These are items in the retry queue, inputs that have arrived but were not pulled, and inputs that were never read.
 
     Args:
         parts: The run's parts.
-        source: Where the run pulls from.
-        cancellation: Knows why they are not started, and finishes items.
-        keep: Takes inputs that are cancelled in bulk; their results are made on demand.
+        source: Source of the items.
+        cancellation: Has the reason, and finishes the items.
+        keep: Receives the inputs that are cancelled in bulk, whose results are made on demand.
     """
 
     def __init__(
@@ -52,12 +54,12 @@ class UnstartedInputs:
             self._cancellation.finish(item)
 
     def cancel_arrived(self) -> None:
-        """Cancel the inputs that arrived while the batch ended."""
+        """Cancel the inputs that arrived too late to be pulled."""
         for data in self._source.take_unpulled():
             self._cancel(data)
 
     async def cancel_rest(self) -> None:
-        """Cancel the inputs that were never started, at the pace of the consumer where there is one."""
+        """Cancel the inputs that were never read, at the pace of the consumer if there is one."""
         batch, source, clock = self._batch, self._source, self._clock
         left = 0 if batch.expected is None else batch.expected - batch.pulled
         turn_ns = clock()
@@ -78,7 +80,10 @@ class UnstartedInputs:
             self._cancellation.source_failed(exc)
 
     async def _cancel_in_bulk(self, keep: Callable[[UnstartedBlock], None]) -> None:
-        """Cancel up to millions of inputs within the grace period: they are counted, and their results made later."""
+        """Cancel many inputs at once: count them now, and make their results on demand.
+
+        Millions of results could not be made within the grace period.
+        """
         batch, clock = self._batch, self._clock
         block = UnstartedBlock(batch.pulled, [], f"not started: {self._cancellation.reason}")
         turn_ns = clock()
@@ -102,12 +107,12 @@ class UnstartedInputs:
             self._dispatch.notify("inputs_cancelled", batch)
 
     def _cancel(self, data: Any) -> int:
-        """Cancel an input that is not started, unless an earlier run finished it; returns the time."""
+        """Cancel an input, unless an earlier run has finished it; returns the time by the batch's clock."""
         batch, cancellation = self._batch, self._cancellation
         reason = f"not started: {cancellation.reason}"
         item = make_record(batch, batch.pulled, data, self._clock())
         batch.pulled += 1
-        if batch.starts_at_once:  # else an item is not sure to start as it is pulled
+        if batch.starts_at_once:  # instruments then take a pulled item for a started one, unless it is cancelled
             cancel(item, reason)
         self._dispatch.notify("item_started", item)
         if not cancellation.finish_restored(item):

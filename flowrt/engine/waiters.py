@@ -1,4 +1,4 @@
-"""Tasks that wait in line, woken one by one."""
+"""Queue of waiting tasks, woken one by one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Waiters"]
 
 
 class Waiters:
-    """First-in, first-out line of waiting tasks.
+    """First-in, first-out queue of waiting tasks.
 
-    `wait` returns when it is this task's turn, or when the task was cancelled by code other than the engine's: the
-    engine wakes its waiting tasks and never cancels them. The caller checks its condition again in either case.
+    `wait` returns when the task is woken, and also when other code cancels the task: the engine itself wakes waiting
+    tasks and never cancels them. So the caller must check its condition again.
 
     Attributes:
-        futures: Of the waiting tasks; those of cancelled ones are done.
+        futures: Futures of the waiting tasks, oldest first; the future of a cancelled task is done.
     """
 
     __slots__ = ("futures",)
