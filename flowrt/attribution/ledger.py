@@ -12,7 +12,7 @@ import sys
 import threading
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 from flowrt.attribution.loop_time import BLOCKED_COMPUTING, COMPUTING, LATE_NS, LoopTime
 from flowrt.attribution.stalls import DelayTotals
@@ -36,17 +36,7 @@ __all__ = [
 
 Cause = Literal["input", "paused", "slots", "rate_limit", "backoff", "loop_blocked", "consumer", "tail", "service"]
 
-CAUSES: Final[tuple[Cause, ...]] = (
-    "input",
-    "paused",
-    "slots",
-    "rate_limit",
-    "backoff",
-    "loop_blocked",
-    "consumer",
-    "tail",
-    "service",
-)
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 """Every cause; `docs/explain.md` says what each means."""
 
 INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
@@ -256,9 +246,15 @@ class Ledger:
         now_ns = min(now_ns, self._end_ns)
         if now_ns <= since_ns:  # all of it is charged, as of a batch that has ended
             return dict(zip(CAUSES, charged, strict=True))
-        certain_ns = now_ns if latest_ns is None or cause != SLOTS else latest_ns
+        slots_ns, batch = now_ns, self._batch
+        if cause == SLOTS and batch is not None and self._is_all_pulled(surely=latest_ns is None):
+            slots_ns = batch.latest_ns if latest_ns is None else latest_ns
         for each, until_ns, _ in self._pieces(cause, position, since_ns, now_ns):
-            charged[each] += max(0, (until_ns if each != SLOTS else min(until_ns, certain_ns)) - since_ns)
+            passed_ns = max(0, until_ns - since_ns)
+            held_ns = max(0, min(until_ns, slots_ns) - since_ns) if each == SLOTS else passed_ns
+            charged[each] += held_ns
+            if latest_ns is None:  # after the last pull of a list, every item runs or has ended
+                charged[SERVICE] += passed_ns - held_ns
             since_ns = max(since_ns, until_ns)
         return dict(zip(CAUSES, charged, strict=True))
 
@@ -375,12 +371,12 @@ class Ledger:
         if self._loop_time.ended_ns > self._opened_ns:
             self._position = self._loop_time.position_at(self._position, self.since_ns)
 
-    def _is_all_pulled(self) -> bool:
-        """Return True if no further input can come, as is known of a list before the next pull."""
+    def _is_all_pulled(self, *, surely: bool = True) -> bool:
+        """Return True if no further input can come, as is known of a list; with `surely` False, if it may be so."""
         batch = self._batch
         if batch is None or batch.expected is None:
-            return False
-        return batch.pulled >= batch.expected and not batch.queued  # a queued item may be due for a slot
+            return not surely
+        return batch.pulled >= batch.expected and not (surely and batch.queued)  # a queued item may be due for a slot
 
     def _add(self, cause: int, now_ns: int) -> None:
         passed_ns = now_ns - self.since_ns

@@ -98,7 +98,11 @@ class RetryQueue(Source):
             item: An item whose attempt has just ended.
             due_ns: When the next attempt is due, by the batch's clock.
         """
-        self._batch.queued += 1
+        batch = self._batch
+        if self._ledger is not None and not batch.queued and batch.pulled >= self._inputs.known:
+            # no item of a list that is pulled whole has waited for a slot; from now on one may
+            self._ledger.settle(item.finished_ns)
+        batch.queued += 1
         if due_ns <= item.finished_ns:  # no backoff, so no timer
             self._ready.append(item)
             if self._idle.futures or self._waiters.futures:

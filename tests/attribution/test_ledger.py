@@ -225,6 +225,54 @@ def test_computing_loop_is_not_short_of_slots(run: Run) -> None:
     assert found["service"] + found.get("loop_blocked", 0) > 0.5 * sum(found.values())
 
 
+def test_slots_are_certain_at_once_while_a_list_has_inputs_left() -> None:
+    # else the time is charged in one piece when the next item starts, and until then nothing but a blocked loop shows
+    keep = Keep()
+    seen: list[tuple[float, float]] = []
+
+    async def node(number: int) -> None:
+        if number == 0:
+            await asyncio.sleep(10)
+            ledger, batch = keep.batch.ledger, keep.batch
+            assert ledger is not None
+            now_ns = batch.clock()
+            seen.append((ledger.read(now_ns, batch.latest_ns)["slots"] / S, (now_ns - batch.started_ns) / S))
+        await asyncio.sleep(10)
+
+    run_virtual(BatchProcessor(node, 2, instruments=[keep]).batch(range(10)))
+    assert seen == [(pytest.approx(10), pytest.approx(10))]
+
+
+def test_no_slots_are_missing_once_all_inputs_of_a_list_run() -> None:
+    keep = Keep()
+    seen: list[dict[str, float]] = []
+
+    async def node(_: int) -> None:
+        await asyncio.sleep(10)
+        ledger, batch = keep.batch.ledger, keep.batch
+        assert ledger is not None
+        if not seen:
+            seen.append({cause: ns / S for cause, ns in ledger.read(batch.clock()).items() if ns})
+        await asyncio.sleep(10)
+
+    run_virtual(BatchProcessor(node, 2, instruments=[keep]).batch(range(2)))
+    assert seen == [{"service": pytest.approx(10)}]
+
+
+def test_first_retry_after_the_last_pull_does_not_turn_service_into_slots() -> None:
+    tried: list[int] = []
+
+    async def node(number: int) -> None:
+        tried.append(number)
+        await asyncio.sleep(10)
+        if tried.count(1) == 1 == number:
+            raise ConnectionError
+        await asyncio.sleep(10)
+
+    found = ran(range(2), node, 2, retry=RetryPolicy(3, wait=lambda _: 5.0))
+    assert found == pytest.approx({"service": 15, "backoff": 5, "tail": 15})
+
+
 # -- random batches ----------------------------------------------------------------------------------------------------
 
 SECONDS = st.sampled_from([0, 0.001, 0.5, 1, 3, 20])

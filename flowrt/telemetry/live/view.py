@@ -91,7 +91,7 @@ class BatchView:
         self._slowest.sample([] if over else [item for _, item in first])
         completed = sum(counts.by_status.values())
         failed = counts.by_status["failed"] + counts.by_status["timed_out"]
-        bound_ns = {} if batch.ledger is None else batch.ledger.read(now_ns, batch.latest_ns)
+        bound_ns = {} if batch.ledger is None else batch.ledger.read(now_ns)
         bound_s = tuple(ns / 1e9 for ns in bound_ns.values())
         point = Point(elapsed_s, completed, failed, len(occupied), batch.limit, batch.queued, counts.durations, bound_s)
         self._history.add(point)
@@ -262,8 +262,9 @@ def _shares(before: Point | None, point: Point) -> dict[str, float]:
     """Return the share of each cause of the ledger since the earlier point, or since the batch's start."""
     spent_s = point.bound_s
     if before is not None:
-        spent_s = tuple(b - a for a, b in zip(before.bound_s, point.bound_s, strict=True))
+        # a cause may lose what it was read with: whether a generator has more is known only once it is asked
+        spent_s = tuple(max(0.0, b - a) for a, b in zip(before.bound_s, point.bound_s, strict=True))
     total = sum(spent_s)
     if total <= 0:
         return {}
-    return {cause: round(max(0.0, s) / total, 4) for cause, s in zip(CAUSES, spent_s, strict=False)}
+    return {cause: round(s / total, 4) for cause, s in zip(CAUSES, spent_s, strict=False)}

@@ -439,6 +439,25 @@ def test_current_figures_are_of_the_last_ten_seconds(run_virtual: Run) -> None:
     assert ended["failing"] == {"ended": 400, "failed": 100}
 
 
+def test_slots_are_shown_as_busy_before_a_long_item_of_a_generator_ends(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(100)
+        return x
+
+    async def main() -> dict[str, Any]:
+        task = asyncio.create_task(flowrt.BatchProcessor(node, 2, name="long", telemetry=QUIET).batch(iter(range(4))))
+        for _ in range(40):
+            await asyncio.sleep(0.5)
+            shown("long")
+        batch = shown("long")
+        await task
+        return batch
+
+    batch = run_virtual(main())
+    assert batch["bound_window"]["slots"] == pytest.approx(1, abs=0.01)
+    assert batch["bound_s"]["slots"] == pytest.approx(batch["elapsed_s"], abs=0.01)
+
+
 def test_stalls_of_one_cause_are_one_group(run: Run) -> None:
     async def node(x: int) -> int:
         await asyncio.sleep(0.01)
