@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -22,17 +24,35 @@ from dashboards.generator.windows import REAL, Time
 
 __all__ = ["Api", "Servers", "free_port"]
 
-_UP_S: Final = 30.0
+_UP_S: Final = 60.0
 _DOWN_S: Final = 10.0
 _ANSWER_S: Final = 20.0
+_PORTS: Final = 10_000
+_ASSIGNED: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """Return a free port on 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a free port on 127.0.0.1, to be bound by another process in a while.
+
+    It lies below the ports that the system assigns itself, as another connection could have got one of these by then.
+
+    Raises:
+        OSError: No port is free.
+    """
+    below = _first_assigned_port()
+    for _ in range(100):
+        with socket.socket() as probe, suppress(OSError):  # taken
+            probe.bind(("127.0.0.1", below - 1 - secrets.randbelow(_PORTS)))
+            port: int = probe.getsockname()[1]
+            return port
+    raise OSError(f"no port from {below - _PORTS} to {below - 1} is free")
+
+
+def _first_assigned_port() -> int:
+    try:
+        return max(2 * _PORTS, int(_ASSIGNED.read_text().split()[0]))
+    except OSError:  # no Linux, where the range begins at 32,768 or above
+        return 32_768
 
 
 class Api:

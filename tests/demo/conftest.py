@@ -119,7 +119,7 @@ def answers(url: str) -> bool:
     return True
 
 
-def wait_until(true: Callable[[], bool], what: str, patience_s: float = 30.0) -> None:
+def wait_until(true: Callable[[], bool], what: str, patience_s: float = HANG_GUARD_S) -> None:
     """Poll.
 
     Args:

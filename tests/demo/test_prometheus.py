@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import urllib.parse
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dashboards.generator.servers import free_port
 from tests.demo.conftest import HANG_GUARD_S, RunningDemo, answers, end, get, wait_until
 
 pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("prometheus")]
@@ -56,9 +56,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, prometheus_tools: tuple[st
     server = None
     try:
         metrics_url = demo.until("metrics ")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         config = folder / "prometheus.yml"
         config.write_text(CONFIG.format(target=urllib.parse.urlsplit(metrics_url).netloc))
         with (folder / "prometheus.log").open("wb") as log:

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from dashboards.generator.servers import free_port
+
 Flowrt = Callable[..., "subprocess.CompletedProcess[str]"]
 LinesOf = Callable[[Any], list[dict[str, Any]]]
 
@@ -522,9 +524,7 @@ def test_run_on_a_terminal_shows_progress_and_a_table(folder: Path, command: Any
 
 def test_metrics_are_served_during_the_run(folder: Path, command: Any) -> None:
     words, environment = command
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     write_items(folder, range(300))
     process = subprocess.Popen(
         [*words, "run", "nodes:slow", "in.jsonl", "-o", "out", "--quiet", "--metrics-port", str(port)],

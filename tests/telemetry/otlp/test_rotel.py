@@ -16,6 +16,7 @@ from typing import Literal
 import pytest
 import rotel
 
+from dashboards.generator.servers import free_port
 from flowrt.telemetry.otlp import Backoff, SpanPipeline, make_transport, read_settings
 from tests.telemetry.otlp.harness import (
     HANG_GUARD_S,
@@ -29,12 +30,6 @@ from tests.telemetry.otlp.harness import (
 
 AGENT = Path(rotel.__file__).parent / "rotel-agent"
 Start = Callable[..., Collector]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Ports:

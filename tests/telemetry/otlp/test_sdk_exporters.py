@@ -17,8 +17,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from prometheus_client import REGISTRY
 
 import flowrt
+from dashboards.generator.servers import free_port
 from tests.telemetry.otlp.harness import Collector, Request, status
-from tests.telemetry.otlp.test_rotel import Ports, free_port, running
+from tests.telemetry.otlp.test_rotel import Ports, running
 
 Start = Callable[..., Collector]
 Series = tuple[str, tuple[tuple[str, str], ...]]
