@@ -116,6 +116,6 @@ def test_repeatedly_killed_run_ends_like_an_uninterrupted_one(path: Path) -> Non
         for output in outputs
     )
     assert max(Counter(numbers(seen)).values()) == 1
-    assert kills > KILLS // 2
+    assert kills > KILLS // 5, "on a busy machine, the kills come late, and a run may end before the last of them"
     assert ITEMS <= len(numbers(executed)) <= ITEMS + CONCURRENCY * kills
     assert summary(path).damaged_at is None
