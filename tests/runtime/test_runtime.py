@@ -26,6 +26,7 @@ import structlog
 
 import flowrt
 from flowrt import BatchProcessor, Runtime, run
+from tests.threads import assert_no_thread_left
 
 ROOT = Path(__file__).parents[2]
 HANG_S = 60.0
@@ -35,6 +36,7 @@ import asyncio, contextlib, logging, sys, time
 from collections import Counter
 import flowrt
 from flowrt import BatchProcessor, Runtime, run
+from tests.threads import assert_no_thread_left
 logging.getLogger("asyncio").setLevel("ERROR")  # -X dev warns of each turn that a busy machine makes slow
 
 def tally(results):
@@ -123,14 +125,14 @@ def test_run_leaves_no_thread_and_no_handler_behind() -> None:
 
     async def main() -> None:
         seen.append(signal.getsignal(signal.SIGTERM))
-        seen.append(threading.active_count())
+        seen.append(set(threading.enumerate()))
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     run(main(), metrics_port=0, log_format="json")
     assert seen[0] not in handlers
-    assert seen[1] > before
+    assert seen[1] - before
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
-    assert threading.active_count() == before
+    assert_no_thread_left(before)
     assert signal.set_wakeup_fd(-1) == -1
 
 
@@ -169,11 +171,11 @@ def test_invalid_setting_is_refused_before_any_work(settings: dict[str, Any], me
     async def main() -> None:
         worked.append(1)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(ValueError, match=message):
         run(main(), **settings)
     assert not worked
-    assert threading.active_count() == before
+    assert_no_thread_left(before)
     assert not structlog.is_configured()
 
 
@@ -191,10 +193,10 @@ def test_run_raises_the_exception_of_the_coroutine(exception: type[BaseException
     async def main() -> None:
         raise exception("mine")
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(exception, match="mine"):
         run(main(), metrics_port=0)
-    assert threading.active_count() == before
+    assert_no_thread_left(before)
 
 
 def test_keyboard_interrupt_inside_a_node_propagates() -> None:

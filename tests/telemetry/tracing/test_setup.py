@@ -30,6 +30,7 @@ from flowrt.telemetry.logs.writer_thread import LineSink
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.tracing import setup
 from flowrt.telemetry.tracing.setup import TraceSetup
+from tests.threads import assert_no_thread_left
 
 ROOT = Path(__file__).parents[3]
 
@@ -182,13 +183,14 @@ def test_bound_context_variables_are_on_the_events(
 
 def test_close_restores_the_previous_configuration() -> None:
     root, ours = logging.getLogger(), logging.getLogger("flowrt")
-    before = (root.handlers[:], ours.handlers[:], ours.level, ours.propagate, threading.active_count())
+    before, threads = (root.handlers[:], ours.handlers[:], ours.level, ours.propagate), set(threading.enumerate())
     logs = LogSetup("json", "DEBUG")
     assert logs.active
     assert structlog.is_configured()
     logs.close()
     logs.close()
-    assert (root.handlers, ours.handlers, ours.level, ours.propagate, threading.active_count()) == before
+    assert (root.handlers, ours.handlers, ours.level, ours.propagate) == before
+    assert_no_thread_left(threads)
     assert not structlog.is_configured()
 
 
