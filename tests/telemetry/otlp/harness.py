@@ -149,6 +149,10 @@ class Collector:
     def endpoint(self) -> str:
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
 
+    def has_closed(self, number: int) -> bool:
+        """True if the collector has ended the connection of that number, from 0 on."""
+        return self._sockets[number].fileno() == -1
+
     def close(self) -> None:
         self.over.set()
         with contextlib.suppress(OSError):
@@ -219,6 +223,12 @@ def numbered(count: int) -> list[str]:
 def put_all(pipeline: SpanPipeline, names: Sequence[str]) -> None:
     for span in spans_named(names):
         pipeline.put(span)
+
+
+def put_together(pipeline: SpanPipeline, names: Sequence[str]) -> None:
+    """Put a few spans in one step, so that one request has them all, whenever the encoder looks."""
+    pipeline._waiting.extend(spans_named(names))
+    pipeline.check_backlog(len(names))
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from tests.telemetry.otlp.harness import (
     partial,
     pipelines,
     put_all,
+    put_together,
     raw,
     slow,
     spans_named,
@@ -186,7 +187,7 @@ def test_permanent_status_is_not_retried(
     there = collector(status(code, b"no\nsuch thing " + b"x" * 1_000))
     pipeline = export(there.endpoint)
     for count in (10, 20):
-        put_all(pipeline, numbered(10))
+        put_together(pipeline, numbered(10))
         eventually(lambda count=count: pipeline.dropped["export_error"] == count)
     assert len(there.requests) == 2
     (record,) = caplog.records
@@ -274,8 +275,7 @@ def test_rejected_spans_are_counted_and_the_reason_is_logged(
 ) -> None:
     there = collector(partial(3, "too\nold"))
     pipeline = export(there.endpoint)
-    for span in spans_named(numbered(10)):
-        pipeline._waiting.append(span)  # all at once, and so in one request
+    put_together(pipeline, numbered(10))
     assert pipeline.force_flush()
     assert (pipeline.exported, pipeline.dropped["export_error"]) == (7, 3)
     assert "too; old; the collector rejected 3 of 10 spans" in caplog.text
@@ -286,7 +286,7 @@ def test_success_with_any_body_counts_as_exported(
     collector: Start, export: Export, body: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     there = collector(BROKEN_BODIES[body])
-    pipeline = export(there.endpoint, timeout_s=0.2)
+    pipeline = export(there.endpoint, timeout_s=2.0)  # for the status, too
     for number in range(2):
         put_all(pipeline, [f"s{number}"])
         assert pipeline.force_flush()
@@ -323,7 +323,7 @@ def test_hanging_collector_is_aborted_after_the_timeout(collector: Start, export
     pipeline = export(there.endpoint, backoff=PATIENT, timeout_s=0.2)
     put_all(pipeline, numbered(10))
     eventually(lambda: pipeline.exported == 10)
-    assert there.taken == numbered(10)
+    assert set(there.taken) == set(numbered(10))  # on a busy machine, an answer may come too late as well
 
 
 def test_unaccepted_connections_do_not_delay_close(export: Export) -> None:
@@ -370,7 +370,7 @@ def test_connection_closed_while_idle_is_replaced(
     for number in range(3):
         put_all(pipeline, [f"s{number}"])
         assert pipeline.force_flush()
-        time.sleep(0.02)
+        eventually(lambda number=number: there.has_closed(number))
     assert there.taken == numbered(3)
     assert not caplog.records
 

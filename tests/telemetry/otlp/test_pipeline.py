@@ -20,7 +20,7 @@ from opentelemetry import context as otel_context
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.otlp import Backoff, Outcome, SpanPipeline
 from flowrt.telemetry.otlp import pipeline as pipeline_module
-from tests.telemetry.otlp.harness import HANG_GUARD_S, assert_balanced, eventually
+from tests.telemetry.otlp.harness import HANG_GUARD_S, PATIENT, assert_balanced, eventually
 
 ROOT = Path(__file__).parent.parent.parent.parent
 TAKEN = Outcome(True)
@@ -342,7 +342,7 @@ def test_unencodable_span_is_dropped_alone_and_logged_once(make: Make, caplog: p
 
 def test_retryable_request_is_sent_again(make: Make) -> None:
     transport = ScriptedTransport(LATER, LATER, TAKEN)
-    pipeline = make(transport)
+    pipeline = make(transport, backoff=PATIENT)
     pipeline.put("s")
     eventually(lambda: pipeline.exported == 1)
     assert transport.bodies == [b"s "] * 3
@@ -361,7 +361,7 @@ def test_unretryable_request_is_dropped_and_the_next_is_sent(make: Make, caplog:
 
 def test_absent_collector_drops_requests_and_is_logged_rarely(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     transport = ScriptedTransport(LATER)
-    pipeline = make(transport)
+    pipeline = make(transport, backoff=Backoff(first_s=0.01, most_s=0.02, give_up_s=1.0))
     pipeline.put("s")
     eventually(lambda: pipeline.dropped["export_error"] == 1)
     assert len(transport.bodies) > 2
@@ -369,13 +369,13 @@ def test_absent_collector_drops_requests_and_is_logged_rarely(make: Make, caplog
     eventually(lambda: pipeline.dropped["export_error"] == 2)
     assert caplog.messages == [
         "export of spans to http://collector: refused; retrying",
-        "export of spans to http://collector: refused; dropped 1 spans after 0.2 s of retries",
+        "export of spans to http://collector: refused; dropped 1 spans after 1 s of retries",
     ]
 
 
 def test_retry_delay_of_the_collector_is_honoured(make: Make) -> None:
     transport = ScriptedTransport(Outcome(False, retry=True, after_s=0.15), TAKEN)
-    pipeline = make(transport)
+    pipeline = make(transport, backoff=PATIENT)
     pipeline.put("s")
     eventually(lambda: transport.at)
     assert pipeline.force_flush()  # skips the backoff, but not the collector's delay
@@ -527,11 +527,13 @@ def test_close_keeps_time_to_end_a_hanging_request(make: Make, monkeypatch: pyte
 
 
 def test_close_skips_the_backoff(make: Make) -> None:
-    transport = ScriptedTransport(LATER)
-    pipeline = make(transport, backoff=Backoff(first_s=3_600, most_s=3_600, give_up_s=7_200))
+    much_later = Outcome(False, retry=True, after_s=3_600)  # ends the wait of close
+    transport = ScriptedTransport(LATER, much_later)
+    backoff = Backoff(first_s=3_600, most_s=3_600, most_after_s=3_600, give_up_s=7_200)
+    pipeline = make(transport, backoff=backoff)
     pipeline.put("s")
-    eventually(lambda: transport.bodies)
-    pipeline.close(0.1)
+    eventually(lambda: pipeline._threads is not None and pipeline._threads[1]._failures)
+    pipeline.close(HANG_GUARD_S)
     assert transport.closed.wait(HANG_GUARD_S)
     assert len(transport.bodies) == 2  # one more attempt during close
     assert pipeline.dropped["shutdown"] == 1
