@@ -615,9 +615,9 @@ def test_disk_time_does_not_count_against_the_item_timeout(path: Path) -> None:
     disk = BlockingDisk()
 
     async def main() -> Any:
-        asyncio.get_running_loop().call_later(0.5, disk.resume.set)
+        asyncio.get_running_loop().call_later(1.5, disk.resume.set)
         with Journal(path, FINGERPRINT, disk=disk) as journal:
-            return await processor(Node(0), 2, journal, item_timeout=0.1).batch(range(6))
+            return await processor(Node(0), 2, journal, item_timeout=0.5).batch(range(6))
 
     results = run_on(asyncio.SelectorEventLoop, main())
     assert [result.status for result in results] == ["ok"] * 6

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def no_thread_is_left() -> Any:
 
 
 class Counted:
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, meet: Callable[[], object] | None = None) -> None:
+        self.take_time = meet or partial(time.sleep, seconds)
         self.lock = threading.Lock()
         self.running = self.most = 0
         self.threads: set[int] = set()
@@ -47,14 +48,14 @@ class Counted:
             self.running += 1
             self.most = max(self.most, self.running)
             self.threads.add(threading.get_ident())
-        time.sleep(self.seconds)
+        self.take_time()
         with self.lock:
             self.running -= 1
         return x * 2
 
 
 def test_plain_function_runs_in_as_many_threads_as_slots(run: Run) -> None:
-    counted = Counted(0.005)
+    counted = Counted(0, partial(threading.Barrier(12).wait, 60))  # five times twelve meet
     results = run(processor(counted, 12).batch(range(60)))
     assert [r.output for r in results] == [x * 2 for x in range(60)]
     assert counted.most == 12
@@ -98,8 +99,8 @@ def test_thread_sees_the_callers_context_and_does_not_change_it(run: Run) -> Non
 
 
 def test_timed_out_thread_keeps_its_slot_until_it_ends(run: Run) -> None:
-    counted = Counted(0.08)
-    results = run(processor(counted, 2, item_timeout=0.02).batch(range(6)))
+    counted = Counted(0.5)
+    results = run(processor(counted, 2, item_timeout=0.05).batch(range(6)))
     assert {r.status for r in results} == {"timed_out"}
     assert counted.most == 2
 
@@ -107,7 +108,7 @@ def test_timed_out_thread_keeps_its_slot_until_it_ends(run: Run) -> None:
 def test_loop_is_not_blocked_while_threads_work(run: Run) -> None:
     async def main() -> int:
         turns = 0
-        batch = asyncio.create_task(processor(Counted(0.02)).batch(range(8)))
+        batch = asyncio.create_task(processor(Counted(0.2)).batch(range(8)))
         while not batch.done():
             turns += 1
             await asyncio.sleep(0.001)
@@ -136,7 +137,7 @@ def test_async_node_in_a_thread_is_cancelled_on_timeout(run: Run) -> None:
         finally:
             cleaned.append(x)
 
-    results = run(processor(node, 2, executor="threads", item_timeout=0.1).batch(range(4)))
+    results = run(processor(node, 2, executor="threads", item_timeout=0.5).batch(range(4)))
     assert {r.status for r in results} == {"timed_out"}
     assert started, "no thread started within the timeout"
     assert sorted(cleaned) == sorted(started)
@@ -155,7 +156,7 @@ def test_fail_fast_waits_for_running_threads(run: Run) -> None:
     assert counted.running == 0
 
 
-@pytest.mark.parametrize("limits", [(0.1, 0.2), (0.2, 0.1)], ids=["the item's first", "the batch's first"])
+@pytest.mark.parametrize("limits", [(0.2, 0.4), (0.4, 0.2)], ids=["the item's first", "the batch's first"])
 @pytest.mark.parametrize("own_loop", [False, True], ids=["plain", "async"])
 def test_loop_is_free_while_a_thread_outlasts_both_timeouts(
     limits: tuple[float, float], own_loop: bool, run: Run
@@ -164,13 +165,13 @@ def test_loop_is_free_while_a_thread_outlasts_both_timeouts(
     released = []
 
     def node(_: int) -> None:
-        released.append(release.wait(2))
+        released.append(release.wait(10))
 
     async def main() -> Any:
         async def blocking(x: int) -> None:
             node(x)
 
-        asyncio.get_running_loop().call_later(0.4, release.set)
+        asyncio.get_running_loop().call_later(0.8, release.set)
         its = {"item_timeout": limits[0], "batch_timeout": limits[1], "executor": "threads"}
         return await processor(blocking if own_loop else node, 1, **its).batch([0])
 

@@ -310,8 +310,8 @@ def test_client_that_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_event_stream_outlives_the_exchange_deadline(server: TelemetryServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
-    monkeypatch.setattr("flowrt.telemetry.live.store._IDLE_EVERY_S", 0.5)
+    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 1.0)  # for each event, too
+    monkeypatch.setattr("flowrt.telemetry.live.store._IDLE_EVERY_S", 0.6)
     with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
         client.sendall(b"GET /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
@@ -418,7 +418,9 @@ def after_a_stream(method: str, app: Any) -> Iterator[socket.socket]:
             client.sendall(f"{method} /live/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             answer = b""
             while not answer.endswith(b"\r\n0\r\n\r\n" if method == "GET" else b"\r\n\r\n"):
-                answer += client.recv(1000)
+                chunk = client.recv(1000)
+                assert chunk, "the connection was closed"
+                answer += chunk
             yield client
     finally:
         server.stop()
@@ -429,7 +431,7 @@ STREAMS = pytest.mark.parametrize(("method", "app"), [("HEAD", None), ("GET", tw
 
 @STREAMS
 def test_request_after_a_stream_has_a_deadline(method: str, app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
+    monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 2.0)
     with after_a_stream(method, app) as client, contextlib.suppress(ConnectionResetError):
         client.sendall(b"G")
         assert client.recv(1000) == b""
