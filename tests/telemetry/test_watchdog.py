@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ import flowrt
 from flowrt import BatchProcessor, Runtime
 from flowrt.engine.batch_run import active_batches
 from flowrt.telemetry.watchdog import Watchdog, _stack
+from tests.threads import assert_no_thread_left
 
 Run = Callable[[Any], Any]
 Sample = Callable[..., float]
@@ -132,8 +134,9 @@ def test_garbage_collection_is_reported_and_no_node_blamed(run: Run, events: Eve
     assert "node" not in event
     assert sample("flowrt_loop_stalls_total", node="innocent") == before
     assert "the garbage collector" in [stall.culprit for stall in report.stalls]
-    explanation = "the event loop was blocked by Python's garbage collector: batch_as_completed keeps no results"
-    assert explanation in report.explanation
+    # a busy machine may add stalls, of which the collector then has a part
+    explanation = r"the event loop was blocked .*by Python's garbage collector.*: batch_as_completed keeps no results"
+    assert re.search(explanation, report.explanation)
 
 
 def test_turning_loop_is_not_reported(run: Run, events: Events) -> None:
@@ -262,11 +265,11 @@ def test_suspended_process_blames_no_node(events: Events) -> None:
 
 def test_stop_leaves_no_thread_and_no_timer(run: Run) -> None:
     async def main() -> None:
-        before = threading.active_count()
+        before = set(threading.enumerate())
         watchdog = watching(asyncio.get_running_loop())
-        assert threading.active_count() == before + 1
+        assert [each.name for each in set(threading.enumerate()) - before] == ["flowrt-watchdog"]
         watchdog.stop()
-        assert threading.active_count() == before
+        assert_no_thread_left(before)
         beaten_ns = watchdog._heartbeat.beaten_ns
         await asyncio.sleep(0.12)
         assert watchdog._heartbeat.beaten_ns == beaten_ns

@@ -24,7 +24,7 @@ async def quick(item):
     return item
 
 async def slower(item):
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0.1)  # far slower than the other one, even if that one was measured on a busy machine
     return item
 
 async def broken(item):
@@ -53,7 +53,7 @@ def _service(folder: Path) -> None:
 
 def test_bench_measures_prints_and_writes_files(flowrt: Flowrt, folder: Path) -> None:
     done = flowrt(
-        "bench", "service:quick", "in.jsonl", "--concurrency", "1,2,8", *QUICK,
+        "bench", "service:quick", "in.jsonl", "--concurrency", "1,2,8", *QUICK, "--step", "1.2",
         "--json", "run.json", "--html", "run.html",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

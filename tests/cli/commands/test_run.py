@@ -330,19 +330,19 @@ def test_item_over_its_timeout_is_timed_out(folder: Path, flowrt: Flowrt, lines_
 
 def test_batch_timeout_writes_a_line_for_every_item(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(500))
-    done = flowrt("run", "nodes:slow", "in.jsonl", "-o", "out", "--batch-timeout", "0.5", "--max-concurrency", 2)
+    done = flowrt("run", "nodes:slow", "in.jsonl", "-o", "out", "--batch-timeout", "2", "--max-concurrency", 2)
     assert done.returncode == 1, done.stderr
     lines = lines_of(folder / "out")
     assert [line["index"] for line in lines] == list(range(500))
     assert {line["status"] for line in lines} == {"ok", "cancelled"}
-    assert "batch_timeout=0.5 s" in lines[-1]["error"]
+    assert "batch_timeout=2 s" in lines[-1]["error"]
 
 
 DECORATED = """
 import asyncio
 import flowrt
 
-@flowrt.node(max_concurrency=2, item_timeout=0.05, retry=2)
+@flowrt.node(max_concurrency=2, item_timeout=0.5, retry=2)
 async def wait(item):
     await asyncio.sleep(item)
     return item
@@ -351,7 +351,7 @@ async def wait(item):
 
 def test_node_keeps_the_settings_that_no_option_overrides(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     (folder / "decorated.py").write_text(DECORATED)
-    write_items(folder, [0, 0.5])
+    write_items(folder, [0, 1.5])
     done = flowrt("run", "decorated:wait", "in.jsonl", "-o", "-", "--quiet")
     assert {line["index"]: (line["status"], line["attempts"]) for line in lines_of(done.stdout)} == {
         0: ("ok", 1),

@@ -550,7 +550,7 @@ def test_stalls_of_one_cause_are_one_line(open_page: OpenPage, spawn: Spawn) -> 
     async def node(x: int) -> int:
         await asyncio.sleep(0.01)
         if x in (5, 15, 25):
-            time.sleep(0.25)  # blocks the loop on purpose
+            time.sleep(0.5)  # blocks the loop on purpose
         return x
 
     async def main() -> None:
@@ -559,11 +559,11 @@ def test_stalls_of_one_cause_are_one_line(open_page: OpenPage, spawn: Spawn) -> 
 
     page = open_page()
     spawn(main()).join(HANG_S)
-    wait_for(page, "#stall-list", "3 × up to ")
-    line = page.locator("#stall-list li", has_text="3 × up to")
-    assert "node node" in line.inner_text()
+    wait_for(page, "#stall-list", " × up to ")  # 3 times, unless the watchdog of a busy machine misses one
+    line = page.locator("#stall-list li", has_text="node node")
+    assert re.search(r"[23] × up to ", line.inner_text())
     line.locator("summary").click()
-    assert "time.sleep(0.25)" in line.locator("pre").inner_text()
+    assert "time.sleep(0.5)" in line.locator("pre").inner_text()
 
 
 def test_page_and_top_show_workers_and_their_last_crash(
