@@ -46,7 +46,7 @@ class MissingExtraError(FlowrtError, ImportError):
 
 
 class ExecutorFailedError(FlowrtError):
-    """The executor can run nothing more, such as when its workers do not start. It ends the batch."""
+    """The executor can run no further attempt, for instance because its workers do not start. The batch ends."""
 
 
 class ClusterLostError(ExecutorFailedError):
@@ -54,12 +54,12 @@ class ClusterLostError(ExecutorFailedError):
 
 
 class WorkerCrashed(FlowrtError):  # noqa: N818  # what happened, as the documentation names it
-    """An item's worker process died while it ran the item, each time that it was tried.
+    """The worker process of an item died during each attempt at the item.
 
     Args:
         message: How the last worker ended.
-        how: Its signal or exit status, such as "SIGSEGV" or "exit status 3".
-        last_lines: What it printed last to its standard error.
+        how: Signal or exit status of the last worker, such as "SIGSEGV" or "exit status 3".
+        last_lines: Last lines of its standard error.
     """
 
     def __init__(self, message: str, how: str = "", last_lines: tuple[str, ...] = ()) -> None:
@@ -72,11 +72,11 @@ class WorkerCrashed(FlowrtError):  # noqa: N818  # what happened, as the documen
 
 
 class Interrupted(BaseException):
-    """A signal ended a batch; raised to its caller once what was in flight has ended.
+    """A signal ended a batch; raised in the batch's caller when the items in flight have ended.
 
-    It is a BaseException, so that `except Exception` does not take an interrupted batch for a failed one, and no
-    KeyboardInterrupt, which would stop the event loop when it is raised in a task. `flowrt.run` and `Runtime` turn it
-    into the exit code 128 + `signum`.
+    It is a BaseException, so that `except Exception` does not handle an interruption as a failure. It is not a
+    KeyboardInterrupt, which would stop the event loop when raised in a task. `flowrt.run` and `Runtime` turn it into
+    the exit code 128 + `signum`.
 
     Args:
         signum: Number of the signal.
@@ -84,7 +84,7 @@ class Interrupted(BaseException):
 
     Attributes:
         signum: Number of the signal.
-        results: The batch's `BatchResults`, one result per input as usual; of a stream, the results that it has not
+        results: The batch's `BatchResults`, with one result per input; for a stream, the results that it has not
             yielded.
     """
 
@@ -108,7 +108,7 @@ class JournalError(FlowrtError):
 
 
 class JournalMismatchError(JournalError):
-    """The journal belongs to another run: its input, its node or a setting that matters differs."""
+    """The journal belongs to another run: the input, the node or a setting in its fingerprint differs."""
 
     exit_code = 3
 
@@ -117,7 +117,7 @@ class JournalDamagedError(JournalError):
     """The journal is damaged before its end: it holds bytes that flowrt did not write.
 
     Args:
-        message: The damage, and what to do about it.
+        message: The damage and the remedy.
         offset: Start of the damage, in bytes from the start of the file.
     """
 
@@ -161,10 +161,10 @@ def error_text(error: object) -> str:
 
 
 def error_type_of(error: object) -> str:
-    """The low-cardinality name of an error, the same on spans, metrics, logs and results.
+    """Return the name of an error for spans, metrics, logs and results: the exception's class.
 
     Args:
-        error: An exception, or anything else that a node gave as its `error`.
+        error: An exception, or the `error` of a node's result.
     """
     return type(error).__name__ if isinstance(error, BaseException) else "ItemFailedError"
 
@@ -177,7 +177,7 @@ def one_line(text: object) -> str:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        """Find `ItemFailedError`, which stands beside `BatchResult`, under the name that it is looked for here."""
+        """Return `ItemFailedError`, which is defined beside `BatchResult`."""
         if name == "ItemFailedError":
             return importlib.import_module("flowrt.model.result").ItemFailedError
         raise AttributeError(f"module 'flowrt.errors' has no attribute {name!r}")

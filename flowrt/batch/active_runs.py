@@ -17,7 +17,7 @@ class ActiveRuns:
     """Active runs that one processor owns, on any loop.
 
     Args:
-        controller: Finds the limit, where it adapts by itself.
+        controller: Adapts the limit; None if the limit is fixed.
     """
 
     def __init__(self, controller: LimitController | None) -> None:
@@ -50,7 +50,7 @@ class ActiveRuns:
 
 
 def now_ns() -> int:
-    """The time by the clock of the loop that runs in this thread, or by that of all real loops."""
+    """Return the time in ns, by the clock of the loop that runs in this thread or else by the real clock."""
     loop = _running_loop()
     return time.perf_counter_ns() if loop is None else clock_of(loop)()
 

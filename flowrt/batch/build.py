@@ -59,11 +59,11 @@ class BatchPlan:
 
     Attributes:
         config: The settings.
-        has_policies: True if a policy may hold an attempt back, repeat it, or learn from it.
-        opens_first: True if something has to be read or opened before a batch is built: a journal, a cache, a sample.
+        has_policies: True if a policy may delay an attempt, repeat it, or learn from it.
+        opens_first: True if a journal, a cache or a sample must be opened or read before a run is assembled.
         in_process: True if attempts run in this process.
-        starts_at_once: True if an item's first attempt begins as the item is pulled.
-        takes_values: True if the node is a function, whose values may be taken without a NodeResult around them.
+        starts_at_once: True if an item's first attempt starts when the item is pulled.
+        takes_values: True if the node is a function, so that its values need no NodeResult around them.
     """
 
     __slots__ = (
@@ -93,10 +93,10 @@ class BatchPlan:
         self.takes_values = isinstance(config.node, FunctionNode)
         self._session: LoopSession | None = None
         self._attempt: tuple[Begin, Settle] | None = None
-        self._fn: Any = None  # the node's function when the session was opened; it may be replaced
+        self._fn: Any = None  # the node's function when the session was opened, since `node.fn` can be replaced
 
     def open_session(self) -> Session:
-        """Open the executor's session for one batch; that of the loop has no state, so all batches share it."""
+        """Open the executor's session for one batch. A loop's session has no state, so all batches share it."""
         config, session, fn = self.config, self._session, getattr(self.config.node, "fn", None)
         if session is not None and session.invoke == config.node.execute and fn is self._fn:
             return session
@@ -106,7 +106,7 @@ class BatchPlan:
         return opened
 
     def attempt_of(self, session: Session, workflow: WorkflowContext | None) -> tuple[Begin, Settle]:
-        """Return the functions that begin an attempt and record its outcome; all batches share those of the loop.
+        """Return the functions that begin an attempt and record its outcome. On the loop, all batches share them.
 
         Args:
             session: The executor's session.
@@ -122,7 +122,7 @@ class BatchPlan:
                 session.close()
                 raise
             return make_remote(session, hedged=config.hedge is not None), settle
-        judges = config.retry is not None and config.retry.when is not None  # it judges results, not values
+        judges = config.retry is not None and config.retry.when is not None  # `when` receives a NodeResult
         direct = None
         if self.takes_values and not judges and config.hedge is None:
             direct = make_direct(config.node, session.invoke)
@@ -136,10 +136,10 @@ class Ends(NamedTuple):
     """Receivers of a run's results and events.
 
     Args:
-        runs: The processor's active runs, which it joins.
+        runs: The processor's active runs, which the new run joins.
         observer: The processor's built-in instruments.
-        deliver: Takes the results.
-        paced: True if a consumer sets the pace, so that results have to be bounded.
+        deliver: Receives the results.
+        paced: True if a consumer sets the pace, so that the number of undelivered results is bounded.
     """
 
     runs: ActiveRuns
@@ -155,7 +155,7 @@ async def build_run(
 
     Args:
         plan: Plan of the processor's settings.
-        inputs: Where items come from.
+        inputs: Any iterable or async iterable of items.
         ends: Receivers of the run's results and events.
         workflow_context: Shared by all items; a new one by default.
         progress: Draw a progress bar.
@@ -188,7 +188,7 @@ async def build_run(
 
 
 async def _run_sample(config: BatchConfig, inputs: Inputs, size: int) -> tuple[Instrument, ...]:
-    """Run some items one after another, where the inputs can be read before the batch."""
+    """Run a sample of the items one after another, if the inputs are a sequence."""
     if not isinstance(inputs, Sequence):
         _log.warning(
             "speedup_sample=%d is not used: the inputs of batch %r are a %s, not a sequence; pass a list",
@@ -224,19 +224,19 @@ def assemble(
     cache: CacheStore | None = None,
     more: tuple[Instrument, ...] = (),
 ) -> BatchRun:
-    """Assemble a run. What its plan needs opened first, such as a journal, is open.
+    """Assemble a run that is ready to start.
 
     Args:
-        plan: As `build_run`.
-        inputs: As `build_run`.
-        ends: As `build_run`.
-        workflow_context: As `build_run`.
-        journal: The open journal.
-        cache: The open cache.
-        more: Instruments of this batch alone.
+        plan: As in `build_run`.
+        inputs: As in `build_run`.
+        ends: As in `build_run`.
+        workflow_context: As in `build_run`.
+        journal: The open journal, or None.
+        cache: The open cache, or None.
+        more: Instruments for this batch only.
 
     Raises:
-        JournalError: The journal is that of another input.
+        JournalError: The journal belongs to another input.
     """
     runs, observer, deliver, paced = ends
     config, controller, loop = plan.config, runs.controller, asyncio.get_running_loop()
@@ -262,7 +262,7 @@ def assemble(
         more = (*more, recorder)
     dispatch = Dispatch.of((*observer.instruments(), *config.instruments, *more))
     session = plan.open_session()
-    batch.cpu_time = getattr(session, "cpu_time", None)  # measured in threads; an executor of the user's may lack it
+    batch.cpu_time = getattr(session, "cpu_time", None)  # only the sessions of threads measure it
     batch.workflow = workflow_context
     admission = Admission()
     if paced:
@@ -323,7 +323,7 @@ def _add_policies(parts: RunParts, config: BatchConfig, runs: ActiveRuns) -> Non
 
 
 def _in_turn(*work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]] | None:
-    """One function that awaits several; None where there is none."""
+    """Return one function that awaits all of `work` in order, or None if there is none."""
     if len(work) < 2:
         return work[0] if work else None
 

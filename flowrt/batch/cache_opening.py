@@ -1,4 +1,4 @@
-"""Opens the cache of one batch, without holding up the loop."""
+"""Opens the cache of one batch without blocking the loop."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _log: Final = logging.getLogger("flowrt.cache")
 
 
 async def open_cache(cache: Cache, node: BaseNode) -> CacheStore:
-    """Open a cache for one batch. One whose disk fails is not used, and a warning says so.
+    """Open a cache for one batch. A cache whose disk fails is not used, with a warning in the log.
 
     Args:
-        cache: Which cache.
-        node: What runs.
+        cache: The cache's settings.
+        node: The batch's node, which is part of each key.
 
     Raises:
-        ValueError: Its file is something else.
+        ValueError: The file is not a cache of flowrt.
     """
     if cache.path is None:
         return _MemoryStore(cache, node)
@@ -41,7 +41,7 @@ async def open_cache(cache: Cache, node: BaseNode) -> CacheStore:
 
 
 class _MemoryStore:
-    """Outputs in memory, where a cache keeps them for all batches."""
+    """Store of outputs in memory, which all batches with the same `Cache` share."""
 
     def __init__(self, cache: Cache, node: BaseNode) -> None:
         self._cache = cache
@@ -64,7 +64,7 @@ class _MemoryStore:
 
 
 class _FileStore(_MemoryStore):
-    """Outputs in a file. One thread reads and writes it; requests that arrive meanwhile form its next task."""
+    """Store of outputs in a file. One thread accesses it; requests that arrive meanwhile form its next task."""
 
     def __init__(self, cache: Cache, node: BaseNode) -> None:
         super().__init__(cache, node)
@@ -79,7 +79,7 @@ class _FileStore(_MemoryStore):
         """Open the file.
 
         Raises:
-            ValueError: It is something else.
+            ValueError: The file is not a cache of flowrt.
         """
         from flowrt.policies.cache_file import CacheFile  # noqa: PLC0415  # sqlite3 is for those who use a file
 
@@ -110,7 +110,7 @@ class _FileStore(_MemoryStore):
             self._begin_exchange()
 
     async def aclose(self) -> None:
-        """Write what is left, for 5 s at most, and close the file."""
+        """Write the pending outputs, for at most 5 s, and close the file."""
         deadline_s = self._loop.time() + GRACE_S
         while self._exchange is not None and (left_s := deadline_s - self._loop.time()) > 0:
             await asyncio.wait([self._exchange], timeout=left_s)
@@ -154,7 +154,7 @@ class _FileStore(_MemoryStore):
         self._begin_exchange()
 
     def _give_up(self, error: BaseException) -> None:
-        """Go on without the file: a cache is no reason for a batch to fail."""
+        """Continue without the file, since a failing cache must not fail the batch."""
         _log.warning("cache %s is not used: %s: %s", self._cache.path, type(error).__name__, error)
         file, self._file = self._file, None
         for answer in self._gets.values():

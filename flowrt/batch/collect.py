@@ -25,15 +25,15 @@ async def collect(
         name: Name of the batch.
 
     Raises:
-        Interrupted: A signal drained the batch, also if its caller was then cancelled.
-        BaseException: What `BatchRun.join` raises. If the source raised it, it has the results as its attribute
-            `results`.
+        Interrupted: A signal drained the batch, even if the caller was then cancelled.
+        BaseException: What `BatchRun.join` raises. An exception of the source gets the attribute `results`, with the
+            results of the items that have finished.
     """
     run = built if isinstance(built, BatchRun) else await built
     run.start()
     try:
         while not run.over:
-            try:  # here and not in a coroutine of the run, which would be one more object of every batch
+            try:  # not in a coroutine of `BatchRun`, which would be one more object of every batch
                 await run.waiter()
             except asyncio.CancelledError as exc:
                 run.interrupt(exc)
@@ -43,7 +43,7 @@ async def collect(
             results.sort(key=BY_INDEX)
             attach_results(exc, BatchResults(results, name=name, batch=run.batch))
         if run.interruption is None or not isinstance(exc, asyncio.CancelledError):
-            del results, run, built  # else the traceback keeps them, in a cycle if a result has this error
+            del results, run, built  # the traceback would keep them, in a cycle if a result has this error
             raise
     collected = _in_order(results, run)
     if run.interruption is not None:

@@ -28,24 +28,24 @@ class BatchConfig:
     """Settings of a processor, as `BatchProcessor` documents them. Make one with `of`, which checks them.
 
     Attributes:
-        node: What runs.
+        node: The node.
         name: The `batch` label of metrics, spans and logs.
-        max_concurrency: Most items at once, or the policy that finds the limit.
-        continue_on_error: Whether a failed item leaves the others running.
+        max_concurrency: Most items at once, or the policy that adapts the limit.
+        continue_on_error: False stops the batch at the first failed item.
         item_timeout: Time limit of one attempt, in seconds.
         batch_timeout: Time limit of the whole batch, in seconds.
         retry: Which failed attempts are tried again.
-        rate_limit: The rate limits, all of which hold.
-        breaker: The circuit breaker.
-        cache: Where outputs are kept by input.
-        hedge: Which items get a second attempt beside their first.
+        rate_limit: The rate limits; an attempt must satisfy all of them.
+        breaker: The circuit breaker, or None.
+        cache: The cache of outputs by input, or None.
+        hedge: Which items get a second attempt beside their first, or None.
         executor: Where attempts run.
-        journal: Where finished items are kept.
-        record: Where the times of every attempt are recorded.
-        speedup_sample: How many items run one after another before the batch.
-        telemetry: Which of the built-in instruments watch.
+        journal: The journal of finished items, or None.
+        record: File for the times of every attempt, or None.
+        speedup_sample: Number of items to run one after another before the batch, or None.
+        telemetry: Which of the built-in instruments observe the batch.
         instruments: Further instruments.
-        task_per_item: Whether each item has a task of its own.
+        task_per_item: True if each item has a task of its own.
     """
 
     node: BaseNode
@@ -90,7 +90,7 @@ class BatchConfig:
         instruments: Iterable[Instrument],
         task_per_item: bool,
     ) -> Self:
-        """Check settings as a caller gives them.
+        """Check settings as a caller passes them, and make the configuration.
 
         Raises:
             ValueError: A setting is out of its range.
@@ -128,7 +128,7 @@ class BatchConfig:
             instruments=tuple(instruments),
             task_per_item=bool(task_per_item),
         )
-        Dispatch(config.instruments)  # refuses an instrument that is none, before any work
+        Dispatch(config.instruments)  # raises TypeError for an object that is not an instrument
         return config
 
     def changed(self, **changes: Any) -> Self:
@@ -136,7 +136,7 @@ class BatchConfig:
 
         Raises:
             ValueError: A setting is out of its range.
-            TypeError: A setting is of the wrong kind, or there is none of that name.
+            TypeError: A setting is of the wrong kind or unknown.
         """
         return self.of(**{**{field.name: getattr(self, field.name) for field in fields(self)}, **changes})
 
@@ -167,7 +167,7 @@ def _parsed(rate: str) -> RateLimit:
 
 
 def _check_cancellable(node: BaseNode, executor: Executor) -> None:
-    """A hedge gains nothing where the attempt that lost has to be waited for."""
+    """Raise ValueError for a node that cannot be cancelled: its slow attempt would run to its end in any case."""
     if isinstance(executor, (LoopExecutor, ThreadsExecutor)) and blocking_call(node) is not None:
         raise ValueError(
             f"hedge needs a node that can be cancelled, and {node.node_id!r} is a plain function in a thread, "
@@ -182,9 +182,9 @@ def _recording_path(path: str | os.PathLike[str]) -> Path:
 
 
 def describe_settings(config: BatchConfig) -> dict[str, Any]:
-    """The settings in JSON's terms, so that a recording can be replayed under the same and under others.
+    """Return the settings as JSON values, so that a recording can be replayed under them.
 
-    Functions have no form in JSON: their names stand for them.
+    Functions are represented by their names.
 
     Args:
         config: The settings of the recorded batch.

@@ -1,4 +1,4 @@
-"""Opens the journal of one batch without holding up the loop."""
+"""Opens the journal of one batch without blocking the loop."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ async def open_journal(journal: JournalPolicy | Journal, node: BaseNode) -> Jour
     """Open a journal for one batch, or use the caller's open journal.
 
     Args:
-        journal: Which journal.
-        node: What runs.
+        journal: The journal's settings, or an open journal.
+        node: The batch's node.
 
     Raises:
-        JournalError: It cannot be used.
-        ValueError: Its path or its fingerprint is not valid.
+        JournalError: The journal cannot be used.
+        ValueError: The journal's path or its fingerprint is not valid.
     """
     loop = asyncio.get_running_loop()
     threaded = not is_virtual(loop)
@@ -37,7 +37,7 @@ async def open_journal(journal: JournalPolicy | Journal, node: BaseNode) -> Jour
 
 
 class _Opening:
-    """A journal that a thread opens for a caller who may be gone by then."""
+    """A journal that a thread opens for a caller that may have been cancelled by then."""
 
     def __init__(self, policy: JournalPolicy, node: BaseNode) -> None:
         self._policy = policy
@@ -63,7 +63,7 @@ class _Opening:
 
 
 async def _open_in_thread(loop: asyncio.AbstractEventLoop, policy: JournalPolicy, node: BaseNode) -> Journal:
-    """Open a journal while the loop goes on: one of a million items takes about 2 s to read."""
+    """Open a journal in a thread: reading a journal of a million items takes about 2 s."""
     opening = _Opening(policy, node)
     answer = run_in_daemon_thread(loop, opening.open, "flowrt-journal-file")
     try:
@@ -76,7 +76,7 @@ async def _open_in_thread(loop: asyncio.AbstractEventLoop, policy: JournalPolicy
 
 
 async def _wait_in_any_case(answer: asyncio.Future[Any], seconds: float) -> None:
-    """Wait for a thread's answer for a limited time, also when cancelled once more."""
+    """Wait for a thread's answer for a limited time, even if cancelled again."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + seconds
     while not answer.done() and (left_s := deadline_s - loop.time()) > 0:

@@ -20,14 +20,14 @@ _REFRESH_S: Final = 0.25
 
 
 def in_notebook() -> bool:
-    """True in a Jupyter kernel, of VS Code too; False in a terminal, IPython's too."""
+    """Return whether this is a Jupyter kernel, such as that of VS Code; False in a terminal, even in IPython."""
     shell = sys.modules.get("IPython")
     running = None if shell is None else shell.get_ipython()
     return hasattr(running, "kernel")
 
 
 class NotebookBar(Instrument):
-    """Shows one batch below its cell, four times a second from a timer: it costs the items nothing."""
+    """Shows one batch below its cell. A timer redraws it four times a second, so items cost nothing extra."""
 
     def __init__(self) -> None:
         self._html: Any = None

@@ -15,16 +15,16 @@ __all__ = ["PartialResults"]
 
 
 class PartialResults(BatchResults):
-    """Results of a batch whose last inputs were never started; theirs are made when they are asked for.
+    """Results of a batch whose last inputs were never started; the results of those are made on demand.
 
-    A batch of ten million inputs that runs out of time returns in time, since a result object for each would take
-    longer than the grace period.
+    A batch of ten million inputs that reaches its time limit can so return at once: making a result object for each
+    input would take longer than the grace period.
 
     Args:
-        results: Of the inputs that were started, in order.
+        results: Results of the inputs that were started, in input order.
         unstarted: The inputs that follow them.
         name: The processor's name.
-        wall_time: How long the batch took, in seconds.
+        wall_time: Wall time of the batch, in seconds.
         batch: The batch's record.
     """
 
@@ -40,7 +40,7 @@ class PartialResults(BatchResults):
         super().extend([placeholder] * len(unstarted.inputs))
 
     def _make(self, place: int) -> BatchResult:
-        """The result at a place, made now if it is that of an input that was never started."""
+        """Return the result at an index; make it first if its input was never started."""
         result: BatchResult | None = super().__getitem__(place)
         if result is None:
             block = self._unstarted
@@ -52,7 +52,7 @@ class PartialResults(BatchResults):
         return result
 
     def _make_all(self) -> None:
-        """Make every result: from then on this is a list like any other."""
+        """Make every result that is missing, after which this object behaves as a plain list."""
         if self._made < len(self._unstarted.inputs):
             for place in range(self._started, len(self)):
                 self._make(place)
@@ -97,13 +97,13 @@ _WHOLE: Final = (
     *("__lt__", "__mul__", "__ne__", "__rmul__", "__setitem__", "append", "clear", "copy", "count", "extend", "index"),
     *("insert", "pop", "remove", "reverse", "sort"),
 )
-"""Methods of a list that read or change it in C, where no result can be made on the way."""
+"""Methods of `list` that access its elements in C, so that all results must be made before the call."""
 
 
 def _after_making_all(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def whole(self: PartialResults, *args: Any, **kwargs: Any) -> Any:
-        self._make_all()  # of this module
+        self._make_all()
         return method(self, *args, **kwargs)
 
     return whole

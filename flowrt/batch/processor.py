@@ -41,43 +41,42 @@ class BatchProcessor(Generic[In, Out]):
     A type checker infers `In`, the type of an item, and `Out`, that of an output, from the node.
 
     Args:
-        node: A BaseNode, or a function of one argument (async, or sync and then run in a worker thread). The settings
-            of a `flowrt.node` hold where none is given here.
-        max_concurrency: How many items may run at once; an int of at least 1, or an `AdaptiveLimit` that finds it.
-        continue_on_error: Whether a failed item leaves the others running.
-        item_timeout: Time limit of one attempt, in seconds; the item ends `timed_out`, its siblings go on.
-        batch_timeout: Time limit of the whole batch, in seconds; finished results are returned, the rest is
-            `cancelled`.
+        node: A BaseNode, or a function of one argument. A plain function runs in a worker thread. The settings of a
+            `flowrt.node` are the defaults of the other arguments.
+        max_concurrency: How many items may run at once: an int of at least 1, or an `AdaptiveLimit`.
+        continue_on_error: False stops the batch at the first failed item, and raises its error.
+        item_timeout: Time limit of one attempt, in seconds. An item that exceeds it ends `timed_out`; the other items
+            continue.
+        batch_timeout: Time limit of the whole batch, in seconds. Items that have not finished by then end `cancelled`.
         retry: Which failed attempts are tried again: a `RetryPolicy`, or the number of attempts; None for none.
-        rate_limit: How much may start within a time: a `RateLimit`, a rate such as `"100/s"`, or several of which all
-            hold.
-        breaker: Stops attempts while the service fails too often.
-        cache: Keeps outputs of repeated inputs: a `Cache`, the path of a file, or True to keep them in memory.
-        hedge: Gives an item that takes unusually long a second attempt beside its first.
+        rate_limit: How many attempts may start per unit of time: a `RateLimit`, a rate such as `"100/s"`, or several,
+            all of which apply.
+        breaker: Circuit breaker, which stops attempts while the service fails too often.
+        cache: Cache of outputs by input: a `Cache`, the path of a file, or True to keep outputs in memory.
+        hedge: Policy for a second attempt beside one that takes unusually long.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
-        journal: A file that outlives the process: every finished item is on the disk before its result is handed
-            over, and a later batch over the same inputs is given it back as `resumed`. A path, or a `JournalPolicy`
-            for more than that; or an open `flowrt.journal.Journal`, for one batch, which you close.
-        record: A file that the times of every attempt are recorded in, for `flowrt report` and `flowrt whatif`; a later
-            batch of this processor replaces it. Needs the extra `parquet`.
-        speedup_sample: Number of items to run one after another before the batch, to measure what the batch gains; they
-            run again in it. For inputs that are a list or another sequence. By default nothing runs twice, and the
-            measured speedup is computed from how long items delayed each other.
+        journal: File of finished items, from which a later batch over the same inputs resumes. Every finished item is
+            on the disk before its result is delivered; the later batch returns it as `resumed`. A path or a
+            `JournalPolicy`; or an open `flowrt.journal.Journal` for one batch, which you close yourself.
+        record: File for the times of every attempt, which `flowrt report` and `flowrt whatif` read. A later batch of
+            this processor replaces it. Needs the extra `parquet`.
+        speedup_sample: Number of items to run one after another before the batch, in order to measure its speedup; they
+            run again in the batch. The inputs must be a sequence. By default no item runs twice, and the speedup is
+            computed from how long items delayed each other.
         name: The `batch` label of metrics, spans and logs; the node's id by default.
         telemetry: True for all the built-in instruments, False for none, or a `flowrt.Telemetry` to choose.
         instruments: Further instruments of your own.
-        task_per_item: Run each item in a task of its own, as `asyncio.gather` does: its cancellation, its context
-            variables and `asyncio.current_task()` are its own. False shares one task among the items of a slot, which
-            saves about 2 µs an item and is for nodes of a few microseconds: there a library's late `task.cancel()`
-            may end the slot's next item, and state that is keyed by the task, or set in a context variable, passes
-            from one item to the next.
+        task_per_item: Run each item in a task of its own, as `asyncio.gather` does, with its own cancellation, context
+            variables and `asyncio.current_task()`. False shares one task among the items of a slot, which saves about
+            2 µs per item, for nodes of a few microseconds. Then a library's late `task.cancel()` may end the slot's
+            next item, and state that is keyed by the task or set in a context variable passes to the next item.
 
     The settings can be read as attributes of the same names. All but `node`, `name`, `telemetry` and `instruments` can
-    be set, too: a new value is checked and holds for later batches.
+    also be set: a new value is checked, and applies to later batches.
 
     Raises:
         ValueError: A setting is out of its range.
-        TypeError: The node is neither a BaseNode nor a function, or a setting is of the wrong kind.
+        TypeError: The node is neither a node nor a function, or a setting is of the wrong kind.
 
     Example:
         >>> import asyncio, flowrt
@@ -195,7 +194,7 @@ class BatchProcessor(Generic[In, Out]):
 
     @property
     def max_concurrency(self) -> int:
-        """Most items that may run at once; of an `AdaptiveLimit` the largest. Setting it is `set_max_concurrency`."""
+        """Most items that may run at once; the upper bound of an `AdaptiveLimit`. Set by `set_max_concurrency`."""
         return self.config.limit
 
     @max_concurrency.setter
@@ -223,11 +222,12 @@ class BatchProcessor(Generic[In, Out]):
 
         Raises:
             TypeError: `inputs` is not an iterable of items.
-            ItemFailedError: With `continue_on_error=False`, the first failed item, where it has no exception of its
-                own; where it has one, that is raised. Everything in flight has been cancelled and has ended by then.
-            JournalError: The journal cannot be used, or its disk failed; what it holds is kept.
-            Interrupted: A signal has drained the batch, in a `Runtime`; the results are the exception's `results`.
-            Exception: What `inputs` raised, with the results of the items that finished as its attribute `results`.
+            ItemFailedError: With `continue_on_error=False`, an item failed without an exception of its own.
+            JournalError: The journal cannot be used, or its disk failed. Items that it holds stay there.
+            Interrupted: A signal drained the batch, in a `Runtime`; `results` of the exception has the results.
+            Exception: With `continue_on_error=False`, the exception of the first failed item; or the exception of
+                `inputs`, whose attribute `results` has the results of the items that finished. It is raised when
+                every item in flight has ended.
         """
         return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
 
@@ -247,7 +247,7 @@ class BatchProcessor(Generic[In, Out]):
         continue_on_error: bool | None = None,
         progress: bool = False,
     ) -> BatchStream[In, Out]:
-        """Run the node over all inputs and give the results as they finish.
+        """Run the node over all inputs and yield the results as they finish.
 
         Args:
             inputs: Any iterable or async iterable of items, pulled no faster than results are taken.
@@ -256,14 +256,13 @@ class BatchProcessor(Generic[In, Out]):
             progress: Show a progress bar on a terminal; needs the extra `cli`.
 
         Returns:
-            An async iterator of results. Leaving it early cancels what is in flight. Its `report` is there once it
-            has ended.
+            An async iterator of results. Leaving it early cancels the items in flight. Its `report` is available once
+            the batch has ended.
 
         Raises:
             TypeError: `inputs` is not an iterable of items.
-            JournalError: The journal cannot be used, or its disk failed; raised where the results are taken.
-            Interrupted: A signal has drained the batch, in a `Runtime`; raised where the results are taken, after the
-                last one.
+            JournalError: The journal cannot be used, or its disk failed; raised by the iterator.
+            Interrupted: A signal drained the batch, in a `Runtime`; raised by the iterator after the last result.
         """
         check_inputs(inputs)
         config = self._config(continue_on_error)
@@ -279,24 +278,25 @@ class BatchProcessor(Generic[In, Out]):
         continue_on_error: bool | None = None,
         progress: bool = False,
     ) -> BatchResults[In, Out]:
-        """Run the failed items of earlier results again; `Rejected` items stay, as they have no input.
+        """Run the failed items of earlier results again, except `Rejected` items, which have no input.
 
-        With a journal, the results of the other items are read from it.
+        With a journal, the results of the other items are read from the journal.
 
         Args:
-            results: What `batch` or `batch_as_completed` gave, with a journal all of it; left unchanged.
+            results: Results of `batch` or `batch_as_completed`; with a journal, all results of one batch. The list is
+                not changed.
             workflow_context: Shared by all items; a new one by default.
             continue_on_error: Overrides the processor's own setting for this call.
             progress: Show a progress bar on a terminal; needs the extra `cli`.
 
         Returns:
-            All results in the order of their indices: new ones for those that had failed, the others as they were.
+            All results in the order of their indices: new results of the failed items, the others as they were.
 
         Raises:
             ValueError: There is a journal, and the results are not those of a whole batch.
-            TypeError: The processor was given an open journal.
+            TypeError: The processor's journal is an open `Journal`, not a path or a policy.
             JournalError: The journal cannot be used, or its disk failed.
-            Interrupted: A signal has drained the batch, in a `Runtime`; its `results` are what would be returned.
+            Interrupted: A signal drained the batch, in a `Runtime`; `results` of the exception has the merged results.
         """
         started = time.perf_counter()
         merged = list(results)
@@ -325,7 +325,7 @@ class BatchProcessor(Generic[In, Out]):
         continue_on_error: bool | None,
         progress: bool,
     ) -> list[BatchResult[In, Out]]:
-        """Results of the failed items anew; with a journal those of the whole batch, of which it gives the others."""
+        """Run the failed items; returns their results or, with a journal, the results of the whole batch."""
         if self.journal is None:
             inputs = [results[place].input_data for place in places]
             return await self._batch(self._config(continue_on_error), inputs, workflow_context, progress)
@@ -367,7 +367,7 @@ class BatchProcessor(Generic[In, Out]):
         *,
         paced: bool = False,
     ) -> BatchRun | Awaitable[BatchRun]:
-        """Build a run, or return an awaitable of it if something has to be opened first."""
+        """Build a run, or return an awaitable of one if a file has to be opened first."""
         plan = self._plan_of(config)
         ends = Ends(self._runs, self._observer, deliver, paced)
         if progress or plan.opens_first:
@@ -377,14 +377,14 @@ class BatchProcessor(Generic[In, Out]):
     def set_max_concurrency(self, max_concurrency: int) -> None:
         """Change how many items may run at once, in active batches and in later ones.
 
-        A lower limit holds as the items in flight end; a slot that waits for an input has one item more first. With an
-        `AdaptiveLimit` this sets where it goes on from, within its bounds. It must be called on the loop's thread.
+        A lower limit takes effect as the items in flight end; a slot that waits for an input runs one item more first.
+        With an `AdaptiveLimit`, this sets its current limit within its bounds. Call it on the loop's thread.
 
         Args:
             max_concurrency: An int of at least 1.
 
         Raises:
-            ValueError: It is anything else.
+            ValueError: `max_concurrency` is anything else.
         """
         limit = check_concurrency(max_concurrency)
         controller = self._runs.controller

@@ -1,4 +1,4 @@
-"""Progress bar on a terminal: count, rate, failures, active items, time left. Quiet where there is no terminal."""
+"""Progress bar on a terminal: count, rate, failures, active items, time left. Nothing is drawn without a terminal."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = ["ProgressBar", "make_progress_bar"]
 
 _REFRESH_S: Final = 0.1
 _ESCAPES: Final = re.compile(r"\x1b(?:\][^\x07\x1b]*(?:\x07|\x1b\\)?|\[[0-?]*[ -/]*[@-~]|.)", re.DOTALL)
-"""Escape sequences of terminals, in a name that came from elsewhere."""
+"""Terminal escape sequences, to remove from a batch's name."""
 
 
 def make_progress_bar() -> Instrument:
     """Make the progress bar for this process: HTML in a notebook, else a bar on stderr.
 
     Raises:
-        MissingExtraError: rich is not installed, and this is no notebook.
+        MissingExtraError: rich is not installed, and this is not a notebook.
     """
     return NotebookBar() if in_notebook() else ProgressBar()
 
 
 class ProgressBar(Instrument):
-    """Draws one batch on stderr, ten times a second from a timer: it costs the items nothing.
+    """Draws one batch on stderr. A timer redraws it ten times a second, so items cost nothing extra.
 
     Args:
         console: Where to draw; stderr by default.

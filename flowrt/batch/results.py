@@ -1,4 +1,4 @@
-"""BatchResults: the results of a batch in input order, with views for common questions."""
+"""BatchResults: the results of a batch in input order, with properties for common questions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
     Attributes:
         wall_time: Wall time of the batch, in seconds.
         name: Name of the processor.
-        batch: Record of the batch, if the results are of one batch.
+        batch: Record of the batch, or None if the results come from several batches.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
 
     @property
     def report(self) -> BatchReport:
-        """Report of the batch: totals, and details by its `text()`, `html()` and `save(path)`."""
+        """Report of the batch: totals as attributes, details by `text()`, `html()` and `save(path)`."""
         return BatchReport.of(self, self.name, self.wall_time, self.batch, keep=True)
 
     def raise_for_failures(self) -> BatchResults[In, Out, Never]:
         """Raise one exception for all failed items, if there are any.
 
         Returns:
-            The results themselves, whose outputs a type checker then knows to be there.
+            This object, typed so that its outputs are not None.
 
         Raises:
             BatchFailedError: Items failed, timed out or were cancelled.
@@ -121,8 +121,8 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame, one row per item.
 
-        The columns are index, status, input, output, error, error_type, attempts, execution_time and queue_time, the
-        last two in seconds. Inputs and outputs are the same objects, not copies.
+        The columns are index, status, input, output, error, error_type, attempts, execution_time and queue_time; the
+        last two are in seconds. Inputs and outputs are the same objects, not copies.
 
         Raises:
             MissingExtraError: pandas is not installed.
@@ -132,7 +132,7 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
         return to_pandas(self)
 
     def to_polars(self) -> Any:
-        """Return a polars DataFrame with the columns of `to_pandas` and the values of `to_arrow`.
+        """Return a polars DataFrame made from the table of `to_arrow`.
 
         Raises:
             MissingExtraError: polars or pyarrow is not installed.
@@ -168,7 +168,12 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
 
 
 def attach_results(error: BaseException, results: BatchResults) -> None:
-    """Have what the source raised carry the results of the items that had finished."""
+    """Set the attribute `results` of the source's exception to the results of the finished items.
+
+    Args:
+        error: The exception. If it takes no attribute, it gets a note instead.
+        results: The results.
+    """
     try:
         error.results = results  # type: ignore[attr-defined]  # an exception takes any attribute, or nearly any
     except Exception:  # a class with slots or a setter of its own
@@ -177,5 +182,5 @@ def attach_results(error: BaseException, results: BatchResults) -> None:
 
 
 def was_rejected(result: BatchResult) -> bool:
-    """True if the input could not even be read, so that there is nothing to try again."""
+    """Return whether the input was `Rejected`, so that there is nothing to run again."""
     return result.status == "failed" and not result.attempts and result.exception is None

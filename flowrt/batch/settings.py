@@ -55,7 +55,7 @@ class PresetNode(FunctionNode[In, Out]):
     Args:
         fn: As `FunctionNode` takes it.
         node_id: Name on spans, metrics and logs; the function's name by default.
-        settings: What `BatchProcessor` uses for settings that it is not given itself.
+        settings: Defaults of `BatchProcessor` for this node.
     """
 
     def __init__(self, fn: Callable[[In], Any], node_id: str | None, settings: BatchSettings) -> None:
@@ -64,7 +64,7 @@ class PresetNode(FunctionNode[In, Out]):
 
 
 def use_presets(init: Callable[P, None]) -> Callable[P, None]:
-    """Decorate the constructor of a processor: settings that it is not given are those of a `PresetNode`."""
+    """Decorate a processor's constructor: settings that are not passed are taken from a `PresetNode`."""
 
     @functools.wraps(init)
     def with_presets(*args: Any, **settings: Any) -> None:
@@ -89,7 +89,7 @@ class Setting(Generic[T]):
     """A setting of a processor: read from its configuration, checked when it is set.
 
     Args:
-        fixed: It cannot be changed, as metrics and instruments are made for it.
+        fixed: True if the setting cannot be changed, because metrics and instruments depend on it.
     """
 
     def __init__(self, *, fixed: bool = False) -> None:

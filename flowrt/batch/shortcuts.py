@@ -16,16 +16,17 @@ from flowrt.model.type_variables import In, Out, Returned
 __all__ = ["ConfiguredNode", "map", "node"]
 
 Awaiting = Coroutine[object, None, Out]
-"""What a call of an async function returns."""
+"""Return type of a call of an async function."""
 
 
 class ConfiguredNode(PresetNode[In, Out], Generic[In, Out, Returned]):
     """Function with the settings of its batches, made by `flowrt.node`. Calling it calls the function.
 
-    Every batch of it uses the settings; `map`, `flowrt.map`, `BatchProcessor(...)` and `flowrt run` may override them.
+    Every batch of the function uses the settings; `map`, `flowrt.map`, `BatchProcessor(...)` and `flowrt run` may
+    override them.
 
     Args:
-        fn: As `FunctionNode` takes it.
+        fn: A function of one argument, as for `FunctionNode`.
         node_id: Name on spans, metrics and logs; the function's name by default.
         settings: Settings of its batches.
 
@@ -61,7 +62,14 @@ class ConfiguredNode(PresetNode[In, Out], Generic[In, Out, Returned]):
             inputs: Any iterable or async iterable of items.
             workflow_context: Shared by all items; a new one by default.
             progress: Show a progress bar.
-            settings: Override the node's own in this batch.
+            settings: Settings of `BatchProcessor` that override the node's own in this batch.
+
+        Returns:
+            One result per input, in input order.
+
+        Raises:
+            TypeError: `inputs` is not an iterable of items, or a setting is unknown.
+            ValueError: A setting is out of its range.
         """
         processor: BatchProcessor[In, Out] = BatchProcessor(self, **settings) if settings else self.processor
         return await processor.batch(inputs, workflow_context, progress=progress)
@@ -120,7 +128,7 @@ async def map(
         inputs: Any iterable or async iterable of items, pulled as slots become free.
         workflow_context: Shared by all items; a new one by default.
         progress: Show a progress bar.
-        settings: As `BatchProcessor` takes them; they override those of a `flowrt.node`.
+        settings: Settings of `BatchProcessor`; they override the settings of a `flowrt.node`.
 
     Returns:
         One result per input, in input order.
@@ -142,7 +150,7 @@ async def map(
 
 
 class _Decorator(Protocol):
-    """What `flowrt.node(...)` with settings returns."""
+    """Return type of `flowrt.node(...)` with settings."""
 
     @overload
     def __call__(
@@ -172,10 +180,10 @@ def node(fn: Any = None, /, *, node_id: str | None = None, **settings: Unpack[Ba
     Args:
         fn: The function, if the decorator is used without arguments.
         node_id: Name on spans, metrics and logs; the function's name by default.
-        settings: As `BatchProcessor` takes them.
+        settings: Settings of `BatchProcessor`.
 
     Returns:
-        A node that can still be called as the function, with `map(inputs)` to run it over many items.
+        A node that can still be called like the function, and whose `map(inputs)` runs it over many items.
 
     Example:
         >>> import asyncio, flowrt

@@ -1,4 +1,4 @@
-"""The measured speedup of a batch, from a sample of its items that run one after another before it."""
+"""Measured speedup of a batch, from a sample of its items that run one after another before the batch."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def places_to_sample(items: int, size: int) -> list[int]:
     """Return evenly spaced positions in the input.
 
     Args:
-        items: How many items there are.
-        size: How many of them to take, at most.
+        items: Number of items.
+        size: Largest number of positions.
     """
     size = min(size, items)
     return [(2 * place + 1) * items // (2 * size) for place in range(size)]
@@ -35,13 +35,13 @@ async def run_sequentially(
     """Run a node over items in a plain loop, without a batch.
 
     Args:
-        node: What to run.
-        items: What to run it on.
+        node: The node.
+        items: The items.
         item_timeout_s: Time limit of one item, in seconds, as in the batch; None for none.
-        invoke: What runs an attempt; the node's own `execute` by default.
+        invoke: Runs one attempt; the node's own `execute` by default.
 
     Returns:
-        What each took, in seconds, whether it failed or not.
+        The time of each item in seconds, whether it failed or not.
     """
     workflow = WorkflowContext()
     times: list[float] = []

@@ -19,7 +19,7 @@ class BatchStream(ResultStream[In, Out]):
     """Async iterator over a batch's results in the order in which they finish.
 
     Args:
-        start: Makes a run that delivers to the given function.
+        start: Makes a run that delivers its results to the given function.
         name: Name of the batch.
     """
 
@@ -42,9 +42,9 @@ class BatchStream(ResultStream[In, Out]):
 
     @property
     def report(self) -> BatchReport | None:
-        """Report of the batch: totals, what limited it, its speedup. None until the batch has ended.
+        """Report of the batch: totals, limiting cause, speedup. None until the batch has ended.
 
-        A stream keeps no results, so causes of failures come with their counts and without examples.
+        A stream keeps no results, so the report lists causes of failures with their counts and without examples.
         """
         batch = self.batch
         if batch is None or not batch.finished_ns:

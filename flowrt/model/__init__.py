@@ -1,7 +1,7 @@
 """Records of a batch and its items.
 
-One `ItemRecord` per item carries its state and its times, written by the engine alone. Results, spans, metrics and
-logs all read that record; there is no second clock.
+Each item has one `ItemRecord` with its status and its times, which only the engine writes. Results, spans, metrics and
+logs read that record, so they agree and use one clock.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ class Slot:
     """Position in which items run, one after another; a batch has `max_concurrency` of them.
 
     Attributes:
-        item: The item that runs in the slot, or None.
-        task: The item's task, or None.
+        item: The item that runs in the slot, or None; `task` is its task.
         starter: The task that started the item's task eagerly, until the item waits for the first time; else None.
         place: Index in the batch's list of slots, unless another slot has been removed from the list meanwhile.
         cancelled_ns: When the item was cancelled for exceeding its time limit, by the batch's clock; else 0.
@@ -52,30 +51,31 @@ class BatchRecord:
 
     Attributes:
         name: The processor's name, the `batch` label.
-        node_id: The node's id, the `node` label; `node_type` is its type.
+        node_id: The node's id, the `node` label.
+        node_type: The node's type.
         expected: Number of inputs, or None if it is not known beforehand.
         limit: The concurrency limit in force.
         slots: The slots in use.
         counts: Number of items that ended, by status.
         pulled: Number of inputs pulled from the source.
         own_tasks: True if each item runs in a task, and so in a context, of its own.
-        starts_at_once: True if an item's first attempt begins as the item is pulled.
+        starts_at_once: True if an item's first attempt starts when the item is pulled.
         latest: The last item that got a slot.
-        paused_ns: Since when nothing is admitted, as the batch is paused, by the monotonic clock; else 0.
-        returned_ns: When an item last got a slot for a further attempt, which may have to wait there before it starts.
+        paused_ns: Start of the current pause, by the monotonic clock; 0 without one.
+        returned_ns: When an item last got a slot for a further attempt, which a policy may still delay.
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
-        in_process: True if its attempts run in this process, on the loop or in threads.
-        plain_workers: Number of remote workers that each run one of its items at a time, 0 for none.
-        ledger: Wall time by cause, if a ledger is kept.
-        service_ns: Sum of the attempts' service times once it has ended, if a ledger and metrics are kept, else 0.
+        in_process: True if attempts run in this process, on the loop or in threads.
+        plain_workers: Number of remote workers that run one item of the batch at a time, or 0.
+        ledger: Wall time by cause, or None.
+        service_ns: Sum of the attempts' service times at the end, if a ledger and metrics are kept, else 0.
         queued: Number of items that wait for another attempt, a rate limit or an open circuit.
         reruns: Number of attempts that were run again because their worker process ended.
-        restored: Number of pulled items that an earlier run had finished.
-        cached: Number of items that took their output from the cache.
+        restored: Number of pulled items that an earlier run had finished, by the journal.
+        cached: Number of items whose output came from the cache.
         unstarted: Number of inputs that were cancelled in bulk without having been started.
         status: `running`, then `ok` (every item ok), `failed` (some not) or `cancelled` (the batch was stopped).
-        started_ns: When it started, by the monotonic clock.
-        finished_ns: When it ended.
+        started_ns: When the batch started, by the monotonic clock.
+        finished_ns: When the batch ended, by the monotonic clock.
         clock: The monotonic clock, in nanoseconds; any thread may read it.
         epoch_offset_ns: Nanoseconds to add to the monotonic clock for the time since 1970.
         limit_change: The latest change of the limit.
@@ -83,7 +83,7 @@ class BatchRecord:
         redact: Removes secrets from texts that telemetry shows; None for the default.
         shard: The metrics instrument's own handle.
         span: The tracing instrument's own handle.
-        workflow: The WorkflowContext of its items while it runs, made when an item needs it.
+        workflow: The WorkflowContext of the items while the batch runs, made when an item needs one.
     """
 
     __slots__ = (
@@ -180,14 +180,14 @@ class BatchRecord:
 
     @property
     def batch_id(self) -> str:
-        """Random id of this run, 32 hexadecimal digits; made when it is first asked for."""
+        """Random id of this run, 32 hexadecimal digits; made at the first access."""
         if self._batch_id is None:
             self._batch_id = random_id()
         return self._batch_id
 
     @property
     def speedup(self) -> Speedup | None:
-        """Speedup over running the items one after another, once it is known; computed when it is first asked for."""
+        """Speedup over running the items one after another, or None while unknown; computed at the first access."""
         wall_ns = self.finished_ns - self.started_ns
         if self._speedup is None and self.service_ns and wall_ns > 0 and self.ledger is not None:
             self._speedup = self._compute_speedup(self.ledger, wall_ns / 1e9)
@@ -203,7 +203,7 @@ class BatchRecord:
         return found if cpu is None else speedup_in_threads(found, cpu, wall_s, blocked_s)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state that another process can use: all but the clock and the parts of the running batch."""
+        """Return the picklable state: all but the clock and the parts of the running batch."""
         transient = ("__weakref__", "clock", "latest", "redact", "shard", "slots", "span", "workflow")
         return {name: getattr(self, name) for name in self.__slots__ if name not in transient}
 
@@ -215,12 +215,12 @@ class BatchRecord:
 
     @property
     def completed(self) -> int:
-        """Number of items that reached a terminal status."""
+        """Number of items with a final status."""
         return sum(self.counts.values())
 
     @property
     def begun(self) -> int:
-        """Number of pulled items that this run has to do: its retries and hedges are a share of them."""
+        """Number of pulled items that no earlier run had finished; budgets of retries and hedges are shares of it."""
         return self.pulled - self.restored
 
     @property
@@ -243,36 +243,36 @@ State = Literal["running", "ok", "failed", "timed_out", "cancelled", "resumed"]
 
 
 class UnexportedIds(bytes):
-    """Ids of a trace and a span that will not be exported, as far as is known."""
+    """Ids of a trace and a span that, as far as is known, will not be exported."""
 
 
 class ItemRecord(BatchResult[Any, Any]):
-    """Record of one item on its way through a batch, and in the end its result.
+    """Record of one item from its pull to its end, when the record becomes the item's result.
 
-    Times are nanoseconds of the batch's monotonic clock, 0 for not yet.
+    Times are nanoseconds of the batch's monotonic clock; 0 means not yet.
 
     Attributes:
-        batch: The batch it belongs to.
-        index: Its place in the input.
+        batch: The item's batch.
+        index: Index in the input.
         input_data: The object that the source yielded, not a copy.
-        pulled_ns: When it was pulled from the source.
-        status: `running`, then one of the terminal statuses.
-        started_ns: When its latest attempt started; 0 while it waits for one.
-        first_started_ns: When its first attempt started, where there were several.
-        finished_ns: When it ended.
-        held_ns: How long it was ready to go on while other code blocked the loop, in nanoseconds, as far as is known.
+        pulled_ns: When the item was pulled from the source.
+        status: `running`, then one of the final statuses.
+        started_ns: When the latest attempt started; 0 while the item waits for one.
+        first_started_ns: When the first attempt started, if there were several, else 0.
+        finished_ns: When the latest attempt, or the item, ended.
+        held_ns: Nanoseconds for which the item was ready while other code blocked the loop, as far as is known.
         stalled_ns: The same, as of the last reported stall; 0 if there was none.
-        retry: The latest decision to try it again.
-        backoff_ns: Total delay between its attempts, in nanoseconds.
-        beside: Number of its own latest attempt, if that has been hedged, else 0.
-        hedge: Its last hedge that has ended.
-        hedges: Number of its attempts that were hedges.
-        probe_ns: When its attempt was admitted as a probe of a half-open circuit, else 0.
-        rate_wait_ns: Total time that it waited for rate limits and an open circuit, in nanoseconds.
+        retry: The latest decision to try the item again.
+        backoff_ns: Total delay between the attempts, in nanoseconds.
+        beside: Number of the item's own latest attempt if it has been hedged, else 0.
+        hedge: The last hedge that has ended.
+        hedges: Number of attempts that were hedges.
+        probe_ns: When the attempt was admitted as a probe of a half-open circuit, else 0.
+        rate_wait_ns: Total wait for rate limits and an open circuit, in nanoseconds.
         ticket: The rate limits' own handle.
-        trace: The telemetry's own: None if the item is not traced; while it runs an object with the attribute `ids`; in
-            the end the ids themselves, as `UnexportedIds` if its span is not exported, as far as is known.
-        uncancellable: True if it did not end within the grace period after it was cancelled.
+        trace: The telemetry's own handle. None if the item is not traced; an object with the attribute `ids` while it
+            runs; in the end the ids themselves, as `UnexportedIds` if the span will not be exported.
+        uncancellable: True if the item did not end within the grace period after it was cancelled.
     """
 
     __slots__ = ("batch", "finished_ns", "pulled_ns", "started_ns", "trace")
@@ -301,28 +301,28 @@ class ItemRecord(BatchResult[Any, Any]):
 
     @property
     def execution_time(self) -> float:
-        """Service time of the last attempt, in seconds; of a restored item, as it was then."""
+        """Service time of the last attempt, in seconds; for a restored item, the time in the earlier run."""
         return (self.finished_ns - self.started_ns) / 1e9 if self.started_ns else self._execution_time
 
     @property
     def held_time(self) -> float:
-        """How long it was ready to go on while other code blocked the loop, in seconds, as far as is known."""
+        """How long the item was ready to continue while other code blocked the loop, in seconds, as far as is known."""
         return self.held_ns / 1e9
 
     @property
     def queue_wait_ns(self) -> int:
-        """From being pulled to its first attempt, or -1 where it never had one."""
+        """Nanoseconds from the pull to the first attempt, or -1 without an attempt."""
         started_ns = self.started_ns if self.attempts < 2 and self.started_ns else self.first_started_ns
         return started_ns - self.pulled_ns if started_ns else -1
 
     @property
     def queue_time(self) -> float:
-        """From being pulled to its first attempt, in seconds."""
+        """Seconds from the pull to the first attempt; 0 without an attempt."""
         return max(0, self.queue_wait_ns) / 1e9
 
     @property
     def ids(self) -> bytes:
-        """Its trace's id in the first 16 bytes and its span's in the last 8; empty if it is not traced."""
+        """Trace id in the first 16 bytes and span id in the last 8; empty if the item is not traced."""
         trace = self.trace
         if trace is None:
             return b""
@@ -331,18 +331,18 @@ class ItemRecord(BatchResult[Any, Any]):
 
     @property
     def trace_id(self) -> str | None:
-        """Its trace's id, 32 hexadecimal digits, or None when not traced."""
+        """Trace id, 32 hexadecimal digits, or None if the item is not traced."""
         ids = self.ids
         return ids[:16].hex() if ids else None
 
     @property
     def span_id(self) -> str | None:
-        """Its span's id, 16 hexadecimal digits, or None when not traced."""
+        """Span id, 16 hexadecimal digits, or None if the item is not traced."""
         ids = self.ids
         return ids[-8:].hex() if ids else None
 
     def schedule_retry(self, retry: Any) -> None:
-        """Record the decision to try it again, after an attempt that has ended."""
+        """Record the decision to try the item again after an attempt has ended."""
         values = self._sparse
         if values is None:
             values = self._sparse = {}
@@ -352,7 +352,7 @@ class ItemRecord(BatchResult[Any, Any]):
         values["first_started_ns"] = values.get("first_started_ns") or self.started_ns
 
     def forget_outcome(self) -> None:
-        """Clear the outcome of the attempt before."""
+        """Clear the outcome of the previous attempt."""
         self.output = None
         if (values := self._sparse) is not None:
             for name in _OUTCOME:
@@ -360,10 +360,10 @@ class ItemRecord(BatchResult[Any, Any]):
                     del values[name]
 
     def restore(self, before: BatchResult) -> None:
-        """Take the outcome of an earlier run, but not its attempts: this run has made none.
+        """Copy the outcome of an earlier run, but not the number of attempts, since this run makes none.
 
         Args:
-            before: The result then.
+            before: The result of the earlier run.
         """
         self.status = before.status
         self.output = before.output
@@ -379,13 +379,13 @@ class ItemRecord(BatchResult[Any, Any]):
 
 
 def make_record(batch: BatchRecord, index: int, input_data: Any, pulled_ns: int) -> ItemRecord:
-    """Make the record of an item. Python calls a function for less than it calls an `__init__`.
+    """Make the record of an item. A function call costs less than a call of `__init__`.
 
     Args:
-        batch: The batch it belongs to.
-        index: Its place in the input.
+        batch: The item's batch.
+        index: Index in the input.
         input_data: The object that the source yielded, not a copy.
-        pulled_ns: When it was pulled from the source.
+        pulled_ns: When the item was pulled from the source, by the batch's clock.
     """
     item = ItemRecord()  # type: ignore[call-arg]  # for a type checker it has the constructor of BatchResult
     item.batch = batch

@@ -20,7 +20,7 @@ class ForeignNode(Protocol):
 
 
 class _ForeignNode(BaseNode):
-    """A node of another library: an object with an async `execute`, which may have a `node_id` and the like."""
+    """A node of another library: an object with an async `execute`, and optionally a `node_id`, `node_type`, `name`."""
 
     def __init__(self, node: Any) -> None:
         kind, config = type(node).__name__, getattr(node, "config", None)
@@ -43,7 +43,7 @@ class _BlockingForeignNode(_ForeignNode):
     def execute(  # type: ignore[override]  # as users override it
         self, node_context: NodeContext, workflow_context: WorkflowContext
     ) -> NodeResult | Awaitable[NodeResult]:
-        """Execute the foreign node in the caller's thread."""
+        """Execute the foreign node in the calling thread."""
         result = self.fn.execute(node_context, workflow_context)
         return _converted(result) if inspect.isawaitable(result) else _own_result(result)
 
@@ -53,7 +53,7 @@ async def _converted(result: Awaitable[Any]) -> NodeResult:
 
 
 def _own_result(result: Any) -> NodeResult:
-    """Convert another library's result; one without `success` is returned unchanged, and fails its item."""
+    """Convert another library's result. A result without `success` is returned unchanged, and fails the item."""
     if isinstance(result, NodeResult) or not hasattr(result, "success"):
         own: NodeResult = result
         return own
@@ -68,16 +68,16 @@ def _own_result(result: Any) -> NodeResult:
 
 
 NodeLike = BaseNode[In, Any] | Callable[[In], Any] | ForeignNode
-"""What a caller may pass as a node for items of type `In`, where the type of its output does not matter."""
+"""Type of a node argument for items of type `In`, with any type of output."""
 
 
 def as_node(node: Any) -> BaseNode:
-    """Return a node for a caller's choice: a BaseNode, another library's node, or a function of one argument.
+    """Return a BaseNode for a BaseNode, another library's node, or a function of one argument.
 
     Another library's node is any object with an `execute(node_context, workflow_context)`, async or not.
 
     Raises:
-        TypeError: `node` is none of these; passing a class instead of an instance is the usual mistake.
+        TypeError: `node` is none of these, such as a class instead of an instance.
     """
     if isinstance(node, BaseNode):
         if not hasattr(node, "node_id"):

@@ -1,4 +1,4 @@
-"""Record of a hedge: a further attempt of an item, beside its own."""
+"""Record of a hedge: a further attempt of an item, beside the item's own attempt."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from flowrt.model.result import BatchResult
 __all__ = ["HedgeOutcome", "HedgeRecord"]
 
 HedgeOutcome = Literal["won", "lost", "failed"]
-"""How a hedge ended: it won; it lost to the item's own attempt, or both were cancelled; or it failed."""
+"""Outcome of a hedge: `won`; `lost`, to another attempt or by a cancellation of the item; or `failed`."""
 
 
 class HedgeRecord:
-    """Record of a hedge: a further attempt beside an item's own.
+    """Record of a hedge that has ended.
 
     Args:
-        number: Its number among the item's attempts.
-        started_ns: When it started, by the batch's clock.
-        finished_ns: When it ended, or was abandoned.
+        number: The hedge's number among the item's attempts.
+        started_ns: When the hedge started, by the batch's clock.
+        finished_ns: When the hedge ended or was abandoned.
         outcome: `won`, `lost` or `failed`.
-        result: A record with its error, if it failed.
+        result: A record with the error of a failed hedge.
     """
 
     __slots__ = ("finished_ns", "number", "outcome", "result", "started_ns")

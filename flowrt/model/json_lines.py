@@ -28,7 +28,7 @@ __all__ = ["encode_result", "text_of_result"]
 
 
 def encode_result(result: BatchResult) -> bytes:
-    """Return the line of one result, with its line break.
+    """Return one result as a line of JSON with its line break, in ASCII.
 
     Args:
         result: A finished item.
@@ -37,7 +37,7 @@ def encode_result(result: BatchResult) -> bytes:
 
 
 def text_of_result(result: BatchResult) -> str:
-    """The same line as text, all of it ASCII."""
+    """Return the line of `encode_result` as text."""
     try:
         return _line(result, _strict(result.output))
     except Exception:  # NaN, a cycle, a key that is no string, nesting too deep, a value whose methods raise
@@ -91,7 +91,7 @@ _strict = make_encoder(_default, allow_nan=False)
 
 
 def _plain(value: Any, above: tuple[int, ...]) -> Any:
-    """Return the value made of dicts, lists, strings, finite numbers, booleans and None alone."""
+    """Return the value converted to dicts, lists, strings, finite numbers, booleans and None."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, float):
@@ -130,7 +130,7 @@ def _key(key: Any) -> str:
 
 
 def _in_order(values: Set[Any] | deque[Any]) -> list[Any]:
-    """A set in a stable order where its members have one."""
+    """Return the members of a set in a stable order, and the elements of a deque in theirs."""
     members = list(values)
     if isinstance(values, Set):
         try:

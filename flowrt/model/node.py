@@ -38,18 +38,18 @@ NEVER_RUN: Final = {
     AsyncGeneratorType: "an async generator",
     CoroutineType: "a coroutine",
 }
-"""Types of outputs that are code which nothing will run."""
+"""Types of outputs whose code would never run, each with its name in an error message."""
 
 
 class NodeResult(Generic[Out_co]):
-    """Result of one attempt, as a node returns it; `NodeResult[Out]` has an output of type `Out`, or None if it failed.
+    """Result of one attempt, returned by a node. `NodeResult[Out]` has an output of type `Out`, or None if it failed.
 
     Args:
         success: Whether the item succeeded.
-        output: Any value; falsy ones (`{}`, `0`, `[]`) are outputs like any other.
-        error: Why it failed: a message, or an exception to keep.
-        metadata: Anything to pass on to `BatchResult.metadata`.
-        next_node_id: For workflow engines that choose the next node by it; a batch ignores it.
+        output: Any value, including falsy ones (`{}`, `0`, `[]`).
+        error: Cause of the failure: a message or an exception.
+        metadata: Values for `BatchResult.metadata`.
+        next_node_id: Id of the next node, for workflow engines; a batch ignores it.
     """
 
     __slots__ = ("_metadata", "error", "next_node_id", "output", "success")
@@ -71,7 +71,7 @@ class NodeResult(Generic[Out_co]):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Anything to pass on to `BatchResult.metadata`; made when it is first asked for."""
+        """Values for `BatchResult.metadata`; created at the first access."""
         if self._metadata is None:
             self._metadata = {}
         return self._metadata
@@ -102,12 +102,12 @@ class NodeContext(Generic[In_co]):
     """Context of one attempt at one item, passed to the node; `NodeContext[In]` has an `input_data` of type `In`.
 
     Args:
-        node_id: The node that is run.
-        node_type: Its type.
-        input_data: The item: the node's own copy, so that changing it changes nothing elsewhere.
-        index: The item's place in its batch, or None outside a batch.
-        attempt: 1 for the first attempt.
-        batch_id: The id of the batch's run, or None outside a batch.
+        node_id: Id of the node.
+        node_type: Type of the node.
+        input_data: The item; plain containers (dict, list, set, tuple) in it are copies for this attempt.
+        index: The item's index in the batch, or None outside a batch.
+        attempt: Number of the attempt, from 1.
+        batch_id: Id of the batch's run, or None outside a batch.
     """
 
     __slots__ = ("_variables", "attempt", "batch_id", "index", "input_data", "node_id", "node_type")
@@ -152,7 +152,7 @@ class NodeContext(Generic[In_co]):
         self.variables[key] = value
 
     def get_input(self, key: Any, default: Any = None) -> Any:
-        """The input's value under `key`, or `default` where there is none or the input is not a mapping."""
+        """Return the input's value under `key`, or `default` if it has none or is not a mapping."""
         data = self.input_data
         return data.get(key, default) if isinstance(data, Mapping) else default
 
@@ -164,7 +164,7 @@ class WorkflowContext:
     """Context that the nodes of one workflow share; one object for all items of a batch.
 
     Args:
-        workflow_id: An id for the workflow; a random one by default.
+        workflow_id: Id of the workflow; random by default.
         global_variables: Values that every node can read and set.
     """
 
@@ -176,7 +176,7 @@ class WorkflowContext:
 
     @property
     def workflow_id(self) -> str:
-        """The workflow's id; a random one is made when it is first read."""
+        """Id of the workflow; a random id is made at the first access."""
         if self._workflow_id is None:
             self._workflow_id = str(uuid.uuid4())
         return self._workflow_id
@@ -186,7 +186,7 @@ class WorkflowContext:
         self._workflow_id = workflow_id
 
     def get_global_variable(self, key: str, default: Any = None) -> Any:
-        """The variable's value, or `default`."""
+        """Return the variable's value, or `default`."""
         return self.global_variables.get(key, default)
 
     def set_global_variable(self, key: str, value: Any) -> None:
@@ -200,14 +200,14 @@ class WorkflowContext:
 class BaseNode(ABC, Generic[In_contra, Out_co]):
     """A unit of work. Subclass it and implement `execute`, as an `async def` or, for work that blocks, a `def`.
 
-    A `def execute` is run in a worker thread, so it never blocks the loop. `class Fetch(BaseNode[str, dict[str, Any]])`
-    names the types of its items and outputs to a type checker; without them both are `Any`.
+    A `def execute` runs in a worker thread, so it never blocks the loop. `class Fetch(BaseNode[str, dict[str, Any]])`
+    declares the types of its items and outputs for a type checker; without type arguments both are `Any`.
 
     Args:
-        node_id: Names the node on spans, metrics and logs; of low cardinality.
-        node_type: What kind of node it is.
-        name: For people; the node_id by default.
-        config: Settings of the node's own.
+        node_id: Name of the node on spans, metrics and logs, where it must have few different values.
+        node_type: Kind of the node.
+        name: Name for people; the node_id by default.
+        config: The node's own settings.
 
     Raises:
         ValueError: `node_id` is not a non-empty string.
@@ -234,11 +234,11 @@ class BaseNode(ABC, Generic[In_contra, Out_co]):
         """Do the work for one item.
 
         Args:
-            node_context: The item, and the attempt's place in the batch.
+            node_context: The item, and where the attempt belongs in the batch.
             workflow_context: The context that the workflow's nodes share.
 
         Returns:
-            A NodeResult. Anything else fails the item; raising fails it too.
+            A NodeResult. A value of another type fails the item, and so does an exception.
         """
 
     def __repr__(self) -> str:
@@ -258,18 +258,19 @@ PlainFunction = Callable[[In], Out]
 class FunctionNode(BaseNode[In, Out]):
     """A node made of a function of one argument, the item.
 
-    The return value is the output (or a NodeResult, taken as it is); raising is failing. A plain `def` is run in a
-    worker thread.
+    The function's value is the output, or a NodeResult. An exception fails the item. A plain `def` runs in a worker
+    thread.
 
     Args:
         fn: `async def fn(item)` or `def fn(item)`, a partial, or an object with such a `__call__`.
-        node_id: The function's name by default.
-        node_type: What kind of node it is.
-        name: For people; the node_id by default.
-        config: Settings of the node's own.
+        node_id: Name of the node; the function's name by default.
+        node_type: Kind of the node.
+        name: Name for people; the node_id by default.
+        config: The node's own settings.
 
     Raises:
-        TypeError: `fn` is not callable.
+        TypeError: `fn` is not callable, or is a generator function.
+        ValueError: `node_id` is not a non-empty string.
     """
 
     @overload
@@ -327,7 +328,7 @@ class FunctionNode(BaseNode[In, Out]):
         node_context: NodeContext[In],
         workflow_context: WorkflowContext,  # noqa: ARG002  # the signature is execute's
     ) -> NodeResult[Out] | Awaitable[NodeResult[Out]]:
-        """Call a plain `def` in the caller's thread; the executors use it from their own threads."""
+        """Call a plain `def` in the calling thread. Executors use this method in their own threads."""
         value = self.fn(node_context.input_data)
         if isinstance(value, NodeResult):
             return value
@@ -340,10 +341,10 @@ async def _awaited(value: Awaitable[Any]) -> NodeResult:
 
 
 def check_returns(fn: Any, name: str) -> None:
-    """Refuse a generator function: calling it runs nothing of its body, and every item would look ok.
+    """Check that a function is not a generator function, whose body would not run although items would end ok.
 
     Raises:
-        TypeError: It is a generator function or an async generator function.
+        TypeError: `fn` is a generator function or an async generator function.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
@@ -360,7 +361,7 @@ def check_returns(fn: Any, name: str) -> None:
 
 
 def is_async(fn: Any) -> bool:
-    """True if calling `fn` returns a coroutine; looks through partials, methods and objects with a `__call__`."""
+    """Return whether `fn` is a coroutine function, also as a partial, a method or an object's `__call__`."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     if inspect.iscoroutinefunction(fn):
@@ -377,7 +378,7 @@ def _name_of(fn: Any) -> str:
 
 
 def contained(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function, with a StopIteration raised as RuntimeError, as in a coroutine: no future can hold it."""
+    """Call a function, and raise its StopIteration as RuntimeError, since a future cannot hold a StopIteration."""
     try:
         return call(*arguments)
     except StopIteration as exc:
@@ -385,7 +386,7 @@ def contained(call: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def refuse_output(node_id: str, output: Any) -> TypeError:
-    """Return the error of a node whose output is of a type in `NEVER_RUN`; a coroutine is closed."""
+    """Return the error of a node whose output has a type of `NEVER_RUN`. Closes a coroutine."""
     kind = type(output)
     hint = "await it" if kind is CoroutineType else "return list(...) of it, or consume it in the node"
     name = getattr(output, "__qualname__", "")
@@ -395,5 +396,5 @@ def refuse_output(node_id: str, output: Any) -> TypeError:
 
 
 def failed(error: str | BaseException, metadata: dict[str, Any] | None = None, output: Any = None) -> NodeResult:
-    """Return a failed NodeResult whose error is a message, never empty."""
+    """Return a failed NodeResult whose error is a non-empty message."""
     return NodeResult(False, output, error=error_text(error), metadata=metadata)

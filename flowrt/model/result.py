@@ -19,11 +19,11 @@ STATUSES: Final[tuple[Status, ...]] = ("ok", "failed", "timed_out", "cancelled",
 
 
 class Rejected:
-    """Input that could not be read: it keeps its place in the batch as a failed item and reaches no node.
+    """Input that could not be read. In a batch it becomes a failed item at its index, without an attempt.
 
     Args:
-        error: The item's `error`: what is wrong, and where.
-        error_type: The error's low-cardinality name.
+        error: The item's `error`, such as the fault and the line of the file.
+        error_type: Name of the error on metrics and spans, one of few.
         input_data: The part of the input that can be shown.
     """
 
@@ -39,9 +39,9 @@ class Rejected:
 
 
 class SparseAttribute(Generic[T]):
-    """Attribute that has its default value on nearly every record; other values are kept in one dictionary per record.
+    """Attribute that has its default value on nearly every record; other values are in one dictionary per record.
 
-    A batch keeps a record per item, and the garbage collector visits every slot of every record again and again.
+    A batch has a record for each item, and the garbage collector visits every slot of every record repeatedly.
     """
 
     __slots__ = ("_default", "_name")
@@ -57,7 +57,7 @@ class SparseAttribute(Generic[T]):
     @overload
     def __get__(self, record: BatchResult, owner: type) -> T: ...
     def __get__(self, record: BatchResult | None, owner: type) -> Self | T:
-        if record is None:  # asked of the class
+        if record is None:  # read from the class
             return self
         values = record._sparse  # noqa: SLF001  # kept for this class
         return self._default if values is None else values.get(self._name, self._default)
@@ -73,32 +73,33 @@ class SparseAttribute(Generic[T]):
 
 
 class SharedAttributes(dict[str, Any]):
-    """Sparse attributes that many records share; a record that changes one gets a dictionary of its own."""
+    """Sparse attributes that many records share; a record that sets an attribute gets its own dictionary."""
 
 
 class BatchResult(Generic[In_co, Out_co, Missing_co]):
-    """Result of one item; `BatchResult[In, Out]` has an input of type `In` and an output of type `Out`, or None.
+    """Result of one item. `BatchResult[In, Out]` has an input of type `In` and an output of type `Out` or None.
 
-    `BatchResult[In, Out, Never]` is the result of an item that succeeded: its output is no None for a type checker.
-    The results of a batch are its items' own records, which saves an object per item; they compare, copy and pickle as
-    plain BatchResults.
+    `BatchResult[In, Out, Never]` is the result of an item that succeeded, whose output is of type `Out`. The results of
+    a batch are the items' own records, which saves an object per item; they compare, copy and pickle as plain
+    BatchResults.
 
     Args:
-        index: Its place in the input.
+        index: Index in the input.
         input_data: The input itself, unchanged by the node.
-        success: True if it ended `ok` or `resumed`.
-        output: What the node returned, None if it failed; falsy outputs are outputs.
-        error: Why it failed; never empty when `success` is false.
+        success: True if the item ended `ok` or `resumed`.
+        output: The node's output, which may be falsy; None if the item failed.
+        error: Message of the failure; not empty unless `success` is true.
         execution_time: Service time of the last attempt, in seconds.
-        status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`; `ok` or `failed` by default, as `success` says.
-        error_type: The error's low-cardinality name, the same as on the metric and the span.
-        exception: The exception itself, when there was one.
+        status: `ok`, `failed`, `timed_out`, `cancelled` or `resumed`; by default `ok` or `failed` according to
+            `success`.
+        error_type: Name of the error, the same as on the metric and the span.
+        exception: The exception, or None.
         attempts: Number of attempts that were started; 0 for an item that never ran.
-        queue_time: From pulled to first start, in seconds.
+        queue_time: Seconds from the pull to the first attempt.
         metadata: The metadata of the node's `NodeResult`.
-        trace_id: 32 hexadecimal digits, or None when the item was not traced.
-        span_id: 16 hexadecimal digits, or None when the item was not traced.
-        cached: True if the output is from the cache, and the node did not run.
+        trace_id: 32 hexadecimal digits, or None if the item was not traced.
+        span_id: 16 hexadecimal digits, or None if the item was not traced.
+        cached: True if the output came from the cache and the node did not run.
 
     Raises:
         ValueError: `status` contradicts `success`.
@@ -167,7 +168,7 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
         """Make the result of an input that was never started.
 
         Args:
-            index: Its place in the input.
+            index: Index in the input.
             input_data: The input.
             why: The sparse attributes `error` and `error_type`, which many results share.
         """
@@ -182,7 +183,7 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
 
     @classmethod
     def _succeeded(cls, index: int, input_data: Any, output: Any, attempts: int, execution_time: float) -> Self:
-        """The result of an item that ended ok, at a third of the constructor's cost."""
+        """Make the result of an item that ended ok, at a third of the constructor's cost."""
         result = cls.__new__(cls)
         result.index = index
         result.input_data = input_data
@@ -194,7 +195,7 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
 
     @property
     def success(self) -> bool:
-        """Whether it ended `ok` or `resumed`."""
+        """True if the item ended `ok` or `resumed`."""
         return self.status in _SUCCESSES
 
     @property
@@ -204,35 +205,35 @@ class BatchResult(Generic[In_co, Out_co, Missing_co]):
 
     @property
     def queue_time(self) -> float:
-        """From pulled to first start, in seconds."""
+        """Seconds from the pull to the first attempt."""
         return self._queue_time
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata of the node's `NodeResult`; made when it is first asked for."""
+        """The metadata of the node's `NodeResult`; created at the first access."""
         if self._metadata is None:
             self._metadata = {}
         return self._metadata
 
     @property
     def trace_id(self) -> str | None:
-        """32 hexadecimal digits, or None when the item was not traced."""
+        """Trace id, 32 hexadecimal digits, or None if the item was not traced."""
         return self._trace_id
 
     @property
     def span_id(self) -> str | None:
-        """16 hexadecimal digits, or None when the item was not traced."""
+        """Span id, 16 hexadecimal digits, or None if the item was not traced."""
         return self._span_id
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the values by name; the exception and the data are the same objects, not copies."""
+        """Return the values by the constructor's names, without copying them."""
         return dict(zip(_RESULT_FIELDS, self._values(), strict=True))
 
     def replace(self, **changes: Any) -> BatchResult:
-        """Return a plain BatchResult with the same values, except for some.
+        """Return a plain BatchResult with some values changed.
 
         Args:
-            changes: As the constructor takes them.
+            changes: Arguments of the constructor.
         """
         if changes.keys() & {"success", "status"}:
             changes = {"success": changes.get("status") in _SUCCESSES, "status": None, **changes}
@@ -261,10 +262,9 @@ _RESULT_FIELDS: Final = tuple(BatchResult.__init__.__annotations__)[:-1]
 
 
 class ItemFailedError(FlowrtError):
-    """An item failed, and its batch stops at the first failure.
+    """An item failed without an exception of its own, in a batch with `continue_on_error=False`.
 
-    Raised if the node raised no exception itself: it returned a `NodeResult` whose `success` is false, or the item's
-    attempt timed out.
+    The node returned a `NodeResult` whose `success` is false, or the item timed out or was cancelled.
 
     Args:
         result: The failed item; its `error` is the message.

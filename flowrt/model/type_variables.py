@@ -1,7 +1,7 @@
-"""Type variables: `In` is the type of an item, `Out` that of an output, `Returned` what a call of a function returns.
+"""Type variables: `In` is the type of an item, `Out` of an output, `Returned` of the value of a function's call.
 
-They are `Any` where a class is used without type arguments, as in `class Fetch(BaseNode)`. `Missing` is the type of the
-output of an item that failed: None, or `Never` where no item can have failed.
+They default to `Any`, as in `class Fetch(BaseNode)`. `Missing` is the type of the output of an item that failed: None,
+or `Never` if no item can have failed.
 """
 
 from __future__ import annotations
