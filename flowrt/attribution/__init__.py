@@ -1,1 +1,1 @@
-"""Attribution of wall time: what held a batch back, and what concurrency gained. Arithmetic alone."""
+"""Attribution of wall time: the causes that limited a batch, and its speedup. Arithmetic only, without a loop."""

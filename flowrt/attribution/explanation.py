@@ -1,4 +1,4 @@
-"""Explanation: one sentence about what held a batch back, with advice that the figures support."""
+"""Explanation: one sentence with the causes that limited a batch, and advice that the figures support."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class EndedBatch(Protocol):
 
     @property
     def ledger(self) -> Ledger | None:
-        """Its ledger, or None if it has none."""
+        """The ledger, or None if none was kept."""
 
     @property
     def batch_id(self) -> str:
-        """Its id."""
+        """The id of the batch's run."""
 
     @property
     def limit(self) -> int:
@@ -55,31 +55,31 @@ class EndedBatch(Protocol):
 
     @property
     def cpu_time(self) -> CpuTime | None:
-        """Times of its attempts, if they ran in threads."""
+        """Times of the attempts, if they ran in threads."""
 
     @property
     def in_process(self) -> bool:
-        """True if its attempts ran in this process, on the loop or in threads."""
+        """True if the attempts ran in this process, on the loop or in threads."""
 
     @property
     def plain_workers(self) -> int:
-        """Number of remote workers that each run one of its items at a time, 0 for none."""
+        """Number of remote workers that run one item of the batch at a time, or 0."""
 
     @property
     def started_ns(self) -> int:
-        """When it started, by the batch's clock."""
+        """When the batch started, by its clock."""
 
     @property
     def finished_ns(self) -> int:
-        """When it ended, by the batch's clock."""
+        """When the batch ended, by its clock."""
 
 
 def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None) -> str:
     """Explain a batch in one sentence; empty if it has no ledger.
 
     Args:
-        batch: Its record.
-        bound_ns: The ledger so far, in nanoseconds by cause, for a batch that has not ended.
+        batch: The batch's record.
+        bound_ns: Nanoseconds by cause so far, for a batch that has not ended.
     """
     ledger = batch.ledger
     if ledger is None:
@@ -127,17 +127,17 @@ def explain(
     Args:
         bound_ns: The ledger, in nanoseconds by cause.
         limit: The concurrency limit.
-        items: Number of items so far, or 0 if it is not known.
-        ended: Whether there are no more items to come.
+        items: Number of items so far, or 0 if unknown.
+        ended: True if no further items will come.
         failed: Number of items that failed or timed out.
         left: Number of items that were still running or queued when the input was exhausted.
         computing_ns: The part of `service` in which the loop's thread computed.
-        blocked_computing_ns: The part of `loop_blocked` in which it computed.
-        workerless_ns: The parts of the causes in which items had slots, and no remote worker was ready.
+        blocked_computing_ns: The part of `loop_blocked` in which the loop's thread computed.
+        workerless_ns: The part of each cause in which items had slots and no remote worker was ready.
         cpu: Times of the attempts, if they ran in threads.
-        in_process: Whether the attempts ran in this process, so that worker processes may gain something.
-        plain_workers: Number of remote workers that each run one of its items at a time, 0 for none.
-        cores: Cores that worker processes could use; None for those of this machine.
+        in_process: True if the attempts ran in this process, so that worker processes may be faster.
+        plain_workers: Number of remote workers that run one item of the batch at a time, or 0.
+        cores: Number of cores for worker processes; None for this machine's.
         stalls: The longest stalls of the loop.
     """
     wall_ns = sum(bound_ns.values())
@@ -180,7 +180,7 @@ def _compute_less(cpu_ns: int, wall_ns: int, items: int, limit: int, cores: int)
     at_once = min(limit, items or limit)
     workers = min(cores, at_once)
     if cores == 1 and advise_processes(processes_gain(cpu_ns, cpu_ns, items, min(2, at_once)), 2) != _LESS:
-        # other programs on the one core may take most of the wall time: the computing alone is what processes share
+        # compare CPU times: other programs may take most of the wall time of a single core
         return f'{_LESS}, or use executor="processes" where there is more than this one core'
     return advise_processes(processes_gain(cpu_ns, wall_ns, items, workers), workers)
 
@@ -212,13 +212,13 @@ class _Words:
         self._block_computes = blocked_computing_ns > 0.5 * self._blocked_ns
         self._cpu = cpu
         self._compute_less = compute_less
-        self._cores = 0.0 if cpu is None else cpu.cpu_ns / wall_ns  # that the threads kept busy
+        self._cores = 0.0 if cpu is None else cpu.cpu_ns / wall_ns  # mean number of cores that the threads used
         self._compete = cpu is not None and threads_compete(cpu, wall_ns / 1e9, self._blocked_ns / 1e9)
         self._stalls = stalls
         self._workers = plain_workers
 
     def of(self, cause: _Part) -> tuple[str, str]:
-        """Return the words and the advice; the words hold `{share}` once."""
+        """Return the words, with the field `{share}`, and the advice."""
         if cause == "workerless":
             return "{share} of the time the workers were starting", ""
         if cause == "slots":
@@ -260,23 +260,23 @@ class _Words:
         return what, self._find_out_why_they_fail() or "raise max_concurrency"
 
     def _of_workers(self) -> tuple[str, str]:
-        """Items that have a slot wait in a worker, or for one, so that more slots would not help."""
+        """Words for items with slots that wait for a worker, so that more slots would not help."""
         busy = "the one worker was" if self._workers == 1 else f"all {self._workers:,} workers were"
         add_workers = "add workers, of which each runs one item at a time"
         return f"{{share}} of the time {busy} busy", self._find_out_why_they_fail() or add_workers
 
     def _find_out_why_they_fail(self) -> str:
-        """Advice for a batch of which many items fail; empty for others."""
+        """Return advice if many items of the batch fail, else an empty text."""
         if self._failed < _MOST_FAILED:
             return ""
         return f"find out first why {_percent(self._failed)} of the items failed"
 
     def _are_cores_full(self) -> bool:
-        # one thread may hold the interpreter's lock all the time; several that all compute do without it
+        # one thread can fill a core under the interpreter's lock; several can only while they compute without it
         return self._cores >= _CORE_FULL * (1 if self._limit == 1 else usable_cores())
 
     def _of_blocked_loop(self) -> tuple[str, str]:
-        """List the nodes that stalled the loop, each with its share, and give advice on the node with the largest."""
+        """List the nodes that stalled the loop with their shares, with advice for the node with the largest share."""
         parts = {who: ns / max(1, self._blocked_ns) for who, ns in _blocked_by(self._stalls).items()}
         named = {who: min(1.0, part) for who, part in parts.items() if part >= _LEAST_CULPRIT}
         unknown = max(0.0, 1.0 - sum(parts.values()))

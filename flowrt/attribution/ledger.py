@@ -1,9 +1,9 @@
-"""Ledger of a batch: which cause held it back, at every instant of its wall time.
+"""Ledger of a batch: divides the batch's wall time by cause.
 
-The cause changes only when a wait begins or ends: of a slot for an input, of an attempt for its rate limit, of a result
-for its consumer. Time is charged there, on slow paths, and an item that never waits costs nothing. What the loop did
-meanwhile is kept once for all batches (`LoopTime`), and a ledger looks it up when it charges or is read, so a batch
-that only waits costs nothing either. Times are nanoseconds of the batch's monotonic clock, and sums are exact.
+The cause changes only when a wait begins or ends: a slot waits for an input, an attempt for its rate limit, a result
+for the consumer. Time is charged at these points, which are slow paths, so an item that never waits costs nothing. The
+intervals in which the loop was blocked or computing are kept once for all batches, in `LoopTime`; a ledger reads them
+when it charges time. Times are nanoseconds of the batch's monotonic clock, and sums are exact.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ __all__ = [
 Cause = Literal["input", "paused", "slots", "rate_limit", "backoff", "loop_blocked", "consumer", "tail", "service"]
 
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
-"""Every cause; `docs/explain.md` says what each means."""
+"""All causes, as `docs/explain.md` defines them."""
 
 INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
 
 _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes under which an item has a slot
 
 _NO_TIME: Final = (0,) * len(CAUSES)
-_ZEROS: Final = array("q", _NO_TIME)  # shared by ledgers without a charge or a wait: as many as batches that start
+_ZEROS: Final = array("q", _NO_TIME)  # shared by all ledgers that have no charge and no wait yet
 _creating: Final = threading.Lock()
-_NO_LOOP: Final = LoopTime()  # of a loop without beats, whose lateness is not measured
+_NO_LOOP: Final = LoopTime()  # stands for a loop without a heartbeat
 
 
 class Progress(Protocol):
-    """The progress of a batch through its input, as far as its ledger needs it."""
+    """Progress of a batch through its input: the fields that its ledger reads."""
 
     @property
     def expected(self) -> int | None:
-        """Number of inputs, or None if it is not known."""
+        """Number of inputs, or None if unknown."""
 
     @property
     def pulled(self) -> int:
@@ -70,19 +70,18 @@ class Progress(Protocol):
 
 
 class Ledger:
-    """Charges each instant of one batch to one cause.
+    """Charges each instant of one batch to exactly one cause.
 
-    If several hold at once, the first of these counts: a blocked loop, a pause, the consumer, a rate limit, backoff,
-    the input.
-    If none holds, the cause is `slots` while inputs are left, `service` while every item left is running, and `tail`
-    while some of the last items run beside empty slots.
+    Of several causes at once, the first in this order is charged: a blocked loop, a pause, the consumer, a rate limit,
+    backoff, the input. Without any of them, the cause is `slots` while inputs are left, `service` while every item
+    that is left is running, and `tail` while the last items run beside empty slots.
 
     Args:
         batch: The batch's record; None for a batch of unknown length that pulls nothing.
 
     Attributes:
         charged: Nanoseconds charged so far, by cause.
-        since_ns: The time until which they are charged.
+        since_ns: End of the charged time.
         left: Number of items that were still running or queued when the input was exhausted.
         blocked_computing_ns: The part of `loop_blocked` in which the loop's thread computed.
         computing_ns: The part of `service` in which the loop's thread computed while items waited for slots.
@@ -127,7 +126,7 @@ class Ledger:
     # -- called by the engine ------------------------------------------------------------------------------------------
 
     def open(self, now_ns: int) -> None:
-        """Start the account, as the batch starts."""
+        """Open the ledger at the start of the batch."""
         self.since_ns = self._opened_ns = now_ns
 
     def wait(self, cause: int, now_ns: int) -> None:
@@ -156,11 +155,11 @@ class Ledger:
             self._change(now_ns)
 
     def blocked(self, cause: int, began_ns: int, now_ns: int) -> None:
-        """Record that the loop stood still for a known cause.
+        """Record that the loop was blocked for a known cause until now.
 
         Args:
             cause: The cause, such as `INPUT` for an iterator that blocks.
-            began_ns: When it began; nothing has been recorded since.
+            began_ns: When the block began; nothing has been recorded since.
             now_ns: The time.
         """
         self._charge(began_ns)
@@ -171,9 +170,9 @@ class Ledger:
 
         Args:
             now_ns: The time.
-            since_ns: Since when none has waited.
+            since_ns: When the last item that waited got its slot.
             left: Number of items that are running or queued.
-            ended: Whether any item has ended, so that a slot is empty.
+            ended: True if any item has ended, so that a slot is empty.
         """
         if self._cause == SLOTS:
             self._charge(min(now_ns, max(self.since_ns, since_ns)))
@@ -184,7 +183,7 @@ class Ledger:
         self._change(now_ns)
 
     def input_available(self, now_ns: int) -> None:
-        """Record that items wait for slots again, as some are due for another attempt."""
+        """Record that items wait for slots again, because another attempt is due."""
         self._rest = SLOTS
         self._change(now_ns)
 
@@ -209,19 +208,19 @@ class Ledger:
         if self._workerless is ready:
             self._charge(now_ns)
             self._workerless = not ready
-            self.workerless_ns = [*self.workerless_ns]  # of its own, to add to
+            self.workerless_ns = [*self.workerless_ns]  # a list in place of the shared tuple
 
     def close(self, now_ns: int) -> None:
-        """Charge the rest, as the batch has ended. Later calls charge nothing."""
+        """Charge the remaining time at the end of the batch. Later calls charge nothing."""
         self._charge(now_ns)
         self._end_ns = now_ns
         self._loop_time = _NO_LOOP
-        self._batch = None  # which holds this ledger: a cycle for the garbage collector
+        self._batch = None  # breaks a reference cycle: the record holds this ledger
 
     # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
     def follow(self, loop_time: LoopTime) -> None:
-        """Charge what the loop does from now on, by the intervals of the batch's loop."""
+        """Charge blocked and computing time from now on, as the intervals of the batch's loop say."""
         self._loop_time, self._position = loop_time, loop_time.position
 
     def settle(self, now_ns: int) -> None:
@@ -239,8 +238,8 @@ class Ledger:
 
         Args:
             now_ns: The time; for a batch that has ended, its end or later.
-            latest_ns: When the latest item got its slot. With it, what is not certain yet is left out, so that no
-                value is ever lower than in an earlier call.
+            latest_ns: When the latest item got its slot. If given, time whose cause is not certain yet is left out, so
+                that no value is ever lower than in an earlier call.
         """
         charged, since_ns, cause, position = self.charged[:], self.since_ns, self._cause, self._position
         now_ns = min(now_ns, self._end_ns)
@@ -262,7 +261,7 @@ class Ledger:
         """Return the part of each cause in which items had slots and no worker was ready, in nanoseconds.
 
         Args:
-            bound_ns: What `read` returned just now.
+            bound_ns: The latest return value of `read`.
         """
         parts: dict[Cause, int] = {}
         for cause in _HAVE_ITEMS:
@@ -278,7 +277,7 @@ class Ledger:
 
     @property
     def delays(self) -> DelayTotals:
-        """Time for which items were ready and other code had the loop; made when it is first asked for."""
+        """Time for which items were ready while other code had the loop; made at the first access."""
         if self._delays is None:
             with _creating:  # the loop adds to it while another thread reads it
                 self._delays = self._delays or DelayTotals()
@@ -291,7 +290,7 @@ class Ledger:
         return charged[SLOTS] + charged[SERVICE] + charged[TAIL] + charged[LOOP_BLOCKED]
 
     def timeline(self) -> Iterator[tuple[int, int, dict[Cause, int]]]:
-        """Divide the ledger over time into at most 512 pieces of equal length but for the last.
+        """Divide the batch's time into at most 512 pieces, of equal length except for the last.
 
         Yields:
             Begin and end of a piece in nanoseconds from the batch's start, and its nanoseconds by cause.
@@ -321,10 +320,10 @@ class Ledger:
             self._cause = cause
 
     def _pieces(self, cause: int, position: int, since_ns: int, now_ns: int) -> Iterator[tuple[int, int, bool]]:
-        """Divide a period: the given cause, and in between what the loop did.
+        """Divide a period into intervals of the given cause and intervals in which the loop was blocked or computing.
 
         Yields:
-            A cause, until when it holds, and whether that is because the loop's thread computed.
+            The cause of an interval, its end, and True if the cause is that the loop's thread computed.
         """
         if now_ns <= since_ns:
             return
@@ -342,11 +341,11 @@ class Ledger:
         yield cause, now_ns, False
 
     def _charge(self, now_ns: int) -> None:
-        """Charge the time until now to the present cause, but for what the loop did."""
+        """Charge the time until now to the current cause, except for intervals of a blocked or computing loop."""
         now_ns = min(now_ns, self._end_ns)
         if now_ns <= self.since_ns:
             return
-        last_ns = None  # until when inputs are known to have waited, for a list that has been pulled whole
+        last_ns = None  # end of the time in which inputs waited for slots, if a list has been pulled entirely
         if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
             last_ns = self._batch.latest_ns
         loop_time = self._loop_time
@@ -372,7 +371,7 @@ class Ledger:
             self._position = self._loop_time.position_at(self._position, self.since_ns)
 
     def _is_all_pulled(self, *, surely: bool = True) -> bool:
-        """Return True if no further input can come, as is known of a list; with `surely` False, if it may be so."""
+        """Return whether all inputs are pulled, as is known for a list; with `surely=False`, whether they may be."""
         batch = self._batch
         if batch is None or batch.expected is None:
             return not surely
@@ -385,7 +384,7 @@ class Ledger:
         if self._timeline is None:
             self._timeline, self.charged = Timeline(len(CAUSES), self._opened_ns), _ZEROS[:]
         self._timeline.add(cause, now_ns)
-        # in this order, so that another thread that reads in between sees too little and not too much
+        # in this order, so that a thread that reads in between sees too little time and never too much
         self.since_ns = now_ns
         self.charged[cause] += passed_ns
         if self._workerless:

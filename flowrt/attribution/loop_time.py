@@ -1,4 +1,4 @@
-"""Times at which an event loop was blocked or computing, kept once for all the ledgers of its batches."""
+"""Intervals in which an event loop was blocked or computing, kept once for the ledgers of all its batches."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Final
 __all__ = ["BLOCKED", "BLOCKED_COMPUTING", "COMPUTING", "LATE_NS", "MOSTLY", "LoopTime"]
 
 LATE_NS: Final = 25_000_000
-"""A loop that is this much late with a beat is blocked; below, it is busy."""
+"""Lateness of a beat, in nanoseconds, from which the loop counts as blocked."""
 
 BLOCKED, COMPUTING, BLOCKED_COMPUTING = range(3)  # the last: blocked by a turn that computed
 
 MOSTLY: Final = 0.9
-"""The share of its time that a thread computes when more work would only wait for it."""
+"""Share of a thread's time from which it counts as computing, so that further work would only wait for it."""
 
 _SPARE: Final = 256  # entries that may be dropped before the list is copied
 
 Interval = tuple[int, int, int]
-"""What the loop was (`BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`), from when and until when, in nanoseconds."""
+"""State of the loop (`BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`), begin and end in nanoseconds."""
 
 
 class LoopTime:
-    """Intervals in the order of time. The heartbeat appends them; each ledger reads on from its own position.
+    """Log of intervals in order of time. The heartbeat appends to it; each ledger reads from its own position.
 
     Args:
         cpu_clock: Returns the CPU time of the loop's thread in nanoseconds; any thread may call it.
 
     Attributes:
-        due_ns: When the next beat is due. A loop that has not turned `LATE_NS` later is blocked since then. Far in the
-            future while there are no beats.
+        due_ns: When the next beat is due. If it has not come `LATE_NS` later, the loop has been blocked since
+            `due_ns`. Far in the future while there are no beats.
         ended_ns: When the last interval ended; 0 before the first.
         beaten_cpu_ns: CPU time of the loop's thread at its latest beat.
     """
@@ -42,20 +42,20 @@ class LoopTime:
         self.beaten_cpu_ns = 0
         self.due_ns = sys.maxsize
         self.ended_ns = 0
-        # One tuple, replaced as a whole, so that another thread sees positions and intervals that belong together.
+        # One tuple, replaced as a whole, so that other threads read a position and intervals that belong together.
         self._log: tuple[int, list[Interval]] = (0, [])
 
     @property
     def position(self) -> int:
-        """Position of the last interval, which may grow yet."""
+        """Position of the last interval, which may still grow."""
         first, intervals = self._log
         return first + max(0, len(intervals) - 1)
 
     def position_at(self, position: int, now_ns: int) -> int:
-        """Find the first interval that ends later.
+        """Find the first interval that ends after a time.
 
         Args:
-            position: Where to search from.
+            position: Start of the search.
             now_ns: The time.
 
         Returns:
@@ -69,12 +69,12 @@ class LoopTime:
         return first + place
 
     def add(self, kind: int, begin_ns: int, end_ns: int) -> None:
-        """Append an interval. A computing one extends the last one if that is adjacent, and computing, too.
+        """Append an interval. A computing interval extends the last one if that is adjacent and computing as well.
 
         Args:
             kind: `BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`.
-            begin_ns: Its begin; not before the end of the last interval.
-            end_ns: Its end.
+            begin_ns: Begin of the interval; not before the end of the last one.
+            end_ns: End of the interval.
         """
         if end_ns <= begin_ns:
             return
@@ -86,7 +86,7 @@ class LoopTime:
         self.ended_ns = end_ns
 
     def drop_before(self, position: int) -> None:
-        """Forget what every ledger has read.
+        """Drop the intervals that every ledger has read.
 
         Args:
             position: The first position that is still needed.
@@ -99,11 +99,11 @@ class LoopTime:
         """Read the intervals that overlap a period, cut to it.
 
         Args:
-            position: Where to read on.
-            opened_ns: When the batch started. The loop counts as blocked only if it is late by `LATE_NS` from then on:
-                else the rest of a long turn would be all that a short batch reports.
+            position: Position of the first interval to read.
+            opened_ns: When the batch started. Lateness counts from then on; otherwise the rest of a long turn could be
+                the only cause that a short batch reports.
             since_ns: Begin of the period.
-            now_ns: Its end. A loop that is late now is blocked until then.
+            now_ns: End of the period. If the loop is late, it is blocked until then.
         """
         first, intervals = self._log
         due_ns = self.due_ns

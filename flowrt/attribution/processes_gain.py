@@ -1,4 +1,4 @@
-"""Gain of running a batch's computing in processes, from the CPU time that it took in one process."""
+"""Estimated gain of worker processes for a batch, from the CPU time that the batch took in one process."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Final
 
 __all__ = ["advise_processes", "processes_gain"]
 
-_DRIVER_NS: Final = 10_000  # an item's transport costs the driver this much: `bench processes` measures it
-_WORKER_NS: Final = 7_000  # and its worker this much
-_WORTH: Final = 1.2  # a smaller gain is not worth the advice
+_DRIVER_NS: Final = 10_000  # cost of an item's transport in the driver; `bench processes` measures it
+_WORKER_NS: Final = 7_000  # cost of an item's transport in the worker
+_WORTH: Final = 1.2  # smallest gain for which processes are advised
 
 
 def processes_gain(cpu_ns: int, wall_ns: int, items: int, workers: int) -> float:
-    """Ratio of a batch's wall time to what it would be if worker processes shared its computing; an upper bound.
+    """Return an upper bound of a batch's wall time divided by its wall time with worker processes.
 
-    What did not compute takes as long as before. The transport of an item is paid, so quick items gain nothing.
-    Attempts that wait for something outside as well would need more workers than cores.
+    Only the computing is divided among the processes; all other time stays. Each item also pays for its transport, so
+    quick items gain nothing. Attempts that wait for something outside as well would need more workers than cores.
 
     Args:
         cpu_ns: CPU time of the computing: of the loop's thread while it computed, or of the attempts in threads.
@@ -28,12 +28,12 @@ def processes_gain(cpu_ns: int, wall_ns: int, items: int, workers: int) -> float
 
 
 def advise_processes(gain: float, cores: int, setting: str = 'executor="processes"') -> str:
-    """Give the advice for items that compute: processes with their gain where they gain, else less work per item.
+    """Return advice for items that compute: less work per item and, if the gain is worth it, processes.
 
     Args:
         gain: The upper bound from `processes_gain`.
-        cores: Cores that it holds for.
-        setting: How the reader sets the executor.
+        cores: Number of cores for which the gain was computed.
+        setting: The executor's setting, as the reader would write it.
     """
     if gain < _WORTH:
         return "do less per item"

@@ -1,4 +1,4 @@
-"""Speedup over one item at a time: the figure usually claimed, and a measured one with an interval."""
+"""Speedup over one item at a time: the usual claim, and a measurement with an interval."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class Speedup(NamedTuple):  # a frozen dataclass takes far longer to make, for e
     Args:
         claimed: Sum of the execution times over the wall time. The usual figure, and an upper bound: it counts the
             time that an item waits for others as the item's own.
-        measured: The estimate without that time; None if it cannot be known: then only the interval is.
-        low: Lower end of its interval.
-        high: Upper end of its interval; infinite for a sample of one, which gives no upper end.
-        method: `sample`: some items were run one after another, and the interval is of 95 %. `held`: the claim less
-            the time for which items were ready and other code had the loop; the interval covers what is not known
-            about when they became ready. `cpu`: from the CPU time of attempts in threads, which is the interval's lower
-            end; the rest of their time they may have waited for each other or for something outside.
+        measured: The estimate without that time; None if only an interval can be given.
+        low: Lower end of the interval.
+        high: Upper end of the interval; infinite for a sample of one item.
+        method: `sample`: from items that ran one after another, with a 95 % interval. `held`: the claim less the time
+            for which items were ready while other code had the loop; the interval covers the uncertainty about when
+            they became ready. `cpu`: from the CPU time of attempts in threads, which gives the interval's lower end;
+            for the rest of their time the attempts may have waited for each other or for something outside.
         estimate: The sample's estimate, for the method `sample`.
     """
 
@@ -94,7 +94,7 @@ class Speedup(NamedTuple):  # a frozen dataclass takes far longer to make, for e
 
     @property
     def diverges(self) -> bool:
-        """True if the claim is far above the whole interval."""
+        """True if the claim is far above the upper end of the interval."""
         return self.claimed > _DIVERGES * max(self.high, self.measured or 0.0)
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals | N
 
 
 def threads_compute(cpu: CpuTime) -> bool:
-    """Return True if attempts in threads computed nearly all of their time, so that they hardly waited.
+    """Return whether attempts in threads computed nearly all of their time, so that they hardly waited.
 
     Args:
         cpu: Times of the attempts.
@@ -141,10 +141,10 @@ def threads_compute(cpu: CpuTime) -> bool:
 
 
 def threads_compete(cpu: CpuTime, wall_s: float, blocked_s: float) -> bool:
-    """Return True if attempts in threads may have waited for the interpreter's lock or for a processor.
+    """Return whether attempts in threads may have waited for the interpreter's lock or for a processor.
 
-    The times of an attempt do not say whether it waited for these or for I/O. But a thread that waits for the lock
-    makes the loop wait for it, too, and while the lock is mostly free, hardly any thread waits.
+    The times of an attempt do not distinguish such waits from I/O. But when threads compete for the lock, the loop
+    waits for the lock, too; and while the lock is mostly free, hardly any thread waits for it.
 
     Args:
         cpu: Times of the attempts.

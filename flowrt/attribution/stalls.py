@@ -18,14 +18,14 @@ class Stall:
 
     Args:
         began_ns: When the loop became late, in nanoseconds from the batch's start.
-        duration_s: Length from then on, in seconds.
+        duration_s: Length of the stall, in seconds.
         batch: The culprit's batch, or None if the culprit is not an item.
         batch_id: The id of that batch.
         node: The culprit's node.
-        item_index: The culprit's place in the input of its batch.
+        item_index: The culprit's index in its batch.
         trace_id: The culprit's trace.
         stack: Python stack of the culprit, one frame per line, innermost last; empty if it was not sampled.
-        delayed: Number of this batch's items that were ready and had to wait.
+        delayed: Number of this batch's items that were ready during the stall.
         held_s: Sum of their delays, in seconds.
         victims: Indices of the most delayed items, each with its delay in seconds.
         garbage_collection: True if Python's garbage collector took most of the time, not the code on the stack.

@@ -21,7 +21,7 @@ class Timeline:
 
     Args:
         causes: Number of causes.
-        origin_ns: Its start.
+        origin_ns: Start of the timeline.
     """
 
     __slots__ = ("_causes", "_folded_ns", "_origin_ns", "_pieces", "_segments", "_width_ns")
@@ -38,8 +38,8 @@ class Timeline:
         """Append a segment from the end of the previous one.
 
         Args:
-            cause: The index of its cause.
-            until_ns: Its end; not before the previous one's.
+            cause: Index of the segment's cause.
+            until_ns: End of the segment; not before the end of the previous one.
         """
         segments = self._segments
         if segments and segments[-2] == cause:
@@ -50,7 +50,7 @@ class Timeline:
         segments.extend((cause, until_ns))  # one call into C, so that another thread never sees half a segment
 
     def pieces(self) -> Iterator[tuple[int, int, Sequence[int]]]:
-        """Divide the timeline into at most 512 pieces of equal width but for the last.
+        """Divide the timeline into at most 512 pieces, of equal width except for the last.
 
         Yields:
             Begin and end of a piece in nanoseconds from the origin, and its nanoseconds by cause.

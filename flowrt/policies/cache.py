@@ -17,20 +17,22 @@ Entry = tuple[float, str]
 
 
 class Cache:
-    """Keeps outputs by input, so that a repeated input does not run again; pass it as `BatchProcessor(cache=...)`.
+    """Cache of outputs by input, so that a repeated input does not run again: `BatchProcessor(cache=...)`.
 
-    An item whose input is in the cache ends `ok` with `cached` true and without an attempt: no rate limit, retry or
-    breaker sees it. Of equal inputs in one batch one runs, and the others wait for it. Only successes are kept.
+    An item whose input is in the cache ends `ok` with `cached` true and without an attempt, so rate limits, retries and
+    the breaker do not apply to it. Among equal inputs in one batch, the first runs while the others wait for its
+    output. Only successes are stored.
 
-    The key of an item is the node's id, `version` and the input as JSON. Inputs and outputs that JSON does not
-    represent exactly, such as tuples and objects, are run and not cached; a warning says so once. No pickle is read.
+    The key of an item is the node's id, `version` and the input as JSON. If JSON does not represent an input or an
+    output exactly, as with tuples and objects, the item runs and is not cached, and a warning is logged once. No
+    pickle is read.
 
     Args:
         path: An SQLite file, which several processes may use; None to keep outputs in memory, in this object.
         ttl: How long an output is used, in seconds; None for ever.
         max_items: Most outputs to keep. Beyond it, memory drops the least recently used output, a file the oldest.
-        version: Change it when the node's answers change, such as with its prompt.
-        clock: Seconds since 1970; tests pass another one.
+        version: Part of each key. Change it when the node's outputs change, for instance with a new prompt.
+        clock: Returns seconds since 1970; for tests.
 
     Raises:
         ValueError: `ttl` is not a positive number, or `max_items` not an int of at least 1.
@@ -64,7 +66,7 @@ class Cache:
 
     @classmethod
     def of(cls, value: Any) -> Self | None:
-        """Return a cache for a caller's choice: a cache, a file's path, True for memory, None or False for none.
+        """Return the cache for an argument: a cache, a file's path, True for memory, None or False for none.
 
         Raises:
             ValueError: `value` is none of these.

@@ -21,10 +21,10 @@ _SCHEMA: Final = (
 
 
 class CacheFile:
-    """Open file of a cache. It has a rollback journal, as SQLite's WAL before 3.51 is not safe with several processes.
+    """Open file of a cache, with a rollback journal: SQLite's WAL before 3.51 is unsafe with several processes.
 
     Args:
-        cache: Its path and its bounds.
+        cache: Path and bounds of the cache.
 
     Raises:
         ValueError: The file exists and is not a cache.
@@ -67,11 +67,11 @@ class CacheFile:
         """Store outputs in one transaction, and read others.
 
         Args:
-            keys: What to read.
-            puts: What to store: JSON by key.
+            keys: Keys to read.
+            puts: Outputs to store, as JSON by key.
 
         Returns:
-            The outputs that are there and not too old, as JSON by key.
+            The stored outputs that are not too old, as JSON by key.
         """
         found: dict[bytes, str] = {}
         with self._lock:
