@@ -37,8 +37,8 @@ _ASLEEP_NS: Final = 3_000_000  # CPU time of an interval with one wait, up to wh
 _LEAST_REST: Final = 10
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
 _MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
-_MOST_LOOKED_AT: Final = 2_000  # slots and batches looked at after a late beat, and
-_MOST_AFTER_STALL: Final = 20_000  # after a stall
+_MOST_LOOKED_AT: Final = 2_000  # slots and batches looked at after a late beat; after a stall, more,
+_LOOK_SHARE: Final = 20  # for this part of the stall's time: the looks of later turns take as long again
 
 try:
     from resource import RUSAGE_THREAD, getrusage
@@ -312,13 +312,17 @@ class Heartbeat:
         return batches[begin:] + batches[:begin]
 
     def _look(self, lateness: Lateness, ended: Ended) -> None:
-        """Find the items that were delayed: of all batches, or of so many as take a few milliseconds."""
-        left = _MOST_AFTER_STALL if lateness.is_stall else _MOST_LOOKED_AT
+        """Find the items that were delayed: of all batches, or of so many as take a few milliseconds.
+
+        After a stall it may take a tenth of the stall's time, which the rest after the beat makes up for.
+        """
+        left = _MOST_LOOKED_AT
+        until_ns = time.thread_time_ns() + (lateness.late_ns // _LOOK_SHARE if lateness.is_stall else 0)
         for batch in ended:
             if batch in self._batches:
                 lateness.look(batch)
         for batch in self._in_turn():
-            if left <= 0:
+            if left <= 0 and time.thread_time_ns() >= until_ns:
                 break
             left -= 1 + len(batch.slots)
             self._offset += 1

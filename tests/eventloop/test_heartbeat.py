@@ -206,6 +206,33 @@ def test_beat_rests_ten_times_its_own_cost_and_is_not_late_by_it(run: Run) -> No
     run(main())
 
 
+@pytest.mark.parametrize(("late_ms", "most"), [(50, 2_000), (200, 2_000), (1_000, 5_000)])
+def test_look_after_a_stall_takes_a_small_part_of_its_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch, late_ms: int, most: int
+) -> None:
+    cpu_ns = 0
+    looked: list[BatchRecord] = []
+
+    def look(_: Lateness, batch: BatchRecord) -> None:
+        nonlocal cpu_ns
+        cpu_ns += 10_000
+        looked.append(batch)
+
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 6_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(Lateness, "look", look)
+            patch.setattr("flowrt.eventloop.heartbeat.time.thread_time_ns", lambda: cpu_ns)
+            heartbeat._look(Lateness(0, 0, late_ms * 1_000_000), {})
+        for batch in batches:
+            batch.finished_ns = batch.started_ns
+            heartbeat.unwatch(batch)
+
+    run(main())
+    assert len(looked) == len(set(looked)) == most
+
+
 def test_listeners_that_follow_each_other_share_a_timer(run: Run) -> None:
     async def main() -> None:
         heartbeat = heartbeat_of(asyncio.get_running_loop())
