@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -64,12 +65,21 @@ def test_unwritable_file_is_reported_at_opening(path: Path, monkeypatch: pytest.
 def test_failure_is_reported_for_all_pending_and_not_retried(
     path: Path, operation: str, code: int, threaded: bool
 ) -> None:
-    disk, loop = FaultyDisk({operation: (4, code)}), FakeLoop()  # two calls at opening, one for the first group
+    all_queued, loop = threading.Event(), FakeLoop()
+
+    class Held(FaultyDisk):
+        def _pass(self, operation: str) -> None:
+            if loop.durable:  # or the disk would fail, and refuse the rest, before all items are queued
+                assert all_queued.wait(60)
+            super()._pass(operation)
+
+    disk = Held({operation: (4, code)})  # two calls at opening, one for the first group
     journal = loop.start(Journal(path, FINGERPRINT, disk=disk), threaded=threaded)
     journal.append(item(0), 0)
     loop.settle(journal)
     for index in range(1, 50):
         journal.append(item(index), index)
+    all_queued.set()
     loop.settle(journal)
     calls = list(disk.calls)
     assert loop.durable == [0]

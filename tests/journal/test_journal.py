@@ -282,14 +282,14 @@ def test_append_is_refused_before_start_and_after_close(path: Path) -> None:
 
 
 def test_close_writes_queued_items_and_ends_the_thread(path: Path) -> None:
-    loop = FakeLoop()
+    loop, before = FakeLoop(), set(threading.enumerate())
     journal = loop.start(Journal(path, FINGERPRINT))
     for index in range(500):
         journal.append(item(index), index)
     journal.close()
     loop.settle(journal)
     assert loop.durable == list(range(500))
-    assert "flowrt-journal" not in [thread.name for thread in threading.enumerate()]
+    assert not {thread.name for thread in set(threading.enumerate()) - before}, "close waits for it"
     assert len(restored(path, range(500))) == 500
 
 
