@@ -41,6 +41,8 @@ CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 
 INPUT, PAUSED, SLOTS, RATE_LIMIT, BACKOFF, LOOP_BLOCKED, CONSUMER, TAIL, SERVICE = range(len(CAUSES))
 
+_BY_PRECEDENCE: Final = (PAUSED, CONSUMER, RATE_LIMIT, BACKOFF, INPUT)  # waits; the first that is on is the cause
+
 _HAVE_ITEMS: Final[tuple[Cause, ...]] = ("slots", "tail", "service")  # causes under which an item has a slot
 
 _NO_TIME: Final = (0,) * len(CAUSES)
@@ -175,7 +177,7 @@ class Ledger:
             ended: True if any item has ended, so that a slot is empty.
         """
         if self._cause == SLOTS:
-            self._charge(min(now_ns, max(self.since_ns, since_ns)))
+            self._charge(min(now_ns, since_ns))
             self._cause = SERVICE
         if self._rest == SLOTS:
             self.left = left
@@ -302,19 +304,9 @@ class Ledger:
     # -- internal ------------------------------------------------------------------------------------------------------
 
     def _change(self, now_ns: int) -> None:
-        waits = self._waits
-        if waits[PAUSED]:
-            cause = PAUSED
-        elif waits[CONSUMER]:
-            cause = CONSUMER
-        elif waits[RATE_LIMIT]:
-            cause = RATE_LIMIT
-        elif waits[BACKOFF]:
-            cause = BACKOFF
-        elif waits[INPUT]:
-            cause = INPUT
-        else:
-            cause = self._rest
+        cause, waits = self._rest, self._waits
+        if waits is not _ZEROS:
+            cause = next((each for each in _BY_PRECEDENCE if waits[each]), cause)
         if cause != self._cause:
             self._charge(now_ns)
             self._cause = cause
@@ -342,18 +334,20 @@ class Ledger:
 
     def _charge(self, now_ns: int) -> None:
         """Charge the time until now to the current cause, except for intervals of a blocked or computing loop."""
-        now_ns = min(now_ns, self._end_ns)
-        if now_ns <= self.since_ns:
+        if now_ns > self._end_ns:  # no `min` here nor below: every batch charges three times, and a call costs more
+            now_ns = self._end_ns
+        since_ns = self.since_ns
+        if now_ns <= since_ns:
             return
         last_ns = None  # end of the time in which inputs waited for slots, if a list has been pulled entirely
         if self._cause == SLOTS and self._batch is not None and self._is_all_pulled():
             last_ns = self._batch.latest_ns
         loop_time = self._loop_time
-        if loop_time.ended_ns <= self.since_ns and now_ns - loop_time.due_ns < LATE_NS:  # nearly always: it is in time
-            if last_ns is None:
+        if loop_time.ended_ns <= since_ns and now_ns - loop_time.due_ns < LATE_NS:  # nearly always: it is in time
+            if last_ns is None or now_ns <= last_ns:
                 self._add(self._cause, now_ns)
             else:
-                self._add(SLOTS, min(now_ns, last_ns))
+                self._add(SLOTS, last_ns)
                 self._add(SERVICE, now_ns)
             return
         for cause, until_ns, computing in self._pieces(self._cause, self._position, self.since_ns, now_ns):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from flowrt._util.clock import clock_of
 from flowrt.attribution.ledger import CONSUMER
@@ -40,7 +40,7 @@ from flowrt.telemetry import Observer
 if TYPE_CHECKING:
     from flowrt.recording.recorder import Recorder
 
-__all__ = ["BatchPlan", "Ends", "Inputs", "assemble", "build_run"]
+__all__ = ["BatchPlan", "Inputs", "assemble", "build_run"]
 
 Inputs = Iterable[In | Rejected] | AsyncIterable[In | Rejected]
 """Any iterable or async iterable of items of type `In`."""
@@ -56,9 +56,12 @@ class BatchPlan:
 
     Args:
         config: The settings, which are frozen.
+        runs: The processor's active runs, which a new one joins.
 
     Attributes:
         config: The settings.
+        runs: The processor's active runs.
+        limit: The concurrency limit, unless it adapts by itself.
         has_policies: True if a policy may delay an attempt, repeat it, or learn from it.
         opens_first: True if a journal, a cache or a sample must be opened or read before a run is assembled.
         in_process: True if attempts run in this process.
@@ -73,13 +76,17 @@ class BatchPlan:
         "config",
         "has_policies",
         "in_process",
+        "limit",
         "opens_first",
+        "runs",
         "starts_at_once",
         "takes_values",
     )
 
-    def __init__(self, config: BatchConfig) -> None:
+    def __init__(self, config: BatchConfig, runs: ActiveRuns) -> None:
         self.config = config
+        self.runs = runs
+        self.limit = config.limit
         self.has_policies = (
             isinstance(config.max_concurrency, AdaptiveLimit)
             or config.retry is not None
@@ -100,7 +107,7 @@ class BatchPlan:
         config, session, fn = self.config, self._session, getattr(self.config.node, "fn", None)
         if session is not None and session.invoke == config.node.execute and fn is self._fn:
             return session
-        opened = config.executor.open(config.node, config.limit)
+        opened = config.executor.open(config.node, self.limit)
         self._fn, self._session = fn, opened if type(opened) is LoopSession else None
         self._attempt = None
         return opened
@@ -132,32 +139,25 @@ class BatchPlan:
         return attempt
 
 
-class Ends(NamedTuple):
-    """Receivers of a run's results and events.
-
-    Args:
-        runs: The processor's active runs, which the new run joins.
-        observer: The processor's built-in instruments.
-        deliver: Receives the results.
-        paced: True if a consumer sets the pace, so that the number of undelivered results is bounded.
-    """
-
-    runs: ActiveRuns
-    observer: Observer
-    deliver: Deliver
-    paced: bool
-
-
 async def build_run(
-    plan: BatchPlan, inputs: Inputs, ends: Ends, workflow_context: WorkflowContext | None, *, progress: bool
+    plan: BatchPlan,
+    inputs: Inputs,
+    workflow_context: WorkflowContext | None,
+    observer: Observer,
+    deliver: Deliver,
+    *,
+    paced: bool,
+    progress: bool,
 ) -> BatchRun:
     """Build a run that is ready to start, with its journal open.
 
     Args:
         plan: Plan of the processor's settings.
         inputs: Any iterable or async iterable of items.
-        ends: Receivers of the run's results and events.
         workflow_context: Shared by all items; a new one by default.
+        observer: The processor's built-in instruments.
+        deliver: Receives the results.
+        paced: True if a consumer sets the pace, so that the number of undelivered results is bounded.
         progress: Draw a progress bar.
 
     Raises:
@@ -173,8 +173,10 @@ async def build_run(
         return assemble(
             plan,
             inputs,
-            ends,
             workflow_context,
+            observer,
+            deliver,
+            paced=paced,
             journal=journal,
             cache=cache,
             more=(*sampled, make_progress_bar()) if progress else sampled,
@@ -217,9 +219,11 @@ async def _run_sample(config: BatchConfig, inputs: Inputs, size: int) -> tuple[I
 def assemble(
     plan: BatchPlan,
     inputs: Inputs,
-    ends: Ends,
     workflow_context: WorkflowContext | None,
+    observer: Observer,
+    deliver: Deliver,
     *,
+    paced: bool = False,
     journal: JournalSink | None = None,
     cache: CacheStore | None = None,
     more: tuple[Instrument, ...] = (),
@@ -229,8 +233,10 @@ def assemble(
     Args:
         plan: As in `build_run`.
         inputs: As in `build_run`.
-        ends: As in `build_run`.
         workflow_context: As in `build_run`.
+        observer: As in `build_run`.
+        deliver: As in `build_run`.
+        paced: As in `build_run`.
         journal: The open journal, or None.
         cache: The open cache, or None.
         more: Instruments for this batch only.
@@ -238,8 +244,8 @@ def assemble(
     Raises:
         JournalError: The journal belongs to another input.
     """
-    runs, observer, deliver, paced = ends
-    config, controller, loop = plan.config, runs.controller, asyncio.get_running_loop()
+    config, runs, loop = plan.config, plan.runs, asyncio.get_running_loop()
+    controller = runs.controller
     node, clock, source = config.node, clock_of(loop), make_source(inputs)
     if journal is not None and source.expected is not None:
         journal.check_length(source.expected)
@@ -247,7 +253,7 @@ def assemble(
         name=config.name,
         node_id=node.node_id,
         node_type=node.node_type,
-        limit=config.limit if controller is None else controller.limit,
+        limit=plan.limit if controller is None else controller.limit,
         expected=source.expected,
         keeps_ledger=observer.keeps_ledger,
         own_tasks=config.task_per_item,
@@ -267,7 +273,7 @@ def assemble(
     admission = Admission()
     if paced:
         consumer = None if batch.ledger is None else Wait(batch.ledger, CONSUMER, clock, loop)
-        admission = Admission(config.limit, consumer)
+        admission = Admission(plan.limit, consumer)
     pause = Pause(batch, clock, admission, dispatch)
     attempt, record_outcome = plan.attempt_of(session, workflow_context)
     parts = RunParts(batch, loop, clock, source, admission, pause, attempt, deliver, dispatch, record_outcome)

@@ -11,7 +11,7 @@ from typing import Any, Generic, Unpack, overload
 
 from flowrt._util.validation import check_concurrency
 from flowrt.batch.active_runs import ActiveRuns, now_ns
-from flowrt.batch.build import BatchPlan, Ends, Inputs, assemble, build_run
+from flowrt.batch.build import BatchPlan, Inputs, assemble, build_run
 from flowrt.batch.collect import collect
 from flowrt.batch.config import BatchConfig
 from flowrt.batch.results import BY_INDEX, BatchResults, was_rejected
@@ -188,8 +188,8 @@ class BatchProcessor(Generic[In, Out]):
             instruments=instruments,
             task_per_item=task_per_item,
         )
-        self._plan = BatchPlan(self.config)
         self._runs = ActiveRuns(max_concurrency.begin() if isinstance(max_concurrency, AdaptiveLimit) else None)
+        self._plan = BatchPlan(self.config, self._runs)
         self._observer = Observer(self.config.telemetry, self.name, self.node.node_id, self.max_concurrency)
 
     @property
@@ -354,7 +354,7 @@ class BatchProcessor(Generic[In, Out]):
 
     def _plan_of(self, config: BatchConfig) -> BatchPlan:
         if self._plan.config is not config:  # a setting has changed since the previous batch
-            self._plan = BatchPlan(config)
+            self._plan = BatchPlan(config, self._runs)
         return self._plan
 
     def _build(
@@ -369,10 +369,10 @@ class BatchProcessor(Generic[In, Out]):
     ) -> BatchRun | Awaitable[BatchRun]:
         """Build a run, or return an awaitable of one if a file has to be opened first."""
         plan = self._plan_of(config)
-        ends = Ends(self._runs, self._observer, deliver, paced)
+        observer = self._observer
         if progress or plan.opens_first:
-            return build_run(plan, inputs, ends, workflow_context, progress=progress)
-        return assemble(plan, inputs, ends, workflow_context)
+            return build_run(plan, inputs, workflow_context, observer, deliver, paced=paced, progress=progress)
+        return assemble(plan, inputs, workflow_context, observer, deliver, paced=paced)
 
     def set_max_concurrency(self, max_concurrency: int) -> None:
         """Change how many items may run at once, in active batches and in later ones.

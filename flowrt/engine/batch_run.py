@@ -334,7 +334,10 @@ class BatchRun:
                 exception, the source's, or the CancelledError of the caller.
         """
         while not self.over:
-            await self.changed()
+            try:  # here and not in `changed`, which would be one more object of every batch within an item
+                await self.waiter()
+            except asyncio.CancelledError as exc:
+                self.interrupt(exc)
         self.raise_failure()
 
     def raise_failure(self) -> None:

@@ -167,7 +167,7 @@ class Dispatch:
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self._instruments = tuple(instruments)
-        self._set_plan(_plan_of(tuple(map(type, self._instruments))))
+        self._set_plan(_plan_of(tuple([type(instrument) for instrument in self._instruments])))
 
     @classmethod
     def of(cls, instruments: tuple[Instrument, ...]) -> Dispatch:
@@ -183,13 +183,28 @@ class Dispatch:
         self.active = bool(plan)
         self.takes_attempts = "attempt_ended" in plan
         self.takes_failures = "item_failed" in plan
-        self.notify_started = _joined(self.hooks("item_started"), self.disable)
-        first, *after = self.hooks("item_finished") or (None,)
-        self.notify_finished, self.notify_finished_after = first, _joined(after, self.disable)
+        self.notify_started = self._joined("item_started", plan.get("item_started", ()))
+        finished = plan.get("item_finished", ())
+        self.notify_finished = self._joined("item_finished", finished[:1])
+        self.notify_finished_after = self._joined("item_finished", finished[1:])
 
-    def hooks(self, name: str) -> list[Hook]:
-        """Return the overridden hooks of a name in the order of the calls."""
-        return [getattr(self._instruments[place], name) for place in self._plan.get(name, ())]
+    def _joined(self, hook_name: str, places: tuple[int, ...]) -> Hook | None:
+        """Return one function that calls the hooks at these places: the only one itself, or None if there is none."""
+        if not places:
+            return None
+        if len(places) == 1:
+            hook: Hook = getattr(self._instruments[places[0]], hook_name)
+            return hook
+        hooks = [getattr(self._instruments[place], hook_name) for place in places]
+
+        def call_all(record: Any) -> None:
+            for hook in hooks:
+                try:
+                    hook(record)
+                except Exception:  # telemetry must not change a result
+                    self.disable(hook)
+
+        return call_all
 
     def notify(self, hook_name: str, record: BatchRecord | ItemRecord) -> None:
         """Call every hook of that name with the record."""
@@ -228,21 +243,6 @@ class Dispatch:
             name,
             getattr(broken, "__name__", "a hook"),
         )
-
-
-def _joined(hooks: list[Hook], disable: Callable[[Hook], None]) -> Hook | None:
-    """Return one function that calls all hooks: a single hook itself, or None for no hooks."""
-    if len(hooks) < 2:
-        return hooks[0] if hooks else None
-
-    def call_all(record: Any) -> None:
-        for hook in hooks:
-            try:
-                hook(record)
-            except Exception:  # telemetry must not change a result
-                disable(hook)
-
-    return call_all
 
 
 @lru_cache(maxsize=256)

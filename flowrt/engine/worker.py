@@ -33,6 +33,7 @@ __all__ = ["SlotPool", "Worker"]
 _CAN_START_EAGERLY: Final = sys.version_info >= (3, 12, 5)
 
 _NO_TYPES: Final[frozenset[type]] = frozenset()
+_NO_STAGES: Final = (None,) * 5
 _SLOW_NS: Final = 1_000_000  # a longer pull from an iterator is charged to the input in the ledger
 
 
@@ -93,7 +94,7 @@ class Worker:
         self._policies, self._cache = parts.policies, cache
         self._delaying = parts.policies if parts.policies is not None and parts.policies.holds_back else None
         self._ledger = batch.ledger if source.computes else None  # a pull from memory takes no time worth charging
-        optional = (self._ledger, retries, parts.policies, cache, parts.journal)
+        stages = (self._ledger, retries, parts.policies, cache, parts.journal)
         # the locals of `run`: unpacking one tuple for each item is cheaper than reading as many attributes
         self._locals = (
             batch,
@@ -106,7 +107,7 @@ class Worker:
             finish,
             clock,
             parts.dispatch,
-            not source.sets_variables and all(part is None for part in optional),  # nothing but the node is to run
+            not source.sets_variables and stages == _NO_STAGES,  # nothing but the node is to run
         )
         self._turn = Turn(parts.loop, parts.clock)
 
@@ -352,11 +353,10 @@ class Worker:
 
     def _needs_task(self) -> bool:
         """Return whether the slot needs a further task although all inputs of known number are or will be pulled."""
-        starting = self._pool.starting  # each of these workers will pull an input
-        if self._source.left > starting:  # a list has grown
+        if self._pool.starting:  # such a worker pulls an input, and fills the vacant slot if a list has grown
+            self._pool.vacant += 1
+        elif self._source.left:
             return True
-        if starting:
-            self._pool.vacant += 1  # in case the limit is lowered or a list grows before they start
         else:
             self._input_ended()
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
-from flowrt.batch.build import Ends, Inputs, assemble
+from flowrt.batch.build import Inputs, assemble
 from flowrt.batch.processor import BatchProcessor
 from flowrt.batch.results import BatchResults
 from flowrt.engine.batch_run import BatchRun, enclosing_run
@@ -71,7 +71,7 @@ class _PartProcessor(BatchProcessor[In, Out]):
         """
         outer = enclosing_run()
         observer = self._observer if outer is None else self._quiet if outer.observed else _UNOBSERVED
-        run = assemble(self._plan_of(self.config), inputs, Ends(self._runs, observer, deliver, False), workflow_context)
+        run = assemble(self._plan_of(self.config), inputs, workflow_context, observer, deliver)
         run.start()
         return run
 

@@ -54,7 +54,8 @@ SAFEGUARDS = (
     Safeguard(
         "fail-fast awaits the siblings",
         "engine.batch_run:BatchRun.join",
-        "while not self.over:\n    await self.changed()",
+        "while not self.over:\n    try:\n        await self.waiter()\n    except asyncio.CancelledError as exc:\n"
+        "        self.interrupt(exc)",
         "while not self.over and self._cancellation.failure is None:\n    await asyncio.sleep(0.001)",
         "tests/test_reliability.py::test_07_fail_fast_raises_the_original_after_the_siblings_ended",
     ),
