@@ -1,1 +1,1 @@
-"""The event loop watched: heartbeat, delayed items, garbage collection."""
+"""Observation of the event loop: heartbeat, delayed items, garbage collection."""

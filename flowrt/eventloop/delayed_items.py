@@ -1,9 +1,9 @@
 """Items delayed while the event loop was blocked: they were ready to run and had to wait.
 
-Delayed items are found when the loop turns again, before any item runs. An item is ready if the future that its task
-waits for is done, or if its task waits for none. An item that ended in the long turn was ready before the turn began.
-An item that ran in the long turn and waits again waits for another future than before the turn: `note_waiting` records
-the futures of a few slots for that comparison.
+Delayed items are found when the loop turns again, before any item runs. An item is ready if its task waits for no
+future, or for a future that is done. An item that ended in the long turn was ready before that turn. An item that ran
+in the long turn and waits again does so for a different future than before; `note_waiting` records the futures of a
+few slots for that comparison.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Lateness:
     """One late turn of the loop.
 
     Args:
-        beaten_ns: When the beat before it ended.
+        beaten_ns: When the previous beat ended.
         due_ns: When the late beat was due.
-        now_ns: When it came.
-        seen: The task that had the loop at each sample taken meanwhile.
+        now_ns: When the late beat came.
+        seen: The task that had the loop, for each sample during the turn.
         ready: `id` of each item that was seen ready meanwhile, with the time of the last such sample.
         ended: Items that ended meanwhile.
         waited: Futures that items waited for when the beat before it ended, or after the loop was blocked for a while.
@@ -75,12 +75,12 @@ class Lateness:
 
     @property
     def is_stall(self) -> bool:
-        """True if it is long enough to be reported as a stall."""
+        """True if the turn is long enough to be reported as a stall."""
         return self.late_ns >= _STALL_NS
 
     @property
     def waits(self) -> bool:
-        """True while there are items that may turn out to have been ready."""
+        """True while some items may still prove to have been ready."""
         return any(scene.waiting for scene in self._scenes)
 
     @property
@@ -182,7 +182,7 @@ class Lateness:
         """Record the stall for each batch.
 
         Args:
-            culprit: What is known of the culprit, as arguments of `Stall`.
+            culprit: Fields of `Stall` that describe the culprit, as far as known.
         """
         for scene in self._scenes:
             delayed = list(scene.delayed.items())
@@ -199,7 +199,7 @@ class Lateness:
 
 
 class _Scene:
-    """One batch as it was when the loop turned again."""
+    """State of one batch when the loop turned again."""
 
     def __init__(self, batch: BatchRecord, totals: DelayTotals, *, is_stall: bool) -> None:
         self.batch = batch

@@ -1,8 +1,8 @@
 """GC tuning: freeze start-up objects and raise the generation-0 threshold while a Runtime is active.
 
-With a thousand items in flight, some fifteen thousand objects are young at any time, and hardly one of them is garbage.
-A collector that looks whenever 700 new objects exist, as it does by default, looks at all of them again and again. The
-settings belong to the whole process, so a batch without a Runtime changes nothing.
+With a thousand items in flight, some fifteen thousand objects are young at any time, and hardly any of them is garbage.
+By default the collector runs for every 700 new objects and examines the same live objects repeatedly. The settings
+belong to the whole process, so a batch without a Runtime changes nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _tuning: Final = _Tuning()
 def tune_gc() -> None:
     """Freeze all existing objects and raise the threshold to 5,000 new objects, until the last `restore_gc`.
 
-    What a process has loaded by the time it starts batches is modules, classes and functions, which stay: a collection
-    need not look at them. A process that has frozen objects itself, collects less often, or has switched the collector
+    Most objects that exist before the first batch are modules, classes and functions, which stay, so a collection need
+    not examine them. A process that has frozen objects itself, has a higher threshold, or has switched the collector
     off keeps its settings.
     """
     with _tuning.lock:
@@ -53,14 +53,14 @@ def tune_gc() -> None:
 
 
 def freeze_loaded() -> None:
-    """Freeze the objects loaded since `tune_gc`, if that froze any: else each full collection examines them."""
+    """Freeze the objects loaded since `tune_gc`, if that froze any, so that full collections do not examine them."""
     with _tuning.lock:
         if _tuning.frozen:
             gc.freeze()
 
 
 def restore_gc() -> None:
-    """Undo `tune_gc`. A threshold that was set by other code meanwhile stays."""
+    """Undo `tune_gc`, except for a threshold that other code has set meanwhile."""
     with _tuning.lock:
         _tuning.users -= 1
         if _tuning.users:
@@ -97,7 +97,7 @@ class GcPauses:
             self._began_ns = 0
 
     def between(self, since_ns: int, until_ns: int) -> int:
-        """Return for how long the collector ran in a period, in nanoseconds, as far as it is recorded.
+        """Return the recorded running time of the collector in a period, in nanoseconds.
 
         Args:
             since_ns: Begin of the period, by `perf_counter_ns`.

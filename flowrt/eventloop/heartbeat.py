@@ -1,9 +1,9 @@
 """Heartbeat of an event loop: a timer whose lateness is the time for which the loop was blocked.
 
 It beats forty times a second while there are listeners, and faster after a late beat, since a loop that was blocked
-once often is again. A beat costs the same however many batches wait: the loop's state is recorded once (`LoopTime`),
-and items are looked at only after a late beat, or some of them while the loop is busy. Without a watchdog, a loop that
-has done nothing but beat for half a second gets twenty beats a second.
+once is often blocked again. The cost of a beat does not depend on the number of waiting batches: the loop's state is
+recorded once, in `LoopTime`, and items are examined only after a late beat or, in samples, while the loop is busy.
+Without a watchdog, a loop that was idle except for beats for half a second gets twenty beats a second.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ except ImportError:  # neither on Windows nor on macOS
 else:
 
     def _waits() -> int:
-        """Number of times that this thread has given up its processor to wait."""
+        """Return the number of voluntary context switches of this thread."""
         return getrusage(RUSAGE_THREAD).ru_nvcsw
 
 
@@ -73,11 +73,11 @@ class Blame(Protocol):
         """Return the futures that items waited for after another task had had the loop for a while."""
 
     def culprit(self, lateness: Lateness) -> dict[str, Any]:
-        """Return what is known of the culprit once the loop turns again, as arguments of `Stall`."""
+        """Return the fields of `Stall` that describe the culprit, as far as known, once the loop turns again."""
 
 
 class Heartbeat:
-    """The beats of one loop, for as long as there are listeners.
+    """Heartbeat of one loop, which beats while there are listeners.
 
     The timer outlives the last listener until it is due: a service that runs one short batch after another would
     otherwise set and cancel a timer for each. A loop of virtual time is never late and gets no beats.
@@ -88,7 +88,7 @@ class Heartbeat:
     Attributes:
         loop_time: When the loop was blocked or computing, for the ledgers of its batches.
         beaten_ns: When the latest beat ended, by `perf_counter_ns`; 0 before the first.
-        slow_ns: An item that ends later than this ends in a turn that makes others wait: see `add_ended`.
+        slow_ns: Time after which the end of an item belongs to a long turn of the loop; see `add_ended`.
         blame: The observer on another thread, if there is one.
     """
 
@@ -144,7 +144,7 @@ class Heartbeat:
         """Add a listener. The first one starts the beats.
 
         Args:
-            report: Called with each beat's lateness in nanoseconds, once however often it is given.
+            report: Called with the lateness of each beat in nanoseconds; a function passed twice is called once.
         """
         if report is not None:
             self._reports[report] = self._reports.get(report, 0) + 1
@@ -175,14 +175,14 @@ class Heartbeat:
                 del self._reports[report]
 
     def watch(self, batch: BatchRecord) -> None:
-        """Charge what the loop does to a batch's ledger, from the batch's start on."""
+        """Charge blocked and computing time of the loop to a batch's ledger, from the batch's start on."""
         self.acquire()
         if self._number and batch.ledger is not None:
             batch.ledger.follow(self.loop_time)
             self._batches[batch] = self.loop_time.position
 
     def unwatch(self, batch: BatchRecord) -> None:
-        """Stop, as the batch has ended."""
+        """Stop charging a batch that has ended."""
         watched = self._batches.pop(batch, None) is not None
         if watched and batch.finished_ns - self.loop_time.due_ns >= LATE_NS:  # in a turn that took long
             lateness = self._lateness(batch.finished_ns, self._ended)
@@ -195,7 +195,7 @@ class Heartbeat:
         """Note an item that has ended after `slow_ns`, so that its delay is known when the loop turns again.
 
         Args:
-            item: It leaves its slot in the same turn, where no later look would find it.
+            item: An item that leaves its slot in the same turn, so that no later sample would find it.
         """
         self._ended.setdefault(item.batch, []).append((item, self._ended_ns))
         self._ended_ns = item.finished_ns
@@ -254,7 +254,7 @@ class Heartbeat:
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
 
     def _measure(self, now: int) -> bool:
-        """Report how late the loop is, record what it did, and return True if it is slow by its own work."""
+        """Report the lateness, record blocked or computing time, and return True if work on the loop made it late."""
         loop_time, due_ns = self.loop_time, self.loop_time.due_ns
         late_ns = max(0, now - due_ns)
         for report in self._reports:
@@ -306,15 +306,15 @@ class Heartbeat:
         self._offset += len(batches)
 
     def _in_turn(self) -> list[BatchRecord]:
-        """The batches, beginning with those that have been looked at least recently."""
+        """Return the batches, least recently examined first."""
         batches = list(self._batches)
         begin = self._offset = self._offset % max(1, len(batches))
         return batches[begin:] + batches[:begin]
 
     def _look(self, lateness: Lateness, ended: Ended) -> None:
-        """Find the items that were delayed: of all batches, or of so many as take a few milliseconds.
+        """Find the delayed items of the batches, within a few milliseconds.
 
-        After a stall it may take a tenth of the stall's time, which the rest after the beat makes up for.
+        After a stall the search may take a tenth of the stall's time, since the pause after the beat is longer then.
         """
         left = _MOST_LOOKED_AT
         until_ns = time.thread_time_ns() + (lateness.late_ns // _LOOK_SHARE if lateness.is_stall else 0)
@@ -339,7 +339,7 @@ class Heartbeat:
         return Lateness(beaten_ns, self.loop_time.due_ns, now, seen=seen, ready=ready, ended=ended, waited=waited)
 
     def _look_again(self, lateness: Lateness, turns: int) -> None:
-        """Look at the waiting items once more in each of the next turns, and then record the stall."""
+        """Examine the waiting items again in each of the next turns, then record the stall."""
         began = time.perf_counter_ns()
         loop = self._loop()
         if turns < TURNS:

@@ -1,4 +1,4 @@
-"""Executors: where attempts run."""
+"""Executors: they run attempts on the loop, in threads, in processes or in a cluster."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flowrt.executors.threads import ThreadsExecutor
 __all__ = ["Executor", "ExecutorName", "LoopExecutor", "Session", "ThreadsExecutor", "executor_of"]
 
 ExecutorName = Literal["loop", "threads", "processes"]
-"""Name of an executor of flowrt's own."""
+"""Name of a built-in executor."""
 
 
 def executor_of(choice: Any) -> Executor:
-    """Return the executor for a caller's choice: None or "loop", "threads", "processes", "ray", or an executor.
+    """Return the executor for an argument: None or "loop", "threads", "processes", "ray", or an executor.
 
     Raises:
         ValueError: `choice` is none of these.

@@ -16,36 +16,36 @@ class Session(Protocol):
 
     @property
     def invoke(self) -> Callable[[NodeContext, WorkflowContext], Awaitable[Any]]:
-        """Run one attempt; return or raise what the node's `execute` returns or raises."""
+        """Run one attempt of the node's `execute`; return its value or raise its exception."""
 
     def abandon_one(self) -> None:
-        """Replace the capacity of an attempt that did not end when it was cancelled."""
+        """Replace the capacity that is held by an attempt which outlasted the grace period."""
 
     def close(self) -> None:
         """Release the resources at the end of the batch; all attempts have ended, except abandoned ones."""
 
 
 class RemoteSession(Session, Protocol):
-    """A session whose attempts run in other processes: the engine gives it the records of the items.
+    """Session whose attempts run in other processes. The engine passes it the records of the items.
 
-    It sets `item.started_ns` of an item's own attempt when the attempt starts in its worker, 0 until then, so that
-    time limits and hedges count run time and not the time in a queue.
+    The session sets `item.started_ns` of an item's own attempt to 0, and to the start time when the attempt starts in
+    a worker. So time limits and hedges measure the run time, without the time in queues.
     """
 
     def begin(self, workflow: WorkflowContext) -> None:
-        """Take the workflow's context before the first attempt; raise TypeError if it cannot be sent."""
+        """Set the workflow's context before the first attempt; raise TypeError if it cannot be pickled."""
 
     def submit(self, item: ItemRecord, *, own: bool = True) -> Awaitable[Any]:
         """Run one attempt; `own` is False for a hedge."""
 
 
 def is_remote(session: Session) -> TypeGuard[RemoteSession]:
-    """True if the attempts run in other processes. One attribute tells: `isinstance` of a protocol takes 40 µs."""
+    """Return whether attempts run in other processes, by one attribute: `isinstance` of a protocol takes 40 µs."""
     return hasattr(session, "submit")
 
 
 class Executor(Protocol):
-    """Runs attempts; the loop and the threads are two executors."""
+    """Interface of an executor, such as the loop or threads."""
 
     def open(self, node: BaseNode, slots: int) -> Session:
         """Open a session that runs up to `slots` attempts of a node at once."""

@@ -1,4 +1,4 @@
-"""Attribution of a worker's end to the attempts that it had."""
+"""Attribution of a worker's crash to the attempts in the worker."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["attribute"]
 
 
 def attribute(link: RemoteLink, death: Death, last_lines: Sequence[str], max_crashes: int) -> list[Entry]:
-    """Decide which attempts a worker may have died of, and fail those that have killed too many.
+    """Find the attempts that may have crashed a worker, and fail an attempt that has crashed too many.
 
-    Plain functions run one after another: only the running attempt is suspected, since the others had not started. Each
-    coroutine in flight is suspected. A worker that flowrt itself killed counts against no attempt.
+    Plain functions run one after another, so only the running attempt is a suspect. Coroutines run side by side, so
+    each one in flight is a suspect. A worker that flowrt itself killed counts against no attempt.
 
     Args:
-        link: The worker; it has no attempts afterwards.
-        death: How it ended.
-        last_lines: What it printed last.
-        max_crashes: Number of workers that an attempt may kill before it fails.
+        link: The worker; its attempts are removed.
+        death: How the worker ended.
+        last_lines: Last lines of the worker's standard error.
+        max_crashes: Number of workers that an attempt may crash before it fails.
 
     Returns:
-        Attempts to queue again, in their order; none of them counts as an attempt of its item.
+        The attempts to queue again, in their order, under the same attempt numbers.
     """
     entries = list(link.entries.values())
     link.entries.clear()
     crashed = link.why_killed is None
     running = death.running
-    if running is None and entries:  # it is not known: the first one without an outcome
+    if running is None and entries:  # unknown: take the first attempt without an outcome
         running = entries[0].number
     innocent: list[Entry] = []
     for entry in entries:

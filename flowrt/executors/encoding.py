@@ -1,4 +1,4 @@
-"""Encoding of what a node returned, on its way from a worker to the driver."""
+"""Encoding of outcomes: a node's value or exception, sent from a worker to the driver."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SAFE_MODULES: Final = frozenset({"numpy", "pandas", "pyarrow", "polars", "datet
 
 
 def encode(node_id: str, result: Any) -> tuple[int, Any]:
-    """Convert what a node returned into a status and a value that is safe in a payload with others.
+    """Convert a node's value into a status and a value that can share a payload with others.
 
     Raises:
-        PicklingError: It cannot be pickled.
+        PicklingError: The value cannot be pickled.
     """
     if type(result) is not NodeResult or not result.success or result._metadata is not None:  # noqa: SLF001
         return Status.RESULT, dumps_alone(result, f"the result of node {node_id!r}")
@@ -39,11 +39,11 @@ def encode(node_id: str, result: Any) -> tuple[int, Any]:
 
 
 def decode(status: int, value: Any) -> NodeResult[Any]:
-    """Return what the node returned, or raise what it raised.
+    """Return the node's value, or raise its exception.
 
     Raises:
         PicklingError: The value cannot be loaded in this process.
-        BaseException: The node's own.
+        BaseException: The node's exception.
     """
     if status == Status.OK:
         return NodeResult(True, value)

@@ -40,7 +40,7 @@ class Kind:
 
 
 class Status:
-    """How an attempt ended in a worker, and what its value in the payload is."""
+    """Status of an attempt that ended in a worker, which determines the meaning of its value in the payload."""
 
     OK: Final = 0  # the output
     SEALED: Final = 1  # the output, pickled by itself, since loading it may fail
@@ -50,7 +50,7 @@ class Status:
 
 
 class Frame(NamedTuple):
-    """A message as it was read.
+    """Message that was read from a stream.
 
     Attributes:
         envelope: The kind and its columns.
@@ -71,7 +71,7 @@ class Frame(NamedTuple):
         """Load the payload.
 
         Raises:
-            Exception: It holds what cannot be loaded in this process.
+            Exception: A value cannot be loaded in this process.
         """
         return pickle.loads(self.payload, buffers=self.buffers)  # noqa: S301  # from this batch's own processes
 
@@ -92,7 +92,7 @@ def make_frame(envelope: tuple[Any, ...], payload: Any = None) -> list[Any]:
 
 
 def on_the_wire(parts: Sequence[Any]) -> list[Any]:
-    """Buffers to write for a message: its lengths first."""
+    """Return the buffers to write for a message, beginning with the lengths of its parts."""
     header = _COUNT.pack(len(parts)) + b"".join([_LENGTH.pack(_size(part)) for part in parts])
     small = [header]
     large: list[Any] = []
@@ -112,7 +112,7 @@ class FrameReader:
         self._data = bytearray()
 
     def feed(self, data: bytes | memoryview) -> Iterator[list[Any]]:
-        """Add bytes that were read and yield the messages that are now complete, as their parts."""
+        """Add bytes from the stream, and yield the parts of each message that is now complete."""
         self._data += data
         while (parts := self._next()) is not None:
             yield parts

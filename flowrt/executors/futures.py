@@ -1,4 +1,4 @@
-"""Futures executor: attempts in an open `concurrent.futures.Executor` of the caller's, in chunks."""
+"""Futures executor: runs attempts in chunks in the caller's `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _IN_THREAD: Final = -1
 class FuturesExecutor:
     """Runs attempts in an executor of `concurrent.futures`, such as a `ProcessPoolExecutor` that the caller keeps.
 
-    Items go out in chunks of about 20 ms by their measured service time, and their results come when the whole chunk
-    has ended. What such an executor cannot do: end a function that is over its time limit (the item is `timed_out`, its
-    worker goes on), say which item killed a worker (all items in flight fail with the executor's own error), pass the
-    current span on, or report its workers. `ProcessesExecutor` does all of that.
+    Items are sent in chunks of about 20 ms, by their measured service time, and their results arrive when the whole
+    chunk has ended. Such an executor has limits that `ProcessesExecutor` lacks: a function over its time limit keeps
+    running (its item ends `timed_out`); if a worker crashes, all items in flight fail with the executor's error; and
+    neither the current span nor the state of workers is available.
 
     Args:
         executor: The executor; flowrt does not shut it down.
@@ -50,7 +50,7 @@ class FuturesExecutor:
         """Open a session.
 
         Raises:
-            TypeError: The node cannot be pickled, and the executor's workers are no threads.
+            TypeError: The node cannot be pickled, and the executor's workers are not threads.
         """
         in_threads = isinstance(self._executor, ThreadPoolExecutor)
         return FuturesSession(self._executor, min(self._workers, slots), node, in_threads=in_threads)
@@ -81,12 +81,12 @@ class FuturesSession:
         self._scheduled = False
 
     def begin(self, workflow: WorkflowContext) -> None:
-        """Take the workflow; in other processes each chunk gets a copy."""
+        """Set the workflow's context; in other processes each chunk gets a copy."""
         values = workflow.workflow_id, workflow.global_variables
         self._workflow = workflow if self._in_threads else dumps_alone(values, "the workflow context")
 
     async def submit(self, item: Item, *, own: bool = True) -> Any:
-        """Run one attempt; return or raise what the node does."""
+        """Run one attempt; return the node's value or raise its exception."""
         entry = Entry(item, self, own, self._loop.create_future(), item.attempts)
         if own:
             item.started_ns = 0
@@ -175,10 +175,10 @@ class FuturesSession:
         return _outcome(status, value)
 
     def abandon_one(self) -> None:
-        """Do nothing: what runs in the executor cannot be ended."""
+        """Do nothing: a running function in the executor cannot be ended."""
 
     def close(self) -> None:
-        """Do nothing: the executor is the caller's."""
+        """Do nothing: the caller closes the executor."""
 
 
 def run_chunk(node: Any, workflow: Any, work: Sequence[Any]) -> list[tuple[int, Any, int]]:

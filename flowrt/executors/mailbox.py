@@ -1,8 +1,8 @@
-"""Mailbox: attempts that wait at the driver, and how they are dealt out to the workers.
+"""Mailbox: queue of attempts at the driver, and their distribution among the workers.
 
-Attempts that become ready within one turn of the loop go out in one message per worker. Plain functions run one after
-another in a worker, so a worker gets what fills its window, and the rest waits here, where any worker can take it.
-Coroutines run side by side, so all of them are sent at once, evenly.
+Attempts that become ready in one turn of the loop are sent in one message per worker. Plain functions run one after
+another in a worker, so each worker gets enough to fill its window, and the rest waits here for the first worker with
+capacity. Coroutines run side by side in a worker, so all of them are sent at once, evenly.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Item(Protocol):
 
     @property
     def pulled_ns(self) -> int:
-        """When it was pulled from the source."""
+        """When the item was pulled from the source."""
 
 
 class Session(Protocol):
     """Fields of a session that the mailbox uses.
 
     Attributes:
-        number: Its number in the pool.
+        number: The session's number in the pool.
         blocking: True if the node is a plain function.
         opening: Pickled node and settings, which a worker needs before its first item.
         slots: Most attempts at once.
@@ -63,7 +63,7 @@ class Session(Protocol):
 
     @property
     def exhausted(self) -> bool:
-        """True if the batch's input is known to hold no more items."""
+        """True if the batch's inputs are known to be exhausted."""
 
 
 class Link(Protocol):
@@ -71,9 +71,9 @@ class Link(Protocol):
 
     Attributes:
         entries: Attempts in the worker by number.
-        ahead: How many plain-function items it may have at once.
-        suspect: An attempt that runs there alone.
-        transport: The connection to it.
+        ahead: Most plain-function items that the worker may have at once.
+        suspect: An attempt that must run alone in the worker, or None.
+        transport: The connection to the worker.
     """
 
     entries: dict[int, Entry]
@@ -98,15 +98,15 @@ class Entry:
         item: The item's record.
         session: The batch's session.
         own: False for a hedge: the item's times are those of its own attempt.
-        future: Its outcome; cancelled if the attempt is no longer wanted.
+        future: Future of the outcome; cancelled if the attempt is no longer wanted.
         attempt: The attempt's number.
-        number: The number under which it was sent; 0 at the driver.
-        sent_ns: When it was sent.
-        service_ns: How long it ran, once the worker has reported it.
-        crashes: Number of workers that died while they ran it, or may have.
-        link: The worker that has it, or None.
-        ended: Set if the attempt was cancelled after it was sent: done once it has ended in the worker.
-        alone: True if it is sent in a message of its own, since it could not be read together with others.
+        number: The number under which the attempt was sent; 0 while it waits at the driver.
+        sent_ns: When the attempt was sent.
+        service_ns: Service time, once the worker has reported it.
+        crashes: Number of workers that the attempt has, or may have, crashed.
+        link: The worker that has the attempt, or None.
+        ended: Future of the attempt's end in the worker, if it was cancelled after it was sent; else None.
+        alone: True if the attempt needs its own message, because a message with others could not be loaded.
     """
 
     __slots__ = (
@@ -139,14 +139,14 @@ class Entry:
         self.alone = False
 
     def finish(self, result: Any) -> None:
-        """Set what the node returned."""
+        """Set the node's value as the outcome."""
         if not self.future.done():
             self.future.set_result(result)
         elif self.ended is not None and not self.ended.done():
             self.ended.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Set what the attempt raised."""
+        """Set the attempt's exception as the outcome."""
         if not self.future.done():
             self.future.set_exception(error)
         elif self.ended is not None and not self.ended.done():
@@ -186,9 +186,9 @@ class Mailbox:
             self.schedule()
 
     def put_back(self, entries: Sequence[Entry]) -> None:
-        """Return attempts to the head of the queue, in their order.
+        """Put attempts back at the head of the queue, in their order.
 
-        A coroutine attempt that two workers may have died of is queued to run with nothing beside it.
+        A coroutine attempt that may have crashed two workers is queued to run alone.
         """
         for entry in reversed(entries):
             if entry.future.done():  # it was cancelled
@@ -207,7 +207,7 @@ class Mailbox:
         self.schedule()
 
     def schedule(self) -> None:
-        """Send what can be sent at the end of this turn of the loop."""
+        """Send as many attempts as the workers have capacity for, at the end of this turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.flush)
@@ -220,7 +220,7 @@ class Mailbox:
         return entries
 
     def flush(self) -> None:
-        """Send what the workers have capacity for."""
+        """Send as many attempts as the workers have capacity for."""
         self._scheduled = False
         if not self:
             return
@@ -234,7 +234,7 @@ class Mailbox:
                 self._deal(self._plain, links, bounded=True)
 
     def _send_suspects(self, links: list[Link]) -> list[Link]:
-        """Give each idle worker one suspect, alone; returns the workers for the others."""
+        """Send each idle worker one suspect, to run alone; returns the other workers."""
         free = []
         for link in links:
             while self._suspects and self._suspects[0].future.done():
@@ -248,12 +248,12 @@ class Mailbox:
         return free[1:] if self._suspects and len(free) == len(links) else free
 
     def _deal(self, queue: deque[Entry], links: list[Link], *, bounded: bool) -> None:
-        """Deal a queue out evenly, a worker with fewer items first.
+        """Distribute a queue evenly, beginning with the worker that has the fewest items.
 
         Args:
             queue: The attempts.
-            links: Workers that can take some.
-            bounded: A worker takes no more than its window.
+            links: Workers that can take items.
+            bounded: True if a worker takes no more items than its window allows.
         """
         waiting = len(queue)
         workers = len(links) + self._starting()

@@ -1,4 +1,4 @@
-"""Shared memory of a worker: which item runs, and the outcomes that are not sent yet. It survives a crash."""
+"""Shared memory of a worker, which survives a crash: the running item, and the outcomes that are not sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Outcome = tuple[int, int, int, int, Any]
 
 
 class OutcomeMemory:
-    """Shared memory between a worker, which writes, and its driver, which reads it once the worker has ended.
+    """Shared memory that a worker writes and its driver reads after the worker has ended.
 
     Args:
         descriptor: A file of `MEMORY_BYTES`.
@@ -34,7 +34,7 @@ class OutcomeMemory:
         self.running = self._bytes[:_HEAD_BYTES].cast("Q")
 
     def add(self, outcome: Outcome) -> bool:
-        """Keep an outcome until `clear`; False if there is no space for it."""
+        """Store an outcome until `clear`; returns False if there is no space."""
         try:
             data = pickle.dumps(outcome, 5)
         except Exception:  # the message that it goes into says what is wrong with it
@@ -48,11 +48,11 @@ class OutcomeMemory:
         return True
 
     def clear(self) -> None:
-        """Forget the outcomes: they were sent."""
+        """Remove the outcomes, which were sent."""
         self.running[1] = 0
 
     def read(self) -> list[Outcome]:
-        """The outcomes; those that cannot be loaded here are left out, and run again."""
+        """Return the outcomes that can be loaded in this process; the others are run again."""
         return read_outcomes(bytes(self._bytes))[1]
 
     def close(self) -> None:

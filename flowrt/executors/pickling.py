@@ -1,4 +1,4 @@
-"""Pickling for workers: the standard pickler where it suffices, cloudpickle for what only the driver can import."""
+"""Pickling for workers: the standard pickler if it suffices, else cloudpickle, for code that workers cannot import."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class PicklingError(TypeError):
 def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """Pickle a value.
 
-    What refers to `__main__` is pickled by value, since a worker's `__main__` is another module.
+    Objects of `__main__` are pickled by value, since a worker's `__main__` is another module.
 
     Args:
         value: Any value.
-        buffers: Takes buffers that are to travel out of band; None pickles all in band.
+        buffers: Receives buffers to send out of band; None pickles everything in band.
 
     Raises:
         Exception: The value cannot be pickled; `find_unpicklable` says why.
@@ -53,10 +53,10 @@ def dumps_alone(value: Any, what: str) -> bytes:
 
     Args:
         value: Any value.
-        what: Names the value in the message of an error.
+        what: Name of the value in an error message.
 
     Raises:
-        PicklingError: It cannot be pickled.
+        PicklingError: The value cannot be pickled.
     """
     try:
         return dumps(value)
@@ -67,12 +67,12 @@ def dumps_alone(value: Any, what: str) -> bytes:
 
 
 def find_unpicklable(value: Any, what: str, error: BaseException) -> str:
-    """Describe why a value cannot be pickled, and name the part that is to blame.
+    """Describe why a value cannot be pickled, with the part that causes it.
 
     Args:
         value: The value.
-        what: Its name in the message.
-        error: What pickling it raised.
+        what: Name of the value in the message.
+        error: The exception of pickling the value.
     """
     path, part = _search(value, "", _DEPTH, set())
     where = f"{what}{path} is a {type(part).__name__}" if path else f"{what} is a {type(value).__name__}"

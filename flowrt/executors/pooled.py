@@ -1,4 +1,4 @@
-"""Executor whose workers are pooled: warm from batch to batch, one pool for each loop that uses it at a time."""
+"""Base of executors with pooled workers: warm from batch to batch, with one pool for each loop in use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["PooledExecutor"]
 
 
 class PooledExecutor:
-    """Base of the executors with remote workers; a subclass says how they are started."""
+    """Base of the executors with remote workers; a subclass provides the launcher."""
 
     def __init__(self) -> None:
         self._pools: list[RemotePool] = []
@@ -46,7 +46,7 @@ class PooledExecutor:
             return pool.open(node, slots)
 
     def close(self) -> None:
-        """End the workers; batches that still run fail. A later batch starts new workers."""
+        """End the workers, which fails running batches. A later batch starts new workers."""
         pools, self._pools = self._pools, []
         for pool in pools:
             atexit.unregister(pool.close)

@@ -1,6 +1,6 @@
-"""Worker processes of this machine: a subprocess, a socket pair and some shared memory each.
+"""Worker processes of this machine: each has a subprocess, a socket pair and shared memory.
 
-No multiprocessing: its start methods import `__main__` again, and its helper processes outlive a killed driver.
+Not by multiprocessing, whose start methods import `__main__` again and whose helper processes outlive a killed driver.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _LONGEST_LINE: Final = 10_000
 
 
 class ProcessLauncher:
-    """Starts worker processes, in a thread, since that takes milliseconds.
+    """Starts worker processes in a thread, since a start takes milliseconds.
 
-    The thread lasts as long as this process does: the kernel ends a worker with the thread that started it.
+    The thread lasts as long as this process, because the kernel ends a worker with the thread that started it.
     """
 
     def launch(self, name: str) -> Future[Transport]:
@@ -125,7 +125,7 @@ class ProcessTransport:
             loop.add_writer(self._socket, self._write)
 
     def detach(self) -> None:
-        """Leave the loop, which may be closed next."""
+        """Detach from the loop, which may then be closed."""
         loop, self._loop = self._loop, None
         if loop is None or loop.is_closed():
             return
@@ -169,7 +169,7 @@ class ProcessTransport:
                 return
 
     def _ended(self) -> None:
-        """Read what the process has left behind, and report its end."""
+        """Read the remaining messages and lines of the process, and report its end."""
         if self._over:
             return
         self._over = True
@@ -195,7 +195,7 @@ class ProcessTransport:
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def send(self, parts: Sequence[Any]) -> None:
-        """Send one message; what the socket does not take is written when it can."""
+        """Send one message; bytes that the socket does not take yet are written later."""
         if self._over:
             return
         unsent = self._unsent

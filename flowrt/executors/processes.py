@@ -39,7 +39,7 @@ class ProcessesExecutor(PooledExecutor):
         initializer: Called once in each worker before its first item, to load a model or open a connection.
         recycle_after: Number of items after which a worker is replaced by a new one, for code that leaks.
         memory_limit: Resident memory above which a worker is replaced, in bytes.
-        max_crashes: Number of workers that an item may kill before it fails as `WorkerCrashed`.
+        max_crashes: Number of workers that an item may crash before it fails as `WorkerCrashed`.
 
     Raises:
         ValueError: A setting is out of its range, or the system is Windows.
@@ -71,7 +71,7 @@ class ProcessesExecutor(PooledExecutor):
         self._initializer = None if initializer is None else dumps_alone(initializer, "the initializer")
 
     def start_pool(self) -> tuple[Launcher, PoolSettings]:
-        """Settings as they are now: the import path may have changed since the executor was made."""
+        """Return the current settings, since the import path may have changed since the executor was made."""
         return ProcessLauncher(), replace(self._settings, hello=self._hello())
 
     def _hello(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class ProcessesExecutor(PooledExecutor):
 
 
 def _modules_from_files() -> dict[str, str]:
-    """Modules that were loaded from a file under a name of their own, which a worker could not find on the path."""
+    """Return the modules that were loaded from a file, which a worker would not find on the import path."""
     folders = {os.path.abspath(entry) for entry in sys.path}  # noqa: PTH100  # of strings, some hundred times
     found = {}
     for name, module in list(sys.modules.items()):

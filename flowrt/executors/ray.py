@@ -29,16 +29,16 @@ class RayExecutor(PooledExecutor):
 
     Args:
         actors: Number of actors.
-        address: None for a local cluster of its own, "auto" or "host:port" for an existing one. A process that has
+        address: None for a new local cluster, "auto" or "host:port" for an existing one. A process that has
             called `ray.init` itself uses that cluster.
         num_cpus: Cores that Ray reserves for each actor.
-        num_gpus: GPUs that it reserves for each actor.
-        memory: Memory that it reserves for each actor, in bytes.
+        num_gpus: GPUs that Ray reserves for each actor.
+        memory: Memory that Ray reserves for each actor, in bytes.
         resources: Further resources for each actor.
         runtime_env: Ray's runtime environment of the actors: packages, environment variables.
         initializer: Called once in each actor before its first item, to load a model or open a connection.
-        start_timeout: Time until the first actor has to be there, in seconds.
-        max_crashes: Number of actors that an item may kill before it fails as `WorkerCrashed`.
+        start_timeout: Longest wait for the first actor, in seconds.
+        max_crashes: Number of actors that an item may crash before it fails as `WorkerCrashed`.
 
     Raises:
         ValueError: A setting is out of its range, or the address is a `ray://` client's.
@@ -91,7 +91,7 @@ class RayExecutor(PooledExecutor):
         return RayLauncher(self._cluster), self._settings
 
     def close(self) -> None:
-        """End the actors, and a local cluster; batches that still run fail. A later batch starts new ones."""
+        """End the actors and a local cluster, which fails running batches. A later batch starts new ones."""
         super().close()
         cluster, self._cluster = self._cluster, None
         if cluster is not None:

@@ -33,16 +33,16 @@ class Watcher(Protocol):
     """Listener for the loss of the head."""
 
     def cluster_lost(self) -> None:
-        """The head is gone; called in any thread."""
+        """Handle the loss of the head. Called in any thread."""
 
 
 class RayCluster:
-    """One process's connection, made in the thread that needs it first.
+    """Connection of this process to a cluster, made by the first thread that needs it.
 
     Args:
         address: None for a local cluster of its own, or an existing one's: "auto" or "host:port".
         options: Ray's options of an actor.
-        start_timeout: Time until the first actor has to be there, in seconds.
+        start_timeout: Longest wait for the first actor, in seconds.
     """
 
     def __init__(self, address: str | None, options: Mapping[str, Any], start_timeout: float) -> None:
@@ -64,14 +64,14 @@ class RayCluster:
 
     @property
     def is_connected(self) -> bool:
-        """True if Ray can be called: a call without a connection would start another cluster."""
+        """True if this process is connected. A call of Ray without a connection would start another cluster."""
         ray = self._ray
         return ray is not None and not self._lost and bool(ray.is_initialized())
 
     # -- in threads ----------------------------------------------------------------------------------------------------
 
     def connect(self) -> Any:
-        """Connect, or start a local cluster, unless that was done; return the module `ray`.
+        """Connect or start a local cluster if not done yet, and return the module `ray`.
 
         Raises:
             ExecutorFailedError: The cluster cannot be reached or started.
@@ -86,7 +86,7 @@ class RayCluster:
         return self._ray
 
     def _run(self) -> None:
-        """Connect, then look after the head. A local cluster ends with the thread that started it: this one stays."""
+        """Connect, then watch the head. The thread stays, since a local cluster ends with its starting thread."""
         try:
             self._ray = self._connect()
         except BaseException as exc:
@@ -125,13 +125,13 @@ class RayCluster:
         return ray
 
     def start_actor(self, name: str) -> tuple[Any, tuple[int, str, str, str, str]]:
-        """Start an actor and wait until it is there.
+        """Start an actor and wait until it is ready.
 
         Args:
-            name: Its slot.
+            name: Name of its slot.
 
         Returns:
-            Its handle; its process id, its host, the file where it notes what it runs, and its node's id.
+            The actor's handle; its process id, its host, the file of its shared memory, and the id of its node.
 
         Raises:
             ExecutorFailedError: No actor has started within the time limit.
@@ -166,7 +166,7 @@ class RayCluster:
         return actor, found
 
     def _why_pending(self) -> str:
-        """Describe the resources each actor requests and those the cluster has."""
+        """Describe the resources that each actor requests and that the cluster has."""
         asked = {"CPU": self._options.get("num_cpus"), "GPU": self._options.get("num_gpus")}
         asked |= {"memory": self._options.get("memory")} | dict(self._options.get("resources") or {})
         has, free = self._ray.cluster_resources(), self._ray.available_resources()
@@ -188,7 +188,7 @@ class RayCluster:
     # -- the head ------------------------------------------------------------------------------------------------------
 
     def watch(self, watcher: Watcher) -> None:
-        """Notify when the head is gone, which Ray would notice after a minute and end this process."""
+        """Report the loss of the head, before Ray notices it after a minute and ends this process."""
         self._watchers.add(watcher)
 
     def unwatch(self, watcher: Watcher) -> None:

@@ -35,7 +35,7 @@ class RayLauncher:
     """Starts actors.
 
     Args:
-        cluster: The cluster, which is connected to with the first worker.
+        cluster: The cluster; the first worker connects to it.
     """
 
     def __init__(self, cluster: RayCluster) -> None:
@@ -60,13 +60,13 @@ class RayTransport:
     """One actor; see `Transport`.
 
     Args:
-        cluster: Its cluster.
-        actor: Its handle.
-        pid: Its process id.
-        host: Its host.
-        node_id: Its node in the cluster.
-        file: Where it notes the plain-function item that runs, on its host.
-        errors: File of its standard error there; empty if that is no file.
+        cluster: The actor's cluster.
+        actor: The actor's handle.
+        pid: The actor's process id.
+        host: The actor's host.
+        node_id: The actor's node in the cluster.
+        file: File of the actor's shared memory, on its host.
+        errors: File of the actor's standard error on its host; empty if it is not a file.
     """
 
     most_bytes: int | None = _MOST_BYTES
@@ -106,7 +106,7 @@ class RayTransport:
         self._take_answers()
 
     def detach(self) -> None:
-        """Send what is left, and leave the loop."""
+        """Send the remaining messages, and detach from the loop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -118,7 +118,7 @@ class RayTransport:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def send(self, parts: Sequence[Any]) -> None:
-        """Send one message: at the end of this turn if no call is out, else a moment later with what follows."""
+        """Send one message: at the end of this turn, or together with later messages if a call is in flight."""
         if self._over:
             return
         self._unsent.append(b"".join(on_the_wire(parts)))
@@ -152,7 +152,7 @@ class RayTransport:
         self._exchange(self._made - 1, b"".join(parts)).future().add_done_callback(self._answered)
 
     def _answered(self, call: Any) -> None:
-        """Take note of an ended call, in one of Ray's threads."""
+        """Handle an ended call. Runs in one of Ray's threads."""
         self._answers.append(call)
         loop = self._loop
         if loop is not None:
@@ -181,7 +181,7 @@ class RayTransport:
             self._timer = self._loop.call_later(_EMPTY_S, self._fetch)
 
     def _lost(self, error: BaseException) -> None:
-        """Report the actor's end, once it is known which item it ran."""
+        """Report the actor's end, once the item that it ran is known."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
@@ -206,13 +206,13 @@ class RayTransport:
         self._receiver.lost(Death(how, running, outcomes))
 
     def _read_remains(self) -> tuple[bytes, list[str]] | None:
-        """Read the actor's files here, or through a task on its node; None if the node is gone, too."""
+        """Read the actor's files on this host or by a task on its node; returns None if the node is gone, too."""
         files = self._file, self._errors
         found: tuple[bytes, list[str]] | None = read_remains(*files)
         return found or self._cluster.run_on_node(self._node_id, read_remains, *files)
 
     def cluster_lost(self) -> None:
-        """Take note, in any thread, that the cluster's head is gone."""
+        """Handle the loss of the cluster's head. Called in any thread."""
         loop = self._loop
         if loop is not None:
             with suppress(RuntimeError):

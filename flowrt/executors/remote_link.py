@@ -1,4 +1,4 @@
-"""One worker as the driver sees it: what is in flight there, its service time, its latest usage."""
+"""Link to one worker: the attempts in flight there, its service time, its latest usage."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class LinkOwner(Protocol):
     """Interface of the worker pool."""
 
     def link_ready(self, link: RemoteLink) -> None:
-        """The worker can take items."""
+        """Handle a worker that can take items."""
 
     def link_answered(self, link: RemoteLink) -> None:
-        """Outcomes have come: the worker may have capacity for more."""
+        """Handle outcomes, after which the worker may have capacity for more items."""
 
     def link_returned(self, link: RemoteLink, entries: list[Entry]) -> None:
-        """The worker gave items back that it had not started."""
+        """Handle items that the worker has given back without having started them."""
 
     def link_lost(self, link: RemoteLink, death: Death) -> None:
         """The worker has ended."""
 
     def link_printed(self, link: RemoteLink, line: str) -> None:
-        """The worker printed a line to its standard error."""
+        """Handle a line that the worker printed to its standard error."""
 
     def fail(self, error: ExecutorFailedError) -> None:
-        """No worker can be reached or started any more."""
+        """Handle the loss of all workers: none can be reached or started any more."""
 
 
 class RemoteLink:
@@ -47,19 +47,19 @@ class RemoteLink:
 
     Args:
         slot: Name of its slot, such as "w0".
-        transport: The connection to it.
+        transport: The connection to the worker.
         owner: The pool of workers.
         clock: Monotonic nanoseconds.
-        next_number: Returns the first of so many numbers for attempts.
+        next_number: Reserves a count of numbers for attempts, and returns the first.
 
     Attributes:
         entries: Attempts in the worker by number, in the order in which they were sent.
-        ahead: How many plain-function items it may have at once.
-        suspect: A coroutine attempt that runs alone, since it may have killed two workers.
+        ahead: Most plain-function items that the worker may have at once.
+        suspect: A coroutine attempt that runs alone, since it may have crashed two workers; or None.
         ready: True once it can take items.
-        was_ready: True once it was ready, even if it has ended since.
+        was_ready: True once the worker was ready, even if it has ended since.
         retiring: True if it was asked to end.
-        done: Number of attempts that ended in it.
+        done: Number of attempts that ended in the worker.
         busy_ns: Time for which it ran attempts, in nanoseconds.
         resident_bytes: Its resident memory at its last message.
         why_killed: Reason for a kill by flowrt, else None.
@@ -91,7 +91,7 @@ class RemoteLink:
         self._sessions: dict[int, bool] = {}  # those that the worker knows; True once their node is loaded there
 
     def attach(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        """Use this loop from now on."""
+        """Attach to a loop."""
         self._clock = clock
         self.transport.attach(loop, self)
 
@@ -158,7 +158,7 @@ class RemoteLink:
         self.transport.send(make_frame((Kind.RECALL, count)))
 
     def close_session(self, session: Session) -> None:
-        """Let the worker forget a session."""
+        """Close a session in the worker."""
         if session.number in self._sessions:
             del self._sessions[session.number]
             self.transport.send(make_frame((Kind.CLOSE, session.number)))
@@ -284,11 +284,11 @@ class RemoteLink:
             current.item.started_ns = self._clock()
 
     def printed(self, line: str) -> None:
-        """Take a line that the worker printed to its standard error."""
+        """Pass on a line that the worker printed to its standard error."""
         self._owner.link_printed(self, line)
 
     def lost(self, death: Death) -> None:
-        """Take note that the worker has ended."""
+        """Handle the end of the worker."""
         self.ready = False
         if death.outcomes:
             numbers, statuses, services_ns, inboxes_ns, values = zip(*death.outcomes, strict=True)
@@ -296,7 +296,7 @@ class RemoteLink:
         self._owner.link_lost(self, death)
 
     def failed(self, error: ExecutorFailedError) -> None:
-        """Take note that no worker can be reached or started any more."""
+        """Handle the loss of all workers."""
         self._owner.fail(error)
 
     def __repr__(self) -> str:

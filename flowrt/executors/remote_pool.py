@@ -1,4 +1,4 @@
-"""Pool of remote workers: hire, recycle and replace them, and deal the batches' attempts out to them."""
+"""Pool of remote workers: starts, recycles and replaces workers, and sends them the batches' attempts."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class PoolSettings:
     """Settings of a pool.
 
     Args:
-        kind: What the workers are, such as "processes".
-        workers: How many there are at most.
+        kind: Kind of the workers, such as "processes".
+        workers: Largest number of workers.
         hello: Settings that each worker is sent first.
-        max_crashes: Number of workers that an item may kill before it fails.
+        max_crashes: Number of workers that an item may crash before it fails.
         recycle_after: Number of attempts after which a worker is replaced, or None.
         memory_limit: Resident memory above which a worker is replaced, in bytes, or None.
     """
@@ -60,10 +60,10 @@ class RemotePool:
         settings: The settings.
 
     Attributes:
-        clock: The clock of the loop that it is attached to, in nanoseconds.
-        loop: The loop of the batches that use it now, or None.
-        pid: The process that made it.
-        closed: True once its workers were ended.
+        clock: The clock of the loop to which the pool is attached, in nanoseconds.
+        loop: The loop of the batches that use the pool now, or None.
+        pid: Id of the process that made the pool.
+        closed: True once the workers were ended.
     """
 
     def __init__(self, launcher: Launcher, settings: PoolSettings) -> None:
@@ -89,7 +89,7 @@ class RemotePool:
     # -- batches -------------------------------------------------------------------------------------------------------
 
     def open(self, node: BaseNode, slots: int) -> RemoteSession:
-        """Open a session of a batch on the running loop, and hire workers for it.
+        """Open a session of a batch on the running loop, and start workers for it.
 
         Raises:
             TypeError: The node cannot be pickled.
@@ -105,7 +105,7 @@ class RemotePool:
         return session
 
     def _leave_closed_loop(self) -> None:
-        """Forget batches whose loop was closed before they ended, and end the workers that still run their items."""
+        """Remove batches whose loop was closed before their end, and end the workers that still run their items."""
         if self.loop is not None:
             self._sessions.clear()
             self._detach()
@@ -115,7 +115,7 @@ class RemotePool:
                     link.kill("cancelled")
 
     def close_session(self, session: Session) -> None:
-        """Let the workers forget a batch. They stay."""
+        """Close a batch's session in the workers, which stay."""
         if self._sessions.pop(session.number, None) is None:
             return
         for link in self._links():
@@ -144,7 +144,7 @@ class RemotePool:
         self._watching = loop.call_later(_WATCH_S, self._watch)
 
     def _watch(self) -> None:
-        """Look which items run: a worker's messages do not say when a plain function starts."""
+        """Read which items run, since a worker sends no message when a plain function starts."""
         if self.loop is not None:
             self._watching = self.loop.call_later(_WATCH_S, self._watch)
         for link in self._links():
@@ -246,7 +246,7 @@ class RemotePool:
             )
 
     def fail(self, error: ExecutorFailedError) -> None:
-        """Fail all attempts, and so the batches: no worker can run anything."""
+        """Fail all attempts and so the batches, because no worker can run any more."""
         self._failure = error
         entries = self._mailbox.take_all()
         for link in self._links():
@@ -263,7 +263,7 @@ class RemotePool:
     # -- what the links report -----------------------------------------------------------------------------------------
 
     def link_ready(self, link: RemoteLink) -> None:
-        """Send a new worker its share; a spare replaces its slot's worker."""
+        """Send a new worker its share; a spare worker replaces its slot's worker."""
         self._failed_starts = 0
         slot = self._slots[link.slot]
         if link is slot.spare:
@@ -304,7 +304,7 @@ class RemotePool:
         self._give_work(link)
 
     def _give_work(self, link: RemoteLink) -> None:
-        """Send a worker its share of what waits here, or of what was sent ahead to others."""
+        """Send a worker its share of the waiting attempts, or of those sent ahead to other workers."""
         if self._mailbox:
             self._mailbox.schedule()
         elif not link.entries and self._balancing is None and self.loop is not None:
@@ -329,7 +329,7 @@ class RemotePool:
             self._mailbox.put_back(entries)
 
     def link_lost(self, link: RemoteLink, death: Death) -> None:
-        """Attribute a crash, queue the innocent attempts again and hire another worker."""
+        """Attribute a crash, queue the other attempts again and start a new worker."""
         slot = self._slots[link.slot]
         if link in slot.retired:
             slot.retired.remove(link)
@@ -358,7 +358,7 @@ class RemotePool:
         COUNTS.restarts[slot.name][reason] += 1
 
     def link_printed(self, link: RemoteLink, line: str) -> None:
-        """Keep and report a line of a worker's standard error."""
+        """Store and report a line of a worker's standard error."""
         self._slots[link.slot].last_lines.append(line)
         report("info", "worker.stderr", worker=link.slot, pid=link.transport.pid, line=line)
 
@@ -369,7 +369,7 @@ class RemotePool:
         return [slot.state(self._settings.kind) for slot in self._slots.values()]
 
     def close(self, timeout_s: float = _STOP_S) -> None:
-        """End the workers; block for at most `timeout_s`, then kill those that are left. Nothing runs any more."""
+        """End the workers; block for at most `timeout_s`, then kill the remaining ones. Call it when no batch runs."""
         if self.closed or self.pid != os.getpid():
             return
         self.closed = True

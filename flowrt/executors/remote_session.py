@@ -33,7 +33,7 @@ class Attempts(Protocol):
         """Queue an attempt."""
 
     def close_session(self, session: Session) -> None:
-        """Let the workers forget a batch."""
+        """Close a batch's session in the workers."""
 
 
 class RemoteSession:
@@ -46,9 +46,9 @@ class RemoteSession:
         workers: Number of workers.
 
     Attributes:
-        number: Its number in the pool.
+        number: The session's number in the pool.
         blocking: True if the node is a plain function.
-        opening: The pickled node and workflow, for each worker that gets one of its items.
+        opening: The pickled node and workflow, for each worker that gets an item of the batch.
 
     Raises:
         TypeError: The node cannot be pickled.
@@ -68,21 +68,21 @@ class RemoteSession:
 
     @property
     def exhausted(self) -> bool:
-        """True if the batch's input is known to hold no more items."""
+        """True if the batch's inputs are known to be exhausted."""
         batch = self._batch
         return batch is not None and batch.expected is not None and batch.pulled >= batch.expected
 
     def begin(self, workflow: WorkflowContext) -> None:
-        """Take the workflow, of which each worker gets a copy.
+        """Set the workflow's context, of which each worker gets a copy.
 
         Raises:
-            TypeError: It cannot be pickled.
+            TypeError: The context cannot be pickled.
         """
         data = dumps_alone((workflow.workflow_id, workflow.global_variables), "the workflow context")
         self.opening = (*self.opening[:3], data)
 
     async def submit(self, item: Item, *, own: bool = True) -> Any:
-        """Run one attempt in a worker; return or raise what the node does there.
+        """Run one attempt in a worker; return the node's value or raise its exception.
 
         Args:
             item: The item, whose `attempts` count this one.
@@ -109,7 +109,7 @@ class RemoteSession:
                 item.started_ns = max(self._pool.clock() - entry.service_ns, item.pulled_ns)
 
     def workers_changed(self, *, ready: bool) -> None:
-        """Note in the batch's ledger whether any worker can take items."""
+        """Record in the batch's ledger whether any worker can take items."""
         if self._batch is not None and self._batch.ledger is not None:
             self._batch.ledger.workers_changed(self._pool.clock(), ready=ready)
 
@@ -139,7 +139,7 @@ class RemoteSession:
         return await self.submit(_Sample(node_context))
 
     def abandon_one(self) -> None:
-        """Kill the worker of the attempt that was cancelled first and does not end."""
+        """Kill the worker of the earliest cancelled attempt that has not ended."""
         if self._cancelled:
             entry, reason = self._cancelled.popleft()
             if entry.link is not None:
@@ -158,7 +158,7 @@ def _is_over_its_time(item: Item) -> bool:
 
 
 class _Sample:
-    """Stands for an item's record where there is no batch."""
+    """Stand-in for an item's record outside of a batch."""
 
     def __init__(self, context: NodeContext) -> None:
         self.batch: BatchRecord | None = None

@@ -1,4 +1,4 @@
-"""How many items a worker is sent before it needs them."""
+"""Prefetching: how many items a worker is sent before it needs them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _WEIGHT: Final = 0.3  # of a new frame's mean in the moving mean
 
 
 class SendAhead:
-    """Window of one worker: what fills about 20 ms by its measured service time.
+    """Window of one worker: the number of items that takes it about 20 ms, by its measured service time.
 
     Attributes:
         item_bytes: Moving mean of the bytes sent per item.
         service_ns: Moving mean of the service time, in nanoseconds; 0 before the first outcome.
-        window: How many plain-function items may be in the worker at once.
+        window: Most plain-function items that may be in the worker at once.
     """
 
     __slots__ = ("item_bytes", "service_ns", "window")

@@ -1,4 +1,4 @@
-"""Standard error of a worker that goes to a file, as that of Ray's actors does, read line by line."""
+"""Reads the standard error of a worker from a file line by line, as Ray's actors write it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_lines(path: str, start: int, *, whole: bool = False) -> tuple[list[str]
     Args:
         path: The file.
         start: The position, in bytes.
-        whole: True if nothing follows: a last line without its end counts, too.
+        whole: True if the file is complete, so that a last line without a line end counts, too.
 
     Returns:
         The lines, and the position behind them.

@@ -31,10 +31,10 @@ def blocking_call(node: BaseNode) -> Call | None:
 
 
 class ThreadsSession:
-    """Threads of one batch, which other blocking calls of the process cannot exhaust.
+    """Worker threads of one batch, separate from the loop's default pool, which other blocking calls may exhaust.
 
-    A cancelled attempt keeps its slot until its thread has ended or was abandoned, however often it is cancelled: a
-    thread cannot be interrupted, and the concurrency limit must hold. The slots bound the number of threads.
+    A thread cannot be interrupted. So a cancelled attempt keeps its slot until its thread has finished the call or was
+    abandoned, which keeps the concurrency limit. The slots bound the number of threads.
 
     Args:
         node: The node.
@@ -78,7 +78,7 @@ class ThreadsSession:
             raise
 
     async def _wait_for_end(self, call: ThreadCall) -> None:
-        """Wait until the thread of a cancelled attempt has ended it, or the attempt was abandoned."""
+        """Wait until the thread has finished a cancelled attempt, or the attempt was abandoned."""
         abandoned = asyncio.get_running_loop().create_future()
         self._cancelled.append(abandoned)
         while not call.ended and not abandoned.done():
@@ -88,12 +88,12 @@ class ThreadsSession:
             self._cancelled.remove(abandoned)
 
     def abandon_one(self) -> None:
-        """End the attempt that was cancelled first, without its thread; a closing loop would wait for it for ever."""
+        """End the earliest cancelled attempt without its thread, for which a closing loop might wait for ever."""
         if self._cancelled:
             self._cancelled.popleft().set_result(None)
 
     def close(self) -> None:
-        """End the threads; all but abandoned ones are idle, so this does not block noticeably."""
+        """End the threads. All except abandoned ones are idle, so the call hardly blocks."""
         self._threads.close()
 
 
@@ -111,7 +111,7 @@ class _OwnLoopSession(ThreadsSession):
 
 
 class _OwnLoop:
-    """One coroutine on a loop of its own, cancellable from another thread."""
+    """One coroutine on its own loop, cancellable from another thread."""
 
     def __init__(self, node: BaseNode) -> None:
         self._node = node

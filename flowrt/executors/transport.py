@@ -1,4 +1,4 @@
-"""Transport protocols: what a kind of worker (processes, Ray actors) has to provide. All else is shared.
+"""Transport protocols: the interface of a kind of worker (processes, Ray actors). Everything else is shared.
 
 An executor of remote workers implements `Launcher` and `Transport`, and gives the launcher to a `RemotePool`. In the
 worker, a `flowrt.remote.runner.Runner` takes the messages that `Transport.send` sent and runs the attempts.
@@ -24,7 +24,7 @@ class Death:
     Args:
         how: The signal or exit status, such as "SIGKILL" or "exit status 3".
         running: Number of the plain-function item that it ran, 0 for none, None if that is not known.
-        outcomes: Outcomes that it had not sent: number, status, service time, time in the inbox, value.
+        outcomes: Outcomes that the worker had not sent: number, status, service time, time in the inbox, value.
     """
 
     how: str
@@ -33,23 +33,23 @@ class Death:
 
 
 class Receiver(Protocol):
-    """Takes what comes from one worker. Called on the loop's thread."""
+    """Receiver of one worker's messages. Called on the loop's thread."""
 
     @property
     def waiting(self) -> bool:
         """True if a message from the worker is due."""
 
     def received(self, parts: Sequence[Any]) -> None:
-        """Take one message, as its parts."""
+        """Receive one message as its parts."""
 
     def printed(self, line: str) -> None:
-        """Take a line that the worker printed to its standard error."""
+        """Receive a line that the worker printed to its standard error."""
 
     def lost(self, death: Death) -> None:
-        """Take note that the worker has ended; nothing more comes from it."""
+        """Handle the end of the worker, after its last message."""
 
     def failed(self, error: ExecutorFailedError) -> None:
-        """Take note that no worker can be reached or started any more."""
+        """Handle the loss of all workers: none can be reached or started any more."""
 
 
 class Transport(Protocol):
@@ -69,7 +69,7 @@ class Transport(Protocol):
         """Deliver to a receiver on this loop from now on."""
 
     def detach(self) -> None:
-        """Leave the loop, which may be closed next; the worker stays and is idle."""
+        """Detach from the loop, which may then be closed; the worker stays idle."""
 
     def send(self, parts: Sequence[Any]) -> None:
         """Send one message, as `frames.make_frame` makes it."""
@@ -78,7 +78,7 @@ class Transport(Protocol):
         """Number of the plain-function item that the worker runs now, 0 for none, None if that is not known."""
 
     def kill(self) -> None:
-        """End the worker at once, whatever it runs; `Receiver.lost` follows."""
+        """End the worker at once, even during an attempt; `Receiver.lost` is called then."""
 
     def stop(self) -> None:
         """Ask a worker that has left the loop to end after its exit handlers. Any thread may call it."""

@@ -1,4 +1,4 @@
-"""Slot of a pool of workers: one worker after the other."""
+"""Slot of a pool of workers: a sequence of workers, one at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LAST_LINES: Final = 20
 
 
 class WorkerSlot:
-    """One worker after the other.
+    """Slot for one worker at a time.
 
     Args:
-        name: Its name, such as "w0".
+        name: Name of the slot, such as "w0".
 
     Attributes:
         link: The worker that takes items.
@@ -29,7 +29,7 @@ class WorkerSlot:
         replaces: Reason for which the starting process replaces `link`, or None.
         last_crash: The last crash of a worker of this slot, or None.
         last_lines: The last lines that the latest worker wrote to its standard error.
-        hired_s: When the latest worker was hired, by the monotonic clock.
+        hired_s: When the latest worker was requested, by the monotonic clock.
         restarts: Number of workers that were replaced, by reason.
     """
 
@@ -50,7 +50,7 @@ class WorkerSlot:
         return [link for link in (self.link, self.spare, *self.retired) if link is not None]
 
     def state(self, kind: str) -> WorkerState:
-        """Its state now; any thread may call it.
+        """Return the slot's current state. Any thread may call this method.
 
         Args:
             kind: The kind of workers.

@@ -1,4 +1,4 @@
-"""Workers as they are seen from outside: a snapshot of all executors' workers, and the events that they report.
+"""State and events of all executors' workers, for the live page, the logs and the metrics.
 
 `worker_states()` is for the live page, `flowrt top` and the metrics. Any thread may call it at any time; it reads
 attributes and takes no lock.
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 RESTART_REASONS: Final = ("crash", "timeout", "cancelled", "recycled", "memory")
-"""Why a slot got a new worker.
+"""Reason for which a slot got a new worker.
 
 A plain function can be ended only with its worker: `timeout` is for its time limit, `cancelled` for a stopped batch or
 a lost hedge.
@@ -44,12 +44,12 @@ _TRANSPORT_BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in TRANSPORT_BO
 
 @dataclass(frozen=True, slots=True)
 class LastCrash:
-    """How a slot's worker last crashed.
+    """Latest crash of a slot's worker.
 
     Args:
         how: The signal or exit status, such as "SIGKILL".
-        last_lines: What the worker printed last to its standard error.
-        at_s: When, in seconds since 1970.
+        last_lines: Last lines of the worker's standard error.
+        at_s: Time of the crash, in seconds since 1970.
     """
 
     how: str
@@ -68,7 +68,7 @@ class WorkerState:
         host: The worker's host.
         ready: True if it can take items.
         busy_seconds: Time for which the slot's workers ran attempts, in seconds; side by side, attempts add up.
-        inflight: Number of items in the worker, those that were sent ahead included.
+        inflight: Number of items in the worker, including those sent ahead.
         resident_bytes: Resident memory of the worker at its last message.
         restarts: Number of times that the slot got a new worker, by reason.
         last_crash: How a worker of the slot last crashed, or None.
@@ -106,7 +106,7 @@ class WorkerCounts:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: a forked child has none of these workers."""
+        """Reset all counts, since a forked child has none of these workers."""
         self.busy_ns: dict[str, int] = {}
         self.restarts: dict[str, dict[str, int]] = {}
         self.transport_counts = [0] * (len(TRANSPORT_BOUNDS_S) + 1)
@@ -141,7 +141,7 @@ class Pool(Protocol):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop of the batches that use it now, or None."""
+        """The loop of the batches that use the workers now, or None."""
 
     def worker_states(self) -> list[WorkerState]:
         """State of each slot."""
@@ -154,18 +154,18 @@ POOLS: Final[WeakRegistry[Pool]] = WeakRegistry()
 """The pools that are open."""
 
 Listener = Callable[[str, str, dict[str, Any]], None]
-"""Takes an event: its level, its name and its fields."""
+"""Receives an event: its level, its name and its fields."""
 
 LISTENERS: Final[list[Listener]] = []
-"""Where events of workers go; the logs add themselves."""
+"""Listeners for events of workers; the logs add themselves."""
 
 
 SETTINGS: Final[list[Callable[[], dict[str, Any]]]] = []
-"""Return what a worker needs to set up its telemetry as this process has; traces and logs add themselves."""
+"""Functions that return settings with which a worker sets up telemetry as this process did."""
 
 
 def settings_for_workers() -> dict[str, Any]:
-    """Telemetry settings for a worker; empty if this process has set up none."""
+    """Return the telemetry settings for a worker; empty if this process has set up no telemetry."""
     return {name: value for settings in SETTINGS for name, value in settings().items()}
 
 
