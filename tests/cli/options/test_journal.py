@@ -32,7 +32,7 @@ async def note(item):
 
 async def slow(item):
     ran(item)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
     return {"v": item}
 
 async def odd_fails(item):
@@ -469,7 +469,7 @@ def test_unreadable_line_fails_again_in_a_resumed_run(folder: Path, flowrt: Flow
 
 def test_run_ended_by_batch_timeout_is_resumed(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     write_items(folder, range(100))
-    first = flowrt("run", "jobs:slow", *RUN, "--batch-timeout", "0.3", "--max-concurrency", "2")
+    first = flowrt("run", "jobs:slow", *RUN, "--batch-timeout", "1.2", "--max-concurrency", "2")
     assert first.returncode == 1, first.stderr
     lines = lines_of(folder / "out.jsonl")
     assert [line["index"] for line in lines] == list(range(100))
