@@ -1,7 +1,7 @@
 """Entry of a worker process, run as a script: `bootstrap.py SOCKET MEMORY PARENT`.
 
-It makes `import flowrt` cheap: the package's `__init__`, which loads the whole engine, is executed when a name of it
-is first used, by a user's module for instance. A worker of a plain function needs the model alone.
+It makes `import flowrt` cheap: the package's `__init__`, which loads the whole engine, runs only when one of its names
+is first used, for instance by a user's module. A worker of a plain function needs only the model.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Outbox of a worker: outcomes that have not been sent, a copy of which survives a crash."""
+"""Outbox of a worker: outcomes that are not sent yet, with a copy that survives a crash."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WORK_NS: Final = 5_000_000  # of service time in the outbox at most while more 
 
 
 class Outbox:
-    """Outcomes on their way to the driver. Any thread may use it.
+    """Queue of outcomes for the driver. Any thread may use it.
 
-    Many outcomes go out in one message. Those of plain functions that are not sent yet are kept in shared memory too,
-    so that a crash of a later item does not make the driver run them again.
+    Many outcomes are sent in one message. Unsent outcomes of plain functions are also in shared memory, so that the
+    driver need not run their items again after a crash of a later item.
 
     Args:
         send: Sends a message; any thread may call it.
@@ -53,7 +53,7 @@ class Outbox:
             self._outcomes.append((number, status, service_ns, inbox_ns, value))
 
     def add_plain(self, number: int, status: int, service_ns: int, inbox_ns: int, value: Any) -> None:
-        """Add an outcome of a plain function; send all of them once they stand for 5 ms of work."""
+        """Add an outcome of a plain function; send all once their service times sum up to 5 ms."""
         outcome = (number, status, service_ns, inbox_ns, value)
         with self._lock:
             self.busy_ns += service_ns

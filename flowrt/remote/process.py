@@ -1,4 +1,4 @@
-"""Worker process: a runner behind a socket. Ends when its driver does, and prints nothing on the way out."""
+"""Worker process: a runner behind a socket. It ends with its driver, without printing anything."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(socket_fd: int, memory_fd: int, parent: int) -> None:
 
     Args:
         socket_fd: One end of a socket pair.
-        memory_fd: Shared memory, in which the item that runs is noted.
+        memory_fd: Shared memory for the number of the running item.
         parent: The driver's process id.
     """
     _end_with(parent)
@@ -78,7 +78,7 @@ def _read_hello(connection: socket.socket) -> tuple[dict[str, Any], list[list[by
 
 
 def _apply(hello: dict[str, Any]) -> None:
-    """Take the driver's import path, and call the initializer."""
+    """Set the driver's import path, and call the initializer."""
     sys.path[:] = hello["path"]
     sys.argv[:] = hello["argv"]
     for name, file in hello["modules"].items():
@@ -90,7 +90,7 @@ def _apply(hello: dict[str, Any]) -> None:
 
 
 def _register_module(name: str, file: str) -> None:
-    """Let a module that the driver loaded from a file be imported under its name."""
+    """Make a module importable under the name by which the driver loaded it from a file."""
     from importlib.machinery import ModuleSpec  # noqa: PLC0415  # rarely needed
     from importlib.util import spec_from_file_location  # noqa: PLC0415
 
@@ -103,7 +103,7 @@ def _register_module(name: str, file: str) -> None:
 
 
 class _Connection:
-    """The socket to the driver: read on the loop's thread, written by any thread."""
+    """Socket to the driver, read on the loop's thread and written by any thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -114,7 +114,7 @@ class _Connection:
         self._runner: Runner
 
     def serve(self, loop: asyncio.AbstractEventLoop, runner: Runner) -> None:
-        """Take messages from now on."""
+        """Start to receive messages."""
         self._loop = loop
         self._runner = runner
         self._socket.setblocking(False)
@@ -133,7 +133,7 @@ class _Connection:
             self._runner.receive(parts)
 
     def send(self, parts: Sequence[Any]) -> None:
-        """Send one message; what the socket does not take is written when it can."""
+        """Send one message; bytes that the socket does not take yet are written later."""
         with self._lock:
             for data in on_the_wire(parts):
                 view = memoryview(data).cast("B")

@@ -1,4 +1,4 @@
-"""Ray actor that runs attempts: a runner behind calls that carry messages in and outcomes out."""
+"""Ray actor that runs attempts: a runner behind calls that carry messages in both directions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SHARED: Final = Path("/dev/shm")  # noqa: S108  # the file's name cannot be gue
 class RayWorker:
     """Async actor behind `flowrt.executors.ray_transport`.
 
-    A call of `exchange` is answered when nothing runs here, when much is ready, or a window after something was ready.
+    A call of `exchange` returns when no attempt runs, when many outcomes are ready, or soon after the first one.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class RayWorker:
         self._thread: int
 
     async def about(self) -> tuple[int, str, str, str, str]:
-        """The process, its host, its node's id, the file of its memory, and that of its standard error."""
+        """Return the process id, the host, the node's id, the file of shared memory, and the file of standard error."""
         import ray  # noqa: PLC0415  # the driver's side of this module needs none
 
         self._loop = asyncio.get_running_loop()
@@ -79,14 +79,14 @@ class RayWorker:
         return os.getpid(), platform.node(), ray.get_runtime_context().get_node_id(), str(self._file), self._errors
 
     async def exchange(self, call: int, data: bytes) -> bytes:
-        """Take messages, and return those that are ready within a window.
+        """Receive messages, and return the outcomes that are ready within a short time.
 
         Args:
-            call: Its place among the calls, as Ray may start a later one first.
+            call: Number of the call in the order of sending, since Ray may start a later call first.
             data: Messages on the wire.
 
         Returns:
-            The number of the plain-function item that runs, in eight bytes, and messages on the wire.
+            The number of the running plain-function item, in eight bytes, and messages on the wire.
         """
         self._early[call] = data
         while (data_next := self._early.pop(self._next_call, None)) is not None:
@@ -148,7 +148,7 @@ class RayWorker:
         self._look()
 
     def _look(self) -> None:
-        """Answer a call now, or a window later, or not yet."""
+        """Answer a call now, schedule the answer, or leave the call open."""
         while self._held and self._start_failure is not None:
             self._held.popleft().set_exception(RuntimeError(self._start_failure))
         if not self._held:
@@ -159,7 +159,7 @@ class RayWorker:
             self._timer = self._loop.call_later(_WINDOW_S, self._release)
 
     def _release(self) -> None:
-        """Answer the oldest call with what is ready, and further ones with what does not fit or if nothing runs."""
+        """Answer the oldest call with the ready messages, and later calls with messages that do not fit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -184,7 +184,7 @@ class RayWorker:
         return bool(self._errors) and os.fstat(2).st_size > self._memory.running[2]
 
     def _watch_stderr(self) -> None:
-        """Send what was printed although no item has ended."""
+        """Send printed lines although no item has ended."""
         self._loop.call_later(_PRINTED_S, self._watch_stderr)
         if self._held and self._has_printed():
             self._release()

@@ -75,15 +75,15 @@ class _Attempt:
 
 
 class Runner:
-    """Runs what the driver sends and sends the outcomes back.
+    """Runs the attempts that the driver sends, and sends the outcomes back.
 
-    `receive` and all of its work but plain functions belong on the loop's thread; `serve` runs plain functions in the
-    thread that calls it, and `step` runs one of them.
+    `receive` and coroutines run on the loop's thread; `serve` runs plain functions in the calling thread, and `step`
+    runs one of them.
 
     Args:
-        loop: Where coroutines run.
+        loop: The loop for coroutines.
         send: Sends a message; any thread may call it.
-        memory: Shared memory, in which the plain-function item that runs is noted, so that a crash can be attributed.
+        memory: Shared memory for the number of the running plain-function item, so that a crash can be attributed.
         stopped: Called on the loop's thread when the driver asks the worker to end.
 
     Attributes:
@@ -115,7 +115,7 @@ class Runner:
 
     @property
     def active(self) -> int:
-        """Approximate number of attempts here without an answer; an attempt that is just ending may be missed."""
+        """Approximate number of attempts without an outcome; an attempt that is just ending may be missed."""
         return len(self._tasks) + len(self._inbox) + bool(self._running[0]) + len(self.outbox)
 
     # -- on the loop's thread ------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ class Runner:
             self._send(make_frame((Kind.RETURNED, numbers[::-1])))
 
     def _post(self, number: int, status: int, service_ns: int, inbox_ns: int, value: Any) -> None:
-        """Add an outcome, and send it at the end of this turn of the loop, with those that end in it too."""
+        """Add an outcome, and send it at the end of this turn of the loop with the turn's other outcomes."""
         self.outbox.add(number, status, service_ns, inbox_ns, value)
         if not self._flushing:
             self._flushing = True
@@ -251,7 +251,7 @@ class Runner:
         self.outbox.flush()
 
     def _tick(self) -> None:
-        """Send outcomes while plain functions run, so that none waits for a long one behind it."""
+        """Send outcomes while plain functions run, so that no outcome waits for a long later item."""
         self.outbox.flush()
         self._ticking = bool(self._inbox) or bool(self._running[0])
         if self._ticking:
@@ -260,14 +260,14 @@ class Runner:
     # -- plain functions, in a thread of their own ---------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Run plain functions as they come, until the driver asks the worker to end."""
+        """Run plain functions as they arrive, until the driver asks the worker to end."""
         while not self._ending:
             if not self.step():
                 self.outbox.flush()
                 self._wake.acquire()
 
     def step(self) -> bool:
-        """Run the next plain function; False if there is none."""
+        """Run the next plain function; returns False if none waits."""
         try:
             each = self._inbox.popleft()
         except IndexError:
@@ -312,7 +312,7 @@ class Runner:
         return True
 
     def _await(self, each: _Attempt, awaitable: Any, started_ns: int) -> None:
-        """Await on the loop what a plain function returned."""
+        """Await an awaitable that a plain function returned, on the loop."""
 
         async def wait() -> None:
             value: Any
@@ -338,5 +338,5 @@ class Runner:
 
 @functools.cache
 def _telemetry() -> Any:
-    """The module of a worker's telemetry, which loads OpenTelemetry."""
+    """Return the module of a worker's telemetry, which loads OpenTelemetry."""
     return importlib.import_module("flowrt.remote.telemetry")

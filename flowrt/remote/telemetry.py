@@ -1,4 +1,4 @@
-"""Telemetry of a worker: the context of the item's span, and a pipeline of its own for spans made in the node."""
+"""Telemetry of a worker: the context of the item's span, and a pipeline for spans made in the node."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def set_up(settings: dict[str, Any]) -> None:
 
 
 def attach(ids: bytes) -> Any:
-    """Make the item's span, which is at the driver, the current one; returns the token for `detach`."""
+    """Make the item's span, which the driver owns, the current span; returns the token for `detach`."""
     trace_id, span_id = int.from_bytes(ids[:16], "big"), int.from_bytes(ids[16:24], "big")
     span_context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(ids[24]))
     return context.attach(trace.set_span_in_context(NonRecordingSpan(span_context)))
 
 
 def close_logs() -> None:
-    """Write the lines that wait; later ones are written at once."""
+    """Write the queued lines; later lines are written at once."""
     for logs in _logs:
         logs.close(_FLUSH_S)
 
 
 def flush() -> None:
-    """Export the spans that wait, in a thread: a batch has ended."""
+    """Export the waiting spans in a thread, at the end of a batch."""
     for traces in _traces:
         if traces.pipeline is not None:
             threading.Thread(target=traces.pipeline.force_flush, name="flowrt-flush", daemon=True).start()

@@ -13,7 +13,7 @@ _STATM: Final = Path("/proc/self/statm")
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; its peak where the system does not tell the current value; 0 if unknown."""
+    """Return the resident memory of this process in bytes; the peak if the current value is unknown; 0 if both are."""
     try:
         return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):

@@ -28,11 +28,11 @@ class Exporters:
     """The exporters of one Runtime.
 
     Args:
-        metrics: `otlp`, or None for what `OTEL_METRICS_EXPORTER` says.
-        logs: `otlp`, or None for what `OTEL_LOGS_EXPORTER` says.
+        metrics: `otlp`, or None to read `OTEL_METRICS_EXPORTER`.
+        logs: `otlp`, or None to read `OTEL_LOGS_EXPORTER`.
 
     Raises:
-        ValueError: One of them is something else.
+        ValueError: An argument is anything else.
     """
 
     def __init__(self, metrics: str | None, logs: str | None) -> None:
@@ -43,7 +43,7 @@ class Exporters:
         self._logs: LogsExport | None = None
 
     def start(self, service_name: str | None, endpoint: str | None) -> None:
-        """Start the exporters that are wanted.
+        """Start the selected exporters.
 
         Args:
             service_name: The resource's `service.name`.

@@ -39,7 +39,7 @@ class Observer:
     Attributes:
         redact: Removes secrets from texts; it does not raise.
         keeps_ledger: True if the wall time is attributed.
-        watches: True if there is an instrument of any kind.
+        watches: True if any instrument observes the batches.
     """
 
     def __init__(self, choice: Telemetry, batch: str, node: str, limit: int, *, part: bool = False) -> None:
@@ -83,7 +83,7 @@ class Observer:
 
 @lru_cache(maxsize=64)
 def _untraced(name: str) -> Reconciliation:
-    """Audit of all batches of a name that have no spans: it keeps nothing of a batch."""
+    """Return the audit of the untraced batches of a name, which they share as it holds no state of a batch."""
     return Reconciliation(name, None)
 
 

@@ -1,4 +1,4 @@
-"""Connects a batch's ledger to the loop's heartbeat, and keeps the service time when the batch ends."""
+"""Connects a batch's ledger to the loop's heartbeat, and records the service time at the batch's end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["ItemLedgerInstrument", "LedgerInstrument"]
 class LedgerInstrument(Instrument):
     """Registers active batches with the loop's heartbeat. It has no per-item hook.
 
-    It must be the last built-in instrument: `batch_ended` hooks run in reverse order, and the others read the speedup,
-    which is known from this one on.
+    It must be the last built-in instrument: `batch_ended` hooks run in reverse order, and the other instruments read
+    the speedup, which needs the service time that is set here.
     """
 
     phase = Phase.LEDGER
@@ -26,13 +26,13 @@ class LedgerInstrument(Instrument):
         heartbeat_of(asyncio.get_running_loop()).watch(batch)
 
     def batch_ended(self, batch: BatchRecord) -> None:
-        """Stop charging, and keep the service time, from which the speedup follows unless a sample measured it."""
+        """Stop charging, and record the service time, for the speedup of a batch without a sample."""
         heartbeat_of(asyncio.get_running_loop()).unwatch(batch)
         batch.service_ns = service_ns_of(batch)
 
 
 class ItemLedgerInstrument(LedgerInstrument):
-    """Ledger instrument of one batch without metrics, with the hook that the metrics instrument has otherwise."""
+    """Ledger instrument of one batch without metrics, with the item hook that the metrics instrument would have."""
 
     def __init__(self) -> None:
         self._heartbeat: Heartbeat
@@ -43,6 +43,6 @@ class ItemLedgerInstrument(LedgerInstrument):
         super().batch_started(batch)
 
     def item_finished(self, item: ItemRecord) -> None:
-        """Note an item that ends in a long turn of the loop."""
+        """Report an item that ended in a long turn of the loop to the heartbeat."""
         if item.finished_ns > self._heartbeat.slow_ns:
             self._heartbeat.add_ended(item)

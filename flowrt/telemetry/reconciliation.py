@@ -14,13 +14,13 @@ __all__ = ["Reconciliation"]
 class Reconciliation(Instrument):
     """Audits one batch.
 
-    It must be the first of the batch's instruments: `batch_ended` hooks run in reverse order, and the audit must see
-    what the others counted.
+    It must be the first of the batch's instruments: `batch_ended` hooks run in reverse order, and the audit must run
+    after the other instruments have counted.
 
     Args:
         name: The batch's label value among the metrics.
         tracing: The instrument that traces the batch, if any.
-        store: The store that the result is written to.
+        store: The metrics store to which the result is written.
     """
 
     phase = Phase.RECONCILIATION

@@ -54,7 +54,7 @@ class _Stall:
 
 @dataclass(slots=True)
 class _Samples:
-    """What was seen of a blocked loop since a beat.
+    """Samples of a blocked loop since a beat.
 
     The watchdog's thread adds to it while the loop is blocked; the loop reads it when it turns again.
     """
@@ -118,17 +118,17 @@ class Watchdog:
     # -- called by the heartbeat, in the loop's thread ---------------------------------------------------------------
 
     def seen(self, beaten_ns: int) -> list[asyncio.Task[Any] | None]:
-        """Tasks that held the loop since that beat, one per sample."""
+        """Return the tasks that held the loop since that beat, one per sample."""
         samples = self._samples
         return samples.tasks if samples.beaten_ns == beaten_ns else []
 
     def ready(self, beaten_ns: int) -> Mapping[int, int]:
-        """Ids of items seen ready while another task held the loop since that beat, with the time of the last look."""
+        """Return ids of items seen ready since that beat while another task held the loop, with the last sample's time."""
         samples = self._samples
         return samples.ready if samples.beaten_ns == beaten_ns else {}
 
     def waiting(self, beaten_ns: int) -> Waiting:
-        """What items waited for while another task held the loop since that beat."""
+        """Return the futures that items waited for while another task held the loop since that beat."""
         samples = self._samples
         return samples.waiting if samples.beaten_ns == beaten_ns else {}
 

@@ -1,7 +1,7 @@
 """Events of worker processes in this process's logs, and the telemetry settings that workers take over.
 
-A worker's standard error comes here line by line. Lines that its structured logging wrote are logged again as the
-events that they are; others become the event `worker.stderr`, at most 20 at once and one per second after that.
+A worker's standard error arrives line by line. A line of structured logging is logged as the same event in this
+process; any other line becomes the event `worker.stderr`, at most 20 at once and one per second after that.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _log(level: str, event: str, fields: dict[str, Any]) -> None:
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """The event that a line of JSON holds, if it was written by structured logging."""
+    """Return the event in a line of JSON that structured logging wrote, or None."""
     if not line.startswith("{"):
         return None
     try:

@@ -66,7 +66,7 @@ def _about(batch: BatchRecord) -> str:
 
 
 def _seconds(ns: int) -> str:
-    """Text of a time in seconds, rounded to microseconds like `round(ns / 1e9, 6)`, which takes far longer."""
+    """Return a time in seconds as text, rounded to microseconds as by `round(ns / 1e9, 6)`, which is far slower."""
     micros, rest = divmod(ns, 1_000)
     if rest == 500 or micros > _MOST_MICROS:  # a tie is rounded by the quotient's last bits
         return repr(round(ns / 1e9, 6))

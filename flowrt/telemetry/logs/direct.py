@@ -1,4 +1,4 @@
-"""Direct way from flowrt's events to the lines of a Runtime, past structlog's loggers."""
+"""Fast path from flowrt's events to the log lines of a Runtime, without structlog's loggers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _RENDERED: Final = frozenset({"exc_info", "stack_info"})  # fields that structlo
 
 
 class DirectLog:
-    """Way from flowrt's events to the lines of a Runtime: structlog's processors, without its making of a logger.
+    """Fast path from events to the log lines of a Runtime: structlog's processors without a bound logger.
 
     A service logs two events for each small batch, and structlog's bound loggers would take most of their cost.
 
     Args:
         processors: The processors that structlog was configured with.
         least: Number of the lowest level that is logged.
-        write: Takes a line.
-        as_json: True if these are exactly `LogSetup`'s processors for JSON: then one step replaces them.
+        write: Writes a line.
+        as_json: True if these are exactly `LogSetup`'s processors for JSON, which one step can replace.
 
     Attributes:
         least: Number of the lowest level that is logged.
@@ -87,7 +87,7 @@ class DirectLog:
 
 
 def _json_line_of(level: str, event: dict[str, Any]) -> str:
-    """Return the line that `LogSetup`'s processors make of an event without an exception or a stack."""
+    """Return the line of an event without an exception or a stack, as `LogSetup`'s processors would make it."""
     timestamp = utc_now()
     ordered = {"timestamp": timestamp, "level": level, "event": None, **event}
     if "timestamp" in event or "level" in event:  # of a worker's own event
@@ -96,7 +96,7 @@ def _json_line_of(level: str, event: dict[str, Any]) -> str:
 
 
 DIRECT: Final[list[DirectLog]] = []
-"""The way to the lines of a Runtime that has configured logging; else empty."""
+"""The fast path of the Runtime that has configured logging; empty without one."""
 
 
 def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def add_trace_ids(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str
 
 
 def _trace_ids() -> dict[str, str]:
-    """Ids of the current span as fields; empty without one, as nearly always when a batch starts."""
+    """Return the ids of the current span as fields; empty without a span, as mostly when a batch starts."""
     span = get_current().get(SPAN_KEY)
     if isinstance(span, trace.Span):
         context = span.get_span_context()

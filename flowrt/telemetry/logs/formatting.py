@@ -72,7 +72,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
 
     Args:
         value: Any value.
-        depth: How deep in another value it is; below a depth of 8 there are only names of types.
+        depth: Depth at which the value is nested. Beyond 8, only the name of its type is returned.
     """
     if isinstance(value, int) and value.bit_length() > _WIDEST_BITS:
         return hex(value)

@@ -33,8 +33,8 @@ class LogsExport:
     """Structlog processor that exports each event and returns it unchanged.
 
     Args:
-        resource: What the events are of.
-        endpoint: The collector's base URL; None for that of the environment.
+        resource: The OpenTelemetry resource of the events.
+        endpoint: The collector's base URL; None to take it from the environment.
 
     Raises:
         MissingExtraError: The exporter is not installed.
@@ -66,7 +66,7 @@ class LogsExport:
         return event
 
     def close(self, timeout_s: float) -> None:
-        """Export what waits, and end.
+        """Export the waiting events, and end.
 
         Args:
             timeout_s: Longest wait for the collector, in seconds.

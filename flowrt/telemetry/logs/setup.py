@@ -27,7 +27,7 @@ _changing: Final = threading.Lock()  # runtimes on loops of several threads may 
 
 
 def log_settings() -> dict[str, Any]:
-    """What another process needs to log as this one does; empty if flowrt did not set up its logs."""
+    """Return the settings with which another process logs as this one does; empty if flowrt did not set up logging."""
     return {"log_level": _active[-1].level} if _active else {}
 
 

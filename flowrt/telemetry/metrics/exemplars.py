@@ -32,7 +32,7 @@ class Exemplar(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _nothing(buckets: int) -> tuple[list[int], list[Exemplar | None]]:
-    """Return `due_ns` and `latest` as of no exemplar: shared, as most shards of many small batches need no others."""
+    """Return `due_ns` and `latest` without exemplars, shared by the shards of small batches, which have none."""
     return [0] * buckets, [None] * buckets
 
 
@@ -55,7 +55,7 @@ class Exemplars:
         self._real = True  # False if `due_ns` is by the clock of a loop of virtual time
 
     def begin(self, clock: Clock) -> None:
-        """Get ready for a batch. Each loop of virtual time has another clock: then every exemplar may be replaced.
+        """Prepare for a batch. If its clock is another one, as with virtual time, every exemplar may be replaced.
 
         Args:
             clock: The batch's clock.

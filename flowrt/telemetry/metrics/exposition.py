@@ -1,9 +1,9 @@
 """Renders the page of a scrape: flowrt's own series from cached lines, all others by prometheus_client.
 
-A scrape shares the GIL with the loop, so its time is lost to a saturated loop. Of the thousands of lines few change
-between scrapes, and only in their numbers. Each series therefore caches its lines, and their pattern for when the
-numbers change. This module knows no format: prometheus_client renders one series of each metric in the requested
-format, and that rendering is the pattern of all others.
+A scrape shares the GIL with the loop, so it takes time from a saturated loop. Of the thousands of lines, few change
+between scrapes, and only in their numbers. Each series therefore caches its lines, and a pattern into which new numbers
+are filled. This module knows no format: prometheus_client renders one series of each metric in the requested format,
+and that rendering is the pattern of the other series.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def render(registry: CollectorRegistry, encoder: Encoder) -> bytes:
 
 
 class _Only(Collector):
-    """Collector of the given families alone."""
+    """Collector of the given families only."""
 
     def __init__(self, *families: Family) -> None:
         self._families = families

@@ -34,7 +34,7 @@ def _bounds(latency_slo_s: float | None) -> tuple[float, ...]:
 
 @lru_cache(maxsize=16)
 def _name_of(loop: type) -> str:
-    """Name of the package that a class of event loops is from."""
+    """Return the name of the package of an event loop's class."""
     return loop.__module__.partition(".")[0]
 
 
@@ -67,7 +67,7 @@ class MetricsInstrument(Instrument):
         self._quiet_ns = 0  # an item in that bucket that ends later is looked at
 
     def batch_started(self, batch: BatchRecord) -> None:
-        """Take a shard to count in, and measure the loop's lag while the batch runs."""
+        """Take a shard for the batch's counts, and measure the loop's lag while the batch runs."""
         store, loop = self._store, asyncio.get_running_loop()
         batch.shard = shard = self._shard = store.take(self._pair, self._bounds_s, batch.clock)
         fast_path = self._fast_path = shard.fast_path
@@ -96,7 +96,7 @@ class MetricsInstrument(Instrument):
             self._shard.add(item)
 
     def _enter_bucket(self, elapsed_ns: int) -> None:
-        """Find the bucket of a duration. Most items are in the same one as the item before."""
+        """Find the bucket of a duration, which is the previous item's for most items."""
         bounds_ns = self._bounds_ns
         self._bucket = bucket = bisect_left(bounds_ns, elapsed_ns)
         self._above_ns = bounds_ns[bucket - 1] if bucket else -1
@@ -104,7 +104,7 @@ class MetricsInstrument(Instrument):
         self._quiet_ns = 0
 
     def _look_at(self, item: ItemRecord) -> None:
-        """Look whether an item ended in a long turn of the loop, and whether its bucket's exemplar is due."""
+        """Check whether an item ended in a long turn of the loop, and whether its bucket's exemplar is due."""
         slow_ns, finished_ns = self._heartbeat.slow_ns, item.finished_ns
         if finished_ns > slow_ns:
             self._heartbeat.add_ended(item)

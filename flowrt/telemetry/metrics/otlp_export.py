@@ -49,8 +49,8 @@ class MetricsExport:
     `OTEL_METRIC_EXPORT_INTERVAL` sets the interval in milliseconds; the exporter reads `OTEL_EXPORTER_OTLP_*` itself.
 
     Args:
-        resource: What the metrics are of.
-        endpoint: The collector's base URL; None for that of the environment.
+        resource: The OpenTelemetry resource of the metrics.
+        endpoint: The collector's base URL; None to take it from the environment.
 
     Raises:
         MissingExtraError: The exporter is not installed.
@@ -104,8 +104,8 @@ def as_metrics_data(readings: Iterable[Reading], resource: Resource) -> MetricsD
     """Convert readings of the store into the SDK's form, with the names, labels and values of a scrape.
 
     Args:
-        readings: What `Reader.read` returned.
-        resource: What the metrics are of.
+        readings: The return value of `Reader.read`.
+        resource: The OpenTelemetry resource of the metrics.
     """
     now_ns = time.time_ns()
     metrics = [_as_metric(reading, now_ns) for reading in readings]

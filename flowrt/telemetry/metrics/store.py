@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 OTHER_PAIR: Final = ("_other", "_other")
-"""Pair under which items are counted once there are more (batch, node) pairs than the limit of labels."""
+"""Pair under which items are counted beyond the limit of (batch, node) pairs."""
 
 _MAX_PAIRS: Final = 64
 _MAX_ERROR_TYPES: Final = 20
@@ -77,7 +77,7 @@ class Histogram:
 
 
 class ErrorTypes:
-    """Error types of a (batch, node) pair that have a series of their own: the first ones that occur."""
+    """Error types of a (batch, node) pair that have their own series: the first to occur, up to a limit."""
 
     __slots__ = ("_lock", "_names")
 
@@ -100,7 +100,7 @@ class ErrorTypes:
 
 
 class _Rest(NamedTuple):
-    """Counters off the fast path. One set, all at 0, is shared by the shards that have not counted there yet."""
+    """Counters for items off the fast path. Shards that have not used them yet share one set, all at 0."""
 
     items: dict[str, int]
     errors: dict[str, int]
@@ -193,7 +193,7 @@ class Shard:
         self.ok, self.failed, self.attempt, self.queue_wait, self.failed_exemplars = rest[6:]
 
     def own_rest(self) -> None:
-        """Give this shard its own counters off the fast path. Call it before anything is added to them."""
+        """Give this shard its own counters off the fast path. Call this method before adding to them."""
         if not self._owns_rest:
             self._owns_rest = True
             self._set_rest(_Rest.of(self.bounds_s))
@@ -269,8 +269,8 @@ class BatchShard:
     """Counts per batch name, updated once per batch.
 
     Attributes:
-        latest: The batch that has ended last.
-        latest_claimed: Its speedup as the sum of the service times over the wall time.
+        latest: The batch that ended last.
+        latest_claimed: The sum of that batch's service times over its wall time.
     """
 
     __slots__ = (

@@ -18,7 +18,7 @@ _BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in TRANSPORT_BOUNDS_S)
 
 
 def read_workers() -> Iterator[Reading]:
-    """Current values of the metrics of workers; those of slots from the 65th on are added up as `_other`."""
+    """Current values of the metrics of workers. Slots from the 65th on are summed up as `_other`."""
     busy: dict[str, float] = {}
     inflight: dict[str, float] = {}
     resident: dict[str, float] = {}

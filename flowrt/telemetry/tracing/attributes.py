@@ -47,7 +47,7 @@ def set_all(bounded: BoundedAttributes, attributes: Any) -> None:
     """Set attributes, dropping those that cannot be converted.
 
     Args:
-        bounded: Where to set them.
+        bounded: The mapping to fill.
         attributes: A mapping. Anything else is dropped as a whole.
     """
     # Unlike `update`, the SDK's own way converts keys that are not text. SDKs before 1.39 do not have it.

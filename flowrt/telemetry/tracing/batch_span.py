@@ -43,7 +43,7 @@ class BatchSpan(ItemSpan):
             self.set_attributes(totals)
 
     def _fix(self) -> None:
-        """Do nothing: what ends the batch span early does not change it."""
+        """Do nothing: code that ends the batch span early must not change it."""
 
     def __repr__(self) -> str:
         return f"<BatchSpan {self.name!r}, {self.ids[-8:].hex()}>"

@@ -297,6 +297,6 @@ class TracingInstrument(BatchTracing):
 
 
 def span_of(item: ItemRecord) -> trace.Span | None:
-    """The item's span if it is recording, else None."""
+    """Return the item's span if it is recording, else None."""
     span = getattr(item.trace, "span", None)  # not of ids, as of an item that has ended
     return span if isinstance(span, trace.Span) and span.is_recording() else None

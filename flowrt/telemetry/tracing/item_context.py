@@ -1,7 +1,7 @@
-"""Context in which an item's node runs: the span in it is made when something asks for it.
+"""Context in which an item's node runs, with a span that is made when code first reads it.
 
-Most nodes never look at their span, and then its exported form is all that is needed. The context itself has to exist
-before the node starts, since any library may read it.
+Most nodes never read their span, so that its exported form suffices. The context itself must exist before the node
+starts, since any library may read it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _making: Final = threading.Lock()  # threads of a node may ask for its span conc
 class ItemContext(Context):
     """Context of one item: the batch's values, and the item's span.
 
-    It has no constructor, which would cost more than all else: set every attribute of a new one.
+    It has no constructor, whose call would cost more than all the rest: set every attribute of a new object.
 
     Attributes:
         frame: Data shared with the spans of the batch.
@@ -34,9 +34,9 @@ class ItemContext(Context):
         ids: The span's ids as `ids.py` encodes them.
         index: The item's index in the input.
         start_ns: The span's start on the batch's clock.
-        end_ns: Its end, 0 while the item runs. Set it before reading `made`, so that a span that another thread makes
-            meanwhile ends, too.
-        made: The span; None if nothing has asked for it.
+        end_ns: The span's end; 0 while the item runs. Set it before reading `made`, so that a span which another thread
+            makes meanwhile ends, too.
+        made: The span; None until it is first read.
         token: Restores the context from before the item; None if this context ends with the item.
     """
 
@@ -131,5 +131,5 @@ class ItemContext(Context):
 
 
 def without_span(context: Context) -> Mapping[str, object]:
-    """Return a context's values, for a caller that replaces the span: of an item's context it is not made for that."""
+    """Return a context's values for a caller that replaces the span, without making the span of an item's context."""
     return context.base if type(context) is ItemContext else context

@@ -23,7 +23,7 @@ _LOCAL: Final = re.compile(r",localParentSampled:Always(On|Off)Sampler,localPare
 
 
 class _Decisions(NamedTuple):
-    """True for spans that are sampled, False for those that are not, None where the sampler has to be asked."""
+    """True for a sampled span, False for a discarded one, None if the sampler must be called."""
 
     root: bool | None
     under_sampled: bool | None

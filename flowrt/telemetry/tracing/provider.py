@@ -40,7 +40,7 @@ class SpanTarget(Protocol):
         """Take a sampled span that has ended: an `ItemSpan` or an SDK span."""
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Export the waiting spans, and return True if none waits any more."""
+        """Export the waiting spans, and return True if none is left."""
 
 
 def _discard(span: Any) -> None:
@@ -90,10 +90,9 @@ class RuntimeProvider(TracerProvider):
         return is_random is not None and bool(is_random())
 
     def root_frame(self) -> SpanFrame | None:
-        """Return the frame that those of root spans may be derived from.
+        """Return the frame from which frames of root spans may be derived.
 
-        It is None if the sampler is not known to take every root span, or ids are those of another generator than the
-        SDK's.
+        It is None if the sampler may discard root spans, or if the ids come from a generator other than the SDK's.
         """
         sampler, generator, root = self.sampler, self.id_generator, self._root
         if root is None or root[0] is not sampler or root[1] is not generator:

@@ -164,7 +164,7 @@ def _install(resource: Resource) -> RuntimeProvider:
 
 
 def _make_pipeline(otlp_endpoint: str | None, resource: Resource) -> SpanPipeline | None:
-    """The way out that the argument or the environment asks for."""
+    """Return the exporter that the argument or the environment selects."""
     wanted = _env("OTEL_TRACES_EXPORTER").lower()
     if otlp_endpoint is None:
         if wanted == "console":

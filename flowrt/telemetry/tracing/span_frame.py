@@ -142,9 +142,9 @@ class SpanFrame:
         prompt: bool,
         redact: Redact | None,
     ) -> SpanFrame:
-        """Make the frame of spans that are sampled as one of this frame is, under that one or as roots like it.
+        """Make a frame for spans with the same sampling decision, as children of a span of this frame or as roots.
 
-        It costs a third of the constructor, and the parent's context is made only if something asks for it.
+        It costs a third of the constructor, and the parent's context is made on demand.
 
         Args:
             span: The parent; None for roots.
