@@ -123,7 +123,7 @@ class Watchdog:
         return samples.tasks if samples.beaten_ns == beaten_ns else []
 
     def ready(self, beaten_ns: int) -> Mapping[int, int]:
-        """Return ids of items seen ready while another task held the loop since that beat, each with its last sample."""
+        """Return ids of items that were ready since that beat while another task held the loop, with the last time."""
         samples = self._samples
         return samples.ready if samples.beaten_ns == beaten_ns else {}
 
