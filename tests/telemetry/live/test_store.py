@@ -27,7 +27,10 @@ def _open_page() -> Any:
     LIVE.open()
     yield
     LIVE.close(wait=True)
-    assert not [thread for thread in threading.enumerate() if thread.name == "flowrt-live"]
+    for thread in threading.enumerate():
+        if thread.name == "flowrt-live":
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def shown(name: str) -> dict[str, Any]:
