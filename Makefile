@@ -213,4 +213,4 @@ $(VENV_CLOUD)/.test: pyproject.toml
 	touch $@
 
 clean:  ## Remove the environments and caches
-	rm -rf $(VENV) $(VENV_NEXT) $(VENV_CLOUD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV_NEXT) $(VENV_CLOUD) .venv-bench-* .venv-peers .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
