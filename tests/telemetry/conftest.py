@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from flowrt.telemetry.metrics.collector import register
 from flowrt.telemetry.tracing.setup import make_provider
 from flowrt.telemetry.tracing.span import ItemSpan
 from flowrt.testing import CapturedTelemetry
@@ -50,6 +51,7 @@ def spans(
 @pytest.fixture
 def sample() -> Sample:
     """Scrapes and parses the page, and returns one sample's value; a missing sample fails the test."""
+    register()  # as the first processor or server of a process does: a test may be the first to run and make neither
 
     def look(name: str, **labels: str) -> float:
         text = generate_latest(REGISTRY).decode()
