@@ -1,4 +1,4 @@
-"""Screen of `flowrt top`: one batch in full, the others on a line each."""
+"""Screen of `flowrt top`: one batch in full, others on a line each, and a table of many batches by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flowrt._util.trace_url import trace_link
 from flowrt.cli.commands.top_client import Answer
+from flowrt.cli.commands.top_groups import groups_table
 from flowrt.cli.commands.top_workers import workers_table
 from flowrt.errors import one_line
 from flowrt.reporting.summary import duration
@@ -91,13 +92,16 @@ class View:
         if shown is None:
             parts.append(Text("\nno batch yet" if self._state is not None else "\nwaiting for the first answer"))
             return Group(*parts)
-        parts += self._groups()
+        groups: list[RenderableType] = []
+        if self._state is not None:
+            groups = groups_table(self._state, 8 if height is None else max(2, min(8, (height - 18) // 3)), _FAILING)
+        parts += groups
         others = [batch for batch in self._batches() if batch is not shown]
         parts += [self._line(batch) for batch in others[:3]]
         parts += [Text(), *_batch(shown, width, self._trace_url)]
         workers = [] if self._state is None else workers_table(self._state)
         parts += workers
-        taken = 10 + (workers[1].row_count + 1 if workers and isinstance(workers[1], Table) else 0)
+        taken = 10 + sum(part.row_count + 1 for part in (*groups, *workers) if isinstance(part, Table))
         free = None if height is None else max(3, height - len(parts) - taken)
         parts += _tables(shown, width, free)
         return Group(*parts)
@@ -126,15 +130,6 @@ class View:
             age = f", as of {duration(time.monotonic() - self._answered_s)} ago" if self._state is not None else ""
             title.append(f"\n{_plain(self._problem)}; retrying{age}", style="bold red")
         return title
-
-    def _groups(self) -> list[RenderableType]:
-        """Count the active batches by name if several of a name are active."""
-        groups = [] if self._state is None else self._state.get("groups", [])
-        active = {_plain(group["name"]): group["active"] for group in groups if group["active"]}
-        if not active or max(active.values()) < 2:
-            return []
-        line = Text(f"{sum(active.values()):,} active: ", style="dim", no_wrap=True, overflow="ellipsis")
-        return [line.append(", ".join(f"{name} {count:,}" for name, count in active.items()))]
 
     def _line(self, batch: Batch) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")

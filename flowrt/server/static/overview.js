@@ -94,6 +94,7 @@ function cellsOf({ batch, group }) {
 function build(row, choose) {
   const name = make("button", "choose", row.group ? row.group.name : row.batch.name);
   name.type = "button";
+  name.title = name.textContent; // a long name is cut
   if (row.group) {
     name.addEventListener("click", () => {
       if (!opened.delete(row.group.name)) opened.add(row.group.name);

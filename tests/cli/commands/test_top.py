@@ -310,15 +310,47 @@ def test_client_gets_the_trace_template_once() -> None:
         server.stop()
 
 
-def test_many_batches_of_a_name_are_one_number() -> None:
+def group(name: str, active: int, **more: Any) -> dict[str, Any]:
+    ended = {"ok": 3, "failed": 1, "cancelled": 0}
+    figures = {"item_rate": 6.25, "failing": 0.0, "p95_s": 79.0, "oldest_s": time.time() - 90}
+    return {"name": name, "active": active, "ended": ended, **figures, **more}
+
+
+def test_many_batches_are_a_table_of_their_names() -> None:
     view = View("http://x")
     batches = [running("request", float(i), 0, id=str(i)) for i in range(6)]
     groups = [
-        {"name": "request", "active": 1_000},
-        {"name": "nightly\x1b[31m", "active": 1},
-        {"name": "old", "active": 0},
+        group("nightly\x1b[31m", 1, failing=0.5),
+        group("request", 1_000),
+        group("old", 0),
     ]
     view.update(Answer({"process": PROCESS, "batches": batches, "groups": groups}))
-    assert "1,001 active: request 1,000, nightly [31m 1\n" in drawn(view).replace("  ", " ")
-    view.update(Answer({"process": PROCESS, "batches": batches[:1], "groups": [{"name": "one", "active": 1}]}))
-    assert "active:" not in drawn(view)
+    lines = [" ".join(line.split()) for line in drawn(view).splitlines()]
+    at = lines.index("1,001 active, 2 names")
+    assert lines[at + 1] == "name active ended items/s failing p95 oldest"
+    assert lines[at + 2].startswith("nightly [31m 1 4 6.2 50% 79.00 s 9")
+    assert lines[at + 3].startswith("request 1,000 4 6.2 0% 79.00 s 9")
+    assert not any(line.startswith("old ") for line in lines)
+
+
+@pytest.mark.parametrize(("height", "rows"), [(None, 8), (60, 8), (24, 2)])
+def test_table_of_names_is_bounded(height: int | None, rows: int) -> None:
+    view = View("http://x")
+    groups = [group(f"name-{i}", 2) for i in range(50)]
+    answer = {"process": PROCESS, "batches": [running("one", 1.0, 0)], "groups": groups, "groups_left": 58}
+    view.update(Answer(answer))
+    text = drawn(view, 100, height)
+    assert text.count("name-") == rows
+    assert f"100 active, 108 names, {108 - rows} not shown" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_active_batches_of_different_names_need_no_table() -> None:
+    view = View("http://x")
+    groups = [group("one", 1), {"name": "older version", "active": 1}]
+    view.update(Answer({"process": PROCESS, "batches": [running("one", 1.0, 0)], "groups": groups}))
+    assert " active" not in drawn(view)
+    view.update(
+        Answer({"process": PROCESS, "batches": [running("one", 1.0, 0)], "groups": [{"name": "x", "active": 2}]})
+    )
+    assert "2 active, 1 name " in drawn(view)
