@@ -28,6 +28,11 @@ def test_every_reliability_test_is_on_the_page_at_its_number() -> None:
         assert f"[`{name}`]" in (PAGE if number is None else FAULTS[int(number[1])]), name
 
 
+def test_every_fault_has_a_test_of_its_number() -> None:
+    for number, line in FAULTS.items():
+        assert f"[`test_{number:02}_" in line, line
+
+
 def test_faults_are_numbered_without_gaps_and_link_to_tests() -> None:
     assert sorted(FAULTS) == list(range(1, len(FAULTS) + 1))
     untested = {number for number, line in FAULTS.items() if "](../tests/" not in line}

@@ -9,7 +9,7 @@ from tools.attack import _REQUESTS, attack
 pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("attack")]
 
 
-def test_batch_continues_while_its_server_is_attacked() -> None:
+def test_28_batch_continues_while_slow_sockets_attack_its_server() -> None:
     outcome = attack(sockets=60, seconds=2.5)
     before, during, after = outcome.rates
     assert min(before, during, after) > 0

@@ -173,7 +173,7 @@ def test_page_shows_the_counters_during_and_after_a_batch(
     assert text_of(page, "#done") == "100 of 100 items, 100 %"
 
 
-def test_hostile_text_is_shown_as_text(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
+def test_27_script_in_an_error_text_is_shown_as_text(open_page: OpenPage, spawn: Spawn, make_gate: MakeGate) -> None:
     page = open_page()
     gate = make_gate(-1)
     name = f"{HOSTILE}\u202e"
@@ -194,7 +194,7 @@ def test_hostile_text_is_shown_as_text(open_page: OpenPage, spawn: Spawn, make_g
     assert page.evaluate("document.body.dataset.hit") is None
 
 
-def test_inline_script_is_blocked(open_page: OpenPage) -> None:
+def test_27_inline_script_is_blocked(open_page: OpenPage) -> None:
     page = open_page(quiet=False)
     page.evaluate(
         "() => { const script = document.createElement('script');"
