@@ -23,35 +23,33 @@ class Turn:
 
     Attributes:
         started_ns: When the current turn started, by the clock.
+        timed: True if a callback is scheduled that starts the next turn.
     """
 
-    __slots__ = ("_clock", "_loop", "_timed", "started_ns")
+    __slots__ = ("_clock", "_loop", "started_ns", "timed")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
         self._clock = clock
         self.started_ns = clock()
-        self._timed = False  # True if a callback is scheduled that starts the next turn
+        self.timed = False
 
     def is_over(self, now_ns: int) -> bool:
         """Return whether a worker whose items never wait must yield to the loop now."""
         return now_ns - self.started_ns > LONGEST_NS
 
-    def goes_on(self, started_ns: int, now_ns: int) -> bool:
-        """Return whether another item may start without a turn of the loop.
+    def begin(self, started_ns: int) -> None:
+        """Begin a turn that is not timed yet. The loop ends it.
 
         Args:
-            started_ns: Start of the turn, if this is its first item.
-            now_ns: The time by the batch's clock.
+            started_ns: When the turn started, by the clock.
         """
-        if not self._timed:
-            self.started_ns = started_ns
-            self._end_soon()
-        return not self.is_over(now_ns)
+        self.started_ns = started_ns
+        self._end_soon()
 
     async def end(self) -> None:
         """Yield to the loop's other work."""
-        if not self._timed:
+        if not self.timed:
             self._end_soon()
         try:
             await asyncio.sleep(0)
@@ -59,9 +57,9 @@ class Turn:
             clear_cancellation()
 
     def _end_soon(self) -> None:
-        self._timed = True
+        self.timed = True
         self._loop.call_soon(self._start)
 
     def _start(self) -> None:
-        self._timed = False
+        self.timed = False
         self.started_ns = self._clock()

@@ -202,9 +202,7 @@ class Worker:
                     raised = True
                     settle_raised(item, exc, slot)
                     self._cancellation.fail(exc, f"the node raised {type(exc).__name__}")
-                if (
-                    slot.abandoned
-                ):  # the grace was over: `abandon` has finished a copy of the item and replaced the slot
+                if slot.abandoned:  # after the grace: a copy of the item was finished, and the slot replaced
                     return
                 slot.item = None
                 if slot.cancelled_ns:  # even if the node has caught the cancellation and returned
@@ -266,7 +264,7 @@ class Worker:
             now: The time by the batch's clock.
         """
         make_task: Callable[..., asyncio.Task[None]] = ItemTask
-        loop, name, context, clock = self._loop, self._batch.name, self._context, self._clock
+        loop, batch, name, context, turn = self._loop, self._batch, self._batch.name, self._context, self._turn
         starter = slot.task
         while True:
             slot.starter = starter
@@ -274,7 +272,9 @@ class Worker:
             if slot.starter is not None:  # the item waits, or it was the slot's last
                 slot.starter = None
                 return
-            if not self._turn.goes_on(now, clock()):
+            if not turn.timed:
+                turn.begin(now)
+            if batch.latest.finished_ns - turn.started_ns > LONGEST_NS:  # type: ignore[union-attr]  # it has just ended
                 slot.task = ItemTask(self.run(slot, SCHEDULED), loop=loop, name=name, context=context.copy())
                 return
 
