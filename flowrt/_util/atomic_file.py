@@ -14,11 +14,11 @@ __all__ = ["DiskFailedError", "OutputFile", "move_into_place", "open_private", "
 def open_private(path: str | os.PathLike[str], *, new: bool = False) -> int:
     """Open a file for writing with mode 0600, never through a symlink.
 
-    What an existing file holds is kept, as it may be another process's: truncate it once it is known to be ours.
+    The content of an existing file stays, as the file may belong to another process: truncate it once that is excluded.
 
     Args:
         path: The file; it is created if it does not exist.
-        new: Whether an existing file is an error.
+        new: True if an existing file is an error.
 
     Returns:
         The file descriptor; it is not inherited by child processes.
@@ -31,13 +31,13 @@ def open_private(path: str | os.PathLike[str], *, new: bool = False) -> int:
 
 
 def move_into_place(fd: int, partial: Path, path: Path, *, replace: bool = True) -> None:
-    """Give a complete file its final name, so that it is there with all its content even after a power failure.
+    """Rename a complete file to its final name, which never holds an incomplete file, even after a power failure.
 
     Args:
         fd: The open file, with nothing left in a buffer.
-        partial: Its temporary name, in the same folder.
-        path: Its final name.
-        replace: Whether an existing file is replaced.
+        partial: The temporary name, in the same folder.
+        path: The final name.
+        replace: True to replace an existing file.
 
     Raises:
         FileExistsError: The final name is taken, and `replace` is False.
@@ -78,7 +78,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 class DiskFailedError(Exception):
-    """The disk did not take all that was written; what it has stays under the temporary name."""
+    """The disk failed during a write. The incomplete file stays under the temporary name."""
 
 
 class OutputFile:

@@ -29,7 +29,7 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:
 
 
 def is_virtual(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return True for a loop with a time of its own, in which work outside the loop takes no time.
+    """Return whether a loop has virtual time, in which work outside the loop takes no time.
 
     Args:
         loop: The running loop.

@@ -15,7 +15,7 @@ _lock: Final = threading.Lock()  # one for all, so that the sums can be pickled
 def thread_cpu_clock() -> Callable[[], int]:
     """Make a clock of the calling thread's CPU time, in nanoseconds, that any thread may read.
 
-    It is of no use once the thread has ended, and stands at 0 on systems without such clocks.
+    The clock is invalid after the thread has ended, and always 0 on systems without such clocks.
     """
     if not hasattr(time, "pthread_getcpuclockid"):
         return int
@@ -47,7 +47,7 @@ class CpuTime:
         self.wall_ns = 0
 
     def add_since(self, start: tuple[int, int]) -> tuple[int, int]:
-        """Add what has passed on this thread since `start`, which `read_times` returned; return the times now."""
+        """Add the times that have passed on this thread since `start`, from `read_times`; return the current times."""
         cpu_ns, wall_ns = time.thread_time_ns(), time.perf_counter_ns()
         with _lock:
             self.cpu_ns += cpu_ns - start[0]

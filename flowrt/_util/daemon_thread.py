@@ -21,8 +21,8 @@ _SHORT_NS: Final = 50_000  # calls shorter than this are measured together: a th
 def run_in_daemon_thread(loop: asyncio.AbstractEventLoop, function: Callable[[], T], name: str) -> asyncio.Future[T]:
     """Run a blocking function in a daemon thread of its own.
 
-    Unlike a thread of the loop's default executor, it needs no free place in a shared pool and does not delay the
-    exit of the process.
+    Unlike a thread of the loop's default executor, it does not wait for a shared pool and does not delay the exit of
+    the process.
 
     Args:
         loop: The loop that awaits the future.
@@ -55,7 +55,7 @@ class Call:
         self._waiter: asyncio.Future[None] | None = None
 
     def wait_for_end(self) -> asyncio.Future[None]:
-        """Return a future that is done once the function has ended, also after the answer was cancelled."""
+        """Return a future that is done once the function has ended, even if the answer was cancelled."""
         if self._waiter is None:
             self._waiter = self.answer.get_loop().create_future()
             if self.ended:
@@ -73,9 +73,9 @@ class Call:
 class DaemonThreads:
     """Pool of daemon threads behind one queue; a thread is added when there are more calls than threads.
 
-    A call that never returns does not keep the process from exiting, as a `ThreadPoolExecutor`'s thread would. Calls
-    and outcomes cross between the loop and the threads in groups: a thread that has ended a call takes the next one
-    without going to sleep, and the loop is woken once for all outcomes that are there when it looks.
+    Unlike in a `ThreadPoolExecutor`, a call that never returns does not keep the process from exiting. Calls and
+    outcomes pass between the loop and the threads in groups: after a call, a thread takes the next one without going
+    to sleep, and the loop is woken once for all outcomes that have arrived by then.
 
     Args:
         name: Prefix of the threads' names.
@@ -112,7 +112,7 @@ class DaemonThreads:
         return call
 
     def close(self) -> None:
-        """End the threads. Wait for them, which is quick, unless a call is active: then each ends by itself."""
+        """End the threads. Wait for them unless a call is active, in which case each thread ends after its call."""
         threads, self._threads = self._threads, []
         self._calls.extend([None] * len(threads))
         self._ring()
@@ -121,7 +121,7 @@ class DaemonThreads:
                 thread.join()
 
     def _ring(self) -> None:
-        """Wake one thread up; it wakes the next one if there are more calls.
+        """Wake one thread, which wakes the next one if there are more calls.
 
         The queue of the standard library would wake a thread for each call from Python 3.13 on, and most of them would
         find that another thread has taken it.
@@ -165,7 +165,7 @@ class DaemonThreads:
                 call.answer.get_loop().call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        """Set the outcomes that are there, on the loop's thread."""
+        """Set the outcomes that have arrived, on the loop's thread."""
         self._signalled = False  # cleared first: an outcome that arrives from now on signals again
         outcomes = self._outcomes
         while outcomes:

@@ -39,7 +39,7 @@ def check_number(
         value: The value given.
         least: The smallest value allowed.
         most: The largest value allowed.
-        above: Whether `least` itself is too small.
+        above: True if `least` itself is too small.
         unit: The unit, for the message: "of seconds".
 
     Raises:
@@ -66,7 +66,7 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
 
 
 def seconds_to_ns(seconds: float) -> int:
-    """Round to whole nanoseconds; durations of more than 30 million years become that long."""
+    """Round to whole nanoseconds; durations are cut to 30 million years."""
     return round(min(seconds, _LONGEST_S) * 1e9)
 
 

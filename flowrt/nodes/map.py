@@ -40,15 +40,15 @@ _UNOBSERVED: Final = Observer(Telemetry.of(False), "part", "part", 1)
 
 
 class _PartProcessor(BatchProcessor[In, Out]):
-    """Processor whose batches are parts of items, and cost little more than their own items.
+    """Processor for batches inside items, at a low cost for each batch.
 
-    Inside an item, a batch has telemetry only if the batch around it has any, and logs at DEBUG that it starts and
-    ends: the item's own events tell of it. Outside of an item it is a batch like any other.
+    Inside an item, a batch has telemetry only if the enclosing batch has, and logs its start and end at DEBUG, since
+    the item has its own events. Outside of an item it is an ordinary batch.
 
     Args:
         node: The node that runs for each input.
         max_concurrency: Most inputs that run at once.
-        continue_on_error: Whether a failed input leaves the others running.
+        continue_on_error: False stops at the first failed input.
         name: Name of the batches.
     """
 
@@ -65,9 +65,9 @@ class _PartProcessor(BatchProcessor[In, Out]):
         """Start a batch; the caller awaits its `join`, and then its `raise_if_interrupted`.
 
         Args:
-            inputs: Where items come from.
+            inputs: Any iterable or async iterable of items.
             workflow_context: Shared by all items.
-            deliver: Takes each result as it is there.
+            deliver: Receives each result when its item has finished.
         """
         outer = enclosing_run()
         observer = self._observer if outer is None else self._quiet if outer.observed else _UNOBSERVED
@@ -178,7 +178,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
 
     @property
     def continue_on_error(self) -> bool:
-        """True to run the other items after a failure; a change holds from the next `execute` on."""
+        """True to run the other items after a failure. A change applies from the next `execute` on."""
         return self._processor.continue_on_error
 
     @continue_on_error.setter
@@ -187,7 +187,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
 
     @property
     def child_node(self) -> BaseNode:
-        """The node that runs for each item; a change holds from the next `execute` on."""
+        """The node that runs for each item. A change applies from the next `execute` on."""
         return self._processor.node
 
     @child_node.setter
@@ -196,7 +196,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
 
     @property
     def max_concurrency(self) -> int:
-        """Items that may run at once; a change also holds for items of a running `execute`."""
+        """Most items that may run at once. A change also applies to a running `execute`."""
         return self._processor.max_concurrency
 
     @max_concurrency.setter
@@ -249,7 +249,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
     def _result(
         self, ok: bool, outputs: dict[int, Any], errors: list[dict[str, Any]], total: int, stopped: str | None
     ) -> NodeResult[MapOutput[Out]]:
-        """Make the result of a run: its outputs aligned with the items, its counts, and what went wrong."""
+        """Make the result of a run: outputs aligned with the items, counts, and errors."""
         output: Any = {
             self.output_key: [outputs.get(index) for index in range(total)],
             "total": total,

@@ -113,11 +113,11 @@ def raises(error: BaseException | type[BaseException]) -> Step:
 
 
 def fails(times: int, error: BaseException | type[BaseException] = ConnectionError, then: Step = _echo) -> list[Step]:
-    """Steps that raise so many times and then take another step, for `ScriptedNode(*fails(2))`.
+    """Return steps that raise a number of times and then take another step, for `ScriptedNode(*fails(2))`.
 
     Args:
         times: Number of attempts that fail.
-        error: What they raise.
+        error: The exception, or its class.
         then: The step of later attempts; by default they return the input.
     """
     return [*[raises(error)] * times, then]
@@ -127,7 +127,7 @@ def sleeps(seconds: float, then: Step = _echo) -> Step:
     """Step that sleeps and then takes another step.
 
     Args:
-        seconds: For how long; at once in virtual time.
+        seconds: Length of the sleep.
         then: The step after it; by default it returns the input.
     """
 
@@ -142,7 +142,7 @@ def hangs(*, stubborn_for: float = 0.0) -> Step:
     """Step that never ends by itself.
 
     Args:
-        stubborn_for: For how long it ignores cancellation, in seconds.
+        stubborn_for: Time for which the step ignores cancellation, in seconds.
     """
 
     async def step(_: Any) -> Any:
@@ -162,10 +162,10 @@ def hangs(*, stubborn_for: float = 0.0) -> Step:
 
 
 def blocks(seconds: float, then: Step = _echo) -> Step:
-    """Step that blocks the event loop, in real time also in virtual time.
+    """Step that blocks the event loop in real time, even on a loop of virtual time.
 
     Args:
-        seconds: For how long.
+        seconds: Length of the block.
         then: The step after it; by default it returns the input.
     """
 
@@ -214,4 +214,4 @@ ODD_EXCEPTIONS: Final[dict[str, Callable[[], Exception]]] = {
     "StopAsyncIteration": lambda: StopAsyncIteration("stop"),
     "a group": lambda: ExceptionGroup("several", [ValueError("a"), OSError("b")]),
 }
-"""Exceptions that break careless code, by what is odd about them: `raises(ODD_EXCEPTIONS[name]())`."""
+"""Exceptions that break careless code, by a name of their oddity: `raises(ODD_EXCEPTIONS[name]())`."""

@@ -1,4 +1,4 @@
-"""JSON text: the quick encoder writes what the standard library's writes."""
+"""JSON text: the fast encoder writes the same text as the standard library's."""
 
 from __future__ import annotations
 

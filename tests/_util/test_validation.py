@@ -1,4 +1,4 @@
-"""Checks of settings, and what they say."""
+"""Checks of settings, and their messages."""
 
 from __future__ import annotations
 

@@ -37,16 +37,16 @@ def test_causes_come_by_their_share_with_advice() -> None:
 @pytest.mark.parametrize("failed", [0, 50])
 @pytest.mark.parametrize("second", CAUSES)
 @pytest.mark.parametrize("first", CAUSES)
-def test_advice_is_one_and_for_the_largest_cause_that_has_any(first: Cause, second: Cause, failed: int) -> None:
-    def told(bound_ns: dict[Cause, int]) -> str:
+def test_only_the_largest_cause_with_advice_gives_advice(first: Cause, second: Cause, failed: int) -> None:
+    def explained(bound_ns: dict[Cause, int]) -> str:
         stalls = [Stall(0, 60.0, node="culprit")]
         return explain(bound_ns, limit=10, items=100, failed=failed, left=3, stalls=stalls)
 
-    both = told({first: 60 * S, second: 40 * S} if first != second else {first: 100 * S})
+    both = explained({first: 60 * S, second: 40 * S} if first != second else {first: 100 * S})
     clauses = [clause.partition(": ") for clause in both.split("; ")]
     advised = [place for place, (_, _, advice) in enumerate(clauses) if advice]
     assert len(advised) <= 1
-    if ": " in told({first: 100 * S}):
+    if ": " in explained({first: 100 * S}):
         assert advised == [0]
 
 
@@ -270,7 +270,7 @@ def test_threads_that_wait_for_something_else_get_more_slots_as_advice() -> None
     assert explain({"slots": S}, limit=8, cpu=threads(0.05, 8.0)).endswith("raise max_concurrency")
 
 
-def test_plain_function_is_never_advised_to_become_one(run: Run) -> None:
+def test_plain_function_gets_no_advice_to_use_a_plain_function(run: Run) -> None:
     def pure(_: int) -> int:
         until = time.thread_time() + 0.03
         while time.thread_time() < until:

@@ -135,7 +135,7 @@ def test_slow_consumer_binds_while_workers_wait_for_it() -> None:
     assert ran(range(20), two_seconds, 10, consumer_s=1) == {"slots": 2, "consumer": 10, "tail": 1}
 
 
-def test_consumer_that_keeps_up_binds_nothing() -> None:
+def test_consumer_that_keeps_up_is_not_charged() -> None:
     assert ran(range(20), two_seconds, 10, consumer_s=0) == {"slots": 2, "service": 2}
 
 
@@ -243,7 +243,7 @@ def test_slots_are_certain_at_once_while_a_list_has_inputs_left() -> None:
     assert seen == [(pytest.approx(10), pytest.approx(10))]
 
 
-def test_no_slots_are_missing_once_all_inputs_of_a_list_run() -> None:
+def test_slots_are_not_charged_once_all_inputs_of_a_list_run() -> None:
     keep = Keep()
     seen: list[dict[str, float]] = []
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments and between any two steps: the output is that of an uninterrupted run."""
+"""SIGKILL at random moments and between any two steps: the output equals an uninterrupted run's."""
 
 from __future__ import annotations
 

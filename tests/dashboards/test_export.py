@@ -1,4 +1,4 @@
-"""`flowrt dashboards export` writes the files of the package, which are those that the generator writes."""
+"""`flowrt dashboards export` writes the files of the package, which equal the generator's."""
 
 from __future__ import annotations
 

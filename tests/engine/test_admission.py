@@ -79,7 +79,7 @@ def test_room_for_results_of_a_closed_batch_passes_a_cancelled_waiter(run_virtua
     run_virtual(main())
 
 
-def test_permits_kept_by_a_pause_are_room_for_results_once_closed(run_virtual: Run) -> None:
+def test_permits_withheld_by_a_pause_are_capacity_after_closing(run_virtual: Run) -> None:
     async def main() -> None:
         admission = Admission(2)
         admission.pause()

@@ -122,7 +122,7 @@ def test_item_that_cancels_its_own_task_ends_only_itself(waits: bool) -> None:
     assert [result.status for result in results] == ["ok", "cancelled" if waits else "ok", "ok"] * 3
 
 
-def test_item_is_cancelled_by_its_own_task_and_not_by_the_one_that_started_it() -> None:
+def test_cancel_of_an_eagerly_started_item_leaves_its_starter_alone() -> None:
     tasks: list[Any] = []
 
     async def node(x: int) -> int:

@@ -122,7 +122,7 @@ def test_paused_batch_starts_nothing_until_it_is_resumed(inputs: str, stream: bo
     assert sum(bound.values()) == pytest.approx(12.5)
 
 
-def test_consumer_that_is_away_binds_nothing_as_a_pause_ends(run_virtual: Run) -> None:
+def test_busy_consumer_is_not_charged_as_a_pause_ends(run_virtual: Run) -> None:
     watch = Watch()
 
     async def main() -> None:
@@ -203,7 +203,7 @@ def test_probe_of_an_open_circuit_waits_for_the_end_of_a_pause(run_virtual: Run)
     assert all(at >= 30 for at in node.at_s[2:])
 
 
-def test_probe_that_a_pause_keeps_from_its_attempt_makes_way(run_virtual: Run) -> None:
+def test_probe_delayed_by_a_pause_is_given_back(run_virtual: Run) -> None:
     """The circuit is half open from 41 s on, the rate limit admits the probe at 50.5 s, and the next at 60.5 s."""
     node = Calls(fails=2)
 

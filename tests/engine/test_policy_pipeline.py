@@ -321,7 +321,7 @@ def test_every_slot_is_filled_again_after_backoff_was_full(kind: str, run_virtua
     assert results.wall_time <= 1 + 5 + 10
 
 
-def test_input_starts_beside_the_retry_that_had_filled_the_backoff(run_virtual: Run) -> None:
+def test_input_starts_once_a_retry_leaves_the_full_backoff(run_virtual: Run) -> None:
     node = Flaky({0: 1})
     retry = RetryPolicy(2, budget=None, waiting=1, wait=lambda _: 5.0)
     run_virtual(BatchProcessor(node, 2, retry=retry, telemetry=False).batch(range(4)))
@@ -816,7 +816,7 @@ class TimedSource:
 
 @pytest.mark.parametrize("end", ["drain", "stop"])
 @pytest.mark.parametrize("arrives_s", [5.0, 6.0, 7.0, 8.0])
-def test_input_that_arrives_as_a_batch_with_backoff_ends_is_not_lost(
+def test_input_that_arrives_while_a_batch_with_retries_ends_is_kept(
     arrives_s: float, end: str, run_virtual: Run
 ) -> None:
     async def node(x: int) -> int:

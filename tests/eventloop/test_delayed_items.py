@@ -133,7 +133,7 @@ def test_batch_that_ends_in_the_blocked_turn_has_the_stall(run: Run) -> None:
 
 @pytest.mark.parametrize("culprit", [0, 1])
 @pytest.mark.parametrize("runtime", [False, True])
-def test_items_that_went_on_to_wait_are_delayed(run: Run, culprit: int, runtime: bool) -> None:
+def test_items_that_ran_and_wait_again_after_a_stall_are_delayed(run: Run, culprit: int, runtime: bool) -> None:
     results = run_same_turn(run, culprit, goes_on=True, runtime=runtime)
     after = range(culprit + 1, 5)
     (stall, *_) = sorted(results.report.stalls, key=lambda each: -each.duration_s)
@@ -152,7 +152,7 @@ def test_items_whose_timers_came_due_in_a_stall_and_went_on_are_delayed(run: Run
     assert sorted(index for index, _ in stall.victims) == [1, 2, 3, 4]
 
 
-def test_item_that_waits_for_the_same_all_the_time_is_not_delayed(run: Run) -> None:
+def test_item_that_waits_for_the_same_future_is_not_delayed(run: Run) -> None:
     """Its future stays the same, also if another item goes on."""
     go = asyncio.Event()
 

@@ -79,7 +79,7 @@ def test_threshold_is_raised_until_the_last_runtime_ends() -> None:
 
 
 @pytest.mark.parametrize("chosen", [0, 50_000])
-def test_collector_that_is_off_or_runs_seldom_is_left_alone(chosen: int) -> None:
+def test_collector_that_is_off_or_has_a_high_threshold_stays(chosen: int) -> None:
     async def main() -> int:
         async with Runtime(log_level="ERROR"):
             return gc.get_threshold()[0]

@@ -251,7 +251,7 @@ def test_listeners_that_follow_each_other_share_a_timer(run: Run) -> None:
     run(main())
 
 
-def test_lateness_without_a_listener_is_not_the_next_ones(run: Run) -> None:
+def test_lateness_without_listeners_is_not_reported_to_a_later_one(run: Run) -> None:
     async def main() -> list[int]:
         beats: list[int] = []
         heartbeat = heartbeat_of(asyncio.get_running_loop())
@@ -338,9 +338,7 @@ def test_sleeping_loop_beats_less_often_unless_a_watchdog_relies_on_it(
     assert again == [0.025] * 19
 
 
-def test_dear_beat_is_followed_by_a_rest_of_which_its_lateness_is_a_part(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rest_after_a_slow_beat_includes_the_beats_lateness(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def note(_: object) -> dict[Any, Any]:
         time.sleep(0.003)
         return {}

@@ -1,4 +1,4 @@
-"""What differs between executors, as the conformance suite observes it; docs/scaling.md has it as a table."""
+"""Differences between executors, as the conformance suite observes them; docs/scaling.md has them as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crashes of worker processes: who is to blame, what runs again, what is counted."""
+"""Crashes of worker processes: attribution, reruns, counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cache: bounds, age and what it is made of, in memory and in a file."""
+"""Cache: construction, bounds and age, in memory and in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-def test_cache_is_given_or_made_of_a_path_or_true() -> None:
+def test_cache_setting_takes_a_cache_a_path_or_true() -> None:
     cache = Cache()
     assert Cache.of(cache) is cache
     assert Cache.of(None) is Cache.of(False) is None
