@@ -125,7 +125,7 @@ class Heartbeat:
         self._number = 0
         self._turned_ns = 0  # when the latest beat began
         self._waited = 0
-        self._waiting: Waiting = {}  # as of the latest beat, or of one after which the loop has hardly run
+        self._waiting: Waiting = {}  # at the latest beat, or at an earlier one after which the loop has hardly run
         self._unnoted_ns = _NOTE_EVERY_NS  # CPU time of the loop since then
         self._offset = 0
         self._slept = 0  # beats in a row between which the loop has slept

@@ -22,9 +22,9 @@ _log: Final = logging.getLogger("flowrt.workers")
 _STORE_BYTES: Final = 80_000_000  # Ray's least; items do not go through the object store of a cluster of our own
 _SAY_PENDING_S: Final = 10.0
 _LOOK_S: Final = 0.5
-_NEVER_S: Final = "86400"  # else Ray ends a driver a minute after its head, whatever the program still does
+_NEVER_S: Final = "86400"  # by default Ray ends a driver a minute after its head
 _PROBE_S: Final = 2.0
-_PROBES: Final = 4  # that fail one after another until the head is taken for gone: about 20 s at most
+_PROBES: Final = 4  # failures in a row after which the head counts as lost: about 20 s at most
 _PROBE_TIMEOUT_S: Final = 3.0
 _READ_TIMEOUT_S: Final = 5.0
 
@@ -101,7 +101,7 @@ class RayCluster:
 
     def _connect(self) -> Any:
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # its 30 s are exceeded under load
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each start warns
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # avoids a warning at each start
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
         if self._address is not None:  # in a local cluster, all processes would inherit it and outlive their head
             os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", _NEVER_S)

@@ -253,7 +253,7 @@ class RayTransport:
 
     def _report_printed(self, answers: Sequence[bytes]) -> None:
         """Report lines that the actor printed after the batch's end, or flushed only now."""
-        if self._made:  # else there is no receiver
+        if self._made:  # otherwise there is no receiver
             for parts in FrameReader().feed(b"".join([answer[8:] for answer in answers])):
                 if Frame.of(parts).envelope[0] == Kind.PRINTED:
                     self._receiver.received(parts)

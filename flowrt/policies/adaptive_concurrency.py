@@ -179,7 +179,7 @@ class LimitController:
                 return self.limit
         with self._lock:
             if counted:
-                if self._count >= self._need:  # else another thread has closed the window
+                if self._count >= self._need:  # otherwise another thread has closed the window
                     self._close_window(now_ns)
             elif outcome == "ok":
                 if self._skip:

@@ -121,7 +121,7 @@ class Window:
         if actual > estimate:
             self._pace(actual - estimate, now_ns)
             self._enter(actual - estimate, now_ns)
-        elif charge[0] > now_ns - self.per_ns:  # else it has left the window, and perhaps the log
+        elif charge[0] > now_ns - self.per_ns:  # an older charge has left the window, and perhaps the log
             charge[1] -= estimate - actual
             self.used -= estimate - actual
             self._unpace(estimate - actual)

@@ -71,7 +71,7 @@ class WaitingLine:
                 for closed in [known for known in self._queues if known.is_closed()]:
                     line = self._queues.pop(closed).line
                     self.waiting -= len(line)
-                    line.clear()  # else its callers would leave it again as their coroutines are collected
+                    line.clear()  # its callers would otherwise leave it again when their coroutines are collected
                 queue = self._queues[loop] = _Queue(loop, clock_of(loop) if clock is None else clock)
             if queue is not self._last:
                 self._last = queue
@@ -103,7 +103,7 @@ class WaitingLine:
                 return queue.turn
             place = _Place(loop.create_future(), price, next(self._numbers))
             self._stand_in_line(queue, place)
-        while place.turn != queue.turn:  # which stays as it is while this loop runs
+        while place.turn != queue.turn:  # the turn changes only while this loop does not run
             try:
                 await place.admitted
             except BaseException:

@@ -223,7 +223,7 @@ class Runner:
         if not any(each.number == number for each in self._inbox.copy()):
             return  # it runs, or has ended
         self._cancelled[number] = False
-        if self._running[0] != number:  # else it began meanwhile
+        if self._running[0] != number:  # otherwise it has begun meanwhile
             self._cancelled[number] = True
             self._post(number, Status.CANCELLED, 0, 0, None)
 

@@ -167,7 +167,7 @@ class Watchdog:
                 self._sample(beaten_ns, now)
             if stall is None and late_ns > self._stall_after_ns - beat_ns // 2:
                 culprit, item = (_GC, None) if collecting else self._find_culprit()
-                if beaten_ns == self._heartbeat.beaten_ns:  # else the loop has turned, and the task seen is innocent
+                if beaten_ns == self._heartbeat.beaten_ns:  # otherwise the loop has turned: no culprit
                     self._stall = stall = _Stall(beaten_ns, culprit, redact_of(None if item is None else item.batch))
                     METRICS.stalled(stall.node)
                     _add_span_event(item, late_ns / 1e9, culprit["stack"])

@@ -50,7 +50,7 @@ def ended_fields(batch: BatchRecord, suppressed: int = 0) -> str:
         fields.append(f'"speedup_method": "{speedup.method}"')
     elif (service_ns := service_ns_of(batch)) and wall_ns > 0:
         fields.append(f'"speedup_claimed": {_ratio(service_ns / 1e9 / (wall_ns / 1e9))}')
-    if batch.ledger is not None:  # which has charged all of the time, as the batch has ended
+    if batch.ledger is not None:  # all time is charged, as the batch has ended
         bound_s = ", ".join(
             [f'"{cause}": {_seconds(ns)}' for cause, ns in zip(CAUSES, batch.ledger.charged, strict=True) if ns]
         )

@@ -235,7 +235,7 @@ class Shard:
             exemplars = self.ok_exemplars if state == "ok" else self.failed_exemplars
             if item.finished_ns >= exemplars.due_ns[bucket]:
                 exemplars.take(bucket, item)
-            if item.started_ns:  # else the item ended while it waited for a retry, and its attempts are counted
+            if item.started_ns:  # 0: the item ended while it waited for a retry, and its attempts are counted
                 self._add_attempt(item)
             self.queue_wait.add(item.queue_wait_ns)
         self.backoff_ns += item.backoff_ns
@@ -250,7 +250,7 @@ class Shard:
     def add_retry(self, item: ItemRecord) -> None:
         """Count an attempt that is not the item's last."""
         self.own_rest()
-        if item.started_ns:  # else the attempt did not reach the node
+        if item.started_ns:  # 0: the attempt did not reach the node
             self._add_attempt(item)
         self.retries[item.retry.reason] += 1
 
