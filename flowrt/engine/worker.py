@@ -160,7 +160,7 @@ class Worker:
                             dispatch.disable(notify_started)
                 elif (admitted := self._admit(data, asked_ns)) is not None:
                     item = admitted
-                else:
+                else:  # many in a row, such as restored items, must let the loop turn, too
                     if self._turn.is_over(clock()):
                         await self._turn.end()
                     continue
@@ -225,7 +225,7 @@ class Worker:
 
                 if self._task_per_item:
                     if admission.closed or (batch.pulled + pool.starting >= self._known and not self._needs_task()):
-                        break
+                        break  # no further item needs this slot
                     if slot.starter is not None:  # this eager task has not waited: `_start_items` starts the next, too
                         slot.starter = None
                     elif _CAN_START_EAGERLY and (batch.latest is not item or now - item.started_ns < LONGEST_NS):
@@ -257,7 +257,7 @@ class Worker:
         An eager task runs inside its constructor until it first waits, which spares the item a turn of the loop. An
         item that has ended by then clears `slot.starter`, and the next one starts here. An item that waits starts the
         next one itself when it ends. After `LONGEST_NS` of items that never wait, the next one is scheduled, so that
-        the loop has its turn.
+        the loop has its turn; so it is after a single item that blocked the loop for as long.
 
         Args:
             slot: The slot; its task is in the last step.
