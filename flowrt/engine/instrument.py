@@ -49,7 +49,7 @@ class Phase(IntEnum):
     """
 
     RECORDING = 0
-    """Ends last, because its file contains what the other instruments have found."""
+    """Ends last, because its file contains the findings of the other instruments."""
     RECONCILIATION = 1
     """Ends after metrics and tracing, whose counts it compares."""
     METRICS = 2

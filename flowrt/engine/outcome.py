@@ -44,7 +44,7 @@ Deliver = Callable[[BatchResult], None]
 """Receives each finished result. If admission is limited, the consumer calls `admission.release()` for each one."""
 
 Settle = Callable[[ItemRecord, Any], None]
-"""Records what the node returned."""
+"""Records the value of an attempt on the item."""
 
 
 PLAIN: Final[frozenset[type]] = frozenset({NoneType, bool, int, float, str, bytes, dict, list, tuple})
@@ -58,7 +58,7 @@ class RejectedInputError(Exception):
 
 
 def settle_value(item: ItemRecord, value: Any) -> None:
-    """Record what a function returned: its value is the output, unless it is a NodeResult."""
+    """Record the value of a function: the output, unless it is a NodeResult."""
     if type(value) in PLAIN:  # nearly always
         item.status = "ok"
         item.output = value
@@ -72,7 +72,7 @@ def settle_value(item: ItemRecord, value: Any) -> None:
 
 
 def settle(item: ItemRecord, result: Any) -> None:
-    """Record what a node returned."""
+    """Record the result of a node."""
     if type(result) is NodeResult and result.success and type(result.output) not in NEVER_RUN:
         item.status = "ok"
         item.output = result.output
@@ -83,7 +83,7 @@ def settle(item: ItemRecord, result: Any) -> None:
 
 
 def settle_exception(item: ItemRecord, exc: BaseException) -> None:
-    """Record what a node raised, without the engine's own frames."""
+    """Record an attempt's exception, without the engine's frames in its traceback."""
     item.status = "failed"
     if isinstance(exc, RejectedInputError):
         rejected = item.input_data
@@ -100,7 +100,7 @@ def settle_exception(item: ItemRecord, exc: BaseException) -> None:
 
 
 def settle_raised(item: ItemRecord, exc: BaseException, slot: Slot) -> None:
-    """Record what an attempt raised in the item's task; called by the worker that caught it.
+    """Record an attempt's exception that the worker has caught in the item's task.
 
     The traceback begins with the worker's frame, which holds the batch. Later frames may hold that frame as their
     caller, even after `settle_exception` has cut it from the traceback, so it is cleared when its task has ended.
@@ -108,7 +108,7 @@ def settle_raised(item: ItemRecord, exc: BaseException, slot: Slot) -> None:
 
     Args:
         item: The item.
-        exc: What the attempt raised.
+        exc: The attempt's exception.
         slot: The item's slot.
     """
     own = exc.__traceback__

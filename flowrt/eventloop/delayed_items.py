@@ -18,9 +18,9 @@ from flowrt.model import BatchRecord, ItemRecord, Slot
 __all__ = ["TURNS", "Ended", "Lateness", "Waiting", "note_waiting", "sample_ready"]
 
 _STALL_NS: Final = 100_000_000  # shorter lateness is counted, but not kept as a stall
-_MOST_SLOTS: Final = 2_000  # looked at in one batch after a late beat
+_MOST_SLOTS: Final = 2_000  # examined in one batch after a late beat
 _LEAST_NS: Final = 1_000_000  # a shorter delay of an item that ended is not worth counting
-_SAMPLED_SLOTS: Final = 64  # looked at in one batch at a beat of a busy loop
+_SAMPLED_SLOTS: Final = 64  # examined in one batch at a beat of a busy loop
 _NOTED_SLOTS: Final = 128  # of all batches of a loop, at each beat
 
 TURNS: Final = 2

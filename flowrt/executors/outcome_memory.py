@@ -37,7 +37,7 @@ class OutcomeMemory:
         """Store an outcome until `clear`; returns False if there is no space."""
         try:
             data = pickle.dumps(outcome, 5)
-        except Exception:  # the message that it goes into says what is wrong with it
+        except Exception:  # its message reports the fault
             return False
         start = _HEAD_BYTES + self.running[1]
         end = start + len(data)

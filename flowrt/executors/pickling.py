@@ -17,7 +17,7 @@ OUT_OF_BAND_BYTES: Final = 65_536
 
 _PROTOCOL: Final = 5
 _DEPTH: Final = 6  # of the search for the attribute that cannot be pickled
-_MEMBERS: Final = 1_000  # of a container that the search looks at
+_MEMBERS: Final = 1_000  # members of a container that the search examines
 
 loads: Final[Callable[..., Any]] = pickle.loads
 

@@ -22,8 +22,8 @@ from flowrt.executors.transport import Death, Receiver, Transport
 
 __all__ = ["RayLauncher", "RayTransport"]
 
-_CALLS: Final = 3  # with one, what is sent waits for the held call; more give nothing
-_LATER_S: Final = 0.001  # what is sent while a call is out waits this long for more
+_CALLS: Final = 3  # with one, messages would wait for the held call; more than three gain nothing
+_LATER_S: Final = 0.001  # wait for further messages while a call is in flight
 _EMPTY_S: Final = 0.0005  # until a call that only fetches
 _LAST_S: Final = 0.1  # to wait for the last answer, which has come by now or never will
 _MOST_BYTES: Final = 90_000  # of a call: Ray sends more than 100 KB through its object store, at twice the cost

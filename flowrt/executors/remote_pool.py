@@ -25,7 +25,7 @@ from flowrt.model.node import BaseNode
 __all__ = ["PoolSettings", "RemotePool"]
 
 _MOST_FAILED_STARTS: Final = 3
-_BALANCE_S: Final = 0.01  # after this time without items, a worker takes what was sent ahead to others
+_BALANCE_S: Final = 0.01  # time without items after which a worker takes items sent ahead to others
 _OVERDUE_S: Final = 5.0  # until the others take the share of a worker that does not become ready
 _WATCH_S: Final = 0.05  # precision of the time limits of plain functions
 _STOP_S: Final = 1.0  # time for the exit handlers of a recycled worker

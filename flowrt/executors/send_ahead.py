@@ -6,7 +6,7 @@ from typing import Final
 
 __all__ = ["SendAhead"]
 
-_TARGET_NS: Final = 20_000_000  # of work in a worker's inbox: several times what a frame takes there and back
+_TARGET_NS: Final = 20_000_000  # work in a worker's inbox: several times the round trip of a frame
 _LEAST: Final = 2  # one runs, one is ready
 _MOST: Final = 1_024
 _MOST_BYTES: Final = 4_000_000

@@ -228,7 +228,7 @@ class LimitController:
             self._opened_ns = now_ns
 
     def _learn_timeouts(self, seen: int) -> None:
-        """Update the usual share of timeouts: the limit does not cause what a lower limit does not cure."""
+        """Update the usual share of timeouts: timeouts that persist at a lower limit are not caused by the limit."""
         share = self._timeouts / seen
         if self._timing_out:
             self._usual_timeouts = (self._usual_timeouts + share) / 2

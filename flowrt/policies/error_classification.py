@@ -69,7 +69,7 @@ def leaves_of(exc: object) -> list[Any]:
 
 @lru_cache(maxsize=256)
 def _is_plain_type(kind: type) -> bool:
-    """Return True if exceptions of a type have nothing that is read here but what was set on one of them."""
+    """Return whether a type has none of the attributes that are read here, except if one is set on an exception."""
     return (
         issubclass(kind, BaseException)
         and not issubclass(kind, (BaseExceptionGroup, Mapping))

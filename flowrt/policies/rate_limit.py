@@ -41,7 +41,7 @@ class RateLimit:
             a window at once, `burst=1` makes the flow even (to about 10 ms).
         cost: The cost of an item: a number, or a function of the item, such as an estimate of its tokens.
         actual: Where a node reports the actual cost of an item: a key of its `NodeResult.metadata`, or a function of
-            that metadata. The limit gives back what was estimated too high and charges the rest from then on; if the
+            that metadata. The limit gives back a surplus and charges a missing cost from then on; if the
             function raises, the estimate stays. By default the key `"cost"` if `cost` is a function, else no report.
 
     Attributes:

@@ -126,7 +126,7 @@ class RateLimiter:
             except BaseException:
                 _leave_all(entered)
                 raise
-            _leave_all(entered)  # this loop was paused meanwhile, and others took what it held
+            _leave_all(entered)  # this loop was paused meanwhile, and its reservations were taken back
 
     def settle(self, ticket: Ticket, metadata: Mapping[str, Any] | None) -> None:
         """Replace an attempt's estimated costs by those that its node reported; needed only if `settles` is true."""

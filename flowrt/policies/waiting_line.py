@@ -165,7 +165,7 @@ class WaitingLine:
         self._admit(queue)
 
     def _withdraw(self, queue: _Queue, place: _Place) -> None:
-        """Take a cancelled caller out of the line, or release what it was admitted for in the same tick."""
+        """Remove a cancelled caller from the line, or release the cost for which it was admitted in the same tick."""
         with self.lock:
             if place.turn is None:
                 with suppress(ValueError):  # it was dropped already
@@ -329,7 +329,7 @@ class _Queue:
             self.timer = self.loop.call_later(max(0, at_ns - self.clock()) / 1e9, on_timer, self)
 
     def poke(self, on_timer: Callable[[_Queue], None]) -> None:
-        """Have the loop look at the line itself, now or once it runs again.
+        """Make the loop admit callers itself, now or once it runs again.
 
         Args:
             on_timer: Called with the queue, on its loop.

@@ -79,7 +79,7 @@ class Outbox:
         envelope = (Kind.OUTCOMES, numbers, statuses, services_ns, inboxes_ns, (self.busy_ns, self._resident_bytes))
         try:
             parts = make_frame(envelope, values)
-        except Exception:  # each by itself, so that its neighbours go on
+        except Exception:  # send each separately, so that the others arrive
             for place, (status, value) in enumerate(zip(statuses, values, strict=True)):
                 if status == Status.OK:
                     statuses[place], values[place] = _seal(value)

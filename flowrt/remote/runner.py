@@ -298,7 +298,7 @@ class Runner:
                     self._await(each, result, started_ns)
                     return True
             status, value = encode(session.node.node_id, result)
-        except StopIteration as exc:  # becomes what it becomes in a coroutine
+        except StopIteration as exc:  # converted as in a coroutine
             error = RuntimeError("the node raised StopIteration")
             error.__cause__ = exc
             status, value = Status.RAISED, pack_exception(error, 0)

@@ -60,7 +60,7 @@ class Settings(TypedDict, total=False):
 class Runtime:
     """Sets up metrics, traces, logs and signal handling of a process; use it as `async with Runtime(...):`.
 
-    A Runtime does not replace what the process has set up already: a tracer provider, a structlog configuration,
+    A Runtime does not replace existing set-up of the process: a tracer provider, a structlog configuration,
     handlers of the root logger, signal handlers. Several runtimes may be active: each serves its own port, and they
     share what the first one set up.
 
@@ -187,7 +187,7 @@ class Runtime:
         return None if signum is None else 128 + signum
 
     async def __aenter__(self) -> Self:
-        """Set up what the process lacks.
+        """Set up the telemetry that the process lacks.
 
         Raises:
             OSError: The metrics port cannot be bound.

@@ -197,6 +197,6 @@ def _without_keys(found: re.Match[str]) -> str:
 
 
 def _continues(beside: str) -> bool:
-    """True if a word goes on in the characters beside it: as a path, a dotted name, or with non-ASCII letters."""
+    """Return whether a word continues in the characters beside it: a path, a dotted name, or non-ASCII letters."""
     char = beside[:1]
     return char.isalnum() or char in ("/", "\\") or (char == "." and not beside[1:].isspace() and beside != ".")

@@ -231,7 +231,7 @@ class _Launch:
                 otlp_endpoint=self._telemetry.otlp_endpoint,
                 log_format=log_format,
                 log_level="INFO" if log_format else "ERROR",
-                on_interrupt="return",  # the job writes what it has
+                on_interrupt="return",  # so that the job writes its results
                 **self._serving,
             )
         except (OSError, ValueError) as exc:
@@ -248,7 +248,7 @@ class _Launch:
             self._stderr.uninstall()
 
     def _started(self) -> None:
-        """Note what the runtime exports to, and print what it serves."""
+        """Record the runtime's exporters, and print the URLs that it serves."""
         from flowrt.runtime.runtime import Runtime  # noqa: PLC0415  # heavy
 
         self._log_is_set_up()

@@ -259,6 +259,6 @@ class Job:
             index += 1
 
     def discard(self) -> None:
-        """Close what was opened for a job that will not run."""
+        """Close the files of a job that will not run."""
         self._source.close()
         self._outputs.discard()

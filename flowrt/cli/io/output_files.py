@@ -199,7 +199,7 @@ class StreamTarget:
         os.close(self.fd)
 
     def stop_waiting(self) -> None:
-        """Discard what the reader does not take at once."""
+        """Discard data that the reader does not accept at once."""
         self._stop_waiting = True
 
 

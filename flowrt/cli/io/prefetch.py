@@ -18,7 +18,7 @@ _STOP_S: Final = 5.0
 class Prefetcher:
     """Async iterator over items that a thread reads at most a few chunks ahead.
 
-    It has no `aclose`, so that a batch that ends early does not close it: its owner may go on reading.
+    It has no `aclose`, so a batch that ends early does not close it, and its owner can continue to read.
 
     Args:
         chunks: Lists of items, iterated in the thread.

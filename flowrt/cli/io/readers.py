@@ -154,7 +154,7 @@ class _Sources:
             current.interrupt()
 
     def close(self) -> None:
-        """Close what is open; the iteration must have ended."""
+        """Close the open files; the iteration must have ended."""
         while self._opened:
             self._opened.popitem()[1].close()
 

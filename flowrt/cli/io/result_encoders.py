@@ -181,7 +181,7 @@ def _text(value: Any) -> str | None:
 
 
 class _Sink(io.RawIOBase):
-    """File object that keeps what was written until it is taken."""
+    """File object that buffers written data until it is taken."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -200,7 +200,7 @@ class _Sink(io.RawIOBase):
         return len(part)
 
     def take(self) -> bytes:
-        """Return what was written since the last call."""
+        """Return the data written since the last call."""
         data = b"".join(self._parts)
         self._parts.clear()
         return data

@@ -262,7 +262,7 @@ def _shares(before: Point | None, point: Point) -> dict[str, float]:
     """Return the share of each cause of the ledger since the earlier point, or since the batch's start."""
     spent_s = point.bound_s
     if before is not None:
-        # a cause may lose what it was read with: whether a generator has more is known only once it is asked
+        # a cause may shrink again, since only a further pull shows whether a generator has more inputs
         spent_s = tuple(max(0.0, b - a) for a, b in zip(before.bound_s, point.bound_s, strict=True))
     total = sum(spent_s)
     if total <= 0:

@@ -231,7 +231,7 @@ class Template:
 
 @lru_cache(maxsize=64)  # most batches have the same few blocks
 def _parts_of_index(block: int) -> tuple[int, bytes, bytes]:
-    """Return what to subtract from an index to get its lowest byte, and what is before and after that byte."""
+    """Return the number to subtract from an index for its lowest byte, and the bytes before and after that byte."""
     more = varint(block) if block else b""
     value_size = 2 + len(more)
     index = key_of(9, LENGTH) + varint(len(_INDEX_KEY) + 2 + value_size) + _INDEX_KEY + key_of(2, LENGTH)
@@ -262,7 +262,7 @@ def _head_of(frame: SpanFrame) -> bytes:
 
 
 def shared_attributes(attributes: Mapping[str, Any]) -> bytes:
-    """Encode a frame's attributes, most of which many batches have in common."""
+    """Encode a frame's attributes, most of which are the same for many batches."""
     encoded = []
     for key, value in attributes.items():
         kind = type(value)
