@@ -90,7 +90,8 @@ def _modules_from_files() -> dict[str, str]:
     """Return the modules that were loaded from a file, which a worker would not find on the import path."""
     folders = {os.path.abspath(entry) for entry in sys.path}  # noqa: PTH100  # of strings, some hundred times
     found = {}
-    for name, module in list(sys.modules.items()):
+    # A copy: while a list of pairs is made, the garbage collector may run, and another thread import a module.
+    for name, module in sys.modules.copy().items():
         spec: Any = getattr(module, "__spec__", None)
         file = getattr(spec, "origin", None)
         if isinstance(file, str) and file.endswith(".py") and "." not in name and spec.name == name:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from flowrt import BaseNode, BatchProcessor, NodeContext, NodeResult, ProcessesExecutor, WorkflowContext
+from flowrt.executors import processes
 from flowrt.executors.workers import worker_states
 
 Run = Callable[[Any], Any]
@@ -34,6 +38,26 @@ def square(x: int) -> int:
 async def square_and_pid(x: int) -> tuple[int, int]:
     await asyncio.sleep(0.001)
     return x * x, os.getpid()
+
+
+def test_modules_are_listed_while_another_thread_imports_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads run whenever the garbage collector calls back: a Runtime's server imports uvicorn at its start."""
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    imported = (f"imported{number}" for number in itertools.count())
+
+    def import_one(phase: str, _: dict[str, Any]) -> None:
+        sys.modules[next(imported)] = sys
+
+    limits = gc.get_threshold()
+    gc.callbacks.append(import_one)
+    gc.set_threshold(1)
+    try:
+        found = processes._modules_from_files()
+    finally:
+        gc.set_threshold(*limits)
+        gc.callbacks.remove(import_one)
+    assert not any(name.startswith("imported") for name in found)
+    assert next(imported) != "imported0", "the collector has run"
 
 
 class Located(BaseNode):

@@ -231,7 +231,7 @@ class LiveStore:
     def _sample(self, *, detailed: bool) -> None:
         self._process.sample()
         self._workers.sample()
-        for batch, view in list(self._running.items()):
+        for batch, view in self._running.copy().items():  # one step, unlike a list of pairs
             over = view.over
             try:
                 view.sample(detailed=detailed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import threading
 import time
@@ -191,6 +192,34 @@ def test_failing_sample_hides_no_other_batch_and_logs_once(
     assert [record.getMessage() for record in caplog.records if record.name == "flowrt.live"] == [
         "batch broken cannot be shown: sampling it failed"
     ]
+
+
+def test_batches_are_sampled_while_another_thread_starts_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads run whenever the garbage collector calls back."""
+
+    class View:
+        over = False
+        sampled = 0
+
+        def sample(self, *, detailed: bool) -> None:
+            self.sampled += 1
+
+    store, views = store_module.LiveStore(), [View() for _ in range(50)]
+    store._running = dict(enumerate(views))  # type: ignore[arg-type]
+    limits, started = gc.get_threshold(), itertools.count(50)
+
+    def start(phase: str, _: dict[str, Any]) -> None:
+        store._running[next(started)] = View()  # type: ignore[index,assignment]
+
+    gc.callbacks.append(start)
+    gc.set_threshold(1)
+    try:
+        store._sample(detailed=False)
+    finally:
+        gc.set_threshold(*limits)
+        gc.callbacks.remove(start)
+    assert [view.sampled for view in views] == [1] * 50
+    assert next(started) > 50, "the collector has run"
 
 
 def test_sampler_continues_after_a_failed_sample(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
