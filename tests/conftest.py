@@ -40,7 +40,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; flowrt rig
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-virtual_loop = partial(VirtualLoop, patience_s=5.0)
+virtual_loop = partial(VirtualLoop, patience_s=30.0)
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,

@@ -14,7 +14,7 @@ __all__ = ["run_on", "run_virtual"]
 T = TypeVar("T")
 
 
-def run_virtual(main: Coroutine[Any, Any, T], *, patience_s: float = 5.0) -> T:
+def run_virtual(main: Coroutine[Any, Any, T], *, patience_s: float = 30.0) -> T:
     """Run a coroutine in virtual time, which starts at 0, and assert that it leaves no task behind.
 
     Args:
