@@ -550,11 +550,11 @@ def test_stalls_of_one_cause_are_one_line(open_page: OpenPage, spawn: Spawn) -> 
     async def node(x: int) -> int:
         await asyncio.sleep(0.01)
         if x in (5, 15, 25):
-            time.sleep(0.5)  # blocks the loop on purpose
+            time.sleep(0.8)  # blocks the loop on purpose
         return x
 
     async def main() -> None:
-        async with flowrt.Runtime(log_level="CRITICAL", stall_after=0.05):
+        async with flowrt.Runtime(log_level="CRITICAL", stall_after=0.2):
             await quiet(node, "stalled", 4).batch(range(40))
 
     page = open_page()
@@ -563,7 +563,7 @@ def test_stalls_of_one_cause_are_one_line(open_page: OpenPage, spawn: Spawn) -> 
     line = page.locator("#stall-list li", has_text="node node")
     assert re.search(r"[23] × up to ", line.inner_text())
     line.locator("summary").click()
-    assert "time.sleep(0.5)" in line.locator("pre").inner_text()
+    assert "time.sleep(0.8)" in line.locator("pre").inner_text()
 
 
 def test_page_and_top_show_workers_and_their_last_crash(
