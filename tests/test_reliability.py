@@ -925,7 +925,7 @@ def test_29_secrets_in_items_and_environment_are_in_no_telemetry() -> None:
             return flowrt.NodeResult(True, {"token": item["token"]}, metadata={"url": item["url"]})
         async def main():
             items = [{"id": i, "token": canary, "url": f"https://u:{canary}@h/?k={canary}"} for i in range(5)]
-            processor = BatchProcessor(node, item_timeout=0.05, telemetry=flowrt.Telemetry(item_events=True))
+            processor = BatchProcessor(node, item_timeout=1.0, telemetry=flowrt.Telemetry(item_events=True))
             results = await processor.batch(items)
             assert [r.success for r in results] == [True, True, True, False, False]
         run(main(), log_format="json", log_level="DEBUG")
