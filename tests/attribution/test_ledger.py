@@ -106,6 +106,15 @@ def test_rate_limit_binds_from_the_first_item_that_waits() -> None:
     assert ran(range(20), node, 10, rate_limit=RateLimit(2, per=1.0)) == {"rate_limit": 9, "tail": 1}
 
 
+def test_slots_bind_until_a_rate_limit_is_used_up_and_more_gain_little() -> None:
+    async def node(_: int) -> None:
+        await asyncio.sleep(1)
+
+    limit = RateLimit(15, per=10.0)  # as docs/concepts/binding.md says
+    assert ran(range(160), node, 2, rate_limit=limit) == {"slots": 74, "rate_limit": 30, "service": 1}
+    assert ran(range(160), node, 4, rate_limit=limit) == {"slots": 32, "rate_limit": 70, "tail": 1}
+
+
 def test_open_circuit_binds_like_a_rate_limit() -> None:
     failures = iter([True, True])
 
