@@ -57,10 +57,12 @@ class BatchPlan:
     Args:
         config: The settings, which are frozen.
         runs: The processor's active runs, which a new one joins.
+        input_key: The node receives `{input_key: input}`; None for the input itself.
 
     Attributes:
         config: The settings.
         runs: The processor's active runs.
+        input_key: As the argument.
         limit: The concurrency limit, unless it adapts by itself.
         has_policies: True if a policy may delay an attempt, repeat it, or learn from it.
         opens_first: True if a journal, a cache or a sample must be opened or read before a run is assembled.
@@ -76,6 +78,7 @@ class BatchPlan:
         "config",
         "has_policies",
         "in_process",
+        "input_key",
         "limit",
         "opens_first",
         "runs",
@@ -83,9 +86,10 @@ class BatchPlan:
         "takes_values",
     )
 
-    def __init__(self, config: BatchConfig, runs: ActiveRuns) -> None:
+    def __init__(self, config: BatchConfig, runs: ActiveRuns, input_key: str | None = None) -> None:
         self.config = config
         self.runs = runs
+        self.input_key = input_key
         self.limit = config.limit
         self.has_policies = (
             isinstance(config.max_concurrency, AdaptiveLimit)
@@ -101,6 +105,10 @@ class BatchPlan:
         self._session: LoopSession | None = None
         self._attempt: tuple[Begin, Settle] | None = None
         self._fn: Any = None  # the node's function when the session was opened, since `node.fn` can be replaced
+
+    def with_config(self, config: BatchConfig) -> BatchPlan:
+        """Return the plan of the processor's new settings."""
+        return BatchPlan(config, self.runs, self.input_key)
 
     def open_session(self) -> Session:
         """Open the executor's session for one batch. A loop's session has no state, so all batches share it."""
@@ -132,8 +140,8 @@ class BatchPlan:
         judges = config.retry is not None and config.retry.when is not None  # `when` receives a NodeResult
         direct = None
         if self.takes_values and not judges and config.hedge is None:
-            direct = make_direct(config.node, session.invoke)
-        attempt = (make_begin(session.invoke), settle) if direct is None else (direct, settle_value)
+            direct = make_direct(config.node, session.invoke, self.input_key)
+        attempt = (make_begin(session.invoke, self.input_key), settle) if direct is None else (direct, settle_value)
         if self._session is not None:
             self._attempt = attempt
         return attempt

@@ -354,7 +354,7 @@ class BatchProcessor(Generic[In, Out]):
 
     def _plan_of(self, config: BatchConfig) -> BatchPlan:
         if self._plan.config is not config:  # a setting has changed since the previous batch
-            self._plan = BatchPlan(config, self._runs)
+            self._plan = self._plan.with_config(config)
         return self._plan
 
     def _build(

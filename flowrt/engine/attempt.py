@@ -23,18 +23,21 @@ Begin = Callable[[ItemRecord], Awaitable[Any]]
 """Begins one attempt; awaiting the result gives the node's value, for `settle`, or raises, for `settle_raised`."""
 
 
-def make_begin(invoke: Invoke) -> Begin:
+def make_begin(invoke: Invoke, key: str | None = None) -> Begin:
     """Make the function that begins attempts. It holds no state of a batch, so many batches may share it.
 
     Args:
         invoke: How an executor runs the node.
+        key: The node receives `{key: input}`, made for each attempt; None for the input itself.
     """
     new = NodeContext.__new__
 
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         kind = type(data)
-        if kind is dict and not is_tracked(data):  # as `isolate` for the most common inputs, without a call
+        if key is not None:
+            data = {key: data if kind in ATOMS else isolate(data)}
+        elif kind is dict and not is_tracked(data):  # as `isolate` for the most common inputs, without a call
             data = data.copy()
         elif kind not in ATOMS:
             if kind is Rejected:
@@ -57,7 +60,7 @@ def make_begin(invoke: Invoke) -> Begin:
     return begin
 
 
-def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
+def make_direct(node: BaseNode, invoke: Invoke, key: str | None = None) -> Begin | None:
     """Make the function that begins attempts of an async function on the loop, or of a plain function in threads.
 
     Such attempts need no NodeContext, no coroutine of the node and no NodeResult. Record their values with
@@ -66,6 +69,7 @@ def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
     Args:
         node: The node to run.
         invoke: How its executor runs it.
+        key: As in `make_begin`.
 
     Returns:
         The function, or None if the node or its executor needs `make_begin`.
@@ -82,7 +86,9 @@ def make_direct(node: BaseNode, invoke: Invoke) -> Begin | None:
     def begin(item: ItemRecord) -> Awaitable[Any]:
         data = item.input_data
         kind = type(data)
-        if kind is dict and not is_tracked(data):  # as `isolate`, without a call for the most common inputs
+        if key is not None:
+            data = {key: data if kind in ATOMS else isolate(data)}
+        elif kind is dict and not is_tracked(data):  # as `isolate`, without a call for the most common inputs
             data = data.copy()
         elif kind not in ATOMS:
             if kind is Rejected:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextvars import Context, ContextVar
 from functools import partial
 from itertools import islice
@@ -22,7 +22,7 @@ from flowrt.engine.item_task import make_task, retrieve_exception
 from flowrt.engine.waiters import Waiters
 from flowrt.model import ItemRecord
 
-__all__ = ["EMPTY", "END", "IN_MEMORY", "LATER", "Mapped", "Source", "check_inputs", "length_of", "make_source"]
+__all__ = ["EMPTY", "END", "IN_MEMORY", "LATER", "Source", "check_inputs", "length_of", "make_source"]
 
 END: Final[Any] = object()
 """Marker that `pull` returns when the source is exhausted."""
@@ -33,32 +33,8 @@ LATER: Final[Any] = object()
 Variables = Sequence[tuple[ContextVar[Any], Any]]
 """Context variables with their values."""
 
-
-class Mapped:
-    """Inputs in memory, each passed through a function when it is pulled.
-
-    Args:
-        inputs: A list, tuple, range, set or frozenset.
-        function: Converts an element to an input. It runs on the loop, so it must be quick.
-    """
-
-    __slots__ = ("_function", "_inputs")
-
-    def __init__(self, inputs: Collection[Any], function: Callable[[Any], Any]) -> None:
-        self._inputs = inputs
-        self._function = function
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._function, self._inputs)
-
-
 IN_MEMORY: Final = (list, tuple, range, set, frozenset)
 """Types whose items are in memory, so that iterating over them runs no user code and takes no time."""
-
-_READ_AT_ONCE: Final = (*IN_MEMORY, Mapped)
 
 
 class Source:
@@ -134,12 +110,6 @@ class Source:
     def take_unpulled(self) -> Iterable[Any]:
         """Remove and return the inputs that have arrived and were not pulled."""
         return ()
-
-
-class MappedSource(Source):
-    """Source of a `Mapped`. Elements that are added during the batch may not be run."""
-
-    left = 0  # not a property: a call for each item would cost too much
 
 
 class IteratorSource(Source):
@@ -344,7 +314,7 @@ def check_inputs(inputs: Any) -> None:
     Raises:
         TypeError: `inputs` is not an iterable or async iterable, or is a str, bytes or mapping.
     """
-    if isinstance(inputs, _READ_AT_ONCE):
+    if isinstance(inputs, IN_MEMORY):
         return
     if isinstance(inputs, (str, bytes, bytearray, Mapping)):
         hint = "its .items()" if isinstance(inputs, Mapping) else "a list with it inside"
@@ -357,8 +327,6 @@ def make_source(inputs: Any) -> Source:
     """Make the source of any iterable or async iterable."""
     if isinstance(inputs, IN_MEMORY):
         return Source(inputs)
-    if isinstance(inputs, Mapped):
-        return MappedSource(inputs)
     return AsyncSource(inputs) if isinstance(inputs, AsyncIterable) else IteratorSource(inputs)
 
 

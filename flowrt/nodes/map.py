@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Generic, TypedDict, Unpack, overload
 
-from flowrt.batch.build import Inputs, assemble
+from flowrt.batch.build import BatchPlan, Inputs, assemble
 from flowrt.batch.processor import BatchProcessor
 from flowrt.batch.results import BatchResults
 from flowrt.engine.batch_run import BatchRun, enclosing_run
 from flowrt.engine.outcome import Deliver
-from flowrt.engine.source import IN_MEMORY, Mapped
 from flowrt.errors import error_text
 from flowrt.model import BatchResult
 from flowrt.model.foreign_node import ForeignNode, NodeLike
@@ -26,7 +25,7 @@ from flowrt.model.node import (
 )
 from flowrt.model.result import ItemFailedError
 from flowrt.model.type_variables import In, Out
-from flowrt.nodes._collection import OutputKey, aclose, items_of
+from flowrt.nodes._collection import OutputKey, items_of
 from flowrt.nodes.outputs import MapOutput
 from flowrt.telemetry import Observer
 from flowrt.telemetry.options import Telemetry
@@ -46,7 +45,7 @@ class _PartProcessor(BatchProcessor[In, Out]):
     the item has its own events. Outside of an item it is an ordinary batch.
 
     Args:
-        node: The node that runs for each input.
+        node: The node that runs for each input; it receives `{"item": input}`.
         max_concurrency: Most inputs that run at once.
         continue_on_error: False stops at the first failed input.
         name: Name of the batches.
@@ -54,6 +53,7 @@ class _PartProcessor(BatchProcessor[In, Out]):
 
     def __init__(self, node: Any, max_concurrency: int, continue_on_error: bool, *, name: str) -> None:
         super().__init__(node, max_concurrency, continue_on_error, name=name)
+        self._plan = BatchPlan(self.config, self._runs, input_key="item")
         self._quiet = Observer(self.telemetry, name, self.node.node_id, max_concurrency, part=True)
 
     def start(
@@ -232,7 +232,10 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
                 errors.append({"index": result.index, "error": result.error})
                 failure = result if failure is None else failure
 
-        run = self._processor.start(_wrap(items), workflow_context, take)
+        try:
+            run = self._processor.start(items, workflow_context, take)
+        except Exception as exc:  # the source's, whose iteration cannot start
+            return self._result(False, outputs, errors, total, f"stopped by {type(exc).__name__}: {error_text(exc)}")
         try:
             await run.join()
             if run.interruption is not None:
@@ -266,53 +269,3 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         if stopped is not None:
             message += f"; {stopped}"
         return failed(message, {"errors": errors}, output)
-
-
-class _Sized:
-    """Wrapped items with a length, for progress and metrics."""
-
-    def __init__(self, items: Collection[Any]) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return _wrapped(self._items)
-
-
-def _wrap(items: Iterable[Any] | AsyncIterable[Any]) -> Iterable[Any] | AsyncIterable[Any]:
-    """Wrap the items as a MapNode's child receives them."""
-    if isinstance(items, IN_MEMORY):
-        return Mapped(items, _wrapped_one)
-    if isinstance(items, AsyncIterable):
-        return _WrappedAsync(items)
-    return _Sized(items) if isinstance(items, Collection) else _wrapped(items)
-
-
-def _wrapped_one(item: Any) -> dict[str, Any]:
-    return {"item": item}
-
-
-def _wrapped(items: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    for item in items:
-        yield {"item": item}
-
-
-class _WrappedAsync:
-    """Wrapped items of an async iterable, whose iterator is closed with this one, even if it never started."""
-
-    def __init__(self, items: AsyncIterable[Any]) -> None:
-        self._items = items
-        self._iterator: AsyncIterator[Any] | None = None
-
-    def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        self._iterator = aiter(self._items)
-        return self
-
-    async def __anext__(self) -> dict[str, Any]:
-        assert self._iterator is not None  # noqa: S101  # for the type checker: __aiter__ comes first
-        return {"item": await anext(self._iterator)}
-
-    async def aclose(self) -> None:
-        await aclose(self._iterator)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowrt import BatchProcessor
-from flowrt.engine.source import END, LATER, Mapped, Source, check_inputs, make_source
+from flowrt.engine.source import END, LATER, Source, check_inputs, make_source
 
 Run = Callable[[Any], Any]
 
@@ -242,24 +242,3 @@ def test_source_is_closed_however_often_its_batch_is_cancelled(turns: int, item_
         assert closed == [True]
 
     run_virtual(main())
-
-
-def test_mapped_inputs_are_made_one_by_one_and_of_known_number(run: Run) -> None:
-    made: list[int] = []
-
-    def wrap(number: int) -> dict[str, int]:
-        made.append(number)
-        return {"number": number}
-
-    most: list[int] = []
-
-    async def node(data: dict[str, int]) -> int:
-        most.append(len(made))
-        await asyncio.sleep(0)
-        return data["number"]
-
-    results = run(BatchProcessor(node, 2).batch(Mapped(range(50), wrap)))
-    assert results.outputs == list(range(50))
-    assert most[0] <= 2
-    assert results.batch is not None
-    assert results.batch.expected == 50

@@ -346,6 +346,56 @@ def test_source_whose_iteration_cannot_start_is_blamed(run: Run) -> None:
     assert result.error == "the source of the items failed at item 0: OSError: the cursor was lost"
 
 
+class _NeverStarts:
+    def __iter__(self) -> Iterator[int]:
+        raise OSError("the cursor was lost")
+
+
+class _NeverStartsAsync:
+    def __aiter__(self) -> AsyncIterator[int]:
+        raise OSError("the cursor was lost")
+
+
+@pytest.mark.parametrize("make", [_NeverStarts, _NeverStartsAsync])
+def test_map_whose_iteration_cannot_start_is_a_failed_result(make: Callable[[], Any], run: Run) -> None:
+    result = run(MapNode("m", _empty).execute(given(make()), WorkflowContext()))
+    assert not result.success
+    assert result.error == "stopped by OSError: the cursor was lost"
+    assert result.output == {"results": [], "total": 0, "succeeded": 0, "failed": 0}
+
+
+class _Emptied(BaseNode):
+    """Returns its item's values, and removes them from its input."""
+
+    async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
+        return NodeResult(True, await _empty(node_context.input_data))
+
+
+async def _empty(data: dict[str, Any]) -> list[int]:
+    values = [*data["item"]]
+    data.pop("item").clear()
+    return values
+
+
+@pytest.mark.parametrize("child", [_empty, _Emptied("child", "child")])
+def test_map_child_that_changes_its_input_changes_a_copy(child: Any, run: Run) -> None:
+    items = [[1], [2, 3]]
+    result = run(MapNode("m", child).execute(given(items), WorkflowContext()))
+    assert result.output["results"] == items == [[1], [2, 3]]
+
+
+def test_map_runs_items_that_a_child_adds_to_the_list(run: Run) -> None:
+    items = [1, 2]
+
+    async def child(data: dict[str, int]) -> int:
+        if data["item"] < 5:
+            items.append(data["item"] + 4)
+        return data["item"]
+
+    result = run(MapNode("m", child, max_concurrency=1).execute(given(items), WorkflowContext()))
+    assert result.output == {"results": [1, 2, 5, 6], "total": 4, "succeeded": 4, "failed": 0}
+
+
 def test_source_that_fails_to_close_is_blamed_unless_an_item_failed_before(run: Run) -> None:
     result = run(FilterNode("f", bool).execute(given(Rows(broken_close=True)), WorkflowContext()))
     assert result.error == "the source of the items failed at item 10: OSError: the connection was lost"
