@@ -84,7 +84,7 @@ def test_block_runs(language: str, code: str, tmp_path: Path, scripts: Forks) ->
     if language == "python":
         script = tmp_path / "block.py"
         script.write_text(code)
-        done = scripts.run([str(script)], cwd=tmp_path, env=environment(), stdin="", timeout_s=110)
+        done = scripts.run([str(script)], cwd=tmp_path, env=environment(), stdin="", timeout_s=280)
         assert done.returncode == 0, done.stdout + done.stderr
         return
     done = subprocess.run(
@@ -93,7 +93,7 @@ def test_block_runs(language: str, code: str, tmp_path: Path, scripts: Forks) ->
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -30,7 +30,7 @@ def test_example_prints_what_it_says(name: str, tmp_path: Path) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr

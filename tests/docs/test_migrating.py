@@ -16,5 +16,5 @@ def test_block_for_both_packages_runs_with_the_other() -> None:
     (code,) = (code for _, code in FENCE.findall(page) if "# was: from nadoo_flow" in code)
     assert code.count(FLOWRT) == 1
     code = code.replace(FLOWRT, "from nadoo_flow import")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
