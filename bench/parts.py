@@ -172,10 +172,10 @@ def _pipeline(encode: Callable[[Sequence[Any]], bytes], **settings: Any) -> Any:
     class Nowhere(Transport):
         timeout_s, where = 1.0, "nowhere"
 
-        def pack(self, payload: bytes) -> bytes:
-            return payload
+        def pack(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+            return payloads
 
-        def send(self, body: bytes) -> Outcome:
+        def send(self, body: Sequence[bytes]) -> Outcome:
             return Outcome(taken=True)
 
         def abort(self) -> None:

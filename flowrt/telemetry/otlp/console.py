@@ -28,14 +28,14 @@ class ConsoleTransport:
     timeout_s = 10.0
     where = "standard output"
 
-    def pack(self, payload: bytes) -> bytes:
-        """Return the payload unchanged."""
-        return payload
+    def pack(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the payloads unchanged."""
+        return payloads
 
-    def send(self, body: bytes) -> Outcome:
+    def send(self, body: Sequence[bytes]) -> Outcome:
         """Write the body."""
         try:
-            sys.stdout.write(body.decode())
+            sys.stdout.writelines(part.decode() for part in body)
             sys.stdout.flush()
         except (OSError, ValueError) as exc:
             return Outcome(taken=False, kind="stdout", detail=str(exc))

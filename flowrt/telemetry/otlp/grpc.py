@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,17 +72,20 @@ class GrpcTransport:
         self._of_parents: list[Any] = []
         self._usable = True
 
-    def pack(self, payload: bytes) -> bytes:
-        """Return the payload unchanged: gRPC compresses it."""
-        return payload
+    def pack(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """Join the payloads to the one message that a call takes. gRPC compresses it."""
+        return (b"".join(payloads),)
 
-    def send(self, body: bytes) -> Outcome:
+    def send(self, body: Sequence[bytes]) -> Outcome:
         """Send one request."""
+        (request,) = body
         if not self._usable:
             return Outcome(False, kind="forked", detail=_FORK_ADVICE)
         if self._channel is None:
             self._connect()
-        call = self._export.future(body, timeout=self.timeout_s, metadata=self._metadata, compression=self._compression)
+        call = self._export.future(
+            request, timeout=self.timeout_s, metadata=self._metadata, compression=self._compression
+        )
         self._call = call
         try:
             answer: bytes = call.result()

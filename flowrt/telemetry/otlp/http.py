@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 import urllib.request
+from collections.abc import Sequence
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -64,11 +65,11 @@ class HttpTransport:
         self._connection: http.client.HTTPConnection | None = None
         self._of_parents: list[http.client.HTTPConnection] = []
 
-    def pack(self, payload: bytes) -> bytes:
-        """Compress the payload if the settings ask for it."""
-        return gzip.compress(payload, _GZIP_LEVEL, mtime=0) if self._gzip else payload
+    def pack(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """Compress the payloads if the settings ask for it. Else they are sent as they are, which spares a copy."""
+        return (gzip.compress(b"".join(payloads), _GZIP_LEVEL, mtime=0),) if self._gzip else payloads
 
-    def send(self, body: bytes) -> Outcome:
+    def send(self, body: Sequence[bytes]) -> Outcome:
         """Send one request."""
         try:
             status, headers, answer = self._exchange(body)
@@ -117,13 +118,14 @@ class HttpTransport:
 
     # -- within -----------------------------------------------------------------------------------------------------
 
-    def _exchange(self, body: bytes) -> tuple[int, Message, bytes]:
+    def _exchange(self, body: Sequence[bytes]) -> tuple[int, Message, bytes]:
         connection = self._connection
         if connection is None or connection.sock is None or _readable(connection.sock):  # the collector closed it
             self.close()
             connection = self._connection = self._new_connection()
         try:
-            connection.request("POST", self._target, body, self._headers)
+            headers = {**self._headers, "Content-Length": str(sum(map(len, body)))}
+            connection.request("POST", self._target, body, headers)
         except (BrokenPipeError, ConnectionResetError):
             if connection.sock is None:  # the connection attempt failed
                 raise

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -140,9 +140,7 @@ class Sender:
         with suppress_instrumentation():
             while (request := self._next()) is not None:
                 payloads, count = request
-                taken, rejected = self._send_with_retries(
-                    b"".join(payloads) if len(payloads) > 1 else payloads[0], count
-                )
+                taken, rejected = self._send_with_retries(payloads, count)
                 with self._change:
                     if self._stopped:
                         break
@@ -168,18 +166,18 @@ class Sender:
                 size, count = size + len(payload), count + more
             return payloads, count
 
-    def _send_with_retries(self, payload: bytes, count: int) -> tuple[bool, int]:
+    def _send_with_retries(self, payloads: list[bytes], count: int) -> tuple[bool, int]:
         """Send a request until it is accepted or given up.
 
         Returns:
             True if it was accepted, and the number of rejected spans.
         """
         give_up_at = 0.0
-        body: bytes | None = None
+        body: Sequence[bytes] | None = None
         while self._wait_until_allowed():
             give_up_at = give_up_at or time.monotonic() + self._backoff.give_up_s
             try:
-                body = body or self._transport.pack(payload)
+                body = body or self._transport.pack(payloads)
                 outcome = self._attempt(body)
             except Exception as exc:  # an unexpected error in the transport must not end the thread
                 outcome = Outcome(False, kind=type(exc).__name__, detail=repr(exc))
@@ -201,7 +199,7 @@ class Sender:
             self._warn(outcome, "retrying", again=True)
         return False, 0
 
-    def _attempt(self, body: bytes) -> Outcome:
+    def _attempt(self, body: Sequence[bytes]) -> Outcome:
         self._abort_at = time.monotonic() + self._transport.timeout_s + _OVERDUE_S
         try:
             return self._transport.send(body)

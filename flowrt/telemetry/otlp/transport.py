@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,11 +39,15 @@ class Transport(Protocol):
     where: str
     """The collector's address, for logs."""
 
-    def pack(self, payload: bytes) -> bytes:
-        """Make a request's body from an encoded ExportTraceServiceRequest. Called once for all attempts."""
+    def pack(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the parts of one request's body. Called once for all attempts.
 
-    def send(self, body: bytes) -> Outcome:
-        """Send one request."""
+        Args:
+            payloads: Encoded ExportTraceServiceRequests, which form one request if one follows the other.
+        """
+
+    def send(self, body: Sequence[bytes]) -> Outcome:
+        """Send one request, whose body `pack` returned."""
 
     def abort(self) -> None:
         """End the active request at once. It does not block, and may be called from any thread."""

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from flowrt.telemetry.otlp import Backoff, SpanPipeline, read_settings
+from flowrt.telemetry.otlp import Backoff, SpanPipeline, make_transport, read_settings
+from flowrt.telemetry.otlp.config import Compression
 from tests.telemetry.otlp.harness import (
     HANG_GUARD_S,
     PATIENT,
@@ -25,6 +26,7 @@ from tests.telemetry.otlp.harness import (
     Answer,
     Collector,
     assert_threads_end,
+    encode,
     eventually,
     hang,
     numbered,
@@ -84,6 +86,17 @@ def test_requests_are_compressed_on_request(collector: Start, export: Export) ->
     assert pipeline.force_flush()
     assert there.taken == numbered(100)
     assert {request.headers["content-encoding"] for request in there.requests} == {"gzip"}
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_several_payloads_are_one_request_at_each_attempt(collector: Start, compression: Compression) -> None:
+    there = collector(status(503), status(200))
+    transport = make_transport(read_settings(there.endpoint, compression=compression))
+    body = transport.pack([encode(spans_named(["a", "b"])), encode(spans_named(["c"]))])
+    assert [transport.send(body).taken, transport.send(body).taken] == [False, True]
+    transport.close()
+    assert [request.names for request in there.requests] == [["a", "b", "c"], ["a", "b", "c"]]
+    assert not any("transfer-encoding" in request.headers for request in there.requests)
 
 
 def test_headers_path_and_query_are_sent_unchanged(

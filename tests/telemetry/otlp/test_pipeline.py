@@ -47,10 +47,11 @@ class ScriptedTransport:
         if not hang:
             self.go.set()
 
-    def pack(self, payload: bytes) -> bytes:
-        return payload
+    def pack(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        return (b"".join(payloads),)
 
-    def send(self, body: bytes) -> Outcome:
+    def send(self, parts: Sequence[bytes]) -> Outcome:
+        (body,) = parts
         self.bodies.append(body)
         self.at.append(time.monotonic())
         self.suppressed.append(otel_context.get_value(otel_context._SUPPRESS_INSTRUMENTATION_KEY))
@@ -606,10 +607,10 @@ def test_forked_child_exports_its_own_spans_only() -> None:
     from flowrt.telemetry.otlp import Outcome, SpanPipeline
     class Tell:
         timeout_s, where = 10.0, "there"
-        def pack(self, payload): return payload
+        def pack(self, payloads): return payloads
         def send(self, body):
             who = "parent" if os.getpid() == parent else "child"
-            os.write(1, "".join(f"{who} {name}\\n" for name in body.decode().split()).encode())
+            os.write(1, "".join(f"{who} {name}\\n" for name in b"".join(body).decode().split()).encode())
             return Outcome(True)
         def abort(self): pass
         def close(self): pass
