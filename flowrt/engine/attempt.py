@@ -54,7 +54,7 @@ def make_begin(invoke: Invoke, key: str | None = None) -> Begin:
         context.input_data = data
         context.index = item.index
         context.attempt = number
-        context.batch_id = batch.batch_id
+        context.batch_id = batch._batch_id or batch.batch_id  # noqa: SLF001  # the property makes it for the first item
         return invoke(context, workflow)
 
     return begin
