@@ -45,6 +45,20 @@ def test_context_variable_does_not_reach_the_next_of_many_items() -> None:
     assert {result.output for result in results} == {-1}
 
 
+def test_context_variable_does_not_reach_the_next_item_after_a_turn() -> None:
+    """An item that is not started at once, as the loop's turn is over, has a fresh context, too."""
+    var = contextvars.ContextVar("var", default=-1)
+
+    async def node(x: int) -> int:
+        before = var.get()
+        var.set(x)
+        time.sleep(0.002)
+        return before
+
+    results = asyncio.run(BatchProcessor(node, 1, telemetry=False).batch(range(40)))
+    assert {result.output for result in results} == {-1}
+
+
 def test_hedge_that_returns_in_its_first_step_wins() -> None:
     tries = 0
 
