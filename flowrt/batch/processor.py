@@ -48,6 +48,7 @@ class BatchProcessor(Generic[In, Out]):
         item_timeout: Time limit of one attempt, in seconds. An item that exceeds it ends `timed_out`; the other items
             continue.
         batch_timeout: Time limit of the whole batch, in seconds. Items that have not finished by then end `cancelled`.
+            Inputs that a generator has not yielded by then have no result; `report.batch.status` is `failed`.
         retry: Which failed attempts are tried again: a `RetryPolicy`, or the number of attempts; None for none.
         rate_limit: How many attempts may start per unit of time: a `RateLimit`, a rate such as `"100/s"`, or several,
             all of which apply.

@@ -99,14 +99,8 @@ class BatchRun:
         self._pool = WorkerPool(parts, source, retries, cache, begin, self._cancellation, self._context, self)
         self._timeouts: ItemTimeouts | None = None
         if parts.item_timeout_s is not None:
-            self._timeouts = ItemTimeouts(
-                self.loop,
-                self._clock,
-                batch.slots,
-                parts.item_timeout_s,
-                self._cancellation.expire,
-                self._cancellation.abandon,
-            )
+            expire, abandon = self._cancellation.expire, self._cancellation.abandon
+            self._timeouts = ItemTimeouts(self.loop, self._clock, batch.slots, parts.item_timeout_s, expire, abandon)
         self._batch_timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[Any] | None = None
         self._saving: asyncio.Task[Any] | None = None
@@ -194,6 +188,9 @@ class BatchRun:
         """
         if self._concluded:
             return
+        batch = self.batch
+        if cancels_rest and not self.admission.closed and (batch.expected is None or batch.pulled < batch.expected):
+            batch.status = "failed"  # even if all its results are ok: inputs that were never asked for have none
         if self._closing is None:
             self._cancellation.stop(reason, cancels_rest=cancels_rest)
         elif not cancels_rest and self._cancellation.cancels_rest and self._cancellation.paced:
@@ -292,7 +289,7 @@ class BatchRun:
         ok = batch.counts["ok"] + batch.counts["resumed"]
         if self.interrupted_by is not None or cancellation.drained is not None:
             batch.status = "cancelled"
-        else:
+        elif batch.status == "running":
             batch.status = "ok" if cancellation.failure is None and ok == batch.completed else "failed"
         if self._dispatch.takes("batch_ended"):
             self._context.copy().run(self._dispatch.notify, "batch_ended", batch)

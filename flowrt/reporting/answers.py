@@ -17,6 +17,8 @@ def what_failed(detail: Detail) -> tuple[str, list[str]]:
     total, failed = detail.total, detail.failed
     if not total:
         return "No item ended.", []
+    if not failed and detail.status in ("failed", "cancelled"):
+        return "No item that ran, but the batch ended before its input did.", []
     if not failed:
         retries = detail.retries.get("recovered", 0)
         recovered = f" {retries:,} of them after a retry." if retries else ""

@@ -273,6 +273,22 @@ def test_batch_timeout_cancels_only_pulled_items_of_an_endless_input(run_virtual
     assert [r.status for r in results] == ["ok"] * 4 + ["cancelled"] * 2
 
 
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2)])
+@pytest.mark.parametrize(("last_s", "status"), [(60, "failed"), (0.1, "ok")])
+def test_batch_whose_time_ends_before_its_input_is_not_ok(
+    last_s: float, status: str, retry: RetryPolicy | None, run_virtual: Run
+) -> None:
+    async def pages() -> AsyncIterator[int]:
+        yield 0
+        await asyncio.sleep(last_s)
+        yield 1
+
+    results = run_virtual(processor(Watch(0.5), 2, batch_timeout=2.5, retry=retry).batch(pages()))
+    assert {result.status for result in results} == {"ok"}
+    assert results.report.batch.status == status
+    assert ("the batch ended before its input did" in results.report.text()) is (status == "failed")
+
+
 def test_node_that_does_not_stop_is_abandoned_after_the_grace(run_virtual: Run) -> None:
     async def main() -> None:
         loop, stubborn = asyncio.get_running_loop(), ScriptedNode(items={0: [hangs(stubborn_for=60)]})

@@ -49,10 +49,12 @@ def test_notebook_fragment_is_escaped_and_has_no_script(detail: Detail) -> None:
 
 
 def test_report_says_that_nothing_failed(detail: Detail) -> None:
-    detail.counts = {"ok": 3}
+    detail.status, detail.counts = "ok", {"ok": 3}
     assert what_failed(detail)[0].startswith("Nothing: all 3 items ended ok.")
     detail.counts = {"ok": 1}
     assert what_failed(detail)[0].startswith("Nothing: the item ended ok.")
+    detail.status = "failed"
+    assert what_failed(detail)[0] == "No item that ran, but the batch ended before its input did."
 
 
 def test_explanation_gives_a_headline_and_a_line_per_cause(detail: Detail) -> None:
