@@ -18,11 +18,11 @@ from dashboards.generator.objectives import objectives_file
 from dashboards.generator.servers import Servers, free_port
 from dashboards.generator.windows import Time
 
-pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("alerting"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("alerting"), pytest.mark.timeout(1_000)]
 
 TIME = Time(150)
 SCRAPE_S = 0.25
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 MISSING_AFTER_S = 8
 
 WELL = {

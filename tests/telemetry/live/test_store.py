@@ -119,7 +119,9 @@ def test_step_of_the_system_clock_does_not_change_ages(run: Run, monkeypatch: py
         await asyncio.sleep(0.01)
         time_ns = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: time_ns() + 3_600_000_000_000)
-        batch = await asyncio.to_thread(shown, "stepped")
+        async with asyncio.timeout(30.0):
+            while not (batch := await asyncio.to_thread(shown, "stepped"))["running"]:  # its thread may start late
+                await asyncio.sleep(0.01)
         gate.set()
         await task
         return batch
