@@ -16,13 +16,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import REGISTRY
 
 from flowrt.model import STATUSES, BatchResult
+from flowrt.telemetry.logs.events import renew_allowances
 
 __all__ = ["CapturedTelemetry", "capture_telemetry"]
 
 _COMPLETED: Final = "item.completed"
 _TERMINAL: Final = (_COMPLETED, "item.failed", "item.timed_out")
 _ALWAYS_LOGGED: Final = ("failed", "timed_out")
-_ALL_LOGGED: Final = 20  # a batch logs so many warnings of one kind at once; more are thinned out
+_ALL_LOGGED: Final = 20  # so many warnings of one kind are logged at once; more are thinned out
 
 _Series = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -152,6 +153,7 @@ def capture_telemetry() -> Iterator[CapturedTelemetry]:
     captured = CapturedTelemetry()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(captured._exporter))  # noqa: SLF001  # ours
+    renew_allowances()  # tests before this one may have used them up
     provider_before = trace._TRACER_PROVIDER  # noqa: SLF001  # see the docstring
     logging_before = structlog.get_config() if structlog.is_configured() else None
 

@@ -52,6 +52,19 @@ def test_each_capture_starts_at_zero() -> None:
         assert len(telemetry.item_spans) == 1
 
 
+def test_capture_has_warnings_that_earlier_batches_on_the_loop_would_suppress() -> None:
+    node = ScriptedNode(items={index: [raises(ValueError("no"))] for index in range(30)})
+
+    async def two_tests() -> None:
+        for count in (30, 1):
+            with capture_telemetry() as telemetry:
+                results = await flowrt.map(node, range(count))
+            telemetry.assert_logged("item.failed", times=min(count, 20))
+            telemetry.assert_agrees_with(results)
+
+    run_virtual(two_tests())
+
+
 @pytest.mark.parametrize("configured", [False, True])
 def test_capture_leaves_the_process_as_it_was(configured: bool) -> None:
     if configured:

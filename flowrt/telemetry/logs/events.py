@@ -7,7 +7,8 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -19,7 +20,7 @@ from flowrt.telemetry.logs.direct import DIRECT, LEVELS
 from flowrt.telemetry.metrics.store import METRICS
 from flowrt.telemetry.redaction import Redact, redact
 
-__all__ = ["Allowance", "ItemLogInstrument", "LogInstrument", "is_listened_to", "log_event"]
+__all__ = ["Allowance", "ItemLogInstrument", "LogInstrument", "is_listened_to", "log_event", "renew_allowances"]
 
 _logger = logging.getLogger("flowrt")
 _logger.addHandler(logging.NullHandler())  # a library prints nothing unless the application configures logging
@@ -27,8 +28,9 @@ _logger.addHandler(logging.NullHandler())  # a library prints nothing unless the
 _QUIET: Final = ("ok", "resumed", "cancelled")  # cancelling a batch is one event, not one per item
 _PROGRESS_S: Final = 10.0
 _STALLED_S: Final = 60.0
-_BURST: Final = 20  # warnings of one kind that a batch may log at once; after that one per second
+_BURST: Final = 20  # events of one kind that may be logged at once; after that one per second
 _REFILL_NS: Final = 1_000_000_000
+_MOST_ALLOWANCES: Final = 1_000  # of a loop: the names of batches may be without end
 
 
 def log_event(level: str, event: str, **fields: Any) -> None:
@@ -107,6 +109,29 @@ def _finished(task: asyncio.Task[Any]) -> None:
         METRICS.dropped("logs", "export_error")
 
 
+_Allowances: TypeAlias = "dict[tuple[str, str], Allowance]"
+"""Allowances of one loop, by the batch's name and the event."""
+
+# Batches of one name share them: a service with a small batch for each request would otherwise log every failed item.
+_allowances: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Allowances]] = WeakKeyDictionary()
+
+
+def _allowance(event: str, item: ItemRecord) -> Allowance:
+    """Return the allowance for an event in batches of this name on this loop."""
+    allowances = _allowances.setdefault(asyncio.get_running_loop(), {})
+    key = item.batch.name, event
+    if (allowance := allowances.get(key)) is None:
+        if len(allowances) >= _MOST_ALLOWANCES:
+            del allowances[next(iter(allowances))]
+        allowance = allowances[key] = Allowance(item.finished_ns)
+    return allowance
+
+
+def renew_allowances() -> None:
+    """Let warnings about items be logged as if none had been, as tests that capture them expect."""
+    _allowances.clear()
+
+
 def is_listened_to(level: str) -> bool:
     """True if an event of this level would reach a logger that is enabled and has a handler."""
     if DIRECT and (direct := DIRECT[0]).is_in_force():
@@ -136,7 +161,7 @@ class LogInstrument(Instrument):
         self._redact = redact
         self._part = part
         self._timer: asyncio.TimerHandle | None = None
-        self._warnings: dict[str, Allowance] = {}
+        self._suppressed: dict[str, int] = {}  # by event: warnings of this batch since its last logged one
         self._progress: tuple[int, float] = (0, 0.0)
         self._stalled = False
         self._paused_ns = 0
@@ -186,26 +211,24 @@ class LogInstrument(Instrument):
 
     def _warn(self, event: str, item: ItemRecord, **more: Any) -> None:
         """Log a warning about an item, or count it as suppressed if the allowance is used up."""
-        allowance = self._warnings.get(event)
-        if allowance is None:
-            allowance = self._warnings[event] = Allowance(item.finished_ns)
-        if allowance.take(item.finished_ns):
-            fields = {**_about_item(item), **more}
-            if item.error_type is not None:
-                fields |= {"error_type": item.error_type, "error": self._redact(item.error or "")}
-            if allowance.suppressed:
-                fields["suppressed"] = allowance.suppressed
-                allowance.suppressed = 0
-            if item.uncancellable:
-                fields["uncancellable"] = True
-            log_event("warning", event, **fields)
+        if not _allowance(event, item).take(item.finished_ns):
+            self._suppressed[event] = self._suppressed.get(event, 0) + 1
+            return
+        fields = {**_about_item(item), **more}
+        if item.error_type is not None:
+            fields |= {"error_type": item.error_type, "error": self._redact(item.error or "")}
+        if suppressed := self._suppressed.pop(event, 0):
+            fields["suppressed"] = suppressed
+        if item.uncancellable:
+            fields["uncancellable"] = True
+        log_event("warning", event, **fields)
 
     def batch_ended(self, batch: BatchRecord) -> None:
         """Log `batch.completed` with the totals."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        suppressed = sum([allowance.suppressed for allowance in self._warnings.values()])
+        suppressed = sum(self._suppressed.values())
         fields_of = partial(ended_fields, suppressed=suppressed) if suppressed else ended_fields
         _log_batch("debug" if self._part else "info", "batch.completed", fields_of, batch)
         speedup = batch.speedup

@@ -15,6 +15,7 @@ import structlog
 
 from flowrt import BatchProcessor, Telemetry
 from flowrt.engine.instrument import instrument_errors
+from flowrt.telemetry.logs import events as events_module
 from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.metrics.store import METRICS
 
@@ -75,6 +76,31 @@ def test_warnings_are_rate_limited_and_suppressed_ones_counted(run: Run, events:
     (completed,) = of(events, "batch.completed")
     assert 20 <= len(warnings) < 100
     assert len(warnings) + completed.get("suppressed", 0) + sum(e.get("suppressed", 0) for e in warnings) == 5_000
+
+
+def test_warnings_of_many_small_batches_are_rate_limited_together(run_virtual: Run, events: Events) -> None:
+    async def service() -> None:
+        small = BatchProcessor(odd_fails, name="request")
+        for _ in range(100):
+            await small.batch([1, 3, 5])
+        await BatchProcessor(odd_fails, name="other").batch([1])
+        await asyncio.sleep(7)
+        await small.batch([1] * 9)
+
+    run_virtual(service())
+    warnings, ended = of(events, "item.failed"), of(events, "batch.completed")
+    assert [warning["batch"] for warning in warnings] == ["request"] * 20 + ["other"] + ["request"] * 7
+    assert [batch.get("suppressed", 0) for batch in ended] == [0] * 6 + [1] + [3] * 93 + [0, 2]
+
+
+def test_allowances_of_warnings_are_bounded(run_virtual: Run, events: Events) -> None:
+    async def service() -> int:
+        for number in range(1_005):
+            await BatchProcessor(odd_fails, name=f"request {number}").batch([1])
+        return len(events_module._allowances[asyncio.get_running_loop()])
+
+    assert run_virtual(service()) == 1_000
+    assert len(of(events, "item.failed")) == 1_005
 
 
 def test_timeout_logs_its_own_event(run_virtual: Run, events: Events) -> None:
