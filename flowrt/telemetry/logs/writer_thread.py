@@ -22,8 +22,8 @@ _MOST_GATHERED: Final = 256  # lines in one write, so that few are lost if it ha
 class LineSink:
     """Queue of log lines with a thread that writes them to a stream in order.
 
-    A line is written at once, and those of the next 5 ms together. Lines are dropped and counted if the queue is full
-    or the stream is broken.
+    A line is written at once. While more lines keep coming, they are written together every 5 ms. Lines are dropped and
+    counted if the queue is full or the stream is broken.
 
     Args:
         stream: The stream to write to, for instance `sys.stderr`.
@@ -102,6 +102,8 @@ class LineSink:
                     self._emit("\n".join(lines), len(lines))
                 if ends:
                     return
+                if len(gathered) < _MOST_GATHERED:
+                    time.sleep(_GATHER_S)
 
     def _gather(self) -> list[str | None]:
         """Take the queued lines, up to the None that ends the thread."""
