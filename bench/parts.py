@@ -226,7 +226,9 @@ async def _everything(load: Load, telemetry: Any = True, log_level: Literal["DEB
 
 async def _all_lines(load: Load) -> None:
     """Log a line for each item at DEBUG."""
-    await _everything(load, log_level="DEBUG")
+    from flowrt import Telemetry
+
+    await _everything(load, Telemetry(item_events=True), log_level="DEBUG")
 
 
 async def _head_sampled(load: Load) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 from bench.arms import ARMS, arm
+from bench.collector import collector
 from bench.delivery import CASES, measure_delivery
+from bench.measure import ROOT
 from bench.parts import DIFFERENCES, PARTS, measure_parts, uninstrumented
 from bench.prices import PRICES, measure_prices
 from bench.report import differences, lines
@@ -55,6 +60,20 @@ def test_every_part_runs() -> None:
     few = [part for part in PARTS if part.name in ("no-seam", "encoded", "own-provider", "sdk-floor", "sdk-spans")]
     measured = measure_parts(few, 1, 1_000, quiet)
     assert all(us > 0 for (us,) in measured["parts_us"].values())
+
+
+@pytest.mark.parts
+def test_part_with_a_line_for_each_item_logs_it() -> None:
+    with collector() as url:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.parts", "all-lines", "100"],
+            cwd=ROOT,
+            env={**os.environ, "BENCH_COLLECTOR": url},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert done.stderr.count('"event": "item.completed"') == 2_000 + 100  # the warm-up's, too
 
 
 @pytest.mark.parts
