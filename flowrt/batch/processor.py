@@ -54,7 +54,7 @@ class BatchProcessor(Generic[In, Out]):
             all of which apply.
         breaker: Circuit breaker, which stops attempts while the service fails too often.
         cache: Cache of outputs by input: a `Cache`, the path of a file, or True to keep outputs in memory.
-        hedge: Policy for a second attempt beside one that takes unusually long.
+        hedge: Policy for starting a second attempt of an item whose attempt is unusually slow.
         executor: Where attempts run: `"loop"` (the default), `"threads"`, or an executor.
         journal: File of finished items, from which a later batch over the same inputs resumes. Every finished item is
             on the disk before its result is delivered; the later batch returns it as `resumed`. A path or a

@@ -167,7 +167,7 @@ class Cancellation:
             self._hedging.stop()
         current = asyncio.current_task(self._loop)
         for slot in self._batch.slots:
-            # not a worker without an item, which finds admission closed, nor one that waits for the journal
+            # idle workers end at the closed admission, and items that are being journaled have ended already
             if slot.item is not None and not slot.journaling and slot.task is not None and slot.task is not current:
                 slot.task.cancel()
         self._abandon_later()

@@ -93,7 +93,7 @@ class Instrument:
         """An attempt has ended. The item has the attempt's status and outcome, and `finished_ns` is its end."""
 
     def retry_scheduled(self, item: ItemRecord) -> None:
-        """Another attempt will follow the one that has just ended; `item.retry` has the reason and the delay."""
+        """An attempt has ended and the item will be retried; `item.retry` has the reason and the delay."""
 
     def hedge_ended(self, item: ItemRecord) -> None:
         """A hedge has ended; `item.hedge` has its outcome. The item is still running."""

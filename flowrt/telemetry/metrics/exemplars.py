@@ -55,7 +55,7 @@ class Exemplars:
         self._real = True  # False if `due_ns` is by the clock of a loop of virtual time
 
     def begin(self, clock: Clock) -> None:
-        """Prepare for a batch. If its clock is another one, as with virtual time, every exemplar may be replaced.
+        """Prepare for a batch. If the batch has another clock, as in virtual time, all exemplars may be replaced.
 
         Args:
             clock: The batch's clock.
