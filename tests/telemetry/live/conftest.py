@@ -57,7 +57,10 @@ def spawn() -> Iterator[Spawn]:
 @pytest.fixture(scope="module")  # occupies the thread's loop while it is open
 def browser() -> Iterator[Browser]:
     """Chromium for all tests of a module."""
+    from playwright.sync_api import expect
+
     from tools.browser import chromium
 
+    expect.set_options(timeout=HANG_S * 1000)
     with chromium() as running:
         yield running
