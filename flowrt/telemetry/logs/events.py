@@ -233,9 +233,10 @@ class LogInstrument(Instrument):
         _log_batch("debug" if self._part else "info", "batch.completed", fields_of, batch)
         speedup = batch.speedup
         if speedup is not None and speedup.diverges:
-            figures = {name: round(getattr(speedup, name), 2) for name in ("claimed", "measured", "low", "high")}
+            figures = {name: getattr(speedup, name) for name in ("claimed", "measured", "low", "high")}
+            known = {name: round(value, 2) for name, value in figures.items() if value is not None}
             why = why_overstated(batch, speedup)
-            log_event("warning", "speedup.overstated", **_about(batch), **figures, method=speedup.method, reason=why)
+            log_event("warning", "speedup.overstated", **_about(batch), **known, method=speedup.method, reason=why)
 
     def _report(self, batch: BatchRecord, loop: asyncio.AbstractEventLoop) -> None:
         now, done = loop.time(), batch.completed

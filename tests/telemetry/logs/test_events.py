@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import structlog
 
-from flowrt import BatchProcessor, Telemetry
-from flowrt.engine.instrument import instrument_errors
+from flowrt import BatchProcessor, BatchRecord, Telemetry
+from flowrt.attribution.speedup import Speedup
+from flowrt.engine.instrument import Instrument, Phase, instrument_errors
 from flowrt.telemetry.logs import events as events_module
 from flowrt.telemetry.logs.events import log_event
 from flowrt.telemetry.metrics.store import METRICS
@@ -44,6 +45,24 @@ def test_batch_logs_start_and_completion(run: Run, events: Events) -> None:
     assert (completed["completed"], completed["ok"], completed["failed"]) == (6, 3, 3)
     assert started["batch_id"] == completed["batch_id"]
     assert started["batch"] == "things"
+
+
+class OverstatedInterval(Instrument):
+    """Gives a batch in threads a speedup of which only the interval is known, far below the claim."""
+
+    phase = Phase.SAMPLE
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        batch.speedup = Speedup(9.0, None, 1.0, 2.0, method="cpu")
+
+
+def test_overstated_speedup_is_logged_if_only_its_interval_is_known(run: Run, events: Events) -> None:
+    before = dict(instrument_errors)
+    run(BatchProcessor(odd_fails, 4, instruments=[OverstatedInterval()]).batch([0, 2]))
+    (overstated,) = of(events, "speedup.overstated")
+    assert (overstated["claimed"], overstated["low"], overstated["high"]) == (9.0, 1.0, 2.0)
+    assert "measured" not in overstated
+    assert instrument_errors == before
 
 
 def test_failed_item_logs_a_warning_with_its_error(run: Run, events: Events) -> None:
