@@ -261,11 +261,12 @@ class NativeTracingInstrument(BatchTracing):
         ours = type(above) in (ItemContext, ItemSpan) and above.frame.limits is provider.limits
         if ours and above.sampled and provider.span_buffer is None and samples_alike(provider.sampler):
             ids = new_ids(above.ids[:16], self._generator)
-            frame = self._frame_under(above, name, attributes, self._hand_over_batch)
+            frame = self._frame_under(above, name, attributes, provider.hand_over_batch)
             return BatchSpan(frame, ids, batch.started_ns)
         if above is trace.INVALID_SPAN and (root := provider.root_frame()) is not None:
+            hand_over = provider.hand_over_batch
             frame = root.under(
-                None, name, attributes, self._offset_ns, self._hand_over_batch, prompt=self._prompt, redact=self._redact
+                None, name, attributes, self._offset_ns, hand_over, prompt=self._prompt, redact=self._redact
             )
             return BatchSpan(frame, new_ids(b"", None), batch.started_ns)
         parent: SpanContext | None = above.get_span_context()
@@ -281,7 +282,7 @@ class NativeTracingInstrument(BatchTracing):
             decision, trace_state = result.decision, result.trace_state
             attributes = attributes | dict(result.attributes or {})
         frame = self._frame_of(name, attributes, (), parent, decision, trace_state)
-        frame.hand_over = self._hand_over_batch
+        frame.hand_over = provider.hand_over_batch
         if parent is not None and provider.span_buffer is not None:
             provider.span_buffer.start(ids_to_ints(ids)[1], parent.span_id)
         return BatchSpan(frame, ids, batch.started_ns)
@@ -289,11 +290,6 @@ class NativeTracingInstrument(BatchTracing):
     def _set_totals(self, span: trace.Span, totals: dict[str, int]) -> None:
         if isinstance(span, BatchSpan) and span.is_recording():
             span.set_totals(totals)
-
-    def _hand_over_batch(self, span: BatchSpan) -> None:
-        buffer = self._provider.span_buffer
-        if buffer is None or not buffer.take(ids_to_ints(span.ids)[1], span):
-            self._provider.hand_over(span)
 
     # -- within -----------------------------------------------------------------------------------------------------
 

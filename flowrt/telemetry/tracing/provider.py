@@ -15,9 +15,11 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from flowrt.telemetry.options import TailSampling, TraceShape
 from flowrt.telemetry.redaction import Redact, redact
 from flowrt.telemetry.tracing.context import REDACT_KEY
+from flowrt.telemetry.tracing.ids import ids_to_ints
 from flowrt.telemetry.tracing.instrument import BatchTracing
 from flowrt.telemetry.tracing.known_decisions import known_decision
 from flowrt.telemetry.tracing.redacted_span import redacted_span
+from flowrt.telemetry.tracing.span import ItemSpan
 from flowrt.telemetry.tracing.span_frame import FLAGS, SCOPE, SpanFrame
 from flowrt.telemetry.tracing.tail_sampling import SpanBuffer
 
@@ -60,6 +62,8 @@ class RuntimeProvider(TracerProvider):
         limits: Span limits from the `OTEL_*` variables.
         target: Destination of finished spans, or None to discard them.
         span_buffer: Buffer of spans under active items, if traces are tail-sampled.
+        hand_over_batch: Function that takes a sampled batch span that has ended. All batches share it: a method of a
+            batch's instrument would be in a reference cycle with the batch's span.
         plain: True while no span processor was added, so that only the target receives spans.
     """
 
@@ -70,6 +74,7 @@ class RuntimeProvider(TracerProvider):
         self.plain = True
         self.target: SpanTarget | None = None
         self.span_buffer: SpanBuffer | None = None
+        self.hand_over_batch: Callable[[ItemSpan], None] = self._take_batch
         self._root: tuple[Sampler, IdGenerator, SpanFrame | None] | None = None
         super().add_span_processor(_Switch(self))
 
@@ -77,6 +82,11 @@ class RuntimeProvider(TracerProvider):
     def hand_over(self) -> Callable[[Any], None]:
         """Function that takes a sampled span that has ended."""
         return _discard if self.target is None else self.target.put
+
+    def _take_batch(self, span: ItemSpan) -> None:
+        buffer = self.span_buffer
+        if buffer is None or not buffer.take(ids_to_ints(span.ids)[1], span):
+            self.hand_over(span)
 
     @property
     def plain_target(self) -> Any:

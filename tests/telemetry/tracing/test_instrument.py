@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
 from flowrt import BatchProcessor, BatchResult, Instrument, RetryPolicy, Telemetry
-from flowrt.model import ItemRecord
+from flowrt.model import BatchRecord, ItemRecord
 from flowrt.telemetry.redaction import redact
 from flowrt.telemetry.tracing.exceptions import set_failed
+from flowrt.telemetry.tracing.setup import make_provider
 
 Run = Callable[[Any], Any]
 Spans = Callable[[], list[ReadableSpan]]
@@ -460,3 +464,35 @@ def test_disabled_provider_gives_no_ids(
     assert (result.trace_id, result.span_id) == (None, None)
     (failed,) = [event for event in events if event["event"] == "item.failed"]
     assert "trace_id" not in failed
+
+
+class KeepsSpan(Instrument):
+    """Keeps a weak reference to the batch's span."""
+
+    span: weakref.ref[Any] | None = None
+
+    def batch_ended(self, batch: BatchRecord) -> None:
+        self.span = weakref.ref(batch.span)
+
+
+@pytest.mark.parametrize("make", [TracerProvider, lambda: make_provider(Resource({}))], ids=["SDK", "Runtime"])
+@pytest.mark.parametrize("shape", ["nested", "linked"])
+def test_span_of_an_ended_batch_is_in_no_reference_cycle(
+    shape: Any, make: Callable[[], TracerProvider], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", make())
+    kept = KeepsSpan()
+    telemetry = Telemetry(metrics=False, trace_shape=shape)  # the metrics keep the latest batch of a name
+
+    async def main() -> None:
+        await BatchProcessor(fails_on_three, telemetry=telemetry, instruments=[kept]).batch(range(6))
+        await asyncio.sleep(0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main())
+        assert kept.span is not None
+        assert kept.span() is None
+    finally:
+        gc.enable()
