@@ -30,14 +30,24 @@ class _Decisions(NamedTuple):
     under_unsampled: bool | None
 
 
-@lru_cache(maxsize=16)
+_UNKNOWN: Final = _Decisions(None, None, None)
+
+
 def _decisions_of(sampler: Sampler) -> _Decisions:
     """Decisions on spans without a parent, and with one of this process. Only the SDK's own classes are known."""
+    try:
+        return _look_up(sampler)
+    except TypeError:  # a class of the application's that has no hash
+        return _UNKNOWN
+
+
+@lru_cache(maxsize=16)
+def _look_up(sampler: Sampler) -> _Decisions:
     if type(sampler) is StaticSampler:
         always = sampler.get_description() == "AlwaysOnSampler"
         return _Decisions(always, always, always)
     if type(sampler) not in _PARENT_BASED:
-        return _Decisions(None, None, None)
+        return _UNKNOWN
     description = str(sampler.get_description())
     root, local = _ROOT.search(description), _LOCAL.search(description)
     return _Decisions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
+    Decision,
     ParentBased,
     ParentBasedTraceIdRatio,
     Sampler,
@@ -26,6 +28,19 @@ class Own(StaticSampler):
     """A sampler of the application's, whose base class says nothing about it."""
 
 
+@dataclass
+class Unhashable(Sampler):
+    """A sampler of the application's that compares by value, as a dataclass does, and so has no hash."""
+
+    share: float = 1.0
+
+    def should_sample(self, *args: Any, **more: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_AND_SAMPLE if self.share else Decision.DROP)
+
+    def get_description(self) -> str:
+        return "Unhashable"
+
+
 SAMPLERS: dict[str, Sampler] = {
     "on": ALWAYS_ON,
     "off": ALWAYS_OFF,
@@ -36,6 +51,7 @@ SAMPLERS: dict[str, Sampler] = {
     "root by ratio": ParentBasedTraceIdRatio(0.5),
     "ratio": TraceIdRatioBased(0.5),
     "own": Own(ALWAYS_ON.should_sample(None, 1, "s").decision),
+    "unhashable": Unhashable(),
 }
 STATE = TraceState([("vendor", "1")])
 PARENTS = {
