@@ -364,6 +364,15 @@ def heartbeat_of(loop: asyncio.AbstractEventLoop) -> Heartbeat:
     if heartbeat is None or heartbeat.loop is not loop:
         heartbeat = _heartbeats.get(loop)
         if heartbeat is None:
+            _forget_closed_loops()
             heartbeat = _heartbeats[loop] = Heartbeat(loop)
         _latest = heartbeat
     return heartbeat
+
+
+def _forget_closed_loops() -> None:
+    """Drop the heartbeats of closed loops: if batches were active on one, their tasks keep the loop alive."""
+    for ref in _heartbeats.keyrefs():  # one step, as other threads may add theirs
+        loop = ref()
+        if loop is not None and loop.is_closed():
+            _heartbeats.pop(loop, None)

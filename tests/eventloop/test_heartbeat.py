@@ -12,7 +12,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import uvloop
 
+from flowrt import BatchProcessor
+from flowrt.engine.instrument import Instrument
 from flowrt.eventloop.delayed_items import Lateness
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord
@@ -384,3 +387,34 @@ def test_loop_that_has_slept_is_neither_measured_nor_noted(run: Run, monkeypatch
         heartbeat.unwatch(batch)
 
     run(main())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_loop_that_was_closed_amid_a_batch_is_released(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], recwarn: pytest.WarningsRecorder
+) -> None:
+    def close_amid_a_batch() -> tuple[weakref.ref[Any], weakref.ref[BatchRecord]]:
+        loop = loop_factory()
+        records: list[weakref.ref[BatchRecord]] = []
+
+        class Started(Instrument):
+            def batch_started(self, batch: BatchRecord) -> None:
+                records.append(weakref.ref(batch))
+
+        async def begin() -> None:
+            batch = BatchProcessor(asyncio.sleep, 2, name="closed", instruments=[Started()]).batch([60.0, 60.0])
+            asyncio.ensure_future(batch)  # noqa: RUF006  # it is to be lost
+            await asyncio.sleep(0.01)
+
+        loop.run_until_complete(begin())
+        loop.close()
+        return weakref.ref(loop), records[0]
+
+    async def batch_on_another_loop() -> None:
+        await BatchProcessor(asyncio.sleep, 1).batch([0.0])
+
+    closed, record = close_amid_a_batch()
+    asyncio.run(batch_on_another_loop())
+    gc.collect()
+    assert closed() is None
+    assert record() is None, "the gauges would count it for ever"
