@@ -32,9 +32,11 @@ _SLOW_NS: Final = 5_000_000  # a turn of the loop this long has made items wait
 _BUSY: Final = 0.5  # the share from which on items are likely to wait for each other
 _NOTE_EVERY_NS: Final = 250_000  # of CPU time: while the loop runs nothing but beats, the notes stay valid
 _ASLEEP_NS: Final = 3_000_000  # CPU time of an interval with one wait, up to which the loop has only beaten
-# Times a beat's own cost, so that beats never take more than a tenth of the loop. The time for which this beat was late
-# is part of that rest: a loop that blocks again and again is to be seen from the begin of each block.
+# Times a beat's own CPU time, so that beats take at most a tenth of the loop. The time for which this beat was late is
+# part of that rest: a loop that blocks again and again is to be seen from the begin of each block. A stall that begins
+# during the rest is seen only from its end on, so the rest is bounded: a garbage collection may come within a beat.
 _LEAST_REST: Final = 10
+_MOST_REST_S: Final = 0.1
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
 _MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
 _MOST_LOOKED_AT: Final = 2_000  # slots and batches looked at after a late beat; after a stall, more,
@@ -165,7 +167,7 @@ class Heartbeat:
         if self._listeners == 1:
             now = time.perf_counter_ns()
             if now > self.loop_time.due_ns:  # a batch that never let the loop turn: the beat would have come that late
-                self._measure(now)
+                self._measure(now, time.thread_time_ns())
                 self._stop()
             self._forget()
         self._listeners -= 1
@@ -238,8 +240,9 @@ class Heartbeat:
             self._stop()
             return
         now, due_ns, slow = time.perf_counter_ns(), self.loop_time.due_ns, True
+        began_cpu_ns = time.thread_time_ns()  # wall time is the machine's, too: it may give the core to others
         try:
-            slow = self._measure(now)
+            slow = self._measure(now, began_cpu_ns)
         finally:  # the next beat comes even if this one fails
             loop = self._loop()
             if loop is not None:
@@ -249,18 +252,18 @@ class Heartbeat:
                     self._waiting = note_waiting(self._batches)
                 usual_s = _IDLE_BEAT_S if self._slept >= _IDLE_AFTER and self.blame is None else BEAT_S
                 interval_s = _SOON_S if slow else min(2 * self._interval_s, usual_s)
-                rest_ns = _LEAST_REST * (time.perf_counter_ns() - now) - max(0, now - due_ns)
-                self._interval_s = max(interval_s, rest_ns / 1e9)
+                rest_ns = _LEAST_REST * (time.thread_time_ns() - began_cpu_ns) - max(0, now - due_ns)
+                self._interval_s = max(interval_s, min(rest_ns / 1e9, _MOST_REST_S))
                 self._arm(loop)  # from the end of the beat on: its own work is not the loop's lateness
 
-    def _measure(self, now: int) -> bool:
+    def _measure(self, now: int, now_cpu_ns: int) -> bool:
         """Report the lateness, record blocked or computing time, and return True if work on the loop made it late."""
         loop_time, due_ns = self.loop_time, self.loop_time.due_ns
         late_ns = max(0, now - due_ns)
         for report in self._reports:
             report(late_ns)
         passed_ns = max(1, now - self.beaten_ns)
-        cpu_ns, waits = time.thread_time_ns() - loop_time.beaten_cpu_ns, _waits() - self._waited
+        cpu_ns, waits = now_cpu_ns - loop_time.beaten_cpu_ns, _waits() - self._waited
         slept = waits == 1 and cpu_ns < _ASLEEP_NS  # for this beat alone: if that is late, the machine was busy
         self._slept = self._slept + 1 if slept else 0
         if slept and late_ns < _SLOW_NS:
