@@ -67,6 +67,7 @@ class Hedging:
                 del self._races[index]
             if race.hedges:
                 outcome = await self._decide(race, outcome, error)
+                error = None  # of an attempt that has lost: its traceback holds this frame
         except BaseException:
             del item, race, error  # in this frame, which the error's traceback holds, they would form a cycle
             raise
@@ -173,8 +174,13 @@ class Hedging:
             hedge.outcome = await awaitable
         except BaseException as exc:  # raised in the item's task if this hedge wins
             hedge.error = exc
-        if race.active.pop(hedge, None) is None:  # abandoned
-            return
+        if race.active.pop(hedge, None) is not None:  # otherwise it was abandoned
+            self._conclude(race, hedge)
+        if race.winner is not hedge:
+            hedge.error = None  # its traceback holds this frame, and so the hedge
+
+    def _conclude(self, race: _Race, hedge: _HedgeAttempt) -> None:
+        """Decide the race if it is open and the hedge has succeeded, and report the hedge."""
         if race.over:
             self._report(hedge, "lost")
         elif hedge.wins:
@@ -203,14 +209,16 @@ class Hedging:
                 error = exc
         race.cancel_hedges()
         await self._end_hedges(race)
-        if race.winner is not None and (error is None or not _is_final(error)):
-            outcome, error = race.winner.outcome, race.winner.error
-            race.item.ticket = race.winner.ticket
+        winner, race.winner = race.winner, None  # it refers to the race
+        if winner is not None:
+            if error is None or not _is_final(error):
+                outcome, error, race.item.ticket = winner.outcome, winner.error, winner.ticket
+            winner.error = None  # its traceback holds the frame that holds the hedge
         if error is not None:
             try:
                 raise error
             finally:
-                del error, race  # in this frame they would be in a reference cycle with the traceback
+                del error, race, winner  # in this frame they would be in a reference cycle with the traceback
         return outcome
 
     async def _end_hedges(self, race: _Race) -> None:

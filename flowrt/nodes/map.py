@@ -245,6 +245,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
         except Exception as exc:  # the exception of a failed item or of the source
             stopped = f"stopped by {type(exc).__name__}: {error_text(exc)}"
             listed = failure is not None and exc is failure.exception
+        failure = None  # its exception's traceback holds this frame
         if run.unstarted is not None:
             total += len(run.unstarted.inputs)
         return self._result(run.batch.status == "ok", outputs, errors, total, None if listed else stopped)

@@ -24,6 +24,7 @@ from flowrt import (
     Instrument,
     ItemFailedError,
     ItemRecord,
+    MapNode,
     NodeResult,
     RateLimit,
     RetryPolicy,
@@ -725,6 +726,51 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("how", ["hedge wins", "hedge loses", "hedge fails"])
+def test_hedge_leaves_nothing_to_the_garbage_collector(how: str, run_virtual: Run) -> None:
+    gone: list[weakref.ref[Payload]] = []
+
+    async def node(x: int) -> int:
+        payload = Payload()
+        gone.append(weakref.ref(payload))
+        is_hedge = len(gone) > 1
+        if is_hedge and how == "hedge fails":
+            raise ValueError("asked to fail")
+        await asyncio.sleep(60 if is_hedge is (how == "hedge loses") else 3)
+        return x
+
+    async def main() -> None:
+        await processor(node, 2, hedge=Hedge(after=1.0, share=1.0, minimum=1)).batch([1])
+        await asyncio.sleep(0)
+        assert [ref() for ref in gone] == [None, None]
+
+    with no_collection():
+        run_virtual(main())
+
+
+@pytest.mark.parametrize("fails", ["at once", "later"])
+def test_failed_map_node_leaves_nothing_to_the_garbage_collector(fails: str, run_virtual: Run) -> None:
+    gone: list[weakref.ref[Payload]] = []
+
+    async def child(_: Any) -> None:
+        payload = Payload()
+        gone.append(weakref.ref(payload))
+        if fails == "later":
+            await asyncio.sleep(1)
+        raise ValueError("asked to fail")
+
+    async def main() -> None:
+        node = MapNode("stops", child, max_concurrency=2, continue_on_error=False)
+        (result,) = await processor(node).batch([{"items": [1, 2, 3]}])
+        assert not result.success
+        del result
+        await asyncio.sleep(0)
+        assert [ref() for ref in gone if ref() is not None] == []
+
+    with no_collection():
+        run_virtual(main())
 
 
 @pytest.mark.parametrize("stream", [False, True])
