@@ -48,7 +48,7 @@ class BatchProcessor(Generic[In, Out]):
         item_timeout: Time limit of one attempt, in seconds. An item that exceeds it ends `timed_out`; the other items
             continue.
         batch_timeout: Time limit of the whole batch, in seconds. Items that have not finished by then end `cancelled`.
-            Inputs that a generator has not yielded by then have no result; `report.batch.status` is `failed`.
+            Inputs that a generator has not yielded by then have no result, which `raise_for_failures` reports.
         retry: Which failed attempts are tried again: a `RetryPolicy`, or the number of attempts; None for none.
         rate_limit: How many attempts may start per unit of time: a `RateLimit`, a rate such as `"100/s"`, or several,
             all of which apply.
@@ -237,8 +237,7 @@ class BatchProcessor(Generic[In, Out]):
     ) -> Coroutine[Any, Any, BatchResults[In, Out]]:
         check_inputs(inputs)
         results: list[BatchResult] = []
-        built = self._build(results.append, config, inputs, workflow_context, progress)
-        return collect(built, results, config.name)
+        return collect(self._build(results.append, config, inputs, workflow_context, progress), results, config.name)
 
     def batch_as_completed(
         self,
@@ -264,6 +263,7 @@ class BatchProcessor(Generic[In, Out]):
             TypeError: `inputs` is not an iterable of items.
             JournalError: The journal cannot be used, or its disk failed; raised by the iterator.
             Interrupted: A signal drained the batch, in a `Runtime`; raised by the iterator after the last result.
+            BatchFailedError: The batch was ended before its input had; raised by the iterator after the last result.
         """
         check_inputs(inputs)
         config = self._config(continue_on_error)
@@ -314,6 +314,7 @@ class BatchProcessor(Generic[In, Out]):
             merged[place] = result
         merged.sort(key=BY_INDEX)
         all_results = BatchResults(merged, name=self.name, wall_time=time.perf_counter() - started)
+        all_results.cut_off = results.cut_off if isinstance(results, BatchResults) else None
         if interrupted is not None:
             raise Interrupted(interrupted.signum, all_results) from None
         return all_results

@@ -22,34 +22,45 @@ BY_INDEX: Final = attrgetter("index")
 
 
 class BatchFailedError(ExceptionGroup[Exception], FlowrtError):
-    """Items of a batch failed: a group of their exceptions, raised by `BatchResults.raise_for_failures`.
+    """Items of a batch failed, or it ended before its input did: a group of the errors.
 
-    An item without an exception of its own (a failed NodeResult, a cancelled item) has an `ItemFailedError` in the
-    group, so `except*` finds each cause.
+    `BatchResults.raise_for_failures` raises it; so does a stream whose batch ended before its input did, after the last
+    result. An item without an exception of its own (a failed NodeResult, a cancelled item) has an `ItemFailedError` in
+    the group, so `except*` finds each cause.
 
     Args:
-        failed: The failed results, at least one.
+        failed: The failed results.
         total: Number of items in the batch.
+        cut_off: The error of a batch that ended before its input did: a TimeoutError at `batch_timeout`. None for
+            others, of which at least one item has failed.
 
     Attributes:
-        failed: The failed results, in the order of `exceptions`.
+        failed: The failed results, in the order of `exceptions`. A stream has yielded them, and gives none here.
+        total: As the argument.
+        cut_off: As the argument; the last of `exceptions`.
     """
 
     failed: list[BatchResult]
     total: int
+    cut_off: Exception | None
 
-    def __new__(cls, failed: Sequence[BatchResult], total: int) -> Self:
-        types = ", ".join(f"{count:,} {kind}" for kind, count in Counter(r.error_type for r in failed).most_common(5))
-        first = failed[0]
-        message = f"{len(failed):,} of {total:,} items failed ({types}); the first is item {first.index}: {first.error}"
+    def __new__(cls, failed: Sequence[BatchResult], total: int, cut_off: Exception | None = None) -> Self:
+        message = "" if cut_off is None else str(cut_off)
+        if failed:
+            kinds = Counter(result.error_type for result in failed).most_common(5)
+            types, first = ", ".join(f"{count:,} {kind}" for kind, count in kinds), failed[0]
+            text = f"{len(failed):,} of {total:,} items failed ({types}); "
+            text += f"the first is item {first.index}: {first.error}"
+            message = f"{text}; {message}" if message else text
         errors = [r.exception if isinstance(r.exception, Exception) else ItemFailedError(r) for r in failed]
-        group = super().__new__(cls, message, errors)
+        group = super().__new__(cls, message, errors if cut_off is None else [*errors, cut_off])
         group.failed = list(failed)
         group.total = total
+        group.cut_off = cut_off
         return group
 
-    def __reduce__(self) -> tuple[type[BatchFailedError], tuple[list[BatchResult], int]]:
-        return type(self), (self.failed, self.total)
+    def __reduce__(self) -> tuple[type[BatchFailedError], tuple[list[BatchResult], int, Exception | None]]:
+        return type(self), (self.failed, self.total, self.cut_off)
 
 
 class BatchResults(list[BatchResult[In, Out, Missing_co]]):
@@ -61,6 +72,7 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
         wall_time: Wall time of the batch, in seconds.
         name: Name of the processor.
         batch: Record of the batch, or None if the results come from several batches.
+        cut_off: Error of a batch that ended before its input did, or None. Inputs that it had not read have no result.
     """
 
     def __init__(
@@ -75,9 +87,10 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
         self.name = name
         self.batch = batch
         self.wall_time = wall_time
+        self.cut_off = None if batch is None else batch.cut_off
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {"name": self.name, "wall_time": self.wall_time, "batch": self.batch}
+        state = {"name": self.name, "wall_time": self.wall_time, "batch": self.batch, "cut_off": self.cut_off}
         return type(self), (), state, iter(self)
 
     @property
@@ -106,16 +119,18 @@ class BatchResults(list[BatchResult[In, Out, Missing_co]]):
         return BatchReport.of(self, self.name, self.wall_time, self.batch, keep=True)
 
     def raise_for_failures(self) -> BatchResults[In, Out, Never]:
-        """Raise one exception for all failed items, if there are any.
+        """Raise one exception for all failed items, and for a batch that ended before its input did.
 
         Returns:
             This object, typed so that its outputs are not None.
 
         Raises:
-            BatchFailedError: Items failed, timed out or were cancelled.
+            BatchFailedError: Items failed, timed out or were cancelled; or `batch_timeout`, a signal or the live page
+                ended the batch while inputs were left to read, which have no result.
         """
-        if failed := self.failed:
-            raise BatchFailedError(failed, len(self))
+        failed, cut_off = self.failed, self.cut_off
+        if failed or cut_off is not None:
+            raise BatchFailedError(failed, len(self), cut_off)
         return cast("BatchResults[In, Out, Never]", self)
 
     def to_pandas(self) -> Any:

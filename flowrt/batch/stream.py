@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from flowrt.batch.results import BatchResults
+from flowrt.batch.results import BatchFailedError, BatchResults
 from flowrt.engine.batch_run import BatchRun
 from flowrt.engine.outcome import Deliver
 from flowrt.engine.result_stream import ResultStream
-from flowrt.model import BatchResult
+from flowrt.model import BatchRecord, BatchResult
 from flowrt.model.type_variables import In, Out
 from flowrt.reporting.report import BatchReport
 
@@ -39,6 +39,9 @@ class BatchStream(ResultStream[In, Out]):
 
     def _undelivered(self, results: list[BatchResult]) -> BatchResults:
         return BatchResults(results, name=self._report.name, batch=self.batch)
+
+    def _incomplete(self, cut_off: Exception, batch: BatchRecord) -> BatchFailedError:
+        return BatchFailedError((), batch.completed, cut_off)
 
     @property
     def report(self) -> BatchReport | None:

@@ -18,7 +18,7 @@ from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.retry_queue import RetryQueue
 from flowrt.engine.source import EMPTY, Source
 from flowrt.engine.timeouts import GRACE_S, ItemTimeouts
-from flowrt.engine.unstarted import UnstartedInputs
+from flowrt.engine.unstarted import UnstartedInputs, cut_off_error, time_is_over
 from flowrt.engine.worker_pool import WorkerPool
 from flowrt.errors import JournalError
 from flowrt.model import Slot
@@ -55,6 +55,7 @@ class BatchRun:
         admission: Permits for items.
         interrupted_by: The CancelledError of the caller that waited for the batch, or None.
         interruption: The signal that drained the batch and is raised in its caller as `Interrupted`, or None.
+        ends_quietly: True if a stream that is drained before its input has ended raises no error.
         over: True once the batch has ended and its parts are released.
         source_failed: True if `join` has raised the source's exception.
         unstarted: Inputs that were cancelled in bulk without having been started, or None.
@@ -68,6 +69,7 @@ class BatchRun:
         self.admission = parts.admission
         self.interrupted_by: asyncio.CancelledError | None = None
         self.interruption: Interruption | None = None
+        self.ends_quietly = False
         self.over = False
         self.source_failed = False
         self.unstarted: UnstartedBlock | None = None
@@ -133,8 +135,8 @@ class BatchRun:
         self._context.run(_enclosing.set, weakref.ref(self))
         if self._timeouts is not None:
             self._timeouts.start()
-        if parts.batch_timeout_s is not None:
-            self._batch_timer = self.loop.call_later(parts.batch_timeout_s, self._timed_out)
+        if (limit_s := parts.batch_timeout_s) is not None:
+            self._batch_timer = self.loop.call_later(limit_s, self._timed_out, limit_s)
         self._pool.fill()
 
     def set_limit(self, limit: int) -> None:
@@ -167,15 +169,17 @@ class BatchRun:
 
     # -- drain and stop ------------------------------------------------------------------------------------------------
 
-    def drain(self, reason: str, interruption: Interruption | None = None) -> None:
+    def drain(self, reason: str, interruption: Interruption | None = None, *, quietly: bool = False) -> None:
         """Admit no further item and let the attempts in flight end.
 
         Args:
             reason: The cause, for the error of each cancelled item.
             interruption: The signal, which `raise_if_interrupted` raises in the caller at the end.
+            quietly: Let a stream end without an error, even before its input has ended.
         """
         if not self.over:
             self.interruption = interruption or self.interruption
+            self.ends_quietly = quietly or self.ends_quietly
         if not self._concluded:
             self._cancellation.drain(reason)
 
@@ -188,16 +192,13 @@ class BatchRun:
         """
         if self._concluded:
             return
-        batch = self.batch
-        if cancels_rest and not self.admission.closed and (batch.expected is None or batch.pulled < batch.expected):
-            batch.status = "failed"  # even if all its results are ok: inputs that were never asked for have none
         if self._closing is None:
             self._cancellation.stop(reason, cancels_rest=cancels_rest)
         elif not cancels_rest and self._cancellation.cancels_rest and self._cancellation.paced:
             self._closing.cancel()  # it delivers results to a consumer that has left meanwhile
 
-    def _timed_out(self) -> None:
-        self.stop(f"the batch took longer than batch_timeout={self._parts.batch_timeout_s:g} s", cancels_rest=True)
+    def _timed_out(self, limit_s: float) -> None:
+        self.stop(time_is_over(limit_s), cancels_rest=True)
 
     # -- slots: `Cancellation` and `Hedging` are made before the pool and call it through the run ----------------------
 
@@ -230,6 +231,8 @@ class BatchRun:
         cancellation, source = self._cancellation, self._source
         if self._retries is not None:
             self._context.copy().run(self._unstarted().cancel_requeued)
+            if cancellation.cut_off is not None and (error := self._retries.take_error()) is not None:
+                cancellation.source_failed(error)
         rest = cancellation.cancels_rest and self.batch.expected is not None and not source.awaits
         if not rest and (source.exhausted or not source.awaits):
             self._close_journal()
@@ -287,10 +290,11 @@ class BatchRun:
         if batch.ledger is not None:
             batch.ledger.close(batch.finished_ns)
         ok = batch.counts["ok"] + batch.counts["resumed"]
-        if self.interrupted_by is not None or cancellation.drained is not None:
-            batch.status = "cancelled"
-        elif batch.status == "running":
-            batch.status = "ok" if cancellation.failure is None and ok == batch.completed else "failed"
+        if cancellation.cut_off is not None and cancellation.failure is None and not self._source.exhausted:
+            batch.cut_off = cut_off_error(batch, cancellation.cut_off, parts.batch_timeout_s)
+        is_ok = cancellation.failure is None and batch.cut_off is None and ok == batch.completed
+        is_cancelled = self.interrupted_by is not None or cancellation.drained is not None
+        batch.status = "cancelled" if is_cancelled else "ok" if is_ok else "failed"
         if self._dispatch.takes("batch_ended"):
             self._context.copy().run(self._dispatch.notify, "batch_ended", batch)
         self._release()

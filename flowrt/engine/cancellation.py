@@ -68,6 +68,7 @@ class Cancellation:
         drained: Why the batch was drained, or None.
         failure: The exception that `join` raises, or None.
         source_error: The exception that the source raised, or None.
+        cut_off: Why the batch ended before its input did, or None.
         cancels_rest: True if each input that was never started gets a `cancelled` result.
         paced: True if results go to a consumer that sets the pace, as in a stream.
         finish: Finishes an item whose status is final.
@@ -87,6 +88,7 @@ class Cancellation:
         self.drained: str | None = None
         self.failure: BaseException | None = None
         self.source_error: BaseException | None = None
+        self.cut_off: str | None = None
         self.cancels_rest = False
         self._batch = parts.batch
         self._loop = parts.loop
@@ -103,9 +105,8 @@ class Cancellation:
         self._slots = slots
         self._timers: tuple[asyncio.TimerHandle, ...] = ()
         item_ended = None if retries is None else retries.item_ended
-        not_ok = self._fail_fast if parts.fail_fast else None
         finish: Callable[[ItemRecord], None] = Finisher(
-            parts.batch, parts.dispatch, parts.deliver, item_ended, not_ok
+            parts.batch, parts.dispatch, parts.deliver, item_ended, self._fail_fast if parts.fail_fast else None
         ).finish
         self.finish = finish if cache is None else _then(cache.item_ended, finish)
 
@@ -125,7 +126,7 @@ class Cancellation:
         waiting = self._waiting()
         self.cancels_rest = not self._admission.closed  # closed: the source is exhausted, or has raised
         self.drained = reason
-        self._close_admission()
+        self._close_admission(reason)
         self._pause.end()
         for task in waiting:
             if task is not None:
@@ -161,7 +162,7 @@ class Cancellation:
         if self.stopped is not None:
             return
         self.stopped = reason
-        self._close_admission()
+        self._close_admission(reason if cancels_rest else None)
         self._pause.end()
         if self._hedging is not None:
             self._hedging.stop()
@@ -208,7 +209,9 @@ class Cancellation:
             own = None
         self.fail(ItemFailedError(item) if own is None else own, f"item {item.index} {state.replace('_', ' ')}")
 
-    def _close_admission(self) -> None:
+    def _close_admission(self, cut_off: str | None = None) -> None:
+        if not (self._admission.closed or self._source.exhausted):
+            self.cut_off = cut_off
         self._admission.close()
         self._source.stop()
         batch = self._batch
@@ -265,10 +268,8 @@ class Cancellation:
 
     def abandon_task(self, task: asyncio.Task[Any]) -> None:
         """Abandon the item whose task this is."""
-        for slot in self._batch.slots:
-            if slot.task is task:
-                self.abandon(slot)
-                break
+        for slot in [slot for slot in self._batch.slots if slot.task is task]:
+            self.abandon(slot)
 
     def _finish_abandoned(self, item: ItemRecord, slot: Slot) -> None:
         won = None if self._hedging is None else self._hedging.give_up(item)

@@ -97,6 +97,7 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
             Interrupted: A signal drained the batch, even if the wait for the next result was then cancelled.
             RuntimeError: The cause was a StopAsyncIteration, which would read as the end of the stream if `__anext__`
                 raised it. Async generators convert it in the same way.
+            Exception: The batch was ended before its input, by its time limit or from the live page.
             BaseException: What `BatchRun.join` raises.
         """
         try:
@@ -107,10 +108,16 @@ class ResultStream(AsyncIterator[BatchResult[In, Out]]):
             if run.interruption is None:
                 raise
         await run.raise_if_interrupted(self._undelivered(list(self._outlet.finished)))
+        if (cut_off := run.batch.cut_off) is not None and not run.ends_quietly:
+            raise self._incomplete(cut_off, run.batch)
 
     def _undelivered(self, results: list[BatchResult]) -> list[BatchResult]:
         """Return the results that an interrupted stream has not delivered, for `Interrupted.results`."""
         return results
+
+    def _incomplete(self, cut_off: Exception, batch: BatchRecord) -> Exception:  # noqa: ARG002  # for subclasses
+        """Return the error of a stream whose batch was ended before its input, to be raised after the last result."""
+        return cut_off
 
     async def aclose(self) -> None:
         """Cancel the items in flight and wait until they have ended. Later calls do nothing."""

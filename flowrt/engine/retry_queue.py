@@ -86,7 +86,8 @@ class RetryQueue(Source):
     @property
     def exhausted(self) -> bool:  # type: ignore[override]  # an attribute of the inputs
         """True once the inputs have ended by themselves."""
-        return self._inputs.exhausted
+        ended = self._inputs_ended and self._error is None and not self.awaits
+        return ended or self._inputs.exhausted
 
     def start(self, context: Context, wait: Wait | None) -> None:
         self._inputs.start(context, wait)
@@ -196,6 +197,11 @@ class RetryQueue(Source):
         self._batch.queued -= len(left)
         return left
 
+    def take_error(self) -> BaseException | None:
+        """Remove and return the inputs' exception that `pull` has not raised, since items were in flight."""
+        error, self._error = self._error, None
+        return error
+
     def take_unpulled(self) -> Iterable[Any]:
         return self._inputs.take_unpulled()
 
@@ -217,8 +223,7 @@ class RetryQueue(Source):
 
     def _at_end(self) -> Any:
         self._wake_all()
-        if self._error is not None:
-            error, self._error = self._error, None
+        if (error := self.take_error()) is not None:
             try:
                 raise error
             finally:

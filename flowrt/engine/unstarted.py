@@ -1,4 +1,4 @@
-"""Unstarted inputs: how a batch that is drained or stopped gives each of them a result."""
+"""Unstarted inputs: how a batch that is drained or stopped gives each a result, or says that some have none."""
 
 from __future__ import annotations
 
@@ -10,13 +10,40 @@ from flowrt.engine.cancellation import Cancellation
 from flowrt.engine.outcome import cancel, cancel_retry
 from flowrt.engine.parts import RunParts, UnstartedBlock
 from flowrt.engine.source import END, LATER, Source
-from flowrt.model import make_record
+from flowrt.errors import FlowrtError
+from flowrt.model import BatchRecord, make_record
 
-__all__ = ["UnstartedInputs"]
+__all__ = ["UnstartedInputs", "cut_off_error", "time_is_over"]
 
 _TURN_NS: Final = 5_000_000  # longest time without a turn of the loop
 _BULK_FROM: Final = 1_000  # up to this number, each input has its own span and events
 _CHUNK: Final = 10_000  # inputs that are cancelled between two readings of the clock
+
+
+def time_is_over(limit_s: float) -> str:
+    """Return the reason of a batch's stop at its time limit, in seconds."""
+    return f"the batch took longer than batch_timeout={limit_s:g} s"
+
+
+def cut_off_error(batch: BatchRecord, reason: str, limit_s: float | None) -> Exception | None:
+    """Return the error of a batch that was ended before its input, or None if each of a known number has a result.
+
+    Args:
+        batch: The batch's record.
+        reason: Why it ended.
+        limit_s: Its time limit in seconds, or None.
+    """
+    if batch.expected is not None and batch.pulled >= batch.expected:
+        return None
+    is_late = limit_s is not None and reason == time_is_over(limit_s)
+    of = "" if batch.expected is None else f" of {batch.expected:,}"
+    inputs = f"{batch.pulled:,}{of} input{'' if batch.pulled == 1 and not of else 's'}"
+    advice = f"{'raise batch_timeout, or ' if is_late else ''}use a journal, with which the same call continues"
+    message = (
+        f"batch {batch.name!r} was ended after {inputs}, before its input had ended ({reason}): "
+        f"the inputs not yet read have no result; {advice}"
+    )
+    return TimeoutError(message) if is_late else FlowrtError(message)
 
 
 class UnstartedInputs:
@@ -71,6 +98,7 @@ class UnstartedInputs:
                 await self._admission.take_capacity()
                 data = source.pull()
                 if data is END or data is LATER:
+                    self._cancellation.cut_off = None  # every input has a result
                     return
                 pulled_ns = self._cancel(data)
                 if pulled_ns - turn_ns > _TURN_NS:
@@ -102,6 +130,7 @@ class UnstartedInputs:
                 if clock() - turn_ns > _TURN_NS:
                     await asyncio.sleep(0)
                     turn_ns = clock()
+            self._cancellation.cut_off = None
         finally:
             keep(block)
             self._dispatch.notify("inputs_cancelled", batch)

@@ -64,6 +64,7 @@ class BatchRecord:
         paused_ns: Start of the current pause, by the monotonic clock; 0 without one.
         returned_ns: When an item last got a slot for a further attempt, which a policy may still delay.
         cpu_time: CPU and wall time of the attempts that have ended, if they run in threads, else None.
+        cut_off: Error of a batch that was ended before its input, so that inputs not read have no result; else None.
         in_process: True if attempts run in this process, on the loop or in threads.
         plain_workers: Number of remote workers that run one item of the batch at a time, or 0.
         ledger: Wall time by cause, or None.
@@ -95,6 +96,7 @@ class BatchRecord:
         "clock",
         "counts",
         "cpu_time",
+        "cut_off",
         "epoch_offset_ns",
         "expected",
         "finished_ns",
@@ -156,16 +158,13 @@ class BatchRecord:
         self.latest: ItemRecord | None = None
         self.paused_ns = self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
+        self.cut_off: Exception | None = None
         self.in_process = True
         self.plain_workers = 0
         self.ledger = Ledger(self) if keeps_ledger else None
         self._speedup: Speedup | None = None
         self.service_ns = 0
-        self.queued = 0
-        self.restored = 0
-        self.reruns = 0
-        self.cached = 0
-        self.unstarted = 0
+        self.queued = self.restored = self.reruns = self.cached = self.unstarted = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
         self.finished_ns = 0

@@ -99,7 +99,7 @@ class Runtime:
             `WARNING` without, so that a script prints warnings only.
         grace: How long items in flight may run after a signal, in seconds.
         on_interrupt: How a batch ends that a signal has drained: `"raise"` raises `flowrt.Interrupted` in its caller;
-            `"return"` returns the results so far, and the block goes on until the end of the grace.
+            `"return"` returns the results so far or ends the stream, and the block goes on until the end of the grace.
         flush_timeout: How long leaving the block may wait for telemetry, in seconds.
         stall_after: Duration of one turn of the loop from which a watchdog thread samples its stack, for the event
             `loop.blocked`, in seconds; None for no watchdog.

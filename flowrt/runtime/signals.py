@@ -204,7 +204,7 @@ class Shutdown:
         active = active_batches(loop)
         for scheduler in active:
             if not scheduler.nested:
-                scheduler.drain(REASON, self._interruption)
+                scheduler.drain(REASON, self._interruption, quietly=not self._raises)
         if self._drained and not active and self._interruption is not None and not self._interruption.delivered:
             self._cancel()
             return

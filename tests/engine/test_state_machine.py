@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from flowrt import BatchProcessor, BatchResult, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy
+from flowrt import BatchFailedError, BatchProcessor, BatchResult, Hedge, Instrument, ItemRecord, RateLimit, RetryPolicy
 from flowrt.engine.batch_run import active_batches
 from flowrt.testing import run_virtual
 from flowrt.whatif.virtual_clock_loop import VirtualLoop
@@ -71,6 +71,7 @@ class BatchMachine(RuleBasedStateMachine):
         self.waiting: asyncio.Queue[int | None] = asyncio.Queue()
         self.submitted = 0
         self.over = False
+        self.cut_off: Exception | None = None
         self.caller_cancelled = False
         self.attempts: dict[asyncio.Future[int], int] = {}
         self.calls = 0
@@ -106,9 +107,12 @@ class BatchMachine(RuleBasedStateMachine):
         self.results += await self.processor.batch(self.inputs())
 
     async def consume(self) -> None:
-        async with self.processor.batch_as_completed(self.inputs()) as results:
-            async for result in results:
-                self.results.append(result)
+        try:
+            async with self.processor.batch_as_completed(self.inputs()) as results:
+                async for result in results:
+                    self.results.append(result)
+        except BatchFailedError as exc:
+            self.cut_off = exc.cut_off
 
     def run_loop(self, seconds: float = 0.001) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
@@ -247,8 +251,11 @@ class BatchMachine(RuleBasedStateMachine):
                 assert Counter(r.status for r in self.results) == self.recorder.statuses
                 assert sorted(r.index for r in self.results) == list(range(self.recorder.batch.pulled))
                 assert all(r.output == 10 * r.input_data for r in self.results if r.success)
-                if self.recorder.batch.status != "cancelled":
+                assert self.cut_off is (self.recorder.batch.cut_off if self.stream else None)
+                if self.recorder.batch.cut_off is None:
                     assert self.recorder.batch.pulled == self.submitted
+                else:
+                    assert self.recorder.batch.status == "cancelled"
             assert self.recorder.started == self.recorder.finished
             assert not self.attempts
             assert not asyncio.all_tasks(self.loop)

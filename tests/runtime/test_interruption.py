@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pickle
 import signal
 from collections import Counter
@@ -117,6 +118,25 @@ def test_return_keeps_partial_results_and_the_script_goes_on() -> None:
 
     assert exit_code_of(main, on_interrupt="return") == 130
     assert seen == [{"ok": 4, "cancelled": 6}, {"of the stream": 3}]
+
+
+def test_return_ends_a_stream_over_an_endless_input_without_an_error() -> None:
+    seen: list[Any] = []
+
+    async def node(item: int) -> int:
+        if item == 3:
+            signal.raise_signal(signal.SIGINT)
+        while not any(run.admission.closed for run in active_batches(asyncio.get_running_loop())):
+            await asyncio.sleep(0.005)
+        return item
+
+    async def main() -> None:
+        stream = BatchProcessor(node, 4).batch_as_completed(itertools.count())
+        seen.append(sorted([result.output async for result in stream]))
+        seen.append(None if stream.report is None or stream.report.batch is None else stream.report.batch.status)
+
+    assert exit_code_of(main, on_interrupt="return") == 130
+    assert seen == [[0, 1, 2, 3], "cancelled"]
 
 
 def test_unknown_on_interrupt_is_refused() -> None:

@@ -202,6 +202,9 @@ class Job:
                 except (CommandError, JournalError):  # raised by the input and the journal
                     raise
                 except Exception:
+                    if results.batch is not None and results.batch.cut_off is not None:
+                        self.report.batch = results.batch
+                        return
                     if self._processor.continue_on_error or not self.report.failed:
                         raise
                     say(f"stopped at the first failure, as --fail-fast asks: {self._first_failure}")

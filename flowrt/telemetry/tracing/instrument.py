@@ -188,8 +188,10 @@ class BatchTracing(Instrument):
         ok = batch.counts["ok"] + batch.counts["resumed"]
         self._set_totals(span, {"flowrt.batch.items.ok": ok, "flowrt.batch.items.failed": batch.completed - ok})
         if batch.status != "ok":
-            text = f"{batch.status}: {batch.completed - ok} of {batch.completed} items did not succeed"
-            span.set_status(Status(StatusCode.ERROR, text))
+            text = f"{batch.completed - ok} of {batch.completed} items did not succeed"
+            if ok == batch.completed and batch.cut_off is not None:
+                text = str(batch.cut_off)
+            span.set_status(Status(StatusCode.ERROR, f"{batch.status}: {text}"))
         span.end(batch.finished_ns + self._offset_ns)
 
     def _set_totals(self, span: trace.Span, totals: dict[str, int]) -> None:

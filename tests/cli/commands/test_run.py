@@ -338,6 +338,17 @@ def test_batch_timeout_writes_a_line_for_every_item(folder: Path, flowrt: Flowrt
     assert "batch_timeout=2 s" in lines[-1]["error"]
 
 
+def test_batch_timeout_leaves_the_rest_of_a_pipe_and_fails(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
+    numbers = "".join(f"{number}\n" for number in range(500))
+    options = ("--batch-timeout", "2", "--max-concurrency", 2)
+    done = flowrt("run", "nodes:slow", "-", "-o", "out", *options, stdin=numbers)
+    assert done.returncode == 1, done.stderr
+    assert "batch_timeout=2 s was over: the rest of the input is not in the output" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "out").exists()
+    assert 0 < len(lines_of(folder / "out.partial")) < 500
+
+
 DECORATED = """
 import asyncio
 import flowrt

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,16 @@ def test_timed_out_and_cancelled_items_have_an_error_status(run_virtual: Run, sp
     assert items[0].attributes["error.type"] == "TimeoutError"
     assert items[10].attributes["error.type"] == "CancelledError"
     assert "not started" in items[10].status.description
+
+
+def test_span_of_a_batch_ended_before_its_input_says_so(run_virtual: Run, spans: Spans) -> None:
+    async def source() -> AsyncIterator[float]:
+        yield 0.5
+        await asyncio.sleep(60)
+
+    run_virtual(BatchProcessor(asyncio.sleep, 2, batch_timeout=3).batch(source()))
+    batch, _ = split(spans())
+    assert "was ended after 1 input, before its input had ended (the batch took longer" in batch.status.description
 
 
 def test_lone_surrogates_are_exported_as_valid_utf8(run: Run, spans: Spans) -> None:
