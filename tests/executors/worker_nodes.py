@@ -74,9 +74,10 @@ def nap(seconds: float) -> float:
 
 
 def nap_in_turn(item: dict[str, Any]) -> int:
-    """Sleep for the seconds that are listed for this run of the item; return the run's number."""
+    """Wait until all listed runs of the item have begun, sleep for this run's seconds, and return its number."""
     note(item)
     run = runs(item)
+    _wait_until(lambda: runs(item) >= len(item["naps"]))
     time.sleep(item["naps"][run - 1])
     return run
 

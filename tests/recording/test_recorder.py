@@ -20,6 +20,7 @@ from flowrt.recording import recorder, writer_thread
 from flowrt.recording.columns import RowBuffer
 from flowrt.recording.parquet import GroupWriter, read_recording
 from tests.conftest import Run
+from tests.threads import assert_no_thread_left
 
 
 async def steady(x: int) -> int:
@@ -143,6 +144,7 @@ def test_several_row_groups_are_complete_and_compact(run: Run, tmp_path: Path, m
 
 def test_file_is_complete_and_thread_ended_when_the_batch_returns(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "run.parquet"
+    before = set(threading.enumerate())
     run(BatchProcessor(steady, 2, record=path).batch(range(3)))
 
     async def main() -> None:
@@ -154,10 +156,7 @@ def test_file_is_complete_and_thread_ended_when_the_batch_returns(run: Run, tmp_
     assert len(rows_of(path)) == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
-    for thread in threading.enumerate():
-        if thread.name == "flowrt-recorder":
-            thread.join(5)
-            assert not thread.is_alive()
+    assert_no_thread_left(before)
 
 
 def test_recording_of_an_abandoned_stream_has_the_finished_items(run: Run, tmp_path: Path) -> None:
@@ -203,8 +202,12 @@ def test_hanging_disk_does_not_block_the_batch(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr(GroupWriter, "close", lambda self, meta: go_on.wait(60))
-    monkeypatch.setattr(recorder, "_SAVE_S", 0.1)
+
+    def hang(*_: Any) -> None:
+        monkeypatch.setattr(recorder, "_SAVE_S", 0.1)  # not before: a busy machine may delay the earlier steps
+        go_on.wait(60)
+
+    monkeypatch.setattr(GroupWriter, "close", hang)
     try:
         with caplog.at_level(logging.WARNING):
             assert run(BatchProcessor(steady, 2, record=tmp_path / "run.parquet").batch(range(2))).success_rate == 1
@@ -264,10 +267,10 @@ def test_deadline_counts_anew_while_the_thread_works(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("import", "the recorder's thread did not import pyarrow within 1 s"),
-        ("open", "the disk did not create the file within 1 s"),
-        ("write", "the recorder's thread did not encode and write its rows within 1 s"),
-        ("close", "the disk did not complete the file within 1 s"),
+        ("import", "the recorder's thread did not import pyarrow within 0.1 s"),
+        ("open", "the disk did not create the file within 0.1 s"),
+        ("write", "the recorder's thread did not encode and write its rows within 0.1 s"),
+        ("close", "the disk did not complete the file within 0.1 s"),
     ],
 )
 def test_late_recording_names_the_step_and_leaves_no_file(
@@ -281,11 +284,11 @@ def test_late_recording_names_the_step_and_leaves_no_file(
     go_on = threading.Event()
 
     def hang(*_: Any) -> None:
+        for name in ("_START_S", "_SAVE_S"):  # not before: a busy machine may delay the earlier steps
+            monkeypatch.setattr(recorder, name, 0.1)
         go_on.wait(60)
 
-    begin = GroupWriter.__init__
-    monkeypatch.setattr(recorder, "_SAVE_S", 1.0)
-    monkeypatch.setattr(recorder, "_START_S", 1.0 if step == "import" else 60.0)
+    begin, before = GroupWriter.__init__, set(threading.enumerate())
     if step == "import":
         monkeypatch.setattr(writer_thread, "import_pyarrow", hang)
     elif step == "open":
@@ -296,7 +299,7 @@ def test_late_recording_names_the_step_and_leaves_no_file(
         assert run(BatchProcessor(steady, 2, record=tmp_path / "run.parquet").batch(range(2))).success_rate == 1
     assert message in caplog.text
     assert list(tmp_path.iterdir()) == [], "a process that ends now leaves nothing"
-    (thread,) = [each for each in threading.enumerate() if each.name == "flowrt-recorder"]
+    (thread,) = [each for each in set(threading.enumerate()) - before if each.name == "flowrt-recorder"]
     go_on.set()
     thread.join(60)
     assert list(tmp_path.iterdir()) == [], "a writer that goes on leaves nothing either"

@@ -45,7 +45,8 @@ class Active:
 
     def _run(self) -> None:
         async def node(x: int) -> int:
-            self._began.set()
+            if x == 1:  # so both slots are taken
+                self._began.set()
             while not self.release.is_set():
                 await asyncio.sleep(0.005)
             return x
@@ -153,6 +154,7 @@ def test_other_batches_of_the_loop_go_on() -> None:
 @pytest.mark.parametrize("action", ["drain", "cancel"])
 def test_paused_batch_can_be_drained_and_cancelled(server: TelemetryServer, active: Active, action: str) -> None:
     assert post(server, f"/live/batches/{batch_id()}/pause")[0] == 202
+    wait_until(lambda: state()["paused_s"] is not None)
     active.release.set()
     wait_until(lambda: state()["inflight"] == 0)
     assert post(server, f"/live/batches/{batch_id()}/{action}")[0] == 202

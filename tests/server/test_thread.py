@@ -52,6 +52,12 @@ def exchange(server: TelemetryServer, *packets: bytes) -> bytes:
         return answer
 
 
+def assert_ended(server: TelemetryServer) -> None:
+    """Assert that a stopped server's thread ends: `stop` waits for it for two seconds only."""
+    server._thread.join(HANG_S)
+    assert not server._thread.is_alive()
+
+
 def test_request_waits_while_the_server_is_still_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded, run = threading.Event(), TelemetryServer._run
 
@@ -67,7 +73,7 @@ def test_request_waits_while_the_server_is_still_loading(monkeypatch: pytest.Mon
         loaded.set()
         assert client.recv(15) == b"HTTP/1.1 200 OK"
     server.stop()
-    assert not server._thread.is_alive()
+    assert_ended(server)
 
 
 def test_server_that_is_stopped_while_it_loads_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +88,7 @@ def test_server_that_is_stopped_while_it_loads_ends(monkeypatch: pytest.MonkeyPa
     server = TelemetryServer(0)
     server.start()
     server.stop()
-    assert not server._thread.is_alive()
+    assert_ended(server)
     assert crashes == []
 
 
@@ -162,7 +168,7 @@ def test_stop_ends_the_thread_and_frees_the_port(server: TelemetryServer) -> Non
             answer += idle.recv(1000)
         server.stop()
         assert idle.recv(1000) == b""
-    assert not server._thread.is_alive()
+    assert_ended(server)
     server.stop()  # a second call does nothing
     again = TelemetryServer(server.port)
     again.stop()
@@ -192,7 +198,7 @@ def test_stop_frees_the_port_if_the_last_sample_fails(server: TelemetryServer, m
 
     monkeypatch.setattr(flowrt.telemetry.live.LIVE, "publish", publish)
     server.stop()
-    assert not server._thread.is_alive()
+    assert_ended(server)
     TelemetryServer(server.port).stop()
 
 
@@ -288,18 +294,20 @@ def test_500_idle_connections_do_not_lock_clients_out(server: TelemetryServer) -
 
 def test_client_that_does_not_read_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flowrt.server.connection, "EXCHANGE_S", 0.3)
+    aborted = threading.Event()
 
     async def much(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for _ in range(1_000):
             await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+        aborted.set()
 
     server = TelemetryServer(0, app=much)
     server.start()
     try:
         with socket.create_connection(("127.0.0.1", server.port), timeout=HANG_S) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            time.sleep(0.6)
+            assert aborted.wait(HANG_S)
             got = 0
             with contextlib.suppress(ConnectionResetError):
                 while chunk := client.recv(1_000_000):

@@ -19,6 +19,7 @@ import flowrt.server.connection
 import flowrt.server.thread
 from flowrt.cli.commands.top_client import Answer, Source
 from flowrt.server import TelemetryServer
+from tests.server.test_thread import assert_ended
 
 HANG_S = 20.0
 
@@ -104,7 +105,7 @@ def test_endless_handshakes_do_not_lock_clients_out(files: Path, monkeypatch: py
             client_of.close()
     finally:
         server.stop()
-    assert not server._thread.is_alive()
+    assert_ended(server)
 
 
 def is_dropped(client: socket.socket) -> bool:

@@ -43,7 +43,10 @@ def test_blocking_node_is_named_with_stack_while_healthz_answers(run: Run, event
 
     def deep_inside() -> None:
         blocking.set()
+        until = time.monotonic() + 60.0
         time.sleep(2.0)  # the culprit
+        while not answered and time.monotonic() < until:  # on a busy machine
+            time.sleep(0.1)
         unblocked.append(time.monotonic())
 
     async def culprit(item: int) -> int:
@@ -80,7 +83,7 @@ def test_blocking_node_is_named_with_stack_while_healthz_answers(run: Run, event
     (event,) = [event for event in blocked(events) if event.get("node")]  # a busy machine has stalls without a node
     assert event["level"] == "warning"
     assert (event["batch"], event["node"], event["item_index"]) == ("stalls", "culprit", 5)
-    assert 1.5 < event["duration_s"] < 10.0
+    assert 1.5 < event["duration_s"] < 60.0
     lines = event["stack"].splitlines()
     assert "in " in lines[-1]
     assert lines[-1].endswith("deep_inside: time.sleep(2.0)  # the culprit")
