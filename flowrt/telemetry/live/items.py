@@ -42,9 +42,13 @@ class Failures:
     Attributes:
         rows: The last items that failed, oldest first.
         by_type: Number of failed items by error type.
+        ungrouped: Number of failed items that no cause counts.
     """
 
-    __slots__ = ("_added", "_batch", "_by_text", "_causes", "_pending", "_redact", "_taken", "by_type", "rows")
+    __slots__ = (
+        *("_added", "_batch", "_by_text", "_causes", "_pending", "_redact", "_taken"),
+        *("by_type", "rows", "ungrouped"),
+    )
 
     def __init__(self, batch: BatchRecord, redact: Redact) -> None:
         self._batch = batch
@@ -56,6 +60,7 @@ class Failures:
         self._by_text: dict[tuple[str, int | None, str], Row] = {}
         self.by_type: dict[str, int] = {}
         self.rows: deque[Row] = deque(maxlen=_MAX_FAILURES)
+        self.ungrouped = 0
 
     def add(self, item: ItemRecord) -> None:
         """Copy the fields that the page shows, so that the item and its exception can be freed."""
@@ -63,15 +68,16 @@ class Failures:
         if error_type not in self.by_type and len(self.by_type) >= _MAX_TYPES:
             error_type = _OTHER_TYPE
         self.by_type[error_type] = self.by_type.get(error_type, 0) + 1
-        self._added += 1
         http_status = None if item.exception is None else status_of(item.exception)
         error = (item.error or "")[:_ERROR_CHARS]
         shown = (item.index, item.status, item.ids, item.attempts, item.finished_ns - item.pulled_ns)
         self._pending.append((item.finished_ns, shown, error_type, error, http_status))
+        self._added += 1
 
     def take(self) -> list[Row]:
         """Process the items added since the last call; return their rows, oldest first, without their errors."""
         new: list[Row] = []
+        added = self._added  # first: an item that is added meanwhile was not too fast
         while self._pending:
             finished_ns, shown, error_type, error, http_status = self._pending.popleft()
             at_s = round((finished_ns + self._batch.epoch_offset_ns) / 1e9, 3)
@@ -81,16 +87,12 @@ class Failures:
             if len(self._pending) < _MAX_FAILURES:
                 self.rows.append({**row, "error_type": self._shown(error_type), "error": self._shown(error)})
         self._taken += len(new)
+        self.ungrouped = max(0, added - self._taken)
         return new
 
     def causes(self) -> list[Row]:
         """Return the causes with a count and an example, the most frequent first."""
         return sorted(self._causes.values(), key=lambda cause: -cause["count"])
-
-    @property
-    def ungrouped(self) -> int:
-        """Number of failed items that no cause counts."""
-        return max(0, self._added - self._taken)
 
     def _shown(self, text: str) -> str:
         return shorten(self._redact(text))

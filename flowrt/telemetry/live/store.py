@@ -120,6 +120,8 @@ class LiveStore:
         """Return the current state as JSON: every batch, with its history."""
         with self._sampling:
             self._sample(detailed=True)
+            if self._watchers:
+                self.frame = self._make_frame()  # a page that got an older one after this would go back in time
             views = [*self._views(), *(view for _, view in self._recent())]
             return self._encode([{**view.state, "history": view.history()} for view in views])
 

@@ -99,13 +99,13 @@ class BatchView:
         rate = _rate(before, point)
         latency, latency_windowed = self._latency(counts.durations, before)
         left = None if batch.expected is None else max(0, batch.expected - completed)
-        circuit = batch.circuit
+        circuit, paused_ns = batch.circuit, batch.paused_ns  # each once, as the loop may change it meanwhile
         self.state = {
             "id": batch.batch_id,
             "name": batch.name,
             "node": batch.node_id,
             "status": batch.status if over else "running",
-            "paused_s": round((now_ns - batch.paused_ns) / 1e9, 3) if batch.paused_ns else None,
+            "paused_s": round(max(0, now_ns - paused_ns) / 1e9, 3) if paused_ns else None,
             "started_s": round((batch.started_ns + batch.epoch_offset_ns) / 1e9, 3),
             "elapsed_s": round(elapsed_s, 3),
             "expected": batch.expected,
@@ -118,7 +118,7 @@ class BatchView:
             "window_s": None if before is None else WINDOW_S,
             "rate": rate,
             "failing": _failing(before, point),
-            "eta_s": round(left / rate, 1) if left and rate and not over and not batch.paused_ns else None,
+            "eta_s": round(left / rate, 1) if left and rate and not over and not paused_ns else None,
             "latency": latency,
             "latency_window_s": WINDOW_S if latency_windowed else None,
             "partial": self._partial,

@@ -18,7 +18,7 @@ import flowrt
 from flowrt.model import BatchRecord, Slot, make_record
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.live import store as store_module
-from flowrt.telemetry.live.items import running_rows
+from flowrt.telemetry.live.items import Failures, running_rows
 from flowrt.telemetry.metrics.store import METRICS
 from tests.conftest import Run
 
@@ -458,6 +458,62 @@ def test_failures_beyond_the_buffer_are_counted_by_type(run: Run) -> None:
     assert batch["errors"] == {"ValueError": 1_500}
     assert batch["causes"][0]["count"] == 1_000
     assert batch["ungrouped"] == 500
+
+
+def test_item_that_fails_during_a_sample_did_not_fail_too_fast() -> None:
+    batch, seen = BatchRecord(name="b", node_id="n", node_type="t", limit=1), []
+    failures = Failures(batch, str)
+
+    class SampledError(Exception):
+        @property
+        def status_code(self) -> int:
+            failures.take()  # as another thread may at any moment
+            seen.append(failures.ungrouped)
+            return 503
+
+    item = make_record(batch, 0, None, 0)
+    item.status, item.exception = "failed", SampledError()
+    failures.add(item)
+    seen.append(failures.ungrouped)
+    failures.take()
+    seen.append(failures.ungrouped)
+    assert seen == [0, 0, 0]
+    assert [cause["count"] for cause in failures.causes()] == [1]
+
+
+def test_pause_that_begins_during_a_sample_has_lasted_no_time(run: Run) -> None:
+    async def main() -> dict[str, Any]:
+        release = asyncio.Event()
+        task = asyncio.create_task(flowrt.BatchProcessor(lambda _: release.wait(), 1, name="paused").batch([1]))
+        while not LIVE._running:
+            await asyncio.sleep(0)
+        (batch,) = LIVE._running
+        batch.paused_ns = batch.clock() + 3_600_000_000_000  # later than the time that the sample has read
+        state = shown("paused")
+        batch.paused_ns = 0
+        release.set()
+        await task
+        return state
+
+    state = run(main())
+    assert (state["paused_s"], state["eta_s"]) == (0.0, None)
+
+
+def test_frame_after_a_snapshot_is_not_older(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LIVE, "_start", lambda: None)  # no sample but the test's own
+
+    async def node(x: int) -> int:
+        LIVE.snapshot()
+        return x
+
+    async def main() -> None:
+        LIVE.watch(lambda: None)
+        LIVE.publish()
+        assert b"opened" not in LIVE.frame
+        await flowrt.BatchProcessor(node, 1, name="opened").batch([1])
+
+    run(main())
+    assert b"opened" in LIVE.frame, "a page would show the batch, and then none"
 
 
 def test_current_figures_are_of_the_last_ten_seconds(run_virtual: Run) -> None:
