@@ -312,6 +312,9 @@ def why_overstated(batch: EndedBatch, speedup: Speedup) -> str:
         batch: Its record; it has ended.
         speedup: Its speedup; it diverges.
     """
+    if speedup.method == "cpu":  # whatever held the loop held no thread
+        may_have = "may have " if speedup.measured is None else ""
+        return f"the items computed in threads, which {may_have}waited for each other"
     ledger = batch.ledger
     wall_ns = max(1, batch.finished_ns - batch.started_ns)
     if ledger is not None:

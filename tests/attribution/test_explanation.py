@@ -179,6 +179,7 @@ COMPUTED = "the items computed on one thread, and those that were ready waited f
         (0.0, 0.19, 4.1, [], "held", COMPUTED),
         (0.0, 0.19, 4.0, [], "sample", "the items took longer together than alone"),
         (0.0, 0.19, 4.0, [], "held", "the items waited for each other on one event loop"),
+        (0.5, 0.4, 4.1, [PARSE], "cpu", "the items computed in threads, which waited for each other"),
     ],
 )
 def test_cause_of_an_overstated_speedup(
@@ -195,6 +196,13 @@ def test_cause_of_an_overstated_speedup(
     ledger.delays.known_ns = round(delayed_s * S)
     ledger.delays.stalls = stalls
     assert why_overstated(batch, Speedup(9.0, 1.0, 0.9, 1.1, method)).startswith(words)
+
+
+def test_overstated_speedup_of_threads_that_is_not_known_claims_no_wait() -> None:
+    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="own", limit=9, keeps_ledger=True)
+    assert why_overstated(batch, Speedup(9.0, None, 0.9, 1.1, "cpu")) == (
+        "the items computed in threads, which may have waited for each other"
+    )
 
 
 # -- more slots --------------------------------------------------------------------------------------------------------
