@@ -17,12 +17,12 @@ from flowrt.engine.hedging import Hedging
 from flowrt.engine.item_task import clear_cancellation, make_task, retrieve_exception
 from flowrt.engine.outcome import (
     Finisher,
+    as_source_error,
     cancel,
     mark_not_journaled,
     set_timed_out,
     settle,
     settle_exception,
-    without_engine_frames,
 )
 from flowrt.engine.parts import RunParts
 from flowrt.engine.retry_queue import RetryQueue
@@ -186,12 +186,11 @@ class Cancellation:
 
     def source_failed(self, exc: BaseException) -> None:
         """Admit no further item after the source has raised: items in flight finish, then `join` raises `exc`."""
-        self.source_error = exc
+        self.source_error = exc = as_source_error(exc)
         if self.failure is None:
-            # without the engine's frames, which hold the whole batch
-            self.failure = exc.with_traceback(without_engine_frames(exc.__traceback__))
+            self.failure = exc
         self._close_admission()
-        if not isinstance(exc, (Exception, asyncio.CancelledError)):
+        if not isinstance(exc, Exception):
             self.stop(f"the source raised {type(exc).__name__}")
 
     def executor_failed(self, item: ItemRecord, exc: ExecutorFailedError) -> None:

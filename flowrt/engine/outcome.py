@@ -23,6 +23,7 @@ __all__ = [
     "Finisher",
     "RejectedInputError",
     "Settle",
+    "as_source_error",
     "cancel",
     "cancel_retry",
     "mark_not_journaled",
@@ -31,7 +32,6 @@ __all__ = [
     "settle_exception",
     "settle_raised",
     "settle_value",
-    "without_engine_frames",
 ]
 
 _ENGINE: Final = f"{Path(__file__).parent}{os.sep}"
@@ -153,11 +153,22 @@ def _users_part(traceback: TracebackType | None) -> TracebackType | None:
     return at
 
 
-def without_engine_frames(traceback: TracebackType | None) -> TracebackType | None:
-    """Return the traceback from the first frame on that is not the engine's."""
+def as_source_error(exc: BaseException) -> BaseException:
+    """Return what a batch raises for an exception of its source.
+
+    The traceback loses the engine's frames, which hold the whole batch. A CancelledError becomes the cause of a
+    RuntimeError: raised bare, it would read as a cancellation of the caller, whose task, and a TaskGroup around it,
+    would end quietly.
+    """
+    traceback = exc.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_ENGINE):
         traceback = traceback.tb_next
-    return traceback
+    exc = exc.with_traceback(traceback)
+    if not isinstance(exc, asyncio.CancelledError):
+        return exc
+    own = RuntimeError("the source raised CancelledError itself: its batch was not cancelled")
+    own.__cause__ = exc
+    return own
 
 
 def cancel(item: ItemRecord, reason: str) -> None:

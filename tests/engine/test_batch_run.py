@@ -25,9 +25,11 @@ from flowrt import (
     ItemFailedError,
     ItemRecord,
     MapNode,
+    NodeContext,
     NodeResult,
     RateLimit,
     RetryPolicy,
+    WorkflowContext,
 )
 from flowrt.engine.batch_run import active_batches
 from flowrt.testing import ScriptedNode, hangs, run_virtual
@@ -474,6 +476,19 @@ async def failing_async_source(kind: type[BaseException]) -> AsyncIterator[int]:
     raise kind("the source broke")
 
 
+@contextlib.contextmanager
+def source_error(kind: type[BaseException]) -> Iterator[None]:
+    """Assert that the error of a source reaches the caller, a CancelledError as the cause of another error."""
+    if kind is not asyncio.CancelledError:
+        with pytest.raises(kind, match="the source broke"):
+            yield
+        return
+    with pytest.raises(RuntimeError, match="the source raised CancelledError itself") as raised:
+        yield
+    assert type(raised.value.__cause__) is asyncio.CancelledError
+    assert str(raised.value.__cause__) == "the source broke"
+
+
 @pytest.mark.parametrize("make", [failing_source, failing_async_source])
 @pytest.mark.parametrize("kind", [OSError, asyncio.CancelledError])
 def test_admitted_items_finish_before_the_source_error_is_raised(
@@ -484,9 +499,9 @@ def test_admitted_items_finish_before_the_source_error_is_raised(
     async def main() -> None:
         stream = processor(watch, 2).batch_as_completed(make(kind))
         assert [(await anext(stream)).index for _ in range(3)] == [0, 1, 2]
-        with pytest.raises(kind, match="the source broke"):
+        with source_error(kind):
             await anext(stream)
-        with pytest.raises(kind, match="the source broke"):
+        with source_error(kind):
             await processor(watch, 2).batch(make(kind))
         assert watch.done == 6
         assert watch.cancelled == 0
@@ -532,7 +547,7 @@ def test_source_that_has_raised_is_not_read_again(
         source = QueueSource(0, 1)
         for at, x in ((1.5, kind("the source broke")), *([(1.5, 2), (1.6, 3)] if more else [])):
             asyncio.get_running_loop().call_later(at, source.queue.put_nowait, x)
-        with pytest.raises(kind, match="the source broke"):
+        with source_error(kind):
             await asyncio.wait_for(processor(watch, 3, retry=retry).batch(source), 60)
         assert watch.started == watch.done == 2
         assert source.closed or retry is not None
@@ -547,11 +562,63 @@ def test_source_error_is_raised_once_an_item_in_backoff_has_ended(run_virtual: R
     async def main() -> None:
         source = QueueSource(0)
         asyncio.get_running_loop().call_later(0.5, source.queue.put_nowait, asyncio.CancelledError("the source broke"))
-        with pytest.raises(asyncio.CancelledError, match="the source broke"):
+        with source_error(asyncio.CancelledError):
             await processor(failing, 1, retry=RetryPolicy(2, wait=lambda _: 1.0)).batch(source)
         assert asyncio.get_running_loop().time() == 1.0
 
     run_virtual(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("retry", [None, RetryPolicy(2)])
+@pytest.mark.parametrize("make", [failing_source, failing_async_source])
+def test_task_group_fails_if_a_source_raises_cancelled_error_itself(
+    make: Callable[..., Any], retry: RetryPolicy | None, run_virtual: Run
+) -> None:
+    """A TaskGroup takes a bare CancelledError for the quiet end of a task that was cancelled on purpose."""
+
+    async def stream() -> None:
+        async for _ in processor(Watch(1), 2, retry=retry).batch_as_completed(make(asyncio.CancelledError)):
+            pass
+
+    async def main() -> None:
+        batch = processor(Watch(1), 2, retry=retry).batch(make(asyncio.CancelledError))
+        for work in (batch, stream()):
+            with pytest.raises(ExceptionGroup) as raised:
+                async with asyncio.TaskGroup() as group:
+                    task = group.create_task(work)
+            assert not task.cancelled()
+            (error,) = raised.value.exceptions
+            assert isinstance(error, RuntimeError)
+
+    run_virtual(main())
+
+
+def test_source_error_of_a_map_node_keeps_the_outputs(run_virtual: Run) -> None:
+    async def child(data: dict[str, Any]) -> int:
+        return data["item"]
+
+    node = MapNode("map", child, max_concurrency=1)
+    context = NodeContext("map", "map", {"items": failing_async_source(asyncio.CancelledError)})
+    result = run_virtual(node.execute(context, WorkflowContext()))
+    assert not result.success
+    assert result.output["results"] == [0, 1, 2]
+    assert "the source raised CancelledError itself" in result.error
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.5])
+@pytest.mark.parametrize("make", [failing_source, failing_async_source])
+def test_caller_cancelled_after_its_source_has_raised_is_cancelled(
+    make: Callable[..., Any], delay_s: float, run_virtual: Run
+) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(processor(Watch(1), 4).batch(make(asyncio.CancelledError)))
+        await asyncio.sleep(delay_s)
+        task.cancel("the caller")
+        with pytest.raises(asyncio.CancelledError, match="the caller"):
+            await task
+        assert task.cancelled()
+
+    run_virtual(main())
 
 
 def test_source_that_breaks_after_a_failure_does_not_replace_its_error(run_virtual: Run) -> None:
