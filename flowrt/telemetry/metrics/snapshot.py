@@ -12,7 +12,7 @@ from flowrt._util.labels import label
 from flowrt._version import __version__
 from flowrt.attribution.ledger import CAUSES, Cause
 from flowrt.engine.instrument import instrument_errors
-from flowrt.model import STATUSES, ItemRecord
+from flowrt.model import STATUSES, BatchRecord, ItemRecord
 from flowrt.telemetry.metrics.catalogue import (
     CATALOGUE,
     CIRCUIT_STATES,
@@ -39,6 +39,7 @@ class Reader:
 
     def __init__(self, store: MetricsStore) -> None:
         self._store = store
+        self._reruns: dict[tuple[str, str], int] = {}
         self._busy_s: dict[tuple[str, str], float] = {}
         self._bound_s: dict[tuple[tuple[str, str], Cause], float] = {}
 
@@ -52,39 +53,47 @@ class Reader:
     def _items(self) -> Iterator[Reading]:
         items, errors, attempts, reruns, retries, hedges, lookups, backoff, rate_wait = _lists(9)
         duration, attempt, queue_wait = _lists(3)
+        rerun: dict[tuple[str, str], int] = {}
         for pair, shards in self._pairs():
-            fast_path = [_Copy.of(shard.fast_path) for shard in shards]
-            fast_path_count = sum(sum(histogram.counts) for histogram in fast_path)
+            fast_path = _by_bounds([_Copy.of(shard.fast_path) for shard in shards])
+            fast_path_count = sum([sum(histogram.counts) for histogram in fast_path])
+            rerun[pair] = sum([shard.reruns for shard in shards])
+            exemplars = [(shard.ok.bounds_ns, shard.ok_exemplars) for shard in shards]
+            counted = _with_rest(shards)
             for status in STATUSES:
-                count = sum([shard.items[status] for shard in shards])
+                count = sum([shard.items[status] for shard in counted])
                 items.append(((*pair, status), count + fast_path_count if status == "ok" else count))
             for status in ("ok", "failed", "timed_out"):
-                count = sum([shard.attempts[status] for shard in shards])
+                count = sum([shard.attempts[status] for shard in counted])
                 attempts.append(((*pair, status), count + fast_path_count if status == "ok" else count))
-            active = [batch.reruns for batch in list(self._store.active) if batch.shard.pair == pair]
-            reruns.append((pair, sum(active) + sum([shard.reruns for shard in shards])))
             for reason in RETRY_REASONS:
-                retries.append(((*pair, reason), sum([shard.retries[reason] for shard in shards])))
+                retries.append(((*pair, reason), sum([shard.retries[reason] for shard in counted])))
             for outcome in HEDGE_OUTCOMES:
-                hedges.append(((*pair, outcome), sum([shard.hedges[outcome] for shard in shards])))
+                hedges.append(((*pair, outcome), sum([shard.hedges[outcome] for shard in counted])))
             for result in LOOKUP_RESULTS:
-                lookups.append(((*pair, result), sum([shard.lookups[result] for shard in shards])))
-            backoff.append((pair, sum([shard.backoff_ns for shard in shards]) / 1e9))
-            rate_wait.append((pair, sum([shard.rate_wait_ns for shard in shards]) / 1e9))
+                lookups.append(((*pair, result), sum([shard.lookups[result] for shard in counted])))
+            backoff.append((pair, sum([shard.backoff_ns for shard in counted]) / 1e9))
+            rate_wait.append((pair, sum([shard.rate_wait_ns for shard in counted]) / 1e9))
             by_type: dict[str, int] = {}
-            for shard in shards:
+            for shard in counted:
                 for error_type, count in shard.errors.copy().items():
                     by_type[error_type] = by_type.get(error_type, 0) + count
             errors += [((*pair, error_type), count) for error_type, count in by_type.items()]
-            ok, failed = [_Copy.of(shard.ok) for shard in shards], [_Copy.of(shard.failed) for shard in shards]
+            ok, failed = [_Copy.of(shard.ok) for shard in counted], [_Copy.of(shard.failed) for shard in counted]
             bounds_s = DURATION_BOUNDS_S
-            shown = [(shard.ok.bounds_ns, shard.ok_exemplars) for shard in shards]
-            duration.append(((*pair, "ok"), _merged([*fast_path, *ok], bounds_s, exemplars=shown)))
-            shown = [(shard.failed.bounds_ns, shard.failed_exemplars) for shard in shards]
-            duration.append(((*pair, "failed"), _merged(failed, bounds_s, exemplars=shown)))
-            attempt.append((pair, _merged([*fast_path, *[_Copy.of(shard.attempt) for shard in shards]], bounds_s)))
-            waits = [_Copy.of(shard.queue_wait) for shard in shards]
+            duration.append(((*pair, "ok"), _merged([*fast_path, *ok], bounds_s, exemplars=exemplars)))
+            exemplars = [(shard.failed.bounds_ns, shard.failed_exemplars) for shard in counted]
+            duration.append(((*pair, "failed"), _merged(failed, bounds_s, exemplars=exemplars)))
+            attempt.append((pair, _merged([*fast_path, *[_Copy.of(shard.attempt) for shard in counted]], bounds_s)))
+            waits = [_Copy.of(shard.queue_wait) for shard in counted]
             queue_wait.append((pair, _merged(waits, QUEUE_WAIT_BOUNDS_S, at_zero=fast_path_count)))
+        # Shards before batches: one that ends in between is then missing from this read, and not counted twice.
+        for batch in list(self._store.active):
+            if batch.reruns:
+                rerun[batch.shard.pair] = rerun.get(batch.shard.pair, 0) + batch.reruns
+        for pair, count in rerun.items():
+            self._reruns[pair] = max(self._reruns.get(pair, 0), count)
+            reruns.append((pair, self._reruns[pair]))
         yield Reading(CATALOGUE["flowrt_items_total"], items)
         yield Reading(CATALOGUE["flowrt_item_errors_total"], errors)
         yield Reading(CATALOGUE["flowrt_item_attempts_total"], attempts)
@@ -146,10 +155,12 @@ class Reader:
     def _batches(self) -> Iterator[Reading]:
         store = self._store
         ended, active, expected, completed, duration, success, completion, speedup, unaccounted = _lists(9)
-        active_records = list(store.active)
+        by_name: dict[str, list[BatchRecord]] = {}
+        for record in list(store.active):
+            by_name.setdefault(record.shard.pair[0], []).append(record)
         for name, batch in store.batches.copy().items():
             key = (name,)
-            mine = [record for record in active_records if record.shard.pair[0] == name]
+            mine = by_name.get(name, ())
             ended += [((name, status), count) for status, count in batch.ended.items()]
             active.append((key, len(mine)))
             expected.append((key, sum([record.expected or 0 for record in mine])))
@@ -215,6 +226,32 @@ class _Copy(NamedTuple):
     @classmethod
     def of(cls, histogram: Histogram) -> _Copy:
         return cls(histogram.bounds_ns, histogram.counts.copy(), histogram.sum_ns)
+
+
+def _with_rest(shards: Iterable[Shard]) -> list[Shard]:
+    """Shards with counters of their own off the fast path, and one of the others for each set of bounds.
+
+    The others share their counters, which are at 0. After a burst of batches there may be thousands of them.
+    """
+    own: list[Shard] = []
+    others: dict[tuple[float, ...], Shard] = {}
+    for shard in shards:
+        if shard.owns_rest:
+            own.append(shard)
+        else:
+            others[shard.bounds_s] = shard
+    return [*own, *others.values()]
+
+
+def _by_bounds(histograms: Sequence[_Copy]) -> list[_Copy]:
+    """Sums of the histograms with equal bounds."""
+    alike: dict[tuple[int, ...], list[_Copy]] = {}
+    for histogram in histograms:
+        alike.setdefault(histogram.bounds_ns, []).append(histogram)
+    return [
+        _Copy(bounds_ns, list(map(sum, zip(*[each.counts for each in its], strict=True))), sum(i.sum_ns for i in its))
+        for bounds_ns, its in alike.items()
+    ]
 
 
 _Shown = Sequence[tuple[tuple[int, ...], Exemplars]]

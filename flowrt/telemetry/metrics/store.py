@@ -146,7 +146,6 @@ class Shard:
     """
 
     __slots__ = (
-        "_owns_rest",
         "attempt",
         "attempts",
         "backoff_ns",
@@ -163,6 +162,7 @@ class Shard:
         "lookups",
         "ok",
         "ok_exemplars",
+        "owns_rest",
         "pair",
         "queue_wait",
         "rate_wait_ns",
@@ -185,7 +185,7 @@ class Shard:
         self.ok_exemplars = Exemplars(len(bounds_s) + 1)
         self.items_before = 0
         self.service_ns_before = 0
-        self._owns_rest = False
+        self.owns_rest = False
         self._set_rest(_shared_zeros(bounds_s))
 
     def _set_rest(self, rest: _Rest) -> None:
@@ -194,14 +194,14 @@ class Shard:
 
     def own_rest(self) -> None:
         """Give this shard its own counters off the fast path. Call this method before adding to them."""
-        if not self._owns_rest:
-            self._owns_rest = True
+        if not self.owns_rest:
+            self.owns_rest = True
             self._set_rest(_Rest.of(self.bounds_s))
 
     def begin(self, clock: Clock) -> None:
         """Start counting for a new batch, whose times are by `clock`."""
         self.ok_exemplars.begin(clock)
-        if self._owns_rest:
+        if self.owns_rest:
             self.failed_exemplars.begin(clock)
         self.items_before = self.total
         self.service_ns_before = self.fast_path.sum_ns + self.attempt.sum_ns
@@ -210,7 +210,7 @@ class Shard:
     def total(self) -> int:
         """Items counted by all batches."""
         fast_path = sum(self.fast_path.counts)
-        return fast_path + sum(self.items.values()) if self._owns_rest else fast_path
+        return fast_path + sum(self.items.values()) if self.owns_rest else fast_path
 
     @property
     def counted(self) -> int:

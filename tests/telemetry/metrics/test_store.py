@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from flowrt.model import BatchRecord, ItemRecord, make_record
 from flowrt.telemetry.metrics.catalogue import CATALOGUE, DURATION_BOUNDS_S
 from flowrt.telemetry.metrics.collector import StoreCollector
 from flowrt.telemetry.metrics.instrument import MetricsInstrument
+from flowrt.telemetry.metrics.snapshot import Reader
 from flowrt.telemetry.metrics.store import MetricsStore, Shard
 
 Run = Callable[[Any], Any]
@@ -328,3 +330,110 @@ def test_speedup_of_the_latest_batch_is_that_of_its_results(run: Run, name: str,
     assert results.report.speedup is not None
     assert measured == results.report.speedup.measured
     assert measured > 0.0
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """Number of Python functions that a function calls."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def store_of(pairs: int, batches: int) -> tuple[MetricsStore, list[BatchRecord]]:
+    """A store with active batches, which share the pairs in turn."""
+    store, active = MetricsStore(), []
+    for number in range(batches):
+        batch = BatchRecord(name=f"b{number % pairs}", node_id="node", node_type="function", limit=1, expected=1)
+        batch.shard = store.take(store.declare(batch.name, "node", 1), DURATION_BOUNDS_S)
+        batch.reruns = 1
+        store.active.add(batch)
+        active.append(batch)
+    return store, active
+
+
+def test_read_visits_the_active_batches_as_often_for_many_pairs_as_for_one() -> None:
+    def visits(pairs: int) -> int:
+        store, active = store_of(pairs, pairs)
+        counted = 0
+
+        def count() -> Iterator[BatchRecord]:
+            nonlocal counted
+            counted += 1
+            yield from active
+
+        class Visited:
+            def __iter__(self) -> Iterator[BatchRecord]:
+                return count()
+
+        store.active = Visited()  # type: ignore[assignment]
+        Reader(store).read()
+        return counted
+
+    assert visits(50) == visits(1) >= 1
+
+
+def test_active_batches_are_counted_under_their_own_pair() -> None:
+    store, _active = store_of(3, 7)
+    readings = {reading.metric.name: dict(reading.rows) for reading in Reader(store).read()}
+    pairs = [(f"b{number}", "node") for number in range(3)]
+    assert [readings["flowrt_item_reruns_total"][pair] for pair in pairs] == [3, 2, 2]
+    assert [readings["flowrt_batches_active"][pair[:1]] for pair in pairs] == [3, 2, 2]
+    assert [readings["flowrt_batch_items_expected"][pair[:1]] for pair in pairs] == [3, 2, 2]
+
+
+def test_reruns_never_decrease_while_a_batch_ends() -> None:
+    store, (batch,) = store_of(1, 1)
+    reader = Reader(store)
+
+    def reruns() -> Any:
+        return {reading.metric.name: reading.rows for reading in reader.read()}["flowrt_item_reruns_total"]
+
+    assert reruns() == [(("b0", "node"), 1)]
+    store.active.discard(batch)  # as in `batch_ended`, which then adds to the shard
+    assert reruns() == [(("b0", "node"), 1)]
+    batch.shard.reruns += 1
+    assert reruns() == [(("b0", "node"), 1)]
+
+
+def test_shard_of_an_earlier_burst_costs_a_read_hardly_anything() -> None:
+    def calls(shards: int) -> int:
+        store = MetricsStore()
+        pair = store.declare("burst", "node", 1)
+        for shard in [store.take(pair, DURATION_BOUNDS_S) for _ in range(shards)]:
+            store.give_back(shard)
+        return calls_of(Reader(store).read)
+
+    assert (calls(300) - calls(100)) / 200 <= 3
+
+
+def test_shards_with_and_without_failures_add_up() -> None:
+    store = MetricsStore()
+    pair = store.declare("mixed", "node", 1)
+    batch = BatchRecord(name="mixed", node_id="node", node_type="function", limit=1)
+    for number, bounds_s in enumerate((DURATION_BOUNDS_S, DURATION_BOUNDS_S, (*DURATION_BOUNDS_S, 700.0)) * 2):
+        shard = store.take(pair, bounds_s)
+        shard.fast_path.add(150_000_000_000)
+        if number > 2:
+            item = make_record(batch, 0, None, 1)
+            item.started_ns, item.finished_ns, item.attempts, item.status = 1, 150_000_000_001, 1, "failed"
+            shard.add(item)
+    readings = {reading.metric.name: dict(reading.rows) for reading in Reader(store).read()}
+    assert readings["flowrt_items_total"][*pair, "ok"] == 6
+    assert readings["flowrt_items_total"][*pair, "failed"] == 3
+    assert readings["flowrt_item_attempts_total"][*pair, "failed"] == 3
+    for status, count in (("ok", 6), ("failed", 3)):
+        duration = readings["flowrt_item_duration_seconds"][*pair, status]
+        assert duration.bounds_ns[-1] == 700_000_000_000
+        assert (duration.counts[-1], duration.sum_s) == (count, 150.0 * count)
+    attempt = readings["flowrt_attempt_duration_seconds"][pair]
+    assert (attempt.counts[-1], attempt.sum_s) == (9, 1_350.0)
+    assert readings["flowrt_item_queue_wait_seconds"][pair].counts[-1] == 9
