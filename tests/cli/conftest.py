@@ -25,6 +25,11 @@ async def slow(item):
     await asyncio.sleep(0.1)
     return item
 
+async def waits(item):
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    return item
+
 async def odd_fails(item):
     if item % 2:
         raise ValueError(f"{item} is odd")

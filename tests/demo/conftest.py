@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -117,20 +116,6 @@ def answers(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def wait_until(true: Callable[[], bool], what: str, patience_s: float = HANG_GUARD_S) -> None:
-    """Poll.
-
-    Args:
-        true: Whether it is so.
-        what: For the message when it never is.
-        patience_s: A hang guard, in seconds.
-    """
-    deadline = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,9 @@ from flowrt.demo.nearest import Nearest
 from flowrt.demo.process import ServiceProcess
 from flowrt.demo.service import plan_of
 from flowrt.errors import FlowrtError
-from tests.demo.conftest import Start, answers, get, wait_until
+from tests.demo.conftest import Start, answers, get
 from tests.demo.test_picture import shown_in_picture
+from tests.waiting import wait_until
 
 ITEMS = 150
 OUTPUT = Path("demo-output") / "airports.jsonl"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dashboards.generator.servers import free_port
-from tests.demo.conftest import HANG_GUARD_S, RunningDemo, answers, end, get, wait_until
+from tests.demo.conftest import HANG_GUARD_S, RunningDemo, answers, end, get
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("prometheus")]
 

@@ -32,7 +32,7 @@ def no_thread_is_left() -> Any:
     yield
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith("asyncio_"):
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive(), f"left behind: {thread}"
 
 
@@ -106,15 +106,16 @@ def test_timed_out_thread_keeps_its_slot_until_it_ends(run: Run) -> None:
 
 
 def test_loop_is_not_blocked_while_threads_work(run: Run) -> None:
-    async def main() -> int:
-        turns = 0
-        batch = asyncio.create_task(processor(Counted(0.2)).batch(range(8)))
-        while not batch.done():
-            turns += 1
-            await asyncio.sleep(0.001)
-        return turns
+    turned = threading.Event()
 
-    assert run(main()) > 5
+    async def main() -> Any:
+        batch = asyncio.create_task(processor(lambda _: turned.wait(60)).batch(range(8)))
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        turned.set()
+        return await batch
+
+    assert [r.output for r in run(main())] == [True] * 8
 
 
 def test_async_nodes_run_on_their_own_loops_in_threads(run: Run) -> None:

@@ -12,8 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from flowrt.executors.workers import WorkerState
 from flowrt.testing import capture_telemetry, run_on
 from tests.executors import worker_nodes as nodes
 from tests.executors.differences import alive
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -34,13 +33,6 @@ PATIENCE_S = 30.0
 
 def run(main: Any) -> Any:
     return run_on(uvloop.new_event_loop, main)
-
-
-def until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
 
 
 def states_of(executor: ProcessesExecutor) -> list[WorkerState]:
@@ -95,13 +87,13 @@ def test_workers_stay_warm_from_batch_to_batch_and_loop_to_loop() -> None:
         again = run(processor(nodes.pid_of, executor).batch([1, 2]))
         assert {r.output for r in [*first, *again]} == {first[0].output}
         os.kill(first[0].output, signal.SIGKILL)  # while no batch runs
-        until(lambda: not alive(first[0].output), "the worker has ended")
+        wait_until(lambda: not alive(first[0].output), "the worker has ended")
         (replaced,) = run(processor(nodes.pid_of, executor).batch([1]))
         assert replaced.status == "ok"
         assert replaced.output != first[0].output
     finally:
         executor.close()
-    until(lambda: not alive(replaced.output), "close() has ended the worker")
+    wait_until(lambda: not alive(replaced.output), "close() has ended the worker")
 
 
 async def _run_until_replaced(node: Any, reason: str, executor: ProcessesExecutor) -> list[Any]:
@@ -154,7 +146,7 @@ def test_workers_end_with_a_killed_driver_even_while_they_compute(tmp_path: Path
     finally:
         driver.kill()
         driver.communicate()
-    until(lambda: not any(map(alive, pids)), "the workers have ended")
+    wait_until(lambda: not any(map(alive, pids)), "the workers have ended")
 
 
 def test_interrupt_from_the_terminal_reaches_the_driver_alone(tmp_path: Path) -> None:
@@ -176,7 +168,7 @@ def test_interrupt_from_the_terminal_reaches_the_driver_alone(tmp_path: Path) ->
         driver.wait()
     assert driver.returncode == 130, errors
     assert "Traceback" not in errors
-    until(lambda: not any(map(alive, pids)), "the workers have ended")
+    wait_until(lambda: not any(map(alive, pids)), "the workers have ended")
 
 
 def _driver(tmp_path: Path, call: str) -> Path:
@@ -264,7 +256,7 @@ def test_runtime_ends_the_workers_of_the_shared_executor() -> None:
             return int(result.output)
 
     pid = asyncio.run(main())
-    until(lambda: not alive(pid), "the runtime has ended the worker")
+    wait_until(lambda: not alive(pid), "the runtime has ended the worker")
 
 
 @pytest.mark.parametrize("kind", [concurrent.futures.ProcessPoolExecutor, concurrent.futures.ThreadPoolExecutor])

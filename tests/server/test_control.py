@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import flowrt
 from flowrt.server import TelemetryServer, asgi_app
 from flowrt.telemetry.live import LIVE
 from tests.server.test_app import ask
+from tests.waiting import wait_until
 
 HANG_S = 30.0
 TOKEN = "horse-battery"  # of the test
@@ -76,13 +76,6 @@ def batch_id() -> str:
     return str(state()["id"])
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def post(server: TelemetryServer, path: str, method: str = "POST", **headers: str) -> tuple[int, str]:
     sent = {"authorization": f"Bearer {TOKEN}", "origin": server.url, **headers}
     sent = {name: value for name, value in sent.items() if value}
@@ -112,9 +105,9 @@ def test_cancel_ends_active_items(server: TelemetryServer, active: Active) -> No
 
 def test_paused_batch_waits_until_it_is_resumed(server: TelemetryServer, active: Active) -> None:
     assert post(server, f"/live/batches/{batch_id()}/pause")[0] == 202
-    wait_until(lambda: state()["paused_s"] is not None)
+    wait_until(lambda: state()["paused_s"] is not None, "it is paused")
     active.release.set()
-    wait_until(lambda: state()["inflight"] == 0)
+    wait_until(lambda: state()["inflight"] == 0, "no item is active")
     assert (state()["completed"], state()["pulled"], state()["eta_s"]) == (2, 2, None)
     assert post(server, f"/live/batches/{batch_id()}/resume")[0] == 202
     results = active.join()
@@ -154,9 +147,9 @@ def test_other_batches_of_the_loop_go_on() -> None:
 @pytest.mark.parametrize("action", ["drain", "cancel"])
 def test_paused_batch_can_be_drained_and_cancelled(server: TelemetryServer, active: Active, action: str) -> None:
     assert post(server, f"/live/batches/{batch_id()}/pause")[0] == 202
-    wait_until(lambda: state()["paused_s"] is not None)
+    wait_until(lambda: state()["paused_s"] is not None, "it is paused")
     active.release.set()
-    wait_until(lambda: state()["inflight"] == 0)
+    wait_until(lambda: state()["inflight"] == 0, "no item is active")
     assert post(server, f"/live/batches/{batch_id()}/{action}")[0] == 202
     assert [result.status for result in active.join()] == ["ok"] * 2 + ["cancelled"] * 8
 

@@ -495,7 +495,7 @@ def test_json_log_format_leaves_only_json_on_stderr(folder: Path, flowrt: Flowrt
 
 
 def _on_a_terminal(words: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """Run with a terminal as stderr and return what was drawn on it."""
+    """Run with a terminal as stderr and return what was drawn on it; `nodes:waits` goes on once it shows ten items."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, 0x5414, b"\x28\x00\x78\x00\x00\x00\x00\x00")  # TIOCSWINSZ: 40 rows, 120 columns
     process = subprocess.Popen(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=theirs)
@@ -509,19 +509,24 @@ def _on_a_terminal(words: list[str], folder: Path, environment: dict[str, str]) 
         if not data:
             break
         drawn += data
+        if "10 in flight" in _plain(drawn):
+            (folder / "go").touch()
     os.close(ours)
     process.communicate(timeout=60)
-    return process.returncode, drawn.decode()
+    return process.returncode, _plain(drawn)
+
+
+def _plain(drawn: bytes) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.decode(errors="ignore"))
 
 
 def test_run_on_a_terminal_shows_progress_and_a_table(folder: Path, command: Any) -> None:
     words, environment = command
     write_items(folder, range(60))
     environment = {**environment, "COLUMNS": "120"}
-    arguments = [*words, "run", "nodes:slow", "in.jsonl", "-o", "out"]
-    code, drawn = _on_a_terminal(arguments, folder, environment)
-    assert code == 0, drawn
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    arguments = [*words, "run", "nodes:waits", "in.jsonl", "-o", "out"]
+    code, plain = _on_a_terminal(arguments, folder, environment)
+    assert code == 0, plain
     assert re.search(r"\d+/60", plain), plain
     assert "10 in flight" in plain
     assert "0 failed" in plain
@@ -536,7 +541,7 @@ def test_run_on_a_terminal_shows_progress_and_a_table(folder: Path, command: Any
 def test_metrics_are_served_during_the_run(folder: Path, command: Any) -> None:
     words, environment = command
     port = free_port()
-    write_items(folder, range(300))
+    write_items(folder, range(10_000))
     process = subprocess.Popen(
         [*words, "run", "nodes:slow", "in.jsonl", "-o", "out", "--quiet", "--metrics-port", str(port)],
         cwd=folder, env=environment,

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import wait_until
+
 Flowrt = Callable[..., "subprocess.CompletedProcess[str]"]
 LinesOf = Callable[[Any], list[dict[str, Any]]]
 
@@ -185,8 +187,9 @@ def test_fifos_are_read_and_written(folder: Path, flowrt: Flowrt, lines_of: Line
 
 def test_process_substitution_is_read_and_written(folder: Path, command: Any) -> None:
     words, environment = command
-    line = f"{' '.join(words)} run nodes:echo <(printf '1\\n2\\n') -o >(cat > copy) --quiet; sleep 0.5"
+    line = f"{' '.join(words)} run nodes:echo <(printf '1\\n2\\n') -o >(cat > copy; touch copied) --quiet"
     subprocess.run(["bash", "-c", line], cwd=folder, env=environment, check=True, timeout=60)
+    wait_until((folder / "copied").exists, "bash has copied the output")
     assert (folder / "copy").read_text().count("\n") == 2
 
 

@@ -29,7 +29,7 @@ def test_prefetch_keeps_the_order_and_ends_its_thread(run: Run) -> None:
 
     run(main())
     for thread in reader_threads():
-        thread.join(5)
+        thread.join(60)
     assert not reader_threads()
 
 

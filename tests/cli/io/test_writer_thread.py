@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import stat
 import threading
 from collections.abc import Callable, Coroutine
@@ -268,15 +269,20 @@ def test_closed_pipe_is_not_reported_as_a_disk_failure(run: Run) -> None:
 
 def test_blocked_reader_does_not_delay_an_early_end(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowrt.cli.io.writer_thread._GRACE_S", 0.1)
-    reader, writer = os.pipe()
-    run(write(StreamTarget(writer, "standard output"), b"x" * 3_000_000, complete=False))
-    with os.fdopen(reader, "rb") as end:
-        assert 0 < len(end.read()) < 3_000_000  # what the pipe took; the rest was discarded
+    reader, end = os.pipe()
+
+    async def main() -> None:
+        writer = OutputWriter(StreamTarget(end, "standard output"))
+        await writer.write(b"x" * 3_000_000)
+        await asyncio.to_thread(select.select, [reader], [], [], 60)  # until the thread writes
+        await writer.close(complete=False)
+
+    run(main())
+    with os.fdopen(reader, "rb") as pipe:
+        assert 0 < len(pipe.read()) < 3_000_000  # what the pipe took; the rest was discarded
 
 
 def test_slow_reader_blocks_the_batch_but_not_the_loop(run: Run) -> None:
-    import asyncio
-
     reader, end = os.pipe()
 
     async def main() -> None:

@@ -248,7 +248,9 @@ def test_async_wrapper_gets_every_event(run: Run, wrapper: type[Any]) -> None:
 
     async def main() -> None:
         await BatchProcessor(odd_fails).batch([0, 1, 2])
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(30.0):
+            while len(logged) < 3:
+                await asyncio.sleep(0.001)
 
     structlog.configure(processors=[keep], wrapper_class=wrapper)
     before = METRICS.drops["logs", "export_error"]
