@@ -20,6 +20,7 @@ from flowrt.server import TelemetryServer
 from flowrt.telemetry.live import LIVE
 from tests.executors.worker_nodes import maybe_die
 from tests.telemetry.live.conftest import HANG_S, Spawn
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, LocatorAssertions, Page
@@ -162,7 +163,7 @@ def test_page_shows_the_counters_during_and_after_a_batch(
     gate = make_gate(99)
     thread = start(spawn, gate, "numbers")
     expect(page, "#done").to_have_text("99 of 100 items, 99 %")
-    assert (counter("numbers", "ok"), counter("numbers", "failed")) == (79, 20)
+    wait_until(lambda: (counter("numbers", "ok"), counter("numbers", "failed")) == (79, 20), "the counters agree")
     expect(page, "#name").to_have_text("numbers")
     expect(page, "#status").to_have_text("running, 20 % failing")
     expect(page, "#failed").to_have_text("20 20 %")
@@ -295,6 +296,7 @@ def test_page_and_state_hold_no_secret(open_page: OpenPage, spawn: Spawn, monkey
     items = [{"n": str(n), "secret": CANARY} for n in range(5)]
     spawn(flowrt.BatchProcessor(node, 2, name="secrets").batch(items)).join(HANG_S)
     expect(page, "#failed-items").to_contain_text("KeyError")
+    expect(page, "#status").to_contain_text("finished")
     for text in (page.content(), page.request.get(page.url + "live/state").text()):
         assert "[redacted]" in text
         assert "canary" not in text
