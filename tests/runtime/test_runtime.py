@@ -390,7 +390,8 @@ def test_item_with_an_inner_batch_is_complete_or_runs_again(tmp_path: Path) -> N
     async def child(item):
         if item["item"] == 3:
             print("started", flush=True)
-        await asyncio.sleep(0.7)
+            await signalled()
+        await asyncio.sleep(0.05)
         return item["item"]
     async def main():
         items = [{"items": range(6)}, {"items": iter(range(6))}, {"items": range(6)}]
@@ -414,7 +415,7 @@ def test_item_with_an_inner_batch_is_complete_or_runs_again(tmp_path: Path) -> N
         f"result ok 1 {whole}",
         "result cancelled 0 None",
     ]
-    returncode, out, _ = Script(body).end()
+    returncode, out, _ = Script(body.replace("await signalled()", "pass")).end()
     assert returncode == 0
     assert [line for line in out.splitlines() if line.startswith("result")] == [
         f"result resumed 1 {whole}",
@@ -569,6 +570,7 @@ def fork():
 async def node(item):
     if item:
         print("started", flush=True)
+    await signalled()
     await asyncio.sleep(1.2)  # longer than a second signal would leave
 async def main():
     print("children", fork(), fork(), flush=True)
@@ -598,7 +600,7 @@ def test_signal_to_a_process_and_its_forked_children_drains(way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_signals_to_forked_children_do_not_reach_the_parent(way: str) -> None:
     """A process pool ends its workers with signals."""
-    script = Script(FORKS, way)
+    script = Script(FORKS.replace("await signalled()", "pass"), way)
     for word in script.wait_for("children").split()[1:]:
         os.kill(int(word), signal.SIGTERM)
     returncode, out, events = script.end()
