@@ -507,10 +507,11 @@ def test_frame_after_a_snapshot_is_not_older(run: Run, monkeypatch: pytest.Monke
         return x
 
     async def main() -> None:
-        LIVE.watch(lambda: None)
+        end = LIVE.watch(lambda: None)
         LIVE.publish()
         assert b"opened" not in LIVE.frame
         await flowrt.BatchProcessor(node, 1, name="opened").batch([1])
+        end()
 
     run(main())
     assert b"opened" in LIVE.frame, "a page would show the batch, and then none"
