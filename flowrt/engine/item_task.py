@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import weakref
 from collections.abc import Coroutine
 from contextvars import Context
 from functools import partial
@@ -71,16 +72,27 @@ class ItemTask(asyncio.Task[None]):
     def cancel(self, msg: Any | None = None) -> bool:
         """Request cancellation, as `asyncio.Task.cancel` does."""
         loop = self.get_loop()
-        if not loop.is_running():
-            for run in ACTIVE_RUNS:
-                if run.loop is loop and not run.over:
-                    run.stop("its event loop is closing")
+        if not loop.is_running() and loop not in _stopped:
+            _stop_batches(loop)
         if not self.done():
             coroutine: Any = self.get_coro()
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 loop.call_soon(super().cancel, msg)
                 return True
         return super().cancel(msg)
+
+
+_stopped: Final[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()  # until they run again
+
+
+def _stop_batches(loop: asyncio.AbstractEventLoop) -> None:
+    """Stop all batches of a loop that does not run, once: each of them cancels its items, which call this again."""
+    _stopped.add(loop)
+    if not loop.is_closed():
+        loop.call_soon(_stopped.discard, loop)
+    for run in ACTIVE_RUNS:
+        if run.loop is loop and not run.over:
+            run.stop("its event loop is closing")
 
 
 def make_task(

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ from flowrt import (
     RetryPolicy,
     WorkflowContext,
 )
-from flowrt.engine.batch_run import active_batches
+from flowrt.engine.batch_run import BatchRun, active_batches
 from flowrt.testing import ScriptedNode, hangs, run_virtual
 from tests.examples import examples
 
@@ -778,6 +779,60 @@ def test_finished_batch_keeps_no_input_alive(run: Run) -> None:
     gone = run(main())
     gc.collect()
     assert gone() is None
+
+
+LOOPS = pytest.mark.parametrize(
+    "loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+@LOOPS
+def test_loop_that_closes_stops_each_of_a_thousand_batches_once(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons: list[str] = []
+    stop = BatchRun.stop
+
+    def count(run: BatchRun, reason: str, *, cancels_rest: bool = False) -> None:
+        reasons.append(reason)
+        stop(run, reason, cancels_rest=cancels_rest)
+
+    async def main() -> list[asyncio.Future[Any]]:
+        hanging = processor(hangs, 1)
+        batches = [asyncio.ensure_future(hanging.batch([1, 2])) for _ in range(1_000)]
+        await asyncio.sleep(0.1)
+        return batches
+
+    monkeypatch.setattr(BatchRun, "stop", count)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        batches = runner.run(main())
+    assert all(batch.cancelled() for batch in batches)
+    assert reasons.count("its event loop is closing") == 1_000
+
+
+@LOOPS
+def test_item_cancelled_between_two_runs_of_a_loop_stops_its_batch(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    started: list[int] = []
+
+    async def node(x: int) -> None:
+        started.append(x)
+        await asyncio.sleep(60)
+
+    async def begin(first: int) -> asyncio.Future[Any]:
+        batch = asyncio.ensure_future(processor(node, 1).batch([first, first + 1]))
+        await asyncio.sleep(0.01)
+        return batch
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        for first in (1, 11):
+            batch = runner.run(begin(first))
+            (task,) = [task for task in asyncio.all_tasks(runner.get_loop()) if type(task).__name__ == "ItemTask"]
+            task.cancel()
+            results = runner.get_loop().run_until_complete(batch)
+            assert [result.status for result in results] == ["cancelled"]
+    assert started == [1, 11]
 
 
 class Payload:
