@@ -199,7 +199,7 @@ class Hedging:
         if race.timer is not None:
             race.timer.cancel()
         if race.winner is not None:
-            worker.uncancel()  # `_run` cancelled the own attempt, as it had lost
+            worker.uncancel()  # `_conclude` cancelled the own attempt, as it had lost
         elif not _is_cut_short(error, worker) and not _went_well(outcome):
             race.waiting = True
             try:

@@ -236,7 +236,7 @@ SAFEGUARDS = (
     ),
     Safeguard(
         "an attempt that lost to its hedge is cancelled",
-        "engine.hedging:Hedging._run",
+        "engine.hedging:Hedging._conclude",
         "race.worker.cancel()",
         "None",
         "tests/engine/test_hedging.py::test_winning_hedge_gives_the_result_and_cancels_the_first_attempt",
