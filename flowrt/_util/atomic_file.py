@@ -8,7 +8,32 @@ from pathlib import Path
 
 from flowrt.errors import FlowrtError
 
-__all__ = ["DiskFailedError", "OutputFile", "move_into_place", "open_private", "write_private"]
+try:
+    import fcntl
+except ImportError:  # Windows, where the rest of flowrt works without it
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "DiskFailedError",
+    "FileInUseError",
+    "OutputFile",
+    "move_into_place",
+    "open_locked",
+    "open_private",
+    "release",
+    "write_private",
+]
+
+
+class FileInUseError(FlowrtError):
+    """Another run is writing a file.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"another run is writing {path}: wait until it ends, or name another output")
 
 
 def open_private(path: str | os.PathLike[str], *, new: bool = False) -> int:
@@ -28,6 +53,50 @@ def open_private(path: str | os.PathLike[str], *, new: bool = False) -> int:
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags | os.O_EXCL if new else flags, 0o600)
+
+
+def open_locked(path: Path) -> int:
+    """Open a file as `open_private` does, and lock it, so that two runs never write to it at once.
+
+    Args:
+        path: The file, which a run may rename when it is complete. Its content stays.
+
+    Returns:
+        The file descriptor. `release` gives the lock back; so does the end of the process.
+
+    Raises:
+        FileInUseError: Another run has locked the file.
+        OSError: The file cannot be opened.
+    """
+    while True:
+        fd = open_private(path)
+        try:
+            _lock(fd, path)
+            if os.path.samestat(os.fstat(fd), path.lstat()):
+                return fd
+        except FileNotFoundError:
+            pass  # like another file of the name: a run has renamed this one since it was opened
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FileInUseError(path) from None
+    except OSError:
+        return  # the file system has no locks
+
+
+def release(fd: int) -> None:
+    """Release the lock of `open_locked`, before the file is closed: a forked child may hold the descriptor, too."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def move_into_place(fd: int, partial: Path, path: Path, *, replace: bool = True) -> None:
@@ -82,7 +151,7 @@ class DiskFailedError(Exception):
 
 
 class OutputFile:
-    """File that is written line by line as `<output>.partial` beside its final name, with mode 0600.
+    """File that is written line by line as `<output>.partial` beside its final name, locked and with mode 0600.
 
     Args:
         path: The final name; its folder is created.
@@ -93,7 +162,7 @@ class OutputFile:
         partial: The temporary name.
 
     Raises:
-        FlowrtError: The output exists, is a folder, or cannot be created.
+        FlowrtError: The output exists, is a folder, is being written by another run, or cannot be created.
     """
 
     def __init__(self, path: Path, *, replace: bool) -> None:
@@ -105,7 +174,7 @@ class OutputFile:
             raise FlowrtError(f"output {path} exists: name another file, or remove it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.fdopen(open_private(self.partial), "wb")
+            self._file = os.fdopen(open_locked(self.partial), "wb")
             self._file.truncate()
         except OSError as exc:
             raise FlowrtError(f"output {path} cannot be written: {exc.strerror}") from exc
@@ -140,8 +209,9 @@ class OutputFile:
                     move_into_place(self._file.fileno(), self.partial, self.path)
                 else:
                     os.fsync(self._file.fileno())
-            if not complete and not self.partial.stat().st_size:
-                self.partial.unlink()
+                    if not os.fstat(self._file.fileno()).st_size:
+                        self.partial.unlink()
+                release(self._file.fileno())
         except OSError as exc:
             if not self._failed:
                 raise self._disk_failed(exc) from exc

@@ -172,6 +172,7 @@ class WriterThread:
                     writer.close(meta)
                 with self._placing:
                     if self._error is None:
+                        # not by `move_into_place`, whose sync may be slow: `give_up` waits for this lock
                         partial.replace(self._path)
                         self._in_place = True
             except BaseException as exc:

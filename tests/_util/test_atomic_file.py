@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from flowrt._util import atomic_file
-from flowrt._util.atomic_file import DiskFailedError, OutputFile, open_private, write_private
+from flowrt._util.atomic_file import (
+    DiskFailedError,
+    FileInUseError,
+    OutputFile,
+    open_locked,
+    open_private,
+    release,
+    write_private,
+)
 from flowrt.errors import FlowrtError
 
 HANG_S = 60.0
@@ -95,6 +103,44 @@ def test_output_file_takes_its_name_only_when_complete(tmp_path: Path) -> None:
         OutputFile(output.path, replace=False)
     with pytest.raises(FlowrtError, match="is a folder"):
         OutputFile(tmp_path, replace=True)
+
+
+def test_output_that_another_run_writes_is_refused_and_left_alone(tmp_path: Path) -> None:
+    first = OutputFile(tmp_path / "out.jsonl", replace=True)
+    first.write(b"1\n")
+    with pytest.raises(FlowrtError, match=r"another run is writing .*out\.jsonl\.partial: wait until it ends, or name"):
+        OutputFile(first.path, replace=True)
+    first.close(complete=True)
+    assert first.path.read_bytes() == b"1\n"
+    second = OutputFile(first.path, replace=True)
+    second.write(b"2\n")
+    second.close(complete=False)
+    third = OutputFile(first.path, replace=True)  # what an incomplete run has left may be replaced
+    third.write(b"3\n")
+    third.close(complete=True)
+    assert first.path.read_bytes() == b"3\n"
+
+
+def test_lock_of_a_file_that_was_renamed_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, calls = tmp_path / "out.partial", []
+
+    def renamed_once(path: Path) -> int:
+        fd = open_private(path)
+        if not calls:
+            path.rename(tmp_path / "out")  # by a run that has ended between the opening and the lock
+        calls.append(fd)
+        return fd
+
+    monkeypatch.setattr(atomic_file, "open_private", renamed_once)
+    fd = open_locked(partial)
+    assert len(calls) == 2
+    assert os.path.samestat(os.fstat(fd), partial.stat())
+    with pytest.raises(FileInUseError):
+        open_locked(partial)
+    release(fd)
+    os.close(fd)
 
 
 def test_empty_output_that_is_not_complete_is_removed(tmp_path: Path) -> None:

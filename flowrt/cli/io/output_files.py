@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import stat
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from flowrt._util.atomic_file import move_into_place, open_private
+from flowrt._util.atomic_file import FileInUseError, move_into_place, open_locked, release
 from flowrt.cli.exit_codes import BAD_USAGE, DISK_FAILED, CommandError, say
 from flowrt.cli.io.sources import standard_stream
 
@@ -82,35 +81,18 @@ class FileTarget:
             raise CommandError(f"output {path} exists: pass --overwrite to replace it")
 
     def _open(self) -> int:
-        while True:
-            try:
-                fd = open_private(self.partial)
-            except OSError as exc:
-                raise _unwritable(self.name, exc) from exc
-            try:
-                self._claim(fd)
-                if not os.path.samestat(os.fstat(fd), self.partial.lstat()):
-                    os.close(fd)  # another run has renamed it since it was opened
-                    continue
-                os.fchmod(fd, 0o600)
-            except FileNotFoundError:
-                os.close(fd)
-                continue
-            except OSError as exc:
-                os.close(fd)
-                raise _unwritable(self.name, exc) from exc
-            return fd
-
-    def _claim(self, fd: int) -> None:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fd = open_locked(self.partial)
+        except FileInUseError as exc:
+            raise CommandError(str(exc)) from None
+        except OSError as exc:
+            raise _unwritable(self.name, exc) from exc
+        try:
+            os.fchmod(fd, 0o600)
+        except OSError as exc:
             os.close(fd)
-            raise CommandError(
-                f"another run is writing {self.partial}: wait until it ends, or name another output"
-            ) from None
-        except OSError:
-            return  # the file system has no locks
+            raise _unwritable(self.name, exc) from exc
+        return fd
 
     def _truncate_leftover(self) -> None:
         """Truncate the leftover of an unfinished run, once there is data to replace it."""
@@ -140,8 +122,7 @@ class FileTarget:
     def close(self) -> None:
         """Close the file and release its lock."""
         _open_targets.discard(self)
-        with contextlib.suppress(OSError):
-            fcntl.flock(self.fd, fcntl.LOCK_UN)  # a forked child that has not run close_in_child() yet holds it too
+        release(self.fd)
         os.close(self.fd)
 
     def close_in_child(self) -> None:
