@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import stdev
 from typing import Any, Final, Literal
 
-from flowrt._util.intervals import students_t
+from flowrt._util.intervals import NORMAL_95, students_t
 from flowrt.errors import MissingExtraError
 
 __all__ = [
@@ -93,7 +93,7 @@ def share_interval(part: int, whole: int) -> Interval:
     """
     if not whole:
         return Interval(0.0, 0.0, 1.0)
-    share, z = part / whole, 1.96
+    share, z = part / whole, NORMAL_95
     middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
     half = z / (1 + z * z / whole) * (share * (1 - share) / whole + z * z / (4 * whole * whole)) ** 0.5
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
@@ -151,7 +151,7 @@ class Latencies:
     def interval(self, percentile: float) -> Interval:
         """A percentile in seconds, with the interval that its rank leaves open."""
         share, count = percentile / 100, self.count
-        half = 1.96 * math.sqrt(share * (1 - share) / count) * 100 if count else 0.0
+        half = NORMAL_95 * math.sqrt(share * (1 - share) / count) * 100 if count else 0.0
         return Interval(
             self.at(percentile), self.at(max(0.0, percentile - half)), self.at(min(100.0, percentile + half))
         )

@@ -54,3 +54,5 @@ def test_few_latencies_have_no_certain_drift() -> None:
 def test_share_of_nothing_is_unknown() -> None:
     assert (share_interval(0, 0).low, share_interval(0, 0).high) == (0.0, 1.0)
     assert share_interval(1, 50).low < 0.01 < share_interval(1, 50).high
+    half = share_interval(5, 10)  # R: prop.test(5, 10, correct = FALSE)
+    assert (half.low, half.high) == pytest.approx((0.2365930905, 0.7634069095), abs=1e-9)
