@@ -1,6 +1,7 @@
 """Remove one safeguard at a time and check that its test fails: `python -m tests.ablation`.
 
-Without arguments all are taken out; words select by name. Ends with 1 where a safeguard's test does not notice.
+Without arguments each safeguard is removed in turn; words select safeguards by name. The exit code is 1 if the test of
+a removed safeguard passes.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from tests.ablation.safeguards import SAFEGUARDS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HANG_S: Final = 60
-_FAILED: Final = 1  # pytest's exit code where tests failed
+_FAILED: Final = 1  # pytest's exit code for failed tests
 
 
 def run_tests(project: Path, tests: list[str], without: str | None = None) -> tuple[int, str]:
     """Run tests in a process of their own.
 
     Args:
-        project: Where they are.
-        tests: Their ids.
-        without: The name of a safeguard to take out first.
+        project: Folder of the tests.
+        tests: Ids of the tests.
+        without: Name of a safeguard to remove first, or None.
 
     Returns:
-        Pytest's exit code, and the end of what it printed.
+        Pytest's exit code, and the last lines of its output.
     """
     command = [
         sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "--timeout", str(HANG_S),
@@ -40,14 +41,14 @@ def run_tests(project: Path, tests: list[str], without: str | None = None) -> tu
 
 
 def main(words: list[str]) -> int:
-    """Try them, print the table, return the exit code."""
+    """Remove the chosen safeguards in turn, print the table, and return the exit code."""
     chosen = [s for s in SAFEGUARDS if not words or any(word in s.name for word in words)]
     if not chosen:
-        print(f"no safeguard is called {' or '.join(words)}")
+        print(f"no safeguard has {' or '.join(words)} in its name: the names are in tests/ablation/safeguards.py")
         return 2
     code, output = run_tests(ROOT, sorted({safeguard.test for safeguard in chosen}))
     if code:
-        print(f"the tests fail with every safeguard in its place:\n{output}")
+        print(f"the tests fail without any safeguard removed:\n{output}")
         return 2
     survived = 0
     width = max(len(safeguard.name) for safeguard in chosen)
@@ -62,7 +63,7 @@ def main(words: list[str]) -> int:
         print(f"{safeguard.name:<{width}}  {verdict:<8}  {time.monotonic() - began:7.1f}  {test}", flush=True)
         if not noticed:
             print(output)
-    print(f"{len(chosen)} safeguards, {survived} survive being taken out")
+    print(f"{len(chosen)} safeguards, {survived} survive")
     return 1 if survived else 0
 
 

@@ -1,4 +1,4 @@
-"""Changes to a function while it is loaded: parts of its syntax tree are replaced, whatever its text looks like."""
+"""Edits of loaded functions: parts of the syntax tree are replaced, so the layout of the source does not matter."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def edit(owner: Any, name: str, *changes: tuple[str, str]) -> Undo:
     """Replace parts of a function, in its class or in every module of flowrt that has imported it.
 
     Args:
-        owner: The class or module that the function is in.
-        name: The function's name.
-        changes: What is there and what stands in its place, both as code: one expression, or statements that follow
-            each other. Names, numbers and structure have to agree; layout and comments do not.
+        owner: Class or module of the function.
+        name: Name of the function.
+        changes: Pairs of the code to replace and its replacement: one expression, or statements that follow each
+            other. The code must have the same syntax tree; layout and comments may differ.
 
     Returns:
-        A function that puts everything back.
+        A function that restores the original.
 
     Raises:
-        LookupError: What is to be replaced is not there, or more than once.
+        LookupError: The function does not have the code exactly once.
     """
     before = inspect.getattr_static(owner, name)
     function = before.fget if isinstance(before, property) else before
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    for there, gone in changes:
-        _replace(tree, there, gone, f"{getattr(owner, '__name__', owner)}.{name}")
+    for code, replacement in changes:
+        _replace(tree, code, replacement, f"{getattr(owner, '__name__', owner)}.{name}")
     definition = tree.body[0]
     assert isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef))
     definition.decorator_list = []
@@ -59,12 +59,14 @@ def edit(owner: Any, name: str, *changes: tuple[str, str]) -> Undo:
 
 
 class _Replacer(ast.NodeTransformer):
-    def __init__(self, there: list[ast.stmt], gone: list[ast.stmt]) -> None:
+    def __init__(self, code: list[ast.stmt], replacement: list[ast.stmt]) -> None:
         self.count = 0
-        self._expression = there[0].value if len(there) == 1 and isinstance(there[0], ast.Expr) else None
-        self._substitute = gone[0].value if len(gone) == 1 and isinstance(gone[0], ast.Expr) else None
-        self._there = [ast.dump(statement) for statement in there]
-        self._gone = gone
+        self._expression = code[0].value if len(code) == 1 and isinstance(code[0], ast.Expr) else None
+        self._substitute = (
+            replacement[0].value if len(replacement) == 1 and isinstance(replacement[0], ast.Expr) else None
+        )
+        self._code = [ast.dump(statement) for statement in code]
+        self._replacement = replacement
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         for field in ("body", "orelse", "finalbody"):
@@ -74,11 +76,11 @@ class _Replacer(ast.NodeTransformer):
         return super().generic_visit(node)
 
     def _in_block(self, statements: list[Any]) -> list[Any]:
-        length = len(self._there)
+        length = len(self._code)
         for place in range(len(statements) - length + 1):
-            if [ast.dump(each) for each in statements[place : place + length]] == self._there:
+            if [ast.dump(each) for each in statements[place : place + length]] == self._code:
                 self.count += 1
-                return [*statements[:place], *self._gone, *statements[place + length :]]
+                return [*statements[:place], *self._replacement, *statements[place + length :]]
         return statements
 
     def visit(self, node: ast.AST) -> Any:
@@ -89,14 +91,14 @@ class _Replacer(ast.NodeTransformer):
         return super().visit(node)
 
 
-def _replace(tree: ast.AST, there: str, gone: str, where: str) -> None:
-    wanted = ast.parse(textwrap.dedent(there)).body
+def _replace(tree: ast.AST, code: str, replacement: str, where: str) -> None:
+    wanted = ast.parse(textwrap.dedent(code)).body
     # a fragment may await: parse it as the body of a coroutine function
-    substitute = ast.parse("async def _():\n" + textwrap.indent(textwrap.dedent(gone) or "pass", "    ")).body[0]
-    if "await " in there:
-        wrapped = ast.parse("async def _():\n" + textwrap.indent(textwrap.dedent(there), "    ")).body[0]
+    substitute = ast.parse("async def _():\n" + textwrap.indent(textwrap.dedent(replacement) or "pass", "    ")).body[0]
+    if "await " in code:
+        wrapped = ast.parse("async def _():\n" + textwrap.indent(textwrap.dedent(code), "    ")).body[0]
         wanted = wrapped.body  # type: ignore[attr-defined]
     replacer = _Replacer(wanted, substitute.body)  # type: ignore[attr-defined]
     replacer.visit(tree)
     if replacer.count != 1:
-        raise LookupError(f"{where} holds {replacer.count} times what is to be replaced: {there}")
+        raise LookupError(f"{where} has this code {replacer.count} times, not once: {code}")

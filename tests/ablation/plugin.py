@@ -1,4 +1,4 @@
-"""Pytest plugin that takes one safeguard out before the tests run: `-p tests.ablation.plugin`, by FLOWRT_ABLATE."""
+"""Pytest plugin that removes the safeguard of FLOWRT_ABLATE before the tests run: `-p tests.ablation.plugin`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from tests.ablation.safeguards import named
 
 
 def pytest_sessionstart() -> None:
-    """Take out the safeguard that the environment names."""
-    named(os.environ["FLOWRT_ABLATE"]).take_out()
+    """Remove the safeguard that the environment names."""
+    named(os.environ["FLOWRT_ABLATE"]).remove()

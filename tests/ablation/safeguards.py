@@ -1,4 +1,4 @@
-"""The safeguards: how to take each one out of the running code, and the test that then fails."""
+"""Safeguards: code that keeps a promise of flowrt, what replaces that code, and the test that then fails."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ __all__ = ["SAFEGUARDS", "Safeguard", "named"]
 
 @dataclass(frozen=True, slots=True)
 class Safeguard:
-    """One thing that keeps a promise.
+    """Code that keeps a promise of flowrt.
 
     Args:
-        name: For the table.
-        where: The function that holds it, as `module:Class.function` or `module:function`, below `flowrt`.
-        there: What holds it, as code.
-        gone: The code in its place when it is taken out.
-        test: The test that then fails.
+        name: The promise, in words.
+        where: The function with the code, as `module:Class.function` or `module:function`, below `flowrt`.
+        code: An expression or statements of that function.
+        replacement: The code in its place once the safeguard is removed.
+        test: Id of the test that then fails.
     """
 
     name: str
     where: str
-    there: str
-    gone: str
+    code: str
+    replacement: str
     test: str
 
-    def take_out(self) -> Undo:
-        """Replace it in the running code.
+    def remove(self) -> Undo:
+        """Replace the code in this process.
 
         Returns:
-            A function that puts it back.
+            A function that restores the code.
 
         Raises:
-            LookupError: It is not there.
+            LookupError: The function does not have that code.
         """
         module, _, path = self.where.partition(":")
         owner = importlib.import_module(f"flowrt.{module}")
         *classes, function = path.split(".")
         for name in classes:
             owner = getattr(owner, name)
-        return edit(owner, function, (self.there, self.gone))
+        return edit(owner, function, (self.code, self.replacement))
 
 
 def named(name: str) -> Safeguard:
-    """The safeguard of that name."""
+    """Return the safeguard of that name."""
     return next(safeguard for safeguard in SAFEGUARDS if safeguard.name == name)
 
 
@@ -270,7 +270,7 @@ SAFEGUARDS = (
         "tests/journal/test_recovery.py::test_flipped_bit_is_reported_by_the_offset_of_its_line",
     ),
     Safeguard(
-        "what finished is not run again",
+        "a finished item is not run again",
         "engine.worker:Worker._admit",
         "self._journal is not None and self._cancellation.finish_restored(item)",
         "False",

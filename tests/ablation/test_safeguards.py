@@ -1,4 +1,4 @@
-"""The list of safeguards fits the code; `make ablation` takes them out."""
+"""The list of safeguards fits the code; `make ablation` removes each."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.ablation.safeguards import SAFEGUARDS, Safeguard
 
 
 @pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda safeguard: safeguard.name)
-def test_safeguard_can_be_taken_out_and_has_its_test(safeguard: Safeguard) -> None:
-    undo = safeguard.take_out()
+def test_safeguard_can_be_removed_and_has_its_test(safeguard: Safeguard) -> None:
+    undo = safeguard.remove()
     undo()
-    safeguard.take_out()()
+    safeguard.remove()()
     file, _, test = safeguard.test.partition("::")
     assert f"def {test}(" in (ROOT / file).read_text(), "the test has another name now: change the list"
 
 
-def test_edit_of_what_is_not_there_is_refused() -> None:
-    with pytest.raises(LookupError, match=r"Dispatch.disable holds 0 times"):
+def test_edit_of_code_that_is_absent_is_refused() -> None:
+    with pytest.raises(LookupError, match=r"Dispatch.disable has this code 0 times"):
         edit(Dispatch, "disable", ("return None", "pass"))
 
 
@@ -40,7 +40,7 @@ def test_edit_replaces_a_function_wherever_it_was_imported() -> None:
 
 
 @pytest.mark.parts
-def test_test_notices_that_its_safeguard_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_test_fails_without_its_safeguard(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["the retry budget"]) == 0
     assert "1 safeguards, 0 survive" in capsys.readouterr().out
 
