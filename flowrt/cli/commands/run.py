@@ -122,8 +122,7 @@ def run(
         opened_journal = until_the_end.enter_context(
             _open_journal(journal, processor, opened, reading, node, retry_failed, quiet=telemetry.quiet)
         )
-    job = _job(processor, opened, writing, opened_journal, stdout, telemetry)
-    job.fail_if = fail_if
+    job = _job(processor, opened, writing, opened_journal, stdout, telemetry, fail_if)
     raise SystemExit(_Launch(job, telemetry, serving, record, opened_journal).run())
 
 
@@ -162,6 +161,7 @@ def _job(
     opened_journal: Journal | None,
     stdout: int | None,
     telemetry: TelemetryOptions,
+    fail_if: tuple[Condition, ...],
 ) -> Job:
     from flowrt.cli.commands.run_job import Job, Outputs  # noqa: PLC0415  # heavy
     from flowrt.cli.options.journal import own_output_check  # noqa: PLC0415
@@ -177,6 +177,7 @@ def _job(
         status_lines=not telemetry.quiet and not draws and telemetry.log_format is None,
         failure_lines=not telemetry.quiet and telemetry.log_format is None,
         journal=opened_journal,
+        fail_if=fail_if,
     )
 
 
@@ -204,7 +205,6 @@ class _Launch:
         from flowrt.cli.io.output_files import OutputClosedError  # noqa: PLC0415  # heavy
 
         job, written = self._job, True
-        job.on_start = self._started
         try:
             with self._monitor.watch(printing=self._telemetry.log_format is None):
                 self._run()
@@ -226,7 +226,7 @@ class _Launch:
             self._stderr.install()
         try:
             runtime.run(
-                job.run(),
+                job.run(self._started),
                 service_name=service_name(self._telemetry.service_name, "flowrt"),
                 otlp_endpoint=self._telemetry.otlp_endpoint,
                 log_format=log_format,
@@ -239,11 +239,12 @@ class _Launch:
                 raise
             raise CommandError(str(exc)) from exc
         finally:
-            self._log_is_set_up()
+            self._release_stderr()
             if not job.started:
                 job.discard()
 
-    def _log_is_set_up(self) -> None:
+    def _release_stderr(self) -> None:
+        """Let log lines go to stderr directly, since the handlers hold the shared stream by now."""
         if self._stderr is not None:
             self._stderr.uninstall()
 
@@ -251,7 +252,7 @@ class _Launch:
         """Record the runtime's exporters, and print the URLs that it serves."""
         from flowrt.runtime.runtime import Runtime  # noqa: PLC0415  # heavy
 
-        self._log_is_set_up()
+        self._release_stderr()
         self._monitor.attach()
         runtime = Runtime.current()
         # with a log format, the event `runtime.started` has the URLs

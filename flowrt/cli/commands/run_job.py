@@ -98,14 +98,13 @@ class Job:
         status_lines: Print a line of progress now and then.
         failure_lines: Print a line for each kind of failure.
         journal: The processor's journal, which its owner closes.
+        fail_if: Conditions under which a complete run has failed; without any, it has if an item has.
 
     Attributes:
         report: Totals so far.
         started: True once `run` has begun.
         over: True once `run` has ended in order; `report` is complete.
         complete: True if every item of the input has its line in the output.
-        on_start: Called when `run` begins.
-        fail_if: Conditions under which a complete run has failed; without any, it has if an item has.
     """
 
     def __init__(
@@ -118,13 +117,13 @@ class Job:
         status_lines: bool = False,
         failure_lines: bool = False,
         journal: Journal | None = None,
+        fail_if: Sequence[Condition] = (),
     ) -> None:
         self.report = BatchReport(processor.name)
         self.started = False
         self.over = False
         self.complete = False
-        self.on_start: Callable[[], None] = lambda: None
-        self.fail_if: Sequence[Condition] = ()
+        self._fail_if = fail_if
         self._processor = processor
         self._source = source
         self._outputs = outputs
@@ -145,19 +144,22 @@ class Job:
     @property
     def met(self) -> list[str] | None:
         """The conditions of `fail_if` that hold, with the run's figures; None if there are no conditions."""
-        if not self.fail_if:
+        if not self._fail_if:
             return None
-        return [met for condition in self.fail_if if (met := condition.check(self.report)) is not None]
+        return [met for condition in self._fail_if if (met := condition.check(self.report)) is not None]
 
-    async def run(self) -> None:
+    async def run(self, on_start: Callable[[], None]) -> None:
         """Read, run and write.
+
+        Args:
+            on_start: Called first, on the loop.
 
         Raises:
             CommandError: The input turned out to be unreadable, or the disk failed.
             OutputClosedError: The reader of standard output has closed it.
         """
         self.started = True
-        self.on_start()
+        on_start()
         began = time.perf_counter()
         writer = OutputWriter(self._outputs.target, self._outputs.encoder)
         if self._outputs.errors is not None:
