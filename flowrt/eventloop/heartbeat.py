@@ -22,7 +22,7 @@ from flowrt.attribution.loop_time import BLOCKED, BLOCKED_COMPUTING, COMPUTING, 
 from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, Waiting, note_waiting, sample_ready
 from flowrt.model import BatchRecord, ItemRecord
 
-__all__ = ["BEAT_S", "Blame", "Heartbeat", "heartbeat_of"]
+__all__ = ["BEAT_S", "Heartbeat", "LoopSampler", "heartbeat_of"]
 
 BEAT_S: Final = 0.025
 _IDLE_BEAT_S: Final = 0.05
@@ -59,11 +59,11 @@ Report = Callable[[int], object]
 
 _heartbeats: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Heartbeat] = weakref.WeakKeyDictionary()
 _numbers: Final = itertools.count(1)
-_latest: Heartbeat | None = None  # the one returned last: every batch asks for one, and a process has few loops
+_latest: Heartbeat | None = None  # returned by the latest call: every batch makes one, and a process has few loops
 
 
-class Blame(Protocol):
-    """Observer on another thread, which samples the loop while it is blocked."""
+class LoopSampler(Protocol):
+    """Interface of the watchdog, whose thread samples the loop while it is blocked."""
 
     def seen(self, beaten_ns: int) -> list[asyncio.Task[Any] | None]:
         """Return the task that had the loop at each sample since a beat; empty if there was no sample."""
@@ -91,7 +91,6 @@ class Heartbeat:
         loop_time: When the loop was blocked or computing, for the ledgers of its batches.
         beaten_ns: When the latest beat ended, by `perf_counter_ns`; 0 before the first.
         slow_ns: Time after which the end of an item belongs to a long turn of the loop; see `add_ended`.
-        blame: The observer on another thread, if there is one.
     """
 
     __slots__ = (
@@ -105,13 +104,13 @@ class Heartbeat:
         "_number",
         "_offset",
         "_reports",
+        "_sampler",
         "_slept",
         "_turned_ns",
         "_unnoted_ns",
         "_waited",
         "_waiting",
         "beaten_ns",
-        "blame",
         "loop_time",
         "slow_ns",
     )
@@ -120,6 +119,7 @@ class Heartbeat:
         self._loop = weakref.ref(loop)
         self._listeners = 0
         self._reports: dict[Report, int] = {}
+        self._sampler: LoopSampler | None = None
         self._batches: OrderedDict[BatchRecord, int] = OrderedDict()  # with the position at which each was settled
         self._ended: Ended = {}
         self._ended_ns = 0  # when the latest item of these ended
@@ -135,19 +135,21 @@ class Heartbeat:
         self.loop_time = LoopTime()
         self.beaten_ns = 0
         self.slow_ns = sys.maxsize
-        self.blame: Blame | None = None
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop; None once it is gone."""
         return self._loop()
 
-    def acquire(self, report: Report | None = None) -> None:
+    def acquire(self, report: Report | None = None, *, sampler: LoopSampler | None = None) -> None:
         """Add a listener. The first one starts the beats.
 
         Args:
             report: Called with the lateness of each beat in nanoseconds; a function passed twice is called once.
+            sampler: Samples the blocked loop from now on, in place of an earlier sampler.
         """
+        if sampler is not None:
+            self._sampler = sampler
         if report is not None:
             self._reports[report] = self._reports.get(report, 0) + 1
         self._listeners += 1
@@ -158,11 +160,12 @@ class Heartbeat:
                 self._stop()  # the loop was blocked while there was no listener
             self._start()
 
-    def release(self, report: Report | None = None) -> None:
+    def release(self, report: Report | None = None, *, sampler: LoopSampler | None = None) -> None:
         """Remove a listener. The last one stops the beats.
 
         Args:
             report: The function given to `acquire`.
+            sampler: The sampler given to `acquire`.
         """
         if self._listeners == 1:
             now = time.perf_counter_ns()
@@ -175,6 +178,8 @@ class Heartbeat:
             self._reports[report] -= 1
             if not self._reports[report]:
                 del self._reports[report]
+        if sampler is not None and self._sampler is sampler:
+            self._sampler = None
 
     def watch(self, batch: BatchRecord) -> None:
         """Charge blocked and computing time of the loop to a batch's ledger, from the batch's start on."""
@@ -250,7 +255,7 @@ class Heartbeat:
                 if self._unnoted_ns >= _NOTE_EVERY_NS:
                     self._unnoted_ns = 0
                     self._waiting = note_waiting(self._batches)
-                usual_s = _IDLE_BEAT_S if self._slept >= _IDLE_AFTER and self.blame is None else BEAT_S
+                usual_s = _IDLE_BEAT_S if self._slept >= _IDLE_AFTER and self._sampler is None else BEAT_S
                 interval_s = _SOON_S if slow else min(2 * self._interval_s, usual_s)
                 rest_ns = _LEAST_REST * (time.thread_time_ns() - began_cpu_ns) - max(0, now - due_ns)
                 self._interval_s = max(interval_s, min(rest_ns / 1e9, _MOST_REST_S))
@@ -334,11 +339,11 @@ class Heartbeat:
         self._look_again(lateness, TURNS)
 
     def _lateness(self, now: int, ended: Ended) -> Lateness:
-        blame, beaten_ns = self.blame, self.beaten_ns
-        if blame is None:
+        sampler, beaten_ns = self._sampler, self.beaten_ns
+        if sampler is None:
             return Lateness(beaten_ns, self.loop_time.due_ns, now, ended=ended, waited=self._waiting)
-        seen, ready = blame.seen(beaten_ns), blame.ready(beaten_ns)
-        waited = self._waiting | blame.waiting(beaten_ns)
+        seen, ready = sampler.seen(beaten_ns), sampler.ready(beaten_ns)
+        waited = self._waiting | sampler.waiting(beaten_ns)
         return Lateness(beaten_ns, self.loop_time.due_ns, now, seen=seen, ready=ready, ended=ended, waited=waited)
 
     def _look_again(self, lateness: Lateness, turns: int) -> None:
@@ -355,7 +360,7 @@ class Heartbeat:
             self.loop_time.due_ns += time.perf_counter_ns() - began
 
     def _conclude(self, lateness: Lateness) -> None:
-        culprit = {} if self.blame is None else self.blame.culprit(lateness)
+        culprit = {} if self._sampler is None else self._sampler.culprit(lateness)
         if culprit or lateness.is_stall:
             lateness.keep(culprit)
 

@@ -98,8 +98,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Start watching. Call it on the loop's thread."""
-        self._heartbeat.acquire()
-        self._heartbeat.blame = self
+        self._heartbeat.acquire(sampler=self)
         self._pauses.start()
         self._thread.start()
 
@@ -108,8 +107,7 @@ class Watchdog:
         self._stop.set()
         self._thread.join(1.0)
         self._pauses.stop()
-        self._heartbeat.release()
-        self._heartbeat.blame = None
+        self._heartbeat.release(sampler=self)
         for stall in (self._ended, self._stall):
             if stall is not None:
                 self._report(stall, time.perf_counter_ns() - stall.since_ns, ended=True)

@@ -316,9 +316,9 @@ class Watching:
         return {}
 
 
-@pytest.mark.parametrize("blame", [None, Watching()], ids=["alone", "watchdog"])
+@pytest.mark.parametrize("sampler", [None, Watching()], ids=["alone", "watchdog"])
 def test_sleeping_loop_beats_less_often_unless_a_watchdog_relies_on_it(
-    blame: Watching | None, run: Run, monkeypatch: pytest.MonkeyPatch
+    sampler: Watching | None, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def beat(heartbeat: Heartbeat, waits: int, late_ns: int = 0) -> float:
         heartbeat._waited = 7 - waits
@@ -329,21 +329,19 @@ def test_sleeping_loop_beats_less_often_unless_a_watchdog_relies_on_it(
 
     async def main() -> tuple[list[float], float, list[float]]:
         heartbeat = heartbeat_of(asyncio.get_running_loop())
-        heartbeat.blame = blame
-        heartbeat.acquire()
+        heartbeat.acquire(sampler=sampler)
         asleep = [beat(heartbeat, 1) for _ in range(200)]
         awake = beat(heartbeat, 2)
         again = [beat(heartbeat, 1) for _ in range(19)]
         assert beat(heartbeat, 1, late_ns=1_200_000_000) == asleep[-1], "the machine was busy, not the loop"
         assert beat(heartbeat, 2, late_ns=1_200_000_000) < 0.01, "a late beat is followed by quick ones"
-        heartbeat.release()
-        heartbeat.blame = None
+        heartbeat.release(sampler=sampler)
         return asleep, awake, again
 
     monkeypatch.setattr("flowrt.eventloop.heartbeat._waits", lambda: 7)
     asleep, awake, again = run(main())
     assert asleep[:19] == [0.025] * 19
-    assert asleep[-1] == (0.05 if blame is None else 0.025)
+    assert asleep[-1] == (0.05 if sampler is None else 0.025)
     assert awake == 0.025
     assert again == [0.025] * 19
 
