@@ -230,7 +230,7 @@ class Runtime:
             if self._stall_after_s is not None and loop not in _watched:
                 _watched.add(loop)
                 self._watchdog = Watchdog(
-                    loop, lambda: [scheduler.batch for scheduler in active_batches(loop)], self._stall_after_s
+                    loop, lambda: [run.batch for run in active_batches(loop)], self._stall_after_s
                 )
                 self._watchdog.start()
             endpoint = None if self._otlp_endpoint is None else loggable(self._otlp_endpoint)

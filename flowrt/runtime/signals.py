@@ -202,9 +202,9 @@ class Shutdown:
         left a stream early, and would go on as if nothing had happened.
         """
         active = active_batches(loop)
-        for scheduler in active:
-            if not scheduler.nested:
-                scheduler.drain(REASON, self._interruption, quietly=not self._raises)
+        for run in active:
+            if not run.nested:
+                run.drain(REASON, self._interruption, quietly=not self._raises)
         if self._drained and not active and self._interruption is not None and not self._interruption.delivered:
             self._cancel()
             return
@@ -240,7 +240,7 @@ def is_interruption(error: BaseException | None) -> bool:
 
 
 def _free_signals() -> list[signal.Signals]:
-    """The signals that other code does not handle.
+    """Return the signals that other code does not handle.
 
     SIGHUP is left to code that handles SIGTERM: a server that shuts down on its own signals would otherwise survive a
     hangup with its work cancelled.
