@@ -34,7 +34,7 @@ from flowrt.executors.loop import LoopSession
 from flowrt.model import BatchRecord, Rejected
 from flowrt.model.node import FunctionNode, WorkflowContext
 from flowrt.model.type_variables import In
-from flowrt.policies import AdaptiveLimit, RateLimiter, Transition
+from flowrt.policies import AdaptiveLimit, CircuitBreaker, RateLimiter, Transition
 from flowrt.telemetry import Observer
 
 if TYPE_CHECKING:
@@ -257,6 +257,11 @@ def assemble(
     node, clock, source = config.node, clock_of(loop), make_source(inputs)
     if journal is not None and source.expected is not None:
         journal.check_length(source.expected)
+    recorder = None if config.record is None else _make_recorder(config)
+    if recorder is not None:
+        more = (*more, recorder)
+    dispatch = Dispatch.of((*observer.instruments(), *config.instruments, *more))
+    session = plan.open_session()
     batch = BatchRecord(
         name=config.name,
         node_id=node.node_id,
@@ -271,11 +276,6 @@ def assemble(
     )
     batch.redact = observer.redact
     batch.in_process = plan.in_process
-    recorder = None if config.record is None else _make_recorder(config)
-    if recorder is not None:
-        more = (*more, recorder)
-    dispatch = Dispatch.of((*observer.instruments(), *config.instruments, *more))
-    session = plan.open_session()
     batch.cpu_time = getattr(session, "cpu_time", None)  # only the sessions of threads measure it
     batch.workflow = workflow_context
     admission = Admission()
@@ -284,6 +284,7 @@ def assemble(
         admission = Admission(plan.limit, consumer)
     pause = Pause(batch, clock, admission, dispatch)
     attempt, record_outcome = plan.attempt_of(session, workflow_context)
+    # the optional parts are set one by one: as keyword arguments they would double the cost of making the object
     parts = RunParts(batch, loop, clock, source, admission, pause, attempt, deliver, dispatch, record_outcome)
     parts.paced = paced
     parts.journal = journal
@@ -294,10 +295,12 @@ def assemble(
     parts.task_per_item = config.task_per_item
     if type(session) is not LoopSession:  # whose methods do nothing
         parts.abandon_attempt, parts.close = session.abandon_one, session.close
+    if config.breaker is not None:
+        parts.close = _follow_breaker(config.breaker, batch, dispatch, parts.close)
     parts.owner = runs
     parts.observed = observer.watches
     if plan.has_policies:
-        _add_policies(parts, config, runs)
+        parts.policies = _make_policies(config, runs, batch, loop, pause)
     if config.hedge is not None:
         parts.hedge = config.hedge.begin()
     if cache is not None or recorder is not None:
@@ -307,33 +310,48 @@ def assemble(
     return BatchRun(parts)
 
 
-def _add_policies(parts: RunParts, config: BatchConfig, runs: ActiveRuns) -> None:
-    """Put the policies around the attempts of one batch."""
-    breaker, controller, batch, clock = config.breaker, runs.controller, parts.batch, parts.clock
-    dispatch, close_session = parts.dispatch, parts.close
+def _make_policies(
+    config: BatchConfig, runs: ActiveRuns, batch: BatchRecord, loop: asyncio.AbstractEventLoop, pause: Pause
+) -> PolicyPipeline:
+    """Make the policies around the attempts of one batch."""
+    return PolicyPipeline(
+        batch,
+        batch.clock,
+        pause,
+        rate_limiter=RateLimiter(config.rate_limit, loop, batch.clock) if config.rate_limit else None,
+        breaker=config.breaker,
+        retries=None if config.retry is None else config.retry.begin(config.limit),
+        controller=runs.controller,
+        set_limit=runs.set_limit,
+    )
 
-    def notify_circuit(transition: Transition) -> None:
+
+def _follow_breaker(
+    breaker: CircuitBreaker, batch: BatchRecord, dispatch: Dispatch, close_session: Callable[[], None]
+) -> Callable[[], None]:
+    """Notify the instruments of each change of the circuit breaker.
+
+    Args:
+        breaker: The node's circuit breaker, which other batches may share.
+        batch: The batch's record.
+        dispatch: The instruments' hooks.
+        close_session: Closes the executor's session.
+
+    Returns:
+        A function that ends the notifications and closes the session.
+    """
+
+    def notify(transition: Transition) -> None:
         batch.circuit = transition
         dispatch.notify("circuit_changed", batch)
 
-    parts.policies = PolicyPipeline(
-        batch,
-        clock,
-        parts.pause,
-        rate_limiter=RateLimiter(config.rate_limit, parts.loop, clock) if config.rate_limit else None,
-        breaker=breaker,
-        retries=None if config.retry is None else config.retry.begin(config.limit),
-        controller=controller,
-        set_limit=runs.set_limit,
-    )
-    if breaker is not None:
-        leave_breaker = breaker.subscribe(notify_circuit)
+    unsubscribe = breaker.subscribe(notify)
 
-        def close() -> None:
-            leave_breaker()
-            close_session()
+    def close() -> None:
+        unsubscribe()
+        close_session()
 
-        parts.close = close
+    return close
 
 
 def _in_turn(*work: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]] | None:
