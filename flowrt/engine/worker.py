@@ -165,7 +165,7 @@ class Worker:
                         await self._turn.end()
                     continue
                 if pool.vacant > 0 and not pool.starting:
-                    pool.fill()
+                    pool.fill()  # this worker has found an input, so there may be one for another worker
                 if not fast_path and self._cache is not None and not item.attempts and await self._cache.answer(item):
                     if not await self._finish_cached(item, slot):
                         return
@@ -224,12 +224,12 @@ class Worker:
                     finish(item)
 
                 if self._task_per_item:
-                    if admission.closed or (batch.pulled + pool.starting >= self._known and not self._needs_task()):
+                    if admission.closed or (batch.pulled + pool.starting >= self._known and self._vacate_slot()):
                         break  # no further item needs this slot
                     if slot.starter is not None:  # this eager task has not waited: `_start_items` starts the next, too
                         slot.starter = None
                     elif _CAN_START_EAGERLY and (batch.latest is not item or now - item.started_ns < LONGEST_NS):
-                        self._start_items(slot, now)
+                        self._start_items(slot, now)  # not after an item that alone blocked the loop for a whole turn
                     else:
                         # in this task's last step, so that no turn of the loop is lost; in a fresh context, so that no
                         # variable that the node has set reaches the next item
@@ -256,8 +256,8 @@ class Worker:
 
         An eager task runs inside its constructor until it first waits, which spares the item a turn of the loop. An
         item that has ended by then clears `slot.starter`, and the next one starts here. An item that waits starts the
-        next one itself when it ends. After `LONGEST_NS` of items that never wait, the next one is scheduled, so that
-        the loop has its turn; so it is after a single item that blocked the loop for as long.
+        next one itself when it ends. After `LONGEST_NS` of items that never wait, the next one is scheduled instead,
+        so that the loop's other work has its turn.
 
         Args:
             slot: The slot; its task is in the last step.
@@ -300,7 +300,7 @@ class Worker:
 
         Args:
             data: The input, or a `Requeued`.
-            asked_ns: When it was asked for, if a ledger is kept.
+            asked_ns: When the worker began to pull, if a ledger is kept.
 
         Returns:
             The record; None if the item does not run now: an earlier run has finished it, or an equal input is running.
@@ -351,15 +351,15 @@ class Worker:
         """Upper bound of the number of inputs that are not pulled."""
         return max(self._known - self._batch.pulled, 0) or self._source.left
 
-    def _needs_task(self) -> bool:
-        """Return whether the slot needs a further task although all inputs of known number are or will be pulled."""
-        if self._pool.starting:  # such a worker pulls an input, and fills the vacant slot if a list has grown
+    def _vacate_slot(self) -> bool:
+        """Vacate a slot once all inputs of known number are pulled; returns False if a list has grown by one more."""
+        if self._pool.starting:  # that worker pulls an input, and fills this slot again if a list has grown
             self._pool.vacant += 1
         elif self._source.left:
-            return True
+            return False
         else:
             self._input_ended()
-        return False
+        return True
 
     def _input_ended(self) -> None:
         """Close admission at the end of the inputs. An input shorter than the journal's is the batch's failure."""
