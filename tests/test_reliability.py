@@ -1,8 +1,8 @@
 """Reliability: one short scenario per fault, numbered as in docs/reliability.md.
 
-Every test that runs a batch here ends with the base oracle: no task, thread or file descriptor is left, asyncio and
-OpenTelemetry log no warning, and the records, counters, item spans and terminal log events agree for each status. The
-tests of each module go deeper.
+Numbered tests that run a batch in this process end with the same checks, by the fixtures `oracle` and `run`: no task,
+thread or file descriptor is left, asyncio and OpenTelemetry log no warning, and the records, counters, item spans and
+terminal log events agree for each status. The others run the command or a script. The tests of each module go deeper.
 """
 
 from __future__ import annotations
@@ -709,12 +709,12 @@ def test_18_node_that_mutates_its_input_mutates_a_copy(oracle: Oracle, run: Run)
 
 
 @pytest.fixture
-def hiring() -> None:
+def launch_thread() -> None:
     """Start the thread that starts workers, which lasts as long as the process."""
     process_transport._launches()
 
 
-def test_19_worker_that_segfaults_is_replaced_and_only_its_item_fails(hiring: None, oracle: Oracle) -> None:
+def test_19_worker_that_segfaults_is_replaced_and_only_its_item_fails(launch_thread: None, oracle: Oracle) -> None:
     async def main() -> Any:
         async with ProcessesExecutor(2) as executor:
             return await oracle.processor(segfault_at_five, executor=executor).batch(range(40))
@@ -729,9 +729,11 @@ def test_19_worker_that_segfaults_is_replaced_and_only_its_item_fails(hiring: No
     assert sample("flowrt_item_reruns_total", batch=BATCH, node=NODE) == 2
 
 
-def test_21_forked_child_neither_counts_nor_ends_the_parents_workers(run: Run) -> None:
+def test_21_forked_child_neither_counts_nor_ends_the_parents_workers(
+    launch_thread: None, oracle: Oracle, run: Run
+) -> None:
     async def pid(executor: ProcessesExecutor) -> int:
-        (result,) = await BatchProcessor(lambda _: os.getpid(), executor=executor).batch([1])
+        (result,) = await oracle.processor(lambda _: os.getpid(), executor=executor).batch([1])
         return int(result.output)
 
     executor = ProcessesExecutor(1)
@@ -746,6 +748,7 @@ def test_21_forked_child_neither_counts_nor_ends_the_parents_workers(run: Run) -
         assert run(pid(executor)) == before
     finally:
         executor.close()
+    oracle.check(ok=2)
 
 
 # -- telemetry that fails ----------------------------------------------------------------------------------------------
@@ -1305,7 +1308,7 @@ ODD_VALUES = {
 
 
 @pytest.mark.parametrize("value", ODD_VALUES.values(), ids=ODD_VALUES)
-def test_41_odd_value_on_a_span_harms_no_item(value: Any, run_virtual: Run) -> None:
+def test_41_odd_value_on_a_span_harms_no_item(value: Any, oracle: Oracle, run_virtual: Run) -> None:
     provider, spans = make_provider(Resource({})), list[Any]()
     provider.target = SimpleNamespace(put=spans.append, force_flush=bool)  # type: ignore[assignment]
     with TracerProvider(shutdown_on_exit=False).get_tracer("sdk").start_as_current_span("theirs") as theirs:
@@ -1318,8 +1321,9 @@ def test_41_odd_value_on_a_span_harms_no_item(value: Any, run_virtual: Run) -> N
         return x
 
     with patch.object(trace, "_TRACER_PROVIDER", provider):
-        results = run_virtual(BatchProcessor(node, 2, telemetry=Telemetry(logs=False)).batch(range(3)))
+        results = run_virtual(oracle.processor(node, 2, telemetry=Telemetry(logs=False)).batch(range(3)))
     assert results.outputs == [0, 1, 2]
+    assert oracle.statuses == {"ok": 3}
     items = [span for span in spans if span.name == "process node"]
     assert [span.attributes["plain"] for span in items] == [0, 1, 2]
     kept = getattr(theirs, "attributes", {}).get("odd")
