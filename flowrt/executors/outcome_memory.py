@@ -44,7 +44,7 @@ class OutcomeMemory:
         if end > MEMORY_BYTES:
             return False
         self._bytes[start:end] = data
-        self.running[1] = end - _HEAD_BYTES  # last, so that what is counted is complete
+        self.running[1] = end - _HEAD_BYTES  # last, so that all counted bytes are complete
         return True
 
     def clear(self) -> None:

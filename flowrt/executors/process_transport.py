@@ -60,7 +60,7 @@ def _launches() -> SimpleQueue[tuple[Future[Transport], str]]:
                 answer.set_exception(exc)
             del answer
 
-    threading.Thread(target=start_all, name="flowrt-hire", daemon=True).start()
+    threading.Thread(target=start_all, name="flowrt-worker-start", daemon=True).start()
     return queue
 
 

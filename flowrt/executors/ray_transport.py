@@ -52,7 +52,7 @@ class RayLauncher:
             except BaseException as exc:  # raised where the future is read
                 answer.set_exception(exc)
 
-        threading.Thread(target=start, name=f"flowrt-hire-{name}", daemon=True).start()
+        threading.Thread(target=start, name=f"flowrt-worker-start-{name}", daemon=True).start()
         return answer
 
 

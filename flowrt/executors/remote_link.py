@@ -33,7 +33,7 @@ class LinkOwner(Protocol):
         """Handle items that the worker has given back without having started them."""
 
     def link_lost(self, link: RemoteLink, death: Death) -> None:
-        """The worker has ended."""
+        """Handle the end of a worker."""
 
     def link_printed(self, link: RemoteLink, line: str) -> None:
         """Handle a line that the worker printed to its standard error."""

@@ -181,7 +181,7 @@ class RemotePool:
         """Number of workers that are not ready yet, and not overdue."""
         now = time.monotonic()
         slots = [slot for slot in self._slots.values() if slot.link is None or not slot.link.ready]
-        return sum(now - slot.hired_s < _OVERDUE_S for slot in slots)
+        return sum(now - slot.requested_s < _OVERDUE_S for slot in slots)
 
     def _hire(self) -> None:
         """Start workers up to the number that the batches can use."""
@@ -195,7 +195,7 @@ class RemotePool:
     def _start(self, slot: WorkerSlot) -> None:
         if slot.starting is None:
             if slot.link is None:
-                slot.hired_s = time.monotonic()
+                slot.requested_s = time.monotonic()
                 if self.loop is not None:
                     self.loop.call_later(_OVERDUE_S, self._mailbox.schedule)
             slot.starting = self._launcher.launch(slot.name)

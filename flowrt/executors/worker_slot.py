@@ -29,7 +29,7 @@ class WorkerSlot:
         replaces: Reason for which the starting process replaces `link`, or None.
         last_crash: The last crash of a worker of this slot, or None.
         last_lines: The last lines that the latest worker wrote to its standard error.
-        hired_s: When the latest worker was requested, by the monotonic clock.
+        requested_s: When the latest worker was requested, by the monotonic clock.
         restarts: Number of workers that were replaced, by reason.
     """
 
@@ -40,13 +40,13 @@ class WorkerSlot:
         self.retired: list[RemoteLink] = []
         self.starting: Future[Transport] | None = None
         self.replaces: str | None = None
-        self.hired_s = -1e9
+        self.requested_s = -1e9
         self.last_crash: LastCrash | None = None
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self.restarts = dict.fromkeys(RESTART_REASONS, 0)
 
     def links(self) -> list[RemoteLink]:
-        """All of its workers."""
+        """Return all workers of the slot."""
         return [link for link in (self.link, self.spare, *self.retired) if link is not None]
 
     def state(self, kind: str) -> WorkerState:

@@ -30,7 +30,7 @@ def server() -> Iterator[TelemetryServer]:
     yield server
     server.stop()
     assert not LIVE.served
-    lasting = "flowrt-hire"  # starts worker processes, and lives as long as this process
+    lasting = "flowrt-worker-start"  # starts worker processes, and lives as long as this process
     for thread in threading.enumerate():
         if thread.name.startswith("flowrt-") and thread.name != lasting:
             thread.join(HANG_S)  # a Runtime's may be on its way out when the batch is known to have ended
