@@ -15,8 +15,8 @@ __all__ = ["ItemLedgerInstrument", "LedgerInstrument"]
 class LedgerInstrument(Instrument):
     """Registers active batches with the loop's heartbeat. It has no per-item hook.
 
-    It must be the last built-in instrument: `batch_ended` hooks run in reverse order, and the other instruments read
-    the speedup, which needs the service time that is set here.
+    Its phase is after those of the instruments that read the speedup: hooks for an end run in reverse order, and the
+    speedup needs the service time that is set here.
     """
 
     phase = Phase.LEDGER

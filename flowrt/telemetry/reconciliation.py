@@ -14,8 +14,8 @@ __all__ = ["Reconciliation"]
 class Reconciliation(Instrument):
     """Audits one batch.
 
-    It must be the first of the batch's instruments: `batch_ended` hooks run in reverse order, and the audit must run
-    after the other instruments have counted.
+    Its phase is before those of metrics and tracing: hooks for an end run in reverse order, so the audit finds these
+    instruments' counts complete.
 
     Args:
         name: The batch's label value among the metrics.

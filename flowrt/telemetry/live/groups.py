@@ -25,7 +25,6 @@ class _Totals(NamedTuple):
 
     at_s: float
     batches: int
-    failed_batches: int
     items: int
     failed_items: int
 
@@ -115,7 +114,6 @@ class Groups:
         totals = _Totals(
             now_s,
             sum(group.ended.values()),
-            group.ended["failed"],
             group.items + active.completed,
             group.failed_items + active.failed,
         )

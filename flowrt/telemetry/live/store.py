@@ -281,7 +281,7 @@ class LiveStore:
 class LiveInstrument(Instrument):
     """Instrument that adds one batch to the live page.
 
-    It must come after the metrics instrument, whose shard it reads.
+    Its phase is after that of the metrics instrument, whose shard it reads.
 
     Args:
         store: The store of the page.
