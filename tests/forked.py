@@ -53,7 +53,7 @@ if forked := serve({theirs.fileno()}):
         """Run the command, or a script, to its end.
 
         Args:
-            words: What follows `flowrt`; or the path of a script, which ends in `.py`, with warnings as errors.
+            words: Arguments of `flowrt`; or the path of a script, which ends in `.py`, with warnings as errors.
             cwd: Its working directory.
             env: Its whole environment.
             stdin: Its standard input, through a pipe.

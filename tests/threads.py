@@ -12,11 +12,11 @@ _HANG_S = 60.0
 def assert_no_thread_left(before: set[threading.Thread]) -> None:
     """Assert that the threads started since then end.
 
-    On a busy machine a thread may still be on its way out when its work is known to be done, and one of an earlier
-    test may end meanwhile: a count of threads says little.
+    A count of threads would not do: on a busy machine a thread may end a while after its work, and an earlier test's
+    threads may end meanwhile.
 
     Args:
-        before: The threads that there were, from `threading.enumerate`.
+        before: The earlier threads, from `threading.enumerate`.
     """
     for thread in set(threading.enumerate()) - before:
         thread.join(_HANG_S)

@@ -17,7 +17,7 @@ Costs = dict[str, list[float]]
 
 
 def costing(costs: Costs) -> Callable[..., dict[str, float]]:
-    """A run with given costs, round by round; the last one repeats."""
+    """Return a function that runs an arm at the given costs, one for each round; the last cost repeats."""
 
     def run(arm: Arm, *_: Any) -> dict[str, float]:
         its = costs[arm.name]
@@ -86,7 +86,7 @@ def test_record_holds_margin_and_repeated_runs(tmp_path: Path, monkeypatch: pyte
 
 
 def checked(values: list[float], *, floor: float = 0.0, name: str = "three") -> tuple[list[str], list[str]]:
-    """Lines that fail and lines that are reported, for a figure recorded as 4.0 with a margin of 25 %."""
+    """Return the failures and the reported lines for a figure that is recorded as 4.0 with a margin of 25 %."""
     said: list[str] = []
     recorded = {**RECORDED, "figures": {"three": {"value": 4.0, "margin": 0.25}}}
     measured = iter(values)

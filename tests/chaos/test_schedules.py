@@ -1,4 +1,4 @@
-"""Random schedules: whatever nodes, sources and callers do and whenever they do it, every input is accounted for.
+"""Random schedules of nodes, sources and callers: every input ends in one status, and telemetry agrees.
 
 Each seed is one batch: random inputs, settings and node behaviour, with drains, cancellations and changes of the limit
 at random moments. A failure names its seed: `FLOWRT_SEED=<seed> pytest tests/chaos/test_schedules.py` repeats it.
@@ -43,11 +43,11 @@ STATUSES = {"ok", "failed", "timed_out", "cancelled", "resumed"}
 
 
 class SourceError(Exception):
-    """What a random source raises."""
+    """Exception that a random source raises."""
 
 
 class Item:
-    """How the attempts at one item behave, decided by the seed."""
+    """Behaviour of the attempts at one item, drawn from the seed."""
 
     def __init__(self, chance: random.Random) -> None:
         self.ends = chance.choices(
@@ -86,7 +86,7 @@ class Item:
 
 
 class Schedule:
-    """One random batch and what happens to it."""
+    """Random batch with its drains, cancellations and changes of the limit."""
 
     def __init__(self, seed: int, folder: Path) -> None:
         chance = self.chance = random.Random(seed)  # noqa: S311  # a failure can be repeated
@@ -155,7 +155,7 @@ class Schedule:
         return rows_async() if self.kind.startswith("async") else rows()
 
     async def run(self) -> None:
-        """Run the batch, let everything happen to it, and check what is left."""
+        """Run the batch with its disturbances, and check the results and that nothing is left running."""
         loop = asyncio.get_running_loop()
         complaints: list[Any] = []
         loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -165,7 +165,7 @@ class Schedule:
         await asyncio.wait([work], timeout=HANG_S)
         assert work.done(), f"it hangs: {active_batches(loop)}"
         await asyncio.sleep(0)
-        for _ in range(200):  # a stream that was let go ends by itself
+        for _ in range(200):  # a stream without a reference ends by itself
             if not active_batches(loop):
                 break
             await asyncio.sleep(0.05)
@@ -229,7 +229,7 @@ class Schedule:
                 self.finished[result.index] += 1
 
     async def run_again(self) -> None:
-        """Resume from the journal: what finished is given back and not run, and everything gets its result."""
+        """Resume from the journal: finished items are restored and not run, and every input gets a result."""
         before = {x: self.items[x].attempts for x in self.finished}
         for item in self.items:
             item.ends, item.seconds = "return", 0.0

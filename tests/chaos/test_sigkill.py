@@ -26,8 +26,8 @@ def test_run_killed_at_random_moments_resumes(tmp_path: Path, expected: Expected
         make_job(folder, items)
         while True:
             process = start(folder)
-            # Most in the middle; some while it starts, some in its last steps. Later and later, as on a busy machine
-            # no run would get far enough to leave less to the next one.
+            # Most kills come in the middle of the run, some at its start, some in its last steps. Each comes later than
+            # the one before, or on a busy machine no run would get far enough to finish an item.
             process.join(dice.choice([0.03, 0.15, 0.15, 0.3]) * dice.random() * 1.05**killed)
             process.kill()
             code = code_of(process)
@@ -52,7 +52,7 @@ def test_run_killed_between_any_two_steps_resumes(tmp_path: Path, expected: Expe
     whole = expected(items)
     reached = True
     step = 0
-    for step, (at, when) in enumerate(STEPS if FULL else STEPS[1::7]):  # how far it came
+    for step, (at, when) in enumerate(STEPS if FULL else STEPS[1::7]):  # the step that the run reached
         folder = tmp_path / str(step)
         reached = _kill_at(folder, items, at, when)
         kills = int(reached)

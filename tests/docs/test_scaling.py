@@ -94,7 +94,7 @@ RAY_JOB = {
 
 
 def faults(value: Any, schema: Any, path: str = "") -> list[str]:
-    """What a value has that its schema does not, or lacks."""
+    """Return the fields of a value that its schema lacks, and the required fields that the value lacks."""
     if isinstance(schema, list):
         if not isinstance(value, list):
             return [f"{path} is no list"]
@@ -153,11 +153,11 @@ def test_entrypoint_is_a_command_with_known_options() -> None:
 
 # -- the plan ----------------------------------------------------------------------------------------------------------
 
-CHUNK = 2_500_000  # items simulated as one, whose cost is theirs
+CHUNK = 2_500_000  # items that are simulated as one, at the sum of their costs
 
 
 def item_cost_s() -> float:
-    """Cost of an item to its driver that the page's plan takes."""
+    """Return the driver's cost of an item in the page's plan."""
     found = re.search(r"The plan takes (\d+) µs", PAGE)
     assert found is not None
     return int(found[1]) / 1e6

@@ -30,10 +30,10 @@ class Difference:
     """One behaviour that depends on the executor.
 
     Args:
-        what: The subject, as the table's first column.
-        observe: Observes it with an executor, and a folder for files; returns the words for what happened.
-        here: The words with the executors that run attempts in the driver's process: `loop` and `threads`.
-        elsewhere: The words with those that run attempts in workers: `processes` and `ray`.
+        what: The subject, in the table's first column.
+        observe: Runs a batch with an executor, and a folder for files; returns the observed behaviour in words.
+        here: Expected words for executors that run attempts in the driver's process: `loop` and `threads`.
+        elsewhere: Expected words for executors that run attempts in workers: `processes` and `ray`.
     """
 
     what: str
@@ -42,7 +42,7 @@ class Difference:
     elsewhere: str
 
     def expected(self, executor: str) -> str:
-        """The words for one executor, by its name."""
+        """Return the expected words for an executor, by its name."""
         return self.here if executor in ("loop", "threads") else self.elsewhere
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Difference:
 
 
 def as_markdown() -> str:
-    """The differences as a table."""
+    """Return the differences as a Markdown table."""
     lines = ["| | `loop`, `threads` | `processes`, `ray` |", "|---|---|---|"]
     return "\n".join([*lines, *[f"| {each.what} | {each.here} | {each.elsewhere} |" for each in DIFFERENCES]])
 
@@ -71,7 +71,7 @@ def _place_of_a_coroutine(executor: Any, _: Path) -> str:
 
 def _plain_functions_at_once(executor: Any, folder: Path) -> str:
     here = _place_of_a_plain_function(executor, folder) == "a thread of the driver"
-    # all meet whom they wait for: the four of a batch, or the two of the two workers
+    # each item waits for all that run at once: the four of the batch, or one in each of the two workers
     results = _batch(nodes.meet, [(str(folder / f"{x}"), 4 if here else 2) for x in range(4)], executor)
     spans = [r.output for r in results]
     most = max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
@@ -99,7 +99,7 @@ def _cancelled_plain_function(executor: Any, folder: Path) -> str:
 
 
 def _fate_of_the_function(folder: Path) -> str:
-    """Let a function go on that was ended or abandoned, and see whether it does."""
+    """Release a function that was ended or abandoned, and return which of the two it was."""
     pid = int((folder / "pid").read_text())
     until = time.monotonic() + 10
     while pid != os.getpid() and alive(pid) and time.monotonic() < until:  # Ray reports a death before its process ends
@@ -199,7 +199,7 @@ def _counts_of_a_nested_batch(executor: Any, _: Path) -> str:
 
 
 def _items_of(batch: str) -> int:
-    """Items of a batch that succeeded, in this process's metrics."""
+    """Return the number of a batch's successful items by this process's metrics."""
     (reading,) = [each for each in Reader(METRICS).read() if each.metric.name == "flowrt_items_total"]
     return int(sum(value for labels, value in reading.rows if labels[0] == batch and labels[-1] == "ok"))
 
@@ -236,7 +236,7 @@ differences._batch(differences.nodes.maybe_die, {inputs!r}, {name!r})
 
 
 def name_of(executor: Any) -> str:
-    """Name of an executor of flowrt's own."""
+    """Return the name of one of flowrt's own executors."""
     return type(executor).__name__.removesuffix("Executor").lower()
 
 

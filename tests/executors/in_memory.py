@@ -1,4 +1,4 @@
-"""Workers in this process: the real runner behind a transport of memory, so that tests can run in virtual time."""
+"""Workers in this process: the real runner with a transport in memory, so that tests can run in virtual time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MemoryTransport:
             if self._loop is not None and not self.delay_s:
                 self._loop.call_soon(self._arrive, piece, reader, deliver)
             elif self._loop is not None:
-                # one after the other: the loop does not keep the order of timers for the same moment
+                # each a little later: the loop does not keep the order of timers for the same moment
                 self._latest_s = max(self._latest_s + 1e-9, self._loop.time() + self.delay_s)
                 self._loop.call_at(self._latest_s, self._arrive, piece, reader, deliver)
 

@@ -1,4 +1,4 @@
-"""Conformance: the same results, statuses, counts and times whatever runs the attempts."""
+"""Conformance of the executors: all give the same results, statuses, counts and times."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def node_of(kind: str, plain: Callable[[Any], Any]) -> Any:
 
 
 def values(metric: str, batch: str) -> dict[str, float]:
-    """Values of a metric's series of one batch, by the last label."""
+    """Return the values of a metric's series of one batch, by the last label."""
     for reading in Reader(METRICS).read():
         if reading.metric.name == metric:
             return {labels[-1]: value for labels, value in reading.rows if labels[0] == batch}

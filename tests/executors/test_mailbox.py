@@ -24,12 +24,12 @@ def batch(node: Any, items: Any, executor: MemoryExecutor, c: int = 20, **settin
 
 
 def sizes(transport: MemoryTransport) -> list[int]:
-    """Number of items in each message of items."""
+    """Return the number of items in each message of items."""
     return [len(message[3]) for message in transport.messages if message[0] == Kind.ITEMS]
 
 
 class Runs:
-    """Counts how often each item runs; shared with the workers, which are in this process."""
+    """Node that counts the runs of each item; shared with the workers, which are in this process."""
 
     counts: ClassVar[Counter[int]] = Counter()
 
@@ -131,7 +131,7 @@ def test_suspects_run_with_nothing_beside_them() -> None:
 
 
 class LateExecutor(MemoryExecutor):
-    """Its workers take 6 s to start."""
+    """Executor whose workers take 6 s to start."""
 
     def launch(self, name: str) -> Future[Any]:
         answer: Future[Any] = Future()
@@ -140,7 +140,7 @@ class LateExecutor(MemoryExecutor):
         return answer
 
 
-@pytest.mark.parametrize("items", [4, 16])  # that all have a slot at once, and that wait for slots
+@pytest.mark.parametrize("items", [4, 16], ids=["a slot for each", "items wait for slots"])
 def test_explanation_names_the_time_in_which_workers_start(items: int) -> None:
     async def main() -> tuple[Any, str]:
         processor = BatchProcessor(nap, 4, telemetry=Telemetry(metrics=False, logs=False), executor=LateExecutor(2))
@@ -175,7 +175,7 @@ def test_explanation_names_the_time_after_the_last_worker_has_died() -> None:
 
 def test_explanation_advises_workers_for_a_plain_function_alone() -> None:
     async def main(node: Any) -> str:
-        executor = MemoryExecutor(2, delay_s=0.1)  # in which the time passes
+        executor = MemoryExecutor(2, delay_s=0.1)  # the messages' delay is the only time that passes
         processor = BatchProcessor(node, 8, telemetry=Telemetry(metrics=False, logs=False), executor=executor)
         return (await processor.batch([(x, 0.2) for x in range(64)])).report.explanation
 

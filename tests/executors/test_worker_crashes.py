@@ -47,12 +47,12 @@ def batch(run: Run, node: Any, items: list[Any], c: int = 20, *, workers: int = 
 
 
 def states_of(executor: ProcessesExecutor) -> list[WorkerState]:
-    """States of one executor's workers: other tests' executors may be open."""
+    """Return the states of one executor's workers: other tests' executors may be open."""
     return [state for pool in executor._pools for state in pool.worker_states()]
 
 
 def restarts(states: list[WorkerState]) -> Counter[str]:
-    """Number of workers that were replaced, by reason."""
+    """Return the number of workers that were replaced, by reason."""
     return +sum((Counter(state.restarts) for state in states), Counter())
 
 

@@ -1,4 +1,4 @@
-"""Worker processes from their start to their end, and what crosses the boundary."""
+"""Worker processes from their start to their end, and the objects that are sent to them and back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(main: Any) -> Any:
 
 
 def states_of(executor: ProcessesExecutor) -> list[WorkerState]:
-    """States of one executor's workers: other tests' executors may be open."""
+    """Return the states of one executor's workers: other tests' executors may be open."""
     return [state for pool in executor._pools for state in pool.worker_states()]
 
 
@@ -172,7 +172,7 @@ def test_interrupt_from_the_terminal_reaches_the_driver_alone(tmp_path: Path) ->
 
 
 def _driver(tmp_path: Path, call: str) -> Path:
-    """A program that runs a batch and prints the pids of its workers."""
+    """Start a program that runs a batch and prints the pids of its workers."""
     script = tmp_path / "driver.py"
     script.write_text(f"""
 import asyncio, flowrt

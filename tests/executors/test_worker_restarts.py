@@ -15,7 +15,7 @@ from tests.executors.differences import alive
 
 
 def restarts(executor: ProcessesExecutor) -> Counter[str]:
-    """Number of workers of an executor that were replaced, by reason."""
+    """Return the number of an executor's workers that were replaced, by reason."""
     states = [state for pool in executor._pools for state in pool.worker_states()]
     return +sum((Counter(state.restarts) for state in states), Counter())
 

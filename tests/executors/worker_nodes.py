@@ -1,4 +1,4 @@
-"""Nodes that the tests run in worker processes. It imports little, since each worker imports it."""
+"""Nodes that the tests run in worker processes. This module imports little, since each worker imports it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from flowrt.model.node import BaseNode, NodeContext, NodeResult, WorkflowContext
 
 
 def note(item: dict[str, Any]) -> None:
-    """Write down that an item runs; a short write to a file opened for appending is atomic."""
+    """Append the item to its log; a short write to a file opened for appending is atomic."""
     with Path(item["log"]).open("a") as file:
         file.write(f"{item['x']}\n")
 
 
 def die(how: str) -> None:
-    """End this process as told."""
+    """End or stop this process by a signal or an exit status."""
     if how == "SIGKILL":
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "SIGSEGV":
@@ -39,14 +39,14 @@ def die(how: str) -> None:
 
 
 def segfault_at_five(x: int) -> int:
-    """Read address 0 for the item 5."""
+    """Crash by reading address 0 for the item 5."""
     if x == 5:
         die("SIGSEGV")
     return 10 * x
 
 
 def maybe_die(item: dict[str, Any]) -> int:
-    """Run an item; `dies` says how it ends its worker, `spares` after how many runs it no longer does."""
+    """Node whose item ends its worker as `dies` says, in its first `spares` runs."""
     note(item)
     if "dies" in item and runs(item) <= item.get("spares", 1_000):
         die(item["dies"])
@@ -54,7 +54,7 @@ def maybe_die(item: dict[str, Any]) -> int:
 
 
 async def maybe_die_later(item: dict[str, Any]) -> int:
-    """Run an item as a coroutine, which others run beside."""
+    """Coroutine node whose item ends its worker as in `maybe_die`, beside other items."""
     note(item)
     await asyncio.sleep(0.05)
     if "dies" in item and runs(item) <= item.get("spares", 1_000):
@@ -63,12 +63,12 @@ async def maybe_die_later(item: dict[str, Any]) -> int:
 
 
 def runs(item: dict[str, Any]) -> int:
-    """How often an item has run."""
+    """Return how often an item has run."""
     return Path(item["log"]).read_text().split().count(str(item["x"]))
 
 
 def nap(seconds: float) -> float:
-    """Block for so long."""
+    """Block the thread for some seconds."""
     time.sleep(seconds)
     return seconds
 
@@ -83,7 +83,7 @@ def nap_in_turn(item: dict[str, Any]) -> int:
 
 
 def meet(item: tuple[str, int]) -> tuple[float, float]:
-    """Wait until as many items as given have begun, each with a file of its own in one folder; return when it ran."""
+    """Wait until a number of items have begun, each with its own file in one folder; return the run's begin and end."""
     begin, (file, count) = time.monotonic(), item
     Path(file).touch()
     _wait_until(lambda: len(list(Path(file).parent.iterdir())) >= count)
@@ -91,10 +91,10 @@ def meet(item: tuple[str, int]) -> tuple[float, float]:
 
 
 def outlast(folder: str) -> None:
-    """Note the process id, and that it went on once it may."""
+    """Write the process id to a file, wait for the file `go on`, and create the file `went on`."""
     pid = Path(folder, "new pid")
     pid.write_text(str(os.getpid()))
-    pid.rename(Path(folder, "pid"))  # at once, so that a reader sees no empty file
+    pid.rename(Path(folder, "pid"))  # so that a reader never sees an empty file
     _wait_until(Path(folder, "go on").exists)
     Path(folder, "went on").touch()
 
@@ -109,12 +109,12 @@ VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 
 def read_variable(_: Any) -> str:
-    """The value of a context variable."""
+    """Return the value of a context variable."""
     return VARIABLE.get()
 
 
 class SetsVariable(BaseNode):
-    """Sets a variable of the workflow."""
+    """Node that sets a variable of the workflow."""
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         workflow_context.global_variables["set"] = node_context.input_data
@@ -122,7 +122,7 @@ class SetsVariable(BaseNode):
 
 
 def compute(seconds: float) -> float:
-    """Compute in Python for so long, without a pause."""
+    """Compute in Python for some seconds, without a pause."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         pass
@@ -130,12 +130,12 @@ def compute(seconds: float) -> float:
 
 
 def eat_memory(item: Any) -> int:
-    """Use more memory than the worker may."""
+    """Allocate so many bytes at once."""
     return len(bytearray(item))
 
 
 def limit_memory() -> None:
-    """Initializer: at most 400 MB of address space beyond what is in use."""
+    """Initializer that limits the address space to 400 MB more than is in use."""
     import resource
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -148,7 +148,7 @@ def refuse() -> None:
 
 
 class Unloadable:
-    """Can be pickled, and not be loaded."""
+    """Object that can be pickled but not loaded."""
 
     def __reduce__(self) -> Any:
         return _fail, ()
@@ -159,14 +159,14 @@ def _fail() -> None:
 
 
 class OddError(Exception):
-    """Can be pickled, and not be loaded: its arguments are not those of its `__init__`."""
+    """Exception that can be pickled but not loaded: its `args` are not the arguments of its `__init__`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{code}: {reason}")
 
 
 class Holder:
-    """Holds what cannot be pickled."""
+    """Object that cannot be pickled, because of its lock."""
 
     def __init__(self) -> None:
         self.name = "holder"
@@ -174,7 +174,7 @@ class Holder:
 
 
 def describe(item: Any) -> Any:
-    """Return or raise what cannot be pickled or loaded, by the item's name."""
+    """Return or raise an object that cannot be pickled or loaded; the item names it."""
     if item == "value error":
         raise ValueError("no such value")
     if item == "odd error":
@@ -191,24 +191,24 @@ def describe(item: Any) -> Any:
 
 
 def say(lines: int) -> None:
-    """Print to the standard error."""
+    """Print lines to standard error."""
     for line in range(lines):
         print(f"line {line}", file=sys.stderr)
     sys.stderr.flush()
 
 
 def say_at_the_end(_: Any) -> None:
-    """Print once this process ends."""
+    """Print to standard error when this process ends."""
     atexit.register(print, "the end", file=sys.stderr, flush=True)
 
 
 def collector_settings(_: Any) -> tuple[int, int]:
-    """Number of frozen objects, and the threshold of the youngest generation."""
+    """Return the number of frozen objects, and the threshold of the youngest generation."""
     return gc.get_freeze_count(), gc.get_threshold()[0]
 
 
 class later:  # noqa: N801  # reads as a decorator
-    """A plain function as a coroutine function, which can be pickled."""
+    """Coroutine function made of a plain function; it can be pickled."""
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
@@ -220,7 +220,7 @@ class later:  # noqa: N801  # reads as a decorator
 
 
 def fail_at_first(item: dict[str, Any]) -> int:
-    """Fail for the first attempts, counted in a file."""
+    """Fail in the first `fails` runs of the item."""
     note(item)
     if runs(item) <= item["fails"]:
         raise ConnectionError(f"attempt {runs(item)} failed")
@@ -228,13 +228,13 @@ def fail_at_first(item: dict[str, Any]) -> int:
 
 
 async def nap_async(seconds: float) -> float:
-    """Sleep for so long."""
+    """Sleep for some seconds."""
     await asyncio.sleep(seconds)
     return seconds
 
 
 class Labelled(BaseNode):
-    """Returns NodeResults with metadata; negative inputs fail."""
+    """Node that returns NodeResults with metadata, and fails for negative inputs."""
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         if node_context.input_data < 0:
@@ -244,7 +244,7 @@ class Labelled(BaseNode):
 
 
 class HangsAtFirst(BaseNode):
-    """The first attempt at the first item hangs; returns the number of the attempt."""
+    """Node that hangs in the first attempt at the first item, and returns the attempt's number."""
 
     async def execute(self, node_context: NodeContext, workflow_context: WorkflowContext) -> NodeResult:
         if node_context.index == 0 and node_context.attempt == 1:
@@ -253,7 +253,7 @@ class HangsAtFirst(BaseNode):
 
 
 def nested(node: Any = None) -> Any:
-    """A MapNode, which runs a batch inside of an item."""
+    """Return a MapNode, which runs a batch inside an item."""
     from flowrt import MapNode
 
     return MapNode("nested", node or _first)
@@ -264,17 +264,17 @@ async def _first(item: dict[str, Any]) -> Any:
 
 
 def pid_of(_: Any) -> int:
-    """The worker's process id."""
+    """Return the worker's process id."""
     return os.getpid()
 
 
 async def pid_of_async(_: Any) -> int:
-    """The same in a coroutine."""
+    """Return the worker's process id, from a coroutine."""
     return os.getpid()
 
 
 def pid_after_a_nap(_: Any) -> int:
-    """The worker's process id, after a millisecond."""
+    """Return the worker's process id, after a millisecond."""
     time.sleep(0.001)
     return os.getpid()
 
@@ -297,12 +297,12 @@ def load_model() -> None:
 
 
 def use_model(_: Any) -> int:
-    """How often the initializer ran in this worker."""
+    """Return how often the initializer ran in this worker."""
     return len(_loaded)
 
 
 def current_span(_: Any) -> tuple[str, str, bool]:
-    """Ids of the current span, and whether it is sampled."""
+    """Return the ids of the current span, and whether it is sampled."""
     from opentelemetry import trace
 
     context = trace.get_current_span().get_span_context()
@@ -310,6 +310,6 @@ def current_span(_: Any) -> tuple[str, str, bool]:
 
 
 async def current_span_async(item: Any) -> tuple[str, str, bool]:
-    """The same in a coroutine."""
+    """Return the same as `current_span`, from a coroutine."""
     await asyncio.sleep(0)
     return current_span(item)

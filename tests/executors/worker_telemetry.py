@@ -1,4 +1,4 @@
-"""A driver whose node makes spans and log lines in its workers, and what has to arrive of them."""
+"""Driver whose node makes spans and log lines in its workers, and checks of their arrival."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ flowrt.run(main(), otlp_endpoint=sys.argv[1], metrics_port=None, log_format="jso
 
 
 def spans_of(collector: Collector, name: str) -> list[Any]:
-    """The spans of a name that have arrived."""
+    """Return the spans of a name that have arrived."""
     bodies = [
         gzip.decompress(request.body) if request.headers.get("content-encoding") == "gzip" else request.body
         for request in list(collector.requests)
@@ -60,11 +60,11 @@ def spans_of(collector: Collector, name: str) -> list[Any]:
 
 
 def check_spans_and_logs(executor: str, collector: Collector, tmp_path: Path) -> None:
-    """Run plain functions and coroutines, and find each span and log line of theirs once, under its item's span.
+    """Run plain functions and coroutines; assert that each span and log line arrives once, under its item's span.
 
     Args:
         executor: Expression of an executor with two workers.
-        collector: Where the driver and its workers export to.
+        collector: Collector to which the driver and its workers export.
         tmp_path: Folder for the driver's script.
     """
     script = tmp_path / "script.py"
