@@ -1,4 +1,4 @@
-"""Clock of a batch: monotonic nanoseconds, virtual on a loop of virtual time."""
+"""Clock of a batch: monotonic nanoseconds, virtual on a loop of virtual time; and timers that only look on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,34 @@ from collections.abc import Callable
 from functools import lru_cache
 from time import perf_counter_ns
 from types import FunctionType
+from typing import Any, TypeVar
 
-__all__ = ["Clock", "clock_of", "is_virtual"]
+__all__ = ["Clock", "clock_of", "is_virtual", "only_observes", "watches"]
 
 Clock = Callable[[], int]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def watches(callback: _F) -> _F:
+    """Mark the callback of a timer that reports on a batch, and sets itself again as long as the batch is active.
+
+    Virtual time does not follow such a timer: no item waits for it, and it would be set for ever in a deadlock.
+
+    Args:
+        callback: A method or function.
+    """
+    callback.flowrt_watches = True  # type: ignore[attr-defined]
+    return callback
+
+
+def only_observes(handle: asyncio.TimerHandle) -> bool:
+    """Return whether a timer was cancelled, or has a callback that `watches`.
+
+    Args:
+        handle: The timer's handle.
+    """
+    return handle.cancelled() or hasattr(handle._callback, "flowrt_watches")  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Clock:

@@ -150,7 +150,7 @@ def hangs(*, stubborn_for: float = 0.0) -> Step:
         until = None
         while until is None or loop.time() < until:
             try:
-                await asyncio.sleep(86_400 if until is None else until - loop.time())
+                await (loop.create_future() if until is None else asyncio.sleep(until - loop.time()))
             except asyncio.CancelledError:
                 if until is None:
                     until = loop.time() + stubborn_for

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from flowrt.whatif.virtual_clock_loop import VirtualLoop
+from flowrt.telemetry.live.coroutine_stack import FLOWRT, places_of
+from flowrt.whatif.virtual_clock_loop import StandstillError, VirtualLoop
 
 __all__ = ["run_on", "run_virtual"]
 
 T = TypeVar("T")
+
+_ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
+_MOST_PLACES: Final = 10  # that the error of a deadlock names
 
 
 def run_virtual(main: Coroutine[Any, Any, T], *, patience_s: float = 30.0) -> T:
@@ -23,7 +30,8 @@ def run_virtual(main: Coroutine[Any, Any, T], *, patience_s: float = 30.0) -> T:
         patience_s: How long to wait for them, in real seconds.
 
     Raises:
-        RuntimeError: Every task waits, no timer is set, and nothing comes from outside: a deadlock.
+        RuntimeError: Every task waits, no timer is set, and nothing comes from outside: a deadlock. Names the lines at
+            which the tasks wait.
         AssertionError: A task was left running.
 
     Example:
@@ -59,4 +67,17 @@ def run_on(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutin
             assert not left, f"tasks left running: {left}"  # noqa: S101  # a helper for tests
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(guarded())
+        try:
+            return runner.run(guarded())
+        except StandstillError as error:
+            waiting = Counter(map(_place, asyncio.all_tasks(runner.get_loop()))).most_common(_MOST_PLACES)
+            lines = (f"\n  {count} at {place}" for place, count in waiting)
+            raise RuntimeError(f"{error}; tasks that wait:{''.join(lines)}") from None
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """Return the innermost line outside asyncio and flowrt at which a task waits, or the task's name."""
+    for place in reversed(places_of(task)):
+        if not place.file.startswith((FLOWRT, _ASYNCIO)):
+            return f"{place.file}:{place.line} in {place.function}"
+    return f"task {task.get_name()!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,39 @@ def test_virtual_time_finds_a_deadlock() -> None:
 
     with pytest.raises(RuntimeError, match="standstill"):
         run_virtual(main(), patience_s=0.05)
+
+
+@pytest.mark.timeout(30)  # a clock that followed the batch's own timers would never stand still
+def test_virtual_time_finds_a_deadlock_in_a_batch_and_where_it_waits() -> None:
+    async def waits_for_an_event(_: int) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        await BatchProcessor(waits_for_an_event).batch([1, 2])
+
+    with pytest.raises(RuntimeError, match="standstill") as caught:
+        run_virtual(main(), patience_s=0.05)
+    places = str(caught.value).splitlines()[1:]
+    assert [line.split()[0] for line in places] == ["2", "1"]
+    assert places[0].endswith("waits_for_an_event")
+    assert places[1].endswith("main")
+    assert all(f"{Path(__file__).name}:" in line for line in places)
+
+
+@pytest.mark.timeout(30)
+def test_deadlock_in_code_of_flowrt_names_the_tasks() -> None:
+    with pytest.raises(RuntimeError, match="standstill") as caught:
+        run_virtual(BatchProcessor(ScriptedNode(hangs()), 9).batch(range(9)), patience_s=0.05)
+    assert "9 at task 'scripted'" in str(caught.value)
+
+
+def test_virtual_time_stands_still_while_a_batch_waits_for_a_thread() -> None:
+    async def main() -> float:
+        results = await BatchProcessor(lambda _: time.sleep(0.1)).batch([1])
+        assert results[0].success
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main()) == 0.0
 
 
 def test_virtual_time_waits_for_a_thread_where_no_timer_is_set() -> None:

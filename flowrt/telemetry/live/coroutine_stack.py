@@ -16,10 +16,10 @@ from typing import Any, Final, NamedTuple
 
 import flowrt.errors
 
-__all__ = ["Place", "places_of"]
+__all__ = ["FLOWRT", "Place", "places_of"]
 
 _MAX_PLACES: Final = 20
-_FLOWRT: Final = f"{Path(flowrt.errors.__file__).parent}{os.sep}"
+FLOWRT: Final = f"{Path(flowrt.errors.__file__).parent}{os.sep}"
 _LINKS: Final = (("cr_frame", "cr_await"), ("gi_frame", "gi_yieldfrom"), ("ag_frame", "ag_await"))
 
 
@@ -49,7 +49,7 @@ def places_of(task: asyncio.Task[Any]) -> list[Place]:
     places: list[Place] = []
     for frame in _frames(task):
         code = frame.f_code
-        if not (code.co_filename.startswith(_FLOWRT) and not places):
+        if not (code.co_filename.startswith(FLOWRT) and not places):
             places.append(Place(code.co_qualname, code.co_filename, frame.f_lineno))
         if len(places) >= _MAX_PLACES:
             break

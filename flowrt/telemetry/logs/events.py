@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from flowrt._util.clock import watches
 from flowrt.attribution.explanation import why_overstated
 from flowrt.engine.instrument import Instrument, Phase
 from flowrt.model import BatchRecord, ItemRecord
@@ -238,6 +239,7 @@ class LogInstrument(Instrument):
             why = why_overstated(batch, speedup)
             log_event("warning", "speedup.overstated", **_about(batch), **known, method=speedup.method, reason=why)
 
+    @watches
     def _report(self, batch: BatchRecord, loop: asyncio.AbstractEventLoop) -> None:
         now, done = loop.time(), batch.completed
         if done != self._progress[0]:
