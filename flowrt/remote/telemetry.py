@@ -24,7 +24,8 @@ def set_up(settings: dict[str, Any]) -> None:
     """Log and trace as the driver does, once."""
     if not _traces:
         if "log_level" in settings:
-            _logs.append(LogSetup("json", settings["log_level"]))
+            of_process = settings.get("log_level_of_process")
+            _logs.append(LogSetup("json", settings["log_level"], of_process=of_process))
             atexit.register(close_logs)
         if "otlp_endpoint" in settings:
             _traces.append(TraceSetup(settings["service_name"], settings["otlp_endpoint"]))

@@ -69,7 +69,7 @@ class Exporters:
         """
         if self._logs is None:
             return LogSetup(log_format, level)
-        setup = LogSetup(log_format, level or "INFO", self._logs)
+        setup = LogSetup(log_format, level or "INFO", self._logs, of_process=level is not None)
         if not setup.active:
             _log.warning("logs_exporter='otlp' is ignored: this process has configured its logging already")
         return setup

@@ -95,8 +95,9 @@ class Runtime:
         logs_exporter: `otlp` to export the log events too; `OTEL_LOGS_EXPORTER` by default. Needs the same extra, and a
             process that has not configured logging itself.
         log_format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
-        log_level: The lowest level that is logged; by default `INFO` with a `log_format` or a `logs_exporter`, and
-            `WARNING` without, so that a script prints warnings only.
+        log_level: The lowest level that is logged, by the process's own loggers too. By default `INFO` with a
+            `log_format` or a `logs_exporter`, for flowrt's and structlog's events, and `WARNING` without, so that a
+            script prints warnings only.
         grace: How long items in flight may run after a signal, in seconds.
         on_interrupt: How a batch ends that a signal has drained: `"raise"` raises `flowrt.Interrupted` in its caller;
             `"return"` returns the results so far or ends the stream, and the block goes on until the end of the grace.

@@ -52,3 +52,45 @@ def test_log_format_asks_for_all_events(events: Events) -> None:
 def test_log_level_wins_over_the_default(events: Events) -> None:
     assert ("info", "batch.completed") in events(3, log_level="info")
     assert events(5, log_format="json", log_level="ERROR") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "logged"),
+    [
+        ({}, ["warning", "error"]),
+        ({"log_format": "json"}, ["warning", "error"]),  # INFO for flowrt's events: libraries may log every request
+        ({"log_level": "INFO"}, ["info", "warning", "error"]),
+        ({"log_level": "error"}, ["error"]),
+        ({"log_level": "DEBUG", "log_format": "json"}, ["debug", "info", "warning", "error"]),
+    ],
+)
+def test_log_level_holds_for_the_process_s_own_loggers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: dict[str, Any], logged: list[str]
+) -> None:
+    root, own = logging.getLogger(), logging.getLogger("shop.orders")
+    monkeypatch.setattr(root, "handlers", [])  # pytest's
+    monkeypatch.setattr(root, "level", logging.WARNING)
+
+    async def main() -> None:
+        for level in ("debug", "info", "warning", "error"):
+            getattr(own, level)("of the shop")
+
+    flowrt.run(main(), **settings)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["level"] for line in lines if line["event"] == "of the shop"] == logged
+    assert root.level == logging.WARNING
+
+
+def test_log_level_leaves_a_root_logger_with_a_level_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])  # pytest's
+    monkeypatch.setattr(root, "level", logging.ERROR)
+
+    async def main() -> None:
+        logging.getLogger("shop.orders").warning("of the shop")
+
+    flowrt.run(main(), log_level="INFO")
+    assert "of the shop" not in capsys.readouterr().err
+    assert root.level == logging.ERROR

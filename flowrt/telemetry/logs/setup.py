@@ -28,7 +28,9 @@ _changing: Final = threading.Lock()  # runtimes on loops of several threads may 
 
 def log_settings() -> dict[str, Any]:
     """Return the settings with which another process logs as this one does; empty if flowrt did not set up logging."""
-    return {"log_level": _active[-1].level} if _active else {}
+    if not _active:
+        return {}
+    return {"log_level": _active[-1].level, "log_level_of_process": _active[-1].of_process}
 
 
 class LogSetup:
@@ -41,10 +43,14 @@ class LogSetup:
         format: `json`, `console`, or None for `console` on a terminal and `json` elsewhere.
         level: Lowest level that is logged; None for `INFO` where a format is given, and else `WARNING`.
         export: Structlog processor that exports the events, beside the lines on stderr.
+        of_process: Whether the level also holds for the process's own loggers of `logging`, unless the root logger has
+            a level or handlers of its own. None for whether a level is given: an `INFO` that was not asked for would
+            log each request of some libraries.
 
     Attributes:
         active: True if this object configured logging.
         level: The lowest level that is logged.
+        of_process: Whether it also holds for the process's own loggers.
 
     Raises:
         ValueError: The format or the level is not one of those.
@@ -55,7 +61,10 @@ class LogSetup:
         format: LogFormat | None = None,  # noqa: A002  # the API's word
         level: LogLevel | None = None,
         export: Processor | None = None,
+        *,
+        of_process: bool | None = None,
     ) -> None:
+        self.of_process = level is not None if of_process is None else of_process
         if level is None:
             level = "WARNING" if format is None else "INFO"
         if format is not None and format not in get_args(LogFormat):
@@ -109,10 +118,13 @@ class LogSetup:
         root, ours = logging.getLogger(), logging.getLogger("flowrt")
         root_is_configured = bool(root.handlers)
         target = ours if root_is_configured else root
-        propagate, before = ours.propagate, ours.level
+        propagate, before, root_before = ours.propagate, ours.level, root.level
         target.addHandler(handler)
         ours.setLevel(level)
         ours.propagate = not root_is_configured
+        if self.of_process and not root_is_configured and root_before == logging.WARNING:  # Python's default
+            root.setLevel(level)
+            self._undo.append(lambda: root.setLevel(root_before))
 
         def undo() -> None:
             target.removeHandler(handler)
