@@ -260,6 +260,7 @@ async def _read_items(source: str, form: Format | None) -> list[Any]:
 def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quiet: bool) -> tuple[Run, int]:
     """Run the measurement. Return it with the exit code: 129, 130 or 143 after a signal, otherwise 0."""
     from flowrt import runtime  # noqa: PLC0415  # heavy
+    from flowrt.cli.options.node_context import entered  # noqa: PLC0415  # heavy
     from flowrt.loadtest.load_generator import LoadGenerator  # noqa: PLC0415  # heavy
     from flowrt.loadtest.run import Run  # noqa: PLC0415  # heavy
     from flowrt.loadtest.search import search  # noqa: PLC0415  # heavy
@@ -271,7 +272,8 @@ def _launch(node: BaseNode, items: list[Any], plan: Plan, executor: str, *, quie
         return current is not None and current.exit_code is not None
 
     async def main() -> None:
-        await search(LoadGenerator(node, items, plan, executor, stopped), run, report_step)
+        async with entered(node):
+            await search(LoadGenerator(node, items, plan, executor, stopped), run, report_step)
 
     def report_step(step: Measurement) -> None:
         if not quiet:

@@ -19,6 +19,7 @@ from flowrt.cli.io.result_encoders import Encoder, make_encoder
 from flowrt.cli.io.result_lines import LineMaker, input_line
 from flowrt.cli.io.writer_thread import OutputWriter
 from flowrt.cli.options.fail_if import Condition
+from flowrt.cli.options.node_context import entered
 from flowrt.cli.options.output import OutputOptions
 from flowrt.errors import JournalError
 from flowrt.journal import Journal
@@ -165,8 +166,9 @@ class Job:
         if self._outputs.errors is not None:
             self._errors = OutputWriter(self._outputs.errors)
         try:
-            with StatusLines(self.report, self._expected(), active=self._status_lines):
-                await self._stream(writer)
+            async with entered(self._processor.node):
+                with StatusLines(self.report, self._expected(), active=self._status_lines):
+                    await self._stream(writer)
             if self._timed_out(time.perf_counter() - began):
                 await self._cancel_rest(writer)
             self.complete = self._is_complete()

@@ -34,6 +34,14 @@ async def broken(item):
 async def leaves(item):
     raise SystemExit(0)
 
+class Client:
+    async def __aenter__(self):
+        print("opened")
+    async def __aexit__(self, *exc):
+        print("closed")
+    async def __call__(self, item):
+        return item
+
 running = 0
 
 async def hangs(item):  # beside another item
@@ -68,6 +76,13 @@ def test_bench_measures_prints_and_writes_files(flowrt: Flowrt, folder: Path) ->
     page = (folder / "run.html").read_text()
     assert "service:quick" in page
     assert "http://" not in page.split("<style>")[0]
+
+
+def test_node_with_aenter_and_aexit_is_open_during_the_measurement(flowrt: Flowrt) -> None:
+    done = flowrt("bench", "service:Client", "in.jsonl", "--concurrency", "2", *QUICK)
+    words = done.stdout.split()
+    assert words.count("opened") == words.count("closed") == 1
+    assert words.index("opened") < words.index("closed") < len(words) - 2
 
 
 def test_run_worse_than_the_baseline_exits_1(flowrt: Flowrt) -> None:

@@ -50,6 +50,54 @@ def test_every_item_has_a_line_with_eight_fields(folder: Path, flowrt: Flowrt, l
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["in.jsonl", "nodes.py", "out.jsonl"]
 
 
+CLIENT = """
+import flowrt
+
+class Client:
+    async def __aenter__(self):
+        self.opened = True
+        print("opened")
+
+    async def __aexit__(self, *exc):
+        print("closed")
+
+    async def __call__(self, item):
+        return self.opened and 10 // item
+
+class ClientNode(Client, flowrt.BaseNode):
+    def __init__(self):
+        super().__init__("client")
+
+    async def execute(self, node_context, workflow_context):
+        return flowrt.NodeResult(True, await self(node_context.input_data))
+
+class Broken(Client):
+    async def __aenter__(self):
+        raise OSError("no such host")
+"""
+
+
+@pytest.mark.parametrize("node", ["Client", "ClientNode"])
+def test_node_with_aenter_and_aexit_is_open_during_the_run(
+    folder: Path, flowrt: Flowrt, lines_of: LinesOf, node: str
+) -> None:
+    (folder / "clients.py").write_text(CLIENT)
+    write_items(folder, [0, 1, 2])
+    done = flowrt("run", f"clients:{node}", "in.jsonl", "-o", "out.jsonl", "--quiet")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.split() == ["opened", "closed"]
+    assert [line["output"] for line in lines_of(folder / "out.jsonl")] == [None, 10, 5]
+
+
+def test_node_that_cannot_be_opened_ends_the_run_with_its_error(folder: Path, flowrt: Flowrt) -> None:
+    (folder / "clients.py").write_text(CLIENT)
+    write_items(folder, [1])
+    done = flowrt("run", "clients:Broken", "in.jsonl", "-o", "out.jsonl", "--quiet")
+    assert done.returncode == 2
+    assert done.stderr == ("flowrt: node 'Broken' could not be opened: its __aenter__ raised OSError: no such host\n")
+    assert not (folder / "out.jsonl").exists()
+
+
 def test_csv_and_parquet_are_recognized_by_extension(folder: Path, flowrt: Flowrt, lines_of: LinesOf) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
