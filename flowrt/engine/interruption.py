@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from flowrt.errors import Interrupted
@@ -35,6 +36,7 @@ class Interruption:
     def __init__(self, signum: int) -> None:
         self.delivered = False
         self._signum = signum
+        self._waiters: list[asyncio.Future[None]] = []
 
     async def deliver(self, active: Callable[[], Iterable[_Run]], results: Any) -> None:
         """Raise `Interrupted` in the caller of a drained batch, once no item of any batch is in flight.
@@ -51,9 +53,26 @@ class Interruption:
             Interrupted: Always, even if the caller is cancelled meanwhile, so that the results reach it.
         """
         self.delivered = True
-        try:
-            while any(run.batch.slots for run in active()):  # noqa: ASYNC110  # rare
-                await asyncio.sleep(_POLL_S)
-        except asyncio.CancelledError:
-            pass
+        waiters = self._waiters
+        if waiters or _any_in_flight(active):  # one looks for all, since thousands of callers may wait
+            loop = asyncio.get_running_loop()
+            if not waiters:
+                loop.call_later(_POLL_S, self._look, loop, active)
+            waiters.append(loop.create_future())
+            with suppress(asyncio.CancelledError):
+                await waiters[-1]
         raise Interrupted(self._signum, results)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, active: Callable[[], Iterable[_Run]]) -> None:
+        """Wake the waiting callers once no item is in flight."""
+        if _any_in_flight(active):
+            loop.call_later(_POLL_S, self._look, loop, active)
+            return
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _any_in_flight(active: Callable[[], Iterable[_Run]]) -> bool:
+    return any(run.batch.slots for run in active())
