@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from flowrt.engine.admission import Admission
 from flowrt.errors import Interrupted
 from flowrt.model import BatchRecord
 
@@ -21,6 +22,10 @@ class _Run(Protocol):
     @property
     def batch(self) -> BatchRecord:
         """The batch's record."""
+
+    @property
+    def admission(self) -> Admission:
+        """Permits for items, limited if a consumer sets the pace."""
 
 
 class Interruption:
@@ -39,11 +44,12 @@ class Interruption:
         self._waiters: list[asyncio.Future[None]] = []
 
     async def deliver(self, active: Callable[[], Iterable[_Run]], results: Any) -> None:
-        """Raise `Interrupted` in the caller of a drained batch, once no item of any batch is in flight.
+        """Raise `Interrupted` in the caller of a drained batch, once every other batch of the loop is over.
 
         The wait protects other batches: the first error in a TaskGroup cancels the group's other tasks, and with them
-        batches whose items would have ended within the grace period. A batch without items in its slots does not
-        delay this one even if its consumer has not taken all results, as the consumer may be the task that waits here.
+        batches whose items would have ended within the grace period, and whose unstarted inputs are still to get their
+        results. A stream without items in its slots does not delay this one even if its consumer has not taken all
+        results, as the consumer may be the task that waits here.
 
         Args:
             active: Returns the loop's active batch runs.
@@ -54,7 +60,7 @@ class Interruption:
         """
         self.delivered = True
         waiters = self._waiters
-        if waiters or _any_in_flight(active):  # one looks for all, since thousands of callers may wait
+        if waiters or _any_unfinished(active):  # one looks for all, since thousands of callers may wait
             loop = asyncio.get_running_loop()
             if not waiters:
                 loop.call_later(_POLL_S, self._look, loop, active)
@@ -64,8 +70,8 @@ class Interruption:
         raise Interrupted(self._signum, results)
 
     def _look(self, loop: asyncio.AbstractEventLoop, active: Callable[[], Iterable[_Run]]) -> None:
-        """Wake the waiting callers once no item is in flight."""
-        if _any_in_flight(active):
+        """Wake the waiting callers once the other batches are over."""
+        if _any_unfinished(active):
             loop.call_later(_POLL_S, self._look, loop, active)
             return
         waiters, self._waiters = self._waiters, []
@@ -74,5 +80,5 @@ class Interruption:
                 waiter.set_result(None)
 
 
-def _any_in_flight(active: Callable[[], Iterable[_Run]]) -> bool:
-    return any(run.batch.slots for run in active())
+def _any_unfinished(active: Callable[[], Iterable[_Run]]) -> bool:
+    return any(run.batch.slots or not run.admission.limited for run in active())

@@ -180,6 +180,31 @@ def test_concurrent_batches_all_drain_before_the_first_one_raises(way: str) -> N
     assert seen == {name: {"ok": 4, "cancelled": 46} for name in ("quick", "slow")}
 
 
+def test_batch_raises_once_the_unstarted_inputs_of_the_others_have_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flowrt.engine.unstarted._TURN_NS", -1)  # as with slow instruments: a turn for each input
+    monkeypatch.setattr("flowrt.engine.interruption._POLL_S", 0)
+    seen: dict[str, dict[str, int]] = {}
+
+    async def observed(name: str, node: Any, items: range) -> None:
+        try:
+            await BatchProcessor(node, 4, name=name).batch(items)
+        except Interrupted as exc:
+            seen[name] = tally(exc.results)
+            raise
+
+    async def slow(item: int) -> int:
+        await drained()
+        while len(active_batches(asyncio.get_running_loop())) > 1:  # the other batch is not over
+            await asyncio.sleep(0.005)
+        return item
+
+    async def main() -> None:
+        await asyncio.gather(observed("slow", slow, range(50)), observed("quick", signalling, range(4)))
+
+    assert exit_code_of(main) == 130
+    assert seen == {"quick": {"ok": 4}, "slow": {"ok": 4, "cancelled": 46}}
+
+
 def test_batch_waits_for_no_stream_whose_consumer_it_holds_up() -> None:
     seen: list[str] = []
 
