@@ -24,6 +24,7 @@ __all__ = ["CASES", "SMALL", "cpu_ratios", "growth", "main", "measure_small", "r
 
 CASES: Final = (*((size, at_once) for at_once in (1, 100) for size in (1, 3, 10, 30)), (3, 4_000))
 """Items of a batch, and batches at once: one after another, or as many as a service has requests."""
+_AMONG_MANY: Final = ((3, 1), (3, 4_000))  # cases of the last table
 _BATCHES: Final = 400  # of each turn
 _TURNS: Final = 8  # of which the cheapest counts: the others were disturbed
 _FEWER_TURNS: Final = 3  # of many batches at once, which take longer
@@ -31,7 +32,9 @@ _FEWER_TURNS: Final = 3  # of many batches at once, which take longer
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[int]]]
 
 
-SMALL: Final = (BatchArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", needs=("nadoo_flow",)), *OURS)
+_SERVICE: Final = BatchArm("runtime", "flowrt, default telemetry, in a `Runtime`", telemetry=True, in_runtime=True)
+"""As in a service: the Runtime tunes the garbage collector. Only for the table of batches among 4,000."""
+SMALL: Final = (BatchArm("nadoo", "nadoo-flow-core 0.1.0 `batch`", needs=("nadoo_flow",)), *OURS, _SERVICE)
 
 
 def measure_small(
@@ -42,6 +45,8 @@ def measure_small(
     run: Callable[[BatchArm, int, int, int, str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Measure every arm in every case: 1 to 30 items, one batch after another, 100 and 4,000 at once.
+
+    The arm in a `Runtime` has the cases of the last table only: batches of three, one after another and 4,000 at once.
 
     Args:
         arms: Arms in the order of their processes.
@@ -63,10 +68,14 @@ def measure_small(
     with collector(not_on=last_core()) as url:
         for size, at_once in CASES:
             say(f"small: {size} items, {at_once} at once")
-            for arm in (arm for arm in arms if arm.name not in missing):
+            for arm in (arm for arm in arms if arm.name not in missing and _measures(arm, size, at_once)):
                 runs = [run(arm, size, at_once, max(at_once, _BATCHES // cut), url) for _ in range(rounds)]
                 cases.append({"arm": arm.name, "items": size, "at_once": at_once, "runs": runs})
     return {"machine": about(), "rounds": rounds, "missing": missing, "small": cases}
+
+
+def _measures(arm: BatchArm, size: int, at_once: int) -> bool:
+    return not arm.in_runtime or (size, at_once) in _AMONG_MANY
 
 
 def run_small(
@@ -115,6 +124,10 @@ async def _turns(arm: BatchArm, size: int, at_once: int, batches: int, turns: in
     async with AsyncExitStack() as stack:
         job = await stack.enter_async_context(job_of(workload("noop")))
         flush = await stack.enter_async_context(delivering()) if arm.delivers else None
+        if arm.in_runtime:
+            from flowrt import Runtime
+
+            await stack.enter_async_context(Runtime(service_name="bench"))
 
         async def gather(items: list[Item]) -> list[int]:
             return await asyncio.gather(*(job(item) for item in items))
@@ -195,6 +208,8 @@ def small_tables(measured: Mapping[str, Any]) -> Iterator[Table]:
     titles = {arm.name: arm.title for arm in SMALL}
     by_case: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for case in measured["small"]:
+        if case["arm"] == _SERVICE.name:
+            continue
         by_case.setdefault((case["at_once"], case["items"]), []).append(case)
     for (at_once, size), cases in by_case.items():
         how = "one after another" if at_once == 1 else f"{at_once:,} at once"
@@ -236,6 +251,8 @@ def _among_many(measured: Mapping[str, Any]) -> Iterator[Table]:
     table = Table("a batch of 3 items among 4,000, beside one alone", ("CPU of one alone", "low", "high"))
     if ratios := growth(cases, "bare", "gather"):
         table.add("`gather`, beside flowrt with telemetry off", *spread(ratios, ".2f", "x"))
+    if ratios := growth(cases, _SERVICE.name, "gather"):
+        table.add("`gather`, in a `Runtime`", *spread(ratios, ".2f", "x"))
     for arm in SMALL:
         if ratios := growth(cases, arm.name):
             table.add(arm.title, *spread(ratios, ".2f", "x"))

@@ -30,6 +30,7 @@ class BatchArm(NamedTuple):
         telemetry: Telemetry of flowrt's batches; None for another library.
         delivers: True if it sends spans to a collector.
         needs: Modules that must be installed.
+        in_runtime: True if it runs in a `Runtime` that exports no spans.
     """
 
     name: str
@@ -37,6 +38,7 @@ class BatchArm(NamedTuple):
     telemetry: bool | None = None
     delivers: bool = False
     needs: tuple[str, ...] = ()
+    in_runtime: bool = False
 
     @property
     def missing(self) -> str | None:

@@ -54,7 +54,7 @@ def test_ways_take_turns_and_the_first_turn_does_not_count() -> None:
 # -- small batches -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "at_once"), [("bare", 1), ("delivered", 100), REFERENCE])
+@pytest.mark.parametrize(("name", "at_once"), [("bare", 1), ("runtime", 1), ("delivered", 100), REFERENCE])
 def test_small_batches_run_beside_gather_in_one_process(name: str, at_once: int) -> None:
     with collector() as url:
         run = run_small(named(SMALL, name), 3, at_once, 100, url, 1)
@@ -66,29 +66,37 @@ def test_small_batches_run_beside_gather_in_one_process(name: str, at_once: int)
 
 def test_small_suite_covers_every_size_and_reports_its_targets() -> None:
     ran: list[tuple[int, int, int]] = []
+    ran_in_runtime: list[tuple[int, int]] = []
 
     def run(arm: Any, size: int, at_once: int, batches: int, url: str) -> dict[str, Any]:
         ran.append((size, at_once, batches))
+        if arm.name == "runtime":
+            ran_in_runtime.append((size, at_once))
         cost = {
             "gather": 20.0 if at_once < 1_000 else 44.0,
             "bare": 70.0,
             "default": 120.0 if at_once < 1_000 else 180.0,
             "delivered": 200.0,
+            "runtime": 100.0 if at_once < 1_000 else 125.0,
         }
         return {
             name: {"cpu_us": cost[name], "wall_us": cost[name], "p50_us": 10.0, "p99_us": 25.0}
             for name in ("gather", arm.name)
         }
 
-    arms = [named(SMALL, name) for name in ("bare", "default", "delivered")]
+    arms = [named(SMALL, name) for name in ("bare", "default", "delivered", "runtime")]
     measured = measure_small(arms, 2, 10, quiet, run)
     assert {(size, at_once) for size, at_once, _ in ran} == set(CASES)
     assert {batches for _, at_once, batches in ran if at_once == 100} == {100}  # each of the 100 clients runs one
     shown = text(measured)
     assert "batches of 1 item, one after another" in shown
     assert "batches of 30 items, 100 at once" in shown
-    _, among = shown.split("a batch of 3 items among 4,000, beside one alone")
-    assert [line.split()[-3:] for line in among.splitlines() if "`gather`" in line] == [["2.20x"] * 3]
+    assert ran_in_runtime == [(3, 1)] * 2 + [(3, 4_000)] * 2
+    before, among = shown.split("a batch of 3 items among 4,000, beside one alone")
+    rows = [line for line in among.splitlines() if "`" in line]
+    assert [line.split()[-3:] for line in rows] == [["2.20x"] * 3, ["2.20x"] * 3, ["1.25x"] * 3]
+    assert ["Runtime" in line for line in rows] == [False, True, True]
+    assert "Runtime" not in before
     assert "MISSED  CPU of a batch of three among 4,000, default, of one alone: 1.5 (target <= 1.3" in shown
     assert "MISSED  CPU of a batch of three, bare, of gather: 3.5 (target <= 3; rounds 3.5 to 3.5)" in shown
     assert "met     CPU of a batch of three, delivered, of gather: 10 (target <= 11" in shown
