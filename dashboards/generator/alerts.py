@@ -51,8 +51,21 @@ def alert_groups(time: Time = REAL) -> dict[str, Any]:
     return {"groups": [{"name": name, "interval": time.pace("30s"), "rules": rules} for name, rules in groups.items()]}
 
 
+_COUNT: Final = '{{ $value | printf "%.0f" }}'
+"""Value of an alert as a whole number: `increase` extrapolates to fractions."""
+
 _CULPRIT: Final = '{{ if eq $labels.node "none" }}Unknown code{{ else }}Node {{ $labels.node }}{{ end }}'
 """Subject of an alert on the event loop: `none` is the node of a stall whose culprit the watchdog could not name."""
+
+
+def _most_failures(time: Time) -> str:
+    """Return a sentence with the node and the error type of most failures; empty if none is known, as of a restart."""
+    errors = f"rate(flowrt_item_errors_total{{job=%q, batch=%q}}[{time.window('5m')}])"
+    query = f"topk(1, sum by (node, error_type) ({errors}) > 0)"
+    return (
+        f"{{{{ with printf `{query}` $labels.job $labels.batch | query }}}}{{{{ with first . }}}}"
+        'Most failures now: {{ label "error_type" . }} in node {{ label "node" . }}. {{ end }}{{ end }}'
+    )
 
 
 def _objectives(time: Time) -> list[dict[str, Any]]:
@@ -66,9 +79,9 @@ def _objectives(time: Time) -> list[dict[str, Any]]:
                 severity=burn.severity,
                 summary=f"{share} fail",
                 description=(
-                    f"Over {burn.long} and over {burn.short}, {batch} spent its error budget"
-                    f" {_times(burn, 'as fast as', 'faster than')} the objective allows. Find the failing node and its"
-                    " most frequent error on the Overview dashboard."
+                    f"{_most_failures(time)}Over {burn.long} and over {burn.short}, {batch} spent its error budget"
+                    f" {_times(burn, 'as fast as', 'faster than')} the objective allows. The Overview dashboard has"
+                    " every node that fails, and why."
                 ),
                 dashboard="flowrt-slo",
                 variables=("job", "batch"),
@@ -162,7 +175,7 @@ def _loop_alerts(time: Time) -> list[dict[str, Any]]:
             f"sum by (job, instance, node) (increase(flowrt_loop_stalls_total[{time.window('10m')}])) > 2.5",
             severity="warning",
             labels={"sign": "stalls"},
-            summary=f"{_CULPRIT} blocked the event loop {{{{ $value | humanize }}}} times in 10 minutes",
+            summary=f"{_CULPRIT} blocked the event loop {_COUNT} times in 10 minutes",
             description=(
                 "Every other item on {{ $labels.instance }} waited meanwhile. The log event loop.blocked has the stack:"
                 " move that call to a thread, or use an async client."
@@ -195,7 +208,7 @@ def _telemetry_alerts(time: Time) -> list[dict[str, Any]]:
             f" (increase(flowrt_telemetry_dropped_total[{time.window('10m')}])) > 0",
             severity="warning",
             summary=(
-                "{{ $labels.instance }} dropped {{ $value | humanize }} {{ $labels.signal }} in 10 minutes:"
+                f"{{{{ $labels.instance }}}} dropped {_COUNT} {{{{ $labels.signal }}}} in 10 minutes:"
                 " {{ $labels.reason }}"
             ),
             description=(
@@ -240,7 +253,7 @@ def _process_alerts(time: Time) -> list[dict[str, Any]]:
             "sum by (job, instance)"
             f' (increase(flowrt_worker_restarts_total{{reason="crash"}}[{time.window("10m")}])) > 2.5',
             severity="warning",
-            summary="{{ $value | humanize }} worker processes of {{ $labels.instance }} crashed in 10 minutes",
+            summary=f"{_COUNT} worker processes of {{{{ $labels.instance }}}} crashed in 10 minutes",
             description=(
                 "The attempts that ran in them run again, and an item that crashes its worker repeatedly fails. The"
                 " live page shows how the last worker of each slot ended, and what it printed."

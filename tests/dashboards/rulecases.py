@@ -127,14 +127,20 @@ CASES: Final = (
     Case(
         BURN,
         "one in five items fails: urgent at once, then over the longer windows too",
-        items("0+80x130", "0+20x130"),
+        items("0+80x130", "0+20x130")
+        | {
+            s("flowrt_item_errors_total", PAIR, error_type="ValueError"): "0+3x130",
+            s("flowrt_item_errors_total", PAIR, error_type="TimeoutError"): "0+17x130",
+            s("flowrt_item_errors_total", PAIR, batch="another", error_type="OSError"): "0+90x130",
+        },
         {"20m": burns(PAGE, SLOWER, TICKET, DRIP)},
         {
             "10m": Firing(
                 {**OF_BATCH, **PAGE},
                 "20% of the items of batch nightly fail",
-                "Over 1h and over 5m, batch nightly of svc spent its error budget more than 14.4 times as fast as the"
-                " objective allows. Find the failing node and its most frequent error on the Overview dashboard.",
+                "Most failures now: TimeoutError in node fetch. Over 1h and over 5m, batch nightly of svc spent its"
+                " error budget more than 14.4 times as fast as the objective allows. The Overview dashboard has every"
+                " node that fails, and why.",
                 "/d/flowrt-slo/?var-job=svc&var-batch=nightly",
             )
         },
@@ -172,7 +178,7 @@ CASES: Final = (
                 {**OF_BATCH, **DRIP},
                 "2% of the items of batch nightly fail",
                 "Over 3d and over 6h, batch nightly of svc spent its error budget faster than the objective allows."
-                " Find the failing node and its most frequent error on the Overview dashboard.",
+                " The Overview dashboard has every node that fails, and why.",
                 "/d/flowrt-slo/?var-job=svc&var-batch=nightly",
             )
         },
@@ -399,7 +405,7 @@ CASES: Final = (
     Case(
         BLOCKED,
         "a culprit that the watchdog cannot name",
-        {s("flowrt_loop_stalls_total", {**HERE, "node": "none"}): "0x5 0+0.5x60"},
+        {s("flowrt_loop_stalls_total", {**HERE, "node": "none"}): "0x5 0+0.54x60"},
         texts={
             "20m": Firing(
                 {**HERE, "node": "none", "sign": "stalls", "severity": "warning"},
