@@ -158,7 +158,7 @@ def explain(
 
     words = _Words(
         bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls,
-        plain_workers,
+        plain_workers, cores,
     )  # fmt: skip
     parts: list[str] = []
     advised = False
@@ -202,6 +202,7 @@ class _Words:
         compute_less: Callable[[], str],
         stalls: Sequence[Stall],
         plain_workers: int,
+        cores: int | None,
     ) -> None:
         self._blocked_ns = bound_ns.get("loop_blocked", 0)
         self._limit = limit
@@ -216,6 +217,7 @@ class _Words:
         self._compete = cpu is not None and threads_compete(cpu, wall_ns / 1e9, self._blocked_ns / 1e9)
         self._stalls = stalls
         self._workers = plain_workers
+        self._all_cores = cores
 
     def of(self, cause: _Part) -> tuple[str, str]:
         """Return the words, with the field `{share}`, and the advice."""
@@ -263,6 +265,8 @@ class _Words:
         """Words for items with slots that wait for a worker, so that more slots would not help."""
         busy = "the one worker was" if self._workers == 1 else f"all {self._workers:,} workers were"
         add_workers = "add workers, of which each runs one item at a time"
+        if self._workers >= (self._all_cores or usable_cores()):
+            add_workers = "more of them would help only if the items wait, or with more cores"
         return f"{{share}} of the time {busy} busy", self._find_out_why_they_fail() or add_workers
 
     def _find_out_why_they_fail(self) -> str:

@@ -55,6 +55,13 @@ def test_failures_come_before_speed() -> None:
         assert explain({cause: S}, limit=3, items=90, failed=9).endswith("find out first why 10 % of the items failed")
 
 
+def test_workers_on_every_core_are_advised_only_to_items_that_wait() -> None:
+    text = explain({"slots": S}, limit=50, items=100, in_process=False, plain_workers=4, cores=4)
+    assert text == (
+        "100 % of the time all 4 workers were busy: more of them would help only if the items wait, or with more cores"
+    )
+
+
 @pytest.mark.parametrize(
     ("workers", "limit", "items", "advice"),
     [
@@ -67,7 +74,7 @@ def test_failures_come_before_speed() -> None:
     ],
 )
 def test_workers_are_advised_where_slots_outnumber_them(workers: int, limit: int, items: int, advice: str) -> None:
-    text = explain({"slots": S}, limit=limit, items=items, in_process=False, plain_workers=workers)
+    text = explain({"slots": S}, limit=limit, items=items, in_process=False, plain_workers=workers, cores=4)
     assert text.endswith(advice)
 
 
