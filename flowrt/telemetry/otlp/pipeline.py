@@ -200,6 +200,10 @@ class SpanPipeline:
         """Number of spans that the encoder or the sender holds."""
         return self._taken - self._done
 
+    def _put_in(self) -> int:
+        """Number of spans put in and not dropped before encoding."""
+        return self._taken - self._dropped_early + len(self._waiting)
+
     def _capacity(self) -> int:
         """Number of spans that may wait for the encoder."""
         if self._threads is not None and self._threads[1].queued_bytes >= self._most_bytes:
@@ -251,10 +255,11 @@ class SpanPipeline:
             sender = self._threads[1]
             self._flush_requested = True
             self._work.notify()
-            goal = self._taken - self._dropped_early + len(self._waiting)
+            goal = self._put_in()
         sender.retry_now()
         with self._lock:
-            while self._done - self._dropped_early < goal and not self._closed:
+            # a producer may meanwhile drop the newest of these spans, over the limit
+            while self._done - self._dropped_early < min(goal, self._put_in()) and not self._closed:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or (last and sender.retry_after_until > deadline):  # the collector's delay exceeds ours
                     return False
@@ -337,10 +342,9 @@ class SpanPipeline:
             burst: Most spans to take if they are not encoded yet.
         """
         with self._lock:
-            if self._closed or self._capacity() == 0:
-                return []
+            capacity = 0 if self._closed else self._capacity()
             most = self._batch_spans if self._waiting and type(self._waiting[0]) is bytes else burst
-            spans = self._remove(min(most, max(1, int(self._request_bytes / self._span_bytes / 2))))
+            spans = self._remove(min(capacity, most, max(1, int(self._request_bytes / self._span_bytes / 2))))
             self._update_wake_level()
             return spans
 

@@ -247,6 +247,19 @@ def test_appended_spans_over_the_limit_are_dropped_and_counted(make: Make) -> No
     assert pipeline.dropped == {"queue_full": 900, "export_error": 0, "shutdown": 0}
 
 
+def test_encoder_takes_no_span_over_the_limit(make: Make) -> None:
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, most_spans=100)
+    put_all(pipeline, numbered(40))
+    eventually(lambda: pipeline._in_export() == 40)
+    for span in numbered(80):
+        pipeline.append(span)
+    eventually(lambda: pipeline._in_export() >= 100)  # the encoder was quicker than the check
+    pipeline.check_backlog(80)
+    assert pipeline.waiting == 100
+    assert pipeline.dropped == {"queue_full": 20, "export_error": 0, "shutdown": 0}
+
+
 def test_backlog_check_drops_no_more_than_was_added(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make(ScriptedTransport(hang=True), most_spans=100, batch_spans=1_000, delay_s=HANG_GUARD_S)
     eventually(lambda: not pipeline._awake)  # from here on only free capacity wakes it
@@ -317,6 +330,23 @@ def test_flush_does_not_wait_for_dropped_spans(make: Make) -> None:
     flush.join(HANG_GUARD_S)
     assert flushed == [True]
     assert (pipeline.exported, pipeline.dropped["queue_full"]) == (100, 300)
+
+
+def test_flush_does_not_wait_for_spans_dropped_meanwhile(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    transport = ScriptedTransport(hang=True)
+    pipeline = make(transport, most_spans=100)
+    put_all(pipeline, numbered(100))
+    eventually(lambda: pipeline._in_export() == 100)
+    pipeline.append("over the limit")
+    assert pipeline._threads is not None
+
+    def drop_and_go_on() -> None:
+        pipeline.check_backlog(1)
+        transport.go.set()
+
+    monkeypatch.setattr(pipeline._threads[1], "retry_now", drop_and_go_on)  # after the flush has counted the spans
+    assert pipeline.force_flush()
+    assert (pipeline.exported, pipeline.dropped["queue_full"]) == (100, 1)
 
 
 # -- spans that cannot be encoded --------------------------------------------------------------------------------------
