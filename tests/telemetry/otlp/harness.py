@@ -82,6 +82,14 @@ def slow(seconds: float, then: Answer) -> Answer:
     return Answer(act, then.takes)
 
 
+def held(until: threading.Event, then: Answer) -> Answer:
+    def act(sock: socket.socket, there: Collector) -> None:
+        until.wait(HANG_GUARD_S)
+        then.act(sock, there)
+
+    return Answer(act, then.takes)
+
+
 def partial(rejected: int, message: str) -> Answer:
     response = ExportTraceServiceResponse()
     response.partial_success.rejected_spans = rejected
