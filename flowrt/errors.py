@@ -84,8 +84,8 @@ class Interrupted(BaseException):
 
     Attributes:
         signum: Number of the signal.
-        results: The batch's `BatchResults`, with one result per input; for a stream, the results that it has not
-            yielded.
+        results: The batch's `BatchResults`, with one result per input that was read or is of known number; for a
+            stream, the results that it has not yielded.
     """
 
     def __init__(self, signum: int, results: Any) -> None:

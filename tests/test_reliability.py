@@ -45,6 +45,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flowrt import (
     BaseNode,
+    BatchFailedError,
     BatchProcessor,
     BatchResult,
     FunctionNode,
@@ -1328,6 +1329,42 @@ def test_41_odd_value_on_a_span_harms_no_item(value: Any, oracle: Oracle, run_vi
     assert [span.attributes["plain"] for span in items] == [0, 1, 2]
     kept = getattr(theirs, "attributes", {}).get("odd")
     assert [repr(span.attributes.get("odd")) for span in items] == [repr(kept)] * 3
+
+
+@pytest.mark.parametrize("source", ["endless", "cancels itself"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_42_input_that_is_cut_off_never_looks_complete(
+    stream: bool, source: str, oracle: Oracle, run_virtual: Run
+) -> None:
+    async def inputs() -> AsyncIterator[int]:
+        yield from_source.pop()
+        yield from_source.pop()
+        if source == "cancels itself":
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    async def node(x: int) -> int:
+        await asyncio.sleep(1)
+        return x
+
+    async def consume() -> None:
+        batch = oracle.processor(node, 2, batch_timeout=60)
+        if stream:
+            async for result in batch.batch_as_completed(inputs()):
+                assert result.success
+        else:
+            (await batch.batch(inputs())).raise_for_failures()
+
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup) as raised:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(consume())
+        (error,) = raised.value.exceptions
+        assert isinstance(error, BatchFailedError if source == "endless" else RuntimeError)
+
+    from_source = [1, 0]
+    run_virtual(main())
+    oracle.check(ok=2)
 
 
 # -- invariants --------------------------------------------------------------------------------------------------------

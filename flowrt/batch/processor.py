@@ -219,7 +219,7 @@ class BatchProcessor(Generic[In, Out]):
             progress: Show a progress bar on a terminal; needs the extra `cli`.
 
         Returns:
-            One result per input, in input order.
+            One result per input, in input order; none for what a generator has not yielded by `batch_timeout`.
 
         Raises:
             TypeError: `inputs` is not an iterable of items.

@@ -297,4 +297,25 @@ SAFEGUARDS = (
         "False",
         "tests/journal/test_journal.py::test_item_with_another_input_is_refused_by_its_index",
     ),
+    Safeguard(
+        "a batch that is ended before its input says so",
+        "engine.cancellation:Cancellation._close_admission",
+        "self.cut_off = cut_off",
+        "pass",
+        "tests/engine/test_unstarted.py::test_raise_for_failures_raises_for_a_batch_ended_before_its_input",
+    ),
+    Safeguard(
+        "a source's own CancelledError is not the caller's",
+        "engine.outcome:as_source_error",
+        "not isinstance(exc, asyncio.CancelledError)",
+        "True",
+        "tests/engine/test_batch_run.py::test_task_group_fails_if_a_source_raises_cancelled_error_itself",
+    ),
+    Safeguard(
+        "an output has one writer",
+        "_util.atomic_file:_lock",
+        "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "None",
+        "tests/_util/test_atomic_file.py::test_output_that_another_run_writes_is_refused_and_left_alone",
+    ),
 )

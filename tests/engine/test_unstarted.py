@@ -393,3 +393,83 @@ def test_map_and_a_configured_node_report_the_early_end(run_virtual: Run) -> Non
     ):
         with pytest.raises(BatchFailedError):
             results.raise_for_failures()
+
+
+# -- odd combinations: a result for each input that was read, or an error
+
+
+async def quick(x: int) -> int:
+    return x
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["", "shared"])
+@pytest.mark.parametrize("limit_s", [5e-324, 1e-9])
+def test_time_limit_that_is_too_short_for_any_item(limit_s: float, shared: bool, run_virtual: Run) -> None:
+    its = BatchProcessor(steady, 2, telemetry=False, batch_timeout=limit_s, task_per_item=not shared)
+    assert len(run_virtual(its.batch(range(5)))) == 5
+    assert run_virtual(its.batch([])).raise_for_failures() == []
+    for source in (generator, async_generator):
+        results = run_virtual(its.batch(source()))
+        assert [result.index for result in results] == list(range(len(results)))
+        with pytest.raises(BatchFailedError, match="before its input had ended"):
+            results.raise_for_failures()
+
+
+def test_batch_over_a_stream_that_was_cut_off_fails(run_virtual: Run) -> None:
+    async def main() -> None:
+        stream = processor("time").batch_as_completed(async_generator())
+        outer = BatchProcessor(lambda result: quick(result.output), 2, telemetry=False)
+        with pytest.raises(BatchFailedError, match=r"batch 'cut' was ended after 3 inputs") as raised:
+            await outer.batch(stream)
+        assert raised.value.results.outputs == [0, 1, 2]  # type: ignore[attr-defined]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("then", ["raises", "yields", "sleeps on"])
+def test_source_that_resists_its_end_is_cut_off_all_the_same(then: str, run_virtual: Run) -> None:
+    async def source() -> AsyncIterator[int]:
+        yield 0
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            if then == "raises":
+                raise OSError("cannot be closed") from None
+            if then == "sleeps on":
+                await asyncio.sleep(3600)
+            yield 1
+
+    async def main() -> BatchResults[int, int]:
+        results = await processor("time").batch(source())
+        assert asyncio.get_running_loop().time() <= 2.5 + 5.1
+        return results
+
+    results = run_virtual(main())
+    assert [result.status for result in results] == ["ok", "cancelled"][: 1 + (then == "yields")]
+    with pytest.raises(BatchFailedError, match="before its input had ended"):
+        results.raise_for_failures()
+
+
+@pytest.mark.parametrize("end", ["time", "drain"])
+def test_fail_fast_batch_that_is_cut_off_reports_it(end: str, run_virtual: Run) -> None:
+    async def main() -> None:
+        begin(end)
+        results = await processor(end).batch(async_generator(), continue_on_error=False)
+        with pytest.raises(BatchFailedError, match="after 3 inputs"):
+            results.raise_for_failures()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_paused_batch_that_is_ended_reports_inputs_not_read(end: str, run_virtual: Run) -> None:
+    async def main() -> None:
+        begin(end)
+        loop = asyncio.get_running_loop()
+        loop.call_later(1.5, lambda: [run.pause() for run in active_batches(loop)])
+        results = await processor(end).batch(generator())
+        assert [result.status for result in results] == ["ok", "ok"]
+        with pytest.raises(BatchFailedError, match="after 2 inputs"):
+            results.raise_for_failures()
+
+    run_virtual(main())
