@@ -217,7 +217,7 @@ def _rates(batch: Batch, width: int) -> Text:
     cells = max(10, min(100, width - 20))
     line = Text("rate     ", style="dim", no_wrap=True)
     if len(rows) < 3:
-        return line.append("not enough samples yet")
+        return line.append("not enough samples yet" if batch["status"] == "running" else "ended too soon for a chart")
     begin, end = rows[0][0], rows[-1][0]
     edges: list[tuple[float, int]] = []
     for cell in range(cells + 1):

@@ -140,10 +140,14 @@ class Groups:
             "oldest_s": round(active.oldest_s, 3) if active.batches else None,
             "item_rate": round(items / lasted_s, 3) if lasted_s > 0 else None,
             "batch_rate": round((totals.batches - before.batches) / lasted_s, 3) if lasted_s > 0 else None,
-            "failing": round(min(1.0, failed / items), 4) if items > 0 else None,
+            "failing": _share(failed, items) if lasted_s > 0 else _share(totals.failed_items, totals.items),
             "p50_s": round(ranked[len(ranked) // 2], 5) if ranked else None,
             "p95_s": round(ranked[int(0.95 * (len(ranked) - 1))], 5) if ranked else None,
         }
+
+
+def _share(failed: int, items: int) -> float | None:
+    return round(min(1.0, failed / items), 4) if items > 0 else None
 
 
 def _sums(active: Iterable[BatchRecord]) -> dict[str, _Active]:

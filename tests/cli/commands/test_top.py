@@ -257,6 +257,8 @@ def test_no_line_ends_after_its_label() -> None:
     text = drawn(view)
     assert "bound by nothing yet" in text
     assert "rate     not enough samples yet" in text
+    view.update(Answer({"process": PROCESS, "batches": [{**batch, "status": "ok"}]}))
+    assert "rate     ended too soon for a chart" in drawn(view)
     assert "blocked for 3 × up to 300.00 ms: cause unknown" in text
     assert not [line for line in text.splitlines() if line.rstrip().endswith(":")]
 

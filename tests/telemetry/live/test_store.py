@@ -18,6 +18,7 @@ import flowrt
 from flowrt.model import BatchRecord, Slot, make_record
 from flowrt.telemetry.live import LIVE
 from flowrt.telemetry.live import store as store_module
+from flowrt.telemetry.live.groups import Groups
 from flowrt.telemetry.live.items import Failures, running_rows
 from flowrt.telemetry.metrics.store import METRICS
 from tests.conftest import Run
@@ -376,6 +377,19 @@ def test_thousand_active_batches_are_a_bounded_page_and_a_group(run: Run) -> Non
     (request,) = [group for group in after["groups"] if group["name"] == "request"]
     assert (request["active"], request["ended"]["ok"], request["items"]) == (0, 1_000, 3_000)
     assert 0 < request["p50_s"] <= request["p95_s"] < 30
+
+
+def test_group_seen_for_the_first_time_has_the_share_of_all_its_items() -> None:
+    def ended(failed: int) -> BatchRecord:
+        batch = BatchRecord(name="request", node_id="n", node_type="t", batch_id="b", limit=1)
+        batch.counts.update(ok=4 - failed, failed=failed)
+        return batch
+
+    groups = Groups()
+    groups.add_ended(ended(1))
+    assert [row["failing"] for row in groups.rows([])[0]] == [0.25]
+    groups.add_ended(ended(4))
+    assert [row["failing"] for row in groups.rows([])[0]] == [1.0]  # of those that ended since
 
 
 def test_names_beyond_the_limit_share_a_group(run: Run) -> None:
