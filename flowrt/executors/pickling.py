@@ -129,6 +129,10 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
                 yield f" (its variable {name!r})", cell.cell_contents
             except ValueError:  # an empty cell
                 continue
+        globals_of = getattr(value, "__globals__", {})  # those that it names are sent with a function of the script
+        for name in code.co_names:
+            if name in globals_of:
+                yield f" (its global variable {name!r})", globals_of[name]
     if hasattr(value, "func") and hasattr(value, "args"):  # a partial
         yield ".func", value.func
         yield ".args", value.args

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ import uvloop
 
 from flowrt import BatchProcessor, ProcessesExecutor, Runtime
 from flowrt.executors import executor_of
-from flowrt.executors.pickling import PicklingError
+from flowrt.executors.pickling import PicklingError, dumps_alone
 from flowrt.executors.workers import WorkerState
 from flowrt.testing import capture_telemetry, run_on
 from tests.executors import worker_nodes as nodes
@@ -78,6 +79,21 @@ def test_node_that_cannot_be_pickled_is_refused_before_any_work() -> None:
 
     run(main())
     assert not touched
+
+
+lock, step = threading.Lock(), 1
+
+
+def held(item: int) -> int:
+    with lock:
+        return item + step
+
+
+def test_global_variable_that_cannot_be_pickled_is_named() -> None:
+    script = {"__name__": "__main__", "lock": lock, "step": step, "unused": threading.Lock()}
+    of_script = FunctionType(held.__code__, script)
+    with pytest.raises(PicklingError, match=r"^node 'held' \(its global variable 'lock'\) is a lock, which cannot be"):
+        dumps_alone(of_script, "node 'held'")
 
 
 def test_workers_stay_warm_from_batch_to_batch_and_loop_to_loop() -> None:
