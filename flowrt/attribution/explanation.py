@@ -243,6 +243,8 @@ class _Words:
         if cause == "tail":
             known = self._items and self._left
             last = f"the last {_percent(self._left / self._items)} of items" if known else "the last items"
+            if known and self._left >= self._items:  # each had a slot from the beginning
+                last = "the slowest items"
             return f"{last} took {{share}} of the time", "a shorter item_timeout or a hedge would bound that"
         if self._computes:
             return "{share} Python itself was the bottleneck (one core full)", self._compute_less()

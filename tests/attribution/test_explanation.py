@@ -34,6 +34,18 @@ def test_causes_come_by_their_share_with_advice() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("items", "left", "words"),
+    [
+        (100, 4, "the last 4 % of items took 100 % of the time"),
+        (4, 4, "the slowest items took 100 % of the time"),  # all had a slot from the beginning
+        (0, 0, "the last items took 100 % of the time"),
+    ],
+)
+def test_tail_is_named_by_its_share_of_the_items(items: int, left: int, words: str) -> None:
+    assert explain({"tail": S}, limit=50, items=items, left=left).startswith(f"{words}: ")
+
+
 @pytest.mark.parametrize("failed", [0, 50])
 @pytest.mark.parametrize("second", CAUSES)
 @pytest.mark.parametrize("first", CAUSES)

@@ -37,6 +37,13 @@ def test_summary_has_totals_failures_percentiles_and_speedup() -> None:
     assert rows["speedup"] == "10.0x claimed (sum of execution times / wall time)"
 
 
+def test_throughput_is_given_without_resumed_items_too() -> None:
+    resumed = report()
+    for index in range(500):
+        resumed.add(BatchResult(index, None, success=True, status="resumed"))
+    assert dict(summary_rows(resumed))["throughput"] == "150.0 items/s, 100.0 without the resumed ones"
+
+
 def test_error_types_beyond_ten_are_summed() -> None:
     rows = dict(summary_rows(report(*(f"Error{i}" for i in range(14)))))
     assert sum(name.startswith("  Error") for name in rows) == 10
