@@ -254,7 +254,8 @@ def test_unconfigured_process_gets_json_lines_from_every_logger() -> None:
     log_event("info", "one")
     logging.getLogger("flowrt.x").info("two")
     logging.getLogger("asyncio").warning("three")
-    logging.getLogger("other").info("hidden")
+    logging.getLogger("other").info("four")
+    logging.getLogger("other").debug("hidden")
     logs.close()
     """
     done = subprocess.run(
@@ -264,7 +265,7 @@ def test_unconfigured_process_gets_json_lines_from_every_logger() -> None:
         text=True,
         check=True,
     )
-    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["one", "two", "three"]
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["one", "two", "three", "four"]
 
 
 class Stuck(io.StringIO):
