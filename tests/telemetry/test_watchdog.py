@@ -159,8 +159,9 @@ def test_turning_loop_is_not_reported(run: Run, events: Events) -> None:
 
 def test_repeated_stalls_are_logged_once_and_all_counted(run: Run, events: Events, sample: Sample) -> None:
     async def again(item: int) -> int:
+        await asyncio.sleep(0.12)  # one heartbeat, which ends a stall before this one
         time.sleep(0.35)  # the stall
-        await asyncio.sleep(0.12)  # one heartbeat
+        await asyncio.sleep(0.12)
         return item
 
     async def main() -> None:
