@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from flowrt.cli.exit_codes import CommandError
 from flowrt.model.node import BaseNode
@@ -22,6 +23,7 @@ async def entered(node: BaseNode) -> AsyncIterator[None]:
         CommandError: Entering it failed.
     """
     async with AsyncExitStack() as stack:
+        found: Any
         for found in (node, getattr(node, "fn", None)):
             if hasattr(type(found), "__aenter__") and hasattr(type(found), "__aexit__"):
                 try:
