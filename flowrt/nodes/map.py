@@ -76,6 +76,12 @@ class _PartProcessor(BatchProcessor[In, Out]):
         return run
 
 
+class _Child(TypedDict):
+    """Input of the child, for functions whose argument is a TypedDict of their own."""
+
+    item: Any
+
+
 class MapSettings(TypedDict, total=False):
     """Settings of a MapNode that are keyword arguments."""
 
@@ -92,7 +98,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
 
     Args:
         node_id: Names the node and its batch.
-        child_node: A BaseNode or a function; either receives `{"item": item}`.
+        child_node: A BaseNode or a function; either receives `{"item": item}`, as a dict or a TypedDict of yours.
         input_key: Key of the items in the input: any iterable or async iterable except a str, bytes or mapping.
         output_key: Key of the results in the output, aligned with the items; None for failed items.
         max_concurrency: Items that may run at once; an int of at least 1.
@@ -121,7 +127,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
     def __init__(
         self,
         node_id: str,
-        child_node: ResultFunction[dict[str, Any], Out],
+        child_node: ResultFunction[dict[str, Any], Out] | ResultFunction[_Child, Out],
         input_key: str = "items",
         output_key: str = "results",
         max_concurrency: int = 10,
@@ -131,7 +137,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
     def __init__(
         self,
         node_id: str,
-        child_node: AsyncFunction[dict[str, Any], Out],
+        child_node: AsyncFunction[dict[str, Any], Out] | AsyncFunction[_Child, Out],
         input_key: str = "items",
         output_key: str = "results",
         max_concurrency: int = 10,
@@ -141,7 +147,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
     def __init__(
         self,
         node_id: str,
-        child_node: PlainFunction[dict[str, Any], Out],
+        child_node: PlainFunction[dict[str, Any], Out] | PlainFunction[_Child, Out],
         input_key: str = "items",
         output_key: str = "results",
         max_concurrency: int = 10,
@@ -160,7 +166,7 @@ class MapNode(BaseNode[Mapping[str, Any], MapOutput[Out]], Generic[Out]):
     def __init__(
         self,
         node_id: str,
-        child_node: NodeLike[dict[str, Any]],
+        child_node: NodeLike[Any],
         input_key: str = "items",
         output_key: str = "results",
         max_concurrency: int = 10,

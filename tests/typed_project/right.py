@@ -216,6 +216,26 @@ async def longest(sofar: str, text: str) -> str:
     return max(sofar, text, key=len)
 
 
+class Line(TypedDict):
+    price: float
+
+
+class LineInput(TypedDict):
+    item: Line
+
+
+async def of_line(data: LineInput) -> float:
+    return data["item"]["price"]
+
+
+async def of_line_result(data: LineInput) -> NodeResult[float]:
+    return NodeResult(True, data["item"]["price"])
+
+
+def plainly_of_line(data: LineInput) -> float:
+    return data["item"]["price"]
+
+
 class OwnMap(MapNode[str]):
     def __init__(self) -> None:
         super().__init__("own", child, max_concurrency=5, name="Own")
@@ -226,6 +246,9 @@ async def nodes() -> NodeResult:
     map_node = MapNode("m", child, output_key="out", continue_on_error=False)
     assert_type(map_node, MapNode[str])
     assert_type(MapNode("m", lengths), MapNode[dict[str, int]])
+    assert_type(MapNode("m", of_line), MapNode[float])
+    assert_type(MapNode("m", of_line_result), MapNode[float])
+    assert_type(MapNode("m", plainly_of_line), MapNode[float])
     assert_type(MapNode("m", Fetch()), MapNode[Any])
     assert_type(MapNode("m", Foreign()), MapNode[Any])
     assert_type(await OwnMap().execute(NodeContext("m", "map", {"items": [1]}), workflow), NodeResult[MapOutput[str]])
