@@ -13,11 +13,15 @@ from flowrt.errors import Interrupted
 Run = Callable[[Any], Any]
 
 
+def stream_with_an_item() -> Any:
+    return SimpleNamespace(batch=SimpleNamespace(slots=["an item"]), admission=SimpleNamespace(limited=True))
+
+
 def test_thousand_waiting_callers_look_at_the_batches_as_often_as_one(run_virtual: Run) -> None:
     async def main(callers: int) -> int:
         looks = 0
         loop = asyncio.get_running_loop()
-        running: Any = SimpleNamespace(batch=SimpleNamespace(slots=["an item"]))
+        running = stream_with_an_item()
 
         def active() -> list[Any]:
             nonlocal looks
@@ -38,7 +42,7 @@ def test_thousand_waiting_callers_look_at_the_batches_as_often_as_one(run_virtua
 
 def test_cancelled_caller_is_interrupted_at_once(run_virtual: Run) -> None:
     async def main() -> None:
-        running: Any = SimpleNamespace(batch=SimpleNamespace(slots=["an item"]))
+        running = stream_with_an_item()
         interruption = Interruption(15)
         first, second = (asyncio.ensure_future(interruption.deliver(lambda: [running], number)) for number in (1, 2))
         await asyncio.sleep(0.5)
