@@ -22,6 +22,10 @@ function groupTrouble(group) {
   return group.failing >= FAILING ? 0 : group.failing > 0 ? 1 : 2;
 }
 
+function later(one, other) {
+  return one.started === other.started ? 0 : one.started > other.started ? 1 : -1;
+}
+
 // Blocks of rows, the most troubled first: a single batch, or a group followed by its batches if it is open.
 function blocksOf(batches, groups) {
   const members = new Map();
@@ -34,12 +38,15 @@ function blocksOf(batches, groups) {
     members.delete(group.name);
     const rows = [{ group, own }];
     if (opened.has(group.name)) rows.push(...own.map((batch) => ({ batch, inside: true })));
-    blocks.push({ trouble: groupTrouble(group), started: -Infinity, rows, worst: own[0] || null });
+    const trouble = groupTrouble(group);
+    const failed = trouble < 2 && own.find((batch) => failures(batch) > 0); // of a failing group, one that shows why
+    blocks.push({ trouble, started: -Infinity, rows, worst: failed || own[0] || null });
   }
   for (const batch of [...members.values()].flat()) {
     blocks.push({ trouble: trouble(batch), started: batch.started_s, rows: [{ batch, inside: false }], worst: batch });
   }
-  return blocks.sort((one, other) => one.trouble - other.trouble || (other.started > one.started ? 1 : -1));
+  // Groups keep the server's order, which is by their share of failing items.
+  return blocks.sort((one, other) => one.trouble - other.trouble || later(other, one));
 }
 
 // The batch to show if none is chosen.

@@ -1,0 +1,55 @@
+"""Order of the live page's table: its own script, on states that no running batch can hold for long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowrt.server import TelemetryServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytest.importorskip("playwright.sync_api")
+
+SHOWN = "async ([batches, groups]) => (await import('./live/overview.js')).mostTroubled(batches, groups)?.id"
+
+
+def batch(id_: str, status: str, failed: int = 0) -> dict[str, Any]:
+    counts = {"ok": 9 - failed, "failed": failed, "timed_out": 0, "cancelled": 0, "resumed": 0}
+    failing = {"ended": 9, "failed": failed}
+    return {
+        "id": id_,
+        "name": id_.split(maxsplit=1)[0],
+        "status": status,
+        "started_s": 1.0,
+        "counts": counts,
+        "failing": failing,
+    }
+
+
+def group(name: str, failing: float) -> dict[str, Any]:
+    return {"name": name, "active": 5, "ended": {"ok": 9, "failed": 9, "cancelled": 0}, "failing": failing, "failed": 9}
+
+
+@pytest.mark.parametrize("names", [("price", "stock"), ("stock", "price")])
+def test_group_with_the_larger_share_of_failing_items_comes_first(
+    server: TelemetryServer, browser: Browser, names: tuple[str, str]
+) -> None:
+    """The server's order is kept where trouble is alike: it is by share."""
+    page = browser.new_page()
+    page.goto(server.url)
+    batches = [batch(f"{name} active", "running") for name in ("price", "stock")]
+    groups = [group(names[0], 0.4), group(names[1], 0.06)]
+    assert page.evaluate(SHOWN, [batches, groups]) == f"{names[0]} active"
+    page.close()
+
+
+def test_failing_group_shows_a_batch_with_failures(server: TelemetryServer, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
+    batches = [batch("stock active", "running"), batch("stock ended", "failed", 3)]
+    assert page.evaluate(SHOWN, [batches, [group("stock", 0.4)]]) == "stock ended"
+    assert page.evaluate(SHOWN, [batches, [group("stock", 0.0)]]) == "stock active"
+    page.close()
