@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -33,6 +34,7 @@ def run_virtual(main: Coroutine[Any, Any, T], *, patience_s: float = 30.0) -> T:
         RuntimeError: Every task waits, no timer is set, and nothing comes from outside: a deadlock. Names the lines at
             which the tasks wait.
         AssertionError: A task was left running.
+        TypeError: `main` is not a coroutine.
 
     Example:
         >>> import asyncio
@@ -54,7 +56,10 @@ def run_on(loop_factory: Callable[[], asyncio.AbstractEventLoop], main: Coroutin
 
     Raises:
         AssertionError: A task was left running.
+        TypeError: `main` is not a coroutine.
     """
+    if not inspect.isawaitable(main):
+        raise TypeError(f"a test's loop runs a coroutine: main(), not {main!r}")
 
     async def guarded() -> T:
         before = asyncio.all_tasks()

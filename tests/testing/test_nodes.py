@@ -110,6 +110,13 @@ def test_virtual_time_finds_a_deadlock() -> None:
         run_virtual(main(), patience_s=0.05)
 
 
+def test_function_in_place_of_its_coroutine_is_refused_with_the_fix() -> None:
+    async def main() -> None: ...
+
+    with pytest.raises(TypeError, match=r"runs a coroutine: main\(\), not <function"):
+        run_virtual(main)  # type: ignore[arg-type]
+
+
 @pytest.mark.timeout(30)  # a clock that followed the batch's own timers would never stand still
 def test_virtual_time_finds_a_deadlock_in_a_batch_and_where_it_waits() -> None:
     async def waits_for_an_event(_: int) -> None:
