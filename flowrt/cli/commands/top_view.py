@@ -125,7 +125,9 @@ class View:
             if process["rss_bytes"] is not None:
                 title.append(f"  {process['rss_bytes'] / 1e6:,.0f} MB", style="not bold dim")
             if process["lag_s"] is not None:
-                title.append(f"  lag {duration(process['lag_s'])}", style="not bold dim")
+                lag_s = process["lag_s"]  # a bucket's upper bound, as on the page
+                shown = f"{lag_s:g} s" if lag_s >= 1 else f"{lag_s * 1e3:g} ms"
+                title.append(f"  lag ≤ {shown}", style="not bold dim")
         if self._problem is not None:
             age = f", as of {duration(time.monotonic() - self._answered_s)} ago" if self._state is not None else ""
             title.append(f"\n{_plain(self._problem)}; retrying{age}", style="bold red")

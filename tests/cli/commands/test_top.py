@@ -249,6 +249,14 @@ def test_failing_batch_is_shown_first_with_failures_near_the_head() -> None:
     assert all(len(line) <= 80 for line in lines)
 
 
+def test_lag_is_shown_as_the_bound_of_a_bucket() -> None:
+    view = View("http://x")
+    view.update(Answer({"process": {**PROCESS, "lag_s": 0.5}, "batches": []}))
+    assert "lag ≤ 500 ms" in drawn(view)
+    view.update(Answer({"process": {**PROCESS, "lag_s": 2.5}, "batches": []}))
+    assert "lag ≤ 2.5 s" in drawn(view)
+
+
 def test_no_line_ends_after_its_label() -> None:
     stall = {"count": 3, "longest_s": 0.3, "garbage_collection": False, "stack": "", "node": None}
     view = View("http://x")
