@@ -15,13 +15,16 @@ from typing import Any, Final
 from flowrt.attribution.stalls import DelayTotals, Stall, most_delayed
 from flowrt.model import BatchRecord, ItemRecord, Slot
 
-__all__ = ["TURNS", "Ended", "Lateness", "Waiting", "note_waiting", "sample_ready"]
+__all__ = ["TURNS", "Ended", "Lateness", "Lively", "Waiting", "note_waiting", "sample_ready"]
 
 _STALL_NS: Final = 100_000_000  # shorter lateness is counted, but not kept as a stall
 _MOST_SLOTS: Final = 2_000  # examined in one batch after a late beat
 _LEAST_NS: Final = 1_000_000  # a shorter delay of an item that ended is not worth counting
 _SAMPLED_SLOTS: Final = 64  # examined in one batch at a beat of a busy loop
 _NOTED_SLOTS: Final = 128  # of all batches of a loop, at each beat
+
+_MOST_LIVELY: Final = 64
+_CALM_AFTER: Final = 40  # examinations in a row at which no item waited
 
 TURNS: Final = 2
 """After this many more turns, every timer and socket that was ready has woken its task, on asyncio and on uvloop."""
@@ -31,6 +34,35 @@ Ended = dict[BatchRecord, list[tuple[ItemRecord, int]]]
 
 Waiting = dict[int, asyncio.Future[Any]]
 """Futures that items waited for at one time, by the item's `id`."""
+
+
+class Lively(dict[BatchRecord, int]):
+    """Batches that have just started, or whose items waited for the loop lately, oldest first.
+
+    Each has the number of examinations since then. These batches are examined at each beat of a busy loop: there may be
+    thousands of others that only wait, and if all took turns, a batch that computes would be examined too rarely for
+    its speedup.
+    """
+
+    def add(self, batch: BatchRecord) -> None:
+        """Add a batch, as the newest; the oldest makes room for it."""
+        if self.pop(batch, None) is None and len(self) >= _MOST_LIVELY:
+            del self[next(iter(self))]
+        self[batch] = 0
+
+    def note(self, batch: BatchRecord, *, waited: bool) -> None:
+        """Record that a batch was examined.
+
+        Args:
+            batch: The batch.
+            waited: True if items waited for the loop.
+        """
+        if waited:
+            self.add(batch)
+        elif (calm := self.get(batch)) is not None:
+            self[batch] = calm + 1
+            if calm >= _CALM_AFTER:
+                del self[batch]
 
 
 class Lateness:
@@ -93,14 +125,14 @@ class Lateness:
         """Sum of the items' delays, in seconds."""
         return sum(delay_ns for scene in self._scenes for delay_ns in scene.delayed.values()) / 1e9
 
-    def look(self, batch: BatchRecord) -> None:
-        """Find the delayed items of a batch.
+    def look(self, batch: BatchRecord) -> bool:
+        """Find the delayed items of a batch, and return True if there are any so far.
 
         Args:
             batch: A watched batch, which has a ledger.
         """
         if batch.ledger is None:
-            return
+            return False
         scene = _Scene(batch, batch.ledger.delays, is_stall=self.is_stall)
         self._scenes.append(scene)
         late_ns, running, known = self.late_ns, False, False
@@ -142,6 +174,7 @@ class Lateness:
         for item, delay_ns in went_on:
             scene.totals.guessed_ns += delay_ns
             scene.add(item, delay_ns // 2)
+        return bool(scene.delayed)
 
     def _look_at_ended(self, scene: _Scene) -> bool:
         """Find the delayed items among those that ended in the long turn.
@@ -240,15 +273,18 @@ def note_waiting(batches: Iterable[BatchRecord]) -> Waiting:
     return waiting
 
 
-def sample_ready(batch: BatchRecord, passed_ns: int) -> None:
+def sample_ready(batch: BatchRecord, passed_ns: int) -> int:
     """Sample the items of a busy loop: those that are ready wait for each other.
 
     Args:
         batch: The batch.
         passed_ns: The time that the sample stands for.
+
+    Returns:
+        The estimated number of items that are ready.
     """
     if batch.ledger is None:
-        return
+        return 0
     slots = batch.slots
     step = 1 + len(slots) // _SAMPLED_SLOTS
     ready = 0
@@ -258,3 +294,4 @@ def sample_ready(batch: BatchRecord, passed_ns: int) -> None:
             waiter = getattr(task, "_fut_waiter", None)
             ready += waiter is None or waiter.done()
     batch.ledger.delays.add_sample(passed_ns * max(0, ready * step - 1))
+    return ready * step

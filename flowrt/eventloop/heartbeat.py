@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from flowrt._util.cpu_time import thread_cpu_clock
 from flowrt.attribution.loop_time import BLOCKED, BLOCKED_COMPUTING, COMPUTING, LATE_NS, MOSTLY, LoopTime
-from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, Waiting, note_waiting, sample_ready
+from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, Lively, Waiting, note_waiting, sample_ready
 from flowrt.model import BatchRecord, ItemRecord
 
 __all__ = ["BEAT_S", "Heartbeat", "LoopSampler", "heartbeat_of"]
@@ -38,9 +38,9 @@ _ASLEEP_NS: Final = 3_000_000  # CPU time of an interval with one wait, up to wh
 _LEAST_REST: Final = 10
 _MOST_REST_S: Final = 0.1
 _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, so that none falls far behind
-_MOST_SAMPLED: Final = 64  # batches sampled at a beat of a busy loop
-_MOST_LOOKED_AT: Final = 2_000  # slots and batches looked at after a late beat; after a stall, more,
-_LOOK_SHARE: Final = 20  # for this part of the stall's time: the looks of later turns take as long again
+_MOST_SAMPLED: Final = 256  # batches sampled in turn at a beat of a busy loop
+_LEAST_LOOKED_AT: Final = 200  # slots and batches looked at after a late beat, and more
+_LOOK_SHARE: Final = 20  # for this part of the late time: the looks of later turns take as long again
 
 try:
     from resource import RUSAGE_THREAD, getrusage
@@ -100,6 +100,7 @@ class Heartbeat:
         "_ended_ns",
         "_interval_s",
         "_listeners",
+        "_lively",
         "_loop",
         "_number",
         "_offset",
@@ -130,6 +131,7 @@ class Heartbeat:
         self._waiting: Waiting = {}  # at the latest beat, or at an earlier one after which the loop has hardly run
         self._unnoted_ns = _NOTE_EVERY_NS  # CPU time of the loop since then
         self._offset = 0
+        self._lively = Lively()
         self._slept = 0  # beats in a row between which the loop has slept
         self._interval_s = BEAT_S
         self.loop_time = LoopTime()
@@ -187,6 +189,7 @@ class Heartbeat:
         if self._number and batch.ledger is not None:
             batch.ledger.follow(self.loop_time)
             self._batches[batch] = self.loop_time.position
+            self._lively.add(batch)
 
     def unwatch(self, batch: BatchRecord) -> None:
         """Stop charging a batch that has ended."""
@@ -196,6 +199,7 @@ class Heartbeat:
             lateness.look(batch)
             self._conclude(lateness)
         self._ended.pop(batch, None)
+        self._lively.pop(batch, None)
         self.release()
 
     def add_ended(self, item: ItemRecord) -> None:
@@ -307,11 +311,16 @@ class Heartbeat:
         self.loop_time.drop_before(next(iter(batches.values()), position))
 
     def _sample(self, passed_ns: int) -> None:
-        """Sample items of a busy loop: of a few batches at each beat, so each sample stands for several beats."""
-        batches = self._in_turn()[:_MOST_SAMPLED]
-        for batch in batches:
-            sample_ready(batch, passed_ns * len(self._batches) // len(batches))
-        self._offset += len(batches)
+        """Sample items of a busy loop: of lively batches at each beat, of the others in turn for several beats each."""
+        lively = self._lively
+        for batch in [*lively]:
+            lively.note(batch, waited=sample_ready(batch, passed_ns) > 1)
+        turn = self._in_turn()[:_MOST_SAMPLED]
+        self._offset += len(turn)
+        others = [batch for batch in turn if batch not in lively]
+        for_ns = passed_ns * (len(self._batches) - len(lively)) // max(1, len(others))
+        for batch in others:
+            lively.note(batch, waited=sample_ready(batch, for_ns) > 1)
 
     def _in_turn(self) -> list[BatchRecord]:
         """Return the batches, least recently examined first."""
@@ -320,22 +329,25 @@ class Heartbeat:
         return batches[begin:] + batches[:begin]
 
     def _look(self, lateness: Lateness, ended: Ended) -> None:
-        """Find the delayed items of the batches, within a few milliseconds.
+        """Find the delayed items of the batches, in a tenth of the late time: a longer search needs a rest after it.
 
-        After a stall the search may take a tenth of the stall's time, since the pause after the beat is longer then.
+        Of what happens during a rest, only the part after it counts as late.
         """
-        left = _MOST_LOOKED_AT
-        until_ns = time.thread_time_ns() + (lateness.late_ns // _LOOK_SHARE if lateness.is_stall else 0)
+        left = _LEAST_LOOKED_AT
+        until_ns = time.thread_time_ns() + lateness.late_ns // _LOOK_SHARE
         for batch in ended:
             if batch in self._batches:
-                lateness.look(batch)
-        for batch in self._in_turn():
+                self._lively.note(batch, waited=lateness.look(batch))
+        looked, in_order = set(ended), [*self._lively, *self._in_turn()]
+        self._offset -= len(self._lively)
+        for batch in in_order:
             if left <= 0 and time.thread_time_ns() >= until_ns:
                 break
             left -= 1 + len(batch.slots)
             self._offset += 1
-            if batch not in ended:
-                lateness.look(batch)
+            if batch not in looked:
+                looked.add(batch)
+                self._lively.note(batch, waited=lateness.look(batch))
         self._look_again(lateness, TURNS)
 
     def _lateness(self, now: int, ended: Ended) -> Lateness:

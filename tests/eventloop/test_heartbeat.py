@@ -8,7 +8,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from flowrt import BatchProcessor
 from flowrt.engine.instrument import Instrument
 from flowrt.eventloop.delayed_items import Lateness
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
-from flowrt.model import BatchRecord
+from flowrt.model import BatchRecord, make_record
 
 Run = Callable[[Any], Any]
 
@@ -215,7 +215,7 @@ def test_beat_rests_ten_times_its_own_cost_and_is_not_late_by_it(run: Run) -> No
     run(main())
 
 
-@pytest.mark.parametrize(("late_ms", "most"), [(50, 2_000), (200, 2_000), (1_000, 5_000)])
+@pytest.mark.parametrize(("late_ms", "most"), [(30, 200), (200, 1_000), (1_000, 5_000)])
 def test_look_after_a_stall_takes_a_small_part_of_its_time(
     run: Run, monkeypatch: pytest.MonkeyPatch, late_ms: int, most: int
 ) -> None:
@@ -433,3 +433,107 @@ def test_loop_that_was_closed_amid_a_batch_is_released(
     gc.collect()
     assert closed() is None
     assert record() is None, "the gauges would count it for ever"
+
+
+def make_ready(batch: BatchRecord, count: int) -> None:
+    """Give a batch items that are ready to run."""
+    for index in range(count):
+        item = make_record(batch, index, None, 1)
+        item.started_ns = 1
+        slot: Any = SimpleNamespace(item=item, task=SimpleNamespace(_fut_waiter=None))
+        batch.slots.append(slot)
+
+
+def end(heartbeat: Heartbeat, batches: list[BatchRecord]) -> None:
+    for batch in batches:
+        batch.finished_ns = batch.started_ns
+        heartbeat.unwatch(batch)
+
+
+def test_busy_batch_is_sampled_at_each_beat_beside_thousands_that_wait(run: Run) -> None:
+    async def main() -> tuple[int, int]:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 2_000)
+        make_ready(batches[1_000], 3)
+        for _ in range(20):
+            heartbeat._sample(25_000_000)
+        ledger = batches[1_000].ledger
+        assert ledger is not None
+        found = ledger.delays._samples, ledger.delays._sampled_ns
+        end(heartbeat, batches)
+        return found
+
+    samples, sampled_ns = run(main())
+    assert samples >= 10
+    assert 0.7e9 <= sampled_ns <= 1.4e9  # half a second, for which two of three items waited for the third
+
+
+def test_busy_batch_is_examined_first_after_a_late_beat(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 6_000)
+        looked: list[BatchRecord] = []
+        for busy in (batches[4_000], batches[10]):
+            make_ready(busy, 2)
+            for _ in range(40):
+                heartbeat._sample(25_000_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(Lateness, "look", lambda _, batch: looked.append(batch))
+            for _ in range(3):
+                looked.clear()
+                heartbeat._look(Lateness(0, 0, 50_000_000), {})
+                assert {id(batch) for batch in looked[:2]} == {id(batches[4_000]), id(batches[10])}
+                assert len(looked) == len({id(batch) for batch in looked})
+        end(heartbeat, batches)
+        assert not heartbeat._lively, "ended batches would be kept alive"
+
+    run(main())
+
+
+def test_batch_that_has_calmed_down_is_sampled_as_rarely_as_others(run: Run) -> None:
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 2_000)
+        make_ready(batches[0], 2)
+        heartbeat._sample(25_000_000)
+        assert batches[0] in heartbeat._lively
+        batches[0].slots.clear()
+        for _ in range(100):
+            heartbeat._sample(25_000_000)
+        assert not heartbeat._lively
+        end(heartbeat, batches)
+
+    run(main())
+
+
+def test_batch_that_has_just_started_is_sampled_from_the_first_beat_on(run: Run) -> None:
+    async def main() -> None:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 2_000)
+        for number in range(5):
+            batches += watched(heartbeat, 1)
+            make_ready(batches[-1], 3)
+            heartbeat._sample(25_000_000)
+            assert batches[-1].ledger is not None
+            assert batches[-1].ledger.delays._sampled_ns == 50_000_000
+            assert len(heartbeat._lively) <= 64, number
+        end(heartbeat, batches)
+        assert not heartbeat._lively
+
+    run(main())
+
+
+def test_batch_with_delayed_items_is_examined_after_each_late_beat(run: Run) -> None:
+    async def main() -> int:
+        heartbeat = heartbeat_of(asyncio.get_running_loop())
+        batches = watched(heartbeat, 6_000)
+        make_ready(batches[300], 3)
+        for _ in range(20):
+            heartbeat._look(Lateness(0, 0, 30_000_000), {})
+        assert batches[300].ledger is not None
+        delays = batches[300].ledger.delays
+        end(heartbeat, batches)
+        return delays.known_ns
+
+    looks = run(main()) / 90e6
+    assert looks >= 15, "a few looks find it, and then each one"
