@@ -128,6 +128,10 @@ class View:
                 lag_s = process["lag_s"]  # a bucket's upper bound, as on the page
                 shown = f"{lag_s:g} s" if lag_s >= 1 else f"{lag_s * 1e3:g} ms"
                 title.append(f"  lag ≤ {shown}", style="not bold dim")
+            if stalls := process.get(
+                "stalls"
+            ):  # since the process started: those of small batches are seen nowhere else
+                title.append(f"  {stalls:,} loop {'stall' if stalls == 1 else 'stalls'}", style="not bold yellow")
         if self._problem is not None:
             age = f", as of {duration(time.monotonic() - self._answered_s)} ago" if self._state is not None else ""
             title.append(f"\n{_plain(self._problem)}; retrying{age}", style="bold red")

@@ -26,6 +26,7 @@ function showProcess(process) {
     process.cpu === null ? null : `CPU ${percent(process.cpu)}`,
     process.rss_bytes === null ? null : bytes(process.rss_bytes),
     process.lag_s === null ? null : `loop lag ≤ ${seconds(process.lag_s)}`,
+    process.stalls ? `${count(process.stalls)} loop ${process.stalls === 1 ? "stall" : "stalls"}` : null,
     process.dropped ? `${count(process.dropped)} telemetry dropped` : null,
   ];
   put("process", parts.filter((part) => part !== null).join(" · "));

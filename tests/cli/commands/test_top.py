@@ -257,6 +257,16 @@ def test_lag_is_shown_as_the_bound_of_a_bucket() -> None:
     assert "lag ≤ 2.5 s" in drawn(view)
 
 
+def test_stalls_of_the_loop_are_in_the_head() -> None:
+    view = View("http://x")
+    view.update(Answer({"process": {**PROCESS, "stalls": 1_112}, "batches": []}))
+    assert "1,112 loop stalls" in drawn(view, 120)
+    view.update(Answer({"process": {**PROCESS, "stalls": 1}, "batches": []}))
+    assert "1 loop stall\n" in drawn(view, 120)
+    view.update(Answer({"process": {**PROCESS, "stalls": 0}, "batches": []}))
+    assert "stall" not in drawn(view, 120)
+
+
 def test_no_line_ends_after_its_label() -> None:
     stall = {"count": 3, "longest_s": 0.3, "garbage_collection": False, "stack": "", "node": None}
     view = View("http://x")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flowrt.server import TelemetryServer
+from flowrt.telemetry.metrics.store import METRICS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -43,6 +45,16 @@ def test_group_with_the_larger_share_of_failing_items_comes_first(
     batches = [batch(f"{name} active", "running") for name in ("price", "stock")]
     groups = [group(names[0], 0.4), group(names[1], 0.06)]
     assert page.evaluate(SHOWN, [batches, groups]) == f"{names[0]} active"
+    page.close()
+
+
+def test_stalls_of_the_loop_are_in_the_head(server: TelemetryServer, browser: Browser) -> None:
+    from playwright.sync_api import expect
+
+    METRICS.stalled("node")
+    page = browser.new_page()
+    page.goto(server.url)
+    expect(page.locator("#process")).to_contain_text(re.compile(r"[1-9][0-9,]* loop stalls?"))
     page.close()
 
 
