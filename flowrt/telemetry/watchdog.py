@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -184,7 +184,7 @@ class Watchdog:
             return
         current = asyncio.current_task(self._loop)
         samples.tasks.append(current)
-        slots = chain.from_iterable([batch.slots.copy() for batch in self._batches()])
+        slots = chain.from_iterable(batch.slots.copy() for batch in self._newest_first())
         for slot in islice(slots, _MAX_SLOTS):
             item, task = slot.item, slot.task
             if item is None or task is None or task is current or not item.started_ns:
@@ -195,6 +195,10 @@ class Watchdog:
             else:
                 samples.waiting[id(item)] = waiter
 
+    def _newest_first(self) -> Iterator[BatchRecord]:
+        """The active batches: of thousands, the oldest are most likely to have waited for long."""
+        return reversed([*self._batches()])
+
     def _find_culprit(self) -> tuple[dict[str, Any], ItemRecord | None]:
         """Return the running task with its stack and its place in a batch, and its item if it runs one."""
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001  # the documented way to see another thread
@@ -203,7 +207,7 @@ class Watchdog:
         if task is None:
             return culprit, None
         culprit["task"] = task.get_name()
-        for batch in self._batches():
+        for batch in self._newest_first():
             for slot in batch.slots.copy():
                 item = slot.item
                 if slot.task is task and item is not None:

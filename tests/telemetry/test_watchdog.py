@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ import pytest
 import flowrt
 from flowrt import BatchProcessor, Runtime
 from flowrt.engine.batch_run import active_batches
+from flowrt.model import BatchRecord, make_record
 from flowrt.telemetry.watchdog import Watchdog, _stack
 from tests.threads import assert_no_thread_left
 
@@ -297,3 +298,24 @@ def test_frame_between_two_lines_shows_its_first_line() -> None:
     frame = here()
     assert frame.f_lineno is None
     assert _stack(frame).splitlines()[-1].endswith(f":{first} in {here.__qualname__}: def here() -> FrameType:")
+
+
+def test_ready_item_is_sampled_beside_thousands_that_have_waited_for_longer(run: Run) -> None:
+    def active(number: int, waiter: Any) -> BatchRecord:
+        batch = BatchRecord(name="b", node_id="n", node_type="t", limit=1)
+        item = make_record(batch, number, None, 1)
+        item.started_ns = 1
+        slot: Any = SimpleNamespace(item=item, task=SimpleNamespace(_fut_waiter=waiter))
+        batch.slots.append(slot)
+        return batch
+
+    async def main() -> dict[int, int]:
+        loop = asyncio.get_running_loop()
+        batches = [active(number, loop.create_future()) for number in range(3_000)]
+        batches.append(active(3_000, None))
+        watchdog = Watchdog(loop, lambda: batches)
+        watchdog._sample(0, 5)
+        assert len(watchdog._samples.waiting) == 1_999
+        return {key == id(batches[-1].slots[0].item): at for key, at in watchdog._samples.ready.items()}
+
+    assert run(main()) == {True: 5}
