@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flowrt import BaseNode, BatchProcessor, FunctionNode, NodeContext, NodeResult, WorkflowContext
+from flowrt._util.daemon_thread import DaemonThreads
 from flowrt.executors import ThreadsExecutor
 
 Run = Callable[[Any], Any]
@@ -160,12 +161,21 @@ def test_fail_fast_waits_for_running_threads(run: Run) -> None:
 @pytest.mark.parametrize("limits", [(0.2, 0.4), (0.4, 0.2)], ids=["the item's first", "the batch's first"])
 @pytest.mark.parametrize("own_loop", [False, True], ids=["plain", "async"])
 def test_loop_is_free_while_a_thread_outlasts_both_timeouts(
-    limits: tuple[float, float], own_loop: bool, run: Run
+    limits: tuple[float, float], own_loop: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = threading.Event()
+    began, release = threading.Event(), threading.Event()
     released = []
 
+    def submit(*args: Any) -> Any:
+        submitted = submit_to_thread(*args)
+        began.wait(60)  # a busy machine might start the thread after the time limits
+        return submitted
+
+    submit_to_thread = DaemonThreads.submit
+    monkeypatch.setattr(DaemonThreads, "submit", submit)
+
     def node(_: int) -> None:
+        began.set()
         released.append(release.wait(10))
 
     async def main() -> Any:
