@@ -19,6 +19,7 @@ import pytest
 
 from flowrt import (
     AdaptiveLimit,
+    BatchFailedError,
     BatchProcessor,
     BatchResult,
     CircuitBreaker,
@@ -208,6 +209,9 @@ class Schedule:
                 results.append(result)
                 if len(results) == self.leaves_after:
                     break
+        except BatchFailedError as error:  # the batch ended before its input did
+            assert stream.batch is not None
+            assert error.exceptions == (stream.batch.cut_off,)  # noqa: PT017
         finally:
             await stream.aclose()
         self._check(sorted(results, key=lambda result: result.index))
