@@ -91,7 +91,7 @@ def test_output_missing_counted_items_is_not_complete(run: Run, source: Path, ca
     job = Job(
         BatchProcessor(node, telemetry=False), opened_input, Outputs(opened(path, source), LineMaker()), progress=False
     )
-    run(job.run())
+    run(job.run(lambda: None))
     assert (job.complete, job.exit_code) == (False, 1)
     assert not path.exists()
     assert path.with_name("out.partial").read_text().count("\n") == 1
