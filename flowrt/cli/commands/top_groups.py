@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -13,6 +13,9 @@ from flowrt.errors import one_line
 from flowrt.reporting.summary import duration
 
 __all__ = ["groups_table"]
+
+_OTHER: Final = "(other names)"  # the server's row of all names beyond its limit
+_MAX_LINES: Final = 4  # active batches that the screen shows without the table: one in full, three on a line
 
 
 def groups_table(state: dict[str, Any], max_rows: int, failing: float) -> list[RenderableType]:
@@ -24,14 +27,17 @@ def groups_table(state: dict[str, Any], max_rows: int, failing: float) -> list[R
         failing: Share of failed items from which on a name is marked.
 
     Returns:
-        Nothing if no two active batches have the same name: each of them has its own line then.
+        Nothing if each active batch has a line of its own, and another name.
     """
     groups = [group for group in state.get("groups", []) if group["active"]]
-    if max((group["active"] for group in groups), default=0) < 2:
+    # older versions send no totals
+    active = state.get("active", sum(group["active"] for group in groups))
+    names = state.get("active_names", len(groups) + state.get("groups_left", 0))
+    if active <= max(1, min(names, _MAX_LINES)):
         return []
-    left = max(0, len(groups) - max_rows) + state.get("groups_left", 0)
-    names = len(groups) + state.get("groups_left", 0)
-    title = Text(f"{sum(group['active'] for group in groups):,} active", style="bold")
+    shown = groups[:max_rows]
+    left = names - sum(group["name"] != _OTHER for group in shown)
+    title = Text(f"{active:,} active", style="bold")
     title.append(f", {names:,} {'name' if names == 1 else 'names'}", style="not bold dim")
     if left:
         title.append(f", {left:,} not shown", style="not bold dim")
@@ -39,7 +45,7 @@ def groups_table(state: dict[str, Any], max_rows: int, failing: float) -> list[R
     table.add_column("name", no_wrap=True, overflow="ellipsis", ratio=1)
     for name in ("active", "ended", "items/s", "failing", "p95", "oldest"):
         table.add_column(name, justify="right", no_wrap=True)
-    for group in groups[:max_rows]:
+    for group in shown:
         share = group.get("failing")
         table.add_row(
             one_line(group["name"]),

@@ -4,6 +4,7 @@ import { $, CAUSES, FAILING, failingShare, failures, fill, isRunning, make, put 
 import { clock, count, number, percent, progress, seconds, short } from "./format.js";
 
 const MOST_SINGLE = 3; // more batches of a name are shown as a group
+const OTHER = "(other names)"; // the server's row of all names beyond its limit
 const opened = new Set(); // names of the groups whose batches are listed
 
 // Coarse classes, so that rows do not change places with every frame.
@@ -133,15 +134,16 @@ function update(line, row, shown) {
 }
 
 // Show the table if there is more than one batch.
-export function showOverview(batches, groups, left, shown, choose) {
+export function showOverview(batches, { groups, groups_left: left, active }, shown, choose) {
   const rows = blocksOf(batches, groups).flatMap((block) => block.rows);
   $("overview").hidden = rows.length < 2 && !rows.some((row) => row.group);
-  const active = groups.reduce((sum, group) => sum + group.active, 0);
-  const names = groups.length + left;
+  const names = groups.filter((group) => group.name !== OTHER).length + left;
   const failing = rows.filter((row) => cellsOf(row).state[1] === "bad" && (row.group ? row.group.active : isRunning(row.batch)));
   const parts = [`${count(active)} active`, `${count(names)} ${names === 1 ? "name" : "names"}`];
-  if (failing.length) parts.push(`${count(failing.length)} failing`);
-  if (left) parts.push(`${count(left)} names not shown`);
+  const drawn = new Set(rows.map((row) => (row.group || row.batch).name).filter((name) => name !== OTHER));
+  const hidden = names - drawn.size;
+  if (hidden > 0) parts.push(`${count(hidden)} not shown`);
+  if (failing.length) parts.push(`${count(failing.length)} ${hidden > 0 ? "of those shown " : ""}failing`);
   put("overview-note", parts.join(" · "));
   fill(
     $("overview-rows"),

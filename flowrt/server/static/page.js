@@ -12,8 +12,7 @@ const MAX_BATCHES = 40;
 
 const batches = new Map(); // by id, in the order in which they started
 const histories = new Map(); // by id: rows [s, completed, failed, in flight, limit, queued, p50, p95, p99, causes]
-let groups = [];
-let groupsLeft = 0;
+let overview = { groups: [], groups_left: 0, active: 0 };
 let chosen = null;
 let latestProcess = null;
 
@@ -35,7 +34,7 @@ function showProcess(process) {
 // The batch to show: the chosen one, else the most troubled.
 function current() {
   if (chosen !== null && batches.has(chosen)) return batches.get(chosen);
-  return mostTroubled([...batches.values()], groups);
+  return mostTroubled([...batches.values()], overview.groups);
 }
 
 function choose(id) {
@@ -59,7 +58,7 @@ function showTab(batch) {
 function show() {
   if (latestProcess !== null) showProcess(latestProcess);
   const batch = current();
-  showOverview([...batches.values()], groups, groupsLeft, batch, choose);
+  showOverview([...batches.values()], overview, batch, choose);
   $("idle").hidden = batch !== null;
   $("shown").hidden = batch === null;
   if (batch !== null) showBatch(batch, histories.get(batch.id) || []);
@@ -86,8 +85,7 @@ function announce(batch, before) {
 
 function take(state, whole) {
   latestProcess = state.process;
-  groups = state.groups;
-  groupsLeft = state.groups_left;
+  overview = state;
   showWorkers(state.workers, state.workers_left);
   if (whole) {
     batches.clear();

@@ -11,13 +11,29 @@ from typing import Any, Final, NamedTuple
 from flowrt.model import BatchRecord
 from flowrt.telemetry.live.history import WINDOW_S
 
-__all__ = ["Groups"]
+__all__ = ["Groups", "Overview"]
 
 _MAX_NAMES: Final = 200  # further names share one group, so that a name per request cannot exhaust memory
 _MAX_ROWS: Final = 50
 _MAX_DURATIONS: Final = 256
 _MIN_STEP_S: Final = 0.4
 _OTHER: Final = "(other names)"
+
+
+class Overview(NamedTuple):
+    """Rows of the page's table of names, and how many batches and names there are in all.
+
+    Attributes:
+        rows: A row per name, the most troubled first.
+        left: Number of names without a row.
+        active: Number of active batches, of all names.
+        active_names: Number of names with an active batch.
+    """
+
+    rows: list[dict[str, Any]]
+    left: int
+    active: int
+    active_names: int
 
 
 class _Totals(NamedTuple):
@@ -58,7 +74,7 @@ class _Active:
 class Groups:
     """Totals of all batches by name, active and ended.
 
-    The loops' threads call `add_ended`, once per batch; the sampler's thread calls `rows`.
+    The loops' threads call `add_ended`, once per batch; the sampler's thread calls `overview`.
     """
 
     def __init__(self) -> None:
@@ -81,8 +97,8 @@ class Groups:
             group.failed_items += counts["failed"] + counts["timed_out"]
             group.durations_s.append((batch.finished_ns - batch.started_ns) / 1e9)
 
-    def rows(self, active: Iterable[BatchRecord]) -> tuple[list[dict[str, Any]], int]:
-        """Return a row per name, the most troubled first, and the number of names that did not fit.
+    def overview(self, active: Iterable[BatchRecord]) -> Overview:
+        """Return a row per name, and totals of all names.
 
         Args:
             active: Records of the active batches.
@@ -95,11 +111,14 @@ class Groups:
             groups = list(self._groups.items())
             unnamed = [name for name in by_name if name not in self._groups]
             rows = [self._row(name, group, by_name.get(name), now_s) for name, group in groups if name != _OTHER]
+            names = len(rows) + len(unnamed)
             if _OTHER in self._groups:
                 rest = _merge([by_name[name] for name in unnamed])
                 rows.append(self._row(_OTHER, self._groups[_OTHER], rest, now_s))
         rows.sort(key=lambda row: (-(row["failing"] or 0.0), -row["active"], row["name"]))
-        return rows[:_MAX_ROWS], max(0, len(rows) - _MAX_ROWS)
+        shown = rows[:_MAX_ROWS]
+        left = names - sum(row["name"] != _OTHER for row in shown)
+        return Overview(shown, left, sum(sums.batches for sums in by_name.values()), len(by_name))
 
     def _group(self, name: str) -> _Group:
         group = self._groups.get(name)

@@ -257,15 +257,17 @@ class LiveStore:
         return self._encode([view.state for view in (*self._views(), *news)])
 
     def _encode(self, batches: list[dict[str, Any]]) -> bytes:
-        groups, left = self._groups.rows(METRICS.active)
+        overview = self._groups.overview(METRICS.active)
         workers, workers_left = self._workers.rows()
         state = {
             "process": self._process.state(),
             "workers": workers,
             "workers_left": workers_left,
             "batches": batches,
-            "groups": groups,
-            "groups_left": left,
+            "groups": overview.rows,
+            "groups_left": overview.left,
+            "active": overview.active,
+            "active_names": overview.active_names,
         }
         # ASCII only, json's default: no user text can break a line or the encoding
         return json.dumps(state, separators=(",", ":")).encode()

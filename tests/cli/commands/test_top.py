@@ -374,3 +374,14 @@ def test_active_batches_of_different_names_need_no_table() -> None:
         Answer({"process": PROCESS, "batches": [running("one", 1.0, 0)], "groups": [{"name": "x", "active": 2}]})
     )
     assert "2 active, 1 name " in drawn(view)
+
+
+def test_many_active_names_are_a_table_though_each_has_one_batch() -> None:
+    view = View("http://x")
+    groups = [group(f"tenant-{i}", 1) for i in range(50)]
+    answer = {"process": PROCESS, "batches": [running("one", 1.0, 0)], "groups": groups, "groups_left": 950}
+    view.update(Answer({**answer, "active": 1_000, "active_names": 1_000}))
+    assert "1,000 active, 1,000 names, 992 not shown" in drawn(view)
+    others = [group("(other names)", 800), *groups]
+    view.update(Answer({**answer, "groups": others, "active": 1_000, "active_names": 1_000}))
+    assert "1,000 active, 1,000 names, 993 not shown" in drawn(view)

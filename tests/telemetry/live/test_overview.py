@@ -31,6 +31,12 @@ def batch(id_: str, status: str, failed: int = 0) -> dict[str, Any]:
     }
 
 
+NOTE = """async (state) => {
+  (await import('./live/overview.js')).showOverview(state.batches, state, null, () => {});
+  return document.querySelector("#overview-note").textContent;
+}"""
+
+
 def group(name: str, failing: float) -> dict[str, Any]:
     return {"name": name, "active": 5, "ended": {"ok": 9, "failed": 9, "cancelled": 0}, "failing": failing, "failed": 9}
 
@@ -64,4 +70,13 @@ def test_failing_group_shows_a_batch_with_failures(server: TelemetryServer, brow
     batches = [batch("stock active", "running"), batch("stock ended", "failed", 3)]
     assert page.evaluate(SHOWN, [batches, [group("stock", 0.4)]]) == "stock ended"
     assert page.evaluate(SHOWN, [batches, [group("stock", 0.0)]]) == "stock active"
+    page.close()
+
+
+def test_note_of_many_names_counts_all_active_batches(server: TelemetryServer, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
+    groups = [*(group(f"tenant {i}", 0.4 if i < 2 else 0.0) for i in range(49)), group("(other names)", 0.01)]
+    state = {"batches": [], "groups": groups, "groups_left": 951, "active": 1_000}
+    assert page.evaluate(NOTE, state) == "1,000 active · 1,000 names · 951 not shown · 2 of those shown failing"
     page.close()
