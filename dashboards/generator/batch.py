@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from dashboards.generator.frame import frame
 from dashboards.generator.links import link_to, row_link, runbook, to
 from dashboards.generator.panels import COLOURS, ERRORS, Panel, Query, lines, number
-from dashboards.generator.promql import Chosen
+from dashboards.generator.promql import AT_THE_END, LARGEST, MOST_SERIES, Chosen, largest
 from dashboards.generator.recording import FAILED
 from dashboards.generator.shared import (
     bound_by,
@@ -140,6 +140,7 @@ def _runs() -> list[Panel]:
     # Over the time shown, as there may be hours between the ends of two runs.
     total, count = _Q.increase("flowrt_batch_duration_seconds_sum"), _Q.increase("flowrt_batch_duration_seconds_count")
     completion = _Q.metric("flowrt_batch_last_completion_timestamp_seconds")
+    speedup = _Q.metric("flowrt_batch_speedup_ratio")
     return [
         rows(
             "Runs of each batch (time shown)",
@@ -169,17 +170,21 @@ def _runs() -> list[Panel]:
         lines(
             "Run duration (mean, s)",
             "Time from a batch's start to its end. Each point is the mean of the runs that ended in the time shown "
-            "before it.",
+            f"before it. {LARGEST}",
             "s",
-            Query(f"sum by (batch) ({total}) / (sum by (batch) ({count}) > 0)", "{{batch}}"),
+            Query(largest(f"sum by (batch) ({total}) / (sum by (batch) ({count}) > 0)", "batch"), "{{batch}}"),
             width=5,
         ),
         lines(
             "Speedup of the last run (×)",
             "Sum of execution times over wall time (claimed), and without the time that items delayed each other "
-            "(measured).",
+            f"(measured). Drawn are the {MOST_SERIES} batches with the lowest.",
             "suffix:×",
-            Query(f"max by (batch, method) ({_Q.metric('flowrt_batch_speedup_ratio')})", "{{batch}} ({{method}})"),
+            Query(
+                f"max by (batch, method) ({speedup}) "
+                f"and on (batch) bottomk({MOST_SERIES}, min by (batch) (min_over_time({speedup}{AT_THE_END})))",
+                "{{batch}} ({{method}})",
+            ),
             patterns={r"/\(claimed\)$/": COLOURS["limit"]},
             width=5,
         ),

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from dashboards.generator.frame import frame
 from dashboards.generator.links import link_to, row_link, runbook, to
 from dashboards.generator.panels import Panel, Query, lines, number
-from dashboards.generator.promql import Chosen
+from dashboards.generator.promql import LARGEST, Chosen, largest
 from dashboards.generator.shared import (
     FAILING_SERIES,
     FULL_CELL,
@@ -26,6 +26,7 @@ from dashboards.generator.shared import (
     items_per_second,
     percentiles,
     slots_in_use,
+    slots_rank,
     slots_share,
 )
 from dashboards.generator.tables import Column, bars, rows
@@ -146,9 +147,9 @@ def _latency() -> list[Panel]:
         items_by_status(width=8),
         lines(
             "Items failing, by node (%)",
-            "Share of each node's items that failed or timed out.",
+            f"Share of each node's items that failed or timed out. {LARGEST}",
             "percentunit",
-            Query(failing_share(_Q, _NODE), "{{batch}} / {{node}}"),
+            Query(largest(failing_share(_Q, _NODE), _NODE), "{{batch}} / {{node}}"),
             width=8,
             by_value=FAILING_SERIES,
             series_links=[
@@ -157,9 +158,9 @@ def _latency() -> list[Panel]:
         ),
         lines(
             "Slots in use, by node (%)",
-            "Busy slots, of all slots. At 100 % the concurrency limit sets the pace.",
+            f"Busy slots, of all slots. At 100 % the concurrency limit sets the pace. {LARGEST}",
             "percentunit",
-            Query(slots_share(_Q, _NODE), "{{batch}} / {{node}}"),
+            Query(largest(slots_share(_Q, _NODE), _NODE, slots_rank(_Q, _NODE)), "{{batch}} / {{node}}"),
             width=8,
             most=1,
             links=[runbook("FlowrtSaturated")],

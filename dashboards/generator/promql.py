@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from flowrt.executors.workers import TRANSPORT_BOUNDS_S
@@ -13,7 +14,19 @@ from flowrt.telemetry.metrics.catalogue import (
     RUN_BOUNDS_S,
 )
 
-__all__ = ["FIRING", "LOWEST_BOUND_S", "PROCESS_METRICS", "UNKNOWN_CULPRIT", "Chosen", "culprits", "recorded"]
+__all__ = [
+    "AT_THE_END",
+    "FIRING",
+    "LARGEST",
+    "LOWEST_BOUND_S",
+    "MOST_SERIES",
+    "PROCESS_METRICS",
+    "UNKNOWN_CULPRIT",
+    "Chosen",
+    "culprits",
+    "largest",
+    "recorded",
+]
 
 PROCESS_METRICS: Final = {
     "up": "gauge",
@@ -42,6 +55,15 @@ LOWEST_BOUND_S: Final = {
 from 0 to the bound, so that half the bound is reported as the median of anything quick."""
 
 UNKNOWN_CULPRIT: Final = "culprit unknown"
+
+MOST_SERIES: Final = 8
+"""Largest number of series that a panel draws by name: a service may have hundreds of names, and a legend cannot."""
+
+LARGEST: Final = f"Drawn are the {MOST_SERIES} largest of the time shown."
+"""Sentence for the description of a panel with `largest`."""
+
+AT_THE_END: Final = "[$__range] @ end()"
+"""Range of a selector that has one value for the whole time shown."""
 
 _RATE: Final = "$__rate_interval"
 
@@ -116,6 +138,22 @@ def culprits(expr: str) -> str:
         expr: A query with the label `node`.
     """
     return f'label_replace({expr}, "node", "{UNKNOWN_CULPRIT}", "node", "none")'
+
+
+def largest(expr: str, by: str, rank: str | None = None) -> str:
+    """Return the series of a query that are largest over the time shown, the same ones at each time.
+
+    `topk(8, ...)` alone chooses anew at each step of a range, and a panel would draw all that ever were among them.
+
+    Args:
+        expr: The query.
+        by: Labels of its series.
+        rank: The query for the order, evaluated at the end of the time shown; None for `expr` over that time.
+    """
+    if rank is None:
+        rank = re.sub(r"\brate\((\w+\{[^{}]*\})\[\$__rate_interval\]\)", r"increase(\1[$__range])", expr)
+        rank = rank.replace("[$__range]", AT_THE_END)
+    return f"{expr} and on ({by}) topk({MOST_SERIES}, {rank})"
 
 
 def _labels(name: str) -> tuple[str, ...]:

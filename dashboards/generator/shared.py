@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders import dashboard
 
 from dashboards.generator.links import link_to, runbook, to
 from dashboards.generator.panels import ERRORS, NEUTRAL, Panel, Query, heat, lines, number
-from dashboards.generator.promql import FIRING, Chosen, culprits
+from dashboards.generator.promql import AT_THE_END, FIRING, LARGEST, Chosen, culprits, largest
 from dashboards.generator.recording import ENDED, FAILED
 from dashboards.generator.tables import Column
 
@@ -33,6 +33,7 @@ __all__ = [
     "percentiles",
     "queue_wait",
     "slots_in_use",
+    "slots_rank",
     "slots_share",
 ]
 
@@ -101,6 +102,18 @@ def slots_share(chosen: Chosen, by: str = "") -> str:
     grouped = f"sum by ({by})" if by else "sum"
     busy, limit = chosen.rate("flowrt_slot_busy_seconds_total"), chosen.metric("flowrt_concurrency_limit")
     return f"{grouped} ({busy}) / ({grouped} ({limit}) > 0)"
+
+
+def slots_rank(chosen: Chosen, by: str) -> str:
+    """Return the query for the share of slots that are busy in the time shown, for `largest`.
+
+    Args:
+        chosen: The dashboard's variables.
+        by: Labels to keep.
+    """
+    busy, limit = chosen.metric("flowrt_slot_busy_seconds_total"), chosen.metric("flowrt_concurrency_limit")
+    used, most = f"increase({busy}{AT_THE_END})", f"max_over_time({limit}{AT_THE_END})"
+    return f"sum by ({by}) ({used}) / (sum by ({by}) ({most}) > 0)"
 
 
 def alerts_firing(description: str, *, links: Links = ()) -> Panel:
@@ -281,9 +294,9 @@ def loop_blocks(chosen: Chosen, *, links: Links = ()) -> Panel:
     """
     return lines(
         "Event loop blocked, by node (times per minute)",
-        "Every other item waits meanwhile. The log event loop.blocked has the item and the stack.",
+        f"Every other item waits meanwhile. The log event loop.blocked has the item and the stack. {LARGEST}",
         "short",
-        Query(culprits(f"60 * sum by (node) ({chosen.rate('flowrt_loop_stalls_total')})"), "{{node}}"),
+        Query(culprits(largest(f"60 * sum by (node) ({chosen.rate('flowrt_loop_stalls_total')})", "node")), "{{node}}"),
         shades=ERRORS,
         width=8,
         most=1,

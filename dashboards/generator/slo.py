@@ -11,7 +11,7 @@ from dashboards.generator.frame import frame
 from dashboards.generator.links import runbook
 from dashboards.generator.objectives import FAILURE_RATIO, LATE_RATIO
 from dashboards.generator.panels import ERRORS, NEUTRAL, Panel, Query, lines, number
-from dashboards.generator.promql import FIRING, recorded
+from dashboards.generator.promql import AT_THE_END, FIRING, LARGEST, largest, recorded
 from dashboards.generator.recording import BURN_WINDOWS
 from dashboards.generator.shared import FAILING_SERIES, alerts_firing
 from dashboards.generator.tables import Column, rows
@@ -51,6 +51,12 @@ def slo() -> model.Dashboard:
 
 def _ratio(prefix: str, window: str) -> str:
     return recorded(f"{prefix}{window}", "batch")
+
+
+def _largest(name: str) -> str:
+    """Recorded series of the batches, by the highest value in the time shown."""
+    series = recorded(name, "batch")
+    return largest(series, "job, batch", f"max_over_time({series}{AT_THE_END})")
 
 
 def _now() -> list[Panel]:
@@ -162,18 +168,18 @@ def _time() -> list[Panel]:
         ),
         lines(
             "Items failing, by batch (%, 5m)",
-            "Share of the items that failed or timed out, over five minutes.",
+            f"Share of the items that failed or timed out, over five minutes. {LARGEST}",
             "percentunit",
-            Query(_ratio(_FAILURES, "5m"), "{{job}} / {{batch}}"),
+            Query(_largest(f"{_FAILURES}5m"), "{{job}} / {{batch}}"),
             width=6,
             most=0.01,
             by_value=FAILING_SERIES,
         ),
         lines(
             "Items late, by batch (%, 5m)",
-            "Share of the successful items that took longer than the threshold, over five minutes.",
+            f"Share of the successful items that took longer than the threshold, over five minutes. {LARGEST}",
             "percentunit",
-            Query(_ratio(_LATE, "5m"), "{{job}} / {{batch}}"),
+            Query(_largest(f"{_LATE}5m"), "{{job}} / {{batch}}"),
             width=6,
             most=0.05,
             by_value=_LATE_SERIES,
@@ -192,9 +198,9 @@ def _time() -> list[Panel]:
         ),
         lines(
             "Items that count for the objectives (per second)",
-            "Items that ended as ok, failed or timed out. Without them no budget burns.",
+            f"Items that ended as ok, failed or timed out. Without them no budget burns. {LARGEST}",
             "suffix: /s",
-            Query(recorded("job_batch:flowrt_items_ended:rate5m", "batch"), "{{job}} / {{batch}}"),
+            Query(_largest("job_batch:flowrt_items_ended:rate5m"), "{{job}} / {{batch}}"),
             width=8,
         ),
     ]

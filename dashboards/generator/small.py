@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from dashboards.generator.frame import frame
 from dashboards.generator.links import link_to, row_link, runbook, to
 from dashboards.generator.panels import Panel, Query, lines, number
-from dashboards.generator.promql import Chosen
+from dashboards.generator.promql import LARGEST, Chosen, largest
 from dashboards.generator.shared import (
     FAILING,
     FAILING_CELL,
@@ -126,9 +126,9 @@ def _names() -> list[Panel]:
         ),
         lines(
             "Batches failing, by name (%)",
-            "Share of the batches that ended with at least one failed item.",
+            f"Share of the batches that ended with at least one failed item. {LARGEST}",
             "percentunit",
-            Query(_failing("batch"), "{{batch}}"),
+            Query(largest(_failing("batch"), "batch"), "{{batch}}"),
             width=8,
             by_value=FAILING_SERIES,
             links=[runbook("FlowrtItemErrorBudgetBurn")],
@@ -148,9 +148,9 @@ def _over_time() -> list[Panel]:
         ),
         lines(
             "Batches ended, by name (per second)",
-            "The rate at which the batches of each name end.",
+            f"The rate at which the batches of each name end. {LARGEST}",
             "suffix: /s",
-            Query(f"sum by (batch) ({_Q.rate('flowrt_batches_total')})", "{{batch}}"),
+            Query(largest(f"sum by (batch) ({_Q.rate('flowrt_batches_total')})", "batch"), "{{batch}}"),
             width=8,
         ),
         lines(
@@ -163,16 +163,16 @@ def _over_time() -> list[Panel]:
         ),
         lines(
             "Batch duration, by name (mean, s)",
-            "Mean time from a batch's start to its end.",
+            f"Mean time from a batch's start to its end. {LARGEST}",
             "s",
-            Query(_Q.mean(_DURATION, "batch"), "{{batch}}"),
+            Query(largest(_Q.mean(_DURATION, "batch"), "batch"), "{{batch}}"),
             width=8,
         ),
         lines(
             "Items per batch, by name (mean)",
-            "Items that ended, per batch that ended.",
+            f"Items that ended, per batch that ended. {LARGEST}",
             "short",
-            Query(_size("batch"), "{{batch}}"),
+            Query(largest(_size("batch"), "batch"), "{{batch}}"),
             width=8,
         ),
         items_by_status(width=8),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards.generator.links import runbook
 from dashboards.generator.panels import ERRORS, Panel, Query, lines
-from dashboards.generator.promql import Chosen
+from dashboards.generator.promql import LARGEST, Chosen, largest
 from dashboards.generator.shared import percentiles
 
 __all__ = ["worker_panels"]
@@ -51,9 +51,12 @@ def worker_panels(chosen: Chosen) -> list[Panel]:
         ),
         lines(
             "Items run again (per minute)",
-            "Attempts that ran again because their worker ended, by node.",
+            f"Attempts that ran again because their worker ended, by node. {LARGEST}",
             "suffix: /min",
-            Query(f"60 * sum by (batch, node) ({chosen.rate('flowrt_item_reruns_total')})", "{{batch}}: {{node}}"),
+            Query(
+                largest(f"60 * sum by (batch, node) ({chosen.rate('flowrt_item_reruns_total')})", "batch, node"),
+                "{{batch}}: {{node}}",
+            ),
             width=8,
         ),
         lines(

@@ -86,6 +86,17 @@ def green_step(board: dict[str, Any]) -> None:
     }
 
 
+def series_per_name(board: dict[str, Any]) -> None:
+    target = panel_of(board, QUEUE_WAIT)["targets"][0]
+    target.update(expr=f"sum by (batch) (flowrt_items_inflight{{{CHOSEN}}})", legendFormat="{{batch}}")
+
+
+def largest_of_each_moment(board: dict[str, Any]) -> None:
+    series_per_name(board)
+    target = panel_of(board, QUEUE_WAIT)["targets"][0]
+    target["expr"] = f"topk(8, {target['expr']})"
+
+
 CHOSEN = 'job=~"$job", instance=~"$instance"'
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
@@ -172,6 +183,8 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str, str, str]] = {
     "series coloured by their order": (line_colour(mode="palette-classic"), QUEUE_WAIT, "palette-classic", "status"),
     "a green series": (line_colour(mode="fixed", fixedColor="green"), QUEUE_WAIT, "can be green", "neutral"),
     "series that are green by their value": (green_step, QUEUE_WAIT, "can be green", "neutral"),
+    "a series per name": (series_per_name, QUEUE_WAIT, "a series per name", "`largest`"),
+    "the largest of each moment": (largest_of_each_moment, QUEUE_WAIT, "a series per name", "`largest`"),
     "a careless annotation": (bad_annotation, "annotation Alerts", "not narrowed by $job", 'job=~"$job"'),
 }
 

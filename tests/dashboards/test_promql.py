@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dashboards.generator.filled import filled
-from dashboards.generator.promql import LOWEST_BOUND_S, Chosen
+from dashboards.generator.promql import LOWEST_BOUND_S, MOST_SERIES, Chosen, largest
 from flowrt.telemetry.metrics.catalogue import CATALOGUE
 from tests.dashboards.promtool import assert_passes
 
@@ -69,3 +69,31 @@ def test_first_bucket_of_every_histogram_is_known() -> None:
 def test_unknown_metric_is_refused() -> None:
     with pytest.raises(KeyError, match="flowrt_itmes_total is not in the catalogue"):
         CHOSEN.metric("flowrt_itmes_total")
+
+
+@pytest.mark.parts
+def test_largest_series_are_those_of_the_whole_time_shown(promtool: str, tmp_path: Path) -> None:
+    # Name 0 ends most items over the hour, but none in the last five minutes; the others end more with their number.
+    names = [f"name {number}" for number in range(MOST_SERIES + 3)]
+    query = largest(f"60 * sum by (batch) ({CHOSEN.rate('flowrt_items_total')})", "batch")
+    rising = [f"0+{number}x70" for number in range(1, len(names))]
+    group = {
+        "name": "many names",
+        "interval": "1m",
+        "input_series": [
+            {"series": f'flowrt_items_total{{job="svc", instance="a:9464", batch="{name}"}}', "values": values}
+            for name, values in zip(names, ["0+1000x50 50000x20", *rising], strict=True)
+        ],
+        "promql_expr_test": [
+            {
+                "expr": filled(f"round({query})", interval="5m", span="1h"),
+                "eval_time": "60m",
+                "exp_samples": [
+                    {"labels": f'{{batch="{name}"}}', "value": 0 if number == 0 else number}
+                    for number, name in enumerate(names)
+                    if number == 0 or number > len(names) - MOST_SERIES
+                ],
+            }
+        ],
+    }
+    assert_passes(promtool, tmp_path, [group])

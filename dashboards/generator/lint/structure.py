@@ -42,6 +42,8 @@ _IN_PARENTHESES: Final = re.compile(r"\(([^()]+)\)$")
 _WINDOW: Final = re.compile(r"\b(now|ago|time shown|last \w+|\d+ days|objective|per window)\b")
 _LETTERS: Final = 7.5  # of a title, per column, on a screen 1,500 pixels wide
 _MODES: Final = frozenset({"fixed", "shades", "thresholds", "continuous-BlPu"})
+_BY_NAME: Final = re.compile(r"\{\{(?:batch|node)\}\}")
+_BOUNDED: Final = re.compile(r"\b(?:topk|bottomk)\(.*@ end\(\)")
 _GREEN: Final = frozenset({"green", "dark-green", "light-green", "semi-dark-green", "super-light-green", "#73bf69"})
 
 
@@ -135,6 +137,10 @@ def _panel(file: str, panel: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(file, where, f"{count} queries are called {ref}", "give each a refId of its own")
     for target in targets:
         yield from (Finding(file, where, *found) for found in lint_query(target.get("expr", "")))
+        names_series = panel.get("type") == "timeseries" and _BY_NAME.search(target.get("legendFormat") or "")
+        if names_series and not _BOUNDED.search(target.get("expr", "")):
+            wrong = "it draws a series per name, and a service may have hundreds of names"
+            yield Finding(file, where, wrong, "draw those that matter, with `largest` in promql.py")
 
 
 def _title(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
