@@ -6,9 +6,11 @@ import asyncio
 import atexit
 import os
 import threading
+from functools import partial
 from types import TracebackType
 from typing import Self
 
+from flowrt._util.daemon_thread import run_in_daemon_thread
 from flowrt.executors.remote_pool import PoolSettings, RemotePool
 from flowrt.executors.remote_session import RemoteSession
 from flowrt.executors.transport import Launcher
@@ -48,9 +50,7 @@ class PooledExecutor:
     def close(self) -> None:
         """End the workers, which fails running batches. A later batch starts new workers."""
         pools, self._pools = self._pools, []
-        for pool in pools:
-            atexit.unregister(pool.close)
-            pool.close()
+        _close(pools)
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,4 +58,14 @@ class PooledExecutor:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        pools, self._pools = self._pools, []
+        _close([pool for pool in pools if pool.loop is not None])
+        idle = [pool for pool in pools if not pool.closed]
+        if idle:  # in a thread, as their workers take a while to end
+            await run_in_daemon_thread(asyncio.get_running_loop(), partial(_close, idle), "flowrt-stop")
+
+
+def _close(pools: list[RemotePool]) -> None:
+    for pool in pools:
+        pool.close()
+        atexit.unregister(pool.close)

@@ -297,3 +297,22 @@ class _Shut:
 
     def close(self) -> None:
         self.executor.shutdown()
+
+
+def test_loop_runs_while_an_executor_waits_for_its_workers_to_end() -> None:
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            turns.append(1)
+
+    async def main() -> None:
+        async with ProcessesExecutor(1, initializer=nodes.nap_at_exit) as executor:
+            (result,) = await processor(nodes.pid_of, executor).batch([1])
+            counting = asyncio.create_task(count())
+        assert not alive(result.output)
+        assert not states_of(executor)
+        counting.cancel()
+
+    turns: list[int] = []
+    run(main())
+    assert len(turns) > 5
