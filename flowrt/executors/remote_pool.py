@@ -366,7 +366,7 @@ class RemotePool:
 
     def worker_states(self) -> list[WorkerState]:
         """State of each slot, for the live page and the metrics; any thread may call it."""
-        return [slot.state(self._settings.kind) for slot in self._slots.values()]
+        return [slot.state(self._settings.kind, in_use=self.loop is not None) for slot in self._slots.values()]
 
     def close(self, timeout_s: float = _STOP_S) -> None:
         """End the workers; block for at most `timeout_s`, then kill the remaining ones. Call it when no batch runs."""

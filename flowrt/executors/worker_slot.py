@@ -49,11 +49,12 @@ class WorkerSlot:
         """Return all workers of the slot."""
         return [link for link in (self.link, self.spare, *self.retired) if link is not None]
 
-    def state(self, kind: str) -> WorkerState:
+    def state(self, kind: str, *, in_use: bool) -> WorkerState:
         """Return the slot's current state. Any thread may call this method.
 
         Args:
             kind: The kind of workers.
+            in_use: True while a batch uses the pool.
         """
         link = self.link
         transport = None if link is None else link.transport
@@ -63,6 +64,7 @@ class WorkerSlot:
             pid=0 if transport is None else transport.pid,
             host="" if transport is None else transport.host,
             ready=link is not None and link.ready,
+            in_use=in_use,
             busy_seconds=COUNTS.busy_ns.get(self.name, 0) / 1e9,
             inflight=sum(len(each.entries) for each in self.links()),
             resident_bytes=0 if link is None else link.resident_bytes,

@@ -67,6 +67,8 @@ class WorkerState:
         pid: The worker's process id; 0 if the slot is empty now.
         host: The worker's host.
         ready: True if it can take items.
+        in_use: True while a batch uses the executor. Without one, a worker that starts does not become ready: nothing
+            reads its messages until the next batch.
         busy_seconds: Time for which the slot's workers ran attempts, in seconds; side by side, attempts add up.
         inflight: Number of items in the worker, including those sent ahead.
         resident_bytes: Resident memory of the worker at its last message.
@@ -79,6 +81,7 @@ class WorkerState:
     pid: int
     host: str
     ready: bool
+    in_use: bool
     busy_seconds: float
     inflight: int
     resident_bytes: int

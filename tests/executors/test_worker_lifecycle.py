@@ -316,3 +316,15 @@ def test_loop_runs_while_an_executor_waits_for_its_workers_to_end() -> None:
     turns: list[int] = []
     run(main())
     assert len(turns) > 5
+
+
+def test_workers_are_in_use_while_a_batch_runs() -> None:
+    async def main() -> None:
+        async with ProcessesExecutor(1) as executor:
+            stream = processor(nodes.pid_of, executor).batch_as_completed(itertools.count())
+            async with contextlib.aclosing(stream):
+                await anext(stream)
+                assert [state.in_use for state in states_of(executor)] == [True]
+            assert [state.in_use for state in states_of(executor)] == [False]
+
+    run(main())

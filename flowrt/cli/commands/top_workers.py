@@ -33,17 +33,22 @@ def workers_table(state: dict[str, Any]) -> list[RenderableType]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("restarts and last crash", no_wrap=True, overflow="ellipsis", ratio=1)
     for worker in workers[:_MAX_ROWS]:
-        busy = "not ready" if not worker["ready"] else "–" if worker["busy"] is None else f"{worker['busy']:.0%}"
         table.add_row(
             one_line(worker["slot"]),
             f"{worker['pid']}" if worker["pid"] else "none",
             one_line(worker["host"]),
-            busy,
+            _busy(worker),
             f"{worker['inflight']:,}",
             f"{worker['rss_bytes'] / 1e6:,.0f} MB",
             _restarts(worker),
         )
     return [Text(), table]
+
+
+def _busy(worker: dict[str, Any]) -> str:
+    if not worker["ready"]:
+        return "not ready" if worker.get("in_use", True) else "ready at next batch"
+    return "–" if worker["busy"] is None else f"{worker['busy']:.0%}"
 
 
 def _restarts(worker: dict[str, Any]) -> Text:

@@ -8,6 +8,12 @@ function restartsOf(worker) {
   return reasons.length ? reasons.map(([reason, times]) => `${count(times)} ${reason}`).join(", ") : "0";
 }
 
+// Between batches nothing reads what a worker sends that starts.
+function busyOf(worker) {
+  if (!worker.ready) return worker.in_use ? "not ready" : "ready at next batch";
+  return worker.busy === null ? "–" : percent(worker.busy);
+}
+
 function crashOf(crash) {
   if (crash === null) return make("span", "muted", "–");
   const what = make("span", "kind", crash.how);
@@ -27,7 +33,7 @@ function update(row, worker) {
     worker.slot,
     worker.pid ? String(worker.pid) : "none",
     worker.host || "–",
-    !worker.ready ? "not ready" : worker.busy === null ? "–" : percent(worker.busy),
+    busyOf(worker),
     count(worker.inflight),
     worker.rss_bytes ? bytes(worker.rss_bytes) : "–",
     restartsOf(worker),

@@ -47,6 +47,7 @@ class WorkersView:
             "pid": state.pid,
             "host": state.host,
             "ready": state.ready,
+            "in_use": state.in_use,
             "busy": busy,
             "inflight": state.inflight,
             "rss_bytes": state.resident_bytes,

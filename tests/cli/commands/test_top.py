@@ -385,3 +385,18 @@ def test_many_active_names_are_a_table_though_each_has_one_batch() -> None:
     others = [group("(other names)", 800), *groups]
     view.update(Answer({**answer, "groups": others, "active": 1_000, "active_names": 1_000}))
     assert "1,000 active, 1,000 names, 993 not shown" in drawn(view)
+
+
+@pytest.mark.parametrize(
+    ("more", "shown"),
+    [({"in_use": True}, "not ready"), ({"in_use": False}, "ready at next batch"), ({}, "not ready")],
+)
+def test_worker_that_waits_for_a_batch_to_become_ready_says_so(more: dict[str, bool], shown: str) -> None:
+    worker = {
+        "slot": "w0", "pid": 7, "host": "h", "ready": False, "busy": None, "inflight": 0,
+        "rss_bytes": 0, "restarts": {}, "last_crash": None, **more,
+    }  # fmt: skip
+    view = View("http://x")
+    view.update(Answer({"process": PROCESS, "batches": [running("one", 1.0, 0)], "workers": [worker]}))
+    (line,) = [line for line in drawn(view, 80).splitlines() if line.startswith("w0")]
+    assert line.split("h", 1)[1].split("0 ")[0].strip() == shown

@@ -80,3 +80,19 @@ def test_note_of_many_names_counts_all_active_batches(server: TelemetryServer, b
     state = {"batches": [], "groups": groups, "groups_left": 951, "active": 1_000}
     assert page.evaluate(NOTE, state) == "1,000 active · 1,000 names · 951 not shown · 2 of those shown failing"
     page.close()
+
+
+WORKERS = """async (workers) => {
+  (await import('./live/workers.js')).showWorkers(workers, 0);
+  return [...document.querySelectorAll("#worker-rows tr")].map((row) => row.children[3].textContent);
+}"""
+
+
+def test_worker_that_waits_for_a_batch_to_become_ready_says_so(server: TelemetryServer, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(server.url)
+    worker = {"executor": "processes", "pid": 7, "host": "", "ready": False, "busy": None, "inflight": 0}
+    worker |= {"rss_bytes": 0, "restarts": {}, "last_crash": None}
+    workers = [{**worker, "slot": "w0", "in_use": True}, {**worker, "slot": "w1", "in_use": False}]
+    assert page.evaluate(WORKERS, workers) == ["not ready", "ready at next batch"]
+    page.close()
