@@ -16,6 +16,7 @@ import pytest
 
 from flowrt import BaseNode, BatchProcessor, FunctionNode, NodeContext, NodeResult, WorkflowContext
 from flowrt._util.daemon_thread import DaemonThreads
+from flowrt.engine.batch_run import BatchRun, active_batches
 from flowrt.executors import ThreadsExecutor
 
 Run = Callable[[Any], Any]
@@ -100,8 +101,23 @@ def test_thread_sees_the_callers_context_and_does_not_change_it(run: Run) -> Non
 
 
 def test_timed_out_thread_keeps_its_slot_until_it_ends(run: Run) -> None:
-    counted = Counted(0.5)
-    results = run(processor(counted, 2, item_timeout=0.05).batch(range(6)))
+    runs: list[BatchRun] = []
+
+    def outlast_the_time_limits() -> None:
+        until = time.monotonic() + 60
+        while not all(slot.cancelled_ns for slot in runs[0].batch.slots) and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(0.1)  # here a slot without its thread would start another
+
+    async def main() -> Any:
+        batch = asyncio.create_task(processor(counted, 2, item_timeout=0.05).batch(range(6)))
+        while not runs:
+            await asyncio.sleep(0)
+            runs.extend(active_batches(asyncio.get_running_loop()))
+        return await batch
+
+    counted = Counted(0, outlast_the_time_limits)
+    results = run(main())
     assert {r.status for r in results} == {"timed_out"}
     assert counted.most == 2
 
