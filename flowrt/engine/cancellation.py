@@ -19,6 +19,7 @@ from flowrt.engine.outcome import (
     Finisher,
     as_source_error,
     cancel,
+    in_turn,
     mark_not_journaled,
     set_timed_out,
     settle,
@@ -104,11 +105,12 @@ class Cancellation:
         self._context = context
         self._slots = slots
         self._timers: tuple[asyncio.TimerHandle, ...] = ()
+        self._unstarted: set[Slot] = set()  # those whose item was cancelled while its attempt waited for its start
         item_ended = None if retries is None else retries.item_ended
         finish: Callable[[ItemRecord], None] = Finisher(
             parts.batch, parts.dispatch, parts.deliver, item_ended, self._fail_fast if parts.fail_fast else None
         ).finish
-        self.finish = finish if cache is None else _then(cache.item_ended, finish)
+        self.finish = finish if cache is None else in_turn(cache.item_ended, finish)
 
     # -- the whole batch -----------------------------------------------------------------------------------------------
 
@@ -128,9 +130,10 @@ class Cancellation:
         self.drained = reason
         self._close_admission(reason)
         self._pause.end()
-        for task in waiting:
-            if task is not None:
-                task.cancel()
+        self._unstarted.update(waiting)
+        for slot in waiting:
+            if slot.task is not None:
+                slot.task.cancel()
 
     @property
     def all_started(self) -> bool:
@@ -139,11 +142,11 @@ class Cancellation:
         all_pulled = self._admission.closed or (self._batch.pulled >= source.known and not source.left)
         return all_pulled and not self._waiting()
 
-    def _waiting(self) -> list[asyncio.Task[Any] | None]:
-        """Return the tasks of the items that wait for a rate limit or an open circuit."""
+    def _waiting(self) -> list[Slot]:
+        """Return the slots whose item waits for a rate limit, an open circuit or its turn in a worker."""
         current = asyncio.current_task(self._loop)
         return [
-            slot.task
+            slot
             for slot in self._batch.slots
             if slot.item is not None and not slot.item.started_ns and not slot.journaling and slot.task is not current
         ]
@@ -166,6 +169,7 @@ class Cancellation:
         self._pause.end()
         if self._hedging is not None:
             self._hedging.stop()
+        self._unstarted.update(self._waiting())
         current = asyncio.current_task(self._loop)
         for slot in self._batch.slots:
             # idle workers end at the closed admission, and items that are being journaled have ended already
@@ -225,10 +229,12 @@ class Cancellation:
         if slot.cancelled_ns:  # its time limit: the worker calls `timed_out` next
             return
         task = slot.task
-        if self.stopped is not None:
+        if slot in self._unstarted:
+            # of an attempt in a worker's queue, which is counted, it is not known whether it has just started
+            how = "not started: " if not item.attempts else "" if item.retry is None else "not tried again: "
+            cancel(item, how + self.reason)
+        elif self.stopped is not None:
             cancel(item, self.stopped)
-        elif self.drained is not None and not item.started_ns:
-            cancel(item, f"not {'tried again' if item.attempts else 'started'}: {self.drained}")
         elif task is not None and task.cancelling():  # a request by other code; without one, the node raised the error
             cancel(item, _STRAY)
             item.exception = asyncio.CancelledError(_STRAY)
@@ -388,12 +394,5 @@ class Cancellation:
             timer.cancel()
         self._source = EMPTY
         self._hedging = None
+        self._unstarted.clear()
         del self.finish, self._slots
-
-
-def _then(first: Callable[[ItemRecord], None], second: Callable[[ItemRecord], None]) -> Callable[[ItemRecord], None]:
-    def both(item: ItemRecord) -> None:
-        first(item)
-        second(item)
-
-    return both

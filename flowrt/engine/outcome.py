@@ -26,6 +26,7 @@ __all__ = [
     "as_source_error",
     "cancel",
     "cancel_retry",
+    "in_turn",
     "mark_not_journaled",
     "set_timed_out",
     "settle",
@@ -280,3 +281,13 @@ def _following(
             not_ok(item)
 
     return after
+
+
+def in_turn(first: Callable[[ItemRecord], None], second: Callable[[ItemRecord], None]) -> Callable[[ItemRecord], None]:
+    """Return a function that calls both functions."""
+
+    def both(item: ItemRecord) -> None:
+        first(item)
+        second(item)
+
+    return both

@@ -903,3 +903,31 @@ def test_retry_does_not_repeat_an_output_that_is_unrun_code(run_virtual: Run) ->
     (result,) = run_virtual(BatchProcessor(node, 1, retry=RetryPolicy(3, base=0.0), telemetry=False).batch([1]))
     assert (result.status, result.attempts) == ("failed", 1)
     assert "returned a generator" in result.error
+
+
+@pytest.mark.parametrize("what", ["rate limit", "circuit"])
+def test_item_that_waits_for_a_policy_when_the_batch_stops_says_not_started(what: str, run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        if what == "circuit" and x < 2:
+            raise ConnectionError(f"refused {x}")
+        await asyncio.sleep(3600.0)
+        return x
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(2, per=3600)}
+    if what == "circuit":
+        settings = {"breaker": CircuitBreaker(0.5, window=60, cooldown=3600.0, minimum=2, open="pause")}
+    processor = BatchProcessor(node, 4, telemetry=False, batch_timeout=5.0, **settings)
+    results = run_virtual(processor.batch(range(9)))
+    late = "the batch took longer than batch_timeout=5 s"
+    ended = [late] * 2 if what == "rate limit" else ["refused 0", "refused 1"]
+    assert [r.error for r in results] == ended + [f"not started: {late}"] * 7
+    assert [r.attempts for r in results] == [1] * 2 + [0] * 7
+
+
+def test_item_whose_retry_waits_for_the_rate_limit_when_the_batch_stops_says_not_tried_again(run_virtual: Run) -> None:
+    async def node(x: int) -> int:
+        raise ConnectionError(f"refused {x}")
+
+    settings: dict[str, Any] = {"rate_limit": RateLimit(1, per=3600), "retry": RetryPolicy(2, wait=lambda _: 1.0)}
+    (result,) = run_virtual(BatchProcessor(node, 1, telemetry=False, batch_timeout=5.0, **settings).batch([0]))
+    assert (result.attempts, result.error) == (1, "not tried again: the batch took longer than batch_timeout=5 s")

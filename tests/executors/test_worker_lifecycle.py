@@ -20,6 +20,7 @@ import pytest
 import uvloop
 
 from flowrt import BatchProcessor, ProcessesExecutor, Runtime
+from flowrt.engine.batch_run import active_batches
 from flowrt.executors import executor_of
 from flowrt.executors.pickling import PicklingError, dumps_alone
 from flowrt.executors.workers import WorkerState
@@ -328,3 +329,23 @@ def test_workers_are_in_use_while_a_batch_runs() -> None:
             assert [state.in_use for state in states_of(executor)] == [False]
 
     run(main())
+
+
+@pytest.mark.parametrize("end", ["drain", "stop"])
+def test_items_in_the_queue_of_a_worker_name_the_reason_of_the_batchs_end(end: str, tmp_path: Path) -> None:
+    async def main() -> Any:
+        async with ProcessesExecutor(1) as executor:
+            batch = asyncio.create_task(processor(nodes.outlast, executor, 6).batch([str(tmp_path)] * 6))
+            async with asyncio.timeout(PATIENCE_S):
+                while not (tmp_path / "pid").exists():
+                    await asyncio.sleep(0.01)
+                (run_,) = active_batches(asyncio.get_running_loop())
+                while not any(slot.item is not None and slot.item.started_ns for slot in run_.batch.slots):
+                    await asyncio.sleep(0.01)
+            getattr(run_, end)("shutting down")
+            (tmp_path / "go on").touch()
+            return await batch
+
+    results = run(main())
+    assert {r.error for r in results if r.status == "cancelled"} == {"shutting down"}
+    assert [r.status for r in results[1:]] == ["cancelled"] * 5
