@@ -119,19 +119,18 @@ class View:
         title.append(_plain(self._url), style="not bold")
         if self._state is not None:
             process = self._state["process"]
-            title.append(f"  pid {process['pid']}", style="not bold dim")
-            if process["cpu"] is not None:
-                title.append(f"  cpu {process['cpu']:.0%}", style="not bold dim")
-            if process["rss_bytes"] is not None:
-                title.append(f"  {process['rss_bytes'] / 1e6:,.0f} MB", style="not bold dim")
+            # what is urgent first: a narrow screen cuts the line off
+            if stalls := process.get("stalls"):  # since the start: those of small batches are seen nowhere else
+                title.append(f"  {stalls:,} loop {'stall' if stalls == 1 else 'stalls'}", style="not bold yellow")
             if process["lag_s"] is not None:
                 lag_s = process["lag_s"]  # a bucket's upper bound, as on the page
                 shown = f"{lag_s:g} s" if lag_s >= 1 else f"{lag_s * 1e3:g} ms"
                 title.append(f"  lag ≤ {shown}", style="not bold dim")
-            if stalls := process.get(
-                "stalls"
-            ):  # since the process started: those of small batches are seen nowhere else
-                title.append(f"  {stalls:,} loop {'stall' if stalls == 1 else 'stalls'}", style="not bold yellow")
+            if process["cpu"] is not None:
+                title.append(f"  cpu {process['cpu']:.0%}", style="not bold dim")
+            if process["rss_bytes"] is not None:
+                title.append(f"  {process['rss_bytes'] / 1e6:,.0f} MB", style="not bold dim")
+            title.append(f"  pid {process['pid']}", style="not bold dim")
         if self._problem is not None:
             age = f", as of {duration(time.monotonic() - self._answered_s)} ago" if self._state is not None else ""
             title.append(f"\n{_plain(self._problem)}; retrying{age}", style="bold red")
@@ -140,7 +139,9 @@ class View:
     def _line(self, batch: Batch) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")
         line.append(f"{batch['status']:>9} ", style=_STATUS.get(batch["status"], ""))
-        line.append(f"{_plain(batch['name'])}: {_progress(batch)}", style="dim")
+        line.append(f"{_plain(batch['name'])}: {_progress(batch)}, {duration(batch['elapsed_s'])}", style="dim")
+        if failed := _failed(batch):
+            line.append(f", {_failures(failed, batch)}", style="red")
         return line
 
 
@@ -155,6 +156,10 @@ def _failed(batch: Batch) -> int:
     return failed
 
 
+def _failures(failed: int, batch: Batch) -> str:
+    return f"{failed:,} failed ({failed / max(1, batch['completed']):.0%})"
+
+
 def _batch(batch: Batch, width: int, trace_url: str | None) -> list[RenderableType]:
     over = batch["status"] != "running"
     head = Text(_plain(batch["name"]), style="bold", no_wrap=True, overflow="ellipsis")
@@ -163,7 +168,7 @@ def _batch(batch: Batch, width: int, trace_url: str | None) -> list[RenderableTy
         head.append(f", paused for {duration(batch['paused_s'])}", style="yellow")
     head.append(f"  {duration(batch['elapsed_s'])}", style="not bold dim")
     if failed := _failed(batch):
-        head.append(f"  {failed:,} failed ({failed / max(1, batch['completed']):.0%})", style="bold red")
+        head.append(f"  {_failures(failed, batch)}", style="bold red")
     progress = Text(no_wrap=True, overflow="ellipsis")
     expected = batch["expected"]
     if expected:
@@ -186,7 +191,7 @@ def _batch(batch: Batch, width: int, trace_url: str | None) -> list[RenderableTy
         figures,
         slots,
         _rates(batch, width),
-        _bound(batch, width),
+        *_bound(batch, width),
         *_explained(batch),
     ]
 
@@ -240,20 +245,27 @@ def _rates(batch: Batch, width: int) -> Text:
     return line
 
 
-def _bound(batch: Batch, width: int) -> Text:
-    """Draw what limited the batch, as a bar with a legend."""
+def _bound(batch: Batch, width: int) -> list[RenderableType]:
+    """Draw what limited the batch, as a bar with a legend beside it, or below it where there is no room."""
     held = {cause: batch["bound_s"].get(cause, 0.0) for cause in _CAUSES}
     total = sum(held.values())
-    line = Text("bound by ", style="dim")
+    line = Text("bound by ", style="dim", no_wrap=True)
     if not total:
-        return line.append("nothing yet")
-    cells, legend = max(10, min(60, width - 20)), Text()
+        return [line.append("nothing yet")]
+    cells, names = max(10, min(60, width - 27)), []
     for cause, seconds in sorted(held.items(), key=lambda pair: -pair[1]):
         name, colour = _CAUSES[cause]
         line.append("█" * round(cells * seconds / total), style=colour)
         if seconds / total >= 0.01:
-            legend.append(f"  {seconds / total:.0%} ").append(name, style=colour)
-    return line.append(legend)
+            names.append(Text("  ").append(f"{seconds / total:.0%} ", style="dim").append(name, style=colour))
+    if len(line) + sum(map(len, names)) <= width:
+        return [line.append_text(Text().join(names))]
+    lines = [line]
+    for each in names:
+        if lines[-1] is line or len(lines[-1]) + len(each) > width:
+            lines.append(Text(" " * 7, no_wrap=True, overflow="ellipsis"))
+        lines[-1].append_text(each)
+    return [*lines]
 
 
 def _tables(batch: Batch, width: int, max_lines: int | None) -> list[RenderableType]:

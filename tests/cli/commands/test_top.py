@@ -262,7 +262,7 @@ def test_stalls_of_the_loop_are_in_the_head() -> None:
     view.update(Answer({"process": {**PROCESS, "stalls": 1_112}, "batches": []}))
     assert "1,112 loop stalls" in drawn(view, 120)
     view.update(Answer({"process": {**PROCESS, "stalls": 1}, "batches": []}))
-    assert "1 loop stall\n" in drawn(view, 120)
+    assert "1 loop stall  lag" in drawn(view, 120)
     view.update(Answer({"process": {**PROCESS, "stalls": 0}, "batches": []}))
     assert "stall" not in drawn(view, 120)
 
@@ -400,3 +400,40 @@ def test_worker_that_waits_for_a_batch_to_become_ready_says_so(more: dict[str, b
     view.update(Answer({"process": PROCESS, "batches": [running("one", 1.0, 0)], "workers": [worker]}))
     (line,) = [line for line in drawn(view, 80).splitlines() if line.startswith("w0")]
     assert line.split("h", 1)[1].split("0 ")[0].strip() == shown
+
+
+def test_title_of_a_narrow_screen_keeps_the_stalls_and_the_lag() -> None:
+    view = View("http://127.0.0.1:9464")
+    process = {"pid": 1_234_567, "cpu": 0.9, "rss_bytes": 1_234_000_000, "lag_s": 2.5, "stalls": 1_240}
+    view.update(Answer({"process": process, "batches": [running("one", 1.0, 0)]}))
+    (title, *_) = drawn(view, 80).splitlines()
+    assert "1,240 loop stalls  lag ≤ 2.5 s" in title
+    assert len(title) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_causes_that_bound_the_batch_are_not_torn_apart(width: int) -> None:
+    view = View("http://x")
+    causes = {"slots": 50.0, "rate_limit": 20.0, "loop_blocked": 15.0, "tail": 10.0, "service": 5.0}
+    view.update(Answer({"process": PROCESS, "batches": [running("one", 1.0, 0, bound_s=causes)]}))
+    lines = drawn(view, width).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("bound by"))
+    assert lines[at].count("█") >= 10
+    shown = lines[at : at + 3]
+    for cause in ("50% slots busy", "20% rate limit", "15% loop blocked", "10% tail", "5% service"):
+        assert sum(cause in line for line in shown) == 1, shown
+    assert all(len(line) <= width for line in shown)
+
+
+def test_line_of_another_batch_says_how_it_is_and_how_old() -> None:
+    view = View("http://x")
+    batches = [running("latest", 9.0, 0), running("failing", 1.0, 6), running("older", 2.0, 0, elapsed_s=75.0)]
+    view.update(Answer({"process": PROCESS, "batches": batches}))
+    lines = drawn(view, 80).splitlines()
+    assert "  running latest: 100 items, 1.00 s" in [line.rstrip() for line in lines]
+    assert "  running older: 100 items, 75.00 s" in [line.rstrip() for line in lines]
+    batches.append(running("worse", 3.0, 9))
+    view.update(Answer({"process": PROCESS, "batches": batches}))
+    assert "  running failing: 100 items, 1.00 s, 6 failed (6%)" in [
+        line.rstrip() for line in drawn(view, 80).splitlines()
+    ]
