@@ -83,9 +83,9 @@ def run(
 ) -> None:
     """Run NODE over every item of INPUT.
 
-    NODE is module:name or path/to/file.py:name: a node, a function of one argument, or a class; its __aenter__ and
-    __aexit__ open and close what it needs. INPUT is JSON Lines, JSON, CSV, Parquet or Arrow by its extension,
-    compressed or not; a pattern, a folder of Parquet, a URL, or - for stdin.
+    NODE is module:name or path/to/file.py:name: a node, a function of one argument, or a class, whose __aenter__ and
+    __aexit__ are called. INPUT is JSON Lines, JSON, CSV, Parquet or Arrow by its extension, compressed or not; a
+    pattern, a folder of Parquet, a URL, or - for stdin.
     """
     # heavy imports are here, so that `flowrt --help` stays fast
     from flowrt.cli.io.output_files import claim_stdout  # noqa: PLC0415
