@@ -93,6 +93,7 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
         limit=batch.limit,
         items=batch.pulled,
         ended=bool(batch.finished_ns),
+        completed=sum(batch.counts.values()),
         failed=batch.counts["failed"] + batch.counts["timed_out"],
         left=ledger.left,
         computing_ns=ledger.computing_ns,
@@ -111,6 +112,7 @@ def explain(
     limit: int,
     items: int = 0,
     ended: bool = True,
+    completed: int = 0,
     failed: int = 0,
     left: int = 0,
     computing_ns: int = 0,
@@ -129,6 +131,7 @@ def explain(
         limit: The concurrency limit.
         items: Number of items so far, or 0 if unknown.
         ended: True if no further items will come.
+        completed: Number of items that ended, or 0 for all.
         failed: Number of items that failed or timed out.
         left: Number of items that were still running or queued when the input was exhausted.
         computing_ns: The part of `service` in which the loop's thread computed.
@@ -151,13 +154,15 @@ def explain(
     if 0 < items < limit + ended:  # no item ever waited for a slot
         bound["service"] += bound["slots"]
         bound["slots"] = 0
+    completed = completed or items
+    failing = failed / completed if completed else 0.0
     cpu_ns = computing_ns + blocked_computing_ns if cpu is None else cpu.cpu_ns
 
     def compute_less() -> str:  # only where it is said: to count the cores takes longer than the rest
         return _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
 
     words = _Words(
-        bound, wall_ns, limit, items, failed, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls,
+        bound, wall_ns, limit, items, failing, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls,
         plain_workers, cores,
     )  # fmt: skip
     parts: list[str] = []
@@ -194,7 +199,7 @@ class _Words:
         wall_ns: int,
         limit: int,
         items: int,
-        failed: int,
+        failing: float,
         left: int,
         computing_ns: int,
         blocked_computing_ns: int,
@@ -207,7 +212,7 @@ class _Words:
         self._blocked_ns = bound_ns.get("loop_blocked", 0)
         self._limit = limit
         self._items = items
-        self._failed = failed / items if items else 0.0
+        self._failing = failing
         self._left = left
         self._computes = computing_ns > 0.5 * bound_ns.get("service", 0)
         self._block_computes = blocked_computing_ns > 0.5 * self._blocked_ns
@@ -273,9 +278,9 @@ class _Words:
 
     def _find_out_why_they_fail(self) -> str:
         """Return advice if many items of the batch fail, else an empty text."""
-        if self._failed < _MOST_FAILED:
+        if self._failing < _MOST_FAILED:
             return ""
-        return f"find out first why {_percent(self._failed)} of the items failed"
+        return f"find out first why {_percent(self._failing)} of the items failed"
 
     def _are_cores_full(self) -> bool:
         # one thread can fill a core under the interpreter's lock; several can only while they compute without it

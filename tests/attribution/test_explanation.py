@@ -65,6 +65,8 @@ def test_only_the_largest_cause_with_advice_gives_advice(first: Cause, second: C
 def test_failures_come_before_speed() -> None:
     for cause in ("slots", "backoff", "service"):
         assert explain({cause: S}, limit=3, items=90, failed=9).endswith("find out first why 10 % of the items failed")
+        meanwhile = explain({cause: S}, limit=50, items=90, completed=45, failed=9)  # the others are in flight
+        assert meanwhile.endswith("find out first why 20 % of the items failed")
 
 
 def test_workers_on_every_core_are_advised_only_to_items_that_wait() -> None:
