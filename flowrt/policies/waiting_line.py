@@ -32,7 +32,7 @@ class WaitingLine:
     again, before the others, once the loop runs.
 
     Any thread may admit the first caller, also one on another loop: a loop whose thread is blocked holds back at most
-    one cost, not the line.
+    one cost, not the line. What its own timer admitted just before, in the same turn, is held back as well.
 
     Args:
         window: The log of admitted costs.

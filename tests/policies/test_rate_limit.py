@@ -474,22 +474,23 @@ def test_blocked_loop_holds_back_one_cost_at_most() -> None:
     limit = RateLimit(2, per=0.05)
     entered, leave = threading.Event(), threading.Event()
 
-    async def block() -> None:
+    async def wait_in_line_and_block() -> None:
+        waits = [asyncio.ensure_future(limit.acquire()) for _ in range(10)]
+        await asyncio.sleep(0)  # they stand in line; this task goes on before their timer admits two of them
         entered.set()
         leave.wait(HANG_S)
+        await asyncio.gather(*waits)
 
     with LoopThread() as blocked, LoopThread() as free:
         blocked.submit(limit.acquire(2)).result(HANG_S)
-        waits = [blocked.submit(limit.acquire()) for _ in range(10)]
-        blocked.submit(block())
+        waiting = blocked.submit(wait_in_line_and_block())
         assert entered.wait(HANG_S)
         try:
             for _ in range(10):
                 free.submit(limit.acquire()).result(HANG_S)
         finally:
             leave.set()
-        for wait in waits:
-            wait.result(HANG_S)
+        waiting.result(HANG_S)
     assert limit.window.reserved == 0
 
 
