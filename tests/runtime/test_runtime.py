@@ -85,29 +85,30 @@ class Script:
             env={**environment, "PYTHONPATH": str(ROOT), "PYTHONASYNCIODEBUG": "0", **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # `communicate` would not see lines that are read ahead
         )
         self.out = ""
 
     def wait_for(self, word: str) -> str:
         """Read its standard output until a line holds the word."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
+        while line := self.process.stdout.readline().decode():
             self.out += line
             if word in line:
                 return line
-        raise AssertionError(f"{word!r} never came: {self.out!r}, {self.process.communicate()[1]}")
+        raise AssertionError(f"{word!r} never came: {self.out!r}, {self.process.communicate()[1].decode()}")
 
     def end(self) -> tuple[int, str, list[dict[str, Any]]]:
         """Return its exit code, its output and its log events."""
         try:
-            out, err = self.process.communicate(timeout=HANG_S)
+            out, error_lines = self.process.communicate(timeout=HANG_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+        err = error_lines.decode()
         for trouble in ("never retrieved", "was destroyed but", "unclosed", "never awaited", "Traceback"):
             assert trouble not in err, err
-        return self.process.returncode, self.out + out, [json.loads(line) for line in err.splitlines()]
+        return self.process.returncode, self.out + out.decode(), [json.loads(line) for line in err.splitlines()]
 
 
 def names(events: list[dict[str, Any]]) -> list[str]:
