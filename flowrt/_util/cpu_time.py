@@ -7,7 +7,20 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["CpuTime", "read_times", "thread_cpu_clock"]
+__all__ = ["CpuTime", "read_times", "thread_cpu_clock", "thread_waits"]
+
+try:
+    from resource import RUSAGE_THREAD, getrusage
+except ImportError:  # neither on Windows nor on macOS
+
+    def thread_waits() -> int:
+        return -1
+else:
+
+    def thread_waits() -> int:
+        """Return the number of voluntary context switches of this thread."""
+        return getrusage(RUSAGE_THREAD).ru_nvcsw
+
 
 _lock: Final = threading.Lock()  # one for all, so that the sums can be pickled
 

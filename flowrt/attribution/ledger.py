@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol, get_args
 
-from flowrt.attribution.loop_time import BLOCKED_COMPUTING, COMPUTING, LATE_NS, LoopTime
+from flowrt.attribution.loop_time import BLOCKED_COMPUTING, COMPUTING, LATE_NS, BusyTime, LoopTime
 from flowrt.attribution.stalls import DelayTotals
 from flowrt.attribution.timeline import Timeline
 
@@ -71,7 +71,7 @@ class Progress(Protocol):
         """When an item last got a slot, by the batch's clock."""
 
 
-class Ledger:
+class Ledger(BusyTime):
     """Charges each instant of one batch to exactly one cause.
 
     Of several causes at once, the first in this order is charged: a blocked loop, a pause, the consumer, a rate limit,
@@ -95,7 +95,6 @@ class Ledger:
         "_cause",
         "_delays",
         "_end_ns",
-        "_loop_time",
         "_opened_ns",
         "_position",
         "_rest",
@@ -122,7 +121,8 @@ class Ledger:
         self._opened_ns = 0
         self._end_ns = sys.maxsize
         self._loop_time = _NO_LOOP
-        self._position = 0
+        self._followed = None
+        self._busy_ns = self._position = 0
         self._timeline: Timeline | None = None
 
     # -- called by the engine ------------------------------------------------------------------------------------------
@@ -221,9 +221,15 @@ class Ledger:
 
     # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
-    def follow(self, loop_time: LoopTime) -> None:
-        """Charge blocked and computing time from now on, as the intervals of the batch's loop say."""
+    def follow(self, loop_time: LoopTime, cpu_ns: int | None = None) -> None:
+        """Charge blocked and computing time from now on, as the intervals of the batch's loop say.
+
+        Args:
+            loop_time: The intervals.
+            cpu_ns: CPU time of the loop's thread now; None if `busy_ns` is not to be known.
+        """
         self._loop_time, self._position = loop_time, loop_time.position
+        self._followed = None if cpu_ns is None else loop_time.passed(cpu_ns)
 
     def settle(self, now_ns: int) -> None:
         """Charge until now, so that the loop's older intervals can be dropped.

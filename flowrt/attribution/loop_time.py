@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["BLOCKED", "BLOCKED_COMPUTING", "COMPUTING", "LATE_NS", "MOSTLY", "LoopTime"]
+__all__ = ["BLOCKED", "BLOCKED_COMPUTING", "COMPUTING", "LATE_NS", "MOSTLY", "BusyTime", "LoopTime", "Passed"]
 
 LATE_NS: Final = 25_000_000
 """Lateness of a beat, in nanoseconds, from which the loop counts as blocked."""
@@ -16,10 +16,14 @@ BLOCKED, COMPUTING, BLOCKED_COMPUTING = range(3)  # the last: blocked by a turn 
 MOSTLY: Final = 0.9
 """Share of a thread's time from which it counts as computing, so that further work would only wait for it."""
 
+_MISSED_NS: Final = 2_000_000  # lateness of a beat that a turn caused, and no rounding of the timer
 _SPARE: Final = 256  # entries that may be dropped before the list is copied
 
 Interval = tuple[int, int, int]
 """State of the loop (`BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`), begin and end in nanoseconds."""
+
+Passed = tuple[int, int]
+"""CPU time of the loop's thread and time in which its timers came late, both without blocked intervals."""
 
 
 class LoopTime:
@@ -35,13 +39,14 @@ class LoopTime:
         beaten_cpu_ns: CPU time of the loop's thread at its latest beat.
     """
 
-    __slots__ = ("_cpu_clock", "_log", "beaten_cpu_ns", "due_ns", "ended_ns")
+    __slots__ = ("_blocked_cpu_ns", "_cpu_clock", "_log", "_missed_ns", "beaten_cpu_ns", "due_ns", "ended_ns")
 
     def __init__(self, cpu_clock: Callable[[], int] = int) -> None:
         self._cpu_clock = cpu_clock
         self.beaten_cpu_ns = 0
         self.due_ns = sys.maxsize
         self.ended_ns = 0
+        self._blocked_cpu_ns = self._missed_ns = 0
         # One tuple, replaced as a whole, so that other threads read a position and intervals that belong together.
         self._log: tuple[int, list[Interval]] = (0, [])
 
@@ -85,6 +90,32 @@ class LoopTime:
             intervals.append((kind, begin_ns, end_ns))
         self.ended_ns = end_ns
 
+    def add_beat(self, passed_ns: int, late_ns: int, cpu_ns: int, *, rested: bool) -> None:
+        """Add the time since the previous beat, unless the loop has slept all the while.
+
+        A processor that other programs share gives the thread less CPU time than its turns take. So beats count as
+        well: one that finds the loop in a turn stands for all the time since the beat before it.
+
+        Args:
+            passed_ns: The time since then.
+            late_ns: How late the beat came.
+            cpu_ns: CPU time of the loop's thread meanwhile.
+            rested: False if the thread has not waited for anything meanwhile.
+        """
+        if late_ns >= LATE_NS:  # items are examined for the delay of a blocked loop, one by one
+            self._blocked_cpu_ns += min(cpu_ns, late_ns)
+            passed_ns -= late_ns
+        if not rested or _MISSED_NS <= late_ns < LATE_NS:
+            self._missed_ns += passed_ns
+
+    def passed(self, cpu_ns: int | None = None) -> Passed:
+        """Return the sums so far, of which two make the loop's busy time between them.
+
+        Args:
+            cpu_ns: CPU time of the loop's thread now; None for that at the latest beat.
+        """
+        return (self.beaten_cpu_ns if cpu_ns is None else cpu_ns) - self._blocked_cpu_ns, self._missed_ns
+
     def drop_before(self, position: int) -> None:
         """Drop the intervals that every ledger has read.
 
@@ -116,3 +147,34 @@ class LoopTime:
         if now_ns - max(due_ns, opened_ns) >= LATE_NS and now_ns > since_ns:
             computes = self._cpu_clock() - self.beaten_cpu_ns > MOSTLY * (now_ns - due_ns)
             yield BLOCKED_COMPUTING if computes else BLOCKED, max(due_ns, since_ns), now_ns
+
+
+class BusyTime:
+    """Time for which the loop was busy and not blocked while a batch was active."""
+
+    __slots__ = ("_busy_ns", "_followed", "_loop_time")
+
+    _busy_ns: int
+    _followed: Passed | None
+    _loop_time: LoopTime
+
+    def unfollow(self, loop_time: LoopTime, cpu_ns: int) -> None:
+        """Record the loop's busy time at the end of the batch.
+
+        Args:
+            loop_time: The intervals of the batch's loop.
+            cpu_ns: CPU time of the loop's thread until now, without that of a blocked turn that has not ended.
+        """
+        if self._followed is not None:
+            self._busy_ns = self._since(self._followed, loop_time.passed(cpu_ns))
+            self._followed = None
+
+    @property
+    def busy_ns(self) -> int:
+        """Nanoseconds for which the loop was busy and not blocked; until the batch's end, those before a beat."""
+        followed = self._followed
+        return self._busy_ns if followed is None else self._since(followed, self._loop_time.passed())
+
+    @staticmethod
+    def _since(before: Passed, now: Passed) -> int:
+        return max(0, now[0] - before[0], now[1] - before[1])  # the second is more where the processor is shared

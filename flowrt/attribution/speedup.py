@@ -16,6 +16,7 @@ __all__ = [
     "SequentialEstimate",
     "Speedup",
     "estimate",
+    "longest_waits",
     "speedup_by_sample",
     "speedup_in_threads",
     "speedup_less_delays",
@@ -80,8 +81,9 @@ class Speedup(NamedTuple):  # a frozen dataclass takes far longer to make, for e
         high: Upper end of the interval; infinite for a sample of one item.
         method: `sample`: from items that ran one after another, with a 95 % interval. `held`: the claim less the time
             for which items were ready while other code had the loop; the interval covers the uncertainty about when
-            they became ready. `cpu`: from the CPU time of attempts in threads, which gives the interval's lower end;
-            for the rest of their time the attempts may have waited for each other or for something outside.
+            they became ready, and at its lower end all that the others may have waited while the loop was busy.
+            `cpu`: from the CPU time of attempts in threads, which gives the interval's lower end; for the rest of
+            their time the attempts may have waited for each other or for something outside.
         estimate: The sample's estimate, for the method `sample`.
     """
 
@@ -109,7 +111,9 @@ class Speedup(NamedTuple):  # a frozen dataclass takes far longer to make, for e
         }
 
 
-def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals | None, running_s: float = 0.0) -> Speedup:
+def speedup_less_delays(
+    service_s: float, wall_s: float, delays: DelayTotals | None, running_s: float = 0.0, waits_s: float = 0.0
+) -> Speedup:
     """Compute the speedup from the execution times less the items' delays.
 
     Args:
@@ -117,18 +121,32 @@ def speedup_less_delays(service_s: float, wall_s: float, delays: DelayTotals | N
         wall_s: Wall time of the batch, in seconds; above 0.
         delays: Time for which items were ready and other code had the loop; None for none.
         running_s: The part of the wall time in which at least one item ran, in seconds: never subtracted.
+        waits_s: Upper bound of the items' waits for a loop that was busy and not blocked, in seconds. A beat comes
+            between two turns of the loop, so that it sees none of the items that waited within a turn.
     """
 
+    def without(delay_s: float) -> float:
+        return min(service_s, max(running_s, service_s - delay_s)) / wall_s
+
+    claimed = service_s / wall_s
     if delays is None:
-        claimed = service_s / wall_s
-        return Speedup(claimed, claimed, claimed, claimed, method="held")
-
-    def without(delay_ns: int) -> float:
-        return min(service_s, max(running_s, service_s - delay_ns / 1e9)) / wall_s
-
+        return Speedup(claimed, claimed, without(waits_s), claimed, method="held")
+    most_ns = delays.most_beside(round(waits_s * 1e9))
     return Speedup(
-        service_s / wall_s, without(delays.total_ns), without(delays.most_ns), without(delays.least_ns), method="held"
+        claimed, without(delays.total_ns / 1e9), without(most_ns / 1e9), without(delays.least_ns / 1e9), method="held"
     )
+
+
+def longest_waits(busy_ns: int, claimed: float, limit: int, items: int) -> float:
+    """Return an upper bound of the items' waits for a busy loop, in seconds: all others wait while it runs one.
+
+    Args:
+        busy_ns: Time for which the loop was busy and not blocked, in nanoseconds.
+        claimed: The claimed speedup, which is the mean number of items at once.
+        limit: The concurrency limit, which may have been higher before.
+        items: Number of items.
+    """
+    return max(0.0, min(max(limit, claimed), items) - 1) * busy_ns / 1e9
 
 
 def threads_compute(cpu: CpuTime) -> bool:

@@ -123,7 +123,15 @@ class DelayTotals:
     @property
     def most_ns(self) -> int:
         """Upper end of the estimate, in nanoseconds."""
-        return self.known_ns + self.likely_ns + self.guessed_ns + self._sampled_ns + self._margin_ns()
+        return self.most_beside(0)
+
+    def most_beside(self, waits_ns: int) -> int:
+        """Upper end of the estimate, in nanoseconds, if samples may miss waits within one turn of a busy loop.
+
+        Args:
+            waits_ns: Upper bound of the delays while the loop was busy and not blocked.
+        """
+        return self.known_ns + self.likely_ns + self.guessed_ns + max(waits_ns, self._sampled_ns + self._margin_ns())
 
     def _margin_ns(self) -> int:
         if not self._samples:

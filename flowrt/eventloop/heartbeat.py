@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from flowrt._util.cpu_time import thread_cpu_clock
+from flowrt._util.cpu_time import thread_waits as _waits
 from flowrt.attribution.loop_time import BLOCKED, BLOCKED_COMPUTING, COMPUTING, LATE_NS, MOSTLY, LoopTime
 from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, Lively, Waiting, note_waiting, sample_ready
 from flowrt.model import BatchRecord, ItemRecord
@@ -41,19 +42,6 @@ _SETTLED: Final = 128  # one in so many ledgers is settled with each interval, s
 _MOST_SAMPLED: Final = 256  # batches sampled in turn at a beat of a busy loop
 _LEAST_LOOKED_AT: Final = 200  # slots and batches looked at after a late beat, and more
 _LOOK_SHARE: Final = 20  # for this part of the late time: the looks of later turns take as long again
-
-try:
-    from resource import RUSAGE_THREAD, getrusage
-except ImportError:  # neither on Windows nor on macOS
-
-    def _waits() -> int:
-        return -1
-else:
-
-    def _waits() -> int:
-        """Return the number of voluntary context switches of this thread."""
-        return getrusage(RUSAGE_THREAD).ru_nvcsw
-
 
 Report = Callable[[int], object]
 
@@ -187,17 +175,23 @@ class Heartbeat:
         """Charge blocked and computing time of the loop to a batch's ledger, from the batch's start on."""
         self.acquire()
         if self._number and batch.ledger is not None:
-            batch.ledger.follow(self.loop_time)
+            # the only item of a batch never waits for another one
+            batch.ledger.follow(self.loop_time, None if batch.expected == 1 else time.thread_time_ns())
             self._batches[batch] = self.loop_time.position
             self._lively.add(batch)
 
     def unwatch(self, batch: BatchRecord) -> None:
         """Stop charging a batch that has ended."""
-        watched = self._batches.pop(batch, None) is not None
-        if watched and batch.finished_ns - self.loop_time.due_ns >= LATE_NS:  # in a turn that took long
-            lateness = self._lateness(batch.finished_ns, self._ended)
-            lateness.look(batch)
-            self._conclude(lateness)
+        loop_time = self.loop_time
+        if self._batches.pop(batch, None) is not None and (ledger := batch.ledger) is not None:
+            cpu_ns = 0 if batch.expected == 1 else time.thread_time_ns()
+            late_ns = batch.finished_ns - loop_time.due_ns
+            if late_ns >= LATE_NS:  # in a turn that took long
+                lateness = self._lateness(batch.finished_ns, self._ended)
+                lateness.look(batch)
+                self._conclude(lateness)
+                cpu_ns -= max(0, min(late_ns, cpu_ns - loop_time.beaten_cpu_ns))
+            ledger.unfollow(loop_time, cpu_ns)
         self._ended.pop(batch, None)
         self._lively.pop(batch, None)
         self.release()
@@ -277,6 +271,7 @@ class Heartbeat:
         self._slept = self._slept + 1 if slept else 0
         if slept and late_ns < _SLOW_NS:
             return False
+        loop_time.add_beat(passed_ns, 0 if slept else late_ns, cpu_ns, rested=not waits == 0 <= self._waited)
         if waits == 0 <= self._waited:  # on a processor that it shares, it gets less than all and never rests
             cpu_ns = passed_ns
         self._unnoted_ns += cpu_ns

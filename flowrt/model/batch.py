@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flowrt._util.random_ids import random_id
 from flowrt.attribution.ledger import LOOP_BLOCKED, Ledger
-from flowrt.attribution.speedup import Speedup, speedup_in_threads, speedup_less_delays
+from flowrt.attribution.speedup import Speedup, longest_waits, speedup_in_threads, speedup_less_delays
 from flowrt.model.result import STATUSES, BatchResult, SparseAttribute
 
 if TYPE_CHECKING:
@@ -154,16 +154,14 @@ class BatchRecord:
         self.counts = _NO_ITEMS.copy()
         self.own_tasks = own_tasks
         self.starts_at_once = starts_at_once
-        self.pulled = 0
         self.latest: ItemRecord | None = None
-        self.paused_ns = self.returned_ns = 0
+        self.pulled = self.paused_ns = self.returned_ns = 0
         self.cpu_time: CpuTime | None = None
         self.cut_off: Exception | None = None
         self.in_process = True
-        self.plain_workers = 0
+        self.plain_workers = self.service_ns = 0
         self.ledger = Ledger(self) if keeps_ledger else None
         self._speedup: Speedup | None = None
-        self.service_ns = 0
         self.queued = self.restored = self.reruns = self.cached = self.unstarted = 0
         self.status: BatchStatus = "running"
         self.started_ns = started_ns
@@ -197,7 +195,9 @@ class BatchRecord:
         self._speedup = speedup
 
     def _compute_speedup(self, ledger: Ledger, wall_s: float) -> Speedup:
-        found = speedup_less_delays(self.service_ns / 1e9, wall_s, ledger.known_delays, ledger.running_ns / 1e9)
+        service_s, busy_ns = self.service_ns / 1e9, self.in_process * ledger.busy_ns
+        waits_s = longest_waits(busy_ns, service_s / wall_s, self.limit, self.pulled)
+        found = speedup_less_delays(service_s, wall_s, ledger.known_delays, ledger.running_ns / 1e9, waits_s)
         cpu, blocked_s = self.cpu_time, ledger.charged[LOOP_BLOCKED] / 1e9
         return found if cpu is None else speedup_in_threads(found, cpu, wall_s, blocked_s)
 

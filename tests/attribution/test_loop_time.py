@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,3 +134,31 @@ def test_dropped_intervals_are_those_that_were_read(steps: list[tuple[int, bool]
             loop_time.drop_before(loop_time.position)
     ledger.close(now)
     assert ledger.charged[LOOP_BLOCKED] == blocked
+
+
+# -- busy time ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("late_ms", "cpu_ms", "rested", "busy_ms"),
+    [
+        (0, 10, True, 10),
+        (1, 10, True, 10),  # as late as the timer rounds
+        (5, 10, True, 30),  # it found the loop in a turn, although the thread computed for less
+        (75, 10, True, 0),  # blocked for most of the time: items are examined one by one
+        (75, 90, True, 15),
+        (75, 10, False, 25),  # never at rest on a shared processor
+    ],
+)
+def test_loop_is_busy_while_it_computes_or_beats_find_it_in_a_turn(
+    late_ms: int, cpu_ms: int, rested: bool, busy_ms: int
+) -> None:
+    loop_time, ledger = LoopTime(), Ledger()
+    loop_time.beaten_cpu_ns = 7_000_000
+    ledger.follow(loop_time, 7_000_000)
+    loop_time.add_beat((25 + late_ms) * 1_000_000, late_ms * 1_000_000, cpu_ms * 1_000_000, rested=rested)
+    loop_time.beaten_cpu_ns += cpu_ms * 1_000_000
+    assert ledger.busy_ns == busy_ms * 1_000_000
+    ledger.unfollow(loop_time, loop_time.beaten_cpu_ns + 1_000_000)
+    assert ledger.busy_ns >= busy_ms * 1_000_000
+    assert Ledger().busy_ns == 0
