@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from flowrt import BatchProcessor, BatchRecord, Telemetry
+from flowrt import BatchProcessor, BatchRecord, RateLimit, Telemetry
 from flowrt.attribution.speedup import Speedup
 from flowrt.engine.instrument import Instrument, Phase, instrument_errors
 from flowrt.telemetry.logs import events as events_module
@@ -63,6 +63,18 @@ def test_overstated_speedup_is_logged_if_only_its_interval_is_known(run: Run, ev
     assert (overstated["claimed"], overstated["low"], overstated["high"]) == (9.0, 1.0, 2.0)
     assert "measured" not in overstated
     assert instrument_errors == before
+
+
+@pytest.mark.parametrize(("limit", "level"), [(None, "warning"), (RateLimit(1, per=10, burst=1), "info")])
+def test_overstated_speedup_is_no_warning_where_the_rate_limit_bounds_the_batch(
+    run_virtual: Run, events: Events, limit: RateLimit | None, level: str
+) -> None:
+    async def waits(_: int) -> None:
+        await asyncio.sleep(1)
+
+    run_virtual(BatchProcessor(waits, 4, rate_limit=limit, instruments=[OverstatedInterval()]).batch(range(8)))
+    (overstated,) = of(events, "speedup.overstated")
+    assert overstated["level"] == level
 
 
 def test_failed_item_logs_a_warning_with_its_error(run: Run, events: Events) -> None:
