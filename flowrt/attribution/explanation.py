@@ -20,6 +20,7 @@ _LEAST_FOR_ADVICE: Final = 0.10
 _LEAST_CULPRIT: Final = 0.10  # of the time for which the loop was blocked
 _MOST_FAILED: Final = 0.10  # of the items; above, more at a time may make more of them fail
 _CORE_FULL: Final = 0.7  # of a core's time
+_LOOP_FULL: Final = 0.7  # of the loop's time: more items at once would mostly wait for it
 _LESS: Final = "do less per item"
 _SHORTEST_NS: Final = 1_000_000  # a shorter batch has nothing to explain
 
@@ -56,6 +57,10 @@ class EndedBatch(Protocol):
     @property
     def cpu_time(self) -> CpuTime | None:
         """Times of the attempts, if they ran in threads."""
+
+    @property
+    def speedup(self) -> Speedup | None:
+        """The speedup, or None while it is not known."""
 
     @property
     def in_process(self) -> bool:
@@ -102,6 +107,8 @@ def explain_batch(batch: EndedBatch, bound_ns: Mapping[Cause, int] | None = None
         cpu=batch.cpu_time,
         in_process=batch.in_process,
         plain_workers=batch.plain_workers,
+        busy_ns=ledger.busy_ns,
+        overstated=bool(batch.finished_ns) and (speedup := batch.speedup) is not None and speedup.diverges,
         stalls=_stalls_of_others(batch, ledger),
     )
 
@@ -122,6 +129,8 @@ def explain(
     in_process: bool = True,
     plain_workers: int = 0,
     cores: int | None = None,
+    busy_ns: int = 0,
+    overstated: bool = False,
     stalls: Sequence[Stall] = (),
 ) -> str:
     """Name the causes by their share of the wall time, and give the advice for the largest cause that has any.
@@ -141,6 +150,8 @@ def explain(
         in_process: True if the attempts ran in this process, so that worker processes may be faster.
         plain_workers: Number of remote workers that run one item of the batch at a time, or 0.
         cores: Number of cores for worker processes; None for this machine's.
+        busy_ns: Time for which the loop was busy and not blocked.
+        overstated: True if the claimed speedup is far above the measured one, so that more slots would not help.
         stalls: The longest stalls of the loop.
     """
     wall_ns = sum(bound_ns.values())
@@ -157,13 +168,16 @@ def explain(
     completed = completed or items
     failing = failed / completed if completed else 0.0
     cpu_ns = computing_ns + blocked_computing_ns if cpu is None else cpu.cpu_ns
+    share_loop = in_process and (overstated or (cpu is None and busy_ns >= _LOOP_FULL * wall_ns))
+    if share_loop and cpu is None:  # `computing_ns` has only the intervals in which the loop never rested
+        cpu_ns = max(cpu_ns, min(busy_ns + blocked_computing_ns, wall_ns))
 
     def compute_less() -> str:  # only where it is said: to count the cores takes longer than the rest
         return _compute_less(cpu_ns, wall_ns, items, limit, cores or usable_cores()) if in_process else _LESS
 
     words = _Words(
         bound, wall_ns, limit, items, failing, left, computing_ns, blocked_computing_ns, cpu, compute_less, stalls,
-        plain_workers, cores,
+        plain_workers, cores, share_loop,
     )  # fmt: skip
     parts: list[str] = []
     advised = False
@@ -208,6 +222,7 @@ class _Words:
         stalls: Sequence[Stall],
         plain_workers: int,
         cores: int | None,
+        share_loop: bool,
     ) -> None:
         self._blocked_ns = bound_ns.get("loop_blocked", 0)
         self._limit = limit
@@ -223,6 +238,7 @@ class _Words:
         self._stalls = stalls
         self._workers = plain_workers
         self._all_cores = cores
+        self._share_loop = share_loop
 
     def of(self, cause: _Part) -> tuple[str, str]:
         """Return the words, with the field `{share}`, and the advice."""
@@ -266,6 +282,13 @@ class _Words:
         what = f"{{share}} of the time {busy} busy"
         if self._compete or (self._cpu is not None and threads_compute(self._cpu) and self._are_cores_full()):
             return f"{what} with threads that compute", self._compute_less()
+        if self._share_loop:  # more of them would only wait longer
+            which = (
+                "items that waited for each other on one event loop"
+                if self._cpu is None
+                else "threads that waited for each other"
+            )
+            return f"{what} with {which}", self._compute_less()
         return what, self._find_out_why_they_fail() or "raise max_concurrency"
 
     def _of_workers(self) -> tuple[str, str]:

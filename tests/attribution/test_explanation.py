@@ -336,3 +336,24 @@ def test_batch_without_a_ledger_has_no_explanation(run_virtual: Run) -> None:
     report = run_virtual(BatchProcessor(abs, telemetry=False).batch([1])).report
     assert (report.explanation, report.bound_by, report.timeline, report.stalls) == ("", {}, [], [])
     assert report.speedup is None
+
+
+@pytest.mark.parametrize(("busy_s", "overstated"), [(0.7, False), (0.1, True)])
+def test_more_slots_are_no_advice_where_one_loop_bounds_the_batch(busy_s: float, overstated: bool) -> None:
+    text = explain({"slots": S}, limit=4, items=600, busy_ns=round(busy_s * S), overstated=overstated)
+    assert text.startswith(
+        "100 % of the time all 4 slots were busy with items that waited for each other on one event loop: do less per"
+    )
+    assert "raise max_concurrency" in explain({"slots": S}, limit=4, items=600, busy_ns=round(0.6 * S))
+
+
+def test_more_slots_are_no_advice_beside_an_overstated_speedup() -> None:
+    batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="own", limit=4, keeps_ledger=True)
+    batch.started_ns, batch.finished_ns, batch.pulled = S, 2 * S, 600
+    assert batch.ledger is not None
+    batch.ledger.open(S)
+    batch.ledger.close(2 * S)
+    batch.speedup = Speedup(4.0, 1.0, 0.9, 1.3, "held")
+    assert "raise max_concurrency" not in explain_batch(batch)
+    batch.speedup = Speedup(4.0, 4.0, 3.0, 4.0, "held")
+    assert explain_batch(batch).endswith("raise max_concurrency")
