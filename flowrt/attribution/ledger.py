@@ -71,7 +71,7 @@ class Progress(Protocol):
         """When an item last got a slot, by the batch's clock."""
 
 
-class Ledger(BusyTime):
+class Ledger:
     """Charges each instant of one batch to exactly one cause.
 
     Of several causes at once, the first in this order is charged: a blocked loop, a pause, the consumer, a rate limit,
@@ -88,6 +88,7 @@ class Ledger(BusyTime):
         blocked_computing_ns: The part of `loop_blocked` in which the loop's thread computed.
         computing_ns: The part of `service` in which the loop's thread computed while items waited for slots.
         workerless_ns: Nanoseconds of `charged` in which no remote worker was ready, by cause.
+        busy_time: Time for which the loop was busy and not blocked; None if items never wait for each other.
     """
 
     __slots__ = (
@@ -95,6 +96,7 @@ class Ledger(BusyTime):
         "_cause",
         "_delays",
         "_end_ns",
+        "_loop_time",
         "_opened_ns",
         "_position",
         "_rest",
@@ -102,6 +104,7 @@ class Ledger(BusyTime):
         "_waits",
         "_workerless",
         "blocked_computing_ns",
+        "busy_time",
         "charged",
         "computing_ns",
         "left",
@@ -121,8 +124,8 @@ class Ledger(BusyTime):
         self._opened_ns = 0
         self._end_ns = sys.maxsize
         self._loop_time = _NO_LOOP
-        self._followed = None
-        self._busy_ns = self._position = 0
+        self._position = 0
+        self.busy_time: BusyTime | None = None
         self._timeline: Timeline | None = None
 
     # -- called by the engine ------------------------------------------------------------------------------------------
@@ -226,20 +229,21 @@ class Ledger(BusyTime):
 
         Args:
             loop_time: The intervals.
-            cpu_ns: CPU time of the loop's thread now; None if `busy_ns` is not to be known.
+            cpu_ns: CPU time of the loop's thread now; None for a batch whose items never wait for each other.
         """
         self._loop_time, self._position = loop_time, loop_time.position
-        self._followed = None if cpu_ns is None else loop_time.passed(cpu_ns)
+        self.busy_time = None if cpu_ns is None else BusyTime(loop_time, cpu_ns)
 
     def settle(self, now_ns: int) -> None:
-        """Charge until now, so that the loop's older intervals can be dropped.
-
-        Args:
-            now_ns: The time.
-        """
+        """Charge until `now_ns`, so that the loop's older intervals can be dropped."""
         self._charge(now_ns)
 
     # -- read from any thread ------------------------------------------------------------------------------------------
+
+    @property
+    def busy_ns(self) -> int:
+        """Nanoseconds for which the loop was busy and not blocked; until the batch's end, those before a beat."""
+        return 0 if self.busy_time is None else self.busy_time.ns
 
     def read(self, now_ns: int, latest_ns: int | None = None) -> dict[Cause, int]:
         """Return nanoseconds by cause until now; they sum to the time since the batch started.

@@ -150,31 +150,34 @@ class LoopTime:
 
 
 class BusyTime:
-    """Time for which the loop was busy and not blocked while a batch was active."""
+    """Time for which the loop is busy and not blocked, from the start of a batch to its end.
 
-    __slots__ = ("_busy_ns", "_followed", "_loop_time")
+    Args:
+        loop_time: The intervals of the batch's loop.
+        cpu_ns: CPU time of the loop's thread at the start.
+    """
 
-    _busy_ns: int
-    _followed: Passed | None
-    _loop_time: LoopTime
+    __slots__ = ("_before", "_ended_ns", "_loop_time")
 
-    def unfollow(self, loop_time: LoopTime, cpu_ns: int) -> None:
-        """Record the loop's busy time at the end of the batch.
+    def __init__(self, loop_time: LoopTime, cpu_ns: int) -> None:
+        self._loop_time = loop_time
+        self._before = loop_time.passed(cpu_ns)
+        self._ended_ns: int | None = None
+
+    def end(self, cpu_ns: int) -> None:
+        """Record the end of the batch.
 
         Args:
-            loop_time: The intervals of the batch's loop.
             cpu_ns: CPU time of the loop's thread until now, without that of a blocked turn that has not ended.
         """
-        if self._followed is not None:
-            self._busy_ns = self._since(self._followed, loop_time.passed(cpu_ns))
-            self._followed = None
+        self._ended_ns = self._until(self._loop_time.passed(cpu_ns))
 
     @property
-    def busy_ns(self) -> int:
-        """Nanoseconds for which the loop was busy and not blocked; until the batch's end, those before a beat."""
-        followed = self._followed
-        return self._busy_ns if followed is None else self._since(followed, self._loop_time.passed())
+    def ns(self) -> int:
+        """Nanoseconds; until the batch's end, those before the latest beat."""
+        ended_ns = self._ended_ns
+        return self._until(self._loop_time.passed()) if ended_ns is None else ended_ns
 
-    @staticmethod
-    def _since(before: Passed, now: Passed) -> int:
+    def _until(self, now: Passed) -> int:
+        before = self._before
         return max(0, now[0] - before[0], now[1] - before[1])  # the second is more where the processor is shared

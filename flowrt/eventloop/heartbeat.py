@@ -184,14 +184,15 @@ class Heartbeat:
         """Stop charging a batch that has ended."""
         loop_time = self.loop_time
         if self._batches.pop(batch, None) is not None and (ledger := batch.ledger) is not None:
-            cpu_ns = 0 if batch.expected == 1 else time.thread_time_ns()
+            cpu_ns = 0 if ledger.busy_time is None else time.thread_time_ns()
             late_ns = batch.finished_ns - loop_time.due_ns
             if late_ns >= LATE_NS:  # in a turn that took long
                 lateness = self._lateness(batch.finished_ns, self._ended)
                 lateness.look(batch)
                 self._conclude(lateness)
                 cpu_ns -= max(0, min(late_ns, cpu_ns - loop_time.beaten_cpu_ns))
-            ledger.unfollow(loop_time, cpu_ns)
+            if ledger.busy_time is not None:
+                ledger.busy_time.end(cpu_ns)
         self._ended.pop(batch, None)
         self._lively.pop(batch, None)
         self.release()
@@ -271,8 +272,9 @@ class Heartbeat:
         self._slept = self._slept + 1 if slept else 0
         if slept and late_ns < _SLOW_NS:
             return False
-        loop_time.add_beat(passed_ns, 0 if slept else late_ns, cpu_ns, rested=not waits == 0 <= self._waited)
-        if waits == 0 <= self._waited:  # on a processor that it shares, it gets less than all and never rests
+        rested = waits > 0 or self._waited < 0  # below 0: unknown
+        loop_time.add_beat(passed_ns, 0 if slept else late_ns, cpu_ns, rested=rested)
+        if not rested:  # on a processor that it shares, it gets less than all and never rests
             cpu_ns = passed_ns
         self._unnoted_ns += cpu_ns
         share = cpu_ns / passed_ns

@@ -140,18 +140,18 @@ def test_dropped_intervals_are_those_that_were_read(steps: list[tuple[int, bool]
 
 
 @pytest.mark.parametrize(
-    ("late_ms", "cpu_ms", "rested", "busy_ms"),
+    ("late_ms", "cpu_ms", "rested", "busy_ms", "end_ms"),  # at the end: after 1 ms more
     [
-        (0, 10, True, 10),
-        (1, 10, True, 10),  # as late as the timer rounds
-        (5, 10, True, 30),  # it found the loop in a turn, although the thread computed for less
-        (75, 10, True, 0),  # blocked for most of the time: items are examined one by one
-        (75, 90, True, 15),
-        (75, 10, False, 25),  # never at rest on a shared processor
+        (0, 10, True, 10, 11),
+        (1, 10, True, 10, 11),  # as late as the timer rounds
+        (5, 10, True, 30, 30),  # it found the loop in a turn, although the thread computed for less
+        (75, 10, True, 0, 1),  # blocked for most of the time: items are examined one by one
+        (75, 90, True, 15, 16),
+        (75, 10, False, 25, 25),  # never at rest on a shared processor
     ],
 )
 def test_loop_is_busy_while_it_computes_or_beats_find_it_in_a_turn(
-    late_ms: int, cpu_ms: int, rested: bool, busy_ms: int
+    late_ms: int, cpu_ms: int, rested: bool, busy_ms: int, end_ms: int
 ) -> None:
     loop_time, ledger = LoopTime(), Ledger()
     loop_time.beaten_cpu_ns = 7_000_000
@@ -159,6 +159,8 @@ def test_loop_is_busy_while_it_computes_or_beats_find_it_in_a_turn(
     loop_time.add_beat((25 + late_ms) * 1_000_000, late_ms * 1_000_000, cpu_ms * 1_000_000, rested=rested)
     loop_time.beaten_cpu_ns += cpu_ms * 1_000_000
     assert ledger.busy_ns == busy_ms * 1_000_000
-    ledger.unfollow(loop_time, loop_time.beaten_cpu_ns + 1_000_000)
-    assert ledger.busy_ns >= busy_ms * 1_000_000
+    assert ledger.busy_time is not None
+    ledger.busy_time.end(loop_time.beaten_cpu_ns + 1_000_000)
+    loop_time.beaten_cpu_ns += 9_000_000  # after the batch's end
+    assert ledger.busy_ns == end_ms * 1_000_000
     assert Ledger().busy_ns == 0
