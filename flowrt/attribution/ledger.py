@@ -224,15 +224,15 @@ class Ledger:
 
     # -- called by the loop's heartbeat --------------------------------------------------------------------------------
 
-    def follow(self, loop_time: LoopTime, cpu_ns: int | None = None) -> None:
+    def follow(self, loop_time: LoopTime, *, shared: bool = False) -> None:
         """Charge blocked and computing time from now on, as the intervals of the batch's loop say.
 
         Args:
             loop_time: The intervals.
-            cpu_ns: CPU time of the loop's thread now; None for a batch whose items never wait for each other.
+            shared: True if items of the batch may wait for each other, so that the loop's busy time counts.
         """
         self._loop_time, self._position = loop_time, loop_time.position
-        self.busy_time = None if cpu_ns is None else BusyTime(loop_time, cpu_ns)
+        self.busy_time = BusyTime(loop_time) if shared else None
 
     def settle(self, now_ns: int) -> None:
         """Charge until `now_ns`, so that the loop's older intervals can be dropped."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-__all__ = ["BLOCKED", "BLOCKED_COMPUTING", "COMPUTING", "LATE_NS", "MOSTLY", "BusyTime", "LoopTime", "Passed"]
+__all__ = ["BLOCKED", "BLOCKED_COMPUTING", "COMPUTING", "LATE_NS", "MOSTLY", "BusyTime", "LoopTime"]
 
 LATE_NS: Final = 25_000_000
 """Lateness of a beat, in nanoseconds, from which the loop counts as blocked."""
@@ -17,13 +18,11 @@ MOSTLY: Final = 0.9
 """Share of a thread's time from which it counts as computing, so that further work would only wait for it."""
 
 _MISSED_NS: Final = 2_000_000  # lateness of a beat that a turn caused, and no rounding of the timer
+_SHORT_NS: Final = 1_000_000  # all of so short a batch counts as busy, since reading a thread's CPU time takes long
 _SPARE: Final = 256  # entries that may be dropped before the list is copied
 
 Interval = tuple[int, int, int]
 """State of the loop (`BLOCKED`, `COMPUTING` or `BLOCKED_COMPUTING`), begin and end in nanoseconds."""
-
-Passed = tuple[int, int]
-"""CPU time of the loop's thread and time in which its timers came late, both without blocked intervals."""
 
 
 class LoopTime:
@@ -37,16 +36,18 @@ class LoopTime:
             `due_ns`. Far in the future while there are no beats.
         ended_ns: When the last interval ended; 0 before the first.
         beaten_cpu_ns: CPU time of the loop's thread at its latest beat.
+        blocked_cpu_ns: The part of it in which the loop was blocked.
+        missed_ns: Time in which beats came late, or the thread never rested, and the loop was not blocked.
     """
 
-    __slots__ = ("_blocked_cpu_ns", "_cpu_clock", "_log", "_missed_ns", "beaten_cpu_ns", "due_ns", "ended_ns")
+    __slots__ = ("_cpu_clock", "_log", "beaten_cpu_ns", "blocked_cpu_ns", "due_ns", "ended_ns", "missed_ns")
 
     def __init__(self, cpu_clock: Callable[[], int] = int) -> None:
         self._cpu_clock = cpu_clock
         self.beaten_cpu_ns = 0
         self.due_ns = sys.maxsize
         self.ended_ns = 0
-        self._blocked_cpu_ns = self._missed_ns = 0
+        self.blocked_cpu_ns = self.missed_ns = 0
         # One tuple, replaced as a whole, so that other threads read a position and intervals that belong together.
         self._log: tuple[int, list[Interval]] = (0, [])
 
@@ -103,18 +104,10 @@ class LoopTime:
             rested: False if the thread has not waited for anything meanwhile.
         """
         if late_ns >= LATE_NS:  # items are examined for the delay of a blocked loop, one by one
-            self._blocked_cpu_ns += min(cpu_ns, late_ns)
+            self.blocked_cpu_ns += min(cpu_ns, late_ns)
             passed_ns -= late_ns
         if not rested or _MISSED_NS <= late_ns < LATE_NS:
-            self._missed_ns += passed_ns
-
-    def passed(self, cpu_ns: int | None = None) -> Passed:
-        """Return the sums so far, of which two make the loop's busy time between them.
-
-        Args:
-            cpu_ns: CPU time of the loop's thread now; None for that at the latest beat.
-        """
-        return (self.beaten_cpu_ns if cpu_ns is None else cpu_ns) - self._blocked_cpu_ns, self._missed_ns
+            self.missed_ns += passed_ns
 
     def drop_before(self, position: int) -> None:
         """Drop the intervals that every ledger has read.
@@ -150,34 +143,42 @@ class LoopTime:
 
 
 class BusyTime:
-    """Time for which the loop is busy and not blocked, from the start of a batch to its end.
+    """Time for which the loop is busy and not blocked, from now to the end of a batch.
 
     Args:
-        loop_time: The intervals of the batch's loop.
-        cpu_ns: CPU time of the loop's thread at the start.
+        loop_time: The intervals of the batch's loop, whose thread calls.
     """
 
-    __slots__ = ("_before", "_ended_ns", "_loop_time")
+    __slots__ = ("_cpu_ns", "_ended_ns", "_loop_time", "_missed_ns")
 
-    def __init__(self, loop_time: LoopTime, cpu_ns: int) -> None:
+    def __init__(self, loop_time: LoopTime) -> None:
         self._loop_time = loop_time
-        self._before = loop_time.passed(cpu_ns)
+        self._cpu_ns = time.thread_time_ns() - loop_time.blocked_cpu_ns
+        self._missed_ns = loop_time.missed_ns
         self._ended_ns: int | None = None
 
-    def end(self, cpu_ns: int) -> None:
+    def end(self, wall_ns: int, late_ns: int) -> None:
         """Record the end of the batch.
 
         Args:
-            cpu_ns: CPU time of the loop's thread until now, without that of a blocked turn that has not ended.
+            wall_ns: How long the batch took.
+            late_ns: How late the next beat is already. If the loop is blocked, its time is left out.
         """
-        self._ended_ns = self._until(self._loop_time.passed(cpu_ns))
+        if wall_ns < _SHORT_NS:
+            self._ended_ns = wall_ns
+            return
+        cpu_ns = time.thread_time_ns()
+        if late_ns >= LATE_NS:
+            cpu_ns -= max(0, min(late_ns, cpu_ns - self._loop_time.beaten_cpu_ns))
+        self._ended_ns = self._until(cpu_ns)
 
     @property
     def ns(self) -> int:
         """Nanoseconds; until the batch's end, those before the latest beat."""
         ended_ns = self._ended_ns
-        return self._until(self._loop_time.passed()) if ended_ns is None else ended_ns
+        return self._until(self._loop_time.beaten_cpu_ns) if ended_ns is None else ended_ns
 
-    def _until(self, now: Passed) -> int:
-        before = self._before
-        return max(0, now[0] - before[0], now[1] - before[1])  # the second is more where the processor is shared
+    def _until(self, cpu_ns: int) -> int:
+        loop_time = self._loop_time
+        computed_ns = cpu_ns - loop_time.blocked_cpu_ns - self._cpu_ns
+        return max(0, computed_ns, loop_time.missed_ns - self._missed_ns)  # more where the processor is shared

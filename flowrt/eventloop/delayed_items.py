@@ -44,11 +44,10 @@ class Lively(dict[BatchRecord, int]):
     its speedup.
     """
 
-    def add(self, batch: BatchRecord) -> None:
-        """Add a batch, as the newest; the oldest makes room for it."""
-        if self.pop(batch, None) is None and len(self) >= _MOST_LIVELY:
-            del self[next(iter(self))]
-        self[batch] = 0
+    def drop_oldest(self) -> None:
+        """Drop the oldest batches beyond a limit. Adding a batch does not, as that is a part of each batch's cost."""
+        for batch in [*self][: max(0, len(self) - _MOST_LIVELY)]:
+            del self[batch]
 
     def note(self, batch: BatchRecord, *, waited: bool) -> None:
         """Record that a batch was examined.
@@ -58,7 +57,8 @@ class Lively(dict[BatchRecord, int]):
             waited: True if items waited for the loop.
         """
         if waited:
-            self.add(batch)
+            self.pop(batch, None)  # it becomes the newest
+            self[batch] = 0
         elif (calm := self.get(batch)) is not None:
             self[batch] = calm + 1
             if calm >= _CALM_AFTER:

@@ -175,24 +175,20 @@ class Heartbeat:
         """Charge blocked and computing time of the loop to a batch's ledger, from the batch's start on."""
         self.acquire()
         if self._number and batch.ledger is not None:
-            # the only item of a batch never waits for another one
-            batch.ledger.follow(self.loop_time, None if batch.expected == 1 else time.thread_time_ns())
+            batch.ledger.follow(self.loop_time, shared=batch.expected != 1)  # an only item never waits for another
             self._batches[batch] = self.loop_time.position
-            self._lively.add(batch)
+            self._lively[batch] = 0
 
     def unwatch(self, batch: BatchRecord) -> None:
         """Stop charging a batch that has ended."""
-        loop_time = self.loop_time
         if self._batches.pop(batch, None) is not None and (ledger := batch.ledger) is not None:
-            cpu_ns = 0 if ledger.busy_time is None else time.thread_time_ns()
-            late_ns = batch.finished_ns - loop_time.due_ns
+            late_ns = batch.finished_ns - self.loop_time.due_ns
             if late_ns >= LATE_NS:  # in a turn that took long
                 lateness = self._lateness(batch.finished_ns, self._ended)
                 lateness.look(batch)
                 self._conclude(lateness)
-                cpu_ns -= max(0, min(late_ns, cpu_ns - loop_time.beaten_cpu_ns))
             if ledger.busy_time is not None:
-                ledger.busy_time.end(cpu_ns)
+                ledger.busy_time.end(batch.finished_ns - batch.started_ns, late_ns)
         self._ended.pop(batch, None)
         self._lively.pop(batch, None)
         self.release()
@@ -310,6 +306,7 @@ class Heartbeat:
     def _sample(self, passed_ns: int) -> None:
         """Sample items of a busy loop: of lively batches at each beat, of the others in turn for several beats each."""
         lively = self._lively
+        lively.drop_oldest()
         for batch in [*lively]:
             lively.note(batch, waited=sample_ready(batch, passed_ns) > 1)
         turn = self._in_turn()[:_MOST_SAMPLED]
@@ -335,6 +332,7 @@ class Heartbeat:
         for batch in ended:
             if batch in self._batches:
                 self._lively.note(batch, waited=lateness.look(batch))
+        self._lively.drop_oldest()
         looked, in_order = set(ended), [*self._lively, *self._in_turn()]
         self._offset -= len(self._lively)
         for batch in in_order:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,16 +153,30 @@ def test_dropped_intervals_are_those_that_were_read(steps: list[tuple[int, bool]
     ],
 )
 def test_loop_is_busy_while_it_computes_or_beats_find_it_in_a_turn(
-    late_ms: int, cpu_ms: int, rested: bool, busy_ms: int, end_ms: int
+    late_ms: int, cpu_ms: int, rested: bool, busy_ms: int, end_ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cpu_ns = 7_000_000
+    monkeypatch.setattr(time, "thread_time_ns", lambda: cpu_ns)
     loop_time, ledger = LoopTime(), Ledger()
-    loop_time.beaten_cpu_ns = 7_000_000
-    ledger.follow(loop_time, 7_000_000)
+    loop_time.beaten_cpu_ns = cpu_ns
+    ledger.follow(loop_time, shared=True)
+    assert ledger.busy_time is not None
     loop_time.add_beat((25 + late_ms) * 1_000_000, late_ms * 1_000_000, cpu_ms * 1_000_000, rested=rested)
     loop_time.beaten_cpu_ns += cpu_ms * 1_000_000
     assert ledger.busy_ns == busy_ms * 1_000_000
-    assert ledger.busy_time is not None
-    ledger.busy_time.end(loop_time.beaten_cpu_ns + 1_000_000)
+    cpu_ns = loop_time.beaten_cpu_ns + 1_000_000
+    ledger.busy_time.end((26 + late_ms) * 1_000_000, 0)
     loop_time.beaten_cpu_ns += 9_000_000  # after the batch's end
     assert ledger.busy_ns == end_ms * 1_000_000
+
+
+def test_short_batch_counts_as_busy_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger()
+    ledger.follow(LoopTime(), shared=True)
+    monkeypatch.setattr(time, "thread_time_ns", None)  # reading it takes long
+    assert ledger.busy_time is not None
+    ledger.busy_time.end(900_000, 0)
+    assert ledger.busy_ns == 900_000
+    ledger.follow(LoopTime())
+    assert ledger.busy_ns == 0, "an only item never waits for another"
     assert Ledger().busy_ns == 0
