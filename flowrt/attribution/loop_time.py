@@ -145,32 +145,33 @@ class LoopTime:
 class BusyTime:
     """Time for which the loop is busy and not blocked, from now to the end of a batch.
 
+    It counts from the latest beat on, which was up to 50 ms ago: reading a thread's CPU time takes long.
+
     Args:
-        loop_time: The intervals of the batch's loop, whose thread calls.
+        loop_time: The intervals of the batch's loop.
     """
 
     __slots__ = ("_cpu_ns", "_ended_ns", "_loop_time", "_missed_ns")
 
     def __init__(self, loop_time: LoopTime) -> None:
         self._loop_time = loop_time
-        self._cpu_ns = time.thread_time_ns() - loop_time.blocked_cpu_ns
+        self._cpu_ns = loop_time.beaten_cpu_ns - loop_time.blocked_cpu_ns
         self._missed_ns = loop_time.missed_ns
         self._ended_ns: int | None = None
 
     def end(self, wall_ns: int, late_ns: int) -> None:
-        """Record the end of the batch.
+        """Record the end of the batch. The loop's thread calls this.
 
         Args:
-            wall_ns: How long the batch took.
+            wall_ns: How long the batch took, which is the longest that the loop can have been busy.
             late_ns: How late the next beat is already. If the loop is blocked, its time is left out.
         """
-        if wall_ns < _SHORT_NS:
-            self._ended_ns = wall_ns
-            return
-        cpu_ns = time.thread_time_ns()
-        if late_ns >= LATE_NS:
-            cpu_ns -= max(0, min(late_ns, cpu_ns - self._loop_time.beaten_cpu_ns))
-        self._ended_ns = self._until(cpu_ns)
+        if wall_ns >= _SHORT_NS:
+            cpu_ns = time.thread_time_ns()
+            if late_ns >= LATE_NS:
+                cpu_ns -= max(0, min(late_ns, cpu_ns - self._loop_time.beaten_cpu_ns))
+            wall_ns = min(wall_ns, self._until(cpu_ns))
+        self._ended_ns = wall_ns
 
     @property
     def ns(self) -> int:
