@@ -217,14 +217,14 @@ def test_interval_holds_the_truth_if_timers_of_items_come_due_together(run: Run,
         batch = BatchRecord(name="b", node_id="n", node_type="t", batch_id="1", limit=10, keeps_ledger=True)
         ledger = batch.ledger
         assert ledger is not None
-        batch.started_ns, batch.pulled = time.perf_counter_ns(), 1_000
+        batch.started_ns, batch.pulled = time.perf_counter_ns() - 1_350_000_000, 1_000
         ledger.open(batch.started_ns)
         heartbeat.watch(batch)
         cpu_ns += 400_000_000  # of 1.4 s: a hundred turns
-        batch.finished_ns = heartbeat.loop_time.due_ns - 1
+        batch.finished_ns = batch.started_ns + 1_400_000_000
+        heartbeat.loop_time.due_ns = batch.finished_ns + 1  # the loop is not blocked at the end
         heartbeat.unwatch(batch)
         assert ledger.busy_ns == 400_000_000
-        batch.finished_ns = batch.started_ns + 1_400_000_000
         ledger.close(batch.finished_ns)
         batch.service_ns = round(100 * sum(0.010 + 0.0004 * (place + 1) for place in range(10)) * S)
         return batch, 1_000 * 0.0104 / 1.4
