@@ -13,7 +13,7 @@ from flowrt.telemetry.metrics.store import METRICS
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytest.importorskip("playwright.sync_api")
+pytestmark = [pytest.mark.parts, pytest.mark.xdist_group("browser")]
 
 SHOWN = "async ([batches, groups]) => (await import('./live/overview.js')).mostTroubled(batches, groups)?.id"
 
