@@ -154,10 +154,10 @@ class BusyTime:
     __slots__ = ("_cpu_ns", "_ended_ns", "_loop_time", "_missed_ns")
 
     def __init__(self, loop_time: LoopTime) -> None:
-        self._loop_time = loop_time
+        self._loop_time: LoopTime | None = loop_time
         self._cpu_ns = loop_time.beaten_cpu_ns - loop_time.blocked_cpu_ns
         self._missed_ns = loop_time.missed_ns
-        self._ended_ns: int | None = None
+        self._ended_ns = 0
 
     def end(self, wall_ns: int, late_ns: int) -> None:
         """Record the end of the batch. The loop's thread calls this.
@@ -166,20 +166,21 @@ class BusyTime:
             wall_ns: How long the batch took, which is the longest that the loop can have been busy.
             late_ns: How late the next beat is already. If the loop is blocked, its time is left out.
         """
-        if wall_ns >= _SHORT_NS:
+        loop_time = self._loop_time
+        if loop_time is not None and wall_ns >= _SHORT_NS:
             cpu_ns = time.thread_time_ns()
             if late_ns >= LATE_NS:
-                cpu_ns -= max(0, min(late_ns, cpu_ns - self._loop_time.beaten_cpu_ns))
-            wall_ns = min(wall_ns, self._until(cpu_ns))
+                cpu_ns -= max(0, min(late_ns, cpu_ns - loop_time.beaten_cpu_ns))
+            wall_ns = min(wall_ns, self._until(loop_time, cpu_ns))
         self._ended_ns = wall_ns
+        self._loop_time = None  # or the results would keep the loop's state, and could not be pickled
 
     @property
     def ns(self) -> int:
         """Nanoseconds; until the batch's end, those before the latest beat."""
-        ended_ns = self._ended_ns
-        return self._until(self._loop_time.beaten_cpu_ns) if ended_ns is None else ended_ns
-
-    def _until(self, cpu_ns: int) -> int:
         loop_time = self._loop_time
+        return self._ended_ns if loop_time is None else self._until(loop_time, loop_time.beaten_cpu_ns)
+
+    def _until(self, loop_time: LoopTime, cpu_ns: int) -> int:
         computed_ns = cpu_ns - loop_time.blocked_cpu_ns - self._cpu_ns
         return max(0, computed_ns, loop_time.missed_ns - self._missed_ns)  # more where the processor is shared

@@ -397,6 +397,22 @@ def test_results_and_their_report_can_be_copied(duplicate: Any, run_virtual: Run
     assert again.explanation == report.explanation
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_results_of_a_loop_with_a_heartbeat_can_be_copied(duplicate: Any, run: Run) -> None:
+    async def node(x: int) -> int:
+        await asyncio.sleep(0.01)
+        return x
+
+    results = run(processor(node, 2, telemetry=True).batch(range(4)))
+    ledger = results.batch.ledger
+    assert ledger is not None
+    assert ledger.busy_time is not None, "virtual time has no heartbeat, and so no state of the loop"
+    twin = duplicate(results)
+    assert twin.outputs == [0, 1, 2, 3]
+    assert twin.batch.speedup == results.batch.speedup
+    assert str(twin.report) == str(results.report)
+
+
 def test_error_of_a_missing_extra_can_be_pickled() -> None:
     error = MissingExtraError("a progress bar", "rich", "cli")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
