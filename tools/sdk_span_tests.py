@@ -149,6 +149,7 @@ if __name__ == "__main__":
     command = [sys.executable, "-m", "pytest", "-p", "tools.sdk_span_tests", "-p", "no:cacheprovider", "-q"]
     environment = {
         **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),  # a test runs python
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(helpers))),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # plugins of flowrt's own tests do not fit these
     }
