@@ -141,7 +141,7 @@ def culprits(expr: str) -> str:
 
 
 def largest(expr: str, by: str, rank: str | None = None) -> str:
-    """Return the series of a query that are largest over the time shown, the same ones at each time.
+    """Return the series of a query that are largest over the time shown, the same series at each step.
 
     `topk(8, ...)` alone chooses anew at each step of a range, and a panel would draw all that ever were among them.
 

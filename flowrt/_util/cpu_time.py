@@ -14,6 +14,7 @@ try:
 except ImportError:  # neither on Windows nor on macOS
 
     def thread_waits() -> int:
+        """Return -1: the number of voluntary context switches is not known here."""
         return -1
 else:
 

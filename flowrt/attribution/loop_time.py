@@ -94,8 +94,8 @@ class LoopTime:
     def add_beat(self, passed_ns: int, late_ns: int, cpu_ns: int, *, rested: bool) -> None:
         """Add the time since the previous beat, unless the loop has slept all the while.
 
-        A processor that other programs share gives the thread less CPU time than its turns take. So beats count as
-        well: one that finds the loop in a turn stands for all the time since the beat before it.
+        On a processor that other programs share, the thread gets less CPU time than its turns take. So a late beat,
+        which shows that the loop was in a turn, counts all the time since the previous beat as busy.
 
         Args:
             passed_ns: The time since then.
@@ -143,9 +143,10 @@ class LoopTime:
 
 
 class BusyTime:
-    """Time for which the loop is busy and not blocked, from now to the end of a batch.
+    """Time for which the loop is busy and not blocked while a batch is active.
 
-    It counts from the latest beat on, which was up to 50 ms ago: reading a thread's CPU time takes long.
+    It includes the time between the batch's start and the beat before it, at which the thread's CPU time was last read:
+    reading it anew takes long.
 
     Args:
         loop_time: The intervals of the batch's loop.
@@ -183,4 +184,4 @@ class BusyTime:
 
     def _until(self, loop_time: LoopTime, cpu_ns: int) -> int:
         computed_ns = cpu_ns - loop_time.blocked_cpu_ns - self._cpu_ns
-        return max(0, computed_ns, loop_time.missed_ns - self._missed_ns)  # more where the processor is shared
+        return max(0, computed_ns, loop_time.missed_ns - self._missed_ns)  # the last is larger on a shared processor

@@ -15,7 +15,7 @@ from typing import Any, Final
 from flowrt.attribution.stalls import DelayTotals, Stall, most_delayed
 from flowrt.model import BatchRecord, ItemRecord, Slot
 
-__all__ = ["TURNS", "Ended", "Lateness", "Lively", "Waiting", "note_waiting", "sample_ready"]
+__all__ = ["TURNS", "Ended", "Lateness", "LivelyBatches", "Waiting", "note_waiting", "sample_ready"]
 
 _STALL_NS: Final = 100_000_000  # shorter lateness is counted, but not kept as a stall
 _MOST_SLOTS: Final = 2_000  # examined in one batch after a late beat
@@ -36,7 +36,7 @@ Waiting = dict[int, asyncio.Future[Any]]
 """Futures that items waited for at one time, by the item's `id`."""
 
 
-class Lively(dict[BatchRecord, int]):
+class LivelyBatches(dict[BatchRecord, int]):
     """Batches that have just started, or whose items waited for the loop lately, oldest first.
 
     Each has the number of examinations since then. These batches are examined at each beat of a busy loop: there may be

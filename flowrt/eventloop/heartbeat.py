@@ -17,10 +17,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from flowrt._util.cpu_time import thread_cpu_clock
-from flowrt._util.cpu_time import thread_waits as _waits
+from flowrt._util.cpu_time import thread_cpu_clock, thread_waits
 from flowrt.attribution.loop_time import BLOCKED, BLOCKED_COMPUTING, COMPUTING, LATE_NS, MOSTLY, LoopTime
-from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, Lively, Waiting, note_waiting, sample_ready
+from flowrt.eventloop.delayed_items import TURNS, Ended, Lateness, LivelyBatches, Waiting, note_waiting, sample_ready
 from flowrt.model import BatchRecord, ItemRecord
 
 __all__ = ["BEAT_S", "Heartbeat", "LoopSampler", "heartbeat_of"]
@@ -119,7 +118,7 @@ class Heartbeat:
         self._waiting: Waiting = {}  # at the latest beat, or at an earlier one after which the loop has hardly run
         self._unnoted_ns = _NOTE_EVERY_NS  # CPU time of the loop since then
         self._offset = 0
-        self._lively = Lively()
+        self._lively = LivelyBatches()
         self._slept = 0  # beats in a row between which the loop has slept
         self._interval_s = BEAT_S
         self.loop_time = LoopTime()
@@ -230,7 +229,7 @@ class Heartbeat:
         self.loop_time.due_ns = now + int(self._interval_s * 1e9)
         self.slow_ns = self.loop_time.due_ns + _SLOW_NS
         self.loop_time.beaten_cpu_ns = time.thread_time_ns()
-        self._waited = _waits()
+        self._waited = thread_waits()
         loop.call_later(self._interval_s, self._beat, self._number)
 
     def _beat(self, number: int) -> None:
@@ -263,7 +262,7 @@ class Heartbeat:
         for report in self._reports:
             report(late_ns)
         passed_ns = max(1, now - self.beaten_ns)
-        cpu_ns, waits = now_cpu_ns - loop_time.beaten_cpu_ns, _waits() - self._waited
+        cpu_ns, waits = now_cpu_ns - loop_time.beaten_cpu_ns, thread_waits() - self._waited
         slept = waits == 1 and cpu_ns < _ASLEEP_NS  # for this beat alone: if that is late, the machine was busy
         self._slept = self._slept + 1 if slept else 0
         if slept and late_ns < _SLOW_NS:

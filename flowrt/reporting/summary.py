@@ -42,7 +42,7 @@ def summary_rows(report: BatchReport) -> list[tuple[str, str]]:
     rows.append(("wall time", duration(report.wall_time)))
     throughput = f"{report.throughput:,.1f} items/s"
     if resumed and report.wall_time:  # they cost hardly any time, so the figure is no rate of the service
-        throughput += f", {(report.total - resumed) / report.wall_time:,.1f} without the resumed ones"
+        throughput += f", {(report.total - resumed) / report.wall_time:,.1f} without the resumed items"
     rows.append(("throughput", throughput))
     if times.count:
         rows += speedup_rows(report) if report.total > 1 else []

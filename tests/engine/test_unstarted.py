@@ -179,6 +179,13 @@ class Liar(list[int]):
         return 100
 
 
+async def slow(x: int) -> int:
+    """Node that returns although its batch is ended meanwhile."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(4)
+    return x
+
+
 def three() -> Iterator[int]:
     yield from range(3)
 
@@ -194,11 +201,6 @@ async def three_async() -> AsyncIterator[int]:
 def test_input_that_has_ended_is_complete_however_its_batch_ends(
     end: str, make: Callable[[], Any], retry: RetryPolicy | None, run_virtual: Run
 ) -> None:
-    async def slow(x: int) -> int:
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(4)
-        return x
-
     async def main() -> BatchResults[int, int]:
         begin(end)
         its = ENDS[end][0]
@@ -225,11 +227,6 @@ async def breaks_async() -> AsyncIterator[int]:
 def test_error_of_the_source_is_raised_even_if_the_batch_is_then_ended(
     end: str, make: Callable[[], Any], retry: RetryPolicy | None, run_virtual: Run
 ) -> None:
-    async def slow(x: int) -> int:
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(4)
-        return x
-
     async def main() -> None:
         begin(end)
         with pytest.raises(OSError, match="the source broke") as raised:

@@ -8,7 +8,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from flowrt.engine.instrument import Instrument
 from flowrt.eventloop.delayed_items import Lateness
 from flowrt.eventloop.heartbeat import Heartbeat, heartbeat_of
 from flowrt.model import BatchRecord, make_record
+from tests.calls import calls_of
 
 Run = Callable[[Any], Any]
 
@@ -124,21 +125,6 @@ def watched(heartbeat: Heartbeat, count: int) -> list[BatchRecord]:
         heartbeat.watch(batch)
         batches.append(batch)
     return batches
-
-
-def calls_of(function: Callable[[], object]) -> int:
-    calls = 0
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def on_time(heartbeat: Heartbeat) -> None:
@@ -338,7 +324,7 @@ def test_sleeping_loop_beats_less_often_unless_a_watchdog_relies_on_it(
         heartbeat.release(sampler=sampler)
         return asleep, awake, again
 
-    monkeypatch.setattr("flowrt.eventloop.heartbeat._waits", lambda: 7)
+    monkeypatch.setattr("flowrt.eventloop.heartbeat.thread_waits", lambda: 7)
     asleep, awake, again = run(main())
     assert asleep[:19] == [0.025] * 19
     assert asleep[-1] == (0.05 if sampler is None else 0.025)
@@ -385,7 +371,7 @@ def test_rest_after_a_beat(
 def test_loop_that_has_slept_is_neither_measured_nor_noted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[int] = []
     monkeypatch.setattr("flowrt.eventloop.heartbeat.note_waiting", lambda batches: noted.append(len(batches)) or {})
-    monkeypatch.setattr("flowrt.eventloop.heartbeat._waits", lambda: 7)
+    monkeypatch.setattr("flowrt.eventloop.heartbeat.thread_waits", lambda: 7)
     monkeypatch.setattr("flowrt.eventloop.heartbeat.time.thread_time_ns", lambda: 200_000)
 
     async def main() -> None:

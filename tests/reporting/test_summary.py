@@ -41,7 +41,7 @@ def test_throughput_is_given_without_resumed_items_too() -> None:
     resumed = report()
     for index in range(500):
         resumed.add(BatchResult(index, None, success=True, status="resumed"))
-    assert dict(summary_rows(resumed))["throughput"] == "150.0 items/s, 100.0 without the resumed ones"
+    assert dict(summary_rows(resumed))["throughput"] == "150.0 items/s, 100.0 without the resumed items"
 
 
 def test_error_types_beyond_ten_are_summed() -> None:

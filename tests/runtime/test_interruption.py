@@ -107,18 +107,20 @@ def test_stream_raises_interrupted_after_its_last_result() -> None:
     assert seen == [[], 10]
 
 
+async def interrupt_at_3(item: int) -> int:
+    """Node that sends the signal for item 3, and returns once the batch drains."""
+    if item == 3:
+        signal.raise_signal(signal.SIGINT)
+    while not any(run.admission.closed for run in active_batches(asyncio.get_running_loop())):
+        await asyncio.sleep(0.005)
+    return item
+
+
 def test_return_keeps_partial_results_and_the_script_goes_on() -> None:
     seen: list[dict[str, int]] = []
 
-    async def node(item: int) -> int:
-        if item == 3:
-            signal.raise_signal(signal.SIGINT)
-        while not any(run.admission.closed for run in active_batches(asyncio.get_running_loop())):
-            await asyncio.sleep(0.005)
-        return item
-
     async def main() -> None:
-        seen.append(tally(await BatchProcessor(node, 4).batch(range(10))))
+        seen.append(tally(await BatchProcessor(interrupt_at_3, 4).batch(range(10))))
         stream = BatchProcessor(abs).batch_as_completed(range(3))
         seen.append({"of the stream": len([result async for result in stream])})
 
@@ -129,15 +131,8 @@ def test_return_keeps_partial_results_and_the_script_goes_on() -> None:
 def test_return_ends_a_stream_over_an_endless_input_without_an_error() -> None:
     seen: list[Any] = []
 
-    async def node(item: int) -> int:
-        if item == 3:
-            signal.raise_signal(signal.SIGINT)
-        while not any(run.admission.closed for run in active_batches(asyncio.get_running_loop())):
-            await asyncio.sleep(0.005)
-        return item
-
     async def main() -> None:
-        stream = BatchProcessor(node, 4).batch_as_completed(itertools.count())
+        stream = BatchProcessor(interrupt_at_3, 4).batch_as_completed(itertools.count())
         seen.append(sorted([result.output async for result in stream]))
         seen.append(None if stream.report is None or stream.report.batch is None else stream.report.batch.status)
 

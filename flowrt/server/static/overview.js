@@ -40,7 +40,7 @@ function blocksOf(batches, groups) {
     const rows = [{ group, own }];
     if (opened.has(group.name)) rows.push(...own.map((batch) => ({ batch, inside: true })));
     const trouble = groupTrouble(group);
-    const failed = trouble < 2 && own.find((batch) => failures(batch) > 0); // of a failing group, one that shows why
+    const failed = trouble < 2 && own.find((batch) => failures(batch) > 0); // of a failing group, a batch that shows why
     blocks.push({ trouble, started: -Infinity, rows, worst: failed || own[0] || null });
   }
   for (const batch of [...members.values()].flat()) {

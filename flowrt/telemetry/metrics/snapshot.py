@@ -87,7 +87,8 @@ class Reader:
             attempt.append((pair, _merged([*fast_path, *[_Copy.of(shard.attempt) for shard in counted]], bounds_s)))
             waits = [_Copy.of(shard.queue_wait) for shard in counted]
             queue_wait.append((pair, _merged(waits, QUEUE_WAIT_BOUNDS_S, at_zero=fast_path_count)))
-        # Shards before batches: one that ends in between is then missing from this read, and not counted twice.
+        # Active batches are read after the shards: a batch that ends in between is missing from this read, since its
+        # shard was read without it. In the other order it would be counted twice.
         for batch in list(self._store.active):
             if batch.reruns:
                 rerun[batch.shard.pair] = rerun.get(batch.shard.pair, 0) + batch.reruns

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from flowrt.telemetry.metrics.collector import StoreCollector
 from flowrt.telemetry.metrics.instrument import MetricsInstrument
 from flowrt.telemetry.metrics.snapshot import Reader
 from flowrt.telemetry.metrics.store import MetricsStore, Shard
+from tests.calls import calls_of
 
 Run = Callable[[Any], Any]
 Sample = Callable[..., float]
@@ -330,22 +330,6 @@ def test_speedup_of_the_latest_batch_is_that_of_its_results(run: Run, name: str,
     assert results.report.speedup is not None
     assert measured == results.report.speedup.measured
     assert measured > 0.0
-
-
-def calls_of(function: Callable[[], object]) -> int:
-    """Number of Python functions that a function calls."""
-    calls = 0
-
-    def count(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 def store_of(pairs: int, batches: int) -> tuple[MetricsStore, list[BatchRecord]]:
